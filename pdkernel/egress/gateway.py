@@ -24,7 +24,7 @@ from pdkernel.egress.pending_call import PendingCall
 from pdkernel.egress.public_addresses import Lookup, NotPublicError, public_addresses, system_lookup
 from pdkernel.egress.sandbox.addresses import SocketAddress
 from pdkernel.egress.sandbox.detection import SandboxKind
-from pdkernel.egress.sandbox.launcher import SandboxLauncher
+from pdkernel.egress.sandbox.launcher import SandboxLauncher, SandboxPlan
 from pdkernel.egress.stand_ins import StandIn, build_stand_ins
 from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.model import Language
@@ -160,6 +160,10 @@ class Gateway:
             start_process: Starts a process; called in a thread of its own. Its result is returned.
         """
         return self._sandbox.start(token, start_process, public_only=self._public_only(token))
+
+    def plan_sandbox(self, token: str) -> SandboxPlan | None:
+        """Return how a process with *token* puts itself into the sandbox, as `start_sandboxed` would; None without a sandbox."""
+        return self._sandbox.plan(token, public_only=self._public_only(token))
 
     async def leads_inside(self, host: str, port: int) -> bool:
         """Whether *host* resolves to an address that is not public; False if the name cannot be resolved."""

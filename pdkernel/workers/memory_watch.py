@@ -14,6 +14,7 @@ from collections.abc import Callable
 import psutil
 
 from pdkernel.errors import StepError
+from pdkernel.workers.child_process import ChildProcess
 
 SAMPLE_INTERVAL_S = 0.5
 """Seconds between two samples, and before the first sample, if there is no limit."""
@@ -34,7 +35,7 @@ class MemoryWatch:
     Samples the memory of a process and its children until it is closed.
 
     Args:
-        pid: The process.
+        process: The process; its ids may become known later.
         limit_mb: The limit for all processes together in megabytes, or None.
         on_exceeded: Called with the error when they exceed the limit.
 
@@ -43,10 +44,12 @@ class MemoryWatch:
         error: The error if the limit was exceeded, or None.
     """
 
-    def __init__(self, pid: int, limit_mb: int | None, on_exceeded: Callable[[StepMemoryError], None]) -> None:
+    def __init__(
+        self, process: ChildProcess, limit_mb: int | None, on_exceeded: Callable[[StepMemoryError], None]
+    ) -> None:
         self.peak_bytes = 0
         self.error: StepMemoryError | None = None
-        self._pid = pid
+        self._process = process
         self._limit_mb = limit_mb
         self._on_exceeded = on_exceeded
         self._closed = False
@@ -60,10 +63,12 @@ class MemoryWatch:
         self._closed = True
         self._timer.cancel()
         if self._limit_mb is not None or self._loop.time() - self._began >= MIN_SAMPLED_DURATION_S:
-            self._record(_resident(self._pid))
+            pid = self._process.pid
+            self._record(_resident(pid) if pid else 0)
 
     def _sample(self) -> None:
-        sample = self._loop.run_in_executor(None, _resident_with_children, self._pid)
+        pid, root_pid = self._process.pid, self._process.root_pid
+        sample = self._loop.run_in_executor(None, _resident_with_descendants, pid, root_pid)
         sample.add_done_callback(self._on_sampled)
 
     def _on_sampled(self, sample: asyncio.Future[int]) -> None:
@@ -101,12 +106,15 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _resident_with_children(pid: int) -> int:
+def _resident_with_descendants(pid: int | None, root_pid: int | None) -> int:
+    """Return the memory of *pid* and of the descendants of *root_pid*, an ancestor of all its processes or itself."""
+    if pid is None or root_pid is None:  # not started yet
+        return 0
     used = _resident(pid)
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(pid).children(recursive=True):
+        for child in psutil.Process(root_pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                used += child.memory_info().rss
+                used += child.memory_info().rss if child.pid != pid else 0
     return used
 
 

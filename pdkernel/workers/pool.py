@@ -27,6 +27,7 @@ from pdkernel.workers.slot import TMP_NAME, WorkerSlot
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
+from pdkernel.workers.zygote import ZYGOTES, Zygotes
 
 
 class WorkerPool:
@@ -38,6 +39,7 @@ class WorkerPool:
         go_cache: Compiled Go steps, or None.
         descriptions: Cached descriptions of Node.js steps and components, by source or file.
         determinism: A fixed clock and fixed random numbers for steps, or None for those of the system.
+        zygotes: Start the processes, or None.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class WorkerPool:
         go_cache: GoBuildCache | None = None,
         extra_read_folders: Sequence[Path] = (),
         determinism: Determinism | None = None,
+        zygotes: Zygotes | None = ZYGOTES,
     ) -> None:
         """
         Create a pool. It starts a worker when a step needs that worker.
@@ -63,7 +66,9 @@ class WorkerPool:
             go_cache: Compiled Go steps; with None, each run compiles its own.
             extra_read_folders: Folders that workers read. They stay visible in a private `/tmp`, even if they are below `/tmp`.
             determinism: Fixes clock and random numbers in Python and Node.js steps, not in Bash and Go steps.
+            zygotes: Start the processes; with None, this process starts them, without namespaces of their own.
         """
+        self.zygotes = zygotes
         self.gateway = gateway
         self.go_cache = go_cache
         self.determinism = determinism
@@ -130,7 +135,9 @@ class WorkerPool:
         self._slot_count += 1
         folder = self._ensure_folder() / str(self._slot_count)
         folder.mkdir(mode=0o700)
-        private_tmp = None if needed is None else PrivateTmp.create(folder / TMP_NAME, needed)
+        private_tmp = None
+        if needed is not None:
+            private_tmp = PrivateTmp.create(folder / TMP_NAME, needed, self.zygotes.get() if self.zygotes else None)
         self._tmp_works = needed is None or private_tmp is not None
         return WorkerSlot(setup.worker_key, folder, private_tmp)
 
@@ -156,22 +163,25 @@ class WorkerPool:
         if warm is not None:
             return warm
         slot.end_worker(language)
-        argv = list(
-            build_worker_command(
-                language,
-                python=self._python or slot.key.python,
-                node=self._node,
-                ignore_environment=self.determinism is None,
-            )
+        command = build_worker_command(
+            language,
+            python=self._python or slot.key.python,
+            node=self._node,
+            ignore_environment=self.determinism is None,
         )
-        if slot.private_tmp is not None:
-            argv = slot.private_tmp.wrap_command(argv)
         environment = base_environment(Path("/"), "") | (
             self.determinism.interpreter_variables if self.determinism else {}
         )
         key = slot.key
         worker = Worker(
-            language, argv, environment, self.gateway, is_sandboxed=key.is_sandboxed, public_only=key.public_only
+            language,
+            command,
+            environment,
+            self.gateway,
+            zygotes=self.zygotes,
+            private_tmp=slot.private_tmp,
+            is_sandboxed=key.is_sandboxed,
+            public_only=key.public_only,
         )
         slot.workers[language] = worker
         return worker
@@ -215,9 +225,6 @@ class WorkerPool:
             return None
         written = [setup.import_folder, self._ensure_folder(), *filter(None, [setup.file_store_folder])]
         if names_in_tmp(*written) != frozenset():
-            return None
-        # under Landlock a new process cannot open the parent's descriptors, which entering a private /tmp needs
-        if setup.is_sandboxed and self.sandbox_kind == "landlock":
             return None
         trees = [tree.folder for tree in setup.node_packages.values()]
         compiled = self.go_cache.folder if self.go_cache else None

@@ -10,6 +10,26 @@ from pdkernel.model import JSON, Language
 StartedT = TypeVar("StartedT")
 
 
+class SandboxPlan(Protocol):
+    """
+    What a process does to itself to enter the sandbox of the gateway.
+
+    Attributes:
+        filter: The seccomp filter that it installs.
+        attach: Called with the descriptor that receives the filter's notifications; None for a filter that sends none.
+        port: The only port to which Landlock permits TCP connections, or None.
+    """
+
+    @property
+    def filter(self) -> bytes: ...  # noqa: D102 - described above
+
+    @property
+    def attach(self) -> Callable[[int], None] | None: ...  # noqa: D102 - described above
+
+    @property
+    def port(self) -> int | None: ...  # noqa: D102 - described above
+
+
 class OutboundGateway(Protocol):
     """The gateway for the outbound calls of steps (`egress.Gateway`)."""
 
@@ -48,6 +68,10 @@ class OutboundGateway(Protocol):
 
     def start_sandboxed(self, token: str, start_process: Callable[[], StartedT]) -> StartedT:
         """Call *start_process* and return its result; the operating system stops the new process from bypassing the gateway."""
+        ...
+
+    def plan_sandbox(self, token: str) -> SandboxPlan | None:
+        """Return how a process with *token* puts itself into the sandbox; None if there is no sandbox."""
         ...
 
 

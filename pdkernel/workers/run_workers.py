@@ -31,6 +31,7 @@ from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
 from pdkernel.workers.worker import StepExchange, Worker, WorkerGone, diagnose_exit
 from pdkernel.workers.worker_command import WorkerLanguage
+from pdkernel.workers.zygote import Zygotes
 
 CODE_STILL_RUNNING_WARNING = "Code of the step was still running when the step ended, and was stopped. Await every promise and join every thread."
 
@@ -56,6 +57,11 @@ class WorkerProvider(Protocol):
     @property
     def determinism(self) -> Determinism | None:
         """A fixed clock and fixed random numbers, or None."""
+        ...
+
+    @property
+    def zygotes(self) -> Zygotes | None:
+        """Start the processes, or None."""
         ...
 
     @property
@@ -98,7 +104,7 @@ class RunWorkers:
         self._slot: WorkerSlot | None = None
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._exchange: StepExchange | SubprocessRunner | None = None
-        self._subprocesses = SubprocessRunner(setup, pool.gateway, pool.go_cache)
+        self._subprocesses = SubprocessRunner(setup, pool.gateway, pool.go_cache, pool.zygotes)
         self._components = ComponentClient(self._exchange_request, setup, description_cache=pool.descriptions)
 
     async def run_step(self, call: StepCall, recorder: StepRecorder) -> StepOutcome:
@@ -246,14 +252,14 @@ class RunWorkers:
             self.kill()
         if self._slot is not None:
             self._slot.end_run()
-        if self._subprocesses.has_leftovers or (self._slot is not None and not self._slot.is_empty()):
+        has_leftovers = self._subprocesses.close_finished_steps()
+        if has_leftovers or (self._slot is not None and not self._slot.is_empty()):
             await asyncio.shield(self._clean_up())
         else:
             self._finish(is_clean=True)
 
     async def _clean_up(self) -> None:
-        if self._subprocesses.has_leftovers:
-            await self._subprocesses.end_leftovers()
+        await self._subprocesses.end_leftovers()
         # in a thread: a disk under load takes milliseconds to remove files
         slot = self._slot
         self._finish(is_clean=slot is None or slot.is_empty() or await asyncio.to_thread(slot.clear))
@@ -295,7 +301,7 @@ class RunWorkers:
             await self._await_before_start(before_start, worker)
         exchange = self._exchange = StepExchange(worker, recorder, services, name=name, read=read)
         worker.bind(call_context)
-        watch = MemoryWatch(worker.process.pid, memory_limit_mb, exchange.fail_step)
+        watch = MemoryWatch(worker.process.child, memory_limit_mb, exchange.fail_step)
         done: Done | None = None
         try:
             exchange.send(request, [texts[name] for name in unsent], timeout_s=timeout_s)
@@ -317,7 +323,7 @@ class RunWorkers:
                 self._end_worker(worker)
         if exchange.broken is not None:
             return exchange.broken
-        if done.busy or worker.process.has_children():
+        if done.busy or worker.process.child.has_children():
             recorder.warn(CODE_STILL_RUNNING_WARNING)
             self._end_worker(worker)
         return watch.error or done

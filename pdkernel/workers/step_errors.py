@@ -110,6 +110,11 @@ def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepPro
     )
 
 
+def build_process_not_started_error(reason: str) -> StepProcessExitedError:
+    """Build the error of a step whose process could not be started; *reason* is the system's."""
+    return StepProcessExitedError(f"The step's process could not be started: {reason}.", name="ProcessNotStarted")
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

@@ -7,13 +7,14 @@ A step is compiled (Go), its files are written, the process runs, and its export
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pdkernel.errors import StepError, StepProcessExitedError
 from pdkernel.model import Step
-from pdkernel.runtimes import process_tree
 from pdkernel.workers.calls import RunSetup, StepCall
+from pdkernel.workers.child_process import PLAIN_PLAN, ChildProcess, ProcessRequest
 from pdkernel.workers.environment import step_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.go_errors import parse_panic
@@ -25,6 +26,7 @@ from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.step_errors import build_timeout_error
 from pdkernel.workers.subprocess_io import SubprocessIO
 from pdkernel.workers.subprocess_step import SubprocessStep, ignore_exit_status
+from pdkernel.workers.zygote import Zygotes
 
 SUBPROCESS_LANGUAGES = frozenset({"bash", "go"})
 
@@ -32,7 +34,13 @@ SUBPROCESS_LANGUAGES = frozenset({"bash", "go"})
 class SubprocessRunner:
     """Runs the steps of one run, one at a time; `end_leftovers` then ends the processes that they left behind."""
 
-    def __init__(self, setup: RunSetup, gateway: OutboundGateway | None, go_cache: GoBuildCache | None) -> None:
+    def __init__(
+        self,
+        setup: RunSetup,
+        gateway: OutboundGateway | None,
+        go_cache: GoBuildCache | None,
+        zygotes: Zygotes | None = None,
+    ) -> None:
         """
         Create a runner; it starts no process.
 
@@ -40,13 +48,16 @@ class SubprocessRunner:
             setup: The setup of the run.
             gateway: The gateway for outbound calls; with None, steps use the network directly.
             go_cache: Compiled Go steps; with None, this run compiles its own.
+            zygotes: Start the processes; with None, this process starts them.
         """
+        self._zygotes = zygotes
         self._setup = setup
         self._gateway = gateway
         self._go = go_cache
         self._running: SubprocessStep | None = None
         self._compiling: asyncio.Task[Path] | None = None
         self._finished_steps: list[SubprocessStep] = []
+        self._leftovers: list[ChildProcess] = []
 
     async def run_step(
         self,
@@ -85,7 +96,7 @@ class SubprocessRunner:
                 command, script = _prepare_bash_command(call.step, files.folder)
                 step = SubprocessStep(recorder, ignore_exit_status, script=script)
             error = await self._run(
-                step, private_tmp.wrap_command(command) if private_tmp else command, call, files, folder, recorder
+                step, command, call, files, folder, recorder, plan=private_tmp.plan if private_tmp else PLAIN_PLAN
             )
             not_json = files.collect(recorder)
             return error or not_json
@@ -104,17 +115,22 @@ class SubprocessRunner:
         if self._running is not None:
             self._running.kill()
 
-    @property
-    def has_leftovers(self) -> bool:
-        """Whether steps may have left processes behind."""
-        return bool(self._finished_steps)
+    def close_finished_steps(self) -> bool:
+        """Forget the steps whose processes have all ended; return whether others left processes behind."""
+        self._leftovers = []
+        for step in self._finished_steps:
+            if step.child is not None and step.child.has_leftovers:
+                self._leftovers.append(step.child)
+            elif step.child is not None:
+                step.child.kill()
+        self._finished_steps = []
+        return bool(self._leftovers)
 
     async def end_leftovers(self) -> None:
-        """End the processes that steps left behind."""
-        await asyncio.to_thread(process_tree.kill_processes, [], [step.process_tag for step in self._finished_steps])
-        for step in self._finished_steps:
-            step.unregister_leftovers()
-        self._finished_steps = []
+        """End the processes that `close_finished_steps` found."""
+        for child in self._leftovers:
+            await child.end_leftovers()
+        self._leftovers = []
 
     async def _compiled(self, call: StepCall, recorder: StepRecorder, folder: Path) -> Path:
         self._go = self._go or GoBuildCache(folder / "go", lock=folder / "go.mod")
@@ -146,6 +162,8 @@ class SubprocessRunner:
         files: SubprocessIO,
         folder: Path,
         recorder: StepRecorder,
+        *,
+        plan: Mapping[str, Any],
     ) -> StepError | None:
         gateway = self._gateway
         token = gateway.issue_token(public_only=self._setup.public_only) if gateway else None
@@ -163,9 +181,17 @@ class SubprocessRunner:
             environment = step_environment(
                 folder, step.process_tag, variables=self._setup.variables, gateway_variables=gateway_variables
             )
-            launch = partial(gateway.start_sandboxed, token) if self._setup.is_sandboxed and gateway and token else None
-            step.start(command, folder, environment | files.environment, launch)
-            watch = MemoryWatch(step.pid, call.memory_limit_mb, step.fail)
+            request = ProcessRequest(
+                command,
+                environment | files.environment,
+                step.process_tag,
+                folder=str(folder),
+                plan=plan,
+                sandboxed_by=gateway if self._setup.is_sandboxed else None,
+                caller_token=token or "",
+            )
+            child = step.start(request, self._zygotes.get() if self._zygotes else None)
+            watch = MemoryWatch(child, call.memory_limit_mb, step.fail)
             error = await step.finished
             if error is not None:
                 step.kill()

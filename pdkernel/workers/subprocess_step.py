@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
-import signal
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
-from pdkernel.runtimes import process_tree
+from pdkernel.workers.child_process import ChildProcess, ProcessRequest, open_pipes
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.step_errors import build_process_died_error
-from pdkernel.workers.warden_client import WARDEN
+from pdkernel.workers.step_errors import build_process_died_error, build_process_not_started_error
+from pdkernel.workers.zygote import Zygote, start_process
 
 _CHUNK = 1 << 16
 _DRAIN_LIMIT = 4 << 20
 _STDERR_TAIL_BYTES = 1 << 16
-
-Launcher = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
-"""Calls the function that starts a process, for example inside a sandbox, and returns its result."""
 
 ExitJudge = Callable[[int, str], StepError | None]
 """Turns an exit status other than 0 and the last 64 KiB of stderr into an error, or None."""
@@ -39,6 +34,7 @@ class SubprocessStep:
 
     Attributes:
         process_tag: Identifies the processes that the step starts.
+        child: The process, or None if it was not started.
         finished: Resolves when the step has ended, to its error or None.
     """
 
@@ -60,117 +56,61 @@ class SubprocessStep:
         self._stderr_tail = b""
         self._folder = f"{script.parent}/".encode() if script else b""
         self._held_back = b""
-        self._leftover_key: int | None = None
         self._pipes: dict[Stream, int] = {}
-        self._pid: int | None = None
-        self._pidfd: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._is_running = False
+        self.child: ChildProcess | None = None
         self.finished: asyncio.Future[StepError | None] = self._loop.create_future()
 
-    @property
-    def pid(self) -> int:
-        """The process id. `start` was called before."""
-        assert self._process is not None
-        return self._process.pid
-
-    def start(
-        self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str], launch: Launcher | None = None
-    ) -> None:
-        """Start *argv* in *cwd* with *environment* and the process tag; *launch* calls the function that starts it."""
-        stdout, stderr = os.pipe(), os.pipe()
-
-        def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
-                argv,
-                cwd=cwd,
-                env={**environment, process_tree.PROCESS_TAG_VARIABLE: self.process_tag},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout[1],
-                stderr=stderr[1],
-                start_new_session=True,
-            )
-
+    def start(self, request: ProcessRequest, zygote: Zygote | None) -> ChildProcess:
+        """Start and return the process. Raises `OSError` if the program cannot be started."""
+        own_ends, child_ends = open_pipes("from", "from")
         try:
-            self._process = launch(start) if launch else start()
+            self.child = start_process(request, child_ends, zygote)
         except BaseException:
-            os.close(stdout[0])
-            os.close(stderr[0])
+            for fd in own_ends:
+                os.close(fd)
             raise
         finally:
-            os.close(stdout[1])
-            os.close(stderr[1])
-        self._pid = self._process.pid
-        WARDEN.register(self._pid, self.process_tag)
-        self._pipes = {"stdout": stdout[0], "stderr": stderr[0]}
+            for fd in child_ends:
+                os.close(fd)
+        self._is_running = True
+        self._pipes = {"stdout": own_ends[0], "stderr": own_ends[1]}
         for stream, fd in self._pipes.items():
-            os.set_blocking(fd, False)
             self._loop.add_reader(fd, self._read, stream)
-        self._watch_exit(self._process)
+        self.child.watch_exit(partial(self._on_exit, self.child))
+        return self.child
 
     def kill(self) -> None:
         """End the whole process tree at once. Blocks for a few milliseconds."""
-        if self._process is None or self._pid is None:
-            return
-        process_tree.kill_processes([self._pid], [self.process_tag])
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
-        WARDEN.unregister(self._pid)
-        self._pid = None
+        if self._is_running and self.child is not None:
+            self._is_running = False
+            self.child.kill()
 
     def close(self) -> None:
         """End the process if it still runs, and close its pipes."""
         self.kill()
-        self._unwatch_exit()
         for stream in list(self._pipes):
             self._drain(stream)
             self._close(stream)
-
-    def unregister_leftovers(self) -> None:
-        """Remove the leftover processes from the warden, because they have ended."""
-        if self._leftover_key is not None:
-            WARDEN.unregister(self._leftover_key)
 
     def fail(self, error: StepError) -> None:
         """Finish the step with *error*; later results are ignored."""
         if not self.finished.done():
             self.finished.set_result(error)
 
-    def _watch_exit(self, process: subprocess.Popen[bytes]) -> None:
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(process.pid)
-            self._loop.add_reader(self._pidfd, self._on_exit, process)
-        else:  # not Linux: a thread waits
-
-            def wait() -> None:
-                process.wait()
-                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                    self._loop.call_soon_threadsafe(self._on_exit, process)
-
-            self._loop.run_in_executor(None, wait)
-
-    def _unwatch_exit(self) -> None:
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
-
-    def _on_exit(self, process: subprocess.Popen[bytes]) -> None:
-        self._unwatch_exit()
-        if self._pid is None:  # `kill` was quicker
-            return
-        if process.returncode is None:  # not reaped yet: no other process has its number, so the group can be killed
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
-        # processes that left the group are found by their tag when the run is over; the pid may be reused by then
-        self._leftover_key = -process.pid
-        WARDEN.register(self._leftover_key, self.process_tag)
-        WARDEN.unregister(process.pid)
-        self._pid = None
+    def _on_exit(self, child: ChildProcess) -> None:
+        self._is_running = False
         for stream in list(self._pipes):
             self._drain(stream)
         if not self.finished.done():
-            self.finished.set_result(self._error(code))
+            self.finished.set_result(self._exit_error(child))
+
+    def _exit_error(self, child: ChildProcess) -> StepError | None:
+        if (reason := child.start_error) is not None:
+            return build_process_not_started_error(reason)
+        if child.exit_code is None:
+            return build_process_died_error(None, self._recorder.stderr_tail())
+        return self._error(child.exit_code)
 
     def _error(self, code: int) -> StepError | None:
         if code == 0:

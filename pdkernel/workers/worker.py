@@ -8,8 +8,10 @@ the number of the request; the last one is `done`. The source and the exports of
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,8 +20,10 @@ from pdkernel.encode import encode_json
 from pdkernel.errors import ExportNotJSONError, InterpreterMissingError, PdkernelError, StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, Step
+from pdkernel.workers.child_process import PLAIN_PLAN, ProcessRequest
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
+from pdkernel.workers.private_tmp import PrivateTmp
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import (
@@ -31,9 +35,10 @@ from pdkernel.workers.replies import (
     decode_reply,
     describe_mismatch,
 )
-from pdkernel.workers.step_errors import build_process_died_error, build_timeout_error
-from pdkernel.workers.worker_command import WorkerLanguage
+from pdkernel.workers.step_errors import build_process_died_error, build_process_not_started_error, build_timeout_error
+from pdkernel.workers.worker_command import WorkerCommand, WorkerLanguage
 from pdkernel.workers.worker_process import WorkerProcess
+from pdkernel.workers.zygote import Zygotes
 
 STARTUP_TIMEOUT_S = 30.0
 """The time limit for the start of a worker in seconds. It does not count as the step's time."""
@@ -52,6 +57,7 @@ class Worker:
         is_ready: Whether it has started.
         request: The number of its last request; each reply begins with it.
         intruded: Whether code wrote to the private descriptor when no reply was expected; the worker was ended.
+        process_tag: Identifies its processes.
         gateway_variables: The environment variables that route it through the gateway.
         is_sandboxed: Whether the operating system stops the worker from bypassing the gateway.
         public_only: Whether the worker reaches public addresses only.
@@ -60,10 +66,12 @@ class Worker:
     def __init__(
         self,
         language: WorkerLanguage,
-        argv: list[str],
+        command: WorkerCommand,
         environment: Mapping[str, str],
         gateway: OutboundGateway | None,
         *,
+        zygotes: Zygotes | None = None,
+        private_tmp: PrivateTmp | None = None,
         is_sandboxed: bool = False,
         public_only: bool = False,
     ) -> None:
@@ -75,17 +83,23 @@ class Worker:
             gateway.build_environment(self.caller_token, language) if gateway and self.caller_token else {}
         )
         self._gateway = gateway
+        self.process_tag = secrets.token_hex(16)
         try:
-            launch = (
-                partial(gateway.start_sandboxed, self.caller_token)
-                if is_sandboxed and gateway and self.caller_token
-                else None
+            zygote = zygotes.get(Path(command.argv[0]) if command.is_forked else None) if zygotes else None
+            request = ProcessRequest(
+                command.argv,
+                {**environment, **self.gateway_variables},
+                self.process_tag,
+                is_forked=command.is_forked and zygote is not None,
+                plan=private_tmp.plan if private_tmp else PLAIN_PLAN,
+                sandboxed_by=gateway if is_sandboxed else None,
+                caller_token=self.caller_token or "",
             )
-            self.process = WorkerProcess(argv, {**environment, **self.gateway_variables}, launch=launch)
+            self.process = WorkerProcess(request, zygote=zygote)
         except OSError as error:
             if gateway and self.caller_token:
                 gateway.revoke_token(self.caller_token)
-            raise InterpreterMissingError(f"{argv[0]} cannot be started: {error.strerror}.") from None
+            raise InterpreterMissingError(f"{command.argv[0]} cannot be started: {error.strerror}.") from None
         self.is_healthy = True
         self.is_stale = False
         self.is_ready = False
@@ -134,7 +148,7 @@ class Worker:
         """Build the `begin` of *run*, which is sent with its first request."""
         self._run = run
         self._sent_values = {}
-        environment = base_environment(setup["cwd"], self.process.process_tag)
+        environment = base_environment(setup["cwd"], self.process_tag)
         return {"begin": {**setup, "cwd": str(setup["cwd"]), "env": environment, "gateway": self.gateway_variables}}
 
     def build_code(self, step: Step) -> dict[str, Any]:
@@ -372,4 +386,6 @@ async def diagnose_exit(worker: Worker, recorder: StepRecorder) -> StepError:
     """Return the error that describes how the worker ended."""
     code = await worker.process.wait_exit_code()
     worker.process.drain()
+    if (reason := worker.process.child.start_error) is not None:
+        return build_process_not_started_error(reason)
     return build_process_died_error(code, recorder.stderr_tail())

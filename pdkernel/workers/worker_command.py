@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,25 @@ WorkerLanguage = Literal["python", "node"]
 _RUNTIMES_FOLDER = Path(runtimes.__file__).parent
 
 
+@dataclass(frozen=True)
+class WorkerCommand:
+    """
+    How a worker is started.
+
+    Attributes:
+        argv: The command.
+        is_forked: The zygote of the interpreter in *argv* forks the worker instead of executing *argv*, if there is one.
+    """
+
+    argv: Sequence[str]
+    is_forked: bool = False
+
+
 def build_worker_command(
     language: WorkerLanguage, *, python: Path | None, node: Path | None, ignore_environment: bool = True
-) -> Sequence[str]:
+) -> WorkerCommand:
     """
-    Return the command that starts a worker.
+    Return how a worker is started.
 
     Args:
         language: The language.
@@ -31,11 +46,15 @@ def build_worker_command(
     """
     if language == "python":
         alone = ["-I"] if ignore_environment else ["-s", "-P"]
-        return [str(python or sys.executable), *alone, "-X", "utf8", str(_RUNTIMES_FOLDER / "python" / "main.py")]
-    return [
-        str(node or find_node()),
-        "--experimental-vm-modules",
-        "--experimental-import-meta-resolve",
-        "--no-warnings",
-        str(_RUNTIMES_FOLDER / "node" / "main.mjs"),
-    ]
+        program = str(_RUNTIMES_FOLDER / "python" / "main.py")
+        argv = [str(python or sys.executable), *alone, "-X", "utf8", program]
+        return WorkerCommand(argv, is_forked=ignore_environment)
+    return WorkerCommand(
+        [
+            str(node or find_node()),
+            "--experimental-vm-modules",
+            "--experimental-import-meta-resolve",
+            "--no-warnings",
+            str(_RUNTIMES_FOLDER / "node" / "main.mjs"),
+        ]
+    )

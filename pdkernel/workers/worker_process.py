@@ -11,27 +11,19 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import secrets
 import select
-import signal
-import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Protocol
 
 from pdkernel.execution import Stream
-from pdkernel.runtimes import process_tree
-from pdkernel.workers.warden_client import WARDEN
+from pdkernel.workers.child_process import ProcessRequest, open_pipes
+from pdkernel.workers.zygote import Zygote, start_process
 
 MAX_LINE_BYTES = 256 << 20
 """The longest line in bytes; far more than an event of 10 MB and exports of twice the platform's limit."""
 
 _CHUNK = 1 << 16
 _DRAIN_LIMIT = 4 << 20  # more than a pipe holds: later bytes were printed later
-_REQUEST_FD, _REPLY_FD = 3, 4  # in the worker; Node.js closes only small descriptors in its children
-_MIN_PARENT_FD = 10  # the parent's copies during the start: never a number of the worker's own descriptors
-_REAP_TRIES = 10
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _PIPE_SIZE = 1 << 20
 
@@ -60,23 +52,19 @@ class WorkerProcess:
     """A worker process in its own session and process group."""
 
     def __init__(
-        self,
-        argv: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        launch: Callable[[Callable[[], int]], int] | None = None,
-        max_line_bytes: int = MAX_LINE_BYTES,
+        self, request: ProcessRequest, *, zygote: Zygote | None = None, max_line_bytes: int = MAX_LINE_BYTES
     ) -> None:
         """
-        Start *argv*. Must be called in a running event loop.
+        Start the process of *request*. Must be called in a running event loop.
 
         Args:
-            argv: Program and arguments.
-            environment: The complete environment.
-            launch: Calls the function that starts the process, for example inside a sandbox.
+            request: The process.
+            zygote: The zygote that starts it, or None.
             max_line_bytes: The longest line in bytes.
+
+        Raises:
+            OSError: The program cannot be started.
         """
-        self.process_tag = secrets.token_hex(16)
         self.is_alive = True
         self.listener: WorkerListener | None = None
         self._loop = asyncio.get_running_loop()
@@ -84,16 +72,14 @@ class WorkerProcess:
         self._buffered_bytes = 0
         self._max_line_bytes = max_line_bytes
         self._unsent: deque[memoryview] = deque()
-        self._exit_code: int | None = None
-        self._reaped = False
-        parent_fds, worker_fds = _pipes()
-        self._write_fd, self._read_fd, *outputs = parent_fds
+        parent_fds, worker_fds = open_pipes("from", "from", "to", "from")
+        *outputs, self._write_fd, self._read_fd = parent_fds
         self._outputs: dict[Stream, int] = {"stdout": outputs[0], "stderr": outputs[1]}
+        for fd in parent_fds[2:]:
+            with contextlib.suppress(OSError):  # not Linux, or the user's share of pipe memory is used up
+                fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
         try:
-            spawn = partial(
-                _spawn, argv, {**environment, process_tree.PROCESS_TAG_VARIABLE: self.process_tag}, worker_fds
-            )
-            self.pid = launch(spawn) if launch else spawn()
+            self.child = start_process(request, worker_fds, zygote)
         except BaseException:
             for fd in parent_fds:
                 os.close(fd)
@@ -101,8 +87,6 @@ class WorkerProcess:
         finally:
             for fd in worker_fds:
                 os.close(fd)
-        WARDEN.register(self.pid, self.process_tag)
-        self._children = _try_open(f"/proc/{self.pid}/task/{self.pid}/children")
         self._output_poll = select.poll()
         for fd in outputs:
             self._output_poll.register(fd, select.POLLIN)
@@ -136,19 +120,12 @@ class WorkerProcess:
         if not self.is_alive:
             return
         self.is_alive = False
-        process_tree.kill_processes([self.pid], [self.process_tag])
-        for _ in range(_REAP_TRIES):
-            if self._reap():
-                break
-            time.sleep(0.001)
-        else:
-            self._reap_soon()
+        self.child.kill()
         self.drain()
         self._loop.remove_reader(self._read_fd)
         self._loop.remove_writer(self._write_fd)
-        for fd in (self._read_fd, self._write_fd, self._children):
-            if fd is not None:
-                os.close(fd)
+        for fd in (self._read_fd, self._write_fd):
+            os.close(fd)
         for stream in list(self._outputs):
             self._close_output(stream)
         self.listener = None
@@ -156,24 +133,10 @@ class WorkerProcess:
     async def wait_exit_code(self) -> int | None:
         """Wait up to 0.2 s for the exit code; None if the process still runs. Kill the process afterwards."""
         for _ in range(50):
-            if self._reap():
+            if self.child.poll():
                 break
             await asyncio.sleep(0.004)
-        return self._exit_code
-
-    def has_children(self) -> bool:
-        """
-        Whether processes that user code started still run (Linux only; elsewhere the worker reports what it finds).
-
-        It checks the children of the main thread. Children of an ended thread move to the main thread, and the worker
-        itself reports a running thread.
-        """
-        if self._children is None or not self.is_alive:
-            return False
-        try:
-            return bool(os.pread(self._children, 1, 0))
-        except OSError:
-            return False
+        return self.child.exit_code
 
     def _write(self, view: memoryview) -> int:
         try:
@@ -256,65 +219,3 @@ class WorkerProcess:
             self._loop.remove_reader(fd)
             self._output_poll.unregister(fd)
             os.close(fd)
-
-    def _reap_soon(self, tries: int = 100) -> None:
-        # a process of many threads is a zombie a moment before it can be waited for
-        if not self._reap() and tries and not self._loop.is_closed():
-            self._loop.call_later(0.02, self._reap_soon, tries - 1)
-
-    def _reap(self) -> bool:
-        if not self._reaped:
-            try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # other code in this process reaps every child
-                pid, status = self.pid, None
-            if pid:
-                self._reaped = True
-                self._exit_code = None if status is None else os.waitstatus_to_exitcode(status)
-                WARDEN.unregister(self.pid)
-        return self._reaped
-
-
-def _try_open(path: str) -> int | None:
-    """Open the file for repeated reads; return None if it does not exist."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-
-
-def _pipes() -> tuple[list[int], list[int]]:
-    """Return the parent's descriptors (requests, replies, stdout, stderr; non-blocking) and the worker's, in this order."""
-    parent_fds, worker_fds = [], []
-    for parent_writes in (True, False, False, False):
-        read, write = os.pipe()
-        parent_fd, worker_fd = (write, read) if parent_writes else (read, write)
-        moved = fcntl.fcntl(worker_fd, fcntl.F_DUPFD_CLOEXEC, _MIN_PARENT_FD)
-        os.close(worker_fd)
-        os.set_blocking(parent_fd, False)
-        parent_fds.append(parent_fd)
-        worker_fds.append(moved)
-    for fd in parent_fds[:2]:
-        with contextlib.suppress(OSError):  # not Linux, or the user's share of pipe memory is used up
-            fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
-    return parent_fds, worker_fds
-
-
-def _spawn(argv: Sequence[str], environment: Mapping[str, str], worker_fds: Sequence[int]) -> int:
-    """Start *argv* with *worker_fds* as descriptors 3, 4, 1 and 2; all other descriptors are closed in the process."""
-    incoming, outgoing, stdout, stderr = worker_fds
-    return os.posix_spawn(
-        argv[0],
-        list(argv),
-        dict(environment),
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, stdout, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-            (os.POSIX_SPAWN_DUP2, incoming, _REQUEST_FD),
-            (os.POSIX_SPAWN_DUP2, outgoing, _REPLY_FD),
-        ],
-        setsid=True,
-        setsigmask=[],
-        setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
-    )

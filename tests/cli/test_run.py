@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pdkernel.runtimes import process_tree
@@ -508,9 +507,9 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
     """An interrupted command prints the cancelled execution, exits with 1 and leaves no process."""
     up = tmp_path / "up"
     loop = {
-        "python": python(f"open({str(up)!r}, 'w').write(str(os.getpid()))\n    while True: pass"),
-        "node": node(f"fs.writeFileSync({str(up)!r}, String(process.pid)); for (;;);"),
-        "bash": bash(f"echo -n $$ > {up}; while :; do :; done"),
+        "python": python(f"open({str(up)!r}, 'w').write(os.environ['PDKERNEL_STEP_PROCESS'])\n    while True: pass"),
+        "node": node(f"fs.writeFileSync({str(up)!r}, process.env.PDKERNEL_STEP_PROCESS); for (;;);"),
+        "bash": bash(f"echo -n $PDKERNEL_STEP_PROCESS > {up}; while :; do :; done"),
     }
     process = pdkernel.start("run", pdkernel.notebook(loop[language]), "--body", "{}", "--json")
     mark = mark_in(up)
@@ -526,12 +525,12 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
 
 
 def mark_in(file: Path) -> str:
-    """The environment mark of the process whose number is in *file*."""
+    """The environment mark that a step wrote to *file*."""
     deadline = time.monotonic() + 30
     while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline, "the step did not start"
         time.sleep(0.02)
-    return psutil.Process(int(file.read_text())).environ()[process_tree.PROCESS_TAG_VARIABLE]
+    return file.read_text()
 
 
 # ── --save-test ─────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.runtimes import process_tree
 from tests.cli.fork_server import ForkServer
 from tests.durability.hosts import LEASE_S, TAKE_OVER_LIMIT_S, Hosts, hosts_of, proxy_of
 from tests.durability.server_process import Answer, count_outcomes, logging_step
@@ -67,7 +68,9 @@ def test_a_frozen_host_that_thaws_does_nothing(forks: ForkServer, tmp_path: Path
     log = tmp_path / "steps.log"
     cells = [
         "%%pdworkflow\nname: Load\ntrigger: {type: http, auth: none, response: custom}\n",
-        logging_step("pid", log, f"open({str(tmp_path)!r} + f'/worker-{{os.getpid()}}', 'w').close()"),
+        logging_step(
+            "pid", log, f"open({str(tmp_path)!r} + '/worker-' + os.environ['PDKERNEL_STEP_PROCESS'], 'w').close()"
+        ),
         logging_step("held", log, "if attempt == 1 and body.get('n') == 0: time.sleep(60)"),
         logging_step("answer", log, "pd.respond(status=200, body='done')"),
     ]
@@ -79,7 +82,7 @@ def test_a_frozen_host_that_thaws_does_nothing(forks: ForkServer, tmp_path: Path
         while not any(each.step == "held" for each in hosts.reader.begun()):
             time.sleep(0.01)
         ((run,),) = hosts.reader.rows("select id from runs")
-        workers = [int(file.name.partition("-")[2]) for file in tmp_path.glob("worker-*")]
+        workers = [file.name.partition("-")[2] for file in tmp_path.glob("worker-*")]
         frozen.send_signal(signal.SIGSTOP)
         hosts.wait_until_taken_over(frozen, time.monotonic())
         hosts.wait_until_finished()
@@ -88,7 +91,7 @@ def test_a_frozen_host_that_thaws_does_nothing(forks: ForkServer, tmp_path: Path
         frozen.send_signal(signal.SIGCONT)
         caller.join()
         ends = time.monotonic() + 10
-        while alive := [worker for worker in workers if Path(f"/proc/{worker}").exists()]:
+        while alive := [worker for worker in workers if process_tree.find_processes([], [worker])]:
             assert time.monotonic() < ends, (alive, hosts.reader.errors)
             time.sleep(0.01)
         after = recorded(hosts)

@@ -310,8 +310,8 @@ def test_a_failure_is_at_the_cells_line(live_kernel: RunningKernel) -> None:
 
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
-PID = re.compile(r"\| (\d+)(?: is up)?$", re.MULTILINE)
-"""The first text that a step prints: its process id."""
+MARK = re.compile(r"\| ([0-9a-f]{32})(?: is up)?$", re.MULTILINE)
+"""The first text that a step prints: the mark of its processes."""
 TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
 """A shell with children, a grandchild, and a child in its own session."""
 GONE_WITHIN_S = 5.0
@@ -319,16 +319,16 @@ GONE_WITHIN_S = 5.0
 
 STEPS: dict[str, dict[Language, str]] = {
     "loop": {
-        "python": "import os\ndef handler(pd):\n    print(os.getpid(), 'is up')\n    while True: pass\n",
-        "node": "export default { run() { console.log(process.pid, 'is up'); for (;;); } }",
-        "bash": "echo $$ is up; while :; do :; done",
+        "python": "import os\ndef handler(pd):\n    print(os.environ['PDKERNEL_STEP_PROCESS'], 'is up')\n    while True: pass\n",
+        "node": "export default { run() { console.log(process.env.PDKERNEL_STEP_PROCESS, 'is up'); for (;;); } }",
+        "bash": "echo $PDKERNEL_STEP_PROCESS is up; while :; do :; done",
     },
     "children": {
         "python": "import os, subprocess\ndef handler(pd):\n"
-        f"    print(os.getpid(), flush=True)\n    subprocess.run('{TREE}', shell=True)\n",
-        "node": "import { spawnSync } from 'child_process';\nexport default { run() { console.log(process.pid);\n"
+        f"    print(os.environ['PDKERNEL_STEP_PROCESS'], flush=True)\n    subprocess.run('{TREE}', shell=True)\n",
+        "node": "import { spawnSync } from 'child_process';\nexport default { run() { console.log(process.env.PDKERNEL_STEP_PROCESS);\n"
         f"  spawnSync('{TREE}', {{ shell: true, stdio: 'inherit' }}) }} }}",
-        "bash": f"echo $$; {TREE}",
+        "bash": f"echo $PDKERNEL_STEP_PROCESS; {TREE}",
     },
 }
 PROCESSES = {"loop": 1, "children": 5}
@@ -370,9 +370,8 @@ def start_step(kernel: RunningKernel, kind: str, language: Language) -> tuple[It
     seen: list[str] = []
     for text in shown:
         seen.append(text)
-        if "is up" in text and (pid := PID.search(text)):
-            mark = psutil.Process(int(pid[1])).environ()[process_tree.PROCESS_TAG_VARIABLE]
-            return shown, mark, process_tree.find_processes([], [mark])
+        if "is up" in text and (mark := MARK.search(text)):
+            return shown, mark[1], process_tree.find_processes([], [mark[1]])
     raise AssertionError(f"the step ended by itself: {seen}")
 
 

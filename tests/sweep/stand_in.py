@@ -90,6 +90,9 @@ class StandIn:
         """Start without a sandbox."""
         return start_process()
 
+    def plan_sandbox(self, token: str) -> None:
+        """Start without a sandbox."""
+
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
         """Route a Node.js process to this server, and let it write its marks."""
         preloads = f"--import {HOOK.as_uri()} --import {MARKS.as_uri()}"

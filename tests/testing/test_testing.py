@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.runtimes import process_tree
 from tests.notebook_files import notebook_of
 
 pytest_plugins = ["pytester"]
@@ -102,7 +103,10 @@ def test_xdist(folder: pytest.Pytester) -> None:
 
 def test_no_process_is_left(folder: pytest.Pytester) -> None:
     """After pytest has ended, no process of a step is left."""
-    notebook_of(folder.path / "pid.ipynb", "%%pdstep pid\nimport os\ndef handler(pd):\n    return os.getpid()\n")
+    notebook_of(
+        folder.path / "pid.ipynb",
+        "%%pdstep pid\nimport os\ndef handler(pd):\n    return os.environ['PDKERNEL_STEP_PROCESS']\n",
+    )
     folder.makepyfile(
         LOADED
         + "from pathlib import Path\ndef test_pid(pd_run):\n"
@@ -111,4 +115,4 @@ def test_no_process_is_left(folder: pytest.Pytester) -> None:
 
     run(folder).assert_outcomes(passed=1)
 
-    assert not Path(f"/proc/{(folder.path / 'pid').read_text()}").exists()
+    assert process_tree.find_processes([], [(folder.path / "pid").read_text()]) == set()

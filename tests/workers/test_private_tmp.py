@@ -17,7 +17,9 @@ import pytest
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
+from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.private_tmp import PrivateTmp, is_supported, names_in_tmp
+from pdkernel.workers.zygote import ZYGOTES, start_process
 from tests.workers.conftest import Bench
 from tests.workers.test_worker_process import go, node, python
 
@@ -60,7 +62,7 @@ def base() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def require_private_tmp(base: Path) -> None:
     """These tests need a system that permits a private `/tmp`."""
-    made = PrivateTmp.create(base / "made", frozenset()) if is_supported() else None
+    made = PrivateTmp.create(base / "made", frozenset(), ZYGOTES.get()) if is_supported() else None
     if made is None:
         pytest.skip("this system permits no mount namespace")
     made.close()
@@ -222,19 +224,26 @@ def test_visible_folders_are_read_only(base: Path, tmp_path: Path) -> None:
     if not tmp_path.is_relative_to("/tmp"):
         pytest.skip("pytest's folders are elsewhere")
     (tmp_path / "precious").write_text("word\n")
-    made = PrivateTmp.create(base / "kept", frozenset({tmp_path.parts[2]}))
+    made = PrivateTmp.create(base / "kept", frozenset({tmp_path.parts[2]}), ZYGOTES.get())
     assert {stat.S_IMODE(path.stat().st_mode) for path in (base / "kept", *(base / "kept").iterdir())} == {0o700}
     assert made is not None
     script = (
         f"echo x > /tmp/own; cat {tmp_path}/precious; rm -rf {tmp_path}/* 2> /dev/null; touch {tmp_path}/new || ls /tmp"
     )
 
-    done = subprocess.run(
-        made.wrap_command([str(shutil.which("sh")), "-c", script]), capture_output=True, text=True, check=True
-    )
+    own_ends, child_ends = open_pipes("from", "from")
+    request = ProcessRequest(["/bin/sh", "-c", script], {"PATH": os.defpath}, "0" * 32, plan=made.plan)
+    process = start_process(request, child_ends, ZYGOTES.get())
+    for descriptor in child_ends:
+        os.close(descriptor)
+    os.set_blocking(own_ends[0], True)
+    with os.fdopen(own_ends[0]) as stdout:
+        printed = stdout.read()
+    os.close(own_ends[1])
+    process.kill()
     made.close()
 
-    assert done.stdout.split() == ["word", "own", tmp_path.parts[2]]
+    assert printed.split() == ["word", "own", tmp_path.parts[2]]
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
@@ -255,6 +264,7 @@ def test_names_in_tmp_follow_links(base: Path) -> None:
 AS_OTHER_USER = """
 import ctypes, os, subprocess, sys, tempfile
 from pathlib import Path
+from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.private_tmp import PrivateTmp
 
 with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
@@ -293,6 +303,7 @@ def test_private_tmp_without_root() -> None:
 EMPTIED = """
 import subprocess, sys
 from pathlib import Path
+from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.private_tmp import PrivateTmp
 folder, outside = map(Path, sys.argv[1:])
 tmp = PrivateTmp.create(folder, frozenset())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pdkernel.errors import ExportNotJSONError, StepError, exit_status_of
 from pdkernel.model import JSON
+from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.declarations import ComponentDescription, PropDeclaration, PropOptionsPage
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import (
@@ -38,6 +39,7 @@ from pdkernel.workers.replies import (
     parse_evaluations,
 )
 from pdkernel.workers.worker import StepExchange, Worker
+from pdkernel.workers.worker_command import WorkerCommand
 from pdkernel.workers.worker_process import WorkerProcess
 
 DONE = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'
@@ -159,7 +161,7 @@ async def start() -> AsyncIterator[Start]:
     started: list[Worker] = []
 
     def start_one(*replies: list[str]) -> Worker:
-        started.append(Worker("python", [sys.executable, "-c", WORKER, json.dumps(replies)], {}, None))
+        started.append(Worker("python", WorkerCommand([sys.executable, "-c", WORKER, json.dumps(replies)]), {}, None))
         return started[-1]
 
     yield start_one
@@ -361,7 +363,7 @@ async def test_line_above_the_limit_is_refused() -> None:
         def on_closed(self) -> None:
             raise AssertionError
 
-    process = WorkerProcess([sys.executable, "-c", program], {}, max_line_bytes=10_000)
+    process = WorkerProcess(ProcessRequest([sys.executable, "-c", program], {}, "0" * 32), max_line_bytes=10_000)
     process.listener = Listener()
     try:
         assert await flooded

@@ -140,13 +140,6 @@ async def leftovers(marks: set[str]) -> set[int]:
     return found
 
 
-async def wait_until_ended(pid: int) -> None:
-    """Wait until the pool has noticed that the process has ended, and has reaped the process."""
-    async with asyncio.timeout(20):
-        while psutil.pid_exists(pid):
-            await asyncio.sleep(0.001)
-
-
 def marks_of(bench: Bench) -> set[str]:
     """Return the process tags of the children of this process."""
     marks = set()
@@ -412,11 +405,14 @@ class TestWarmth:
     async def test_dead_worker_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
         """A warm process that was killed is not used by the next run."""
         first = await open_run()
+        of_others = marks_of(first)
         old = (await first.run(language, pid)).exports["$return_value"]
+        marks = marks_of(first) - of_others
         await first.workers.release()
-        assert isinstance(old, int)
-        os.kill(old, signal.SIGKILL)
-        await wait_until_ended(old)
+        for process in process_tree.find_processes([], marks):
+            os.kill(process, signal.SIGKILL)
+        assert await leftovers(marks) == set()
+        await asyncio.sleep(0.02)  # the pool reads the end of the worker's pipe
         second = await open_run()
 
         new = (await second.run(language, pid)).exports["$return_value"]
@@ -506,6 +502,10 @@ class GatewaySpy:
         self.calls.append(("sandboxed", token))
         return start_process()
 
+    def plan_sandbox(self, token: str) -> None:
+        """Add the call to `calls`; the process gets no filter."""
+        self.calls.append(("sandboxed", token))
+
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_outbound_calls_are_bound_to_the_step(
@@ -554,5 +554,5 @@ async def test_command_line_has_no_secret(bench: Bench) -> None:
     bench.workers.kill()
     await tasks
 
-    assert any("runtimes/python/main.py" in line for line in lines)
+    assert any("runtimes/python/" in line for line in lines)
     assert not any("xoxb-secret" in line or "tok-123456" in line for line in lines)

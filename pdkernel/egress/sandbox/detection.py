@@ -18,6 +18,7 @@ from pdkernel.egress.sandbox import linux_syscalls
 from pdkernel.egress.sandbox.addresses import SocketAddress
 from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES, build_notify_filter, build_refuse_filter
 from pdkernel.egress.sandbox.supervisor import Supervisor
+from pdkernel.runtimes import seccomp
 
 SandboxKind = Literal["redirect", "landlock", "none"]
 
@@ -66,7 +67,7 @@ def start_with_seccomp_listener(start: Callable[[], _T]) -> tuple[_T, int]:
 
     def restricted() -> _T:
         nonlocal listener
-        listener = linux_syscalls.install_notify_filter(machine, build_notify_filter(SYSCALL_TABLES[machine]))
+        listener = seccomp.install_notify_filter(build_notify_filter(SYSCALL_TABLES[machine]))
         return start()
 
     try:
@@ -87,7 +88,7 @@ def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
 
     def restricted() -> _T:
         linux_syscalls.restrict_connect_to_port(allowed_port)
-        linux_syscalls.install_filter(machine, build_refuse_filter(SYSCALL_TABLES[machine]))
+        seccomp.install_filter(build_refuse_filter(SYSCALL_TABLES[machine]))
         return start()
 
     return _run_in_thread(restricted)

@@ -6,6 +6,8 @@ import asyncio
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from pdkernel.egress.sandbox.addresses import SocketAddress
@@ -16,10 +18,26 @@ from pdkernel.egress.sandbox.detection import (
     start_with_seccomp_listener,
 )
 from pdkernel.egress.sandbox.name_server import NameServer
-from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES
+from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES, build_notify_filter, build_refuse_filter
 from pdkernel.egress.sandbox.supervisor import Supervisor
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SandboxPlan:
+    """
+    What a process does to itself to enter the sandbox.
+
+    Attributes:
+        filter: The seccomp filter that it installs.
+        attach: Called with the descriptor that receives the filter's notifications; None for a filter that sends none.
+        port: The only port to which Landlock permits TCP connections, or None.
+    """
+
+    filter: bytes
+    attach: Callable[[int], None] | None
+    port: int | None
 
 
 class SandboxLauncher:
@@ -72,10 +90,29 @@ class SandboxLauncher:
             return start()
         if kind == "landlock":
             return start_with_landlock(start, self._port)
+        self._open_name_server()
+        result, listener = start_with_seccomp_listener(start)
+        self._supervise(token, listener, public_only=public_only)
+        return result
+
+    def plan(self, token: str, *, public_only: bool = False) -> SandboxPlan | None:
+        """Return how a process with *token* puts itself into the sandbox; None if there is no sandbox. Arguments as for `start`."""
+        kind = self.kind
+        if kind == "none":
+            return None
+        table = SYSCALL_TABLES[platform.machine()]
+        if kind == "landlock":
+            return SandboxPlan(build_refuse_filter(table), None, self._port)
+        self._open_name_server()
+        return SandboxPlan(build_notify_filter(table), partial(self._supervise, token, public_only=public_only), None)
+
+    def _open_name_server(self) -> None:
         if self._name_server is None:
             self._name_server = NameServer()
             self._loop.call_soon_threadsafe(self._loop.add_reader, self._name_server.socket, self._name_server.answer)
-        result, listener = start_with_seccomp_listener(start)
+
+    def _supervise(self, token: str, listener: int, *, public_only: bool) -> None:
+        assert self._name_server is not None
         supervisor = Supervisor(
             listener,
             SYSCALL_TABLES[platform.machine()],
@@ -87,7 +124,6 @@ class SandboxLauncher:
         )
         self._supervisors.add(supervisor)
         self._loop.call_soon_threadsafe(self._loop.add_reader, listener, self._answer, supervisor)
-        return result
 
     def close(self) -> None:
         """Stop answering: processes that still run cannot connect any more."""

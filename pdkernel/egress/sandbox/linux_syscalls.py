@@ -1,5 +1,5 @@
 """
-Linux system calls that the sandbox needs and Python does not provide (seccomp, Landlock, pidfd), through ctypes.
+Linux system calls that the sandbox needs and Python does not provide (notifications, Landlock), through ctypes.
 
 A restriction applies to the *calling thread* and the processes that it starts later; other threads of this process are not
 affected.
@@ -8,19 +8,17 @@ affected.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import socket
 import struct
 from dataclasses import dataclass
 
+from pdkernel.runtimes.seccomp import fetch_descriptor
+
 _PR_SET_NO_NEW_PRIVS = 38
-_SECCOMP = {"x86_64": 317, "aarch64": 277}
-_SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 8, 32
 _RECEIVE, _ANSWER, _STILL_VALID = 0xC0502100, 0xC0182101, 0x40082102
 _CONTINUE = 1
-_PIDFD_GETFD = 438
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION, _LANDLOCK_NET_PORT, _CONNECT_TCP = 1, 2, 2
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
@@ -28,10 +26,6 @@ _REPLY = struct.Struct("=QqiI")
 
 MIN_LANDLOCK_VERSION = 4
 """The first version of Landlock with rules for TCP ports (Linux 6.7)."""
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("count", ctypes.c_ushort), ("lines", ctypes.c_void_p))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +36,6 @@ class Notification:
     thread_id: int
     syscall_number: int
     arguments: tuple[int, ...]
-
-
-def install_notify_filter(architecture: str, program: bytes) -> int:
-    """Install *program* on the calling thread; returns the descriptor of its notifications. Raises `OSError`."""
-    try:
-        # WAIT_KILLABLE: signals do not interrupt a received call; Go's runtime sends itself many.
-        return _filter(architecture, program, _NEW_LISTENER | _WAIT_KILLABLE)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # before Linux 5.19
-            raise
-        return _filter(architecture, program, _NEW_LISTENER)
-
-
-def install_filter(architecture: str, program: bytes) -> None:
-    """Install *program*, which sends no notifications, on the calling thread. Raises `OSError`."""
-    _filter(architecture, program, 0)
 
 
 def landlock_version() -> int:
@@ -122,11 +100,7 @@ def read_process_memory(thread: int, address: int, length: int) -> bytes:
 
 def duplicate_socket(thread: int, descriptor: int) -> socket.socket:
     """Duplicate a socket of another process into this process. Raises `OSError`."""
-    process = os.pidfd_open(_process_of(thread))
-    try:
-        fetched = _call(_PIDFD_GETFD, ctypes.c_int(process), ctypes.c_int(descriptor), ctypes.c_uint(0))
-    finally:
-        os.close(process)
+    fetched = fetch_descriptor(_process_of(thread), descriptor)
     flags = fcntl.fcntl(fetched, fcntl.F_GETFL)
     found = socket.socket(fileno=fetched)
     # The blocking flag is shared with the owner; Python's default timeout would have changed it.
@@ -137,13 +111,6 @@ def duplicate_socket(thread: int, descriptor: int) -> socket.socket:
 def _process_of(thread: int) -> int:
     with open(f"/proc/{thread}/status", "rb") as file:  # noqa: PTH123
         return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
-
-
-def _filter(machine: str, program: bytes, flags: int) -> int:
-    lines = ctypes.create_string_buffer(program, len(program))
-    filter_program = _Program(len(program) // 8, ctypes.addressof(lines))
-    _no_new_privileges()
-    return _call(_SECCOMP[machine], ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(flags), ctypes.byref(filter_program))
 
 
 def _no_new_privileges() -> None:

@@ -9,7 +9,7 @@ names, is followed by a line of JSON for each name: the step's exports, which ar
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import linecache
 import os
@@ -76,7 +76,7 @@ class Runtime:
         self._is_prepared = False
         linecache.clearcache()
         if message["fixed"]:
-            self._fixed = self._fixed or importlib.import_module("_pdkernel_runtime.determinism")
+            self._fixed = self._fixed or import_helper("determinism")
             self._fixed.install_determinism(message["fixed"]["ms"] // 1000, message["fixed"]["seed"])
 
     def prepare_steps(self, message: dict[str, Any]) -> None:
@@ -237,30 +237,40 @@ def _are_streams_closed() -> bool:
     return any(stream is None or stream.closed for stream in (sys.__stdout__, sys.__stderr__))
 
 
-def _load_helpers() -> None:
-    """Import the runtime's modules into a package whose name no step uses."""
-    package = ModuleType("_pdkernel_runtime")
-    package.__path__ = [str(_HERE)]
-    sys.modules[package.__name__] = package
+def import_helper(name: str) -> ModuleType:
+    """Import a module of the runtime into a package whose name no step uses."""
+    if "_pdkernel_runtime" not in sys.modules:
+        package = ModuleType("_pdkernel_runtime")
+        package.__path__ = [str(_HERE), str(_HERE.parent)]
+        sys.modules[package.__name__] = package
+    return importlib.import_module(f"_pdkernel_runtime.{name}")
+
+
+def load_helpers() -> None:
+    """Import the runtime's modules."""
     for name in ("export_encoding", "process_reset", "script_helpers", "step_api", "step_runner"):
-        globals()[name] = importlib.import_module(f"{package.__name__}.{name}")
+        globals()[name] = import_helper(name)
 
 
-def _load_hook() -> None:
+def _route_outbound_calls() -> None:
     """Route outbound calls through the gateway, before any user code runs."""
-    hook = _HERE / "egress_hook.py"
-    if not os.environ.get("PDK_EGRESS") or not hook.exists():
-        return
-    spec = importlib.util.spec_from_file_location("_pdkernel_runtime.egress_hook", hook)
-    if spec and spec.loader:
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+    if os.environ.get("PDK_EGRESS"):
+        import_helper("egress_hook")
 
 
 def _silence_child() -> None:
     for fd in (_IN, _OUT):
         os.close(fd)
+
+
+def run_forked() -> None:
+    """Execute requests in a process that the zygote forked: its standard streams are those of the zygote."""
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream: Any = open(fd, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    main()
 
 
 def main() -> None:
@@ -270,8 +280,7 @@ def main() -> None:
     os.register_at_fork(after_in_child=_silence_child)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    _load_helpers()
-    _load_hook()
+    _route_outbound_calls()
     sys.modules["__main__"] = ModuleType("__main__")  # hides this program's names from steps
     owner = os.getpid()
     with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
@@ -298,4 +307,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    load_helpers()
     main()

@@ -1,0 +1,318 @@
+"""
+What the process of a step does to itself before user code runs: mounts, user, capabilities and Landlock rules.
+
+It uses only the standard library, because the zygote imports it. `workers.isolation` makes the plans, as JSON objects:
+
+- `namespaces`: whether `enter_namespaces` is called. `mounts`: what it mounts, in order, each `{"target", "source", "writable"}`;
+  without a source, an empty folder covers the target. `proc`: whether it mounts the `/proc` of a new process namespace.
+- `uid` and `gid`: the user of the process, or null to keep it.
+- `landlock`: whether Landlock restricts files to the paths of `read` and `write`.
+
+A failure raises `OSError`. The caller must end the process then: user code never runs without the protection that its plan names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x8000000, 0x10000000, 0x20000000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_MS_BIND, _MS_REC, _MS_SLAVE = 4096, 16384, 1 << 19
+_LOCKED_FLAGS = {  # flags that a user namespace must keep when it remounts, as `statvfs` reports them
+    2: _MS_NOSUID,
+    4: _MS_NODEV,
+    8: _MS_NOEXEC,
+    1024: 1024,  # noatime
+    2048: 2048,  # nodiratime
+    4096: 1 << 21,  # relatime
+}
+_PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 4, 28, 38
+_NO_ROOT_RIGHTS = 0b1111  # SECBIT_NOROOT and SECBIT_NO_SETUID_FIXUP, both locked
+_CAPABILITIES_VERSION = 0x20080522
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_VERSION_FLAG, _LANDLOCK_PATH, _LANDLOCK_PORT = 1, 1, 2
+_LANDLOCK_CONNECT_TCP = 2
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
+_READ = _EXECUTE | _READ_FILE | _READ_DIR
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
+_FILE_RIGHTS = {
+    2: (1 << 14) - 1,
+    3: (1 << 15) - 1,
+}  # by Landlock's version; the right of version 5 (ioctl) is not restricted
+_SCOPES = 3  # abstract Unix sockets and signals, version 6
+
+MIN_LANDLOCK_FILES_VERSION = 2
+"""The first version of Landlock that permits renames between folders (Linux 5.19)."""
+MIN_LANDLOCK_PORT_VERSION = 4
+"""The first version of Landlock with rules for TCP ports (Linux 6.7)."""
+
+
+def enter_user_namespace() -> None:
+    """
+    Move this process to a user namespace with the same user id, in which it may create other namespaces. Raises `OSError`.
+
+    Needed for a user other than root. The process must be dumpable and have one thread.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    unshare(_CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        Path("/proc/self", name).write_text(text)
+
+
+def enter_namespaces(plan: dict[str, Any]) -> None:
+    """Give this process, the first of a new process namespace, mounts and System V objects of its own. Raises `OSError`."""
+    unshare(_CLONE_NEWNS | _CLONE_NEWIPC)
+    mount(None, "/", None, _MS_REC | _MS_SLAVE)
+    umask = os.umask(0o022)  # other users may enter the folders that are made for mounts
+    covers = []
+    # a cover may hide the source of a later mount, so all sources are opened first
+    sources = [each["source"] and os.open(each["source"], os.O_PATH | os.O_CLOEXEC) for each in plan["mounts"]]
+    for each, source in zip(plan["mounts"], sources, strict=True):
+        target = each["target"]
+        if source is None:
+            Path(target).mkdir(exist_ok=True)  # in the new `/tmp`
+            mount("tmpfs", target, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=711")
+            covers.append(target)
+        else:
+            _bind(source, target, writable=each["writable"])
+            os.close(source)
+    os.umask(umask)
+    for target in covers:
+        mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    if plan["proc"]:
+        mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+
+
+def restrict(plan: dict[str, Any]) -> None:
+    """
+    Take from this process the rights that its plan does not give; cannot be undone. Raises `OSError`.
+
+    Call it after `enter_namespaces` in a process that has one thread, right before user code or an `exec`.
+    """
+    uid, gid = plan["uid"], plan["gid"]
+    if uid is not None:
+        for descriptor in (1, 2):  # a step may open /dev/stdout, which needs the right to open the pipe
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, uid, gid)
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        os.umask(0o002)  # workers of other runs, with other user ids in the same group, change files of the file store
+    drop_capabilities()
+    no_new_privileges()
+    if plan["landlock"]:
+        restrict_files(plan["read"], plan["write"])
+    if uid is not None:  # a change of the user sets it to 0, and the process could not read its own /proc entries
+        _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities, also those that programs of user 0 would get. Raises `OSError`."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # without CAP_SETPCAP; NO_NEW_PRIVS then prevents that they come back
+            _prctl(_PR_SET_SECUREBITS, _NO_ROOT_RIGHTS)
+    header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
+    _check(_libc().capset(header, bytes(24)), "capset")
+
+
+def no_new_privileges() -> None:
+    """Let no program that this process executes gain rights, by a set-user-ID bit for example. Raises `OSError`."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_undumpable() -> None:
+    """Let no other process of the same user read the memory and the environment of this process. Raises `OSError`."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def landlock_version() -> int:
+    """The version of Landlock; 0 if Landlock is not available."""
+    try:
+        return landlock_call(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_LANDLOCK_VERSION_FLAG))
+    except OSError:
+        return 0
+
+
+def restrict_files(read: Iterable[str], write: Iterable[str]) -> None:
+    """
+    Let this thread read and execute files below *read*, and change files below *write*, and no other files.
+
+    Where Landlock can, it also stops signals and connections to abstract sockets of processes without this restriction.
+
+    Raises:
+        OSError: Landlock is not available.
+    """
+    version = landlock_version()
+    rights = _FILE_RIGHTS[min(max(version, min(_FILE_RIGHTS)), max(_FILE_RIGHTS))]
+    scopes = _SCOPES if version >= 6 else 0
+    attributes = struct.pack("=QQQ", rights, 0, scopes)[: 24 if scopes else 8]
+
+    def add(rules: int) -> None:
+        for paths, allowed in ((read, _READ), (write, rights)):
+            for path in paths:
+                _allow_path(rules, path, allowed & rights)
+
+    _restrict_by_landlock(attributes, add)
+
+
+def restrict_connect_to_port(port: int) -> None:
+    """Let the calling thread connect by TCP to *port* only, of any machine. Raises `OSError`."""
+
+    def add(rules: int) -> None:
+        rule = struct.pack("=QQ", _LANDLOCK_CONNECT_TCP, port)
+        landlock_call(_LANDLOCK_ADD, ctypes.c_int(rules), ctypes.c_int(_LANDLOCK_PORT), rule, ctypes.c_uint(0))
+
+    _restrict_by_landlock(struct.pack("=QQ", 0, _LANDLOCK_CONNECT_TCP), add)
+
+
+def _restrict_by_landlock(attributes: bytes, add_rules: Callable[[int], None]) -> None:
+    rules = landlock_call(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+    try:
+        add_rules(rules)
+        no_new_privileges()
+        landlock_call(_LANDLOCK_RESTRICT, ctypes.c_int(rules), ctypes.c_uint(0))
+    finally:
+        os.close(rules)
+
+
+def _allow_path(rules: int, path: str, allowed: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # what does not exist, or cannot be reached, needs no rule
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            allowed &= _OF_FILES
+        rule = struct.pack("=Qi", allowed, descriptor)
+        landlock_call(_LANDLOCK_ADD, ctypes.c_int(rules), ctypes.c_int(_LANDLOCK_PATH), rule, ctypes.c_uint(0))
+    finally:
+        os.close(descriptor)
+
+
+def _bind(source: int, target: str, *, writable: bool) -> None:
+    path = f"/proc/self/fd/{source}"
+    if not os.path.lexists(target):  # in a cover
+        if stat.S_ISDIR(os.fstat(source).st_mode):
+            Path(target).mkdir(parents=True)
+        else:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(target).touch()
+    mount(path, target, None, _MS_BIND | _MS_REC)
+    if not writable:
+        flags = os.statvfs(target).f_flag
+        kept = sum(mounted for reported, mounted in _LOCKED_FLAGS.items() if flags & reported)
+        mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """Call `mount(2)`. Raises `OSError`."""
+    encoded = [None if each is None else os.fsencode(each) for each in (source, target, kind, options)]
+    _check(_libc().mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), target)
+
+
+def unshare(namespaces: int) -> None:
+    """Move this process (or its future children, for the process namespace) to new *namespaces*. Raises `OSError`."""
+    _check(_libc().unshare(ctypes.c_int(namespaces)), "unshare")
+
+
+def landlock_call(number: int, *arguments: object) -> int:
+    """Make system call *number*. Raises `OSError`."""
+    return _check(int(_libc().syscall(ctypes.c_long(number), *arguments)), "landlock")
+
+
+def _prctl(option: int, value: int) -> None:
+    _check(_libc().prctl(ctypes.c_int(option), *map(ctypes.c_ulong, (value, 0, 0, 0))), "prctl")
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _probe() -> dict[str, Any]:
+    """Try each protection in a process of its own: its value, or why it does not work."""
+    uids = _free_ids("uid_map", "gid_map") if os.geteuid() == 0 else None
+    tried = {"mounts": [{"target": "/tmp", "source": None, "writable": False}]}  # noqa: S108 - the folder itself
+
+    def change_user() -> None:
+        if uids is None:
+            raise OSError(errno.EPERM, "only root can change the user id")
+        restrict({"uid": uids + 1, "gid": uids, "landlock": False})
+
+    def enter(*, proc: bool) -> None:
+        if os.geteuid() != 0:
+            enter_user_namespace()
+        unshare(_CLONE_NEWPID)
+        _in_child(lambda: enter_namespaces({**tried, "proc": proc}))
+
+    return {
+        "landlock": landlock_version(),
+        "namespaces": _try(lambda: enter(proc=False)),
+        "proc": _try(lambda: enter(proc=True)),
+        "user": _try(change_user),
+        "uids": uids,
+    }
+
+
+def _free_ids(*maps: str) -> int | None:
+    """The first of a range of ids that no user of a system has, if this user namespace has such ids."""
+    lines = {name: Path("/proc/self", name).read_text().splitlines() for name in maps}
+    ranges = {name: [(int(line.split()[0]), int(line.split()[2])) for line in found] for name, found in lines.items()}
+    for first, count in ((2_000_000_000, 1_000_000), (60_000, 4_000)):
+        if all(any(start <= first and first + count < start + size for start, size in ranges[name]) for name in maps):
+            return first
+    return None
+
+
+def _try(work: Callable[[], None]) -> str | None:
+    """Call *work* in a child; None if it succeeded, else the reason."""
+    try:
+        _in_child(work)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
+
+
+def _in_child(work: Callable[[], None]) -> None:
+    """Call *work* in a child, and raise its `OSError`."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        number = 0
+        try:
+            work()
+        except OSError as error:
+            number = error.errno or errno.EIO
+        finally:
+            os.write(write, bytes([number]))
+            os._exit(0)
+    os.close(write)
+    answer = os.read(read, 1)
+    os.close(read)
+    os.waitpid(pid, 0)
+    number = answer[0] if answer else errno.EIO
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_probe()))

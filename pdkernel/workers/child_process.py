@@ -1,0 +1,300 @@
+"""
+The processes of steps: what is asked for, how a zygote or this process starts them, and how they end.
+
+Without a zygote, processes have no namespaces of their own: `process_tree` then finds and ends what a step started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pdkernel.runtimes import process_tree
+from pdkernel.workers.protocols import OutboundGateway, SandboxPlan
+from pdkernel.workers.warden_client import WARDEN
+
+PLAIN_PLAN: Mapping[str, Any] = {
+    "mounts": [], "proc": True, "uid": None, "gid": None, "landlock": False, "read": [], "write": [],
+}  # fmt: skip
+"""The plan of a process that has namespaces of its own and uses the files of this machine."""
+
+_REAP_TRIES = 10
+_MIN_PARENT_FD = 10  # never a number of the child's own descriptors
+_CHANGE_FOLDER = 'cd "$0" && exec "$@"'
+
+
+@dataclass(frozen=True)
+class ProcessRequest:
+    """
+    A process to start.
+
+    Attributes:
+        argv: The program and its arguments.
+        environment: The complete environment, without the process tag.
+        process_tag: Identifies the process and its descendants: 32 hexadecimal digits.
+        folder: The working folder, as the process sees it.
+        is_forked: The zygote forks a Python worker instead of executing *argv*.
+        plan: What the process does to itself (`runtimes.isolation`), if a zygote starts it.
+        sandboxed_by: The gateway in whose sandbox the process runs, or None.
+        caller_token: The token of the process at that gateway.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    process_tag: str
+    folder: str = "/"
+    is_forked: bool = False
+    plan: Mapping[str, Any] = field(default_factory=lambda: PLAIN_PLAN)
+    sandboxed_by: OutboundGateway | None = None
+    caller_token: str = ""
+
+    @property
+    def complete_environment(self) -> dict[str, str]:
+        """The environment with the process tag."""
+        return {**self.environment, process_tree.PROCESS_TAG_VARIABLE: self.process_tag}
+
+    def plan_sandbox(self) -> SandboxPlan | None:
+        """Return how the process enters its sandbox, or None."""
+        return self.sandboxed_by.plan_sandbox(self.caller_token) if self.sandboxed_by else None
+
+    def encode_for_zygote(self, sandbox: SandboxPlan | None) -> bytes:
+        """Return the specification that the new process reads, with the result of `plan_sandbox`."""
+        specification = {
+            "argv": None if self.is_forked else list(self.argv),
+            "env": self.complete_environment,
+            "cwd": self.folder,
+            "tag": self.process_tag,
+            "plan": dict(self.plan),
+            "sandbox": sandbox
+            and {"filter": sandbox.filter.hex(), "listen": sandbox.attach is not None, "port": sandbox.port},
+        }
+        return json.dumps(specification).encode()
+
+
+class ChildProcess(Protocol):
+    """
+    The process of a worker or step, with all processes that it started.
+
+    Attributes:
+        exit_code: The exit code of its program (negative: a signal), or None.
+        start_error: Why the process could not be started, or None.
+    """
+
+    exit_code: int | None
+    start_error: str | None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of its program, when known."""
+        ...
+
+    @property
+    def root_pid(self) -> int | None:
+        """The process id of an ancestor of all its processes, when known."""
+        ...
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether processes that the program started may still run after its end."""
+        ...
+
+    def poll(self) -> bool:
+        """Return whether the program has ended."""
+        ...
+
+    def watch_exit(self, on_exit: Callable[[], None]) -> None:
+        """Call *on_exit* in the running event loop when the program has ended."""
+        ...
+
+    def has_children(self) -> bool:
+        """Whether processes that the program started still run (Linux only)."""
+        ...
+
+    def kill(self) -> None:
+        """End every process at once, and forget it. Blocks for a few milliseconds."""
+        ...
+
+    async def end_leftovers(self) -> None:
+        """End the processes that an ended program left behind, as `kill` does, without blocking for long."""
+        ...
+
+
+class SpawnedProcess:
+    """A process that this process started without a zygote (a `ChildProcess`)."""
+
+    def __init__(self, request: ProcessRequest, outputs: Sequence[int]) -> None:
+        """
+        Start *request*. All descriptors but *outputs* and standard input are closed in the process.
+
+        Args:
+            request: The process.
+            outputs: The descriptors for its stdout and stderr, and for the requests and replies of a worker.
+
+        Raises:
+            OSError: The program cannot be started.
+        """
+        self.exit_code: int | None = None
+        self.start_error: str | None = None
+        self._tag = request.process_tag
+        self._has_ended = False
+        self._is_killed = False
+        self._pidfd: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+        def spawn() -> int:
+            return _spawn(request, outputs)
+
+        gateway = request.sandboxed_by
+        self.pid: int = gateway.start_sandboxed(request.caller_token, spawn) if gateway else spawn()
+        WARDEN.register(self.pid, self._tag)
+        self._children = _try_open(f"/proc/{self.pid}/task/{self.pid}/children")
+
+    @property
+    def root_pid(self) -> int:
+        """The process id of its program."""
+        return self.pid
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether processes that left the group may still run: only `kill` finds out."""
+        return not self._is_killed
+
+    def poll(self) -> bool:
+        """Reap the program if it has ended; return whether it has."""
+        if self._has_ended:
+            return True
+        try:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            # not reaped yet: no other process has its number, so the group can be killed
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            status: int | None = os.waitpid(self.pid, 0)[1]
+        except ChildProcessError:  # other code in this process reaps every child
+            status = None
+        self._has_ended = True
+        self.exit_code = None if status is None else os.waitstatus_to_exitcode(status)
+        if not self._is_killed:
+            # processes that left the group are found by their tag; the pid may be reused by then
+            WARDEN.register(-self.pid, self._tag)
+        WARDEN.unregister(self.pid)
+        return True
+
+    def watch_exit(self, on_exit: Callable[[], None]) -> None:
+        """Call *on_exit* in the running event loop when the program has ended."""
+        self._loop = loop = asyncio.get_running_loop()
+
+        def report() -> None:
+            self._unwatch()
+            if not self._is_killed and self.poll():
+                on_exit()
+
+        if hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(self.pid)
+            loop.add_reader(self._pidfd, report)
+            return
+
+        def wait() -> None:  # not Linux: a thread waits
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(report)
+
+        loop.run_in_executor(None, wait)
+
+    def has_children(self) -> bool:
+        """
+        Whether processes that the program started still run (Linux only; elsewhere a worker reports what it finds).
+
+        It checks the children of the main thread. Children of an ended thread move to the main thread, and a worker
+        itself reports a running thread.
+        """
+        if self._children is None or self._has_ended:
+            return False
+        try:
+            return bool(os.pread(self._children, 1, 0))
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End every process at once, and forget it. Blocks for a few milliseconds."""
+        if self._is_killed:
+            return
+        self._is_killed = True
+        self._unwatch()
+        process_tree.kill_processes([] if self._has_ended else [self.pid], [self._tag])
+        for _ in range(_REAP_TRIES):
+            if self.poll():
+                break
+            time.sleep(0.001)
+        else:
+            self._reap_soon()
+        WARDEN.unregister(-self.pid)
+        if self._children is not None:
+            os.close(self._children)
+            self._children = None
+
+    async def end_leftovers(self) -> None:
+        """End the processes that the program left behind; looking for them takes a while."""
+        await asyncio.to_thread(self.kill)
+
+    def _unwatch(self) -> None:
+        if self._pidfd is not None:
+            assert self._loop is not None
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _reap_soon(self, tries: int = 100) -> None:
+        # a process of many threads is a zombie a moment before it can be waited for
+        if not self.poll() and tries:
+            with contextlib.suppress(RuntimeError):  # no event loop runs any more
+                asyncio.get_running_loop().call_later(0.02, self._reap_soon, tries - 1)
+
+
+def open_pipes(*directions: Literal["to", "from"]) -> tuple[list[int], list[int]]:
+    """Open a pipe *to* or *from* a child for each direction; return this process's ends, non-blocking, and the child's ends."""
+    own_ends, child_ends = [], []
+    for direction in directions:
+        read, write = os.pipe()
+        own, child = (write, read) if direction == "to" else (read, write)
+        os.set_blocking(own, False)
+        own_ends.append(own)
+        child_ends.append(fcntl.fcntl(child, fcntl.F_DUPFD_CLOEXEC, _MIN_PARENT_FD))
+        os.close(child)
+    return own_ends, child_ends
+
+
+def _try_open(path: str) -> int | None:
+    """Open the file for repeated reads; return None if it does not exist."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _spawn(request: ProcessRequest, outputs: Sequence[int]) -> int:
+    argv = list(request.argv)
+    if request.folder != "/":
+        argv = ["/bin/sh", "-c", _CHANGE_FOLDER, request.folder, *argv]
+    return os.posix_spawn(
+        argv[0],
+        argv,
+        request.complete_environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *((os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(outputs, 1)),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    )
