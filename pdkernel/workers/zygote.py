@@ -29,7 +29,7 @@ from pdkernel.workers.child_process import ChildProcess, ProcessRequest, Spawned
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.warden_client import WARDEN
 
-_PROGRAM = Path(runtimes.__file__).parent / "python" / "zygote.py"
+ZYGOTE_PROGRAM = Path(runtimes.__file__).parent / "python" / "zygote.py"
 _START_TIMEOUT_S = 30.0
 _END_TIMEOUT_MS = 500
 _CREDENTIALS = struct.Struct("3i")
@@ -231,7 +231,7 @@ class Zygote:
         try:
             self._pid: int | None = os.posix_spawn(
                 python,
-                [str(python), "-I", "-X", "utf8", str(_PROGRAM)],
+                [str(python), "-I", "-X", "utf8", str(ZYGOTE_PROGRAM)],
                 base_environment(Path("/"), tag),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs, 3),

@@ -19,7 +19,7 @@ from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.private_tmp import PrivateTmp, is_supported, names_in_tmp
-from pdkernel.workers.zygote import ZYGOTES, start_process
+from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, start_process
 from tests.workers.conftest import Bench
 from tests.workers.test_worker_process import go, node, python
 
@@ -262,10 +262,11 @@ def test_names_in_tmp_follow_links(base: Path) -> None:
 
 
 AS_OTHER_USER = """
-import ctypes, os, subprocess, sys, tempfile
+import ctypes, os, sys, tempfile
 from pathlib import Path
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.private_tmp import PrivateTmp
+from pdkernel.workers.zygote import ZYGOTES, start_process
 
 with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
     if os.geteuid() == 0:
@@ -274,21 +275,45 @@ with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
         ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # its children may read its /proc entries
-    made = PrivateTmp.create(Path(base) / "made", frozenset())
+    sys.executable = INTERPRETER
+    zygote = ZYGOTES.get()
+    made = PrivateTmp.create(Path(base) / "made", frozenset(), zygote)
     if made is None:
         raise SystemExit("no user namespaces")
     script = "echo word > /tmp/it; cat /tmp/it; id -u; mount --bind /usr /mnt 2> /dev/null || echo refused"
-    done = subprocess.run(made.wrap_command([SHELL, "-c", script]), capture_output=True, text=True)
-    print(done.stdout.split(), done.stderr, [path.name for path in Path(base, "made").iterdir()])
+    (printed, errors), child_ends = open_pipes("from", "from")
+    request = ProcessRequest(["/bin/sh", "-c", script], {"PATH": os.defpath}, "0" * 32, plan=made.plan)
+    process = start_process(request, child_ends, zygote)
+    for descriptor in (printed, errors):
+        os.set_blocking(descriptor, True)
+    for descriptor in child_ends:
+        os.close(descriptor)
+    said = [os.fdopen(descriptor).read() for descriptor in (printed, errors)]
+    print(said[0].split(), said[1], [path.name for path in Path(base, "made").iterdir()])
+    process.kill()
+    zygote.close()
     made.close()
     os.rmdir(base)
     os._exit(0)
 """
 
 
+def find_readable_python() -> str:
+    """Return an interpreter that another user than root can execute; skip the test if there is none."""
+    if os.geteuid() != 0:
+        return sys.executable
+    found = shutil.which("python3", path="/usr/local/bin:/usr/bin") or "python3"
+    other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    tried = subprocess.run([*other_user, found, "-I", "-c", f"open({str(ZYGOTE_PROGRAM)!r})"], check=False)
+    if tried.returncode != 0:
+        pytest.skip("another user can read no interpreter, or not this checkout")
+    return found
+
+
 def test_private_tmp_without_root() -> None:
     """Another user than root gets a private `/tmp` by a user namespace, with the same user id and without rights."""
-    code = AS_OTHER_USER.replace("SHELL", repr(shutil.which("sh"))).replace(
+    interpreter = find_readable_python()
+    code = AS_OTHER_USER.replace("INTERPRETER", repr(interpreter)).replace(
         "os._exit(0)", "sys.stdout.flush(); os._exit(0)"
     )
     uid = str(os.geteuid() or 65534)
@@ -306,7 +331,8 @@ from pathlib import Path
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.private_tmp import PrivateTmp
 folder, outside = map(Path, sys.argv[1:])
-tmp = PrivateTmp.create(folder, frozenset())
+folder.mkdir()
+tmp = PrivateTmp(folder, frozenset())
 (folder / "mounted").mkdir()
 (folder / "beside").mkdir()
 subprocess.run(["mount", "--bind", outside, folder / "mounted"], check=True)

@@ -55,6 +55,9 @@ class Zygote:
     def __init__(self, runtime: ModuleType) -> None:
         self._runtime = runtime
         self._isolation = runtime.import_helper("isolation")
+        if os.geteuid() != 0:
+            with contextlib.suppress(OSError):
+                _enter_user_namespace()
         self._control = _socket.socket(fileno=_CONTROL)
         os.set_inheritable(_CONTROL, False)
         self._pid = os.getpid()
@@ -84,10 +87,8 @@ class Zygote:
                 os.close(descriptor)
 
     def _permits_namespaces(self) -> bool:
-        """Enter a user namespace if this process needs one, and try out a process and a mount namespace."""
+        """Try out a process and a mount namespace."""
         try:
-            if os.geteuid() != 0:
-                _enter_user_namespace()
             pid = self._fork(in_namespaces=True)
         except OSError:
             return False
@@ -104,11 +105,11 @@ class Zygote:
         if not in_namespaces:
             return os.fork()
         _check(_libc.unshare(_CLONE_NEWPID))
-        pid = 0
+        pid = -1
         try:
             pid = os.fork()
         finally:
-            if pid or os.getpid() == self._pid:
+            if pid != 0:
                 _check(_libc.setns(self._own_namespace, _CLONE_NEWPID))
         return pid
 
@@ -246,10 +247,25 @@ def _report_failure(status: int, error: BaseException) -> None:
 
 
 def _enter_user_namespace() -> None:
+    """
+    Continue in a child with a user namespace, in which it has all rights, and a process namespace of it.
+
+    Without the latter, it could not return to its process namespace, which each start leaves. Raises `OSError`.
+    """
     uid, gid = os.geteuid(), os.getegid()
-    _check(_libc.unshare(_CLONE_NEWUSER))
+    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWPID))
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         Path("/proc/self", name).write_text(text)
+    parent = os.pidfd_open(os.getpid())
+    child = os.fork()
+    if child:
+        os.close(_CONTROL)
+        os.waitpid(child, 0)
+        os._exit(0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if select.select([parent], [], [], 0)[0]:
+        os._exit(0)
+    os.close(parent)
 
 
 def _find_tag() -> int:
