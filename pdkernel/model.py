@@ -31,6 +31,9 @@ DEFAULT_TIMEOUT_S: Mapping[str, float] = {**dict.fromkeys(get_args(TriggerType),
 MAX_PROP_BYTES = 64 * 1024
 """Limit of a prop's value as written; an expression counts as its text (components reference, "prop limits")."""
 
+MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
+"""Bytes of the event, the exports and the logs of one run together."""
+
 STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 VARIABLE_NAME = STEP_NAME
 """The name of an environment variable."""

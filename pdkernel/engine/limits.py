@@ -13,22 +13,14 @@ from pdkernel.directive.option_values import MAX_TIMEOUT_S
 from pdkernel.encode import encode_json
 from pdkernel.errors import DefinitionError, ExportNotJSONError, StepError
 from pdkernel.execution import Log
-from pdkernel.model import JSON, MAX_PROP_BYTES, Step, Workflow
-from pdkernel.workers import StepOutcome
+from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step, Workflow
+from pdkernel.workers import PayloadLimitError, StepOutcome, build_payload_error
 
-MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
-"""Bytes of the event, the exports and the logs of one run together."""
 MAX_EXPORT_DEPTH = 256
 """Nesting levels of an export."""
 DEFAULT_MEMORY_MB = 256
 WARNING_SHARE = 0.8
 """The share of a limit at which a step logs a warning."""
-
-
-class PayloadLimitError(StepError):
-    """The event, the exports and the logs of a run together exceed the limit."""
-
-    code = "payload_limit"
 
 
 def check_props(workflow: Workflow) -> None:
@@ -88,23 +80,14 @@ class PayloadCounter:
         self._size += json_size(dict(exports)) + sum(json_size(log.text) for log in logs)
         share = self._size / MAX_PAYLOAD_BYTES
         if share > 1:
-            return _payload_error(self._size), None
+            what = f"the event, the exports and the logs of this run have {_mb(self._size)} together"
+            return build_payload_error(what), None
         if share >= WARNING_SHARE:
             return None, (
                 f"The event, the exports and the logs so far have {_mb(self._size)}: "
                 f"{share:.0%} of the limit of {_mb(MAX_PAYLOAD_BYTES)} for a run."
             )
         return None, None
-
-
-def _payload_error(size: int) -> PayloadLimitError:
-    return PayloadLimitError(
-        f"Function Payload Limit Exceeded: the event, the exports and the logs of this run have {_mb(size)} together, "
-        f"and the limit is {_mb(MAX_PAYLOAD_BYTES)}.",
-        name="FunctionPayloadLimitExceeded",
-        fix="Keep large data in a file in the temporary folder ($TMPDIR; on Pipedream, /tmp) or in a data store, and "
-        "export where it is.",
-    )
 
 
 def warn_near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int | None) -> Iterator[str]:

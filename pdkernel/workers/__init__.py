@@ -33,10 +33,12 @@ from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Effect, Emitted, Pause
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.step_errors import (
+    PayloadLimitError,
     StepCompileError,
     StepConfigurationError,
     StepEntryPointError,
     StepUnsupportedError,
+    build_payload_error,
 )
 from pdkernel.workers.warden_client import WARDEN
 
@@ -52,6 +54,7 @@ __all__ = [
     "GoLock",
     "OutboundGateway",
     "Pause",
+    "PayloadLimitError",
     "PropDeclaration",
     "PropOption",
     "PropOptionsPage",
@@ -69,6 +72,7 @@ __all__ = [
     "StepUnsupportedError",
     "WorkerKey",
     "WorkerPool",
+    "build_payload_error",
     "describe_step_tmp",
     "find_bash",
     "find_go",

@@ -14,6 +14,7 @@ from pdkernel.errors import (
     StepTimeoutError,
     StoreValueError,
 )
+from pdkernel.model import MAX_PAYLOAD_BYTES
 from pdkernel.workers.replies import Fault
 
 
@@ -33,6 +34,12 @@ class StepCompileError(StepError):
     """A Go step does not compile."""
 
     code: ClassVar[str] = "compile"
+
+
+class PayloadLimitError(StepError):
+    """The event, the exports and the logs of a run together exceed the limit."""
+
+    code: ClassVar[str] = "payload_limit"
 
 
 class StepConfigurationError(StepError):
@@ -83,6 +90,16 @@ def build_timeout_error(timeout_s: float) -> StepTimeoutError:
         f"Timeout: the step ran longer than {timeout_s:g} second{'' if timeout_s == 1 else 's'} and was stopped.",
         name="TimeoutError",
         fix="Raise the limit: --timeout on the step, or settings.lambda_timeout for the workflow.",
+    )
+
+
+def build_payload_error(what: str) -> PayloadLimitError:
+    """Build the error of a step that exceeded the limit of a run; *what* says what has how many bytes."""
+    return PayloadLimitError(
+        f"Function Payload Limit Exceeded: {what}, and the limit is {MAX_PAYLOAD_BYTES / (1 << 20):.1f} MB.",
+        name="FunctionPayloadLimitExceeded",
+        fix="Keep large data in a file in the temporary folder ($TMPDIR; on Pipedream, /tmp) or in a data store, and "
+        "export where it is.",
     )
 
 

@@ -8,6 +8,7 @@ the number of the request; the last one is `done`. The source and the exports of
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,7 +20,7 @@ import msgspec
 from pdkernel.encode import encode_json
 from pdkernel.errors import ExportNotJSONError, InterpreterMissingError, PdkernelError, StepError
 from pdkernel.execution import Stream
-from pdkernel.model import JSON, Step
+from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, Step
 from pdkernel.workers.child_process import PLAIN_PLAN, ProcessRequest
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
@@ -35,15 +36,25 @@ from pdkernel.workers.replies import (
     decode_reply,
     describe_mismatch,
 )
-from pdkernel.workers.step_errors import build_process_died_error, build_process_not_started_error, build_timeout_error
+from pdkernel.workers.step_errors import (
+    PayloadLimitError,
+    build_payload_error,
+    build_process_died_error,
+    build_process_not_started_error,
+    build_timeout_error,
+)
 from pdkernel.workers.worker_command import WorkerCommand, WorkerLanguage
-from pdkernel.workers.worker_process import WorkerProcess
+from pdkernel.workers.worker_process import MAX_LINE_BYTES, WorkerProcess
 from pdkernel.workers.zygote import Zygotes
 
 STARTUP_TIMEOUT_S = 30.0
 """The time limit for the start of a worker in seconds. It does not count as the step's time."""
 
+MAX_EXPORT_LINE_BYTES = 3 * MAX_PAYLOAD_BYTES
+"""The longest line of an export in bytes: the escapes of a worker triple the bytes of an export at most."""
+
 _READY = b'0 {"t":"ready"}'
+_EXPORT = re.compile(rb'\d+ \{"t":"export"')
 _MAX_SOURCES = 500  # each version of a cell keeps a few kilobytes in the worker
 
 
@@ -271,6 +282,8 @@ class StepExchange:
             return
         try:
             act = self._parse_message(line)
+        except PayloadLimitError as error:
+            self.fail_step(error)
         except ReplyError as wrong:
             self._refuse(str(wrong))
         except RecursionError:
@@ -279,8 +292,12 @@ class StepExchange:
             self._dispatch(act)
 
     def on_line_too_long(self) -> None:
-        """Refuse a line that is too long."""
-        self._refuse("it is too long")
+        """Fail the step, whose export or response is larger than any limit."""
+        if self.reply.done():
+            self._refuse("it is too long")
+            return
+        what = f"a message of {f'step `{self._name}`' if self._name else 'a worker'}"
+        self.fail_step(build_payload_error(f"{what} has more than {MAX_LINE_BYTES >> 20} MB"))
 
     def on_output(self, stream: Stream, data: bytes) -> None:
         """Record output of the step's code."""
@@ -308,7 +325,15 @@ class StepExchange:
         self._timer = loop.call_later(limit + allowance_s, lambda: self.fail_step(build_timeout_error(limit)))
 
     def _parse_message(self, line: bytes) -> Callable[[], None]:
-        """Return the function that handles a line. Raises `ReplyError` if the line does not belong to this request."""
+        """
+        Return the function that handles a line.
+
+        Raises:
+            PayloadLimitError: The line is an export above the limit; the line is not parsed.
+            ReplyError: The line does not belong to this request.
+        """
+        if len(line) > MAX_EXPORT_LINE_BYTES and _EXPORT.match(line):
+            raise build_payload_error(f"an export of step `{self._name}` has {len(line) / (1 << 20):.1f} MB")
         number, _, text = line.partition(b" ")
         reply = decode_reply(text)
         if number != self._number or self.reply.done():

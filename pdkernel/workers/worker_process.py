@@ -19,8 +19,8 @@ from pdkernel.execution import Stream
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.zygote import Zygote, start_process
 
-MAX_LINE_BYTES = 256 << 20
-"""The longest line in bytes; far more than an event of 10 MB and exports of twice the platform's limit."""
+MAX_LINE_BYTES = 64 << 20
+"""The longest line in bytes, as the largest file of a Bash step; an export has fewer (`MAX_EXPORT_LINE_BYTES`)."""
 
 _CHUNK = 1 << 16
 _DRAIN_LIMIT = 4 << 20  # more than a pipe holds: later bytes were printed later
@@ -171,6 +171,7 @@ class WorkerProcess:
             self._buffered_bytes += len(data)
             if self._buffered_bytes > self._max_line_bytes:
                 self._loop.remove_reader(self._read_fd)
+                self._parts.clear()
                 if self.listener:
                     self.listener.on_line_too_long()
             return

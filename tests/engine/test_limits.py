@@ -8,13 +8,12 @@ import pytest
 
 from pdkernel.engine.limits import (
     DEFAULT_MEMORY_MB,
-    MAX_PAYLOAD_BYTES,
     PayloadCounter,
     suggest_longer_timeout,
     warn_near_limits,
 )
 from pdkernel.execution import Execution, Log
-from pdkernel.model import MAX_PROP_BYTES, Step
+from pdkernel.model import MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step
 from pdkernel.workers import StepOutcome
 from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
@@ -52,6 +51,27 @@ async def test_payload_above_the_limit_fails_the_step(run: Run, step: Step) -> N
     assert "6.2 MB together" in execution.error.message
     assert execution.step("two").exports != {}
     assert execution.step("three").status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("step", "size"),
+    [
+        (python_step(body='pd.export("a", 1)\nreturn "x" * 30_000_000'), "an export of step `code` has 28.6 MB"),
+        (
+            node_step(body='$.export("a", 1); return "x".repeat(70_000_000);'),
+            "a message of step `code` has more than 64 MB",
+        ),
+    ],
+    ids=["python", "node"],
+)
+async def test_export_far_above_the_limit_is_not_parsed(run: Run, step: Step, size: str) -> None:
+    """The error of an export far above the limit has its size; exports before it are in the record."""
+    execution = await run(step)
+
+    assert execution.error is not None
+    assert execution.error.code == "payload_limit"
+    assert execution.error.message.startswith(f"Function Payload Limit Exceeded: {size}, and the limit is 6.0 MB.")
+    assert execution.step("code").exports == {"a": 1}
 
 
 async def test_payload_near_the_limit_is_a_warning(run: Run) -> None:

@@ -38,6 +38,7 @@ from pdkernel.workers.replies import (
     decode_reply,
     parse_evaluations,
 )
+from pdkernel.workers.step_errors import PayloadLimitError
 from pdkernel.workers.worker import StepExchange, Worker
 from pdkernel.workers.worker_command import WorkerCommand
 from pdkernel.workers.worker_process import WorkerProcess
@@ -372,11 +373,13 @@ async def test_line_above_the_limit_is_refused() -> None:
 
 
 async def test_too_long_line_fails_the_step(start: Start) -> None:
-    """The error names the step."""
+    """The error names the step and the limit."""
     exchange = StepExchange(start([]), StepRecorder(), name="work")
     exchange.on_line_too_long()
 
-    assert "Step `work` sent a reply that pdkernel does not understand: it is too long." in refusal(exchange).message
+    error = exchange.reply.exception()
+    assert isinstance(error, PayloadLimitError)
+    assert error.message.startswith("Function Payload Limit Exceeded: a message of step `work` has more than 64 MB")
 
 
 async def test_too_deep_export_is_an_error(start: Start) -> None:

@@ -349,13 +349,13 @@ async def test_event_of_10_mb_arrives(open_run: OpenRun, language: Language) -> 
 
 @pytest.mark.parametrize(
     ("language", "source"),
-    [("python", python("return 'x' * 20_000_000")), ("node", node("return 'x'.repeat(20_000_000)"))],
+    [("python", python("return 'x' * 15_000_000")), ("node", node("return 'x'.repeat(15_000_000)"))],
 )
-async def test_export_of_20_mb_arrives(bench: Bench, language: Language, source: str) -> None:
+async def test_export_of_15_mb_arrives(bench: Bench, language: Language, source: str) -> None:
     """A large export arrives completely."""
     outcome = await bench.run(language, source)
 
-    assert outcome.exports == {"$return_value": "x" * 20_000_000}
+    assert outcome.exports == {"$return_value": "x" * 15_000_000}
 
 
 @pytest.mark.parametrize(
