@@ -30,11 +30,12 @@ class RerunState:
     The state of a step that reruns itself (`$.context.run`).
 
     Attributes:
-        run_number: 1 for the first attempt.
+        run_number: The number of the step's run, which names its pauses; 1 at first.
         context: The context that the last `rerun` passed on.
         previous_result: The record of the attempts before, or None.
-        callback: The body of the call that ended the last pause early, or None.
+        callback: The body of the call that ended the pause of the last `rerun` early, or None. A retry has it again.
         retries: How often the step was retried after an error.
+        unstarted: How many of the runs before could not start, because their packages were missing.
     """
 
     run_number: int = 1
@@ -42,6 +43,17 @@ class RerunState:
     previous_result: StepResult | None = None
     callback: JSON = None
     retries: int = 0
+    unstarted: int = 0
+
+    @property
+    def runs(self) -> int:
+        """`$.context.run.runs`: a retry has the number of the run that failed."""
+        return self.run_number - self.retries
+
+    @property
+    def started_number(self) -> int:
+        """The number of the step's run among those that have started."""
+        return self.run_number - self.unstarted
 
 
 @dataclass(frozen=True)
@@ -60,26 +72,24 @@ class PauseDecision:
     message: str
 
 
-def decide_pause(
-    pause: Pause, mode: PauseMode, *, run_number: int, dollar_name: str = "$", hint: str = ""
-) -> PauseDecision:
+def decide_pause(pause: Pause, mode: PauseMode, *, runs: int, dollar_name: str = "$", hint: str = "") -> PauseDecision:
     """
-    Decide what to do about *pause* after the step has run *run_number* times.
+    Decide what to do about *pause* after the step has run *runs* times.
 
     A `rerun` beyond its limit goes on to the next step. A skipped `suspend` goes on as if it was resumed without data.
 
     Args:
         pause: The requested pause.
         mode: How pauses are treated.
-        run_number: The number of the attempt that requested the pause.
+        runs: `RerunState.runs` of the run that requested the pause.
         dollar_name: The name of `$` in the step's language, for the message.
         hint: What to do about a paused run, for the message.
     """
     # parity[pauses]: whether a builder test on the platform pauses is not documented; a deployed run does
-    again = pause.kind == "rerun" and run_number <= pause.most
+    again = pause.kind == "rerun" and runs <= pause.most
     if pause.kind == "rerun" and not again:
         return PauseDecision(
-            "go_on", 0, f"{dollar_name}.flow.rerun: the step has run {run_number} times, the maximum; the run goes on."
+            "go_on", 0, f"{dollar_name}.flow.rerun: the step has run {runs} times, the maximum; the run goes on."
         )
     seconds = min(pause.ms, MAX_PAUSE_MS) / 1000
     what = f"{dollar_name}.flow.{pause.kind} for {format_duration(seconds)}"

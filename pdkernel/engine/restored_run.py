@@ -25,6 +25,7 @@ from pdkernel.engine.journal import (
     decode_context,
     decode_step,
 )
+from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest, decode_request
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
@@ -54,9 +55,11 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
         sends: Messages that the step queued.
         number: The number of the step's run, if the step queued messages.
         response: The response to the caller, if the step made it.
-        context: For a pause by `rerun`, the value for the step's next run.
-        retries: How often the step was retried after an error.
+        context: For a pause, as in `RerunState` of the step's next run.
+        retries: For a pause, as in `RerunState`.
         attempt: For a pause, the run's attempt.
+        callback: For a pause, as in `RerunState`.
+        unstarted: For a pause, as in `RerunState`.
     """
 
     exports: Mapping[str, JSON] | None = None
@@ -67,6 +70,8 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
     context: JSON = None
     retries: int = 0
     attempt: int = 1
+    callback: JSON = None
+    unstarted: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,17 +103,15 @@ class RestoredPause:
         step: The step that paused.
         is_rerun: Whether the step runs again.
         number: The number of the step's run that paused.
-        context: For a rerun, the context that it passed on.
+        carry: The state for the step's next run.
         payload: The body of the call that resumed the run, or None.
-        retries: How often the step was retried after an error, with the retry that follows.
     """
 
     step: RestoredStep
     is_rerun: bool
     number: int
-    context: JSON = None
+    carry: Carry
     payload: JSON = None
-    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,7 @@ def build_carry(
     *,
     number: int,
     response: HttpResponse | None,
-    context: JSON = None,
-    retries: int = 0,
+    state: RerunState | None = None,
     attempt: int = 1,
 ) -> Carry | None:
     """
@@ -188,13 +190,22 @@ def build_carry(
         secrets: The secrets of the run.
         number: The number of the step's run.
         response: The response that the step made, or None.
-        context: For a pause by `rerun`, the context that it passes on.
-        retries: How often the step was retried after an error.
+        state: For a pause, the state for the step's next run; else None.
         attempt: For a pause, the run's attempt.
     """
     exports, sends = outcome.exports, outcome.queued_sends
     hidden = any(result.exports.get(name) is not value for name, value in exports.items())
-    carry = Carry(None, (), sends, number if sends else 1, response, context, retries, attempt)
+    state = state or RerunState()
+    carry = Carry(
+        sends=sends,
+        number=number if sends else 1,
+        response=response,
+        context=state.context,
+        retries=state.retries,
+        attempt=attempt,
+        callback=state.callback,
+        unstarted=state.unstarted,
+    )
     if not hidden:
         return None if carry == Carry() else carry
     found = get_redactor(*secrets).find_secrets(encode_json(exports).decode())
@@ -281,7 +292,7 @@ def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, 
     payload: JSON = None
     if row.payload is not None:
         payload = json.loads(vault.unseal(row.payload, PAYLOAD_LOCATION.format(run_id=run_id, path=row.path)))
-    return RestoredPause(step, row.kind in ("rerun", "retry"), row.number, carry.context, payload, carry.retries)
+    return RestoredPause(step, row.kind in ("rerun", "retry"), row.number, carry, payload)
 
 
 def seal_payload(payload: JSON, run_id: str, path: str, vault: Vault) -> bytes:

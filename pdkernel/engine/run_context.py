@@ -70,7 +70,7 @@ def build_step_context(
         "deadline": int((clock.now().timestamp() + timeout_s) * 1000),
         "JIT": request.test,
         "run": {
-            "runs": rerun_state.run_number - rerun_state.retries,
+            "runs": rerun_state.runs,
             "context": rerun_state.context,
             "callback_request": rerun_state.callback,
         },

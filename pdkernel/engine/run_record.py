@@ -41,6 +41,7 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
+from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.record_writes import WRITE_RETRY_S, RecordWrites, RunLostError
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
 from pdkernel.engine.run_outbox import RunOutbox
@@ -210,11 +211,10 @@ class RunRecord(GrowingExecution):
         result: StepResult,
         outcome: StepOutcome,
         kind: WaitKind,
+        state: RerunState,
         *,
-        number: int,
         wake_at: float,
-        context: JSON = None,
-        retries: int = 0,
+        interruptions: int = 0,
     ) -> None:
         """
         Record that the run is paused in the step of *result*.
@@ -223,10 +223,9 @@ class RunRecord(GrowingExecution):
             result: The step's redacted record.
             outcome: The step's outcome.
             kind: What happens after the pause.
-            number: The number of the step's run.
+            state: The state for the step's next run; its number is that of the run that pauses.
             wake_at: The end of the pause in seconds since 1970.
-            context: The context that a `rerun` passes on.
-            retries: How often the step was retried after an error, with the retry that follows.
+            interruptions: How often an attempt at the step was interrupted that the next run repeats.
         """
         self.notify(result)
         self._wait = WaitRow(
@@ -234,11 +233,11 @@ class RunRecord(GrowingExecution):
             result.path,
             result.iteration,
             kind,
-            number,
+            state.run_number,
             wake_at,
             encode_step(result),
             self._seal_carry(
-                result, outcome, number=number, context=context, retries=retries, attempt=self.claim.attempt
+                result, outcome, number=state.run_number, state=state, attempt=self.claim.attempt - interruptions
             ),
         )
         self._update_fields(pause=build_pause(result.name, self._wait))

@@ -100,7 +100,7 @@ class StepExecutor:
             accounts=accounts.uses,
             on_change=run.record.notify if run.record.has_watcher else None,
             on_respond=run.record.set_response,
-            attempt=rerun_state.run_number + run.attempt - 1,
+            attempt=rerun_state.started_number + run.attempt - 1,
             previous_result=rerun_state.previous_result,
             source=action.component.source_summary if action else None,
         )
@@ -164,7 +164,7 @@ class StepExecutor:
             memory_limit_mb=memory_limit_mb(run.request.workflow),
             call_context=build_call_binding(run, step.name, recorder.add_outbound_call),
             store_names=stores,
-            services=self._services(run, step, stores, rerun_state.run_number),
+            services=self._services(run, step, stores, rerun_state.started_number),
             flow_urls=build_flow_urls(
                 run.request.base_url,
                 WaitKey(run.record.run_id, step.name, number=rerun_state.run_number),
@@ -243,7 +243,7 @@ def _add_warnings(
             decide_pause(
                 outcome.pause_request,
                 run.request.pause_mode,
-                run_number=rerun_state.run_number,
+                runs=rerun_state.runs,
                 dollar_name=step.dollar_name,
                 hint=_pause_hint(run.request, outcome.pause_request),
             ).message

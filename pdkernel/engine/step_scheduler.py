@@ -6,6 +6,7 @@ Handles each step of a run: skipped, pinned, or executed with its reruns and pau
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -67,7 +68,9 @@ class StepScheduler:
         known, redactor = pause.step, run.record.redactor
         if pause.is_rerun:
             previous = replace(known.result, error=None)
-            state = RerunState(pause.number + 1, pause.context, previous, pause.payload, pause.retries)
+            carry = pause.carry
+            callback = pause.payload if carry.callback is None else carry.callback
+            state = RerunState(pause.number + 1, carry.context, previous, callback, carry.retries, carry.unstarted)
             return await self._run(run, step, state)
         run.attempt = 1  # no later step has begun
         exports, result = dict(known.exports), known.result
@@ -90,16 +93,14 @@ class StepScheduler:
                 return "error"
             run.exports[step.name] = outcome.exports
             pause = outcome.pause_request
-            decision = decide_pause(pause, run.request.pause_mode, run_number=rerun_state.run_number) if pause else None
+            decision = decide_pause(pause, run.request.pause_mode, runs=rerun_state.runs) if pause else None
             if pause is None or decision is None or decision.action == "go_on":
                 run.record.record_step(result, outcome, number=rerun_state.run_number, ends_run=outcome.has_exited)
                 return "exited" if outcome.has_exited else None
             if decision.action == "park":
                 wake_at = self._clock.now().timestamp() + decision.delay_s
-                number, retries = rerun_state.run_number, rerun_state.retries
-                run.record.park(
-                    result, outcome, pause.kind, number=number, wake_at=wake_at, context=pause.context, retries=retries
-                )
+                state = dataclasses.replace(rerun_state, context=pause.context, callback=None)
+                run.record.park(result, outcome, pause.kind, state, wake_at=wake_at)
                 return "paused"
             run.record.notify(result)
             rerun_state = RerunState(rerun_state.run_number + 1, pause.context, result)
@@ -126,13 +127,10 @@ class StepScheduler:
         }
         shown = require_object(run.record.redactor.redact_value({"$summary": str(error), "$attempt": attempt}))
         result = replace(result, exports={**result.exports, **shown})
-        run.record.park(
-            result,
-            outcome or StepOutcome(),
-            "retry",
-            number=state.run_number,
-            wake_at=wake_at,
-            context=state.context,
-            retries=state.retries + 1,
-        )
+        state = dataclasses.replace(state, retries=state.retries + 1)
+        if outcome is not None:
+            run.record.park(result, outcome, "retry", state, wake_at=wake_at)
+        else:  # nothing of the step has begun, so an earlier interrupted attempt at it is still the last one
+            state = dataclasses.replace(state, unstarted=state.unstarted + 1)
+            run.record.park(result, StepOutcome(), "retry", state, wake_at=wake_at, interruptions=run.attempt - 1)
         return True

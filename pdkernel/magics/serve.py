@@ -34,7 +34,12 @@ class ServeMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("what", nargs="?", help="stop: stop the server; use: make a request's event the test event")
+    @argument(
+        "what",
+        nargs="?",
+        help="stop: stop the server; use: make a request's event the test event; "
+        "console: a link that logs you in to the pages of the server's runs",
+    )
     @argument("run", nargs="?", help="with use: the run's id; default: the latest request")
     @argument("--port", type=int, default=0, help="default: a free port")
     @line_magic
@@ -50,9 +55,12 @@ class ServeMagics(Magics):
                 show_message("The draft is no longer served." if session.server.stop() else "The draft is not served.")
             case "use":
                 show_message(f"The test event is now {_use(self.shell, session, chosen.run)}.")
+            case "console":
+                _open_console(self.shell, session)
             case other:
                 raise RequestError(
-                    f"%pdserve has no action {other!r}.", fix="%pdserve, %pdserve stop, %pdserve use [RUN]"
+                    f"%pdserve has no action {other!r}.",
+                    fix="%pdserve, %pdserve stop, %pdserve use [RUN], %pdserve console",
                 )
 
 
@@ -148,6 +156,17 @@ def _start(shell: Any, session: Session, port: int) -> None:
     url = session.server.start(port=port, on_run=requests.update, log_line=line)
     shell.user_ns["endpoint"] = url
     requests.display_at(url)
+
+
+def _open_console(shell: Any, session: Session) -> None:
+    if getattr(shell, "kernel", None) is None:  # a terminal, whose output is not saved
+        show_message(f"Console: {session.server.create_console_link()}    # valid once, for ten minutes")
+        return
+    from pdkernel.widgets.link_button import ConsoleLinkButton
+
+    button = ConsoleLinkButton(session.server.create_console_link)
+    button.show_link()
+    display(button)
 
 
 def _buttons(shell: Any, session: Session) -> RequestButtons | None:

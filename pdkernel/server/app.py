@@ -75,6 +75,7 @@ def create_app(context: AppContext) -> Starlette:
             context.project,
             admin_token_hash=context.settings.admin_token_hash,
             print_code=context.print_login_code,
+            on_code_used=context.on_console_code_used,
         ),
         events=events,
         triggers=WorkflowTriggers(context, runs, events),

@@ -176,6 +176,7 @@ class AppContext:
         passthrough: With a real project, forwards Connect's routes to Pipedream; None with a local project.
         on_link_event: Receives status changes of Connect tokens, from any thread; or None.
         print_login_code: Prints a one-time code of the console on the terminal of a person; None without such a terminal.
+        on_console_code_used: Receives each code with which a person has logged in to the console, from another thread.
     """
 
     project: Project
@@ -190,3 +191,4 @@ class AppContext:
     passthrough: PipedreamPassthrough | None = None
     on_link_event: LinkListener | None = None
     print_login_code: Callable[[str], None] | None = None
+    on_console_code_used: Callable[[str], None] = lambda _: None

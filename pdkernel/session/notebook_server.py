@@ -26,6 +26,7 @@ from pdkernel.variables import load_variables
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.server.app_context import AppContext, LinkEvent, ServedWorkflow
+    from pdkernel.server.console.sessions import ConsoleSessions
     from pdkernel.server.uvicorn_server import Server
     from pdkernel.session.notebook_state import NotebookState
 
@@ -112,6 +113,8 @@ class NotebookServer:
         self._runs: OrderedDict[str, tuple[RunRequest, Execution]] = OrderedDict()
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._console: ConsoleSessions | None = None
+        self._console_links: dict[str, Callable[[], None]] = {}
         self._engine: WorkflowEngine | None = None
         self.public_url: str | None = None
         self.local_url: str | None = None
@@ -146,11 +149,31 @@ class NotebookServer:
         """Stop the server; active runs are cancelled and recorded. False if the server was not running."""
         if self._server is None:
             return False
-        self.app_context = None
+        self.app_context = self._console = None
         self._loop.run(self._stop())
         self._loop.close()
         self._server = self.public_url = self.local_url = None
         return True
+
+    def create_console_link(self, on_used: Callable[[], None] = lambda: None) -> str:
+        """
+        Create a link that logs one person in to the console of the server. It is valid once, for ten minutes.
+
+        Args:
+            on_used: Called when a person has logged in with the link, from another thread.
+
+        Raises:
+            RequestError: The draft is not served.
+        """
+        context, console = self.app_context, self._console
+        if context is None or console is None:
+            raise RequestError("The draft is not served, so there is no console.", fix="%pdserve")
+        code = console.create_code()
+        self._console_links[code.replace("-", "")] = on_used
+        return f"{context.settings.base_url}/-/login?code={code}"
+
+    def _use_console_code(self, code: str) -> None:
+        self._console_links.pop(code, lambda: None)()
 
     def get_run_request(self, run_id: str | None = None) -> RunRequest:
         """
@@ -180,6 +203,7 @@ class NotebookServer:
     ) -> str:
         from pdkernel.engine.workflow_engine import WorkflowEngine
         from pdkernel.server import AppContext, ServeSettings, create_app
+        from pdkernel.server.app_state import get_state
         from pdkernel.server.host_names import build_base_url
         from pdkernel.server.uvicorn_server import Server, listen, local_url
 
@@ -206,11 +230,14 @@ class NotebookServer:
                 on_run=lambda request, execution: self._record_run(request, execution, on_run),
                 write_line=log_line,
                 on_link_event=self._on_link_event,
+                on_console_code_used=self._use_console_code,
             )
-            server = Server(create_app(app_context))
+            app = create_app(app_context)
+            server = Server(app)
             self._serving = await server.start(listener)
             stack.pop_all()  # `_stop` closes the engine, and the server its socket
         self._server, self._engine, self.app_context = server, engine, app_context
+        self._console = get_state(app).console
         return local_url(listener, "127.0.0.1", tls=False)
 
     def _record_run(self, request: RunRequest | None, execution: Execution, on_run: RunListener) -> None:

@@ -3,7 +3,7 @@ Forms of a notebook: ipywidgets that show and change the session.
 
     user_picker         environment, external user and accounts, with a lookup preview
     account_forms       connect and remove an external user's accounts
-    link_button         the button that opens a Connect Link page
+    link_button         buttons that open a Connect Link page, and the console
     event_composer      the test event: write, load, save, send
     event_fields        fields for method, path, query, headers and client address
     event_field_text    an event as texts of fields, and back

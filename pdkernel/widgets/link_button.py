@@ -1,5 +1,5 @@
 """
-The button that opens an app's Connect Link page in another tab, and the state of the page.
+Buttons that open a page in another tab: an app's Connect Link page, and the console of the draft's server.
 
 The page's URL is a secret while it is valid: the form shows the URL only until the page was opened. With the Lab
 extension one click opens the page; without the extension a second click is necessary.
@@ -10,15 +10,17 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import ipywidgets as ipw
+from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Environment
 from pdkernel.session.connect_links import ConnectLinks
 from pdkernel.widgets.components import (
+    build_copyable_html,
     create_message,
     format_message_html,
     set_value,
@@ -26,12 +28,14 @@ from pdkernel.widgets.components import (
     show_message,
     show_message_html,
 )
+from pdkernel.widgets.saved_output import build_fallback_bundle
 
 if TYPE_CHECKING:
     from pdkernel.server.app_context import LinkEvent
 
 _KINDS = {"connected": "success", "failed": "error"}
 CONNECT_LABEL, RECONNECT_LABEL = "Connect with Link", "Reconnect with Link"
+CONSOLE_LABEL = "Open the console"
 
 
 class LinkButton:
@@ -88,7 +92,7 @@ class LinkButton:
         except PdkernelError as fault:
             show_message(self.message, str(fault), kind="error")
             return
-        show_message_html(self.message, _link_html(url, self._app))
+        show_message_html(self.message, _link_html(url, f"Open the page where {self._app} is connected"))
 
     def _handle_event(self, asked: int, event: LinkEvent) -> None:
         with self._lock:
@@ -96,6 +100,62 @@ class LinkButton:
                 show_message(self.message, _describe_event(self._app, event), kind=_KINDS.get(event.status, "muted"))
         if event.status == "connected":
             self._changed()
+
+
+class ConsoleLinkButton(ipw.VBox):
+    """
+    The button that opens the console of the draft's server, logged in.
+
+    The link is in the kernel's output only between a click and the login, *shown_s* seconds at most. The link is valid once.
+
+    Args:
+        create_link: Creates a link; calls its argument when a person has logged in, from another thread.
+        shown_s: Seconds for which a link is shown, so that a notebook is rarely saved meanwhile.
+    """
+
+    def __init__(self, create_link: Callable[[Callable[[], None]], str], *, shown_s: float = 60.0) -> None:
+        self._create_link = create_link
+        self._shown_s = shown_s
+        self._lock = threading.Lock()
+        self._shown = 0
+        button = ipw.Button(
+            description=CONSOLE_LABEL, tooltip="Open the pages of the server's runs", layout={"width": "auto"}
+        )
+        button.add_class("pd-link")
+        button.on_click(lambda _: self.show_link())
+        self._message = create_message()
+        super().__init__([button, self._message])
+
+    def show_link(self) -> None:
+        """Show a new link."""
+        with self._lock:
+            self._shown += 1
+            number = self._shown
+        try:
+            url = self._create_link(lambda: self._remove(number, "The console is open in another tab."))
+        except PdkernelError as fault:
+            show_message(self._message, str(fault), kind="error")
+            return
+        show_message_html(self._message, _link_html(url, "Open the console"))
+        timer = threading.Timer(
+            self._shown_s, self._remove, (number, "The link is no longer shown. Press the button again.")
+        )
+        timer.daemon = True
+        timer.start()
+
+    def _remove(self, number: int, text: str) -> None:
+        """Show *text* instead of the link with that number, unless another link is shown or the link was removed."""
+        with self._lock:
+            if number == self._shown:
+                self._shown += 1
+                show_message(self._message, text)
+
+    def _ipython_display_(self, **_: Any) -> None:
+        # without a kernel the button does not work: show the equivalent line
+        line = "%pdserve console"
+        bundle = super()._repr_mimebundle_()
+        shown = f"<small>{CONSOLE_LABEL}: {build_copyable_html(line)}</small>"
+        display(build_fallback_bundle(bundle, f"{CONSOLE_LABEL}: {line}", shown), raw=True)
 
 
 def _describe_event(app: str, event: LinkEvent) -> str:
@@ -114,11 +174,11 @@ def _tooltip(app: str, account: Account | None) -> str:
     return f"Open a page in another tab where {account.id} gets new credentials and keeps its id"
 
 
-def _link_html(url: str, app: str) -> str:
+def _link_html(url: str, text: str) -> str:
     parts = urlsplit(url)
     link = (
         f'<a class="pd-open" href="{html.escape(url)}" target="_blank" rel="noopener noreferrer">'
-        f"Open the page where {html.escape(app)} is connected</a>"
+        f"{html.escape(text)}</a>"
     )
     if parts.hostname != "127.0.0.1":
         return link

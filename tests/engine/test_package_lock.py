@@ -347,6 +347,31 @@ async def test_packages_that_are_gone_are_tried_again(host: Host, shelf: Shelf, 
     assert versions(execution) == ["1.0.0"]
 
 
+async def test_a_step_without_its_packages_has_not_begun(
+    host: Host, shelf: Shelf, clock: ManualClock, tmp_path: Path
+) -> None:
+    """If an interrupted step waits for its packages, its next attempt is the second one of its first run."""
+    gate = Gate(tmp_path)
+    held = a_step(
+        f"%%pdstep py\nimport tiny\ndef handler(pd):\n    attempt = pd.context.get('attempt')\n    if attempt is None:\n"
+        f"        {gate.code}\n    return [attempt, pd.context['run']['runs']]\n"
+    )
+    running = asyncio.ensure_future(host.start(a_workflow(held, auto_retry=True), hands_over=True))
+    await gate.wait_until_reached()
+    running.cancel()
+    await running
+    host.remove_packages()
+    shelf.withdraw()
+    await host.go_on()
+    shelf.publish("1.0.0")
+    clock.advance(3600)
+
+    (execution,) = await host.go_on()
+
+    assert execution.step("py").return_value == [2, 1]
+    assert execution.step("py").attempt == 2
+
+
 async def test_a_package_that_was_missing_at_the_start_is_added(host: Host, shelf: Shelf) -> None:
     """A step whose package could not be installed gets the package later; the others keep theirs."""
     late = a_step("%%pdstep late\nimport late\ndef handler(pd):\n    return late.VERSION\n")

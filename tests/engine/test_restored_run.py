@@ -187,6 +187,73 @@ async def test_a_rerun_goes_on_with_its_context(runtime: WorkflowEngine, start: 
     assert execution.step("again").attempt == 3
 
 
+async def test_a_retry_keeps_the_call_that_ended_a_rerun(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """A rerun that fails and is retried gets the body of the call, its context and its number again."""
+    failed = str(tmp_path / "failed")
+    body = (
+        "const fs = await import('node:fs')\nconst run = $.context.run\n"
+        "if (run.runs < 2) { return $.flow.rerun(60000, { n: 1 }, 5) }\n"
+        f"if (!fs.existsSync('{failed}')) {{ fs.writeFileSync('{failed}', ''); throw new Error('not yet') }}\n"
+        "return [run.runs, run.context, run.callback_request]"
+    )
+    paused = await start(a_workflow(node_step("again", body), auto_retry=True))
+    assert await runtime.resolve_wait(WaitKey(paused.id, "again", number=1), "resume", {"ok": 1}) == "done"
+    waiting = await go_on()
+    assert await runtime.resolve_wait(WaitKey(paused.id, "again", number=2), "resume") == "done"
+
+    execution = await go_on()
+
+    assert "$attempt" in waiting.step("again").exports
+    assert execution.step("again").return_value == [2, {"n": 1}, {"ok": 1}]
+
+
+async def test_a_taken_over_rerun_keeps_the_call_that_ended_its_pause(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """A rerun that is interrupted gets the body of the call again, but the rerun after it does not."""
+    gate = Gate(tmp_path)
+    body = (
+        "run = pd.context['run']\nseen = None\n"
+        f"if run['runs'] == 2 and not pd.context.get('attempt'): {gate.code}\n"
+        "if run['runs'] == 2: seen = [run['callback_request'], pd.context['attempt']]\n"
+        "if run['runs'] < 3:\n    pd.flow.rerun(60000, seen, 5)\nreturn [run['context'], run['callback_request']]"
+    )
+    paused = await start(python_step("again", body))
+    assert await runtime.resolve_wait(WaitKey(paused.id, "again", number=1), "resume", {"ok": 1}) == "done"
+    running = asyncio.ensure_future(go_on(hands_over=lambda: True))
+    await gate.wait_until_reached()
+    running.cancel()
+    await running
+    await go_on()
+    assert await runtime.resolve_wait(WaitKey(paused.id, "again", number=2), "resume") == "done"
+
+    execution = await go_on()
+
+    assert execution.step("again").return_value == [[{"ok": 1}, 2], None]
+
+
+async def test_a_retry_is_not_one_of_the_reruns(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """A step that may rerun once does so after a retry."""
+    failed = str(tmp_path / "failed")
+    body = (
+        f"import pathlib\nmark = pathlib.Path({failed!r})\nif not mark.exists():\n    mark.touch()\n    raise ValueError('no')\n"
+        "pd.flow.rerun(60000, None, 1)\nreturn pd.context['run']['runs']"
+    )
+    waiting = await start(a_workflow(python_step("again", body), auto_retry=True))
+    await resume(runtime, waiting, "again")
+    rerun = await go_on()
+    assert await runtime.resolve_wait(WaitKey(waiting.id, "again", number=2), "resume") == "done"
+
+    execution = await go_on()
+
+    assert (waiting.status, rerun.status, execution.status) == ("paused", "paused", "success")
+    assert execution.step("again").return_value == 2
+
+
 async def test_the_response_of_a_step_before_a_pause_is_kept(
     runtime: WorkflowEngine, start: Continue, go_on: Continue
 ) -> None:

@@ -40,6 +40,18 @@ def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
     assert "is not served" in run("%pdserve stop")
 
 
+def test_the_console_in_a_terminal(notebook: Notebook, run: Run) -> None:
+    """Without a front end the line shows a link to log in, or the line that serves the draft."""
+    run(ANSWER)
+    missing = run("%pdserve console")
+    url = url_in(run("%pdserve"))
+    link = run("%pdserve console")
+
+    run("%pdserve stop")
+    assert "%pdserve" in missing
+    assert re.search(re.escape(url.rpartition("/")[0]) + r"/-/login\?code=(\w{4}-){3}\w{4} ", link)
+
+
 def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
     """A plain cell can call the draft by the variable `endpoint`."""
     run(ANSWER)

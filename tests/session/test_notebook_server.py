@@ -179,3 +179,39 @@ def test_a_server_that_cannot_start_raises_the_reason(session: Session, monkeypa
     url, _, _ = served(session)
 
     assert httpx.post(url, timeout=60).text == "first"
+
+
+class TestConsole:
+    """The console of the draft's server."""
+
+    def test_a_link_logs_in_once(self, session: Session) -> None:
+        """The link opens the pages of runs for one browser, and tells who created it."""
+        session.record_cell(step("first"), cell_id="a")
+        served(session)
+        used: list[bool] = []
+        link = httpx.URL(session.server.create_console_link(lambda: used.append(True)))
+        other = httpx.URL(session.server.create_console_link())
+
+        with httpx.Client(base_url=f"http://{link.netloc.decode()}", follow_redirects=True) as browser:
+            form = {"secret": link.params["code"], "next": "/-/"}
+            closed = browser.get("/-/runs", headers={"accept": "application/json"}).status_code
+            headers = {"origin": str(browser.base_url).rstrip("/"), "sec-fetch-site": "same-origin"}
+            first = browser.post("/-/login", data=form, headers=headers)
+            second = browser.post("/-/login", data=form, headers=headers)
+            runs = browser.get("/-/runs", headers={"accept": "text/html"})
+
+        assert (closed, first.status_code, second.status_code, runs.status_code) == (401, 200, 401, 200)
+        assert used == [True]
+        assert link != other
+
+    def test_without_a_server_there_is_no_console(self, session: Session) -> None:
+        """Before the draft is served, and after it was, the message names the line that serves it."""
+        session.record_cell(step("first"), cell_id="a")
+        with pytest.raises(RequestError, match="no console") as before:
+            session.server.create_console_link()
+        served(session)
+        session.server.stop()
+
+        with pytest.raises(RequestError, match="no console"):
+            session.server.create_console_link()
+        assert before.value.fix == "%pdserve"

@@ -6,24 +6,22 @@ import html
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import ipywidgets as ipw
+import pytest
+from IPython.display import display
+from IPython.utils.capture import capture_output
 
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
+from pdkernel.widgets.link_button import ConsoleLinkButton
 from tests.server.link.conftest import SAME_ORIGIN
 from tests.server.link.reading import Page
 from tests.widgets.front_end import button, everything_in_state, inside, press, screen
 
 TOKEN = "xoxb-typed-into-the-page"
-
-
-def link_in(picker: UserPicker) -> str:
-    """The link in the picker."""
-    shown = [each.value for each in inside(picker) if isinstance(each, ipw.HTML)]
-    [found] = re.findall(r'class="pd-open" href="([^"]+)"', "".join(shown))
-    return html.unescape(str(found))
 
 
 def send(url: str, **fields: str) -> Page:
@@ -44,7 +42,7 @@ def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> 
     """A click shows a link for the chosen user, and the picker shows the result by itself."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
-    url = link_in(slack_picker)
+    url = shown_link(slack_picker)
     page = send(url, **{"field:oauth_access_token": TOKEN})
 
     account = session.directory.newest_account("ada", "development", "slack")
@@ -59,7 +57,7 @@ def test_an_opened_link_is_removed(slack_picker: UserPicker, session: Session) -
     """An opened link and the typed credentials are in no widget's state, which a notebook might save."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
-    url = link_in(slack_picker)
+    url = shown_link(slack_picker)
     before = everything_in_state()
     httpx.get(url)
     wait_for(slack_picker, "Continue in the opened page")
@@ -73,7 +71,7 @@ def test_a_user_chosen_meanwhile(slack_picker: UserPicker, session: Session) -> 
     """The result of ada's link is not shown to grace, but the accounts are updated."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
-    url = link_in(slack_picker)
+    url = shown_link(slack_picker)
     session.choose_user("grace")
     send(url, **{"field:oauth_access_token": TOKEN})
 
@@ -85,7 +83,7 @@ def test_cancelling(slack_picker: UserPicker, session: Session) -> None:
     """The form reports that the user cancelled in the page."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
-    send(link_in(slack_picker), cancel="true")
+    send(shown_link(slack_picker), cancel="true")
 
     assert "slack is not connected" in wait_for(slack_picker, "Cancelled in the page")
 
@@ -101,3 +99,73 @@ def test_a_browser_on_another_machine(slack_picker: UserPicker, session: Session
 def test_no_button_without_a_user(slack_picker: UserPicker, make_picker: Callable[[], UserPicker]) -> None:
     """Without a user there is no button."""
     assert "Connect with Link" not in screen(slack_picker)
+
+
+class TestConsole:
+    """The button that opens the console of the draft's server."""
+
+    def test_a_used_link_is_removed(self, session: Session) -> None:
+        """A login removes the link from the state of the widgets; the next press shows another one."""
+        session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="c1")
+        session.server.start(on_run=lambda _: None, log_line=lambda _: None)
+        console = ConsoleLinkButton(session.server.create_console_link)
+        press(console, "Open the console")
+        url = shown_link(console)
+        code = httpx.URL(url).params["code"]
+        before = everything_in_state()
+        httpx.post(url.partition("?")[0], data={"secret": code, "next": "/-/"}, headers=SAME_ORIGIN)
+        after = everything_in_state()
+        shown = screen(console)
+        press(console, "Open the console")
+
+        assert code in before
+        assert code not in after
+        assert "The console is open in another tab." in shown
+        assert shown_link(console) != url
+
+    def test_a_link_is_shown_for_a_short_time(self) -> None:
+        """An unused link is removed; the time of an earlier link does not remove a later link."""
+        used: list[Callable[[], None]] = []
+
+        def create(on_used: Callable[[], None]) -> str:
+            used.append(on_used)
+            return f"https://hub.example/-/login?code={len(used)}"
+
+        console = ConsoleLinkButton(create, shown_s=0.2)
+        console.show_link()
+        console.show_link()
+        used[0]()
+        link = shown_link(console)
+        until = time.monotonic() + 5
+        while "Press the button again" not in screen(console) and time.monotonic() < until:
+            time.sleep(0.01)
+
+        assert link.endswith("code=2")
+        assert "Press the button again" in screen(console)
+        assert "hub.example" not in everything_in_state()
+
+    @pytest.mark.usefixtures("_shell")
+    def test_the_saved_output_has_no_link(self) -> None:
+        """What a notebook saves of the output is the line that shows the button."""
+        console = ConsoleLinkButton(lambda _: "https://hub.example/-/login?code=secret")
+        console.show_link()
+        with capture_output() as captured:
+            display(console)
+
+        (output,) = captured.outputs
+        assert "secret" not in str(output.data)
+        assert output.data["text/plain"] == "Open the console: %pdserve console"
+
+    def test_a_draft_that_is_not_served_has_no_console(self, session: Session) -> None:
+        """The message names the line that serves the draft."""
+        console = ConsoleLinkButton(session.server.create_console_link)
+        console.show_link()
+
+        assert "%pdserve" in screen(console)
+
+
+def shown_link(form: Any) -> str:
+    """The link that the form shows."""
+    shown = [each.value for each in inside(form) if isinstance(each, ipw.HTML)]
+    [found] = re.findall(r'class="pd-open" href="([^"]+)"', "".join(shown))
+    return html.unescape(str(found))

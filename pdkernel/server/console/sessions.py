@@ -61,6 +61,7 @@ class ConsoleSessions:
         project: Stores codes and sessions.
         admin_token_hash: SHA-256 of the admin token, or None if no admin token is set.
         print_code: Prints a code on the server's terminal; None without a terminal.
+        on_code_used: Receives each code with which a person has logged in, in a thread.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class ConsoleSessions:
         *,
         admin_token_hash: bytes | None = None,
         print_code: Callable[[str], None] | None = None,
+        on_code_used: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._on_code_used = on_code_used
         self._clock = project.clock
         self._logins = project.console_logins
         self._vault = project.vault
@@ -93,13 +96,23 @@ class ConsoleSessions:
 
         Earlier codes stay valid: otherwise a program could keep a person out by having codes printed.
         """
-        if self._print_code is None:
+        code = self._new_code(CODE_INTERVAL_S) if self._print_code is not None else None
+        if code is None or self._print_code is None:
             return False
-        text = base64.b32encode(secrets.token_bytes(_CODE_BYTES)).decode()
-        if not self._logins.add_code(text, CODE_LIFETIME_S, interval_s=CODE_INTERVAL_S):
-            return False
-        self._print_code("-".join(text[start : start + _GROUP] for start in range(0, len(text), _GROUP)))
+        self._print_code(code)
         return True
+
+    def create_code(self) -> str:
+        """Return a new code for the owner of the server's process, and write it to the database."""
+        code = self._new_code(0)
+        assert code is not None, "there is no interval"
+        return code
+
+    def _new_code(self, interval_s: float) -> str | None:
+        text = base64.b32encode(secrets.token_bytes(_CODE_BYTES)).decode()
+        if not self._logins.add_code(text, CODE_LIFETIME_S, interval_s=interval_s):
+            return None
+        return "-".join(text[start : start + _GROUP] for start in range(0, len(text), _GROUP))
 
     def log_in(self, secret: str, address: str) -> str | None:
         """
@@ -113,7 +126,9 @@ class ConsoleSessions:
         """
         is_admin = self.is_admin_token(secret, address)
         code = "".join(letter for letter in secret.upper() if letter.isalnum())
-        if not self._logins.use_code(code) and not is_admin:
+        if self._logins.use_code(code):
+            self._on_code_used(code)
+        elif not is_admin:
             return None
         self._attempts.pop(address, None)
         token = secrets.token_urlsafe(32)
