@@ -6,14 +6,15 @@ Finds and installs the packages that steps import, in the project's folder.
     npm_command           runs npm and explains its failures
     python_environments   environments of Python steps
     python_lock           the lock file of Python packages
-    pip                   runs pip and explains its failures
+    uv_command            runs uv and explains its failures
+    pip_settings          the user's settings of pip, for uv
 """
 
 from pdkernel.packages.npm_lock import LockedSet, NpmLock
 from pdkernel.packages.npm_packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
-from pdkernel.packages.pip import ProgressCallback, PythonInstallError
 from pdkernel.packages.python_environments import PythonEnvironment, PythonPackages
 from pdkernel.packages.python_lock import PYTHON_LOCK_NAME, LockBlock
+from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError
 
 __all__ = [
     "NPM_LOCK_NAME",

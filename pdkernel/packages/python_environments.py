@@ -13,7 +13,6 @@ import errno
 import fcntl
 import hashlib
 import importlib.metadata
-import json
 import os
 import sys
 import time
@@ -21,12 +20,18 @@ import venv
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pdkernel.analysis import PythonRequirement
 from pdkernel.errors import PackageMissingError
-from pdkernel.packages.pip import Pip, ProgressCallback, PythonInstallError
-from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, describe_machine, format_requirements
+from pdkernel.packages.python_lock import (
+    LockBlock,
+    Pin,
+    PythonLock,
+    describe_machine,
+    describe_python,
+    format_requirements,
+)
+from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError, UnsatisfiableError, Uv
 from pdkernel.runtimes.file_tree import remove_tree
 
 INSTALL_COMMAND = "pdkernel packages install SOURCE"
@@ -73,7 +78,7 @@ class PythonPackages:
     Args:
         folder: The folder of the environments: `.pdkernel/packages/python`.
         lock: The lock file, for the user to commit.
-        environ: Variables for pip.
+        environ: Variables with the user's settings of uv and pip.
     """
 
     def __init__(self, folder: Path, *, lock: Path, environ: Mapping[str, str]) -> None:
@@ -85,11 +90,11 @@ class PythonPackages:
         self._building = asyncio.Lock()
 
     def locked(self) -> Iterator[tuple[Pin, bool]]:
-        """Yield each package in the lock file for this kind of machine, with whether it is installed."""
-        for block in self._lock.read():
-            if block.machine == describe_machine():
+        """Yield each package in the lock file that this machine needs, with whether it is installed."""
+        for requirements in {block.requirements: None for block in self._lock.read()}:
+            if block := self._lock.find(requirements):
                 is_installed = (self._folder / block.digest).exists()
-                yield from ((pin, is_installed) for pin in block.pins)
+                yield from ((pin, is_installed) for pin in block.needed())
 
     async def ensure(
         self,
@@ -121,6 +126,8 @@ class PythonPackages:
             self._touch(known[1].folder)
             return known[1]
         try:
+            if wanted and install and locked is None and self._lock.has_earlier_format():
+                await self._convert_lock(progress)
             found = self._find(wanted, locked) if wanted else self._bare()
             if found is None:
                 if not install:
@@ -145,11 +152,19 @@ class PythonPackages:
         return self._complete(self._folder / block.digest, locked or block) if block else None
 
     def _block(self, wanted: Sequence[PythonRequirement], locked: LockBlock | None) -> LockBlock | None:
-        """Return the block for *wanted*; *locked* with this kind of machine if it is for exactly these requirements."""
-        words, machine = format_requirements(wanted), describe_machine()
+        """Return the block for *wanted*; *locked* if it is for exactly these requirements."""
+        words = format_requirements(wanted)
         if locked is not None:
-            return replace(locked, machine=machine) if locked.requirements == words else None
-        return next((each for each in self._lock.read() if (each.requirements, each.machine) == (words, machine)), None)
+            return locked if locked.requirements == words else None
+        return self._lock.find(words)
+
+    async def _convert_lock(self, progress: ProgressCallback) -> None:
+        async with self._building, self._installation_lock(progress):
+            with contextlib.suppress(OSError):  # a file that cannot be written can still be read
+                if self._lock.convert():
+                    progress(
+                        f"{self._lock.path.name} has the format of uv now, with the same versions and hashes. Commit the file."
+                    )
 
     def _complete(self, folder: Path, block: LockBlock | None = None) -> PythonEnvironment | None:
         found = PythonEnvironment(folder / "bin" / "python", folder, block)
@@ -169,68 +184,36 @@ class PythonPackages:
     ) -> PythonEnvironment:
         for left in self._folder.glob(f"{_BUILDING}*"):  # of a killed process: only this process builds now
             remove_tree(left)
-        block = self._block(wanted, locked)
         started = time.monotonic()
+        kept = self._block(wanted, locked)
+        if kept is not None and kept.rank:
+            progress(f"installing {', '.join(pin.name for pin in kept.needed())} ...")
         environment = self._make(_BUILDING)
+        build = _Build(environment, Uv(self._environ, environment.folder, wanted, progress), wanted, locked)
         try:
-            pip = Pip(environment.python, self._environ, progress)
-            if block is not None and (locked is None or block == locked):
-                file = environment.folder / "requirements.txt"
-                file.write_text(block.text, encoding="utf-8")
-                await pip.install(["--require-hashes", "--no-deps", "-r", str(file)], wanted)
-            else:
-                pins = await self._install(pip, environment, wanted, locked)
-                block = block or LockBlock(format_requirements(wanted), describe_machine(), pins)
-                if locked is None:
-                    self._lock.write(block)
-            used = locked if locked is not None and locked.requirements == block.requirements else block
-            found = replace(self._publish(environment, self._folder / block.digest), locked=used)
-            what = ", ".join(f"{pin.name} {pin.version}" for pin in block.pins)
+            block = await build.install(kept, () if locked else self._known_pins(wanted))
+            if locked is None and block != kept:
+                self._lock.write(block)
+            used = kept if locked is not None and kept is not None else block
+            found = replace(self._publish(environment, self._folder / used.digest), locked=used)
+            what = ", ".join(f"{pin.name} {pin.version}" for pin in block.needed())
             progress(f"installed {what} in {time.monotonic() - started:.1f} s")
             return found
         finally:
             remove_tree(environment.folder)
 
-    async def _install(
-        self, pip: Pip, environment: PythonEnvironment, wanted: Sequence[PythonRequirement], locked: LockBlock | None
-    ) -> tuple[Pin, ...]:
-        added = [requirement for requirement in wanted if not requirement.module]
-        pins: dict[str, Pin] = {}
-        if added and len(added) < len(wanted):
-            # a package that a comment names may provide an import: `add-package py-foo` for `import foo`
-            pins |= await self._install_some(pip, environment, added, locked)
-        rest = [
-            requirement for requirement in wanted if not (pins and _is_provided(environment.site, requirement, pins))
-        ]
-        if rest:
-            pins |= await self._install_some(pip, environment, rest, locked)
-        return tuple(pins[name] for name in sorted(pins))
-
-    async def _install_some(
-        self, pip: Pip, environment: PythonEnvironment, some: Sequence[PythonRequirement], locked: LockBlock | None
-    ) -> dict[str, Pin]:
-        """Install *some* in the versions of *locked*; else, if possible, in those that other blocks of the lock file have."""
-        report, constraints = environment.folder / "report.json", environment.folder / "constraints.txt"
-        arguments = ["--report", str(report), *dict.fromkeys(requirement.specifier for requirement in some)]
-        lines = self._constraints(some) if locked is None else [f"{pin.name}=={pin.version}\n" for pin in locked.pins]
-        constraints.write_text("".join(lines), encoding="utf-8")
-        try:
-            await pip.install([*arguments, "--constraint", str(constraints)], some)
-        except PythonInstallError as error:
-            if not (error.retry_without_lock and lines and locked is None):
-                raise
-            await pip.install(arguments, some)
-        return _pins(json.loads(report.read_text(encoding="utf-8")))
-
-    def _constraints(self, some: Sequence[PythonRequirement]) -> list[str]:
+    def _known_pins(self, wanted: Sequence[PythonRequirement]) -> list[Pin]:
+        """Return the packages of the lock file on which all blocks agree: those of the same requirements, if there are any."""
         blocks = self._lock.read()
-        words = format_requirements(some)
-        known: dict[str, set[str]] = {}
+        words = format_requirements(wanted)
+        known: dict[str, set[tuple[Pin, ...]]] = {}
         for block in [block for block in blocks if block.requirements == words] or blocks:
+            by_name: dict[str, tuple[Pin, ...]] = {}
             for pin in block.pins:
-                known.setdefault(pin.name, set()).add(pin.version)
-        asked = {requirement.name for requirement in some if requirement.version}
-        return [f"{name}=={min(of)}\n" for name, of in known.items() if len(of) == 1 and name not in asked]
+                by_name[pin.name] = (*by_name.get(pin.name, ()), replace(pin, hashes=()))
+            for name, pins in by_name.items():
+                known.setdefault(name, set()).add(pins)
+        return [pin for versions in known.values() if len(versions) == 1 for pin in next(iter(versions))]
 
     def _make(self, prefix: str) -> PythonEnvironment:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -280,21 +263,66 @@ class PythonPackages:
             yield
 
 
-def _is_provided(site: Path, requirement: PythonRequirement, pins: Mapping[str, Pin]) -> bool:
-    if not requirement.module:
-        return requirement.name in pins
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """
+    The installation of packages into a new environment.
+
+    Attributes:
+        environment: The environment.
+        uv: uv for this installation.
+        wanted: The requirements.
+        locked: The packages whose versions are used in any case, or None.
+    """
+
+    environment: PythonEnvironment
+    uv: Uv
+    wanted: Sequence[PythonRequirement]
+    locked: LockBlock | None
+
+    async def install(self, block: LockBlock | None, known: Sequence[Pin]) -> LockBlock:
+        """Install *block* if it suits this machine, else what is resolved, if possible in the versions *known*; return its block."""
+        if block is None or not block.rank:
+            block = await self._resolve(known)
+        try:
+            await self.uv.install(block.pins, self.environment.python)
+        except UnsatisfiableError:
+            if block.machine == describe_machine():
+                raise
+            # a package has no file for this platform, but perhaps another version does
+            block = await self._resolve(block.pins, is_universal=False)
+            await self.uv.install(block.pins, self.environment.python)
+        return block
+
+    async def _resolve(self, known: Sequence[Pin], *, is_universal: bool = True) -> LockBlock:
+        added = [requirement for requirement in self.wanted if not requirement.module]
+        imported = [requirement for requirement in self.wanted if requirement.module]
+        if added and imported:
+            # a package that a comment names may provide an import: `add-package py-foo` for `import foo`
+            first = await self._resolve_some(added, known, is_universal=is_universal)
+            await self.uv.install(first.pins, self.environment.python)
+            imported = [each for each in imported if not _is_provided(self.environment.site, each)]
+            if not imported:
+                return first
+            known = first.pins
+        return await self._resolve_some([*added, *imported], known, is_universal=is_universal)
+
+    async def _resolve_some(
+        self, some: Sequence[PythonRequirement], known: Sequence[Pin], *, is_universal: bool
+    ) -> LockBlock:
+        required = self.locked.pins if self.locked is not None else ()
+        words = format_requirements(self.wanted)
+        if is_universal:
+            with contextlib.suppress(UnsatisfiableError):
+                pins = await self.uv.resolve(some, preferred=known, required=required, is_universal=True)
+                return LockBlock(words, describe_python(), pins)
+        pins = await self.uv.resolve(some, preferred=known, required=required, is_universal=False)
+        return LockBlock(words, describe_machine(), pins)
+
+
+def _is_provided(site: Path, requirement: PythonRequirement) -> bool:
     place = site.joinpath(*requirement.module.split("."))
     return place.is_dir() or any(place.parent.glob(f"{place.name}.*"))
-
-
-def _pins(report: Mapping[str, Any]) -> dict[str, Pin]:
-    """The packages in pip's installation report, by normalised name."""
-    pins = {}
-    for item in report["install"]:
-        name = PythonRequirement(item["metadata"]["name"]).name
-        digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
-        pins[name] = Pin(name, item["metadata"]["version"], (digest,))
-    return pins
 
 
 def _move_scripts(folder: Path, place: Path) -> None:

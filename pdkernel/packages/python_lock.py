@@ -1,9 +1,9 @@
 """
 The lock file of Python packages: the resolved versions and files of each set of requirements.
 
-The format is pip's requirements file with hashes, without registry addresses: one block for each set of requirements and kind
-of machine. The user commits the file. Another kind of machine uses the versions of the file and adds a block with the hashes
-of its own files.
+The format is uv's requirements file with hashes, without registry addresses: one block for each set of requirements. The user
+commits the file. A block serves each platform with the block's version of Python or a later one. If its versions have no
+files for a platform, that platform has a block of its own.
 """
 
 from __future__ import annotations
@@ -26,42 +26,71 @@ PYTHON_LOCK_NAME = "pdkernel-python.lock"
 """Name of the lock file, beside the project's folder."""
 
 _ABOUT = (
-    "# Python packages of this project's steps: versions and hashes, written by pdkernel. Commit this file.",
+    "# Python packages of this project's steps: versions and hashes, written by pdkernel with uv. Commit this file.",
     "# For newer versions, delete the lines of a block and run again.",
 )
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?P<hashes>(?: --hash=sha256:[0-9a-f]{64})+)")
+_PIN = re.compile(
+    r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?: ?; ?(?P<marker>.+?))?(?P<hashes>(?: +--hash=sha256:[0-9a-f]{64})+)"
+)
+_UNIVERSAL = re.compile(r"Python (\d+)\.(\d+) or later")
 _MAX_BLOCKS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One package: its name, its version, and the SHA-256 of each accepted file."""
+    """One package: its name, its version, the SHA-256 of each accepted file, and the machines that need the package."""
 
     name: str
     version: str
     hashes: tuple[str, ...]
+    marker: str = ""
 
-    def __str__(self) -> str:
-        return " ".join([f"{self.name}=={self.version}", *(f"--hash=sha256:{each}" for each in self.hashes)])
+    @property
+    def requirement(self) -> str:
+        """The package, its version and its marker as a line of a requirements file."""
+        return f"{self.name}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether this machine needs the package."""
+        from packaging.markers import Marker
+
+        return not self.marker or Marker(self.marker).evaluate()
 
 
 @dataclass(frozen=True, slots=True)
 class LockBlock:
-    """The resolved packages of a set of requirements on one kind of machine."""
+    """
+    The resolved packages of a set of requirements.
+
+    Attributes:
+        requirements: The requirements, as text.
+        machine: Where the packages can be installed: a result of `describe_machine`, or of `describe_python` for each platform.
+        pins: The packages.
+    """
 
     requirements: str
     machine: str
     pins: tuple[Pin, ...]
 
     @property
-    def text(self) -> str:
-        """The pins as a requirements file."""
-        return "".join(f"{pin}\n" for pin in self.pins)
+    def digest(self) -> str:
+        """Sixteen hex digits: a hash of this machine and the pins."""
+        pins = "".join(f"{_format_pin(pin, ' ')}\n" for pin in self.pins)
+        return hashlib.sha256(f"{describe_machine()}\n{pins}".encode()).hexdigest()[:16]
 
     @property
-    def digest(self) -> str:
-        """Sixteen hex digits: a hash of the machine and the pins."""
-        return hashlib.sha256(f"{self.machine}\n{self.text}".encode()).hexdigest()[:16]
+    def rank(self) -> tuple[int, ...]:
+        """How well the block suits this machine; empty if not at all."""
+        if self.machine == describe_machine():
+            return (*sys.version_info[:2], 1)
+        match = _UNIVERSAL.fullmatch(self.machine)
+        since = (int(match[1]), int(match[2])) if match else (99, 0)
+        return since if since <= sys.version_info[:2] else ()
+
+    def needed(self) -> tuple[Pin, ...]:
+        """The packages that this machine needs."""
+        return tuple(pin for pin in self.pins if pin.is_needed)
 
 
 def describe_machine() -> str:
@@ -69,9 +98,30 @@ def describe_machine() -> str:
     return f"Python {sys.version_info[0]}.{sys.version_info[1]}, {sys.platform} {platform.machine()}"
 
 
+def describe_python() -> str:
+    """The versions of Python from this one, as blocks for each platform name them: `Python 3.12 or later`."""
+    return f"Python {sys.version_info[0]}.{sys.version_info[1]} or later"
+
+
 def format_requirements(requirements: Iterable[PythonRequirement]) -> str:
     """*requirements* as text, as in the header of a block."""
     return ", ".join(sorted({str(requirement) for requirement in requirements}))
+
+
+def format_pins(pins: Iterable[Pin]) -> str:
+    """*pins* as a requirements file, as uv writes it."""
+    return "".join(f"{_format_pin(pin)}\n" for pin in pins)
+
+
+def parse_pins(text: str) -> tuple[Pin, ...]:
+    """The pins of a requirements file with hashes. Raises `ValueError` if a line is not a pin."""
+    pins = []
+    for _, line in _iter_lines(text.splitlines()):
+        pin = _parse_pin(line)
+        if pin is None:
+            raise ValueError(f"{line[:200]!r} is not a package with its version and SHA-256")
+        pins.append(pin)
+    return tuple(pins)
 
 
 class PythonLock:
@@ -104,11 +154,44 @@ class PythonLock:
             raise ProjectError(f"{self.path.name} cannot be read: {why}.", fix="Correct or delete the file.") from None
         return tuple(self._blocks(lines))
 
+    def find(self, requirements: str) -> LockBlock | None:
+        """The block with *requirements* that suits this machine best; None if there is none. Raises `ProjectError`."""
+        found = [block for block in self.read() if block.requirements == requirements and block.rank]
+        return max(found, key=lambda block: block.rank, default=None)
+
     def write(self, block: LockBlock) -> None:
         """Add *block*, or replace the block with the same requirements and machine. Raises `OSError`."""
         others = [old for old in self.read() if (old.requirements, old.machine) != (block.requirements, block.machine)]
-        blocks = sorted([*others[-_MAX_BLOCKS + 1 :], block], key=lambda each: (each.requirements, each.machine))
-        parts = [*_ABOUT, *(f"\n# {each.requirements} | {each.machine}\n{each.text.rstrip()}" for each in blocks)]
+        self._write([*others[-_MAX_BLOCKS + 1 :], block])
+
+    def convert(self) -> bool:
+        """
+        Write a file of an earlier version of pdkernel in the format of uv, with the same versions and hashes.
+
+        Returns:
+            Whether the file was of an earlier version. Raises `OSError`.
+        """
+        if not self.has_earlier_format():
+            return False
+        self._write(self.read())
+        return True
+
+    def has_earlier_format(self) -> bool:
+        """Whether the file is of an earlier version of pdkernel: a package and its hash on one line."""
+        try:
+            text = read_file(self.path)
+        except OSError:
+            return False
+        return re.search(rb"^[^#\n]+==.* --hash=", text, re.MULTILINE) is not None
+
+    def _write(self, blocks: Iterable[LockBlock]) -> None:
+        parts = [
+            *_ABOUT,
+            *(
+                f"\n# {each.requirements} | {each.machine}\n{format_pins(each.pins).rstrip()}"
+                for each in sorted(blocks, key=lambda each: (each.requirements, each.machine))
+            ),
+        ]
         temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
@@ -119,19 +202,46 @@ class PythonLock:
     def _blocks(self, lines: Sequence[str]) -> Iterator[LockBlock]:
         header: tuple[str, str] | None = None
         pins: list[Pin] = []
-        for number, line in enumerate(lines, 1):
+        for number, line in _iter_lines(lines):
             if line.startswith("# ") and " | " in line:
                 if header and pins:
                     yield LockBlock(*header, tuple(pins))
                 wanted, _, machine = line[2:].rpartition(" | ")
                 header, pins = (wanted.strip(), machine.strip()), []
-            elif (match := _PIN.fullmatch(line.strip())) and header:
-                hashes = tuple(each.partition("sha256:")[2] for each in match["hashes"].split())
-                pins.append(Pin(match["name"], match["version"], hashes))
-            elif line.strip() and not line.startswith("#"):
-                raise ProjectError(
-                    f"{self.path.name}, line {number}, is not a package with its version and hash.",
-                    fix="Correct the line, or delete the file: the next installation writes it again.",
-                )
+            elif not line.startswith("#"):
+                pin = _parse_pin(line) if header else None
+                if pin is None:
+                    raise ProjectError(
+                        f"{self.path.name}, line {number}, is not a package with its version and hash.",
+                        fix="Correct the line, or delete the file: the next installation writes it again.",
+                    )
+                pins.append(pin)
         if header and pins:
             yield LockBlock(*header, tuple(pins))
+
+
+def _format_pin(pin: Pin, separator: str = " \\\n    ") -> str:
+    return separator.join([pin.requirement, *(f"--hash=sha256:{each}" for each in pin.hashes)])
+
+
+def _parse_pin(line: str) -> Pin | None:
+    match = _PIN.fullmatch(line)
+    if match is None:
+        return None
+    hashes = tuple(each.partition("sha256:")[2] for each in match["hashes"].split())
+    return Pin(match["name"], match["version"], hashes, match["marker"] or "")
+
+
+def _iter_lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not empty, with their numbers; hashes on lines of their own follow their package."""
+    first, parts = 0, [""]
+    for number, line in enumerate(lines, 1):
+        text = line.strip().removesuffix("\\").rstrip()
+        if text.startswith("--hash=") and parts[0]:
+            parts.append(text)
+            continue
+        if parts[0]:
+            yield first, " ".join(parts)
+        first, parts = number, [text]
+    if parts[0]:
+        yield first, " ".join(parts)

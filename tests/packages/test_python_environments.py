@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from pdkernel.analysis import PythonRequirement, find_python_requirements
 from pdkernel.errors import PackageMissingError, ProjectError
 from pdkernel.packages import PYTHON_LOCK_NAME, PythonEnvironment, PythonInstallError, PythonPackages
+from pdkernel.packages.python_lock import describe_machine, describe_python
 from tests.wheels import WheelFolder
 
 Open = Callable[..., PythonPackages]
@@ -90,7 +92,7 @@ async def test_the_lock_applies_on_a_fresh_machine(opened: Open, wheels: WheelFo
 
     assert elsewhere.packages() == {"tiny": "1.0"}
     lock = (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
-    assert "tiny==1.0 --hash=sha256:" in lock
+    assert "tiny==1.0 \\\n    --hash=sha256:" in lock
     assert "://" not in lock
     assert str(tmp_path) not in lock
 
@@ -102,20 +104,75 @@ async def test_a_changed_file_is_refused(opened: Open, wheels: WheelFolder) -> N
     wheels.publish("tiny", "1.0", modules={"tiny.py": "print('something else')\n"})
 
     with pytest.raises(PythonInstallError, match="do not match the hashes in the lock file"):
-        await ensure(opened("elsewhere"), "import tiny")
+        await ensure(opened("elsewhere", PIP_NO_CACHE_DIR="1"), "import tiny")
 
 
 async def test_another_platform_uses_the_locked_versions(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """The block of the other platform is kept, and a block with this platform's hashes is added."""
+    """The block that is only for the other platform is kept, and a block for all platforms is added."""
     wheels.publish("tiny", "1.0")
     wheels.publish("tiny", "2.0")
-    other = f"# tiny for tiny | Python 3.99, moon m1\ntiny==1.0 --hash=sha256:{'0' * 64}\n"
+    other = f"# tiny for tiny | Python 3.99, moon m1\ntiny==1.0 \\\n    --hash=sha256:{'0' * 64}\n"
     (tmp_path / PYTHON_LOCK_NAME).write_text(other, encoding="utf-8")
 
     here = await ensure(opened(), "import tiny")
 
     assert here.packages() == {"tiny": "1.0"}
     assert other in (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
+
+
+async def test_one_block_serves_all_platforms(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """A package that only another platform needs is in the lock, is not installed here and is not reported."""
+    wheels.publish("tiny", requires=["winter; sys_platform == 'win32'"])
+    wheels.publish("winter")
+    said: list[str] = []
+
+    environment = await ensure(opened(), "import tiny", said=said)
+
+    lock = (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
+    assert f"# tiny for tiny | {describe_python()}\n" in lock
+    assert "winter==1.0 ; sys_platform == 'win32' \\\n    --hash=" in lock
+    assert environment.packages() == {"tiny": "1.0"}
+    assert said[-1].startswith("installed tiny 1.0 in ")
+    assert [(pin.name, is_installed) for pin, is_installed in opened().locked()] == [("tiny", True)]
+
+
+async def test_a_version_without_a_file_for_this_platform_is_replaced(
+    opened: Open, wheels: WheelFolder, tmp_path: Path
+) -> None:
+    """If the latest version has files for other platforms only, this platform gets an earlier one and a block of its own."""
+    wheels.publish("tiny", "1.0")
+    latest = wheels.publish("tiny", "2.0")
+    latest.rename(latest.with_name("tiny-2.0-py3-none-win_arm64.whl"))
+
+    first = await ensure(opened(), "import tiny")
+    again = await ensure(opened(), "import tiny", install=False)
+
+    assert first.packages() == {"tiny": "1.0"}
+    assert again == first
+    assert f"# tiny for tiny | {describe_machine()}\n" in (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
+
+
+async def test_a_lock_of_an_earlier_version_is_converted(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """One message reports it; versions, hashes and installed environments stay."""
+    wheel = wheels.publish("tiny", "1.0")
+    wheels.publish("tiny", "2.0")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    header = f"# tiny for tiny | {describe_machine()}\n"
+    lock = tmp_path / PYTHON_LOCK_NAME
+    lock.write_text(f"# About.\n\n{header}tiny==1.0 --hash=sha256:{digest}\n", encoding="utf-8")
+    said: list[str] = []
+
+    environment = await ensure(opened(), "import tiny", said=said)
+    again = await ensure(opened(), "import tiny", said=said)
+
+    assert environment.packages() == {"tiny": "1.0"}
+    assert environment == again
+    earlier = hashlib.sha256(f"{describe_machine()}\ntiny==1.0 --hash=sha256:{digest}\n".encode()).hexdigest()[:16]
+    assert environment.folder.name == earlier
+    assert f"{header}tiny==1.0 \\\n    --hash=sha256:{digest}\n" in lock.read_text(encoding="utf-8")
+    assert [line for line in said if "format of uv" in line] == [
+        "pdkernel-python.lock has the format of uv now, with the same versions and hashes. Commit the file."
+    ]
 
 
 async def test_adding_a_package_keeps_the_versions_of_the_others(opened: Open, wheels: WheelFolder) -> None:
@@ -176,8 +233,8 @@ async def test_a_missing_package_is_named(opened: Open, wheels: WheelFolder) -> 
     assert "# pipedream add-package NAME" in raised.value.fix
 
 
-async def test_a_missing_version_lists_the_existing_ones(opened: Open, wheels: WheelFolder) -> None:
-    """The message has the latest versions, and the fix one of them."""
+async def test_a_missing_version_names_an_existing_one(opened: Open, wheels: WheelFolder) -> None:
+    """The message and the fix have the latest version that can be installed."""
     wheels.publish("tiny", "1.0")
     wheels.publish("tiny", "1.1")
 
@@ -185,7 +242,7 @@ async def test_a_missing_version_lists_the_existing_ones(opened: Open, wheels: W
         await ensure(opened(), "# pipedream add-package tiny==9")
 
     assert "The package tiny has no version ==9" in raised.value.message
-    assert "1.0, 1.1" in raised.value.message
+    assert "The latest that can be installed: 1.1." in raised.value.message
     assert "tiny==1.1" in raised.value.fix
 
 
@@ -212,7 +269,9 @@ async def test_conflicting_packages_are_named(opened: Open, wheels: WheelFolder)
     with pytest.raises(PythonInstallError, match="cannot be installed together") as raised:
         await ensure(opened(), "import left, right")
 
-    assert "left 1.0 depends on base<2" in raised.value.message
+    assert "all versions of left depend on base<2" in raised.value.message
+    assert "all versions of right depend on base>=2" in raised.value.message
+    assert raised.value.failed_names == {"left", "right"}
 
 
 async def test_no_network_is_reported_without_the_address(opened: Open) -> None:
@@ -225,6 +284,24 @@ async def test_no_network_is_reported_without_the_address(opened: Open) -> None:
 
     assert "pa55word" not in f"{raised.value}{raised.value.fix}{said}"
     assert "127.0.0.1" not in str(raised.value)
+
+
+async def test_a_registry_that_refuses_is_reported_without_the_password(opened: Open) -> None:
+    """The message has the status that the registry answered, and neither its address nor a password."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        environ = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": f"http://user:pa55word@127.0.0.1:{port}/simple"}
+        with pytest.raises(PythonInstallError, match="the package registry answered 401 Unauthorized") as raised:
+            await ensure(opened(**environ), "import tiny")
+
+    assert "pa55word" not in f"{raised.value}{raised.value.fix}"
+    assert "127.0.0.1" not in f"{raised.value}{raised.value.fix}"
 
 
 async def test_concurrent_processes_install_once(opened: Open, wheels: WheelFolder) -> None:
@@ -354,6 +431,6 @@ async def test_locked_packages_have_their_hashes(opened: Open, wheels: WheelFold
     shutil.rmtree(tmp_path / "python")
 
     with pytest.raises(PythonInstallError, match="do not match the hashes"):
-        await opened().ensure(
+        await opened(PIP_NO_CACHE_DIR="1").ensure(
             find_python_requirements("import tiny"), install=True, progress=lambda _: None, locked=locked
         )

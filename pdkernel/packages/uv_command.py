@@ -1,0 +1,269 @@
+"""
+Runs uv, which resolves and installs Python packages, and explains its failures.
+
+`pip_settings` gives uv the registries, the proxy and the certificates that the user has configured for pip. Messages contain
+neither addresses of registries nor credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from uv import find_uv_bin
+
+from pdkernel.analysis import PythonRequirement
+from pdkernel.analysis.python_requirements import normalize_name
+from pdkernel.errors import PackageInstallError
+from pdkernel.packages.pip_settings import map_pip_settings
+from pdkernel.packages.python_lock import PYTHON_LOCK_NAME, Pin, format_pins, parse_pins
+
+ProgressCallback = Callable[[str], None]
+
+_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+_REFUSED = re.compile(r"401 Unauthorized|403 Forbidden|407 Proxy Authentication Required")
+_NO_NETWORK = re.compile(r"error sending request|dns error|tcp connect error|operation timed out|network was disabled")
+_UNSATISFIABLE = "No solution found"
+_DOWNLOAD = re.compile(r"Downloading (\S+) \(([\d.]+)\s*([KMG]iB)\)")
+_MISSING = re.compile(r"\b([\w.-]+) was not found in the (?:package registry|provided package locations)")
+_NO_WHEEL = re.compile(r"\b([\w.-]+?)(?:==\S+)? has no (?:usable )?wheels\b")
+_OMITTED_TEXT = re.compile(
+    r"^(?:error|cause|[\u00d7\u2570\u2500\u25b6\s]+):? *|No solution found when resolving dependencies:?"
+    r"|,? we can conclude that your requirements are unsatisfiable"
+)
+_URL = re.compile(r"\b[a-z+]+://\S+")
+_MAX_ERROR_LINES = 8
+
+
+class PythonInstallError(PackageInstallError):
+    """
+    Packages of Python steps cannot be installed.
+
+    Attributes:
+        failed_names: The requirements that caused the failure, as `PythonRequirement.name`; may be empty.
+    """
+
+    def __init__(self, message: str, *, fix: str = "", failed_names: Iterable[str] = ()) -> None:
+        super().__init__(message, fix=fix)
+        self.failed_names = frozenset(failed_names)
+
+
+class UnsatisfiableError(PythonInstallError):
+    """The registry has no versions or files that suit."""
+
+
+class Uv:
+    """
+    uv for one installation. It uses wheels only: a source archive would run its code during the installation.
+
+    Args:
+        environ: Variables with the user's settings: registries, proxies, certificates, cache.
+        folder: An existing folder for requirements files.
+        wanted: The requirements, for messages.
+        progress: Called with a line for each resolution and each large download.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        folder: Path,
+        wanted: Sequence[PythonRequirement],
+        progress: ProgressCallback,
+    ) -> None:
+        self._environ, self._options = map_pip_settings(environ)
+        self._folder = folder
+        self._wanted = wanted
+        self._progress = progress
+
+    async def resolve(
+        self,
+        wanted: Iterable[PythonRequirement],
+        *,
+        preferred: Iterable[Pin] = (),
+        required: Iterable[Pin] = (),
+        is_universal: bool,
+    ) -> tuple[Pin, ...]:
+        """
+        Return the versions and hashes of the packages that *wanted* requires.
+
+        Args:
+            wanted: The requirements.
+            preferred: Versions that are used if the requirements allow them.
+            required: Versions of which no other version is used.
+            is_universal: Whether the result serves each platform, and this version of Python and later ones.
+
+        Raises:
+            UnsatisfiableError: No versions suit.
+            PythonInstallError: The registry cannot be read.
+        """
+        specifiers = list(dict.fromkeys(requirement.specifier for requirement in wanted))
+        self._progress(f"resolving {', '.join(specifiers)} ...")
+        status, output, pins = await self._compile(
+            specifiers, preferred=preferred, required=required, is_universal=is_universal
+        )
+        if status and is_universal and _UNSATISFIABLE in output:
+            raise UnsatisfiableError("No versions suit each platform.")
+        if status:
+            raise await self._explain(output)
+        return pins
+
+    async def install(self, pins: Iterable[Pin], python: Path) -> None:
+        """
+        Install exactly *pins* into the environment of the interpreter *python*.
+
+        Raises:
+            UnsatisfiableError: A package has no file for this machine.
+            PythonInstallError: The installation failed.
+        """
+        file = self._write("requirements.txt", format_pins(pins))
+        status, output = await self._run("sync", file, "--require-hashes", "--python", str(python))
+        if status:
+            raise await self._explain(output)
+
+    async def _compile(
+        self,
+        specifiers: Iterable[str],
+        *,
+        preferred: Iterable[Pin] = (),
+        required: Iterable[Pin] = (),
+        is_universal: bool = False,
+    ) -> tuple[int, str, tuple[Pin, ...]]:
+        source = self._write("wanted.txt", "".join(f"{each}\n" for each in specifiers))
+        pinned = "".join(f"{pin.requirement}\n" for pin in required)
+        constraints = ("--constraints", self._write("constraints.txt", pinned)) if pinned else ()
+        resolved = self._write("resolved.txt", "".join(f"{pin.requirement}\n" for pin in preferred))  # uv prefers these
+        status, output = await self._run(
+            *("compile", source, *constraints, "--output-file", resolved, "--python", sys.executable),
+            *("--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header"),
+            *(("--universal", "--python-version", _PYTHON) if is_universal else ()),
+        )
+        try:
+            return status, output, () if status else parse_pins(Path(resolved).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PythonInstallError(
+                f"The packages cannot be installed: {error}.", fix="Use a registry that publishes SHA-256 hashes."
+            ) from None
+
+    def _write(self, name: str, text: str) -> str:
+        file = self._folder / name
+        file.write_text(text, encoding="utf-8")
+        return str(file)
+
+    async def _explain(self, output: str) -> PythonInstallError:
+        text = " ".join(output.split())
+        names = ", ".join(dict.fromkeys(requirement.specifier for requirement in self._wanted))
+        if "No space left on device" in text:
+            return UnsatisfiableError(
+                f"{names} cannot be installed: the disk is full.", fix="Free some space and run again."
+            )
+        if refused := _REFUSED.search(text):
+            return UnsatisfiableError(
+                f"{names} cannot be installed: the package registry answered {refused[0]}.",
+                fix="Check the user name and the password in PIP_INDEX_URL, pip.conf or .netrc, and run again.",
+            )
+        if _NO_NETWORK.search(text):
+            return PythonInstallError(
+                f"{names} could not be installed: the package registry cannot be reached.",
+                fix="Check the network, PIP_INDEX_URL and HTTPS_PROXY, and run again.",
+            )
+        if "Hash mismatch" in text:
+            return PythonInstallError(
+                f"{names} cannot be installed: the registry's files do not match the hashes in the lock file.\n"
+                f"{_errors(output)}",
+                fix=f"If the change is intended, delete the lines of these packages in {PYTHON_LOCK_NAME} and run again.",
+            )
+        if _UNSATISFIABLE in text:
+            return await self._explain_resolution(output, text)
+        return PythonInstallError(f"{names} could not be installed:\n{_errors(output)}")
+
+    async def _explain_resolution(self, output: str, text: str) -> PythonInstallError:
+        words = {normalize_name(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*", text)}
+        blamed = [requirement for requirement in self._wanted if requirement.name in words]
+        failed = [requirement.name for requirement in blamed]
+        if missing := _MISSING.search(text):
+            return _missing(missing[1], blamed)
+        if len(blamed) == 1 and blamed[0].version and (latest := await self._find_latest(blamed[0])):
+            name = re.split(r"[\[=~!<>]", blamed[0].specifier, maxsplit=1)[0]
+            return PythonInstallError(
+                f"The package {name} has no version {blamed[0].version} for Python {_PYTHON} on this machine. The latest that "
+                f"can be installed: {latest}.\n{_errors(output)}",
+                fix=f"Write a version that can be installed: # pipedream add-package {name}=={latest}",
+                failed_names=failed,
+            )
+        if without := _NO_WHEEL.search(text):
+            return UnsatisfiableError(
+                f"The package {without[1]} has no wheel for Python {_PYTHON} on this machine. A source archive is not "
+                f"installed, because that would run its code.",
+                fix=f"If you trust the package, build a wheel: pip wheel --no-deps {without[1]} -w FOLDER. Then set "
+                "PIP_FIND_LINKS=FOLDER.",
+                failed_names=failed,
+            )
+        names = ", ".join(requirement.specifier for requirement in blamed or self._wanted)
+        together = " together: all Python steps of a workflow share one environment." if len(failed) > 1 else ":"
+        return PythonInstallError(
+            f"{names} cannot be installed{together}\n{_errors(output)}",
+            fix="Change the versions in `# pipedream add-package NAME==VERSION`.",
+            failed_names=failed,
+        )
+
+    async def _find_latest(self, requirement: PythonRequirement) -> str:
+        """Return the latest version that can be installed on this machine; empty if there is none."""
+        _, _, pins = await self._compile([requirement.specifier.removesuffix(requirement.version)])
+        return next((pin.version for pin in pins if pin.name == requirement.name), "")
+
+    async def _run(self, *arguments: str) -> tuple[int, str]:
+        """Run `uv pip`; returns its exit status and its output."""
+        process = await asyncio.create_subprocess_exec(
+            *(find_uv_bin(), "pip", *arguments, "--only-binary", ":all:", *self._options),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,  # the resolution is in a file
+            stderr=asyncio.subprocess.PIPE,
+            # uv applies constraints of the user, which have no hashes, when it resolves
+            env={
+                name: value
+                for name, value in self._environ.items()
+                if arguments[0] == "compile" or name != "UV_CONSTRAINT"
+            },
+            cwd="/",  # uv reads no settings of a project
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        assert process.stderr is not None
+        lines: list[str] = []
+        try:
+            async for raw in process.stderr:
+                lines.append(raw.decode("utf-8", "replace").rstrip())
+                if match := _DOWNLOAD.match(lines[-1]):
+                    self._progress(f"downloading {match[1]} ({match[2]} {match[3]}) ...")
+            return await process.wait(), "\n".join(lines)
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
+
+def _missing(name: str, blamed: Sequence[PythonRequirement]) -> PythonInstallError:
+    module = next((requirement.module for requirement in blamed if requirement.module), "")
+    required_by = f", which `import {module}` requires" if module else ""
+    return PythonInstallError(
+        f"The registry has no package {name}{required_by}.",
+        fix=f"If another package provides {module}, name it in the step: # pipedream add-package NAME"
+        if module
+        else f"Check the spelling of {name} in `# pipedream add-package`.",
+        failed_names=[requirement.name for requirement in blamed],
+    )
+
+
+def _errors(output: str) -> str:
+    """The lines of uv's explanation, without URLs."""
+    lines = output.splitlines()
+    first = next((index for index, line in enumerate(lines) if line.startswith("error:")), 0)
+    texts = (_OMITTED_TEXT.sub("", line.strip()).strip() for line in lines[first:] if not line.startswith("hint:"))
+    return "\n".join(_URL.sub("(address)", text) for text in list(filter(None, texts))[:_MAX_ERROR_LINES])
