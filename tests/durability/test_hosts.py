@@ -69,7 +69,9 @@ def test_a_frozen_host_that_thaws_does_nothing(forks: ForkServer, tmp_path: Path
     cells = [
         "%%pdworkflow\nname: Load\ntrigger: {type: http, auth: none, response: custom}\n",
         logging_step(
-            "pid", log, f"open({str(tmp_path)!r} + '/worker-' + os.environ['PDKERNEL_STEP_PROCESS'], 'w').close()"
+            "pid",
+            log,
+            f"open({str(tmp_path)!r} + '/worker-' + open('/proc/self/environ').read().split('STEP_PROCESS=')[1][:32], 'w').close()",
         ),
         logging_step("held", log, "if attempt == 1 and body.get('n') == 0: time.sleep(60)"),
         logging_step("answer", log, "pd.respond(status=200, body='done')"),

@@ -317,18 +317,20 @@ TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; s
 GONE_WITHIN_S = 5.0
 """Much shorter than the time limit of the steps, 20 s, which would end them, too."""
 
+PRINT_MARK = r"echo $(cat /proc/$$/environ | tr '\0' '\n' | sed -n s/PDKERNEL_STEP_PROCESS=//p)"
+
 STEPS: dict[str, dict[Language, str]] = {
     "loop": {
-        "python": "import os\ndef handler(pd):\n    print(os.environ['PDKERNEL_STEP_PROCESS'], 'is up')\n    while True: pass\n",
-        "node": "export default { run() { console.log(process.env.PDKERNEL_STEP_PROCESS, 'is up'); for (;;); } }",
-        "bash": "echo $PDKERNEL_STEP_PROCESS is up; while :; do :; done",
+        "python": "import os\ndef handler(pd):\n    print(open('/proc/self/environ').read().split('STEP_PROCESS=')[1][:32], 'is up')\n    while True: pass\n",
+        "node": "import { readFileSync } from 'fs';\nexport default { run() { console.log(readFileSync('/proc/self/environ', 'utf8').split('STEP_PROCESS=')[1].slice(0, 32), 'is up'); for (;;); } }",
+        "bash": f"{PRINT_MARK} is up; while :; do :; done",
     },
     "children": {
         "python": "import os, subprocess\ndef handler(pd):\n"
-        f"    print(os.environ['PDKERNEL_STEP_PROCESS'], flush=True)\n    subprocess.run('{TREE}', shell=True)\n",
-        "node": "import { spawnSync } from 'child_process';\nexport default { run() { console.log(process.env.PDKERNEL_STEP_PROCESS);\n"
+        f"    print(open('/proc/self/environ').read().split('STEP_PROCESS=')[1][:32], flush=True)\n    subprocess.run('{TREE}', shell=True)\n",
+        "node": "import { spawnSync } from 'child_process';\nimport { readFileSync } from 'fs';\nexport default { run() { console.log(readFileSync('/proc/self/environ', 'utf8').split('STEP_PROCESS=')[1].slice(0, 32));\n"
         f"  spawnSync('{TREE}', {{ shell: true, stdio: 'inherit' }}) }} }}",
-        "bash": f"echo $PDKERNEL_STEP_PROCESS; {TREE}",
+        "bash": f"{PRINT_MARK}; {TREE}",
     },
 }
 PROCESSES = {"loop": 1, "children": 5}
