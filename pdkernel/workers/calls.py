@@ -43,6 +43,14 @@ class WorkerKey:
     public_only: bool
     shared_workflow: str | None = None
 
+    def describe(self) -> str:
+        """Return whose runs these are, as a phrase for logs."""
+        if self.shared_workflow is not None:
+            return f"workflow {self.shared_workflow!r} in {self.environment} (share_workers: always)"
+        if self.external_user is None:
+            return f"runs without an external user in {self.environment}"
+        return f"external user {self.external_user!r} in {self.environment}"
+
 
 @dataclass(frozen=True)
 class RunSetup:

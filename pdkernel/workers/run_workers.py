@@ -22,8 +22,9 @@ from pdkernel.workers.component_client import ComponentClient, find_error
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GoBuildCache
-from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
+from pdkernel.workers.memory_watch import MemoryWatch
 from pdkernel.workers.private_tmp import TMP_FOLDER
+from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
