@@ -313,11 +313,6 @@ class Workflow:
         return DEFAULT_TIMEOUT_S[self.trigger.type]
 
     @property
-    def shares_workers(self) -> bool:
-        """Whether runs for different external users may use the same worker process."""
-        return self.settings.get("share_workers") == "always"
-
-    @property
     def unsupported_entries(self) -> tuple[UnsupportedEntry, ...]:
         """Entries of the definition that are not supported steps, in order."""
         bookkeeping = self.extra.get(ROUND_TRIP_KEY)

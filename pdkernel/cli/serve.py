@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
 from pdkernel.cli.serve_output import code_printer, print_line, print_startup, startup_json, write_line
+from pdkernel.cli.size_param import parse_size
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT_PORT = 8765
 
+_log = logging.getLogger(__name__)
+
 
 class ServeOptions(TypedDict):
     """Options of `pdkernel serve`."""
@@ -46,6 +50,7 @@ class ServeOptions(TypedDict):
     proxies: tuple[str, ...]
     max_active_runs: int
     server_processes: int
+    memory: int | None
     egress: str | None
     via: str | None
     user_cap: int | None
@@ -99,6 +104,12 @@ class ServeOptions(TypedDict):
     default=1,
     show_default=True,
     help="Processes that serve the project; more than 1 need a project on Postgres.",
+)
+@cloup.option(
+    "--memory",
+    callback=parse_size,
+    metavar="SIZE",
+    help="Memory for all workers, such as 512M or 4G: beyond it, idle workers end (default: half of the memory that the system permits).",
 )
 @cloup.option(
     "--egress", metavar="MODE", help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ..."
@@ -294,11 +305,17 @@ async def _answer_requests(
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.server import AppContext, create_app
     from pdkernel.server.uvicorn_server import Server, serve_until_signalled, silence_uvicorn_logs
+    from pdkernel.workers import default_memory_budget, raise_descriptor_limit
 
     project, directory = state.open_project(), state.open_directory()
     if membership is not None and membership.predecessor is not None:
         await asyncio.to_thread(mark_dead, project, membership.predecessor)
-    engine = await WorkflowEngine.start(project, directory, max_active_runs=options["max_active_runs"], origin="serve")
+    raise_descriptor_limit()
+    budget = (options["memory"] or default_memory_budget()) // options["server_processes"]
+    _log.info("Idle workers end when the workers of this process use more than %d MB (--memory).", budget >> 20)
+    engine = await WorkflowEngine.start(
+        project, directory, max_active_runs=options["max_active_runs"], memory_budget=budget, origin="serve"
+    )
     try:
         app_context = AppContext(
             project=project,

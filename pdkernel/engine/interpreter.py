@@ -276,7 +276,7 @@ class Interpreter:
             workflow_version=request.workflow.version,
             environment=request.environment,
             external_user=request.external_user_id,
-            share_workers=request.workflow.shares_workers,
+            share_workers=request.workflow.settings.get("share_workers") == "always",
             trigger={"event": dict(request.event.data), "context": dict(record.context)},
             variables=select_named_variables(request),
             import_folder=request.folder,

@@ -127,6 +127,7 @@ class WorkflowEngine:
         clock: Clock = SYSTEM_CLOCK,
         ids: IdGenerator = RANDOM_IDS,
         max_active_runs: int = 8,
+        memory_budget: int | None = None,
         gateway: Gateway | None = None,
         workers: WorkerPool | None = None,
         environ: Mapping[str, str] | None = None,
@@ -143,6 +144,7 @@ class WorkflowEngine:
             clock: For every time stamp.
             ids: For run ids.
             max_active_runs: The maximum number of concurrent runs.
+            memory_budget: The bytes that all workers may use before idle workers end; None for the default.
             gateway: An existing gateway (tests pass one for loopback), or None to start a new one.
             workers: A worker pool with its gateway that another engine shares; `close` leaves both open.
             environ: Environment variables for package installers; `os.environ` by default.
@@ -167,6 +169,7 @@ class WorkflowEngine:
             or WorkerPool(
                 gateway=gateway,
                 max_active_runs=max_active_runs,
+                memory_budget=memory_budget,
                 python=python_executable,
                 go_cache=go_programs(project.folder, environ),
                 extra_read_folders=(project.folder,),

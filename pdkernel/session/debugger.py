@@ -24,9 +24,9 @@ from pdkernel.packages import PythonEnvironment
 from pdkernel.redaction import Redactor
 from pdkernel.runtimes.python.step_api import RefusedError
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
+from pdkernel.workers.calls import build_step_input
 from pdkernel.workers.in_kernel import InKernelRunner, StepChannel
 from pdkernel.workers.replies import decode_step_reply
-from pdkernel.workers.run_workers import build_step_input
 
 UNGUARDED_CALLS_WARNING = "With --debug the kernel made the step's outbound calls itself: pdkernel does not list them, and each run repeats them."
 _POLL_S = 0.5  # an endless wait cannot be interrupted on every platform

@@ -32,6 +32,7 @@ from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Effect, Emitted, Pause
 from pdkernel.workers.run_workers import RunWorkers
+from pdkernel.workers.slot_cache import default_memory_budget, raise_descriptor_limit
 from pdkernel.workers.step_errors import (
     PayloadLimitError,
     StepCompileError,
@@ -73,9 +74,11 @@ __all__ = [
     "WorkerKey",
     "WorkerPool",
     "build_payload_error",
+    "default_memory_budget",
     "describe_step_tmp",
     "find_bash",
     "find_go",
     "find_node",
     "make_scratch_folder",
+    "raise_descriptor_limit",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pdkernel.errors import StepError
 from pdkernel.identity import DEFAULT_ENVIRONMENT
@@ -42,6 +42,14 @@ class WorkerKey:
     is_sandboxed: bool
     public_only: bool
     shared_workflow: str | None = None
+
+    def describe(self) -> str:
+        """Return whose runs these are, as a phrase for logs."""
+        if self.shared_workflow is not None:
+            return f"workflow {self.shared_workflow!r} in {self.environment} (share_workers: always)"
+        if self.external_user is None:
+            return f"runs without an external user in {self.environment}"
+        return f"external user {self.external_user!r} in {self.environment}"
 
 
 @dataclass(frozen=True)
@@ -222,3 +230,16 @@ class SourceOutcome:
     response: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     error: StepError | None = None
+
+
+def build_step_input(call: StepCall, setup: RunSetup) -> dict[str, Any]:
+    """Build the input of a step's code, besides the exports of the steps above."""
+    return {
+        "props": dict(call.props),
+        "auth": {prop: dict(fields) for prop, fields in call.account_fields.items()},
+        "stores": dict(call.store_names),
+        "context": {**cast("Mapping[str, JSON]", setup.trigger.get("context") or {}), **call.context},
+        "flow": dict(call.flow_urls),
+        "configured": [*call.step.props, *call.props],
+        "db": dict(call.service_db),
+    }

@@ -8,20 +8,17 @@ step ends, unless the step took less than `MIN_SAMPLED_DURATION_S`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-
-import psutil
 
 from pdkernel.errors import StepError
 from pdkernel.workers.child_process import ChildProcess
+from pdkernel.workers.process_memory import BYTES_PER_MB, resident_bytes, resident_bytes_with_descendants
 
 SAMPLE_INTERVAL_S = 0.5
 """Seconds between two samples, and before the first sample, if there is no limit."""
 LIMITED_SAMPLE_INTERVAL_S = 0.1
 MIN_SAMPLED_DURATION_S = 0.02
 """Steps shorter than this, in seconds, are not sampled without a limit."""
-BYTES_PER_MB = 1 << 20
 
 
 class StepMemoryError(StepError):
@@ -64,11 +61,11 @@ class MemoryWatch:
         self._timer.cancel()
         if self._limit_mb is not None or self._loop.time() - self._began >= MIN_SAMPLED_DURATION_S:
             pid = self._process.pid
-            self._record(_resident(pid) if pid else 0)
+            self._record(resident_bytes(pid) if pid else 0)
 
     def _sample(self) -> None:
         pid, root_pid = self._process.pid, self._process.root_pid
-        sample = self._loop.run_in_executor(None, _resident_with_descendants, pid, root_pid)
+        sample = self._loop.run_in_executor(None, resident_bytes_with_descendants, pid, root_pid)
         sample.add_done_callback(self._on_sampled)
 
     def _on_sampled(self, sample: asyncio.Future[int]) -> None:
@@ -92,35 +89,3 @@ def build_memory_error(used_bytes: int, limit_mb: int) -> StepMemoryError:
         fix="Raise settings.memory, or stream large data through a file in the temporary folder ($TMPDIR; on "
         "Pipedream, /tmp).",
     )
-
-
-def _resident(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:  # noqa: PTH123 - at the end of every step
-            return int(file.read().split()[1]) * _PAGE_BYTES
-    except (OSError, IndexError):
-        pass
-    try:
-        return int(psutil.Process(pid).memory_info().rss)  # not Linux
-    except psutil.Error:
-        return 0
-
-
-def _resident_with_descendants(pid: int | None, root_pid: int | None) -> int:
-    """Return the memory of *pid* and of the descendants of *root_pid*, an ancestor of all its processes or itself."""
-    if pid is None or root_pid is None:  # not started yet
-        return 0
-    used = _resident(pid)
-    with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(root_pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                used += child.memory_info().rss if child.pid != pid else 0
-    return used
-
-
-try:
-    import resource
-
-    _PAGE_BYTES = resource.getpagesize()
-except ImportError:  # not a Unix
-    _PAGE_BYTES = 4096

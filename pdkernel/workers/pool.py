@@ -10,20 +10,22 @@ import asyncio
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pdkernel import runtimes
 from pdkernel.runtimes.file_tree import remove_tree
-from pdkernel.workers.calls import RunSetup, WorkerKey
+from pdkernel.workers.calls import RunSetup
 from pdkernel.workers.declarations import ComponentDescription
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.private_tmp import TMP_FOLDER, PrivateTmp, is_supported, make_scratch_folder, names_in_tmp
+from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.slot import TMP_NAME, WorkerSlot
+from pdkernel.workers.slot_cache import SlotCache
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
@@ -47,6 +49,8 @@ class WorkerPool:
         *,
         gateway: OutboundGateway | None = None,
         max_active_runs: int = 8,
+        memory_budget: int | None = None,
+        measure_memory: Callable[[Sequence[int]], int] = proportional_bytes,
         python: Path | None = None,
         node: Path | None = None,
         go_cache: GoBuildCache | None = None,
@@ -60,6 +64,8 @@ class WorkerPool:
         Args:
             gateway: The gateway for outbound calls; with None, steps use the network directly.
             max_active_runs: The number of runs that execute at once.
+            memory_budget: The bytes that all workers may use before idle workers end; half of this process's limit by default.
+            measure_memory: Returns the bytes that processes and their children use. Called in a thread.
             python: The interpreter for all Python steps. It overrides the interpreter of a run's setup. If neither is set,
                 `sys.executable` runs the steps.
             node: The interpreter for Node.js steps; `find_node()` by default.
@@ -73,12 +79,10 @@ class WorkerPool:
         self.go_cache = go_cache
         self.determinism = determinism
         self.descriptions: dict[object, ComponentDescription] = {}
-        self._size = max_active_runs
         self._python = python
         self._node = node
         self._run_semaphore = asyncio.Semaphore(max_active_runs)
-        self._idle_slots: dict[WorkerSlot, None] = {}  # in order of last use
-        self._idle_by_key: dict[WorkerKey, dict[WorkerSlot, None]] = {}  # likewise
+        self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
         self._extra_read_folders = tuple(extra_read_folders)
         self._tmp_works = is_supported()
         self._folder: Path | None = None  # the parent of the slots' folders
@@ -102,10 +106,7 @@ class WorkerPool:
         """End every process."""
         for run in list(self._runs):
             run.kill()
-        for slot in list(self._idle_slots):
-            slot.close()
-        self._idle_slots.clear()
-        self._idle_by_key.clear()
+        self._slots.close()
         self._closed = True
         if self._folder is not None:
             await asyncio.to_thread(remove_tree, self._folder)
@@ -139,18 +140,13 @@ class WorkerPool:
         if needed is not None:
             private_tmp = PrivateTmp.create(folder / TMP_NAME, needed, self.zygotes.get() if self.zygotes else None)
         self._tmp_works = needed is None or private_tmp is not None
-        return WorkerSlot(setup.worker_key, folder, private_tmp)
+        slot = WorkerSlot(setup.worker_key, folder, private_tmp)
+        self._slots.add(slot)
+        return slot
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
         """Return a slot that is kept warm for the key of *setup*, or None."""
-        same_key = self._idle_by_key.get(setup.worker_key)
-        if same_key is None:
-            return None
-        needed = self._needed_tmp_names(setup)
-        slot = next((slot for slot in reversed(same_key) if slot.shows(needed)), None)
-        if slot is not None:
-            self._take_idle(slot)
-        return slot
+        return self._slots.take(setup.worker_key, self._needed_tmp_names(setup))
 
     def get_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker:
         """
@@ -195,21 +191,9 @@ class WorkerPool:
     def release_slot(self, slot: WorkerSlot, *, is_clean: bool) -> None:
         """Keep *slot* for the next run of its key, or close it if it is not clean: its run has ended, but left files."""
         if not is_clean or self._closed:
-            slot.close()
-            return
-        self._idle_slots[slot] = None
-        self._idle_by_key.setdefault(slot.key, {})[slot] = None
-        while sum(max(1, len(idle.workers)) for idle in self._idle_slots) > 2 * self._size:
-            oldest = next(iter(self._idle_slots))
-            self._take_idle(oldest)
-            oldest.close()
-
-    def _take_idle(self, slot: WorkerSlot) -> None:
-        del self._idle_slots[slot]
-        same_key = self._idle_by_key[slot.key]
-        del same_key[slot]
-        if not same_key:
-            del self._idle_by_key[slot.key]
+            self._slots.discard(slot)
+        else:
+            self._slots.put_back(slot)
 
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the active runs and free its slot."""

@@ -17,13 +17,14 @@ from pdkernel.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
 from pdkernel.expression import Evaluation, evaluate_plain_paths
 from pdkernel.model import JSON, Step
-from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
+from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome, build_step_input
 from pdkernel.workers.component_client import ComponentClient, find_error
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GoBuildCache
-from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
+from pdkernel.workers.memory_watch import MemoryWatch
 from pdkernel.workers.private_tmp import TMP_FOLDER
+from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
@@ -389,16 +390,3 @@ class RunWorkers:
             return TMP_FOLDER
         # parity[temporary-folder]: without a private /tmp, a path /tmp/... is the system's folder, which no run empties
         return self.ensure_tmp_folder()
-
-
-def build_step_input(call: StepCall, setup: RunSetup) -> dict[str, Any]:
-    """Build the input of a step's code, besides the exports of the steps above."""
-    return {
-        "props": dict(call.props),
-        "auth": {prop: dict(fields) for prop, fields in call.account_fields.items()},
-        "stores": dict(call.store_names),
-        "context": {**cast("Mapping[str, JSON]", setup.trigger.get("context") or {}), **call.context},
-        "flow": dict(call.flow_urls),
-        "configured": [*call.step.props, *call.props],
-        "db": dict(call.service_db),
-    }

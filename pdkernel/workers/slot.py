@@ -30,12 +30,16 @@ class WorkerSlot:
         folder: The folder of the files of its runs, emptied after each run. Processes of other slots have other folders.
         private_tmp: The private `/tmp` of its workers, or None for the system's.
         workers: The workers by language.
+        runs: The number of runs that have ended.
+        measured_workers: The workers whose memory was measured last.
     """
 
     key: WorkerKey
     folder: Path
     private_tmp: PrivateTmp | None
     workers: dict[WorkerLanguage, Worker] = field(default_factory=dict)
+    runs: int = 0
+    measured_workers: tuple[Worker, ...] = ()
 
     @property
     def tmp_folder(self) -> Path:

@@ -19,7 +19,8 @@ from pdkernel.workers.environment import step_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.go_errors import parse_panic
 from pdkernel.workers.interpreters import find_bash
-from pdkernel.workers.memory_watch import BYTES_PER_MB, MemoryWatch
+from pdkernel.workers.memory_watch import MemoryWatch
+from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.slot import WorkerSlot

@@ -58,6 +58,16 @@ def test_the_json_line(pdkernel: Shell) -> None:
     assert "hidden-value" not in lines
 
 
+def test_memory_budget_is_shown(pdkernel: Shell) -> None:
+    """With -v, the server says which memory its workers may use."""
+    pdkernel.notebook(CUSTOM, ANSWER)
+    with serving(pdkernel, "-v", "--memory", "1.5GB") as (_, process):
+        process.send_signal(signal.SIGTERM)
+        _, lines = process.communicate(timeout=60)
+
+    assert "Idle workers end when the workers of this process use more than 1536 MB (--memory)." in lines
+
+
 def test_the_same_url_after_a_restart(pdkernel: Shell) -> None:
     """An endpoint's key stays the same after a restart."""
     pdkernel.notebook(CUSTOM, ANSWER)
@@ -152,6 +162,8 @@ def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
         (["work.ipynb", "--public-url", "http://flows.example.com:99999"], "is not a valid public URL"),
         (["work.ipynb", "--trusted-proxy", "proxy"], "is not a network"),
         (["work.ipynb", "--host", "256.0.0.1.example.invalid"], "no"),
+        (["work.ipynb", "--memory", "lots"], "'lots' is not a size. Write a number with a unit, such as 512M or 4G."),
+        (["work.ipynb", "--memory", "1.5M"], "'1.5M' is less than 16M."),
     ],
 )
 def test_invalid_options_are_refused(pdkernel: Shell, args: list[str], words: str) -> None:

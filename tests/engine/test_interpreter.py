@@ -51,7 +51,7 @@ async def test_process_serves_one_external_user(run: Run) -> None:
 
 
 async def test_share_workers_always_lets_users_share_a_process(run: Run) -> None:
-    """With `settings: share_workers: always`, the runs of a workflow share a process, whoever the user is."""
+    """With `settings: share_workers: always`, the runs of a workflow for all external users share a process."""
     workflow = a_workflow(python_step("one", "import os\nreturn os.getpid()"), share_workers="always")
 
     pids = [(await run(workflow, external_user_id=user)).step("one").return_value for user in ("ada", "grace", None)]

@@ -45,10 +45,10 @@ async def test_external_users_have_separate_processes(open_run: OpenRun, languag
 @LONG_LIVED
 async def test_run_without_an_external_user_has_another_process(open_run: OpenRun, language: Language) -> None:
     """A run without an external user does not use the process of a user, nor the other way round."""
-    nobody, ada, again = await pids_of(open_run, language, {}, {"external_user": "ada"}, {})
+    without, ada, again = await pids_of(open_run, language, {}, {"external_user": "ada"}, {})
 
-    assert nobody != ada
-    assert again == nobody
+    assert without != ada
+    assert again == without
 
 
 @LONG_LIVED
@@ -98,7 +98,7 @@ async def test_changed_text_runs_in_the_same_process(open_run: OpenRun, language
 async def test_share_workers_always_lets_the_users_of_a_workflow_share(open_run: OpenRun, language: Language) -> None:
     """With `share_workers: always`, runs of one workflow share a process, and no other workflow uses that process."""
     shared = {"workflow": "shared", "share_workers": True}
-    ada, grace, nobody, other, never = await pids_of(
+    ada, grace, without, other, never = await pids_of(
         open_run,
         language,
         {**shared, "external_user": "ada"},
@@ -108,7 +108,7 @@ async def test_share_workers_always_lets_the_users_of_a_workflow_share(open_run:
         {"workflow": "shared", "external_user": "ada"},
     )
 
-    assert ada == grace == nobody
+    assert ada == grace == without
     assert len({ada, other, never}) == 3
 
 

@@ -1,0 +1,192 @@
+"""
+The slots of a pool: finds a warm slot for a run, and ends idle slots when all slots use more memory than the budget.
+
+The slot that was idle for the longest time ends first. A slot that serves a run never ends. Memory is measured sparingly,
+in a thread: after the first runs of a slot, and then after every 64th.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from collections.abc import Callable, Sequence
+
+from pdkernel.workers.calls import WorkerKey
+from pdkernel.workers.process_memory import BYTES_PER_MB, find_memory_limit, proportional_bytes
+from pdkernel.workers.slot import WorkerSlot
+from pdkernel.workers.worker import Worker
+from pdkernel.workers.worker_command import WorkerLanguage
+
+_log = logging.getLogger(__name__)
+
+_MEASURED_RUNS = frozenset({1, 2, 4, 8, 16, 32})
+_MEASURE_INTERVAL = 64
+_ASSUMED_BYTES: dict[WorkerLanguage, int] = {"python": 16 * BYTES_PER_MB, "node": 48 * BYTES_PER_MB}
+"""The memory of a worker that was not measured yet."""
+_DESCRIPTORS_PER_PROCESS = 8  # its pipes, and what reports its exit and its children
+_RESERVED_DESCRIPTORS = 128  # for connections and files of the server
+_MAX_DESCRIPTORS = 1 << 16
+
+
+_Measured = tuple[WorkerSlot, tuple[Worker, ...], int]
+"""A slot, the workers that were measured, and their memory in bytes."""
+
+
+def default_memory_budget() -> int:
+    """Return the default budget in bytes for the workers of one pool: half of what this process may use."""
+    return find_memory_limit() // 2
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files as the system permits: each idle worker keeps some open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def max_idle_processes() -> int:
+    """Return how many idle worker processes the limit of open files (`ulimit -n`) permits."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _MAX_DESCRIPTORS)
+    return max(8, (files - _RESERVED_DESCRIPTORS) // _DESCRIPTORS_PER_PROCESS)
+
+
+class SlotCache:
+    """
+    All slots of a pool, those of active runs included.
+
+    Args:
+        memory_budget: The bytes that the workers of all slots may use; None for the default.
+        measure: Returns the bytes that processes and their children use. Called in a thread.
+        max_processes: The number of idle processes that are kept; None for what the limit of open files permits.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory_budget: int | None = None,
+        measure: Callable[[Sequence[int]], int] = proportional_bytes,
+        max_processes: int | None = None,
+    ) -> None:
+        self._budget = default_memory_budget() if memory_budget is None else memory_budget
+        self._measure = measure
+        self._max_processes = max_idle_processes() if max_processes is None else max_processes
+        self._slots: dict[WorkerSlot, int] = {}  # with the memory that counts for each
+        self._used = 0
+        self._idle: dict[WorkerSlot, None] = {}  # in order of last use
+        self._idle_by_key: dict[WorkerKey, dict[WorkerSlot, None]] = {}  # likewise
+        self._idle_processes = 0
+        self._unmeasured: set[WorkerSlot] = set()
+        self._measuring: asyncio.Future[list[_Measured]] | None = None
+        self._has_warned = False
+
+    def add(self, slot: WorkerSlot) -> None:
+        """Add a new slot, which serves a run."""
+        self._slots[slot] = 0
+
+    def take(self, key: WorkerKey, tmp_names: frozenset[str] | None) -> WorkerSlot | None:
+        """Return the idle slot of *key* that was used last and whose steps see *tmp_names* in `/tmp`, or None."""
+        for slot in reversed(self._idle_by_key.get(key, ())):
+            if slot.shows(tmp_names):
+                self._remove_idle(slot)
+                return slot
+        return None
+
+    def put_back(self, slot: WorkerSlot) -> None:
+        """Keep *slot*, whose run has ended, for another run; end idle slots if the budget is exceeded."""
+        slot.runs += 1
+        is_new = tuple(slot.workers.values()) != slot.measured_workers
+        if is_new:
+            assumed = sum(_ASSUMED_BYTES[language] for language in slot.workers)
+            self._set_memory(slot, max(assumed, self._slots[slot]) if slot.workers else 0)
+        if slot.workers and (is_new or slot.runs in _MEASURED_RUNS or slot.runs % _MEASURE_INTERVAL == 0):
+            self._unmeasured.add(slot)
+            self._start_measuring()
+        self._idle[slot] = None
+        self._idle_by_key.setdefault(slot.key, {})[slot] = None
+        self._idle_processes += _weight(slot)
+        self._evict()
+
+    def discard(self, slot: WorkerSlot) -> None:
+        """Close *slot*, which serves no run any more."""
+        self._used -= self._slots.pop(slot, 0)
+        self._unmeasured.discard(slot)
+        slot.close()
+
+    def close(self) -> None:
+        """Close the idle slots, and stop measuring."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+        for slot in list(self._idle):
+            self._remove_idle(slot)
+            self.discard(slot)
+
+    def _remove_idle(self, slot: WorkerSlot) -> None:
+        del self._idle[slot]
+        same_key = self._idle_by_key[slot.key]
+        del same_key[slot]
+        if not same_key:
+            del self._idle_by_key[slot.key]
+        self._idle_processes -= _weight(slot)
+
+    def _set_memory(self, slot: WorkerSlot, used_bytes: int) -> None:
+        self._used += used_bytes - self._slots[slot]
+        self._slots[slot] = used_bytes
+
+    def _start_measuring(self) -> None:
+        if self._measuring is not None or not self._unmeasured:
+            return
+        found = [(slot, tuple(slot.workers.values())) for slot in self._unmeasured]
+        roots = [[pid for worker in workers if (pid := worker.process.child.root_pid)] for _, workers in found]
+        self._unmeasured.clear()
+        self._measuring = asyncio.get_running_loop().run_in_executor(
+            None, lambda: [(*each, self._measure(pids)) for each, pids in zip(found, roots, strict=True)]
+        )
+        self._measuring.add_done_callback(self._on_measured)
+
+    def _on_measured(self, measuring: asyncio.Future[list[_Measured]]) -> None:
+        self._measuring = None
+        if measuring.cancelled():
+            return
+        for slot, workers, used_bytes in measuring.result():
+            if slot in self._slots:
+                slot.measured_workers = workers
+                self._set_memory(slot, used_bytes)
+        self._evict()
+        self._start_measuring()
+
+    def _evict(self) -> None:
+        while self._idle and (self._used > self._budget or self._idle_processes > self._max_processes):
+            oldest = next(iter(self._idle))
+            if self._used > self._budget:
+                reason = f"the workers use {_mb(self._used)} MB, and the budget (--memory) is {_mb(self._budget)} MB"
+                if len(self._idle) == 1:
+                    self._warn()
+            else:
+                reason = f"{self._idle_processes} processes are idle, and the limit of open files permits {self._max_processes}"
+            _log.info("The idle workers of %s end: %s.", oldest.key.describe(), reason)
+            self._remove_idle(oldest)
+            self.discard(oldest)
+
+    def _warn(self) -> None:
+        """Warn once that even the workers of the runs that execute exceed the budget."""
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "The memory budget of %d MB (--memory) is less than the %d MB that the workers of %d runs at once use: no "
+                "worker is kept for the next run. Raise --memory, or lower --max-active-runs.",
+                _mb(self._budget),
+                _mb(self._used),
+                len(self._slots),
+            )
+
+
+def _weight(slot: WorkerSlot) -> int:
+    """How many processes a slot counts for: a slot without workers also keeps files open."""
+    return max(1, len(slot.workers))
+
+
+def _mb(used_bytes: int) -> int:
+    return round(used_bytes / BYTES_PER_MB)

@@ -1,0 +1,90 @@
+"""The memory of processes, and the limits of this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pdkernel.workers.process_memory import find_memory_limit, proportional_bytes, resident_bytes_with_descendants
+
+MB = 1 << 20
+HOLD = "import sys; held = bytearray(50 << 20); {}print(flush=True); sys.stdin.read()"
+
+
+def test_memory_of_children_counts() -> None:
+    """The memory of a process includes that of the processes that it started."""
+    child = HOLD.format("")
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        measured = (proportional_bytes([process.pid]), resident_bytes_with_descendants(process.pid, process.pid))
+        process.stdin.close()  # type: ignore[union-attr]
+
+    assert min(measured) > 50 * MB
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell shared memory")
+def test_shared_memory_counts_once() -> None:
+    """Two processes that share their memory after a fork count about once together."""
+    code = HOLD.format("import os; os.fork(); ")
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()
+        measured, resident = (
+            proportional_bytes([process.pid]),
+            resident_bytes_with_descendants(process.pid, process.pid),
+        )
+        process.stdin.close()  # type: ignore[union-attr]
+
+    assert measured < 80 * MB
+    assert resident > 100 * MB
+
+
+def test_process_that_has_ended_uses_nothing() -> None:
+    """A process that ends before the measurement counts 0."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+
+    assert proportional_bytes([ended.pid]) == 0
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/app/web\n", {"app/web/memory.max": "max\n", "app/memory.max": f"{64 * MB}\n"}, 64 * MB),
+        ("0::/app/web\n", {"app/web/memory.max": f"{32 * MB}\n", "app/memory.max": f"{64 * MB}\n"}, 32 * MB),
+        ("0::/host/path\n", {"memory.max": f"{48 * MB}\n"}, 48 * MB),
+        ("4:memory:/app\n0::/\n", {"memory/app/memory.limit_in_bytes": f"{16 * MB}\n"}, 16 * MB),
+        ("4:cpu,memory:/app\n", {"memory/memory.limit_in_bytes": f"{16 * MB}\n"}, 16 * MB),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ("0::/\n", {}, None),
+    ],
+    ids=["above", "nearest", "container", "version 1", "version 1 of a container", "version 1 without", "none"],
+)
+def test_memory_limit(tmp_path: Path, groups: str, files: dict[str, str], limit: int | None) -> None:
+    """The limit is the lowest of the control group, of the groups above it, and of the machine."""
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self/cgroup").write_text(groups)
+    for name, text in files.items():
+        (cgroups / name).parent.mkdir(parents=True, exist_ok=True)
+        (cgroups / name).write_text(text)
+
+    assert find_memory_limit(proc=proc, cgroups=cgroups) == (limit or psutil.virtual_memory().total)
+
+
+def test_memory_limit_without_proc(tmp_path: Path) -> None:
+    """Where control groups do not exist, the limit is the machine's memory."""
+    assert find_memory_limit(proc=tmp_path, cgroups=tmp_path) == psutil.virtual_memory().total
+
+
+def test_own_memory_is_measured() -> None:
+    """This process, whose memory is known to psutil, has a plausible size."""
+    assert 10 * MB < proportional_bytes([os.getpid()]) <= 4 * psutil.Process().memory_info().rss

@@ -1,0 +1,168 @@
+"""Idle workers end when the workers of a pool use more memory than the budget."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pdkernel.workers import WorkerPool
+from pdkernel.workers.slot_cache import SlotCache, max_idle_processes
+from tests.workers.conftest import OpenRun
+from tests.workers.test_pool import PID
+
+MB = 1 << 20
+
+
+class Sizes:
+    """
+    Measures each process as 100 MB, unless a test gives it another size.
+
+    Attributes:
+        by_pid: The size of a process in bytes.
+        measured: The processes of each measurement.
+    """
+
+    def __init__(self) -> None:
+        self.by_pid: dict[int, int] = {}
+        self.measured: list[tuple[int, ...]] = []
+
+    def __call__(self, pids: Sequence[int]) -> int:
+        """Return the size of *pids*."""
+        self.measured.append(tuple(pids))
+        return sum(self.by_pid.get(pid, 100 * MB) for pid in pids)
+
+
+async def run_for(open_run: OpenRun, pool: WorkerPool, user: str) -> Any:
+    """Run a Python step for *user*, wait for the measurement of its process, and return the process id."""
+    bench = await open_run(of=pool, external_user=user)
+    pid = (await bench.run("python", PID["python"])).exports["$return_value"]
+    await bench.workers.release()
+    await measured(pool)
+    return pid
+
+
+async def measured(pool: WorkerPool) -> None:
+    """Wait until the pool measures no memory."""
+    while (measuring := pool._slots._measuring) is not None:
+        await measuring
+
+
+async def test_oldest_idle_worker_ends_first(open_run: OpenRun, caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond the budget, the worker that was idle for the longest time ends, and the log says whose it was and why."""
+    caplog.set_level(logging.INFO, "pdkernel")
+    pool = WorkerPool(memory_budget=250 * MB, measure_memory=Sizes())
+    ada, grace = [await run_for(open_run, pool, user) for user in ("ada", "grace")]
+    before = list(caplog.messages)
+
+    await run_for(open_run, pool, "linus")
+
+    again = [await run_for(open_run, pool, user) for user in ("grace", "ada")]
+    await pool.close()
+    assert before == []
+    assert caplog.messages[0] == (
+        "The idle workers of external user 'ada' in development end: the workers use 300 MB, and the budget (--memory) is "
+        "250 MB."
+    )
+    assert again[0] == grace
+    assert again[1] != ada
+
+
+async def test_worker_of_an_active_run_does_not_end(open_run: OpenRun) -> None:
+    """The memory of active runs counts, but only idle workers end."""
+    pool = WorkerPool(memory_budget=150 * MB, measure_memory=Sizes())
+    await run_for(open_run, pool, "ada")
+    active = await open_run(of=pool, external_user="ada")
+    pid = (await active.run("python", PID["python"])).exports["$return_value"]
+
+    await run_for(open_run, pool, "grace")
+
+    again = (await active.run("python", PID["python"])).exports["$return_value"]
+    await active.workers.release()
+    await pool.close()
+    assert again == pid
+
+
+async def test_budget_below_one_run_is_reported_once(open_run: OpenRun, caplog: pytest.LogCaptureFixture) -> None:
+    """A budget that the workers of the active runs exceed is a warning with the fix, not an error."""
+    pool = WorkerPool(memory_budget=MB, measure_memory=Sizes())
+    pids = [await run_for(open_run, pool, "ada") for _ in range(3)]
+    await pool.close()
+
+    assert len(set(pids)) == 3
+    [warning] = caplog.messages
+    assert warning.startswith("The memory budget of 1 MB (--memory) is less than the ")
+    assert warning.endswith("Raise --memory, or lower --max-active-runs.")
+
+
+async def test_memory_is_measured_sparingly(open_run: OpenRun) -> None:
+    """A process is measured after its first run, and later only after few runs."""
+    sizes = Sizes()
+    pool = WorkerPool(measure_memory=sizes)
+    for _ in range(40):
+        await run_for(open_run, pool, "ada")
+    await pool.close()
+
+    assert len(sizes.measured) == 6  # after run 1, 2, 4, 8, 16 and 32
+
+
+async def test_new_process_of_a_slot_is_measured(open_run: OpenRun) -> None:
+    """A worker that a later run starts counts after that run."""
+    sizes = Sizes()
+    pool = WorkerPool(measure_memory=sizes)
+    for _ in range(2):
+        await run_for(open_run, pool, "ada")
+    bench = await open_run(of=pool, external_user="ada")
+    await bench.run("node", PID["node"])
+    await bench.workers.release()
+    await measured(pool)
+    await pool.close()
+
+    assert [len(pids) for pids in sizes.measured] == [1, 1, 2]
+
+
+async def test_count_of_idle_processes_has_a_limit(open_run: OpenRun, caplog: pytest.LogCaptureFixture) -> None:
+    """Idle processes keep files open, so their number is limited, whatever their memory."""
+    caplog.set_level(logging.INFO, "pdkernel")
+    pool = WorkerPool()
+    pool._slots = SlotCache(max_processes=1)
+    ada, grace, again = [await run_for(open_run, pool, user) for user in ("ada", "grace", "grace")]
+    await pool.close()
+
+    assert again == grace != ada
+    [message] = caplog.messages
+    assert message == (
+        "The idle workers of external user 'ada' in development end: 2 processes are idle, and the limit of open files "
+        "permits 1."
+    )
+
+
+def test_limit_of_idle_processes_follows_the_limit_of_open_files() -> None:
+    """A lower `ulimit -n` permits fewer idle processes."""
+    before = max_idle_processes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        lower = max_idle_processes()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert lower == 112
+    assert soft <= 1024 or before > lower
+
+
+def test_soft_limit_of_open_files_is_raised() -> None:
+    """The server may open as many files as the hard limit permits."""
+    code = (
+        "import resource as r\nfrom pdkernel.workers import raise_descriptor_limit\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (256, 2000))\nraise_descriptor_limit()\nprint(r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "(2000, 2000)"
