@@ -254,7 +254,8 @@ def _build_environment(
     Environment variables for a process of a step.
 
     Every client reads the proxy variables in lower case; wget reads only those, and takes a certificate only from `WGETRC`.
-    Node.js reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its own roots, so it gets the project's certificate alone.
+    Node.js reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its roots, which are those of `SSL_CERT_FILE`: OpenSSL reads
+    that file at the first TLS connection that does not pass the hook.
     Node.js 24 alone reads `NODE_USE_ENV_PROXY`.
 
     Args:
@@ -271,7 +272,8 @@ def _build_environment(
     environment = {
         "NODE_EXTRA_CA_CERTS": str(authority.certificate_file),
         "NODE_USE_ENV_PROXY": "1",
-        "NODE_OPTIONS": f"--import {NODE_HOOK.as_uri()}",
+        # with Node.js's own roots, loading the module `tls` parses all of them, in 16 ms of CPU for each process
+        "NODE_OPTIONS": f"--use-openssl-ca --import {NODE_HOOK.as_uri()}",
         "PDK_EGRESS": f"127.0.0.1:{port}",
         "PDK_TOKEN": token,
         "WGETRC": str(authority.wgetrc_file),

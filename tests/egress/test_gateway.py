@@ -118,7 +118,7 @@ async def test_the_environment_routes_every_client_to_the_gateway(tmp_path: Path
     proxy = f"http://{caller_token}:x@127.0.0.1:{gateway.port}"
     assert {environment[name] for name in ("http_proxy", "HTTPS_PROXY", "https_proxy", "all_proxy")} == {proxy}
     assert "127.0.0.1" in environment["no_proxy"]
-    assert environment["NODE_OPTIONS"].startswith("--import file:///")
+    assert environment["NODE_OPTIONS"].startswith("--use-openssl-ca --import file:///")
     assert environment["PDK_EGRESS"] == f"127.0.0.1:{gateway.port}"
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "WGETRC"):
         assert Path(environment[name]).is_file()

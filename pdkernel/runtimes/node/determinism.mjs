@@ -7,18 +7,20 @@
  * `performance.now` and timers are not changed. TLS, and programs that a step starts, are not fixed.
  */
 
-import crypto from "node:crypto";
-import { syncBuiltinESMExports } from "node:module";
+import { createRequire, syncBuiltinESMExports } from "node:module";
 import { trackChanges } from "./process_reset.mjs";
 
 const CLOCK_STEP_MS = 10_000;
 
 const RealDate = Date;
-const { createHash } = crypto;
 const elapsed = performance.now.bind(performance);
 
 /** @type {{ms: number, seed: string} | null} */
 let fixed = null;
+/** @type {typeof import("node:crypto")} loaded only if it is needed */
+let crypto;
+/** @type {typeof import("node:crypto").createHash} */
+let createHash;
 let began = 0;
 let state = 0;
 
@@ -32,6 +34,8 @@ export function installDeterminism(settings) {
   const first = fixed === null;
   fixed = settings;
   if (first) {
+    crypto = createRequire(import.meta.url)("node:crypto");
+    createHash = crypto.createHash;
     const keep = trackChanges(); // every later reset keeps these replacements
     fixTime();
     fixChance();

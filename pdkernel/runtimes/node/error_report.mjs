@@ -5,8 +5,8 @@
  * Any thrown value is supported, such as a string, or an error without a stack.
  */
 
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -340,6 +340,7 @@ function syntaxError(error, step) {
     const file = join(folder, error.pdkernelCommonJS ? "step.cjs" : "step.mjs");
     writeFileSync(file, step.source, { mode: 0o600 });
     const { NODE_OPTIONS, ...environment } = process.env;
+    const { spawnSync } = /** @type {typeof import("node:child_process")} */ (createRequire(import.meta.url)("node:child_process"));
     const output = spawnSync(process.execPath, ["--check", file], { encoding: "utf8", env: environment }).stderr;
     const lines = output.split("\n");
     const message = text(() => error.message, "");

@@ -9,9 +9,10 @@
  * a `…`.
  */
 
-import { createHash } from "node:crypto";
-import { Session } from "node:inspector";
+import { createRequire } from "node:module";
 import { inspect } from "node:util";
+
+const require = createRequire(import.meta.url); // loads at the first use: most processes need neither crypto nor inspector
 
 const MAX_TEXT_LENGTH = 200;
 const SHORTENED = "…";
@@ -30,7 +31,8 @@ const LOCALS_READER = Symbol.for("pdkernel.locals");
 /** Watches for throws while a step runs. */
 export class FrameLocals {
   constructor() {
-    this.session = new Session();
+    /** @type {import("node:inspector").Session | null} */
+    this.opened = null;
     /** @type {string | null} */
     this.file = null;
     /** @type {string[]} */
@@ -47,12 +49,21 @@ export class FrameLocals {
     this.seen = new Map();
     const read = (/** @type {any} */ scope) => this.read(scope);
     Object.defineProperty(globalThis, LOCALS_READER, { value: read, enumerable: false, configurable: false, writable: false });
-    this.session.connect();
-    this.session.on("Debugger.paused", ({ params }) => this.paused(params));
-    // a frame has only the number of a script whose name is not a URL
-    this.session.on("Debugger.scriptParsed", ({ params }) => {
-      if (params.url.startsWith("<step ")) this.scripts.set(params.scriptId, params.url);
-    });
+  }
+
+  /** The connection to the debugger. */
+  get session() {
+    if (this.opened === null) {
+      const { Session } = /** @type {typeof import("node:inspector")} */ (require("node:inspector"));
+      this.opened = new Session();
+      this.opened.connect();
+      this.opened.on("Debugger.paused", ({ params }) => this.paused(params));
+      // a frame has only the number of a script whose name is not a URL
+      this.opened.on("Debugger.scriptParsed", ({ params }) => {
+        if (params.url.startsWith("<step ")) this.scripts.set(params.scriptId, params.url);
+      });
+    }
+    return this.opened;
   }
 
   /**
@@ -64,7 +75,7 @@ export class FrameLocals {
    * @param {object[]} hidden objects of the runtime: `steps`, `$`
    */
   start(step, input, secrets, hidden) {
-    const hash = createHash("sha1");
+    const hash = /** @type {typeof import("node:crypto")} */ (require("node:crypto")).createHash("sha1");
     for (const text of input) hash.update(text);
     this.input = hash.digest("base64");
     this.seen.clear();

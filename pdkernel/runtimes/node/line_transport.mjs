@@ -7,7 +7,6 @@
 
 import { writeSync } from "node:fs";
 import { Socket } from "node:net";
-import process from "node:process";
 
 const IN = 3;
 const OUT = 4;

@@ -10,7 +10,6 @@
  * parity[process-env]: on the platform `process.env` is undefined outside of the component; in pdkernel the whole module has it.
  */
 
-import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { describeComponent, ComponentInstance } from "./component_instance.mjs";
 import { loadComponent, findPackageRoot } from "./component_file.mjs";
@@ -20,7 +19,7 @@ import { EntryPointError } from "./error_report.mjs";
 import { encodeJson } from "./export_encoding.mjs";
 import { evaluateExpressions } from "./expressions.mjs";
 import { installDeterminism, restartForStep } from "./determinism.mjs";
-import { recordBaseline, resetProcess, resetProcessAhead, discardPreparedReset, trackChanges } from "./process_reset.mjs";
+import { recordBaseline, resetProcess, resetProcessAhead, discardPreparedReset, expectSource, trackChanges } from "./process_reset.mjs";
 import { begin as beginRequest, readLines, sendLine } from "./line_transport.mjs";
 import { ModuleLoader } from "./module_loader.mjs";
 import { runStepWork, findLeftovers, frameLocals, handleLateError, recordIdleResources } from "./step_runner.mjs";
@@ -95,6 +94,7 @@ function resolveCode(request) {
  * @returns {Promise<any>} the component
  */
 function load(step) {
+  expectSource(step.source);
   return step.root ? loadComponent(step, trackChanges) : run.loader.load(step);
 }
 

@@ -8,7 +8,6 @@
 
 import Module, { createRequire, isBuiltin } from "node:module";
 import { join } from "node:path";
-import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { types } from "node:util";
 import { setFlagsFromString } from "node:v8";

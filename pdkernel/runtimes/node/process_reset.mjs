@@ -5,14 +5,40 @@
  * Changes that packages make to globals while they are loaded remain, because packages are loaded once.
  */
 
-/** @type {Map<any, Map<PropertyKey, PropertyDescriptor>>} */
+/**
+ * The known properties of each target; null stands for a lazy global that has not been read yet.
+ *
+ * @type {Map<any, Map<PropertyKey, PropertyDescriptor | null>>}
+ */
 const baseline = new Map();
+
+/**
+ * Names of globals that Node.js loads at the first access, which takes up to 40 ms (undici, web streams, Web Crypto). Reading a
+ * descriptor is an access, so the descriptors are read only before a step whose source has such a name.
+ */
+const LAZY_GLOBALS =
+  /\b(?:FormData|Headers|Request|Response|MessageEvent|WebSocket|CloseEvent|EventSource|Performance\w*|Crypto|CryptoKey|SubtleCrypto|(?:Readable|ReadableByte|Writable|Transform|Compression|Decompression|TextEncoder|TextDecoder)Stream\w*|(?:ByteLength|Count)QueuingStrategy)\b/;
+
+/** Whether the lazy globals are in the baseline. */
+let isComplete = false;
 
 const TARGETS = [globalThis, console];
 
 /** Store the current properties as the baseline. */
 export function recordBaseline() {
   for (const target of TARGETS) baseline.set(target, propertiesOf(target));
+}
+
+/**
+ * Prepare for a step: if its source names a lazy global, add the lazy globals to the baseline.
+ *
+ * @param {string} source
+ */
+export function expectSource(source) {
+  if (isComplete || !LAZY_GLOBALS.test(source)) return;
+  isComplete = true;
+  const known = /** @type {Map<PropertyKey, PropertyDescriptor | null>} */ (baseline.get(globalThis));
+  for (const [key, property] of propertiesOf(globalThis)) if (known.get(key) === null) known.set(key, property);
 }
 
 /**
@@ -28,7 +54,7 @@ export function trackChanges() {
       const known = /** @type {Map<PropertyKey, PropertyDescriptor>} */ (baseline.get(target));
       for (const [key, property] of now) {
         const before = seen[at].get(key);
-        if (before?.value !== property.value || before?.get !== property.get) known.set(key, property);
+        if (before?.value !== property?.value || before?.get !== property?.get) known.set(key, property);
       }
       for (const key of seen[at].keys()) if (!now.has(key)) known.delete(key);
     });
@@ -37,11 +63,14 @@ export function trackChanges() {
 
 /**
  * @param {any} target
- * @returns {Map<PropertyKey, PropertyDescriptor>}
+ * @returns {Map<PropertyKey, any>} descriptors; null for a lazy global that is not read yet
  */
 function propertiesOf(target) {
   const properties = new Map();
-  for (const key of Reflect.ownKeys(target)) properties.set(key, Object.getOwnPropertyDescriptor(target, key));
+  for (const key of Reflect.ownKeys(target)) {
+    const isLazy = !isComplete && target === globalThis && LAZY_GLOBALS.test(String(key));
+    properties.set(key, isLazy ? null : Object.getOwnPropertyDescriptor(target, key));
+  }
   return properties;
 }
 
@@ -113,13 +142,14 @@ export function resetProcess(environment, folder) {
       if (known === undefined) Reflect.deleteProperty(target, key);
       else {
         found += 1;
+        if (known === null) continue;
         const now = Object.getOwnPropertyDescriptor(target, key);
         if (now && now.value !== known.value && now.configurable) Object.defineProperty(target, key, known);
       }
     }
     if (found === properties.size) continue;
     for (const [key, known] of properties) {
-      if (!Object.hasOwn(target, key)) Object.defineProperty(target, key, known);
+      if (known !== null && !Object.hasOwn(target, key)) Object.defineProperty(target, key, known);
     }
   }
   setEnvironment(environment);

@@ -4,7 +4,6 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
-import process from "node:process";
 import { describeError } from "./error_report.mjs";
 import { restartForStep } from "./determinism.mjs";
 import { resetProcess } from "./process_reset.mjs";
