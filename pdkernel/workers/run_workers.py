@@ -29,8 +29,9 @@ from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
 from pdkernel.workers.slot import WorkerSlot
+from pdkernel.workers.step_exchange import StepExchange, WorkerGone, diagnose_exit
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
-from pdkernel.workers.worker import StepExchange, Worker, WorkerGone, diagnose_exit
+from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage
 from pdkernel.workers.zygote import Zygotes
 

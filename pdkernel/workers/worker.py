@@ -1,5 +1,5 @@
 """
-A worker and the protocol with it: one request at a time.
+A worker, with a record of what it has received: one request at a time.
 
 A request is a JSON line, followed by one line for each export that the worker does not have yet. Each reply begins with
 the number of the request; the last one is `done`. The source and the exports of a step are sent once.
@@ -7,54 +7,31 @@ the number of the request; the last one is `done`. The source and the exports of
 
 from __future__ import annotations
 
-import asyncio
-import re
 import secrets
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from pdkernel.encode import encode_json
-from pdkernel.errors import ExportNotJSONError, InterpreterMissingError, PdkernelError, StepError
+from pdkernel.errors import InterpreterMissingError
 from pdkernel.execution import Stream
-from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, Step
+from pdkernel.model import Step
 from pdkernel.workers.child_process import PLAIN_PLAN, ProcessRequest
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.private_tmp import PrivateTmp
-from pdkernel.workers.protocols import OutboundGateway, StepServices
-from pdkernel.workers.recorder import StepRecorder
+from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.replies import (
-    Done,
     Late,
     ReplyError,
-    ServiceCall,
-    build_protocol_error,
     decode_reply,
-    describe_mismatch,
-)
-from pdkernel.workers.step_errors import (
-    PayloadLimitError,
-    build_payload_error,
-    build_process_died_error,
-    build_process_not_started_error,
-    build_timeout_error,
 )
 from pdkernel.workers.worker_command import WorkerCommand, WorkerLanguage
-from pdkernel.workers.worker_process import MAX_LINE_BYTES, WorkerProcess
+from pdkernel.workers.worker_process import WorkerProcess
 from pdkernel.workers.zygote import Zygotes
 
-STARTUP_TIMEOUT_S = 30.0
-"""The time limit for the start of a worker in seconds. It does not count as the step's time."""
+READY_LINE = b'0 {"t":"ready"}'
+"""The line that a worker sends when it has started."""
 
-MAX_EXPORT_LINE_BYTES = 3 * MAX_PAYLOAD_BYTES
-"""The longest line of an export in bytes: the escapes of a worker triple the bytes of an export at most."""
-
-_READY = b'0 {"t":"ready"}'
-_EXPORT = re.compile(rb'\d+ \{"t":"export"')
 _MAX_SOURCES = 500  # each version of a cell keeps a few kilobytes in the worker
 
 
@@ -128,7 +105,7 @@ class Worker:
 
     def on_line(self, line: bytes) -> None:
         """Handle a line without a request; an invalid line ends the worker."""
-        if line == _READY and not self.is_ready:
+        if line == READY_LINE and not self.is_ready:
             self.is_ready = True
         elif not _is_late(line):
             self.intruded = True
@@ -208,209 +185,8 @@ class Worker:
             self.caller_token = None
 
 
-class StepExchange:
-    """
-    One request to a worker, until its `done` (a `WorkerListener`).
-
-    Attributes:
-        reply: Resolves to the `done`, its value converted by *read*.
-        broken: The error of a step that sent an invalid line after its `done`.
-    """
-
-    def __init__(
-        self,
-        worker: Worker,
-        recorder: StepRecorder,
-        services: StepServices | None = None,
-        *,
-        name: str = "",
-        read: Callable[[JSON], Any] = lambda value: value,
-    ) -> None:
-        self.reply: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self.broken: StepError | None = None
-        self._name = name
-        self._read = read
-        self._number = b""
-        self._worker = worker
-        self._recorder = recorder
-        self._services = services
-        self._answers: set[asyncio.Task[None]] = set()
-        self._timeout_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._began: float | None = None
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the ready worker received the request."""
-        return asyncio.get_running_loop().time() - self._began if self._began is not None else 0.0
-
-    def send(self, request: Mapping[str, Any], texts: list[bytes], *, timeout_s: float) -> None:
-        """Send the request; *timeout_s* counts from the time at which the worker is ready."""
-        self._timeout_s = timeout_s
-        self._start_timer(0.0 if self._worker.is_ready else STARTUP_TIMEOUT_S)
-        worker = self._worker
-        if worker.intruded:
-            self.fail_step(build_protocol_error(self._name, "it came when no step ran"))
-        elif not worker.is_alive:
-            self.on_closed()
-        worker.request += 1
-        self._number = str(worker.request).encode()
-        worker.process.listener = self
-        worker.process.send(b"\n".join([encode_json({**request, "request": worker.request}), *texts, b""]))
-
-    def close(self) -> None:
-        """Stop waiting for replies."""
-        if self._timer:
-            self._timer.cancel()
-        for answer in self._answers:
-            answer.cancel()
-        if not self.reply.done():
-            self.reply.cancel()
-        if self.reply.cancelled():
-            self._worker.is_healthy = False
-
-    def fail_step(self, error: StepError) -> None:
-        """Finish the request with *error*; later replies are ignored, and the worker is not reused."""
-        self._worker.is_healthy = False
-        if not self.reply.done():
-            self.reply.set_exception(error)
-
-    def on_line(self, line: bytes) -> None:
-        """Handle a line of the worker."""
-        if line == _READY and not self._worker.is_ready:
-            self._ready()
-            return
-        try:
-            act = self._parse_message(line)
-        except PayloadLimitError as error:
-            self.fail_step(error)
-        except ReplyError as wrong:
-            self._refuse(str(wrong))
-        except RecursionError:
-            self.fail_step(ExportNotJSONError("An export is nested too deeply for JSON."))
-        else:
-            self._dispatch(act)
-
-    def on_line_too_long(self) -> None:
-        """Fail the step, whose export or response is larger than any limit."""
-        if self.reply.done():
-            self._refuse("it is too long")
-            return
-        what = f"a message of {f'step `{self._name}`' if self._name else 'a worker'}"
-        self.fail_step(build_payload_error(f"{what} has more than {MAX_LINE_BYTES >> 20} MB"))
-
-    def on_output(self, stream: Stream, data: bytes) -> None:
-        """Record output of the step's code."""
-        self._dispatch(partial(self._recorder.output, stream, data))
-
-    def on_closed(self) -> None:
-        """Finish the request with `WorkerGone`; the caller then diagnoses the exit."""
-        self._worker.is_healthy = False
-        if not self.reply.done():
-            self.reply.set_exception(WorkerGone())
-
-    def _dispatch(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:  # noqa: BLE001 - an error of the recorder's callbacks reaches the caller of the step
-            self._worker.is_healthy = False
-            if not self.reply.done():
-                self.reply.set_exception(error)
-
-    def _start_timer(self, allowance_s: float = 0.0) -> None:
-        if self._timer:
-            self._timer.cancel()
-        loop, limit = asyncio.get_running_loop(), self._timeout_s
-        self._began = None if allowance_s else loop.time()
-        self._timer = loop.call_later(limit + allowance_s, lambda: self.fail_step(build_timeout_error(limit)))
-
-    def _parse_message(self, line: bytes) -> Callable[[], None]:
-        """
-        Return the function that handles a line.
-
-        Raises:
-            PayloadLimitError: The line is an export above the limit; the line is not parsed.
-            ReplyError: The line does not belong to this request.
-        """
-        if len(line) > MAX_EXPORT_LINE_BYTES and _EXPORT.match(line):
-            raise build_payload_error(f"an export of step `{self._name}` has {len(line) / (1 << 20):.1f} MB")
-        number, _, text = line.partition(b" ")
-        reply = decode_reply(text)
-        if number != self._number or self.reply.done():
-            if not isinstance(reply, Late):
-                raise ReplyError(
-                    "it belongs to another step" if number != self._number else "it came after the last reply"
-                )
-            return lambda: None
-        if isinstance(reply, Done):
-            return partial(self._done, self._with_value(reply))
-        if isinstance(reply, ServiceCall):
-            return partial(self._start_service_call, reply)
-        return partial(self._recorder.add_reply, reply)
-
-    def _with_value(self, done: Done) -> Done:
-        if done.error is not None:
-            return done
-        try:
-            return msgspec.structs.replace(done, value=self._read(done.value))
-        except msgspec.ValidationError as wrong:
-            raise ReplyError(describe_mismatch(wrong)) from None
-
-    def _refuse(self, why: str) -> None:
-        if self.reply.done() and not self.reply.cancelled() and self.reply.exception() is None:
-            self.broken = build_protocol_error(self._name, why)
-        self.fail_step(build_protocol_error(self._name, why))
-
-    def _start_service_call(self, call: ServiceCall) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(call.id, call.call, call.args))
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
-
-    async def _answer(self, number: int, call: str, args: dict[str, JSON]) -> None:
-        answer: dict[str, Any] = {"answer": number}
-        try:
-            if self._services is None:
-                raise StepError(f"Only a running step can call {call}.", name="StepNotRunningError")
-            value = await self._services.call(call, args)
-            if value is not None:
-                answer["value"] = value
-        except PdkernelError as error:
-            name = error.name if isinstance(error, StepError) else type(error).__name__
-            answer["fault"] = {"name": name, "message": error.message, "fix": error.fix, "code": error.code}
-        except Exception as error:  # noqa: BLE001 - an internal error ends the step and reaches its caller
-            if not self.reply.done():
-                self.reply.set_exception(error)
-            return
-        if not self.reply.done():
-            self._worker.process.send(encode_json(answer) + b"\n")
-
-    def _ready(self) -> None:
-        self._worker.is_ready = True
-        self._start_timer()
-
-    def _done(self, done: Done) -> None:
-        if done.spoiled:
-            self._worker.is_healthy = False
-        if done.dirty or done.busy:
-            self._worker.is_stale = True
-        self.reply.set_result(done)
-
-
 def _is_late(line: bytes) -> bool:
     try:
         return isinstance(decode_reply(line.partition(b" ")[2]), Late)
     except (ReplyError, RecursionError):
         return False
-
-
-class WorkerGone(Exception):  # noqa: N818 - becomes an error after `diagnose_exit`
-    """The worker closed its pipe."""
-
-
-async def diagnose_exit(worker: Worker, recorder: StepRecorder) -> StepError:
-    """Return the error that describes how the worker ended."""
-    code = await worker.process.wait_exit_code()
-    worker.process.drain()
-    if (reason := worker.process.child.start_error) is not None:
-        return build_process_not_started_error(reason)
-    return build_process_died_error(code, recorder.stderr_tail())

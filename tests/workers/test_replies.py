@@ -39,7 +39,8 @@ from pdkernel.workers.replies import (
     parse_evaluations,
 )
 from pdkernel.workers.step_errors import PayloadLimitError
-from pdkernel.workers.worker import StepExchange, Worker
+from pdkernel.workers.step_exchange import StepExchange
+from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerCommand
 from pdkernel.workers.worker_process import WorkerProcess
 
