@@ -68,7 +68,7 @@ class ZygoteProcess:
         self._children: tuple[int, int] | None = None
         self._on_exit: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        WARDEN.register(-id(self), self._tag)  # where namespaces are not permitted, the warden ends what remains
+        WARDEN.register(-id(self), self._tag)  # until it is known that the system ends what remains
         if self._attach is not None:
             self._watch()
 
@@ -173,8 +173,10 @@ class ZygoteProcess:
             elif text.startswith("init"):
                 self._init_pid = _CREDENTIALS.unpack(data)[0]
         word, _, rest = text.partition(" ")
-        if word == "init":
-            self._in_namespaces = rest == "namespaces"
+        if word == "init" and rest == "namespaces":
+            self._in_namespaces = True
+            WARDEN.unregister(-id(self))
+            self._zygote.set_namespaces(permitted=True)
         elif word == "listen":
             self._attach_listener(int(rest))
         elif word == "exit":
@@ -261,12 +263,18 @@ class Zygote:
             if self._namespaces is None:
                 self._control.settimeout(_START_TIMEOUT_S)
                 try:
-                    self._namespaces = self._control.recv(_MESSAGE_BYTES) == b"n"
+                    self.set_namespaces(permitted=self._control.recv(_MESSAGE_BYTES) == b"n")
                 except OSError:
                     return False
                 finally:
                     self._control.settimeout(None)
-            return self._namespaces
+            return bool(self._namespaces)
+
+    def set_namespaces(self, *, permitted: bool) -> None:
+        """Store whether its processes have namespaces. If so, the system ends them with the zygote, without the warden."""
+        if self._namespaces is None and permitted and self._pid is not None:
+            WARDEN.unregister(self._pid)
+        self._namespaces = permitted
 
     def start(self, request: ProcessRequest, outputs: Sequence[int]) -> ZygoteProcess:
         """
@@ -341,7 +349,10 @@ class Zygotes:
         python = python or Path(sys.executable)
         with self._lock:
             zygote = self._zygotes.get(python)
-            if zygote is None or not zygote.is_alive:
+            if zygote is not None and not zygote.is_alive:
+                zygote.close()
+                zygote = None
+            if zygote is None:
                 zygote = self._zygotes[python] = Zygote(python)
             return zygote
 

@@ -1,0 +1,255 @@
+"""The processes that a zygote starts: their ends, what they inherit, and what is left when a process of ours is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pdkernel.model import Language
+from pdkernel.runtimes import process_tree
+from pdkernel.workers import WorkerPool
+from pdkernel.workers.child_process import ProcessRequest, open_pipes
+from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygotes, start_process
+from tests.workers.conftest import Bench, OpenRun
+from tests.workers.test_worker_process import leftovers, marks_of, node, python, run_until_up
+
+ROOT = Path(__file__).parents[2]
+GONE_WITHIN_S = 1.0
+DAEMON = "setsid env -i setsid sleep {marker} > /dev/null 2>&1 &"
+"""A process that left its session and cleared its environment: only its namespace leads to it."""
+STEPS: dict[str, str] = {
+    "python": "import subprocess\ndef handler(pd):\n    subprocess.run({daemon!r} + ' sleep {marker} &', shell=True)\n"
+    "    print('up', flush=True)\n    while True: pass\n",
+    "node": "import {{ execSync }} from 'child_process';\nexport default {{ run() {{\n"
+    "  execSync({daemon!r} + ' sleep {marker} > /dev/null 2>&1 &'); console.log('up'); for (;;); }} }}",
+    "bash": "{daemon} sleep {marker} & echo up; while :; do :; done",
+}
+
+
+@pytest.fixture(autouse=True)
+def require_namespaces() -> None:
+    """These tests need a system that permits process namespaces."""
+    zygote = ZYGOTES.get()
+    if zygote is None or not zygote.has_namespaces:
+        pytest.skip("this system permits no process namespaces")
+
+
+def processes_with(marker: str) -> list[int]:
+    """Return the processes with *marker* as an argument."""
+    return [each.pid for each in psutil.process_iter(["cmdline"]) if marker in (each.info["cmdline"] or ())]
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether *process* has not ended; the system's first process may reap it late."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def wait_until_gone(find: Callable[[], Any]) -> Any:
+    """Return what *find* still finds after `GONE_WITHIN_S` seconds, or nothing as soon as it finds nothing."""
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while (left := find()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def descendants(pid: int, program: str) -> list[psutil.Process]:
+    """Return the descendants of *pid* that run *program*."""
+    return [
+        child
+        for child in psutil.Process(pid).children(recursive=True)
+        if any(program in part for part in child.cmdline())
+    ]
+
+
+def find_victim(owner: int, which: str, language: str) -> int:
+    """Return the process of the owner that a test kills."""
+    if which == "server":
+        return owner
+    if which == "warden":
+        return descendants(owner, "warden.py")[0].pid
+    (zygote, *forked) = descendants(owner, str(ZYGOTE_PROGRAM))
+    if which == "zygote":
+        return zygote.pid
+    if language == "python":
+        return forked[-1].pid
+    program = {"node": "main.mjs", "bash": ".sh"}[language]
+    return descendants(owner, program)[0].pid
+
+
+@pytest.mark.parametrize(
+    ("language", "which"),
+    [*((language, which) for language in STEPS for which in ("worker", "zygote", "server")), ("python", "warden")],
+)
+def test_kill_9_in_mid_step_leaves_no_process(tmp_path: Path, language: str, which: str) -> None:
+    """Whichever process is killed, a second later no process of the step runs, daemons without environment included."""
+    marker = f"1000.{os.getpid()}{time.monotonic_ns() % 10**6:06}"
+    source = STEPS[language].format(daemon=DAEMON.format(marker=marker), marker=marker)
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.workers.owner", json.dumps([language, source, str(tmp_path)])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "up\n"
+        while len(during := processes_with(marker)) < 2:
+            time.sleep(0.01)
+        os.kill(find_victim(owner.pid, which, language), signal.SIGKILL)
+        if which == "warden":  # the step goes on; the server ends without a warden
+            owner.kill()
+        left = wait_until_gone(partial(processes_with, marker))
+        tree = [] if which in ("server", "warden") else psutil.Process(owner.pid).children(recursive=True)
+        owner.kill()
+        survivors = wait_until_gone(lambda: [(each.pid, each.cmdline()) for each in tree if runs(each)])
+
+    assert len(during) == 2
+    assert left == []
+    assert survivors == []
+
+
+async def test_zygote_that_was_killed_is_replaced(bench: Bench) -> None:
+    """The step fails, and the next step runs in a process of another zygote."""
+    task = await run_until_up(bench, "python", python("print('up', flush=True); time.sleep(1000)"))
+    zygote = descendants(os.getpid(), str(ZYGOTE_PROGRAM))[0]
+
+    zygote.kill()
+    outcome = await task
+    after = await bench.run("python", python("return 1"), name="after")
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
+    assert after.exports == {"$return_value": 1}
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("python", python("subprocess.run('setsid env -i setsid sleep 1000 > /dev/null 2>&1 &', shell=True)")),
+        ("node", node("execSync('setsid env -i setsid sleep 1000 > /dev/null 2>&1 &')")),
+    ],
+)
+async def test_daemon_of_a_step_is_reported_and_ended(bench: Bench, language: Language, source: str) -> None:
+    """A process without a parent counts as code that still runs: the step gets a warning, and the worker ends."""
+    of_others = marks_of(bench)
+
+    outcome = await bench.run(language, source)
+
+    assert outcome.error is None
+    assert any("still running" in warning for warning in outcome.warnings)
+    assert await leftovers(marks_of(bench) - of_others) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (python("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"), "ended by SIGTERM"),
+        (python("os._exit(3)"), "exit status 3"),
+        (python("__import__('ctypes').string_at(0)"), "ended by SIGSEGV"),
+        (python("os.kill(os.getpid(), signal.SIGKILL); time.sleep(9)"), "ended by SIGKILL"),
+    ],
+)
+async def test_exit_of_a_forked_worker_is_reported(bench: Bench, source: str, message: str) -> None:
+    """Signals and exit statuses of a forked process are those of a process of its own."""
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is not None
+    assert message in outcome.error.message
+
+
+FACTS = """
+import json, os, random, signal, socket, sys, threading, uuid
+def handler(pd):
+    return {
+        "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],
+        "random": [random.random(), uuid.uuid4().hex],
+        "main": threading.current_thread() is threading.main_thread(),
+        "signals": [str(signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)],
+        "streams": [sys.stdout.name, sys.stdout.encoding, sys.stdout.errors, sys.stdout.seekable(), sys.stdin.name],
+        "flags": [sys.flags.isolated, sys.flags.utf8_mode, sys.flags.safe_path],
+        "names": sorted(vars(sys.modules["__main__"])),
+        "path": sys.path,
+        "gc": __import__("gc").isenabled(),
+    }
+"""
+
+
+async def test_forked_worker_is_as_a_started_one(open_run: OpenRun) -> None:
+    """Code finds the same descriptors, streams, signals and flags as in a process that was not forked; random numbers differ."""
+    alone = WorkerPool(zygotes=None)
+    found = []
+    for pool in ({}, {}, {"of": alone}):
+        bench = await open_run(**pool)
+        found.append((await bench.run("python", FACTS)).exports["$return_value"])
+    await alone.close()
+    forked, again, started = found
+    assert isinstance(forked, dict)
+    assert isinstance(again, dict)
+    assert isinstance(started, dict)
+
+    assert forked.pop("random") != again.pop("random")
+    started.pop("random")
+    assert forked["descriptors"] == [0, 1, 2, 3, 4]
+    started.pop("descriptors")  # with those that this process has inherited itself
+    forked.pop("descriptors")
+    again.pop("descriptors")
+    assert forked == again == started
+
+
+async def test_secrets_do_not_reach_the_zygote(bench: Bench) -> None:
+    """Neither a variable of the workflow nor an account's field is in the memory of the zygote."""
+    await bench.run("bash", "true", account_fields={"slack": {"token": "xoxb-of-the-step"}})
+    await bench.run("python", python("return 1"), name="other", account_fields={"slack": {"token": "xoxb-of-the-step"}})
+    zygote = descendants(os.getpid(), str(ZYGOTE_PROGRAM))[0]
+
+    memory = b"".join(read_memory(zygote.pid))
+
+    assert b"PDKERNEL_STEP_PROCESS" in memory
+    assert b"tok-123456" not in memory
+    assert b"xoxb-of-the-step" not in memory
+
+
+def read_memory(pid: int) -> list[bytes]:
+    """Return the writable memory of a process."""
+    found = []
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            where, rights, *_ = line.split()
+            if "w" in rights:
+                start, end = (int(part, 16) for part in where.split("-"))
+                memory.seek(start)
+                found.append(memory.read(end - start))
+    return found
+
+
+async def test_process_that_was_killed_before_its_start_does_not_run(tmp_path: Path) -> None:
+    """A process that is killed right after its request runs no code, though the zygote has not read the request."""
+    zygotes = Zygotes()
+    zygote = zygotes.get()
+    assert zygote is not None
+    own_ends, child_ends = open_pipes("from", "from")
+    mark = tmp_path / "mark"
+    request = ProcessRequest(["/bin/sh", "-c", f"touch {mark}"], {"PATH": os.defpath}, "d" * 32)
+
+    process = start_process(request, child_ends, zygote)
+    process.kill()
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+    assert zygote.has_namespaces  # the zygote has started
+    await asyncio.sleep(0.1)
+
+    assert not mark.exists()
+    assert process_tree.find_processes([], ["d" * 32]) == set()
+    zygote.close()
