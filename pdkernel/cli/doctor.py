@@ -118,7 +118,7 @@ def _as_json(found: DoctorReport | PdkernelError) -> dict[str, Any]:
 
 def _machine(project: Path) -> dict[str, Any]:
     from pdkernel.errors import InterpreterMissingError
-    from pdkernel.workers import describe_step_tmp, find_go, find_node
+    from pdkernel.workers import default_memory_budget, describe_step_tmp, find_go, find_node
 
     def locate(find: Callable[[], object]) -> str:
         try:
@@ -142,6 +142,8 @@ def _machine(project: Path) -> dict[str, Any]:
         or "not found (only needed for pdkernel's own tests)",
         "outside_calls": SANDBOX_DESCRIPTIONS[detect_sandbox()],
         "tmp": describe_step_tmp(project),
+        "workers": "one process per external user, unless a workflow has share_workers: always; idle ones end beyond "
+        f"{default_memory_budget() >> 20:,} MB (serve --memory)",
     }
 
 

@@ -49,6 +49,8 @@ from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
 from pdkernel.workers import RunSetup, RunWorkers, WorkerPool
 
+SHARED_WORKERS_MESSAGE = "share_workers: always. The processes of this run also serve other external users."
+
 
 class Interpreter:
     """
@@ -238,6 +240,9 @@ class Interpreter:
         )
         record.set_package_lock(self._package_locks.describe(request.workflow, ready, actions, kept))
         setup = self._setup(request, record, ready, actions)
+        if setup.share_workers and setup.external_user is not None:
+            first = next((step.name for step in request.workflow.steps if request.should_execute(step)), "")
+            ready.messages.setdefault(first, []).append(SHARED_WORKERS_MESSAGE)
         workers = await self._open(request, setup)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))

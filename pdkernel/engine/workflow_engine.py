@@ -128,6 +128,7 @@ class WorkflowEngine:
         ids: IdGenerator = RANDOM_IDS,
         max_active_runs: int = 8,
         memory_budget: int | None = None,
+        spares: int = 0,
         gateway: Gateway | None = None,
         workers: WorkerPool | None = None,
         environ: Mapping[str, str] | None = None,
@@ -144,6 +145,7 @@ class WorkflowEngine:
             clock: For every time stamp.
             ids: For run ids.
             max_active_runs: The maximum number of concurrent runs.
+            spares: The number of slots whose workers are started ahead, as in `WorkerPool`.
             memory_budget: The bytes that all workers may use before idle workers end; None for the default.
             gateway: An existing gateway (tests pass one for loopback), or None to start a new one.
             workers: A worker pool with its gateway that another engine shares; `close` leaves both open.
@@ -170,6 +172,7 @@ class WorkflowEngine:
                 gateway=gateway,
                 max_active_runs=max_active_runs,
                 memory_budget=memory_budget,
+                spares=spares,
                 python=python_executable,
                 go_cache=go_programs(project.folder, environ),
                 extra_read_folders=(project.folder,),

@@ -26,6 +26,10 @@ from pdkernel.render.files import Finding, format_findings
 from pdkernel.render.import_report import ImportReport
 from pdkernel.render.matrix import ReadinessMatrix
 
+SHARED_WORKERS_NOTE = (
+    "share_workers: always. Runs of this workflow for different external users use the same processes."
+)
+
 
 class DoctorReport(JsonStruct, frozen=True):
     """
@@ -38,6 +42,7 @@ class DoctorReport(JsonStruct, frozen=True):
         lookup: The lookup for one external user; None if not requested or no account is needed.
         matrix: The readiness matrix, or None if not requested.
         lint_findings: Findings to check before a deployment.
+        shares_workers: Whether the workflow has `share_workers: always`.
     """
 
     missing_requirements: Sequence[MissingRequirement]
@@ -46,6 +51,7 @@ class DoctorReport(JsonStruct, frozen=True):
     lookup: Lookup | None = None
     matrix: ReadinessMatrix | None = None
     lint_findings: Sequence[Finding] = ()
+    shares_workers: bool = False
 
     @classmethod
     def collect(
@@ -106,15 +112,24 @@ class DoctorReport(JsonStruct, frozen=True):
         choices = {name: settings.accounts for name, settings in sidecar.steps.items()} if sidecar is not None else None
         report = build_import_report(workflow, catalog, choices=choices)
         missing += find_unanswered_accounts(report, sidecar)
-        return cls(missing, report, "schema" in workflow.extra, explained, matrix, lint_workflow(workflow, sidecar))
+        return cls(
+            missing,
+            report,
+            is_imported="schema" in workflow.extra,
+            lookup=explained,
+            matrix=matrix,
+            lint_findings=lint_workflow(workflow, sidecar),
+            shares_workers=workflow.settings.get("share_workers") == "always",
+        )
 
     def json_form(self) -> object:
-        """`{"ready", "missing", "report", "findings"}`, with "lookup" and "matrix" if requested."""
+        """`{"ready", "missing", "report", "findings"}`, with "lookup" and "matrix" if requested, and "shares_workers" if true."""
         return {
             "ready": not self.missing_requirements,
             "missing": self.missing_requirements,
             "report": self.import_report,
             "findings": self.lint_findings,
+            **({"shares_workers": True} if self.shares_workers else {}),
             **({"lookup": self.lookup} if self.lookup else {}),
             **({"matrix": self.matrix.json_form()} if self.matrix else {}),
         }
@@ -127,6 +142,8 @@ class DoctorReport(JsonStruct, frozen=True):
             else f"{source} is ready to run."
         )
         parts = [f"{needs}\n"]
+        if self.shares_workers:
+            parts.append(f"{SHARED_WORKERS_NOTE}\n")
         if self.is_imported:
             parts.append(f"Contents:\n{import_report.render_text(self.import_report)}")
         if self.lint_findings:

@@ -43,10 +43,17 @@ class WorkerKey:
     public_only: bool
     shared_workflow: str | None = None
 
+    @property
+    def spare(self) -> WorkerKey:
+        """The key of slots that no run has used and that a run of this key can take."""
+        return WorkerKey("", None, self.python, self.is_sandboxed, self.public_only)
+
     def describe(self) -> str:
         """Return whose runs these are, as a phrase for logs."""
         if self.shared_workflow is not None:
             return f"workflow {self.shared_workflow!r} in {self.environment} (share_workers: always)"
+        if not self.environment:
+            return "no external user yet"
         if self.external_user is None:
             return f"runs without an external user in {self.environment}"
         return f"external user {self.external_user!r} in {self.environment}"

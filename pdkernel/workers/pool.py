@@ -7,6 +7,7 @@ A warm slot serves one run at a time, always of the same `WorkerKey`. A worker t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import sys
@@ -14,8 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pdkernel import runtimes
+from pdkernel.errors import InterpreterMissingError
 from pdkernel.runtimes.file_tree import remove_tree
-from pdkernel.workers.calls import RunSetup
+from pdkernel.workers.calls import RunSetup, WorkerKey
 from pdkernel.workers.declarations import ComponentDescription
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
@@ -49,6 +51,7 @@ class WorkerPool:
         *,
         gateway: OutboundGateway | None = None,
         max_active_runs: int = 8,
+        spares: int = 0,
         memory_budget: int | None = None,
         measure_memory: Callable[[Sequence[int]], int] = proportional_bytes,
         python: Path | None = None,
@@ -64,6 +67,7 @@ class WorkerPool:
         Args:
             gateway: The gateway for outbound calls; with None, steps use the network directly.
             max_active_runs: The number of runs that execute at once.
+            spares: The number of slots whose workers are started ahead, for each kind of slot that runs have needed.
             memory_budget: The bytes that all workers may use before idle workers end; half of this process's limit by default.
             measure_memory: Returns the bytes that processes and their children use. Called in a thread.
             python: The interpreter for all Python steps. It overrides the interpreter of a run's setup. If neither is set,
@@ -82,6 +86,8 @@ class WorkerPool:
         self._python = python
         self._node = node
         self._run_semaphore = asyncio.Semaphore(max_active_runs)
+        self._spares = spares
+        self._spare_languages: dict[WorkerKey, set[WorkerLanguage]] = {}
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
         self._extra_read_folders = tuple(extra_read_folders)
         self._tmp_works = is_supported()
@@ -133,14 +139,12 @@ class WorkerPool:
         if warm is not None:
             return warm
         needed = self._needed_tmp_names(setup)
-        self._slot_count += 1
-        folder = self._ensure_folder() / str(self._slot_count)
-        folder.mkdir(mode=0o700)
-        private_tmp = None
-        if needed is not None:
-            private_tmp = PrivateTmp.create(folder / TMP_NAME, needed, self.zygotes.get() if self.zygotes else None)
-        self._tmp_works = needed is None or private_tmp is not None
-        slot = WorkerSlot(setup.worker_key, folder, private_tmp)
+        spare = self._slots.take(setup.worker_key.spare, needed)
+        if spare is not None:
+            spare.key = setup.worker_key
+            asyncio.get_running_loop().call_soon(self._start_spare, spare.key.spare, needed)
+            return spare
+        slot = self._create_slot(setup.worker_key, needed)
         self._slots.add(slot)
         return slot
 
@@ -180,6 +184,7 @@ class WorkerPool:
             public_only=key.public_only,
         )
         slot.workers[language] = worker
+        self._spare_languages.setdefault(key.spare, set()).add(language)
         return worker
 
     @staticmethod
@@ -190,10 +195,35 @@ class WorkerPool:
 
     def release_slot(self, slot: WorkerSlot, *, is_clean: bool) -> None:
         """Keep *slot* for the next run of its key, or close it if it is not clean: its run has ended, but left files."""
+        if self._spares and slot.runs == 0 and not self._closed:
+            tmp_names = None if slot.private_tmp is None else slot.private_tmp.visible_names
+            asyncio.get_running_loop().call_soon(self._start_spare, slot.key.spare, tmp_names)
         if not is_clean or self._closed:
             self._slots.discard(slot)
         else:
             self._slots.put_back(slot)
+
+    def _create_slot(self, key: WorkerKey, tmp_names: frozenset[str] | None) -> WorkerSlot:
+        self._slot_count += 1
+        folder = self._ensure_folder() / str(self._slot_count)
+        folder.mkdir(mode=0o700)
+        private_tmp = None
+        if tmp_names is not None:
+            private_tmp = PrivateTmp.create(folder / TMP_NAME, tmp_names, self.zygotes.get() if self.zygotes else None)
+        self._tmp_works = tmp_names is None or private_tmp is not None
+        return WorkerSlot(key, folder, private_tmp)
+
+    def _start_spare(self, key: WorkerKey, tmp_names: frozenset[str] | None) -> None:
+        """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""
+        languages = self._spare_languages.get(key, set())
+        if self._closed or self._slots.count_idle(key) >= self._spares or not self._slots.has_room(languages):
+            return
+        # a run that needs the same reports the error
+        with contextlib.suppress(OSError, InterpreterMissingError):
+            slot = self._create_slot(key, tmp_names)
+            for language in sorted(languages):
+                self.get_worker(slot, language)
+            self._slots.add_spare(slot)
 
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the active runs and free its slot."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.process_memory import BYTES_PER_MB, find_memory_limit, proportional_bytes
@@ -97,6 +97,23 @@ class SlotCache:
     def put_back(self, slot: WorkerSlot) -> None:
         """Keep *slot*, whose run has ended, for another run; end idle slots if the budget is exceeded."""
         slot.runs += 1
+        self._keep(slot)
+
+    def add_spare(self, slot: WorkerSlot) -> None:
+        """Keep a new slot that no run has used."""
+        self.add(slot)
+        self._keep(slot)
+
+    def count_idle(self, key: WorkerKey) -> int:
+        """Return the number of idle slots of *key*."""
+        return len(self._idle_by_key.get(key, ()))
+
+    def has_room(self, languages: Iterable[WorkerLanguage]) -> bool:
+        """Return whether another slot with workers of *languages* fits into the budget."""
+        added = [_ASSUMED_BYTES[language] for language in languages]
+        return self._used + sum(added) <= self._budget and self._idle_processes + len(added) <= self._max_processes
+
+    def _keep(self, slot: WorkerSlot) -> None:
         is_new = tuple(slot.workers.values()) != slot.measured_workers
         if is_new:
             assumed = sum(_ASSUMED_BYTES[language] for language in slot.workers)

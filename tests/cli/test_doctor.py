@@ -114,10 +114,28 @@ def test_doctor_describes_the_machine(pdkernel: Shell) -> None:
     assert ended.status == 0
     assert list(ended.json) == ["machine", "project", "source", "ready", "missing"]
     assert list(ended.json["machine"]) == [
-        "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls", "tmp",
+        "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls", "tmp", "workers",
     ]  # fmt: skip
     assert ended.json["project"]["folder"] == str(pdkernel.folder / ".pdkernel")
     assert (ended.json["source"], ended.json["missing"]) == (None, [])
+
+
+def test_doctor_says_whether_external_users_share_processes(pdkernel: Shell) -> None:
+    """The machine's part has the rule and the memory budget; a workflow that shares its workers has a line."""
+    shared = pdkernel.notebook(
+        "%%pdworkflow\nname: Shared\nsettings:\n  share_workers: always\n", "%%pdstep one\ndef handler(pd): pass\n"
+    )
+
+    ended = pdkernel("doctor", shared)
+
+    assert (
+        "one process per external user, unless a workflow has share_workers: always; idle ones end beyond "
+        in ended.stdout
+    )
+    assert (
+        "share_workers: always. Runs of this workflow for different external users use the same processes."
+        in ended.stdout
+    )
 
 
 def test_doctor_names_each_missing_requirement_with_its_command(pdkernel: Shell) -> None:

@@ -54,9 +54,11 @@ async def test_share_workers_always_lets_users_share_a_process(run: Run) -> None
     """With `settings: share_workers: always`, the runs of a workflow for all external users share a process."""
     workflow = a_workflow(python_step("one", "import os\nreturn os.getpid()"), share_workers="always")
 
-    pids = [(await run(workflow, external_user_id=user)).step("one").return_value for user in ("ada", "grace", None)]
+    steps = [(await run(workflow, external_user_id=user)).step("one") for user in ("ada", "grace", None)]
 
-    assert len(set(pids)) == 1
+    assert len({step.return_value for step in steps}) == 1
+    note = "[pdkernel] share_workers: always. The processes of this run also serve other external users.\n"
+    assert ["".join(log.text for log in step.logs) for step in steps] == [note, note, ""]
 
 
 async def test_failure_ends_the_run(run: Run) -> None:

@@ -52,6 +52,7 @@ def test_json_of_a_report() -> None:
             "matrix": matrix.to_json(),
         }
     )
+    assert DoctorReport((), parts, shares_workers=True).to_json()["shares_workers"] is True
     assert json.dumps(DoctorReport((), parts).to_json()) == json.dumps(
         {"ready": True, "missing": [], "report": parts.to_json(), "findings": []}
     )

@@ -158,3 +158,71 @@ async def test_open_run_waits_for_a_free_slot(open_run: OpenRun) -> None:
     assert waited
     assert isinstance(await waiting, Bench)
     await small.close()
+
+
+def spare_tags(pool: WorkerPool) -> list[str]:
+    """Return the tags of the worker processes that no run has used."""
+    spares = [slot for slot in pool._slots._idle if slot.runs == 0]
+    return [worker.process_tag for slot in spares for _, worker in sorted(slot.workers.items())]
+
+
+async def worker_tags(open_run: OpenRun, pool: WorkerPool, **setup: Any) -> list[str]:
+    """Run a step in each long-lived language, and return the tags of its processes."""
+    bench = await open_run(of=pool, **setup)
+    for language, source in PID.items():
+        await bench.run(language, source)
+    tags = [worker.process_tag for _, worker in sorted(bench.workers._acquired_slot.workers.items())]
+    await bench.workers.release()
+    await asyncio.sleep(0.01)
+    return tags
+
+
+async def test_spare_workers_serve_the_next_external_user(open_run: OpenRun) -> None:
+    """After the first run, workers of the same languages are started ahead; another user gets them, and others replace them."""
+    pool = WorkerPool(spares=1)
+    first = await worker_tags(open_run, pool, external_user="ada")
+    spare = spare_tags(pool)
+
+    second = await worker_tags(open_run, pool, external_user="grace")
+    later = spare_tags(pool)
+    again = await worker_tags(open_run, pool, external_user="ada")
+    await pool.close()
+
+    assert len(spare) == len(later) == 2
+    assert second == spare
+    assert again == first
+    assert not {*first, *spare} & {*later}
+
+
+async def test_spare_workers_serve_only_runs_of_their_kind(open_run: OpenRun, tmp_path: Path) -> None:
+    """Workers that were started ahead with the packages of one workflow do not serve a workflow with other packages."""
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    pool = WorkerPool(spares=1)
+    await worker_tags(open_run, pool, external_user="ada")
+    spare = spare_tags(pool)
+
+    tags = await worker_tags(open_run, pool, external_user="grace", python=other)
+    await pool.close()
+
+    assert not {*tags} & {*spare}
+
+
+async def test_workers_are_not_started_ahead_by_default(open_run: OpenRun) -> None:
+    """A pool of a command or a notebook starts no worker that a run does not need."""
+    pool = WorkerPool()
+    await worker_tags(open_run, pool, external_user="ada")
+    spare = spare_tags(pool)
+    await pool.close()
+
+    assert spare == []
+
+
+async def test_workers_are_not_started_ahead_beyond_the_budget(open_run: OpenRun) -> None:
+    """Workers that do not fit into the memory budget are not started ahead."""
+    pool = WorkerPool(spares=1, memory_budget=80 << 20)  # holds the workers of one run
+    await worker_tags(open_run, pool, external_user="ada")
+    spare = spare_tags(pool)
+    await pool.close()
+
+    assert spare == []
