@@ -128,12 +128,14 @@ class AttackLanguage:
         source: The step, with the markers `FUNCTIONS` and `NAMES`; its return value is an object with `work` and `seen`.
         function: The text of a function with the keys `kind`, `number` and `body`.
         expected: What `work` returns in a run that no other run disturbs, with `TOKEN` for the run's token.
+        entry: How `NAMES` lists the function `NAME`.
     """
 
     language: Language
     source: str
     function: str
     expected: Mapping[str, Any]
+    entry: str = "NAME"
 
     def step(self, attacks: Sequence[Attack | Attempt]) -> Step:
         """The step with *attacks*."""
@@ -148,7 +150,7 @@ class AttackLanguage:
                 body = textwrap.dedent(text).strip("\n")
                 if kind != "plant" and "return" not in body and self.language != "bash":
                     body = f"return {body}"
-                names.append(f"{kind}_{number}")
+                names.append(self.entry.replace("NAME", f"{kind}_{number}"))
                 functions.append(
                     self.function.replace("KIND", kind)
                     .replace("NUMBER", str(number))

@@ -30,11 +30,16 @@ def receiver() -> Iterator[AnsweringServer]:
 
 
 @pytest.fixture(scope="module")
-def run_attacks(base: Path, receiver: AnsweringServer) -> RunAttacks:
+def run_attacks(base: Path, receiver: AnsweringServer, go_cache: Path) -> RunAttacks:
     """Runs attacks in a new engine."""
 
     async def attack(language: AttackLanguage, attacks: Sequence[Attack | Attempt]) -> Report:
-        async with Attackers.start(base / language.language, receiver) as attackers:
+        folder = base / language.language
+        if language.language == "go":
+            cache = folder / "project" / ".pdkernel" / "cache"
+            cache.mkdir(parents=True)
+            (cache / "go").symlink_to(go_cache)
+        async with Attackers.start(folder, receiver) as attackers:
             return await attackers.attack(language, attacks)
 
     return lambda language, attacks: asyncio.run(attack(language, attacks))
