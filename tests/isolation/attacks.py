@@ -18,7 +18,7 @@ import subprocess
 import textwrap
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,7 @@ class Attackers:
             "folder": str(folder / "project"),
             "runtimes": runtimes.__path__[0],
             "home": str(Path.home()),
+            "pid_namespace": str(Path("/proc/self/ns/pid").readlink()),
             "mark": secrets.token_hex(4),  # in every name that other programs of the machine could use, too
             "key": 0x5EC00000 + secrets.randbelow(1 << 16) * 16,  # of System V
             "ports": _free_ports(8),
@@ -309,16 +310,14 @@ def letters(user: str | None) -> str:
 
 
 def processes_with(text: str) -> dict[int, str]:
-    """The other processes of this machine with *text* in their arguments or environment: number and arguments."""
+    """The processes of this machine with *text* in their arguments: number and arguments."""
     found = {}
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                arguments = (process / "cmdline").read_bytes()
-                if text.encode() in arguments or text.encode() in (process / "environ").read_bytes():
-                    found[int(process.name)] = arguments.replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
+        if process.name.isdigit():
+            with suppress(OSError):  # it has ended
+                arguments = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if text in arguments:
+                    found[int(process.name)] = arguments
     return found
 
 
@@ -327,13 +326,13 @@ def names(attacks: Sequence[Attack | Attempt]) -> list[str]:
     return [attack.name for attack in attacks]
 
 
-def contained(attacks: Sequence[Attack | Attempt], missing: Mapping[str, Collection[str]]) -> list[Any]:
-    """The names of *attacks*, for `parametrize`; those of *missing*, by the protection that they need, are expected to succeed."""
+def contained(attacks: Sequence[str], missing: Mapping[str, Collection[str]]) -> list[Any]:
+    """The names *attacks*, for `parametrize`; those of *missing*, by the protection that they need, are expected to succeed."""
     reasons = {name: reason for reason, names in missing.items() for name in names}
-    assert reasons.keys() <= {attack.name for attack in attacks}
+    assert reasons.keys() <= {*attacks}
     return [
         pytest.param(name, marks=pytest.mark.xfail(reason=reasons[name])) if name in reasons else name
-        for name in names(attacks)
+        for name in attacks
     ]
 
 
@@ -345,7 +344,8 @@ def _clean_up(mark: str, key: int) -> None:
         for left in folder.glob(f"*{mark}*"):
             left.unlink()
     for option in ("-M", "-S", "-Q"):
-        subprocess.run(["ipcrm", option, hex(key)], stderr=subprocess.DEVNULL, check=False)
+        for each in (key, key + 1):
+            subprocess.run(["ipcrm", option, hex(each)], stderr=subprocess.DEVNULL, check=False)
 
 
 def _group(numbered: tuple[int, Attack | Attempt]) -> str:

@@ -1111,7 +1111,7 @@ def test_attack_works_in_its_own_run(report: Report, name: str) -> None:
     assert report.sights[name].own, report.failed
 
 
-@pytest.mark.parametrize("name", contained(ATTACKS, MISSING))
+@pytest.mark.parametrize("name", contained(names(ATTACKS), MISSING))
 def test_attack_reaches_no_other_run(report: Report, name: str) -> None:
     """Runs of another user and of no user see nothing of an attack, and an attempt has no access."""
     assert not report.sights[name].reached

@@ -480,13 +480,13 @@ def test_attack_works_in_its_own_run(reports: dict[str, Report], language: str, 
     assert reports[language].sights[name].own
 
 
-@pytest.mark.parametrize("name", contained(BASH_ATTACKS, BASH_MISSING))
+@pytest.mark.parametrize("name", contained(names(BASH_ATTACKS), BASH_MISSING))
 def test_attack_of_bash_reaches_no_other_run(reports: dict[str, Report], name: str) -> None:
     """Runs of another user and of no user see nothing of an attack by Bash, and an attempt has no access."""
     assert not reports["bash"].sights[name].reached
 
 
-@pytest.mark.parametrize("name", contained(GO_ATTACKS, GO_MISSING))
+@pytest.mark.parametrize("name", contained(names(GO_ATTACKS), GO_MISSING))
 def test_attack_of_go_reaches_no_other_run(reports: dict[str, Report], name: str) -> None:
     """Runs of another user and of no user see nothing of an attack by Go, and an attempt has no access."""
     assert not reports["go"].sights[name].reached
