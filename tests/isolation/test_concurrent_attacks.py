@@ -219,7 +219,14 @@ NAMES = [
     line.strip().split('"')[1]
     for line in STEP.split("return {\n        ")[1].split("\n    }\n", maxsplit=1)[0].splitlines()
 ]
-MISSING = {"namespaces of processes, files and IPC": NAMES}
+MISSING: dict[str, list[str]] = {
+    "files and sockets of their own": [
+        "files in folders of runs",
+        "files of shared memory",
+        "abstract sockets",
+        "ports of this machine",
+    ]
+}
 """Attacks that succeed, by the protection that they need."""
 
 
@@ -302,7 +309,6 @@ def test_attack_does_not_reach_another_run(attacked: dict[str, Any], name: str) 
     assert attacked["yours"] not in attacked["found"][name]
 
 
-@pytest.mark.xfail(reason="needs what MISSING names")
 def test_attacked_run_is_not_disturbed(attacked: dict[str, Any]) -> None:
     """The run that was attacked has its processes, its files, its priority and its port."""
     assert attacked["result"] == {
@@ -313,7 +319,7 @@ def test_attacked_run_is_not_disturbed(attacked: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.xfail(reason="needs what MISSING names")
+@pytest.mark.xfail(reason="needs files and sockets of their own")
 def test_attacks_find_nothing_else(attacked: dict[str, Any]) -> None:
     """All that the attacks find are tokens of the attacker: none of the server's memory, nor of earlier runs."""
     found = {token for each in attacked["found"].values() for token in each if TOKEN.fullmatch(token)}

@@ -95,7 +95,6 @@ def temporary(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.xfail(reason="daemons outlive their run: needs a process namespace")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("first", "last"), [(100, 200), pytest.param(2000, 10000, marks=pytest.mark.slow)])
 async def test_runs_leave_nothing(

@@ -275,7 +275,6 @@ BASH_ATTACKS: list[Attack | Attempt] = [
         group="daemons later",
     ),
     Attack("a file in /tmp", "echo $token > /tmp/$mark.b", "cat /tmp/$mark.b"),
-    Attack("a file in /var/tmp", "echo $token > /var/tmp/$mark.b", "cat /var/tmp/$mark.b"),
     Attack("a file in /dev/shm", "echo $token > /dev/shm/$mark.b", "cat /dev/shm/$mark.b"),
     Attack("~/.bashrc", "echo 'left=$token' > ~/.bashrc", "cat ~/.bashrc"),
     Attack("~/.profile", "echo export LEFT=$token > ~/.profile", "bash -lc 'echo $LEFT'"),
@@ -317,6 +316,7 @@ BASH_ATTACKS: list[Attack | Attempt] = [
     Attempt("the project's database", "wc -c < $place", "own_file database", "echo $project/project.db"),
     Attempt("the list of the project's folder", "ls $place", "own_folder project", "echo $project"),
     Attempt("writing in the workflow's folder", "writes $place", "own_folder written", "echo $folder"),
+    Attempt("writing in /var/tmp", "writes $place", "own_folder written", "echo /var/tmp"),
     Attempt("the environment of the server", "wc -c < /proc/$place/environ", "echo $$", "echo $server"),
     Attempt(
         "the memory of the server",
@@ -368,9 +368,6 @@ GO_ATTACKS: list[Attack | Attempt] = [
     ),
     Attack("a file in /tmp", 'return ownFile("/tmp/go-file")', 'read("/tmp/go-file")'),
     Attack(
-        "a file in /var/tmp", 'return ownFile("/var/tmp/" + run.Mark + "go")', 'read("/var/tmp/" + run.Mark + "go")'
-    ),
-    Attack(
         "a file in /dev/shm", 'return ownFile("/dev/shm/" + run.Mark + "go")', 'read("/dev/shm/" + run.Mark + "go")'
     ),
     Attack(
@@ -413,6 +410,7 @@ GO_ATTACKS: list[Attack | Attempt] = [
         'ownFolder("written")',
         "filepath.Dir(must2(os.Executable()))",
     ),
+    Attempt("writing in /var/tmp", "writes(run.Place, run.Mark)", 'ownFolder("written")', '"/var/tmp"'),
     Attempt(
         "the cache of the compiler", "writes(run.Place, run.Mark)", 'ownFolder("written")', 'run.Project + "/cache/go"'
     ),
@@ -437,32 +435,17 @@ GO_ATTACKS: list[Attack | Attempt] = [
 ]
 
 BASH_MISSING: dict[str, list[str]] = {
-    "a process namespace": [
-        "a process without the environment",
-        "the environment of the server",
-        "the memory of the server",
-        "the descriptors of the server",
-        "a signal to the server",
-        "the priority of the server",
-    ],
-    "private folders of the machine": ["a file in /var/tmp", "a file in /dev/shm"],
-    "the steps' own user and files": [
+    "files and sockets of their own": [
+        "a file in /dev/shm",
         "the project's key",
         "the project's database",
         "the list of the project's folder",
         "writing in the workflow's folder",
-    ],
+        "writing in /var/tmp",
+    ]
 }
 GO_MISSING: dict[str, list[str]] = {
-    "a process namespace": [
-        "a daemon",
-        "a daemon on a port",
-        "a daemon on an abstract socket",
-        "the environment of the server",
-        "a signal to the server",
-    ],
-    "private folders of the machine": ["a file in /var/tmp", "a file in /dev/shm", "shared memory of System V"],
-    "the steps' own user and files": ["the project's key"],
+    "files and sockets of their own": ["a file in /dev/shm", "writing in /var/tmp", "the project's key"]
 }
 """Attacks that succeed, by the protection that they need."""
 ALL = [("bash", name) for name in names(BASH_ATTACKS)] + [("go", name) for name in names(GO_ATTACKS)]
@@ -498,14 +481,14 @@ def test_runs_of_others_work_right(reports: dict[str, Report], language: str) ->
     assert reports[language].wrong == []
 
 
-@pytest.mark.xfail(reason="needs what MISSING names")
-@pytest.mark.parametrize("language", ["bash", "go"])
+@pytest.mark.parametrize(
+    "language", [pytest.param("bash", marks=pytest.mark.xfail(reason="needs files and sockets of their own")), "go"]
+)
 def test_records_have_no_token_of_others(reports: dict[str, Report], language: str) -> None:
     """Exports, logs and errors of a run hold no token of another user: nothing was kept, passed on or printed."""
     assert reports[language].stray == []
 
 
-@pytest.mark.xfail(reason="needs a process namespace")
 @pytest.mark.parametrize("language", ["bash", "go"])
 def test_no_process_outlives_its_run(reports: dict[str, Report], language: str) -> None:
     """When a run is over, none of the processes that it started is left, daemons included."""
