@@ -55,7 +55,7 @@ class Done(Reply, frozen=True, tag="done"):
     Attributes:
         error: The failure of the request, or None.
         busy: Whether code that the step started still runs.
-        dirty: Whether the worker loaded files that may change before the next run.
+        dirty: Whether the next run needs another worker: this one loaded files that may change, or holds a port or a lock.
         spoiled: Whether the step closed its standard output or error.
         value: The result, for a request with a result.
     """

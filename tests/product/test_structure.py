@@ -22,6 +22,7 @@ WHOLE_PRODUCT = (
     "checklist/",
     "conformance/",
     "durability/",
+    "isolation/",
     "product/",
     "server/fuzz/",
     "sweep/",

@@ -56,6 +56,7 @@ class Runtime:
         self._built_in = {name: module for name, module in sys.modules.items() if not hasattr(module, "__file__")}
         self._foreign_files: set[str] = set()
         self._threads = threading.active_count()
+        self._descriptors = process_reset.open_descriptors()
         self._is_prepared = False
         self._buffered = b""
         self._fixed: Any = None
@@ -122,7 +123,7 @@ class Runtime:
             "t": "done",
             "error": error,
             "busy": self._has_leftovers(),
-            "dirty": False,
+            "dirty": process_reset.holds_shared_descriptor(self._descriptors),
             "spoiled": _are_streams_closed(),
         }
 

@@ -1,5 +1,5 @@
 """
-Resets the process before each Python step.
+Resets the process before each Python step, and finds descriptors that runs of others would notice.
 
 An earlier step may have changed environment, working folder, standard streams, builtins, import path, log handlers and signals.
 Changes that packages made during their import remain, because packages are imported once.
@@ -11,11 +11,14 @@ import _signal  # type: ignore[import-not-found]
 import builtins
 import os
 import signal
+import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+_DESCRIPTORS = "/proc/self/fd"
 _ENVIRON = os.environ
 _BUILTINS = dict(vars(builtins))
 _SYS = frozenset(vars(sys))
@@ -48,6 +51,61 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
     if logging is not None:
         _reset_logging(logging)
+
+
+def open_descriptors() -> frozenset[str]:
+    """Return the numbers of the open descriptors, as texts; on other systems than Linux, none."""
+    try:
+        return frozenset(name for name in os.listdir(_DESCRIPTORS) if _mode(name) is not None)  # noqa: PTH208 - each step
+    except OSError:
+        return frozenset()
+
+
+def holds_shared_descriptor(known: Collection[str]) -> bool:
+    """
+    Return whether a descriptor that is not *known* occupies an address, or locks a file, that all processes share.
+
+    Such a descriptor is a socket with an address and without a peer, because other runs cannot use its port, or would connect to it.
+    """
+    return any(_is_shared(name) for name in open_descriptors().difference(known))
+
+
+def _mode(descriptor: str) -> int | None:
+    try:
+        return os.fstat(int(descriptor)).st_mode
+    except OSError:  # the descriptor of the listing itself
+        return None
+
+
+def _is_shared(descriptor: str) -> bool:
+    mode = _mode(descriptor)
+    if mode is None:
+        return False
+    if stat.S_ISSOCK(mode):
+        return _is_bound(int(descriptor))
+    try:
+        return b"\nlock:" in Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
+    except OSError:
+        return False
+
+
+def _is_bound(descriptor: int) -> bool:
+    import _socket
+
+    try:
+        found = _socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return False
+    try:
+        address = found.getsockname()
+        if not (address[1] if found.family in (_socket.AF_INET, _socket.AF_INET6) else address):
+            return False
+        found.getpeername()
+    except OSError:
+        return found.family in (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX)
+    finally:
+        found.close()
+    return False
 
 
 class _LastEnvironment:
