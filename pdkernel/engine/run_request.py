@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -338,7 +338,7 @@ def encode_request(request: RunRequest, root: Path) -> str:
         _StoredRequest(
             event=request.event.data,
             is_http=request.event.is_http,
-            policy={item.name: getattr(request.policy, item.name) for item in fields(request.policy)},
+            policy=_encode_policy(request.policy),
             folder=_relative(request.folder, root),
             only_steps=None if request.only_steps is None else tuple(sorted(request.only_steps)),
             sends_once=request.idempotency is not None,
@@ -349,6 +349,12 @@ def encode_request(request: RunRequest, root: Path) -> str:
     ).decode()
 
 
+@lru_cache(maxsize=64)
+def _encode_policy(policy: OutboundPolicy) -> Mapping[str, Any]:
+    return {item.name: getattr(policy, item.name) for item in fields(policy)}
+
+
+@lru_cache(maxsize=256)
 def _relative(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
