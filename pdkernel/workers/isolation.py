@@ -12,26 +12,26 @@ import json
 import os
 import stat
 import struct
-import subprocess
 import sys
+import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
 from pdkernel import runtimes
 from pdkernel.encode import JsonStruct
-from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION
+from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, set_undumpable
 
 TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
-WORKING_FOLDER_NAME = "tmp"
-"""Name of the folder in a slot's folder that steps see as `/tmp`."""
+TMP_NAME = "tmp"
+"""Name of the folder in a slot's folder that steps see as `/tmp`, or have as their working folder."""
 STEP_PATHS_VARIABLE = "PDKERNEL_STEP_PATHS"
 """The environment variable with more paths that steps may read and change, separated by colons."""
 
-_PROGRAM = Path(runtimes.__file__).with_name("isolation.py")
-_PROBE_S = 10.0
+_VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
 _ANY_SLOT = "*"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder itself
 _SYSTEM_READ = (
@@ -40,6 +40,7 @@ _SYSTEM_READ = (
     *("/run/systemd/resolve", "/run/resolvconf", "/var/lib/ca-certificates", "/var/cache/fontconfig"),
 )
 _SYSTEM_WRITE = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts")
+_SERVICES = Path("/run")  # their Unix sockets
 _SECRETS_OF_ROOT = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssl/private")
 _LARGE_IDS, _SMALL_IDS = 1_000_000, 4_000  # see `_free_ids` in `runtimes.isolation`
 _SLOTS_PER_PROCESS = 1024
@@ -63,7 +64,6 @@ class IsolationPlan(JsonStruct, frozen=True):
     """
 
     namespaces: bool = False
-    proc: bool = False
     landlock: bool = False
     uid: int | None = None
     gid: int | None = None
@@ -73,24 +73,47 @@ class IsolationPlan(JsonStruct, frozen=True):
     tmp_names: frozenset[str] = frozenset()
 
 
+NO_PLAN = IsolationPlan()
+"""The plan of a process that uses the files of this machine."""
+
+
 @dataclass(frozen=True)
 class Isolation:
     """
     What this machine permits.
 
     Attributes:
-        namespaces: Workers have mounts and process ids of their own.
-        proc: They see only their own processes in `/proc`.
+        namespaces: Workers have mounts, processes and a `/proc` of their own.
         landlock: The kernel restricts their files, whatever they mount.
         first_uid: The first of the user ids of workers, or None if workers have this process's user.
-        reasons: Why a protection is not in force: `namespaces`, `proc`, `landlock`, `user` to a sentence without its full stop.
+        reasons: Why a protection is not in force: `namespaces`, `landlock` or `user`, and the reason.
     """
 
     namespaces: bool = False
-    proc: bool = False
     landlock: bool = False
     first_uid: int | None = None
     reasons: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, report: bytes) -> Self:
+        """Return what a zygote reports. Raises `ValueError`."""
+        found = json.loads(report)
+        reasons = {"namespaces": found["namespaces"]} if found["namespaces"] else {}
+        if found["landlock"] < MIN_LANDLOCK_FILES_VERSION:
+            reasons["landlock"] = "the kernel is too old" if found["landlock"] else "the kernel does not provide it"
+        if found["user_ids"] is None:
+            reasons["user"] = "the system does not permit another" if os.geteuid() == 0 else "only root can change it"
+        return cls(
+            namespaces="namespaces" not in reasons,
+            landlock="landlock" not in reasons,
+            first_uid=found["user_ids"],
+            reasons=tuple(reasons.items()),
+        )
+
+    @classmethod
+    def unavailable(cls, reason: str) -> Self:
+        """Return that nothing is in force, for one *reason*."""
+        return cls(reasons=tuple((name, reason) for name in ("namespaces", "landlock", "user")))
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -118,9 +141,7 @@ class Isolation:
             user = f"workers have the user of this process: {why.get('user')}"
         return {
             "isolation_processes": (
-                ("own processes, mounts and /tmp" if self.proc else f"own mounts and /tmp, {why.get('proc')} for /proc")
-                if self.namespaces
-                else f"not in force: {why.get('namespaces')}"
+                "own processes, mounts and /tmp" if self.namespaces else f"not in force: {why.get('namespaces')}"
             ),
             "isolation_files": (
                 "Landlock permits the system's programs, packages, the project's code and /tmp"
@@ -129,6 +150,14 @@ class Isolation:
             ),
             "isolation_user": user,
         }
+
+    def describe_root(self) -> list[str]:
+        """Say what a server that runs as root does, as lines; empty for another user."""
+        if sys.platform != "linux" or os.geteuid() != 0:
+            return []
+        if self.first_uid is None:
+            return [f"This server runs as root, and so do steps, without its rights: {dict(self.reasons).get('user')}."]
+        return ["This server runs as root. Steps run as other users, where these may read the code of the workflow."]
 
 
 @dataclass(frozen=True)
@@ -148,38 +177,52 @@ class StepAccess:
 
     def covers(self, other: StepAccess) -> bool:
         """Whether a process with this access may serve a run that needs *other*."""
-        return other.read <= self.read and other.write <= self.write and other.hide <= self.hide
+        return self is other or (other.read <= self.read and other.write <= self.write and other.hide <= self.hide)
+
+    def extend(self, read: Iterable[Path], write: Iterable[Path]) -> StepAccess:
+        """Return this access with the paths of *read* and *write* that it does not have; itself if it has all."""
+        more, changed = {path for path in read if not self._shows(path)}, set(write) - self.write
+        return replace(self, read=self.read | more, write=self.write | changed) if more or changed else self
+
+    def _shows(self, path: Path) -> bool:
+        nearest = next((each for each in (path, *path.parents) if each in self.read or each in self.hide), None)
+        return nearest in self.read
 
 
-@functools.cache
-def detect_isolation() -> Isolation:
-    """Return what this machine permits; tried out once per process, which takes about 40 ms."""
-    if sys.platform != "linux":
-        why = f"{sys.platform} has no such protection"
-        return Isolation(reasons=tuple((name, why) for name in ("namespaces", "proc", "landlock", "user")))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", str(_PROGRAM)],
-            env={},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            timeout=_PROBE_S,
-        )
-        found = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        why = "the test of this machine failed"
-        return Isolation(reasons=tuple((name, why) for name in ("namespaces", "proc", "landlock", "user")))
-    reasons = {name: found[name] for name in ("namespaces", "proc", "user") if found[name]}
-    if found["landlock"] < MIN_LANDLOCK_FILES_VERSION:
-        reasons["landlock"] = "the kernel does not provide it" if not found["landlock"] else "the kernel is too old"
-    return Isolation(
-        namespaces=not found["namespaces"],
-        proc=not found["namespaces"] and not found["proc"],
-        landlock="landlock" not in reasons,
-        first_uid=None if found["user"] else found["uids"],
-        reasons=tuple(reasons.items()),
-    )
+def protect_process() -> None:
+    """Keep other processes of this user from the memory and environment of this process, where the system can."""
+    if sys.platform == "linux":
+        set_undumpable()
+
+
+@functools.lru_cache(maxsize=1000)
+def program_folders(program: Path) -> frozenset[Path]:
+    """Return the folders of an interpreter, without and with its links resolved: the parents of their `bin` folders."""
+    folders = (path.parent for path in (program, Path(os.path.realpath(program))))
+    return frozenset(folder.parent if folder.name == "bin" else folder for folder in folders)
+
+
+@functools.lru_cache(maxsize=1000)
+def node_modules_above(folder: Path) -> tuple[Path, ...]:
+    """Return the folders above *folder* from which Node.js loads packages, too."""
+    return tuple(path for path in (each / "node_modules" for each in folder.parents) if path.is_dir())
+
+
+@functools.lru_cache(maxsize=1000)
+def component_folder(file: Path) -> Path:
+    """Return the folder that the component in *file* may load other files from: that of all apps, or its own."""
+    if not file.is_file():
+        return file
+    if file.parents[1].name not in ("actions", "sources"):
+        return file.parent
+    apps = file.parents[3]
+    return apps.parent if apps.name == "components" else apps
+
+
+def make_scratch_folder(prefix: str) -> Path:
+    """Create a folder for temporary files, outside of `/tmp` if possible: processes with a private `/tmp` may see it."""
+    beside = tempfile.gettempdir() == str(TMP_FOLDER) and os.access(_VAR_TMP_FOLDER, os.W_OK | os.X_OK)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=_VAR_TMP_FOLDER if beside else None))
 
 
 def build_plan(isolation: Isolation, access: StepAccess, *, folder: Path, number: int) -> IsolationPlan:
@@ -192,6 +235,8 @@ def build_plan(isolation: Isolation, access: StepAccess, *, folder: Path, number
         folder: The slot's folder, of which the subfolder `tmp` is `/tmp`. Folders of other slots are beside it.
         number: The slot's number in this process.
     """
+    if not isolation.namespaces and not isolation.landlock:
+        return NO_PLAN
     common = _plan_common(isolation, access, folder.parent, os.environ.get(STEP_PATHS_VARIABLE, ""))
     uid = None
     if common.gid is not None:
@@ -217,6 +262,9 @@ def build_plan(isolation: Isolation, access: StepAccess, *, folder: Path, number
 def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configured: str) -> IsolationPlan:
     """Return the plan for the slot `_ANY_SLOT` in the folder *slots*, without a user id. It is made of some hundred calls."""
     folder = slots / _ANY_SLOT
+    for path in (*access.read, *access.write):
+        if not access.hide.isdisjoint(path.parents) and not path.exists():  # a later run may install something there
+            path.mkdir(parents=True)
     more = {Path(path) for path in configured.split(os.pathsep) if path.startswith("/")}
     read, write = _with_system(access), {path for path in (*access.write, *more) if path.exists()}
     changes_user, blocked = _check_user(
@@ -225,7 +273,7 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
     if changes_user and isolation.first_uid is not None:
         for path in access.write & write:
             _share_folder(path, isolation.first_uid)
-    hide = {path for path in (*access.hide, slots, *blocked) if path.exists()}
+    hide = {path for path in (*access.hide, slots, _SERVICES, *blocked) if path.exists()}
     if not changes_user and os.geteuid() == 0:
         hide |= {Path(path) for path in _SECRETS_OF_ROOT if os.path.exists(path)}  # noqa: PTH110 - a text
     mounts: tuple[Mount, ...] = ()
@@ -236,7 +284,6 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
     targets = [Path(each.target) for each in mounts]
     return IsolationPlan(
         namespaces=isolation.namespaces,
-        proc=isolation.proc,
         landlock=isolation.landlock,
         gid=isolation.first_uid if changes_user else None,
         mounts=mounts,
@@ -248,8 +295,11 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
 
 def _with_system(access: StepAccess) -> set[Path]:
     programs = {Path(path) for path in os.environ.get("PATH", os.defpath).split(os.pathsep) if path.startswith("/")}
+    programs |= {
+        path.parent for path in programs if path.name == "shims"
+    }  # of pyenv, asdf and others: scripts that call them
     imported = {Path(path) for path in sys.path if path.startswith("/")}
-    own = {Path(sys.prefix), Path(sys.base_prefix), *map(Path, runtimes.__path__)}
+    own = {Path(sys.prefix), Path(sys.base_prefix), Path(runtimes.__file__).parents[1]}
     found = {*map(Path, _SYSTEM_READ), *programs, *imported, *own, *access.read}
     found |= {Path(os.path.realpath(path)) for path in found}
     for wide in access.read & _too_wide():  # a workflow in the home folder
@@ -293,7 +343,7 @@ def _check_user(isolation: Isolation, paths: Mapping[Path, str]) -> tuple[bool, 
 
 def _plan_mounts(folder: Path, hide: Iterable[Path], read: Iterable[Path], write: Iterable[Path]) -> tuple[Mount, ...]:
     """Return the mounts in order: outer paths first."""
-    tmp = str(folder / WORKING_FOLDER_NAME)
+    tmp = str(folder / TMP_NAME)
     planned = {target: Mount(str(target), tmp, writable=True) for target in (TMP_FOLDER, _SHARED_MEMORY)}
     wanted: dict[Path, bool | None] = {
         **dict.fromkeys(hide, None),

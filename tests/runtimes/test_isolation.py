@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from pdkernel.runtimes import isolation as program
-from pdkernel.workers.isolation import Isolation, StepAccess, build_plan, change_owner, detect_isolation
+from pdkernel.workers import ZYGOTES
+from pdkernel.workers.isolation import STEP_PATHS_VARIABLE, Isolation, StepAccess, build_plan, change_owner
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has these protections")
 
@@ -175,9 +176,9 @@ def attempt(place: Place, plan: dict[str, Any] | None, uid: int | None) -> set[s
 MODES: dict[str, Callable[[Isolation], Isolation]] = {
     "everything": lambda found: found,
     "namespaces": lambda found: replace(found, landlock=False),
-    "Landlock": lambda found: replace(found, namespaces=False, proc=False),
+    "Landlock": lambda found: replace(found, namespaces=False),
     "without a user": lambda found: replace(found, first_uid=None),
-    "Landlock without a user": lambda found: replace(found, namespaces=False, proc=False, first_uid=None),
+    "Landlock without a user": lambda found: replace(found, namespaces=False, first_uid=None),
 }
 ALLOWED = {
     "everything": {*OWN},
@@ -186,6 +187,12 @@ ALLOWED = {
     "without a user": {*OWN},
     "Landlock without a user": {*OWN, *APART},
 }
+
+
+@pytest.fixture(autouse=True)
+def no_other_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes see no other files of tests."""
+    monkeypatch.delenv(STEP_PATHS_VARIABLE, raising=False)
 
 
 @pytest.fixture
@@ -203,7 +210,7 @@ def make_place() -> Iterator[Callable[[int], Place]]:
 
 def available(mode: str) -> Isolation:
     """What *mode* uses; skips the test if this machine does not permit it."""
-    found = detect_isolation()
+    found = ZYGOTES.isolation()
     if not found.namespaces or not found.landlock:
         pytest.skip(str(found.reasons))
     return MODES[mode](found)
