@@ -23,12 +23,15 @@ from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
 from pdkernel.workers import GoBuildCache
 from pdkernel.workers.interpreters import find_node
+from pdkernel.workers.isolation import STEP_PATHS_VARIABLE
 from tests.mounts import APART, may_mount
 
 if TYPE_CHECKING:
     from tests.connect.upstream import Upstream
     from tests.postgres import PostgresServer
 
+if sys.platform == "linux":
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/var/tmp")  # steps have a `/tmp` of their own
 NOT_RUN = "NOT RUN: "
 """Start of the reason of a skipped test that the summary lists."""
 LONG_PACKAGES = {name: place for place, name in enumerate(("browser", "conformance", "product", "cli", "server"))}
@@ -166,6 +169,14 @@ def _try_registries(folder: Path) -> str:
     }
     absent = [name for name, process in running.items() if process.wait() != 0]
     return f"{' and '.join(absent)} cannot be reached" if absent else ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def visible_test_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Steps may read and change the files of tests. Tests of isolation remove the variable."""
+    os.environ[STEP_PATHS_VARIABLE] = str(tmp_path_factory.getbasetemp())
+    yield
+    del os.environ[STEP_PATHS_VARIABLE]
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def doctor(
     from pdkernel.source import find_sources
 
     project = state.open_project()
-    machine = _machine(project.folder)
+    machine = _machine()
     places = find_sources(source) if source else ()
     look = partial(_check_source, state, environment=environment, external_user=external_user, matrix=matrix)
     several = {place: _check_or_error(look, place) for place in places} if len(places) > 1 else {}
@@ -116,9 +116,9 @@ def _as_json(found: DoctorReport | PdkernelError) -> dict[str, Any]:
     return found.to_json()
 
 
-def _machine(project: Path) -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     from pdkernel.errors import InterpreterMissingError
-    from pdkernel.workers import default_memory_budget, describe_step_tmp, find_go, find_node
+    from pdkernel.workers import ZYGOTES, default_memory_budget, find_go, find_node
 
     def locate(find: Callable[[], object]) -> str:
         try:
@@ -141,7 +141,7 @@ def _machine(project: Path) -> dict[str, Any]:
         or shutil.which("google-chrome")
         or "not found (only needed for pdkernel's own tests)",
         "outside_calls": SANDBOX_DESCRIPTIONS[detect_sandbox()],
-        "tmp": describe_step_tmp(project),
+        **ZYGOTES.isolation().describe(),
         "workers": "one process per external user, unless a workflow has share_workers: always; idle ones end beyond "
         f"{default_memory_budget() >> 20:,} MB (serve --memory)",
     }

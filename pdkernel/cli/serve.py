@@ -53,6 +53,8 @@ class ServeOptions(TypedDict):
     max_active_runs: int
     server_processes: int
     memory: int | None
+    require_isolation: bool
+    accept_missing_isolation: bool
     egress: str | None
     via: str | None
     user_cap: int | None
@@ -112,6 +114,14 @@ class ServeOptions(TypedDict):
     callback=parse_size,
     metavar="SIZE",
     help="Memory for all workers, such as 512M or 4G: beyond it, idle workers end (default: half of the memory that the system permits).",
+)
+@cloup.option(
+    "--require-isolation",
+    is_flag=True,
+    help="Refuse to start if a protection between the runs of external users is missing.",
+)
+@cloup.option(
+    "--accept-missing-isolation", is_flag=True, help="Let other machines call although such a protection is missing."
 )
 @cloup.option(
     "--egress", metavar="MODE", help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ..."
@@ -182,6 +192,7 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     from pdkernel.server.host_names import parse_public_url
     from pdkernel.server.uvicorn_server import listen, local_url
 
+    warnings = _check_isolation(options)
     project = state.open_project()
     if options["server_processes"] > 1 and project.sqlite_path is not None:
         raise RequestError(
@@ -191,7 +202,7 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
         )
     public = parse_public_url(options["public_url"]) if options["public_url"] else None
     pipedream = _passthrough(project)
-    workflows, warnings = _load_workflows(state, paths, options["host"], public, pipedream)
+    workflows, more_warnings = _load_workflows(state, paths, options["host"], public, pipedream)
     served = workflows.list_workflows()
     listening = listen(options["host"], options["port"])
     try:
@@ -203,11 +214,27 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
         if pipedream is not None:
             login = pipedream.login
             notes.append(f"Requests to Connect's routes go to {login.base_url}, project {login.project_id}")
-        notes += [*warnings, *_describe_triggers(project, served, url)]
+        notes += [*warnings, *more_warnings, *_describe_triggers(project, served, url)]
     except BaseException:
         listening.close()
         raise
     return _Site(listening, url, workflows, served, notes, tls, pipedream)
+
+
+def _check_isolation(options: ServeOptions) -> list[str]:
+    """Check what keeps the runs of external users apart, and protect this process; returns lines for the startup."""
+    from pdkernel.server.exposure import check_isolation
+    from pdkernel.workers import ZYGOTES, protect_process
+
+    isolation = ZYGOTES.isolation()
+    warnings = check_isolation(
+        options["host"],
+        isolation,
+        is_required=options["require_isolation"],
+        accepts_gaps=options["accept_missing_isolation"],
+    )
+    protect_process()
+    return [*warnings, *isolation.describe_root()]
 
 
 def _announce(state: CliContext, site: _Site, *, as_json: bool) -> None:

@@ -145,6 +145,11 @@ class Gateway:
         )
 
     @property
+    def certificate_files(self) -> tuple[Path, ...]:
+        """The files that `build_environment` names; creates them if missing."""
+        return self._authority.certificate_file, self._authority.bundle_file, self._authority.wgetrc_file
+
+    @property
     def sandbox_kind(self) -> SandboxKind:
         """The sandbox of processes that `start_sandboxed` starts; detected at the first use."""
         return self._sandbox.kind

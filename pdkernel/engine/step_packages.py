@@ -29,7 +29,8 @@ from pdkernel.packages import (
     NpmSpec,
     PythonPackages,
 )
-from pdkernel.workers import GO_LOCK_NAME, GoBuildCache, GoLock, StepCompileError, find_node
+from pdkernel.project import Project
+from pdkernel.workers import GO_LOCK_NAME, GoBuildCache, GoLock, StepAccess, StepCompileError, find_node
 
 INSTALL_COMMAND = "pdkernel packages install"
 """The command that installs what the steps of a source import."""
@@ -251,6 +252,27 @@ def npm_packages(folder: Path, environ: Mapping[str, str]) -> NpmPackages:
 def python_packages(folder: Path, environ: Mapping[str, str]) -> PythonPackages:
     """Return the Python environments stored in the project folder *folder*; the lock file is beside the folder."""
     return PythonPackages(folder / "packages" / "python", lock=folder.parent / PYTHON_LOCK_NAME, environ=environ)
+
+
+def step_access(folder: Path, certificates: Iterable[Path], *, project: Project | None = None) -> StepAccess:
+    """
+    Return what steps may see of the project folder *folder*: packages, compiled programs and the file store.
+
+    Args:
+        folder: The folder (`.pdkernel`). Steps may read the folder that contains it, too: the project's code.
+        certificates: The certificates for outbound calls.
+        project: A project whose key and database may be elsewhere, or None.
+    """
+    hide = {folder}
+    if project is not None:
+        hide |= {project.folder, project.key_file}
+        if project.sqlite_path is not None:
+            hide |= {Path(f"{project.sqlite_path}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")}
+    return StepAccess(
+        read=frozenset({folder.parent, folder / "packages", folder / "cache" / "go", *certificates}),
+        write=frozenset({folder / "files"}),
+        hide=frozenset(path for path in hide if not hide.intersection(path.parents)),
+    )
 
 
 def go_programs(folder: Path, environ: Mapping[str, str]) -> GoBuildCache:

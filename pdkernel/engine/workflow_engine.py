@@ -41,7 +41,7 @@ from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_r
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
-from pdkernel.engine.step_packages import StepPackages, go_programs
+from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.errors import InternalError, PdkernelError
 from pdkernel.execution import UNFINISHED_STATUSES, ErrorRecord, Execution
 from pdkernel.identity import Directory
@@ -175,7 +175,7 @@ class WorkflowEngine:
                 spares=spares,
                 python=python_executable,
                 go_cache=go_programs(project.folder, environ),
-                extra_read_folders=(project.folder,),
+                access=step_access(project.folder, gateway.certificate_files, project=project),
             ),
             packages=packages or StepPackages.for_project(project.folder, environ, python=python_executable),
             environ=environ,

@@ -24,7 +24,7 @@ from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import UnrecordedRuns
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_request import RunRequest, WorkflowFinder
-from pdkernel.engine.step_packages import StepPackages, go_programs
+from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
 from pdkernel.model import Workflow
@@ -84,7 +84,7 @@ class ProofRunner:
             gateway=gateway,
             max_active_runs=1,
             go_cache=go_programs(project.folder, environ),
-            extra_read_folders=(project.folder,),
+            access=step_access(project.folder, gateway.certificate_files, project=project),
             determinism=Determinism(at, RANDOM_SEED),
         )
         self._records: dict[str, list[StoreRecord]] | None = None

@@ -3,8 +3,8 @@ What the process of a step does to itself before user code runs: mounts, user, c
 
 It uses only the standard library, because the zygote imports it. `workers.isolation` makes the plans, as JSON objects:
 
-- `namespaces`: whether `enter_namespaces` is called. `mounts`: what it mounts, in order, each `{"target", "source", "writable"}`;
-  without a source, an empty folder covers the target. `proc`: whether it mounts the `/proc` of a new process namespace.
+- `mounts`: what `enter_namespaces` mounts, in order, each `{"target", "source", "writable"}`; without a source, an empty folder
+  covers the target.
 - `uid` and `gid`: the user of the process, or null to keep it.
 - `landlock`: whether Landlock restricts files to the paths of `read` and `write`.
 
@@ -15,18 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import json
 import os
 import stat
 import struct
-import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x8000000, 0x10000000, 0x20000000
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER = 0x20000, 0x8000000, 0x10000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_SLAVE = 4096, 16384, 1 << 19
 _LOCKED_FLAGS = {  # flags that a user namespace must keep when it remounts, as `statvfs` reports them
@@ -59,20 +56,28 @@ MIN_LANDLOCK_PORT_VERSION = 4
 """The first version of Landlock with rules for TCP ports (Linux 6.7)."""
 
 
-def enter_user_namespace() -> None:
+def enter_user_namespace(more: int = 0) -> None:
     """
-    Move this process to a user namespace with the same user id, in which it may create other namespaces. Raises `OSError`.
+    Move this process to a user namespace with the same user id, in which it may create others, and to new namespaces *more*.
 
-    Needed for a user other than root. The process must be dumpable and have one thread.
+    A user other than root needs this. The process must be dumpable and have one thread.
+
+    Raises:
+        OSError: The system does not permit it.
     """
     uid, gid = os.geteuid(), os.getegid()
-    unshare(_CLONE_NEWUSER)
+    unshare(_CLONE_NEWUSER | more)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         Path("/proc/self", name).write_text(text)
 
 
 def enter_namespaces(plan: dict[str, Any]) -> None:
-    """Give this process, the first of a new process namespace, mounts and System V objects of its own. Raises `OSError`."""
+    """
+    Give this process, the first of a new process namespace, mounts, a `/proc` and System V objects of its own.
+
+    Raises:
+        OSError: The system does not permit it, or a source does not exist.
+    """
     unshare(_CLONE_NEWNS | _CLONE_NEWIPC)
     mount(None, "/", None, _MS_REC | _MS_SLAVE)
     umask = os.umask(0o022)  # other users may enter the folders that are made for mounts
@@ -91,8 +96,7 @@ def enter_namespaces(plan: dict[str, Any]) -> None:
     os.umask(umask)
     for target in covers:
         mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
-    if plan["proc"]:
-        mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 
 
 def restrict(plan: dict[str, Any]) -> None:
@@ -248,29 +252,23 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _probe() -> dict[str, Any]:
-    """Try each protection in a process of its own: its value, or why it does not work."""
-    uids = _free_ids("uid_map", "gid_map") if os.geteuid() == 0 else None
-    tried = {"mounts": [{"target": "/tmp", "source": None, "writable": False}]}  # noqa: S108 - the folder itself
+def find_user_ids() -> int | None:
+    """
+    Return the first of a range of ids that no account has, if this process may change to them; else None.
 
-    def change_user() -> None:
-        if uids is None:
-            raise OSError(errno.EPERM, "only root can change the user id")
-        restrict({"uid": uids + 1, "gid": uids, "landlock": False})
-
-    def enter(*, proc: bool) -> None:
-        if os.geteuid() != 0:
-            enter_user_namespace()
-        unshare(_CLONE_NEWPID)
-        _in_child(lambda: enter_namespaces({**tried, "proc": proc}))
-
-    return {
-        "landlock": landlock_version(),
-        "namespaces": _try(lambda: enter(proc=False)),
-        "proc": _try(lambda: enter(proc=True)),
-        "user": _try(change_user),
-        "uids": uids,
-    }
+    It tries it out in a child. The child does not change this process, which must have one thread.
+    """
+    first = _free_ids("uid_map", "gid_map") if os.geteuid() == 0 else None
+    if first is None:
+        return None
+    pid = os.fork()
+    if pid == 0:
+        try:
+            restrict({"uid": first + 1, "gid": first, "landlock": False})
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return first if os.waitpid(pid, 0)[1] == 0 else None
 
 
 def _free_ids(*maps: str) -> int | None:
@@ -281,38 +279,3 @@ def _free_ids(*maps: str) -> int | None:
         if all(any(start <= first and first + count < start + size for start, size in ranges[name]) for name in maps):
             return first
     return None
-
-
-def _try(work: Callable[[], None]) -> str | None:
-    """Call *work* in a child; None if it succeeded, else the reason."""
-    try:
-        _in_child(work)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return None
-
-
-def _in_child(work: Callable[[], None]) -> None:
-    """Call *work* in a child, and raise its `OSError`."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        number = 0
-        try:
-            work()
-        except OSError as error:
-            number = error.errno or errno.EIO
-        finally:
-            os.write(write, bytes([number]))
-            os._exit(0)
-    os.close(write)
-    answer = os.read(read, 1)
-    os.close(read)
-    os.waitpid(pid, 0)
-    number = answer[0] if answer else errno.EIO
-    if number:
-        raise OSError(number, os.strerror(number))
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_probe()))

@@ -1,7 +1,8 @@
 """
 Checks before the server listens.
 
-At an address other than loopback, every endpoint requires auth, and the project requires an OAuth client.
+At an address other than loopback, every endpoint requires auth, the project requires an OAuth client, and the runs of external
+users must be apart.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pdkernel.errors import RequestError
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.workers import Isolation
 
 
 def is_loopback(host: str) -> bool:
@@ -73,6 +75,33 @@ def check_exposure(
             fix="Create a client: pdkernel clients create",
         )
     return []
+
+
+def check_isolation(host: str, isolation: Isolation, *, is_required: bool, accepts_gaps: bool) -> list[str]:
+    """
+    Check that *isolation* is sufficient for the address *host*; return warnings as sentences.
+
+    Args:
+        host: Where the server listens.
+        isolation: What this machine permits.
+        is_required: Whether every protection must be in force (`--require-isolation`).
+        accepts_gaps: Whether other machines may call although one is missing (`--accept-missing-isolation`).
+
+    Raises:
+        RequestError: A protection is missing, and it is required, or other machines can reach the server.
+    """
+    if not isolation.gaps:
+        return []
+    gaps = " ".join(isolation.gaps)
+    fix = "Start the server where the system permits namespaces (`pdkernel doctor` shows what is missing)"
+    if is_required:
+        raise RequestError(f"Isolation is incomplete, and --require-isolation is set. {gaps}", fix=f"{fix}.")
+    if not is_loopback(host) and not accepts_gaps:
+        raise RequestError(
+            f"--host {host} lets other machines call, and isolation is incomplete. {gaps}",
+            fix=f"{fix}, or accept it: --accept-missing-isolation.",
+        )
+    return [f"Isolation is incomplete. {gap}" for gap in isolation.gaps]
 
 
 def _assumptions(served: ServedWorkflow) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from pdkernel.clock import RANDOM_IDS, IdGenerator
 from pdkernel.egress import Gateway
-from pdkernel.engine.step_packages import StepPackages, go_programs
+from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.identity import Directory
 from pdkernel.loop_thread import LoopThread
@@ -95,7 +95,7 @@ class RuntimeFactory:
                 gateway=self._gateway,
                 max_active_runs=1,
                 go_cache=go_programs(folder, environ),
-                extra_read_folders=(folder, self._folder),
+                access=step_access(folder, self._gateway.certificate_files),
             )
         return await WorkflowEngine.start(
             project,

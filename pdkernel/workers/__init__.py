@@ -26,8 +26,8 @@ from pdkernel.workers.declarations import (
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache, GoLock
 from pdkernel.workers.interpreters import find_bash, find_go, find_node
+from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder, protect_process
 from pdkernel.workers.pool import WorkerPool
-from pdkernel.workers.private_tmp import describe_step_tmp, make_scratch_folder
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Effect, Emitted, Pause
@@ -42,10 +42,12 @@ from pdkernel.workers.step_errors import (
     build_payload_error,
 )
 from pdkernel.workers.warden_client import WARDEN
+from pdkernel.workers.zygote import ZYGOTES
 
 __all__ = [
     "GO_LOCK_NAME",
     "WARDEN",
+    "ZYGOTES",
     "ComponentDescription",
     "ComponentFile",
     "Determinism",
@@ -53,6 +55,7 @@ __all__ = [
     "Emitted",
     "GoBuildCache",
     "GoLock",
+    "Isolation",
     "OutboundGateway",
     "Pause",
     "PayloadLimitError",
@@ -63,6 +66,7 @@ __all__ = [
     "RunWorkers",
     "SourceCall",
     "SourceOutcome",
+    "StepAccess",
     "StepCall",
     "StepCompileError",
     "StepConfigurationError",
@@ -75,10 +79,10 @@ __all__ = [
     "WorkerPool",
     "build_payload_error",
     "default_memory_budget",
-    "describe_step_tmp",
     "find_bash",
     "find_go",
     "find_node",
     "make_scratch_folder",
+    "protect_process",
     "raise_descriptor_limit",
 ]

@@ -14,17 +14,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from pdkernel.runtimes import process_tree
+from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
 from pdkernel.workers.protocols import OutboundGateway, SandboxPlan
 from pdkernel.workers.warden_client import WARDEN
-
-PLAIN_PLAN: Mapping[str, Any] = {
-    "mounts": [], "proc": True, "uid": None, "gid": None, "landlock": False, "read": [], "write": [],
-}  # fmt: skip
-"""The plan of a process that has namespaces of its own and uses the files of this machine."""
 
 _REAP_TRIES = 10
 _MIN_PARENT_FD = 10  # never a number of the child's own descriptors
@@ -52,7 +48,7 @@ class ProcessRequest:
     process_tag: str
     folder: str = "/"
     is_forked: bool = False
-    plan: Mapping[str, Any] = field(default_factory=lambda: PLAIN_PLAN)
+    plan: IsolationPlan = NO_PLAN
     sandboxed_by: OutboundGateway | None = None
     caller_token: str = ""
 
@@ -72,7 +68,7 @@ class ProcessRequest:
             "env": self.complete_environment,
             "cwd": self.folder,
             "tag": self.process_tag,
-            "plan": dict(self.plan),
+            "plan": self.plan.to_json(),
             "sandbox": sandbox
             and {"filter": sandbox.filter.hex(), "listen": sandbox.attach is not None, "port": sandbox.port},
         }

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
-import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from pdkernel import runtimes
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import RunSetup, WorkerKey
@@ -22,11 +20,21 @@ from pdkernel.workers.declarations import ComponentDescription
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
-from pdkernel.workers.private_tmp import TMP_FOLDER, PrivateTmp, is_supported, make_scratch_folder, names_in_tmp
+from pdkernel.workers.interpreters import find_node
+from pdkernel.workers.isolation import (
+    Isolation,
+    StepAccess,
+    build_plan,
+    change_owner,
+    component_folder,
+    make_scratch_folder,
+    node_modules_above,
+    program_folders,
+)
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.run_workers import RunWorkers
-from pdkernel.workers.slot import TMP_NAME, WorkerSlot
+from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.slot_cache import SlotCache
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.worker import Worker
@@ -57,7 +65,7 @@ class WorkerPool:
         python: Path | None = None,
         node: Path | None = None,
         go_cache: GoBuildCache | None = None,
-        extra_read_folders: Sequence[Path] = (),
+        access: StepAccess = StepAccess(),  # noqa: B008 - a frozen value
         determinism: Determinism | None = None,
         zygotes: Zygotes | None = ZYGOTES,
     ) -> None:
@@ -74,7 +82,7 @@ class WorkerPool:
                 `sys.executable` runs the steps.
             node: The interpreter for Node.js steps; `find_node()` by default.
             go_cache: Compiled Go steps; with None, each run compiles its own.
-            extra_read_folders: Folders that workers read. They stay visible in a private `/tmp`, even if they are below `/tmp`.
+            access: What all workers may see, besides the system's programs and what a run's setup names.
             determinism: Fixes clock and random numbers in Python and Node.js steps, not in Bash and Go steps.
             zygotes: Start the processes; with None, this process starts them, without namespaces of their own.
         """
@@ -89,8 +97,7 @@ class WorkerPool:
         self._spares = spares
         self._spare_languages: dict[WorkerKey, set[WorkerLanguage]] = {}
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
-        self._extra_read_folders = tuple(extra_read_folders)
-        self._tmp_works = is_supported()
+        self._access = access
         self._folder: Path | None = None  # the parent of the slots' folders
         self._slot_count = 0
         self._closed = False
@@ -138,7 +145,7 @@ class WorkerPool:
         warm = self.acquire_warm_slot(setup)
         if warm is not None:
             return warm
-        needed = self._needed_tmp_names(setup)
+        needed = self._needed_access(setup)
         spare = self._slots.take(setup.worker_key.spare, needed)
         if spare is not None:
             spare.key = setup.worker_key
@@ -150,7 +157,7 @@ class WorkerPool:
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
         """Return a slot that is kept warm for the key of *setup*, or None."""
-        return self._slots.take(setup.worker_key, self._needed_tmp_names(setup))
+        return self._slots.take(setup.worker_key, self._needed_access(setup))
 
     def get_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker:
         """
@@ -179,7 +186,7 @@ class WorkerPool:
             environment,
             self.gateway,
             zygotes=self.zygotes,
-            private_tmp=slot.private_tmp,
+            plan=slot.plan,
             is_sandboxed=key.is_sandboxed,
             public_only=key.public_only,
         )
@@ -196,31 +203,30 @@ class WorkerPool:
     def release_slot(self, slot: WorkerSlot, *, is_clean: bool) -> None:
         """Keep *slot* for the next run of its key, or close it if it is not clean: its run has ended, but left files."""
         if self._spares and slot.runs == 0 and not self._closed:
-            tmp_names = None if slot.private_tmp is None else slot.private_tmp.visible_names
-            asyncio.get_running_loop().call_soon(self._start_spare, slot.key.spare, tmp_names)
+            asyncio.get_running_loop().call_soon(self._start_spare, slot.key.spare, slot.access)
         if not is_clean or self._closed:
             self._slots.discard(slot)
         else:
             self._slots.put_back(slot)
 
-    def _create_slot(self, key: WorkerKey, tmp_names: frozenset[str] | None) -> WorkerSlot:
+    def _create_slot(self, key: WorkerKey, access: StepAccess) -> WorkerSlot:
         self._slot_count += 1
         folder = self._ensure_folder() / str(self._slot_count)
         folder.mkdir(mode=0o700)
-        private_tmp = None
-        if tmp_names is not None:
-            private_tmp = PrivateTmp.create(folder / TMP_NAME, tmp_names, self.zygotes.get() if self.zygotes else None)
-        self._tmp_works = tmp_names is None or private_tmp is not None
-        return WorkerSlot(key, folder, private_tmp)
+        isolation = self.zygotes.isolation() if self.zygotes else Isolation()
+        slot = WorkerSlot(key, folder, access, build_plan(isolation, access, folder=folder, number=self._slot_count))
+        slot.ensure_tmp_folder()
+        change_owner(slot.plan, [folder])
+        return slot
 
-    def _start_spare(self, key: WorkerKey, tmp_names: frozenset[str] | None) -> None:
+    def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:
         """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""
         languages = self._spare_languages.get(key, set())
         if self._closed or self._slots.count_idle(key) >= self._spares or not self._slots.has_room(languages):
             return
         # a run that needs the same reports the error
         with contextlib.suppress(OSError, InterpreterMissingError):
-            slot = self._create_slot(key, tmp_names)
+            slot = self._create_slot(key, access)
             for language in sorted(languages):
                 self.get_worker(slot, language)
             self._slots.add_spare(slot)
@@ -232,31 +238,30 @@ class WorkerPool:
             if run.holds_slot:
                 self._run_semaphore.release()
 
-    def _needed_tmp_names(self, setup: RunSetup) -> frozenset[str] | None:
-        """The names in `/tmp` that the run's processes must see, or None if they get the system's `/tmp`."""
-        # a private /tmp shows folders read-only, so a folder that steps write to must not be below /tmp
-        if not self._tmp_works:
-            return None
-        written = [setup.import_folder, self._ensure_folder(), *filter(None, [setup.file_store_folder])]
-        if names_in_tmp(*written) != frozenset():
-            return None
-        trees = [tree.folder for tree in setup.node_packages.values()]
-        compiled = self.go_cache.folder if self.go_cache else None
-        interpreters = [setup.python, self._python, self._node]
-        read = [*interpreters, compiled, *setup.extra_code_folders, *trees, *self._extra_read_folders]
-        common, own = _common_tmp_names(), names_in_tmp(*(path for path in read if path is not None))
-        return None if common is None or own is None else common | own
+    @functools.cached_property
+    def _common_access(self) -> StepAccess:
+        """What all workers of this pool may see."""
+        found = set(self._access.read)
+        with contextlib.suppress(InterpreterMissingError):
+            found |= program_folders(self._node or find_node())
+        if self._python is not None:
+            found |= program_folders(self._python)
+        if self.go_cache is not None:
+            found.add(self.go_cache.folder)
+        return replace(self._access, read=frozenset(found))
+
+    def _needed_access(self, setup: RunSetup) -> StepAccess:
+        """What the processes of a run of *setup* may see."""
+        read = {setup.import_folder, *node_modules_above(setup.import_folder)}
+        read.update(tree.folder for tree in setup.node_packages.values())
+        read.update(map(component_folder, setup.extra_code_folders))
+        if setup.python is not None:
+            read |= program_folders(setup.python)
+        return self._common_access.extend(read, {setup.file_store_folder} if setup.file_store_folder else ())
 
     def _ensure_folder(self) -> Path:
         if self._folder is None:
             self._folder = make_scratch_folder("pdkernel-run-")
+            self._folder.chmod(0o711)  # workers with users of their own go through it to their slots
             WARDEN.register_folder(self._folder)  # a notebook's kernel is often killed without a chance to clean up
         return self._folder
-
-
-@functools.cache
-def _common_tmp_names() -> frozenset[str] | None:
-    """The names in `/tmp` that every worker may read; None if such a file lies directly in `/tmp`."""
-    programs = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    paths = [sys.prefix, sys.base_prefix, sys.executable, *runtimes.__path__, *sys.path, *programs]
-    return names_in_tmp(*(Path(path) for path in paths if Path(path).is_absolute() and Path(path) != TMP_FOLDER))

@@ -22,8 +22,8 @@ from pdkernel.workers.component_client import ComponentClient, find_error
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GoBuildCache
+from pdkernel.workers.isolation import TMP_FOLDER
 from pdkernel.workers.memory_watch import MemoryWatch
-from pdkernel.workers.private_tmp import TMP_FOLDER
 from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
@@ -341,7 +341,7 @@ class RunWorkers:
         folder = self._folder()
         if worker.has_begun(self):
             return {}
-        setup, tmp = self._setup, self._acquired_slot.private_tmp
+        setup = self._setup
         return worker.build_begin(
             self,
             workflow=f"{setup.workflow}@{setup.workflow_version}",
@@ -350,7 +350,7 @@ class RunWorkers:
             files=str(setup.file_store_folder) if setup.file_store_folder else None,
             cwd=folder,
             fixed=self._pool.determinism.to_json() if self._pool.determinism else None,
-            kept=[f"{TMP_FOLDER}/{name}/" for name in tmp.visible_names] if tmp else [],
+            kept=[f"{TMP_FOLDER}/{name}/" for name in self._acquired_slot.plan.tmp_names],
             packages={
                 name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
                 for name, tree in setup.node_packages.items()
@@ -387,7 +387,7 @@ class RunWorkers:
 
     def _folder(self) -> Path:
         """Return the path of the working folder as steps see it."""
-        if self._acquired_slot.private_tmp is not None:
+        if self._acquired_slot.plan.namespaces:
             return TMP_FOLDER
         # parity[temporary-folder]: without a private /tmp, a path /tmp/... is the system's folder, which no run empties
         return self.ensure_tmp_folder()

@@ -12,12 +12,9 @@ from pathlib import Path
 
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import WorkerKey
-from pdkernel.workers.private_tmp import PrivateTmp
+from pdkernel.workers.isolation import TMP_NAME, IsolationPlan, StepAccess, change_owner
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage
-
-TMP_NAME = "tmp"
-"""Name of the folder in a slot's folder that steps see as `/tmp`, or have as their working folder."""
 
 
 @dataclass(eq=False)
@@ -28,7 +25,8 @@ class WorkerSlot:
     Attributes:
         key: What the runs that it serves have in common.
         folder: The folder of the files of its runs, emptied after each run. Processes of other slots have other folders.
-        private_tmp: The private `/tmp` of its workers, or None for the system's.
+        access: What its processes may see.
+        plan: What its processes do to themselves.
         workers: The workers by language.
         runs: The number of runs that have ended.
         measured_workers: The workers whose memory was measured last.
@@ -36,7 +34,8 @@ class WorkerSlot:
 
     key: WorkerKey
     folder: Path
-    private_tmp: PrivateTmp | None
+    access: StepAccess
+    plan: IsolationPlan
     workers: dict[WorkerLanguage, Worker] = field(default_factory=dict)
     runs: int = 0
     measured_workers: tuple[Worker, ...] = ()
@@ -51,13 +50,8 @@ class WorkerSlot:
         folder = self.tmp_folder
         if not os.path.isdir(folder):  # noqa: PTH112 - before each step: a step may have removed it
             folder.mkdir(mode=0o700)
+            change_owner(self.plan, [folder])
         return folder
-
-    def shows(self, tmp_names: frozenset[str] | None) -> bool:
-        """Whether its workers see *tmp_names* in `/tmp` (None: they see the system's `/tmp`)."""
-        if self.private_tmp is None or tmp_names is None:
-            return self.private_tmp is None and tmp_names is None
-        return tmp_names <= self.private_tmp.visible_names
 
     def end_run(self) -> None:
         """End the workers that are not clean, and let the others forget the run."""
@@ -69,12 +63,11 @@ class WorkerSlot:
 
     def is_empty(self) -> bool:
         """Whether the last run has left no file."""
-        visible = self.private_tmp.visible_names if self.private_tmp is not None else frozenset()
         try:
             names = os.listdir(self.folder)  # noqa: PTH208 - at the end of every run
             if names != [TMP_NAME]:
                 return not names
-            return not self.tmp_folder.is_symlink() and visible.issuperset(os.listdir(self.tmp_folder))  # noqa: PTH208
+            return not self.tmp_folder.is_symlink() and self.plan.tmp_names.issuperset(os.listdir(self.tmp_folder))  # noqa: PTH208
         except OSError:  # a step has replaced a folder
             return False
 
@@ -82,9 +75,10 @@ class WorkerSlot:
         """Remove the files of the last run; return whether all of them are gone. May block for long."""
         try:
             left = [path for path in self.folder.iterdir() if path.name != TMP_NAME and not remove_tree(path)]
-            if self.private_tmp is not None:
-                return self.private_tmp.clear() and not left
-            return remove_tree(self.tmp_folder) and not left
+            if not self.plan.namespaces:
+                return remove_tree(self.tmp_folder) and not left
+            names = set(os.listdir(self.tmp_folder)) - self.plan.tmp_names  # noqa: PTH208 - at the end of many runs
+            return not [name for name in names if not remove_tree(self.tmp_folder / name)] and not left
         except OSError:
             return False
 
@@ -98,7 +92,4 @@ class WorkerSlot:
         """End every worker, and remove the folder."""
         for language in list(self.workers):
             self.end_worker(language)
-        if self.private_tmp is not None:
-            self.private_tmp.close()
-            self.private_tmp = None
         remove_tree(self.folder)

@@ -13,6 +13,7 @@ import resource
 from collections.abc import Callable, Iterable, Sequence
 
 from pdkernel.workers.calls import WorkerKey
+from pdkernel.workers.isolation import StepAccess
 from pdkernel.workers.process_memory import BYTES_PER_MB, find_memory_limit, proportional_bytes
 from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.worker import Worker
@@ -86,10 +87,10 @@ class SlotCache:
         """Add a new slot, which serves a run."""
         self._slots[slot] = 0
 
-    def take(self, key: WorkerKey, tmp_names: frozenset[str] | None) -> WorkerSlot | None:
-        """Return the idle slot of *key* that was used last and whose steps see *tmp_names* in `/tmp`, or None."""
+    def take(self, key: WorkerKey, access: StepAccess) -> WorkerSlot | None:
+        """Return the idle slot of *key* that was used last and whose processes have *access*, or None."""
         for slot in reversed(self._idle_by_key.get(key, ())):
-            if slot.shows(tmp_names):
+            if slot.access.covers(access):
                 self._remove_idle(slot)
                 return slot
         return None

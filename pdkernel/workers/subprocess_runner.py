@@ -7,18 +7,17 @@ A step is compiled (Go), its files are written, the process runs, and its export
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pdkernel.errors import StepError, StepProcessExitedError
 from pdkernel.model import Step
 from pdkernel.workers.calls import RunSetup, StepCall
-from pdkernel.workers.child_process import PLAIN_PLAN, ChildProcess, ProcessRequest
+from pdkernel.workers.child_process import ChildProcess, ProcessRequest
 from pdkernel.workers.environment import step_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.go_errors import parse_panic
 from pdkernel.workers.interpreters import find_bash
+from pdkernel.workers.isolation import IsolationPlan, change_owner
 from pdkernel.workers.memory_watch import MemoryWatch
 from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway
@@ -89,16 +88,15 @@ class SubprocessRunner:
                 program = await self._compiled(call, recorder, slot.folder)
             except StepError as fault:
                 return fault
-        files, private_tmp = SubprocessIO(slot.folder, steps, call.account_fields), slot.private_tmp
+        files = SubprocessIO(slot.folder, steps, call.account_fields)
         try:
             if program is not None:
                 step, command = SubprocessStep(recorder, parse_panic), [str(program)]
             else:
                 command, script = _prepare_bash_command(call.step, files.folder)
                 step = SubprocessStep(recorder, ignore_exit_status, script=script)
-            error = await self._run(
-                step, command, call, files, folder, recorder, plan=private_tmp.plan if private_tmp else PLAIN_PLAN
-            )
+            change_owner(slot.plan, [files.folder, *files.folder.iterdir()])
+            error = await self._run(step, command, call, files, folder, recorder, plan=slot.plan)
             not_json = files.collect(recorder)
             return error or not_json
         finally:
@@ -164,7 +162,7 @@ class SubprocessRunner:
         folder: Path,
         recorder: StepRecorder,
         *,
-        plan: Mapping[str, Any],
+        plan: IsolationPlan,
     ) -> StepError | None:
         gateway = self._gateway
         token = gateway.issue_token(public_only=self._setup.public_only) if gateway else None

@@ -15,10 +15,10 @@ from typing import Any
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.execution import Stream
 from pdkernel.model import Step
-from pdkernel.workers.child_process import PLAIN_PLAN, ProcessRequest
+from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
-from pdkernel.workers.private_tmp import PrivateTmp
+from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.replies import (
     Late,
@@ -59,7 +59,7 @@ class Worker:
         gateway: OutboundGateway | None,
         *,
         zygotes: Zygotes | None = None,
-        private_tmp: PrivateTmp | None = None,
+        plan: IsolationPlan = NO_PLAN,
         is_sandboxed: bool = False,
         public_only: bool = False,
     ) -> None:
@@ -79,7 +79,7 @@ class Worker:
                 {**environment, **self.gateway_variables},
                 self.process_tag,
                 is_forked=command.is_forked and zygote is not None,
-                plan=private_tmp.plan if private_tmp else PLAIN_PLAN,
+                plan=plan,
                 sandboxed_by=gateway if is_sandboxed else None,
                 caller_token=self.caller_token or "",
             )

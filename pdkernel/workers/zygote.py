@@ -27,6 +27,7 @@ from pdkernel.runtimes import process_tree
 from pdkernel.runtimes.seccomp import fetch_descriptor
 from pdkernel.workers.child_process import ChildProcess, ProcessRequest, SpawnedProcess
 from pdkernel.workers.environment import base_environment
+from pdkernel.workers.isolation import Isolation
 from pdkernel.workers.warden_client import WARDEN
 
 ZYGOTE_PROGRAM = Path(runtimes.__file__).parent / "python" / "zygote.py"
@@ -176,7 +177,7 @@ class ZygoteProcess:
         if word == "init" and rest == "namespaces":
             self._in_namespaces = True
             WARDEN.unregister(-id(self))
-            self._zygote.set_namespaces(permitted=True)
+            self._zygote.leave_to_system()
         elif word == "listen":
             self._attach_listener(int(rest))
         elif word == "exit":
@@ -224,7 +225,8 @@ class Zygote:
     def __init__(self, python: Path) -> None:
         """Start the zygote of *python*. Raises `OSError`."""
         self.last_use = time.monotonic()
-        self._namespaces: bool | None = None
+        self._isolation: Isolation | None = None
+        self._is_left_to_system = False
         self._lock = threading.Lock()
         self._control, created = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with created:  # another number than 3, which `dup2` would leave closed on exec
@@ -257,24 +259,26 @@ class Zygote:
         return self._pid is not None
 
     @property
-    def has_namespaces(self) -> bool:
-        """Whether its processes have namespaces of their own. The first call waits until the zygote has started."""
+    def isolation(self) -> Isolation:
+        """What its processes can do to themselves on this machine. The first call waits until the zygote has started."""
         with self._lock:
-            if self._namespaces is None:
+            if self._isolation is None:
                 self._control.settimeout(_START_TIMEOUT_S)
                 try:
-                    self.set_namespaces(permitted=self._control.recv(_MESSAGE_BYTES) == b"n")
-                except OSError:
-                    return False
+                    self._isolation = Isolation.parse(self._control.recv(_MESSAGE_BYTES))
+                except (OSError, ValueError):
+                    return Isolation.unavailable("the zygote does not start")
                 finally:
                     self._control.settimeout(None)
-            return bool(self._namespaces)
+                if self._isolation.namespaces:
+                    self.leave_to_system()
+            return self._isolation
 
-    def set_namespaces(self, *, permitted: bool) -> None:
-        """Store whether its processes have namespaces. If so, the system ends them with the zygote, without the warden."""
-        if self._namespaces is None and permitted and self._pid is not None:
+    def leave_to_system(self) -> None:
+        """Let the system end its processes with it, because they have namespaces: the warden need not watch it."""
+        if not self._is_left_to_system and self._pid is not None:
             WARDEN.unregister(self._pid)
-        self._namespaces = permitted
+        self._is_left_to_system = True
 
     def start(self, request: ProcessRequest, outputs: Sequence[int]) -> ZygoteProcess:
         """
@@ -361,6 +365,14 @@ class Zygotes:
             zygote.forget()
         self._zygotes = {}
         self._lock = threading.Lock()
+
+    def isolation(self) -> Isolation:
+        """Return what the processes of steps can do to themselves on this machine; starts a zygote to find out."""
+        try:
+            zygote = self.get()
+        except OSError as error:
+            return Isolation.unavailable(f"{sys.executable} cannot be started: {error.strerror}")
+        return zygote.isolation if zygote else Isolation.unavailable(f"{sys.platform} has no such protection")
 
 
 def _send_fds(control: socket.socket, descriptors: Sequence[int]) -> None:

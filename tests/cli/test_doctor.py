@@ -114,7 +114,8 @@ def test_doctor_describes_the_machine(pdkernel: Shell) -> None:
     assert ended.status == 0
     assert list(ended.json) == ["machine", "project", "source", "ready", "missing"]
     assert list(ended.json["machine"]) == [
-        "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls", "tmp", "workers",
+        "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls",
+        "isolation_processes", "isolation_files", "isolation_user", "workers",
     ]  # fmt: skip
     assert ended.json["project"]["folder"] == str(pdkernel.folder / ".pdkernel")
     assert (ended.json["source"], ended.json["missing"]) == (None, [])

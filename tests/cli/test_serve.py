@@ -151,6 +151,26 @@ def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
     assert answer.status_code == 401
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave out a right that namespaces need")
+def test_missing_isolation(pdkernel: Shell) -> None:
+    """Where namespaces are not permitted, serve warns, and refuses to start if isolation is required or other machines can call."""
+    without_mounts = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    pdkernel.notebook(GUARDED, ANSWER)
+    pdkernel("clients", "create")
+    required = pdkernel("serve", "--require-isolation", "--port", "0", within=without_mounts)
+    exposed = pdkernel("serve", "--host", "0.0.0.0", "--port", "0", "--json", within=without_mounts)
+    accepted = ("--host", "0.0.0.0", "--accept-missing-isolation", "--trusted-proxy", "not an address")
+    later = pdkernel("serve", *accepted, within=without_mounts)
+
+    assert (
+        required.status,
+        "--require-isolation is set. Steps of different external users share /tmp" in required.stderr,
+    ) == (2, True)
+    assert (exposed.status, exposed.json["error"]["code"]) == (2, "request")
+    assert "--accept-missing-isolation" in exposed.json["error"]["message"]
+    assert "not a network" in later.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

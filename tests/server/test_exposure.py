@@ -13,8 +13,9 @@ from pdkernel.errors import RequestError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.server.exposure import check_exposure
+from pdkernel.server.exposure import check_exposure, check_isolation
 from pdkernel.source import WorkflowSource
+from pdkernel.workers import Isolation
 from tests.builders import a_workflow, python_step
 
 OPEN = a_workflow(python_step())
@@ -85,3 +86,28 @@ def test_a_folder_without_pdkernel_yaml_is_served_on_loopback_only(project: Proj
         check_exposure("192.0.2.1", [folder(CLOSED)], project)
 
     assert "no account is needed" in warning
+
+
+COMPLETE = Isolation(namespaces=True, landlock=True)
+INCOMPLETE = Isolation(landlock=True, reasons=(("namespaces", "Operation not permitted"),))
+
+
+def test_complete_isolation_is_no_reason_to_refuse() -> None:
+    """With every protection, no address and no option is refused."""
+    assert check_isolation("0.0.0.0", COMPLETE, is_required=True, accepts_gaps=False) == []
+
+
+@pytest.mark.parametrize(("host", "accepts"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_missing_isolation_is_warned_of(host: str, accepts: bool) -> None:
+    """On loopback, or if it is accepted, a missing protection is a warning with its reason."""
+    (warning,) = check_isolation(host, INCOMPLETE, is_required=False, accepts_gaps=accepts)
+
+    assert warning.startswith("Isolation is incomplete. Steps of different external users share /tmp")
+    assert "Operation not permitted" in warning
+
+
+@pytest.mark.parametrize(("host", "required"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_missing_isolation_is_refused(host: str, required: bool) -> None:
+    """A missing protection is refused if isolation is required, or if other machines can call."""
+    with pytest.raises(RequestError, match="solation is incomplete"):
+        check_isolation(host, INCOMPLETE, is_required=required, accepts_gaps=False)

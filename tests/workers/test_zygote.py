@@ -42,7 +42,7 @@ STEPS: dict[str, str] = {
 def require_namespaces() -> None:
     """These tests need a system that permits process namespaces."""
     zygote = ZYGOTES.get()
-    if zygote is None or not zygote.has_namespaces:
+    if zygote is None or not zygote.isolation.namespaces:
         pytest.skip("this system permits no process namespaces")
 
 
@@ -247,7 +247,7 @@ async def test_process_that_was_killed_before_its_start_does_not_run(tmp_path: P
     process.kill()
     for descriptor in (*own_ends, *child_ends):
         os.close(descriptor)
-    assert zygote.has_namespaces  # the zygote has started
+    assert zygote.isolation.namespaces  # the zygote has started
     await asyncio.sleep(0.1)
 
     assert not mark.exists()

@@ -14,11 +14,10 @@ import threading
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from pdkernel.egress.sandbox import linux_syscalls
 from pdkernel.egress.sandbox.addresses import SocketAddress
 from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES, build_notify_filter, build_refuse_filter
 from pdkernel.egress.sandbox.supervisor import Supervisor
-from pdkernel.runtimes import seccomp
+from pdkernel.runtimes import isolation, seccomp
 
 SandboxKind = Literal["redirect", "landlock", "none"]
 
@@ -87,7 +86,7 @@ def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
     machine = platform.machine()
 
     def restricted() -> _T:
-        linux_syscalls.restrict_connect_to_port(allowed_port)
+        isolation.restrict_connect_to_port(allowed_port)
         seccomp.install_filter(build_refuse_filter(SYSCALL_TABLES[machine]))
         return start()
 
@@ -128,7 +127,7 @@ def can_redirect() -> bool:
 
 def can_use_landlock() -> bool:
     """Whether connections of a process can be refused. Raises `OSError` if the test cannot start."""
-    if linux_syscalls.landlock_version() < linux_syscalls.MIN_LANDLOCK_VERSION:
+    if isolation.landlock_version() < isolation.MIN_LANDLOCK_PORT_VERSION:
         return False
     process = start_with_landlock(_try_to_connect, 1)
     try:

@@ -148,8 +148,11 @@ def _write_new(file: Path, content: bytes) -> None:
 
 
 def _write(file: Path, content: bytes) -> None:
+    """Write *file*, which has no secret: processes of other users may read it."""
     if not file.exists() or file.read_bytes() != content:
-        _temporary(file, content).replace(file)
+        temporary = _temporary(file, content)
+        temporary.chmod(0o644)
+        temporary.replace(file)
 
 
 def _temporary(file: Path, content: bytes) -> Path:

@@ -1,9 +1,9 @@
 """
 The zygote: starts the processes of steps by `fork`, each in process and mount namespaces of its own.
 
-It runs as `python -I -X utf8 zygote.py`, has one thread, and a Unix socket of pdkernel as descriptor 3. First it sends `n` if
-this system permits namespaces, else `p`. Each message to it starts one process. It carries descriptors: the specification, the
-status socket, stdout, stderr and, for a worker, requests and replies.
+It runs as `python -I -X utf8 zygote.py`, has one thread, and a Unix socket of pdkernel as descriptor 3. First it sends what this
+system permits, as JSON: `{"namespaces": null or why not, "landlock": VERSION, "user_ids": the first or null}`. Each message to it
+starts one process. It carries descriptors: the specification, the status socket, stdout, stderr and, for a worker, requests and replies.
 
 A start makes two processes:
 
@@ -41,7 +41,7 @@ _HERE = Path(__file__).resolve().parent
 _TAG_VARIABLE = b"PDKERNEL_STEP_PROCESS="
 _FREE_FD = 20  # above the descriptors of a step while they are put into place
 _MAX_DESCRIPTORS = 6
-_CLONE_NEWPID, _CLONE_NEWUSER = 0x20000000, 0x10000000
+_CLONE_NEWPID = 0x20000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _EXIT_OF_FAILURE = 127
 _EXEC_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them
@@ -55,9 +55,12 @@ class Zygote:
     def __init__(self, runtime: ModuleType) -> None:
         self._runtime = runtime
         self._isolation = runtime.import_helper("isolation")
+        self._refusal: str | None = None
         if os.geteuid() != 0:
-            with contextlib.suppress(OSError):
-                _enter_user_namespace()
+            try:
+                self._enter_user_namespace()
+            except OSError as error:
+                self._refusal = error.strerror
         self._control = _socket.socket(fileno=_CONTROL)
         os.set_inheritable(_CONTROL, False)
         self._pid = os.getpid()
@@ -68,8 +71,11 @@ class Zygote:
 
     def serve(self) -> NoReturn:
         """Start processes until pdkernel closes its socket."""
-        self._in_namespaces = self._permits_namespaces()
-        self._control.send(b"n" if self._in_namespaces else b"p")
+        user_ids = self._isolation.find_user_ids()
+        refusal = self._try_namespaces()
+        self._in_namespaces = refusal is None
+        found = {"namespaces": refusal, "landlock": self._isolation.landlock_version(), "user_ids": user_ids}
+        self._control.send(json.dumps(found).encode())
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps
         gc.collect()
         gc.freeze()
@@ -86,19 +92,41 @@ class Zygote:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _permits_namespaces(self) -> bool:
-        """Try out a process and a mount namespace."""
+    def _enter_user_namespace(self) -> None:
+        """
+        Continue in a child with a user namespace, in which it has all rights, and a process namespace of it.
+
+        Without the latter, it could not return to its process namespace, which each start leaves. Raises `OSError`.
+        """
+        self._isolation.enter_user_namespace(_CLONE_NEWPID)
+        parent = os.pidfd_open(os.getpid())
+        child = os.fork()
+        if child:
+            os.close(_CONTROL)
+            os.waitpid(child, 0)
+            os._exit(0)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if select.select([parent], [], [], 0)[0]:
+            os._exit(0)
+        os.close(parent)
+
+    def _try_namespaces(self) -> str | None:
+        """Try out process and mount namespaces; returns why they are not permitted."""
+        if self._refusal is not None:
+            return self._refusal
         try:
             pid = self._fork(in_namespaces=True)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.strerror
         if pid == 0:
+            number = 0
             try:
-                self._isolation.enter_namespaces({"mounts": [], "proc": True})
-            except OSError:
-                os._exit(1)
-            os._exit(0)
-        return os.waitpid(pid, 0)[1] == 0
+                self._isolation.enter_namespaces({"mounts": []})
+            except OSError as error:
+                number = error.errno or 1
+            os._exit(number)
+        status = os.waitpid(pid, 0)[1]
+        return os.strerror(os.waitstatus_to_exitcode(status)) if status else None
 
     def _fork(self, *, in_namespaces: bool) -> int:
         """Fork; the child is the first process of a new process namespace if *in_namespaces*."""
@@ -180,8 +208,7 @@ class Zygote:
             os.chdir(specification["cwd"])
             os.environ.clear()
             os.environ.update(specification["env"])
-            if self._in_namespaces:
-                self._isolation.restrict(specification["plan"])
+            self._isolation.restrict(specification["plan"])
             if specification["sandbox"]:
                 self._apply_sandbox(specification["sandbox"], status)
             if specification["argv"]:
@@ -244,28 +271,6 @@ def _report_failure(status: int, error: BaseException) -> None:
         os.write(status, f"fail {type(error).__name__}: {error}".encode()[:1000])
     except OSError:
         return
-
-
-def _enter_user_namespace() -> None:
-    """
-    Continue in a child with a user namespace, in which it has all rights, and a process namespace of it.
-
-    Without the latter, it could not return to its process namespace, which each start leaves. Raises `OSError`.
-    """
-    uid, gid = os.geteuid(), os.getegid()
-    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWPID))
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        Path("/proc/self", name).write_text(text)
-    parent = os.pidfd_open(os.getpid())
-    child = os.fork()
-    if child:
-        os.close(_CONTROL)
-        os.waitpid(child, 0)
-        os._exit(0)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if select.select([parent], [], [], 0)[0]:
-        os._exit(0)
-    os.close(parent)
 
 
 def _find_tag() -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -17,9 +14,8 @@ import pytest
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
-from pdkernel.workers.child_process import ProcessRequest, open_pipes
-from pdkernel.workers.private_tmp import PrivateTmp, is_supported, names_in_tmp
-from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, start_process
+from pdkernel.workers.isolation import STEP_PATHS_VARIABLE
+from pdkernel.workers.zygote import ZYGOTES
 from tests.workers.conftest import Bench
 from tests.workers.test_worker_process import go, node, python
 
@@ -60,12 +56,11 @@ def base() -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def require_private_tmp(base: Path) -> None:
-    """These tests need a system that permits a private `/tmp`."""
-    made = PrivateTmp.create(base / "made", frozenset(), ZYGOTES.get()) if is_supported() else None
-    if made is None:
+def require_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests need a system that permits namespaces, and steps that see no other files."""
+    monkeypatch.delenv(STEP_PATHS_VARIABLE, raising=False)
+    if not ZYGOTES.isolation().namespaces:
         pytest.skip("this system permits no mount namespace")
-    made.close()
 
 
 @pytest.fixture
@@ -147,19 +142,25 @@ async def test_working_folder_and_home_are_tmp(open_one: Open, language: Languag
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_project_in_tmp_uses_the_tmp_of_the_machine(open_one: Open, tmp_path: Path, language: Language) -> None:
-    """A private `/tmp` would hide a project in `/tmp`, so its steps use the system's `/tmp` and another working folder."""
-    if not tmp_path.is_relative_to("/tmp"):
-        pytest.skip("pytest's folders are elsewhere")
-    bench = await open_one(folder=tmp_path)
+async def test_project_in_tmp(open_one: Open, language: Language) -> None:
+    """Steps of a project in `/tmp` have a private `/tmp`, too. They see the project in it, and cannot change it."""
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/tmp") as name:
+        project = Path(name, "project")
+        project.mkdir()
+        (project / "precious").write_text("word\n")
+        bench = await open_one(folder=project)
+        script = (
+            f"echo found=$(cat {project}/precious) >> $PIPEDREAM_EXPORTS\n"
+            f"rm -rf {project}/* 2> /dev/null; touch {project}/new; echo names=$(ls /tmp) >> $PIPEDREAM_EXPORTS"
+        )
 
-    outcome = await bench.run(language, SHOW[language])
-    seen = await bench.run("bash", f"touch {tmp_path}/seen")
+        outcome = await bench.run(language, SHOW[language])
+        seen = await bench.run("bash", script)
+        left = [path.name for path in project.iterdir()]
 
-    assert len(set(outcome.exports["$return_value"])) == 1  # type: ignore[arg-type]
-    assert "/tmp" not in outcome.exports["$return_value"]  # type: ignore[operator]
-    assert seen.error is None
-    assert tmp_path.joinpath("seen").exists()
+    assert outcome.exports["$return_value"] == ["/tmp"] * 3
+    assert seen.exports == {"found": "word", "names": Path(name).name}
+    assert left == ["precious"]
 
 
 async def test_module_written_by_a_run_is_not_cached_for_the_next_run(open_one: Open) -> None:
@@ -219,138 +220,33 @@ async def test_files_of_a_run_are_removed_with_the_run_and_the_folders_with_the_
     assert not folder_of_pool.exists()
 
 
-def test_visible_folders_are_read_only(base: Path, tmp_path: Path) -> None:
-    """A folder of the machine's `/tmp` that an interpreter needs is visible, and `rm -rf /tmp/*` does not remove its files."""
-    if not tmp_path.is_relative_to("/tmp"):
-        pytest.skip("pytest's folders are elsewhere")
-    (tmp_path / "precious").write_text("word\n")
-    made = PrivateTmp.create(base / "kept", frozenset({tmp_path.parts[2]}), ZYGOTES.get())
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (base / "kept", *(base / "kept").iterdir())} == {0o700}
-    assert made is not None
-    script = (
-        f"echo x > /tmp/own; cat {tmp_path}/precious; rm -rf {tmp_path}/* 2> /dev/null; touch {tmp_path}/new || ls /tmp"
-    )
-
-    own_ends, child_ends = open_pipes("from", "from")
-    request = ProcessRequest(["/bin/sh", "-c", script], {"PATH": os.defpath}, "0" * 32, plan=made.plan)
-    process = start_process(request, child_ends, ZYGOTES.get())
-    for descriptor in child_ends:
-        os.close(descriptor)
-    os.set_blocking(own_ends[0], True)
-    with os.fdopen(own_ends[0]) as stdout:
-        printed = stdout.read()
-    os.close(own_ends[1])
-    process.kill()
-    made.close()
-
-    assert printed.split() == ["word", "own", tmp_path.parts[2]]
-    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
-
-
-def test_names_in_tmp() -> None:
-    """The first name below `/tmp` counts; a file directly in `/tmp` cannot be visible."""
-    assert sorted(names_in_tmp(*map(Path, ["/usr/lib", "/tmp/a/b", "/tmp/a/c", "/tmp/d/e.txt"])) or ()) == ["a", "d"]
-    assert names_in_tmp(Path("/tmp/nothing-there.ipynb")) is None
-    assert names_in_tmp(Path("/tmp")) is None
-
-
-def test_names_in_tmp_follow_links(base: Path) -> None:
-    """The target of a link into `/tmp` counts."""
-    base.joinpath("link").symlink_to("/tmp/elsewhere/project")
-
-    assert list(names_in_tmp(base / "link") or ()) == ["elsewhere"]
-
-
-AS_OTHER_USER = """
-import ctypes, os, sys, tempfile
-from pathlib import Path
-from pdkernel.workers.child_process import ProcessRequest, open_pipes
-from pdkernel.workers.private_tmp import PrivateTmp
-from pdkernel.workers.zygote import ZYGOTES, start_process
-
-with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
-    if os.geteuid() == 0:
-        os.chown(base, 65534, 65534)
-        os.setgroups([])
-        os.setresgid(65534, 65534, 65534)
-        os.setresuid(65534, 65534, 65534)
-        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # its children may read its /proc entries
-    sys.executable = INTERPRETER
-    zygote = ZYGOTES.get()
-    made = PrivateTmp.create(Path(base) / "made", frozenset(), zygote)
-    if made is None:
-        raise SystemExit("no user namespaces")
-    script = "echo word > /tmp/it; cat /tmp/it; id -u; mount --bind /usr /mnt 2> /dev/null || echo refused"
-    (printed, errors), child_ends = open_pipes("from", "from")
-    request = ProcessRequest(["/bin/sh", "-c", script], {"PATH": os.defpath}, "0" * 32, plan=made.plan)
-    process = start_process(request, child_ends, zygote)
-    for descriptor in (printed, errors):
-        os.set_blocking(descriptor, True)
-    for descriptor in child_ends:
-        os.close(descriptor)
-    said = [os.fdopen(descriptor).read() for descriptor in (printed, errors)]
-    print(said[0].split(), said[1], [path.name for path in Path(base, "made").iterdir()])
-    process.kill()
-    zygote.close()
-    made.close()
-    os.rmdir(base)
-    os._exit(0)
-"""
-
-
-def find_readable_python() -> str:
-    """Return an interpreter that another user than root can execute; skip the test if there is none."""
-    if os.geteuid() != 0:
-        return sys.executable
-    found = shutil.which("python3", path="/usr/local/bin:/usr/bin") or "python3"
-    other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    tried = subprocess.run([*other_user, found, "-I", "-c", f"open({str(ZYGOTE_PROGRAM)!r})"], check=False)
-    if tried.returncode != 0:
-        pytest.skip("another user can read no interpreter, or not this checkout")
-    return found
-
-
-def test_private_tmp_without_root() -> None:
-    """Another user than root gets a private `/tmp` by a user namespace, with the same user id and without rights."""
-    interpreter = find_readable_python()
-    code = AS_OTHER_USER.replace("INTERPRETER", repr(interpreter)).replace(
-        "os._exit(0)", "sys.stdout.flush(); os._exit(0)"
-    )
-    uid = str(os.geteuid() or 65534)
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if "no user namespaces" in done.stderr:
-        pytest.skip("this system permits no user namespace")
-
-    assert done.stdout.strip() == f"{['word', uid, 'refused']}  ['it']", done.stderr
-
-
 EMPTIED = """
 import subprocess, sys
 from pathlib import Path
-from pdkernel.workers.child_process import ProcessRequest, open_pipes
-from pdkernel.workers.private_tmp import PrivateTmp
+from pdkernel.workers.calls import WorkerKey
+from pdkernel.workers.isolation import IsolationPlan, StepAccess
+from pdkernel.workers.slot import WorkerSlot
 folder, outside = map(Path, sys.argv[1:])
+key = WorkerKey("development", None, None, False, False)
+slot = WorkerSlot(key, folder, StepAccess(), IsolationPlan(namespaces=True))
 folder.mkdir()
-tmp = PrivateTmp(folder, frozenset())
-(folder / "mounted").mkdir()
-(folder / "beside").mkdir()
-subprocess.run(["mount", "--bind", outside, folder / "mounted"], check=True)
-print(tmp.clear())
-tmp.close()
+(slot.ensure_tmp_folder() / "mounted").mkdir()
+(slot.tmp_folder / "beside").mkdir()
+subprocess.run(["mount", "--bind", outside, slot.tmp_folder / "mounted"], check=True)
+print(slot.clear())
 """
 
 
-def test_mount_in_a_private_tmp_is_not_emptied(base: Path, apart: tuple[str, ...]) -> None:
-    """The files behind a mount stay, and the next run gets another `/tmp`."""
+def test_mount_in_tmp_is_not_emptied(base: Path, apart: tuple[str, ...]) -> None:
+    """The files behind a mount stay, and the next run gets another slot."""
     outside = base / "outside"
     outside.mkdir()
     (outside / "file").touch()
 
     done = subprocess.run(
-        [*apart, sys.executable, "-c", EMPTIED, base / "tmp", outside], capture_output=True, text=True, check=True
+        [*apart, sys.executable, "-c", EMPTIED, base / "slot", outside], capture_output=True, text=True, check=True
     )
 
     assert done.stdout.strip() == "False"
     assert (outside / "file").exists()
-    assert [path.name for path in (base / "tmp").iterdir()] == ["mounted"]
+    assert [path.name for path in (base / "slot" / "tmp").iterdir()] == ["mounted"]
