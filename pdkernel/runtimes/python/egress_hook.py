@@ -2,7 +2,7 @@
 Routes the outbound connections of a Python process to the gateway.
 
 The program of a worker imports it before user code. It is active if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TOKEN` are in
-the environment.
+the environment. In the zygote, it refuses all connections until `follow_environment` is called after the fork.
 
 - A host name is not resolved: it gets an address of 198.18.0.0/16 (reserved for tests, RFC 2544).
 - A TCP connection to another machine is made to the gateway instead, and first sends one line with its target. The client then
@@ -38,6 +38,15 @@ _lock = threading.Lock()
 _address_of: dict[str, str] = {}
 _name_of: dict[str, str] = {}
 _explained_kinds: set[type] = set()
+
+
+class _Route:
+    """Where connections to other machines go: to *gateway* with *token*, or nowhere, or, without this hook, directly."""
+
+    gateway: tuple[str, int] | None = None
+    token = ""
+    refuses_all = False
+    is_installed = False
 
 
 def _is_local(host: str) -> bool:
@@ -83,7 +92,13 @@ def _getaddrinfo(
     proto: int = 0,
     flags: int = 0,
 ) -> list[Any]:
-    if host is None or flags & socket.AI_NUMERICHOST or _is_local(_text(host)) or _parse(_text(host)) is not None:
+    if (
+        _Route.gateway is None
+        or host is None
+        or flags & socket.AI_NUMERICHOST
+        or _is_local(_text(host))
+        or _parse(_text(host)) is not None
+    ):
         return _real_getaddrinfo(host, port, family, type, proto, flags)
     name = _text(host)
     address = _assign_address(name)
@@ -102,7 +117,7 @@ def _getaddrinfo(
 
 
 def _gethostbyname(hostname: str) -> str:
-    if _is_local(hostname) or _parse(hostname) is not None:
+    if _Route.gateway is None or _is_local(hostname) or _parse(hostname) is not None:
         return _real_gethostbyname(hostname)
     return _assign_address(hostname)
 
@@ -116,13 +131,15 @@ def _intended_target(address: Any) -> tuple[str, int] | None:
     return _name_of.get(str(parsed), host) if parsed is not None else host, port
 
 
-def _drop_reason(gateway: tuple[str, int], token: str, sock: socket.socket) -> OSError | None:
+def _drop_reason(sock: socket.socket) -> OSError | None:
     """Ask the gateway why it dropped the connection of *sock*. Return the error; None if the gateway did not drop it."""
+    if _Route.gateway is None:
+        return None
     query_socket = _socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         query_socket.settimeout(_CONNECT_TIMEOUT_S)
-        query_socket.connect(gateway)
-        query = {"token": token, "dropped": sock.getsockname()[1]}
+        query_socket.connect(_Route.gateway)
+        query = {"token": _Route.token, "dropped": sock.getsockname()[1]}
         query_socket.sendall(f"PDK1 {json.dumps(query)}\n".encode())
         received = b""
         while part := query_socket.recv(65536):
@@ -135,35 +152,33 @@ def _drop_reason(gateway: tuple[str, int], token: str, sock: socket.socket) -> O
     return _connection_error(answer["code"], answer["message"]) if answer else None
 
 
-def _explained(
-    method: Callable[..., Any], drop_reason: Callable[[socket.socket], OSError | None]
-) -> Callable[..., Any]:
+def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap *method* of a socket so that it raises the reason if the gateway dropped the connection."""
 
     def call(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
         try:
             result = method(self, *args, **kwargs)
         except (ConnectionResetError, BrokenPipeError):
-            cause = drop_reason(self)
+            cause = _drop_reason(self)
             if cause is None:
                 raise
             raise cause from None
         # a TLS socket reports a reset connection as a closed one
-        if method.__name__ == "read" and not result and (cause := drop_reason(self)) is not None:
+        if method.__name__ == "read" and not result and (cause := _drop_reason(self)) is not None:
             raise cause
         return result
 
     return call
 
 
-def _explain_tls(drop_reason: Callable[[socket.socket], OSError | None]) -> None:
+def _explain_tls() -> None:
     """Wrap the methods of TLS sockets, which read in C. It is done after the process has imported `ssl`, which is slow."""
     kind = getattr(sys.modules.get("ssl"), "SSLSocket", None)
     if kind is None or kind in _explained_kinds:
         return
     _explained_kinds.add(kind)
     for name in ("do_handshake", "read", "write"):
-        setattr(kind, name, _explained(getattr(kind, name), drop_reason))
+        setattr(kind, name, _explained(getattr(kind, name)))
 
 
 def _connection_error(code: str, message: str) -> OSError:
@@ -178,59 +193,72 @@ def _connection_error(code: str, message: str) -> OSError:
     return (ssl.SSLError if code == "EPROTO" else ssl.SSLCertVerificationError)(1, message)
 
 
-def install(address: str, token: str) -> None:
-    """
-    Route outbound connections to the gateway.
+def follow_environment() -> None:
+    """Route connections as the environment says: to the gateway, or directly if there is none."""
+    address, token = os.environ.get("PDK_EGRESS"), os.environ.get("PDK_TOKEN")
+    _Route.refuses_all = False
+    _Route.gateway, _Route.token = None, ""
+    if address and token:
+        host, _, port = address.partition(":")
+        _Route.gateway, _Route.token = (host, int(port)), token
+        _install()
 
-    Args:
-        address: `host:port` of the gateway, on loopback.
-        token: The caller token of this process.
-    """
-    gateway_host, _, gateway_port = address.partition(":")
-    real_connect = _socket.socket.connect
-    real_sendall = _socket.socket.sendall
 
-    def drop_reason(sock: socket.socket) -> OSError | None:
-        return _drop_reason((gateway_host, int(gateway_port)), token, sock)
+def refuse_connections() -> None:
+    """Refuse all connections of this process."""
+    _Route.refuses_all = True
+    _install()
 
-    def connect(self: socket.socket, address: Any) -> None:
-        _explain_tls(drop_reason)
-        is_tcp = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
-        target = _intended_target(address) if is_tcp else None
-        if target is None:
-            return real_connect(self, address)
-        preamble = json.dumps({"host": target[0], "port": target[1], "tls": False, "token": token})
-        mapped = "::ffff:" if self.family == socket.AF_INET6 else ""
-        timeout = self.gettimeout()
-        # Non-blocking sockets wait too, for one hop on this machine, so that the line is sent first.
-        self.settimeout(_CONNECT_TIMEOUT_S)
-        try:
-            real_connect(self, (mapped + gateway_host, int(gateway_port)))
-            # Not self.sendall: a TLS socket would encrypt the line.
-            real_sendall(self, f"PDK1 {preamble}\n".encode())
-        finally:
-            self.settimeout(timeout)
-        return None
 
-    def connect_ex(self: socket.socket, address: Any) -> int:
-        if self.family not in (socket.AF_INET, socket.AF_INET6) or _intended_target(address) is None:
-            return _socket.socket.connect_ex(self, address)
-        try:
-            connect(self, address)
-        except OSError as error:
-            if error.errno is None:
-                raise
-            return error.errno
-        return 0
+def _connect(self: socket.socket, address: Any) -> None:
+    if _Route.refuses_all:
+        raise OSError(errno.ENETUNREACH, "Modules cannot connect while they are imported ahead of a run")
+    gateway = _Route.gateway
+    if gateway is None:
+        return _socket.socket.connect(self, address)
+    _explain_tls()
+    is_tcp = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
+    target = _intended_target(address) if is_tcp else None
+    if target is None:
+        return _socket.socket.connect(self, address)
+    preamble = json.dumps({"host": target[0], "port": target[1], "tls": False, "token": _Route.token})
+    mapped = "::ffff:" if self.family == socket.AF_INET6 else ""
+    timeout = self.gettimeout()
+    # Non-blocking sockets wait too, for one hop on this machine, so that the line is sent first.
+    self.settimeout(_CONNECT_TIMEOUT_S)
+    try:
+        _socket.socket.connect(self, (mapped + gateway[0], gateway[1]))
+        # Not self.sendall: a TLS socket would encrypt the line.
+        _socket.socket.sendall(self, f"PDK1 {preamble}\n".encode())
+    finally:
+        self.settimeout(timeout)
+    return None
 
+
+def _connect_ex(self: socket.socket, address: Any) -> int:
+    direct = self.family not in (socket.AF_INET, socket.AF_INET6) or _intended_target(address) is None
+    if not _Route.refuses_all and (_Route.gateway is None or direct):
+        return _socket.socket.connect_ex(self, address)
+    try:
+        _connect(self, address)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return error.errno
+    return 0
+
+
+def _install() -> None:
+    if _Route.is_installed:
+        return
+    _Route.is_installed = True
     # setattr: the type stubs forbid assignment
     setattr(socket, "getaddrinfo", _getaddrinfo)  # noqa: B010
     setattr(socket, "gethostbyname", _gethostbyname)  # noqa: B010
-    setattr(socket.socket, "connect", connect)  # noqa: B010
-    setattr(socket.socket, "connect_ex", connect_ex)  # noqa: B010
+    setattr(socket.socket, "connect", _connect)  # noqa: B010
+    setattr(socket.socket, "connect_ex", _connect_ex)  # noqa: B010
     for name in ("recv", "recv_into", "send", "sendall"):
-        setattr(socket.socket, name, _explained(getattr(_socket.socket, name), drop_reason))
+        setattr(socket.socket, name, _explained(getattr(_socket.socket, name)))
 
 
-if os.environ.get("PDK_EGRESS") and os.environ.get("PDK_TOKEN"):
-    install(os.environ["PDK_EGRESS"], os.environ["PDK_TOKEN"])
+follow_environment()

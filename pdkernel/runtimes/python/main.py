@@ -53,8 +53,7 @@ class Runtime:
         self._codes: dict[tuple[int, str, int], CodeType] = {}
         self._step_number = 0
         self._lock = threading.Lock()
-        self._built_in = {name: module for name, module in sys.modules.items() if not hasattr(module, "__file__")}
-        self._foreign_files: set[str] = set()
+        self._installed_modules = dict(sys.modules)
         self._threads = threading.active_count()
         self._descriptors = process_reset.open_descriptors()
         self._is_prepared = False
@@ -194,16 +193,14 @@ class Runtime:
         """
         found = []
         for name, module in sys.modules.copy().items():
-            if self._built_in.get(name) is module:  # without a file; looking up its `__file__` is slow
+            if self._installed_modules.get(name) is module:  # looking up its `__file__` is slow
                 continue
             file = getattr(module, "__file__", None) or ""
-            if file in self._foreign_files:
-                continue
             is_installed = file.startswith(_INSTALLED)
             if self._is_of_the_run(file) or (is_other_workflow and file and not is_installed):
                 found.append(name)
             elif is_installed:
-                self._foreign_files.add(file)
+                self._installed_modules[name] = module
         return found
 
     def _is_of_the_run(self, path: str) -> bool:
@@ -255,8 +252,8 @@ def load_helpers() -> None:
 
 def _route_outbound_calls() -> None:
     """Route outbound calls through the gateway, before any user code runs."""
-    if os.environ.get("PDK_EGRESS"):
-        import_helper("egress_hook")
+    if os.environ.get("PDK_EGRESS") or "_pdkernel_runtime.egress_hook" in sys.modules:
+        import_helper("egress_hook").follow_environment()
 
 
 def _silence_child() -> None:

@@ -27,6 +27,7 @@ import array
 import contextlib
 import ctypes
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -40,11 +41,18 @@ _CONTROL = 3
 _HERE = Path(__file__).resolve().parent
 _TAG_VARIABLE = b"PDKERNEL_STEP_PROCESS="
 _FREE_FD = 20  # above the descriptors of a step while they are put into place
-_MAX_DESCRIPTORS = 6
+_ANCILLARY_BYTES = _socket.CMSG_SPACE(6 * array.array("i").itemsize)
 _CLONE_NEWPID = 0x20000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _EXIT_OF_FAILURE = 127
 _EXEC_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them
+
+_COMMON_MODULES = (
+    "logging", "datetime", "random", "hashlib", "base64", "urllib.parse", "ssl", "http.client", "email.parser",
+    "email.message", "urllib.request", "uuid", "subprocess", "tempfile", "decimal", "csv", "asyncio", "http.cookiejar",
+    "concurrent.futures.thread", "zipfile", "gzip", "html", "mimetypes", "queue", "http.cookies", "ipaddress", "encodings.idna",
+)  # fmt: skip
+"""Modules of the standard library that steps and their packages often import. None reads a variable when it is imported."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,17 +88,25 @@ class Zygote:
         gc.collect()
         gc.freeze()
         gc.disable()
-        space = _socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
+        for name in _COMMON_MODULES:
+            while select.select([self._control], [], [], 0)[0]:
+                self._receive()
+            importlib.import_module(name)
+            gc.freeze()
         while True:
-            message, ancillary, _, _ = self._control.recvmsg(16, space, _socket.MSG_CMSG_CLOEXEC)
-            if not message:
-                os._exit(0)
-            descriptors = array.array("i")
-            for _, _, data in ancillary:
-                descriptors.frombytes(data)
-            self._start(descriptors.tolist())
-            for descriptor in descriptors:
-                os.close(descriptor)
+            self._receive()
+
+    def _receive(self) -> None:
+        """Start the process of the next message; end if pdkernel has closed its socket."""
+        message, ancillary, _, _ = self._control.recvmsg(16, _ANCILLARY_BYTES, _socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            os._exit(0)
+        descriptors = array.array("i")
+        for _, _, data in ancillary:
+            descriptors.frombytes(data)
+        self._start(descriptors.tolist())
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _enter_user_namespace(self) -> None:
         """
@@ -175,6 +191,7 @@ class Zygote:
             [b"init namespaces" if self._in_namespaces else b"init"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, own)]
         )
         status.detach()
+        self._control.detach()
         step = os.fork()
         if step == 0:
             self._run_step(specification, descriptors[1], descriptors[2:])
@@ -309,6 +326,7 @@ def _load_runtime() -> ModuleType:
     runtime = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(runtime)
     runtime.load_helpers()
+    runtime.import_helper("egress_hook").refuse_connections()
     return runtime
 
 
