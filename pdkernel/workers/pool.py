@@ -33,7 +33,6 @@ from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
 from pdkernel.workers.zygote import ZYGOTES, Zygotes
 
-
 _SPARE_INTERVAL_S = 0.01  # a start takes the event loop about a millisecond
 
 

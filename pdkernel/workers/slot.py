@@ -31,7 +31,7 @@ class WorkerSlot:
         private_tmp: The private `/tmp` of its workers, or None for the system's.
         workers: The workers by language.
         runs: The number of runs that have ended.
-        measured_workers: The workers whose memory was measured last.
+        counted_workers: The workers whose memory the pool counts.
     """
 
     key: WorkerKey
@@ -39,7 +39,7 @@ class WorkerSlot:
     private_tmp: PrivateTmp | None
     workers: dict[WorkerLanguage, Worker] = field(default_factory=dict)
     runs: int = 0
-    measured_workers: tuple[Worker, ...] = ()
+    counted_workers: tuple[Worker, ...] = ()
 
     @property
     def tmp_folder(self) -> Path:
