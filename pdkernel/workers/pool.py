@@ -41,6 +41,8 @@ from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
 from pdkernel.workers.zygote import ZYGOTES, Zygotes
 
+_SPARE_INTERVAL_S = 0.01  # a start takes the event loop about a millisecond
+
 
 class WorkerPool:
     """
@@ -230,6 +232,7 @@ class WorkerPool:
             for language in sorted(languages):
                 self.get_worker(slot, language)
             self._slots.add_spare(slot)
+            asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, tmp_names)
 
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the active runs and free its slot."""

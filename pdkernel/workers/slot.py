@@ -29,7 +29,7 @@ class WorkerSlot:
         plan: What its processes do to themselves.
         workers: The workers by language.
         runs: The number of runs that have ended.
-        measured_workers: The workers whose memory was measured last.
+        counted_workers: The workers whose memory the pool counts.
     """
 
     key: WorkerKey
@@ -38,7 +38,7 @@ class WorkerSlot:
     plan: IsolationPlan
     workers: dict[WorkerLanguage, Worker] = field(default_factory=dict)
     runs: int = 0
-    measured_workers: tuple[Worker, ...] = ()
+    counted_workers: tuple[Worker, ...] = ()
 
     @property
     def tmp_folder(self) -> Path:

@@ -2,7 +2,8 @@
 The slots of a pool: finds a warm slot for a run, and ends idle slots when all slots use more memory than the budget.
 
 The slot that was idle for the longest time ends first. A slot that serves a run never ends. Memory is measured sparingly,
-in a thread: after the first runs of a slot, and then after every 64th.
+in a thread: after some of the first runs of a slot, and then after every 64th. A new slot counts as much as other slots with
+workers of the same languages after their first run.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.isolation import StepAccess
 from pdkernel.workers.process_memory import BYTES_PER_MB, find_memory_limit, proportional_bytes
 from pdkernel.workers.slot import WorkerSlot
-from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage
 
 _log = logging.getLogger(__name__)
 
-_MEASURED_RUNS = frozenset({1, 2, 4, 8, 16, 32})
+_MEASURED_RUNS = frozenset({2, 4, 8, 16, 32})
 _MEASURE_INTERVAL = 64
+_NEW_SLOT_INTERVAL = 8  # of so many new slots, one is measured: a measurement takes as long as a short run
 _ASSUMED_BYTES: dict[WorkerLanguage, int] = {"python": 16 * BYTES_PER_MB, "node": 48 * BYTES_PER_MB}
 """The memory of a worker that was not measured yet."""
 _DESCRIPTORS_PER_PROCESS = 8  # its pipes, and what reports its exit and its children
@@ -30,8 +31,9 @@ _RESERVED_DESCRIPTORS = 128  # for connections and files of the server
 _MAX_DESCRIPTORS = 1 << 16
 
 
-_Measured = tuple[WorkerSlot, tuple[Worker, ...], int]
-"""A slot, the workers that were measured, and their memory in bytes."""
+_Kind = frozenset[WorkerLanguage]
+_Measured = tuple[WorkerSlot, _Kind, int]
+"""A slot, the languages of its workers, and their memory in bytes."""
 
 
 def default_memory_budget() -> int:
@@ -81,6 +83,8 @@ class SlotCache:
         self._idle_processes = 0
         self._unmeasured: set[WorkerSlot] = set()
         self._measuring: asyncio.Future[list[_Measured]] | None = None
+        self._typical: dict[_Kind, int] = {}  # the memory of a slot after its first run
+        self._new_slots = 0
         self._has_warned = False
 
     def add(self, slot: WorkerSlot) -> None:
@@ -115,11 +119,16 @@ class SlotCache:
         return self._used + sum(added) <= self._budget and self._idle_processes + len(added) <= self._max_processes
 
     def _keep(self, slot: WorkerSlot) -> None:
-        is_new = tuple(slot.workers.values()) != slot.measured_workers
-        if is_new:
-            assumed = sum(_ASSUMED_BYTES[language] for language in slot.workers)
-            self._set_memory(slot, max(assumed, self._slots[slot]) if slot.workers else 0)
-        if slot.workers and (is_new or slot.runs in _MEASURED_RUNS or slot.runs % _MEASURE_INTERVAL == 0):
+        workers = tuple(slot.workers.values())
+        kind = frozenset(slot.workers)
+        has_new_workers = workers != slot.counted_workers
+        if has_new_workers:
+            slot.counted_workers = workers
+            self._set_memory(slot, self._typical.get(kind) or sum(_ASSUMED_BYTES[language] for language in kind))
+        self._new_slots += slot.runs == 1
+        is_due = slot.runs in _MEASURED_RUNS or slot.runs % _MEASURE_INTERVAL == 0
+        is_sample = kind not in self._typical or self._new_slots % _NEW_SLOT_INTERVAL == 0
+        if workers and slot.runs and (is_due or ((has_new_workers or slot.runs == 1) and is_sample)):
             self._unmeasured.add(slot)
             self._start_measuring()
         self._idle[slot] = None
@@ -156,8 +165,10 @@ class SlotCache:
     def _start_measuring(self) -> None:
         if self._measuring is not None or not self._unmeasured:
             return
-        found = [(slot, tuple(slot.workers.values())) for slot in self._unmeasured]
-        roots = [[pid for worker in workers if (pid := worker.process.child.root_pid)] for _, workers in found]
+        found = [(slot, frozenset(slot.workers)) for slot in self._unmeasured]
+        roots = [
+            [pid for worker in slot.workers.values() if (pid := worker.process.child.root_pid)] for slot, _ in found
+        ]
         self._unmeasured.clear()
         self._measuring = asyncio.get_running_loop().run_in_executor(
             None, lambda: [(*each, self._measure(pids)) for each, pids in zip(found, roots, strict=True)]
@@ -168,9 +179,10 @@ class SlotCache:
         self._measuring = None
         if measuring.cancelled():
             return
-        for slot, workers, used_bytes in measuring.result():
-            if slot in self._slots:
-                slot.measured_workers = workers
+        for slot, kind, used_bytes in measuring.result():
+            if slot.runs == 1 or kind not in self._typical:
+                self._typical[kind] = used_bytes
+            if slot in self._slots and slot.workers.keys() == kind:
                 self._set_memory(slot, used_bytes)
         self._evict()
         self._start_measuring()

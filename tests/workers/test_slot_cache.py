@@ -100,6 +100,19 @@ async def test_budget_below_one_run_is_reported_once(open_run: OpenRun, caplog: 
     assert warning.endswith("Raise --memory, or lower --max-active-runs.")
 
 
+async def test_new_slots_are_measured_sparingly(open_run: OpenRun) -> None:
+    """Of eight users who call once, one is measured; the others count as much."""
+    sizes = Sizes()
+    pool = WorkerPool(measure_memory=sizes)
+    for number in range(9):
+        await run_for(open_run, pool, f"user-{number}")
+    used = pool._slots._used
+    await pool.close()
+
+    assert len(sizes.measured) == 2
+    assert used == 900 * MB
+
+
 async def test_memory_is_measured_sparingly(open_run: OpenRun) -> None:
     """A process is measured after its first run, and later only after few runs."""
     sizes = Sizes()
