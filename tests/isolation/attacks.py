@@ -17,13 +17,11 @@ import socket
 import subprocess
 import textwrap
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from pdkernel import runtimes
 from pdkernel.connect import LocalDirectory
@@ -197,11 +195,18 @@ class Attackers:
             "ports": _free_ports(8),
         }
         async with await WorkflowEngine.start(project, directory, origin="serve") as engine:
-            attackers = cls(engine, directory, folder / "project", targets)
-            try:
-                yield attackers
-            finally:
-                _clean_up(targets["mark"], targets["key"])
+            with socket.socket(socket.AF_UNIX) as service, ExitStack() as opened:
+                address = Path("/run" if os.access("/run", os.W_OK) else "/tmp", f"{targets['mark']}.sock")
+                service.bind(str(address))
+                opened.callback(address.unlink)
+                address.chmod(0o666)
+                service.listen()
+                terminal = os.openpty()
+                for descriptor in terminal:
+                    opened.callback(os.close, descriptor)
+                targets |= {"service": str(address), "terminal": os.ttyname(terminal[1])}
+                opened.callback(_clean_up, targets["mark"], targets["key"])
+                yield cls(engine, directory, folder / "project", targets)
         project.close()
 
     async def run(self, step: Step, user: str | None, body: Mapping[str, Any]) -> Execution:
@@ -324,16 +329,6 @@ def processes_with(text: str) -> dict[int, str]:
 def names(attacks: Sequence[Attack | Attempt]) -> list[str]:
     """The names of *attacks*, for `parametrize`."""
     return [attack.name for attack in attacks]
-
-
-def contained(attacks: Sequence[str], missing: Mapping[str, Collection[str]]) -> list[Any]:
-    """The names *attacks*, for `parametrize`; those of *missing*, by the protection that they need, are expected to succeed."""
-    reasons = {name: reason for reason, names in missing.items() for name in names}
-    assert reasons.keys() <= {*attacks}
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=reasons[name])) if name in reasons else name
-        for name in attacks
-    ]
 
 
 def _clean_up(mark: str, key: int) -> None:

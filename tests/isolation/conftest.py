@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.workers.zygote import ZYGOTES
 from tests.http_servers import AnsweringServer, serve
 from tests.isolation.attacks import Attack, Attackers, AttackLanguage, Attempt, Report
 
 RunAttacks = Callable[[AttackLanguage, Sequence[Attack | Attempt]], Report]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def require_isolation() -> None:
+    """These tests need a system that permits what keeps runs apart."""
+    if gaps := ZYGOTES.isolation().gaps:
+        pytest.skip(f"NOT RUN: {' '.join(gaps)}")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.isolation.attacks import Attack, AttackLanguage, Attempt, Report, contained, names
+from tests.isolation.attacks import Attack, AttackLanguage, Attempt, Report, names
 from tests.isolation.conftest import RunAttacks
 
 BASH = AttackLanguage(
@@ -314,7 +314,12 @@ BASH_ATTACKS: list[Attack | Attempt] = [
     ),
     Attempt("the project's key", "wc -c < $place", "own_file key", "echo $key_file"),
     Attempt("the project's database", "wc -c < $place", "own_file database", "echo $project/project.db"),
-    Attempt("the list of the project's folder", "ls $place", "own_folder project", "echo $project"),
+    Attempt(
+        "the list of the project's folder",
+        "ls $place | grep -e own -e key -e project.db",
+        "own_folder project",
+        "echo $project",
+    ),
     Attempt("writing in the workflow's folder", "writes $place", "own_folder written", "echo $folder"),
     Attempt("writing in /var/tmp", "writes $place", "own_folder written", "echo /var/tmp"),
     Attempt("the environment of the server", "wc -c < /proc/$place/environ", "echo $$", "echo $server"),
@@ -434,20 +439,6 @@ GO_ATTACKS: list[Attack | Attempt] = [
     ),
 ]
 
-BASH_MISSING: dict[str, list[str]] = {
-    "files and sockets of their own": [
-        "a file in /dev/shm",
-        "the project's key",
-        "the project's database",
-        "the list of the project's folder",
-        "writing in the workflow's folder",
-        "writing in /var/tmp",
-    ]
-}
-GO_MISSING: dict[str, list[str]] = {
-    "files and sockets of their own": ["a file in /dev/shm", "writing in /var/tmp", "the project's key"]
-}
-"""Attacks that succeed, by the protection that they need."""
 ALL = [("bash", name) for name in names(BASH_ATTACKS)] + [("go", name) for name in names(GO_ATTACKS)]
 
 
@@ -463,13 +454,13 @@ def test_attack_works_in_its_own_run(reports: dict[str, Report], language: str, 
     assert reports[language].sights[name].own
 
 
-@pytest.mark.parametrize("name", contained(names(BASH_ATTACKS), BASH_MISSING))
+@pytest.mark.parametrize("name", names(BASH_ATTACKS))
 def test_attack_of_bash_reaches_no_other_run(reports: dict[str, Report], name: str) -> None:
     """Runs of another user and of no user see nothing of an attack by Bash, and an attempt has no access."""
     assert not reports["bash"].sights[name].reached
 
 
-@pytest.mark.parametrize("name", contained(names(GO_ATTACKS), GO_MISSING))
+@pytest.mark.parametrize("name", names(GO_ATTACKS))
 def test_attack_of_go_reaches_no_other_run(reports: dict[str, Report], name: str) -> None:
     """Runs of another user and of no user see nothing of an attack by Go, and an attempt has no access."""
     assert not reports["go"].sights[name].reached
@@ -481,9 +472,7 @@ def test_runs_of_others_work_right(reports: dict[str, Report], language: str) ->
     assert reports[language].wrong == []
 
 
-@pytest.mark.parametrize(
-    "language", [pytest.param("bash", marks=pytest.mark.xfail(reason="needs files and sockets of their own")), "go"]
-)
+@pytest.mark.parametrize("language", ["bash", "go"])
 def test_records_have_no_token_of_others(reports: dict[str, Report], language: str) -> None:
     """Exports, logs and errors of a run hold no token of another user: nothing was kept, passed on or printed."""
     assert reports[language].stray == []
