@@ -39,17 +39,23 @@ def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
     These are the packages that its steps import, in the versions of the project's lock file.
     """
     from pdkernel.analysis import check_packages
+    from pdkernel.engine.prepared_packages import PreparedPackages
     from pdkernel.engine.step_packages import StepPackages
     from pdkernel.source import load_source
 
     opened = load_source(source, unanswered="keep")
     check_packages(opened.workflow)
     steps = [step for step in opened.workflow.steps if not step.disabled]
-    ready = asyncio.run(
-        StepPackages.for_project(state.open_project().folder, os.environ).prepare(
+
+    async def install() -> PreparedPackages:
+        found = StepPackages.for_project(state.open_project().folder, os.environ)
+        ready = await found.prepare(
             steps, opened.folder.resolve(), on_progress=lambda _step, line: state.print_note(line)
         )
-    )
+        await found.finish()
+        return ready
+
+    ready = asyncio.run(install())
     python = ready.python_environment.packages() if ready.python_environment else {}
     if as_json:
         failures: list[dict[str, Any]] = [

@@ -83,6 +83,10 @@ class WorkflowPythonEnvironments:
             offsets = {step.name: step.line_offset for step in steps if _is_python(step)}
             await self._install(prepared, wanted, needed, offsets, install, progress, locked)
 
+    async def finish(self) -> None:
+        """Wait until the installed packages are compiled to bytecode."""
+        await self._packages.finish()
+
     async def _install(
         self,
         ready: PreparedPackages,

@@ -135,6 +135,11 @@ class StepPackages:
                 ready.failures[step_name] = PackageMissingError(of_step, command)
         return ready
 
+    async def finish(self) -> None:
+        """Wait until the installed Python packages are compiled to bytecode, which happens while the steps run."""
+        if self._python is not None:
+            await self._python.finish()
+
     async def _compile_go_step(
         self,
         step: Step,

@@ -5,6 +5,7 @@ Finds and installs the packages that steps import, in the project's folder.
     npm_lock              the lock file of npm packages
     npm_command           runs npm and explains its failures
     python_environments   environments of Python steps
+    bytecode              compiles modules and what they import
     python_lock           the lock file of Python packages
     uv_command            runs uv and explains its failures
     pip_settings          the user's settings of pip, for uv

@@ -14,15 +14,20 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 import venv
+import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pdkernel.analysis import PythonRequirement
 from pdkernel.errors import PackageMissingError
+from pdkernel.packages import bytecode
 from pdkernel.packages.python_lock import (
     LockBlock,
     Pin,
@@ -31,7 +36,7 @@ from pdkernel.packages.python_lock import (
     describe_python,
     format_requirements,
 )
-from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError, UnsatisfiableError, Uv
+from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError, UnsatisfiableError, Uv, run_command
 from pdkernel.runtimes.file_tree import remove_tree
 
 INSTALL_COMMAND = "pdkernel packages install SOURCE"
@@ -43,6 +48,8 @@ _UNUSED_S = 24 * 3600.0
 
 _TOUCH_S = 600.0
 _BUILDING = "building-"
+_UNCOMPILED = "uncompiled"
+"""Name of a file in the folder of an environment: some of its modules have no bytecode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,13 @@ class PythonEnvironment:
     def site(self) -> Path:
         """The folder of its packages."""
         return self.folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+    def modules_of(self, name: str) -> set[str]:
+        """The top-level modules of the distribution *name*."""
+        found = importlib.metadata.distributions(name=name, path=[str(self.site)])
+        files = (Path(file) for each in found for file in each.files or ())
+        names = {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"}
+        return {name for name in names if name.isidentifier()}
 
     def packages(self) -> dict[str, str]:
         """The installed packages: name to version."""
@@ -88,6 +102,7 @@ class PythonPackages:
         self._known: dict[tuple[PythonRequirement, ...], tuple[object, PythonEnvironment]] = {}
         self._touched: dict[Path, float] = {}
         self._building = asyncio.Lock()
+        self._compiling: dict[Path, threading.Thread] = {}
 
     def locked(self) -> Iterator[tuple[Pin, bool]]:
         """Yield each package in the lock file that this machine needs, with whether it is installed."""
@@ -142,10 +157,43 @@ class PythonPackages:
                 f"The Python environment{' for ' + texts if texts else ''} cannot be created: {error.strerror or error}.",
                 fix=f"Check that {self._folder} is writable and its disk is not full.",
             ) from None
+        if wanted and install:
+            self._compile_later(found)
         if locked is None:
             self._known[wanted] = (self._lock.signature(), found)
         self._touch(found.folder)
         return found
+
+    async def finish(self) -> None:
+        """Wait until the packages of all environments that `ensure` has returned are compiled to bytecode."""
+        for thread in [*self._compiling.values()]:
+            await asyncio.to_thread(thread.join)
+
+    async def _compile_imported(self, environment: PythonEnvironment, wanted: Iterable[PythonRequirement]) -> None:
+        """Compile what the imports of *wanted* load, and mark the environment if other modules remain."""
+        modules: dict[str, None] = {}
+        for each in wanted:
+            modules |= dict.fromkeys([each.module] if each.module else environment.modules_of(each.name))
+        status, _ = await run_command((*_compiler(self._environ, environment), *modules), {})
+        if status:  # without bytecode, imports are only slower
+            (environment.folder / _UNCOMPILED).touch()
+
+    def _compile_later(self, environment: PythonEnvironment) -> None:
+        """Compile what the installation left out, while the steps run. If this process ends first, a later one continues."""
+        mark = environment.folder / _UNCOMPILED
+        if environment.folder in self._compiling or not mark.exists():
+            return
+        process = subprocess.Popen(
+            ("nice", "-n", "19", *_compiler(self._environ, environment)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        weakref.finalize(self, _end_process, process)
+        thread = threading.Thread(target=_await_compilation, args=(process, mark), daemon=True)
+        self._compiling[environment.folder] = thread
+        thread.start()
 
     def _find(self, wanted: Sequence[PythonRequirement], locked: LockBlock | None) -> PythonEnvironment | None:
         block = self._block(wanted, locked)
@@ -192,6 +240,7 @@ class PythonPackages:
         build = _Build(environment, Uv(self._environ, environment.folder, wanted, progress), wanted, locked)
         try:
             block = await build.install(kept, () if locked else self._known_pins(wanted))
+            await self._compile_imported(environment, wanted)
             if locked is None and block != kept:
                 self._lock.write(block)
             used = kept if locked is not None and kept is not None else block
@@ -318,6 +367,24 @@ class _Build:
                 return LockBlock(words, describe_python(), pins)
         pins = await self.uv.resolve(some, preferred=known, required=required, is_universal=False)
         return LockBlock(words, describe_machine(), pins)
+
+
+def _compiler(environ: Mapping[str, str], environment: PythonEnvironment) -> tuple[str, ...]:
+    """Return the command that compiles the environment's packages."""
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or "~", ".cache"), "pdkernel", "bytecode")
+    return (sys.executable, "-I", bytecode.__file__, str(cache.expanduser()), str(environment.site))
+
+
+def _await_compilation(process: subprocess.Popen[bytes], mark: Path) -> None:
+    if process.wait() == 0:
+        mark.unlink(missing_ok=True)
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _is_provided(site: Path, requirement: PythonRequirement) -> bool:

@@ -77,6 +77,8 @@ class Uv:
         progress: ProgressCallback,
     ) -> None:
         self._environ, self._options = map_pip_settings(environ)
+        constraints = self._environ.pop("UV_CONSTRAINT", "")  # only for resolutions: constraints have no hashes
+        self._constraints = constraints.split()
         self._folder = folder
         self._wanted = wanted
         self._progress = progress
@@ -121,7 +123,7 @@ class Uv:
             UnsatisfiableError: A package has no file for this machine.
             PythonInstallError: The installation failed.
         """
-        file = self._write("requirements.txt", format_pins(pins))
+        file = self._write("installed.txt", format_pins(pins))
         status, output = await self._run("sync", file, "--require-hashes", "--python", str(python))
         if status:
             raise await self._explain(output)
@@ -136,7 +138,8 @@ class Uv:
     ) -> tuple[int, str, tuple[Pin, ...]]:
         source = self._write("wanted.txt", "".join(f"{each}\n" for each in specifiers))
         pinned = "".join(f"{pin.requirement}\n" for pin in required)
-        constraints = ("--constraints", self._write("constraints.txt", pinned)) if pinned else ()
+        files = [self._write("constraints.txt", pinned)] if pinned else self._constraints
+        constraints = [word for file in files for word in ("--constraints", file)]
         resolved = self._write("resolved.txt", "".join(f"{pin.requirement}\n" for pin in preferred))  # uv prefers these
         status, output = await self._run(
             *("compile", source, *constraints, "--output-file", resolved, "--python", sys.executable),
@@ -219,34 +222,40 @@ class Uv:
 
     async def _run(self, *arguments: str) -> tuple[int, str]:
         """Run `uv pip`; returns its exit status and its output."""
-        process = await asyncio.create_subprocess_exec(
-            *(find_uv_bin(), "pip", *arguments, "--only-binary", ":all:", *self._options),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,  # the resolution is in a file
-            stderr=asyncio.subprocess.PIPE,
-            # uv applies constraints of the user, which have no hashes, when it resolves
-            env={
-                name: value
-                for name, value in self._environ.items()
-                if arguments[0] == "compile" or name != "UV_CONSTRAINT"
-            },
-            cwd="/",  # uv reads no settings of a project
-            start_new_session=True,
-            limit=1 << 20,
-        )
-        assert process.stderr is not None
-        lines: list[str] = []
-        try:
-            async for raw in process.stderr:
-                lines.append(raw.decode("utf-8", "replace").rstrip())
-                if match := _DOWNLOAD.match(lines[-1]):
-                    self._progress(f"downloading {match[1]} ({match[2]} {match[3]}) ...")
-            return await process.wait(), "\n".join(lines)
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+        command = (find_uv_bin(), "pip", *arguments, "--only-binary", ":all:", *self._options)
+        return await run_command(command, self._environ, self._report)
+
+    def _report(self, line: str) -> None:
+        if match := _DOWNLOAD.match(line):
+            self._progress(f"downloading {match[1]} ({match[2]} {match[3]}) ...")
+
+
+async def run_command(
+    command: Sequence[str], environ: Mapping[str, str], report: Callable[[str], None] = lambda _: None
+) -> tuple[int, str]:
+    """Run *command*, and return its exit status and what it wrote to stderr, whose lines *report* receives."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=environ,
+        cwd="/",  # uv reads no settings of a project
+        start_new_session=True,
+        limit=1 << 20,
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    try:
+        async for raw in process.stderr:
+            lines.append(raw.decode("utf-8", "replace").rstrip())
+            report(lines[-1])
+        return await process.wait(), "\n".join(lines)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
 
 
 def _missing(name: str, blamed: Sequence[PythonRequirement]) -> PythonInstallError:

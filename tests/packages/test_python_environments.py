@@ -335,6 +335,28 @@ async def test_an_incomplete_installation_is_removed(opened: Open, wheels: Wheel
     assert (await ensure(opened(), "import tiny")).packages() == {"tiny": "1.0"}
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+async def test_all_modules_are_compiled(opened: Open, wheels: WheelFolder, is_interrupted: bool) -> None:
+    """The modules that an import loads have bytecode at once, and the many others later, perhaps from a later process."""
+    others = {f"big/other{number}.py": "VALUE = 1\n" for number in range(200)}
+    wheels.publish("big", modules={"big/__init__.py": "from big import used\n", "big/used.py": "", **others})
+    packages = opened()
+
+    environment = await ensure(packages, "import big")
+    compiled = {file.name.partition(".")[0] for file in environment.site.rglob("*.pyc")}
+    await packages.finish()
+    if is_interrupted:
+        (environment.folder / "uncompiled").touch()
+        next(environment.site.rglob("other7.*.pyc")).unlink()
+        packages = opened()
+        await ensure(packages, "import big")
+        await packages.finish()
+
+    assert {"__init__", "used"} <= compiled
+    assert len(list(environment.site.rglob("*.pyc"))) == len(others) + 2
+    assert not (environment.folder / "uncompiled").exists()
+
+
 async def test_a_deleted_environment_is_created_again(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
     """A deleted environment is created again, also in a process that has used it."""
     wheels.publish("tiny")
