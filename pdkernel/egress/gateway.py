@@ -55,7 +55,7 @@ class Gateway:
         self,
         listener: socket.socket,
         authority: CertificateAuthority,
-        make_upstream: Callable[[], Upstream],
+        make_upstream: Callable[[Path | None], Upstream],
         clock: Clock,
         sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
@@ -103,10 +103,11 @@ class Gateway:
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         listener.setblocking(False)
 
-        def make_upstream() -> Upstream:
+        def make_upstream(own_ca: Path | None) -> Upstream:
             from pdkernel.egress.upstream import Upstream
 
-            return Upstream(environ=environ, host_overrides=host_overrides or {}, extra_ca=extra_ca_file, lookup=lookup)
+            extra = [file for file in (extra_ca_file, own_ca) if file is not None]
+            return Upstream(environ=environ, host_overrides=host_overrides or {}, extra_cas=extra, lookup=lookup)
 
         return cls(listener, CertificateAuthority(folder, environ=environ), make_upstream, clock, sandbox_kind, lookup)
 
@@ -233,7 +234,7 @@ class Gateway:
 
         if self._router is None:
             self._router = CallRouter(
-                upstream=self._make_upstream(),
+                upstream=self._make_upstream(self._authority.certificate_file if self.own_server.uses_tls else None),
                 stand_ins=self.stand_ins,
                 clock=self._clock,
                 own_server=self.own_server,

@@ -23,7 +23,7 @@ class OwnServer:
     The server whose workflows use a gateway; at first there is none.
 
     Attributes:
-        local_port: The server's port on this machine if steps call it there without TLS, or None.
+        local_port: The server's port on this machine if steps call it there, or None.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,14 @@ class OwnServer:
         self._secret = secret
         parts = urlsplit(base_url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
-        self.local_port = port if is_loopback(host) and parts.scheme == "http" else None
+        self.local_port = port if is_loopback(host) else None
         if self.local_port is not None or parts.scheme == "https":
             self._origin = (parts.scheme, host, port)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether steps call the server by TLS, perhaps with a certificate of the project's own authority (`serve --tls`)."""
+        return self._origin is not None and self._origin[0] == "https"
 
     def mark(self, request: Request, headers: Headers) -> Headers:
         """Return *headers* with the mark if *request* goes to the server; a mark that the step wrote is removed."""

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,12 +93,12 @@ class Upstream:
     """
 
     def __init__(
-        self, *, environ: Mapping[str, str], host_overrides: HostOverrides, extra_ca: Path | None, lookup: Lookup
+        self, *, environ: Mapping[str, str], host_overrides: HostOverrides, extra_cas: Sequence[Path], lookup: Lookup
     ) -> None:
         self._environ = environ
         self._resolve = host_overrides
         self._lookup = lookup
-        self._extra_ca = extra_ca
+        self._extra_cas = extra_cas
         self._context: ssl.SSLContext | None = None
         self._pools: dict[tuple[str | None, bool], httpcore.AsyncConnectionPool] = {}
         self._backends: dict[bool, HostOverrideBackend] = {}
@@ -185,7 +185,7 @@ class Upstream:
         """
         context = None
         if tls:
-            context = upstream_context(self._environ, self._extra_ca)
+            context = upstream_context(self._environ, self._extra_cas)
             context.set_alpn_protocols(protocols or [])
         name = (to.server_name or to.host) if tls else None
         failure: OSError | UnicodeError | None = None
@@ -221,7 +221,7 @@ class Upstream:
             import httpcore
 
             if self._context is None:
-                self._context = upstream_context(self._environ, self._extra_ca)
+                self._context = upstream_context(self._environ, self._extra_cas)
             pool = httpcore.AsyncConnectionPool(
                 ssl_context=self._context,
                 proxy=_proxy(via) if via else None,

@@ -104,9 +104,7 @@ def open_dispatch(
             fix="pip install 'pdkernel[postgres]'",
         ) from fault
     messages = WakeUpMessages(PostgresBackend(project).arguments, journal.clock)
-    return PgQueuerDispatch(
-        journal, starter, messages, check_key=project.check_key, interval_s=interval_s or SWEEP_INTERVAL_S
-    )
+    return PgQueuerDispatch(journal, starter, messages, interval_s=interval_s or SWEEP_INTERVAL_S)
 
 
 async def look_repeatedly(
@@ -238,7 +236,6 @@ class PgQueuerDispatch(LocalDispatch):
         journal: The journal.
         starter: Starts the runs.
         messages: Wakes one of the processes.
-        check_key: Raises `RequestError` if the project's key was replaced while this process was taken for dead.
         interval_s: Seconds between two sweeps.
     """
 
@@ -248,12 +245,10 @@ class PgQueuerDispatch(LocalDispatch):
         starter: RunStarter,
         messages: WakeUpMessages,
         *,
-        check_key: Callable[[], None],
         interval_s: float = SWEEP_INTERVAL_S,
     ) -> None:
         super().__init__(journal, starter, interval_s=interval_s)
         self._messages = messages
-        self._check_key = check_key
         self._next_sweep = -math.inf
         self._keeps_time = self._has_news = False
 
@@ -295,10 +290,7 @@ class PgQueuerDispatch(LocalDispatch):
                     "This process could not extend its lease in time: it ends its runs, which others continue."
                 )
             await self._starter.abandon_runs()
-            await asyncio.to_thread(
-                self._check_key
-            )  # with an old key it must not write: it stays lost, and is started again
-            await self._journal.rejoin()
+            await self._journal.rejoin()  # refused with an old key: the process stays lost, and is started again
             self.notify()
         return POLL_INTERVAL_S
 

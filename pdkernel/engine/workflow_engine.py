@@ -199,7 +199,6 @@ class WorkflowEngine:
         run_id, trace_id = request.run_ids or new_run_ids(self.ids)
         request = request if request.run_ids else replace(request, run_ids=(run_id, trace_id))
         if self.journal.is_lost and not self.continues_runs:  # a server's dispatch returns by itself
-            await asyncio.to_thread(self._project.check_key)
             await self.journal.rejoin()
         async with self._cancellable(run_id):
             execution = await self._interpreter.run(request, watcher)

@@ -155,7 +155,12 @@ class Database:
 
     def check_key(self, connection: Connection) -> None:
         """Raise `RequestError` if the key of the database is not the one with `key_fingerprint` any more."""
-        if _FINGERPRINT.fetch_all(connection, name="key_fingerprint") != [(self.key_fingerprint,)]:
+        row = _FINGERPRINT.fetch_first(connection, name="key_fingerprint")
+        self.expect_key(None if row is None else row.value)
+
+    def expect_key(self, fingerprint: str | None) -> None:
+        """Raise `RequestError` if *fingerprint*, which the caller has read, is not that of `key_fingerprint`."""
+        if fingerprint != self.key_fingerprint:
             raise RequestError(
                 f"The key of the project in {self.location} was replaced (`pdkernel keys rotate`) after this process had "
                 "opened the project. Nothing was written.",

@@ -211,6 +211,10 @@ class Project:
         with self._database.read() as connection:
             self._database.check_key(connection)
 
+    def expect_key(self, fingerprint: str | None) -> None:
+        """Do what `check_key` does, with the fingerprint of the key that the caller has read."""
+        self._database.expect_key(fingerprint)
+
     def rotate_key(
         self,
         scope: RotationScope,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pdkernel.egress.message import Request
 from pdkernel.egress.own_server import CALLER_HEADER, OwnServer
+from pdkernel.egress.tls.certificates import CertificateAuthority
+from tests.egress.hosts import gateway_to, host
+from tests.egress.kit import Ledger, Loop, knock, read_all, read_until
 
 HEADERS = [(b"host", b"hooks.example"), (b"X-PDKernel-Caller", b"made up")]
 
@@ -23,6 +28,8 @@ def request_to(scheme: str, host: str, port: int) -> Request:
     [
         ("https://hooks.example", request_to("https", "hooks.example", 443), True),
         ("http://127.0.0.1:8765", request_to("http", "localhost", 8765), True),
+        ("https://127.0.0.1:8765", request_to("https", "localhost", 8765), True),
+        ("https://127.0.0.1:8765", request_to("http", "localhost", 8765), False),
         ("https://hooks.example", request_to("https", "other.example", 443), False),
         ("https://hooks.example", request_to("https", "hooks.example", 8443), False),
         ("http://hooks.example", request_to("http", "hooks.example", 80), False),
@@ -47,3 +54,31 @@ def test_without_a_server_nothing_is_marked() -> None:
 
     assert gateway.mark(request_to("https", "hooks.example", 443), HEADERS) == [HEADERS[0]]
     assert gateway.take_mark([(CALLER_HEADER, b"")]) == ([], False)
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_call_to_the_own_server_by_tls_is_marked(loop: Loop, ledger: Ledger, tmp_path: Path, is_own: bool) -> None:
+    """A call to a server with a certificate of the project's authority (`serve --tls`) has the mark; to another port it has none."""
+    seen: list[bytes] = []
+
+    def serve(sock: socket.socket) -> None:
+        seen.append(read_until(sock, b"\r\n\r\n"))
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    authority = CertificateAuthority(tmp_path, environ={})
+    with (
+        host(serve, authority.server_context("127.0.0.1")) as port,
+        gateway_to(loop, tmp_path, port, meant=443) as (gateway, caller_token),
+    ):
+        gateway.own_server.announce(f"https://127.0.0.1:{port if is_own else 1}", b"a secret")
+        gateway.bind(caller_token, ledger.binding("live"))
+        variables = gateway.build_environment(caller_token, "python")
+        with knock(gateway, caller_token, "127.0.0.1", port, secure=True) as sock:
+            sock.sendall(
+                b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\nX-PDKernel-Caller: made up\r\nConnection: close\r\n\r\n"
+            )
+            answer = read_all(sock)
+
+    assert answer.endswith(b"ok")
+    assert (b"a secret" in seen[0], b"made up" in seen[0]) == (is_own, not is_own)
+    assert (variables["PDK_OWN_PORT"] == str(port)) is is_own

@@ -11,7 +11,7 @@ import re
 import ssl
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,12 +111,12 @@ class CertificateAuthority:
         self._written = True
 
 
-def upstream_context(environ: Mapping[str, str], extra: Path | None) -> ssl.SSLContext:
+def upstream_context(environ: Mapping[str, str], extra: Iterable[Path]) -> ssl.SSLContext:
     """A TLS context of a client that trusts public roots, the user's own (`SSL_CERT_FILE`), and *extra*."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=public_roots(environ).decode())
-    if extra is not None:
-        context.load_verify_locations(extra)
+    for file in extra:
+        context.load_verify_locations(file)
     context.set_alpn_protocols(["http/1.1"])
     return context
 

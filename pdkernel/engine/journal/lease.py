@@ -71,8 +71,10 @@ class ExecutorLease:
         *,
         lease_s: float,
         beat_s: float,
+        check_key: Callable[[Connection], None],
     ) -> None:
         self.clock = clock
+        self._check_key = check_key
         self.lease_s: float | None = lease_s
         self._seconds = lease_s
         self._beat_s = beat_s
@@ -137,7 +139,13 @@ class ExecutorLease:
         self._callbacks.append(callback)
 
     def register(self, connection: Connection, executor_id: str) -> None:
-        """Begin the lease of an executor whose row was inserted in the same transaction."""
+        """
+        Begin the lease of an executor whose row was inserted in the same transaction.
+
+        Raises `RequestError` if the key was replaced: a rotation locks the table, so it had ended before the row was inserted,
+        or it will find the executor.
+        """
+        self._check_key(connection)
         connection.execute(
             f"update executors set lease_until = {_NOW} + :lease_s where id = :id",  # noqa: S608 - constants only
             {"lease_s": self._seconds, "id": executor_id},

@@ -140,6 +140,7 @@ class PostgresBackend:
             DatabaseClock(clock) if corrects else clock,
             lease_s=self.lease_s,
             beat_s=self._beat_s,
+            check_key=self._check_key,
         )
         try:
             with lease.listen().transaction():
@@ -147,10 +148,17 @@ class PostgresBackend:
                 ExecutorStatements(executor_id, origin).register_executor(connection)
                 lease.register(connection, executor_id)
             lease.start()
-        except psycopg.Error as fault:
-            raise self.translate_error(fault) from fault
+        except BaseException as fault:
+            lease.close()
+            if isinstance(fault, psycopg.Error):
+                raise self.translate_error(fault) from fault
+            raise
         self._presence = lease
         return lease
+
+    def _check_key(self, connection: Connection) -> None:
+        row = connection.execute("select value from meta where name = 'key_fingerprint'").fetchone()
+        self._project.expect_key(None if row is None else row[0])
 
     def open_transactions(self) -> PostgresTransactions:
         """Open a connection for writes."""

@@ -21,7 +21,7 @@ import pytest
 from pdkernel.clock import SYSTEM_CLOCK, ManualClock
 from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output, open_journal, open_reader
 from pdkernel.engine.journal.postgres import PostgresBackend, translate_sql
-from pdkernel.errors import ProjectError
+from pdkernel.errors import ProjectError, RequestError
 from pdkernel.project import Project
 from tests.engine.journal.conftest import (
     FIRST,
@@ -173,6 +173,31 @@ async def test_lost_executor_joins_again(journals: Journals, server: PostgresDat
     (claimed,) = await executor.claim_next()
     assert claimed.claim == Claim("run", 2, 2)
     assert await executor.append_step(claimed.claim, step_row(0, "one"))
+
+
+async def test_an_executor_with_an_old_key_does_not_join(journals: Journals, server: PostgresDatabase) -> None:
+    """A key that is replaced while an executor joins again, or starts, refuses the executor and leaves no row of it."""
+    executor = journals(lease_s=0.2)
+    await asyncio.sleep(0.25)
+    ((key,),) = server.rows("select value from meta where name = 'key_fingerprint'")
+    with server.postgres_backend().connect() as rotation, rotation.transaction():  # as `rotate_key` does
+        rotation.execute("lock table executors in share row exclusive mode")
+        rotation.execute("update executors set alive = false")
+        joining = asyncio.ensure_future(executor.rejoin())
+        await asyncio.sleep(0.05)
+        is_waiting = not joining.done()
+        rotation.execute("update meta set value = 'another' where name = 'key_fingerprint'")
+    try:
+        with pytest.raises(RequestError, match="was replaced"):
+            await joining
+        with pytest.raises(RequestError, match="was replaced"):
+            journals()
+    finally:
+        server.execute(f"update meta set value = '{key}' where name = 'key_fingerprint'")
+
+    assert is_waiting
+    assert executor.is_lost
+    assert server.rows("select id from executors where alive") == []
 
 
 async def test_run_whose_owner_is_gone_is_ready(journals: Journals, server: PostgresDatabase) -> None:
