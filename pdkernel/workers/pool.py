@@ -232,7 +232,7 @@ class WorkerPool:
             for language in sorted(languages):
                 self.get_worker(slot, language)
             self._slots.add_spare(slot)
-            asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, tmp_names)
+            asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, access)
 
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the active runs and free its slot."""
