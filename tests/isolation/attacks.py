@@ -198,13 +198,16 @@ class Attackers:
             with socket.socket(socket.AF_UNIX) as service, ExitStack() as opened:
                 address = Path("/run" if os.access("/run", os.W_OK) else "/tmp", f"{targets['mark']}.sock")
                 service.bind(str(address))
-                opened.callback(address.unlink)
+                opened.callback(address.unlink, missing_ok=True)
                 address.chmod(0o666)
                 service.listen()
                 terminal = os.openpty()
                 for descriptor in terminal:
                     opened.callback(os.close, descriptor)
-                targets |= {"service": str(address), "terminal": os.ttyname(terminal[1])}
+                targets |= {
+                    "service": str(address),
+                    "terminal": [os.ttyname(terminal[1]), os.fstat(terminal[1]).st_dev],
+                }
                 opened.callback(_clean_up, targets["mark"], targets["key"])
                 yield cls(engine, directory, folder / "project", targets)
         project.close()
