@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import platform
 import stat
 import struct
 from collections.abc import Callable, Iterable
@@ -35,6 +37,12 @@ _LOCKED_FLAGS = {  # flags that a user namespace must keep when it remounts, as 
     4096: 1 << 21,  # relatime
 }
 _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 4, 28, 38
+_BPF_LOAD, _BPF_EQUAL, _BPF_AT_LEAST, _BPF_AND, _BPF_RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+_SECCOMP_ALLOW, _SECCOMP_SPEC_ALLOW = 0x7FFF0000, 4
+_KEYRING_CALLS = {  # by machine: the number of `seccomp`; architectures with the number of `add_key`
+    "x86_64": (317, (0xC000003E, 248), (0x40000003, 286)),
+    "aarch64": (277, (0xC00000B7, 217), (0x40000028, 309)),
+}
 _NO_ROOT_RIGHTS = 0b1111  # SECBIT_NOROOT and SECBIT_NO_SETUID_FIXUP, both locked
 _CAPABILITIES_VERSION = 0x20080522
 
@@ -96,6 +104,10 @@ def enter_namespaces(plan: dict[str, Any]) -> None:
     os.umask(umask)
     for target in covers:
         mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    if os.path.isdir("/dev/pts"):  # noqa: PTH112 - as everywhere in this module's paths of the system
+        # the terminal of the server's user would be open to steps
+        mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, "newinstance,mode=620,ptmxmode=666")
+        mount("/dev/pts/ptmx", "/dev/ptmx", None, _MS_BIND)
     mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 
 
@@ -116,6 +128,7 @@ def restrict(plan: dict[str, Any]) -> None:
         os.umask(0o002)  # workers of other runs, with other user ids in the same group, change files of the file store
     drop_capabilities()
     no_new_privileges()
+    _deny_keyrings()
     if plan["landlock"]:
         restrict_files(plan["read"], plan["write"])
     if uid is not None:  # a change of the user sets it to 0, and the process could not read its own /proc entries
@@ -134,6 +147,29 @@ def drop_capabilities() -> None:
 def no_new_privileges() -> None:
     """Let no program that this process executes gain rights, by a set-user-ID bit for example. Raises `OSError`."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _deny_keyrings() -> None:
+    """Let the keyrings of the kernel, which processes of a user share in all namespaces, appear as not available."""
+    calls = _KEYRING_CALLS.get(platform.machine())
+    if calls is None:
+        return
+    lines = [(_BPF_LOAD, 0, 0, 4)]  # the architecture: programs of 32 bits have other numbers
+    for architecture, first in calls[1:]:
+        lines += [
+            (_BPF_EQUAL, 0, 6, architecture),
+            (_BPF_LOAD, 0, 0, 0),
+            (_BPF_AND, 0, 0, 0x3FFFFFFF),  # x32 has the same numbers with a flag
+            (_BPF_AT_LEAST, 0, 2, first),
+            (_BPF_AT_LEAST, 1, 0, first + 3),  # add_key, request_key, keyctl
+            (_BPF_RETURN, 0, 0, 0x50000 | errno.ENOSYS),
+            (_BPF_RETURN, 0, 0, _SECCOMP_ALLOW),
+        ]
+    lines.append((_BPF_RETURN, 0, 0, _SECCOMP_ALLOW))
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
+    described = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(program))
+    with contextlib.suppress(OSError):  # a kernel without seccomp
+        _check(_libc().syscall(ctypes.c_long(calls[0]), 1, _SECCOMP_SPEC_ALLOW, described), "seccomp")
 
 
 def set_undumpable() -> None:

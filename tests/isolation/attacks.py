@@ -29,6 +29,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
+from pdkernel.identity import Environment
 from pdkernel.model import Language, Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event
@@ -82,7 +83,8 @@ class Sight:
 
     Attributes:
         own: The run that planted it, right afterwards.
-        others: Later runs, by who they belong to: another user with a warm worker, a user with a new worker, none.
+        others: Later runs, by who they belong to: another user with a warm worker, a user with a new worker, none, and the same
+            user of another environment.
         again: The next run of the user who planted it.
     """
 
@@ -173,7 +175,7 @@ class Attackers:
         self._engine = engine
         self._directory = directory
         self._folder = folder
-        self._users: set[str] = set()
+        self._users: set[tuple[str, Environment]] = set()
 
     @classmethod
     @asynccontextmanager
@@ -198,29 +200,38 @@ class Attackers:
             with socket.socket(socket.AF_UNIX) as service, ExitStack() as opened:
                 address = Path("/run" if os.access("/run", os.W_OK) else "/tmp", f"{targets['mark']}.sock")
                 service.bind(str(address))
-                opened.callback(address.unlink)
+                opened.callback(address.unlink, missing_ok=True)
                 address.chmod(0o666)
                 service.listen()
                 terminal = os.openpty()
                 for descriptor in terminal:
                     opened.callback(os.close, descriptor)
-                targets |= {"service": str(address), "terminal": os.ttyname(terminal[1])}
+                targets |= {
+                    "service": str(address),
+                    "terminal": [os.ttyname(terminal[1]), os.fstat(terminal[1]).st_dev],
+                }
                 opened.callback(_clean_up, targets["mark"], targets["key"])
                 yield cls(engine, directory, folder / "project", targets)
         project.close()
 
-    async def run(self, step: Step, user: str | None, body: Mapping[str, Any]) -> Execution:
-        """Run *step* as *user* with *body* in the event."""
-        if user is not None and user not in self._users:
-            self._users.add(user)
+    async def run(
+        self, step: Step, user: str | None, body: Mapping[str, Any], environment: Environment = "development"
+    ) -> Execution:
+        """Run *step* as *user* of *environment* with *body* in the event."""
+        if user is not None and (user, environment) not in self._users:
+            self._users.add((user, environment))
             self._directory.add_account(
-                external_user_id=user, app="slack", credentials={"oauth_access_token": f"xoxb-{user}-0123456789"}
+                external_user_id=user,
+                environment=environment,
+                app="slack",
+                credentials={"oauth_access_token": f"xoxb-{user}-0123456789"},
             )
         request = RunRequest(
             a_workflow(step, name="Attacked"),
             an_event({**body, "targets": self.targets}),
             parse_policy("live"),
             external_user_id=user,
+            environment=environment,
             folder=self._folder,
             test=False,
         )
@@ -240,6 +251,7 @@ class Attackers:
             await runs.look(name, "warm", "bob", group)
             await runs.look(name, "new", f"carol{number}", group)
             await runs.look(name, "none", None, group)
+            await runs.look(name, "production", mallory, group)
             await runs.look(name, "again", mallory, group)
         return report
 
@@ -271,9 +283,11 @@ class _Runs:
         self, group: str, who: str, user: str | None, attacks: Sequence[tuple[int, Attack | Attempt]]
     ) -> None:
         """Work, and look for what an earlier run has planted."""
-        token = new_token(user or "none")
+        token = new_token(f"{user}{who}" if who == "production" else user or "none")
         looked = [(number, attack) for number, attack in attacks if isinstance(attack, Attack)]
-        result, record = await self._run(group, user, token, plant=[], check=[number for number, _ in looked])
+        environment: Environment = "production" if who == "production" else "development"
+        checked = [number for number, _ in looked]
+        result, record = await self._run(group, user, token, environment, plant=[], check=checked)
         stray = sorted(set(TOKEN.findall(record)) - {token})
         if who == "again":
             stray = [found for found in stray if not found.startswith(f"tok-{letters(user)}-")]
@@ -290,10 +304,17 @@ class _Runs:
                 self.report.sights[attack.name].others[who] = seen
 
     async def _run(
-        self, group: str, user: str | None, token: str, *, plant: Sequence[int], **parts: Sequence[int]
+        self,
+        group: str,
+        user: str | None,
+        token: str,
+        environment: Environment = "development",
+        *,
+        plant: Sequence[int],
+        **parts: Sequence[int],
     ) -> tuple[dict[str, Any], str]:
         body = {"token": token, "plant": plant, "check": plant, "attempt": [], "wait": group.endswith("later"), **parts}
-        execution = await self.attackers.run(self.step, user, body)
+        execution = await self.attackers.run(self.step, user, body, environment)
         [step] = execution.steps
         record = json.dumps([dict(step.exports), [log.text for log in step.logs], str(step.error)])
         result = step.exports.get("$return_value")

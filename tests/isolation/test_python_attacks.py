@@ -50,13 +50,9 @@ def own_folder(name):
     os.makedirs(name + "/own", exist_ok=True)
     return name
 
-def read_key(number):
-    data = ctypes.create_string_buffer(100)
-    return number > 0 and libc.syscall(250, 11, number, data, 100, 0) > 0 and data.value
-
 def own_terminal():
     decimal.terminal = os.openpty()
-    return os.ttyname(decimal.terminal[1])
+    return os.ttyname(decimal.terminal[1]), os.fstat(decimal.terminal[1]).st_dev
 
 def own_service():
     decimal.service = socket.socket(socket.AF_UNIX)
@@ -899,18 +895,6 @@ FILES = [
         "(number := libc.shmget(key, 64, 0)) >= 0 and ctypes.string_at(libc.shmat(number, None, 0))",
         group="files",
     ),
-    Attack(
-        "a key in the keyring of the session",
-        "libc.syscall(248, b'user', mark.encode(), token.encode(), len(token), -3)",
-        "read_key(libc.syscall(250, 10, -3, b'user', mark.encode(), 0))",
-        group="files",
-    ),
-    Attack(
-        "a key in the keyring of the user",
-        "libc.syscall(248, b'user', (mark + '2').encode(), token.encode(), len(token), -4)",
-        "[libc.syscall(250, 8, -4, -3)] and read_key(libc.syscall(250, 10, -4, b'user', (mark + '2').encode(), 0))",
-        group="files",
-    ),
     Attack("a semaphore of System V", "libc.semget(key, 1, 0o1666)", "libc.semget(key, 1, 0) >= 0", group="files"),
     Attack(
         "a message of System V",
@@ -1064,7 +1048,7 @@ ATTEMPTS = [
             "the arguments of the server": "open(f'/proc/{place}/cmdline', 'rb').read()",
             "the memory of the server": "open(f'/proc/{place}/mem', 'rb')",
             "the map of the server's memory": "len(open(f'/proc/{place}/maps', 'rb').read())",
-            "the descriptors of the server": "os.listdir(f'/proc/{place}/fd')",
+            "the descriptors of the server": "[os.readlink(f'/proc/{place}/fd/{each}') for each in os.listdir(f'/proc/{place}/fd') if each < '3']",
             "the files of the server, by /proc": "os.listdir(f'/proc/{place}/root/tmp/')",
             "the working folder of the server, by /proc": "os.listdir(f'/proc/{place}/cwd/')",
             "a signal to the server": "os.kill(place, 0) is None",
@@ -1089,7 +1073,7 @@ ATTEMPTS = [
         for name, access in {
             "the environment": "open(f'/proc/{place}/environ', 'rb').read() or 'empty'",
             "the memory": "open(f'/proc/{place}/mem', 'rb')",
-            "the descriptors": "os.listdir(f'/proc/{place}/fd')",
+            "the descriptors": "[os.readlink(f'/proc/{place}/fd/{each}') for each in os.listdir(f'/proc/{place}/fd') if each < '3']",
             "the files": "os.listdir(f'/proc/{place}/root/tmp/')",
             "a descriptor": "libc.syscall(438, os.pidfd_open(place), 0, 0) >= 0",
             "the memory, by a system call,": "read_memory(place)",
@@ -1110,7 +1094,10 @@ ATTEMPTS = [
     ),
     Attempt("the log of the kernel", "open(place, 'rb')", "'/dev/null'", "'/dev/kmsg'"),
     Attempt(
-        "a terminal of the server", "os.open(place, os.O_RDWR | os.O_NOCTTY)", "own_terminal()", "targets['terminal']"
+        "a terminal of the server",
+        "os.stat(place[0]).st_dev == place[1] and os.open(place[0], os.O_RDWR | os.O_NOCTTY)",
+        "own_terminal()",
+        "targets['terminal']",
     ),
     Attempt("a Unix socket of a service", "connects(place)", "own_service()", "targets['service']"),
 ]

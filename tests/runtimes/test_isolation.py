@@ -58,6 +58,11 @@ READ = {
     "trace of the server": (
         "libc.ptrace.argtypes = [ctypes.c_long] * 4\nreturn libc.ptrace(0x4206, server, 0, 0) == 0"  # PTRACE_SEIZE
     ),
+    "keyring of the user": (
+        "add_key = {'x86_64': 248}.get(os.uname().machine, 217)\n"
+        "number = libc.syscall(add_key, b'user', b'pdkernel-test', b'x', 1, -4)\n"  # KEY_SPEC_USER_KEYRING
+        "return number > 0 and libc.syscall(add_key + 2, 21, number) == 0"  # KEYCTL_INVALIDATE
+    ),
 }
 """Attacks that every kind of isolation stops."""
 
@@ -94,6 +99,7 @@ OWN = {
     "program": "import subprocess; return subprocess.run(['sh', '-c', 'exit 7']).returncode == 7",
     "stdout": "return os.path.exists('/dev/stdout') and os.open('/dev/stderr', os.O_WRONLY) >= 0",
     "devices": "open('/dev/null', 'w').close(); return len(open('/dev/urandom', 'rb').read(1)) == 1",
+    "terminal": "master, slave = os.openpty(); return os.write(slave, b'x') == 1 and os.read(master, 1) == b'x'",
     "shared memory": "import multiprocessing; multiprocessing.Lock(); return True",
     "own process": "return f'Pid:\\t{os.getpid()}' in open('/proc/self/status').read() and os.listdir('/proc/self/fd') != []",
     "rename between folders": (
