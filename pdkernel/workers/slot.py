@@ -7,6 +7,7 @@ The workers of a slot stay together, because the steps of a run pass files throu
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class WorkerSlot:
     workers: dict[WorkerLanguage, Worker] = field(default_factory=dict)
     runs: int = 0
     counted_workers: tuple[Worker, ...] = ()
+    _tmp_identity: int | None = None
 
     @property
     def tmp_folder(self) -> Path:
@@ -51,6 +53,8 @@ class WorkerSlot:
         if not os.path.isdir(folder):  # noqa: PTH112 - before each step: a step may have removed it
             folder.mkdir(mode=0o700)
             change_owner(self.plan, [folder])
+            if self.plan.namespaces and self._tmp_identity is None:
+                self._tmp_identity = folder.lstat().st_ino
         return folder
 
     def end_run(self) -> None:
@@ -66,8 +70,8 @@ class WorkerSlot:
         try:
             names = os.listdir(self.folder)  # noqa: PTH208 - at the end of every run
             if names != [TMP_NAME]:
-                return not names
-            return not self.tmp_folder.is_symlink() and self.plan.tmp_names.issuperset(os.listdir(self.tmp_folder))  # noqa: PTH208
+                return not names and not self.plan.namespaces
+            return self._has_tmp_folder() and self.plan.tmp_names.issuperset(os.listdir(self.tmp_folder))  # noqa: PTH208
         except OSError:  # a step has replaced a folder
             return False
 
@@ -77,10 +81,17 @@ class WorkerSlot:
             left = [path for path in self.folder.iterdir() if path.name != TMP_NAME and not remove_tree(path)]
             if not self.plan.namespaces:
                 return remove_tree(self.tmp_folder) and not left
+            if not self._has_tmp_folder():
+                return False
             names = set(os.listdir(self.tmp_folder)) - self.plan.tmp_names  # noqa: PTH208 - at the end of many runs
             return not [name for name in names if not remove_tree(self.tmp_folder / name)] and not left
         except OSError:
             return False
+
+    def _has_tmp_folder(self) -> bool:
+        """Whether `tmp_folder` is the folder that workers see as `/tmp`: a step may have replaced it."""
+        found = self.tmp_folder.lstat()
+        return stat.S_ISDIR(found.st_mode) and self._tmp_identity in (None, found.st_ino)
 
     def end_worker(self, language: WorkerLanguage) -> None:
         """End the worker of *language*."""

@@ -69,16 +69,18 @@ async def test_prepared_step_starts_fresh(language: Language, open_run: OpenRun)
 @pytest.mark.parametrize("language", ["python", "node"])
 async def test_worker_survives_an_unused_preparation(language: Language, open_run: OpenRun) -> None:
     """A worker survives a run that ends before the preparation, and whose working folder is gone."""
-    first = await open_run()
+    pool = WorkerPool(zygotes=None)  # in a namespace of its own, a worker has its working folder for ever
+    first = await open_run(of=pool)
     before = await first.run(language, PIDS[language])
     await first.workers.release()
-    second = await open_run()
+    second = await open_run(of=pool)
     second.workers.prepare_steps([Step("work", language, FACES[language])])
     second.workers.ensure_tmp_folder().rmdir()
 
     await second.workers.release()
-    third = await open_run()
+    third = await open_run(of=pool)
     after = await third.run(language, PIDS[language])
+    await pool.close()
 
     assert after.error is None
     assert after.exports["$return_value"] == before.exports["$return_value"]

@@ -16,7 +16,7 @@ async def test_files_of_a_run_are_removed_with_the_run(open_run: OpenRun) -> Non
     await first.run("bash", "mkdir -p a/b; touch .hidden a/b/c; ln -s /nowhere link")
     folder = first.workers.ensure_tmp_folder()
     await first.workers.release()
-    after_release = list(folder.parent.rglob("*"))
+    after_release = list(folder.rglob("*"))
 
     second = await open_run()
     listed = await second.run("bash", 'echo "all=$(ls -A)" >> $PIPEDREAM_EXPORTS')
@@ -56,7 +56,7 @@ async def test_step_may_replace_its_working_folder(open_run: OpenRun, tmp_path: 
     for name in files:
         (target / name).touch()
     first = await open_run()
-    await first.run("bash", f"cd ..; rmdir tmp; ln -s {target} tmp")
+    await first.run("bash", f"cd {first.workers.ensure_tmp_folder().parent}; rmdir tmp; ln -s {target} tmp")
     await first.workers.release()
 
     second = await open_run()
