@@ -65,6 +65,7 @@ class ProcessRequest:
         """Return the specification that the new process reads, with the result of `plan_sandbox`."""
         specification = {
             "argv": None if self.is_forked else list(self.argv),
+            "python": self.argv[0] if self.is_forked else None,
             "env": self.complete_environment,
             "cwd": self.folder,
             "tag": self.process_tag,

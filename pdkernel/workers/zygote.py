@@ -1,5 +1,5 @@
 """
-The client of the zygotes: one per Python interpreter and operating system process. `runtimes/python/zygote.py` is the program.
+The client of the zygotes: one per set of Python packages and operating system process. `runtimes/python/zygote.py` is the program.
 
 A start costs this process one message; the ids of the new processes arrive later on a socket of their own.
 """
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import secrets
 import select
@@ -235,7 +236,8 @@ class Zygote:
         try:
             self._pid: int | None = os.posix_spawn(
                 python,
-                [str(python), "-I", "-X", "utf8", str(ZYGOTE_PROGRAM)],
+                # an interpreter that is not of an environment serves those without packages
+                [str(python), "-I", *([] if _is_environment(python) else ["-S"]), "-X", "utf8", str(ZYGOTE_PROGRAM)],
                 base_environment(Path("/"), tag),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs, 3),
@@ -334,7 +336,11 @@ class Zygote:
 
 
 class Zygotes:
-    """The zygotes of this operating system process, by interpreter; each is started at its first use."""
+    """
+    The zygotes of this operating system process; each is started at its first use.
+
+    Environments without packages share one, which also starts the programs that are not Python workers.
+    """
 
     def __init__(self) -> None:
         self._zygotes: dict[Path, Zygote] = {}
@@ -343,14 +349,15 @@ class Zygotes:
 
     def get(self, python: Path | None = None) -> Zygote | None:
         """
-        Return the zygote of *python* (`sys.executable` by default), or None where this system has none.
+        Return the zygote of *python* (by default: one for programs that are not Python workers), or None where this system
+        has none.
 
         Raises:
             OSError: *python* cannot be started.
         """
         if not _IS_SUPPORTED:
             return None
-        python = python or Path(sys.executable)
+        python = Path(os.path.realpath(sys.executable)) if python is None else _find_start(python)
         with self._lock:
             zygote = self._zygotes.get(python)
             if zygote is not None and not zygote.is_alive:
@@ -373,6 +380,19 @@ class Zygotes:
         except OSError as error:
             return Isolation.unavailable(f"{sys.executable} cannot be started: {error.strerror}")
         return zygote.isolation if zygote else Isolation.unavailable(f"{sys.platform} has no such protection")
+
+
+@functools.lru_cache(maxsize=1000)
+def _find_start(python: Path) -> Path:
+    """Return *python*, or the interpreter of which *python* is an environment without packages. Results are cached."""
+    if not _is_environment(python):
+        return python
+    packages = python.parent.parent.glob("lib/python*/site-packages/*")
+    return Path(os.path.realpath(python)) if next(packages, None) is None else python
+
+
+def _is_environment(python: Path) -> bool:
+    return (python.parent.parent / "pyvenv.cfg").exists()
 
 
 def _send_fds(control: socket.socket, descriptors: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """
 The zygote: starts the processes of steps by `fork`, each in process and mount namespaces of its own.
 
-It runs as `python -I -X utf8 zygote.py`, has one thread, and a Unix socket of pdkernel as descriptor 3. First it sends what this
+It runs as `python -I -X utf8 zygote.py` (with `-S` for environments without packages), has one thread, and a Unix socket of pdkernel as descriptor 3. First it sends what this
 system permits, as JSON: `{"namespaces": null or why not, "landlock": VERSION, "user_ids": the first or null}`. Each message to it
 starts one process. It carries descriptors: the specification, the status socket, stdout, stderr and, for a worker, requests and replies.
 
@@ -13,7 +13,7 @@ A start makes two processes:
 - *step*, which runs user code: a Python worker, without an `exec`, or the program of `argv`.
 
 The specification is JSON in a file in memory, because it may hold secrets: only init and step read it, never the zygote. It is
-`{"argv": [...] or null, "env", "cwd", "tag", "plan" (see `isolation`), "sandbox": null or {"filter": HEX, "listen": BOOL,
+`{"argv": [...] or null, "python": PATH or null, "env", "cwd", "tag", "plan" (see `isolation`), "sandbox": null or {"filter": HEX, "listen": BOOL,
 "port": INT or null}}`.
 
 Messages on the status socket: `init` or `init namespaces` with a descriptor of the process, `step`, `listen N` (the number of the filter's listener;
@@ -33,6 +33,8 @@ import json
 import os
 import select
 import signal
+import site
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -233,6 +235,7 @@ class Zygote:
                     signal.signal(number, signal.SIG_DFL)
                 os.execve(specification["argv"][0], specification["argv"], specification["env"])  # noqa: S606 - the step's program
             os.close(status)
+            _become(specification["python"])
             gc.enable()
             self._runtime.run_forked()
         except BaseException as error:
@@ -253,6 +256,13 @@ class Zygote:
         if not os.read(status, 1):
             os._exit(_EXIT_OF_FAILURE)
         os.close(listener)
+
+
+def _become(python: str) -> None:
+    """Set the interpreter of a worker: *python* may be an environment without packages of this interpreter."""
+    if python != sys.executable:
+        sys.executable = python
+        sys.prefix = sys.exec_prefix = os.path.dirname(os.path.dirname(python))  # noqa: PTH120 - pathlib is slower
 
 
 def _reap(step: int) -> NoReturn:
@@ -331,4 +341,8 @@ def _load_runtime() -> ModuleType:
 
 
 if __name__ == "__main__":
+    if sys.flags.no_site:  # the names that `site` adds, without the packages of this interpreter
+        site.setquit()
+        site.setcopyright()
+        site.sethelper()
     Zygote(_load_runtime()).serve()
