@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,14 +161,14 @@ class WorkerPool:
         """Return a slot that is kept warm for the key of *setup*, or None."""
         return self._slots.take(setup.worker_key, self._needed_access(setup))
 
-    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker:
+    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, variables: Collection[str] = ()) -> Worker:
         """
-        Return the worker of *language* in *slot*: the warm worker, else a new worker.
+        Return the worker of *language* in *slot* for a run that sets *variables*: the warm worker, else a new worker.
 
         Raises:
             InterpreterMissingError: The interpreter of the language is not installed.
         """
-        warm = self.find_warm_worker(slot, language)
+        warm = self.find_warm_worker(slot, language, variables=variables)
         if warm is not None:
             return warm
         slot.end_worker(language)
@@ -189,6 +189,7 @@ class WorkerPool:
             self.gateway,
             zygotes=self.zygotes,
             plan=slot.plan,
+            variables=variables,
             is_sandboxed=key.is_sandboxed,
             public_only=key.public_only,
         )
@@ -197,10 +198,13 @@ class WorkerPool:
         return worker
 
     @staticmethod
-    def find_warm_worker(slot: WorkerSlot, language: WorkerLanguage) -> Worker | None:
-        """Return the warm worker of *language* in *slot*, or None."""
+    def find_warm_worker(
+        slot: WorkerSlot, language: WorkerLanguage, *, variables: Collection[str] = ()
+    ) -> Worker | None:
+        """Return the warm worker of *language* in *slot* for a run that sets *variables*, or None."""
         worker = slot.workers.get(language)
-        return worker if worker is not None and worker.is_alive else None
+        fits = worker is not None and worker.is_alive and worker.read_variables.isdisjoint(variables)
+        return worker if fits else None
 
     def release_slot(self, slot: WorkerSlot, *, is_clean: bool) -> None:
         """Keep *slot* for the next run of its key, or close it if it is not clean: its run has ended, but left files."""

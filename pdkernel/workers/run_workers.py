@@ -7,7 +7,7 @@ It binds outbound calls to the step, sends the request, enforces limits, and rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -79,11 +79,13 @@ class WorkerProvider(Protocol):
         """Return a slot that is kept warm for the key of *setup*, or None."""
         ...
 
-    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker:
+    def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, variables: Collection[str] = ()) -> Worker:
         """Return the worker of *language* in *slot*: the warm worker, else a new worker."""
         ...
 
-    def find_warm_worker(self, slot: WorkerSlot, language: WorkerLanguage) -> Worker | None:
+    def find_warm_worker(
+        self, slot: WorkerSlot, language: WorkerLanguage, *, variables: Collection[str] = ()
+    ) -> Worker | None:
         """Return the warm worker of *language* in *slot*, or None."""
         ...
 
@@ -162,7 +164,9 @@ class RunWorkers:
         languages: tuple[WorkerLanguage, ...] = ("python", "node")
         for language in languages:
             matching = [step for step in steps if step.language == language and not step.uses]
-            worker = self._pool.find_warm_worker(self._slot, language) if matching else None
+            worker = (
+                self._pool.find_warm_worker(self._slot, language, variables=self._setup.variables) if matching else None
+            )
             if worker is not None:
                 request = {"op": "prepare", "texts": [], **self._begin(worker)}
                 request["codes"] = [worker.build_code(step) for step in matching]
@@ -288,7 +292,7 @@ class RunWorkers:
         before_start: Callable[[], Awaitable[None]] | None = None,
         read: Callable[[JSON], Any] = lambda value: value,
     ) -> Done | StepError:
-        worker = self._pool.get_worker(self._acquired_slot, language)
+        worker = self._pool.get_worker(self._acquired_slot, language, variables=self._setup.variables)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         texts = {name: self._encode_value(name, value) for name, value in values.items()}
         request |= self._begin(worker)

@@ -8,10 +8,11 @@ the number of the request; the last one is `done`. The source and the exports of
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pdkernel.analysis import find_python_requirements
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.execution import Stream
 from pdkernel.model import Step
@@ -46,6 +47,7 @@ class Worker:
         request: The number of its last request; each reply begins with it.
         intruded: Whether code wrote to the private descriptor when no reply was expected; the worker was ended.
         process_tag: Identifies its processes.
+        read_variables: The environment variables that its modules had read before its start: it serves no run that sets one.
         gateway_variables: The environment variables that route it through the gateway.
         is_sandboxed: Whether the operating system stops the worker from bypassing the gateway.
         public_only: Whether the worker reaches public addresses only.
@@ -60,6 +62,7 @@ class Worker:
         *,
         zygotes: Zygotes | None = None,
         plan: IsolationPlan = NO_PLAN,
+        variables: Collection[str] = (),
         is_sandboxed: bool = False,
         public_only: bool = False,
     ) -> None:
@@ -74,15 +77,19 @@ class Worker:
         self.process_tag = secrets.token_hex(16)
         try:
             zygote = zygotes.get(Path(command.argv[0]) if command.is_forked else None) if zygotes else None
+            is_forked = command.is_forked and zygote is not None and zygote.read_variables.isdisjoint(variables)
+            self.read_variables = zygote.read_variables if zygote and is_forked else frozenset[str]()
             request = ProcessRequest(
                 command.argv,
                 {**environment, **self.gateway_variables},
                 self.process_tag,
-                is_forked=command.is_forked and zygote is not None,
+                is_forked=is_forked,
                 plan=plan,
                 sandboxed_by=gateway if is_sandboxed else None,
                 caller_token=self.caller_token or "",
             )
+            self._zygotes = zygotes if is_forked else None
+            self._python = Path(command.argv[0])
             self.process = WorkerProcess(request, zygote=zygote)
         except OSError as error:
             if gateway and self.caller_token:
@@ -94,6 +101,7 @@ class Worker:
         self.request = 0
         self.intruded = False
         self._run: object = None
+        self._new_sources: list[str] = []
         self._code_numbers: dict[str, int] = {}
         self._sent_values: dict[str, object] = {}
         self.rest()
@@ -146,6 +154,7 @@ class Worker:
         if number is None:
             number = self._code_numbers[step.source] = len(self._code_numbers)
             code["source"] = step.source
+            self._new_sources += [step.source] if self._zygotes else []
             self.is_stale = self.is_stale or number >= _MAX_SOURCES
         code["code"] = number
         return code
@@ -158,6 +167,10 @@ class Worker:
         """Forget the run, which is over."""
         self._run = None
         self._sent_values = {}
+        if self._new_sources and self._zygotes is not None:
+            modules = {need.module for source in self._new_sources for need in find_python_requirements(source)}
+            self._zygotes.import_ahead(self._python, modules - {""})
+            self._new_sources = []
 
     def take_unsent(self, values: Mapping[str, object], texts: Mapping[str, bytes]) -> list[str]:
         """Return the names whose values the worker does not have yet, and mark these values as sent."""

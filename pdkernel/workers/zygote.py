@@ -6,213 +6,39 @@ A start costs this process one message; the ids of the new processes arrive late
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
 import functools
+import json
 import os
 import secrets
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pdkernel import runtimes
-from pdkernel.runtimes import process_tree
-from pdkernel.runtimes.seccomp import fetch_descriptor
 from pdkernel.workers.child_process import ChildProcess, ProcessRequest, SpawnedProcess
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.isolation import Isolation
 from pdkernel.workers.warden_client import WARDEN
+from pdkernel.workers.zygote_process import ZygoteProcess
+
+READ_BY_COMMON_MODULES = frozenset({"OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"})
+"""The environment variables that the modules of every zygote have read."""
 
 ZYGOTE_PROGRAM = Path(runtimes.__file__).parent / "python" / "zygote.py"
 _START_TIMEOUT_S = 30.0
-_END_TIMEOUT_MS = 20  # the event loop waits; the signal is sent anyway
-_CREDENTIALS = struct.Struct("3i")
-_MESSAGE_BYTES = 4096
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
+_MESSAGE_BYTES = 1 << 16
 _TAG_BYTES = 32
 _MIN_PARENT_FD = 10
 _SEND_TRIES = 1000
 _IS_SUPPORTED = sys.platform == "linux" and hasattr(os, "pidfd_open")
-
-
-class ZygoteProcess:
-    """
-    A process that a zygote started (a `ChildProcess`).
-
-    Attributes:
-        exit_code: The exit code of the step's program (negative: a signal), or None.
-        has_ended: Whether the step's program has ended.
-        start_error: Why the process could not be started, or None.
-    """
-
-    def __init__(
-        self, zygote: Zygote, process_tag: str, status: socket.socket, attach: Callable[[int], None] | None
-    ) -> None:
-        self.exit_code: int | None = None
-        self.has_ended = False
-        self.start_error: str | None = None
-        self._zygote = zygote
-        self._tag = process_tag
-        self._attach = attach
-        self._status: socket.socket | None = status
-        self._pid: int | None = None
-        self._init_pid: int | None = None
-        self._pidfd: int | None = None
-        self._in_namespaces = False
-        self._children: tuple[int, int] | None = None
-        self._on_exit: Callable[[], None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        WARDEN.register(-id(self), self._tag)  # until it is known that the system ends what remains
-        if self._attach is not None:
-            self._watch()
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the step's program, when known. In its namespace, the program has another number."""
-        if self._pid is None:
-            self.poll()
-        return self._pid
-
-    @property
-    def root_pid(self) -> int | None:
-        """The process id of an ancestor of all processes of the step, when known."""
-        return self._init_pid
-
-    def poll(self) -> bool:
-        """Read what the process has reported; return whether the step's program has ended."""
-        while self._status is not None:
-            try:
-                text, ancillary, _, _ = self._status.recvmsg(
-                    _MESSAGE_BYTES, _ANCILLARY_BYTES, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                break
-            except OSError:
-                text, ancillary = b"", []
-            if not text:
-                self._end(None)
-                self._close_status()
-                self._zygote.reap()
-            else:
-                self._on_message(text.decode(), ancillary)
-        return self.has_ended
-
-    def watch_exit(self, on_exit: Callable[[], None]) -> None:
-        """Call *on_exit* in the running event loop when the step's program has ended."""
-        self._on_exit = on_exit
-        self._watch()
-
-    def kill(self) -> None:
-        """End every process of the step at once, and forget it. Blocks for a few milliseconds."""
-        self._on_exit = None
-        if self._status is not None:
-            with contextlib.suppress(OSError):
-                self._status.shutdown(socket.SHUT_RDWR)  # a process that is not started yet ends by itself
-            self.poll()
-            self._close_status()
-        if self._pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            if not self._in_namespaces:
-                process_tree.kill_processes([pid for pid in (self._init_pid, self._pid) if pid], [self._tag])
-            ended = select.poll()
-            ended.register(self._pidfd, select.POLLIN)
-            ended.poll(_END_TIMEOUT_MS)
-            os.close(self._pidfd)
-            self._pidfd = None
-        for descriptor in self._children or ():
-            os.close(descriptor)
-        self._children = None
-        self.has_ended = True
-        WARDEN.unregister(-id(self))
-
-    async def end_leftovers(self) -> None:
-        """End the processes that the program left behind."""
-        self.kill()
-
-    @property
-    def has_leftovers(self) -> bool:
-        """Whether processes that the step's program started may still run after its end."""
-        self.poll()
-        return self._status is not None
-
-    def has_children(self) -> bool:
-        """
-        Whether processes that the step's program started still run, daemons included.
-
-        It checks the children of the program's main thread, and processes without a parent. Children of an ended thread
-        move to the main thread, and a worker itself reports a running thread.
-        """
-        if self._children is None:
-            pid, init = self.pid, self._init_pid
-            if pid is None or init is None or self.has_ended:
-                return False
-            try:
-                step = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
-                self._children = step, os.open(f"/proc/{init}/task/{init}/children", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return False
-        try:
-            of_step, of_init = (os.pread(descriptor, 64, 0) for descriptor in self._children)
-        except OSError:
-            return False
-        return bool(of_step) or len(of_init.split()) > 1
-
-    def _on_message(self, text: str, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
-        for _, kind, data in ancillary:
-            if kind == socket.SCM_RIGHTS:
-                self._pidfd = struct.unpack("i", data)[0]
-            elif text == "step":
-                self._pid = _CREDENTIALS.unpack(data)[0]
-            elif text.startswith("init"):
-                self._init_pid = _CREDENTIALS.unpack(data)[0]
-        word, _, rest = text.partition(" ")
-        if word == "init" and rest == "namespaces":
-            self._in_namespaces = True
-            WARDEN.unregister(-id(self))
-            self._zygote.leave_to_system()
-        elif word == "listen":
-            self._attach_listener(int(rest))
-        elif word == "exit":
-            self._end(os.waitstatus_to_exitcode(int(rest)))
-        elif word == "fail":
-            self.start_error = rest
-            self._end(None)
-
-    def _attach_listener(self, number: int) -> None:
-        assert self._attach is not None
-        assert self._pid is not None
-        assert self._status is not None
-        self._attach(fetch_descriptor(self._pid, number))
-        self._attach = None
-        self._status.send(b"!")
-
-    def _end(self, exit_code: int | None) -> None:
-        if not self.has_ended:
-            self.has_ended = True
-            self.exit_code = exit_code
-            if self._on_exit is not None:
-                self._on_exit()
-
-    def _watch(self) -> None:
-        if self._loop is None and self._status is not None:
-            self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._status, self.poll)
-
-    def _close_status(self) -> None:
-        if self._status is not None:
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.remove_reader(self._status)
-            self._status.close()
-            self._status = None
 
 
 class Zygote:
@@ -220,12 +46,15 @@ class Zygote:
     The zygote of one interpreter.
 
     Attributes:
-        last_use: The time of the last start, of `time.monotonic`.
+        modules: The modules that it was asked to import.
+        read_variables: The environment variables that its modules have read: they were not set.
     """
 
-    def __init__(self, python: Path) -> None:
-        """Start the zygote of *python*. Raises `OSError`."""
-        self.last_use = time.monotonic()
+    def __init__(self, python: Path, modules: frozenset[str] = frozenset()) -> None:
+        """Start the zygote of *python*, which imports those of *modules* whose import is harmless. Raises `OSError`."""
+        self.modules = modules
+        self.read_variables = READ_BY_COMMON_MODULES
+        self._processes = 0
         self._isolation: Isolation | None = None
         self._is_left_to_system = False
         self._lock = threading.Lock()
@@ -233,11 +62,12 @@ class Zygote:
         with created:  # another number than 3, which `dup2` would leave closed on exec
             theirs = fcntl.fcntl(created, fcntl.F_DUPFD_CLOEXEC, _MIN_PARENT_FD)
         tag = secrets.token_hex(_TAG_BYTES // 2)
+        # an interpreter that is not of an environment serves those without packages
+        flags = [] if _is_environment(python) else ["-S"]
         try:
             self._pid: int | None = os.posix_spawn(
                 python,
-                # an interpreter that is not of an environment serves those without packages
-                [str(python), "-I", *([] if _is_environment(python) else ["-S"]), "-X", "utf8", str(ZYGOTE_PROGRAM)],
+                [str(python), "-I", *flags, "-X", "utf8", str(ZYGOTE_PROGRAM), *sorted(modules)],
                 base_environment(Path("/"), tag),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs, 3),
@@ -263,18 +93,36 @@ class Zygote:
     @property
     def isolation(self) -> Isolation:
         """What its processes can do to themselves on this machine. The first call waits until the zygote has started."""
+        self._read_report(_START_TIMEOUT_S)
+        return self._isolation or Isolation.unavailable("the zygote does not start")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has imported its modules."""
+        self._read_report(0)
+        return self._isolation is not None
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether none of its processes is left."""
+        return self._processes == 0
+
+    def _read_report(self, timeout_s: float) -> None:
         with self._lock:
-            if self._isolation is None:
-                self._control.settimeout(_START_TIMEOUT_S)
-                try:
-                    self._isolation = Isolation.parse(self._control.recv(_MESSAGE_BYTES))
-                except (OSError, ValueError):
-                    return Isolation.unavailable("the zygote does not start")
-                finally:
-                    self._control.settimeout(None)
-                if self._isolation.namespaces:
-                    self.leave_to_system()
-            return self._isolation
+            if self._isolation is not None or not select.select([self._control], [], [], timeout_s)[0]:
+                return
+            try:
+                report = self._control.recv(_MESSAGE_BYTES)
+                self._isolation = Isolation.parse(report)
+            except (OSError, ValueError):  # the zygote has ended
+                return
+            self.read_variables = frozenset(json.loads(report)["read"])
+            if self._isolation.namespaces:
+                self.leave_to_system()
+
+    def _on_process_closed(self) -> None:
+        self._processes -= 1
+        self.reap()
 
     def leave_to_system(self) -> None:
         """Let the system end its processes with it, because they have namespaces: the warden need not watch it."""
@@ -293,7 +141,6 @@ class Zygote:
         Raises:
             OSError: The zygote has ended, or no more descriptors are available.
         """
-        self.last_use = time.monotonic()
         sandbox = request.plan_sandbox()
         status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -305,7 +152,14 @@ class Zygote:
         except BaseException:
             status.close()
             raise
-        return ZygoteProcess(self, request.process_tag, status, sandbox.attach if sandbox else None)
+        self._processes += 1
+        return ZygoteProcess(
+            status,
+            request.process_tag,
+            attach=sandbox.attach if sandbox else None,
+            on_namespaces=self.leave_to_system,
+            on_closed=self._on_process_closed,
+        )
 
     def reap(self) -> None:
         """Find out whether the zygote has ended."""
@@ -344,13 +198,14 @@ class Zygotes:
 
     def __init__(self) -> None:
         self._zygotes: dict[Path, Zygote] = {}
+        self._loading: dict[Path, Zygote] = {}
+        self._replaced: list[Zygote] = []
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._reset_after_fork)
 
     def get(self, python: Path | None = None) -> Zygote | None:
         """
-        Return the zygote of *python* (by default: one for programs that are not Python workers), or None where this system
-        has none.
+        Return the zygote of *python*, or None where this system has none. By default: one for other programs.
 
         Raises:
             OSError: *python* cannot be started.
@@ -360,6 +215,12 @@ class Zygotes:
         python = Path(os.path.realpath(sys.executable)) if python is None else _find_start(python)
         with self._lock:
             zygote = self._zygotes.get(python)
+            loading = self._loading.get(python)
+            if loading is not None and loading.is_ready:
+                self._replaced += [zygote] if zygote is not None else []
+                zygote = self._zygotes[python] = self._loading.pop(python)
+            elif loading is not None and not loading.is_alive:
+                self._loading.pop(python).close()
             if zygote is not None and not zygote.is_alive:
                 zygote.close()
                 zygote = None
@@ -367,10 +228,34 @@ class Zygotes:
                 zygote = self._zygotes[python] = Zygote(python)
             return zygote
 
+    def import_ahead(self, python: Path | None, modules: Collection[str]) -> None:
+        """
+        Let later workers of *python* have *modules* imported, unless their import has effects (`runtimes/python/preload.py`).
+
+        Another zygote imports them; it replaces the present one when it is ready, so that no start waits for imports.
+        """
+        python = Path(sys.executable) if python is None else _find_start(python)
+        with self._lock:
+            for replaced in [each for each in self._replaced if each.is_unused]:
+                self._replaced.remove(replaced)
+                replaced.close()
+            zygote = self._zygotes.get(python)
+            if zygote is None or python in self._loading or zygote.modules.issuperset(modules):
+                return
+            with contextlib.suppress(OSError):  # the next start reports the error
+                self._loading[python] = Zygote(python, zygote.modules | frozenset(modules))
+
+    def close(self) -> None:
+        """End all zygotes and their processes."""
+        with self._lock:
+            for zygote in (*self._zygotes.values(), *self._loading.values(), *self._replaced):
+                zygote.close()
+            self._zygotes, self._loading, self._replaced = {}, {}, []
+
     def _reset_after_fork(self) -> None:
-        for zygote in self._zygotes.values():
+        for zygote in (*self._zygotes.values(), *self._loading.values(), *self._replaced):
             zygote.forget()
-        self._zygotes = {}
+        self._zygotes, self._loading, self._replaced = {}, {}, []
         self._lock = threading.Lock()
 
     def isolation(self) -> Isolation:

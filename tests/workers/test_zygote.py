@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -253,3 +253,34 @@ async def test_process_that_was_killed_before_its_start_does_not_run(tmp_path: P
     assert not mark.exists()
     assert process_tree.find_processes([], ["d" * 32]) == set()
     zygote.close()
+
+
+@pytest.fixture
+async def own_pool() -> AsyncIterator[WorkerPool]:
+    """A pool with zygotes of its own."""
+    zygotes = Zygotes()
+    pool = WorkerPool(zygotes=zygotes)
+    yield pool
+    await pool.close()
+    zygotes.close()
+
+
+async def test_imported_packages_are_loaded_ahead(open_run: OpenRun, own_pool: WorkerPool) -> None:
+    """Later workers find what an earlier step imported; a run that sets a variable that a package reads gets another worker."""
+    look = python("return 'psutil' in sys.modules")
+    first = await open_run(of=own_pool)
+    before = await first.run("python", look)
+    await first.run("python", "import psutil\n" + look, name="imports")
+    await first.workers.release()
+    zygotes = own_pool.zygotes
+    assert zygotes is not None
+    async with asyncio.timeout(30):
+        while (zygote := zygotes.get()) is None or "PSUTIL_DEBUG" not in zygote.read_variables:
+            await asyncio.sleep(0.01)
+
+    later = await open_run(of=own_pool, external_user="ada")
+    after = await later.run("python", look)
+    with_variable = await open_run(of=own_pool, external_user="bob", variables={"PSUTIL_DEBUG": "1"})
+    alone = await with_variable.run("python", look)
+
+    assert [each.exports["$return_value"] for each in (before, after, alone)] == [False, True, False]

@@ -1,9 +1,11 @@
 """
 The zygote: starts the processes of steps by `fork`, each in process and mount namespaces of its own.
 
-It runs as `python -I -X utf8 zygote.py` (with `-S` for environments without packages), has one thread, and a Unix socket of pdkernel as descriptor 3. First it sends what this
-system permits, as JSON: `{"namespaces": null or why not, "landlock": VERSION, "user_ids": the first or null}`. Each message to it
-starts one process. It carries descriptors: the specification, the status socket, stdout, stderr and, for a worker, requests and replies.
+It runs as `python -I -X utf8 zygote.py [MODULE...]`, with `-S` for environments without packages. It has one thread, and a Unix
+socket of pdkernel as descriptor 3. When it is ready, it has imported these modules (`preload`), and sends what this system permits,
+as JSON: `{"namespaces": null or why not, "landlock": VERSION, "user_ids": the first or null, "read": [environment variables that
+imported modules have read]}`. Each message to it starts one process. It carries descriptors: the specification, the status socket,
+stdout, stderr and, for a worker, requests and replies.
 
 A start makes two processes:
 
@@ -35,6 +37,7 @@ import select
 import signal
 import site
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -48,13 +51,6 @@ _CLONE_NEWPID = 0x20000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 _EXIT_OF_FAILURE = 127
 _EXEC_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them
-
-_COMMON_MODULES = (
-    "logging", "datetime", "random", "hashlib", "base64", "urllib.parse", "ssl", "http.client", "email.parser",
-    "email.message", "urllib.request", "uuid", "subprocess", "tempfile", "decimal", "csv", "asyncio", "http.cookiejar",
-    "concurrent.futures.thread", "zipfile", "gzip", "html", "mimetypes", "queue", "http.cookies", "ipaddress", "encodings.idna",
-)  # fmt: skip
-"""Modules of the standard library that steps and their packages often import. None reads a variable when it is imported."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,19 +74,29 @@ class Zygote:
         self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._tag_address = _find_tag()
         self._in_namespaces = False
+        self._reseed: Callable[[], None]
 
-    def serve(self) -> NoReturn:
-        """Start processes until pdkernel closes its socket."""
+    def serve(self, names: list[str]) -> NoReturn:
+        """Import the modules *names* if their import is harmless, and start processes until pdkernel closes its socket."""
         user_ids = self._isolation.find_user_ids()
         refusal = self._try_namespaces()
         self._in_namespaces = refusal is None
-        found = {"namespaces": refusal, "landlock": self._isolation.landlock_version(), "user_ids": user_ids}
+        preload = self._runtime.import_helper("preload")
+        self._reseed = preload.reseed
+        if names:
+            preload.import_common_modules()
+        found = {
+            "namespaces": refusal,
+            "landlock": self._isolation.landlock_version(),
+            "user_ids": user_ids,
+            "read": preload.import_ahead(names),
+        }
         self._control.send(json.dumps(found).encode())
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps
         gc.collect()
         gc.freeze()
         gc.disable()
-        for name in _COMMON_MODULES:
+        for name in preload.COMMON_MODULES:
             while select.select([self._control], [], [], 0)[0]:
                 self._receive()
             importlib.import_module(name)
@@ -237,6 +243,7 @@ class Zygote:
             os.close(status)
             _become(specification["python"])
             gc.enable()
+            self._reseed()
             self._runtime.run_forked()
         except BaseException as error:
             _report_failure(status, error)
@@ -345,4 +352,4 @@ if __name__ == "__main__":
         site.setquit()
         site.setcopyright()
         site.sethelper()
-    Zygote(_load_runtime()).serve()
+    Zygote(_load_runtime()).serve(sys.argv[1:])

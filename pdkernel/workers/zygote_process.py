@@ -1,0 +1,210 @@
+"""A process that a zygote started, as this process sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Callable, Sequence
+
+from pdkernel.runtimes import process_tree
+from pdkernel.runtimes.seccomp import fetch_descriptor
+from pdkernel.workers.warden_client import WARDEN
+
+_END_TIMEOUT_MS = 20  # the event loop waits; the signal is sent anyway
+_CREDENTIALS = struct.Struct("3i")
+_MESSAGE_BYTES = 4096
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
+
+
+class ZygoteProcess:
+    """
+    A process that a zygote started (a `ChildProcess`).
+
+    Attributes:
+        exit_code: The exit code of the step's program (negative: a signal), or None.
+        has_ended: Whether the step's program has ended.
+        start_error: Why the process could not be started, or None.
+    """
+
+    def __init__(
+        self,
+        status: socket.socket,
+        process_tag: str,
+        *,
+        attach: Callable[[int], None] | None,
+        on_namespaces: Callable[[], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        """
+        Take the process of a request that was sent to a zygote.
+
+        Args:
+            status: The socket on which the process reports.
+            process_tag: The process tag of the request.
+            attach: Called with the descriptor that receives the notifications of its seccomp filter; None without a filter.
+            on_namespaces: Called when the process has reported that it has namespaces of its own.
+            on_closed: Called when all processes have closed the socket, perhaps because the zygote has ended.
+        """
+        self.exit_code: int | None = None
+        self.has_ended = False
+        self.start_error: str | None = None
+        self._on_namespaces = on_namespaces
+        self._on_closed = on_closed
+        self._tag = process_tag
+        self._attach = attach
+        self._status: socket.socket | None = status
+        self._pid: int | None = None
+        self._init_pid: int | None = None
+        self._pidfd: int | None = None
+        self._in_namespaces = False
+        self._children: tuple[int, int] | None = None
+        self._on_exit: Callable[[], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        WARDEN.register(-id(self), self._tag)  # until it is known that the system ends what remains
+        if self._attach is not None:
+            self._watch()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the step's program, when known. In its namespace, the program has another number."""
+        if self._pid is None:
+            self.poll()
+        return self._pid
+
+    @property
+    def root_pid(self) -> int | None:
+        """The process id of an ancestor of all processes of the step, when known."""
+        return self._init_pid
+
+    def poll(self) -> bool:
+        """Read what the process has reported; return whether the step's program has ended."""
+        while self._status is not None:
+            try:
+                text, ancillary, _, _ = self._status.recvmsg(
+                    _MESSAGE_BYTES, _ANCILLARY_BYTES, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                break
+            except OSError:
+                text, ancillary = b"", []
+            if not text:
+                self._end(None)
+                self._close_status()
+            else:
+                self._on_message(text.decode(), ancillary)
+        return self.has_ended
+
+    def watch_exit(self, on_exit: Callable[[], None]) -> None:
+        """Call *on_exit* in the running event loop when the step's program has ended."""
+        self._on_exit = on_exit
+        self._watch()
+
+    def kill(self) -> None:
+        """End every process of the step at once, and forget it. Blocks for a few milliseconds."""
+        self._on_exit = None
+        if self._status is not None:
+            with contextlib.suppress(OSError):
+                self._status.shutdown(socket.SHUT_RDWR)  # a process that is not started yet ends by itself
+            self.poll()
+            self._close_status()
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if not self._in_namespaces:
+                process_tree.kill_processes([pid for pid in (self._init_pid, self._pid) if pid], [self._tag])
+            ended = select.poll()
+            ended.register(self._pidfd, select.POLLIN)
+            ended.poll(_END_TIMEOUT_MS)
+            os.close(self._pidfd)
+            self._pidfd = None
+        for descriptor in self._children or ():
+            os.close(descriptor)
+        self._children = None
+        self.has_ended = True
+        WARDEN.unregister(-id(self))
+
+    async def end_leftovers(self) -> None:
+        """End the processes that the program left behind."""
+        self.kill()
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether processes that the step's program started may still run after its end."""
+        self.poll()
+        return self._status is not None
+
+    def has_children(self) -> bool:
+        """
+        Whether processes that the step's program started still run, daemons included.
+
+        It checks the children of the program's main thread, and processes without a parent. Children of an ended thread
+        move to the main thread, and a worker itself reports a running thread.
+        """
+        if self._children is None:
+            pid, init = self.pid, self._init_pid
+            if pid is None or init is None or self.has_ended:
+                return False
+            try:
+                step = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+                self._children = step, os.open(f"/proc/{init}/task/{init}/children", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return False
+        try:
+            of_step, of_init = (os.pread(descriptor, 64, 0) for descriptor in self._children)
+        except OSError:
+            return False
+        return bool(of_step) or len(of_init.split()) > 1
+
+    def _on_message(self, text: str, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
+        for _, kind, data in ancillary:
+            if kind == socket.SCM_RIGHTS:
+                self._pidfd = struct.unpack("i", data)[0]
+            elif text == "step":
+                self._pid = _CREDENTIALS.unpack(data)[0]
+            elif text.startswith("init"):
+                self._init_pid = _CREDENTIALS.unpack(data)[0]
+        word, _, rest = text.partition(" ")
+        if word == "init" and rest == "namespaces":
+            self._in_namespaces = True
+            WARDEN.unregister(-id(self))
+            self._on_namespaces()
+        elif word == "listen":
+            self._attach_listener(int(rest))
+        elif word == "exit":
+            self._end(os.waitstatus_to_exitcode(int(rest)))
+        elif word == "fail":
+            self.start_error = rest
+            self._end(None)
+
+    def _attach_listener(self, number: int) -> None:
+        assert self._attach is not None
+        assert self._pid is not None
+        assert self._status is not None
+        self._attach(fetch_descriptor(self._pid, number))
+        self._attach = None
+        self._status.send(b"!")
+
+    def _end(self, exit_code: int | None) -> None:
+        if not self.has_ended:
+            self.has_ended = True
+            self.exit_code = exit_code
+            if self._on_exit is not None:
+                self._on_exit()
+
+    def _watch(self) -> None:
+        if self._loop is None and self._status is not None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._status, self.poll)
+
+    def _close_status(self) -> None:
+        if self._status is not None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._status)
+            self._status.close()
+            self._status = None
+            self._on_closed()
