@@ -41,6 +41,7 @@ from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
 from pdkernel.workers.zygote import ZYGOTES, Zygotes
 
+_SPARE_SETS = 3  # how many different sets of visible paths have spares, for one set of Python packages
 _SPARE_INTERVAL_S = 0.01  # a start takes the event loop about a millisecond
 
 
@@ -228,7 +229,12 @@ class WorkerPool:
     def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:
         """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""
         languages = self._spare_languages.get(key, set())
-        if self._closed or self._slots.count_idle(key) >= self._spares or not self._slots.has_room(languages):
+        waiting = self._slots.idle_slots(key)
+        if self._closed or sum(slot.access.covers(access) for slot in waiting) >= self._spares:
+            return
+        if len(waiting) >= _SPARE_SETS * self._spares:
+            self._slots.discard_idle(waiting[0])  # what its processes may see is needed no more, or seldom
+        if not self._slots.has_room(languages):
             return
         # a run that needs the same reports the error
         with contextlib.suppress(OSError, InterpreterMissingError):

@@ -109,9 +109,14 @@ class SlotCache:
         self.add(slot)
         self._keep(slot)
 
-    def count_idle(self, key: WorkerKey) -> int:
-        """Return the number of idle slots of *key*."""
-        return len(self._idle_by_key.get(key, ()))
+    def idle_slots(self, key: WorkerKey) -> list[WorkerSlot]:
+        """Return the idle slots of *key*; the slot that is idle for the longest time is the first."""
+        return list(self._idle_by_key.get(key, ()))
+
+    def discard_idle(self, slot: WorkerSlot) -> None:
+        """Close the idle *slot*."""
+        self._remove_idle(slot)
+        self.discard(slot)
 
     def has_room(self, languages: Iterable[WorkerLanguage]) -> bool:
         """Return whether another slot with workers of *languages* fits into the budget."""
@@ -147,8 +152,7 @@ class SlotCache:
         if self._measuring is not None:
             self._measuring.cancel()
         for slot in list(self._idle):
-            self._remove_idle(slot)
-            self.discard(slot)
+            self.discard_idle(slot)
 
     def _remove_idle(self, slot: WorkerSlot) -> None:
         del self._idle[slot]
@@ -197,8 +201,7 @@ class SlotCache:
             else:
                 reason = f"{self._idle_processes} processes are idle, and the limit of open files permits {self._max_processes}"
             _log.info("The idle workers of %s end: %s.", oldest.key.describe(), reason)
-            self._remove_idle(oldest)
-            self.discard(oldest)
+            self.discard_idle(oldest)
 
     def _warn(self) -> None:
         """Warn once that even the workers of the runs that execute exceed the budget."""
