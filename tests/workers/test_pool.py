@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.model import Language
+from pdkernel.packages import NpmTree
 from pdkernel.workers import WorkerPool
 from tests.workers.conftest import Bench, OpenRun
 
@@ -226,3 +227,20 @@ async def test_workers_are_not_started_ahead_beyond_the_budget(open_run: OpenRun
     await pool.close()
 
     assert spare == []
+
+
+async def test_spare_workers_see_the_packages_of_the_run(open_run: OpenRun, tmp_path: Path) -> None:
+    """A run with other Node.js packages does not take spare workers that cannot see them; later runs find others that can."""
+    tree = NpmTree(tmp_path / "elsewhere" / "tree", {})
+    pool = WorkerPool(spares=1)
+    await worker_tags(open_run, pool, external_user="ada")
+    without = spare_tags(pool)
+
+    first = await worker_tags(open_run, pool, external_user="grace", node_packages={"work": tree})
+    both = spare_tags(pool)
+    second = await worker_tags(open_run, pool, external_user="linus", node_packages={"work": tree})
+    await pool.close()
+
+    assert not {*first} & {*without}
+    assert len(both) == 4
+    assert {*second} == {*both} - {*without}
