@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT_PORT = 8765
 
-_SPARES = 2
-
 _log = logging.getLogger(__name__)
 
 
@@ -328,12 +326,7 @@ async def _answer_requests(
     budget = (options["memory"] or default_memory_budget()) // options["server_processes"]
     _log.info("Idle workers end when the workers of this process use more than %d MB (--memory).", budget >> 20)
     engine = await WorkflowEngine.start(
-        project,
-        directory,
-        max_active_runs=options["max_active_runs"],
-        memory_budget=budget,
-        spares=_SPARES,
-        origin="serve",
+        project, directory, max_active_runs=options["max_active_runs"], memory_budget=budget, spares=2, origin="serve"
     )
     try:
         app_context = AppContext(
