@@ -73,17 +73,26 @@ def descendants(pid: int, program: str) -> list[psutil.Process]:
     ]
 
 
+def find_zygote(owner: int, language: str) -> psutil.Process:
+    """Return the zygote of the workers with the owner's packages, or, for other languages, that without packages."""
+    return next(
+        each
+        for each in psutil.Process(owner).children()
+        if str(ZYGOTE_PROGRAM) in each.cmdline() and ("-S" in each.cmdline()) == (language != "python")
+    )
+
+
 def find_victim(owner: int, which: str, language: str) -> int:
     """Return the process of the owner that a test kills."""
     if which == "server":
         return owner
     if which == "warden":
         return descendants(owner, "warden.py")[0].pid
-    (zygote, *forked) = descendants(owner, str(ZYGOTE_PROGRAM))
+    zygote = find_zygote(owner, language)
     if which == "zygote":
         return zygote.pid
     if language == "python":
-        return forked[-1].pid
+        return descendants(zygote.pid, str(ZYGOTE_PROGRAM))[-1].pid
     program = {"node": "main.mjs", "bash": ".sh"}[language]
     return descendants(owner, program)[0].pid
 
@@ -123,9 +132,7 @@ def test_kill_9_in_mid_step_leaves_no_process(tmp_path: Path, language: str, whi
 async def test_zygote_that_was_killed_is_replaced(bench: Bench) -> None:
     """The step fails, and the next step runs in a process of another zygote."""
     task = await run_until_up(bench, "python", python("print('up', flush=True); time.sleep(1000)"))
-    zygote = descendants(os.getpid(), str(ZYGOTE_PROGRAM))[0]
-
-    zygote.kill()
+    find_zygote(os.getpid(), "python").kill()
     outcome = await task
     after = await bench.run("python", python("return 1"), name="after")
 
@@ -275,7 +282,7 @@ async def test_imported_packages_are_loaded_ahead(open_run: OpenRun, own_pool: W
     zygotes = own_pool.zygotes
     assert zygotes is not None
     async with asyncio.timeout(30):
-        while (zygote := zygotes.get()) is None or "PSUTIL_DEBUG" not in zygote.read_variables:
+        while (zygote := zygotes.get(Path(sys.executable))) is None or "PSUTIL_DEBUG" not in zygote.read_variables:
             await asyncio.sleep(0.01)
 
     later = await open_run(of=own_pool, external_user="ada")
