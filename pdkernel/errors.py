@@ -353,11 +353,15 @@ class DatabaseUnreachableError(ProjectError):
 
 
 def exit_status_of(code: str) -> int:
-    """Return the exit status of the error class with *code*; 1 for a code that a step's own code set."""
-    classes = [PdkernelError]
+    """
+    Return the exit status of the error class with *code*; 1 for a code that a step's own code set.
+
+    An error in a step's process may have the code of a refusal: then the status is that of the refusal.
+    """
+    classes, found = [PdkernelError], {StepError.exit_status}
     while classes:
-        found = classes.pop()
-        if found.__dict__.get("code") == code:
-            return found.exit_status
-        classes.extend(found.__subclasses__())
-    return StepError.exit_status
+        kind = classes.pop()
+        if kind.__dict__.get("code") == code:
+            found.add(kind.exit_status)
+        classes.extend(kind.__subclasses__())
+    return max(found)

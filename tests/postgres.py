@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import ssl
 import struct
 import subprocess
@@ -198,3 +199,44 @@ async def _close(listening: asyncio.Server) -> None:
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
+
+
+@contextmanager
+def transaction_pooler(sockets: Path, database: str) -> Iterator[int]:
+    """The port of a pooler that gives one connection of the server to the transactions of all clients, as PgBouncer can."""
+    with socket.socket(socket.AF_UNIX) as server, socket.create_server(("127.0.0.1", 0)) as listener:
+        server.connect(str(sockets / ".s.PGSQL.5432"))
+        settings = f"user\0postgres\0database\0{database}\0\0".encode()
+        server.sendall(struct.pack("!ii", len(settings) + 8, 196608) + settings)
+        greeting = _read_until_ready(server)
+        turn = threading.Lock()
+
+        def serve(client: socket.socket) -> None:
+            with client, suppress(OSError):
+                while struct.unpack("!ii", head := client.recv(8))[0] == len(head):  # TLS or GSSAPI
+                    client.sendall(b"N")
+                client.recv(65536)
+                client.sendall(greeting)
+                while data := client.recv(65536):
+                    if data.startswith(b"X"):
+                        return
+                    with turn:
+                        server.sendall(data)
+                        client.sendall(_read_until_ready(server))
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _read_until_ready(server: socket.socket) -> bytes:
+    """All messages up to the one that the server is ready for the next query."""
+    data = b""
+    while data[-6:-1] != b"Z\0\0\0\5":
+        data += server.recv(65536)
+    return data

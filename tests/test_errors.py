@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdkernel import errors
+from pdkernel.workers import StepEntryPointError, StepUnsupportedError
 
 CODES = {
     "error": 3,
@@ -46,8 +47,6 @@ CODES = {
     "database_unreachable": 3,
 }
 """The exit status of each code: programs rely on both."""
-ALSO_OF_STEPS = {"entry_point", "unsupported"}
-"""Codes that are also those of errors in a step's process, which have another exit status."""
 
 
 def test_codes_and_exit_statuses() -> None:
@@ -60,9 +59,15 @@ def test_codes_and_exit_statuses() -> None:
 
     assert {each.code: each.exit_status for each in with_code} == CODES
     assert len(with_code) == len(CODES)
-    found = {code: errors.exit_status_of(code) for code in CODES if code not in ALSO_OF_STEPS}
-    assert found == {code: status for code, status in CODES.items() if code not in ALSO_OF_STEPS}
+    assert {code: errors.exit_status_of(code) for code in CODES} == CODES
     assert errors.exit_status_of("a code of a step") == 1
+
+
+def test_a_code_of_a_step_and_of_a_refusal_has_one_exit_status() -> None:
+    """Some errors in a step's process have the code of a refusal; its status does not depend on the order of the classes."""
+    shared = (StepEntryPointError, StepUnsupportedError)
+
+    assert [(each.exit_status, errors.exit_status_of(each.code)) for each in shared] == [(1, 2), (1, 2)]
 
 
 def test_message_and_fix() -> None:

@@ -129,6 +129,9 @@ def _request_tokens(provider: OAuthProvider, form: dict[str, str], timeout_s: fl
         raise ProviderError(f"{where} did not answer within {timeout_s:g} s.", is_permanent=False) from None
     except httpx.HTTPError as fault:
         raise ProviderError(f"{where} is unreachable: {type(fault).__name__}.", is_permanent=False) from None
+    except OSError as fault:  # httpx reads the certificates before it connects
+        reason = f"The certificates cannot be read ({fault.strerror or fault}). Correct SSL_CERT_FILE or SSL_CERT_DIR."
+        raise ProviderError(f"{where} was not asked for a token. {reason}", is_permanent=False) from None
     fields = _parse_answer(answer)
     token, error = fields.get("access_token"), fields.get("error")
     if answer.is_success and not error and isinstance(token, str) and token.strip():

@@ -324,8 +324,7 @@ _UNCHANGED = (
     "below_error_handler",
 )
 """Fields that a stored request has as the request has them."""
-_POLICY_PATHS = ("recording_file",)
-_POLICY_TUPLES = ("allowed_hosts", "unopened")
+_POLICY_PATHS, _POLICY_TUPLES = ("recording_file",), ("allowed_hosts", "unopened")
 
 
 def encode_request(request: RunRequest, root: Path) -> str:
@@ -338,7 +337,7 @@ def encode_request(request: RunRequest, root: Path) -> str:
         _StoredRequest(
             event=request.event.data,
             is_http=request.event.is_http,
-            policy=_encode_policy(request.policy),
+            policy={item.name: getattr(request.policy, item.name) for item in fields(request.policy)},
             folder=_relative(request.folder, root),
             only_steps=None if request.only_steps is None else tuple(sorted(request.only_steps)),
             sends_once=request.idempotency is not None,
@@ -347,11 +346,6 @@ def encode_request(request: RunRequest, root: Path) -> str:
             **{name: getattr(request, name) for name in _UNCHANGED},
         )
     ).decode()
-
-
-@lru_cache(maxsize=64)
-def _encode_policy(policy: OutboundPolicy) -> Mapping[str, Any]:
-    return {item.name: getattr(policy, item.name) for item in fields(policy)}
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, repeat
+from pathlib import Path
 from threading import Event, Thread
 from urllib.parse import quote_plus
 
@@ -116,3 +117,17 @@ def test_the_reason_has_no_secret(shown: str) -> None:
         refresh_tokens(refusing, REFRESH)
 
     assert not any(secret in str(caught.value) for secret in (quote_plus(SECRET), "refresh-token"))
+
+
+def test_unreadable_certificates_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If the variable with the user's own certificates names a missing file, the error names the variable; a later try may succeed."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+
+    app = OAuthProvider("https://app.example/authorize", "https://app.example/token", "client", SECRET)
+
+    with pytest.raises(ProviderError) as refused:
+        refresh_tokens(app, REFRESH)
+
+    assert "was not asked for a token. The certificates cannot be read (No such file" in str(refused.value)
+    assert "SSL_CERT_FILE" in str(refused.value)
+    assert not refused.value.is_permanent

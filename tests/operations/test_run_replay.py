@@ -206,6 +206,17 @@ async def test_a_fork_of_an_edited_workflow(run: Run, runtime: WorkflowEngine, t
     assert (await start_replay(runtime, fork)).step("three").return_value == "edited"
 
 
+async def test_a_fork_below_a_disabled_step(run: Run, runtime: WorkflowEngine) -> None:
+    """A disabled step above the fork has no exports, and needs none."""
+    workflow = a_workflow(
+        python_step("one"), python_step("off", options="--disabled"), python_step("three", "return 3")
+    )
+    first = await run(workflow)
+    forked = await start_replay(runtime, await prepare_fork(runtime, first.id, "three"))
+
+    assert [step.status for step in forked.steps] == ["pinned", "disabled", "success"]
+
+
 async def test_a_fork_with_a_pin(run: Run, runtime: WorkflowEngine) -> None:
     """A pin replaces recorded exports; a step that failed or was not reached needs one."""
     broken = a_workflow(python_step("one"), python_step("two", "1 / 0"), python_step("three", THREE_BODY))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.model import JSON
-from pdkernel.project import DeployedTrigger, Webhook
+from pdkernel.project import DeployedTrigger, TriggerState, Webhook
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
@@ -114,6 +114,36 @@ async def test_events_of_a_removed_webhook_are_dropped(site: Served, receiver: A
 
     assert receiver.requests == []
     assert len(await site.context.engine.journal.list_executions()) == 2
+
+
+async def test_a_notebook_starts_no_runs_of_a_workflows_own_trigger(site: Served) -> None:
+    """A process that does not continue runs, as the server of a draft, leaves such events; those of deployed triggers it starts."""
+    now = site.context.clock.now()
+    state = TriggerState("p_work", "schedule", "Work", "/work.ipynb", {}, True, now)
+    site.project.workflow_triggers.save([state])
+    site.project.workflow_triggers.receive(state, "key", {"parcel": 0})
+    deploy(site)
+
+    runs = RunRegistry(site.context)
+    await TriggerEvents(site.context, runs).start_runs()
+    await runs.close(10)
+
+    assert not site.context.engine.continues_runs
+    assert site.project.trigger_events.list_targets() == [state.target]
+    assert len(await site.context.engine.journal.list_executions()) == 2
+
+
+async def test_an_event_waits_for_a_workflow_that_is_not_served(site: Served) -> None:
+    """An event whose workflow another server has served stays, and does not hold up the events of others."""
+    deploy(site)
+    event: dict[str, JSON] = {"e": {"parcel": 3}, "k": "emit", "ts": 1, "id": "3"}
+    site.project.deployed_triggers.add_events(TRIGGER, [event], ["p_elsewhere"])
+
+    runs = RunRegistry(site.context)
+    await TriggerEvents(site.context, runs).start_runs()
+    await runs.close(10)
+
+    assert [each.id for each in site.project.trigger_events.list_targets()] == ["p_elsewhere"]
 
 
 async def test_two_servers_hand_over_together(site: Served, receiver: AnsweringServer) -> None:

@@ -19,6 +19,7 @@ import psycopg
 
 from pdkernel.clock import Clock
 from pdkernel.engine.journal.backend import Connection
+from pdkernel.errors import ProjectError
 
 CHANNEL = "pdkernel_journal"
 """The channel of the notifications; each carries the id of the executor that sent it."""
@@ -71,10 +72,10 @@ class ExecutorLease:
         *,
         lease_s: float,
         beat_s: float,
-        check_key: Callable[[Connection], None],
+        expect_key: Callable[[str | None], None],
     ) -> None:
         self.clock = clock
-        self._check_key = check_key
+        self._expect_key = expect_key
         self.lease_s: float | None = lease_s
         self._seconds = lease_s
         self._beat_s = beat_s
@@ -145,7 +146,8 @@ class ExecutorLease:
         Raises `RequestError` if the key was replaced: a rotation locks the table, so it had ended before the row was inserted,
         or it will find the executor.
         """
-        self._check_key(connection)
+        row = connection.execute("select value from meta where name = 'key_fingerprint'").fetchone()
+        self._expect_key(None if row is None else row[0])
         connection.execute(
             f"update executors set lease_until = {_NOW} + :lease_s where id = :id",  # noqa: S608 - constants only
             {"lease_s": self._seconds, "id": executor_id},
@@ -252,3 +254,23 @@ class ExecutorLease:
                 callback()
             except Exception:  # noqa: BLE001 - the lease is extended whatever the callback does
                 _log.exception("A callback of the journal failed")
+
+
+def refuse_pooler(
+    connection: psycopg.Connection[Any], connect: Callable[[], psycopg.Connection[Any]], location: str
+) -> None:
+    """
+    Check that *connection* and another one have processes of their own at the server.
+
+    Raises:
+        ProjectError: A pooler gives the process to each transaction anew, so settings and notifications would be lost.
+    """
+    query = "select pg_backend_pid()"
+    with connect() as other:
+        is_shared = connection.execute(query).fetchone() == other.execute(query).fetchone()
+    if is_shared:
+        raise ProjectError(
+            f"The database {location} is behind a pooler that gives each transaction another connection (PgBouncer with "
+            "pool_mode = transaction). pdkernel needs connections of its own, for notifications and locks.",
+            fix="Name the address of the PostgreSQL server itself in --database, or set pool_mode = session.",
+        )

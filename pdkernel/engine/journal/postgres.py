@@ -23,7 +23,7 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
 from pdkernel.engine.journal.executors import ExecutorStatements
-from pdkernel.engine.journal.lease import DatabaseClock, ExecutorLease
+from pdkernel.engine.journal.lease import DatabaseClock, ExecutorLease, refuse_pooler
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.postgres import unreachable_error
@@ -140,9 +140,10 @@ class PostgresBackend:
             DatabaseClock(clock) if corrects else clock,
             lease_s=self.lease_s,
             beat_s=self._beat_s,
-            check_key=self._check_key,
+            expect_key=self._project.expect_key,
         )
         try:
+            refuse_pooler(lease.listen(), self.connect, self.location)
             with lease.listen().transaction():
                 connection = PostgresConnection(lease.listen())
                 ExecutorStatements(executor_id, origin).register_executor(connection)
@@ -155,10 +156,6 @@ class PostgresBackend:
             raise
         self._presence = lease
         return lease
-
-    def _check_key(self, connection: Connection) -> None:
-        row = connection.execute("select value from meta where name = 'key_fingerprint'").fetchone()
-        self._project.expect_key(None if row is None else row[0])
 
     def open_transactions(self) -> PostgresTransactions:
         """Open a connection for writes."""

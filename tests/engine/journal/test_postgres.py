@@ -33,7 +33,7 @@ from tests.engine.journal.conftest import (
     step_row,
     wait_row,
 )
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, transaction_pooler
 
 PATIENCE_S = 20.0
 """Seconds after which a test gives up."""
@@ -564,3 +564,15 @@ async def test_version_changes_with_a_commit(journals: Journals, server: Postgre
         await journal.accept_run(new_run())
 
         assert await reader.version() != before
+
+
+async def test_a_pooler_of_transactions_is_refused(postgres: PostgresServer, server: PostgresDatabase) -> None:
+    """A journal behind PgBouncer in its transaction mode is not opened: notifications would be lost."""
+    backend = server.postgres_backend()
+    with transaction_pooler(postgres.sockets, backend.arguments["dbname"]) as port:
+        backend.arguments |= {"host": "127.0.0.1", "port": port}
+        with pytest.raises(ProjectError, match="is behind a pooler") as refused:
+            DatabaseJournal.open(backend)
+
+    assert refused.value.fix is not None
+    assert "pool_mode = session" in refused.value.fix

@@ -124,6 +124,19 @@ async def test_paging(serve: Serve) -> None:
     assert len(first.json()) == 50
 
 
+async def test_a_full_last_page_has_no_link(serve: Serve) -> None:
+    """Exactly fifty runs are one page; with one more run, an older page follows."""
+    console = await serve(GREET)
+    for number in range(50):
+        await store(console, number)
+    full = await console.page("/-/runs?workflow=Greet")
+    await store(console, 50)
+    longer = await console.page("/-/runs?workflow=Greet")
+
+    assert (len(listed_ids(full)), len(listed_ids(longer))) == (50, 50)
+    assert ('id="older"' in full, 'id="older"' in longer) == (False, True)
+
+
 async def test_a_run(serve: Serve) -> None:
     """The page has the timeline of the run and its actions; JSON is the execution; an unknown id is not found."""
     console = await serve(FAIL)

@@ -135,3 +135,29 @@ def test_without_a_terminal_there_is_no_code(project: Project) -> None:
 
     assert not sessions.print_new_code()
     assert sessions.log_in("", "address") is None
+
+
+def test_a_code_and_a_session_are_not_exchanged(sessions: ConsoleSessions, codes: list[str]) -> None:
+    """A code is not the value of a cookie, and the value of a cookie is not a code."""
+    sessions.print_new_code()
+    code = codes[0].replace("-", "")
+    as_cookie = sessions.find(code)
+    token = sessions.log_in(code, "address")
+    assert token is not None
+
+    assert as_cookie is None
+    assert sessions.find(token) is not None
+    assert sessions.log_in(token, "address") is None
+    assert sessions.log_in(token.upper(), "address") is None
+
+
+def test_a_code_of_the_owner_needs_no_interval(project: Project) -> None:
+    """Codes that the owner of the process creates follow each other at once; the first login with each of them is reported."""
+    used: list[str] = []
+    sessions = ConsoleSessions(project, admin_token_hash=hashlib.sha256(b"admin").digest(), on_code_used=used.append)
+    codes = [sessions.create_code() for _ in range(2)]
+
+    opened = [sessions.log_in(text, "address") is not None for text in (*codes, codes[0], "admin")]
+
+    assert opened == [True, True, False, True]
+    assert used == [code.replace("-", "") for code in codes]
