@@ -14,7 +14,6 @@ import signal
 import stat
 import sys
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -84,9 +83,15 @@ def _is_shared(descriptor: str) -> bool:
     if stat.S_ISSOCK(mode):
         return _is_bound(int(descriptor))
     try:
-        return b"\nlock:" in Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
+        facts = os.open(
+            f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY
+        )  # the step may have replaced functions that `open` needs
     except OSError:
         return False
+    try:
+        return b"\nlock:" in os.read(facts, 4096)
+    finally:
+        os.close(facts)
 
 
 def _is_bound(descriptor: int) -> bool:
