@@ -118,6 +118,7 @@ class Runtime:
             )
         finally:
             self._step_number += 1  # code of the step that still runs cannot send messages any more
+            process_reset.restore_builtins()
         _flush()
         return {
             "t": "done",

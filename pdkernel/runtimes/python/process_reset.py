@@ -35,10 +35,7 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
     sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
     sys.path[:] = _SYS_PATH
     sys.argv[:] = [""]
-    vars(builtins).update(_BUILTINS)
-    if len(vars(builtins)) > len(_BUILTINS):
-        for name in vars(builtins).keys() - _BUILTINS.keys():
-            delattr(builtins, name)
+    restore_builtins()
     if not _SYS.issuperset(vars(sys)):
         for name in vars(sys).keys() - _SYS:
             delattr(sys, name)
@@ -111,6 +108,14 @@ def _is_bound(descriptor: int) -> bool:
     finally:
         found.close()
     return False
+
+
+def restore_builtins() -> None:
+    """Undo changes of builtins, which the program of the worker needs, too."""
+    vars(builtins).update(_BUILTINS)
+    if len(vars(builtins)) > len(_BUILTINS):
+        for name in vars(builtins).keys() - _BUILTINS.keys():
+            delattr(builtins, name)
 
 
 class _LastEnvironment:
