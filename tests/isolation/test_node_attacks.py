@@ -153,7 +153,8 @@ export default defineComponent({
     }
     for (const number of body.attempt) {
       seen[number] = await call("access", number, await call("own", number));
-      reached[number] = await call("access", number, await call("other", number));
+      const place = await call("other", number);
+      reached[number] = place == null ? "a place that does not exist" : await call("access", number, place);
     }
     return { work: done, seen, reached, failed };
   },

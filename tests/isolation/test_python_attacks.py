@@ -173,7 +173,8 @@ def handler(pd):
             seen[str(number)] = call("check", number)
     for number in body["attempt"]:
         seen[str(number)] = call("access", number, call("own", number))
-        reached[str(number)] = call("access", number, call("other", number))
+        place = call("other", number)
+        reached[str(number)] = call("access", number, place) if place is not None else "a place that does not exist"
     return {"work": done, "seen": seen, "reached": reached, "failed": failed}
 ''',
     "def KIND_NUMBER(token, targets, ports, mark, key, place=None):\nBODY\n",
@@ -1029,7 +1030,7 @@ ATTEMPTS = [
         for name, place in {
             "writing in the project's folder": "targets['project']",
             "writing in the workflow's folder": "targets['folder']",
-            "writing in the packages of the workflow": "next(each for each in sys.path if each.endswith('site-packages'))",
+            "writing in the packages of the workflow": "sys.prefix + '/lib'",
             "writing beside the interpreter, for sitecustomize": "os.path.dirname(sys.executable)",
             "writing in the standard library": "os.path.dirname(json.__path__[0])",
             "writing byte code of the standard library": "os.path.dirname(json.__cached__)",

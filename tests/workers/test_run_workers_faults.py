@@ -146,11 +146,15 @@ async def test_forged_description_is_refused(bench: Bench) -> None:
     await run_good(bench, "node")
 
 
-async def test_running_threads_are_stopped_and_reported(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "start",
+    ["threading.Thread(target=talk, daemon=True).start()", "_thread.start_new_thread(talk, ()); time.sleep(0.01)"],
+)
+async def test_running_threads_are_stopped_and_reported(bench: Bench, start: str) -> None:
     """Output of a thread after the end of its step is not in the next step's logs."""
     source = (
-        "import threading, time\ndef talk():\n    while True:\n        print('late')\n        time.sleep(0.001)\n"
-        "def handler(pd):\n    threading.Thread(target=talk, daemon=True).start()\n    return 1\n"
+        "import _thread, threading, time\ndef talk():\n    while True:\n        print('late')\n        time.sleep(0.001)\n"
+        f"def handler(pd):\n    {start}\n    return 1\n"
     )
 
     outcome = await bench.run("python", source)

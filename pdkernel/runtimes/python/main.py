@@ -9,6 +9,7 @@ names, is followed by a line of JSON for each name: the step's exports, which ar
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import json
 import linecache
@@ -54,7 +55,7 @@ class Runtime:
         self._step_number = 0
         self._lock = threading.Lock()
         self._installed_modules = dict(sys.modules)
-        self._threads = threading.active_count()
+        self._threads = _count_threads()
         self._descriptors = process_reset.open_descriptors()
         self._is_prepared = False
         self._buffered = b""
@@ -117,6 +118,7 @@ class Runtime:
             )
         finally:
             self._step_number += 1  # code of the step that still runs cannot send messages any more
+            process_reset.restore_builtins()
         _flush()
         return {
             "t": "done",
@@ -215,11 +217,15 @@ class Runtime:
 
     def _has_leftovers(self) -> bool:
         for _ in range(5):
-            if threading.active_count() <= self._threads:
+            if _count_threads() <= self._threads:
                 return False
             self._flush_buffer()  # code that still runs may end the process
             time.sleep(0.001)  # a thread that was asked to end may need a moment
         return True
+
+
+def _count_threads() -> int:
+    return _thread._count()  # noqa: SLF001 - `threading` does not count threads that `_thread` has started
 
 
 def _flush() -> None:

@@ -14,7 +14,6 @@ import signal
 import stat
 import sys
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -36,10 +35,7 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
     sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
     sys.path[:] = _SYS_PATH
     sys.argv[:] = [""]
-    vars(builtins).update(_BUILTINS)
-    if len(vars(builtins)) > len(_BUILTINS):
-        for name in vars(builtins).keys() - _BUILTINS.keys():
-            delattr(builtins, name)
+    restore_builtins()
     if not _SYS.issuperset(vars(sys)):
         for name in vars(sys).keys() - _SYS:
             delattr(sys, name)
@@ -84,9 +80,15 @@ def _is_shared(descriptor: str) -> bool:
     if stat.S_ISSOCK(mode):
         return _is_bound(int(descriptor))
     try:
-        return b"\nlock:" in Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
+        facts = os.open(
+            f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY
+        )  # the step may have replaced functions that `open` needs
     except OSError:
         return False
+    try:
+        return b"\nlock:" in os.read(facts, 4096)
+    finally:
+        os.close(facts)
 
 
 def _is_bound(descriptor: int) -> bool:
@@ -106,6 +108,14 @@ def _is_bound(descriptor: int) -> bool:
     finally:
         found.close()
     return False
+
+
+def restore_builtins() -> None:
+    """Undo changes of builtins, which the program of the worker needs, too."""
+    vars(builtins).update(_BUILTINS)
+    if len(vars(builtins)) > len(_BUILTINS):
+        for name in vars(builtins).keys() - _BUILTINS.keys():
+            delattr(builtins, name)
 
 
 class _LastEnvironment:
