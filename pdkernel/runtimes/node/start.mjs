@@ -109,8 +109,10 @@ async function write(file, stamp) {
 }
 
 const [cache, target, stamp] = process.argv.splice(2);
-if (cache === "--write") await write(target, stamp);
-else {
+if (cache === "--write") {
+  if (parseInt(process.versions.node) < 22) process.exit(1); // a module with cached code has no `import()`
+  await write(target, stamp);
+} else {
   const main = cache ? await load(cache).catch(() => undefined) : undefined;
   await (main ? main.evaluate() : import("./main.mjs"));
 }
