@@ -17,6 +17,9 @@ from pdkernel.errors import (
 from pdkernel.model import MAX_PAYLOAD_BYTES
 from pdkernel.workers.replies import Fault
 
+MAX_EXPORT_LINE_BYTES = 3 * MAX_PAYLOAD_BYTES
+"""The longest line of an export in bytes, which is not parsed above it: escapes triple the bytes of an export at most."""
+
 
 class StepEntryPointError(StepError):
     """A code step has no `handler(pd)` or no default export."""

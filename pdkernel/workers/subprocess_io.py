@@ -18,6 +18,7 @@ from pdkernel.model import JSON
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Response, describe_mismatch
+from pdkernel.workers.step_errors import MAX_EXPORT_LINE_BYTES, build_payload_error
 
 _MAX_FILE_BYTES = 64 << 20
 """The largest file that is read, in bytes."""
@@ -104,6 +105,8 @@ def _export(number: int, line: str, recorder: StepRecorder) -> StepError | None:
         recorder.export(name, value)
         return None
     name = name.removesuffix(":json")
+    if len(value) > MAX_EXPORT_LINE_BYTES:
+        return build_payload_error(f"the export {name} has {len(value) / (1 << 20):.1f} MB")
     try:
         parsed = _DECODER.decode(value)
         json.dumps(parsed, allow_nan=False)  # a number beyond the range of a double is parsed as Infinity
@@ -151,7 +154,7 @@ def _text(path: Path, name: str) -> str:
     if not path.is_file():  # the step has removed it
         return ""
     if path.stat().st_size > _MAX_FILE_BYTES:
-        raise ExportNotJSONError(f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB.")
+        raise build_payload_error(f"{name} has {path.stat().st_size / (1 << 20):.1f} MB")
     return path.read_text(encoding="utf-8", errors="replace")
 
 

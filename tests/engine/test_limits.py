@@ -61,8 +61,16 @@ async def test_payload_above_the_limit_fails_the_step(run: Run, step: Step) -> N
             node_step(body='$.export("a", 1); return "x".repeat(70_000_000);'),
             "a message of step `code` has more than 64 MB",
         ),
+        (
+            bash_step(body='{ echo a:json=1; printf "big:json=%030000000d\\n" 0; } >> "$PIPEDREAM_EXPORTS"'),
+            "the export big has 28.6 MB",
+        ),
+        (
+            bash_step(body='truncate -s 300000000 "$PIPEDREAM_RESPONSE"; echo a:json=1 >> "$PIPEDREAM_EXPORTS"'),
+            "$PIPEDREAM_RESPONSE has 286.1 MB",
+        ),
     ],
-    ids=["python", "node"],
+    ids=["python", "node", "bash", "bash-response"],
 )
 async def test_export_far_above_the_limit_is_not_parsed(run: Run, step: Step, size: str) -> None:
     """The error of an export far above the limit has its size; exports before it are in the record."""

@@ -27,6 +27,7 @@ NEEDED = {
     "pdkernel/__main__.py",
     "pdkernel/py.typed",
     "pdkernel/runtimes/node/main.mjs",
+    "pdkernel/runtimes/node/start.mjs",
     "pdkernel/runtimes/node/egress_hook.mjs",
     "pdkernel/runtimes/warden.py",
     "pdkernel/definition/pdkernel.schema.json",

@@ -93,7 +93,7 @@ def find_victim(owner: int, which: str, language: str) -> int:
         return zygote.pid
     if language == "python":
         return descendants(zygote.pid, str(ZYGOTE_PROGRAM))[-1].pid
-    program = {"node": "main.mjs", "bash": ".sh"}[language]
+    program = {"node": "start.mjs", "bash": ".sh"}[language]
     return descendants(owner, program)[0].pid
 
 

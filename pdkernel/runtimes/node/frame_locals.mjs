@@ -3,10 +3,10 @@
  * Reads the local variables of a step's frames when an error is thrown, as text.
  *
  * It uses V8's debugger protocol in this process: the debugger stops at a throw, reads the scopes of the frames in the step's
- * file, and continues. Enabling the debugger takes about 7 ms (it lists every script), so the debugger is not enabled for code
- * that ran without an error on the same input. Values of known secrets are replaced. A shortened local variable ends with `…`,
- * and no part of a secret is before the `…`. The recorder of the run redacts encoded forms of a secret, and their parts before
- * a `…`.
+ * file, and continues. Enabling the debugger takes about 7 ms (it lists every script), so the debugger is enabled once, and not
+ * for code that ran without an error on the same input. Enabled, it makes each `await` about 0.5 µs slower. Values of known
+ * secrets are replaced. A shortened local variable ends with `…`, and no part of a secret is before the `…`. The recorder of the
+ * run redacts encoded forms of a secret, and their parts before a `…`.
  */
 
 import { createRequire } from "node:module";
@@ -23,6 +23,8 @@ const MAX_FRAMES = 5;
 /** Maximum number of throws that are inspected in one step, so that code that throws often stays fast. */
 const MAX_PAUSES = 50;
 const MAX_ERRORS = 8;
+/** Maximum number of scripts of steps whose names are stored; each run of a step is a new script. */
+const MAX_SCRIPTS = 500;
 const SCOPES = new Set(["local", "block", "catch", "with"]);
 const LOCALS_READER = Symbol.for("pdkernel.locals");
 
@@ -51,7 +53,7 @@ export class FrameLocals {
     Object.defineProperty(globalThis, LOCALS_READER, { value: read, enumerable: false, configurable: false, writable: false });
   }
 
-  /** The connection to the debugger. */
+  /** The connection to the debugger, which the first use enables. */
   get session() {
     if (this.opened === null) {
       const { Session } = /** @type {typeof import("node:inspector")} */ (require("node:inspector"));
@@ -60,8 +62,11 @@ export class FrameLocals {
       this.opened.on("Debugger.paused", ({ params }) => this.paused(params));
       // a frame has only the number of a script whose name is not a URL
       this.opened.on("Debugger.scriptParsed", ({ params }) => {
-        if (params.url.startsWith("<step ")) this.scripts.set(params.scriptId, params.url);
+        if (!params.url.startsWith("<step ")) return;
+        this.scripts.set(params.scriptId, params.url);
+        if (this.scripts.size > MAX_SCRIPTS) this.scripts.delete(/** @type {string} */ (this.scripts.keys().next().value));
       });
+      this.opened.post("Debugger.enable");
     }
     return this.opened;
   }
@@ -84,8 +89,6 @@ export class FrameLocals {
     this.secrets = secrets.filter((secret) => secret.length >= 4).sort((a, b) => b.length - a.length);
     this.hidden = new WeakSet(hidden);
     this.left = MAX_PAUSES;
-    this.scripts.clear();
-    this.session.post("Debugger.enable"); // lists every loaded script
     this.session.post("Debugger.setPauseOnExceptions", { state: "all" });
   }
 
@@ -98,7 +101,7 @@ export class FrameLocals {
   stop(step, succeeded) {
     if (succeeded && this.input) this.known.set(step.source, this.input);
     else this.known.delete(step.source);
-    if (this.file !== null) this.session.post("Debugger.disable");
+    if (this.file !== null) this.session.post("Debugger.setPauseOnExceptions", { state: "none" });
     this.file = null;
     this.input = "";
   }

@@ -2,7 +2,7 @@
 /**
  * The program of a Node.js worker: runs components, one step after another, and evaluates `{{ }}`.
  *
- * It runs as `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings main.mjs`. Requests are JSON lines;
+ * `start.mjs` runs it, in `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings`. Requests are JSON lines;
  * standard output and standard error belong to the step. A request with `texts`, a list of step names, is followed by a line of
  * JSON for each name: the step's exports, which are parsed when a step reads them. If `begin` has `fixed` (`{ms, seed}`, else
  * null), clock and random numbers are fixed for the life of the process (`determinism.mjs`).
