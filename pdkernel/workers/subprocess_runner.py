@@ -108,11 +108,14 @@ class SubprocessRunner:
             self._running.fail(error)
 
     def kill(self) -> None:
-        """End the processes of the running step at once, including the compiler."""
+        """End the processes of the running step at once, including the compiler, and what earlier steps left behind."""
         if self._compiling is not None:
             self._compiling.cancel()
         if self._running is not None:
             self._running.kill()
+        for step in self._finished_steps:
+            if step is not self._running and step.child is not None:
+                step.child.kill()
 
     def close_finished_steps(self) -> bool:
         """Forget the steps whose processes have all ended; return whether others left processes behind."""
