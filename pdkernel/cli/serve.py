@@ -19,7 +19,14 @@ import click
 import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
-from pdkernel.cli.serve_output import code_printer, print_line, print_startup, startup_json, write_line
+from pdkernel.cli.serve_output import (
+    code_printer,
+    describe_triggers,
+    print_line,
+    print_startup,
+    startup_json,
+    write_line,
+)
 from pdkernel.cli.size_param import parse_size
 from pdkernel.errors import RequestError
 
@@ -214,7 +221,7 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
         if pipedream is not None:
             login = pipedream.login
             notes.append(f"Requests to Connect's routes go to {login.base_url}, project {login.project_id}")
-        notes += [*warnings, *more_warnings, *_describe_triggers(project, served, url)]
+        notes += [*warnings, *more_warnings, *describe_triggers(project, served, url)]
     except BaseException:
         listening.close()
         raise
@@ -227,12 +234,8 @@ def _check_isolation(options: ServeOptions) -> list[str]:
     from pdkernel.workers import ZYGOTES, protect_process
 
     isolation = ZYGOTES.isolation()
-    warnings = check_isolation(
-        options["host"],
-        isolation,
-        is_required=options["require_isolation"],
-        accepts_gaps=options["accept_missing_isolation"],
-    )
+    required, accepted = options["require_isolation"], options["accept_missing_isolation"]
+    warnings = check_isolation(options["host"], isolation, is_required=required, accepts_gaps=accepted)
     protect_process()
     return [*warnings, *isolation.describe_root()]
 
@@ -290,28 +293,6 @@ def _load_workflows(
     workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=write_line)
     served = workflows.list_workflows()
     return workflows, check(*served)
-
-
-def _describe_triggers(project: Project, workflows: Sequence[ServedWorkflow], url: str) -> list[str]:
-    """Which triggers fire when, and which are off."""
-    from pdkernel.cli.triggers import trigger_lines
-    from pdkernel.operations.triggers import find_unserved_emitters, view_triggers
-
-    views = [view for served in workflows for view in view_triggers(project, served.source)]
-    if not views:
-        return []
-    lines = [f"  {line}" for line in trigger_lines(project, views, base_url=url)]
-    sources = [(each.id, each.source) for each in workflows]
-    lines += [
-        f"  {view.workflow_name!r} listens to {name!r}, which is not served."
-        for view in views
-        for name in find_unserved_emitters(view, sources)
-    ]
-    has_off = not all(view.is_enabled for view in views)
-    return [
-        "Triggers (off until they are enabled, because Pipedream may still fire them):" if has_off else "Triggers:",
-        *lines,
-    ]
 
 
 def _build_tls(project: Project, host: str, url: str) -> tuple[SSLContext, list[str]]:

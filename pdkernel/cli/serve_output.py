@@ -71,3 +71,25 @@ def print_startup(url: str, served: Sequence[ServedWorkflow], more: Sequence[str
         lines += [f"  {each.source.workflow.name.ljust(width)}  {_workflow_url(each, url)}" for each in served]
         lines += [] if served else ["  No workflows: only the Connect API is served."]
     click.echo("\n".join([*lines, *more]), err=True, nl=bool(lines or more))
+
+
+def describe_triggers(project: Project, workflows: Sequence[ServedWorkflow], url: str) -> list[str]:
+    """Which triggers fire when, and which are off."""
+    from pdkernel.cli.triggers import trigger_lines
+    from pdkernel.operations.triggers import find_unserved_emitters, view_triggers
+
+    views = [view for served in workflows for view in view_triggers(project, served.source)]
+    if not views:
+        return []
+    lines = [f"  {line}" for line in trigger_lines(project, views, base_url=url)]
+    sources = [(each.id, each.source) for each in workflows]
+    lines += [
+        f"  {view.workflow_name!r} listens to {name!r}, which is not served."
+        for view in views
+        for name in find_unserved_emitters(view, sources)
+    ]
+    has_off = not all(view.is_enabled for view in views)
+    return [
+        "Triggers (off until they are enabled, because Pipedream may still fire them):" if has_off else "Triggers:",
+        *lines,
+    ]
