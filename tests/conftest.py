@@ -23,7 +23,7 @@ from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
 from pdkernel.workers import GoBuildCache
 from pdkernel.workers.interpreters import find_node
-from pdkernel.workers.isolation import STEP_PATHS_VARIABLE
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.mounts import APART, may_mount
 
 if TYPE_CHECKING:

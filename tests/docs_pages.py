@@ -60,6 +60,7 @@ _IDS = re.compile(
     r"\b(?:eo\w{16}|(?:apn|proj|ctok|pdc|pds|dc|whsec)_[\w-]{6,}|(?=\w*\d)(?=\w*[a-z])(?=\w*[A-Z])\w{27})(?![\w-])"
 )
 """Ids that pdkernel generates: endpoints, accounts, projects, tokens, clients, deployed triggers, workflows, runs."""
+_LINE_FOR_ROOT = re.compile(r"^This server runs as root.*\n?", re.MULTILINE)  # readers of the pages are not root
 _SCRUBBED = (
     (_IDS.pattern, "<id>"),
     (r"\bin \d+\.\d+s\b", "in <duration>"),
@@ -247,6 +248,7 @@ class Reader:
         for found in _COMMAND.finditer(text):
             command, shown = found["command"], found["output"]
             output = self._run_command(self._own(command.replace("\n> ", "\n")), shown)
+            output = _LINE_FOR_ROOT.sub("", output)
             self.remember(shown, output)
             output = self._as_shown(output)
             lines.append(f"$ {command}\n{shown if matches(shown, output) else merge(shown, output)}")

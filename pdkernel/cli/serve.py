@@ -232,12 +232,8 @@ def _check_isolation(options: ServeOptions) -> list[str]:
     from pdkernel.workers import ZYGOTES, protect_process
 
     isolation = ZYGOTES.isolation()
-    warnings = check_isolation(
-        options["host"],
-        isolation,
-        is_required=options["require_isolation"],
-        accepts_gaps=options["accept_missing_isolation"],
-    )
+    required, accepted = options["require_isolation"], options["accept_missing_isolation"]
+    warnings = check_isolation(options["host"], isolation, is_required=required, accepts_gaps=accepted)
     protect_process()
     return [*warnings, *isolation.describe_root()]
 

@@ -1,50 +1,27 @@
 """
-What keeps steps from the server, from the project's secrets and from one another: what works on this machine, and plans.
+What keeps steps from the server, from the project's secrets and from one another: what works on this machine.
 
-A plan is what one process does to itself before user code runs; `runtimes.isolation` carries it out.
+`isolation_plan` makes the plan of a process, and `runtimes.isolation` carries it out.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import os
-import stat
-import struct
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
-from pdkernel import runtimes
 from pdkernel.encode import JsonStruct
 from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, set_undumpable
 
 TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
+_VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
 TMP_NAME = "tmp"
 """Name of the folder in a slot's folder that steps see as `/tmp`, or have as their working folder."""
-STEP_PATHS_VARIABLE = "PDKERNEL_STEP_PATHS"
-"""The environment variable with more paths that steps may read and change, separated by colons."""
-
-_VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
-_ANY_SLOT = "*"
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder itself
-_SYSTEM_READ = (
-    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/snap"),
-    *("/home/linuxbrew/.linuxbrew", "/sys", "/proc", "/dev/random", "/dev/urandom"),
-    *("/run/systemd/resolve", "/run/resolvconf", "/var/lib/ca-certificates", "/var/cache/fontconfig"),
-)
-_SYSTEM_WRITE = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts")
-_SERVICES = Path("/run")  # their Unix sockets
-_SECRETS_OF_ROOT = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssl/private")
-_LARGE_IDS, _SMALL_IDS = 1_000_000, 4_000  # see `_free_ids` in `runtimes.isolation`
-_SLOTS_PER_PROCESS = 1024
-_GROUP_WRITES = ((1, 7), (4, 7), (16, 7), (32, 0))  # of a POSIX access control list: user, group, mask, others
 
 
 class Mount(JsonStruct, frozen=True):
@@ -195,196 +172,6 @@ def protect_process() -> None:
         set_undumpable()
 
 
-@functools.lru_cache(maxsize=1000)
-def program_folders(program: Path) -> frozenset[Path]:
-    """Return the folders of an interpreter, without and with its links resolved: the parents of their `bin` folders."""
-    folders = (path.parent for path in (program, Path(os.path.realpath(program))))
-    return frozenset(folder.parent if folder.name == "bin" else folder for folder in folders)
-
-
-@functools.lru_cache(maxsize=1000)
-def node_modules_above(folder: Path) -> tuple[Path, ...]:
-    """Return the folders above *folder* from which Node.js loads packages, too."""
-    return tuple(path for path in (each / "node_modules" for each in folder.parents) if path.is_dir())
-
-
-@functools.lru_cache(maxsize=1000)
-def component_folder(file: Path) -> Path:
-    """Return the folder that the component in *file* may load other files from: that of all apps, or its own."""
-    if not file.is_file():
-        return file
-    if file.parents[1].name not in ("actions", "sources"):
-        return file.parent
-    apps = file.parents[3]
-    return apps.parent if apps.name == "components" else apps
-
-
-def make_scratch_folder(prefix: str) -> Path:
-    """Create a folder for temporary files, outside of `/tmp` if possible: processes with a private `/tmp` may see it."""
-    beside = tempfile.gettempdir() == str(TMP_FOLDER) and os.access(_VAR_TMP_FOLDER, os.W_OK | os.X_OK)
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=_VAR_TMP_FOLDER if beside else None))
-
-
-def build_plan(isolation: Isolation, access: StepAccess, *, folder: Path, number: int) -> IsolationPlan:
-    """
-    Return the plan for the processes of one slot.
-
-    Args:
-        isolation: What this machine permits.
-        access: What the processes may see, besides the system's programs and the slot's folder.
-        folder: The slot's folder, of which the subfolder `tmp` is `/tmp`. Folders of other slots are beside it.
-        number: The slot's number in this process.
-    """
-    if not isolation.namespaces and not isolation.landlock:
-        return NO_PLAN
-    common = _plan_common(isolation, access, folder.parent, os.environ.get(STEP_PATHS_VARIABLE, ""))
-    uid = None
-    if common.gid is not None:
-        count = _LARGE_IDS if common.gid > _LARGE_IDS else _SMALL_IDS
-        uid = common.gid + 1 + (os.getpid() * _SLOTS_PER_PROCESS + number) % (count - 1)
-    any_slot = str(folder.parent / _ANY_SLOT)
-
-    def here(path: str) -> str:
-        return f"{folder}{path[len(any_slot) :]}" if path.startswith(any_slot) else path
-
-    return msgspec.structs.replace(
-        common,
-        uid=uid,
-        mounts=tuple(
-            Mount(here(each.target), None if each.source is None else here(each.source), each.writable)
-            for each in common.mounts
-        ),
-        write=tuple(map(here, common.write)),
-    )
-
-
-@functools.lru_cache(maxsize=100)
-def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configured: str) -> IsolationPlan:
-    """Return the plan for the slot `_ANY_SLOT` in the folder *slots*, without a user id. It is made of some hundred calls."""
-    folder = slots / _ANY_SLOT
-    for path in (*access.read, *access.write):
-        if not access.hide.isdisjoint(path.parents) and not path.exists():  # a later run may install something there
-            path.mkdir(parents=True)
-    more = {Path(path) for path in configured.split(os.pathsep) if path.startswith("/")}
-    read, write = _with_system(access), {path for path in (*access.write, *more) if path.exists()}
-    changes_user, blocked = _check_user(
-        isolation, {**dict.fromkeys(access.write, ""), **dict.fromkeys(read, "r"), **dict.fromkeys(more, "rw")}
-    )
-    if changes_user and isolation.first_uid is not None:
-        for path in access.write & write:
-            _share_folder(path, isolation.first_uid)
-    hide = {path for path in (*access.hide, slots, _SERVICES, *blocked) if path.exists()}
-    if not changes_user and os.geteuid() == 0:
-        hide |= {Path(path) for path in _SECRETS_OF_ROOT if os.path.exists(path)}  # noqa: PTH110 - a text
-    mounts: tuple[Mount, ...] = ()
-    if isolation.namespaces:
-        mounts = _plan_mounts(folder, hide, read, write)
-    else:
-        read = {shown for path in read for shown in _without(path, hide)}
-    targets = [Path(each.target) for each in mounts]
-    return IsolationPlan(
-        namespaces=isolation.namespaces,
-        landlock=isolation.landlock,
-        gid=isolation.first_uid if changes_user else None,
-        mounts=mounts,
-        read=_as_texts(_outermost(read)),
-        write=_as_texts({*write, folder, TMP_FOLDER, _SHARED_MEMORY, *map(Path, _SYSTEM_WRITE)}),
-        tmp_names=frozenset(each.parts[2] for each in targets if TMP_FOLDER in each.parents),
-    )
-
-
-def _with_system(access: StepAccess) -> set[Path]:
-    programs = {Path(path) for path in os.environ.get("PATH", os.defpath).split(os.pathsep) if path.startswith("/")}
-    programs |= {
-        path.parent for path in programs if path.name == "shims"
-    }  # of pyenv, asdf and others: scripts that call them
-    imported = {Path(path) for path in sys.path if path.startswith("/")}
-    own = {Path(sys.prefix), Path(sys.base_prefix), Path(runtimes.__file__).parents[1]}
-    found = {*map(Path, _SYSTEM_READ), *programs, *imported, *own, *access.read}
-    found |= {Path(os.path.realpath(path)) for path in found}
-    for wide in access.read & _too_wide():  # a workflow in the home folder
-        found |= {path for path in wide.iterdir() if not path.name.startswith(".")}
-    return {path for path in found if path not in _too_wide() and path.exists()}
-
-
-@functools.cache
-def _too_wide() -> frozenset[Path]:
-    """Folders that contain more than programs and code."""
-    home = Path.home()
-    return frozenset({home, *home.parents, Path("/"), TMP_FOLDER, Path("/var"), Path("/dev")})
-
-
-def _check_user(isolation: Isolation, paths: Mapping[Path, str]) -> tuple[bool, set[Path]]:
-    """
-    Return whether workers get another user, and folders on the way to *paths* that only this user may enter.
-
-    Mounts show the paths in such folders to the other user. Without mounts, or if that user lacks a right, the user stays.
-
-    Args:
-        isolation: What this machine permits.
-        paths: Each path, and the rights that all users must have there: `r`, `rw`, or none because the group gets them.
-    """
-    if isolation.first_uid is None:
-        return False, set()
-    blocked: set[Path] = set()
-    for path, rights in paths.items():
-        if not path.exists():
-            continue
-        needed = sum({"r": stat.S_IROTH, "w": stat.S_IWOTH}[right] for right in rights)
-        if needed and path.is_dir():
-            needed |= stat.S_IXOTH
-        if path.stat().st_mode & needed != needed:
-            return False, set()
-        closed = next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & stat.S_IXOTH), None)
-        if closed is not None:
-            blocked.add(closed)
-    return isolation.namespaces or not blocked, blocked
-
-
-def _plan_mounts(folder: Path, hide: Iterable[Path], read: Iterable[Path], write: Iterable[Path]) -> tuple[Mount, ...]:
-    """Return the mounts in order: outer paths first."""
-    tmp = str(folder / TMP_NAME)
-    planned = {target: Mount(str(target), tmp, writable=True) for target in (TMP_FOLDER, _SHARED_MEMORY)}
-    wanted: dict[Path, bool | None] = {
-        **dict.fromkeys(hide, None),
-        **dict.fromkeys(read, False),
-        **dict.fromkeys(write, True),
-        folder: True,
-    }
-    for path in list(wanted):  # a folder of steps in their /tmp must not be a part of the run's files
-        if TMP_FOLDER in path.parents[1:]:
-            wanted.setdefault(TMP_FOLDER / path.parts[2], None)
-    for path in sorted(wanted, key=lambda each: len(each.parts)):
-        writable = wanted[path]
-        outer = next((planned[each] for each in path.parents if each in planned), None)
-        is_hidden = outer is not None and (outer.source is None or outer.source == tmp)
-        if writable is None:
-            if not is_hidden or path.parent == TMP_FOLDER:
-                planned[path] = Mount(str(path), None if path.is_dir() else os.devnull)
-        elif is_hidden or (outer is not None and writable and not outer.writable):
-            planned[path] = Mount(str(path), str(path), writable)
-    return tuple(planned.values())
-
-
-def _without(path: Path, hidden: Collection[Path]) -> list[Path]:
-    """Return *path*, or what is in it besides *hidden*."""
-    if path in hidden:
-        return []
-    if not any(each.is_relative_to(path) for each in hidden) or not path.is_dir():
-        return [path]
-    return [shown for child in path.iterdir() for shown in _without(child, hidden)]
-
-
-def _outermost(paths: Collection[Path]) -> set[Path]:
-    """Return *paths* without links and without those below another one."""
-    resolved = {Path(os.path.realpath(path)) for path in paths}
-    return {path for path in resolved if not any(parent in resolved for parent in path.parents)}
-
-
-def _as_texts(paths: Iterable[Path]) -> tuple[str, ...]:
-    return tuple(sorted(map(str, paths)))
-
-
 def change_owner(plan: IsolationPlan, paths: Sequence[Path]) -> None:
     """Give *paths* to the user of *plan*, if it has one. Raises `OSError`."""
     if plan.uid is not None and plan.gid is not None:
@@ -392,18 +179,7 @@ def change_owner(plan: IsolationPlan, paths: Sequence[Path]) -> None:
             os.chown(path, plan.uid, plan.gid, follow_symlinks=False)
 
 
-def _share_folder(folder: Path, gid: int) -> None:
-    """Let all processes of the group *gid* change the files in *folder*, whichever of them made a file. Raises `OSError`."""
-    if folder.stat().st_gid == gid:
-        return
-    rights = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", tag, rwx, -1) for tag, rwx in _GROUP_WRITES)
-    for place, _, files in os.walk(folder):
-        os.chown(place, -1, gid)
-        Path(place).chmod(0o2770)
-        for name in files:
-            os.chown(Path(place, name), -1, gid, follow_symlinks=False)
-            Path(place, name).chmod(0o660)
-        with contextlib.suppress(
-            OSError
-        ):  # the file system has no access control lists; the umask of workers does the same
-            os.setxattr(place, "system.posix_acl_default", rights)
+def make_scratch_folder(prefix: str) -> Path:
+    """Create a folder for temporary files, outside of `/tmp` if possible: processes with a private `/tmp` may see it."""
+    beside = tempfile.gettempdir() == str(TMP_FOLDER) and os.access(_VAR_TMP_FOLDER, os.W_OK | os.X_OK)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=_VAR_TMP_FOLDER if beside else None))

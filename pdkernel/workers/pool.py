@@ -21,16 +21,8 @@ from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.interpreters import find_node
-from pdkernel.workers.isolation import (
-    Isolation,
-    StepAccess,
-    build_plan,
-    change_owner,
-    component_folder,
-    make_scratch_folder,
-    node_modules_above,
-    program_folders,
-)
+from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, make_scratch_folder
+from pdkernel.workers.isolation_plan import build_plan, component_folder, node_modules_above, program_folders
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.run_workers import RunWorkers

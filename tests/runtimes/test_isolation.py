@@ -18,7 +18,8 @@ import pytest
 
 from pdkernel.runtimes import isolation as program
 from pdkernel.workers import ZYGOTES
-from pdkernel.workers.isolation import STEP_PATHS_VARIABLE, Isolation, StepAccess, build_plan, change_owner
+from pdkernel.workers.isolation import Isolation, StepAccess, change_owner
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has these protections")
 

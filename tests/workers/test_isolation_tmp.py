@@ -14,7 +14,7 @@ import pytest
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
-from pdkernel.workers.isolation import STEP_PATHS_VARIABLE
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from pdkernel.workers.zygote import ZYGOTES
 from tests.workers.conftest import Bench
 from tests.workers.test_worker_process import go, node, python

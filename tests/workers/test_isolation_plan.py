@@ -1,0 +1,175 @@
+"""Plans: what the processes of a slot see."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdkernel.workers import isolation_plan
+from pdkernel.workers.isolation import Isolation, IsolationPlan, Mount, StepAccess
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
+
+EVERYTHING = Isolation(namespaces=True, landlock=True)
+WHY = (("namespaces", "Operation not permitted"), ("landlock", "the kernel does not provide it"), ("user", "not root"))
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder outside of `/tmp` that all users may enter; no paths are configured."""
+    monkeypatch.delenv(STEP_PATHS_VARIABLE, raising=False)
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def plan_of(base: Path, access: StepAccess, isolation: Isolation = EVERYTHING, number: int = 1) -> IsolationPlan:
+    """The plan of a slot in *base*."""
+    folder = base / "slots" / str(number)
+    folder.joinpath("tmp").mkdir(parents=True, exist_ok=True)
+    return build_plan(isolation, access, folder=folder, number=number)
+
+
+def project_in(folder: Path) -> tuple[Path, StepAccess]:
+    """A project in *folder*, and the access of its steps."""
+    hidden = folder / ".pdkernel"
+    for name in ("packages", "files"):
+        hidden.joinpath(name).mkdir(parents=True)
+    for path in (folder / "code.js", hidden / "key"):
+        path.touch()
+    return hidden, StepAccess(
+        frozenset({folder, hidden / "packages"}), frozenset({hidden / "files"}), frozenset({hidden})
+    )
+
+
+def mounts_below(plan: IsolationPlan, folder: Path) -> list[Mount]:
+    """The mounts of *plan* at and below *folder*."""
+    return [each for each in plan.mounts if Path(each.target).is_relative_to(folder)]
+
+
+def test_slot_has_its_own_tmp_and_no_other_slot(base: Path) -> None:
+    """`/tmp` and shared memory are a folder of the slot; the folders of other slots are hidden."""
+    plan = plan_of(base, StepAccess())
+
+    assert plan.mounts[:2] == (
+        Mount("/tmp", f"{base}/slots/1/tmp", writable=True),
+        Mount("/dev/shm", f"{base}/slots/1/tmp", writable=True),
+    )
+    assert mounts_below(plan, base) == [
+        Mount(f"{base}/slots", None),
+        Mount(f"{base}/slots/1", f"{base}/slots/1", writable=True),
+    ]
+    assert f"{base}/slots/1" in plan.write
+
+
+def test_secrets_of_the_project_are_hidden(base: Path) -> None:
+    """Of `.pdkernel`, packages can be read and the file store can be changed; the rest is not there."""
+    hidden, access = project_in(base / "project")
+    plan = plan_of(base, access)
+
+    assert mounts_below(plan, base / "project") == [
+        Mount(str(hidden), None),
+        Mount(str(hidden / "packages"), str(hidden / "packages")),
+        Mount(str(hidden / "files"), str(hidden / "files"), writable=True),
+    ]
+    assert str(base / "project") in plan.read
+    assert str(hidden / "files") in plan.write
+
+
+def test_landlock_alone_names_what_is_beside_the_secrets(base: Path) -> None:
+    """Without mounts, the rules name each child of the project's folder besides `.pdkernel`."""
+    hidden, access = project_in(base / "project")
+    plan = plan_of(base, access, replace(EVERYTHING, namespaces=False))
+
+    assert plan.mounts == ()
+    assert [path for path in plan.read if path.startswith(str(base))] == [
+        str(hidden / "packages"),
+        str(base / "project" / "code.js"),
+    ]
+
+
+def test_project_in_tmp_is_visible_and_read_only(base: Path) -> None:
+    """A project in `/tmp` is visible in the private `/tmp`, without what is beside it."""
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/tmp") as folder:
+        _, access = project_in(Path(folder) / "project")
+        plan = plan_of(base, access)
+
+    assert mounts_below(plan, Path(folder))[:2] == [
+        Mount(folder, None),
+        Mount(f"{folder}/project", f"{folder}/project"),
+    ]
+    assert plan.tmp_names == {Path(folder).name}
+
+
+def test_workflow_in_the_home_folder(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a workflow in the home folder read what is in it, but for names that begin with a dot."""
+    monkeypatch.setattr(Path, "home", lambda: base / "home")
+    for name in (".ssh", "data"):
+        (base / "home" / name).mkdir(parents=True)
+    isolation_plan._too_wide.cache_clear()
+    plan = plan_of(base, StepAccess(read=frozenset({base / "home"})))
+    isolation_plan._too_wide.cache_clear()
+
+    assert [path for path in plan.read if path.startswith(str(base))] == [str(base / "home" / "data")]
+
+
+def test_more_paths_are_configured(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`PDKERNEL_STEP_PATHS` names paths that steps may change; a path that does not exist is ignored."""
+    (base / "data").mkdir()
+    monkeypatch.setenv(STEP_PATHS_VARIABLE, f"{base}/data:{base}/nothing:relative")
+
+    found = plan_of(base, StepAccess()).write
+
+    assert [path for path in found if path.startswith(str(base))] == [f"{base}/data", f"{base}/slots/1"]
+
+
+class TestUser:
+    """The user ids of workers of a server that runs as root."""
+
+    rooted = replace(EVERYTHING, first_uid=2_000_000_000)
+
+    def test_each_slot_has_its_own(self, base: Path) -> None:
+        """Two slots of a process have different users in one group."""
+        plans = [plan_of(base, StepAccess(), self.rooted, number) for number in (1, 2)]
+
+        assert len({plan.uid for plan in plans}) == 2
+        assert all(plan.uid is not None and 2_000_000_000 < plan.uid < 2_001_000_000 for plan in plans)
+        assert {plan.gid for plan in plans} == {2_000_000_000}
+
+    def test_closed_folders_on_the_way_are_covered(self, base: Path) -> None:
+        """A path in a folder that other users cannot enter is shown by a mount; the folder itself is hidden."""
+        code = base / "closed" / "project"
+        code.mkdir(parents=True)
+        code.parent.chmod(0o700)
+        plan = plan_of(base, StepAccess(read=frozenset({code})), self.rooted)
+
+        assert plan.uid is not None
+        assert mounts_below(plan, code.parent) == [Mount(str(code.parent), None), Mount(str(code), str(code))]
+
+    @pytest.mark.parametrize("namespaces", [True, False])
+    def test_user_stays_if_another_could_not_read_the_code(self, base: Path, namespaces: bool) -> None:
+        """Workers keep the user if the code itself, or without mounts a folder on the way, is closed to other users."""
+        code = base / "closed" / "project"
+        code.mkdir(parents=True)
+        (code if namespaces else code.parent).chmod(0o700)
+
+        plan = plan_of(base, StepAccess(read=frozenset({code})), replace(self.rooted, namespaces=namespaces))
+
+        assert (plan.uid, plan.gid) == (None, None)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the group")
+    def test_file_store_belongs_to_the_group(self, base: Path) -> None:
+        """Every worker may change every file of the file store, those of earlier runs included."""
+        hidden, access = project_in(base / "project")
+        (hidden / "files" / "old").write_text("x")
+
+        plan = plan_of(base, access, self.rooted)
+
+        store = (hidden / "files").stat()
+        assert (store.st_gid, stat.S_IMODE(store.st_mode)) == (plan.gid, 0o2770)
+        assert (hidden / "files" / "old").stat().st_gid == plan.gid
