@@ -6,6 +6,7 @@ Finds and installs the packages that steps import, in the project's folder.
     npm_command           runs npm and explains its failures
     python_environments   environments of Python steps
     bytecode              compiles modules and what they import
+    python_build          resolves and installs the packages of an environment
     python_lock           the lock file of Python packages
     uv_command            runs uv and explains its failures
     pip_settings          the user's settings of pip, for uv

@@ -1,7 +1,7 @@
 """
 Python environments for steps: one for each set of packages, separate from pdkernel's own environment.
 
-An environment is built under a temporary name, renamed when it is complete, and never changed afterwards. Workflows without
+An environment is built under a temporary name, and renamed when it is complete. Afterwards only bytecode is added. Workflows without
 packages share an environment without packages; it consists of links and is created in a few milliseconds.
 """
 
@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -28,15 +29,9 @@ from pathlib import Path
 from pdkernel.analysis import PythonRequirement
 from pdkernel.errors import PackageMissingError
 from pdkernel.packages import bytecode
-from pdkernel.packages.python_lock import (
-    LockBlock,
-    Pin,
-    PythonLock,
-    describe_machine,
-    describe_python,
-    format_requirements,
-)
-from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError, UnsatisfiableError, Uv, run_command
+from pdkernel.packages.python_build import PythonBuild
+from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, format_requirements
+from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError, Uv, run_command
 from pdkernel.runtimes.file_tree import remove_tree
 
 INSTALL_COMMAND = "pdkernel packages install SOURCE"
@@ -108,7 +103,7 @@ class PythonPackages:
         """Yield each package in the lock file that this machine needs, with whether it is installed."""
         for requirements in {block.requirements: None for block in self._lock.read()}:
             if block := self._lock.find(requirements):
-                is_installed = (self._folder / block.digest).exists()
+                is_installed = any(self._folder.glob(f"{block.digest}*"))
                 yield from ((pin, is_installed) for pin in block.needed())
 
     async def ensure(
@@ -197,7 +192,8 @@ class PythonPackages:
 
     def _find(self, wanted: Sequence[PythonRequirement], locked: LockBlock | None) -> PythonEnvironment | None:
         block = self._block(wanted, locked)
-        return self._complete(self._folder / block.digest, locked or block) if block else None
+        places = sorted(self._folder.glob(f"{block.digest}*")) if block else ()
+        return next(filter(None, (self._complete(place, locked or block) for place in places)), None)
 
     def _block(self, wanted: Sequence[PythonRequirement], locked: LockBlock | None) -> LockBlock | None:
         """Return the block for *wanted*; *locked* if it is for exactly these requirements."""
@@ -237,14 +233,22 @@ class PythonPackages:
         if kept is not None and kept.rank:
             progress(f"installing {', '.join(pin.name for pin in kept.needed())} ...")
         environment = self._make(_BUILDING)
-        build = _Build(environment, Uv(self._environ, environment.folder, wanted, progress), wanted, locked)
+        build = PythonBuild(
+            environment.python,
+            environment.site,
+            Uv(self._environ, environment.folder, wanted, progress),
+            wanted,
+            locked,
+        )
         try:
             block = await build.install(kept, () if locked else self._known_pins(wanted))
             await self._compile_imported(environment, wanted)
             if locked is None and block != kept:
                 self._lock.write(block)
             used = kept if locked is not None and kept is not None else block
-            found = replace(self._publish(environment, self._folder / used.digest), locked=used)
+            # workers that were started with a removed environment must not be used for the new one: another name
+            name = f"{used.digest}-{secrets.token_hex(4)}"
+            found = replace(self._publish(environment, self._folder / name), locked=used)
             what = ", ".join(f"{pin.name} {pin.version}" for pin in block.needed())
             progress(f"installed {what} in {time.monotonic() - started:.1f} s")
             return found
@@ -312,63 +316,6 @@ class PythonPackages:
             yield
 
 
-@dataclass(frozen=True, slots=True)
-class _Build:
-    """
-    The installation of packages into a new environment.
-
-    Attributes:
-        environment: The environment.
-        uv: uv for this installation.
-        wanted: The requirements.
-        locked: The packages whose versions are used in any case, or None.
-    """
-
-    environment: PythonEnvironment
-    uv: Uv
-    wanted: Sequence[PythonRequirement]
-    locked: LockBlock | None
-
-    async def install(self, block: LockBlock | None, known: Sequence[Pin]) -> LockBlock:
-        """Install *block* if it suits this machine, else what is resolved, if possible in the versions *known*; return its block."""
-        if block is None or not block.rank:
-            block = await self._resolve(known)
-        try:
-            await self.uv.install(block.pins, self.environment.python)
-        except UnsatisfiableError:
-            if block.machine == describe_machine():
-                raise
-            # a package has no file for this platform, but perhaps another version does
-            block = await self._resolve(block.pins, is_universal=False)
-            await self.uv.install(block.pins, self.environment.python)
-        return block
-
-    async def _resolve(self, known: Sequence[Pin], *, is_universal: bool = True) -> LockBlock:
-        added = [requirement for requirement in self.wanted if not requirement.module]
-        imported = [requirement for requirement in self.wanted if requirement.module]
-        if added and imported:
-            # a package that a comment names may provide an import: `add-package py-foo` for `import foo`
-            first = await self._resolve_some(added, known, is_universal=is_universal)
-            await self.uv.install(first.pins, self.environment.python)
-            imported = [each for each in imported if not _is_provided(self.environment.site, each)]
-            if not imported:
-                return first
-            known = first.pins
-        return await self._resolve_some([*added, *imported], known, is_universal=is_universal)
-
-    async def _resolve_some(
-        self, some: Sequence[PythonRequirement], known: Sequence[Pin], *, is_universal: bool
-    ) -> LockBlock:
-        required = self.locked.pins if self.locked is not None else ()
-        words = format_requirements(self.wanted)
-        if is_universal:
-            with contextlib.suppress(UnsatisfiableError):
-                pins = await self.uv.resolve(some, preferred=known, required=required, is_universal=True)
-                return LockBlock(words, describe_python(), pins)
-        pins = await self.uv.resolve(some, preferred=known, required=required, is_universal=False)
-        return LockBlock(words, describe_machine(), pins)
-
-
 def _compiler(environ: Mapping[str, str], environment: PythonEnvironment) -> tuple[str, ...]:
     """Return the command that compiles the environment's packages."""
     cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or "~", ".cache"), "pdkernel", "bytecode")
@@ -385,11 +332,6 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _is_provided(site: Path, requirement: PythonRequirement) -> bool:
-    place = site.joinpath(*requirement.module.split("."))
-    return place.is_dir() or any(place.parent.glob(f"{place.name}.*"))
 
 
 def _move_scripts(folder: Path, place: Path) -> None:

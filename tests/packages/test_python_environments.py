@@ -136,20 +136,21 @@ async def test_one_block_serves_all_platforms(opened: Open, wheels: WheelFolder,
     assert [(pin.name, is_installed) for pin, is_installed in opened().locked()] == [("tiny", True)]
 
 
+@pytest.mark.parametrize("source", ["import tiny", "# pipedream add-package tiny\nimport more"])
 async def test_a_version_without_a_file_for_this_platform_is_replaced(
-    opened: Open, wheels: WheelFolder, tmp_path: Path
+    opened: Open, wheels: WheelFolder, tmp_path: Path, source: str
 ) -> None:
     """If the latest version has files for other platforms only, this platform gets an earlier one and a block of its own."""
-    wheels.publish("tiny", "1.0")
+    wheels.publish("tiny", "1.0", modules={"tiny.py": "", "more.py": ""})
     latest = wheels.publish("tiny", "2.0")
     latest.rename(latest.with_name("tiny-2.0-py3-none-win_arm64.whl"))
 
-    first = await ensure(opened(), "import tiny")
-    again = await ensure(opened(), "import tiny", install=False)
+    first = await ensure(opened(), source)
+    again = await ensure(opened(), source, install=False)
 
     assert first.packages() == {"tiny": "1.0"}
     assert again == first
-    assert f"# tiny for tiny | {describe_machine()}\n" in (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
+    assert f" | {describe_machine()}\n" in (tmp_path / PYTHON_LOCK_NAME).read_text(encoding="utf-8")
 
 
 async def test_a_lock_of_an_earlier_version_is_converted(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ async def test_a_lock_of_an_earlier_version_is_converted(opened: Open, wheels: W
     assert environment.packages() == {"tiny": "1.0"}
     assert environment == again
     earlier = hashlib.sha256(f"{describe_machine()}\ntiny==1.0 --hash=sha256:{digest}\n".encode()).hexdigest()[:16]
-    assert environment.folder.name == earlier
+    assert environment.folder.name.startswith(earlier)
     assert f"{header}tiny==1.0 \\\n    --hash=sha256:{digest}\n" in lock.read_text(encoding="utf-8")
     assert [line for line in said if "format of uv" in line] == [
         "pdkernel-python.lock has the format of uv now, with the same versions and hashes. Commit the file."
@@ -358,13 +359,16 @@ async def test_all_modules_are_compiled(opened: Open, wheels: WheelFolder, is_in
 
 
 async def test_a_deleted_environment_is_created_again(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """A deleted environment is created again, also in a process that has used it."""
+    """A deleted environment is created again, also in a process that has used it, in a folder with another name."""
     wheels.publish("tiny")
     packages = opened()
-    await ensure(packages, "import tiny")
+    first = await ensure(packages, "import tiny")
     shutil.rmtree(tmp_path / "python")
 
-    assert (await ensure(packages, "import tiny")).packages() == {"tiny": "1.0"}
+    again = await ensure(packages, "import tiny")
+
+    assert again.packages() == {"tiny": "1.0"}
+    assert again.folder != first.folder
 
 
 async def test_unused_environments_are_removed(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
