@@ -87,6 +87,27 @@ async def test_a_message_is_tried_again_with_the_same_key(
     assert [(each.outcome, each.status) for each in kept.sends] == [("sent", 204)]
 
 
+async def test_the_waits_between_tries_grow(
+    runtime: WorkflowEngine, clock: ManualClock, project: Project, tmp_path: Path
+) -> None:
+    """A message to a destination that is gone is tried after 10, 40 and 160 seconds."""
+    step = python_step("tell", "pd.send.http(method='POST', url='http://127.0.0.1:9/gone', data=1)")
+    await runtime.run(
+        RunRequest(
+            a_workflow(step), an_event(), parse_policy("deny"), folder=tmp_path, interface="http", pause_mode="park"
+        )
+    )
+    waits = []
+    for _ in range(3):
+        with project.sqlalchemy_engine.connect() as connection:
+            due = connection.exec_driver_sql("select due from outbox").scalar_one()
+        waits.append(due - clock.now().timestamp())
+        clock.advance(waits[-1])
+        await runtime.deliver_due()
+
+    assert waits == pytest.approx([10, 40, 160])
+
+
 async def test_an_unreadable_message_does_not_hold_up_others(
     runtime: WorkflowEngine, send: Send, destination: AnsweringServer, clock: ManualClock, project: Project
 ) -> None:

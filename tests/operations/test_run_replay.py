@@ -14,6 +14,7 @@ import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
+from pdkernel.engine.package_lock import PackageLock
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError, UnknownStepError
@@ -204,6 +205,18 @@ async def test_a_fork_of_an_edited_workflow(run: Run, runtime: WorkflowEngine, t
 
     assert fork.definition == "given"
     assert (await start_replay(runtime, fork)).step("three").return_value == "edited"
+
+
+async def test_a_fork_has_the_packages_of_its_definition(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
+    """A fork of the recorded definition keeps the packages of its run; one of an edited source takes those of today."""
+    kept = PackageLock().encode("Test")
+    first = await run(THREE, package_lock=kept)
+    source = WorkflowSource(tmp_path / "edited.ipynb", "notebook", THREE)
+
+    recorded = await prepare_fork(runtime, first.id, "three")
+    edited = await prepare_fork(runtime, first.id, "three", source=source)
+
+    assert (recorded.request.package_lock, edited.request.package_lock) == (kept, None)
 
 
 async def test_a_fork_below_a_disabled_step(run: Run, runtime: WorkflowEngine) -> None:

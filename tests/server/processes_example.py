@@ -1,7 +1,8 @@
 """
 Several processes that answer requests with their process id, in a process of its own.
 
-Arguments: the number of processes, and a file. A process whose number is in the file ends with status 7 before it accepts.
+Arguments: the number of processes, and a file. A process whose number is in the file ends before it accepts: with status 7, or with 0
+if an exclamation mark follows the number.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ async def serve(membership: ProcessMembership) -> None:
 outcome = ServerProcesses(int(sys.argv[1]), listening, on_ready=announce, write_line=write).run()
 if isinstance(outcome, int):
     sys.exit(outcome)
-if str(outcome.share.index) in Path(sys.argv[2]).read_text():
+ending = Path(sys.argv[2]).read_text()
+if str(outcome.share.index) in ending:
     print("cannot start", flush=True)
-    sys.exit(7)
+    sys.exit(0 if f"{outcome.share.index}!" in ending else 7)
 with asyncio.Runner(loop_factory=new_event_loop) as runner:
     runner.run(serve(outcome))

@@ -195,6 +195,12 @@ def test_a_start_that_fails_is_reported_once(tmp_path: Path) -> None:
     assert (status, rest) == (7, "")
 
 
+def test_a_start_that_ends_without_a_failure_is_one(tmp_path: Path) -> None:
+    """A process that ends with status 0 before it accepts requests has not served: the parent's status is not 0."""
+    with example(tmp_path, 2, failing="0!") as started:
+        assert started.process.wait(LIMIT_S) == 3
+
+
 def test_a_later_start_that_fails_ends_all(tmp_path: Path) -> None:
     """If another process cannot start, the first one ends too, and no URL is printed."""
     with example(tmp_path, 2, failing="1") as started:
