@@ -38,6 +38,8 @@ _MESSAGE_BYTES = 1 << 16
 _TAG_BYTES = 32
 _MIN_PARENT_FD = 10
 _SEND_TRIES = 1000
+_RELOAD_AFTER_S = 10.0
+_MAX_ZYGOTES = 16  # more stay only while their processes run
 _IS_SUPPORTED = sys.platform == "linux" and hasattr(os, "pidfd_open")
 
 
@@ -200,6 +202,8 @@ class Zygotes:
         self._zygotes: dict[Path, Zygote] = {}
         self._loading: dict[Path, Zygote] = {}
         self._replaced: list[Zygote] = []
+        self._wanted: dict[Path, set[str]] = {}
+        self._next_load: dict[Path, float] = {}
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._reset_after_fork)
 
@@ -225,7 +229,9 @@ class Zygotes:
                 zygote.close()
                 zygote = None
             if zygote is None:
+                self._close_unused()
                 zygote = self._zygotes[python] = Zygote(python)
+            self._load_if_due(python, zygote)
             return zygote
 
     def import_ahead(self, python: Path | None, modules: Collection[str]) -> None:
@@ -233,17 +239,32 @@ class Zygotes:
         Let later workers of *python* have *modules* imported, unless their import has effects (`runtimes/python/preload.py`).
 
         Another zygote imports them; it replaces the present one when it is ready, so that no start waits for imports.
+        New modules wait for `_RELOAD_AFTER_S` seconds after an earlier start, and are then imported together.
         """
         python = Path(sys.executable) if python is None else _find_start(python)
         with self._lock:
-            for replaced in [each for each in self._replaced if each.is_unused]:
-                self._replaced.remove(replaced)
-                replaced.close()
-            zygote = self._zygotes.get(python)
-            if zygote is None or python in self._loading or zygote.modules.issuperset(modules):
-                return
-            with contextlib.suppress(OSError):  # the next start reports the error
-                self._loading[python] = Zygote(python, zygote.modules | frozenset(modules))
+            self._close_unused()
+            self._wanted.setdefault(python, set()).update(modules)
+            if (zygote := self._zygotes.get(python)) is not None:
+                self._load_if_due(python, zygote)
+
+    def _load_if_due(self, python: Path, zygote: Zygote) -> None:
+        wanted, now = self._wanted.get(python, set()), time.monotonic()
+        if zygote.modules.issuperset(wanted) or python in self._loading or now < self._next_load.get(python, now):
+            return
+        self._next_load[python] = now + _RELOAD_AFTER_S
+        with contextlib.suppress(OSError):  # the next start reports the error
+            self._loading[python] = Zygote(python, zygote.modules | wanted)
+
+    def _close_unused(self) -> None:
+        """Close the zygotes that were replaced, and those of many interpreters, whose processes have all ended."""
+        for replaced in [each for each in self._replaced if each.is_unused]:
+            self._replaced.remove(replaced)
+            replaced.close()
+        for python, zygote in list(self._zygotes.items())[: max(0, len(self._zygotes) - _MAX_ZYGOTES)]:
+            if zygote.is_unused:
+                del self._zygotes[python]
+                zygote.close()
 
     def close(self) -> None:
         """End all zygotes and their processes."""

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from pdkernel.egress import Gateway
+from pdkernel.egress.sandbox.detection import SandboxKind, can_redirect, can_use_landlock
 from pdkernel.model import Language
 from pdkernel.runtimes import process_tree
 from pdkernel.workers import WorkerPool
@@ -291,3 +293,35 @@ async def test_imported_packages_are_loaded_ahead(open_run: OpenRun, own_pool: W
     alone = await with_variable.run("python", look)
 
     assert [each.exports["$return_value"] for each in (before, after, alone)] == [False, True, False]
+
+
+CONNECT = "env -i bash -c 'exec 3<>/dev/tcp/192.0.2.1/7 && echo connected' 2>&1"
+"""A program without variables connects to an address that is reserved for documentation: only the sandbox gets an answer."""
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("redirect", "connected"), ("landlock", "Permission denied")])
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("python", python(f"print(subprocess.run({CONNECT!r}, shell=True, capture_output=True, text=True).stdout)")),
+        ("bash", CONNECT),
+    ],
+)
+async def test_process_enters_the_sandbox_itself(
+    open_run: OpenRun, tmp_path: Path, kind: SandboxKind, answer: str, language: Language, source: str
+) -> None:
+    """A forked worker and a program are in the sandbox of the gateway before code of the step runs."""
+    if kind == "redirect" and not can_redirect():
+        pytest.skip("this system permits no seccomp listener")
+    if kind == "landlock" and not can_use_landlock():
+        pytest.skip("this system has no Landlock for the network")
+    gateway = await Gateway.start(tmp_path / "ca", sandbox_kind=kind)
+    pool = WorkerPool(gateway=gateway)
+    bench = await open_run(of=pool, guarded=True)
+
+    outcome = await bench.run(language, source, timeout_s=20)
+    await pool.close()
+    await gateway.close()
+
+    assert outcome.error is None
+    assert answer in bench.printed()
