@@ -44,7 +44,7 @@ def program_folders(program: Path) -> frozenset[Path]:
 @functools.lru_cache(maxsize=1000)
 def node_modules_above(folder: Path) -> tuple[Path, ...]:
     """Return the folders above *folder* from which Node.js loads packages, too."""
-    return tuple(path for path in (each / "node_modules" for each in folder.parents) if path.is_dir())
+    return tuple(path for path in (each / "node_modules" for each in folder.parents) if os.path.isdir(path))  # noqa: PTH112 - no error for a closed folder
 
 
 @functools.lru_cache(maxsize=1000)
@@ -96,19 +96,19 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
     """Return the plan for the slot `_ANY_SLOT` in the folder *slots*, without a user id. It is made of some hundred calls."""
     folder = slots / _ANY_SLOT
     for path in (*access.read, *access.write):
-        if not access.hide.isdisjoint(path.parents) and not path.exists():  # a later run may install something there
+        if not access.hide.isdisjoint(path.parents) and not _exists(path):  # a later run may install something there
             path.mkdir(parents=True)
     more = {Path(path) for path in configured.split(os.pathsep) if path.startswith("/")}
-    read, write = _with_system(access), {path for path in (*access.write, *more) if path.exists()}
+    read, write = _with_system(access), {path for path in (*access.write, *more) if _exists(path)}
     changes_user, blocked = _check_user(
         isolation, {**dict.fromkeys(access.write, ""), **dict.fromkeys(read, "r"), **dict.fromkeys(more, "rw")}
     )
     if changes_user and isolation.first_uid is not None:
         for path in access.write & write:
             _share_folder(path, isolation.first_uid)
-    hide = {path for path in (*access.hide, slots, _SERVICES, *blocked) if path.exists()}
+    hide = {path for path in (*access.hide, slots, _SERVICES, *blocked) if _exists(path)}
     if not changes_user and os.geteuid() == 0:
-        hide |= {Path(path) for path in _SECRETS_OF_ROOT if os.path.exists(path)}  # noqa: PTH110 - a text
+        hide |= {Path(path) for path in _SECRETS_OF_ROOT if _exists(path)}
     mounts: tuple[Mount, ...] = ()
     if isolation.namespaces:
         mounts = _plan_mounts(folder, hide, read, write)
@@ -137,7 +137,7 @@ def _with_system(access: StepAccess) -> set[Path]:
     found |= {Path(os.path.realpath(path)) for path in found}
     for wide in access.read & _too_wide():  # a workflow in the home folder
         found |= {path for path in wide.iterdir() if not path.name.startswith(".")}
-    return {path for path in found if path not in _too_wide() and path.exists()}
+    return {path for path in found if path not in _too_wide() and _exists(path)}
 
 
 @functools.cache
@@ -161,7 +161,7 @@ def _check_user(isolation: Isolation, paths: Mapping[Path, str]) -> tuple[bool, 
         return False, set()
     blocked: set[Path] = set()
     for path, rights in paths.items():
-        if not path.exists():
+        if not _exists(path):
             continue
         needed = sum({"r": stat.S_IROTH, "w": stat.S_IWOTH}[right] for right in rights)
         if needed and path.is_dir():
@@ -203,7 +203,11 @@ def _without(path: Path, hidden: Collection[Path]) -> list[Path]:
     """Return *path*, or what is in it besides *hidden*."""
     if path in hidden:
         return []
-    if not any(each.is_relative_to(path) for each in hidden) or not path.is_dir():
+    if (
+        not any(each.is_relative_to(path) for each in hidden)
+        or not os.access(path, os.R_OK | os.X_OK)
+        or not path.is_dir()
+    ):
         return [path]
     return [shown for child in path.iterdir() for shown in _without(child, hidden)]
 
@@ -212,6 +216,11 @@ def _outermost(paths: Collection[Path]) -> set[Path]:
     """Return *paths* without links and without those below another one."""
     resolved = {Path(os.path.realpath(path)) for path in paths}
     return {path for path in resolved if not any(parent in resolved for parent in path.parents)}
+
+
+def _exists(path: Path | str) -> bool:
+    """Whether *path* exists; not if it is in a folder that this user cannot enter."""
+    return os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises an error then
 
 
 def _as_texts(paths: Iterable[Path]) -> tuple[str, ...]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +19,7 @@ from pdkernel.workers import isolation_plan
 from pdkernel.workers.isolation import Isolation, IsolationPlan, Mount, StepAccess
 from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
 
+OTHER_USER = 65534
 EVERYTHING = Isolation(namespaces=True, landlock=True)
 WHY = (("namespaces", "Operation not permitted"), ("landlock", "the kernel does not provide it"), ("user", "not root"))
 
@@ -173,3 +178,39 @@ class TestUser:
         store = (hidden / "files").stat()
         assert (store.st_gid, stat.S_IMODE(store.st_mode)) == (plan.gid, 0o2770)
         assert (hidden / "files" / "old").stat().st_gid == plan.gid
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take rights away")
+@pytest.mark.parametrize("server", ["root", "root without mounts", "another user"])
+def test_steps_of_a_server(base: Path, server: str) -> None:
+    """Steps of every language read the code, and neither the key nor the server's environment, whatever user the server has."""
+    project_in(base / "project")
+    (base / "project" / "code.js").write_text("code")
+    (base / "project" / ".pdkernel" / "key").write_text("key")
+    command = [sys.executable, str(Path(__file__).with_name("isolated_runs.py")), str(base)]
+    if server == "root without mounts":
+        command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", *command]
+    elif server == "another user":
+        python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+        if python is None:
+            pytest.skip("no interpreter that other users may run")
+        command += [str(OTHER_USER), python]
+        for place, folders, files in os.walk(base):
+            for name in (".", *folders, *files):
+                os.chown(Path(place, name), OTHER_USER, OTHER_USER)
+
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)
+    assert set(steps) == {"python", "node", "bash"}
+    for found in steps.values():
+        assert (found["key"], found["environment"], found["code"]) == (False, False, True)
+        assert (found["tmp"] == "/tmp") == (server != "root without mounts")
+        assert found["uid"] == OTHER_USER if server == "another user" else found["uid"] != OTHER_USER
