@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
+
 ROOT = Path(__file__).parents[1]
 _OURS = ("PDKERNEL_", "PIPEDREAM_", "PYTEST_")
 
@@ -26,7 +28,7 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
         server = subprocess.Popen(
             command,
             cwd=folder,
-            env={**environ, "PYTHONPATH": str(ROOT)},
+            env={**environ, "PYTHONPATH": str(ROOT), STEP_PATHS_VARIABLE: os.environ[STEP_PATHS_VARIABLE]},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

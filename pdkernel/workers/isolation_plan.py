@@ -97,7 +97,8 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
     folder = slots / _ANY_SLOT
     for path in (*access.read, *access.write):
         if not access.hide.isdisjoint(path.parents) and not _exists(path):  # a later run may install something there
-            path.mkdir(parents=True)
+            with contextlib.suppress(OSError):  # the project's folder is read-only: nothing will be there
+                path.mkdir(parents=True)
     more = {Path(path) for path in configured.split(os.pathsep) if path.startswith("/")}
     read, write = _with_system(access), {path for path in (*access.write, *more) if _exists(path)}
     changes_user, blocked = _check_user(

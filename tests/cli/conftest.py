@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.privileges import drop_override
@@ -142,6 +143,7 @@ class Shell:
             "PYTHONPATH": str(ROOT),
             "PDKERNEL_EGRESS": "stand-in=slack",
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            STEP_PATHS_VARIABLE: os.environ[STEP_PATHS_VARIABLE],
         }
 
     def notebook(self, *cells: str, name: str = "work.ipynb") -> str:
