@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.cli.fork_server import ROOT, ForkServer
 from tests.notebook_files import notebook_of
 
@@ -122,6 +123,7 @@ class ServerProcess:
         reads, writes = os.pipe()
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONPATH": str(ROOT)}
         environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
+        environ[STEP_PATHS_VARIABLE] = os.environ[STEP_PATHS_VARIABLE]  # steps write logs beside the project
         if self.database_url is not None:
             environ["PDKERNEL_DATABASE"] = self.database_url
         if self.key_file is not None:
