@@ -14,7 +14,17 @@ from pathlib import Path
 import msgspec
 
 from pdkernel import runtimes
-from pdkernel.workers.isolation import NO_PLAN, TMP_FOLDER, TMP_NAME, Isolation, IsolationPlan, Mount, StepAccess
+from pdkernel.workers.isolation import (
+    ACCOUNTS_FILE,
+    NO_PLAN,
+    TMP_FOLDER,
+    TMP_NAME,
+    Isolation,
+    IsolationPlan,
+    Mount,
+    StepAccess,
+    account_file,
+)
 
 STEP_PATHS_VARIABLE = "PDKERNEL_STEP_PATHS"
 """The environment variable with more paths that steps may read and change, separated by colons."""
@@ -80,13 +90,16 @@ def build_plan(isolation: Isolation, access: StepAccess, *, folder: Path, number
     def here(path: str) -> str:
         return f"{folder}{path[len(any_slot) :]}" if path.startswith(any_slot) else path
 
+    mounts = [
+        Mount(here(each.target), None if each.source is None else here(each.source), each.writable)
+        for each in common.mounts
+    ]
+    if uid is not None and isolation.namespaces:
+        mounts.append(Mount(str(ACCOUNTS_FILE), str(account_file(folder))))
     return msgspec.structs.replace(
         common,
         uid=uid,
-        mounts=tuple(
-            Mount(here(each.target), None if each.source is None else here(each.source), each.writable)
-            for each in common.mounts
-        ),
+        mounts=tuple(mounts),
         write=tuple(map(here, common.write)),
     )
 

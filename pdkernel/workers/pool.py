@@ -21,7 +21,7 @@ from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.interpreters import find_node
-from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, make_scratch_folder
+from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, make_scratch_folder, write_account
 from pdkernel.workers.isolation_plan import build_plan, component_folder, node_modules_above, program_folders
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
@@ -216,6 +216,7 @@ class WorkerPool:
         slot = WorkerSlot(key, folder, access, build_plan(isolation, access, folder=folder, number=self._slot_count))
         slot.ensure_tmp_folder()
         change_owner(slot.plan, [folder])
+        write_account(slot.plan, folder)
         return slot
 
     def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:

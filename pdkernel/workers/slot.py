@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import WorkerKey
-from pdkernel.workers.isolation import TMP_NAME, IsolationPlan, StepAccess, change_owner
+from pdkernel.workers.isolation import TMP_NAME, IsolationPlan, StepAccess, account_file, change_owner
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage
 
@@ -104,3 +104,4 @@ class WorkerSlot:
         for language in list(self.workers):
             self.end_worker(language)
         remove_tree(self.folder)
+        account_file(self.folder).unlink(missing_ok=True)

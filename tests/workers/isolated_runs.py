@@ -20,8 +20,9 @@ from pdkernel.workers import RunSetup, StepAccess, StepCall, StepRecorder, Worke
 STEPS: dict[Language, str] = {
     "python": """
 import os
+import pwd
 def handler(pd):
-    found = {"uid": os.getuid(), "tmp": os.getcwd()}
+    found = {"uid": os.getuid(), "tmp": os.getcwd(), "user": pwd.getpwuid(os.getuid()).pw_name}
     for name, path in (("key", "KEY"), ("code", "CODE"), ("environment", "/proc/SERVER/environ")):
         try:
             found[name] = bool(open(path).read())
@@ -31,8 +32,9 @@ def handler(pd):
 """,
     "node": """
 import fs from "fs";
+import os from "os";
 export default { run() {
-  const found = { uid: process.getuid(), tmp: process.cwd() };
+  const found = { uid: process.getuid(), tmp: process.cwd(), user: os.userInfo().username };
   for (const [name, path] of [["key", "KEY"], ["code", "CODE"], ["environment", "/proc/SERVER/environ"]]) {
     try { found[name] = Boolean(fs.readFileSync(path, "utf8")); } catch { found[name] = false; }
   }
@@ -41,7 +43,7 @@ export default { run() {
 """,
     "bash": """
 try() { if grep -q . "$1" 2> /dev/null; then echo true; else echo false; fi; }
-echo "\\$return_value:json={\\"uid\\": $(id -u), \\"tmp\\": \\"$PWD\\", \\"key\\": $(try KEY), \\"code\\": $(try CODE), \\"environment\\": $(try /proc/SERVER/environ)}" >> $PIPEDREAM_EXPORTS
+echo "\\$return_value:json={\\"uid\\": $(id -u), \\"tmp\\": \\"$PWD\\", \\"user\\": \\"$(id -un)\\", \\"key\\": $(try KEY), \\"code\\": $(try CODE), \\"environment\\": $(try /proc/SERVER/environ)}" >> $PIPEDREAM_EXPORTS
 """,
 }
 

@@ -214,3 +214,5 @@ def test_steps_of_a_server(base: Path, server: str) -> None:
         assert (found["key"], found["environment"], found["code"]) == (False, False, True)
         assert (found["tmp"] == "/tmp") == (server != "root without mounts")
         assert found["uid"] == OTHER_USER if server == "another user" else found["uid"] != OTHER_USER
+        if server == "root":  # programs look up the name of their user, and fail if it has none
+            assert (found["uid"] > OTHER_USER, found["user"]) == (True, "step")
