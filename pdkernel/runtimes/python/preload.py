@@ -79,11 +79,10 @@ def import_ahead(names: list[str]) -> list[str]:
 
 
 def reseed() -> None:
-    """Give this process other random numbers than its siblings have. Python reseeds `random` itself."""
-    for name, reset in (("numpy.random", "seed"), ("_ssl", "RAND_add")):
-        module: Any = sys.modules.get(name)
-        if module is not None:
-            getattr(module, reset)(*((os.urandom(32), 32.0) if reset == "RAND_add" else ()))
+    """Give NumPy other random numbers than in sibling processes. `random` and OpenSSL notice a fork."""
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
 
 
 def _probe(name: str) -> set[str] | None:

@@ -28,6 +28,7 @@ import _socket
 import array
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import importlib.util
@@ -61,6 +62,7 @@ class Zygote:
     def __init__(self, runtime: ModuleType) -> None:
         self._runtime = runtime
         self._isolation = runtime.import_helper("isolation")
+        self._seccomp = runtime.import_helper("seccomp")
         self._refusal: str | None = None
         if os.geteuid() != 0:
             try:
@@ -188,7 +190,7 @@ class Zygote:
         specification = json.loads(os.pread(descriptors[0], os.fstat(descriptors[0]).st_size, 0))
         ctypes.memmove(self._tag_address, specification["tag"].encode(), len(specification["tag"]))
         if self._in_namespaces:
-            id_outside = int(Path("/proc/self").readlink().name)  # /proc is still that of the zygote's namespace
+            id_outside = int(os.readlink("/proc/self"))  # noqa: PTH115 - pathlib is slower; /proc is still that of the zygote
             self._isolation.enter_namespaces(specification["plan"])
             self._choose_next_id(id_outside + 1)
         else:
@@ -215,7 +217,9 @@ class Zygote:
         Code uses ids to name files and to own locks, and libraries notice a fork by an id that is not the zygote's.
         """
         with contextlib.suppress(OSError):  # without its own /proc, or not permitted
-            Path("/proc/sys/kernel/ns_last_pid").write_text(str(wanted if wanted == self._pid else wanted - 1))
+            last = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(last, b"%d" % (wanted if wanted == self._pid else wanted - 1))
+            os.close(last)
             return
         if self._pid == os.getpid() + 1:
             pid = os.fork()
@@ -251,14 +255,13 @@ class Zygote:
             os._exit(_EXIT_OF_FAILURE)
 
     def _apply_sandbox(self, sandbox: dict[str, Any], status: int) -> None:
-        seccomp = self._runtime.import_helper("seccomp")
         program = bytes.fromhex(sandbox["filter"])
         if sandbox["port"] is not None:
             self._isolation.restrict_connect_to_port(sandbox["port"])
         if not sandbox["listen"]:
-            seccomp.install_filter(program)
+            self._seccomp.install_filter(program)
             return
-        listener = seccomp.install_notify_filter(program)
+        listener = self._seccomp.install_notify_filter(program)
         os.write(status, b"listen %d" % listener)  # `sendmsg` is filtered
         if not os.read(status, 1):
             os._exit(_EXIT_OF_FAILURE)
@@ -289,8 +292,6 @@ def _reap(step: int) -> NoReturn:
 
 def _place(status: int, outputs: list[int]) -> int:
     """Make stdout, stderr and, for a worker, requests and replies descriptors 1, 2, 3 and 4; close all others but *status*."""
-    import fcntl
-
     moved = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _FREE_FD + 1) for each in outputs]
     os.dup2(status, _FREE_FD, inheritable=False)
     for number, each in enumerate(moved, 1):
