@@ -258,12 +258,9 @@ class WorkerPool:
 
     def _needed_access(self, setup: RunSetup) -> StepAccess:
         """What the processes of a run of *setup* may see."""
-        read = {setup.import_folder, *node_modules_above(setup.import_folder)}
-        read.update(tree.folder for tree in setup.node_packages.values())
-        read.update(map(component_folder, setup.extra_code_folders))
-        if setup.python is not None:
-            read |= program_folders(setup.python)
-        return self._common_access.extend(read, {setup.file_store_folder} if setup.file_store_folder else ())
+        trees = tuple(tree.folder for tree in setup.node_packages.values())
+        folders = (setup.import_folder, *trees)
+        return _extend(self._common_access, folders, setup.extra_code_folders, setup.python, setup.file_store_folder)
 
     def _ensure_folder(self) -> Path:
         if self._folder is None:
@@ -271,3 +268,18 @@ class WorkerPool:
             self._folder.chmod(0o711)  # workers with users of their own go through it to their slots
             WARDEN.register_folder(self._folder)  # a notebook's kernel is often killed without a chance to clean up
         return self._folder
+
+
+@functools.lru_cache(maxsize=1000)
+def _extend(
+    access: StepAccess,
+    folders: tuple[Path, ...],
+    components: tuple[Path, ...],
+    python: Path | None,
+    file_store: Path | None,
+) -> StepAccess:
+    """Add what one kind of runs sees: the project's and its packages' *folders*, *components*, and the interpreter."""
+    read = {*folders, *node_modules_above(folders[0]), *map(component_folder, components)}
+    if python is not None:
+        read |= program_folders(python)
+    return access.extend(read, {file_store} if file_store else ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ def _return(value: int) -> _Instruction:
 _DENIED = _return(_ERRNO | errno.EACCES)
 
 
+@functools.cache
 def build_notify_filter(table: SyscallTable) -> bytes:
     """
     A filter that reports the calls that may reach another machine: connecting, and sending to an address.
@@ -69,6 +71,7 @@ def build_notify_filter(table: SyscallTable) -> bytes:
     )
 
 
+@functools.cache
 def build_refuse_filter(table: SyscallTable) -> bytes:
     """
     A filter that refuses the calls that Landlock does not restrict: internet sockets other than TCP, and connecting by sending.
