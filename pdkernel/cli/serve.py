@@ -254,6 +254,7 @@ def _start_processes(
 ) -> ProcessMembership | int:
     """Start the server processes. Returns as `ServerProcesses.run`."""
     from pdkernel.server.processes import ServerProcesses
+    from pdkernel.workers import ZYGOTES
 
     project = state.open_project()
 
@@ -262,6 +263,7 @@ def _start_processes(
         project.disconnect()
 
     project.disconnect()  # a process cannot use the connections of another; each opens its own
+    ZYGOTES.close()  # likewise
     count = options["server_processes"]
     return ServerProcesses(count, site.listening, on_ready=announce, write_line=write_line).run()
 

@@ -26,7 +26,7 @@ PYTHON_LOCK_NAME = "pdkernel-python.lock"
 """Name of the lock file, beside the project's folder."""
 
 _ABOUT = (
-    "# Python packages of this project's steps: versions and hashes, written by pdkernel with uv. Commit this file.",
+    "# Python packages of the project: versions and hashes, written by pdkernel with uv. Commit this file.",
     "# For newer versions, delete the lines of a block and run again.",
 )
 _PIN = re.compile(

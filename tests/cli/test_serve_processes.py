@@ -22,6 +22,7 @@ import psutil
 import psycopg
 import pytest
 
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.cli.conftest import ROOT, Shell
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
@@ -86,7 +87,8 @@ class Processes:
 
     def children(self) -> list[int]:
         """The ids of the server processes."""
-        return [child.pid for child in psutil.Process(self.pid).children()]
+        parent = psutil.Process(self.pid)
+        return [child.pid for child in parent.children() if child.cmdline() == parent.cmdline()]
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """The rows of a query of the project's database."""
@@ -124,6 +126,7 @@ def processes_of(
     ours, terminal = pty.openpty()
     started = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), "PDKERNEL_DATABASE": database}
     started |= {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **environ}
+    started[STEP_PATHS_VARIABLE] = os.environ[STEP_PATHS_VARIABLE]  # steps write files beside the project
     command = ("serve", "flow.ipynb", "--server-processes", "2", "--port", "0", *args)
     with Path(os.devnull).open("r+") as nothing:
         streams = (nothing.fileno(), nothing.fileno(), terminal)

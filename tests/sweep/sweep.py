@@ -30,6 +30,7 @@ from pdkernel.workers import (
     ComponentFile,
     RunSetup,
     RunWorkers,
+    StepAccess,
     StepCall,
     StepOutcome,
     StepRecorder,
@@ -108,7 +109,7 @@ async def sweep_package(row: Row, package: Path, folder: Path, *, step_s: float)
     with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
         marks = Path(scratch) / "marks"
         async with StandIn(marks) as gateway:
-            pool = WorkerPool(gateway=gateway, max_active_runs=1)
+            pool = WorkerPool(gateway=gateway, max_active_runs=1, access=StepAccess(write=frozenset({Path(scratch)})))
             setup = RunSetup("sweep", row.app, {"event": {}, "context": {"id": "1"}}, {}, folder)
             workers = await pool.open_run(setup)
             try:
