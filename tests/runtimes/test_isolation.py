@@ -18,7 +18,7 @@ import pytest
 
 from pdkernel.runtimes import isolation as program
 from pdkernel.workers import ZYGOTES
-from pdkernel.workers.isolation import Isolation, StepAccess, change_owner
+from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, write_account
 from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has these protections")
@@ -149,6 +149,7 @@ class Place:
         )
         plan = build_plan(isolation, access, folder=self.slot, number=1)
         change_owner(plan, (self.slot, self.slot / "tmp"))
+        write_account(plan, self.slot)
         return plan.to_json()
 
 

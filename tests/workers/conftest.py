@@ -12,6 +12,9 @@ from pdkernel.execution import Stream
 from pdkernel.model import JSON, Language, Step
 from pdkernel.packages import NpmTree
 from pdkernel.workers import GoBuildCache, RunSetup, RunWorkers, StepCall, StepOutcome, StepRecorder, WorkerPool
+from pdkernel.workers.isolation import StepAccess
+from pdkernel.workers.isolation_plan import build_plan
+from pdkernel.workers.zygote import ZYGOTES
 
 
 class Bench:
@@ -98,6 +101,12 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
         return Bench(await of.open_run(setup))
 
     return open_one
+
+
+@pytest.fixture
+def names_in_tmp(tmp_path: Path) -> frozenset[str]:
+    """Names in the private `/tmp` of every run: if pdkernel or an interpreter is in `/tmp`, the folder that contains it."""
+    return build_plan(ZYGOTES.isolation(), StepAccess(), folder=tmp_path / "slots" / "1", number=1).tmp_names
 
 
 @pytest.fixture

@@ -103,12 +103,13 @@ def test_project_in_tmp_is_visible_and_read_only(base: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/tmp") as folder:
         _, access = project_in(Path(folder) / "project")
         plan = plan_of(base, access)
+    names_without_project = plan_of(base, StepAccess()).tmp_names
 
     assert mounts_below(plan, Path(folder))[:2] == [
         Mount(folder, None),
         Mount(f"{folder}/project", f"{folder}/project"),
     ]
-    assert plan.tmp_names == {Path(folder).name}
+    assert plan.tmp_names == {Path(folder).name, *names_without_project}
 
 
 def test_workflow_in_the_home_folder(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,20 @@ from pdkernel.workers import WorkerPool
 from tests.workers.conftest import OpenRun
 
 
-async def test_files_of_a_run_are_removed_with_the_run(open_run: OpenRun) -> None:
+async def test_files_of_a_run_are_removed_with_the_run(open_run: OpenRun, names_in_tmp: frozenset[str]) -> None:
     """The next run in the same processes finds an empty working folder."""
     first = await open_run()
     await first.run("bash", "mkdir -p a/b; touch .hidden a/b/c; ln -s /nowhere link")
     folder = first.workers.ensure_tmp_folder()
     await first.workers.release()
-    after_release = list(folder.rglob("*"))
+    after_release = set(folder.rglob("*"))
 
     second = await open_run()
-    listed = await second.run("bash", 'echo "all=$(ls -A)" >> $PIPEDREAM_EXPORTS')
+    listed = await second.run("bash", "echo all=$(LC_ALL=C ls -A) >> $PIPEDREAM_EXPORTS")
 
-    assert after_release == []
+    assert after_release == {folder / name for name in names_in_tmp}
     assert second.workers.ensure_tmp_folder() == folder
-    assert listed.exports == {"all": ""}
+    assert listed.exports == {"all": " ".join(sorted(names_in_tmp))}
 
 
 async def test_file_beside_the_working_folder_is_removed(open_run: OpenRun) -> None:
@@ -56,23 +56,25 @@ async def test_step_may_replace_its_working_folder(open_run: OpenRun, tmp_path: 
     for name in files:
         (target / name).touch()
     first = await open_run()
-    await first.run("bash", f"cd {first.workers.ensure_tmp_folder().parent}; rmdir tmp; ln -s {target} tmp")
+    await first.run("bash", f"cd {first.workers.ensure_tmp_folder().parent}; mv tmp old; ln -s {target} tmp")
+    was_replaced = first.workers.ensure_tmp_folder().is_symlink()
     await first.workers.release()
 
     second = await open_run()
     folder = second.workers.ensure_tmp_folder()
 
+    assert was_replaced
     assert [path.name for path in target.iterdir()] == files
     assert not folder.is_symlink()
     assert list(folder.iterdir()) == []
 
 
-async def test_concurrent_runs_have_separate_folders(open_run: OpenRun) -> None:
+async def test_concurrent_runs_have_separate_folders(open_run: OpenRun, names_in_tmp: frozenset[str]) -> None:
     """A run does not find the files of another run that executes at the same time, not even of the same user."""
     one, other = await open_run(external_user="ada"), await open_run(external_user="ada")
     await one.run("bash", "touch mine")
 
-    assert [path.name for path in one.workers.ensure_tmp_folder().iterdir()] == ["mine"]
+    assert {path.name for path in one.workers.ensure_tmp_folder().iterdir()} == {"mine", *names_in_tmp}
     assert list(other.workers.ensure_tmp_folder().iterdir()) == []
 
 

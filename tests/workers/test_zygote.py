@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,16 @@ def processes_with(marker: str) -> list[int]:
 
 def runs(process: psutil.Process) -> bool:
     """Whether *process* has not ended; the system's first process may reap it late."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def arguments(process: psutil.Process) -> list[str]:
+    """Return the arguments of *process*, or nothing if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def wait_until_gone(find: Callable[[], Any]) -> Any:
@@ -71,7 +81,7 @@ def descendants(pid: int, program: str) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(pid).children(recursive=True)
-        if any(program in part for part in child.cmdline())
+        if any(program in part for part in arguments(child))
     ]
 
 
@@ -80,7 +90,7 @@ def find_zygote(owner: int, language: str) -> psutil.Process:
     return next(
         each
         for each in psutil.Process(owner).children()
-        if str(ZYGOTE_PROGRAM) in each.cmdline() and ("-S" in each.cmdline()) == (language != "python")
+        if str(ZYGOTE_PROGRAM) in (found := arguments(each)) and ("-S" in found) == (language != "python")
     )
 
 
@@ -124,7 +134,7 @@ def test_kill_9_in_mid_step_leaves_no_process(tmp_path: Path, language: str, whi
         left = wait_until_gone(partial(processes_with, marker))
         tree = [] if which in ("server", "warden") else psutil.Process(owner.pid).children(recursive=True)
         owner.kill()
-        survivors = wait_until_gone(lambda: [(each.pid, each.cmdline()) for each in tree if runs(each)])
+        survivors = wait_until_gone(lambda: [(each.pid, arguments(each)) for each in tree if runs(each)])
 
     assert len(during) == 2
     assert left == []
