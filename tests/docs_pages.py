@@ -230,6 +230,8 @@ class Reader:
         return text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{self._port or PORT}")
 
     def _as_shown(self, text: str) -> str:
+        """*text* with the ids, the folders and the port of the page, and without the line for root."""
+        text = _LINE_FOR_ROOT.sub("", text)
         for shown, own in self._ids.items():
             text = text.replace(own, shown)
         folders = ((str(self.folder), "/home/you/work"), (str(self.folder.parent), "/home/you"))
@@ -248,7 +250,6 @@ class Reader:
         for found in _COMMAND.finditer(text):
             command, shown = found["command"], found["output"]
             output = self._run_command(self._own(command.replace("\n> ", "\n")), shown)
-            output = _LINE_FOR_ROOT.sub("", output)
             self.remember(shown, output)
             output = self._as_shown(output)
             lines.append(f"$ {command}\n{shown if matches(shown, output) else merge(shown, output)}")
