@@ -185,9 +185,15 @@ class ZygoteProcess:
         assert self._attach is not None
         assert self._pid is not None
         assert self._status is not None
-        self._attach(fetch_descriptor(self._pid, number))
-        self._attach = None
-        self._status.send(b"!")
+        attach, self._attach = self._attach, None
+        try:
+            attach(fetch_descriptor(self._pid, number))
+            self._status.send(b"!")
+        except (ProcessLookupError, BrokenPipeError):  # it was killed meanwhile
+            return
+        except OSError as error:  # a security module forbids it: the process, which waits for the answer, ends
+            self.start_error = f"its outbound calls cannot be supervised: {error.strerror}"
+            self._status.shutdown(socket.SHUT_RDWR)
 
     def _end(self, exit_code: int | None) -> None:
         if not self.has_ended:

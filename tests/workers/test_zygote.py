@@ -90,7 +90,8 @@ def find_zygote(owner: int, language: str) -> psutil.Process:
     return next(
         each
         for each in psutil.Process(owner).children()
-        if str(ZYGOTE_PROGRAM) in (found := arguments(each)) and ("-S" in found) == (language != "python")
+        if str(ZYGOTE_PROGRAM) in (found := arguments(each))
+        and ("-S" in found if language != "python" else found[0] == sys.executable)
     )
 
 
