@@ -275,6 +275,35 @@ async def test_process_that_was_killed_before_its_start_does_not_run(tmp_path: P
     zygote.close()
 
 
+async def test_process_killed_while_it_enters_the_sandbox_has_ended(tmp_path: Path) -> None:
+    """The descriptor that the process offered is gone; that is the end of the process, not an error of pdkernel."""
+    zygote = Zygotes().get()
+    assert zygote is not None
+    own_ends, child_ends = open_pipes("from", "from")
+    tag = "e" * 32
+    gateway = await Gateway.start(tmp_path / "ca")
+    if gateway.sandbox_kind != "redirect":
+        pytest.skip("NOT RUN: this system has no seccomp listener")
+    request = ProcessRequest(
+        ["/bin/true"], {"PATH": os.defpath}, tag, sandboxed_by=gateway, caller_token=gateway.issue_token()
+    )
+
+    process = start_process(request, child_ends, zygote)
+    while len(process_tree.find_processes([], [tag])) < 2:  # without a turn of the event loop, which reads reports
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process_tree.kill_processes([], [tag])
+    while not process.poll():
+        await asyncio.sleep(0.01)
+
+    assert (process.exit_code, process.start_error) == (None, None)
+    process.kill()
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+    zygote.close()
+    await gateway.close()
+
+
 @pytest.fixture
 async def own_pool() -> AsyncIterator[WorkerPool]:
     """A pool with zygotes of its own."""
