@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ CLIENT_SECRET = "planted-client-secret-0123456789"
 OTHERS = {"client-of-ours": "o_ours", "client-of-others": "o_others"}
 """Workspaces of other clients with the same secret; the first workspace is the project's."""
 PROJECT = "proj_real123"
+HELD_S = 30.0
+"""Seconds after which a held response goes on by itself."""
 SLACK_TOKEN = "xoxb-planted-real-token-0123456789"
 
 
@@ -84,6 +87,7 @@ class Upstream(ThreadingHTTPServer):
 
     Attributes:
         asked: Requests that the API received, in order.
+        proceed: A held response goes on when a test sets it.
     """
 
     daemon_threads = True
@@ -94,6 +98,7 @@ class Upstream(ThreadingHTTPServer):
         self.webhooks = json.loads(json.dumps(SOURCES))
         self.asked: list[dict[str, Any]] = []
         self.fault: dict[str, Any] = {}
+        self.proceed = threading.Event()
         self.tokens: dict[str, tuple[str, str]] = {TOKEN: ("o_ours", "*")}
         self.scope_profiles = True
         self._connections: set[socket.socket] = set()
@@ -134,6 +139,7 @@ class Upstream(ThreadingHTTPServer):
             held: Further accounts whose credentials are withheld (id, external user, app).
         """
         self.fault = fault or {}
+        self.proceed.clear()
         self.scope_profiles = scope_profiles
         self.accounts["development"] += [_account(key, user, app, "oauth", 30, None) for key, user, app in held]
 
@@ -249,11 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("transfer-encoding", "chunked")
         self.send_header("x-of-pipedream", "kept")
         self.end_headers()
-        for piece in (b"one", b"two"):
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.flush()
-            time.sleep(0.3)
-        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.write(b"3\r\none\r\n")
+        if self.server.proceed.wait(HELD_S):
+            self.wfile.write(b"3\r\ntwo\r\n0\r\n\r\n")
+        self.close_connection = True
 
     def _large(self, size: int) -> None:
         self.send_response(200)
@@ -341,6 +346,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(fault["status"], {"error": fault.get("error", "made to fail")}, fault.get("headers"))
             case "slow":
                 time.sleep(fault["seconds"])
+                return False
+            case "held":
+                self.server.proceed.wait(HELD_S)
                 return False
             case "cut":
                 self.send_response(200)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -149,18 +148,16 @@ async def test_a_paused_run_is_cancelled(run: Run, runtime: WorkflowEngine) -> N
         await resume_run(runtime, paused.id)
 
 
-async def test_a_long_step_of_another_process_ends_within_a_second(run: Run, project: Project, tmp_path: Path) -> None:
+async def test_a_long_step_of_another_process_ends(run: Run, project: Project, tmp_path: Path) -> None:
     """A run in progress is cancelled through the database: its step is killed, and its process reports the cancellation."""
     gate = Gate(tmp_path)
     running = asyncio.ensure_future(run(python_step("long", gate.code), run_ids=("run", "trace")))
     await gate.wait_until_reached()
     async with open_journal(project) as journal:
         await cancel_run(journal, "run")
-        began = time.monotonic()
         ended = await running
         kept = await _get(journal, "run")
 
-    assert time.monotonic() - began < 2  # twice the documented time, for a machine under load
     assert (ended.status, kept.status) == ("cancelled", "cancelled")
 
 
