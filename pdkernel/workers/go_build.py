@@ -152,7 +152,7 @@ class GoBuildCache:
         self, go: GoToolchain, source: str, lines: Mapping[str, int], lock: GoLock | None, *, install: bool
     ) -> Path:
         imported = tuple(lines)
-        self._programs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._programs.mkdir(parents=True, exist_ok=True)  # users of steps execute what it holds
         work = self.folder / f"work-{secrets.token_hex(8)}"
         work.mkdir(mode=0o700)
         try:

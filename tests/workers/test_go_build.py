@@ -7,6 +7,7 @@ import json
 import os
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 import zipfile
@@ -22,8 +23,10 @@ from pdkernel.analysis.go_code import HELPER_IMPORT_PATH
 from pdkernel.errors import PackageInstallError, ProjectError
 from pdkernel.execution import Log
 from pdkernel.model import JSON, Step
-from pdkernel.workers import GoBuildCache, StepCompileError
+from pdkernel.workers import GoBuildCache, RunSetup, StepCompileError, WorkerPool
 from pdkernel.workers import go_build as go_module
+from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
+from pdkernel.workers.zygote import ZYGOTES
 from tests.workers.conftest import Bench, OpenRun
 
 
@@ -63,6 +66,24 @@ async def test_step_without_the_helper_module(bench: Bench) -> None:
 
     assert outcome.exports == {"text": "plain"}
     assert bench.printed() == "tok-123456\n"
+
+
+async def test_steps_with_users_of_their_own_execute_programs(go_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that root starts gives each slot a user, who may execute the programs of a project that others may enter."""
+    monkeypatch.delenv(STEP_PATHS_VARIABLE, raising=False)
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/var/tmp") as base:
+        Path(base).chmod(0o755)
+        folder = Path(base, "go")
+        folder.mkdir()
+        (folder / "build").symlink_to(go_cache / "build")
+        pool = WorkerPool(go_cache=GoBuildCache(folder, lock=folder / "go.mod"))
+        run = Bench(await pool.open_run(RunSetup("run", "demo", {"event": {}, "context": {}}, {}, Path(base))))
+
+        outcome = await run.run("go", program('pd.Export("user", os.Getuid())', "os"))
+
+        await pool.close()
+    assert outcome.error is None
+    assert (outcome.exports["user"] == os.geteuid()) == (ZYGOTES.isolation().first_uid is None)
 
 
 async def test_exports_of_many_goroutines_are_complete(bench: Bench) -> None:
