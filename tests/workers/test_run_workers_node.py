@@ -214,6 +214,11 @@ async def test_missing_default_export_is_an_entry_point_error(bench: Bench, sour
             "(() => { const o = { a: {} }; o.a['odd key'] = o; return o })()",
             '$return_value.a["odd key"] contains itself',
         ),
+        ("new (class Reply { constructor() { this.self = this } })()", "$return_value.self contains itself"),
+        (
+            "({ a: new (class { constructor() { this.self = this } })(), b: { big: 1n } })",
+            "$return_value.b.big is a BigInt",
+        ),
     ],
 )
 async def test_error_of_a_value_that_is_not_json_has_its_path(bench: Bench, expression: str, message: str) -> None:
@@ -224,6 +229,30 @@ async def test_error_of_a_value_that_is_not_json_has_its_path(bench: Bench, expr
     assert outcome.error.code == "export_not_json"
     assert message in outcome.error.message
     assert outcome.exports == {"kept": 1}
+
+
+async def test_response_of_a_client_library_is_exported_without_its_request(bench: Bench) -> None:
+    """A class instance that contains itself, such as the request of an axios response, is dropped with a warning."""
+    outcome = await bench.run(
+        "node",
+        """class ClientRequest { constructor() { this.socket = { owner: this, environment: process.env } } }
+        export default { run({ $ }) {
+          const respond = (status) => ({ status, data: { id: status }, request: new ClientRequest(), send() {} })
+          $.export("one", respond(200))
+          return [respond(201), respond(404)]
+        } }""",
+    )
+
+    assert outcome.error is None
+    assert outcome.exports == {
+        "one": {"status": 200, "data": {"id": 200}},
+        "$return_value": [{"status": 201, "data": {"id": 201}}, {"status": 404, "data": {"id": 404}}],
+    }
+    assert outcome.warnings == (
+        "one.request is a ClientRequest that contains itself, so it is not exported.",
+        "$return_value[0].request is a ClientRequest that contains itself, so it is not exported.",
+        "$return_value[1].request is a ClientRequest that contains itself, so it is not exported.",
+    )
 
 
 async def test_value_that_stringify_drops_is_a_warning(bench: Bench) -> None:

@@ -4,7 +4,7 @@
  *
  * As on the platform, the rules are those of JSON.stringify: undefined and functions are dropped, NaN becomes null. A dropped or
  * changed value causes a warning, except for functions of class instances, such as responses of client libraries. BigInt and
- * cycles are errors.
+ * cycles are errors, but a class instance inside the value that contains itself, such as the request of a response, is dropped.
  */
 
 const { stringify } = JSON;
@@ -37,8 +37,12 @@ export function encodeJson(value, name, warn, verb = "exported") {
   try {
     text = stringify(value);
   } catch (error) {
-    const problem = explain(value, name, [], { left: MAX_NODES, verb }, () => {});
-    throw new ExportNotJSONError(problem ?? `${name} cannot be written as JSON: ${error?.message ?? error}`);
+    /** @type {Map<object, string>} */
+    const cyclic = new Map();
+    const problem = explain(value, name, [], { left: MAX_NODES, verb, cyclic }, () => {});
+    if (problem || cyclic.size === 0) throw new ExportNotJSONError(problem ?? `${name} cannot be written as JSON: ${error?.message ?? error}`);
+    for (const [instance, path] of cyclic) warn(`${path} is ${withArticle(instance.constructor?.name ?? "object")} that contains itself, so it is not ${verb}.`);
+    return stringify(value, (_key, each) => (cyclic.has(each) ? undefined : each));
   }
   if (value !== null && (typeof value === "object" || typeof value === "function" || typeof value === "number")) {
     const problem = explain(value, name, [], { left: MAX_NODES, verb }, warn);
@@ -53,7 +57,8 @@ export function encodeJson(value, name, warn, verb = "exported") {
  * @param {any} value
  * @param {string} path
  * @param {object[]} above the objects that contain the value, outermost first
- * @param {{left: number, verb: string}} budget
+ * @param {{left: number, verb: string, cyclic?: Map<object, string>}} budget `cyclic` receives class instances that contain
+ *   themselves, with their paths; without it there are none
  * @param {(text: string) => void} warn
  * @returns {string | undefined} why the value cannot be encoded
  */
@@ -80,9 +85,12 @@ function explain(value, path, above, budget, warn) {
   if (above.length > MAX_DEPTH) return `JSON Nested Property Limit Exceeded: ${path.slice(0, 80)}... is nested more than ${MAX_DEPTH} deep.`;
   if (typeof value.toJSON === "function") return undefined;
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
-  if (lost) {
-    const article = /^[AEIOU]/.test(lost.name) ? "an" : "a";
-    warn(`${path} is ${article} ${lost.name}, so it is ${budget.verb} without its content.`);
+  if (lost) warn(`${path} is ${withArticle(lost.name)}, so it is ${budget.verb} without its content.`);
+  const isPlain = Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(value));
+  if (budget.cyclic && !isPlain && above.length > 0 && isCyclic(value)) {
+    // parity[export-cycle]: not the whole graph, because sockets and agents hold the environment of the process
+    if (!budget.cyclic.has(value)) budget.cyclic.set(value, path);
+    return undefined;
   }
   above.push(value);
   try {
@@ -92,7 +100,6 @@ function explain(value, path, above, budget, warn) {
         if (problem) return problem;
       }
     } else {
-      const isPlain = [Object.prototype, null].includes(Object.getPrototypeOf(value));
       for (const key of Object.keys(value)) {
         if (!isPlain && typeof value[key] === "function") continue;
         const problem = explain(value[key], path + segment(key), above, budget, warn);
@@ -103,6 +110,21 @@ function explain(value, path, above, budget, warn) {
     above.pop();
   }
   return undefined;
+}
+
+/** @param {object} value */
+function isCyclic(value) {
+  try {
+    stringify(value);
+    return false;
+  } catch (error) {
+    return String(error?.message).startsWith("Converting circular structure");
+  }
+}
+
+/** @param {string} name */
+function withArticle(name) {
+  return `${/^[AEIOU]/.test(name) ? "an" : "a"} ${name}`;
 }
 
 /** @param {string} key */
