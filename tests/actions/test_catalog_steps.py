@@ -14,6 +14,7 @@ from tests.actions.checkout import write_checkout
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, python_step
 from tests.engine.conftest import Run
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 PUT = "shelf: s1\nthing: box\n"
 
@@ -204,3 +205,141 @@ async def test_the_workflow_has_the_source_npm(run: Run) -> None:
     assert execution.error is not None
     assert execution.error.code == "licence"
     assert execution.step("first").status == "not_run"
+
+
+BRAZE = {
+    "braze.app.mjs": """
+export default {
+  type: "app",
+  app: "braze",
+  propDefinitions: {
+    campaignId: { type: "string", label: "Campaign ID", description: "An API-triggered campaign." },
+  },
+  methods: {
+    _baseUrl() {
+      return this.$auth.instance_url;
+    },
+    _headers() {
+      return { "Authorization": `Bearer ${this.$auth.api_key}`, "Content-Type": "application/json" };
+    },
+    async _makeRequest({ path, method = "GET", params, data }) {
+      const query = params ? `?${new URLSearchParams(params)}` : "";
+      const options = { method, headers: this._headers(), body: data && JSON.stringify(data) };
+      const response = await fetch(this._baseUrl() + path + query, options);
+      if (!response.ok) throw new Error(JSON.stringify(await response.json()));
+      return response.json();
+    },
+    triggerCampaign(opts) {
+      return this._makeRequest({ path: "/campaigns/trigger/send", method: "POST", ...opts });
+    },
+    getScheduledMessages(opts) {
+      return this._makeRequest({ path: "/messages/scheduled_broadcasts", ...opts });
+    },
+  },
+};
+""",
+    "actions/trigger-campaign/trigger-campaign.mjs": """
+import app from "../../braze.app.mjs";
+import { parseObject } from "../../common/utils.mjs";
+
+export default {
+  key: "braze-trigger-campaign",
+  name: "Trigger Campaign",
+  description: "Sends a campaign. [See the documentation](https://www.braze.com/docs/api/endpoints/messaging/send_messages/post_send_triggered_campaigns/)",
+  version: "0.0.2",
+  annotations: { destructiveHint: false, openWorldHint: true, readOnlyHint: false },
+  type: "action",
+  props: {
+    app,
+    campaignId: { propDefinition: [app, "campaignId"] },
+    recipients: { type: "string[]", label: "Recipients", description: "Each as JSON." },
+    triggerProperties: { type: "object", label: "Trigger Properties", optional: true },
+    broadcast: { type: "boolean", label: "Broadcast", default: false },
+  },
+  async run({ $ }) {
+    const response = await this.app.triggerCampaign({
+      $,
+      data: {
+        campaign_id: this.campaignId,
+        recipients: parseObject(this.recipients),
+        trigger_properties: this.triggerProperties,
+        broadcast: this.broadcast,
+      },
+    });
+    $.export("$summary", `Sent campaign ${this.campaignId} as ${response.dispatch_id}`);
+    return response;
+  },
+};
+""",
+    "actions/get-scheduled-messages/get-scheduled-messages.mjs": """
+import app from "../../braze.app.mjs";
+
+export default {
+  key: "braze-get-scheduled-messages",
+  name: "Get Scheduled Messages",
+  description: "Lists what is scheduled. [See the documentation](https://www.braze.com/docs/api/endpoints/messaging/schedule_messages/get_messages_scheduled/)",
+  version: "0.0.1",
+  type: "action",
+  props: { app, endTime: { type: "string", label: "End Time" } },
+  async run({ $ }) {
+    const { scheduled_broadcasts: found } = await this.app.getScheduledMessages({ $, params: { end_time: this.endTime } });
+    $.export("$summary", `Found ${found.length} messages`);
+    return found;
+  },
+};
+""",
+    "common/utils.mjs": "export const parseObject = (values) => values.map((value) => JSON.parse(value));\n",
+}
+
+
+def answer_as_braze(request: SentRequest) -> Answer:
+    """Answers as the REST API: `/campaigns/trigger/send` and `/messages/scheduled_broadcasts`."""
+    if request.headers["authorization"] != "Bearer braze-0123456789":
+        return 401, {"message": "Invalid API key"}
+    if (request.method, request.path) == ("POST", "/campaigns/trigger/send"):
+        known = request.json()["campaign_id"] == "c1"
+        return (201, {"dispatch_id": "d1", "message": "success"}) if known else (400, {"message": "Invalid campaign"})
+    if request.path == "/messages/scheduled_broadcasts?end_time=2026-12-24T00%3A00%3A00Z":
+        broadcast = {"name": "Sale", "id": "b1", "type": "Campaign", "tags": [], "schedule_type": "local_time_zones"}
+        return 200, {"message": "success", "scheduled_broadcasts": [broadcast]}
+    return 404, {"message": "No such endpoint"}
+
+
+async def test_actions_of_braze(run: Run, project: Project, connect: Callable[..., str], tmp_path: Path) -> None:
+    """Actions in the shape of public ones send a campaign and list what is scheduled, each with the account's host and key."""
+    for name, text in BRAZE.items():
+        path = tmp_path / "checkout" / "components" / "braze" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    ActionSettings(project.settings).set_source(str(tmp_path / "checkout"), base=tmp_path)
+    credentials = {"api_key": "braze-0123456789", "instance_url": "https://rest.iad-01.braze.com"}
+    connect("ada", app="braze", credentials=credentials)
+    send = action(
+        "braze-trigger-campaign@0.0.2",
+        """campaignId: c1
+recipients:
+- '{"external_user_id": "{{steps.trigger.event.body.name}}", "trigger_properties": {"total": 7}}'
+triggerProperties:
+  season: winter
+""",
+        name="send",
+    )
+    listing = action("braze-get-scheduled-messages@0.0.1", "endTime: '2026-12-24T00:00:00Z'\n", name="listing")
+
+    with serve(AnsweringServer(answer_as_braze)) as api:
+        done = await run(send, listing, egress=f"stand-in={api.url}", external_user_id="ada")
+
+    assert done.status == "success", done.error
+    assert api.requests[0].json() == {
+        "campaign_id": "c1",
+        "recipients": [{"external_user_id": "Ada", "trigger_properties": {"total": 7}}],
+        "trigger_properties": {"season": "winter"},
+        "broadcast": False,
+    }
+    assert {call.headers["x-forwarded-host"] for call in api.requests} == {"rest.iad-01.braze.com"}
+    assert done.step("send").exports == {
+        "$summary": "Sent campaign c1 as d1",
+        "$return_value": {"dispatch_id": "d1", "message": "success"},
+    }
+    assert done.step("listing").exports["$summary"] == "Found 1 messages"
+    assert "braze-0123456789" not in str(done.to_json())
