@@ -112,6 +112,7 @@ async def site_of(
     clock: Clock = SYSTEM_CLOCK,
     database_url: str | None = None,
     key_file: Path | None = None,
+    egress: str = "deny",
     **settings: Any,
 ) -> AsyncIterator[Site]:
     """Serve *workflows* in a new project in *folder*, or in the project at *database_url* with the key in *key_file*."""
@@ -132,7 +133,7 @@ async def site_of(
                     project,
                     [WorkflowSource(folder / f"{each.name}.ipynb", "notebook", each, sidecar) for each in workflows],
                 ),
-                settings=ServeSettings(base_url=settings.pop("base_url", url), policy=parse_policy("deny"), **settings),
+                settings=ServeSettings(base_url=settings.pop("base_url", url), policy=parse_policy(egress), **settings),
                 clock=project.clock,
                 ids=project.ids,
                 write_line=lines.append,

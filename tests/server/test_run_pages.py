@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.builders import Gate, a_workflow, node_step, python_step
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.site import Site, site_of
 
 
@@ -34,6 +35,68 @@ async def a_paused_run(folder: Path, **settings: Any) -> AsyncIterator[tuple[Sit
         urls = (await site.http.post(site.path())).json()
         await site.wait_for_status("paused")
         yield site, urls
+
+
+APPROVAL = node_step(
+    "ask",
+    """
+    const { resume_url, cancel_url } = $.flow.suspend(60_000);
+    const button = (text, style, url) => ({ type: "button", text: { type: "plain_text", text }, style, url });
+    const response = await fetch("https://slack.com/api/chat.postMessage", {
+      method: "POST",
+      headers: {
+        "Authorization": `Bearer ${this.slack.$auth.oauth_access_token}`,
+        "Content-Type": "application/json; charset=utf-8",
+      },
+      body: JSON.stringify({
+        channel: "C024BE91L",
+        text: `Refund ${steps.trigger.event.body.amount}?`,
+        blocks: [
+          { type: "section", text: { type: "mrkdwn", text: `*Refund ${steps.trigger.event.body.amount}?*` } },
+          { type: "actions", elements: [
+            button("Approve", "primary", resume_url),
+            button("Reject", "danger", cancel_url),
+          ] },
+        ],
+      }),
+    });
+    return (await response.json()).ts;
+    """,
+    props='{ slack: { type: "app", app: "slack" } }',
+)
+
+
+def answer_as_slack(request: SentRequest) -> Answer:
+    """Answers as `chat.postMessage`, which has status 200 for errors too."""
+    if request.headers["authorization"] != "Bearer xoxb-0123456789":
+        return 200, {"ok": False, "error": "invalid_auth"}
+    if (request.method, request.path) != ("POST", "/api/chat.postMessage"):
+        return 200, {"ok": False, "error": "unknown_method"}
+    return 200, {"ok": True, "channel": request.json()["channel"], "ts": "1764262800.000100"}
+
+
+@pytest.mark.parametrize(("button", "status"), [("Approve", "success"), ("Reject", "cancelled")])
+async def test_a_button_in_slack_approves_or_rejects(tmp_path: Path, button: str, status: str) -> None:
+    """The buttons of a message open `resume_url` and `cancel_url` in a browser: a page, whose button decides."""
+    refund = python_step("refund", "return pd.steps['trigger']['event']['body']['amount']")
+    with serve(AnsweringServer(answer_as_slack)) as api:
+        async with site_of(tmp_path, a_workflow(APPROVAL, refund), egress=f"stand-in={api.url}") as site:
+            credentials = {"oauth_access_token": "xoxb-0123456789"}
+            site.directory.add_account(external_user_id="ada", app="slack", credentials=credentials)
+            await site.http.post(site.path(), json={"amount": 12}, headers={"x-pd-external-user-id": "ada"})
+            await site.wait_for_status("paused")
+            message = api.requests[0].json()
+            urls = {each["text"]["text"]: each["url"] for each in message["blocks"][1]["elements"]}
+            page = await site.http.get(urls[button])
+            decided = await site.http.post(urls[button])
+            (run,) = await site.runs()
+
+    assert '<form method="post">' in page.text
+    assert decided.status_code == 200
+    assert (run.status, run.step("ask").return_value) == (status, "1764262800.000100")
+    assert run.step("refund").return_value == (12 if button == "Approve" else None)
+    assert len(api.requests) == 1
+    assert message["text"] == "Refund 12?"
 
 
 async def test_a_post_to_the_resume_url_continues_the_run(tmp_path: Path) -> None:
