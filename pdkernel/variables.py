@@ -1,5 +1,5 @@
 """
-Environment variables for steps: the project's variables, and a `.env` file beside the notebook.
+Environment variables and secret props for steps: those of the project, and of a `.env` file beside the notebook.
 
 The values are secrets, like credentials: only steps get them.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the project imports SQLAlchemy, which the magics must not l
 
 def load_variables(project: Project, folder: Path) -> dict[str, str]:
     """
-    Return the variables by name. The `.env` in *folder* takes precedence over the project's variables.
+    Return the variables, and the values of secret props, by name. The `.env` in *folder* takes precedence over the project.
 
     A line of `.env` without a value is ignored.
 

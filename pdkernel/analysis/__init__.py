@@ -21,6 +21,12 @@ from pdkernel.analysis.python_requirements import (
     find_python_requirements,
     find_unreadable_requirements,
 )
+from pdkernel.analysis.secret_props import (
+    SecretProp,
+    fill_secret_props,
+    find_missing_secrets,
+    find_secret_props,
+)
 from pdkernel.analysis.source_locations import find_return_line, locate_missing_prop
 from pdkernel.analysis.step_references import STANDARD_VARIABLES, find_step_references, find_workflow_variables
 from pdkernel.analysis.workflow_checks import (
@@ -46,6 +52,7 @@ __all__ = [
     "ObjectUse",
     "PackageImport",
     "PythonRequirement",
+    "SecretProp",
     "build_contract_schema",
     "build_example_body",
     "build_example_event",
@@ -57,12 +64,15 @@ __all__ = [
     "compare_event",
     "derive_contract",
     "detect_drift",
+    "fill_secret_props",
     "find_app_bindings",
     "find_declared_apps",
+    "find_missing_secrets",
     "find_order_warnings",
     "find_python_requirements",
     "find_reference_errors",
     "find_return_line",
+    "find_secret_props",
     "find_step_references",
     "find_unreadable_requirements",
     "find_workflow_variables",

@@ -37,7 +37,7 @@ RUN = Section("Run", "run", "runs", "users", "accounts", "apps")
 TEST = Section("Test", "doctor", "shape", "source")
 MIGRATE = Section("Migrate", "import")
 SERVE = Section("Serve", "serve", "triggers", "invoke", "clients", "keys")
-PROJECT = Section("Project", "project", "env", "store", "login", "logout", "completion")
+PROJECT = Section("Project", "project", "env", "secrets", "store", "login", "logout", "completion")
 
 
 class CommandLineError(RequestError):

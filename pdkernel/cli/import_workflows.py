@@ -147,6 +147,7 @@ def _print(done: Sequence[ImportResult]) -> None:
 def _summarize_report(report: ImportReport) -> list[str]:
     """The lines of a report in the list of a repository; the notebook contains the whole report."""
     lines = [f"cannot run: {item.name} {item.why}" for item in report.cannot]
+    lines += [f"secret prop without a value: {use.step}.{use.prop}" for use in report.secrets]
     return [*lines, *(f"reference: {sentence}" for sentence in report.gone)]
 
 

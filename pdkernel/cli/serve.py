@@ -281,6 +281,7 @@ def _load_workflows(
     from pdkernel.server.source_workflows import (
         SourceWorkflows,
         check_bearer_tokens,
+        check_given_secrets,
         load_served_sources,
     )
 
@@ -288,6 +289,7 @@ def _load_workflows(
 
     def check(*served: ServedWorkflow) -> list[str]:
         check_bearer_tokens(served)
+        check_given_secrets(served)
         return check_exposure(host, served, project, has_pipedream_login=pipedream is not None, public_url=public)
 
     workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=write_line)

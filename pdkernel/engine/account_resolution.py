@@ -21,6 +21,7 @@ from pdkernel.execution import AccountUse, Execution
 from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess, WithheldCredentials
 from pdkernel.lookup import Lookup
 from pdkernel.project import Project
+from pdkernel.project.variables import format_variable_ref
 from pdkernel.redaction import Secret
 from pdkernel.redaction.secret_patterns import is_secret_field
 from pdkernel.variables import load_variables
@@ -101,7 +102,7 @@ def list_account_secrets(account: Account, credentials: Mapping[str, str]) -> li
 
 def collect_secrets(project: Project, folder: Path) -> list[Secret]:
     """Return all secrets of *project* and of the `.env` in *folder*, including those that a run does not use."""
-    secrets = [Secret(f"env/{name}", value) for name, value in load_variables(project, folder).items()]
+    secrets = [Secret(format_variable_ref(name), value) for name, value in load_variables(project, folder).items()]
     accounts = project.accounts
     for account in accounts.list_accounts():
         secrets += list_account_secrets(account, accounts.credentials(account.id))

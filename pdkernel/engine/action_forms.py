@@ -16,6 +16,7 @@ from pathlib import Path
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.npm_source import ProgressCallback
 from pdkernel.actions.prop_binding import resolve_app_bindings
+from pdkernel.analysis import fill_secret_props
 from pdkernel.egress import CallContext, OutboundPolicy
 from pdkernel.engine.account_resolution import format_credential_ref, insert_placeholders
 from pdkernel.engine.directory_snapshot import format_connect_account_command
@@ -24,6 +25,7 @@ from pdkernel.engine.step_actions import describe_component, is_connect_call_all
 from pdkernel.errors import StepError
 from pdkernel.identity import Directory, Environment, ProxyAccess
 from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.project.variables import format_variable_ref, is_secret_prop_name
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import (
     ComponentDescription,
@@ -202,7 +204,7 @@ class ActionForms:
         auth: dict[str, Mapping[str, str]] = {}
         missing: list[AppBinding] = []
         proxied: dict[str, ProxyAccess] = {}
-        secrets: list[Secret] = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
+        secrets: list[Secret] = [Secret(format_variable_ref(name), value) for name, value in request.variables.items()]
         for binding in apps:
             if binding.account is not None:
                 account = self._directory.find_account(binding.account)
@@ -251,7 +253,7 @@ class ActionForms:
                 found = {}
             # an expression without a result gets its value in the run, so it is not an empty prop
             values[name] = value if found.get(name) is None else found[name]
-        return values
+        return fill_secret_props(request.step, values, request.variables)
 
     @asynccontextmanager
     async def _open_workers(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[RunWorkers]:
@@ -261,7 +263,7 @@ class ActionForms:
             environment=request.environment,
             external_user=request.external_user_id,
             trigger={"event": dict(request.event), "context": {}},
-            variables=request.variables,
+            variables={name: value for name, value in request.variables.items() if not is_secret_prop_name(name)},
             import_folder=request.folder,
             is_sandboxed=request.policy.public_only,
             public_only=request.policy.public_only,

@@ -2,17 +2,24 @@
 Checks that refuse a run before its first step, independent of its external user.
 
 The order is: the workflow's code, unsupported features (listed in docs/reference/parity.md), interpreters,
-environment variables.
+environment variables, secret props.
 `account_lookup` checks the external user and the accounts.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pdkernel.analysis import check_import_complete, check_packages, check_workflow, find_workflow_variables
+from pdkernel.analysis import (
+    SecretProp,
+    check_import_complete,
+    check_packages,
+    check_workflow,
+    find_secret_props,
+    find_workflow_variables,
+)
 from pdkernel.engine.limits import check_props
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, UnsupportedError
@@ -27,11 +34,17 @@ class VariableMissingError(RequestError):
     code = "variable_missing"
 
 
+class SecretMissingError(RequestError):
+    """A secret prop, of which Git holds only an encrypted value, has no value."""
+
+    code = "secret_missing"
+
+
 class PreflightChecks:
     """The checks of one process; the result of checks that depend on the workflow alone is cached."""
 
     def __init__(self) -> None:
-        self._needed: dict[object, dict[str, list[str]]] = {}
+        self._needed: dict[object, tuple[dict[str, list[str]], Sequence[SecretProp]]] = {}
 
     def check(self, request: RunRequest, *, has_debugger: bool = False) -> None:
         """
@@ -41,6 +54,7 @@ class PreflightChecks:
             DefinitionError: The workflow is wrong, or needs an unsupported feature.
             InterpreterMissingError: A language's interpreter is not installed.
             VariableMissingError: A variable that a step reads is not set.
+            SecretMissingError: A secret prop has no value.
         """
         complete = (
             request.workflow.unsupported_entries,
@@ -62,8 +76,10 @@ class PreflightChecks:
             check_supported(running)
             check_props(running)
             check_interpreters(running)
-            needed = self._needed[key] = find_workflow_variables(running)
-        check_variables(needed, request.variables)
+            needed = self._needed[key] = (find_workflow_variables(running), find_secret_props(running))
+        variables, secrets = needed
+        check_variables(variables, request.variables)
+        check_secrets(secrets, request.variables, source=None if request.interface == "notebook" else request.source)
         if has_debugger:
             check_debug(request)
 
@@ -138,6 +154,42 @@ def check_variables(required: Mapping[str, list[str]], variables: Mapping[str, s
         f"The environment variable{'s' if plural else ''} {reads} {'are' if plural else 'is'} not set.",
         fix="\n".join(f"Set it: pdkernel env set {shlex.quote(name)}" for name in names),
     )
+
+
+def check_secrets(props: Sequence[SecretProp], variables: Mapping[str, str], *, source: str | None) -> None:
+    """
+    Refuse a run or a served workflow whose secret props have no values.
+
+    Args:
+        props: The secret props.
+        variables: The values that are given.
+        source: The workflow as an argument of a command; None for the workflow of a notebook that is open.
+
+    Raises:
+        SecretMissingError: The message names each step and prop, and the command that gives the value.
+    """
+    missing = [prop for prop in props if prop.find_value(variables) is None]
+    if not missing:
+        return
+    names = "; ".join(f"{prop.prop} of step {prop.step}" for prop in missing)
+    raise SecretMissingError(
+        f"{'These secret props have' if len(missing) > 1 else 'A secret prop has'} no value: {names}. Git holds only an "
+        "encrypted value, which only Pipedream can read.",
+        fix="\n".join(
+            f"Give the value: {format_secret_command(prop, source) if source else format_secret_magic(prop)}"
+            for prop in missing
+        ),
+    )
+
+
+def format_secret_command(prop: SecretProp, source: str) -> str:
+    """The command that gives the value of *prop*; *source* is the workflow as an argument of a command."""
+    return f"pdkernel secrets set {source} {prop.step} {shlex.quote(prop.prop)}"
+
+
+def format_secret_magic(prop: SecretProp) -> str:
+    """The line of a notebook that gives the value of *prop* of its workflow."""
+    return f"%pdsecrets set {prop.step} {prop.prop}"
 
 
 def check_supported(workflow: Workflow) -> None:

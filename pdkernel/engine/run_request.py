@@ -25,6 +25,7 @@ from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Step, Workflow
+from pdkernel.project.variables import format_variable_ref
 from pdkernel.redaction import Secret
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
 
@@ -133,7 +134,7 @@ class RunRequest:
         policy: The policy for outbound calls.
         external_user_id: The external user of the run, or None.
         environment: The external user's environment.
-        variables: Environment variables by name; steps only get those that the workflow names.
+        variables: Environment variables, of which steps only get those that the workflow names, and secret props, by name.
         folder: The folder of the notebook or the workflow; Node.js resolves bare imports in it.
         pinned_exports: Fixed exports by step; such steps do not run.
         only_steps: Steps to run, or None for all. The others use *previous_exports*.
@@ -391,10 +392,9 @@ def decode_request(
 
 
 def collect_request_secrets(request: RunRequest) -> list[Secret]:
-    """Return the values of the project's variables and of the event's secret headers, and the request's own secrets."""
-    variables = [Secret(f"env/{name}", value) for name, value in request.variables.items()]
+    """Return the values of variables, secret props and the event's secret headers, and the request's own secrets."""
     return [
-        *variables,
+        *(Secret(format_variable_ref(name), value) for name, value in request.variables.items()),
         *request.secrets,
         *(Secret(f"event/{name}", value) for name, value in request.event.header_secrets().items()),
     ]

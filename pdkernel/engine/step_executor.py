@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from pdkernel.analysis import find_return_line, locate_missing_prop
+from pdkernel.analysis import fill_secret_props, find_return_line, locate_missing_prop
 from pdkernel.clock import Clock
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
@@ -140,7 +140,7 @@ class StepExecutor:
         written = step
         step = action.fitted_step.step if action and action.fitted_step else step
         if action and action.remote:
-            props = await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)
+            props = await _evaluate_all_props(run, step, timeout_s)
             await run.record.flush()
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
         if rerun_state.run_number == 1:
@@ -151,7 +151,7 @@ class StepExecutor:
         call = StepCall(
             step=step,
             steps=run.exports,
-            props=add_option_labels(written, await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)),
+            props=add_option_labels(written, await _evaluate_all_props(run, step, timeout_s)),
             account_fields=accounts.auth,
             context=build_step_context(
                 run.request,
@@ -220,6 +220,12 @@ def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., 
         return await debugger.run_step(call, run.worker_setup, run.workers.ensure_tmp_folder(), recorder)
 
     return in_kernel
+
+
+async def _evaluate_all_props(run: RunState, step: Step, timeout_s: float) -> dict[str, JSON]:
+    """Return the step's props with evaluated expressions and the values of secret props."""
+    props = await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)
+    return fill_secret_props(step, props, run.request.variables)
 
 
 async def _reachable_stores(run: RunState, step: Step, action: StepAction | None) -> dict[str, str]:

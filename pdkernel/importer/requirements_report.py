@@ -18,6 +18,7 @@ from pdkernel.analysis import (
     find_app_bindings,
     find_order_warnings,
     find_python_requirements,
+    find_secret_props,
     node_packages,
 )
 from pdkernel.analysis.step_references import find_step_variables
@@ -37,6 +38,7 @@ from pdkernel.render.import_report import (
     ActionSource,
     ImportReport,
     PackageUse,
+    SecretUse,
     StoreUse,
     TriggerUse,
     UnsupportedItem,
@@ -77,6 +79,7 @@ def build_import_report(
         actions=actions,
         accounts=accounts,
         variables=_variables(readable),
+        secrets=tuple(SecretUse(prop.step, prop.prop) for prop in find_secret_props(workflow)),
         stores=_stores(workflow),
         triggers=tuple(_trigger(trigger, assumed_triggers) for trigger in workflow.triggers),
         packages=_packages(workflow),

@@ -160,9 +160,11 @@ class RunSettingsMagics(Magics):
 
     def _variables(self) -> str:
         from pdkernel.analysis import find_workflow_variables
+        from pdkernel.project.variables import is_secret_prop_name
 
         session = get_session(self.shell)
-        known = sorted(load_variables(session.project, session.folder))
+        values = load_variables(session.project, session.folder)
+        known = sorted(name for name in values if not is_secret_prop_name(name))
         read = find_workflow_variables(session.workflow)
         lines = [f"{name}  set" + (f", read by {', '.join(read[name])}" if name in read else "") for name in known]
         lines += [
@@ -171,6 +173,44 @@ class RunSettingsMagics(Magics):
             if name not in known
         ]
         return "\n".join(lines) or "No environment variables. To set a variable: %pdenv set NAME"
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("action", nargs="?", choices=["list", "set", "remove"], default="list")
+    @argument("step", nargs="?", help="the step")
+    @argument(
+        "prop", nargs="?", help="the secret prop; pdkernel prompts for its value, which is never saved in the notebook"
+    )
+    @line_magic
+    @show_errors_as_messages
+    def pdsecrets(self, line: str) -> None:
+        """List, set or remove values of secret props, of which Git holds only encrypted values."""
+        from pdkernel.analysis import find_secret_props
+        from pdkernel.engine.preflight_checks import format_secret_magic
+        from pdkernel.operations.environment import find_stored_secret, set_secret_prop
+
+        chosen = parse_argstring(self.pdsecrets, line)
+        session = get_session(self.shell)
+        name = f"{chosen.step}.{chosen.prop}"
+        if chosen.action != "list" and not chosen.prop:
+            raise RequestError("The step or the prop is missing.", fix=f"%pdsecrets {chosen.action} STEP PROP")
+        if chosen.action == "set":
+            set_secret_prop(
+                session.project, session.workflow, chosen.step, chosen.prop, lambda: getpass.getpass(f"{name}: ")
+            )
+            show_message(f"{name} is set.")
+        elif chosen.action == "remove":
+            session.project.variables.remove(find_stored_secret(session.project, name))
+            show_message(f"The value of {name} is removed.")
+        else:
+            values = load_variables(session.project, session.folder)
+            lines = [
+                f"{prop.name}  set"
+                if prop.find_value(values) is not None
+                else f"{prop.name}  NOT SET: {format_secret_magic(prop)}"
+                for prop in find_secret_props(session.workflow)
+            ]
+            show_message("\n".join(lines) or "This workflow has no secret props.")
 
     @no_var_expand
     @magic_arguments()

@@ -1,11 +1,12 @@
 """
-Environment variables of the project, encrypted in the database.
+Environment variables and values of secret props of the project, encrypted in the database.
 
-This module checks names and sizes. The engine decides which variables a step gets.
+This module checks names and sizes. The engine decides which values a step gets.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy import delete, select
@@ -22,11 +23,12 @@ from pdkernel.project.vault import Vault
 MAX_VALUE_BYTES = 64 * 1024
 """Size limit of a variable's value in UTF-8 (platform documentation of environment variables)."""
 RESERVED_PREFIX = "PIPEDREAM_"
+_SECRET_PROP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[^\0]+\Z")
 _ALL = select(variables.c.name, variables.c.sealed_value)  # built once, executed at every run
 
 
 class VariableTable:
-    """Environment variables by name."""
+    """Environment variables by name, and values of secret props by `STEP.PROP` or their key (`analysis.SecretProp`)."""
 
     def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
         self._database = database
@@ -53,25 +55,42 @@ class VariableTable:
             return connection.execute(delete(variables).where(variables.c.name == name)).rowcount > 0
 
     def list(self) -> Sequence[str]:
-        """The names of all variables, sorted."""
+        """The names of all environment variables, sorted."""
+        return [name for name in self._list_names() if not is_secret_prop_name(name)]
+
+    def list_secret_props(self) -> Sequence[str]:
+        """The names of all secret props that have a value, sorted."""
+        return [name for name in self._list_names() if is_secret_prop_name(name)]
+
+    def _list_names(self) -> Sequence[str]:
         with self._database.read() as connection:
             return list(connection.execute(select(variables.c.name).order_by(variables.c.name)).scalars())
 
     def values(self) -> dict[str, str]:
-        """Every variable with its value."""
+        """Every variable and every secret prop with its value."""
         with self._database.read() as connection:
             rows = connection.execute(_ALL).all()
         return {name: self._vault.unseal(sealed, _vault_context(name)) for name, sealed in rows}
 
 
+def is_secret_prop_name(name: str) -> bool:
+    """Whether *name* is that of a secret prop, and not of an environment variable."""
+    return _SECRET_PROP_NAME.match(name) is not None
+
+
+def format_variable_ref(name: str) -> str:
+    """The reference that replaces the value of *name* in redacted text: `env/NAME`, or `prop/STEP/PROP`."""
+    return f"prop/{name.partition('#')[0].replace('.', '/', 1)}" if is_secret_prop_name(name) else f"env/{name}"
+
+
 def check_variable(name: str, value: str) -> None:
     """
-    Refuse an invalid environment variable. The error's message never contains the value.
+    Refuse an invalid environment variable or secret prop. The error's message never contains the value.
 
     Raises:
         RequestError: The name is invalid or reserved, or the value contains NUL or is too long.
     """
-    if not VARIABLE_NAME.match(name):
+    if not VARIABLE_NAME.match(name) and not is_secret_prop_name(name):
         raise RequestError(
             f"{name!r} is not a valid name of an environment variable.",
             fix="Use letters, digits and underscores, with a letter or an underscore first.",

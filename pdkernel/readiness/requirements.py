@@ -13,11 +13,12 @@ from typing import Literal
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
-from pdkernel.analysis import find_workflow_variables
+from pdkernel.analysis import find_missing_secrets, find_workflow_variables
 from pdkernel.definition import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot, format_connect_account_command
+from pdkernel.engine.preflight_checks import format_secret_command
 from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError, LicenceError
 from pdkernel.identity import Directory, Environment
 from pdkernel.lookup import Lookup
@@ -31,7 +32,7 @@ _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go
 """Languages whose interpreter or compiler comes from a wheel."""
 
 RequirementKind = Literal[
-    "external_user", "account", "answer", "variable", "interpreter", "action", "plan", "unsupported"
+    "external_user", "account", "answer", "variable", "secret", "interpreter", "action", "plan", "unsupported"
 ]
 
 
@@ -68,7 +69,7 @@ def find_missing_requirements(
         workflow: The workflow to check.
         directory: Users and accounts of the project.
         catalog: Pre-built actions of the project.
-        variables: Environment variables that are set.
+        variables: Environment variables that are set, and values of secret props.
         users: External users to check; default: all users of the environment.
         environment: Environment of the users.
     """
@@ -77,6 +78,7 @@ def find_missing_requirements(
         *_missing_actions(workflow, catalog),
         *_missing_accounts(workflow, directory, catalog, users, environment),
         *_missing_variables(workflow, variables),
+        *_missing_secrets(workflow, variables),
         *_unsupported(workflow),
     ]
 
@@ -215,6 +217,19 @@ def _missing_variables(workflow: Workflow, variables: Mapping[str, str]) -> list
         )
         for name, steps in sorted(find_workflow_variables(workflow).items())
         if name not in variables
+    ]
+
+
+def _missing_secrets(workflow: Workflow, variables: Mapping[str, str]) -> list[MissingRequirement]:
+    source = shlex.quote(workflow.origin or "SOURCE")
+    return [
+        MissingRequirement(
+            "secret",
+            prop.name,
+            f"The secret prop {prop.prop} of step {prop.step} has no value: Git holds only an encrypted value.",
+            format_secret_command(prop, source),
+        )
+        for prop in find_missing_secrets(workflow, variables)
     ]
 
 

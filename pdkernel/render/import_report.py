@@ -37,6 +37,13 @@ class VariableRead(JsonStruct, frozen=True):
     required: bool = True
 
 
+class SecretUse(JsonStruct, frozen=True):
+    """A secret prop: Git holds only an encrypted value, so that a person must give the value again."""
+
+    step: str
+    prop: str
+
+
 class StoreUse(JsonStruct, frozen=True):
     """A data store and the props that use it; *name* is its local name or its id in Git, None is the project's default store."""
 
@@ -80,6 +87,7 @@ class ImportReport(JsonStruct, frozen=True):
         actions: Sources of pre-built actions.
         accounts: Accounts of app props.
         variables: Environment variables.
+        secrets: Secret props.
         stores: Data stores.
         triggers: Triggers.
         packages: Packages installed at the first run.
@@ -94,6 +102,7 @@ class ImportReport(JsonStruct, frozen=True):
     actions: tuple[ActionSource, ...] = ()
     accounts: tuple[AccountAssignment, ...] = ()
     variables: tuple[VariableRead, ...] = ()
+    secrets: tuple[SecretUse, ...] = ()
     stores: tuple[StoreUse, ...] = ()
     triggers: tuple[TriggerUse, ...] = ()
     packages: tuple[PackageUse, ...] = ()
@@ -135,6 +144,7 @@ def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
         ("Triggers", [_trigger(use) for use in report.triggers]),
         ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {_line(use.source)}" for use in report.actions]),
         ("Environment variables", [_variable(use) for use in report.variables]),
+        ("Secret props, of which Git holds only encrypted values", [_secret(use) for use in report.secrets]),
         ("Packages, installed at the first run", [_package(use) for use in report.packages]),
         ("References to missing steps", list(map(_line, report.gone))),
         ("Disabled, and not run", [", ".join(map(_code, report.disabled))] if report.disabled else []),
@@ -166,6 +176,12 @@ def _trigger(use: TriggerUse) -> str:
 
 def _variable(use: VariableRead) -> str:
     return f"{_code(use.name)}: read by {'; '.join(use.places)}" + ("" if use.required else " (optional)")
+
+
+def _secret(use: SecretUse) -> str:
+    place = f"{use.step} {shlex.quote(use.prop)}"
+    commands = f"{_code(f'%pdsecrets set {place}')}, or {_code(f'pdkernel secrets set SOURCE {place}')}"
+    return f"{_code(f'{use.step}.{use.prop}')}: give its value before a run: {commands}"
 
 
 def _package(use: PackageUse) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pdkernel.analysis import find_secret_props
+from pdkernel.engine.preflight_checks import check_secrets
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.operations.triggers import workflow_id
 from pdkernel.project import Project
@@ -146,6 +148,13 @@ def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
                 if name
                 else "Add the name of the variable to the trigger: token_env: NAME",
             )
+
+
+def check_given_secrets(workflows: Sequence[ServedWorkflow]) -> None:
+    """Check that every secret prop of *workflows* has a value. Raises `SecretMissingError`."""
+    for served in workflows:
+        props = find_secret_props(served.source.workflow)
+        check_secrets(props, served.variables, source=shlex.quote(str(served.source.path)))
 
 
 def load_served_sources(paths: Sequence[Path], default_folder: Path) -> list[WorkflowSource]:

@@ -1,5 +1,5 @@
 """
-Accounts and variables of a run, with fake values, so that a saved test can repeat the run on another machine.
+Accounts, variables and secret props of a run, with fake values, so that a saved test can repeat the run on another machine.
 
 A real value is copied only if the user declares that it is not a secret.
 """
@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from pdkernel.analysis import find_secret_props
 from pdkernel.engine.account_resolution import insert_placeholders
+from pdkernel.engine.preflight_checks import disable_skipped_steps
 from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
+from pdkernel.project.variables import format_variable_ref
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.redaction.secret_patterns import is_secret_field
 from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
@@ -39,7 +42,7 @@ class RunInputs:
 
     Attributes:
         accounts: Accounts with fake credentials.
-        variables: Environment variables with fake values.
+        variables: Environment variables and secret props with fake values.
         redactor: Finds the real values of accounts and variables.
         replaced_names: Names of replaced values, as `--plain` takes them: `NAME`, `APP.FIELD`.
     """
@@ -66,7 +69,7 @@ def collect_run_inputs(
     request: RunRequest, execution: Execution, directory: Directory, *, non_secret_names: Collection[str] = ()
 ) -> RunInputs:
     """
-    Collect the accounts and variables of *execution*.
+    Collect the accounts, variables and secret props of *execution*.
 
     Args:
         request: The request of the run.
@@ -102,8 +105,13 @@ def collect_run_inputs(
     for name, value in select_named_variables(request).items():
         names.append(name)
         if name not in non_secret_names:
-            secrets.append(Secret(f"env/{name}", value))
+            secrets.append(Secret(format_variable_ref(name), value))
         variables[name] = value if name in non_secret_names else build_fake_secret(name, value)
+    for prop in find_secret_props(disable_skipped_steps(request)):
+        secret = prop.find_value(request.variables) or ""
+        names.append(prop.name)
+        secrets.append(Secret(format_variable_ref(prop.key), secret))
+        variables[prop.name] = build_fake_secret(prop.name, secret)
     unused = [name for name in non_secret_names if name not in names]
     if unused:
         raise RequestError(

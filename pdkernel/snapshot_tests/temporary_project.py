@@ -105,7 +105,11 @@ class TemporaryProject:
         return self._project.data_stores
 
     def set_variables(self, **variables: str) -> None:
-        """Set environment variables of the project; a step gets the variables that it names. Values are redacted."""
+        """
+        Set environment variables of the project; a step gets the variables that it names. Values are redacted.
+
+        `STEP.PROP` is the value of a secret prop, of which the workflow's files hold only an encrypted value.
+        """
         for name, value in variables.items():
             self._project.variables.set(name, value)
 

@@ -214,6 +214,33 @@ async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
 @pytest.mark.parametrize(
     "step",
     [
+        python_step("one", 'return len(pd.inputs["key"])', options="""--prop 'key={"_enc": "x"}'"""),
+        node_step(
+            "one",
+            "return this.key.length",
+            props="{ key: { type: 'string' } }",
+            options="""--prop 'key={"_enc": "x"}'""",
+        ),
+    ],
+    ids=["python", "node"],
+)
+async def test_step_gets_the_value_of_a_secret_prop(run: Run, step: Any) -> None:
+    """Without a value, the run is refused before its first step; a value with braces is not an expression."""
+    refused = await run(step)
+    execution = await run(step, variables={"one.key": "{{steps.none}}-0123"})
+    pinned = await run(step, pinned_exports={"one": {"$return_value": 1}})
+
+    assert refused.error is not None
+    assert refused.error.code == "secret_missing"
+    assert "pdkernel secrets set SOURCE one key" in refused.error.message
+    assert statuses(refused) == {"one": "not_run"}
+    assert execution.step("one").exports == {"$return_value": len("{{steps.none}}-0123")}
+    assert statuses(pinned) == {"one": "pinned"}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
         python_step("one", 'import os\nreturn [os.environ["TOKEN"], os.environ.get("UNNA" + "MED")]'),
         node_step("one", "return [process.env.TOKEN, process.env['UNNA' + 'MED'] ?? null]"),
     ],

@@ -109,6 +109,27 @@ def test_pdenv_lists_sets_and_removes(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert "%pdenv remove NAME" in unnamed
 
 
+def test_pdsecrets_lists_sets_and_removes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`%pdsecrets` lists the secret props of the workflow and prompts for a value, with which the step then runs."""
+    run("%pdevent hello")
+    cell = """%%pdstep ask --prop 'key={"_enc": "x"}'\ndef handler(pd):\n    return len(pd.inputs["key"])\n"""
+    refused = run(cell)
+    monkeypatch.setattr(getpass, "getpass", lambda _: "a-value-of-a-test")
+
+    before, said, after = run("%pdsecrets"), run("%pdsecrets set ask key"), run("%pdsecrets")
+    variables, ran = run("%pdenv"), run(cell)
+    removed, unnamed = run("%pdsecrets remove ask key"), run("%pdsecrets set ask")
+
+    assert "Give the value: %pdsecrets set ask key" in refused
+    assert before.strip() == "ask.key  NOT SET: %pdsecrets set ask key"
+    assert "ask.key is set." in said
+    assert after.strip() == "ask.key  set"
+    assert "ask.key" not in variables
+    assert str(len("a-value-of-a-test")) in ran
+    assert "removed" in removed
+    assert "%pdsecrets set STEP PROP" in unnamed
+
+
 def test_pin_and_release(run: Run) -> None:
     """`%pdpin` fixes exports, lists them, and releases them."""
     run("%pdevent hello")

@@ -27,3 +27,9 @@ def test_a_value_on_the_line_is_refused(project: Project) -> None:
 
     assert "abc-0123" not in str(caught.value)
     assert project.variables.values() == {}
+
+
+def test_a_secret_prop_is_not_a_variable(project: Project) -> None:
+    """`STEP.PROP` is refused with the command for secret props."""
+    with pytest.raises(RequestError, match="pdkernel secrets set SOURCE STEP PROP"):
+        set_variable(project, "ask.key", lambda: "abc")

@@ -135,6 +135,21 @@ def test_no_secret_is_written(notebook: Notebook) -> None:
     assert notebook.pytest() == {"passed": 1}
 
 
+def test_a_secret_prop_gets_a_fake_value(notebook: Notebook) -> None:
+    """The test of a workflow with a secret prop holds a fake value of the prop, and passes."""
+    notebook.write(
+        """%%pdstep ask --prop 'key={"_enc": "x"}'\ndef handler(pd):\n    return {"sent": pd.inputs["key"]}\n"""
+    )
+    notebook.session.project.variables.set("ask.key", VARIABLE)
+
+    notebook.save(notebook.session.run())
+
+    assert VARIABLE not in notebook.text()
+    assert "'ask.key': 'made-up-ask-key'" in notebook.text()
+    assert "⟦secret:prop/ask/key⟧" in notebook.text()
+    assert notebook.pytest() == {"passed": 1}
+
+
 def test_unstable_values_are_compared_by_type(notebook: Notebook) -> None:
     """Ids, times and today's date are compared by type and listed, other values by value; the test passes tomorrow."""
     notebook.write(ODD)
