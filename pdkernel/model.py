@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -19,6 +19,7 @@ JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 Language = Literal["python", "node", "bash", "go"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
+_SOURCE_SUFFIXES: Mapping[Language, tuple[str, ...]] = {"python": (".py",), "node": (".js", ".mjs", ".cjs")}
 LANGUAGE_NAMES: Mapping[Language, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go"}
 
 TriggerType = Literal["http", "schedule", "email", "source", "errors", "emit"]
@@ -148,6 +149,7 @@ class Step:
             without an entry is on the directive's line.
         props_file: For a folder, the name of the file that holds the props; None for a cell.
         extra: Fields of a definition that this model does not use, stored for writing them back.
+        files: Files that the code imports, by their path from the folder of the step's entry file (`x.mjs`, `../lib/y.py`).
     """
 
     name: str
@@ -166,6 +168,7 @@ class Step:
     prop_lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict, compare=False, repr=False)
     props_file: str | None = field(default=None, compare=False)
     extra: Mapping[str, JSON] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_step_name(self.name)
@@ -179,6 +182,18 @@ class Step:
     def dollar_name(self) -> str:
         """The name of the API object in the step's language: `pd` in Python, `$` otherwise."""
         return "pd" if self.language == "python" else "$"
+
+    def iter_sources(self) -> Iterator[tuple[str, str]]:
+        """Yield the code, with an empty path, and the texts of `files` in the step's language by path."""
+        yield "", self.source
+        suffixes = _SOURCE_SUFFIXES.get(self.language, ())
+        yield from ((path, text) for path, text in self.files.items() if path.endswith(suffixes))
+
+    def describe_place(self, line: int | None) -> str:
+        """Return the cell and *line* for an error message: ` (cell 3, line 12)`; empty if neither is known."""
+        parts = [f"cell {self.cell_index + 1}"] if self.cell_index is not None else []
+        parts += [f"line {line}"] if line is not None else []
+        return f" ({', '.join(parts)})" if parts else ""
 
     def locate_prop(self, *path: str | int) -> tuple[int | None, str]:
         """
@@ -366,6 +381,7 @@ class Workflow:
                     "notes": s.notes,
                     "line_offset": s.line_offset,
                     **({"picked": picked} if (picked := s.picked_options) else {}),
+                    **({"files": dict(s.files)} if s.files else {}),
                 }
                 for s in self.steps
             ],

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from pdkernel.analysis import check_import_complete
+from pdkernel.analysis import check_import_complete, count_parents, with_step_files
 from pdkernel.definition import (
     SIDECAR_FILE_NAME,
     Sidecar,
@@ -25,9 +25,10 @@ from pdkernel.definition import (
     read_sidecar,
     slugify,
 )
+from pdkernel.definition.entry_file import build_file_reader
 from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.errors import NotebookError
-from pdkernel.model import Workflow
+from pdkernel.model import Step, Workflow
 from pdkernel.notebook import read_notebook
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "reload_source",
     "sibling_workflow_finder",
     "slugify",
+    "with_files_beside",
 ]
 
 EVENTS_FOLDER = "events"
@@ -151,7 +153,8 @@ def reload_source(source: WorkflowSource) -> WorkflowSource:
 def file_stamps(source: WorkflowSource) -> tuple[tuple[str, int, int], ...]:
     """Return names, times and sizes of the files of *source*. If the result differs from an earlier one, *source* may have changed."""
     if source.kind == "notebook":
-        files = [source.path, get_notebook_sidecar_path(source.path)]
+        imported = {source.folder / path for step in source.workflow.steps for path in step.files}
+        files = [source.path, get_notebook_sidecar_path(source.path), *sorted(imported)]
     else:
         files = list(islice(_iter_files(source.path, _MAX_STAMPED_DEPTH), _MAX_STAMPED_FILES))
     stamps = []
@@ -264,8 +267,32 @@ def _load(path: Path, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource
             path, "folder", workflow, read_sidecar(path / SIDECAR_FILE_NAME), describe_assumptions(path, workflow)
         )
     sidecar = read_sidecar(get_notebook_sidecar_path(path))
-    workflow = _require_complete(apply_sidecar(read_notebook(path), sidecar, unanswered_policy=unanswered), unanswered)
-    return WorkflowSource(path, "notebook", workflow, sidecar)
+    workflow = apply_sidecar(with_files_beside(read_notebook(path), path.parent), sidecar, unanswered_policy=unanswered)
+    return WorkflowSource(path, "notebook", _require_complete(workflow, unanswered), sidecar)
+
+
+def with_files_beside(workflow: Workflow, folder: Path) -> Workflow:
+    """
+    Return the *workflow* of a notebook with the files in the notebook's *folder* that its steps import.
+
+    A cell imports `./x.mjs` as a file of the notebook's folder does. Files of the notebook's cells take precedence.
+
+    Raises:
+        NotebookError: A file may not be read; the message names the import's line.
+    """
+    read = build_file_reader(folder, "", outside="the notebook's folder")
+
+    def with_files(step: Step) -> Step:
+        depth = count_parents(step.files)
+
+        def read_file(path: str) -> str | None:
+            is_above = 0 < count_parents([path]) <= depth  # cells have the files of such folders
+            return step.files[path] if path in step.files else None if is_above else read(path)
+
+        return with_step_files(step, read_file, depth=depth)
+
+    steps = tuple(map(with_files, workflow.steps))
+    return workflow if steps == workflow.steps else replace(workflow, steps=steps)
 
 
 def _require_complete(workflow: Workflow, unanswered: UnansweredPolicy) -> Workflow:

@@ -15,7 +15,6 @@ from pdkernel.analysis.contract_examples import build_contract_schema, build_exa
 from pdkernel.analysis.custom_response import MissingResponse, missing_responses, responds
 from pdkernel.analysis.event_comparison import Drift, EventComparison, compare_event, detect_drift
 from pdkernel.analysis.node_code import PackageImport, package_fault
-from pdkernel.analysis.node_code import find_packages as node_packages
 from pdkernel.analysis.python_requirements import (
     PythonRequirement,
     find_python_requirements,
@@ -28,6 +27,15 @@ from pdkernel.analysis.secret_props import (
     find_secret_props,
 )
 from pdkernel.analysis.source_locations import find_return_line, locate_missing_prop
+from pdkernel.analysis.step_files import (
+    ReadFile,
+    StepFileError,
+    count_parents,
+    find_missing_files,
+    find_step_packages,
+    find_step_requirements,
+    with_step_files,
+)
 from pdkernel.analysis.step_references import STANDARD_VARIABLES, find_step_references, find_workflow_variables
 from pdkernel.analysis.workflow_checks import (
     check_import_complete,
@@ -52,7 +60,9 @@ __all__ = [
     "ObjectUse",
     "PackageImport",
     "PythonRequirement",
+    "ReadFile",
     "SecretProp",
+    "StepFileError",
     "build_contract_schema",
     "build_example_body",
     "build_example_event",
@@ -62,18 +72,22 @@ __all__ = [
     "check_step_order",
     "check_workflow",
     "compare_event",
+    "count_parents",
     "derive_contract",
     "detect_drift",
     "fill_secret_props",
     "find_app_bindings",
     "find_declared_apps",
+    "find_missing_files",
     "find_missing_secrets",
     "find_order_warnings",
     "find_python_requirements",
     "find_reference_errors",
     "find_return_line",
     "find_secret_props",
+    "find_step_packages",
     "find_step_references",
+    "find_step_requirements",
     "find_unreadable_requirements",
     "find_workflow_variables",
     "format_path",
@@ -81,10 +95,10 @@ __all__ = [
     "locate_missing_prop",
     "merge_app_bindings",
     "missing_responses",
-    "node_packages",
     "package_fault",
     "raise_combined",
     "reader_sort_key",
     "responds",
     "with_message",
+    "with_step_files",
 ]

@@ -198,6 +198,28 @@ def find_packages(source: str) -> tuple[PackageImport, ...]:
     return tuple(found.values())
 
 
+@lru_cache(maxsize=500)
+def find_file_imports(source: str) -> tuple[tuple[str, int, bool], ...]:
+    """
+    Imports of *source* by a relative path: the path, the line, and whether the code fails without the file.
+
+    A call of `import` or `require` in a `try` may fail.
+    """
+    return tuple(
+        (specifier, node.start_point[0] + 1, not _is_in_try(node))
+        for node in javascript.iter_nodes(javascript.parse_source(source))
+        if (specifier := _get_import_specifier(node)) is not None
+        and (specifier in (".", "..") or specifier.startswith(("./", "../")))
+    )
+
+
+def _is_in_try(node: Node) -> bool:
+    above: Node | None = node
+    while above is not None and above.type != "try_statement":
+        above = above.parent
+    return above is not None
+
+
 def parse_specifier(specifier: str) -> tuple[str, str | None] | None:
     """The package and version of a specifier like `@scope/name@^1/sub/path`; None if it does not name a package."""
     if specifier in NODE_BUILTIN_MODULES or _NON_PACKAGE_SPECIFIER.match(specifier):

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pdkernel.analysis.python_code import LEGACY_HELPER_MODULE, parse_source
 from pdkernel.analysis.python_distributions import NAMESPACE_PACKAGES, REMOVED_STDLIB_MODULES, resolve_distribution
@@ -72,6 +73,7 @@ def normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@lru_cache(maxsize=1000)
 def find_python_requirements(source: str) -> tuple[PythonRequirement, ...]:
     """The requirements of *source*, those of comments first, each distribution once."""
     found: dict[str, PythonRequirement] = {}
@@ -142,33 +144,33 @@ def _find_import_requirements(source: str) -> Iterator[PythonRequirement]:
 def _imports(source: str) -> Iterator[tuple[str, bool, int]]:
     """The dotted modules that *source* imports, whether each import is optional, and the line."""
     tree = parse_source(source)
-    if tree is not None:
-        yield from _imports_of(tree, optional=False)
-
-
-def _imports_of(node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool, int]]:
-    match node:
-        case ast.Import(names=names):
-            for alias in names:
-                yield alias.name, optional, node.lineno
-        case ast.ImportFrom(module=str(module), names=names, level=0):
-            if module in NAMESPACE_PACKAGES or module == "pipedream":
-                for alias in names:
-                    yield f"{module}.{alias.name}", optional, node.lineno
+    for node, optional in iter_import_nodes(tree) if tree is not None else ():
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, optional, node.lineno) for alias in node.names)
+        elif node.module is not None and node.level == 0:
+            if node.module in NAMESPACE_PACKAGES or node.module == "pipedream":
+                yield from ((f"{node.module}.{alias.name}", optional, node.lineno) for alias in node.names)
             else:
-                yield module, optional, node.lineno
+                yield node.module, optional, node.lineno
+
+
+def iter_import_nodes(node: ast.AST, *, optional: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield the imports in *node*, without those for type checkers, and whether the code works without the module."""
+    match node:
+        case ast.Import() | ast.ImportFrom():
+            yield node, optional
         case ast.If(test=test) if _is_type_checking(test):
             for child in node.orelse:
-                yield from _imports_of(child, optional=optional)
+                yield from iter_import_nodes(child, optional=optional)
         case ast.Try() if any(_is_import_guard(handler) for handler in node.handlers):
             for child in node.body:
-                yield from _imports_of(child, optional=True)
+                yield from iter_import_nodes(child, optional=True)
             rest: list[ast.AST] = [*node.handlers, *node.orelse, *node.finalbody]
             for other in rest:
-                yield from _imports_of(other, optional=optional)
+                yield from iter_import_nodes(other, optional=optional)
         case _:
             for inside in ast.iter_child_nodes(node):
-                yield from _imports_of(inside, optional=optional)
+                yield from iter_import_nodes(inside, optional=optional)
 
 
 def _is_type_checking(test: ast.expr) -> bool:

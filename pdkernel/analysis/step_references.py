@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 
 from pdkernel.analysis import bash_code, go_code, node_code, python_code
 from pdkernel.analysis.environment_variables import VariableReferences
@@ -64,10 +66,9 @@ def _code_variables(step: Step) -> VariableReferences:
     if step.uses:
         return VariableReferences()
     match step.language:
-        case "python":
-            return python_code.find_variables(step.source)
-        case "node":
-            return node_code.find_variables(step.source)
+        case "python" | "node":
+            find = python_code.find_variables if step.language == "python" else node_code.find_variables
+            return reduce(or_, (find(source) for _, source in step.iter_sources()))
         case "bash":
             return bash_code.find_variables(step.source)
         case "go":

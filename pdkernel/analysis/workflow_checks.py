@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pdkernel.analysis import go_code, node_code, python_code
 from pdkernel.analysis.combined_errors import raise_combined
 from pdkernel.analysis.python_requirements import find_unreadable_requirements
+from pdkernel.analysis.step_files import find_missing_files
 from pdkernel.analysis.step_references import find_step_references
 from pdkernel.encode import LONE_SURROGATE
 from pdkernel.errors import (
@@ -51,6 +52,7 @@ def check_import_complete(workflow: Workflow) -> None:
 
     Raises:
         EntryPointError: The code of an enabled step was missing.
+        NotebookError: A file that an enabled step imports by a relative path was missing.
         UnsupportedError: The workflow has entries that are not supported steps, or a name that is not text.
     """
     if LONE_SURROGATE.search(workflow.name):
@@ -60,7 +62,7 @@ def check_import_complete(workflow: Workflow) -> None:
         )
     problems: list[DefinitionError] = [
         EntryPointError(
-            f"Step {step.name}{_where(step, None)} has no code: its entry file was missing in the imported folder.",
+            f"Step {step.name}{step.describe_place(None)} has no code: its entry file was missing in the imported folder.",
             fix="Write the code into its cell, or disable the step.",
             step=step.name,
             line=step.line_offset + 1,
@@ -68,6 +70,7 @@ def check_import_complete(workflow: Workflow) -> None:
         for step in _enabled(workflow)
         if step.is_code_missing
     ]
+    problems += [problem for step in _enabled(workflow) for problem in find_missing_files(step)]
     problems += [
         UnsupportedError(
             f"{kept.name} {kept.unsupported_reason}.",
@@ -142,7 +145,7 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
     for name, line in find_step_references(step).items():
         if name in above:
             continue
-        where = _where(step, line)
+        where = step.describe_place(line)
         if name == step.name:
             yield StepOrderError(
                 f"Step {step.name}{where} reads steps.{name}, its own exports, which do not exist before it ends.",
@@ -180,17 +183,11 @@ def _package_problems(step: Step) -> Iterator[PackageNameError]:
         fix = "Write # pipedream add-package NAME or NAME==VERSION."
     for why, line in faults:
         yield PackageNameError(
-            f"Step {step.name}{_where(step, line + step.line_offset)} {why}.",
+            f"Step {step.name}{step.describe_place(line + step.line_offset)} {why}.",
             fix=fix,
             step=step.name,
             line=line + step.line_offset,
         )
-
-
-def _where(step: Step, line: int | None) -> str:
-    parts = [f"cell {step.cell_index + 1}"] if step.cell_index is not None else []
-    parts += [f"line {line}"] if line is not None else []
-    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
@@ -205,7 +202,7 @@ def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
     else:
         return
     yield EntryPointError(
-        f"Step {step.name}{_where(step, None)} has {what}.",
+        f"Step {step.name}{step.describe_place(None)} has {what}.",
         fix=f"Write\n{template}",
         step=step.name,
         line=step.line_offset + 1,

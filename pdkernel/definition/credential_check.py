@@ -41,9 +41,11 @@ def find_credential_errors(
         for path, text in iter_texts(step.props):
             if (what := _find_credential(text, known_texts)) is not None:
                 yield _fault(step, f"the prop {'.'.join(map(str, path))} holds what looks like {what[0]}", None)
-        if (found := _find_credential(step.source, known_texts)) is not None:
-            line = step.source.count("\n", 0, found[1]) + 1 + step.line_offset
-            yield _fault(step, f"its code holds what looks like {found[0]} (line {line})", line)
+        for file, text in (("", step.source), *step.files.items()):
+            if (found := _find_credential(text, known_texts)) is not None:
+                line = text.count("\n", 0, found[1]) + 1 + (0 if file else step.line_offset)
+                where = f"its file {file}" if file else "its code"
+                yield _fault(step, f"{where} holds what looks like {found[0]} (line {line})", None if file else line)
 
 
 def find_credential_named_props(step: Step) -> Iterator[tuple[str | int, ...]]:
@@ -80,7 +82,7 @@ def _iter_credentials(text: str) -> Iterator[tuple[str, int, str]]:
 
 def _credentials(workflow: Workflow) -> Iterator[str]:
     for step in workflow.steps:
-        for text in (step.source, *(text for _, text in iter_texts(step.props))):
+        for text in (step.source, *step.files.values(), *(text for _, text in iter_texts(step.props))):
             yield text
             # all private keys start with the same line, so it does not identify a key
             yield from (found for _, _, found in _iter_credentials(text) if not found.startswith("-----"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pdkernel.analysis import find_app_bindings, find_workflow_variables, is_synced
@@ -74,7 +74,7 @@ def plan_files(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[D
             SIDECAR_FILE_NAME, dump_sidecar(build_sidecar(workflow, base), inferred_steps=find_inferred_steps(workflow))
         ),
     ]
-    return (*files, *build_entry_files(workflow))
+    return (*files, *build_step_files(workflow))
 
 
 def find_inferred_steps(workflow: Workflow) -> tuple[str, ...]:
@@ -82,21 +82,29 @@ def find_inferred_steps(workflow: Workflow) -> tuple[str, ...]:
     return tuple(step.name for step in workflow.steps if step.language in INFERRED_LANGUAGES)
 
 
-def build_entry_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
-    """One entry file per code step, without steps whose code is missing."""
+def build_step_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
+    """The entry files of code steps and the files that these import, without steps whose code is missing."""
     found: dict[str, DefinitionFile] = {}
     for step in workflow.steps:
-        if step.uses or step.is_code_missing:
-            continue
-        path = posixpath.normpath(get_entry_path(step))
-        other = found.setdefault(path, DefinitionFile(path, step.source))
-        if other.text != step.source:
-            raise DefinitionError(
-                f"Step {step.name}: its code is written to {path}, and another step has different code there.",
-                fix="Rename this step's cell: a step with another name has a separate file.",
-                step=step.name,
-            )
+        for path, text in iter_step_files(step):
+            other = found.setdefault(path, DefinitionFile(path, text))
+            if other.text != text:
+                raise DefinitionError(
+                    f"Step {step.name}: its code is written to {path}, and another step has different code there.",
+                    fix="Rename this step's cell: a step with another name has a separate file.",
+                    step=step.name,
+                )
     return tuple(found.values())
+
+
+def iter_step_files(step: Step) -> Iterator[tuple[str, str]]:
+    """The entry file of *step* and the files that it imports, by path in the workflow's folder; none if the code is missing."""
+    if step.uses or step.is_code_missing:
+        return
+    entry = posixpath.normpath(get_entry_path(step))
+    yield entry, step.source
+    for path, text in step.files.items():
+        yield posixpath.normpath(posixpath.join(posixpath.dirname(entry), path)), text
 
 
 def get_entry_path(step: Step) -> str:

@@ -16,8 +16,9 @@ from pdkernel.definition.file_plan import (
     SIDECAR_SETTINGS,
     WORKFLOW_FILE,
     DefinitionFile,
-    build_entry_files,
+    build_step_files,
     get_entry_path,
+    iter_step_files,
 )
 from pdkernel.definition.sidecar import Sidecar
 from pdkernel.definition.step_matching import match_steps
@@ -89,11 +90,9 @@ def build_folder_patch(
     sources = tuple(source for source, _ in alignment)
     text = patch_yaml(document.text, document.data, new, name=name, alignments={("steps",): sources})
     ready = replace(workflow, steps=tuple(step.step for step in steps.values()))
-    files = (DefinitionFile(WORKFLOW_FILE, document.byte_order_mark + text), *build_entry_files(ready))
+    files = (DefinitionFile(WORKFLOW_FILE, document.byte_order_mark + text), *build_step_files(ready))
     used = {file.path for file in files} | {_path_of(step) for step in ready.steps if not step.uses}
-    before = tuple(
-        dict.fromkeys(_path_of(step) for step in folder_workflow.steps if not step.uses and not step.is_code_missing)
-    )
+    before = tuple(dict.fromkeys(path for step in folder_workflow.steps for path, _ in iter_step_files(step)))
     return FolderPatch(
         files,
         before,

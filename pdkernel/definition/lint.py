@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from pdkernel.analysis import (
     find_app_bindings,
-    find_python_requirements,
     find_reference_errors,
+    find_step_packages,
+    find_step_requirements,
     missing_responses,
-    node_packages,
 )
 from pdkernel.definition.credential_check import find_credential_errors, find_credential_named_props, iter_texts
 from pdkernel.definition.file_plan import WORKFLOW_FILE, get_entry_path
@@ -188,11 +188,11 @@ def check_package_versions(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
         if step.uses:
             continue
         if step.language == "node":
-            for package in node_packages(step.source):
+            for package in find_step_packages(step):
                 if package.name != "@pipedream/platform" and not _EXACT.match(package.version or ""):
                     yield _package(step, package.name, package.line, f'import from "{package.name}@VERSION"')
         elif step.language == "python":
-            for requirement in find_python_requirements(step.source):
+            for requirement in find_step_requirements(step):
                 if not requirement.version.startswith("=="):
                     comment = f"# pipedream add-package {requirement.name}==VERSION"
                     yield _package(step, requirement.name, requirement.line, comment)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pdkernel.analysis import find_declared_apps, responds
-from pdkernel.definition.entry_file import EntryFileError, read_entry_file
+from pdkernel.analysis import find_declared_apps, responds, with_step_files
+from pdkernel.definition.entry_file import EntryFileError, build_file_reader, read_entry_file
 from pdkernel.definition.file_plan import WORKFLOW_FILE, WORKFLOW_SCHEMA
 from pdkernel.definition.languages import RUNTIME_NAMES, default_entry_path, detect_language
 from pdkernel.definition.sidecar import (
@@ -284,8 +285,6 @@ class _StepReader:
         is_file = uses.startswith(_FILE)
         language = (self._language(uses, name) if is_file else None) or "node"
         kept: dict[str, JSON] = {}
-        if is_file and uses != f"./{default_entry_path(name, language)}":
-            kept["entry"] = uses
         code = self._code(uses, index, name) if is_file else ""
         if code is None:
             kept["missing"] = True
@@ -302,6 +301,18 @@ class _StepReader:
             )
         except StepNameError as error:
             raise self._fault(StepNameError, index, error.message.removesuffix("."), name) from None
+        if is_file:
+            entry = posixpath.normpath(uses)
+            entry_folder = posixpath.dirname(entry)
+            step = with_step_files(
+                step,
+                build_file_reader(self._folder, entry_folder),
+                depth=len(Path(entry_folder).parts),
+                place=str(self._folder / entry),
+            )
+            # a renamed step still imports the files of its folder
+            if step.files or uses != f"./{default_entry_path(name, language)}":
+                kept["entry"] = uses
         return self._with_props(step, raw.get("props") or {}, index, kept)
 
     def _fault(self, kind: type[DefinitionError], index: int, what: str, step: str | None = None) -> DefinitionError:

@@ -7,19 +7,15 @@ installs them.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-from pdkernel.analysis import PythonRequirement, find_python_requirements
+from pdkernel.analysis import PythonRequirement, find_step_requirements
 from pdkernel.engine.prepared_packages import PreparedPackages, StepProgressCallback
 from pdkernel.errors import PackageInstallError, PackageMissingError
 from pdkernel.model import Step
 from pdkernel.packages import LockBlock, ProgressCallback, PythonEnvironment, PythonInstallError, PythonPackages
 
 RequirementsByStep = Mapping[str, tuple[PythonRequirement, ...]]
-
-_needs_of = functools.lru_cache(maxsize=1000)(find_python_requirements)
 
 
 class WorkflowPythonEnvironments:
@@ -39,7 +35,6 @@ class WorkflowPythonEnvironments:
         prepared: PreparedPackages,
         steps: Sequence[Step],
         all_steps: Iterable[Step],
-        folder: Path,
         *,
         install: bool,
         on_progress: StepProgressCallback,
@@ -52,7 +47,6 @@ class WorkflowPythonEnvironments:
             prepared: Receives `python_environment` and `failures`.
             steps: The steps of the run; without a Python step nothing happens.
             all_steps: All steps of the workflow.
-            folder: The folder of the notebook or the workflow.
             install: False installs nothing.
             on_progress: Receives progress by step.
             locked: The packages with which a continued run began, or None.
@@ -64,7 +58,7 @@ class WorkflowPythonEnvironments:
         names = [step.name for step in steps if _is_python(step)]
         if not names:
             return
-        needs = _usable([step for step in all_steps if _is_python(step)], folder, prepared)
+        needs = _usable([step for step in all_steps if _is_python(step)], prepared)
         needed = {name: needs[name] for name in names}
         waiting = next((name for name in names if needed[name]), names[0])
 
@@ -139,20 +133,16 @@ def _merge_requirements(needs: RequirementsByStep) -> frozenset[PythonRequiremen
     return frozenset(requirement for needed in needs.values() for requirement in needed)
 
 
-def _usable(steps: Sequence[Step], folder: Path, ready: PreparedPackages) -> RequirementsByStep:
+def _usable(steps: Sequence[Step], ready: PreparedPackages) -> RequirementsByStep:
     """Return valid requirements by step; *ready* receives the failures of steps with invalid requirements."""
     usable: dict[str, tuple[PythonRequirement, ...]] = {}
     versions: dict[str, tuple[str, str]] = {}
     for step in steps:
         kept = []
-        for requirement in _needs_of(step.source):
+        for requirement in find_step_requirements(step):
             version = requirement.version
             by, first = versions.setdefault(requirement.name, (step.name, version)) if version else ("", "")
-            if requirement.module and _is_local_file(requirement.module, folder):
-                if not requirement.is_optional:
-                    line = requirement.line + step.line_offset
-                    ready.failures.setdefault(step.name, _at_line(_local_file_error(requirement.module), line))
-            elif version != first:
+            if version != first:
                 line = requirement.line + step.line_offset
                 ready.failures.setdefault(step.name, _at_line(_two_versions(requirement.specifier, first, by), line))
             else:
@@ -164,20 +154,6 @@ def _usable(steps: Sequence[Step], folder: Path, ready: PreparedPackages) -> Req
 def _at_line(error: PackageInstallError, line: int | None) -> PackageInstallError:
     """Return a copy of *error* for *line* of the cell; several steps may have the error, each at its own line."""
     return PackageInstallError(error.message, fix=error.fix, package=error.package, line=line)
-
-
-def _is_local_file(module: str, folder: Path) -> bool:
-    top = module.partition(".")[0]
-    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
-
-
-def _local_file_error(module: str) -> PackageInstallError:
-    top = module.partition(".")[0]
-    return PackageInstallError(
-        f"`import {top}` refers to the file {top} beside the workflow. A step is one file and cannot import other files, as "
-        "on the platform.",
-        fix="Copy the code into the step.",
-    )
 
 
 def _two_versions(text: str, other: str, step: str) -> PackageInstallError:

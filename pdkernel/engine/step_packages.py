@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pdkernel.analysis import PackageImport, node_packages
+from pdkernel.analysis import PackageImport, find_step_packages
 from pdkernel.analysis.go_code import find_external_packages
 from pdkernel.clock import Clock, format_iso
 from pdkernel.engine.package_lock import PackageLock
@@ -119,7 +119,6 @@ class StepPackages:
                     ready,
                     steps,
                     steps if all_steps is None else all_steps,
-                    folder,
                     install=install,
                     on_progress=on_progress,
                     locked=locked.python if locked is not None else None,
@@ -288,7 +287,7 @@ def go_programs(folder: Path, environ: Mapping[str, str]) -> GoBuildCache:
 def _iter_npm_imports(steps: Iterable[Step], folder: Path) -> Iterable[tuple[Step, tuple[PackageImport, ...]]]:
     for step in steps:
         if step.language == "node" and step.uses is None:
-            imports = tuple(each for each in node_packages(step.source) if not _is_in_node_modules(each, folder))
+            imports = tuple(each for each in find_step_packages(step) if not _is_in_node_modules(each, folder))
             if imports:
                 yield step, imports
 

@@ -17,9 +17,9 @@ from pdkernel.analysis import (
     check_workflow,
     find_app_bindings,
     find_order_warnings,
-    find_python_requirements,
     find_secret_props,
-    node_packages,
+    find_step_packages,
+    find_step_requirements,
 )
 from pdkernel.analysis.step_references import find_step_variables
 from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
@@ -231,9 +231,9 @@ def _packages(workflow: Workflow) -> tuple[PackageUse, ...]:
         if step.uses:
             continue
         if step.language == "node":
-            for package in node_packages(step.source):
+            for package in find_step_packages(step):
                 found.setdefault((LANGUAGE_NAMES["node"], package.name, package.version or ""), []).append(step.name)
         elif step.language == "python":
-            for asked in find_python_requirements(step.source):
+            for asked in find_step_requirements(step):
                 found.setdefault((LANGUAGE_NAMES["python"], asked.name, asked.version), []).append(step.name)
     return tuple(PackageUse(*key, tuple(steps)) for key, steps in sorted(found.items()))

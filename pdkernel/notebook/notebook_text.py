@@ -5,6 +5,7 @@ Writes a workflow as a notebook that reads back as the same workflow, except for
     load, workflow       `%load_ext pdkernel`, and the header with the workflow's name, triggers and settings
     note-STEP            the step's note, as Markdown above the step: {"note": STEP}
     about-, props-STEP   problems of the step, and props that its cell cannot show: {"about": STEP}
+    file-HASH            a file that steps import, as a raw cell: {"file": its path in the workflow's folder}
     step-STEP            the step: see `cell_metadata`
     kept-N               an unsupported entry, as Markdown: {"kept": the entry}
 """
@@ -15,12 +16,21 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
+from pdkernel.definition.file_plan import iter_step_files
+from pdkernel.definition.languages import detect_language
 from pdkernel.directive import WORKFLOW_MAGIC, build_trigger_mapping, dump_yaml, parse_workflow_cell
 from pdkernel.errors import DefinitionError
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, UnsupportedEntry, Workflow
-from pdkernel.notebook.cell_metadata import build_step_cell, encode_mapping, encode_stored_values, merge_stored_values
+from pdkernel.notebook.cell_metadata import (
+    build_step_cell,
+    encode_mapping,
+    encode_stored_values,
+    merge_stored_values,
+    normalize_source,
+)
 from pdkernel.notebook.cells import METADATA_KEY
 
 _MAX_ID = 64
@@ -94,9 +104,27 @@ def _cells(workflow: Workflow, about: str, report: str) -> Iterator[_Cell]:
     for number, kept in enumerate(workflow.unsupported_entries, start=1):
         below.setdefault(kept.after_step, []).append((number, kept))
     yield from _kept(below.get(None, []))
+    shown = {path for step in workflow.steps for path, _ in islice(iter_step_files(step), 1)}
     for step in workflow.steps:
+        yield from _files(step, shown)
         yield from _step(step)
         yield from _kept(below.get(step.name, []))
+
+
+def _files(step: Step, shown: set[str]) -> Iterator[_Cell]:
+    """The cells of the files that *step* imports, without those of *shown*, to which they are added."""
+    for path, text in iter_step_files(step):
+        if path not in shown:
+            shown.add(path)
+            source = normalize_source(text)
+            language = detect_language(path)
+            yield _Cell(
+                "raw",
+                f"file-{hashlib.sha256(path.encode()).hexdigest()[:12]}",
+                source,
+                {"file": path, **({"source": text} if source != text else {})},
+                _VSCODE_LANGUAGES.get(language, language) if language is not None else "json",
+            )
 
 
 def _step(step: Step) -> Iterator[_Cell]:

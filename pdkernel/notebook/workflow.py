@@ -6,11 +6,14 @@ Every cell is read before an error is raised, so that the error lists all proble
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pdkernel.analysis import with_step_files
 from pdkernel.analysis.combined_errors import raise_combined, with_message
+from pdkernel.definition.file_plan import get_entry_path, iter_step_files
 from pdkernel.directive import (
     WorkflowHeader,
     is_step_cell,
@@ -20,7 +23,7 @@ from pdkernel.directive import (
 )
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
 from pdkernel.model import Step, UnsupportedEntry, Workflow
-from pdkernel.notebook.cell_metadata import decode_mapping, merge_stored_values, restore_step
+from pdkernel.notebook.cell_metadata import decode_mapping, merge_stored_values, restore_source, restore_step
 from pdkernel.notebook.cells import NotebookCell, enumerate_cells, read_cells
 
 
@@ -45,7 +48,7 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
         source: The origin of the cells, for messages.
 
     Raises:
-        DefinitionError: A cell is invalid. One problem keeps its own class; several problems have the class of the
+        DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own class; several problems have the class of the
             first, and the message lists all of them.
     """
     steps: list[Step] = []
@@ -58,9 +61,12 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
         if cell.type != "code" and "note" in cell.pdkernel_metadata
     }
     kept: list[UnsupportedEntry] = []
+    files: dict[str, str] = {}
     for index, cell in enumerate_cells(cells):
         if cell.type != "code":
             kept += _kept(cell, steps)
+            if isinstance(path := cell.pdkernel_metadata.get("file"), str):
+                files[path] = restore_source(cell.source, cell.pdkernel_metadata.get("source"))
             continue
         try:
             if is_step_cell(cell.source):
@@ -83,7 +89,7 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
     return Workflow(
         name=_name(header, hidden) or name,
         triggers=header.triggers,
-        steps=tuple(steps),
+        steps=_with_files(steps, files),
         settings=merge_stored_values(header.settings, hidden.get("settings")),
         origin=source,
         extra=decode_mapping(hidden.get("extra")) or {},
@@ -101,6 +107,23 @@ def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
 def _step(cell: NotebookCell, index: int, notes: Mapping[str, str]) -> Step:
     step = parse_step_cell(cell.source, cell=index).step
     return restore_step(step, cell.pdkernel_metadata, note=notes.get(step.name)) if cell.pdkernel_metadata else step
+
+
+def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, ...]:
+    """*steps* with the *files* of cells, by path in the workflow's folder, that they import."""
+    if not files:
+        return tuple(steps)
+    known = {**{path: text for step in steps for path, text in iter_step_files(step)}, **files}
+
+    def with_files(step: Step) -> Step:
+        folder = posixpath.dirname(posixpath.normpath(get_entry_path(step)))
+        return with_step_files(
+            step,
+            lambda path: known.get(posixpath.normpath(posixpath.join(folder, path))),
+            depth=folder.count("/") + 1 if folder else 0,
+        )
+
+    return tuple(map(with_files, steps))
 
 
 def _kept(cell: NotebookCell, steps: Sequence[Step]) -> list[UnsupportedEntry]:

@@ -107,6 +107,7 @@ def _step(step: Step) -> dict[str, Any]:
         "props": dict(step.props),
         "picked": step.picked_options,
         "code": step.source,
+        "files": dict(step.files),
         **{key: value for key, value in step.extra.items() if key != ROUND_TRIP_KEY},
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,8 +33,6 @@ from pdkernel.source import EVENTS_FOLDER, sibling_workflow_finder
 from pdkernel.variables import load_variables
 
 ProgressListener = Callable[[str], None]
-
-_RELATIVE_IMPORT = re.compile(r"""(?:\bfrom|\bimport|\brequire\s*\(|\bimport\s*\()\s*['"`](?:\.{1,2}/|file:)""")
 
 
 @dataclass(frozen=True)
@@ -162,13 +159,9 @@ def _sides(
         source=shlex.quote(exported.source.name),
         find_workflow=sibling_workflow_finder(exported.source),
     )
-    # both sides use the packages beside the notebook, but a relative import must work in the folder
-    has_relative_import = any(
-        step.language == "node" and _RELATIVE_IMPORT.search(step.source) for step in exported.workflow.steps
-    )
     files_side = ProofSide(
         workflow=normalize_for_run(read.workflow, exported.workflow),
-        folder=read.folder.resolve() if has_relative_import else home,
+        folder=home,  # both sides use the packages beside the notebook
         actions=notebook_side.actions if read.sidecar is None else read.sidecar.actions,
         variables=variables,
         source=notebook_side.source,

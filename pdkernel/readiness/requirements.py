@@ -13,7 +13,7 @@ from typing import Literal
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
-from pdkernel.analysis import find_missing_secrets, find_workflow_variables
+from pdkernel.analysis import find_missing_files, find_missing_secrets, find_workflow_variables
 from pdkernel.definition import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
@@ -32,7 +32,16 @@ _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go
 """Languages whose interpreter or compiler comes from a wheel."""
 
 RequirementKind = Literal[
-    "external_user", "account", "answer", "variable", "secret", "interpreter", "action", "plan", "unsupported"
+    "external_user",
+    "account",
+    "answer",
+    "variable",
+    "secret",
+    "interpreter",
+    "action",
+    "plan",
+    "file",
+    "unsupported",
 ]
 
 
@@ -256,6 +265,12 @@ def _unsupported(workflow: Workflow) -> list[MissingRequirement]:
         MissingRequirement("unsupported", step.name, f"Step {step.name} has no code: its entry file was missing.")
         for step in workflow.steps
         if step.is_code_missing and not step.disabled
+    ]
+    found += [
+        MissingRequirement("file", step.name, problem.message)
+        for step in workflow.steps
+        if not step.disabled
+        for problem in find_missing_files(step)
     ]
     return found + [
         MissingRequirement("unsupported", step.name, f"Step {step.name}: Bash and Go steps have no data stores.")

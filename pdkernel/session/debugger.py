@@ -112,11 +112,12 @@ class KernelDebugger:
         call, setup, call_soon = job.call, job.setup, job.loop.call_soon_threadsafe
         exports = {"trigger": setup.trigger, **call.steps}
         file = self._files.get(call.step.name, call.step.filename)
+        files = {"files": dict(call.step.files)} if call.step.files else {}
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         return self._kernel_steps.run_step(
             call.step,
-            {"step": call.step.name, "file": file, **build_step_input(call, setup)},
+            {"step": call.step.name, "file": file, **files, **build_step_input(call, setup)},
             {name: json.dumps(value).encode() for name, value in exports.items()},
             variables=setup.variables,
             folder=job.folder,

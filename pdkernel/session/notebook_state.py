@@ -30,7 +30,7 @@ from pdkernel.session.lazy_project import LazyProject
 from pdkernel.session.run_settings import RunSettings
 from pdkernel.session.state_store import SessionState, SessionStateStore
 from pdkernel.session.step_results import LastStepResults, RecentRuns
-from pdkernel.source import WorkflowSource
+from pdkernel.source import WorkflowSource, with_files_beside
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
@@ -106,7 +106,8 @@ class NotebookState:
         sidecar = self.sidecar
         with self._lock:
             self._load()
-            workflow = apply_sidecar(self.draft.workflow(), sidecar, unanswered_policy=unanswered)
+            workflow = with_files_beside(self.draft.workflow(), self.folder)
+            workflow = apply_sidecar(workflow, sidecar, unanswered_policy=unanswered)
         return WorkflowSource(self.notebook or self.folder / "notebook.ipynb", "notebook", workflow, sidecar)
 
     @property

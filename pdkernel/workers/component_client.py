@@ -211,7 +211,8 @@ class ComponentClient:
     def _key(self, target: ComponentTarget) -> object:
         if isinstance(target, Step):
             tree = self._setup.node_packages.get(target.name)
-            return (target.source, self._setup.import_folder, tree.folder if tree else None)
+            files = tuple(target.files.items())
+            return (target.source, files, self._setup.import_folder, tree.folder if tree else None)
         try:
             found = target.path.stat()
         except OSError:

@@ -150,11 +150,13 @@ class Worker:
     def build_code(self, step: Step) -> dict[str, Any]:
         """Build the part of a request that names the code, with its source if the worker does not have it."""
         code: dict[str, Any] = {"step": step.name, "file": step.filename, "offset": step.line_offset}
+        if step.files:
+            code["files"] = dict(step.files)
         number = self._code_numbers.get(step.source)
         if number is None:
             number = self._code_numbers[step.source] = len(self._code_numbers)
             code["source"] = step.source
-            self._new_sources += [step.source] if self._zygotes else []
+            self._new_sources += [step.source] if self._zygotes and not step.files else []
             self.is_stale = self.is_stale or number >= _MAX_SOURCES
         code["code"] = number
         return code

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.analysis import (
-    node_packages,
-)
-from pdkernel.analysis.node_code import find_apps
+from pdkernel.analysis.node_code import find_apps, find_packages
 
 
 @pytest.mark.parametrize(
@@ -37,7 +34,7 @@ from pdkernel.analysis.node_code import find_apps
 )
 def test_packages_that_node_code_imports(source: str, found: list[tuple[str, str | None, int]]) -> None:
     """Packages are literal names with their version, each once; built-in modules and files are not packages."""
-    assert [(each.name, each.version, each.line) for each in node_packages(source)] == found
+    assert [(each.name, each.version, each.line) for each in find_packages(source)] == found
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { SYNTAX_ERROR_FILE } from "./step_files.mjs";
 
 const MAX_FRAMES = 15;
 const RUNTIME_FOLDER_URL = new URL(".", import.meta.url).href;
@@ -26,6 +27,7 @@ const FIXES = { "require is not defined": NOT_BOTH, "module is not defined": NOT
  * @property {string} source
  * @property {number} offset lines of the cell above the source
  * @property {string} folder of the project
+ * @property {Record<string, string>} [files] that the step imports, by path
  * @property {string} [root] for a component in a file: the root folder of its package; its lines are not lines of the cell
  * @typedef {object} Fault
  * @property {string} code
@@ -98,7 +100,8 @@ export class EntryPointError extends Error {
  */
 export function describeError(error, step, framesFor) {
   if (error instanceof SyntaxError && !placedIn(error, step)) {
-    const place = syntaxError(error, step);
+    const file = /** @type {any} */ (error)[SYNTAX_ERROR_FILE];
+    const place = file ? syntaxErrorIn(file, error, step) : syntaxError(error, step);
     if (place) return place;
   }
   const isObject = error !== null && (typeof error === "object" || typeof error === "function");
@@ -182,7 +185,6 @@ function text(read, otherwise) {
  */
 function usersFrames(error, step) {
   const stack = text(() => error?.stack, "");
-  const lines = step.source.split("\n");
   const frames = [];
   for (const at of stack.split("\n")) {
     const found = /^\s+at (?:(.*?) \()?(.+?):(\d+):(\d+)\)?$/.exec(at);
@@ -190,7 +192,8 @@ function usersFrames(error, step) {
     const [, called, file, line, column] = found;
     if (!isUsers(file, step)) continue;
     const where = `    at ${called ? `${called} (${file}:${line}:${column})` : `${file}:${line}:${column}`}`;
-    const source = file === step.file ? lines[Number(line) - 1 - step.offset]?.trim() : undefined;
+    const text = file === step.file ? step.source : step.files?.[file];
+    const source = text?.split("\n")[Number(line) - 1 - (file === step.file ? step.offset : 0)]?.trim();
     frames.push({ file, line: Number(line), text: source ? `${where}\n      ${source}` : where });
   }
   return frames;
@@ -223,7 +226,7 @@ function addLocals(frames, seen, step) {
 function isUsers(file, step) {
   if (file.startsWith("async ")) file = file.slice(6);
   if (file.startsWith(BUILT_IN)) return false;
-  if (file === step.file) return true;
+  if (file === step.file || (step.files && Object.hasOwn(step.files, file))) return true;
   if (/^(node:|<)/.test(file) || file.startsWith(RUNTIME_FOLDER_URL)) return false;
   const path = file.startsWith("file:") ? fileURLToPath(file) : file;
   const folder = step.root ?? step.folder;
@@ -324,6 +327,20 @@ function importLine(step, name) {
   const quoted = new RegExp(`["'\`/]${name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}["'\`@/]`);
   const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && quoted.test(line));
   return at < 0 ? null : at + 1 + step.offset;
+}
+
+/**
+ * Describe a syntax error of a file that the step imports.
+ *
+ * @param {string} path
+ * @param {any} error
+ * @param {StepCode} step
+ * @returns {Fault | undefined}
+ */
+function syntaxErrorIn(path, error, step) {
+  if (path.endsWith(".json")) return undefined;
+  const found = syntaxError(error, { ...step, file: path, source: /** @type {any} */ (step.files)[path], offset: 0 });
+  return found && { ...found, line: null };
 }
 
 /**

@@ -86,7 +86,7 @@ function resolveCode(request) {
   }
   if (request.source !== undefined) sources.set(request.code, request.source);
   const source = /** @type {string} */ (sources.get(request.code));
-  return { name: request.step, file: request.file, source, offset: request.offset, folder: run.folder };
+  return { name: request.step, file: request.file, source, offset: request.offset, folder: run.folder, files: request.files };
 }
 
 /**

@@ -7,16 +7,16 @@
  */
 
 import Module, { createRequire, isBuiltin } from "node:module";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { types } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import vm from "node:vm";
 import { EntryPointError, noteFailedImport } from "./error_report.mjs";
+import { COMMONJS, StepFiles } from "./step_files.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
 const OWN_FILE = /^(\.|\/|file:)/;
-const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
 
 /** Whether bytecode is cached: before Node.js 22, a module with cached bytecode has no `import()`. */
 const MAY_CACHE = parseInt(process.versions.node) >= 22;
@@ -68,8 +68,8 @@ export class ModuleLoader {
    * @param {StepCode} step
    */
   prepare(step) {
-    if (COMMONJS.test(step.source)) return;
-    const imports = new Imports(this, this.packages[step.name]);
+    if (step.files || COMMONJS.test(step.source)) return;
+    const imports = new Imports(this, step);
     try {
       this.prepared.set(step.name, { source: step.source, module: compiled(step, imports), imports });
     } catch {
@@ -86,8 +86,8 @@ export class ModuleLoader {
   async load(step) {
     const ahead = this.prepared.get(step.name);
     this.prepared.delete(step.name);
-    if (ahead?.source === step.source) return checked(await evaluated(ahead.module, ahead.imports));
-    const imports = new Imports(this, this.packages[step.name]);
+    if (ahead?.source === step.source && !step.files) return checked(await evaluated(ahead.module, ahead.imports));
+    const imports = new Imports(this, step);
     return checked(commonJS(step, imports) ?? (await evaluated(compiled(step, imports), imports)));
   }
 }
@@ -113,10 +113,17 @@ class Imports {
 
   /**
    * @param {ModuleLoader} loader
-   * @param {Tree | undefined} tree
+   * @param {StepCode} step
    */
-  constructor(loader, tree) {
+  constructor(loader, step) {
+    const tree = loader.packages[step.name];
     this.loader = loader;
+    this.files = new StepFiles(
+      step.files ?? {},
+      (path, source) => compiled({ ...step, file: path, source, offset: 0 }, this, path),
+      (specifier) => this.require(specifier),
+      (path) => dynamic(this, path),
+    );
     this.aliases = tree?.aliases ?? {};
     this.url = urlIn(loader.folder);
     this.treeUrl = tree && urlIn(tree.folder);
@@ -127,12 +134,17 @@ class Imports {
     return fileURLToPath(this.url);
   }
 
-  /** `import.meta` of the step. */
-  get meta() {
+  /**
+   * `import.meta` of the step, or of the file *path* that it imports.
+   *
+   * @param {string} path
+   */
+  metaOf(path) {
+    const filename = path ? join(this.loader.folder, path) : this.filename;
     return {
-      url: this.url,
-      filename: this.filename,
-      dirname: this.loader.folder,
+      url: path ? pathToFileURL(filename).href : this.url,
+      filename,
+      dirname: dirname(filename),
       resolve: (/** @type {string} */ specifier) => this.resolve(String(specifier)),
     };
   }
@@ -141,6 +153,12 @@ class Imports {
   get require() {
     this.#require ??= this.#requiring();
     return this.#require;
+  }
+
+  /** `require` in the step, which finds the step's files, too. */
+  get requireForStep() {
+    if (!Object.keys(this.files.texts).length) return this.require;
+    return Object.assign((/** @type {string} */ specifier) => this.files.requireFrom(specifier, ""), this.require);
   }
 
   #requiring() {
@@ -252,11 +270,12 @@ class Imports {
  *
  * @param {StepCode} step
  * @param {Imports} imports
+ * @param {string} [path] the path of a file that the step imports
  */
-function compiled(step, imports) {
+function compiled(step, imports, path = "") {
   return compileModule(step, {
-    initializeImportMeta: (meta) => Object.assign(meta, imports.meta),
-    importModuleDynamically: dynamic(imports),
+    initializeImportMeta: (meta) => Object.assign(meta, imports.metaOf(path)),
+    importModuleDynamically: dynamic(imports, path),
   });
 }
 
@@ -267,14 +286,27 @@ function compiled(step, imports) {
  * @param {Imports} imports
  */
 async function evaluated(module, imports) {
+  return (await ready(module, imports)).default;
+}
+
+/**
+ * Link and evaluate a module; returns its namespace.
+ *
+ * @param {vm.Module} module
+ * @param {Imports} imports
+ * @returns {Promise<any>}
+ */
+async function ready(module, imports) {
   /** @type {any} */
-  const link = async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ extra) => {
+  const link = async (/** @type {string} */ specifier, /** @type {vm.Module} */ from, /** @type {any} */ extra) => {
+    const path = imports.files.find(specifier, Object.hasOwn(imports.files.texts, from.identifier) ? from.identifier : "");
+    if (path !== undefined) return imports.files.module(path);
     const namespace = await imports.import(specifier, extra?.attributes ?? extra?.assert);
     return synthetic(specifier, namespace);
   };
-  await module.link(link);
+  if (module.status === "unlinked") await module.link(link);
   await module.evaluate();
-  return /** @type {any} */ (module.namespace).default;
+  return module.namespace;
 }
 
 /**
@@ -295,13 +327,16 @@ function synthetic(specifier, namespace) {
 }
 
 /**
- * Return the implementation of `import()` in a step.
+ * Return the implementation of `import()` in a step, or in the file *from* that the step imports.
  *
  * @param {Imports} imports
+ * @param {string} [from]
  * @returns {any}
  */
-function dynamic(imports) {
+function dynamic(imports, from = "") {
   return async (/** @type {string} */ specifier, /** @type {any} */ _from, /** @type {any} */ attributes) => {
+    const path = imports.files.find(String(specifier), from);
+    if (path !== undefined) return ready(imports.files.module(path), imports);
     const namespace = await imports.import(specifier, attributes);
     if (types.isModuleNamespaceObject(namespace)) return namespace;
     const module = synthetic(specifier, namespace);
@@ -331,7 +366,7 @@ function commonJS(step, imports) {
     return undefined; // import, export or top-level await: it is a module, or also invalid as a module
   }
   const module = { exports: /** @type {any} */ ({}) };
-  body.call(module.exports, module.exports, imports.require, module, step.file, process.cwd());
+  body.call(module.exports, module.exports, imports.requireForStep, module, step.file, process.cwd());
   const exported = module.exports;
   if (exported && typeof exported === "object" && "default" in exported) return exported.default;
   return typeof exported === "object" && Object.keys(exported).length === 0 ? null : exported;

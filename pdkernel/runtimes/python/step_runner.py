@@ -7,6 +7,8 @@ error.
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -43,7 +45,7 @@ def run_step(
     Run a step. Returns the description of its error (`error_report.describe_error`), or None.
 
     Args:
-        request: The request of pdkernel, with `step, file, props, auth, stores, context, flow`.
+        request: The request of pdkernel, with `step, file, props, auth, stores, context, flow`, and `files` that the step imports.
         compile_code: Compiles the code; an exception that it raises is an error of the step.
         exports_json: The exports of the steps above as JSON, by step.
         uses_script_helpers: Whether the code uses the platform's older helper module; then it needs no handler.
@@ -54,7 +56,10 @@ def run_step(
     """
     module = ModuleType(f"step_{request['step']}")
     sys.modules[module.__name__] = module
+    files: _StepFiles | None = None
     try:
+        if "files" in request:
+            files = _StepFiles(module, request["step"], request["files"])
         pd = step_api.Pd(
             step_api.Steps(exports_json),
             _inputs(request, call_services),
@@ -75,9 +80,66 @@ def run_step(
     except BaseException as raised:
         return error_report.describe_error(raised, request["file"], secrets)
     finally:
+        if files is not None:
+            files.forget()
         sys.modules.pop(module.__name__, None)
         script_helpers.remove_script_helpers()
     return None
+
+
+class _StepFiles:
+    """
+    The files that a step imports, written below the working folder, which the end of the run empties.
+
+    The step's code has the `__file__` and the package of a file in `_workflow_files/STEP`, and imports modules from there and
+    from the folders above.
+
+    Args:
+        module: The step's module.
+        step: The step's name.
+        files: The texts by path from the folder of the step's entry file.
+    """
+
+    def __init__(self, module: ModuleType, step: str, files: Mapping[str, str]) -> None:
+        root = os.path.join(os.getcwd(), ".step_files", step)  # noqa: PTH109, PTH118 - steps may have replaced `pathlib`
+        depth = max(path.split("/").count("..") for path in files)
+        names = ["_workflow_files", *["_"] * (depth - 1), *[step][:depth]]
+        folder = os.path.join(root, *names)  # noqa: PTH118
+        for path, text in files.items():
+            place = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
+            os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+            with open(place, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123
+                file.write(text)
+        module.__file__ = os.path.join(folder, "entry.py")  # noqa: PTH118
+        module.__package__ = ".".join(names)
+        paths = [os.path.join(root, *names[:length]) for length in range(len(names), -1, -1)]  # noqa: PTH118
+        tops = {name.partition(".")[0] for path in paths if os.path.isdir(path) for name in os.listdir(path)}  # noqa: PTH112, PTH208
+        tops.difference_update(sys.stdlib_module_names)
+        self._root = root + os.sep
+        self._shadowed = {name: found for name, found in sys.modules.items() if name.partition(".")[0] in tops}
+        self._writes_bytecode = sys.dont_write_bytecode
+        for name in self._shadowed:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        sys.dont_write_bytecode = True  # a file that is changed within a second would be read from the cache
+        sys.path[:0] = paths
+
+    def forget(self) -> None:
+        """Forget the modules, so that the next step imports its own."""
+        sys.dont_write_bytecode = self._writes_bytecode
+        for name in [name for name, module in list(sys.modules.items()) if self._is_own(module)]:
+            del sys.modules[name]
+        sys.path[:] = [path for path in sys.path if not f"{path}{os.sep}".startswith(self._root)]
+        for path in [each for each in sys.path_importer_cache if f"{each}{os.sep}".startswith(self._root)]:
+            del sys.path_importer_cache[path]
+        sys.modules.update(self._shadowed)
+
+    def _is_own(self, module: ModuleType) -> bool:
+        try:  # the path of a folder without `__init__` is computed from its parent
+            places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+            return any(f"{place}{os.sep}".startswith(self._root) for place in places)
+        except Exception:
+            return False
 
 
 def _inputs(request: Mapping[str, Any], call_services: Callable[[str, dict[str, Any]], Any]) -> dict[str, Any]:

@@ -1,0 +1,149 @@
+// @ts-check
+/**
+ * Loads the files that a step imports, from the texts in its request. Each load of a step makes new modules.
+ *
+ * ES modules, CommonJS and JSON are supported. Other imports of the files are those of the step.
+ */
+
+import { posix } from "node:path";
+import vm from "node:vm";
+
+const SUFFIXES = ["", ".js", ".mjs", ".cjs", ".json", "/index.js", "/index.mjs", "/index.cjs"];
+export const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
+
+/** The file that a SyntaxError is about. */
+export const SYNTAX_ERROR_FILE = Symbol("pdkernel.file");
+
+/** The files of one step, with the modules that are made from them. */
+export class StepFiles {
+  /** @type {Map<string, vm.Module>} */ #modules = new Map();
+  /** @type {Map<string, {exports: any}>} */ #commonJS = new Map();
+
+  /**
+   * @param {Record<string, string>} texts the files by path from the folder of the step's entry file
+   * @param {(path: string, source: string) => vm.SourceTextModule} compile compiles an ES module
+   * @param {(specifier: string) => any} requirePackage `require` for everything else
+   * @param {(path: string) => any} dynamic returns the implementation of `import()` in a file
+   */
+  constructor(texts, compile, requirePackage, dynamic) {
+    this.texts = texts;
+    this.compile = compile;
+    this.requirePackage = requirePackage;
+    this.dynamic = dynamic;
+  }
+
+  /**
+   * Return the path of the file that *specifier* names, or undefined.
+   *
+   * @param {string} specifier
+   * @param {string} from the path of the importing file; empty for the step
+   */
+  find(specifier, from) {
+    if (!/^\.\.?(\/|$)/.test(specifier)) return undefined;
+    const target = posix.join(posix.dirname(from), specifier.split("?")[0]);
+    return SUFFIXES.map((suffix) => target + suffix).find((path) => Object.hasOwn(this.texts, path));
+  }
+
+  /**
+   * Return the module of the file at *path*, which the caller links and evaluates.
+   *
+   * @param {string} path
+   * @returns {vm.Module}
+   */
+  module(path) {
+    const known = this.#modules.get(path);
+    if (known) return known;
+    const made = this.#isCommonJS(path) ? this.#wrap(path, this.require(path)) : noting(path, () => this.compile(path, this.texts[path]));
+    this.#modules.set(path, made);
+    return made;
+  }
+
+  /**
+   * Return the exports of the JSON or CommonJS file at *path*.
+   *
+   * @param {string} path
+   */
+  require(path) {
+    const known = this.#commonJS.get(path);
+    if (known) return known.exports;
+    const module = { exports: /** @type {any} */ ({}) };
+    this.#commonJS.set(path, module);
+    if (path.endsWith(".json")) {
+      module.exports = noting(path, () => JSON.parse(this.texts[path]));
+    } else {
+      const body = noting(path, () => this.#compileFunction(path));
+      const require = Object.assign((/** @type {string} */ specifier) => this.requireFrom(specifier, path), this.requirePackage);
+      body.call(module.exports, module.exports, require, module, path, posix.dirname(path));
+    }
+    return module.exports;
+  }
+
+  /**
+   * `require` in the file *from*; empty for the step.
+   *
+   * @param {string} specifier
+   * @param {string} from
+   */
+  requireFrom(specifier, from) {
+    const path = this.find(specifier, from);
+    return path === undefined ? this.requirePackage(specifier) : this.require(path);
+  }
+
+  /** @param {string} path */
+  #isCommonJS(path) {
+    if (/\.(json|cjs)$/.test(path)) return true;
+    if (path.endsWith(".mjs") || !COMMONJS.test(this.texts[path])) return false;
+    try {
+      return Boolean(this.#compileFunction(path));
+    } catch {
+      return false; // import or export: it is a module, or also invalid as a module
+    }
+  }
+
+  /** @param {string} path */
+  #compileFunction(path) {
+    return vm.compileFunction(this.texts[path], ["exports", "require", "module", "__filename", "__dirname"], {
+      filename: path,
+      importModuleDynamically: this.dynamic(path),
+    });
+  }
+
+  /**
+   * Return a module with the exports of a CommonJS or JSON file.
+   *
+   * @param {string} path
+   * @param {any} exported
+   */
+  #wrap(path, exported) {
+    const isObject = exported !== null && ["object", "function"].includes(typeof exported) && !path.endsWith(".json");
+    const names = isObject ? Object.keys(exported).filter((name) => name !== "default") : [];
+    return new vm.SyntheticModule(
+      ["default", ...names],
+      function () {
+        this.setExport("default", exported);
+        for (const name of names) this.setExport(name, exported[name]);
+      },
+      { identifier: path },
+    );
+  }
+}
+
+/**
+ * Return the result of *compile*; a SyntaxError that it throws names the file.
+ *
+ * @template T
+ * @param {string} path
+ * @param {() => T} compile
+ * @returns {T}
+ */
+function noting(path, compile) {
+  try {
+    return compile();
+  } catch (error) {
+    if (error instanceof SyntaxError) {
+      error.message = `${path}: ${error.message}`;
+      Object.defineProperty(error, SYNTAX_ERROR_FILE, { value: path });
+    }
+    throw error;
+  }
+}
