@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from tree_sitter import Node
 
@@ -190,12 +191,26 @@ def find_packages(source: str) -> tuple[PackageImport, ...]:
     not packages.
     """
     found: dict[tuple[str, str | None], PackageImport] = {}
+    for imported in find_imports(source):
+        split = parse_specifier(imported.specifier)
+        if split is not None:
+            found.setdefault(split, PackageImport(*split, line=imported.line))
+    return tuple(found.values())
+
+
+class ModuleImport(NamedTuple):
+    """A literal specifier that code imports, and the line of the source."""
+
+    specifier: str
+    line: int
+
+
+def find_imports(source: str) -> Iterator[ModuleImport]:
+    """Everything that *source* imports by a literal specifier, packages and files, in source order."""
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         specifier = _get_import_specifier(node)
-        split = None if specifier is None else parse_specifier(specifier)
-        if split is not None:
-            found.setdefault(split, PackageImport(*split, line=node.start_point[0] + 1))
-    return tuple(found.values())
+        if specifier is not None:
+            yield ModuleImport(specifier, node.start_point[0] + 1)
 
 
 @lru_cache(maxsize=500)
@@ -239,11 +254,10 @@ def package_fault(name: str, version: str | None) -> str | None:
 
 def import_faults(source: str) -> Iterator[tuple[str, int]]:
     """Imports of *source* with a literal name of neither a package nor a file: the reason, and the line."""
-    for node in javascript.iter_nodes(javascript.parse_source(source)):
-        specifier = _get_import_specifier(node)
-        fault = None if specifier is None else _import_fault(specifier)
+    for imported in find_imports(source):
+        fault = _import_fault(imported.specifier)
         if fault is not None:
-            yield fault, node.start_point[0] + 1
+            yield fault, imported.line
 
 
 def _import_fault(specifier: str) -> str | None:

@@ -41,13 +41,14 @@ AssumedAccount = Literal["external_user", "own"]
 _FILE = ("./", "../", "/")
 _STEP_KEYS = frozenset({"namespace", "uses", "props"})
 _WORKFLOW_KEYS = frozenset({"name", "settings", "triggers", "steps"})
-_TRIGGER_IDS: Mapping[str, TriggerType] = {
+TRIGGER_TYPES: Mapping[str, TriggerType] = {
     "hi": "http",
     "ti": "schedule",
     "ei": "email",
     "dc": "source",
     "sub": "source",
 }
+"""The type of a trigger by the prefix of its id (`hi_...`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
         result.append(replace(trigger, config={**given, **trigger.config}))
     known = {trigger.config.get("id") for trigger in result}
     result += [
-        replace(assume_trigger(_TRIGGER_IDS.get(id_.partition("_")[0], "source"), steps), config={"id": id_})
+        replace(assume_trigger(TRIGGER_TYPES.get(id_.partition("_")[0], "source"), steps), config={"id": id_})
         for id_ in ids
         if id_ not in known
     ]

@@ -88,6 +88,8 @@ class Upstream(ThreadingHTTPServer):
     Attributes:
         asked: Requests that the API received, in order.
         proceed: A held response goes on when a test sets it.
+        workflows: The workflow objects of the REST API, by id.
+        events: The lists of events of the REST API, newest first, by path: `workflows/p_1/$errors`, `sources/dc_1`.
     """
 
     daemon_threads = True
@@ -101,6 +103,8 @@ class Upstream(ThreadingHTTPServer):
         self.proceed = threading.Event()
         self.tokens: dict[str, tuple[str, str]] = {TOKEN: ("o_ours", "*")}
         self.scope_profiles = True
+        self.workflows: dict[str, dict[str, Any]] = {}
+        self.events: dict[str, list[dict[str, Any]]] = {}
         self._connections: set[socket.socket] = set()
 
     @property
@@ -197,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, {"error": "unauthorized"})
         elif workspace != "o_ours" or scope not in ("*", "connect:*", "connect:accounts:read"):
             self._answer(403, {"error": "forbidden"})
+        elif parts.path.startswith(("/v1/workflows/", "/v1/sources/")):
+            self._rest(unquote(parts.path.removeprefix("/v1/")), request["query"])
         elif not parts.path.startswith(f"/v1/connect/{PROJECT}/"):
             self._answer(404, {"error": "project not found"})
         else:
@@ -240,6 +246,22 @@ class _Handler(BaseHTTPRequestHandler):
                 self._of_bodies(place, rest, body)
             case _:
                 self._answer(200, {"echo": request})
+
+    def _rest(self, path: str, query: dict[str, str]) -> None:
+        """Answer a request of the REST API for workflows and sources; `expand=event` shows an event of more than 1 KB."""
+        owner, is_list = path.removesuffix("/event_summaries"), path.endswith("/event_summaries")
+        if is_list and owner in self.server.events:
+            events = self.server.events[owner]
+            whole = query.get("expand") == "event"
+            self._page(
+                [each if whole or len(json.dumps(each)) <= 1024 else {**each, "event": {}} for each in events], query
+            )
+        elif not is_list and owner.removeprefix("workflows/") in self.server.workflows:
+            self._answer(200, self.server.workflows[owner.removeprefix("workflows/")])
+        elif is_list and owner.split("/")[1] in self.server.workflows:
+            self._page([], query)
+        else:
+            self._answer(404, {"error": "record not found"})
 
     def _of_bodies(self, place: str, rest: str, body: bytes) -> None:
         if place == "events":

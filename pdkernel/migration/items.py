@@ -1,0 +1,390 @@
+"""
+What a team must act on for one workflow: answers, data that Pipedream deletes, and what is switched over.
+
+`readiness` finds what the workflow needs here, and `analysis` what its code uses of the platform.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+
+from pdkernel.analysis.platform_uses import find_platform_uses
+from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY
+from pdkernel.directive import describe_emitters
+from pdkernel.directive.setting_rules import SETTING_RULES
+from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
+from pdkernel.migration.sources import MigrationSource
+from pdkernel.migration.step_items import Surroundings, find_step_items, locate_use
+from pdkernel.model import JSON, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.readiness import DoctorReport, MissingRequirement
+from pdkernel.render.import_report import AccountAssignment
+from pdkernel.render.migration import SHUTDOWN_DAY, MigrationItem
+
+NETWORK_SETTING = "network"
+LIMIT_SETTINGS = (
+    "concurrency",
+    "throttle",
+    "queue",
+    "rate_limit",
+    "rate_limit_bucket_size_seconds",
+    "max_event_queue_size",
+    "lambda_memory",
+    "memory",
+)
+"""Settings that limit a workflow's runs."""
+_SILENT_SETTINGS = frozenset({"error_notification", "lambda_timeout", "name", "auto_deploy"})
+
+
+def find_items(source: MigrationSource, found: DoctorReport, around: Surroundings) -> tuple[MigrationItem, ...]:
+    """
+    The items of a workflow that could be read, in the order of the report's kinds.
+
+    Args:
+        source: The workflow.
+        found: What it needs here.
+        around: What is known beyond the workflow.
+    """
+    workflow = source.workflow
+    assert workflow is not None, "a source that cannot be read has one item, its error"
+    items = [
+        *_requirement_items(workflow, found),
+        *_account_items(found, around),
+        *_setting_items(workflow),
+        *_trigger_items(source, workflow),
+        *_store_items(workflow, found),
+        *(item for step in workflow.steps for item in find_step_items(step, source, around)),
+        *_history_items(source),
+    ]
+    unique = {(item.kind, item.name, item.message): item for item in items}
+    return tuple(unique.values())
+
+
+# ── what the workflow needs here ───────────────────────────────────────────────────
+
+
+def _requirement_items(workflow: Workflow, found: DoctorReport) -> Iterator[MigrationItem]:
+    places = {use.name: use.places for use in found.import_report.variables}
+    required = {item.name for item in found.missing_requirements if item.kind == "variable"}
+    steps = {step.name: step for step in workflow.steps}
+    named: set[str] = set()
+    for entry in workflow.unsupported_entries:
+        named.add(entry.name)
+        yield _entry_item(entry)
+    for need in found.missing_requirements:
+        if need.kind == "account" and need.name.startswith("apn_"):
+            continue  # an account of the workspace: `_account_items`
+        if need.name in named and need.kind in ("unsupported", "action"):
+            continue
+        if need.kind in ("unsupported", "action") and need.name in steps:
+            named.add(need.name)
+        yield _requirement_item(need, steps, places)
+    for blocked in found.import_report.cannot:
+        if blocked.name not in named:
+            yield MigrationItem("unsupported", blocked.name, f"{blocked.name} {blocked.why}.", steps=(blocked.name,))
+    for variable in found.import_report.variables:
+        if variable.name not in required and not variable.required:
+            yield MigrationItem(
+                "optional_variable",
+                variable.name,
+                f"The environment variable {variable.name} has a default in the code: {'; '.join(variable.places)}. "
+                "Its value at Pipedream is deleted.",
+                "If it has a value there, copy it from the settings of the workspace or project.",
+                f"pdkernel env set {shlex.quote(variable.name)}",
+            )
+
+
+def _requirement_item(
+    need: MissingRequirement, steps: Mapping[str, Step], places: Mapping[str, tuple[str, ...]]
+) -> MigrationItem:
+    match need.kind:
+        case "variable":
+            where = places.get(need.name, ())
+            return MigrationItem(
+                "variable",
+                need.name,
+                f"The environment variable {need.name} is read by {'; '.join(where) or 'the workflow'}, and Git does not hold its value.",
+                "Copy the value from the settings of the workspace or project at Pipedream.",
+                need.command,
+                tuple(place.partition(",")[0] for place in where),
+            )
+        case "action":
+            return MigrationItem("action", need.name, _sentence(need.message), "", need.command, (need.name,))
+        case "unsupported" if need.name in steps and steps[need.name].is_code_missing:
+            return MigrationItem(
+                "code",
+                need.name,
+                f"The code of step {need.name} is not in the source: only Pipedream has it.",
+                "Open the step in the builder, and copy its code into the entry file.",
+                steps=(need.name,),
+            )
+        case "unsupported":
+            return MigrationItem("unsupported", need.name, need.message, steps=(need.name,))
+        case "interpreter":
+            return MigrationItem("interpreter", need.name, need.message, "", need.command, tuple(steps))
+        case "external_user" | "account" | "answer" | "plan":
+            blocked = tuple(name for name in steps if need.kind == "answer" and need.name.startswith(f"{name}."))
+            return MigrationItem("account", need.name, need.message, "", need.command, blocked)
+
+
+def _entry_item(entry: UnsupportedEntry) -> MigrationItem:
+    uses = entry.entry.get("uses")
+    message = f"{entry.name} {entry.unsupported_reason}."
+    if not uses:
+        return MigrationItem(
+            "control_flow",
+            entry.name,
+            message,
+            "Git does not hold the branches. Copy them from the builder, or write them as filter steps or code.",
+            steps=(entry.name,),
+        )
+    if isinstance(uses, str) and not uses.startswith(("./", "../", "/")):
+        return MigrationItem(
+            "action",
+            entry.name,
+            message,
+            "Look up the version in the builder and write KEY@VERSION. For a private component, keep its code in a folder: "
+            "pdkernel actions source FOLDER",
+            steps=(entry.name,),
+        )
+    return MigrationItem("unsupported", entry.name, message, steps=(entry.name,))
+
+
+def _account_items(found: DoctorReport, around: Surroundings) -> Iterator[MigrationItem]:
+    commands = {need.name: need.command for need in found.missing_requirements if need.kind == "account"}
+    own: dict[str, list[AccountAssignment]] = {}
+    for use in found.import_report.accounts:
+        if use.account.startswith("apn_"):
+            own.setdefault(use.account, []).append(use)
+    for account_id, uses in own.items():
+        steps = tuple(dict.fromkeys(use.step for use in uses))
+        known = around.accounts.get(account_id)
+        if known is not None and not known.withheld:
+            continue
+        where = f"step {', '.join(steps)} uses the {uses[0].app} account {account_id}"
+        if known is not None:
+            yield _withheld_item(account_id, f"Connect withholds its credentials: {where}.", uses[0].app, steps)
+            continue
+        yield MigrationItem(
+            "account",
+            account_id,
+            f"An account of the workspace: {where}. Git has the id only; the credentials stay at Pipedream.",
+            "Add the account here with its credentials. If it stands for the external user's account, write external_user in pdkernel.yaml.",
+            commands.get(account_id, f"pdkernel accounts add --own --app {uses[0].app} --id {account_id}"),
+            steps,
+        )
+    apps = dict.fromkeys(use.app for use in found.import_report.accounts if not use.account.startswith("apn_"))
+    for app in apps:
+        held = around.withheld.get(app, ())
+        if held:
+            users = ", ".join(sorted({str(account.external_user_id) for account in held})[:5])
+            steps = tuple(dict.fromkeys(use.step for use in found.import_report.accounts if use.app == app))
+            yield _withheld_item(
+                app,
+                f"Connect withholds the credentials of {len(held)} {app} accounts of external users ({users}).",
+                app,
+                steps,
+            )
+
+
+def _withheld_item(name: str, message: str, app: str, steps: tuple[str, ...]) -> MigrationItem:
+    return MigrationItem(
+        "account",
+        name,
+        message,
+        "Calls to the app's API go through Connect's proxy while Connect lives; code that reads the token fails. "
+        "To hold the credentials, register your own OAuth client for the app, and let the users connect again.",
+        f"pdkernel apps add {app}",
+        steps,
+    )
+
+
+def _sentence(message: str) -> str:
+    return " ".join(message.split())
+
+
+# ── settings and triggers ──────────────────────────────────────────────────────────
+
+
+def _setting_items(workflow: Workflow) -> Iterator[MigrationItem]:
+    if workflow.extra.get("inactive") is True:
+        yield MigrationItem(
+            "inactive",
+            workflow.name,
+            "The workflow is turned off at Pipedream.",
+            "Leave it out of the move, or decide why it was turned off.",
+        )
+    for name, value in workflow.settings.items():
+        shown = f"`settings.{name}` is {json.dumps(value)}"
+        if name == NETWORK_SETTING:
+            yield MigrationItem(
+                "network",
+                str(value),
+                f"{shown}: the workflow's calls leave from a private network with a fixed address.",
+                "Allow the address of your server at the services it calls, or send the calls through a proxy: --via PROXY.",
+            )
+        elif name in LIMIT_SETTINGS:
+            honoured = (
+                "the same limit applies here."
+                if name in SETTING_RULES
+                else "this version keeps it, and does not apply it."
+            )
+            yield MigrationItem(
+                "limit", name, f"{shown}: {honoured}", "Check that your server can run as many runs at once."
+            )
+        elif name not in _SILENT_SETTINGS and name not in SETTING_RULES:
+            yield MigrationItem("limit", name, f"{shown}: an unknown setting, which is kept and not applied.")
+
+
+def _trigger_items(source: MigrationSource, workflow: Workflow) -> Iterator[MigrationItem]:
+    triggers = [trigger for trigger in workflow.triggers if trigger.config or source.path is None or source.sidecar]
+    if source.path is not None and source.path.suffix == ".ipynb":
+        triggers = list(workflow.triggers)
+    if not triggers or (source.has_api_settings and not any(trigger.config.get("id") for trigger in triggers)):
+        yield MigrationItem(
+            "no_trigger",
+            workflow.name,
+            "The workflow does not have a trigger: it was started by hand or by another workflow.",
+            "Decide what starts it here: `triggers:` in pdkernel.yaml.",
+        )
+        return
+    if len(triggers) > 1:
+        listed = ", ".join(_trigger_name(trigger) for trigger in triggers)
+        yield MigrationItem(
+            "several_triggers",
+            workflow.name,
+            f"The workflow has {len(triggers)} triggers: {listed}.",
+            "Switch all of them over together, so that no event is handled twice.",
+        )
+    configured = source.has_api_settings or source.path is None or bool(source.sidecar and source.sidecar.triggers)
+    configured = configured or (source.path is not None and source.path.suffix == ".ipynb")
+    for trigger in triggers:
+        yield from _of_trigger(trigger, _place(source), is_configured=configured)
+
+
+def _place(source: MigrationSource) -> str:
+    return shlex.quote(source.source)
+
+
+def _trigger_name(trigger: Trigger) -> str:
+    trigger_id = trigger.config.get("id")
+    return f"{trigger_id} ({trigger.type})" if trigger_id else trigger.type
+
+
+def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterator[MigrationItem]:
+    name = _trigger_name(trigger)
+    switch = "Turn the workflow off at Pipedream first, then on here: both would handle each event."
+    enable = f"pdkernel triggers enable {place}"
+    match trigger.type:
+        case "http":
+            yield from _endpoint_items(trigger, name, is_configured=is_configured)
+        case "schedule":
+            if not {"cron", "interval_seconds"} & trigger.config.keys():
+                yield MigrationItem(
+                    "trigger_settings",
+                    name,
+                    f"The times of the schedule {name} are not in the source.",
+                    "Copy the cron expression and the time zone from the builder to `triggers:` in pdkernel.yaml.",
+                )
+            yield MigrationItem("schedule", name, f"The schedule {name} starts the workflow.", switch, enable)
+        case "source":
+            if not trigger.config.get("uses"):
+                yield MigrationItem(
+                    "trigger_settings",
+                    name,
+                    f"The component and the props of the source {name} are not in the source: Git has its id only.",
+                    "Copy the component's key and its props from the builder to `triggers:` in pdkernel.yaml.",
+                )
+            yield MigrationItem("source", name, f"The event source {name} starts the workflow.", switch, enable)
+            yield MigrationItem(
+                "source_state",
+                name,
+                f"The state of the source {name} (ids already handled, last poll, webhooks) stays at Pipedream.",
+                "Turn the source off there before its first poll here. Its first poll here may find events that were handled there.",
+            )
+        case "email":
+            yield MigrationItem(
+                "email_address",
+                name,
+                f"The email address of {name} at Pipedream ends on {SHUTDOWN_DAY}.",
+                "Give the senders the new address before that day: forward mail from a mailbox of your own.",
+                enable,
+            )
+        case "errors":
+            yield MigrationItem(
+                "error_handler",
+                name,
+                f"The workflow handles errors of {describe_emitters(trigger)}.",
+                "Switch it over before the workflows whose errors it handles.",
+                enable,
+            )
+        case "emit":
+            yield MigrationItem(
+                "source", name, f"Events of {describe_emitters(trigger)} start the workflow.", switch, enable
+            )
+
+
+def _endpoint_items(trigger: Trigger, name: str, *, is_configured: bool) -> Iterator[MigrationItem]:
+    url = trigger.config.get(ENDPOINT_URL_KEY)
+    host = _host(url)
+    assumed = (
+        "" if is_configured else " Its authorization and response mode are not in Git: check them in pdkernel.yaml."
+    )
+    yield MigrationItem(
+        "endpoint",
+        str(url) if host else name,
+        f"The endpoint {url if host else f'of {name}'} at Pipedream ends on {SHUTDOWN_DAY}.{assumed}",
+        "Find its callers in the event history (client_ip, user-agent, referer), and give them the URL that `pdkernel serve` prints.",
+    )
+    if host and host != PIPEDREAM_ENDPOINT_DOMAIN and not host.endswith(f".{PIPEDREAM_ENDPOINT_DOMAIN}"):
+        yield MigrationItem(
+            "custom_domain",
+            host,
+            f"The endpoint has a domain of your own: {host}.",
+            "Point the domain to your server (DNS and TLS), and keep the path: its callers need no change.",
+        )
+
+
+def _host(url: JSON) -> str:
+    return str(url).partition("://")[2].partition("/")[0].lower() if isinstance(url, str) else ""
+
+
+# ── data that Pipedream deletes ────────────────────────────────────────────────────
+
+
+def _store_items(workflow: Workflow, found: DoctorReport) -> Iterator[MigrationItem]:
+    bound = {store.prop for step in workflow.steps for store in step.stores}
+    for use in found.import_report.stores:
+        name = use.name or "a data store that is chosen in the builder"
+        yield _store_item(use.name, f"The records of {name} are not in Git: {', '.join(use.props)}.")
+    for step in workflow.steps:
+        for platform_use in find_platform_uses(step):
+            if platform_use.kind == "data_store" and platform_use.name not in bound:
+                where = locate_use(step, platform_use)
+                yield _store_item(
+                    None, f"{where} uses a data store as {platform_use.name}, and Git does not hold which one."
+                )
+        if step.uses and step.uses.startswith("data_stores-") and not step.stores:
+            yield _store_item(None, f"Step {step.name} uses a data store, and Git does not hold which one.")
+
+
+def _store_item(name: str | None, message: str) -> MigrationItem:
+    return MigrationItem(
+        "data_store",
+        name or "a data store without a name",
+        message,
+        "The command writes a step to paste into a workflow at Pipedream, which hands out the records.",
+        f"pdkernel migrate data {shlex.quote(name or 'NAME')} --to rescued",
+    )
+
+
+def _history_items(source: MigrationSource) -> Iterator[MigrationItem]:
+    if source.id is not None:
+        yield MigrationItem(
+            "events",
+            source.id,
+            "The event history (events, runs, logs) stays at Pipedream.",
+            "The command saves the newest events of its sources and of failed runs, as far as the API has them.",
+            f"pdkernel migrate events {_place(source)}" + ("" if source.path else " --to FOLDER"),
+        )

@@ -1,0 +1,251 @@
+"""The report on a move: a row for each workflow, what workflows share, and the order of the move."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+
+from pdkernel.actions import Catalog
+from pdkernel.analysis import find_app_bindings
+from pdkernel.clock import Clock, format_iso
+from pdkernel.errors import PdkernelError
+from pdkernel.identity import Account, Directory, Environment, WithheldCredentials
+from pdkernel.migration.items import find_items
+from pdkernel.migration.sources import MigrationSource
+from pdkernel.migration.step_items import Surroundings, find_invoked
+from pdkernel.model import AppBinding
+from pdkernel.readiness import MAX_MATRIX_USERS, DoctorReport
+from pdkernel.render.migration import (
+    DELETION_DAY,
+    SHUTDOWN_DAY,
+    ItemKind,
+    MigrationItem,
+    MigrationReport,
+    MoveStep,
+    SharedResource,
+    WorkflowMigration,
+)
+
+SHARED_KINDS: tuple[ItemKind, ...] = (
+    "data_store",
+    "file_store",
+    "account",
+    "variable",
+    "optional_variable",
+    "source_state",
+)
+"""Kinds of items that are saved once for all workflows that name them."""
+_CODE_KINDS: tuple[ItemKind, ...] = ("code", "action", "sibling", "control_flow", "attachment", "secret")
+_FIRED_KINDS: tuple[ItemKind, ...] = ("schedule", "source", "email_address")
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """
+    What the report reads besides the workflows.
+
+    Attributes:
+        directory: Users and accounts of the project.
+        catalog: Builds the catalog of pre-built actions for a workflow.
+        variables: Returns the environment variables that are set for a workflow.
+        environment: Environment of the users.
+        clock: Gives the time of the report.
+    """
+
+    directory: Directory
+    catalog: Callable[[MigrationSource], Catalog]
+    variables: Callable[[MigrationSource], Mapping[str, str]]
+    environment: Environment
+    clock: Clock
+
+
+def build_migration_report(sources: Sequence[MigrationSource], settings: ReportSettings) -> MigrationReport:
+    """Build the report on *sources*; a workflow that cannot be read or checked has one row with the reason."""
+    around = Surroundings(
+        names={each.id: each.name for each in sources if each.id is not None},
+        endpoints={host: each.name for each in sources for host in each.endpoint_hosts},
+        accounts=_find_accounts(sources, settings.directory),
+        withheld=_find_withheld(sources, settings),
+    )
+    rows = tuple(_build_row(each, settings, around) for each in sources)
+    return MigrationReport(
+        rows,
+        tuple(_find_shared(rows)),
+        tuple(_plan_moves(sources, rows, around)),
+        created_at=format_iso(settings.clock.now()),
+    )
+
+
+def _build_row(source: MigrationSource, settings: ReportSettings, around: Surroundings) -> WorkflowMigration:
+    workflow = source.workflow
+    if workflow is None:
+        return _unreadable(source, source.error)
+    try:
+        found = DoctorReport.collect(
+            workflow,
+            directory=settings.directory,
+            catalog=settings.catalog(source),
+            variables=settings.variables(source),
+            environment=settings.environment,
+            test_users=source.sidecar.test_users if source.sidecar else (),
+            sidecar=source.sidecar,
+        )
+        items = find_items(source, found, around)
+    except PdkernelError as error:
+        return _unreadable(source, error)
+    blocked = {step for item in items if item.group == "answer" for step in item.steps}
+    return WorkflowMigration(
+        source.source,
+        source.name,
+        source.id,
+        tuple(step.name for step in workflow.steps),
+        tuple(step.name for step in workflow.steps if not step.disabled and step.name not in blocked),
+        items,
+    )
+
+
+def _unreadable(source: MigrationSource, error: PdkernelError | None) -> WorkflowMigration:
+    message = " ".join(str(error).split()) if error is not None else "The workflow is empty."
+    item = MigrationItem("unreadable", source.name, message, "Correct the file, then run the report again.")
+    return WorkflowMigration(source.source, source.name, source.id, items=(item,))
+
+
+def _find_accounts(sources: Sequence[MigrationSource], directory: Directory) -> dict[str, Account]:
+    """The accounts that workflows name by id and that the project has, with whether Connect withholds their credentials."""
+    found: dict[str, Account] = {}
+    for account_id in dict.fromkeys(
+        binding.account for each in sources for binding in _bindings(each) if binding.account is not None
+    ):
+        account = directory.find_account(account_id)
+        if account is not None:
+            held = account.withheld or isinstance(directory.credentials(account_id), WithheldCredentials)
+            found[account_id] = replace(account, withheld=held)
+    return found
+
+
+def _find_withheld(sources: Sequence[MigrationSource], settings: ReportSettings) -> dict[str, tuple[Account, ...]]:
+    """For each app of external users, the accounts whose credentials Connect withholds."""
+    apps = {binding.app for each in sources for binding in _bindings(each) if binding.account is None}
+    if not apps:
+        return {}
+    users = [user.external_id for user in settings.directory.users(settings.environment, limit=MAX_MATRIX_USERS)]
+    found: dict[str, tuple[Account, ...]] = {}
+    for account in settings.directory.newest_accounts(users, settings.environment, apps, limit=1) if users else ():
+        if account.withheld:
+            found[account.app] = (*found.get(account.app, ()), account)
+    return found
+
+
+def _bindings(source: MigrationSource) -> Iterable[AppBinding]:
+    steps = source.workflow.steps if source.workflow is not None else ()
+    return (binding for step in steps for binding in find_app_bindings(step))
+
+
+def _find_shared(rows: Sequence[WorkflowMigration]) -> Iterable[SharedResource]:
+    """What workflows name, each kind and name once, in the order of the kinds."""
+    for kind in SHARED_KINDS:
+        named: dict[str, list[tuple[WorkflowMigration, MigrationItem]]] = {}
+        for row in rows:
+            for item in row.items:
+                if item.kind == kind:
+                    named.setdefault(item.name, []).append((row, item))
+        for name, uses in named.items():
+            workflows = tuple(dict.fromkeys(row.name for row, _ in uses))
+            yield SharedResource(kind, name, workflows, uses[0][1].fix, uses[0][1].command)
+
+
+def _plan_moves(
+    sources: Sequence[MigrationSource], rows: Sequence[WorkflowMigration], around: Surroundings
+) -> Iterable[MoveStep]:
+    """The steps of the move: what is switched off at Pipedream comes before what is switched on here."""
+
+    def subjects(kinds: Sequence[ItemKind]) -> tuple[str, ...]:
+        return tuple(f"{row.name}: {item.name}" for row in rows for item in row.items if item.kind in kinds)
+
+    def commands(kinds: Sequence[ItemKind]) -> tuple[str, ...]:
+        return tuple(
+            dict.fromkeys(item.command for row in rows for item in row.items if item.kind in kinds and item.command)
+        )
+
+    if code := subjects(_CODE_KINDS):
+        yield MoveStep("Copy what only Pipedream has", f"It cannot be copied after {SHUTDOWN_DAY}.", code)
+    if events := commands(("events",)):
+        yield MoveStep(
+            "Save events", "Saved events are the tests of the move, and the API keeps the newest 100.", (), events
+        )
+    waiting = tuple(f"{row.name}: {row.count('answer')}" for row in rows if row.state == "needs_answers")
+    if waiting:
+        yield MoveStep(
+            "Answer what is open",
+            "Each workflow with its number of open answers; `pdkernel doctor` repeats the check.",
+            waiting,
+        )
+    stores: Sequence[ItemKind] = ("data_store", "file_store")
+    if kept := subjects(stores):
+        yield MoveStep(
+            "Copy data stores and files", "A first copy, for the tests here.", kept, (_format_data_command(rows),)
+        )
+    yield MoveStep(
+        "Run every workflow here while Pipedream still runs it",
+        "Use saved events and `--egress stand-in=...` or `--egress deny`, so that nothing is sent twice.",
+        (),
+        ("pdkernel serve FOLDER --egress deny",),
+    )
+    if fired := subjects(_FIRED_KINDS):
+        yield MoveStep(
+            "Turn off at Pipedream: workflows with schedules, sources and email",
+            "Off there before on here: otherwise both handle each event.",
+            fired,
+        )
+    if paused := subjects(("paused_runs",)):
+        yield MoveStep(
+            "Let waiting runs end at Pipedream",
+            "A run that waits there is not moved, and its resume URLs lead there.",
+            paused,
+        )
+    if kept := subjects(stores):
+        yield MoveStep(
+            "Copy data stores and files again",
+            "The workflows that write them are off now: turn off workflows with endpoints that write them too. "
+            "`pdkernel store import --clear` replaces the first copy.",
+            kept,
+            (_format_data_command(rows),),
+        )
+    if fired := commands(_FIRED_KINDS):
+        yield MoveStep("Turn on here", "Only workflows that are off at Pipedream.", (), fired)
+    order = _order_callees_first(sources, around)
+    served = {row.name for row in rows if any(item.kind in ("endpoint", "custom_domain") for item in row.items)}
+    if urls := tuple(name for name in order if name in served):
+        yield MoveStep(
+            "Give callers the new endpoint URLs",
+            "Workflows that others call come first. Turn a workflow off at Pipedream when its callers use the new URL: the event "
+            "history there shows callers that were missed.",
+            urls,
+            ("pdkernel serve FOLDER --public-url https://HOST",),
+        )
+    yield MoveStep(
+        "Keep the event history open until the end",
+        f"A workflow at Pipedream that still gets events has a caller that was missed. Workflows end on {SHUTDOWN_DAY}; the data is "
+        f"deleted on {DELETION_DAY}.",
+    )
+
+
+def _format_data_command(rows: Sequence[WorkflowMigration]) -> str:
+    """The command that rescues all data stores and files of the report at once."""
+    items = [item for row in rows for item in row.items]
+    names = dict.fromkeys(
+        shlex.quote(item.name) for item in items if item.kind == "data_store" and " " not in item.name
+    )
+    files = ["--files"] if any(item.kind == "file_store" for item in items) else []
+    return " ".join(["pdkernel migrate data", *(names or ([] if files else ["NAME"])), *files, "--to rescued"])
+
+
+def _order_callees_first(sources: Sequence[MigrationSource], around: Surroundings) -> list[str]:
+    """The names of the workflows, a called workflow before its callers; in the given order if they call one another in a circle."""
+    called = {each.name: find_invoked(each, around) for each in sources}
+    try:
+        return list(TopologicalSorter(called).static_order())
+    except CycleError:
+        return list(called)

@@ -1,0 +1,111 @@
+"""What code and props use of the platform besides props."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pdkernel.analysis.platform_uses import PlatformUse, find_hosts, find_platform_uses
+from pdkernel.model import StoreBinding
+from tests.builders import a_step, bash_step, node_step, python_step
+
+
+@pytest.mark.parametrize(
+    ("body", "uses"),
+    [
+        ("await $.files.open('a').toUrl()", [PlatformUse("file_store", "", 3)]),
+        ("const r = $.flow.rerun(1000, {}, 3)", [PlatformUse("pause", "rerun", 3)]),
+        ("await fetch(r.resume_url)", [PlatformUse("resume_url", "", 3)]),
+        (
+            "const { cancel_url } = $.flow.suspend()",
+            [PlatformUse("resume_url", "", 3), PlatformUse("pause", "suspend", 3)],
+        ),
+        ("return $.flow.trigger('p_abc123', {})", [PlatformUse("workflow", "p_abc123", 3)]),
+        ("return $.flow.trigger(id)", [PlatformUse("workflow", "", 3)]),
+        ("return steps.trigger.context.attachments['a.csv']", [PlatformUse("attachment", "", 3)]),
+        ("return steps.trigger.event.original_event", [PlatformUse("error", "", 3)]),
+        ("await fetch(`https://EOabc.m.pipedream.net/x`)", [PlatformUse("endpoint", "eoabc.m.pipedream.net", 3)]),
+        ("$.flow.exit('done'); files.open('a'); x.suspend()", []),
+    ],
+)
+def test_uses_of_node_code(body: str, uses: list[PlatformUse]) -> None:
+    """Each use is found by its literal form, with its line."""
+    assert list(find_platform_uses(node_step("work", body))) == uses
+
+
+def test_uses_of_node_props() -> None:
+    """Data stores and state that the code declares are found with the name of the prop."""
+    step = node_step("work", "return 1", props='{ orders: { type: "data_store" }, db: "$.service.db", name: "string" }')
+
+    assert [use[:2] for use in find_platform_uses(step)] == [("data_store", "orders"), ("source_state", "db")]
+
+
+def test_siblings_of_node_code() -> None:
+    """Relative imports are found, packages are not."""
+    step = node_step("work", "return import('../lib/a.mjs')")
+    step = replace(step, source='import b from "./b.mjs";\nimport axios from "axios";\n' + step.source)
+
+    assert [use for use in find_platform_uses(step) if use.kind == "sibling"] == [
+        PlatformUse("sibling", "./b.mjs", 1),
+        PlatformUse("sibling", "../lib/a.mjs", 5),
+    ]
+
+
+def test_uses_of_python_code() -> None:
+    """Python code is read by its syntax tree: comments are not uses."""
+    step = python_step(
+        "work",
+        """
+        # pd.files and pd.flow.rerun
+        from .prices import load
+        pd.files.open("a")
+        url = pd.flow.suspend(1000)["resume_url"]
+        return pd.inputs["data_store"]["a"], pd.steps["trigger"]["event"]["original_event"]
+        """,
+    )
+
+    assert [(use.kind, use.name, use.line) for use in sorted(find_platform_uses(step), key=str)] == [
+        ("data_store", "data_store", 6),
+        ("error", "", 6),
+        ("file_store", "", 4),
+        ("pause", "suspend", 5),
+        ("resume_url", "", 5),
+        ("sibling", ".prices", 3),
+    ]
+
+
+def test_a_store_that_the_step_has_is_not_unknown() -> None:
+    """A data store prop with a store is not a use without a name."""
+    step = replace(
+        python_step("work", 'return pd.inputs["data_store"]["a"]'), stores=(StoreBinding("data_store", "ds_1"),)
+    )
+
+    assert find_platform_uses(step) == ()
+
+
+def test_uses_of_props() -> None:
+    """Texts of an action's props are searched: endpoints, ids of workflows, and values of a failed run."""
+    step = a_step(
+        """
+        %%pdstep go --uses helper_functions-trigger-workflow@0.0.1
+        workflowId: p_abc123
+        url: https://eoabc.m.pipedream.net
+        text: "{{steps.wait.$return_value.resume_url}} {{steps.trigger.event.original_event.body}}"
+        """
+    )
+
+    assert [use[:2] for use in find_platform_uses(step)] == [
+        ("workflow", "p_abc123"),
+        ("endpoint", "eoabc.m.pipedream.net"),
+        ("resume_url", ""),
+        ("error", ""),
+    ]
+
+
+def test_endpoints_of_bash_code() -> None:
+    """URLs are found in every language."""
+    step = bash_step("work", "curl https://eoabc.m.pipedream.net\ncurl https://hooks.acme.example/x")
+
+    assert find_platform_uses(step) == (PlatformUse("endpoint", "eoabc.m.pipedream.net", 1),)
+    assert find_hosts(step) == {"eoabc.m.pipedream.net": 1, "hooks.acme.example": 2}

@@ -1,0 +1,77 @@
+"""Workflows of the platform's REST API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY, read_api_workflow
+from pdkernel.errors import RequestError
+from pdkernel.model import AppBinding, StoreBinding
+
+ITEM: dict[str, Any] = {
+    "triggers": [
+        {"id": "hi_1", "endpoint_url": "https://eo1.m.pipedream.net", "custom_response": True},
+        {"id": "ti_1", "configured_props_json": json.dumps({"cron": {"intervalSeconds": 900}})},
+        {"id": "dc_1", "component_key": "slack-new-message@0.0.1"},
+    ],
+    "steps": [
+        {
+            "namespace": "code",
+            "lang": "nodejs20.x",
+            "savedComponent": {
+                "code": "export default {}",
+                "configurableProps": [{"name": "slack", "type": "app", "app": "slack"}],
+            },
+            "configured_props_json": json.dumps({"text": "hi", "store": {"storeId": "ds_1"}}),
+            "authProvisionIdMap": {"slack": "apn_1"},
+        },
+        {"namespace": "py", "lang": "python3.12", "disabled": True, "savedComponent": {"code": "def handler(pd): ..."}},
+        {
+            "namespace": "act",
+            "component_key": "http-custom-request",
+            "savedComponent": {"key": "http-custom-request", "version": "1.1.1"},
+        },
+        {"namespace": "gone", "lang": "nodejs20.x", "savedComponent": {"id": "sc_1", "codeHash": "abc"}},
+        {"namespace": "branch", "type": "Switch"},
+    ],
+    "settings": {"name": "Orders", "concurrency": 1},
+    "active": False,
+}
+
+
+def test_triggers_have_their_settings() -> None:
+    """The type is that of the id; the URL, the times and the component are in the trigger's settings."""
+    http, schedule, source = read_api_workflow(ITEM, "p_1").triggers
+
+    assert (http.type, http.response, http.config[ENDPOINT_URL_KEY]) == (
+        "http",
+        "custom",
+        "https://eo1.m.pipedream.net",
+    )
+    assert (schedule.type, schedule.config["interval_seconds"]) == ("schedule", 900)
+    assert (source.type, source.config["uses"]) == ("source", "slack-new-message@0.0.1")
+
+
+def test_steps_have_code_or_an_action() -> None:
+    """Code, language, accounts, stores and props are read; a step without its code is known as such."""
+    workflow = read_api_workflow(ITEM, "p_1")
+    code, py, act, gone = workflow.steps
+
+    assert (code.language, code.source, code.props) == ("node", "export default {}", {"text": "hi"})
+    assert code.apps == (AppBinding("slack", "slack", "apn_1"),)
+    assert code.stores == (StoreBinding("store", "ds_1"),)
+    assert (py.language, py.disabled) == ("python", True)
+    assert (act.uses, act.source) == ("http-custom-request@1.1.1", "")
+    assert gone.is_code_missing
+    assert [entry.name for entry in workflow.unsupported_entries] == ["branch"]
+    assert (workflow.name, workflow.settings["concurrency"], workflow.extra["inactive"]) == ("Orders", 1, True)
+
+
+@pytest.mark.parametrize("item", [{}, {"steps": [], "triggers": None}, {"data": []}])
+def test_another_object_is_refused(item: dict[str, Any]) -> None:
+    """A response without steps or triggers is not a workflow."""
+    with pytest.raises(RequestError, match="not a workflow"):
+        read_api_workflow(item, "p_1")

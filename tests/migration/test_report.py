@@ -1,0 +1,207 @@
+"""The report on a move: seeded omissions, sums, shared resources and the order of the move."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdkernel.actions import Catalog
+from pdkernel.clock import ManualClock
+from pdkernel.connect.remote import RemoteDirectory
+from pdkernel.connect.sdk import Sdk
+from pdkernel.connect.workflow_api import WorkflowApi
+from pdkernel.migration.report import ReportSettings, build_migration_report
+from pdkernel.migration.sources import read_sources
+from pdkernel.project import Project
+from pdkernel.render.migration import GROUP_HEADINGS, GROUP_OF_KIND, MigrationReport, WorkflowMigration
+from tests.connect.upstream import Upstream, running_upstream
+from tests.migration.omissions import (
+    API_WORKFLOW,
+    API_WORKFLOW_ID,
+    CUSTOM_DOMAIN,
+    OMISSIONS,
+    WORKFLOWS,
+    Omission,
+    node,
+    write_project,
+    write_workflow,
+)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """The API of a real project."""
+    with running_upstream() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[ReportSettings]:
+    """A project that is logged in at the stand-in of the API."""
+    with Project.open(tmp_path_factory.mktemp("project") / ".pdkernel", clock=ManualClock()) as project:
+        catalog = Catalog.for_project(project, environ={})
+        yield ReportSettings(
+            directory=RemoteDirectory(project, Sdk(upstream.login)),
+            catalog=lambda _: catalog,
+            variables=lambda _: {},
+            environment="development",
+            clock=project.clock,
+        )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream, settings: ReportSettings) -> MigrationReport:
+    """The report on the project of 40 workflows."""
+    root = tmp_path_factory.mktemp("synced")
+    write_project(root)
+    upstream.workflows[API_WORKFLOW_ID] = API_WORKFLOW
+    api = WorkflowApi(Sdk(upstream.login))
+    return build_migration_report(read_sources([str(root), API_WORKFLOW_ID], api.fetch_workflow), settings)
+
+
+def row_of(report: MigrationReport, name: str) -> WorkflowMigration:
+    """The row of the workflow with that name."""
+    (row,) = (row for row in report.workflows if row.name == name)
+    return row
+
+
+def report_on(settings: ReportSettings, *paths: Path) -> MigrationReport:
+    """The report on folders, without the API."""
+    return build_migration_report(read_sources([str(path) for path in paths], lambda _: API_WORKFLOW), settings)
+
+
+@pytest.mark.parametrize("name", OMISSIONS)
+def test_a_seeded_omission_is_named(report: MigrationReport, name: str) -> None:
+    """The workflow's row has an item of the right kind that says what is left out."""
+    omission = OMISSIONS[name]
+
+    items = [item for item in row_of(report, name).items if item.kind == omission.kind]
+
+    assert any(omission.says in f"{item.name} {item.message}" for item in items), row_of(report, name).items
+
+
+def test_a_domain_of_the_team_is_named(report: MigrationReport) -> None:
+    """An endpoint that the API has at another domain than Pipedream's is named: the 25th omission."""
+    items = row_of(report, "Called over the API").items
+
+    assert [item.name for item in items if item.kind == "custom_domain"] == [CUSTOM_DOMAIN]
+    assert len(OMISSIONS) + 1 == 25
+
+
+def test_totals_are_the_sums_of_the_rows(report: MigrationReport) -> None:
+    """Workflows by state, steps, and items by group and by kind are counted once each."""
+    written = report.to_json()
+    rows, totals = written["workflows"], written["totals"]
+
+    assert totals["workflows"] == len(rows) == WORKFLOWS
+    assert totals["runs"] + totals["needs_answers"] + totals["unreadable"] == WORKFLOWS
+    assert Counter(row["state"] for row in rows) == +Counter(
+        {state: totals[state] for state in ("runs", "needs_answers", "unreadable")}
+    )
+    assert totals["steps"] == sum(len(row["steps"]) for row in rows)
+    assert totals["ready"] == sum(len(row["ready"]) for row in rows)
+    items = [item for row in rows for item in row["items"]]
+    for group in GROUP_HEADINGS:
+        assert (
+            totals[group] == sum(row["counts"][group] for row in rows) == sum(item["group"] == group for item in items)
+        )
+    assert written["kinds"] == Counter(item["kind"] for item in items)
+    assert sum(written["kinds"].values()) == sum(totals[group] for group in GROUP_HEADINGS)
+
+
+def test_a_plain_workflow_runs_as_it_is(report: MigrationReport) -> None:
+    """A workflow that leaves nothing out has its endpoint to switch over and its events to save, and no answer to give."""
+    row = row_of(report, "Plain 00")
+
+    assert (row.state, row.ready) == ("runs", ("work",))
+    assert Counter(item.kind for item in row.items) == {"endpoint": 1, "events": 1}
+
+
+def test_a_step_that_needs_an_answer_is_not_ready(report: MigrationReport) -> None:
+    """Ready steps are those that no answer concerns."""
+    assert row_of(report, "Node variable").ready == ()
+    assert row_of(report, "Branches").ready == ()
+    assert row_of(report, "Node files").ready == ("work",)
+
+
+def test_a_file_that_cannot_be_read_is_one_row(tmp_path: Path, settings: ReportSettings) -> None:
+    """A workflow with broken YAML is a row with the reason; the other workflows are reported."""
+    write_workflow(tmp_path, "Good", Omission("events", ""))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "workflow.yaml").write_text("name: [", encoding="utf-8")
+
+    report = report_on(settings, tmp_path)
+
+    assert sorted((row.name, row.state) for row in report.workflows) == [("Good", "runs"), ("bad", "unreadable")]
+    assert "workflow.yaml" in row_of(report, "bad").items[0].message
+
+
+def test_a_resource_of_several_workflows_is_saved_once(tmp_path: Path, settings: ReportSettings) -> None:
+    """A data store that two workflows use is listed once, with both names."""
+    for name in ("One", "Two"):
+        write_workflow(tmp_path, name, OMISSIONS["Store by id"])
+
+    report = report_on(settings, tmp_path)
+
+    assert [(each.name, each.workflows) for each in report.shared if each.kind == "data_store"] == [
+        ("ds_4kPq7a", ("One", "Two"))
+    ]
+    assert report.totals()["lost"] == sum(row.count("lost") for row in report.workflows) == 4
+
+
+def test_what_is_switched_off_there_comes_before_what_is_switched_on_here(report: MigrationReport) -> None:
+    """Schedules and sources end at Pipedream, then data is copied again, then triggers are turned on here."""
+    titles = [step.title for step in report.order]
+
+    off = next(place for place, title in enumerate(titles) if title.startswith("Turn off at Pipedream"))
+    copy = titles.index("Copy data stores and files again")
+    on = titles.index("Turn on here")
+    assert off < copy < on
+    assert {"Schedule: ti_aaaaa1 (schedule)", "Source with state: dc_aaaaa1 (source)"} <= set(
+        report.order[off].subjects
+    )
+    assert all(command.startswith("pdkernel triggers enable ") for command in report.order[on].commands)
+
+
+def test_a_called_workflow_moves_before_its_callers(report: MigrationReport) -> None:
+    """The endpoint that another workflow of the report calls gets its new URL first."""
+    urls = next(step for step in report.order if step.title.startswith("Give callers")).subjects
+
+    assert urls.index("Called over the API") < urls.index("Caller")
+
+
+def test_a_circle_of_calls_keeps_the_given_order(tmp_path: Path, settings: ReportSettings) -> None:
+    """Two workflows that call each other have an order, and neither is left out."""
+    ids = {"A": "p_0000001", "B": "p_0000002"}
+    for name, other in (("A", "B"), ("B", "A")):
+        write_workflow(tmp_path, name, Omission("events", "", files=node(f'return $.flow.trigger("{ids[other]}");')))
+    for folder, name in zip(sorted(tmp_path.iterdir()), ids, strict=True):
+        folder.rename(tmp_path / f"{name.lower()}-{ids[name]}")
+
+    report = report_on(settings, tmp_path)
+
+    assert next(step for step in report.order if step.title.startswith("Give callers")).subjects == ("A", "B")
+
+
+def test_an_id_adds_the_settings_of_triggers_to_the_folder(tmp_path: Path, settings: ReportSettings) -> None:
+    """A workflow that is given as a folder and as an id is one row, with the times of its schedule."""
+    write_workflow(tmp_path, "Nightly", OMISSIONS["Schedule"])
+    (folder,) = tmp_path.iterdir()
+    folder.rename(tmp_path / "nightly-p_Night01")
+    timer = {"cron": {"cron": "0 9 * * *", "timezone": "Europe/Berlin"}}
+    item = {**API_WORKFLOW, "triggers": [{"id": "ti_aaaaa1", "configured_props": timer}]}
+
+    for sources in ([str(tmp_path), "p_Night01"], ["p_Night01", str(tmp_path)]):
+        report = build_migration_report(read_sources(sources, lambda _: item), settings)
+
+        (row,) = report.workflows
+        assert (row.name, row.state) == ("Nightly", "runs")
+        assert not any(each.kind == "trigger_settings" for each in row.items)
+
+
+def test_every_kind_has_a_group() -> None:
+    """The groups of the kinds are the headings of the report."""
+    assert set(GROUP_OF_KIND.values()) == set(GROUP_HEADINGS)
