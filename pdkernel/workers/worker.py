@@ -104,6 +104,7 @@ class Worker:
         self._new_sources: list[str] = []
         self._code_numbers: dict[str, int] = {}
         self._sent_values: dict[str, object] = {}
+        self._sent_settings: dict[str, Any] = {}
         self.rest()
 
     def rest(self) -> None:
@@ -141,11 +142,13 @@ class Worker:
         return self._run is run
 
     def build_begin(self, run: object, **setup: Any) -> dict[str, Any]:
-        """Build the `begin` of *run*, which is sent with its first request."""
+        """Build the `begin` of *run*, which is sent with its first request: the settings that the worker does not have."""
         self._run = run
         self._sent_values = {}
         environment = base_environment(setup["cwd"], self.process_tag)
-        return {"begin": {**setup, "cwd": str(setup["cwd"]), "env": environment, "gateway": self.gateway_variables}}
+        settings = {**setup, "cwd": str(setup["cwd"]), "env": environment, "gateway": self.gateway_variables}
+        last, self._sent_settings = self._sent_settings, settings
+        return {"begin": {name: value for name, value in settings.items() if name not in last or last[name] != value}}
 
     def build_code(self, step: Step) -> dict[str, Any]:
         """Build the part of a request that names the code, with its source if the worker does not have it."""

@@ -4,8 +4,9 @@
  *
  * `start.mjs` runs it, in `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings`. Requests are JSON lines;
  * standard output and standard error belong to the step. A request with `texts`, a list of step names, is followed by a line of
- * JSON for each name: the step's exports, which are parsed when a step reads them. If `begin` has `fixed` (`{ms, seed}`, else
- * null), clock and random numbers are fixed for the life of the process (`determinism.mjs`).
+ * JSON for each name: the step's exports, which are parsed when a step reads them. `begin` has the settings of a new run that
+ * differ from those of the last run. If its `fixed` is `{ms, seed}`, not null, clock and random numbers are fixed for the life of
+ * the process (`determinism.mjs`).
  *
  * parity[process-env]: on the platform `process.env` is undefined outside of the component; in pdkernel the whole module has it.
  */
@@ -43,12 +44,16 @@ const run = {
 /** @type {Map<number, string>} */
 const sources = new Map();
 
+/** @type {any} */
+let settings = {};
+
 /**
  * Store the settings of a new run, and discard the state of the last run.
  *
- * @param {any} setup
+ * @param {any} changes the settings that differ from those of the last run
  */
-function begin(setup) {
+function begin(changes) {
+  const setup = (settings = { ...settings, ...changes });
   run.environment = { __proto__: null, ...setup.env, ...setup.variables, ...setup.gateway };
   run.variables = setup.variables;
   run.folder = setup.folder;

@@ -3,8 +3,9 @@ The program of a Python worker: runs `handler(pd)` of one step after another.
 
 It runs as `python -I -X utf8 main.py`. Requests are JSON lines on descriptor 3. Replies are JSON lines on descriptor 4, each after
 the request's number and a space. Standard output and standard error belong to the step. A request with `texts`, a list of step
-names, is followed by a line of JSON for each name: the step's exports, which are parsed when a step reads them. If `begin` has
-`fixed` (`{"ms", "seed"}`, else null), clock and random numbers are fixed for the life of the process (`determinism`).
+names, is followed by a line of JSON for each name: the step's exports, which are parsed when a step reads them. `begin` has the
+settings of a new run that differ from those of the last run. If its `fixed` is `{"ms", "seed"}`, not null, clock and random
+numbers are fixed for the life of the process (`determinism`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _IN, _OUT = 3, 4
 _HERE = Path(__file__).resolve().parent
+_SUCCESS = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'
 _INSTALLED = tuple(os.path.join(path, "") for path in {*sys.path, str(_HERE)})  # noqa: PTH118 - as strings, for `startswith`
 
 
@@ -44,14 +46,14 @@ class Runtime:
         self._requests = requests
         self._call_lock = threading.Lock()
         self._last_call_id = 0
+        self._settings: dict[str, Any] = {"workflow": ""}
         self._environment: dict[str, str] = {}
-        self._secrets: list[str] = []
-        self._workflow = ""
         self._folder = os.devnull
         self._read_only_folders: tuple[str, ...] = ()
         self._texts: dict[str, bytes] = {}
         self._sources: dict[int, str] = {}
         self._codes: dict[tuple[int, str, int], CodeType] = {}
+        self._listings: dict[tuple[int, str, int], tuple[int, None, list[str], str]] = {}
         self._step_number = 0
         self._lock = threading.Lock()
         self._installed_modules = dict(sys.modules)
@@ -61,24 +63,26 @@ class Runtime:
         self._buffered = b""
         self._fixed: Any = None
 
-    def begin_run(self, message: dict[str, Any]) -> None:
-        """Discard the state of the last run, and store the settings of the new run."""
-        for name in self._outdated_modules(is_other_workflow=message["workflow"] != self._workflow):
+    def begin_run(self, changes: dict[str, Any]) -> None:
+        """Discard the state of the last run, and store the settings of the new run: *changes* are those that differ."""
+        for name in self._outdated_modules(is_other_workflow="workflow" in changes):
             del sys.modules[name]
-        self._workflow = message["workflow"]
-        for path in list(sys.path_importer_cache):  # the next run may have other files with the same names
+        # the next run may have other files with the same names
+        for path in [path for path in sys.path_importer_cache if path.startswith(self._folder)]:
             if self._is_of_the_run(path + os.sep):
                 del sys.path_importer_cache[path]
-        self._environment = {**message["env"], **message["variables"], **message["gateway"]}
-        self._secrets = list(message["variables"].values())
-        self._folder = message["cwd"]
-        self._read_only_folders = tuple(message["kept"])
+        self._settings |= changes
+        settings = self._settings
+        if not changes.keys().isdisjoint(("env", "variables", "gateway")):
+            self._environment = {**settings["env"], **settings["variables"], **settings["gateway"]}
+        self._folder = settings["cwd"]
+        self._read_only_folders = tuple(settings["kept"])
         self._texts = {}
         self._is_prepared = False
         linecache.clearcache()
-        if message["fixed"]:
+        if settings["fixed"]:
             self._fixed = self._fixed or import_helper("determinism")
-            self._fixed.install_determinism(message["fixed"]["ms"] // 1000, message["fixed"]["seed"])
+            self._fixed.install_determinism(settings["fixed"]["ms"] // 1000, settings["fixed"]["seed"])
 
     def prepare_steps(self, message: dict[str, Any]) -> None:
         """Store the code of steps and reset the process ahead of time; no user code runs."""
@@ -94,11 +98,11 @@ class Runtime:
         """Store the exports of step *name*."""
         self._texts[name] = exports_json
 
-    def run_step(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run the step of *request*, and return the reply."""
+    def run_step(self, request: dict[str, Any]) -> str:
+        """Run the step of *request*, and return the reply as a line."""
         self._step_number += 1
         running = self._step_number
-        secrets = self._secrets + [v for fields in request["auth"].values() for v in fields.values()]
+        secrets = [*self._settings["variables"].values(), *(v for fields in request["auth"].values() for v in fields.values())]
         if not self._is_prepared:
             process_reset.reset_process(self._environment, self._folder)
         self._is_prepared = False
@@ -120,13 +124,11 @@ class Runtime:
             self._step_number += 1  # code of the step that still runs cannot send messages any more
             process_reset.restore_builtins()
         _flush()
-        return {
-            "t": "done",
-            "error": error,
-            "busy": self._has_leftovers(),
-            "dirty": process_reset.holds_shared_descriptor(self._descriptors),
-            "spoiled": _are_streams_closed(),
-        }
+        busy, dirty = self._has_leftovers(), process_reset.holds_shared_descriptor(self._descriptors)
+        spoiled = _are_streams_closed()
+        if error is None and not (busy or dirty or spoiled):
+            return _SUCCESS
+        return json.dumps({"t": "done", "error": error, "busy": busy, "dirty": dirty, "spoiled": spoiled})
 
     def send_line(self, line: str) -> None:
         """Send one line to pdkernel, after the buffered line."""
@@ -176,14 +178,15 @@ class Runtime:
         return answer.get("value")
 
     def _compile(self, request: dict[str, Any]) -> CodeType:
-        number, file, offset = request["code"], request["file"], request["offset"]
+        key = number, file, offset = request["code"], request["file"], request["offset"]
+        code = self._codes.get(key)
+        if code is not None:
+            linecache.cache[file] = self._listings[key]
+            return code
         # Python removes a byte order mark from a file, and `compile` does not
         source = "\n" * offset + self._sources[number].removeprefix("\ufeff")
-        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-        code = self._codes.get((number, file, offset))
-        if code is None:
-            code = compile(source, file, "exec", dont_inherit=True)
-            self._codes[number, file, offset] = code
+        linecache.cache[file] = self._listings[key] = (len(source), None, source.splitlines(keepends=True), file)
+        code = self._codes[key] = compile(source, file, "exec", dont_inherit=True)
         return code
 
     def _outdated_modules(self, *, is_other_workflow: bool) -> list[str]:
@@ -193,6 +196,8 @@ class Runtime:
         With *is_other_workflow*, also those from folders that steps added to `sys.path`: each workflow may have other
         files with the same names, and another version of a workflow other content.
         """
+        if sys.modules == self._installed_modules:  # as after most runs
+            return []
         found = []
         for name, module in sys.modules.copy().items():
             if self._installed_modules.get(name) is module:  # looking up its `__file__` is slow
@@ -300,7 +305,7 @@ def main() -> None:
                 runtime.prepare_steps(request)
                 continue
             runtime.request = request["request"]
-            reply = json.dumps(runtime.run_step(request))
+            reply = runtime.run_step(request)
             if os.getpid() != owner:  # a process that the step forked returned from the handler
                 os._exit(0)
             try:

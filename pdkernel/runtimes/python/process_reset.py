@@ -51,10 +51,7 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
 
 def open_descriptors() -> frozenset[str]:
     """Return the numbers of the open descriptors, as texts; on other systems than Linux, none."""
-    try:
-        return frozenset(name for name in os.listdir(_DESCRIPTORS) if _mode(name) is not None)  # noqa: PTH208 - each step
-    except OSError:
-        return frozenset()
+    return frozenset(name for name in _list_descriptors() if _mode(name) is not None)
 
 
 def holds_shared_descriptor(known: Collection[str]) -> bool:
@@ -63,7 +60,15 @@ def holds_shared_descriptor(known: Collection[str]) -> bool:
 
     Such a descriptor is a socket with an address and without a peer, because other runs cannot use its port, or would connect to it.
     """
-    return any(_is_shared(name) for name in open_descriptors().difference(known))
+    return any(name not in known and _is_shared(name) for name in _list_descriptors())
+
+
+def _list_descriptors() -> list[str]:
+    """List the open descriptors, and the descriptor of the listing itself."""
+    try:
+        return os.listdir(_DESCRIPTORS)  # noqa: PTH208 - after each step
+    except OSError:
+        return []
 
 
 def _mode(descriptor: str) -> int | None:
@@ -128,6 +133,8 @@ class _LastEnvironment:
 def _set_environment(environment: dict[str, str]) -> None:
     os.environ = _ENVIRON  # noqa: B003 - a step may have put another mapping in its place
     encoded = vars(_ENVIRON)["_data"]  # reading all of `os.environ` decodes every value of it
+    if environment is _LastEnvironment.environment and encoded == _LastEnvironment.encoded:
+        return
     found = _LastEnvironment.environment if encoded == _LastEnvironment.encoded else dict(_ENVIRON)
     if found != environment:
         for name in found.keys() - environment.keys():
