@@ -29,7 +29,7 @@ from pdkernel.definition.entry_file import build_file_reader
 from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.errors import NotebookError
 from pdkernel.model import Step, Workflow
-from pdkernel.notebook import read_notebook
+from pdkernel.notebook import is_notebook_file, read_notebook
 
 __all__ = [
     "EVENTS_FOLDER",
@@ -50,6 +50,7 @@ __all__ = [
 
 EVENTS_FOLDER = "events"
 """Name of the folder beside a source with saved events, `NAME.json`, and their recordings, `NAME.recorded.jsonl`."""
+_NOTEBOOK_SUFFIX = ".ipynb"
 _MAX_SIBLING_DEPTH = 4
 """Levels of subfolders that are searched for another workflow while a step waits."""
 _MAX_STAMPED_DEPTH = 4
@@ -187,7 +188,8 @@ def iter_workflow_paths(
     """
     Yield the workflows in *folder* and its subfolders in the order of their paths.
 
-    A folder with a `workflow.yaml` is a workflow, and so is a notebook outside of such folders. Links, hidden folders
+    A folder with a `workflow.yaml` is a workflow, and so is a notebook outside of such folders: a `.ipynb` file, or a `.py`
+    file in percent format, unless a `.ipynb` file of the same name is beside it (Jupytext pairs them). Links, hidden folders
     (checkpoints, caches, Git's own files), `node_modules` and folders that cannot be read are skipped.
 
     Args:
@@ -209,7 +211,9 @@ def iter_workflow_paths(
             if max_depth != 0:
                 deeper = None if max_depth is None else max_depth - 1
                 yield from iter_workflow_paths(entry, include_notebooks=include_notebooks, max_depth=deeper)
-        elif include_notebooks and entry.suffix == ".ipynb" and entry.is_file():
+        elif include_notebooks and is_notebook_file(entry):
+            if entry.suffix != _NOTEBOOK_SUFFIX and entry.with_suffix(_NOTEBOOK_SUFFIX) in entries:
+                continue
             yield entry
 
 
@@ -222,9 +226,9 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
     """
 
     def find(name: str) -> WorkflowSource | None:
-        root = (source if source.suffix == ".ipynb" else source.resolve()).parent
+        root = (source.resolve() if source.is_dir() else source).parent
         direct = root / name
-        if name.endswith(".ipynb") and direct.is_file():
+        if is_notebook_file(direct):
             return _load(direct)
         for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
             if name in (entry.name, entry.stem) or entry.name.endswith(f"-{name}"):
@@ -242,10 +246,10 @@ def _iter_source_paths(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         if path.name == WORKFLOW_FILE:
             path = path.parent
-        elif path.suffix != ".ipynb":
+        elif path.suffix not in (_NOTEBOOK_SUFFIX, ".py"):
             raise NotebookError(
                 f"{path} is neither a notebook nor a workflow's folder.",
-                fix="Pass a file that ends with .ipynb, or a folder.",
+                fix="Pass a file that ends with .ipynb, a .py file in percent format, or a folder.",
             )
         yield path
         return

@@ -130,3 +130,20 @@ def test_a_missing_source(tmp_path: Path) -> None:
         load_workflow(tmp_path / "event.json")
     with pytest.raises(NotebookError, match="contains no workflow"):
         load_sources(tmp_path / "empty")
+
+
+def test_python_files_in_percent_format(tmp_path: Path) -> None:
+    """A folder's Python files in percent format are workflows, unless a notebook of the same name is beside them."""
+    step = "# %%\n# %%pdstep a\nreturn 1\n"
+    notebook(tmp_path / "paired.ipynb", STEP)
+    for name, text in {
+        "paired.py": step,
+        "kept.py": f"# ---\n# jupyter: {{}}\n# ---\n\n{step}",
+        "tool.py": "import os\n",
+        "cells.py": "# %%\nprint('%%pdstep a')\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+
+    assert [path.name for path in find_sources(tmp_path)] == ["kept.py", "paired.ipynb"]
+    assert load_source(tmp_path / "paired.py").workflow.steps[0].language == "python"
+    assert load_workflow(tmp_path / "kept.py").name == "kept"

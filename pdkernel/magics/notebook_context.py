@@ -47,14 +47,17 @@ def find_notebook_path(shell: InteractiveShell) -> Path | None:
     Jupyter sets JPY_SESSION_NAME for its kernels. VS Code sets a variable in the namespace. For a headless run, set
     PDKERNEL_NOTEBOOK.
     """
+    from pdkernel.notebook import is_notebook_file
+
     for value in (
         os.environ.get("PDKERNEL_NOTEBOOK"),
         shell.user_ns.get("__vsc_ipynb_file__"),
         os.environ.get("JPY_SESSION_NAME"),
     ):
-        if value and str(value).endswith(".ipynb"):
-            path = Path(str(value))
-            return path if path.is_absolute() else Path.cwd() / path
+        if value:
+            path = Path.cwd() / str(value)
+            if path.suffix == ".ipynb" or is_notebook_file(path):
+                return path
     return None
 
 

@@ -1,6 +1,6 @@
-"""Reads notebooks as workflows, and writes workflows as notebooks. Format: nbformat 4."""
+"""Reads notebooks as workflows, and writes workflows as notebooks. Formats: nbformat 4, and Python files in percent format."""
 
-from pdkernel.notebook.cells import METADATA_KEY, NotebookCell, enumerate_cells, read_cells
+from pdkernel.notebook.cells import METADATA_KEY, NotebookCell, enumerate_cells, is_notebook_file, read_cells
 from pdkernel.notebook.notebook_text import format_notebook
 from pdkernel.notebook.workflow import read_notebook, workflow_from_cells
 
@@ -9,6 +9,7 @@ __all__ = [
     "NotebookCell",
     "enumerate_cells",
     "format_notebook",
+    "is_notebook_file",
     "read_cells",
     "read_notebook",
     "workflow_from_cells",

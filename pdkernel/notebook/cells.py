@@ -1,4 +1,4 @@
-"""Reads the cells of a notebook file; nbformat converts older formats."""
+"""Reads the cells of a notebook file; nbformat converts older formats, and jupytext reads Python files in percent format."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ METADATA_KEY = "pdkernel"
 """The metadata key for data that a cell's text cannot show; see `cell_metadata` and `notebook_text`."""
 
 _NBFORMAT_VERSION = 4
+_PERCENT_SUFFIX = ".py"
+_PERCENT_CELL = re.compile(r"^# ?%%", re.MULTILINE)
+_PERCENT_WORKFLOW = re.compile(r"^# ?%% ?.*\n(?:#.*\n|\s*\n)*# ?%%pd(?:step|workflow)\b", re.MULTILINE)
+_MAX_PERCENT_BYTES = 10 * 1024 * 1024
 CellType = Literal["code", "markdown", "raw"]
 
 
@@ -45,6 +49,20 @@ class NotebookCell:
         """The metadata under `pdkernel`."""
         hidden = self.metadata.get(METADATA_KEY)
         return hidden if isinstance(hidden, dict) else {}
+
+
+def is_notebook_file(path: Path) -> bool:
+    """Whether *path* ends with `.ipynb`, or is a `.py` file in percent format that has a step or `%%pdworkflow` cell."""
+    if path.suffix == ".ipynb":
+        return path.is_file()
+    if path.suffix != _PERCENT_SUFFIX:
+        return False
+    try:
+        if path.stat().st_size > _MAX_PERCENT_BYTES:
+            return False
+        return _PERCENT_WORKFLOW.search(read_file(path).decode("utf-8-sig").replace("\r\n", "\n")) is not None
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def read_cells(path: Path) -> tuple[NotebookCell, ...]:
@@ -75,6 +93,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise NotebookError(f"{path} is not a notebook: it is not UTF-8 text (byte {fault.start + 1}).") from None
     except OSError as fault:
         raise NotebookError(f"{path} cannot be read: {fault.strerror or fault}.") from None
+    if path.suffix == _PERCENT_SUFFIX:
+        return _read_percent(path, text)
     try:
         data = json.loads(text)
     except json.JSONDecodeError as fault:
@@ -92,6 +112,27 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{path} is not a notebook: it holds a number that is too long (line {line}).", line=line
         ) from None
     return _as_version_4(path, data, text)
+
+
+def _read_percent(path: Path, text: str) -> Mapping[str, Any]:
+    text = text.replace("\r\n", "\n")
+    if not _PERCENT_CELL.search(text):
+        raise NotebookError(
+            f"{path} is not a notebook: it is a Python file without `# %%` cells.",
+            fix="Pass a notebook (.ipynb), or a .py file in percent format, as Jupytext writes.",
+        )
+    import jupytext
+
+    try:
+        notebook = cast("dict[str, Any]", jupytext.reads(text, fmt="py:percent"))
+    except (TypeError, ValueError, KeyError, AttributeError) as fault:
+        raise NotebookError(
+            f"{path} is not a notebook that can be read: its header is not Jupytext's ({fault}).",
+            fix="Remove the lines from `# ---` to `# ---` at the top of the file.",
+        ) from None
+    for cell in notebook["cells"]:
+        cell.pop("id", None)  # the file has no ids: they would be new at each reading
+    return notebook
 
 
 def _as_version_4(path: Path, data: JSON, text: str) -> Mapping[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import pytest
 
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError, NotebookError, StepNameError
@@ -195,3 +197,89 @@ def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
 
     with pytest.raises(NotebookError, match=r"n\.ipynb cannot be read: Not a regular file"):
         read_notebook(tmp_path / "n.ipynb")
+
+
+PERCENT = """\
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+# ---
+
+# %% [markdown]
+# # Greet
+
+# %%
+# %%pdworkflow
+name: Greet
+trigger: {type: http, auth: bearer, token_env: TOKEN}
+
+# %%
+import os
+
+# %%
+# %%pdstep build
+def handler(pd):
+    # a comment stays
+    return f"Hi {pd.steps['trigger']['event']['body']}"
+
+
+# %% vscode={"languageId": "javascript"}
+# %%pdstep send --lang node
+export default {};
+
+# %% pdkernel={"notes": "for the team"}
+# %%pdstep route --lang bash
+# echo "a=1" >> "$PIPEDREAM_EXPORTS"
+"""
+
+
+def test_python_file_in_percent_format(tmp_path: Path) -> None:
+    """A Python file in percent format is a notebook: magics and shell lines are commented there, comments of steps are not."""
+    path = tmp_path / "flow.py"
+    path.write_text(PERCENT)
+
+    workflow = read_notebook(path)
+
+    assert (workflow.name, workflow.trigger.auth) == ("Greet", "bearer")
+    assert [(step.name, step.language) for step in workflow.steps] == [
+        ("build", "python"),
+        ("send", "node"),
+        ("route", "bash"),
+    ]
+    assert workflow.steps[0].source.splitlines()[1] == "    # a comment stays"
+    assert workflow.steps[2].source == 'echo "a=1" >> "$PIPEDREAM_EXPORTS"'
+    assert workflow.steps[2].notes == "for the team"
+    assert read_notebook(path) == workflow
+
+
+def test_percent_format_has_the_notebooks_workflow(tmp_path: Path) -> None:
+    """The notebook and what Jupytext makes of it are the same workflow."""
+    saved = Path(__file__).parents[2] / "notebooks" / "02_languages_and_actions.ipynb"
+    notebook = jupytext.read(saved)
+    jupytext.write(notebook, tmp_path / "same.py", fmt="py:percent")
+
+    ours, same = read_notebook(saved), read_notebook(tmp_path / "same.py")
+
+    assert replace(same, origin=ours.origin, name=ours.name) == ours
+    assert len(same.steps) > 3
+
+
+def test_python_file_without_cells(tmp_path: Path) -> None:
+    """A Python file that is not in percent format is refused, with the formats that are read."""
+    path = tmp_path / "tool.py"
+    path.write_text("print('%%pdstep')\n")
+
+    with pytest.raises(NotebookError, match="is a Python file without `# %%` cells") as raised:
+        read_notebook(path)
+
+    assert raised.value.fix == "Pass a notebook (.ipynb), or a .py file in percent format, as Jupytext writes."
+
+
+def test_python_file_with_a_wrong_header(tmp_path: Path) -> None:
+    """A header that Jupytext cannot read is named as the reason."""
+    path = tmp_path / "flow.py"
+    path.write_text("# ---\n# jupyter:\n# ---\n\n# %%\n# %%pdstep a\nreturn 1\n")
+
+    with pytest.raises(NotebookError, match=r"its header is not Jupytext's"):
+        read_notebook(path)
