@@ -102,7 +102,10 @@ class Runtime:
         """Run the step of *request*, and return the reply as a line."""
         self._step_number += 1
         running = self._step_number
-        secrets = [*self._settings["variables"].values(), *(v for fields in request["auth"].values() for v in fields.values())]
+        secrets = [
+            *self._settings["variables"].values(),
+            *(v for fields in request["auth"].values() for v in fields.values()),
+        ]
         if not self._is_prepared:
             process_reset.reset_process(self._environment, self._folder)
         self._is_prepared = False
