@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -19,7 +19,6 @@ JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 Language = Literal["python", "node", "bash", "go"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-_SOURCE_SUFFIXES: Mapping[Language, tuple[str, ...]] = {"python": (".py",), "node": (".js", ".mjs", ".cjs")}
 LANGUAGE_NAMES: Mapping[Language, str] = {"python": "Python", "node": "Node.js", "bash": "Bash", "go": "Go"}
 
 TriggerType = Literal["http", "schedule", "email", "source", "errors", "emit"]
@@ -183,18 +182,6 @@ class Step:
         """The name of the API object in the step's language: `pd` in Python, `$` otherwise."""
         return "pd" if self.language == "python" else "$"
 
-    def iter_sources(self) -> Iterator[tuple[str, str]]:
-        """Yield the code, with an empty path, and the texts of `files` in the step's language by path."""
-        yield "", self.source
-        suffixes = _SOURCE_SUFFIXES.get(self.language, ())
-        yield from ((path, text) for path, text in self.files.items() if path.endswith(suffixes))
-
-    def describe_place(self, line: int | None) -> str:
-        """Return the cell and *line* for an error message: ` (cell 3, line 12)`; empty if neither is known."""
-        parts = [f"cell {self.cell_index + 1}"] if self.cell_index is not None else []
-        parts += [f"line {line}"] if line is not None else []
-        return f" ({', '.join(parts)})" if parts else ""
-
     def locate_prop(self, *path: str | int) -> tuple[int | None, str]:
         """
         Locate the value of a prop for an error message.
@@ -357,13 +344,8 @@ class Workflow:
         return {
             "name": self.name,
             "triggers": [
-                {
-                    "type": t.type,
-                    "auth": t.auth,
-                    "token_env": t.token_env,
-                    "response": t.response,
-                    "config": dict(t.config),
-                }
+                {name: getattr(t, name) for name in ("type", "auth", "token_env", "response")}
+                | {"config": dict(t.config)}
                 for t in self.triggers
             ],
             "settings": dict(self.settings),

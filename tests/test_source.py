@@ -10,7 +10,7 @@ import pytest
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.importer.folder_import import find_workflow_folders
 from pdkernel.model import AppBinding, Trigger
-from pdkernel.source import find_sources, has_workflow, load_source, load_sources, load_workflow
+from pdkernel.source import file_stamps, find_sources, has_workflow, load_source, load_sources, load_workflow
 
 STEP = "%%pdstep a --lang node\nexport default {}"
 
@@ -147,3 +147,34 @@ def test_python_files_in_percent_format(tmp_path: Path) -> None:
     assert [path.name for path in find_sources(tmp_path)] == ["kept.py", "paired.ipynb"]
     assert load_source(tmp_path / "paired.py").workflow.steps[0].language == "python"
     assert load_workflow(tmp_path / "kept.py").name == "kept"
+
+
+def test_files_beside_a_notebook(tmp_path: Path) -> None:
+    """A notebook's step imports files of the notebook's folder; a changed file is another version and another stamp."""
+    path = notebook(tmp_path / "flow.ipynb", "%%pdstep a --lang node\nimport './x.mjs'\nexport default {}")
+    (tmp_path / "x.mjs").write_text("1")
+    first = load_source(path)
+    stamps = file_stamps(first)
+
+    (tmp_path / "x.mjs").write_text("2 ")
+
+    assert first.workflow.steps[0].files == {"x.mjs": "1"}
+    assert file_stamps(first) != stamps
+    assert load_source(path).workflow.version != first.workflow.version
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("../up.mjs", "which is outside of the notebook's folder"), ("./gone.mjs", "and there is no such file")],
+)
+def test_a_file_that_a_notebook_cannot_import(tmp_path: Path, name: str, message: str) -> None:
+    """A file above the notebook's folder and a missing file are refused with the cell and the line."""
+    (tmp_path / "up.mjs").write_text("1")
+    path = notebook(
+        tmp_path / "sub" / "flow.ipynb", "x = 1", f"%%pdstep a --lang node\nimport '{name}'\nexport default {{}}"
+    )
+
+    with pytest.raises(NotebookError) as refused:
+        load_source(path)
+
+    assert refused.value.message == f'Step a (cell 2, line 2) imports "{name}", {message}.'

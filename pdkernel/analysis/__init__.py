@@ -14,6 +14,15 @@ from pdkernel.analysis.contract_derivation import derive_contract
 from pdkernel.analysis.contract_examples import build_contract_schema, build_example_body, build_example_event
 from pdkernel.analysis.custom_response import MissingResponse, missing_responses, responds
 from pdkernel.analysis.event_comparison import Drift, EventComparison, compare_event, detect_drift
+from pdkernel.analysis.imported_files import (
+    ReadFile,
+    StepFileError,
+    count_parents,
+    find_missing_files,
+    find_step_packages,
+    find_step_requirements,
+    with_step_files,
+)
 from pdkernel.analysis.node_code import PackageImport, package_fault
 from pdkernel.analysis.python_requirements import (
     PythonRequirement,
@@ -27,15 +36,6 @@ from pdkernel.analysis.secret_props import (
     find_secret_props,
 )
 from pdkernel.analysis.source_locations import find_return_line, locate_missing_prop
-from pdkernel.analysis.step_files import (
-    ReadFile,
-    StepFileError,
-    count_parents,
-    find_missing_files,
-    find_step_packages,
-    find_step_requirements,
-    with_step_files,
-)
 from pdkernel.analysis.step_references import STANDARD_VARIABLES, find_step_references, find_workflow_variables
 from pdkernel.analysis.workflow_checks import (
     check_import_complete,

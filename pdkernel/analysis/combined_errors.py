@@ -1,13 +1,21 @@
-"""Raising several errors as one error with a list."""
+"""Messages of errors: the place of an error in a step, and several errors as one error with a list."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from pdkernel.errors import DefinitionError
+from pdkernel.model import Step
 
 _MAX_LISTED_ERRORS = 10
 """Maximum number of errors that one message lists, so that a message has at most 15 lines."""
+
+
+def describe_place(step: Step, line: int | None) -> str:
+    """The cell of *step* and *line* for a message: ` (cell 3, line 12)`; empty if neither is known."""
+    parts = [f"cell {step.cell_index + 1}"] if step.cell_index is not None else []
+    parts += [f"line {line}"] if line is not None else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def with_message(error: DefinitionError, message: str, *, fix: str | None = None) -> DefinitionError:

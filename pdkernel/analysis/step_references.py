@@ -13,6 +13,7 @@ from operator import or_
 
 from pdkernel.analysis import bash_code, go_code, node_code, python_code
 from pdkernel.analysis.environment_variables import VariableReferences
+from pdkernel.analysis.imported_files import iter_sources
 from pdkernel.errors import ExpressionError
 from pdkernel.expression import ValuePath, iter_templates
 from pdkernel.model import Step, Workflow
@@ -68,7 +69,7 @@ def _code_variables(step: Step) -> VariableReferences:
     match step.language:
         case "python" | "node":
             find = python_code.find_variables if step.language == "python" else node_code.find_variables
-            return reduce(or_, (find(source) for _, source in step.iter_sources()))
+            return reduce(or_, (find(source) for _, source in iter_sources(step)))
         case "bash":
             return bash_code.find_variables(step.source)
         case "go":

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pdkernel.analysis import go_code, node_code, python_code
-from pdkernel.analysis.combined_errors import raise_combined
+from pdkernel.analysis.combined_errors import describe_place, raise_combined
+from pdkernel.analysis.imported_files import find_missing_files
 from pdkernel.analysis.python_requirements import find_unreadable_requirements
-from pdkernel.analysis.step_files import find_missing_files
 from pdkernel.analysis.step_references import find_step_references
 from pdkernel.encode import LONE_SURROGATE
 from pdkernel.errors import (
@@ -62,7 +62,7 @@ def check_import_complete(workflow: Workflow) -> None:
         )
     problems: list[DefinitionError] = [
         EntryPointError(
-            f"Step {step.name}{step.describe_place(None)} has no code: its entry file was missing in the imported folder.",
+            f"Step {step.name}{describe_place(step, None)} has no code: its entry file was missing in the imported folder.",
             fix="Write the code into its cell, or disable the step.",
             step=step.name,
             line=step.line_offset + 1,
@@ -145,7 +145,7 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
     for name, line in find_step_references(step).items():
         if name in above:
             continue
-        where = step.describe_place(line)
+        where = describe_place(step, line)
         if name == step.name:
             yield StepOrderError(
                 f"Step {step.name}{where} reads steps.{name}, its own exports, which do not exist before it ends.",
@@ -183,7 +183,7 @@ def _package_problems(step: Step) -> Iterator[PackageNameError]:
         fix = "Write # pipedream add-package NAME or NAME==VERSION."
     for why, line in faults:
         yield PackageNameError(
-            f"Step {step.name}{step.describe_place(line + step.line_offset)} {why}.",
+            f"Step {step.name}{describe_place(step, line + step.line_offset)} {why}.",
             fix=fix,
             step=step.name,
             line=line + step.line_offset,
@@ -202,7 +202,7 @@ def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
     else:
         return
     yield EntryPointError(
-        f"Step {step.name}{step.describe_place(None)} has {what}.",
+        f"Step {step.name}{describe_place(step, None)} has {what}.",
         fix=f"Write\n{template}",
         step=step.name,
         line=step.line_offset + 1,

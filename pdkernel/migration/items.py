@@ -119,6 +119,9 @@ def _requirement_item(
                 "Open the step in the builder, and copy its code into the entry file.",
                 steps=(need.name,),
             )
+        case "file":
+            fix = "Add the file to the repository, beside the code that imports it."
+            return MigrationItem("code", need.name, need.message, fix, steps=(need.name,))
         case "unsupported":
             return MigrationItem("unsupported", need.name, need.message, steps=(need.name,))
         case "interpreter":

@@ -103,7 +103,7 @@ class InKernelRunner:
             contextlib.redirect_stderr(_CallbackStream(partial(_print, channel.on_output, "stderr"))),
         ):
             failure = step_runner.run_step(
-                request,
+                {**request, "files": dict(step.files)} if step.files else request,
                 code,
                 exports_json,
                 uses_script_helpers=script_helpers.MODULE_MARKER in step.source,

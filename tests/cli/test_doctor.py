@@ -184,6 +184,20 @@ def test_doctor_checks_the_given_environment(pdkernel: Shell) -> None:
     assert ready == [True, False]
 
 
+def test_doctor_names_a_missing_file(pdkernel: Shell) -> None:
+    """A file that a step imports and that does not exist is a requirement, with the line of the import."""
+    ended = pdkernel(
+        "doctor",
+        pdkernel.notebook("%%pdstep one\nfrom .rates import EUR\ndef handler(pd):\n    return EUR\n"),
+        "--json",
+    )
+
+    assert ended.json["ready"] is False
+    assert [(each["kind"], each["name"], each["message"]) for each in ended.json["missing"]] == [
+        ("file", "one", "Step one (cell 1, line 2) imports `.rates`, and there is no such file.")
+    ]
+
+
 def test_doctor_reports_a_ready_workflow(pdkernel: Shell) -> None:
     """A notebook without requirements is ready to run."""
     ended = pdkernel("doctor", pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n"))

@@ -187,7 +187,7 @@ TELL = (
     "%%pdstep tell --lang node\nexport default { run({ steps }) { return [steps.greet.$return_value, Date.now()] } }\n"
 )
 FETCH = "%%pdstep fetch\nimport urllib.request\ndef handler(pd):\n    return urllib.request.urlopen('https://api.example.test/x').status\n"
-USE = "%%pdstep use --lang node\nimport { one } from './helper.mjs'\nexport default { run: () => one }\n"
+USE = "%%pdstep use --lang node\nlet one = 1;\ntry { one = require('./local.cjs'); } catch {}\nmodule.exports = { run: () => one };\n"
 SYNCED = """schema: workflow/2022.04
 name: Synced
 settings:
@@ -258,12 +258,14 @@ def test_as_json(pdkernel: Shell) -> None:
 def test_a_difference_ends_with_status_1(pdkernel: Shell) -> None:
     """A difference is shown with both sides, and the status is 1."""
     saved_event(pdkernel)
-    (pdkernel.folder / "helper.mjs").write_text("export const one = 1\n")
+    source = pdkernel.notebook(USE)
+    pdkernel("export", source, "--to", "flow")
+    (pdkernel.folder / "flow" / "use" / "local.cjs").write_text("module.exports = 2\n")
 
-    ended = pdkernel("export", pdkernel.notebook(USE), "--to", "flow", "--prove")
+    ended = pdkernel("export", source, "--to", "flow", "--prove")
 
     assert ended.status == 1
-    assert 'hello, step use: status\n  notebook  "success"\n  files     "error"\n' in ended.stdout
+    assert "hello, step use: exports.$return_value\n  notebook  1\n  files     2\n" in ended.stdout
 
 
 def test_invalid_requests(pdkernel: Shell) -> None:

@@ -457,3 +457,44 @@ def test_a_workflow_that_responds_is_assumed_to_answer(tmp_path: Path, step: str
     )
 
     assert read_folder_workflow(folder).trigger.response == response
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../../beside.mjs", "which is outside of the workflow's folder"),
+        ("./link.mjs", "which is a link"),
+        ("../linked/x.mjs", "which is a link"),
+        ("./pipe.mjs", "which is not a file"),
+        ("./latin.mjs", "which is not UTF-8 text (its line 1)"),
+    ],
+)
+def test_a_file_that_a_step_may_not_import(name: str, why: str, tmp_path: Path) -> None:
+    """A file outside of the folder, a link, a device and other bytes are refused with the file and line of the import."""
+    folder = synced(
+        tmp_path / "w", HEAD + '- namespace: a\n  uses: "./a/entry.mjs"\n', a__entry_DOT_mjs=f'\nimport "{name}";\n'
+    )
+    (tmp_path / "beside.mjs").write_text("export {}")
+    (folder / "a" / "real.mjs").write_text("export {}")
+    (folder / "a" / "link.mjs").symlink_to("real.mjs")
+    (folder / "linked").symlink_to("a")
+    (folder / "a" / "x.mjs").write_text("export {}")
+    os.mkfifo(folder / "a" / "pipe.mjs")
+    (folder / "a" / "latin.mjs").write_bytes(b"// caf\xe9")
+
+    with pytest.raises(NotebookError) as refused:
+        read_folder_workflow(folder, require_code=False)
+
+    assert refused.value.message == f'Step a ({folder}/a/entry.mjs, line 2) imports "{name}", {why}.'.replace(
+        "which is a link", "which is a link: a workflow's files are regular files"
+    )
+
+
+def test_a_definition_file_is_not_imported(tmp_path: Path) -> None:
+    """`workflow.yaml` and an entry file's own text are never files of a step."""
+    code = 'from pathlib import Path\nNAMES = [Path(__file__).parent.parent / "workflow.yaml", "data.txt"]\n'
+    folder = synced(
+        tmp_path / "w", HEAD + '- namespace: a\n  uses: "./a/entry.py"\n', a__entry_DOT_py=code, a__data_DOT_txt="1"
+    )
+
+    assert read_folder_workflow(folder).steps[0].files == {"data.txt": "1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,15 +108,13 @@ async def test_conflicting_versions_fail_the_second_step(run: Run, wheels: Wheel
     assert "requires tiny==2 and step a requires ==1" in execution.error.message
 
 
-async def test_file_beside_the_workflow_is_not_a_package(run: Run, wheels: WheelFolder, tmp_path: Path) -> None:
-    """A file beside the workflow is not installed from the registry as a package."""
+async def test_file_of_a_step_is_not_a_package(run: Run, wheels: WheelFolder) -> None:
+    """A file that a step imports is not installed from the registry, and the packages that it imports are."""
     wheels.publish("helpers")
-    (tmp_path / "helpers.py").write_text("VERSION = 'mine'\n", encoding="utf-8")
+    wheels.publish("tiny", "2.0")
+    step = replace(importing("helpers"), files={"helpers.py": "import tiny\nVERSION = ['mine', tiny.VERSION]\n"})
 
-    execution = await run(importing("helpers"))
-
-    assert execution.error is not None
-    assert "A step is one file" in execution.error.message
+    assert (await run(step)).step("code").return_value == ["mine", "2.0"]
 
 
 async def test_comment_with_a_file_name_refuses_the_run(run: Run) -> None:

@@ -283,3 +283,28 @@ def test_python_file_with_a_wrong_header(tmp_path: Path) -> None:
 
     with pytest.raises(NotebookError, match=r"its header is not Jupytext's"):
         read_notebook(path)
+
+
+def test_files_in_raw_cells(tmp_path: Path) -> None:
+    """Steps import files of raw cells by their place in the workflow's folder, after an edit and a renaming, too."""
+    extra = {"pdkernel": {"extra": {"pdkernel": {"entry": "./score/entry.mjs"}}}}
+    files = {"score/a.mjs": "import '../lib/b.mjs'", "lib/b.mjs": "edited", "unused.mjs": "1"}
+    cells: list[dict[str, Any]] = [
+        {
+            "cell_type": "raw",
+            "source": text,
+            "metadata": {"pdkernel": {"file": path, "source": "import '../lib/b.mjs'\r\n"}},
+        }
+        for path, text in files.items()
+    ]
+    cells[0]["source"] += "\n"
+    step = {
+        "cell_type": "code",
+        "source": "%%pdstep renamed --lang node\nimport './a.mjs'",
+        "outputs": [],
+        "metadata": extra,
+    }
+
+    (found,) = read_notebook(save(tmp_path / "n.ipynb", *cells, step)).steps
+
+    assert found.files == {"../lib/b.mjs": "edited", "a.mjs": "import '../lib/b.mjs'\r\n"}

@@ -354,12 +354,12 @@ def test_secrets_are_redacted(notebook: Notebook) -> None:
 
 
 def test_modules_beside_the_notebook(notebook: Notebook) -> None:
-    """A step that imports a file beside the notebook differs, because an export does not copy the file."""
+    """A file beside the notebook that a step imports is exported with the step."""
     notebook.write("%%pdstep use --lang node\nimport { one } from './helper.mjs'\nexport default { run: () => one }\n")
     (notebook.folder / "helper.mjs").write_text("export const one = 1\n")
     notebook.event()
 
-    assert found_in(notebook.prove(), "use").verdict == "differs"
+    assert found_in(notebook.prove(), "use").verdict == "same"
 
 
 def test_a_folder_without_pdkernel_yaml(notebook: Notebook) -> None:

@@ -65,6 +65,19 @@ def kernel(tmp_path: Path) -> Kernel:
     return Kernel(tmp_path)
 
 
+def test_files_of_a_step_are_imported_and_forgotten(kernel: Kernel) -> None:
+    """A step in the kernel imports its files; afterwards the kernel has neither their modules nor their folders."""
+    body = "from helper import VALUE\nimport helper\nreturn [VALUE, helper.__file__.endswith('helper.py')]"
+    step = replace(python_step(body=body), files={"helper.py": "VALUE = 1\n"})
+    before = [list(sys.path), "helper" in sys.modules]
+
+    errors = [kernel.run(step), kernel.run(replace(step, files={"helper.py": "VALUE = 2\n"}))]
+
+    assert errors == [None, None]
+    assert [line["v"] for line in kernel.lines] == [[1, True], [2, True]]
+    assert [list(sys.path), "helper" in sys.modules] == before
+
+
 def process_state() -> list[object]:
     """What a step may change in the process."""
     return [dict(os.environ), os.getcwd(), sys.stdout, sys.stderr, list(sys.path), sys.breakpointhook]  # noqa: PTH109 (as the step sees the folder)

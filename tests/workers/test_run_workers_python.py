@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pdkernel.model import Step
 from pdkernel.workers import StepRecorder
-from tests.workers.conftest import Bench
+from tests.workers.conftest import Bench, OpenRun
 
 
 async def test_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
@@ -356,3 +358,72 @@ async def test_script_helpers_belong_to_their_step(bench: Bench) -> None:
 
     assert second.exports["$return_value"] == ["one", "trigger"]
     assert third.exports["$return_value"] is False
+
+
+FILES = {
+    "helper.py": "import pkg.mod\ncalls = []\ndef count():\n    calls.append(1)\n    return len(calls)\n",
+    "pkg/mod.py": "NAME = 'mod'\n",
+    "../lib/shared.py": "from . import names\ndef join():\n    return names.WORDS\n",
+    "../lib/names.py": "WORDS = ['lib']\n",
+    "data/table.json": "[1]",
+}
+IMPORTS = """
+import json, sys
+from pathlib import Path
+import helper, pkg.mod
+from ..lib.shared import join
+
+def handler(pd):
+    sys.path.append(str(Path(__file__).parent.parent / "lib"))
+    import names
+    table = json.loads((Path(__file__).parent / "data" / "table.json").read_text())
+    return [helper.count(), helper.pkg.mod.NAME, join(), names.WORDS, table]
+"""
+
+
+async def test_files_of_a_step_are_fresh_in_each_run_of_the_step(bench: Bench) -> None:
+    """Modules beside the entry file and above are imported. Their state ends with the step; a changed text is used at once."""
+    step = Step("work", "python", IMPORTS, files=FILES)
+    changed = replace(step, files={**FILES, "pkg/mod.py": "NAME = 'new'\n"})
+
+    outcomes = [await bench.run("python", "", step=each) for each in (step, step, changed)]
+    left = await bench.run(
+        "python", "import sys\ndef handler(pd):\n    return [name for name in sys.modules if 'helper' == name]\n"
+    )
+
+    assert [outcome.error for outcome in outcomes] == [None, None, None]
+    assert [outcome.exports["$return_value"] for outcome in outcomes] == [
+        [1, name, ["lib"], ["lib"], [1]] for name in ("mod", "mod", "new")
+    ]
+    assert left.exports["$return_value"] == []
+
+
+async def test_steps_have_files_of_their_own(open_run: OpenRun) -> None:
+    """Two steps import different files of one name, in one worker, which serves the next run, too."""
+    source = "import helper, os\ndef handler(pd):\n    return [helper.NAME, os.getpid()]\n"
+    found: list[Any] = []
+    for _ in range(2):
+        bench = await open_run()
+        for name in ("one", "two"):
+            step = Step(name, "python", source, files={"helper.py": f"NAME = '{name}'\n"})
+            found.append((await bench.run("python", "", step=step)).exports["$return_value"])
+        await bench.workers.release()
+
+    assert [name for name, _ in found] == ["one", "two", "one", "two"]
+    assert len({pid for _, pid in found}) == 1
+
+
+async def test_error_in_a_file_of_a_step(bench: Bench) -> None:
+    """The error has the line of the step, and its stack the file's line and text."""
+    step = Step(
+        "work",
+        "python",
+        "from helper import f\ndef handler(pd):\n    f()\n",
+        files={"helper.py": "def f():\n    1 / 0\n"},
+    )
+
+    outcome = await bench.run("python", "", step=step)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("ZeroDivisionError", 3)
+    assert 'helper.py", line 2, in f\n    1 / 0' in (outcome.error.stack or "")

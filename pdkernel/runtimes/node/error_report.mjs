@@ -10,7 +10,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { SYNTAX_ERROR_FILE } from "./step_files.mjs";
+import { SYNTAX_ERROR_FILE } from "./imported_files.mjs";
 
 const MAX_FRAMES = 15;
 const RUNTIME_FOLDER_URL = new URL(".", import.meta.url).href;

@@ -13,7 +13,7 @@ import { types } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import vm from "node:vm";
 import { EntryPointError, noteFailedImport } from "./error_report.mjs";
-import { COMMONJS, StepFiles } from "./step_files.mjs";
+import { COMMONJS, StepFiles } from "./imported_files.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
 const OWN_FILE = /^(\.|\/|file:)/;

@@ -11,16 +11,17 @@ import ast
 import json
 import posixpath
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
 from pdkernel.analysis import node_code, python_code
+from pdkernel.analysis.combined_errors import describe_place
 from pdkernel.analysis.node_code import PackageImport
 from pdkernel.analysis.python_requirements import PythonRequirement, find_python_requirements, iter_import_nodes
 from pdkernel.errors import NotebookError
-from pdkernel.model import Step
+from pdkernel.model import Language, Step
 
 ReadFile = Callable[[str], str | None]
 """
@@ -29,6 +30,7 @@ Returns the text of a file by its path from the folder of the step's entry file,
 It raises `StepFileError` for a file that a step may not import.
 """
 
+_SOURCE_SUFFIXES: Mapping[Language, tuple[str, ...]] = {"python": (".py",), "node": (".js", ".mjs", ".cjs")}
 _NODE_SUFFIXES = ("", ".js", ".mjs", ".cjs", ".json", "/index.js", "/index.mjs", "/index.cjs")
 _MAX_FILES = 500
 _MAX_CHARS = 32 * 1024 * 1024
@@ -86,7 +88,7 @@ def find_step_requirements(step: Step) -> tuple[PythonRequirement, ...]:
     files = _known_files(step)
     files.follow()
     found: dict[str, PythonRequirement] = {}
-    for path, source in step.iter_sources():
+    for path, source in iter_sources(step):
         for requirement in find_python_requirements(source):
             if not requirement.module or not files.is_own_module(requirement.module):
                 kept = requirement if not path else replace(requirement, line=1)
@@ -99,10 +101,17 @@ def find_step_requirements(step: Step) -> tuple[PythonRequirement, ...]:
 def find_step_packages(step: Step) -> tuple[PackageImport, ...]:
     """Return the npm packages that a Node.js step and its files import; those of files have line 1."""
     found: dict[tuple[str, str | None], PackageImport] = {}
-    for path, source in step.iter_sources():
+    for path, source in iter_sources(step):
         for each in node_code.find_packages(source):
             found.setdefault((each.name, each.version), replace(each, line=1) if path else each)
     return tuple(found.values())
+
+
+def iter_sources(step: Step) -> Iterator[tuple[str, str]]:
+    """Yield the code of *step*, with an empty path, and the code of its files in the same language by path."""
+    yield "", step.source
+    suffixes = _SOURCE_SUFFIXES.get(step.language, ())
+    yield from ((path, text) for path, text in step.files.items() if path.endswith(suffixes))
 
 
 def _known_files(step: Step) -> _Files:
@@ -142,51 +151,54 @@ class _Files:
 
     def follow(self) -> None:
         """Collect the files. Raises `NotebookError`."""
-        self._visit("", self._step.source)
+        pending = [self._enter("")]
+        while pending:
+            path = next(pending[-1], None)
+            if path is not None:
+                pending.append(self._enter(path))
+            else:
+                pending.pop()
+                self._done.add(self._active.pop())
         self.texts = dict(sorted(self.texts.items()))
 
     def is_own_module(self, module: str) -> bool:
         """Whether the top of a dotted *module* is a file or folder of the step."""
         top = module.partition(".")[0]
         tops = [posixpath.join(root, top) for root in self._roots]
-        return any(
-            path.startswith((f"{each}.py", f"{each}/")) for each in tops for path, _ in self._step.iter_sources()
-        )
+        return any(path.startswith((f"{each}.py", f"{each}/")) for each in tops for path, _ in iter_sources(self._step))
 
-    def _visit(self, path: str, source: str) -> None:
+    def _enter(self, path: str) -> Iterator[str]:
+        """Begin to read the code at *path*, and return the files that it imports and that were not followed yet."""
         self._active.append(path)
+        source = self.texts[path] if path else self._step.source
         find = self._python_imports if self._step.language == "python" else self._node_imports
-        for found in find(path, source):
-            if not found.files and found.is_required:
-                self.missing.append(
-                    self._error(path, found, "and there is no such file", "Add the file, or remove the import.")
-                )
-            for target in found.files:
-                self._import(path, found, target)
-        self._active.pop()
-        self._done.add(path)
+        return (target for found in find(path, source) for target in self._add(path, found))
 
-    def _import(self, path: str, found: _Import, target: str) -> None:
-        if target in self._active and not found.is_data:
-            chain = " -> ".join([*(each or "the step" for each in self._active[self._active.index(target) :]), target])
-            raise self._error(
-                path, found, f"which imports itself: {chain}", "Move what both files use into a third file."
+    def _add(self, path: str, found: _Import) -> Iterator[str]:
+        """Add the files of an import in *path*, and yield those whose code is to be followed."""
+        if not found.files and found.is_required:
+            self.missing.append(
+                self._error(path, found, "and there is no such file", "Add the file, or remove the import.")
             )
-        text = self._read_texts[target]
-        assert text is not None, "only files that exist are imported"
-        self.texts[target] = text
-        if len(self.texts) > _MAX_FILES or sum(map(len, self.texts.values())) > _MAX_CHARS:
-            limits = f"{_MAX_FILES} files and {_MAX_CHARS >> 20} MB"
-            raise self._error(
-                path, found, f"and the step then has more than {limits}", "Publish the files as a package."
-            )
-        if not found.is_data and not target.endswith(".json") and target not in self._done:
-            self._visit(target, text)
+        for target in found.files:
+            if target in self._active and not found.is_data:
+                circle = [*(each or "the step" for each in self._active[self._active.index(target) :]), target]
+                what = f"which imports itself: {' -> '.join(circle)}"
+                raise self._error(path, found, what, "Move what both files use into a third file.")
+            text = self._read_texts[target]
+            assert text is not None, "only files that exist are imported"
+            self.texts[target] = text
+            if len(self.texts) > _MAX_FILES or sum(map(len, self.texts.values())) > _MAX_CHARS:
+                limits = f"{_MAX_FILES} files and {_MAX_CHARS >> 20} MB"
+                what = f"and the step then has more than {limits}"
+                raise self._error(path, found, what, "Publish the files as a package.")
+            if not found.is_data and not target.endswith(".json") and target not in self._done:
+                yield target
 
     def _error(self, path: str, found: _Import, what: str, fix: str = "") -> NotebookError:
         step = self._step
         line = found.line + (0 if path else step.line_offset)
-        where = f" ({path or self._place}, line {line})" if path or self._place else step.describe_place(line)
+        where = f" ({path or self._place}, line {line})" if path or self._place else describe_place(step, line)
         return NotebookError(
             f"Step {step.name}{where} imports {found.name}, {what}.",
             fix=fix,

@@ -1,0 +1,7 @@
+const { convert } = require("./convert");
+
+module.exports = {
+  run({ steps }) {
+    return convert(steps.score.targets ?? 2);
+  },
+};

@@ -1,0 +1,1 @@
+export const label = (points, { hot }) => (points >= hot ? "hot" : "cold");

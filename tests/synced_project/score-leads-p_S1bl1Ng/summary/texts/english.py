@@ -1,0 +1,5 @@
+NAME = "The lead"
+
+
+def greeting():
+    return "Good morning"
