@@ -75,6 +75,8 @@ def _requirement_items(workflow: Workflow, found: DoctorReport) -> Iterator[Migr
     for need in found.missing_requirements:
         if need.kind == "account" and need.name.startswith("apn_"):
             continue  # an account of the workspace: `_account_items`
+        if need.kind == "file":
+            continue  # a file that the step imports: `find_step_items`
         if need.name in named and need.kind in ("unsupported", "action"):
             continue
         if need.kind in ("unsupported", "action") and need.name in steps:
@@ -119,9 +121,6 @@ def _requirement_item(
                 "Open the step in the builder, and copy its code into the entry file.",
                 steps=(need.name,),
             )
-        case "file":
-            fix = "Add the file to the repository, beside the code that imports it."
-            return MigrationItem("code", need.name, need.message, fix, steps=(need.name,))
         case "unsupported":
             return MigrationItem("unsupported", need.name, need.message, steps=(need.name,))
         case "interpreter":
