@@ -47,7 +47,7 @@ class Component:
         file: The module; None if Pipedream runs the action, or if the component is not installed yet.
         kind: `action`, or `source` for an event source.
         limitations: The limitations of the source as a sentence without a full stop, or empty.
-        requested_version: The version that the step names, if another version runs.
+        requested_version: The version that the step names, if another version runs; empty if the step names none.
     """
 
     key: str
@@ -73,7 +73,9 @@ class Component:
         if self.requested_version is not None:
             own = self.file is not None and self.file.origin == "builtin"
             which = (
-                f", follows version {self.version}, used for {self.requested_version}"
+                f", version {self.version}, because the step names none"
+                if not self.requested_version
+                else f", follows version {self.version}, used for {self.requested_version}"
                 if own
                 else f", version {self.version} instead of {self.requested_version}"
             )

@@ -19,7 +19,13 @@ from pdkernel.encode import JsonStruct
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot, format_connect_account_command
 from pdkernel.engine.preflight_checks import format_secret_command
-from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError, LicenceError
+from pdkernel.errors import (
+    ActionNotFoundError,
+    ConnectSettingsError,
+    InterpreterMissingError,
+    LicenceError,
+    RequestError,
+)
 from pdkernel.identity import Directory, Environment
 from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding, Language, Workflow
@@ -113,7 +119,11 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequir
     for step in workflow.steps:
         if step.uses is None or step.disabled:
             continue
-        uses = ActionReference.parse(step.uses)
+        try:
+            uses = ActionReference.parse(step.uses)
+        except RequestError as fault:
+            found.append(MissingRequirement("action", step.name, f"Step {step.name}: {fault.message}"))
+            continue
         try:
             catalog.resolve(uses.key, uses.version)
         except ActionNotFoundError as fault:
