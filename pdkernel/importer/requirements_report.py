@@ -130,7 +130,10 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
     except ActionNotFoundError as fault:
         if uses.is_private:
             return ActionSource(
-                step.name, reference, f"a private action without its code. {_sentence(fault.fix)}", runs=False
+                step.name,
+                reference,
+                f"a private component whose code is missing. {_sentence(fault.fix).partition(' Or ')[0]}",
+                runs=False,
             )
         if where.source in ("npm", "connect"):
             name = "npm, resolved at the first run" if where.source == "npm" else "run by Pipedream Connect"

@@ -13,7 +13,7 @@ from typing import Literal
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
-from pdkernel.analysis import find_missing_files, find_missing_secrets, find_workflow_variables
+from pdkernel.analysis import UNKNOWN_APP, find_missing_files, find_missing_secrets, find_workflow_variables
 from pdkernel.definition import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
@@ -151,7 +151,11 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequir
 def _missing_accounts(
     workflow: Workflow, directory: Directory, catalog: Catalog, users: Sequence[str], environment: Environment
 ) -> list[MissingRequirement]:
-    bindings = collect_app_bindings(workflow, catalog)
+    collected = collect_app_bindings(workflow, catalog)
+    bindings = {
+        step: tuple(each for each in apps if each.account is not None or each.app != UNKNOWN_APP)
+        for step, apps in collected.items()
+    }
     needed = steps_by_external_user_app(bindings)
     user_ids: Sequence[str] = ()
     if needed:
@@ -184,7 +188,21 @@ def _missing_accounts(
                 "pdkernel project set plan business",
             )
         )
-    return [*found, *_missing_own(bindings, snapshot)]
+    return [*found, *_missing_own(bindings, snapshot), *_unknown_apps(collected)]
+
+
+def _unknown_apps(bindings: BindingsByStep) -> list[MissingRequirement]:
+    return [
+        MissingRequirement(
+            "answer",
+            f"{step}.{binding.prop}",
+            f"The app of the prop {binding.prop} in step {step} is unknown: write `app: SLUG` for "
+            f"steps.{step}.accounts.{binding.prop} in {SIDECAR_FILE_NAME}, or provide the code of the action.",
+        )
+        for step, apps in bindings.items()
+        for binding in apps
+        if binding.app == UNKNOWN_APP
+    ]
 
 
 def _missing_of(lookup: Lookup, user: str, snapshot: DirectorySnapshot) -> list[MissingRequirement]:
@@ -222,7 +240,7 @@ def _missing_own(bindings: BindingsByStep, snapshot: DirectorySnapshot) -> list[
         )
         for step, apps in bindings.items()
         for binding in apps
-        if binding.account is not None and snapshot.find_account(binding.account) is None
+        if binding.account is not None and binding.app != UNKNOWN_APP and snapshot.find_account(binding.account) is None
     ]
 
 
