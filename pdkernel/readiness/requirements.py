@@ -151,11 +151,7 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequir
 def _missing_accounts(
     workflow: Workflow, directory: Directory, catalog: Catalog, users: Sequence[str], environment: Environment
 ) -> list[MissingRequirement]:
-    collected = collect_app_bindings(workflow, catalog)
-    bindings = {
-        step: tuple(each for each in apps if each.account is not None or each.app != UNKNOWN_APP)
-        for step, apps in collected.items()
-    }
+    bindings = collect_app_bindings(workflow, catalog)
     needed = steps_by_external_user_app(bindings)
     user_ids: Sequence[str] = ()
     if needed:
@@ -188,19 +184,19 @@ def _missing_accounts(
                 "pdkernel project set plan business",
             )
         )
-    return [*found, *_missing_own(bindings, snapshot), *_unknown_apps(collected)]
+    return [*found, *_missing_own(bindings, snapshot), *_unknown_apps(workflow, catalog)]
 
 
-def _unknown_apps(bindings: BindingsByStep) -> list[MissingRequirement]:
+def _unknown_apps(workflow: Workflow, catalog: Catalog) -> list[MissingRequirement]:
     return [
         MissingRequirement(
             "answer",
-            f"{step}.{binding.prop}",
-            f"The app of the prop {binding.prop} in step {step} is unknown: write `app: SLUG` for "
-            f"steps.{step}.accounts.{binding.prop} in {SIDECAR_FILE_NAME}, or provide the code of the action.",
+            f"{step.name}.{binding.prop}",
+            f"The app of the prop {binding.prop} in step {step.name} is unknown: write `app: SLUG` for "
+            f"steps.{step.name}.accounts.{binding.prop} in {SIDECAR_FILE_NAME}, or provide the code of the action.",
         )
-        for step, apps in bindings.items()
-        for binding in apps
+        for step in workflow.steps
+        for binding in (() if step.disabled else catalog.find_app_bindings(step))
         if binding.app == UNKNOWN_APP
     ]
 
@@ -240,7 +236,7 @@ def _missing_own(bindings: BindingsByStep, snapshot: DirectorySnapshot) -> list[
         )
         for step, apps in bindings.items()
         for binding in apps
-        if binding.account is not None and binding.app != UNKNOWN_APP and snapshot.find_account(binding.account) is None
+        if binding.account is not None and snapshot.find_account(binding.account) is None
     ]
 
 
