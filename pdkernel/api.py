@@ -303,7 +303,7 @@ def _build_request(
     from pdkernel.operations.events import resolve_event
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
-    source = workflow if isinstance(workflow, WorkflowSource) else load(workflow)
+    source = workflow if isinstance(workflow, WorkflowSource) else load_source(Path(workflow), pinned_steps=pins or ())
     read = resolve_event(source, event, body)
     return build_run_request(
         source,

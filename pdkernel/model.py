@@ -72,8 +72,8 @@ ACCOUNT_KEY = "authProvisionId"
 
 
 def get_app_slug(key: str) -> str:
-    """Return the app slug of a component's *key*: `google_sheets` of `google_sheets-add-single-row@2.1.2`."""
-    return key.rpartition("/")[2].partition("-")[0]
+    """Return the app slug of a public component's *key*: `google_sheets` of `google_sheets-add-single-row@2.1.2`."""
+    return "" if key.startswith("@") else key.partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)

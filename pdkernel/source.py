@@ -6,7 +6,7 @@ Finds and loads workflows. A SOURCE is a notebook, a workflow's folder, or a fol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,6 +17,7 @@ from pdkernel.analysis import check_import_complete, count_parents, with_step_fi
 from pdkernel.definition import (
     SIDECAR_FILE_NAME,
     Sidecar,
+    StepSidecar,
     UnansweredPolicy,
     apply_sidecar,
     describe_assumptions,
@@ -27,6 +28,7 @@ from pdkernel.definition import (
 )
 from pdkernel.definition.entry_file import build_file_reader
 from pdkernel.definition.file_plan import WORKFLOW_FILE
+from pdkernel.definition.sidecar import resolve_account
 from pdkernel.errors import NotebookError
 from pdkernel.model import Step, Workflow
 from pdkernel.notebook import is_notebook_file, read_notebook
@@ -99,7 +101,9 @@ def load_workflow(path: Path) -> Workflow:
     return load_source(path).workflow
 
 
-def load_source(path: Path, *, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource:
+def load_source(
+    path: Path, *, unanswered: UnansweredPolicy = "refuse", pinned_steps: Collection[str] = ()
+) -> WorkflowSource:
     """
     Load the one workflow at *path* with its sidecar; see `load_workflow` for the errors.
 
@@ -107,12 +111,17 @@ def load_source(path: Path, *, unanswered: UnansweredPolicy = "refuse") -> Workf
         path: A notebook, a workflow's folder, or a folder with one workflow.
         unanswered: `refuse` for callers that run the workflow. `keep` accepts unanswered app props, steps without code and
             unsupported entries.
+        pinned_steps: Steps whose exports are pinned: they may have no code and unanswered app props.
     """
     found = [path] if (path / WORKFLOW_FILE).is_file() else list(_iter_source_paths(path))
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
         raise NotebookError(f"{path} contains {len(found)} workflows: {names}.", fix="Pass the path of one of them.")
-    return _load(found[0], unanswered)
+    if not pinned_steps or unanswered == "keep":
+        return _load(found[0], unanswered)
+    source = _load(found[0], "keep")
+    _check_unpinned(source, frozenset(pinned_steps))
+    return source
 
 
 def find_sources(path: Path) -> tuple[Path, ...]:
@@ -297,6 +306,17 @@ def with_files_beside(workflow: Workflow, folder: Path) -> Workflow:
 
     steps = tuple(map(with_files, workflow.steps))
     return workflow if steps == workflow.steps else replace(workflow, steps=steps)
+
+
+def _check_unpinned(source: WorkflowSource, pinned: Collection[str]) -> None:
+    """Raise the errors with which `_load` refuses a workflow, except those of *pinned* steps."""
+    steps = [replace(step, disabled=step.disabled or step.name in pinned) for step in source.workflow.steps]
+    check_import_complete(replace(source.workflow, steps=tuple(steps)))
+    if source.sidecar is None:
+        return
+    for step in steps:
+        for prop, choice in source.sidecar.steps.get(step.name, StepSidecar()).accounts.items():
+            resolve_account(choice, step=step, prop=prop, sidecar=source.sidecar)
 
 
 def _require_complete(workflow: Workflow, unanswered: UnansweredPolicy) -> Workflow:

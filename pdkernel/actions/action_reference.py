@@ -1,7 +1,7 @@
 """
 References to actions such as `slack-send-message@0.0.20`: parsing, the app slug, the suggested step name.
 
-On the platform, the key of a component starts with the slug of its app.
+On the platform, the key of a public component starts with the slug of its app.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pdkernel.errors import RequestError
 from pdkernel.model import get_app_slug
 
-_KEY = re.compile(r"(?:@[\w.-]+/)?[a-z0-9_]+(?:-[a-z0-9_.]+)+\Z")
+_KEY = re.compile(r"(?:@[\w.-]+/[A-Za-z0-9_][\w.-]*|[a-z0-9_]+(?:-[\w.]+)+)\Z", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
 
 
@@ -25,7 +25,7 @@ ACCOUNTLESS_APPS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ActionReference:
-    """The parsed value of a step's `uses`; *version* None accepts any version."""
+    """The parsed value of a step's `uses`; *version* None is the newest version that is locked, else the newest."""
 
     key: str
     version: str | None
@@ -54,7 +54,7 @@ class ActionReference:
 
     @property
     def app(self) -> str:
-        """The slug of the app that the key starts with."""
+        """The slug of the app that the key starts with; empty for a private component, whose key names no app."""
         return get_app_slug(self.key)
 
     def __str__(self) -> str:

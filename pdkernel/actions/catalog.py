@@ -25,10 +25,9 @@ from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
 from pdkernel.actions.description_cache import DescriptionCache
 from pdkernel.actions.folder_source import FolderSource
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock, LockedComponent
+from pdkernel.actions.missing_action import build_missing_action_error
 from pdkernel.actions.npm_registry import NpmRegistry
 from pdkernel.actions.npm_source import (
-    APPS_ON_NPM,
-    NPM_SCOPE,
     NpmSource,
     PackageRegistry,
     ProgressCallback,
@@ -36,7 +35,6 @@ from pdkernel.actions.npm_source import (
 )
 from pdkernel.actions.prop_binding import guess_app_bindings, resolve_app_bindings
 from pdkernel.actions.source_settings import (
-    ACCEPT_LICENCE_COMMAND,
     ActionSettings,
     EmptySettings,
     SettingsStore,
@@ -44,7 +42,7 @@ from pdkernel.actions.source_settings import (
     build_licence_error,
 )
 from pdkernel.analysis import find_app_bindings
-from pdkernel.errors import ActionNotFoundError, ActionVersionError, ConnectSettingsError, LicenceError
+from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, LicenceError
 from pdkernel.model import AppBinding, Step, get_app_slug
 
 if TYPE_CHECKING:
@@ -159,7 +157,7 @@ class Catalog:
             ActionVersionError: The source has another version; the message names that version and the command that selects it.
         """
         reference = ActionReference(key, version)
-        override = self.lock.version_overrides.get(str(reference))
+        override = self._find_locked_version(reference)
         found = self._find_local(ActionReference(key, override) if override else reference)
         if found is None:
             self._check_licence(reference)
@@ -182,7 +180,7 @@ class Catalog:
             LicenceError: The action comes from npm, whose licence is not accepted.
             ActionSourceError: The source cannot be reached.
         """
-        override = self.lock.version_overrides.get(str(reference))
+        override = self._find_locked_version(reference)
         chosen = ActionReference(reference.key, override) if override else reference
         found = self._find_local(chosen)
         setting = self.settings.source_setting
@@ -200,6 +198,25 @@ class Catalog:
         return (
             replace(found, requested_version=reference.version) if override and override != reference.version else found
         )
+
+    def lock_version(self, reference: ActionReference, component: Component) -> Component:
+        """
+        Lock the version of *component* for steps whose *reference* has no version. A built-in action is not locked.
+
+        Raises:
+            ActionSourceError: The lock file cannot be written.
+        """
+        if reference.version is not None:
+            return component
+        is_builtin = component.file is not None and component.file.origin == "builtin"
+        if not is_builtin and self.lock.version_overrides.get(reference.key) != component.version:
+            self.lock.override_version(reference.key, component.version)
+        return replace(component, requested_version="")
+
+    def _find_locked_version(self, reference: ActionReference) -> str | None:
+        """The version that runs instead of *reference*, or for a reference without a version the newest locked one; else None."""
+        override = self.lock.version_overrides.get(str(reference))
+        return override or (self.lock.find_newest_version(reference.key) if reference.version is None else None)
 
     def describe_lock(self, component: Component) -> LockedComponent:
         """What `restore` needs to find the same component later."""
@@ -236,7 +253,8 @@ class Catalog:
                 found, _ = await self.connect_source.fetch_action(reference.key, reference.version)
         if found is None or (found.file is None and self.settings.source_setting.source != "connect"):
             raise self._not_found(reference)
-        return replace(found, requested_version=locked.requested_version or found.requested_version)
+        requested = locked.requested_version
+        return replace(found, requested_version=found.requested_version if requested is None else requested)
 
     async def search(
         self,
@@ -326,38 +344,17 @@ class Catalog:
         if setting.source == "npm" and self.settings.is_licence_accepted:
             return self.npm_source.find_component(uses.key, uses.version)
         if setting.source == "folder":
-            other = self.get_folder_source(setting).load_components(uses.app).get(uses.key)
+            other = self.get_folder_source(setting).find_component(uses.key)
             return other if other is not None and uses.version in (None, other.version) else None
         return None
 
     def _not_found(self, uses: ActionReference, why: str = "") -> ActionNotFoundError:
-        if uses.is_private:
-            return ActionNotFoundError(
-                f"{uses.key} is a private component of a workspace: its code is available at Pipedream only.",
-                fix="Write the step as code, or pin its exports to run the other steps.",
-            )
-        own = load_builtin_actions().get(uses.key)
-        if own is not None:
-            return ActionVersionError(
-                f"The built-in {uses.key} follows version {own.version} of the platform's action and cannot replace version "
-                f"{uses.version}, whose props may differ.",
-                fix=f"If the props are the same, run: pdkernel actions add {own.uses} --instead-of {uses}",
-            )
         setting = self.settings.source_setting
-        other = (
-            self.get_folder_source(setting).load_components(uses.app).get(uses.key)
-            if setting.source == "folder"
-            else None
-        )
-        if other is not None:
-            return ActionVersionError(
-                f"{other.source} has version {other.version} of {other.key}, but the step uses version {uses.version}.",
-                fix=f"Write @{other.version} in the step, or run: pdkernel actions add {other.uses} --instead-of {uses}",
-            )
-        similar = self._find_similar_keys(uses.key)
-        hint = f" Similar: {', '.join(similar)}." if similar else ""
-        message = why or f"No source of this project has the action {uses}."
-        return ActionNotFoundError(f"{message}{hint}", fix=_suggest_sources(uses.key, setting))
+        other = load_builtin_actions().get(uses.key)
+        if other is None and setting.source == "folder":
+            other = self.get_folder_source(setting).find_component(uses.key)
+        similar = () if other is not None or uses.is_private else self._find_similar_keys(uses.key)
+        return build_missing_action_error(uses, setting, other=other, similar=similar, why=why)
 
     def _find_similar_keys(self, key: str) -> list[str]:
         """Keys similar to *key*, of the same app first."""
@@ -381,20 +378,3 @@ class Catalog:
             if known is None or version_sort_key(known[1].version) < version_sort_key(component.version):
                 found[component.key] = ((rank, component.key), component)
         return [component for _, component in sorted(found.values(), key=lambda item: item[0])]
-
-
-def _suggest_sources(key: str, setting: SourceSetting) -> str:
-    app = get_app_slug(key)
-    sources = []
-    if setting.source != "npm" and app in APPS_ON_NPM:
-        sources.append(f"npm ({NPM_SCOPE}/{app}), after you accept its licence: {ACCEPT_LICENCE_COMMAND}")
-    if setting.source != "folder":
-        sources.append("a folder with the layout of a components checkout: pdkernel project set actions FOLDER")
-    if setting.source != "connect":
-        sources.append("Pipedream, with a Connect project: pdkernel project set actions connect")
-    what = "Sources that may have it: " if len(sources) > 1 else "A source that may have it is "
-    return (
-        what
-        + "; ".join(sources)
-        + ". Or pin the step's exports to run the other steps: --pin STEP=FILE, %pdpin STEP JSON."
-    )

@@ -6,6 +6,7 @@ The props of a component are known only after a worker has loaded its module.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Literal
 
 from tree_sitter import Node
 
+from pdkernel.analysis.node_code import find_apps
 from pdkernel.expression import javascript
-from pdkernel.model import get_app_slug
+from pdkernel.model import AppBinding, get_app_slug
 from pdkernel.workers import ComponentFile
 
 ComponentKind = Literal["action", "source"]
 COMPONENT_KINDS: tuple[ComponentKind, ...] = ("action", "source")
+_APP_FILE = re.compile(r"^\.{1,2}/.*\.app\.(?:mjs|js|cjs|ts|mts)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Component:
         file: The module; None if Pipedream runs the action, or if the component is not installed yet.
         kind: `action`, or `source` for an event source.
         limitations: The limitations of the source as a sentence without a full stop, or empty.
-        requested_version: The version that the step names, if another version runs.
+        requested_version: The version that the step names, if another version runs; empty if the step names none.
     """
 
     key: str
@@ -73,7 +76,9 @@ class Component:
         if self.requested_version is not None:
             own = self.file is not None and self.file.origin == "builtin"
             which = (
-                f", follows version {self.version}, used for {self.requested_version}"
+                f", version {self.version}, because the step names none"
+                if not self.requested_version
+                else f", follows version {self.version}, used for {self.requested_version}"
                 if own
                 else f", version {self.version} instead of {self.requested_version}"
             )
@@ -96,6 +101,66 @@ def parse_header(text: str) -> ComponentHeader | None:
     if not key or not version or kind not in COMPONENT_KINDS:
         return None
     return ComponentHeader(key, version, fields.get("name", ""), fields.get("description", ""), kind)
+
+
+def find_declared_apps(module: Path) -> tuple[AppBinding, ...]:
+    """
+    The app props that the component's *module* declares, each with the external user's account, without running code.
+
+    An app prop is written as a literal, or imported from a file such as `../../slack.app.mjs`.
+    """
+    text = module.read_text(encoding="utf-8", errors="replace")
+    root = javascript.parse_source(text)
+    exported = _find_default_export(root)
+    fields = {javascript.get_key(pair): pair.child_by_field_name("value") for pair in _iter_pairs(exported)}
+    props = fields.get("props")
+    found = find_apps(text)
+    names = {javascript.get_source(each): javascript.get_source(each) for each in _iter_shorthand(props)}
+    names |= {
+        prop: javascript.get_source(value)
+        for pair in _iter_pairs(props)
+        if (value := pair.child_by_field_name("value")) is not None
+        and value.type == "identifier"
+        and (prop := javascript.get_key(pair)) is not None
+    }
+    imported = _find_app_imports(root, module.parent) if names else {}
+    found |= {prop: imported[name] for prop, name in names.items() if name in imported}
+    return tuple(AppBinding(prop, app) for prop, app in found.items())
+
+
+def _iter_pairs(node: Node | None) -> Iterator[Node]:
+    return (child for child in (node.named_children if node is not None else ()) if child.type == "pair")
+
+
+def _iter_shorthand(node: Node | None) -> Iterator[Node]:
+    kind = "shorthand_property_identifier"
+    return (child for child in (node.named_children if node is not None else ()) if child.type == kind)
+
+
+def _find_app_imports(root: Node, folder: Path) -> dict[str, str]:
+    """The slugs of the app files that a module in *folder* imports, by the name of the import."""
+    found = {}
+    for node in root.named_children:
+        specifier = javascript.get_string_literal(node.child_by_field_name("source"))
+        if node.type != "import_statement" or specifier is None or not _APP_FILE.search(specifier):
+            continue
+        clause = next((child for child in node.named_children if child.type == "import_clause"), None)
+        name = next((child for child in (clause.named_children if clause else ()) if child.type == "identifier"), None)
+        path = folder / specifier
+        if name is None or not path.is_file():
+            continue
+        app = _find_default_export(javascript.parse_source(path.read_text(encoding="utf-8", errors="replace")))
+        slug = next(
+            (
+                _get_literal_text(p.child_by_field_name("value"))
+                for p in _iter_pairs(app)
+                if javascript.get_key(p) == "app"
+            ),
+            None,
+        )
+        if slug:
+            found[javascript.get_source(name)] = slug
+    return found
 
 
 def iter_component_modules(folder: Path) -> Iterator[Path]:

@@ -7,6 +7,7 @@ Node.js resolves the imports of a module from its folder. pdkernel does not inst
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.actions.component import (
@@ -17,6 +18,7 @@ from pdkernel.actions.component import (
     parse_header,
 )
 from pdkernel.actions.source_settings import find_components_folder
+from pdkernel.model import get_app_slug
 
 
 class FolderSource:
@@ -35,6 +37,22 @@ class FolderSource:
         """The apps with components in the folder."""
         kinds = ("actions", "sources")
         return sorted({path.parent.name for kind in kinds for path in self._folder.glob(f"*/{kind}") if path.is_dir()})
+
+    def find_component(self, key: str) -> Component | None:
+        """
+        The component *key*, or None.
+
+        A private component `@WORKSPACE/NAME` has the key NAME or `@WORKSPACE/NAME` in its module, in the folder of any app.
+        """
+        found = self.load_components(get_app_slug(key)).get(key) if not key.startswith("@") else None
+        if found is not None:
+            return found
+        for app in self.list_apps():
+            components = self.load_components(app)
+            found = components.get(key) or (components.get(key.rpartition("/")[2]) if key.startswith("@") else None)
+            if found is not None:
+                return replace(found, key=key)
+        return None
 
     def load_components(self, app: str) -> Mapping[str, Component]:
         """The components of *app*, by key."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdkernel.actions.action_reference import version_sort_key
 from pdkernel.errors import ActionSourceError
 from pdkernel.packages import LockedSet, NpmLock
 
@@ -54,12 +55,21 @@ class ActionsLock:
 
     @property
     def version_overrides(self) -> Mapping[str, str]:
-        """The version that runs, by the `KEY@VERSION` that it replaces. Raises `ProjectError`."""
+        """The version that runs, by the `KEY@VERSION` that it replaces, or by KEY for steps without a version. Raises `ProjectError`."""
         return self._read_section(_OVERRIDES_KEY)
 
     def override_version(self, reference: str, version: str) -> None:
-        """Store that *version* runs for steps that use *reference* (`KEY@VERSION`). Raises `ActionSourceError`."""
+        """Store that *version* runs for steps that use *reference* (`KEY[@VERSION]`). Raises `ActionSourceError`."""
         self._put(_OVERRIDES_KEY, reference, version)
+
+    def find_newest_version(self, key: str) -> str | None:
+        """The newest version of the action *key* that has a locked package, or None."""
+        found = [
+            version
+            for name, at, version in (each.rpartition("@") for each in self._read_section(_PACKAGES))
+            if name == key
+        ]
+        return max(found, key=version_sort_key, default=None)
 
     def get_package_version(self, reference: str) -> str | None:
         """The locked version of the package that contains *reference* (`KEY@VERSION`), or None."""

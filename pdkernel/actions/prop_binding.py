@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
-from pdkernel.actions.component import Component
-from pdkernel.analysis import merge_app_bindings
+from pdkernel.actions.component import Component, find_declared_apps
+from pdkernel.analysis import UNKNOWN_APP, merge_app_bindings
 from pdkernel.errors import ActionPropsError
 from pdkernel.expression import add_missing_braces
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, StoreBinding, get_app_slug
@@ -39,12 +39,29 @@ class BoundStep:
 
 def guess_app_bindings(step: Step, component: Component | None) -> tuple[AppBinding, ...]:
     """
-    The app props of an action step whose component is not described yet, guessed from the app slug of its key.
+    The app props of an action step whose component is not described yet, read from its module without running the module.
 
-    App props in the directive keep their names; otherwise the slug is the name of the prop.
+    Without its module, the app is the one that the key starts with; a private key names no app. App props in the directive
+    keep their names; otherwise the slug is the name of the prop.
     """
+    if component is not None and component.file is not None and component.file.origin != "builtin":
+        return merge_declared_apps(step.apps, find_declared_apps(component.file.path))
     app = component.app if component is not None else get_app_slug(step.uses or "")
-    return merge_app_bindings(step.apps, _with_account((AppBinding(app, app),) if app else ()))
+    is_named = any(binding.app == app for binding in step.apps)
+    return merge_app_bindings(step.apps, _with_account((AppBinding(app, app),) if app and not is_named else ()))
+
+
+def merge_declared_apps(named: tuple[AppBinding, ...], declared: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
+    """
+    The app props of *named*, then the other *declared* app props; a declared app replaces the app that *named* has for the prop.
+
+    A prop of an unknown app that is not declared is left out.
+    """
+    apps = {binding.prop: binding.app for binding in declared}
+    known = (replace(binding, app=apps.get(binding.prop, binding.app)) for binding in named)
+    return merge_app_bindings(
+        tuple(binding for binding in known if binding.app != UNKNOWN_APP), _with_account(declared)
+    )
 
 
 def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple[AppBinding, ...]:
@@ -56,7 +73,7 @@ def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple
     )
     named = {binding.prop for binding in written}
     directive = tuple(binding for binding in step.apps if binding.prop not in named)
-    return merge_app_bindings((*directive, *written), _with_account(description.apps))
+    return merge_declared_apps((*directive, *written), description.apps)
 
 
 def bind_step(step: Step, component: Component, description: ComponentDescription) -> BoundStep:

@@ -6,7 +6,7 @@ count. Names that only a run determines, and the event fields of Bash and Go ste
 """
 
 from pdkernel.analysis.abstract_values import FieldPath
-from pdkernel.analysis.app_bindings import find_app_bindings, find_declared_apps, merge_app_bindings
+from pdkernel.analysis.app_bindings import UNKNOWN_APP, find_app_bindings, find_declared_apps, merge_app_bindings
 from pdkernel.analysis.combined_errors import raise_combined, with_message
 from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, format_path, reader_sort_key
 from pdkernel.analysis.contract_check import ContractViolation, check_event
@@ -49,6 +49,7 @@ from pdkernel.analysis.workflow_checks import (
 
 __all__ = [
     "STANDARD_VARIABLES",
+    "UNKNOWN_APP",
     "Contract",
     "ContractViolation",
     "Drift",

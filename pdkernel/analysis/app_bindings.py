@@ -11,6 +11,9 @@ from dataclasses import replace
 from pdkernel.analysis import go_code, node_code
 from pdkernel.model import AppBinding, Step
 
+UNKNOWN_APP = "unknown"
+"""The app of an app prop that neither the definition nor known code names."""
+
 
 def find_declared_apps(step: Step) -> tuple[AppBinding, ...]:
     """

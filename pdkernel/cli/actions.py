@@ -97,7 +97,9 @@ def show_action(state: CliContext, key: str, as_json: bool) -> int:
     ),
 )
 @cloup.argument("key", metavar="KEY[@VERSION]")
-@cloup.option("--instead-of", metavar="KEY@VERSION", help="Run the installed action in steps that name this version.")
+@cloup.option(
+    "--instead-of", metavar="KEY[@VERSION]", help="Run the installed action in steps that name this version, or none."
+)
 @json_option
 def add_action(state: CliContext, key: str, instead_of: str | None, as_json: bool) -> int:
     """
@@ -110,9 +112,9 @@ def add_action(state: CliContext, key: str, instead_of: str | None, as_json: boo
 
     catalog, uses = open_catalog(state), ActionReference.parse(key)
     replaced = ActionReference.parse(instead_of) if instead_of else None
-    if replaced is not None and (replaced.key != uses.key or replaced.version is None):
+    if replaced is not None and replaced.key != uses.key:
         raise RequestError(
-            f"{instead_of} is not a version of {uses.key}.", fix=f"Write --instead-of {uses.key}@VERSION."
+            f"{instead_of} is not a version of {uses.key}.", fix=f"Write --instead-of {uses.key}[@VERSION]."
         )
     component = asyncio.run(catalog.resolve_or_install(uses, progress=_print_progress))
     if replaced is not None:

@@ -159,6 +159,7 @@ def _check_source(
     from pdkernel.actions import Catalog
     from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.readiness import DoctorReport
+    from pdkernel.session.state_store import read_pinned_steps
     from pdkernel.source import load_source
     from pdkernel.variables import load_variables
 
@@ -175,4 +176,5 @@ def _check_source(
         test_users=opened.sidecar.test_users if opened.sidecar else (),
         include_matrix=matrix,
         sidecar=opened.sidecar,
+        pinned_steps=read_pinned_steps(state.open_project(), opened.path),
     )

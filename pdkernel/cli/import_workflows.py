@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,10 +74,12 @@ def import_(state: CliContext, folder: Path, to: str, accounts: str, force: bool
     def answer(account_questions: Sequence[AccountQuestion]) -> Mapping[tuple[str, str], str]:
         if prompts is not None:
             return prompts.ask_accounts(account_questions)
-        return (
-            {}
-            if accounts == "ask"
-            else answer_questions("own" if accounts == "own" else "external-user", account_questions)
+        if accounts == "ask":
+            return {}
+        return answer_questions(
+            "own" if accounts == "own" else "external-user",
+            account_questions,
+            find_own_accounts=partial(_find_own_accounts, state),
         )
 
     done = []
@@ -91,6 +93,7 @@ def import_(state: CliContext, folder: Path, to: str, accounts: str, force: bool
                 ask_accounts=answer,
                 ask_trigger=prompts.ask_trigger if prompts is not None else None,
                 force=force,
+                asks_undefined_props=accounts == "own",
             )
         )
     if len(done) == 1 and done[0].error is not None:
@@ -100,6 +103,13 @@ def import_(state: CliContext, folder: Path, to: str, accounts: str, force: bool
     else:
         _print(done)
     return max((one.error.exit_status for one in done if one.error is not None), default=0)
+
+
+def _find_own_accounts(state: CliContext, app: str) -> list[str]:
+    """The ids of the developer's own accounts of *app*; none without a project."""
+    if not state.has_project():
+        return []
+    return [account.id for account in state.open_directory().accounts(app=app, own=True)]
 
 
 def _catalog(state: CliContext, sidecar: Sidecar, base: Path) -> Catalog:

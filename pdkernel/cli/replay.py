@@ -125,12 +125,13 @@ def fork_run(
     from pdkernel.operations.run_replay import prepare_fork
     from pdkernel.source import load_source
 
-    opened = None if source is None else load_source(source)
+    pinned = read_pins(pins)
+    opened = None if source is None else load_source(source, pinned_steps=pinned)
 
     async def fork() -> int:
         async with open_engine(state) as engine:
             prepared = await prepare_fork(
-                engine, run_id, first, source=opened, pins=read_pins(pins), external_user=external_user, sends=sends
+                engine, run_id, first, source=opened, pins=pinned, external_user=external_user, sends=sends
             )
             return await _start_all(state, engine, [prepared], is_list=False, as_json=as_json)
 

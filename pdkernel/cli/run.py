@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -156,7 +156,8 @@ async def _run_all(
 ) -> list[tuple[RunRequest, Execution]]:
     from pdkernel.source import load_source
 
-    opened = load_source(source)
+    pins = read_pins(options["pins"])
+    opened = load_source(source, pinned_steps=pins)
     event = _event(options["event"], options["body"], opened)
     state.print_detail(f"Workflow {opened.workflow.name!r} with {len(opened.workflow.steps)} steps from {opened.path}.")
     if not state.quiet:
@@ -164,7 +165,7 @@ async def _run_all(
     project = state.open_project()
     directory = state.open_directory()
     users = _users(options, event, directory)
-    requests = [_request(opened, event, user, options, project, shlex.quote(str(source))) for user in users]
+    requests = [_request(opened, event, user, options, project, shlex.quote(str(source)), pins) for user in users]
     async with open_engine(state) as engine:
         runs = []
         for request in requests:
@@ -176,7 +177,13 @@ async def _run_all(
 
 
 def _request(
-    opened: WorkflowSource, event: Event, user: str | None, options: RunOptions, project: Project, source: str
+    opened: WorkflowSource,
+    event: Event,
+    user: str | None,
+    options: RunOptions,
+    project: Project,
+    source: str,
+    pins: Mapping[str, JSON],
 ) -> RunRequest:
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.identity import parse_environment
@@ -192,7 +199,7 @@ def _request(
         environment=parse_environment(options["environment"] or event.environment),
         source_argument=source,
         only_steps=select_steps(opened.workflow, first=options["first"]),
-        pinned_exports=pin_steps(opened.workflow, read_pins(options["pins"])),
+        pinned_exports=pin_steps(opened.workflow, pins),
         pause_mode=_pauses(options),
         install=not options["no_install"],
         is_recorded=options["save_test"] is not None,

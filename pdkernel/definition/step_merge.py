@@ -117,7 +117,7 @@ def _apps(
         answered = app.account is None or (choice is not None and choice.account == app.account)
         if in_git and answered:
             kept[app.prop] = in_git
-        apps.append(replace(app, account=in_git if in_git and answered else app.account))
+        apps.append(replace(app, account=(in_git or None) if answered else app.account))
     return tuple(apps), kept
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pdkernel.analysis import UNKNOWN_APP
 from pdkernel.model import ACCOUNT_KEY, JSON, ROUND_TRIP_KEY, AppBinding, Step, StoreBinding, get_app_slug
 
 CONFIGURABLE_PROPS_KEY = "__configurableProps"
@@ -45,7 +46,7 @@ def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str
     Args:
         raw: The file's `props`.
         slugs: App slugs that the step's code declares, by prop.
-        action: The action's key, which starts with its app's slug, or None.
+        action: The action's key, or None. A public key starts with its app's slug; a private key names no app.
     """
     definitions = [item for item in raw.get(CONFIGURABLE_PROPS_KEY) or () if isinstance(item, dict)]
     declared = {str(item.get("name")): item for item in definitions}
@@ -62,7 +63,8 @@ def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str
         if prop == CONFIGURABLE_PROPS_KEY:
             continue
         if isinstance(value, dict) and ACCOUNT_KEY in value:
-            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or get_app_slug(action or "") or prop)
+            fallback = (get_app_slug(action) or UNKNOWN_APP) if action else prop
+            slug = str(declared.get(prop, {}).get("app") or slugs.get(prop) or fallback)
             apps[prop] = AppBinding(prop, slug, value[ACCOUNT_KEY] or None)
         elif isinstance(value, dict) and STORE_KEY in value:
             stores[prop] = StoreBinding(prop, value[STORE_KEY] or None)

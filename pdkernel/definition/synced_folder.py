@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pdkernel.analysis import find_declared_apps, responds, with_step_files
+from pdkernel.analysis import UNKNOWN_APP, find_declared_apps, responds, with_step_files
 from pdkernel.definition.entry_file import EntryFileError, build_file_reader, read_entry_file
 from pdkernel.definition.file_plan import WORKFLOW_FILE, WORKFLOW_SCHEMA
 from pdkernel.definition.languages import RUNTIME_NAMES, default_entry_path, detect_language
@@ -240,6 +240,7 @@ class _StepReader:
         self._accounts = accounts
         self._unanswered: UnansweredPolicy = unanswered
         self.account_ids: dict[tuple[str, str], str | None] = {}
+        self._app_by_account: dict[str, str] = {}
 
     def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[UnsupportedEntry]]:
         """The steps, and the unsupported entries."""
@@ -266,7 +267,15 @@ class _StepReader:
                     step.name,
                 )
             steps[step.name] = step
-        return tuple(steps.values()), kept
+        return tuple(map(self._with_known_apps, steps.values())), kept
+
+    def _with_known_apps(self, step: Step) -> Step:
+        """*step* with the app of each account that another step of the file uses for a known app."""
+        if all(app.app != UNKNOWN_APP for app in step.apps):
+            return step
+        ids = {app.prop: self.account_ids.get((step.name, app.prop)) for app in step.apps}
+        apps = (replace(app, app=self._app_by_account.get(ids[app.prop] or "", app.app)) for app in step.apps)
+        return replace(step, apps=tuple(apps))
 
     def _is_step(self, raw: Mapping[str, Any]) -> bool:
         """Whether *raw* is code in a known language, or an action with its version."""
@@ -351,6 +360,7 @@ class _StepReader:
         slugs = {app.prop: app.app for app in find_declared_apps(step)}
         props = parse_props(raw, slugs=slugs, action=step.uses)
         self.account_ids |= {(step.name, app.prop): app.account for app in props.apps}
+        self._app_by_account |= {app.account: app.app for app in props.apps if app.account and app.app != UNKNOWN_APP}
         kept = {**props.bookkeeping, **kept, **({"cursor_of": step.uses} if PROPS_CURSOR_KEY in step.extra else {})}
         extra = {**step.extra, ROUND_TRIP_KEY: cast("JSON", kept)} if kept else step.extra
         return replace(

@@ -21,7 +21,12 @@ _APP = re.compile(
     r"(?:(?P<prop>[A-Za-z_$][\w$]*):)?(?P<app>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?:=(?P<account>[A-Za-z0-9_-]+))?\Z", re.ASCII
 )
 _PROP_NAME = re.compile(r"[A-Za-z_$][\w$.-]*\Z", re.ASCII)
-_USES = re.compile(r"(?:@[\w-]+/)?[A-Za-z0-9_][\w-]*@\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?\Z", re.ASCII)
+_VERSION = r"@\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.+-]+)?"
+_USES = re.compile(
+    rf"(?:(?:@[\w.-]+/)?[A-Za-z0-9_][\w.-]*{_VERSION}|@[\w.-]+/[A-Za-z0-9_][\w.-]*|[A-Za-z0-9_]+(?:-[\w.]+)+)\Z",
+    re.ASCII,
+)
+"""KEY@VERSION. The version may be missing in a key with a workspace or a hyphen: other words are not keys."""
 
 
 def parse_app(text: str) -> AppBinding:
@@ -92,16 +97,14 @@ def format_value(value: JSON) -> str:
 
 
 def is_action_reference(text: str) -> bool:
-    """Whether *text* is `KEY@VERSION`, or `@WORKSPACE/KEY@VERSION`."""
+    """Whether *text* is `KEY@VERSION`, or `@WORKSPACE/KEY@VERSION`, or one of both without its version."""
     return _USES.match(text) is not None
 
 
 def parse_action_reference(text: str) -> str:
-    """Parse `KEY@VERSION` or `@WORKSPACE/KEY@VERSION`."""
+    """Parse a reference as for `is_action_reference`."""
     if not is_action_reference(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not KEY@VERSION, for example slack-send-message@0.0.20; the version is not optional"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY@VERSION, for example slack-send-message@0.0.20")
     return text
 
 

@@ -120,11 +120,11 @@ class StepActions:
         try:
             if locked is not None:
                 return await self._catalog.restore(locked, install=request.install, progress=self._on_progress)
-            component = await self._catalog.resolve_or_install(
-                ActionReference.parse(step.uses or ""),
-                install=request.install,
-                progress=self._on_progress,
+            reference = ActionReference.parse(step.uses or "")
+            found = await self._catalog.resolve_or_install(
+                reference, install=request.install, progress=self._on_progress
             )
+            component = self._catalog.lock_version(reference, found)
         except ActionNotFoundError as fault:
             fault.step = fault.step or step.name
             fault.line = fault.line or step.line_offset or None

@@ -7,7 +7,7 @@ in another, so a person must decide. The caller asks the questions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -41,7 +41,7 @@ def find_known_choices(synced: SyncedFolder, earlier_sidecar: Sidecar | None) ->
     """
     Choices without a question: from the folder's `pdkernel.yaml`, from an earlier import, or because the file has no id.
 
-    A prop without an id gets the external user's account, so that your own account is never assumed.
+    A prop of the file without an id gets the external user's account, so that your own account is never assumed.
     """
     found: dict[PropLocation, AccountChoice] = {}
     for step, app in _bindings(synced.workflow):
@@ -51,7 +51,7 @@ def find_known_choices(synced: SyncedFolder, earlier_sidecar: Sidecar | None) ->
         known = next((choice for choice in choices if choice is not None and choice.account != UNANSWERED), None)
         if known is not None:
             found[place] = known
-        elif account_id is None and not any(choices):
+        elif place in synced.accounts and account_id is None and not any(choices):
             found[place] = AccountChoice(EXTERNAL_USER)
     return found
 
@@ -71,12 +71,25 @@ def build_questions(synced: SyncedFolder, known: Mapping[PropLocation, AccountCh
     return tuple(AccountQuestion(app, account_id, tuple(places)) for (app, account_id), places in locations.items())
 
 
-def answer_questions(answer: BulkAnswer, questions: Iterable[AccountQuestion]) -> dict[tuple[str, str], AccountAnswer]:
-    """The same answer for all *questions*, by app and id: the external user's account, or your own with that id."""
-    return {
-        (question.app, question.account_id): question.account_id or UNANSWERED if answer == "own" else EXTERNAL_USER
-        for question in questions
-    }
+def answer_questions(
+    answer: BulkAnswer,
+    questions: Iterable[AccountQuestion],
+    *,
+    find_own_accounts: Callable[[str], Sequence[str]] = lambda _: (),
+) -> dict[tuple[str, str], AccountAnswer]:
+    """
+    The same answer for all *questions*, by app and id: the external user's account, or your own with that id.
+
+    Without an id, your own account is the only one that *find_own_accounts* returns for the app, else it is unanswered.
+    """
+    found: dict[tuple[str, str], AccountAnswer] = {}
+    for question in questions:
+        own = question.account_id
+        if not own and answer == "own":
+            accounts = find_own_accounts(question.app)
+            own = accounts[0] if len(accounts) == 1 else UNANSWERED
+        found[question.app, question.account_id] = own if answer == "own" else EXTERNAL_USER
+    return found
 
 
 def build_choices(

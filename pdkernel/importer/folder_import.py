@@ -151,6 +151,7 @@ def import_folder(
     ask_accounts: AskAccounts,
     ask_trigger: AskTrigger | None,
     force: bool,
+    asks_undefined_props: bool = False,
 ) -> ImportResult:
     """
     Import the workflow in *folder* as *notebook*; an error is part of the result and not raised.
@@ -162,17 +163,19 @@ def import_folder(
         ask_accounts: Answers the account questions.
         ask_trigger: Answers for trigger settings that Git does not store, at the first import; None asks nothing.
         force: Replace an existing notebook and keep a backup.
+        asks_undefined_props: Ask for accounts of app props that only code declares; else they are the external user's.
     """
     try:
         earlier = read_sidecar(get_notebook_sidecar_path(notebook))
         read = read_for_import(folder, earlier_sidecar=earlier)
+        catalog = build_catalog((earlier if earlier and earlier.actions else read.synced.sidecar) or Sidecar())
+        read = read.with_declared_apps(catalog.find_app_bindings, include_undefined=asks_undefined_props)
         if ask_trigger is not None and earlier is None:
             read = read.with_triggers(ask_trigger)
 
         def report(workflow: Workflow, choices: Mapping[str, Mapping[str, AccountChoice]]) -> ImportReport:
-            used = build_catalog((earlier if earlier and earlier.actions else read.synced.sidecar) or Sidecar())
             return build_import_report(
-                workflow, used, choices=choices, assumed_triggers=read.assumed_triggers, notes=_notes(read)
+                workflow, catalog, choices=choices, assumed_triggers=read.assumed_triggers, notes=_notes(read)
             )
 
         answers = ask_accounts(read.questions) if read.questions else {}

@@ -25,7 +25,7 @@ from pdkernel.importer.account_questions import (
     build_questions,
     find_known_choices,
 )
-from pdkernel.model import Trigger, Workflow
+from pdkernel.model import AppBinding, Step, Trigger, Workflow
 from pdkernel.notebook import format_notebook
 from pdkernel.render.import_report import ImportReport, render_markdown
 
@@ -36,6 +36,8 @@ _CELLS = (
     "which accounts the steps use."
 )
 
+FindApps = Callable[[Step], Sequence[AppBinding]]
+"""Returns the app props of a step, those that only its code declares included."""
 AskTrigger = Callable[[Trigger], Trigger | None]
 """Called for each trigger with unknown settings; None keeps the assumed settings."""
 
@@ -52,6 +54,7 @@ class ImportSource:
         questions: The remaining questions.
         assumed_triggers: Ids of the triggers whose settings are stored nowhere.
         is_state_missing: Whether the folder has no `.workflow.state`.
+        earlier_sidecar: The `pdkernel.yaml` of an earlier import, or None.
     """
 
     folder: Path
@@ -60,11 +63,32 @@ class ImportSource:
     questions: tuple[AccountQuestion, ...] = ()
     assumed_triggers: tuple[str, ...] = ()
     is_state_missing: bool = False
+    earlier_sidecar: Sidecar | None = None
 
     @property
     def workflow(self) -> Workflow:
         """The folder's workflow."""
         return self.synced.workflow
+
+    def with_declared_apps(self, find_apps: FindApps, *, include_undefined: bool) -> ImportSource:
+        """
+        A copy with the apps that code declares, according to *find_apps*, instead of apps that were guessed.
+
+        *include_undefined* adds app props that only code declares, and asks for their accounts.
+        """
+        steps = []
+        for step in self.workflow.steps:
+            declared = {binding.prop: binding for binding in find_apps(step)}
+            apps = [
+                replace(each, app=declared[each.prop].app if each.prop in declared else each.app) for each in step.apps
+            ]
+            if include_undefined:
+                named = {binding.prop for binding in apps}
+                apps += [binding for prop, binding in declared.items() if prop not in named]
+            steps.append(replace(step, apps=tuple(apps)))
+        synced = replace(self.synced, workflow=replace(self.workflow, steps=tuple(steps)))
+        known = find_known_choices(synced, self.earlier_sidecar)
+        return replace(self, synced=synced, known_choices=known, questions=build_questions(synced, known))
 
     def with_triggers(self, ask: AskTrigger) -> ImportSource:
         """A copy with the answers of *ask* for triggers with assumed settings."""
@@ -110,7 +134,15 @@ def read_for_import(folder: Path, *, earlier_sidecar: Sidecar | None = None) -> 
         else tuple(filter(None, (_assumed(each, synced.workflow) for each in synced.workflow.triggers)))
     )
     state = (folder / ".workflow.state").exists()
-    return ImportSource(folder, synced, known, build_questions(synced, known), assumed, is_state_missing=not state)
+    return ImportSource(
+        folder,
+        synced,
+        known,
+        build_questions(synced, known),
+        assumed,
+        is_state_missing=not state,
+        earlier_sidecar=earlier_sidecar,
+    )
 
 
 def _assumed(trigger: Trigger, workflow: Workflow) -> str | None:

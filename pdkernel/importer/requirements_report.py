@@ -113,8 +113,6 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
         uses = ActionReference.parse(reference)
     except RequestError:
         return ActionSource(step.name, reference, "not the key of an action", runs=False)
-    if uses.is_private:
-        return ActionSource(step.name, reference, "a private component, whose code only Pipedream has", runs=False)
     where = catalog.settings.source_setting
     try:
         found = catalog.resolve(uses.key, uses.version)
@@ -129,7 +127,14 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
         return ActionSource(
             step.name, reference, f"available in another version only: {_sentence(fault.message)}", runs=False
         )
-    except ActionNotFoundError:
+    except ActionNotFoundError as fault:
+        if uses.is_private:
+            return ActionSource(
+                step.name,
+                reference,
+                f"a private component whose code is missing. {_sentence(fault.fix).partition(' Or ')[0]}",
+                runs=False,
+            )
         if where.source in ("npm", "connect"):
             name = "npm, resolved at the first run" if where.source == "npm" else "run by Pipedream Connect"
             return ActionSource(step.name, reference, name)

@@ -76,7 +76,7 @@ def _requirement_items(workflow: Workflow, found: DoctorReport) -> Iterator[Migr
         if need.kind == "account" and need.name.startswith("apn_"):
             continue  # an account of the workspace: `_account_items`
         if need.kind == "file":
-            continue  # a file that the step imports: `find_step_items`
+            continue  # a file that a step imports: `find_step_items`
         if need.name in named and need.kind in ("unsupported", "action"):
             continue
         if need.kind in ("unsupported", "action") and need.name in steps:
@@ -111,6 +111,15 @@ def _requirement_item(
                 need.command,
                 tuple(place.partition(",")[0] for place in where),
             )
+        case "secret":
+            return MigrationItem(
+                "secret",
+                need.name,
+                need.message,
+                "Look up the value in the builder or at its service, and enter it here.",
+                need.command,
+                (need.name.partition(".")[0],),
+            )
         case "action":
             return MigrationItem("action", need.name, _sentence(need.message), "", need.command, (need.name,))
         case "unsupported" if need.name in steps and steps[need.name].is_code_missing:
@@ -125,7 +134,7 @@ def _requirement_item(
             return MigrationItem("unsupported", need.name, need.message, steps=(need.name,))
         case "interpreter":
             return MigrationItem("interpreter", need.name, need.message, "", need.command, tuple(steps))
-        case "external_user" | "account" | "answer" | "plan":
+        case "external_user" | "account" | "answer" | "plan" | "file":
             blocked = tuple(name for name in steps if need.kind == "answer" and need.name.startswith(f"{name}."))
             return MigrationItem("account", need.name, need.message, "", need.command, blocked)
 

@@ -1,4 +1,4 @@
-"""What a team must act on for one step: encrypted props, stored files and state, pauses, calls of other workflows, siblings."""
+"""What a team must act on for one step: stored files and state, pauses, calls of other workflows, siblings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from pdkernel.analysis.platform_uses import PlatformUse, find_hosts, find_platfo
 from pdkernel.definition.languages import default_entry_path
 from pdkernel.identity import Account
 from pdkernel.migration.sources import MigrationSource
-from pdkernel.model import JSON, ROUND_TRIP_KEY, Step
+from pdkernel.model import ROUND_TRIP_KEY, Step
 from pdkernel.render.migration import SHUTDOWN_DAY, ItemKind, MigrationItem
 
-ENCRYPTED_KEY = "_enc"
-"""The key of an encrypted prop's value in a synced folder."""
 _SIBLING_SUFFIXES = ("", ".mjs", ".js", ".cjs", ".json", "/index.js", "/index.mjs")
 
 
@@ -59,30 +57,10 @@ def _uses(step: Step, around: Surroundings) -> tuple[PlatformUse, ...]:
 
 def find_step_items(step: Step, source: MigrationSource, around: Surroundings) -> Iterator[MigrationItem]:
     """The items of one step of *source*."""
-    for prop in _find_encrypted(dict(step.props)):
-        yield MigrationItem(
-            "secret",
-            f"{step.name}.{prop}",
-            f"The prop {prop} of step {step.name} is encrypted in Git: only Pipedream can read it.",
-            "Look up the value in the builder or at its service, and enter it here.",
-            steps=(step.name,),
-        )
     for use in _uses(step, around):
         item = _use_item(step, use, source, around)
         if item is not None:
             yield item
-
-
-def _find_encrypted(value: JSON, path: str = "") -> Iterator[str]:
-    match value:
-        case dict() if ENCRYPTED_KEY in value:
-            yield path
-        case dict():
-            for key, item in value.items():
-                yield from _find_encrypted(item, f"{path}.{key}" if path else key)
-        case list():
-            for number, item in enumerate(value):
-                yield from _find_encrypted(item, f"{path}.{number}")
 
 
 def locate_use(step: Step, use: PlatformUse) -> str:

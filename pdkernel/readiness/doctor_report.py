@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
+
+from msgspec.structs import replace
 
 from pdkernel.actions import Catalog
 from pdkernel.definition import Sidecar, lint_workflow
@@ -29,6 +31,12 @@ from pdkernel.render.matrix import ReadinessMatrix
 SHARED_WORKERS_NOTE = (
     "share_workers: always. Runs of this workflow for different external users use the same processes."
 )
+
+
+def _mention_pin(item: MissingRequirement) -> MissingRequirement:
+    """*item*, a missing action or missing code of a step, with the effect of the step's pin."""
+    note = f"The step is pinned in the notebook: %pdrun does not run it, and pdkernel run needs --pin {item.name}=FILE."
+    return replace(item, message=f"{item.message} {note}")
 
 
 class DoctorReport(JsonStruct, frozen=True):
@@ -66,6 +74,7 @@ class DoctorReport(JsonStruct, frozen=True):
         test_users: Sequence[str] = (),
         include_matrix: bool = False,
         sidecar: Sidecar | None = None,
+        pinned_steps: Collection[str] = (),
     ) -> Self:
         """
         Collect the findings about *workflow* without running code.
@@ -80,6 +89,7 @@ class DoctorReport(JsonStruct, frozen=True):
             test_users: The workflow's test users, the default if no user is named.
             include_matrix: Whether to build the matrix.
             sidecar: The `pdkernel.yaml` beside the workflow, with the owners of accounts.
+            pinned_steps: Steps that are pinned in the notebook.
         """
         named = (external_user_id,) if external_user_id is not None else ()
         explained = None
@@ -112,6 +122,7 @@ class DoctorReport(JsonStruct, frozen=True):
         choices = {name: settings.accounts for name, settings in sidecar.steps.items()} if sidecar is not None else None
         report = build_import_report(workflow, catalog, choices=choices)
         missing += find_unanswered_accounts(report, sidecar)
+        missing = [_mention_pin(item) if item.name in pinned_steps else item for item in missing]
         return cls(
             missing,
             report,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pdkernel.actions import Catalog
+from pdkernel.analysis import UNKNOWN_APP
 from pdkernel.engine.account_lookup import (
     BindingsByStep,
     LookupResult,
@@ -85,8 +86,12 @@ def preview_lookup(
 
 
 def collect_app_bindings(workflow: Workflow, catalog: Catalog) -> BindingsByStep:
-    """Find the app props of each enabled step without running code."""
-    return {step.name: catalog.find_app_bindings(step) for step in workflow.steps if not step.disabled}
+    """Find the app props of each enabled step without running code; those of an unknown app are left out."""
+    return {
+        step.name: tuple(each for each in catalog.find_app_bindings(step) if each.app != UNKNOWN_APP)
+        for step in workflow.steps
+        if not step.disabled
+    }
 
 
 def _list_matrix_users(directory: Directory, environment: Environment, test_users: Sequence[str]) -> list[str]:

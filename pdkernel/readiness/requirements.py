@@ -13,13 +13,19 @@ from typing import Literal
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
-from pdkernel.analysis import find_missing_files, find_missing_secrets, find_workflow_variables
+from pdkernel.analysis import UNKNOWN_APP, find_missing_files, find_missing_secrets, find_workflow_variables
 from pdkernel.definition import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot, format_connect_account_command
 from pdkernel.engine.preflight_checks import format_secret_command
-from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, InterpreterMissingError, LicenceError
+from pdkernel.errors import (
+    ActionNotFoundError,
+    ConnectSettingsError,
+    InterpreterMissingError,
+    LicenceError,
+    RequestError,
+)
 from pdkernel.identity import Directory, Environment
 from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding, Language, Workflow
@@ -113,7 +119,11 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequir
     for step in workflow.steps:
         if step.uses is None or step.disabled:
             continue
-        uses = ActionReference.parse(step.uses)
+        try:
+            uses = ActionReference.parse(step.uses)
+        except RequestError as fault:
+            found.append(MissingRequirement("action", step.name, f"Step {step.name}: {fault.message}"))
+            continue
         try:
             catalog.resolve(uses.key, uses.version)
         except ActionNotFoundError as fault:
@@ -174,7 +184,21 @@ def _missing_accounts(
                 "pdkernel project set plan business",
             )
         )
-    return [*found, *_missing_own(bindings, snapshot)]
+    return [*found, *_missing_own(bindings, snapshot), *_unknown_apps(workflow, catalog)]
+
+
+def _unknown_apps(workflow: Workflow, catalog: Catalog) -> list[MissingRequirement]:
+    return [
+        MissingRequirement(
+            "answer",
+            f"{step.name}.{binding.prop}",
+            f"The app of the prop {binding.prop} in step {step.name} is unknown: write `app: SLUG` for "
+            f"steps.{step.name}.accounts.{binding.prop} in {SIDECAR_FILE_NAME}, or provide the code of the action.",
+        )
+        for step in workflow.steps
+        for binding in (() if step.disabled else catalog.find_app_bindings(step))
+        if binding.app == UNKNOWN_APP
+    ]
 
 
 def _missing_of(lookup: Lookup, user: str, snapshot: DirectorySnapshot) -> list[MissingRequirement]:

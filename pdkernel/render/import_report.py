@@ -159,7 +159,8 @@ def _account(use: AccountAssignment) -> str:
         "unanswered": "**unanswered**: set it in the notebook's `pdkernel.yaml` (`external_user`, or an account's id)",
     }.get(use.account, f"your own, {_code(use.account)}")
     synced_account = f" (Git has {_code(use.synced)})" if use.synced and use.synced != use.account else ""
-    return f"{_code(f'{use.step}.{use.prop}')}, {_code(use.app)}: {whose}{synced_account}"
+    app = "unknown app" if use.app == "unknown" else _code(use.app)
+    return f"{_code(f'{use.step}.{use.prop}')}, {app}: {whose}{synced_account}"
 
 
 def _store(use: StoreUse) -> str:

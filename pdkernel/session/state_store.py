@@ -20,7 +20,9 @@ from pdkernel.session.draft import ExecutedCell
 from pdkernel.session.step_results import StoredResult
 
 if TYPE_CHECKING:
-    from pdkernel.project import NotebookStateTable
+    from pathlib import Path
+
+    from pdkernel.project import NotebookStateTable, Project
 
 _log = logging.getLogger(__name__)
 _WRITER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-kept")
@@ -56,6 +58,12 @@ class SessionState(JsonStruct, frozen=True, kw_only=True):
     pins: Mapping[str, dict[str, JSON]]
     results: Mapping[str, StoredResult]
     cells: tuple[ExecutedCell, ...] = ()
+
+
+def read_pinned_steps(project: Project, notebook: Path) -> frozenset[str]:
+    """The steps that the session of *notebook* has pinned. Raises `ProjectError` if the state cannot be read."""
+    state = project.notebook_states.load(str(notebook.resolve()), SessionState)
+    return frozenset() if state is None else frozenset(state.pins)
 
 
 class SessionStateStore:

@@ -96,7 +96,7 @@ def save_test(
         NotebookError: *source* cannot be read.
     """
     name = normalize_test_name(name)
-    opened = load_source(source)
+    opened = load_source(source, pinned_steps=request.pinned_exports)
     _check_source(opened, request)
     recording = _check_run(request, execution)
     inputs = collect_run_inputs(request, execution, directory, non_secret_names=non_secret_names)

@@ -152,7 +152,7 @@ class TemporaryProject:
             RequestError: An argument is invalid.
         """
         event = event or Event()
-        opened = self._open(source)
+        opened = self._open(source, pins or ())
         for name in only or ():
             opened.workflow.step(name)
         request = build_run_request(
@@ -183,11 +183,11 @@ class TemporaryProject:
         self._engines.clear()
         self._project.close()
 
-    def _open(self, source: Path | Workflow) -> WorkflowSource:
+    def _open(self, source: Path | Workflow, pinned_steps: Collection[str]) -> WorkflowSource:
         """The workflow of *source*; a workflow without a file gets the project's folder."""
         if isinstance(source, Workflow):
             return WorkflowSource(self.folder / "workflow.ipynb", "notebook", source)
-        return load_source(source)
+        return load_source(source, pinned_steps=pinned_steps)
 
     def _engine(self, folder: Path) -> WorkflowEngine:
         """An engine whose steps find the packages installed for the notebook in *folder*."""

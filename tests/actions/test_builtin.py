@@ -142,10 +142,11 @@ async def test_email_to_self(run: Run) -> None:
     assert "Hi" in str(execution.to_json()["steps"])
 
 
-@pytest.mark.parametrize(("unit", "ms"), [("Milliseconds", 5), ("seconds", 5000), ("Hours", 5 * 3_600_000)])
-async def test_delay(run: Run, unit: str, ms: int) -> None:
-    """The delay action pauses the workflow for the given time, and returns the two URLs."""
-    step = action("delay-delay-workflow@0.0.1", f"delayDurationValue: 5\ndelayDurationUnit: {unit}\n")
+@pytest.mark.parametrize("unit", ["Milliseconds", "seconds", "Hours"])
+@pytest.mark.parametrize("uses", ["delay-delay-workflow@0.0.1", "delay-workflow-delay@0.0.2"])
+async def test_delay(run: Run, unit: str, uses: str) -> None:
+    """The delay action, under its earlier and its present key, pauses the workflow, and returns the two URLs."""
+    step = action(uses, f"delayDurationValue: 5\ndelayDurationUnit: {unit}\n")
 
     execution = await run(step, pause_mode="skip")
 

@@ -175,6 +175,54 @@ async def test_private_component(run: Run) -> None:
     assert "private component" in execution.error.message
 
 
+async def test_private_component_from_a_folder(run: Run, folder: Path, connect: Callable[..., str]) -> None:
+    """A private key with underscores runs from its module in the folder; the app is the one that its code declares."""
+    module = folder / "components/depot/actions/store_note/store_note.mjs"
+    module.parent.mkdir()
+    module.write_text(
+        'import depot from "../../depot.app.mjs";\n'
+        'export default { key: "store_note", version: "0.0.9", type: "action",\n'
+        '  props: { store: depot, text: { type: "string" } },\n'
+        "  async run() { return [this.text, this.store.key().length] } };\n"
+    )
+    own = connect(None, app="depot", credentials={"api_key": "own-0123456789"}, account_id="apn_own1234")
+    step = action("@acme_team/store_note@0.0.9", "text: hi\n", options=f"--app store:unknown={own}")
+
+    execution = await run(step)
+    other = await run(action("@acme_team/store_note@0.1.0", "text: hi\n"))
+
+    assert execution.status == "success", execution.error
+    assert execution.step("act").return_value == ["hi", len("own-0123456789")]
+    assert [(use.prop, use.app) for use in execution.step("act").accounts] == [("store", "depot")]
+    assert other.error is not None
+    assert "has version 0.0.9 of @acme_team/store_note" in other.error.message
+
+
+async def test_private_component_without_its_code(run: Run, folder: Path) -> None:
+    """The message names the place for the code in the project's folder of components."""
+    execution = await run(action("@acme_team/other_note@0.0.9"))
+
+    assert execution.error is not None
+    assert execution.error.code == "action_not_found"
+    assert f"{folder}/components/APP/actions/other_note/other_note.mjs" in execution.error.message
+
+
+async def test_action_without_a_version(run: Run, folder: Path, ada: str) -> None:
+    """The newest version that the source has runs and is locked, and the record says so; a later version is refused."""
+    execution = await run(action("depot-put-thing", PUT), external_user_id="ada")
+    module = folder / "components/depot/actions/put-thing/put-thing.mjs"
+    module.write_text(module.read_text().replace('version: "0.1.2"', 'version: "0.2.0"'))
+    refused = await run(action("depot-put-thing", PUT), external_user_id="ada")
+    built_in = await run(action("filter-end-workflow", "reason: done\n"))
+
+    assert execution.status == "success", execution.error
+    assert execution.step("act").source == "folder components/depot, version 0.1.2, because the step names none"
+    assert refused.error is not None
+    assert refused.error.code == "action_version"
+    assert "pdkernel actions add depot-put-thing@0.2.0 --instead-of depot-put-thing" in refused.error.message
+    assert "because the step names none" in (built_in.step("act").source or "")
+
+
 async def test_disabled_and_pinned_actions_need_no_source(run: Run) -> None:
     """An action step that does not run needs no source."""
     workflow = a_workflow(

@@ -12,12 +12,29 @@ from pdkernel.actions.component import (
     ComponentHeader,
     build_component,
     build_component_file,
+    find_declared_apps,
     iter_component_modules,
     parse_header,
 )
 from pdkernel.workers import ComponentFile
 
 FIELDS = 'key: "slack-send", version: "1.2.3"'
+
+
+def test_declared_apps(tmp_path: Path) -> None:
+    """App props are read from literals and from imported app files, whatever the names of the props."""
+    (tmp_path / "actions" / "send").mkdir(parents=True)
+    (tmp_path / "chat.app.mjs").write_text('export default { type: "app", app: "chat_v2" };\n')
+    module = tmp_path / "actions" / "send" / "send.mjs"
+    module.write_text(
+        'import chat from "../../chat.app.mjs";\nimport gone from "../../gone.app.mjs";\nimport help from "./help.mjs";\n'
+        f"export default defineComponent({{ {FIELDS}, props: {{ chat, second: chat, gone, help,\n"
+        '  sheets: { type: "app", app: "google_sheets" }, text: { type: "string" } } });\n'
+    )
+
+    found = {(binding.prop, binding.app) for binding in find_declared_apps(module)}
+
+    assert found == {("chat", "chat_v2"), ("second", "chat_v2"), ("sheets", "google_sheets")}
 
 
 @pytest.mark.parametrize(

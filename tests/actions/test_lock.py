@@ -25,6 +25,17 @@ FILL = ActionReference("depot-fill-form", "0.0.1")
 Clone = Callable[[str], Catalog]
 
 
+def test_the_newest_locked_version(tmp_path: Path) -> None:
+    """A key without a version is the newest of its locked versions, by number."""
+    lock = ActionsLock(tmp_path / LOCK_NAME)
+    for version in ("0.9.0", "0.10.0", "0.2.0"):
+        lock.lock_package_version(f"depot-put-thing@{version}", "1.0.0")
+    lock.lock_package_version("depot-put-thing-twice@3.0.0", "1.0.0")
+
+    assert lock.find_newest_version("depot-put-thing") == "0.10.0"
+    assert lock.find_newest_version("depot-put") is None
+
+
 @pytest.fixture
 def registry() -> Iterator[PackageServer]:
     """A registry with one version of the package."""

@@ -105,6 +105,30 @@ def _comparable(execution: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("source", ["folder", "notebook"])
+def test_a_pin_replaces_a_step_without_code_or_action(pdkernel: Shell, source: str) -> None:
+    """Pins of all such steps make the workflow run, though their accounts are unanswered; another such step is refused."""
+    steps = (
+        '- namespace: gone\n  runtime: nodejs20.x\n  uses: "./gone/entry.js"\n'
+        "- namespace: private\n  runtime: nodejs20.x\n  uses: '@acme/look_up@0.0.9'\n  props:\n    crm:\n      authProvisionId: apn_Crm\n"
+        '- namespace: count\n  runtime: python3.12\n  uses: "./count/entry.py"\n'
+    )
+    workflow(pdkernel, "w-p_1", steps)
+    assert pdkernel("import", "w-p_1", "--to", "n.ipynb").status == 0
+    (pdkernel.folder / "pin.json").write_text('{"id": 7}')
+    path = "w-p_1" if source == "folder" else "n.ipynb"
+
+    ran = pdkernel(
+        *("run", path, "--body", '{"kind": "x"}', "--json", "--pin", "gone=pin.json", "--pin", "private=pin.json")
+    )
+    refused = pdkernel("run", path, "--body", "{}", "--pin", "private=pin.json")
+
+    assert ran.status == 0, ran.stdout + ran.stderr
+    assert [step["status"] for step in ran.json["steps"]] == ["pinned", "pinned", "success"]
+    assert refused.status == 2
+    assert "Step gone" in refused.stderr
+
+
+@pytest.mark.parametrize("source", ["folder", "notebook"])
 def test_a_run_refuses_unsupported_entries(pdkernel: Shell, source: str) -> None:
     """Missing code and control flow end a run with status 2 before any step, in the folder and in the notebook."""
     for name, steps, says in (
@@ -118,6 +142,22 @@ def test_a_run_refuses_unsupported_entries(pdkernel: Shell, source: str) -> None
 
         assert ended.status == 2
         assert says in ended.stderr
+
+
+def test_own_accounts_answer_for_props_of_the_code(pdkernel: Shell) -> None:
+    """`--accounts own` gives an app prop that only code declares the project's one account of the app, and the run uses it."""
+    steps = '- namespace: send\n  runtime: nodejs20.x\n  uses: "./send/entry.js"\n  props:\n    n: 3\n'
+    workflow(pdkernel, steps=steps)
+    before = pdkernel("import", "send-it-p_1", "--to", "before.ipynb", "--accounts", "own", "--json")
+    account(pdkernel, "--own")
+
+    after = pdkernel("import", "send-it-p_1", "--to", "n.ipynb", "--accounts", "own")
+    ran = pdkernel("run", "n.ipynb", "--body", "{}", "--json")
+
+    assert [use["account"] for use in before.json["report"]["accounts"]] == ["unanswered"]
+    assert after.status == 0, after.stderr
+    assert ran.status == 0, ran.stdout + ran.stderr
+    assert [use["owner"] for use in ran.json["steps"][0]["accounts"]] == ["own"]
 
 
 def test_a_repository(pdkernel: Shell) -> None:

@@ -26,6 +26,37 @@ def step_of(folder: Path, yaml: str, **more: Any) -> Step:
     return read_folder_workflow(synced(folder, HEAD + yaml), require_code=False, **more).steps[0]
 
 
+@pytest.mark.parametrize(
+    "uses", ["braze-get-scheduled-messages", "@acme/key_with_underscores@0.0.9", "@acme.team/key_with_underscores"]
+)
+def test_keys_of_real_files(uses: str, tmp_path: Path) -> None:
+    """A key without a version and a private key with underscores are steps, and are written back as they are."""
+    step = step_of(tmp_path, f"- namespace: a\n  uses: '{uses}'\n")
+
+    assert step.uses == uses
+    written = text_of(plan_files(Workflow("W", steps=(step,))), "workflow.yaml")
+    assert f"uses: {uses}\n" in written.replace("'", "").replace('"', "")
+
+
+def test_the_app_of_a_private_actions_prop(tmp_path: Path) -> None:
+    """The app is that of the same account in another step, else unknown, and never named after the key."""
+    account = "props:\n    sender:\n      authProvisionId: apn_"
+    folder = synced(
+        tmp_path,
+        f"{HEAD}- namespace: a\n  uses: '@acme/do_it@0.0.9'\n  {account}One\n"
+        f"- namespace: b\n  uses: '@acme/do_it@0.0.9'\n  {account}Two\n"
+        f"- namespace: c\n  uses: slack_v2-send@0.1.0\n  {account}One\n",
+    )
+
+    steps = read_folder_workflow(folder).steps
+
+    assert [step.apps for step in steps] == [
+        (AppBinding("sender", "slack_v2"),),
+        (AppBinding("sender", "unknown"),),
+        (AppBinding("sender", "slack_v2"),),
+    ]
+
+
 def test_a_synced_folder(tmp_path: Path) -> None:
     """Steps, code, settings and triggers of a folder are read."""
     folder = synced(

@@ -201,7 +201,7 @@ def test_workflow_cell_is_recognized() -> None:
         ("a --timeout soon", "'soon' is not a number of seconds from 0 to 750"),
         ("a --timeout nan", "'nan' is not a number of seconds"),
         ("a --timeout 0", "'0' is not a number of seconds"),
-        ("a --uses slack-send-message", "the version is not optional"),
+        ("a --uses slack", "'slack' is not KEY@VERSION"),
         ("a --uses k@1.0.0 --lang bash", "--lang is bash"),
         ("a --lang bash --debug", "--debug is for Python steps only"),
     ],

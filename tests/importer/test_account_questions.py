@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from pdkernel.definition import AccountChoice
+from pdkernel.definition.synced_export import export_to_synced_folder
 from pdkernel.errors import RequestError
-from pdkernel.importer import AccountQuestion
+from pdkernel.importer import AccountQuestion, answer_questions
 from pdkernel.source import load_source
-from tests.definition.builders import synced
+from tests.definition.builders import NODE, synced
 from tests.importer.import_helpers import HEAD, as_written, import_one
 
 SLACK = "  uses: slack-send@0.0.1\n  props:\n    slack:\n      authProvisionId: apn_Git\n"
@@ -35,6 +36,30 @@ def test_one_answer_for_all(accounts: str, choice: AccountChoice, binding: str |
     assert [sidecar.steps[name].accounts["slack"] for name in ("one", "two")] == [choice, choice]
     assert sidecar.steps["three"].accounts["slack"] == AccountChoice("external_user")
     assert [step.apps[0].account for step in back.steps] == [binding, binding, None]
+
+
+@pytest.mark.parametrize(
+    ("own", "choice"),
+    [(["apn_mine"], "apn_mine"), ([], "unanswered"), (["apn_1", "apn_2"], "unanswered")],
+)
+def test_own_accounts_of_props_that_only_code_declares(own: list[str], choice: str, tmp_path: Path) -> None:
+    """With `own`, such a prop gets the project's one account of the app, else it is unanswered; Git stays without an id."""
+    yaml = f'{HEAD}- namespace: send\n  runtime: nodejs20.x\n  uses: "./send/entry.js"\n'
+    folder, notebook = synced(tmp_path / "w", yaml, send__entry_DOT_js=NODE), tmp_path / "n.ipynb"
+
+    import_one(
+        folder,
+        notebook,
+        answers=lambda asked: answer_questions(
+            "own", asked, find_own_accounts=lambda app: own if app == "slack" else ()
+        ),
+        asks_undefined_props=True,
+    )
+    back, sidecar = as_written(notebook)
+    exported = export_to_synced_folder(back, folder, sidecar=sidecar)
+
+    assert sidecar.steps["send"].accounts["slack"] == AccountChoice(choice)
+    assert [file.state for file in exported.files if file.path == "workflow.yaml"] == ["unchanged"]
 
 
 def test_an_unanswered_notebook_does_not_run(tmp_path: Path) -> None:

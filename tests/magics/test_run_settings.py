@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.session.state_store import read_pinned_steps
 from tests.cli.kiosk import write_kiosk
 from tests.cli.test_sources import HEADER, SOURCE, STEP
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
@@ -107,6 +108,16 @@ def test_pdenv_lists_sets_and_removes(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert "A is removed." in removed
     assert "There is no environment variable A." in again
     assert "%pdenv remove NAME" in unnamed
+
+
+def test_doctor_reads_the_pins_of_a_notebook(notebook: Notebook, run: Run, tmp_path: Path) -> None:
+    """A step that is pinned in the session of a notebook is found by its path."""
+    run("%%pdstep one --no-run\ndef handler(pd):\n    return 1\n")
+    run("%pdpin one 1")
+
+    pinned = read_pinned_steps(notebook.session.project, notebook.session.notebook or notebook.session.folder)
+
+    assert pinned == {"one"}
 
 
 def test_pdsecrets_lists_sets_and_removes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

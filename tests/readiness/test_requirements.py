@@ -11,9 +11,9 @@ from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import Sidecar
 from pdkernel.identity import Environment
-from pdkernel.model import ROUND_TRIP_KEY, Step, StoreBinding, UnsupportedEntry, Workflow
+from pdkernel.model import ROUND_TRIP_KEY, AppBinding, Step, StoreBinding, UnsupportedEntry, Workflow
 from pdkernel.project import Project
-from pdkernel.readiness import find_missing_requirements
+from pdkernel.readiness import DoctorReport, find_missing_requirements
 from pdkernel.readiness.requirements import (
     MissingRequirement,
     check_app_accounts,
@@ -51,6 +51,32 @@ def test_nothing_is_missing(project: Project) -> None:
     """A workflow without accounts and variables requires nothing, and an empty list is an empty text."""
     assert missing(project, a_workflow(python_step())) == []
     assert format_missing_requirements([]) == ""
+
+
+def test_a_pin_of_the_notebook_is_mentioned(project: Project) -> None:
+    """The report on a step without its action says what a pin of the notebook does."""
+    report = DoctorReport.collect(
+        a_workflow(Step("act", uses="@acme/do_it@0.0.9")),
+        directory=LocalDirectory(project),
+        catalog=Catalog.for_project(project, environ={}),
+        variables={},
+        environment="development",
+        pinned_steps={"act"},
+    )
+
+    (item,) = report.missing_requirements
+    assert "pinned in the notebook" in item.message
+    assert "--pin act=FILE" in item.message
+
+
+def test_an_unknown_app_is_asked_for(project: Project) -> None:
+    """A prop of an unknown app requires an answer, and no account of that app."""
+    step = Step("act", uses="@acme/do_it@0.0.9", apps=(AppBinding("sender", "unknown"),))
+
+    found = [item for item in missing(project, a_workflow(step)) if item[0] != "action"]
+
+    assert [item[:2] for item in found] == [("answer", "act.sender")]
+    assert "write `app: SLUG` for steps.act.accounts.sender in pdkernel.yaml" in found[0][2]
 
 
 def test_every_kind_but_interpreters(project: Project) -> None:
