@@ -10,13 +10,12 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 
-from pdkernel.analysis.platform_uses import find_platform_uses
 from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY
 from pdkernel.directive import describe_emitters
 from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
 from pdkernel.migration.sources import MigrationSource
-from pdkernel.migration.step_items import Surroundings, find_step_items, locate_use
+from pdkernel.migration.step_items import Surroundings, build_store_item, find_step_items
 from pdkernel.model import JSON, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.readiness import DoctorReport, MissingRequirement
 from pdkernel.render.import_report import AccountAssignment
@@ -54,7 +53,7 @@ def find_items(source: MigrationSource, found: DoctorReport, around: Surrounding
         *_setting_items(workflow),
         *_trigger_items(source, workflow),
         *_store_items(workflow, found),
-        *(item for step in workflow.steps for item in find_step_items(step, source, around)),
+        *(item for step in workflow.steps for item in find_step_items(step, around)),
         *_history_items(source),
     ]
     unique = {(item.kind, item.name, item.message): item for item in items}
@@ -121,6 +120,23 @@ def _requirement_item(
             )
         case "unsupported":
             return MigrationItem("unsupported", need.name, need.message, steps=(need.name,))
+        case "secret":
+            return MigrationItem(
+                "secret",
+                need.name,
+                need.message,
+                "Look up the value in the builder or at its service, and enter it here.",
+                need.command,
+                (need.name.partition(".")[0],),
+            )
+        case "file":
+            return MigrationItem(
+                "sibling",
+                need.name,
+                _sentence(need.message),
+                "Copy the file from the project at Pipedream, or from another branch of the repository.",
+                steps=(need.name,),
+            )
         case "interpreter":
             return MigrationItem("interpreter", need.name, need.message, "", need.command, tuple(steps))
         case "external_user" | "account" | "answer" | "plan":
@@ -354,29 +370,12 @@ def _host(url: JSON) -> str:
 
 
 def _store_items(workflow: Workflow, found: DoctorReport) -> Iterator[MigrationItem]:
-    bound = {store.prop for step in workflow.steps for store in step.stores}
     for use in found.import_report.stores:
         name = use.name or "a data store that is chosen in the builder"
-        yield _store_item(use.name, f"The records of {name} are not in Git: {', '.join(use.props)}.")
+        yield build_store_item(use.name, f"The records of {name} are not in Git: {', '.join(use.props)}.")
     for step in workflow.steps:
-        for platform_use in find_platform_uses(step):
-            if platform_use.kind == "data_store" and platform_use.name not in bound:
-                where = locate_use(step, platform_use)
-                yield _store_item(
-                    None, f"{where} uses a data store as {platform_use.name}, and Git does not hold which one."
-                )
         if step.uses and step.uses.startswith("data_stores-") and not step.stores:
-            yield _store_item(None, f"Step {step.name} uses a data store, and Git does not hold which one.")
-
-
-def _store_item(name: str | None, message: str) -> MigrationItem:
-    return MigrationItem(
-        "data_store",
-        name or "a data store without a name",
-        message,
-        "The command writes a step to paste into a workflow at Pipedream, which hands out the records.",
-        f"pdkernel migrate data {shlex.quote(name or 'NAME')} --to rescued",
-    )
+            yield build_store_item(None, f"Step {step.name} uses a data store, and Git does not hold which one.")
 
 
 def _history_items(source: MigrationSource) -> Iterator[MigrationItem]:
