@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
@@ -18,6 +18,7 @@ from pdkernel.errors import ConnectSettingsError, RequestError
 if TYPE_CHECKING:
     from pdkernel.connect.workflow_api import WorkflowApi
     from pdkernel.migration.data_dump import DumpPlan, DumpResult
+    from pdkernel.migration.events import SavedEvents
     from pdkernel.migration.sources import MigrationSource
 
 
@@ -236,3 +237,80 @@ def _explain_result(result: DumpResult, state: CliContext) -> list[str]:
             f"  Import: mkdir -p {shlex.quote(str(target))} && cp -r {shlex.quote(str(result.path))}/. {shlex.quote(str(target))}"
         )
     return lines
+
+
+@command(
+    migrate,
+    name="events",
+    examples=(
+        "pdkernel migrate events workflows/",
+        "pdkernel migrate events p_5xHmDqK --to notebooks",
+        "pdkernel migrate events workflows/greet-p_5xHmDqK --json",
+    ),
+)
+@cloup.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@cloup.option(
+    "--to",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Save in FOLDER/events instead of beside the workflow; required for an id.",
+)
+@org_option
+@json_option
+def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org_id: str | None, as_json: bool) -> int:
+    """
+    Save the events that Pipedream still has.
+
+    SOURCE is as for `migrate report`. The API keeps the newest 100 events of each source, of the failed runs of each
+    workflow, and of those that a workflow emitted; it has no list of requests to endpoints that did not fail. Each
+    event becomes events/NAME.json, with masked headers. A second call adds only new events.
+    """
+    from pdkernel.migration.events import fetch_events, find_source_ids, save_events
+    from pdkernel.migration.sources import read_sources
+    from pdkernel.operations.events import EventLibrary
+
+    api = _open_api(state, org_id)
+    rows = []
+    for source in read_sources(sources, api.fetch_workflow):
+        target = folder or (_folder(source) if source.path is not None else None)
+        if source.id is None or target is None:
+            raise _cannot_save(source)
+        found = list(fetch_events(api, source.id, find_source_ids(source.workflow)))
+        saved = save_events(found, EventLibrary(target))
+        rows.append((source, saved))
+        if not as_json:
+            click.echo("\n".join(_explain_events(source, saved)))
+    if as_json:
+        print_json([_encode_events(source, saved) for source, saved in rows])
+    return 0
+
+
+def _cannot_save(source: MigrationSource) -> RequestError:
+    if source.id is None:
+        return RequestError(
+            f"{source.source} does not have Pipedream's id of the workflow.",
+            fix="Pass the id and the folder: pdkernel migrate events p_... --to FOLDER",
+        )
+    return RequestError(f"There is no folder for the events of {source.id}.", fix="Pass --to FOLDER.")
+
+
+def _explain_events(source: MigrationSource, saved: SavedEvents) -> list[str]:
+    title = f"{source.name} ({source.id})"
+    parts = [f"{len(saved.known)} were saved before"] if saved.known else []
+    parts += [f"{len(saved.skipped)} are not objects and were skipped"] if saved.skipped else []
+    rest = f" {' and '.join(parts)}." if parts else ""
+    if not saved.added:
+        return [f"{title}: nothing new.{rest}"]
+    lines = [f"{title}: saved {len(saved.added)} events.{rest}"]
+    return lines + [f"  {each.name}{f'  {each.error}' if each.error else ''}" for each in saved.added]
+
+
+def _encode_events(source: MigrationSource, saved: SavedEvents) -> dict[str, Any]:
+    return {
+        "id": source.id,
+        "name": source.name,
+        "added": [each.name for each in saved.added],
+        "known": [each.name for each in saved.known],
+        "skipped": [each.name for each in saved.skipped],
+    }

@@ -131,3 +131,40 @@ def test_an_import_with_another_number_of_records_says_so(pdkernel: Shell) -> No
         0,
         {"name": "orders", "records": 1, "expired": 0, "counted": 1, "stored": 1},
     )
+
+
+def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Upstream) -> None:
+    """The first call saves the event and names it, the second says that nothing is new."""
+    write_workflow(pdkernel.folder / "synced", "Orders", OMISSIONS["Node variable"])
+    (folder,) = (pdkernel.folder / "synced").iterdir()
+    workflow_id = folder.name.rpartition("-")[2]
+    upstream.workflows[workflow_id] = API_WORKFLOW
+    upstream.events[f"workflows/{workflow_id}/$errors"] = [
+        {
+            "id": "16-0",
+            "event": {
+                "original_event": {"method": "POST", "path": "/", "headers": {"cookie": "a=b"}},
+                "error": {"code": "Failure"},
+            },
+        }
+    ]
+    environ: Any = upstream.environ
+
+    first = pdkernel("migrate", "events", "synced", **environ)
+    second = pdkernel("migrate", "events", "synced", **environ)
+
+    assert (first.status, second.status) == (0, 0)
+    assert "  failed-16-0  Failure" in first.lines
+    assert f"Orders ({workflow_id}): nothing new. 1 were saved before." in second.lines
+    assert json.loads((folder / "events" / "failed-16-0.json").read_text())["headers"] == {"cookie": "***"}
+
+
+def test_events_of_an_id_need_a_folder(pdkernel: Shell, upstream: Upstream) -> None:
+    """Without a folder in Git, the error names the option."""
+    upstream.workflows["p_Api1234"] = API_WORKFLOW
+    environ: Any = upstream.environ
+
+    assert "--to FOLDER" in pdkernel("migrate", "events", "p_Api1234", **environ).stderr
+    assert pdkernel("migrate", "events", "p_Api1234", "--to", "there", "--json", **environ).json == [
+        {"id": "p_Api1234", "name": "Called over the API", "added": [], "known": [], "skipped": []}
+    ]
