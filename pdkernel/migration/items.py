@@ -109,12 +109,12 @@ def _requirement_item(
                 tuple(place.partition(",")[0] for place in where),
             )
         case "action":
-            return MigrationItem("action", need.name, _sentence(need.message), "", need.command, (need.name,))
+            return _action_item(need.name, steps[need.name].uses or "", _sentence(need.message), need.command)
         case "unsupported" if need.name in steps and steps[need.name].is_code_missing:
             return MigrationItem(
                 "code",
                 need.name,
-                f"The code of step {need.name} is not in the source: only Pipedream has it.",
+                f"The code of step {need.name} is missing: only Pipedream has it.",
                 "Open the step in the builder, and copy its code into the entry file.",
                 steps=(need.name,),
             )
@@ -139,9 +139,11 @@ def _requirement_item(
             )
         case "interpreter":
             return MigrationItem("interpreter", need.name, need.message, "", need.command, tuple(steps))
-        case "external_user" | "account" | "answer" | "plan":
-            blocked = tuple(name for name in steps if need.kind == "answer" and need.name.startswith(f"{name}."))
+        case "answer":
+            blocked = (need.name.partition(".")[0],)
             return MigrationItem("account", need.name, need.message, "", need.command, blocked)
+        case "external_user" | "account" | "plan":
+            return MigrationItem("external_user", need.name, need.message, "", need.command)
 
 
 def _entry_item(entry: UnsupportedEntry) -> MigrationItem:
@@ -156,15 +158,22 @@ def _entry_item(entry: UnsupportedEntry) -> MigrationItem:
             steps=(entry.name,),
         )
     if isinstance(uses, str) and not uses.startswith(("./", "../", "/")):
-        return MigrationItem(
-            "action",
-            entry.name,
-            message,
-            "Look up the version in the builder and write KEY@VERSION. For a private component, keep its code in a folder: "
-            "pdkernel actions source FOLDER",
-            steps=(entry.name,),
-        )
+        return _action_item(entry.name, uses, message)
     return MigrationItem("unsupported", entry.name, message, steps=(entry.name,))
+
+
+def _action_item(step: str, uses: str, message: str, command: str = "") -> MigrationItem:
+    if uses.startswith("@"):
+        return MigrationItem(
+            "private_action",
+            step,
+            message,
+            "Only your workspace has the component: put its code into a folder with the layout of a components checkout.",
+            command or "pdkernel project set actions FOLDER",
+            (step,),
+        )
+    fix = "" if "@" in uses else "Look up the version in the builder, and write KEY@VERSION."
+    return MigrationItem("action", step, message, fix, command, (step,))
 
 
 def _account_items(found: DoctorReport, around: Surroundings) -> Iterator[MigrationItem]:
@@ -300,7 +309,7 @@ def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterato
                 yield MigrationItem(
                     "trigger_settings",
                     name,
-                    f"The times of the schedule {name} are not in the source.",
+                    f"Git does not hold the times of the schedule {name}.",
                     "Copy the cron expression and the time zone from the builder to `triggers:` in pdkernel.yaml.",
                 )
             yield MigrationItem("schedule", name, f"The schedule {name} starts the workflow.", switch, enable)
@@ -309,7 +318,7 @@ def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterato
                 yield MigrationItem(
                     "trigger_settings",
                     name,
-                    f"The component and the props of the source {name} are not in the source: Git has its id only.",
+                    f"Git holds only the id of the event source {name}: its component and its props are not known.",
                     "Copy the component's key and its props from the builder to `triggers:` in pdkernel.yaml.",
                 )
             yield MigrationItem("source", name, f"The event source {name} starts the workflow.", switch, enable)
