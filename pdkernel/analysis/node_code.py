@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from tree_sitter import Node
 
@@ -191,26 +190,12 @@ def find_packages(source: str) -> tuple[PackageImport, ...]:
     not packages.
     """
     found: dict[tuple[str, str | None], PackageImport] = {}
-    for imported in find_imports(source):
-        split = parse_specifier(imported.specifier)
-        if split is not None:
-            found.setdefault(split, PackageImport(*split, line=imported.line))
-    return tuple(found.values())
-
-
-class ModuleImport(NamedTuple):
-    """A literal specifier that code imports, and the line of the source."""
-
-    specifier: str
-    line: int
-
-
-def find_imports(source: str) -> Iterator[ModuleImport]:
-    """Everything that *source* imports by a literal specifier, packages and files, in source order."""
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         specifier = _get_import_specifier(node)
-        if specifier is not None:
-            yield ModuleImport(specifier, node.start_point[0] + 1)
+        split = None if specifier is None else parse_specifier(specifier)
+        if split is not None:
+            found.setdefault(split, PackageImport(*split, line=node.start_point[0] + 1))
+    return tuple(found.values())
 
 
 @lru_cache(maxsize=500)
@@ -254,10 +239,11 @@ def package_fault(name: str, version: str | None) -> str | None:
 
 def import_faults(source: str) -> Iterator[tuple[str, int]]:
     """Imports of *source* with a literal name of neither a package nor a file: the reason, and the line."""
-    for imported in find_imports(source):
-        fault = _import_fault(imported.specifier)
+    for node in javascript.iter_nodes(javascript.parse_source(source)):
+        specifier = _get_import_specifier(node)
+        fault = None if specifier is None else _import_fault(specifier)
         if fault is not None:
-            yield fault, imported.line
+            yield fault, node.start_point[0] + 1
 
 
 def _import_fault(specifier: str) -> str | None:

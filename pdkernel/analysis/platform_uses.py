@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 from tree_sitter import Node
 
-from pdkernel.analysis.node_code import find_imports
 from pdkernel.analysis.python_code import parse_source
 from pdkernel.expression import javascript
 from pdkernel.model import JSON, Step
@@ -26,7 +25,6 @@ PlatformUseKind = Literal[
     "resume_url",
     "endpoint",
     "workflow",
-    "sibling",
     "attachment",
     "error",
 ]
@@ -46,12 +44,14 @@ class PlatformUse(NamedTuple):
     Attributes:
         kind: The kind of use.
         name: What is used: a prop, a host, an id of a workflow, a path; empty if the code does not name it.
-        line: The line of the step's code, or None for a prop.
+        line: The line of the code, or None for a prop.
+        file: The imported file with the code, as a path of `Step.files`; empty for the step's own code.
     """
 
     kind: PlatformUseKind
     name: str
     line: int | None
+    file: str = ""
 
 
 def find_platform_uses(step: Step) -> tuple[PlatformUse, ...]:
@@ -65,9 +65,10 @@ def find_platform_uses(step: Step) -> tuple[PlatformUse, ...]:
 def find_hosts(step: Step) -> dict[str, int | None]:
     """Hosts of the URLs in the code and the props of *step*, each with the line of the first one."""
     found: dict[str, int | None] = {}
-    for number, line in enumerate(() if step.uses else step.source.split("\n"), start=1):
-        for host in _URL.findall(line):
-            found.setdefault(host.lower(), number)
+    for _, source in () if step.uses else step.iter_sources():
+        for number, line in enumerate(source.split("\n"), start=1):
+            for host in _URL.findall(line):
+                found.setdefault(host.lower(), number)
     for text in _texts(dict(step.props)):
         for host in _URL.findall(text):
             found.setdefault(host.lower(), None)
@@ -77,13 +78,17 @@ def find_hosts(step: Step) -> dict[str, int | None]:
 def _code_uses(step: Step) -> Iterator[PlatformUse]:
     if step.uses:
         return
-    match step.language:
-        case "node":
-            yield from _node_uses(step.source)
-        case "python":
-            yield from _python_uses(step)
-    for number, line in enumerate(step.source.split("\n"), start=1):
-        yield from (PlatformUse("endpoint", host.lower(), number) for host in ENDPOINT_URL.findall(line))
+    for path, source in step.iter_sources():
+        match step.language:
+            case "node":
+                uses = _node_uses(source)
+            case "python":
+                uses = _python_uses(step, source)
+            case _:
+                uses = iter(())
+        yield from (use._replace(file=path) for use in uses)
+        for number, line in enumerate(source.split("\n"), start=1):
+            yield from (PlatformUse("endpoint", host.lower(), number, path) for host in ENDPOINT_URL.findall(line))
 
 
 def _prop_uses(step: Step) -> Iterator[PlatformUse]:
@@ -112,9 +117,6 @@ def _texts(value: JSON) -> Iterator[str]:
 
 
 def _node_uses(source: str) -> Iterator[PlatformUse]:
-    for imported in find_imports(source):
-        if imported.specifier.startswith(("./", "../")):
-            yield PlatformUse("sibling", imported.specifier, imported.line)
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         line = node.start_point[0] + 1
         match node.type:
@@ -178,8 +180,8 @@ def _definition_uses(node: Node, line: int) -> Iterator[PlatformUse]:
             yield PlatformUse("source_state", name, line)
 
 
-def _python_uses(step: Step) -> Iterator[PlatformUse]:
-    tree = parse_source(step.source)
+def _python_uses(step: Step, source: str) -> Iterator[PlatformUse]:
+    tree = parse_source(source)
     given = {*step.props, *(app.prop for app in step.apps), *(store.prop for store in step.stores)}
     for node in ast.walk(tree) if tree is not None else ():
         line = getattr(node, "lineno", 1)
@@ -191,8 +193,6 @@ def _python_uses(step: Step) -> Iterator[PlatformUse]:
             case ast.Subscript(value=ast.Attribute(attr="inputs"), slice=ast.Constant(value=str(name))):
                 if name.startswith("data_store") and name not in given:
                     yield PlatformUse("data_store", name, line)
-            case ast.ImportFrom(module=module, level=level) if level:
-                yield PlatformUse("sibling", "." * level + (module or ""), line)
             case ast.Constant(value=str(text)) if text in _RESUME_NAMES:
                 yield PlatformUse("resume_url", "", line)
             case ast.Constant(value="attachments"):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
 
 from pdkernel.cli.app import MIGRATE, CliContext, command, environment_option, group, json_option
+from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import print_json
 from pdkernel.errors import ConnectSettingsError, RequestError
 
 if TYPE_CHECKING:
     from pdkernel.connect.workflow_api import WorkflowApi
+    from pdkernel.migration.data_dump import DumpPlan, DumpResult
+    from pdkernel.migration.events import SavedEvents
     from pdkernel.migration.sources import MigrationSource
 
 
@@ -128,3 +132,185 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as fault:
         raise RequestError(f"Cannot write {path}: {fault.strerror}.", fix="Name a file in a writable folder.") from None
+
+
+@command(
+    migrate,
+    name="data",
+    examples=(
+        "pdkernel migrate data ds_4kPq7a customers --to rescued",
+        "pdkernel migrate data ds_4kPq7a --files --to rescued",
+        "pdkernel migrate data --to rescued --from https://eoabc123.m.pipedream.net",
+    ),
+    exit_statuses={
+        **EXIT_STATUSES,
+        1: "downloaded, but a number of records or files is not the number that Pipedream counted",
+    },
+)
+@cloup.argument("stores", nargs=-1, metavar="[STORE]...")
+@cloup.option("--files", is_flag=True, help="Also the files of the project's file store.")
+@cloup.option(
+    "--to",
+    "folder",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the step and of the downloaded data.",
+)
+@cloup.option("--from", "url", metavar="URL", help="The endpoint of the workflow with the step: download its data.")
+@json_option
+def data(state: CliContext, stores: tuple[str, ...], files: bool, folder: Path, url: str | None, as_json: bool) -> int:
+    """
+    Rescue data stores and files from Pipedream.
+
+    Without --from, the command writes a step that hands out the records of each STORE (a name or an id), and says how
+    to paste it into a workflow at Pipedream. With --from, the command downloads the data page by page. A second call
+    goes on where the first one stopped. Records come without the time at which they expire, which no step can read.
+    """
+    from pdkernel.migration.data_dump import read_plan, write_plan
+
+    if url is None:
+        if not stores and not files:
+            raise RequestError("There is nothing to rescue.", fix="Name data stores, or pass --files.")
+        plan = write_plan(folder, stores, files=files)
+        if as_json:
+            print_json({"step": str(folder / "step.mjs"), "stores": plan.props(), "files": plan.files})
+        else:
+            click.echo("\n".join(_explain_step(plan, folder)))
+        return 0
+    if stores or files:
+        raise RequestError("--from downloads what the step hands out.", fix="Leave out STORE and --files.")
+    return _download(state, read_plan(folder), folder, url, as_json=as_json)
+
+
+def _explain_step(plan: DumpPlan, folder: Path) -> list[str]:
+    choices = [f"   {prop}: choose the data store {name}" for name, prop in plan.props().items()]
+    project = " in the project whose files you want" if plan.files else ""
+    return [
+        f"Wrote {folder / 'step.mjs'}. It contains a token: keep it out of Git.",
+        "",
+        f"1. At Pipedream, create a workflow{project} with the trigger HTTP / Webhook.",
+        "   In the trigger, choose: Return a custom response from your workflow.",
+        "2. Add a Node.js code step, paste the file as its code, and click Refresh fields.",
+        *(["3. Choose the data stores:", *choices] if choices else ["3. There is nothing to choose."]),
+        "4. Set the timeout of the workflow to 60 seconds, deploy the workflow, and copy the URL of its trigger.",
+        f"5. Download: pdkernel migrate data --to {shlex.quote(str(folder))} --from URL",
+        "6. When the numbers are equal, delete the workflow.",
+    ]
+
+
+def _download(state: CliContext, plan: DumpPlan, folder: Path, url: str, *, as_json: bool) -> int:
+    from pdkernel.migration.data_dump import DumpDownload
+
+    download = DumpDownload(url, plan, folder, state.print_note)
+    try:
+        results = [download.download_store(name) for name in plan.stores]
+        if plan.files:
+            results.append(download.download_files())
+    finally:
+        download.close()
+    if as_json:
+        print_json(
+            [{"store": each.name, "path": str(each.path), "count": each.count, "total": each.total} for each in results]
+        )
+    else:
+        for each in results:
+            click.echo("\n".join(_explain_result(each, state)))
+    return 0 if all(each.count == each.total for each in results) else 1
+
+
+def _explain_result(result: DumpResult, state: CliContext) -> list[str]:
+    name, noun = (result.name, "records") if result.name is not None else ("file store", "files")
+    equal = (
+        "equal"
+        if result.count == result.total
+        else "not equal: it changed during the download. Remove the file, and repeat"
+    )
+    lines = [f"{name}: {result.count:,} {noun} here, {result.total:,} at Pipedream: {equal}."]
+    if result.was_complete:
+        lines[0] += " It was complete before this call."
+    if result.name is not None:
+        lines.append(f"  Import: pdkernel store import {shlex.quote(result.name)} {shlex.quote(str(result.path))}")
+    else:
+        target = state.open_project().folder / "files"
+        lines.append(
+            f"  Import: mkdir -p {shlex.quote(str(target))} && cp -r {shlex.quote(str(result.path))}/. {shlex.quote(str(target))}"
+        )
+    return lines
+
+
+@command(
+    migrate,
+    name="events",
+    examples=(
+        "pdkernel migrate events workflows/",
+        "pdkernel migrate events p_5xHmDqK --to notebooks",
+        "pdkernel migrate events workflows/greet-p_5xHmDqK --json",
+    ),
+)
+@cloup.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@cloup.option(
+    "--to",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Save in FOLDER/events instead of beside the workflow; required for an id.",
+)
+@org_option
+@json_option
+def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org_id: str | None, as_json: bool) -> int:
+    """
+    Save the events that Pipedream still has.
+
+    SOURCE is as for `migrate report`. The API keeps the newest 100 events of each source, of the failed runs of each
+    workflow, and of those that a workflow emitted; it has no list of requests to endpoints that did not fail. Each
+    event becomes events/NAME.json, with masked headers. A second call adds only new events.
+    """
+    from pdkernel.migration.events import fetch_events, find_source_ids, save_events
+    from pdkernel.migration.sources import read_sources
+    from pdkernel.operations.events import EventLibrary
+
+    api = _open_api(state, org_id)
+    rows = []
+    for source in read_sources(sources, api.fetch_workflow):
+        target = folder or (_folder(source) if source.path is not None else None)
+        if source.id is None or target is None:
+            raise _cannot_save(source)
+        found = list(fetch_events(api, source.id, find_source_ids(source.workflow)))
+        saved = save_events(found, EventLibrary(target))
+        rows.append((source, saved))
+        if not as_json:
+            click.echo("\n".join(_explain_events(source, saved)))
+    if as_json:
+        print_json([_encode_events(source, saved) for source, saved in rows])
+    return 0
+
+
+def _cannot_save(source: MigrationSource) -> RequestError:
+    if source.id is None:
+        return RequestError(
+            f"{source.source} does not have Pipedream's id of the workflow.",
+            fix="Pass the id and the folder: pdkernel migrate events p_... --to FOLDER",
+        )
+    return RequestError(f"There is no folder for the events of {source.id}.", fix="Pass --to FOLDER.")
+
+
+def _explain_events(source: MigrationSource, saved: SavedEvents) -> list[str]:
+    title = f"{source.name} ({source.id})"
+    parts = [f"{len(saved.known)} were saved before"] if saved.known else []
+    parts += [f"{len(saved.skipped)} are not objects and were skipped"] if saved.skipped else []
+    rest = f" {' and '.join(parts)}." if parts else ""
+    if not saved.added:
+        return [f"{title}: nothing new.{rest}"]
+    lines = [f"{title}: saved {len(saved.added)} events.{rest}"]
+    return lines + [f"  {each.name}{f'  {each.error}' if each.error else ''}" for each in saved.added]
+
+
+def _encode_events(source: MigrationSource, saved: SavedEvents) -> dict[str, Any]:
+    return {
+        "id": source.id,
+        "name": source.name,
+        "added": [each.name for each in saved.added],
+        "known": [each.name for each in saved.known],
+        "skipped": [each.name for each in saved.skipped],
+    }

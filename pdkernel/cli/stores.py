@@ -2,7 +2,7 @@
 `pdkernel store`: the project's data stores.
 
 Format of exported files: one JSON object a line with `key`, `value` and, for a record that expires, `expires_at`.
-An import followed by an export gives the same bytes. Values are printed without redaction.
+An import followed by an export gives the same bytes. A store that `pdkernel migrate data` downloaded ends with a line `{"total": N}`. Values are printed without redaction.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
+from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import confirm, print_json, read_input
 from pdkernel.errors import RequestError
 
@@ -173,7 +174,15 @@ def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -
     return 0
 
 
-@command(store, name="import", examples=("pdkernel store import customers customers.jsonl",))
+@command(
+    store,
+    name="import",
+    examples=(
+        "pdkernel store import customers customers.jsonl",
+        "pdkernel store import ds_4kPq7a rescued/stores/ds_4kPq7a.jsonl --clear --yes",
+    ),
+    exit_statuses={**EXIT_STATUSES, 1: "imported, but the number of records is not the number that Pipedream counted"},
+)
 @cloup.argument("name")
 @cloup.argument("file", metavar="FILE|-")
 @cloup.option("--clear", is_flag=True, help="Remove all records of the store first; asks for a confirmation.")
@@ -183,21 +192,37 @@ def import_store(state: CliContext, name: str, file: str, clear: bool, yes: bool
     """
     Import records into the store NAME.
 
-    FILE is the output of `pdkernel store export`. If a record is wrong, no record is imported.
+    FILE is the output of `pdkernel store export`, or a store that `pdkernel migrate data` downloaded. If a record is
+    wrong, no record is imported. For a downloaded store, the number of records here is compared with the number that
+    Pipedream counted.
     """
-    records = _read(read_input(file), "standard input" if file == "-" else file)
+    records, counted = _read(read_input(file), "standard input" if file == "-" else file)
     if clear:
         confirm(f"Remove all records of the store {name}", yes=yes)
     project = state.open_project()
     alive = [record for record in records if record.expires is None or record.expires > project.clock.now()]
     project.data_stores.put_records(name, alive, clear_first=clear)
     expired = len(records) - len(alive)
+    stored = project.data_stores.count(name)
     if as_json:
-        print_json({"name": name, "records": len(alive), "expired": expired})
+        compared = {} if counted is None else {"counted": counted, "stored": stored}
+        print_json({"name": name, "records": len(alive), "expired": expired, **compared})
     else:
         skipped = f" (skipped {expired} expired records)" if expired else ""
         click.echo(f"Imported {len(alive)} records into {name}{skipped}.")
-    return 0
+        if counted is not None:
+            click.echo(_compare_counts(name, counted, stored))
+    return 0 if counted in (None, stored) else 1
+
+
+def _compare_counts(name: str, counted: int, stored: int) -> str:
+    here = f"Pipedream counted {counted:,} records, and {name} has {stored:,}"
+    if counted == stored:
+        return f"{here}: equal."
+    return (
+        f"{here}: not equal. The store had other records before (--clear), or records changed during the download "
+        "(turn off the workflows that write them, and download again)."
+    )
 
 
 def _summary(each: DataStoreSummary) -> dict[str, Any]:
@@ -218,12 +243,15 @@ def _record(record: StoreRecord) -> dict[str, Any]:
     return {"key": record.key, "value": record.value, **ends}
 
 
-def _read(data: bytes, name: str) -> list[StoreRecord]:
+def _read(data: bytes, name: str) -> tuple[list[StoreRecord], int | None]:
+    """The records of a file, and the number that Pipedream counted, which the last line of a downloaded store has."""
     from pdkernel.errors import EventError
     from pdkernel.event import parse_json
+    from pdkernel.migration.data_dump import TOTAL_KEY
     from pdkernel.project import StoreRecord, check_key
 
-    records = []
+    records: list[StoreRecord] = []
+    total: int | None = None
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -234,6 +262,9 @@ def _read(data: bytes, name: str) -> list[StoreRecord]:
             raise RequestError(
                 fault.message.replace("at line 1, column", "at column"), fix=_RECORD_FORMAT_HINT
             ) from None
+        if isinstance(value, dict) and value.keys() == {TOTAL_KEY} and isinstance(value[TOTAL_KEY], int):
+            total = value[TOTAL_KEY]
+            continue
         keys = value.keys() if isinstance(value, dict) and isinstance(value.get("key"), str) else set()
         if not isinstance(value, dict) or not {"key", "value"} <= keys <= {"key", "value", "expires_at"}:
             raise RequestError(f"{where} is not a record of a data store.", fix=_RECORD_FORMAT_HINT)
@@ -251,7 +282,7 @@ def _read(data: bytes, name: str) -> list[StoreRecord]:
                 f"{where} has an expires_at that is not a time with a zone: {ends!r:.60}.", fix=_RECORD_FORMAT_HINT
             )
         records.append(StoreRecord(value["key"], value["value"], expires))
-    return records
+    return records, total
 
 
 _RECORD_FORMAT_HINT = (

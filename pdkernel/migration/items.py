@@ -10,13 +10,12 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 
-from pdkernel.analysis.platform_uses import find_platform_uses
 from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY
 from pdkernel.directive import describe_emitters
 from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
 from pdkernel.migration.sources import MigrationSource
-from pdkernel.migration.step_items import Surroundings, find_step_items, locate_use
+from pdkernel.migration.step_items import Surroundings, build_store_item, find_step_items
 from pdkernel.model import JSON, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.readiness import DoctorReport, MissingRequirement
 from pdkernel.render.import_report import AccountAssignment
@@ -54,7 +53,7 @@ def find_items(source: MigrationSource, found: DoctorReport, around: Surrounding
         *_setting_items(workflow),
         *_trigger_items(source, workflow),
         *_store_items(workflow, found),
-        *(item for step in workflow.steps for item in find_step_items(step, source, around)),
+        *(item for step in workflow.steps for item in find_step_items(step, around)),
         *_history_items(source),
     ]
     unique = {(item.kind, item.name, item.message): item for item in items}
@@ -75,8 +74,6 @@ def _requirement_items(workflow: Workflow, found: DoctorReport) -> Iterator[Migr
     for need in found.missing_requirements:
         if need.kind == "account" and need.name.startswith("apn_"):
             continue  # an account of the workspace: `_account_items`
-        if need.kind == "file":
-            continue  # a file that a step imports: `find_step_items`
         if need.name in named and need.kind in ("unsupported", "action"):
             continue
         if need.kind in ("unsupported", "action") and need.name in steps:
@@ -111,6 +108,18 @@ def _requirement_item(
                 need.command,
                 tuple(place.partition(",")[0] for place in where),
             )
+        case "action":
+            return _action_item(need.name, steps[need.name].uses or "", _sentence(need.message), need.command)
+        case "unsupported" if need.name in steps and steps[need.name].is_code_missing:
+            return MigrationItem(
+                "code",
+                need.name,
+                f"The code of step {need.name} is missing: only Pipedream has it.",
+                "Open the step in the builder, and copy its code into the entry file.",
+                steps=(need.name,),
+            )
+        case "unsupported":
+            return MigrationItem("unsupported", need.name, need.message, steps=(need.name,))
         case "secret":
             return MigrationItem(
                 "secret",
@@ -120,23 +129,21 @@ def _requirement_item(
                 need.command,
                 (need.name.partition(".")[0],),
             )
-        case "action":
-            return MigrationItem("action", need.name, _sentence(need.message), "", need.command, (need.name,))
-        case "unsupported" if need.name in steps and steps[need.name].is_code_missing:
+        case "file":
             return MigrationItem(
-                "code",
+                "sibling",
                 need.name,
-                f"The code of step {need.name} is not in the source: only Pipedream has it.",
-                "Open the step in the builder, and copy its code into the entry file.",
+                _sentence(need.message),
+                "Copy the file from the project at Pipedream, or from another branch of the repository.",
                 steps=(need.name,),
             )
-        case "unsupported":
-            return MigrationItem("unsupported", need.name, need.message, steps=(need.name,))
         case "interpreter":
             return MigrationItem("interpreter", need.name, need.message, "", need.command, tuple(steps))
-        case "external_user" | "account" | "answer" | "plan" | "file":
-            blocked = tuple(name for name in steps if need.kind == "answer" and need.name.startswith(f"{name}."))
+        case "answer":
+            blocked = (need.name.partition(".")[0],)
             return MigrationItem("account", need.name, need.message, "", need.command, blocked)
+        case "external_user" | "account" | "plan":
+            return MigrationItem("external_user", need.name, need.message, "", need.command)
 
 
 def _entry_item(entry: UnsupportedEntry) -> MigrationItem:
@@ -151,15 +158,22 @@ def _entry_item(entry: UnsupportedEntry) -> MigrationItem:
             steps=(entry.name,),
         )
     if isinstance(uses, str) and not uses.startswith(("./", "../", "/")):
-        return MigrationItem(
-            "action",
-            entry.name,
-            message,
-            "Look up the version in the builder and write KEY@VERSION. For a private component, keep its code in a folder: "
-            "pdkernel actions source FOLDER",
-            steps=(entry.name,),
-        )
+        return _action_item(entry.name, uses, message)
     return MigrationItem("unsupported", entry.name, message, steps=(entry.name,))
+
+
+def _action_item(step: str, uses: str, message: str, command: str = "") -> MigrationItem:
+    if uses.startswith("@"):
+        return MigrationItem(
+            "private_action",
+            step,
+            message,
+            "Only your workspace has the component: put its code into a folder with the layout of a components checkout.",
+            command or "pdkernel project set actions FOLDER",
+            (step,),
+        )
+    fix = "" if "@" in uses else "Look up the version in the builder, and write KEY@VERSION."
+    return MigrationItem("action", step, message, fix, command, (step,))
 
 
 def _account_items(found: DoctorReport, around: Surroundings) -> Iterator[MigrationItem]:
@@ -295,7 +309,7 @@ def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterato
                 yield MigrationItem(
                     "trigger_settings",
                     name,
-                    f"The times of the schedule {name} are not in the source.",
+                    f"Git does not hold the times of the schedule {name}.",
                     "Copy the cron expression and the time zone from the builder to `triggers:` in pdkernel.yaml.",
                 )
             yield MigrationItem("schedule", name, f"The schedule {name} starts the workflow.", switch, enable)
@@ -304,7 +318,7 @@ def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterato
                 yield MigrationItem(
                     "trigger_settings",
                     name,
-                    f"The component and the props of the source {name} are not in the source: Git has its id only.",
+                    f"Git holds only the id of the event source {name}: its component and its props are not known.",
                     "Copy the component's key and its props from the builder to `triggers:` in pdkernel.yaml.",
                 )
             yield MigrationItem("source", name, f"The event source {name} starts the workflow.", switch, enable)
@@ -365,29 +379,12 @@ def _host(url: JSON) -> str:
 
 
 def _store_items(workflow: Workflow, found: DoctorReport) -> Iterator[MigrationItem]:
-    bound = {store.prop for step in workflow.steps for store in step.stores}
     for use in found.import_report.stores:
         name = use.name or "a data store that is chosen in the builder"
-        yield _store_item(use.name, f"The records of {name} are not in Git: {', '.join(use.props)}.")
+        yield build_store_item(use.name, f"The records of {name} are not in Git: {', '.join(use.props)}.")
     for step in workflow.steps:
-        for platform_use in find_platform_uses(step):
-            if platform_use.kind == "data_store" and platform_use.name not in bound:
-                where = locate_use(step, platform_use)
-                yield _store_item(
-                    None, f"{where} uses a data store as {platform_use.name}, and Git does not hold which one."
-                )
         if step.uses and step.uses.startswith("data_stores-") and not step.stores:
-            yield _store_item(None, f"Step {step.name} uses a data store, and Git does not hold which one.")
-
-
-def _store_item(name: str | None, message: str) -> MigrationItem:
-    return MigrationItem(
-        "data_store",
-        name or "a data store without a name",
-        message,
-        "The command writes a step to paste into a workflow at Pipedream, which hands out the records.",
-        f"pdkernel migrate data {shlex.quote(name or 'NAME')} --to rescued",
-    )
+            yield build_store_item(None, f"Step {step.name} uses a data store, and Git does not hold which one.")
 
 
 def _history_items(source: MigrationSource) -> Iterator[MigrationItem]:

@@ -37,7 +37,7 @@ SHARED_KINDS: tuple[ItemKind, ...] = (
     "source_state",
 )
 """Kinds of items that are saved once for all workflows that name them."""
-_CODE_KINDS: tuple[ItemKind, ...] = ("code", "action", "sibling", "control_flow", "attachment", "secret")
+_CODE_KINDS: tuple[ItemKind, ...] = ("code", "private_action", "sibling", "control_flow", "attachment", "secret")
 _FIRED_KINDS: tuple[ItemKind, ...] = ("schedule", "source", "email_address")
 
 
@@ -160,18 +160,19 @@ def _plan_moves(
     sources: Sequence[MigrationSource], rows: Sequence[WorkflowMigration], around: Surroundings
 ) -> Iterable[MoveStep]:
     """The steps of the move: what is switched off at Pipedream comes before what is switched on here."""
+    moved = [row for row in rows if not any(item.kind == "inactive" for item in row.items)]
 
-    def subjects(kinds: Sequence[ItemKind]) -> tuple[str, ...]:
+    def subjects(kinds: Sequence[ItemKind], rows: Sequence[WorkflowMigration] = rows) -> tuple[str, ...]:
         return tuple(f"{row.name}: {item.name}" for row in rows for item in row.items if item.kind in kinds)
 
-    def commands(kinds: Sequence[ItemKind]) -> tuple[str, ...]:
+    def commands(kinds: Sequence[ItemKind], rows: Sequence[WorkflowMigration] = rows) -> tuple[str, ...]:
         return tuple(
             dict.fromkeys(item.command for row in rows for item in row.items if item.kind in kinds and item.command)
         )
 
     if code := subjects(_CODE_KINDS):
         yield MoveStep("Copy what only Pipedream has", f"It cannot be copied after {SHUTDOWN_DAY}.", code)
-    if events := commands(("events",)):
+    if events := _format_event_commands(sources):
         yield MoveStep(
             "Save events", "Saved events are the tests of the move, and the API keeps the newest 100.", (), events
         )
@@ -193,7 +194,7 @@ def _plan_moves(
         (),
         ("pdkernel serve FOLDER --egress deny",),
     )
-    if fired := subjects(_FIRED_KINDS):
+    if fired := subjects(_FIRED_KINDS, moved):
         yield MoveStep(
             "Turn off at Pipedream: workflows with schedules, sources and email",
             "Off there before on here: otherwise both handle each event.",
@@ -213,10 +214,10 @@ def _plan_moves(
             kept,
             (_format_data_command(rows),),
         )
-    if fired := commands(_FIRED_KINDS):
+    if fired := commands(_FIRED_KINDS, moved):
         yield MoveStep("Turn on here", "Only workflows that are off at Pipedream.", (), fired)
     order = _order_callees_first(sources, around)
-    served = {row.name for row in rows if any(item.kind in ("endpoint", "custom_domain") for item in row.items)}
+    served = {row.name for row in moved if any(item.kind in ("endpoint", "custom_domain") for item in row.items)}
     if urls := tuple(name for name in order if name in served):
         yield MoveStep(
             "Give callers the new endpoint URLs",
@@ -230,6 +231,16 @@ def _plan_moves(
         f"A workflow at Pipedream that still gets events has a caller that was missed. Workflows end on {SHUTDOWN_DAY}; the data is "
         f"deleted on {DELETION_DAY}.",
     )
+
+
+def _format_event_commands(sources: Sequence[MigrationSource]) -> tuple[str, ...]:
+    """The commands that save the events of all workflows of the report: one for paths, one for ids."""
+    rescued = [each for each in sources if each.id is not None]
+    paths = dict.fromkeys(shlex.quote(each.given) for each in rescued if each.path is not None)
+    ids = dict.fromkeys(each.given for each in rescued if each.path is None)
+    named = [f"{' '.join(paths)}"] if paths else []
+    named += [f"{' '.join(ids)} --to FOLDER"] if ids else []
+    return tuple(f"pdkernel migrate events {words}" for words in named)
 
 
 def _format_data_command(rows: Sequence[WorkflowMigration]) -> str:

@@ -28,7 +28,8 @@ class MigrationSource:
     A workflow of the report.
 
     Attributes:
-        source: The path or the id that was given.
+        source: The path of the workflow, or its id.
+        given: The argument in which it was found: the path of a folder or a repository, or an id.
         path: The notebook or the folder, or None for a workflow of the API.
         workflow: The workflow, or None if the source cannot be read.
         id: Pipedream's id, or None.
@@ -38,6 +39,7 @@ class MigrationSource:
     """
 
     source: str
+    given: str
     path: Path | None = None
     workflow: Workflow | None = None
     id: str | None = None
@@ -81,7 +83,7 @@ def read_sources(
             found[source] = read if known is None else _combine(known, read)
             continue
         for path in find_sources(Path(source)):
-            read = _read_path(path)
+            read = _read_path(path, source)
             key = read.id or str(path.resolve())
             known = found.get(key)
             # two folders of one workflow are two rows; an id of the API joins the first
@@ -99,8 +101,8 @@ def _read_api_source(workflow_id: str, fetch_workflow: Callable[[str], Mapping[s
     try:
         workflow = read_api_workflow(item, workflow_id)
     except PdkernelError as error:
-        return MigrationSource(workflow_id, id=workflow_id, error=error)
-    return MigrationSource(workflow_id, workflow=workflow, id=workflow_id, has_api_settings=True)
+        return MigrationSource(workflow_id, workflow_id, id=workflow_id, error=error)
+    return MigrationSource(workflow_id, workflow_id, workflow=workflow, id=workflow_id, has_api_settings=True)
 
 
 def _combine(git: MigrationSource, api: MigrationSource) -> MigrationSource:
@@ -112,7 +114,7 @@ def _combine(git: MigrationSource, api: MigrationSource) -> MigrationSource:
     return replace(git, workflow=replace(git.workflow, triggers=api.workflow.triggers), has_api_settings=True)
 
 
-def _read_path(path: Path) -> MigrationSource:
+def _read_path(path: Path, given: str) -> MigrationSource:
     named = _FOLDER_ID.search(path.resolve().name)
     workflow_id = named[1] if named is not None else None
     try:
@@ -124,8 +126,8 @@ def _read_path(path: Path) -> MigrationSource:
             loaded = load_source(path, unanswered="keep")
             workflow, sidecar = loaded.workflow, loaded.sidecar
     except PdkernelError as error:
-        return MigrationSource(str(path), path, id=workflow_id, error=error)
+        return MigrationSource(str(path), given, path, id=workflow_id, error=error)
     kept = workflow.extra.get(ROUND_TRIP_KEY)
     state_id = kept.get("id") if isinstance(kept, dict) else None
     found_id = state_id if isinstance(state_id, str) else workflow_id
-    return MigrationSource(str(path), path, workflow, found_id, sidecar)
+    return MigrationSource(str(path), given, path, workflow, found_id, sidecar)

@@ -1,19 +1,16 @@
-"""What a team must act on for one step: stored files and state, pauses, calls of other workflows, siblings."""
+"""What a team must act on for one step: stored files and state, pauses, and calls of other workflows."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 
 from pdkernel.analysis.platform_uses import PlatformUse, find_hosts, find_platform_uses
-from pdkernel.definition.languages import default_entry_path
 from pdkernel.identity import Account
 from pdkernel.migration.sources import MigrationSource
-from pdkernel.model import ROUND_TRIP_KEY, Step
+from pdkernel.model import Step
 from pdkernel.render.migration import SHUTDOWN_DAY, ItemKind, MigrationItem
-
-_SIBLING_SUFFIXES = ("", ".mjs", ".js", ".cjs", ".json", "/index.js", "/index.mjs")
 
 
 @dataclass(frozen=True)
@@ -55,21 +52,32 @@ def _uses(step: Step, around: Surroundings) -> tuple[PlatformUse, ...]:
     return (*found, *own)
 
 
-def find_step_items(step: Step, source: MigrationSource, around: Surroundings) -> Iterator[MigrationItem]:
-    """The items of one step of *source*."""
+def find_step_items(step: Step, around: Surroundings) -> Iterator[MigrationItem]:
+    """The items of one step; data stores that the source names are items of the workflow."""
+    bound = {store.prop for store in step.stores}
     for use in _uses(step, around):
-        item = _use_item(step, use, source, around)
-        if item is not None:
-            yield item
+        if use.kind != "data_store" or use.name not in bound:
+            yield _use_item(step, use, around)
 
 
-def locate_use(step: Step, use: PlatformUse) -> str:
-    """The place of *use* as the beginning of a sentence."""
-    return f"Step {step.name}, line {use.line}," if use.line is not None else f"Step {step.name}"
+def build_store_item(name: str | None, message: str) -> MigrationItem:
+    """The item of a data store; *name* is None if the source does not hold which store it is."""
+    return MigrationItem(
+        "data_store",
+        name or "a data store without a name",
+        message,
+        "The command writes a step to paste into a workflow at Pipedream, which hands out the records.",
+        f"pdkernel migrate data {shlex.quote(name or 'NAME')} --to rescued",
+    )
 
 
-def _use_item(step: Step, use: PlatformUse, source: MigrationSource, around: Surroundings) -> MigrationItem | None:
-    where = locate_use(step, use)
+def _locate_use(step: Step, use: PlatformUse) -> str:
+    file = f" {use.file}" if use.file else ""
+    return f"Step {step.name},{file} line {use.line}," if use.line is not None else f"Step {step.name}"
+
+
+def _use_item(step: Step, use: PlatformUse, around: Surroundings) -> MigrationItem:
+    where = _locate_use(step, use)
 
     def item(kind: ItemKind, name: str, message: str, fix: str, command: str = "") -> MigrationItem:
         return MigrationItem(kind, name, f"{where} {message}", fix, command, (step.name,))
@@ -83,6 +91,8 @@ def _use_item(step: Step, use: PlatformUse, source: MigrationSource, around: Sur
                 "Download the files with the step that the command writes.",
                 "pdkernel migrate data --files --to rescued",
             )
+        case "data_store":
+            return build_store_item(None, f"{where} uses a data store as {use.name}, and Git does not hold which one.")
         case "source_state":
             return item(
                 "source_state",
@@ -139,32 +149,3 @@ def _use_item(step: Step, use: PlatformUse, source: MigrationSource, around: Sur
                 if named
                 else "Add the started workflow to the report and to the move.",
             )
-        case "sibling" if not _has_sibling(step, use.name, source):
-            return MigrationItem(
-                "sibling",
-                use.name,
-                f"{where} imports {use.name}, which is not in the source.",
-                "Copy the file from the project at Pipedream, or from another branch of the repository.",
-                steps=(step.name,),
-            )
-    return None
-
-
-def _has_sibling(step: Step, name: str, source: MigrationSource) -> bool:
-    if source.path is None or not source.path.is_dir():
-        folder = source.path.parent if source.path is not None else None
-        return folder is not None and _is_module(folder, name, step)
-    kept = step.extra.get(ROUND_TRIP_KEY)
-    entry = kept.get("entry") if isinstance(kept, dict) else None
-    place = PurePosixPath(entry if isinstance(entry, str) else default_entry_path(step.name, step.language)).parent
-    return _is_module(source.path / place, name, step)
-
-
-def _is_module(folder: Path, name: str, step: Step) -> bool:
-    if step.language == "python":
-        dots = len(name) - len(name.lstrip("."))
-        for _ in range(dots - 1):
-            folder = folder.parent
-        path = folder.joinpath(*filter(None, name.lstrip(".").split(".")))
-        return path.is_dir() or path.with_name(f"{path.name}.py").is_file()
-    return any((folder / f"{name}{suffix}").is_file() for suffix in _SIBLING_SUFFIXES)

@@ -19,11 +19,13 @@ ItemKind = Literal[
     "unreadable",
     "code",
     "action",
+    "private_action",
     "control_flow",
     "unsupported",
     "sibling",
     "secret",
     "account",
+    "external_user",
     "variable",
     "interpreter",
     "network",
@@ -61,11 +63,13 @@ GROUP_OF_KIND: Final[Mapping[ItemKind, ItemGroup]] = {
     "unreadable": "answer",
     "code": "answer",
     "action": "answer",
+    "private_action": "answer",
     "control_flow": "answer",
     "unsupported": "answer",
     "sibling": "answer",
     "secret": "answer",
     "account": "answer",
+    "external_user": "answer",
     "variable": "answer",
     "interpreter": "answer",
     "network": "answer",
@@ -310,7 +314,9 @@ def _text_table(report: MigrationReport) -> list[str]:
 
 def format_shared(each: SharedResource) -> str:
     """A shared resource with the workflows that use it."""
-    return f"{each.name}: {', '.join(each.workflows)}"
+    kind = "variable" if each.kind == "optional_variable" else each.kind.replace("_", " ")
+    name = each.name if kind in each.name else f"{kind} {each.name}"
+    return f"{name}, used by {', '.join(each.workflows)}"
 
 
 def _fix_lines(fix: str, command: str, *, indent: int) -> list[str]:

@@ -41,15 +41,15 @@ def test_uses_of_node_props() -> None:
     assert [use[:2] for use in find_platform_uses(step)] == [("data_store", "orders"), ("source_state", "db")]
 
 
-def test_siblings_of_node_code() -> None:
-    """Relative imports are found, packages are not."""
-    step = node_step("work", "return import('../lib/a.mjs')")
-    step = replace(step, source='import b from "./b.mjs";\nimport axios from "axios";\n' + step.source)
+def test_uses_of_imported_files() -> None:
+    """Files that the code imports are searched too, and the use names the file."""
+    files = {
+        "../lib/store.mjs": "export const open = ($) => $.files.open('a');",
+        "notes.json": '"https://eoa.m.pipedream.net"',
+    }
+    step = replace(node_step("work", "return 1"), files=files)
 
-    assert [use for use in find_platform_uses(step) if use.kind == "sibling"] == [
-        PlatformUse("sibling", "./b.mjs", 1),
-        PlatformUse("sibling", "../lib/a.mjs", 5),
-    ]
+    assert find_platform_uses(step) == (PlatformUse("file_store", "", 1, "../lib/store.mjs"),)
 
 
 def test_uses_of_python_code() -> None:
@@ -58,7 +58,6 @@ def test_uses_of_python_code() -> None:
         "work",
         """
         # pd.files and pd.flow.rerun
-        from .prices import load
         pd.files.open("a")
         url = pd.flow.suspend(1000)["resume_url"]
         return pd.inputs["data_store"]["a"], pd.steps["trigger"]["event"]["original_event"]
@@ -66,12 +65,11 @@ def test_uses_of_python_code() -> None:
     )
 
     assert [(use.kind, use.name, use.line) for use in sorted(find_platform_uses(step), key=str)] == [
-        ("data_store", "data_store", 6),
-        ("error", "", 6),
-        ("file_store", "", 4),
-        ("pause", "suspend", 5),
-        ("resume_url", "", 5),
-        ("sibling", ".prices", 3),
+        ("data_store", "data_store", 5),
+        ("error", "", 5),
+        ("file_store", "", 3),
+        ("pause", "suspend", 4),
+        ("resume_url", "", 4),
     ]
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.cli.conftest import Shell
 from tests.connect.upstream import Upstream
 from tests.migration.omissions import API_WORKFLOW, OMISSIONS, write_workflow
+from tests.serve_process import serving
 
 
 def test_a_report_as_text_json_and_page(pdkernel: Shell) -> None:
@@ -48,3 +54,117 @@ def test_a_page_that_cannot_be_written_is_refused(pdkernel: Shell) -> None:
 
     assert refused.status == 2
     assert "gone/report.html" in refused.stderr
+
+
+def paste_step(folder: Path, plan: dict[str, Any]) -> None:
+    """Make the written step a workflow with a custom response, as a person does at Pipedream."""
+    workflow = folder / "dump-p_Dump123"
+    (workflow / "work").mkdir(parents=True)
+    shutil.copy(folder / plan["step"], workflow / "work" / "entry.js")
+    props = "".join(f"\n      {prop}: {{storeId: {name}}}" for name, prop in plan["stores"].items())
+    (workflow / "workflow.yaml").write_text(
+        "schema: workflow/2022.04\nname: Dump\ntriggers:\n- id: hi_Dump123\nsteps:\n"
+        f"- namespace: work\n  uses: ./work/entry.js\n  props:{props}\n"
+    )
+
+
+def test_ten_thousand_records_and_the_files_come_back(pdkernel: Shell) -> None:
+    """The written step runs as a workflow, its pages are downloaded, and the import has the same number of equal records."""
+    records = [json.dumps({"key": f"key {number} ü", "value": {"n": number}}) for number in range(10_000)]
+    pdkernel("store", "import", "ds_there1", "-", stdin="\n".join(records))
+    (pdkernel.folder / ".pdkernel" / "files" / "reports").mkdir(parents=True)
+    (pdkernel.folder / ".pdkernel" / "files" / "reports" / "a.bin").write_bytes(bytes(range(256)) * 8)
+
+    paste_step(pdkernel.folder, pdkernel("migrate", "data", "ds_there1", "--files", "--to", "rescued", "--json").json)
+    with serving(pdkernel.folder, "dump-p_Dump123") as (server, _):
+        url = server["workflows"][0]["url"]
+        done = pdkernel("migrate", "data", "--to", "rescued", "--from", url, "-q")
+    taken = pdkernel("store", "import", "here", "rescued/stores/ds_there1.jsonl")
+
+    assert done.status == 0, done.lines
+    assert "ds_there1: 10,000 records here, 10,000 at Pipedream: equal." in done.lines
+    assert "file store: 1 files here, 1 at Pipedream: equal." in done.lines
+    assert taken.status == 0
+    assert "Pipedream counted 10,000 records, and here has 10,000: equal." in taken.lines
+    assert pdkernel("store", "get", "here", "key 9999 ü").json == {"n": 9999}
+    assert (pdkernel.folder / "rescued" / "files" / "reports" / "a.bin").read_bytes() == bytes(range(256)) * 8
+
+
+def test_a_written_step_is_explained(pdkernel: Shell) -> None:
+    """The command says which store each prop is, and how the data is downloaded."""
+    done = pdkernel("migrate", "data", "ds_1", "my orders", "--to", "rescued")
+
+    assert done.status == 0
+    assert "   store_my_orders: choose the data store my orders" in done.lines
+    assert "5. Download: pdkernel migrate data --to rescued --from URL" in done.lines
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["--to", "rescued"], "--files"),
+        (["ds_1", "--to", "rescued", "--from", "http://127.0.0.1:9"], "Leave out STORE"),
+        (["--to", "rescued", "--from", "http://127.0.0.1:9"], "Write the step first"),
+    ],
+)
+def test_a_call_without_a_plan_is_refused(pdkernel: Shell, words: list[str], fix: str) -> None:
+    """Each wrong call has an error with a fix, and nothing is written."""
+    refused = pdkernel("migrate", "data", *words)
+
+    assert refused.status == 2
+    assert fix in refused.stderr
+    assert not (pdkernel.folder / "rescued").exists()
+
+
+def test_an_import_with_another_number_of_records_says_so(pdkernel: Shell) -> None:
+    """If the store has more records than Pipedream counted, the exit status is 1 and both numbers are printed."""
+    pdkernel("store", "set", "orders", "old", "1")
+
+    done = pdkernel("store", "import", "orders", "-", stdin='{"key":"a","value":1}\n{"total": 1}\n')
+    cleared = pdkernel(
+        "store", "import", "orders", "-", "--clear", "--yes", "--json", stdin='{"key":"a","value":1}\n{"total": 1}\n'
+    )
+
+    assert done.status == 1
+    assert "Pipedream counted 1 records, and orders has 2: not equal." in done.stdout
+    assert (cleared.status, cleared.json) == (
+        0,
+        {"name": "orders", "records": 1, "expired": 0, "counted": 1, "stored": 1},
+    )
+
+
+def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Upstream) -> None:
+    """The first call saves the event and names it, the second says that nothing is new."""
+    write_workflow(pdkernel.folder / "synced", "Orders", OMISSIONS["Node variable"])
+    (folder,) = (pdkernel.folder / "synced").iterdir()
+    workflow_id = folder.name.rpartition("-")[2]
+    upstream.workflows[workflow_id] = API_WORKFLOW
+    upstream.events[f"workflows/{workflow_id}/$errors"] = [
+        {
+            "id": "16-0",
+            "event": {
+                "original_event": {"method": "POST", "path": "/", "headers": {"cookie": "a=b"}},
+                "error": {"code": "Failure"},
+            },
+        }
+    ]
+    environ: Any = upstream.environ
+
+    first = pdkernel("migrate", "events", "synced", **environ)
+    second = pdkernel("migrate", "events", "synced", **environ)
+
+    assert (first.status, second.status) == (0, 0)
+    assert "  failed-16-0  Failure" in first.lines
+    assert f"Orders ({workflow_id}): nothing new. 1 were saved before." in second.lines
+    assert json.loads((folder / "events" / "failed-16-0.json").read_text())["headers"] == {"cookie": "***"}
+
+
+def test_events_of_an_id_need_a_folder(pdkernel: Shell, upstream: Upstream) -> None:
+    """Without a folder in Git, the error names the option."""
+    upstream.workflows["p_Api1234"] = API_WORKFLOW
+    environ: Any = upstream.environ
+
+    assert "--to FOLDER" in pdkernel("migrate", "events", "p_Api1234", **environ).stderr
+    assert pdkernel("migrate", "events", "p_Api1234", "--to", "there", "--json", **environ).json == [
+        {"id": "p_Api1234", "name": "Called over the API", "added": [], "known": [], "skipped": []}
+    ]

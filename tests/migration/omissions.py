@@ -72,7 +72,7 @@ OMISSIONS = {
     "Encrypted prop": Omission(
         "secret", "api_key", steps=action("http-custom-request@1.1.1", api_key={"_enc": "c2VjcmV0"})
     ),
-    "Private action": Omission("action", "@acme/crm-find-person", steps=action("@acme/crm-find-person@0.0.3")),
+    "Private action": Omission("private_action", "@acme/crm-find-person", steps=action("@acme/crm-find-person@0.0.3")),
     "No version": Omission("action", "crm-find-person", steps=action("crm-find-person")),
     "Source with state": Omission("source_state", "dc_aaaaa1", triggers=("dc_aaaaa1",)),
     "Schedule": Omission("schedule", "ti_aaaaa1", triggers=("ti_aaaaa1",)),

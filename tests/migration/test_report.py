@@ -205,3 +205,23 @@ def test_an_id_adds_the_settings_of_triggers_to_the_folder(tmp_path: Path, setti
 def test_every_kind_has_a_group() -> None:
     """The groups of the kinds are the headings of the report."""
     assert set(GROUP_OF_KIND.values()) == set(GROUP_HEADINGS)
+
+
+def test_commands_of_the_move_name_what_was_given(report: MigrationReport) -> None:
+    """Events of a repository are saved by one command, those of ids by another; data by one for all stores."""
+    events = next(step for step in report.order if step.title == "Save events").commands
+    data = next(step for step in report.order if step.title == "Copy data stores and files").commands
+
+    assert [command.split()[-1] for command in events] == [events[0].split()[3], "FOLDER"]
+    assert events[1] == f"pdkernel migrate events {API_WORKFLOW_ID} --to FOLDER"
+    assert data == ("pdkernel migrate data ds_4kPq7a --files --to rescued",)
+
+
+def test_a_workflow_that_is_turned_off_is_not_turned_on(tmp_path: Path, settings: ReportSettings) -> None:
+    """An inactive workflow with a schedule has its row, and no command of the move turns it on."""
+    write_workflow(tmp_path, "Off", Omission("inactive", "", triggers=("ti_aaaaa1",), top={"inactive": True}))
+
+    report = report_on(settings, tmp_path)
+
+    assert {item.kind for item in report.workflows[0].items} >= {"inactive", "schedule"}
+    assert not any("triggers enable" in command for step in report.order for command in step.commands)

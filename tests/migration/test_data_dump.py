@@ -1,0 +1,183 @@
+"""The download of data stores and files that a step hands out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.errors import ProjectError, RequestError
+from pdkernel.migration.data_dump import DumpDownload, DumpPlan, read_plan, write_plan
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+
+PLAN = DumpPlan("the-token", ("orders",), files=True)
+
+
+@contextmanager
+def endpoint(respond: Callable[[Any], Answer]) -> Iterator[tuple[str, list[Any]]]:
+    """An endpoint whose responses *respond* gives; its URL, and the bodies of its requests."""
+    bodies: list[Any] = []
+
+    def answer(request: SentRequest) -> Answer:
+        bodies.append(request.json() if request.method == "POST" else request.path)
+        return respond(bodies[-1])
+
+    with serve(AnsweringServer(answer)) as server:
+        yield server.url, bodies
+
+
+def page(*keys: str, total: int = 3, after: str | None = None) -> Answer:
+    """A page of records."""
+    return 200, {"total": total, "records": [[key, {"k": key}] for key in keys], "next": after}, {}
+
+
+def download(url: str, folder: Path, plan: DumpPlan = PLAN) -> DumpDownload:
+    """A download without output."""
+    return DumpDownload(url, plan, folder, lambda _: None)
+
+
+def keys_in(path: Path) -> list[str]:
+    """The keys of the records in a downloaded file."""
+    return [record["key"] for record in map(json.loads, path.read_text().splitlines()) if "key" in record]
+
+
+def test_the_step_has_a_prop_for_each_store(tmp_path: Path) -> None:
+    """Names that are not identifiers, and names that give the same identifier, have props of their own."""
+    plan = write_plan(tmp_path / "rescued", ["a b", "a-b", "a b", "ü"], files=False)
+
+    step = (tmp_path / "rescued" / "step.mjs").read_text()
+    assert plan.props() == {"a b": "store_a_b", "a-b": "store_a_b_", "ü": "store_unnamed"}
+    assert "store_a_b_: { type: 'data_store', label: \"a-b\" }," in step
+    assert plan.token in step
+    assert "{{" not in step
+    assert (tmp_path / "rescued" / "step.mjs").stat().st_mode & 0o077 == 0
+    assert read_plan(tmp_path / "rescued") == plan
+
+
+def test_a_second_plan_keeps_the_token(tmp_path: Path) -> None:
+    """A step that was pasted before goes on working for the stores that it has."""
+    first = write_plan(tmp_path, ["a"], files=False)
+
+    assert write_plan(tmp_path, ["a", "b"], files=True).token == first.token
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
+    """The error names the command that writes the plan."""
+    with pytest.raises(RequestError, match="pdkernel migrate data NAME"):
+        read_plan(tmp_path)
+
+
+def test_a_download_goes_on_after_the_last_record(tmp_path: Path) -> None:
+    """After an interruption, a line that is not whole is removed, and the next page begins after the last whole record."""
+
+    def fails_at_b(body: Any) -> Answer:
+        return page("a", "b", after="b") if body["after"] is None else (400, {}, {})
+
+    with endpoint(fails_at_b) as (url, _), pytest.raises(RequestError):
+        download(url, tmp_path).download_store("orders")
+    part = tmp_path / "stores" / "orders.jsonl.part"
+    part.write_bytes(part.read_bytes() + b'{"key":"c","val')
+
+    with endpoint(lambda _: page("c")) as (url, bodies):
+        result = download(url, tmp_path).download_store("orders")
+        again = download(url, tmp_path).download_store("orders")
+
+    assert bodies == [{"store": "orders", "after": "b"}]
+    assert (result.count, result.total, result.was_complete) == (3, 3, False)
+    assert (again.count, again.total, again.was_complete) == (3, 3, True)
+    assert keys_in(result.path) == ["a", "b", "c"]
+    assert result.path.read_text().splitlines()[-1] == '{"total": 3}'
+    assert not part.exists()
+
+
+def test_records_that_changed_are_counted(tmp_path: Path) -> None:
+    """The number of the last page is the one that is compared."""
+    with endpoint(lambda _: page("a", "b", total=3)) as (url, _):
+        result = download(url, tmp_path).download_store("orders")
+
+    assert (result.count, result.total) == (2, 3)
+
+
+def test_a_server_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response with status 503 is not the end of the download."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    responses: list[Answer] = [(503, {}, {}), page("a", total=1)]
+
+    with endpoint(lambda _: responses.pop(0)) as (url, bodies):
+        assert download(url, tmp_path).download_store("orders").count == 1
+
+    assert len(bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((403, {"error": "wrong token"}, {}), "another token"),
+        ((200, {"total": 1}, {}), "not a page"),
+        ((200, {"total": 1, "records": [["a"]], "next": None}, {}), "without a key"),
+        ((200, {"total": 1, "records": [], "next": 7}, {}), "no next key"),
+        ((404, {}, {}), "status 404"),
+    ],
+)
+def test_another_response_is_refused(tmp_path: Path, answer: Answer, message: str) -> None:
+    """A response that is not a page of the step is refused with its reason, and no complete file is left."""
+    with endpoint(lambda _: answer) as (url, _), pytest.raises(RequestError, match=message):
+        download(url, tmp_path).download_store("orders")
+
+    assert not (tmp_path / "stores" / "orders.jsonl").exists()
+
+
+def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After three tries the error names the URL, and says that a repeated command goes on."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+    with pytest.raises(ProjectError, match="goes on where it stopped"):
+        download("http://127.0.0.1:9", tmp_path).download_store("orders")
+
+
+def test_files_are_downloaded_in_parts_or_by_their_link(tmp_path: Path) -> None:
+    """A small file comes in parts, a large one by its link; a file that is here is not requested again."""
+    content = {"a/b.txt": b"0123456789", "big.bin": b"x" * 5000}
+    links: list[str] = []
+
+    def respond(body: Any) -> Answer:
+        if body == "/big.bin":
+            return 200, content["big.bin"], {}
+        if "file" not in body:
+            files = [{"path": name, "size": len(data)} for name, data in content.items()]
+            return 200, {"total": 2, "files": files, "next": None}, {}
+        if body["file"] == "big.bin":
+            return 200, {"url": links[0]}, {}
+        part = content["a/b.txt"][body["offset"] : body["offset"] + 4]
+        return 200, {"content": base64.b64encode(part).decode(), "size": 10}, {}
+
+    with endpoint(respond) as (url, bodies):
+        links.append(f"{url}/big.bin")
+        result = download(url, tmp_path).download_files()
+        sent = len(bodies)
+        again = download(url, tmp_path).download_files()
+
+    assert (result.count, result.total) == (2, 2)
+    assert {name: (tmp_path / "files" / name).read_bytes() for name in content} == content
+    assert [body["offset"] for body in bodies[:sent] if isinstance(body, dict) and body.get("file") == "a/b.txt"] == [
+        0,
+        4,
+        8,
+    ]
+    assert (again.count, again.was_complete, len(bodies)) == (2, True, sent + 1)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "a/../../b", "", 7])
+def test_a_file_outside_of_the_folder_is_refused(tmp_path: Path, path: Any) -> None:
+    """A path that leaves the folder writes nothing."""
+    answer: Answer = (200, {"total": 1, "files": [{"path": path, "size": 1}], "next": None}, {})
+
+    with endpoint(lambda _: answer) as (url, _), pytest.raises(RequestError, match="outside of the file store"):
+        download(url, tmp_path / "rescued").download_files()
+
+    assert [*tmp_path.rglob("*")] == []
