@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError
@@ -121,6 +121,8 @@ class Trigger:
     response: ResponseMode = "default"
     config: Mapping[str, JSON] = field(default_factory=dict)
 
+
+_NO_TRIGGER = Trigger("emit")
 
 ROUND_TRIP_KEY = "pdkernel"
 """The key in `extra` for data of a definition that pdkernel does not use but writes back."""
@@ -264,7 +266,7 @@ class Workflow:
 
     Attributes:
         name: The display name.
-        triggers: One or more triggers; `steps.trigger.event` is the event of the trigger that fired.
+        triggers: The triggers; `steps.trigger.event` is the event of the trigger that fired.
         steps: The steps in the order in which they run.
         settings: `lambda_timeout`, `memory`, `concurrency`, ... as in the header.
         origin: The path that the workflow was read from, for messages, or None.
@@ -294,8 +296,13 @@ class Workflow:
 
     @property
     def trigger(self) -> Trigger:
-        """The first trigger. A test event is an event of this trigger."""
-        return self.triggers[0]
+        """The first trigger, of whose events a test event is one; without triggers, other workflows start the workflow."""
+        return self.triggers[0] if self.triggers else _NO_TRIGGER
+
+    @property
+    def is_inactive(self) -> bool:
+        """Whether the workflow is turned off on Pipedream (`inactive: true` in `workflow.yaml`)."""
+        return self.extra.get("inactive") is True
 
     def step(self, name: str) -> Step:
         """
@@ -356,16 +363,7 @@ class Workflow:
         """Return everything that affects a run, as JSON, without positions of cells; `version` is its hash."""
         return {
             "name": self.name,
-            "triggers": [
-                {
-                    "type": t.type,
-                    "auth": t.auth,
-                    "token_env": t.token_env,
-                    "response": t.response,
-                    "config": dict(t.config),
-                }
-                for t in self.triggers
-            ],
+            "triggers": [asdict(t) for t in self.triggers],
             "settings": dict(self.settings),
             "steps": [
                 {

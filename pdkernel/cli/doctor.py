@@ -112,7 +112,13 @@ def _is_ready(found: DoctorReport | PdkernelError) -> bool:
 
 def _as_json(found: DoctorReport | PdkernelError) -> dict[str, Any]:
     if isinstance(found, PdkernelError):
-        return {"ready": False, "missing": [], "error": {"code": found.code, "message": str(found)}}
+        reason = " ".join(str(found).split())
+        return {
+            "ready": False,
+            "missing": [],
+            "not_served": reason,
+            "error": {"code": found.code, "message": str(found)},
+        }
     return found.to_json()
 
 
@@ -175,4 +181,16 @@ def _check_source(
         test_users=opened.sidecar.test_users if opened.sidecar else (),
         include_matrix=matrix,
         sidecar=opened.sidecar,
+        not_served=_find_refusal(opened.path),
     )
+
+
+def _find_refusal(path: Path) -> str | None:
+    """The reason why `serve` does not serve the workflow at *path*, or None."""
+    from pdkernel.source import RefusedSource, load_served_source
+
+    try:
+        load_served_source(path)
+    except PdkernelError as error:
+        return RefusedSource.build(path, error).reason
+    return None
