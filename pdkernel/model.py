@@ -268,7 +268,7 @@ class Workflow:
         name: The display name.
         triggers: The triggers; `steps.trigger.event` is the event of the trigger that fired.
         steps: The steps in the order in which they run.
-        settings: `lambda_timeout`, `memory`, `concurrency`, ... as in the header.
+        settings: `lambda_timeout`, `lambda_memory`, `concurrency`, ... as in the header.
         origin: The path that the workflow was read from, for messages, or None.
         variables: Environment variables that `pdkernel.yaml` lists as read by the workflow.
         extra: Fields of a definition that this model does not use, stored for writing them back.

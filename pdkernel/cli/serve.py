@@ -62,7 +62,7 @@ class ServeOptions(TypedDict):
     require_isolation: bool
     accept_missing_isolation: bool
     egress: str | None
-    via: str | None
+    via: tuple[str, ...]
     user_cap: int | None
     rate_limits: bool
 
@@ -135,8 +135,9 @@ class ServeOptions(TypedDict):
 @cloup.option(
     "--via",
     metavar="PROXY",
+    multiple=True,
     envvar="PDKERNEL_VIA",
-    help="Send outbound calls through this proxy (also PDKERNEL_VIA).",
+    help="Send outbound calls through this proxy; net_ID=PROXY for workflows of that Pipedream network (repeatable; also PDKERNEL_VIA).",
 )
 @cloup.option(
     "--user-cap",

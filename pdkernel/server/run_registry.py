@@ -19,14 +19,12 @@ from weakref import WeakSet
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
 from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
 from pdkernel.engine.journal import ClaimedRun
+from pdkernel.engine.limits import QueueFullError, QueueLimits, queue_limits
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import (
-    QueueFullError,
-    QueueLimits,
     RequestRefusal,
     RunRequest,
     RunWatcher,
-    queue_limits,
 )
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event

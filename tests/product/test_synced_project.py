@@ -132,6 +132,23 @@ def test_a_workflow_that_cannot_be_served_is_listed(project: Path, started: dict
     assert reported == refused
 
 
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("large-report-p_LrgRep4", ["serve --via net_LrgRep8=", "`cold_start_optimization` is unknown"]),
+        ("shared/add-tax-p_AddTax6", ["has no trigger"]),
+        ("greet-caller-p_Gr4tCl9", []),
+    ],
+)
+def test_the_report_says_what_settings_mean(project: Path, folder: str, words: list[str], tmp_path: Path) -> None:
+    """An unknown setting, a network and a missing trigger are named; settings that are honoured are not."""
+    report = import_one(project / folder, tmp_path / "imported.ipynb").report
+
+    assert report is not None
+    assert len(report.notes) == len(words)
+    assert [word for word, note in zip(words, report.notes, strict=True) if word not in note] == []
+
+
 def workflow_name(folder: str) -> str:
     """The `name` of the workflow in *folder*, as written."""
     lines = (PROJECT / folder / "workflow.yaml").read_text(encoding="utf-8").splitlines()
