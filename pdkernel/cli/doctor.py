@@ -165,10 +165,12 @@ def _check_source(
     from pdkernel.actions import Catalog
     from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.readiness import DoctorReport
+    from pdkernel.server.source_workflows import find_refusal
     from pdkernel.source import load_source
     from pdkernel.variables import load_variables
 
     opened = load_source(source, unanswered="keep")
+    refused = find_refusal(state.open_project(), opened.path)
     return DoctorReport.collect(
         opened.workflow,
         directory=state.open_directory(),
@@ -181,16 +183,5 @@ def _check_source(
         test_users=opened.sidecar.test_users if opened.sidecar else (),
         include_matrix=matrix,
         sidecar=opened.sidecar,
-        not_served=_find_refusal(opened.path),
+        not_served=refused.reason if refused is not None else None,
     )
-
-
-def _find_refusal(path: Path) -> str | None:
-    """The reason why `serve` does not serve the workflow at *path*, or None."""
-    from pdkernel.source import RefusedSource, load_served_source
-
-    try:
-        load_served_source(path)
-    except PdkernelError as error:
-        return RefusedSource.build(path, error).reason
-    return None

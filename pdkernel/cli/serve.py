@@ -282,18 +282,12 @@ def _load_workflows(
         The workflows, and warnings for the startup.
     """
     from pdkernel.server.exposure import check_exposure
-    from pdkernel.server.source_workflows import (
-        SourceWorkflows,
-        check_bearer_tokens,
-        check_given_secrets,
-        select_sources,
-    )
+    from pdkernel.server.source_workflows import SourceWorkflows, check_values, select_sources
 
     project = state.open_project()
 
     def check(*served: ServedWorkflow) -> list[str]:
-        check_bearer_tokens(served)
-        check_given_secrets(served)
+        check_values(served)
         return check_exposure(host, served, project, has_pipedream_login=pipedream is not None, public_url=public)
 
     workflows = SourceWorkflows(project, select_sources(paths, Path.cwd()), check=check, write_line=write_line)

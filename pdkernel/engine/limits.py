@@ -176,15 +176,22 @@ def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
             "limit": settings.get("rate_limit"),
             "interval": settings.get("rate_limit_bucket_size_seconds", DEFAULT_BUCKET_SIZE_S),
         }
-    concurrency, limit, interval = map(
-        _as_count, (settings.get("concurrency"), *map(throttle.get, ("limit", "interval")))
-    )
+    concurrency = _read_concurrency(settings.get("concurrency"))
+    limit, interval = map(_as_count, map(throttle.get, ("limit", "interval")))
     if limit is None or not interval:
         limit = interval = None
     if concurrency is None and limit is None:
         return None
     size = _as_count(settings.get("queue", settings.get("max_event_queue_size")))
     return QueueLimits(workflow_id, concurrency, limit, interval, DEFAULT_QUEUE_SIZE if size is None else size)
+
+
+def _read_concurrency(value: object) -> int | None:
+    """The number of runs at once: itself, or the one number of a mapping; synced files have `{default: true}` for no limit."""
+    if isinstance(value, dict):
+        numbers = [number for number in map(_as_count, value.values()) if number is not None]
+        value = numbers[0] if len(numbers) == 1 and value.get("default") is not True else None
+    return _as_count(value) or None
 
 
 def _as_count(value: object) -> int | None:

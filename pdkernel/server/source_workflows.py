@@ -89,9 +89,7 @@ class SourceWorkflows:
             self._add(source)
         for source in selection.found:
             try:
-                added = [self._add(source)]
-                check_bearer_tokens(added)
-                check_given_secrets(added)
+                check_values([self._add(source)])
             except PdkernelError as error:
                 self.refuse(RefusedSource(source.path, source.workflow.name, error))
         for refused in selection.refused:
@@ -209,6 +207,22 @@ class SourceWorkflows:
             return
         self._workflows[key] = changed
         self._write_line(f"{path} has changed and was reloaded.")
+
+
+def check_values(workflows: Sequence[ServedWorkflow]) -> None:
+    """Check that the token of each bearer trigger and every secret prop has a value. Raises a `PdkernelError`."""
+    check_bearer_tokens(workflows)
+    check_given_secrets(workflows)
+
+
+def find_refusal(project: Project, path: Path) -> RefusedSource | None:
+    """The workflow at *path* with the reason why it is not served in *project*, or None if it is served."""
+    try:
+        source = load_served_source(path)
+        check_values([ServedWorkflow("", "", source, load_variables(project, source.folder))])
+    except PdkernelError as error:
+        return RefusedSource.build(path, error)
+    return None
 
 
 def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:

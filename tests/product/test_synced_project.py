@@ -25,8 +25,9 @@ from tests.serve_process import serving
 PROJECT = Path(__file__).parents[1] / "synced_project"
 FOLDERS = sorted(str(folder.relative_to(PROJECT)) for folder in iter_workflow_paths(PROJECT))
 EXPECTED: dict[str, dict[str, Any]] = {
-    folder: json.loads((PROJECT / "expected" / f"{Path(folder).name}.json").read_text(encoding="utf-8"))
+    folder: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for folder in FOLDERS
+    for file in (PROJECT / "expected" / f"{Path(folder).name}.json",)
 }
 IMPORTED = [folder for folder in FOLDERS if "not_imported" not in EXPECTED[folder]]
 RUNS = [
@@ -64,8 +65,8 @@ def started(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield line
 
 
-def test_every_expectation_has_its_workflow() -> None:
-    """Each file of `expected` is named after a workflow's folder."""
+def test_every_workflow_has_its_expectation() -> None:
+    """Each workflow has a file in `expected`, and each of these files its workflow."""
     assert {path.stem for path in (PROJECT / "expected").iterdir()} == {Path(folder).name for folder in FOLDERS}
 
 
