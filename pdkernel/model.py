@@ -121,6 +121,8 @@ class Trigger:
     config: Mapping[str, JSON] = field(default_factory=dict)
 
 
+_NO_TRIGGER = Trigger("emit")
+
 ROUND_TRIP_KEY = "pdkernel"
 """The key in `extra` for data of a definition that pdkernel does not use but writes back."""
 
@@ -251,9 +253,9 @@ class Workflow:
 
     Attributes:
         name: The display name.
-        triggers: One or more triggers; `steps.trigger.event` is the event of the trigger that fired.
+        triggers: The triggers; `steps.trigger.event` is the event of the trigger that fired.
         steps: The steps in the order in which they run.
-        settings: `lambda_timeout`, `memory`, `concurrency`, ... as in the header.
+        settings: `lambda_timeout`, `lambda_memory`, `concurrency`, ... as in the header.
         origin: The path that the workflow was read from, for messages, or None.
         variables: Environment variables that `pdkernel.yaml` lists as read by the workflow.
         extra: Fields of a definition that this model does not use, stored for writing them back.
@@ -281,8 +283,13 @@ class Workflow:
 
     @property
     def trigger(self) -> Trigger:
-        """The first trigger. A test event is an event of this trigger."""
-        return self.triggers[0]
+        """The first trigger, of whose events a test event is one; without triggers, other workflows start the workflow."""
+        return self.triggers[0] if self.triggers else _NO_TRIGGER
+
+    @property
+    def is_inactive(self) -> bool:
+        """Whether the workflow is turned off on Pipedream (`inactive: true` in `workflow.yaml`)."""
+        return self.extra.get("inactive") is True
 
     def step(self, name: str) -> Step:
         """

@@ -6,12 +6,13 @@ Finds and loads workflows. A SOURCE is a notebook, a workflow's folder, or a fol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pdkernel.analysis import check_import_complete, count_parents, with_step_files
 from pdkernel.definition import (
@@ -29,20 +30,22 @@ from pdkernel.definition import (
 from pdkernel.definition.entry_file import build_file_reader
 from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.definition.sidecar import resolve_account
-from pdkernel.errors import NotebookError
+from pdkernel.errors import NotebookError, PdkernelError, UnsupportedError
 from pdkernel.model import Step, Workflow
 from pdkernel.notebook import is_notebook_file, read_notebook
 
 __all__ = [
     "EVENTS_FOLDER",
     "WORKFLOW_FILE",
+    "RefusedSource",
     "WorkflowSource",
+    "check_active",
     "file_stamps",
     "find_sources",
     "has_workflow",
     "iter_workflow_paths",
+    "load_served_source",
     "load_source",
-    "load_sources",
     "load_workflow",
     "reload_source",
     "sibling_workflow_finder",
@@ -53,6 +56,7 @@ __all__ = [
 EVENTS_FOLDER = "events"
 """Name of the folder beside a source with saved events, `NAME.json`, and their recordings, `NAME.recorded.jsonl`."""
 _NOTEBOOK_SUFFIX = ".ipynb"
+_WORKFLOW_ID = re.compile(r"p_[A-Za-z0-9]+")
 _MAX_SIBLING_DEPTH = 4
 """Levels of subfolders that are searched for another workflow while a step waits."""
 _MAX_STAMPED_DEPTH = 4
@@ -87,6 +91,36 @@ class WorkflowSource:
     def folder(self) -> Path:
         """The folder in which imports and files of steps are resolved."""
         return self.path.parent if self.kind == "notebook" else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSource:
+    """
+    A workflow that is not served.
+
+    Attributes:
+        path: The notebook or the workflow's folder.
+        name: The workflow's name; if it cannot be read, the name of the file or folder.
+        error: Why the workflow is not served.
+    """
+
+    path: Path
+    name: str
+    error: PdkernelError
+
+    @classmethod
+    def build(cls, path: Path, error: PdkernelError) -> Self:
+        """The workflow at *path*, which *error* keeps from being served."""
+        try:
+            name = _load(path, "keep").workflow.name
+        except PdkernelError:
+            name = path.name if path.is_dir() else path.stem
+        return cls(path, name, error)
+
+    @property
+    def reason(self) -> str:
+        """Why the workflow is not served, and what to do, on one line."""
+        return " ".join(str(self.error).split())
 
 
 def load_workflow(path: Path) -> Workflow:
@@ -134,16 +168,35 @@ def find_sources(path: Path) -> tuple[Path, ...]:
     return tuple(_iter_source_paths(path))
 
 
-def load_sources(path: Path) -> tuple[WorkflowSource, ...]:
+def load_served_source(path: Path) -> WorkflowSource:
     """
-    Load every workflow that `find_sources` finds at *path*.
+    Load the workflow at *path*, one of `find_sources`, for a server.
 
     Raises:
-        NotebookError: There is no workflow, or a file cannot be read.
-        DefinitionError: A workflow is invalid.
-        RequestError: A `pdkernel.yaml` has unanswered entries.
+        NotebookError: The source cannot be read.
+        DefinitionError: The workflow is invalid or inactive.
+        RequestError: Its `pdkernel.yaml` has unanswered entries.
     """
-    return tuple(_load(entry) for entry in _iter_source_paths(path))
+    source = _load(path)
+    check_active(source)
+    return source
+
+
+def check_active(source: WorkflowSource) -> None:
+    """
+    Check that the workflow is turned on.
+
+    Raises:
+        UnsupportedError: The workflow is inactive.
+    """
+    if source.workflow.is_inactive:
+        where = (
+            f"{source.path / WORKFLOW_FILE}" if source.kind == "folder" else f"the %%pdworkflow cell of {source.path}"
+        )
+        raise UnsupportedError(
+            f"{source.workflow.name!r} is inactive: it is turned off on Pipedream.",
+            fix=f"To serve it, remove `inactive: true` from {where}.",
+        )
 
 
 def reload_source(source: WorkflowSource) -> WorkflowSource:
@@ -160,13 +213,19 @@ def reload_source(source: WorkflowSource) -> WorkflowSource:
     return _load(source.path)
 
 
-def file_stamps(source: WorkflowSource) -> tuple[tuple[str, int, int], ...]:
-    """Return names, times and sizes of the files of *source*. If the result differs from an earlier one, *source* may have changed."""
-    if source.kind == "notebook":
-        imported = {source.folder / path for step in source.workflow.steps for path in step.files}
-        files = [source.path, get_notebook_sidecar_path(source.path), *sorted(imported)]
+def file_stamps(path: Path, workflow: Workflow | None = None) -> tuple[tuple[str, int, int], ...]:
+    """
+    Return names, times and sizes of the files of the workflow at *path*. If they differ from earlier ones, it may have changed.
+
+    Args:
+        path: The notebook or the workflow's folder.
+        workflow: The workflow as it was loaded, for the files that its steps import; None if it could not be loaded.
+    """
+    if not path.is_dir():
+        imported = {path.parent / file for step in (workflow.steps if workflow else ()) for file in step.files}
+        files = [path, get_notebook_sidecar_path(path), *sorted(imported)]
     else:
-        files = list(islice(_iter_files(source.path, _MAX_STAMPED_DEPTH), _MAX_STAMPED_FILES))
+        files = list(islice(_iter_files(path, _MAX_STAMPED_DEPTH), _MAX_STAMPED_FILES))
     stamps = []
     for file in files:
         with suppress(OSError):  # the file does not exist, or was removed
@@ -231,7 +290,7 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
     Return a function that loads another workflow by its name for a step of *source*; it returns None for an unknown name.
 
     A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path. The search
-    covers the parent folder of *source* and its subfolders.
+    covers the parent folder of *source* and its subfolders; for an id, also the rest of the repository or project.
     """
 
     def find(name: str) -> WorkflowSource | None:
@@ -240,11 +299,27 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
         if is_notebook_file(direct):
             return _load(direct)
         for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
-            if name in (entry.name, entry.stem) or entry.name.endswith(f"-{name}"):
+            if name in (entry.name, entry.stem) or _has_id(entry, name):
                 return _load(entry)
-        return None
+        repository = _find_repository(root) if _WORKFLOW_ID.fullmatch(name) else None
+        entries = iter_workflow_paths(repository) if repository is not None else ()
+        found = next((entry for entry in entries if _has_id(entry, name)), None)
+        return None if found is None else _load(found)
 
     return find
+
+
+def _has_id(path: Path, workflow_id: str) -> bool:
+    """Whether the name of a synced folder, or of a notebook that was imported from one, ends with that id."""
+    return (path.name if path.is_dir() else path.stem).endswith(f"-{workflow_id}")
+
+
+def _find_repository(folder: Path) -> Path | None:
+    """The nearest folder at or above *folder* with a Git repository or a local project, or None; never the home folder."""
+    for above in (folder.resolve(), *folder.resolve().parents):
+        if above != Path.home() and ((above / ".git").exists() or (above / ".pdkernel").is_dir()):
+            return above
+    return None
 
 
 def _iter_source_paths(path: Path) -> Iterator[Path]:

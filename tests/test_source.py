@@ -10,7 +10,7 @@ import pytest
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.importer.folder_import import find_workflow_folders
 from pdkernel.model import AppBinding, Trigger
-from pdkernel.source import file_stamps, find_sources, has_workflow, load_source, load_sources, load_workflow
+from pdkernel.source import file_stamps, find_sources, has_workflow, load_source, load_workflow, sibling_workflow_finder
 
 STEP = "%%pdstep a --lang node\nexport default {}"
 
@@ -87,7 +87,7 @@ def test_folder_of_workflows(tmp_path: Path) -> None:
     notebook(tmp_path / "node_modules/x.ipynb", STEP)
     (tmp_path / "README.md").write_text("x")
 
-    assert [source.workflow.name for source in load_sources(tmp_path)] == ["a", "B"]
+    assert [load_workflow(path).name for path in find_sources(tmp_path)] == ["a", "B"]
     with pytest.raises(NotebookError, match=r"contains 2 workflows: a\.ipynb, b-p_1"):
         load_workflow(tmp_path)
 
@@ -129,7 +129,7 @@ def test_a_missing_source(tmp_path: Path) -> None:
     with pytest.raises(NotebookError, match="neither a notebook nor"):
         load_workflow(tmp_path / "event.json")
     with pytest.raises(NotebookError, match="contains no workflow"):
-        load_sources(tmp_path / "empty")
+        find_sources(tmp_path / "empty")
 
 
 def test_python_files_in_percent_format(tmp_path: Path) -> None:
@@ -178,3 +178,20 @@ def test_a_file_that_a_notebook_cannot_import(tmp_path: Path, name: str, message
         load_source(path)
 
     assert refused.value.message == f'Step a (cell 2, line 2) imports "{name}", {message}.'
+
+
+def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path) -> None:
+    """A step finds a workflow in another folder of the repository by its id, as a synced folder or as an imported notebook."""
+    (tmp_path / "repo/.git").mkdir(parents=True)
+    caller = folder(tmp_path / "repo/sales/quote-p_1a", "quote")
+    folder(tmp_path / "repo/shared/tax-p_2b", "tax")
+    notebook(tmp_path / "repo/shared/mail-p_3c.ipynb", STEP)
+    folder(tmp_path / "outside-p_4d", "outside")
+
+    find = sibling_workflow_finder(caller)
+
+    assert [found and found.path.name for found in map(find, ("p_2b", "p_3c", "p_4d"))] == [
+        "tax-p_2b",
+        "mail-p_3c.ipynb",
+        None,
+    ]

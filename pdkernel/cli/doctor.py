@@ -112,7 +112,13 @@ def _is_ready(found: DoctorReport | PdkernelError) -> bool:
 
 def _as_json(found: DoctorReport | PdkernelError) -> dict[str, Any]:
     if isinstance(found, PdkernelError):
-        return {"ready": False, "missing": [], "error": {"code": found.code, "message": str(found)}}
+        reason = " ".join(str(found).split())
+        return {
+            "ready": False,
+            "missing": [],
+            "not_served": reason,
+            "error": {"code": found.code, "message": str(found)},
+        }
     return found.to_json()
 
 
@@ -159,11 +165,13 @@ def _check_source(
     from pdkernel.actions import Catalog
     from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.readiness import DoctorReport
+    from pdkernel.server.source_workflows import find_refusal
     from pdkernel.session.state_store import read_pinned_steps
     from pdkernel.source import load_source
     from pdkernel.variables import load_variables
 
     opened = load_source(source, unanswered="keep")
+    refused = find_refusal(state.open_project(), opened.path)
     return DoctorReport.collect(
         opened.workflow,
         directory=state.open_directory(),
@@ -177,4 +185,5 @@ def _check_source(
         include_matrix=matrix,
         sidecar=opened.sidecar,
         pinned_steps=read_pinned_steps(state.open_project(), opened.path),
+        not_served=refused.reason if refused is not None else None,
     )

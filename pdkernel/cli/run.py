@@ -45,7 +45,7 @@ class RunOptions(TypedDict):
     first: str | None
     pins: tuple[str, ...]
     egress: str | None
-    via: str | None
+    via: tuple[str, ...]
     unopened: str | None
     wait: bool
     skip_waits: bool
@@ -108,7 +108,11 @@ class RunOptions(TypedDict):
     "Outbound calls",
     egress_option(),
     cloup.option(
-        "--via", metavar="PROXY", envvar="PDKERNEL_VIA", help="Send them through this proxy (also PDKERNEL_VIA)."
+        "--via",
+        metavar="PROXY",
+        multiple=True,
+        envvar="PDKERNEL_VIA",
+        help="Send them through this proxy; net_ID=PROXY for a workflow of that Pipedream network (repeatable; also PDKERNEL_VIA).",
     ),
     cloup.option(
         "--unopened",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pdkernel.server.passthrough import PipedreamPassthrough
     from pdkernel.server.processes import ProcessMembership
     from pdkernel.server.source_workflows import SourceWorkflows
+    from pdkernel.source import RefusedSource
 
 ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT_PORT = 8765
@@ -61,7 +62,7 @@ class ServeOptions(TypedDict):
     require_isolation: bool
     accept_missing_isolation: bool
     egress: str | None
-    via: str | None
+    via: tuple[str, ...]
     user_cap: int | None
     rate_limits: bool
 
@@ -134,8 +135,9 @@ class ServeOptions(TypedDict):
 @cloup.option(
     "--via",
     metavar="PROXY",
+    multiple=True,
     envvar="PDKERNEL_VIA",
-    help="Send outbound calls through this proxy (also PDKERNEL_VIA).",
+    help="Send outbound calls through this proxy; net_ID=PROXY for workflows of that Pipedream network (repeatable; also PDKERNEL_VIA).",
 )
 @cloup.option(
     "--user-cap",
@@ -178,6 +180,7 @@ class _Site:
         url: The base of the URLs that callers use.
         workflows: The workflows.
         served: The workflows at the start.
+        not_served: The workflows that cannot be served.
         notes: Lines that are printed at the start.
         tls: The TLS context, or None.
         pipedream: The passthrough to Pipedream, or None without a login.
@@ -187,6 +190,7 @@ class _Site:
     url: str
     workflows: SourceWorkflows
     served: Sequence[ServedWorkflow]
+    not_served: Sequence[RefusedSource]
     notes: Sequence[str]
     tls: SSLContext | None
     pipedream: PipedreamPassthrough | None
@@ -223,7 +227,7 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     except BaseException:
         listening.close()
         raise
-    return _Site(listening, url, workflows, served, notes, tls, pipedream)
+    return _Site(listening, url, workflows, served, workflows.not_served, notes, tls, pipedream)
 
 
 def _check_isolation(options: ServeOptions) -> list[str]:
@@ -244,8 +248,8 @@ def _announce(state: CliContext, site: _Site, *, as_json: bool) -> None:
 
     project = state.open_project()
     if as_json:
-        print_line(startup_json(project, state.open_directory().project_id, site.url, site.served))
-    print_startup(site.url, site.served, site.notes, as_json=as_json)
+        print_line(startup_json(project, state.open_directory().project_id, site.url, site.served, site.not_served))
+    print_startup(site.url, site.served, site.not_served, site.notes, as_json=as_json)
     ConsoleSessions(project, print_code=code_printer(site.url, as_json=as_json)).print_new_code()
 
 
@@ -278,21 +282,15 @@ def _load_workflows(
         The workflows, and warnings for the startup.
     """
     from pdkernel.server.exposure import check_exposure
-    from pdkernel.server.source_workflows import (
-        SourceWorkflows,
-        check_bearer_tokens,
-        check_given_secrets,
-        load_served_sources,
-    )
+    from pdkernel.server.source_workflows import SourceWorkflows, check_values, select_sources
 
     project = state.open_project()
 
     def check(*served: ServedWorkflow) -> list[str]:
-        check_bearer_tokens(served)
-        check_given_secrets(served)
+        check_values(served)
         return check_exposure(host, served, project, has_pipedream_login=pipedream is not None, public_url=public)
 
-    workflows = SourceWorkflows(project, load_served_sources(paths, Path.cwd()), check=check, write_line=write_line)
+    workflows = SourceWorkflows(project, select_sources(paths, Path.cwd()), check=check, write_line=write_line)
     served = workflows.list_workflows()
     return workflows, check(*served)
 

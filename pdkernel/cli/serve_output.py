@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
     from pdkernel.project import Project
     from pdkernel.server.app_context import ServedWorkflow
+    from pdkernel.source import RefusedSource
 
 
-def startup_json(project: Project, project_id: str, url: str, served: Sequence[ServedWorkflow]) -> dict[str, Any]:
-    """What `--json` prints when the server answers requests."""
+def startup_json(
+    project: Project,
+    project_id: str,
+    url: str,
+    served: Sequence[ServedWorkflow],
+    not_served: Sequence[RefusedSource],
+) -> dict[str, Any]:
+    """What `--json` prints when the server answers requests. A workflow without an HTTP trigger has no endpoint."""
     return {
         "url": url,
         "project_id": project_id,
@@ -28,11 +35,12 @@ def startup_json(project: Project, project_id: str, url: str, served: Sequence[S
             {
                 "name": each.source.workflow.name,
                 "id": each.id,
-                "endpoint": each.endpoint_key,
-                "url": f"{url}/{each.endpoint_key}",
+                "endpoint": each.endpoint_key if _has_endpoint(each) else None,
+                "url": f"{url}/{each.endpoint_key}" if _has_endpoint(each) else None,
             }
             for each in served
         ],
+        "not_served": [{"name": each.name, "folder": str(each.path), "reason": each.reason} for each in not_served],
     }
 
 
@@ -57,19 +65,30 @@ def print_line(value: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _workflow_url(served: ServedWorkflow, url: str) -> str:
-    """The URL of a served workflow, or `no endpoint` without an HTTP trigger."""
-    has_http_trigger = any(trigger.type == "http" for trigger in served.source.workflow.triggers)
-    return f"{url}/{served.endpoint_key}" if has_http_trigger else "no endpoint"
+def _has_endpoint(served: ServedWorkflow) -> bool:
+    """Whether the workflow has an HTTP trigger."""
+    return any(trigger.type == "http" for trigger in served.source.workflow.triggers)
 
 
-def print_startup(url: str, served: Sequence[ServedWorkflow], more: Sequence[str], *, as_json: bool) -> None:
-    """Print the URLs of the served workflows, and the lines *more*."""
+def print_startup(
+    url: str,
+    served: Sequence[ServedWorkflow],
+    not_served: Sequence[RefusedSource],
+    more: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the URLs of the served workflows, the workflows that are not served, and the lines *more*."""
     lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
     if not as_json:
         width = max((len(each.source.workflow.name) for each in served), default=0)
-        lines += [f"  {each.source.workflow.name.ljust(width)}  {_workflow_url(each, url)}" for each in served]
+        lines += [
+            f"  {each.source.workflow.name.ljust(width)}  {f'{url}/{each.endpoint_key}' if _has_endpoint(each) else 'no endpoint'}"
+            for each in served
+        ]
         lines += [] if served else ["  No workflows: only the Connect API is served."]
+    if not_served:
+        lines += ["Not served:", *(f"  {each.name} ({each.path}): {each.reason}" for each in not_served)]
     click.echo("\n".join([*lines, *more]), err=True, nl=bool(lines or more))
 
 

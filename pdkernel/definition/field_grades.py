@@ -21,7 +21,17 @@ from pdkernel.model import ACCOUNT_KEY, ROUND_TRIP_KEY, Step, Workflow
 from pdkernel.render.proof import Grade, GradedField
 
 _TOP = frozenset({"schema", "name", "inactive", "settings", "triggers", "steps"})
-_SETTINGS = frozenset({"error_notification", "lambda_timeout"})
+_SETTINGS = frozenset(
+    {
+        "error_notification",
+        "lambda_timeout",
+        "lambda_memory",
+        "network",
+        "rate_limit",
+        "rate_limit_bucket_size_seconds",
+        "max_event_queue_size",
+    }
+)
 _TRIGGER = frozenset({"id"})
 _STEP = frozenset({"namespace", "disabled", "note", "notes", "runtime", "_props_cursor", "props"})
 _DEFINED = frozenset({"app", "name", "type", "authType", "appId"})

@@ -52,6 +52,8 @@ def check_readme_replaceable(folder: Path) -> None:
 def _lines(workflow: Workflow, checklist: Sequence[str]) -> Iterator[str]:
     yield from (GENERATED_COMMENT, "", f"# {_text(workflow.name)}", "", "Started by:", "")
     yield from (f"- {_trigger(trigger)}" for trigger in workflow.triggers)
+    if not workflow.triggers:
+        yield "- other workflows, by `$.flow.trigger`"
     if workflow.steps:
         yield from ("", "| step | runs | accounts | notes |", "|---|---|---|---|")
         yield from (_row(step) for step in workflow.steps)

@@ -197,7 +197,7 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
         for id_ in ids
         if id_ not in known
     ]
-    return tuple(result) or (Trigger(),)
+    return tuple(result)
 
 
 def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:

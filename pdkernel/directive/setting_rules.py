@@ -28,10 +28,18 @@ BOOLEAN_RULE = SettingRule(lambda value: isinstance(value, bool), "true or false
 
 SETTING_RULES: dict[str, SettingRule] = {
     "lambda_timeout": integer_range(1, 750, "seconds"),
+    "lambda_memory": integer_range(256, 10_240, "megabytes"),
     "memory": integer_range(256, 10_240, "megabytes"),
-    "concurrency": integer_range(1, 10_000),
+    "concurrency": SettingRule(
+        lambda value: isinstance(value, dict) or integer_range(1, 10_000).is_valid(value),
+        "a whole number from 1 to 10000",
+    ),
     "throttle": SettingRule(lambda value: isinstance(value, dict), "a mapping of limit and interval"),
     "queue": integer_range(1, 10_000, "events"),
+    "rate_limit": integer_range(0, 10_000),
+    "rate_limit_bucket_size_seconds": integer_range(1, 10_000 * 3600, "seconds"),
+    "max_event_queue_size": integer_range(1, 10_000, "events"),
+    "network": SettingRule(lambda value: isinstance(value, str), "the id of a network (net_...)"),
     "auto_retry": BOOLEAN_RULE,
     "retention": integer_range(1, 3650, "days"),
     "error_notification": BOOLEAN_RULE,
@@ -39,8 +47,9 @@ SETTING_RULES: dict[str, SettingRule] = {
     "share_workers": SettingRule(lambda value: value in ("never", "always"), "never or always"),
 }
 """
-Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum; the platform has no
-`share_workers`.
+Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum, and is a mapping in synced files; the platform has no
+`share_workers`. Synced repositories have `lambda_memory`, `rate_limit` with its `rate_limit_bucket_size_seconds`, and
+`max_event_queue_size`, which mean the same as `memory`, `throttle` and `queue`.
 """
 
 THROTTLE_RULES: dict[str, SettingRule] = {

@@ -8,7 +8,7 @@ from typing import cast
 
 from pdkernel.directive.cell import split_workflow_cell
 from pdkernel.directive.located_yaml import LocatedYaml, parse_yaml
-from pdkernel.directive.setting_rules import SETTING_RULES, THROTTLE_RULES
+from pdkernel.directive.setting_rules import BOOLEAN_RULE, SETTING_RULES, THROTTLE_RULES
 from pdkernel.directive.triggers import parse_trigger
 from pdkernel.directive.yaml_checks import YamlChecker, check_keys
 from pdkernel.errors import DirectiveError
@@ -16,7 +16,7 @@ from pdkernel.expression import ValuePath
 from pdkernel.model import JSON, Trigger
 
 WORKFLOW_MAGIC = "%%pdworkflow"
-HEADER_KEYS = ("name", "trigger", "triggers", "settings")
+HEADER_KEYS = ("name", "inactive", "trigger", "triggers", "settings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,13 @@ class WorkflowHeader:
 
     Attributes:
         name: The workflow's name, or None for the file's name.
-        triggers: The triggers; at least one.
+        is_inactive: Whether the workflow is turned off on Pipedream.
+        triggers: The triggers.
         settings: The settings, unchanged.
     """
 
     name: str | None = None
+    is_inactive: bool = False
     triggers: tuple[Trigger, ...] = (Trigger(),)
     settings: Mapping[str, JSON] = field(default_factory=dict)
 
@@ -61,9 +63,19 @@ def parse_workflow_cell(text: str) -> WorkflowHeader:
     check_keys(check, (), HEADER_KEYS)
     return WorkflowHeader(
         name=check.require_text(("name",)).strip() if data.get("name") is not None else None,
+        is_inactive=_is_inactive(check, data),
         triggers=_triggers(check, data),
         settings=parse_settings(located),
     )
+
+
+def _is_inactive(check: YamlChecker, data: Mapping[str, JSON]) -> bool:
+    value = data.get("inactive", False)
+    if not BOOLEAN_RULE.is_valid(value):
+        raise check.build_error(
+            ("inactive",), f"has inactive: {check.format_value(value)}; expected {BOOLEAN_RULE.description}"
+        )
+    return value is True
 
 
 def _triggers(check: YamlChecker, data: Mapping[str, JSON]) -> tuple[Trigger, ...]:
@@ -74,10 +86,6 @@ def _triggers(check: YamlChecker, data: Mapping[str, JSON]) -> tuple[Trigger, ..
     if data.get("triggers") is None:
         return (Trigger(),)
     count = len(check.require_list(("triggers",)))
-    if count == 0:
-        raise check.build_error(
-            ("triggers",), "has no trigger under triggers", fix="Remove triggers for a plain HTTP one."
-        )
     return tuple(parse_trigger(check.document, ("triggers", index)) for index in range(count))
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ OutboundMode = Literal["live", "deny", "allow", "record", "replay", "stand-in"]
 BUILT_IN_STAND_INS = ("slack", "github", "google_sheets", "openai")
 MODES_HELP = "live, deny, allow=HOST[,HOST], record=FILE, replay=FILE, stand-in=URL or stand-in=slack[,github,...]"
 _OPTION = re.compile(r"\s+(via|unopened)=(\S+)$")
+_NETWORK = re.compile(r"(net_\w+)=")
 _LONGEST_NAME = 253
 # names of storage buckets contain underscores, which RFC 952 does not allow
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -51,6 +52,7 @@ class OutboundPolicy:
         stand_in_url: For `stand-in=URL`: the URL without a slash at its end.
         stand_in_names: For built-in stand-ins: their names, with commas between.
         via: URL of an upstream proxy through which calls are sent, or None.
+        network_vias: For workflows of a Pipedream network (a VPC), the proxy in place of *via*: `net_...=URL`.
         unopened: Hosts whose TLS is passed through unread, for clients that pin a certificate or present a client
             certificate.
         public_only: Refuse calls to this machine and to private networks in every mode: for runs that a Connect token
@@ -64,8 +66,14 @@ class OutboundPolicy:
     stand_in_url: str | None = None
     stand_in_names: str | None = None
     via: str | None = None
+    network_vias: tuple[str, ...] = ()
     unopened: tuple[str, ...] = ()
     public_only: bool = False
+
+    def for_network(self, network: object) -> OutboundPolicy:
+        """The policy for a workflow with the setting `network: net_...`."""
+        vias = dict(each.split("=", 1) for each in self.network_vias)
+        return replace(self, via=vias[network]) if isinstance(network, str) and network in vias else self
 
     @property
     def guarded(self) -> bool:
@@ -96,22 +104,25 @@ class OutboundPolicy:
         return _matches(host, self.unopened)
 
 
-def parse_policy(text: str, *, via: str | None = None, unopened: tuple[str, ...] = ()) -> OutboundPolicy:
+def parse_policy(text: str, *, via: Sequence[str] = (), unopened: tuple[str, ...] = ()) -> OutboundPolicy:
     """
     Parse a mode for outbound calls.
 
     Args:
         text: `live`, `deny`, `allow=HOST[,HOST]`, `record=FILE`, `replay=FILE`, `stand-in=URL` or `stand-in=slack`; then, after
-            a blank, `via=PROXY` and `unopened=HOST[,HOST]`, which mean the same as the arguments.
-        via: An upstream proxy's URL, for `live`, `allow` and `record`.
+            a blank, `via=PROXY`, `via=net_...=PROXY` and `unopened=HOST[,HOST]`, which mean the same as the arguments.
+        via: Upstream proxies for `live`, `allow` and `record`: a URL, and `net_...=URL` for the workflows of a network.
         unopened: Hosts (exact or `*.domain`) whose TLS is passed through unread.
 
     Raises:
         EgressModeError: *text* is not a mode; the message lists the modes.
     """
     text, options = _split_options(text.strip())
-    via = via or options.get("via")
-    unopened = (*unopened, *(_check_host(host) for host in options.get("unopened", "").split(",") if host.strip()))
+    proxies = [*via, *options["via"]]
+    unopened = (
+        *unopened,
+        *(_check_host(host) for hosts in options["unopened"] for host in hosts.split(",") if host.strip()),
+    )
     word, equals, value = text.partition("=")
     value = value.strip()
     if word not in _MODES:
@@ -121,8 +132,7 @@ def parse_policy(text: str, *, via: str | None = None, unopened: tuple[str, ...]
     if (word in ("live", "deny")) == bool(equals) or (equals and not value):
         takes = "takes no value" if word in ("live", "deny") else "needs a value"
         raise EgressModeError(f"The mode {word!r} for outbound calls {takes}.", fix=f"The modes are {MODES_HELP}.")
-    if via is not None:
-        _check_via(via, word)
+    networks, plain = _split_vias(proxies, word)
     hosts: tuple[str, ...] = ()
     file = base = stand_in = None
     if word == "allow":
@@ -138,7 +148,8 @@ def parse_policy(text: str, *, via: str | None = None, unopened: tuple[str, ...]
         recording_file=file,
         stand_in_url=base,
         stand_in_names=stand_in,
-        via=via,
+        via=plain,
+        network_vias=networks,
         unopened=tuple(host.lower() for host in unopened),
     )
 
@@ -179,11 +190,11 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _split_options(text: str) -> tuple[str, dict[str, str]]:
-    """The mode, which may contain blanks (in a file name), and the options after it."""
-    options: dict[str, str] = {}
+def _split_options(text: str) -> tuple[str, dict[str, list[str]]]:
+    """The mode, which may contain blanks (in a file name), and the values of each option after it, in order."""
+    options: dict[str, list[str]] = {"via": [], "unopened": []}
     while found := _OPTION.search(text):
-        options.setdefault(found[1], found[2])
+        options[found[1]].insert(0, found[2])
         text = text[: found.start()]
     return text, options
 
@@ -234,10 +245,32 @@ def _check_stand_in(value: str) -> tuple[str | None, str | None]:
     )
 
 
+def _split_vias(proxies: Sequence[str], word: str) -> tuple[tuple[str, ...], str | None]:
+    """The proxies of networks, as `net_...=URL`, and the proxy of all other workflows, or None."""
+    networks: dict[str, str] = {}
+    plain: str | None = None
+    for proxy in proxies:
+        found = _NETWORK.match(proxy)
+        network, url = (found[1], proxy[found.end() :]) if found else (None, proxy)
+        _check_via(url, word)
+        if network in networks or (network is None and plain is not None):
+            raise EgressModeError(
+                f"There are two proxies for {network or 'all calls'}.",
+                fix="Name one: --via PROXY, or --via net_ID=PROXY.",
+            )
+        if network is None:
+            plain = url
+        else:
+            networks[network] = url
+    return tuple(f"{network}={url}" for network, url in networks.items()), plain
+
+
 def _check_via(via: str, word: str) -> None:
     if word not in ("live", "allow", "record"):
         raise EgressModeError(
             f"An upstream proxy has no effect in the mode {word!r}, which sends no call.", fix="Remove the proxy."
         )
     if urlsplit(via).scheme not in ("http", "https") or not urlsplit(via).hostname:
-        raise EgressModeError("The upstream proxy is not a URL.", fix="Write http://HOST:PORT.")
+        raise EgressModeError(
+            "The upstream proxy is not a URL.", fix="Write http://HOST:PORT, or net_ID=http://HOST:PORT."
+        )

@@ -26,7 +26,7 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.journal import Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns
-from pdkernel.engine.limits import PayloadCounter
+from pdkernel.engine.limits import PayloadCounter, QueueLimits
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
@@ -36,7 +36,7 @@ from pdkernel.engine.restored_run import RestoredRun, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
-from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
+from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor

@@ -1,5 +1,5 @@
 """
-The platform's limits on sizes (its limits and troubleshooting pages): an error above a limit, a warning near it.
+The limits of a run: the platform's limits on sizes (its limits and troubleshooting pages), and those that settings set.
 
 `workers` enforces the time and memory limits of a running step.
 """
@@ -7,11 +7,12 @@ The platform's limits on sizes (its limits and troubleshooting pages): an error 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pdkernel.directive.option_values import MAX_TIMEOUT_S
 from pdkernel.encode import encode_json
-from pdkernel.errors import DefinitionError, ExportNotJSONError, StepError
+from pdkernel.errors import DefinitionError, ExportNotJSONError, RequestError, StepError
 from pdkernel.execution import Log
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step, Workflow
 from pdkernel.workers import PayloadLimitError, StepOutcome, build_payload_error
@@ -21,6 +22,10 @@ MAX_EXPORT_DEPTH = 256
 DEFAULT_MEMORY_MB = 256
 WARNING_SHARE = 0.8
 """The share of a limit at which a step logs a warning."""
+DEFAULT_QUEUE_SIZE = 100
+"""Runs that wait for a limited workflow, unless `settings: queue` sets another number (the platform's smallest queue)."""
+DEFAULT_BUCKET_SIZE_S = 1
+"""The period of `rate_limit` in seconds, if `workflow.yaml` does not have it."""
 
 
 def check_props(workflow: Workflow) -> None:
@@ -48,7 +53,7 @@ def check_props(workflow: Workflow) -> None:
 def memory_limit_mb(workflow: Workflow) -> int | None:
     """Return the memory limit of a step in megabytes, or None."""
     # parity[memory-default]: only a limit that the workflow sets ends a step; for the platform's 256 MB there is a warning
-    given = workflow.settings.get("memory")
+    given = workflow.settings.get("lambda_memory", workflow.settings.get("memory"))
     return given if isinstance(given, int) and not isinstance(given, bool) else None
 
 
@@ -102,7 +107,7 @@ def warn_near_limits(outcome: StepOutcome, *, timeout_s: float, memory_mb: int |
     elif used_mb > DEFAULT_MEMORY_MB:
         yield (
             f"The step used {used_mb:,.0f} MB of memory. The platform's limit is {DEFAULT_MEMORY_MB} MB, unless "
-            "`settings: {memory: ...}` in %%pdworkflow sets another limit."
+            "`settings: {lambda_memory: ...}` in %%pdworkflow sets another limit."
         )
 
 
@@ -140,3 +145,67 @@ def _depth_exceeds(value: JSON, most: int) -> bool:
 
 def _mb(size: int) -> str:
     return f"{size / (1 << 20):.1f} MB"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """
+    The limits of a workflow, which its runs share in one queue.
+
+    Attributes:
+        queue: The name of the queue.
+        concurrency: Runs that execute at once, or None. A paused run does not execute.
+        max_starts: Runs that start within *period_s* seconds, or None.
+        period_s: The length of the period, or None.
+        size: Runs that wait; a further run is refused.
+    """
+
+    queue: str
+    concurrency: int | None
+    max_starts: int | None
+    period_s: float | None
+    size: int
+
+
+def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
+    """Return the limits that the settings `concurrency` and `throttle`, or `rate_limit`, set, or None."""
+    settings = workflow.settings
+    throttle = settings.get("throttle")
+    if not isinstance(throttle, dict):
+        throttle = {
+            "limit": settings.get("rate_limit"),
+            "interval": settings.get("rate_limit_bucket_size_seconds", DEFAULT_BUCKET_SIZE_S),
+        }
+    concurrency = _read_concurrency(settings.get("concurrency"))
+    limit, interval = map(_as_count, map(throttle.get, ("limit", "interval")))
+    if limit is None or not interval:
+        limit = interval = None
+    if concurrency is None and limit is None:
+        return None
+    size = _as_count(settings.get("queue", settings.get("max_event_queue_size")))
+    return QueueLimits(workflow_id, concurrency, limit, interval, DEFAULT_QUEUE_SIZE if size is None else size)
+
+
+def _read_concurrency(value: object) -> int | None:
+    """The number of runs at once: itself, or the one number of a mapping; synced files have `{default: true}` for no limit."""
+    if isinstance(value, dict):
+        numbers = [number for number in map(_as_count, value.values()) if number is not None]
+        value = numbers[0] if len(numbers) == 1 and value.get("default") is not True else None
+    return _as_count(value) or None
+
+
+def _as_count(value: object) -> int | None:
+    """*value* if it is a number that a limit can have, else None: an unknown form in a synced file limits nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+class QueueFullError(RequestError):
+    """The queue of a limited workflow is full (the platform's "Event Queue Full")."""
+
+    code = "queue_full"
+
+    def __init__(self, limits: QueueLimits) -> None:
+        super().__init__(
+            f"Event Queue Full: {limits.size} runs wait for the limits of this workflow.",
+            fix="Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle.",
+        )

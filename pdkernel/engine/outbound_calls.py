@@ -44,7 +44,7 @@ def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall
     request = run.request
     return CallContext(
         step=step,
-        policy=request.policy,
+        policy=request.outbound_policy,
         redactor=run.record.redactor,
         external_user=request.external_user_id,
         app_by_secret_ref=run.resolution.app_by_secret,

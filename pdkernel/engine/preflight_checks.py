@@ -121,7 +121,7 @@ def check_debug(request: RunRequest) -> None:
     Raises:
         UnsupportedError: A step has `--debug`; the message names it.
     """
-    if request.policy.mode == "live" and request.policy.via is None:
+    if request.policy.mode == "live" and request.outbound_policy.via is None:
         return
     for step in disable_skipped_steps(request).steps:
         if step.debug and not step.disabled:

@@ -103,8 +103,8 @@ def fired_by(workflow: Workflow, trigger: Trigger) -> Workflow:
 def derive_emitter_id(workflow: Workflow, trigger_key: str | None = None) -> str:
     """Return the id of the trigger with that key, or of the first trigger: its own `id`, or one derived from the workflow's name."""
     triggers = trigger_keys(workflow)
-    key = trigger_key or next(iter(triggers))
-    trigger = triggers[key]
+    key = trigger_key or next(iter(triggers), workflow.trigger.type)
+    trigger = triggers.get(key, workflow.trigger)
     own = trigger.config.get("id")
     if isinstance(own, str):
         return own

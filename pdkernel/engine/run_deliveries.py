@@ -120,7 +120,7 @@ class RunDeliveries:
         redactor = get_redactor(*collect_request_secrets(request))
         binding = CallContext(
             step=row.path,
-            policy=request.policy,
+            policy=request.outbound_policy,
             redactor=redactor,
             external_user=request.external_user_id,
             on_call_finished=lambda _: None,

@@ -41,11 +41,12 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
+from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.record_writes import WRITE_RETRY_S, RecordWrites, RunLostError
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
 from pdkernel.engine.run_outbox import RunOutbox
-from pdkernel.engine.run_request import QueueLimits, RunRequest, RunWatcher, encode_request
+from pdkernel.engine.run_request import RunRequest, RunWatcher, encode_request
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import Delivery, ErrorRecord, Execution, Status, StepResult
 from pdkernel.model import JSON

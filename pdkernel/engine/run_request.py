@@ -20,7 +20,7 @@ from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.journal import StoredLock
 from pdkernel.engine.pauses import PauseMode
-from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
@@ -63,58 +63,6 @@ def build_pinned_exports(value: JSON) -> Mapping[str, JSON]:
     return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
 
 
-DEFAULT_QUEUE_SIZE = 100
-"""Runs that wait for a limited workflow, unless `settings: queue` sets another number (the platform's smallest queue)."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """
-    The limits of a workflow, which its runs share in one queue.
-
-    Attributes:
-        queue: The name of the queue.
-        concurrency: Runs that execute at once, or None. A paused run does not execute.
-        max_starts: Runs that start within *period_s* seconds, or None.
-        period_s: The length of the period, or None.
-        size: Runs that wait; a further run is refused.
-    """
-
-    queue: str
-    concurrency: int | None
-    max_starts: int | None
-    period_s: float | None
-    size: int
-
-
-def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
-    """Return the limits that the settings `concurrency` and `throttle` set, or None."""
-    settings = workflow.settings
-    throttle, concurrency, size = settings.get("throttle"), settings.get("concurrency"), settings.get("queue")
-    limit = throttle if isinstance(throttle, dict) else {}
-    if not limit and not isinstance(concurrency, int):
-        return None
-    return QueueLimits(
-        workflow_id,
-        concurrency if isinstance(concurrency, int) else None,
-        limit.get("limit"),
-        limit.get("interval"),
-        size if isinstance(size, int) else DEFAULT_QUEUE_SIZE,
-    )
-
-
-class QueueFullError(RequestError):
-    """The queue of a limited workflow is full (the platform's "Event Queue Full")."""
-
-    code = "queue_full"
-
-    def __init__(self, limits: QueueLimits) -> None:
-        super().__init__(
-            f"Event Queue Full: {limits.size} runs wait for the limits of this workflow.",
-            fix="Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle.",
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class RequestRefusal:
     """An error by which the caller refuses the run, and the response that the caller sends."""
@@ -131,7 +79,7 @@ class RunRequest:
     Attributes:
         workflow: The workflow.
         event: The event.
-        policy: The policy for outbound calls.
+        policy: The policy for outbound calls, before the workflow's network is applied: see `outbound_policy`.
         external_user_id: The external user of the run, or None.
         environment: The external user's environment.
         variables: Environment variables, of which steps only get those that the workflow names, and secret props, by name.
@@ -221,6 +169,11 @@ class RunRequest:
             environment_header=self.event.environment,
             interface=self.interface,
         )
+
+    @cached_property
+    def outbound_policy(self) -> OutboundPolicy:
+        """The policy for outbound calls, with the proxy of the workflow's network."""
+        return self.policy.for_network(self.workflow.settings.get("network"))
 
     @property
     def has_response(self) -> bool:
@@ -325,7 +278,7 @@ _UNCHANGED = (
     "below_error_handler",
 )
 """Fields that a stored request has as the request has them."""
-_POLICY_PATHS, _POLICY_TUPLES = ("recording_file",), ("allowed_hosts", "unopened")
+_POLICY_PATHS, _POLICY_TUPLES = ("recording_file",), ("allowed_hosts", "network_vias", "unopened")
 
 
 def encode_request(request: RunRequest, root: Path) -> str:
@@ -374,7 +327,7 @@ def decode_request(
     """
     stored = decode_json(text, _StoredRequest)
     policy: dict[str, Any] = dict(stored.policy)
-    policy |= {name: tuple(policy[name]) for name in _POLICY_TUPLES}
+    policy |= {name: tuple(policy.get(name, ())) for name in _POLICY_TUPLES}
     policy |= {name: Path(policy[name]) for name in _POLICY_PATHS if policy[name] is not None}
     return RunRequest(
         workflow=workflow,

@@ -35,12 +35,13 @@ from pdkernel.engine.journal import (
     encode_output,
     open_journal,
 )
+from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.record_writes import RunLostError, retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run, seal_payload, unseal_message
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
-from pdkernel.engine.run_request import UNWATCHED, QueueLimits, RunRequest, RunWatcher
+from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.errors import InternalError, PdkernelError
 from pdkernel.execution import UNFINISHED_STATUSES, ErrorRecord, Execution

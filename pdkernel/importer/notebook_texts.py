@@ -194,7 +194,7 @@ def build_notebook_texts(
 def _about(read: ImportSource) -> str:
     name = read.folder.resolve().name.replace("`", "'")
     lines = [f"Imported from the synced folder `{name}`. {_CELLS}"]
-    if read.workflow.extra.get("inactive") is True:
+    if read.workflow.is_inactive:
         lines.append("On Pipedream this workflow is turned off.")
     return "\n\n".join(lines)
 

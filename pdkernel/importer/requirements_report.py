@@ -7,6 +7,7 @@ The requirements of a workflow on this machine before its first run, found witho
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from pdkernel.analysis import (
 from pdkernel.analysis.step_references import find_step_variables
 from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
 from pdkernel.directive import describe_emitters
+from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.errors import (
     ActionNotFoundError,
     ActionVersionError,
@@ -85,8 +87,23 @@ def build_import_report(
         packages=_packages(workflow),
         gone=find_order_warnings(readable),
         cannot=cannot,
-        notes=notes,
+        notes=(*notes, *_describe_settings(workflow)),
     )
+
+
+def _describe_settings(workflow: Workflow) -> Iterator[str]:
+    """Sentences about what a workflow's triggers and settings mean outside of Pipedream."""
+    if not workflow.triggers:
+        yield "The workflow has no trigger, so it has no endpoint: other workflows start it with `$.flow.trigger`."
+    network = workflow.settings.get("network")
+    if isinstance(network, str):
+        yield (
+            f"On Pipedream, outbound calls leave through the network `{network}` (a VPC). To send them through a proxy: "
+            f"`pdkernel serve --via {shlex.quote(network)}=http://HOST:PORT`."
+        )
+    for name in workflow.settings:
+        if name not in SETTING_RULES:
+            yield f"The setting `{name}` is unknown: it is kept for exports, and has no effect on runs."
 
 
 def _drop_unreadable_props(workflow: Workflow) -> tuple[Workflow, list[UnsupportedItem]]:

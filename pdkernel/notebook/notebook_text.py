@@ -172,6 +172,8 @@ def _id(kind: str, name: str) -> str:
 def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
     """The text and metadata of the `%%pdworkflow` cell."""
     extra = _without_kept(workflow.extra)
+    if workflow.is_inactive:
+        del extra["inactive"]  # the cell shows it
     hidden: dict[str, Any] = {"extra": encode_mapping(extra)} if extra else {}
     settings = dict(workflow.settings)
     unwritable = {key: value for key, value in settings.items() if not _is_round_trip("settings", {key: value})}
@@ -182,7 +184,7 @@ def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
         name = " ".join(name.replace("{{", "{ {").split()) or "Workflow"
         name = name if _is_round_trip("name", name) else "Workflow"
         hidden["name"] = {"is": workflow.name, "shown": name}
-    mapping: dict[str, JSON] = {"name": name}
+    mapping: dict[str, JSON] = {"name": name, **({"inactive": True} if workflow.is_inactive else {})}
     triggers = json.loads(json.dumps([build_trigger_mapping(trigger) for trigger in workflow.triggers]))
     if all(trigger.type == "http" or "id" in trigger.config for trigger in workflow.triggers) or _is_round_trip(
         "triggers", triggers

@@ -92,7 +92,7 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
         steps=_with_files(steps, files),
         settings=merge_stored_values(header.settings, hidden.get("settings")),
         origin=source,
-        extra=decode_mapping(hidden.get("extra")) or {},
+        extra={**(decode_mapping(hidden.get("extra")) or {}), **({"inactive": True} if header.is_inactive else {})},
     ).with_unsupported_entries(kept)
 
 

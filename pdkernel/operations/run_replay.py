@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.journal import ClaimedRun
-from pdkernel.engine.run_request import UNWATCHED, QueueFullError, RunRequest, RunWatcher, queue_limits
+from pdkernel.engine.limits import QueueFullError, queue_limits
+from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.errors import InternalError, PdkernelError, RequestError
 from pdkernel.execution import Execution
 from pdkernel.identity import check_external_user_id

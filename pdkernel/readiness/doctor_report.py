@@ -51,6 +51,7 @@ class DoctorReport(JsonStruct, frozen=True):
         matrix: The readiness matrix, or None if not requested.
         lint_findings: Findings to check before a deployment.
         shares_workers: Whether the workflow has `share_workers: always`.
+        not_served: The reason why `serve` does not serve the workflow, or None.
     """
 
     missing_requirements: Sequence[MissingRequirement]
@@ -60,6 +61,7 @@ class DoctorReport(JsonStruct, frozen=True):
     matrix: ReadinessMatrix | None = None
     lint_findings: Sequence[Finding] = ()
     shares_workers: bool = False
+    not_served: str | None = None
 
     @classmethod
     def collect(
@@ -75,6 +77,7 @@ class DoctorReport(JsonStruct, frozen=True):
         include_matrix: bool = False,
         sidecar: Sidecar | None = None,
         pinned_steps: Collection[str] = (),
+        not_served: str | None = None,
     ) -> Self:
         """
         Collect the findings about *workflow* without running code.
@@ -90,6 +93,7 @@ class DoctorReport(JsonStruct, frozen=True):
             include_matrix: Whether to build the matrix.
             sidecar: The `pdkernel.yaml` beside the workflow, with the owners of accounts.
             pinned_steps: Steps that are pinned in the notebook.
+            not_served: The reason why `serve` does not serve the workflow, or None.
         """
         named = (external_user_id,) if external_user_id is not None else ()
         explained = None
@@ -131,16 +135,18 @@ class DoctorReport(JsonStruct, frozen=True):
             matrix=matrix,
             lint_findings=lint_workflow(workflow, sidecar),
             shares_workers=workflow.settings.get("share_workers") == "always",
+            not_served=not_served,
         )
 
     def json_form(self) -> object:
-        """`{"ready", "missing", "report", "findings"}`, with "lookup" and "matrix" if requested, and "shares_workers" if true."""
+        """`{"ready", "missing", "report", "findings"}`, with "lookup", "matrix", "shares_workers" and "not_served" where they apply."""
         return {
             "ready": not self.missing_requirements,
             "missing": self.missing_requirements,
             "report": self.import_report,
             "findings": self.lint_findings,
             **({"shares_workers": True} if self.shares_workers else {}),
+            **({"not_served": self.not_served} if self.not_served else {}),
             **({"lookup": self.lookup} if self.lookup else {}),
             **({"matrix": self.matrix.json_form()} if self.matrix else {}),
         }
@@ -153,6 +159,8 @@ class DoctorReport(JsonStruct, frozen=True):
             else f"{source} is ready to run."
         )
         parts = [f"{needs}\n"]
+        if self.not_served:
+            parts.append(f"`pdkernel serve` does not serve it: {self.not_served}\n")
         if self.shares_workers:
             parts.append(f"{SHARED_WORKERS_NOTE}\n")
         if self.is_imported:

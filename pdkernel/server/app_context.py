@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from pdkernel.execution import Execution
 from pdkernel.identity import Directory
 from pdkernel.project import Project
 from pdkernel.server.passthrough import PipedreamPassthrough
-from pdkernel.source import WorkflowSource
+from pdkernel.source import RefusedSource, WorkflowSource
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class ServeSettings:
 
 class ServedWorkflows(Protocol):
     """The served workflows. A workflow may change between requests (a notebook's draft)."""
+
+    @property
+    def not_served(self) -> Sequence[RefusedSource]:
+        """The workflows that cannot be served, with the reasons."""
+        ...
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """All workflows in their current state."""

@@ -55,7 +55,7 @@ def check_exposure(
     ]
     names = ", ".join(repr(served.source.workflow.name) for served in open_ones)
     if is_loopback(host):
-        warnings = [_assumptions(served) for served in assumed]
+        warnings = [_assumptions(served) for served in assumed if served.source.assumed_settings]
         if public_url is not None and open_ones:
             warnings.append(f"Every client that reaches {public_url} can start {names}: the trigger requires no auth.")
         return warnings

@@ -19,14 +19,12 @@ from weakref import WeakSet
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
 from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
 from pdkernel.engine.journal import ClaimedRun
+from pdkernel.engine.limits import QueueFullError, QueueLimits, queue_limits
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import (
-    QueueFullError,
-    QueueLimits,
     RequestRefusal,
     RunRequest,
     RunWatcher,
-    queue_limits,
 )
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
@@ -35,7 +33,7 @@ from pdkernel.identity import Environment
 from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.source_turns import SourceTurns
-from pdkernel.source import sibling_workflow_finder
+from pdkernel.source import WorkflowSource, sibling_workflow_finder
 
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a further request gets status 429."""
@@ -114,11 +112,22 @@ def build_run_request(
         interface="http",
         pause_mode="park",
         base_url=context.settings.base_url,
-        find_workflow=sibling_workflow_finder(served.source.path),
+        find_workflow=_workflow_finder(context, served),
         workflow_id=served.id,
         run_ids=new_run_ids(context.ids),
         **fields,
     )
+
+
+def _workflow_finder(context: AppContext, served: ServedWorkflow) -> Callable[[str], WorkflowSource | None]:
+    """Find a workflow by its name beside *served*, or by its id among all that are served."""
+    find_sibling = sibling_workflow_finder(served.source.path)
+
+    def find(name: str) -> WorkflowSource | None:
+        other = context.workflows.find_id(name)
+        return other.source if other is not None else find_sibling(name)
+
+    return find
 
 
 class _Caller:

@@ -1,5 +1,5 @@
 """
-Served workflows of notebooks and folders. They are reloaded when their files or variables change.
+Served workflows of notebooks and folders, and those that cannot be served. They are reloaded when their files or variables change.
 
 The endpoint key is in `pdkernel.yaml`, else in the project. The id is in the name of a synced folder, else in the project.
 """
@@ -7,41 +7,69 @@ The endpoint key is in `pdkernel.yaml`, else in the project. The id is in the na
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdkernel.analysis import find_secret_props
 from pdkernel.engine.preflight_checks import check_secrets
-from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.errors import PdkernelError, RequestError, UnsupportedError, describe_fault
 from pdkernel.operations.triggers import workflow_id
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.source import WorkflowSource, file_stamps, has_workflow, load_sources, reload_source
+from pdkernel.source import (
+    RefusedSource,
+    WorkflowSource,
+    check_active,
+    file_stamps,
+    find_sources,
+    has_workflow,
+    load_served_source,
+    reload_source,
+)
 from pdkernel.variables import load_variables
 
 RELOAD_INTERVAL_S = 1.0
 """Minimum seconds between two checks for changes."""
 
 
+@dataclass(frozen=True)
+class SourceSelection:
+    """
+    The workflows that a server was told to serve.
+
+    Attributes:
+        named: Sources that were named one by one: if one cannot be served, the server does not start.
+        found: Sources in folders: one that cannot be served is refused, and the others are served.
+        refused: Sources in folders that cannot be loaded.
+    """
+
+    named: Sequence[WorkflowSource] = ()
+    found: Sequence[WorkflowSource] = ()
+    refused: Sequence[RefusedSource] = ()
+
+
 class SourceWorkflows:
     """
-    Served workflows in their current state on disk. While a file is invalid or fails *check*, the previous state is served.
+    Served workflows in their current state on disk.
+
+    While a file is invalid or fails *check*, the previous state is served; a workflow that becomes inactive is not served. A
+    refused workflow is loaded again after its files have changed.
 
     Args:
         project: The project with endpoint keys and variables.
-        sources: Sources of the workflows.
+        selection: Sources of the workflows.
         check: Raises a `PdkernelError` for a workflow that may not be served.
         write_line: Writes a line for each reload, or the reason why a reload failed.
 
     Raises:
-        RequestError: Two sources have the same endpoint key.
+        RequestError: Two named sources have the same endpoint key, or no workflow of the folders can be served.
     """
 
     def __init__(
         self,
         project: Project,
-        sources: Iterable[WorkflowSource],
+        selection: SourceSelection,
         *,
         check: Callable[[ServedWorkflow], object] = lambda _: None,
         write_line: Callable[[str], object] = lambda _: None,
@@ -53,26 +81,46 @@ class SourceWorkflows:
         self._names: dict[str, str] = {}
         self._ids: dict[str, str] = {}
         self._checked_at: dict[str, float] = {}
-        self._stamps: dict[str, object] = {}
+        self._stamps: dict[Path, object] = {}
         self._unread: dict[str, str] = {}
-        for source in sources:
+        self._refused: dict[Path, RefusedSource] = {}
+        self._retried_at = project.clock.monotonic()
+        for source in selection.named:
             self._add(source)
+        for source in selection.found:
+            try:
+                check_values([self._add(source)])
+            except PdkernelError as error:
+                self.refuse(RefusedSource(source.path, source.workflow.name, error))
+        for refused in selection.refused:
+            self.refuse(refused)
+        if self._refused and not self._workflows:
+            reasons = "\n".join(f"  {each.path}: {each.reason}" for each in self.not_served)
+            raise RequestError(f"None of the workflows can be served:\n{reasons}")
+
+    @property
+    def not_served(self) -> tuple[RefusedSource, ...]:
+        """The workflows that are not served, by path, with the reasons."""
+        return tuple(self._refused[path] for path in sorted(self._refused))
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """All served workflows."""
-        return tuple(self._refreshed(key) for key in self._workflows)
+        self._retry_refused()
+        return tuple(served for key in [*self._workflows] if (served := self._refreshed(key)) is not None)
 
     def find(self, key: str) -> ServedWorkflow | None:
         """The workflow with that endpoint key, or None."""
+        self._retry_refused()
         endpoint = self._names.get(key.lower())
         return None if endpoint is None else self._refreshed(endpoint)
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
         """The workflow with that id, or None."""
+        self._retry_refused()
         endpoint = self._ids.get(workflow_id)
         return None if endpoint is None else self._refreshed(endpoint)
 
-    def _add(self, source: WorkflowSource) -> None:
+    def _add(self, source: WorkflowSource) -> ServedWorkflow:
         written = source.sidecar.endpoint if source.sidecar else None
         key = written or self._project.endpoint_keys.ensure_workflow_key(source.path)
         if key in self._workflows:
@@ -82,22 +130,49 @@ class SourceWorkflows:
                 fix="Change `endpoint` in the pdkernel.yaml of one of them, or serve one of them.",
             )
         served = ServedWorkflow(workflow_id(self._project, source), key, source)
-        self._workflows[key] = served
-        self._stamps[key] = file_stamps(source)
+        self._workflows[key] = served = self._with_variables(key, served)
+        self._stamps[source.path] = file_stamps(source.path, source.workflow)
         self._names[key.lower()] = key
         self._ids.setdefault(served.id, key)
+        return served
 
-    def _refreshed(self, key: str) -> ServedWorkflow:
+    def refuse(self, refused: RefusedSource) -> None:
+        """Serve a workflow no longer, until its files change."""
+        for key in [key for key, served in self._workflows.items() if served.source.path == refused.path]:
+            del self._workflows[key]
+        self._refused[refused.path] = refused
+        self._stamps[refused.path] = file_stamps(refused.path)
+
+    def _retry_refused(self) -> None:
+        """Load the refused workflows whose files have changed."""
         now = self._project.clock.monotonic()
-        served = self._workflows[key]
-        if now - self._checked_at.get(key, -RELOAD_INTERVAL_S) >= RELOAD_INTERVAL_S:
+        if not self._refused or now - self._retried_at < RELOAD_INTERVAL_S:
+            return
+        self._retried_at = now
+        for path in [path for path in self._refused if file_stamps(path) != self._stamps[path]]:
+            try:
+                source = load_served_source(path)
+                self._check(self._add(source))
+            except (PdkernelError, OSError) as fault:
+                error = fault if isinstance(fault, PdkernelError) else RequestError(describe_fault(fault))
+                self.refuse(RefusedSource.build(path, error))
+            else:
+                del self._refused[path]
+                self._write_line(f"{path} has changed and is served.")
+
+    def _refreshed(self, key: str) -> ServedWorkflow | None:
+        """The workflow with that key after a change of its files; None if it is not served any more."""
+        now = self._project.clock.monotonic()
+        served = self._workflows.get(key)
+        if served is not None and now - self._checked_at.get(key, -RELOAD_INTERVAL_S) >= RELOAD_INTERVAL_S:
             self._checked_at[key] = now
             served = self._workflows[key] = self._with_variables(key, served)
-            found = file_stamps(served.source)
-            if found != self._stamps[key]:
-                self._stamps[key] = found
-                served = self._workflows[key] = self._reload(key, served)
-        return served
+            path = served.source.path
+            found = file_stamps(path, served.source.workflow)
+            if found != self._stamps[path]:
+                self._stamps[path] = found
+                self._reload(key, served)
+        return self._workflows.get(key)
 
     def _with_variables(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
         try:
@@ -112,7 +187,8 @@ class SourceWorkflows:
         self._unread.pop(key, None)
         return served if variables == served.variables else replace(served, variables=variables)
 
-    def _reload(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
+    def _reload(self, key: str, served: ServedWorkflow) -> None:
+        path = served.source.path
         try:
             source = reload_source(served.source)
             changed = replace(served, source=source)
@@ -121,12 +197,32 @@ class SourceWorkflows:
                 raise RequestError(f"The endpoint has changed to {written}.", fix="Restart `pdkernel serve`.")
             self._check(changed)
         except (PdkernelError, OSError) as fault:
-            self._write_line(
-                f"{served.source.path} has changed but could not be reloaded; the previous version is served. {fault}"
-            )
-            return served
-        self._write_line(f"{served.source.path} has changed and was reloaded.")
-        return changed
+            self._write_line(f"{path} has changed but could not be reloaded; the previous version is served. {fault}")
+            return
+        try:
+            check_active(source)
+        except UnsupportedError as error:
+            self.refuse(RefusedSource(path, source.workflow.name, error))
+            self._write_line(f"{path} has changed and is not served any more. {error}")
+            return
+        self._workflows[key] = changed
+        self._write_line(f"{path} has changed and was reloaded.")
+
+
+def check_values(workflows: Sequence[ServedWorkflow]) -> None:
+    """Check that the token of each bearer trigger and every secret prop has a value. Raises a `PdkernelError`."""
+    check_bearer_tokens(workflows)
+    check_given_secrets(workflows)
+
+
+def find_refusal(project: Project, path: Path) -> RefusedSource | None:
+    """The workflow at *path* with the reason why it is not served in *project*, or None if it is served."""
+    try:
+        source = load_served_source(path)
+        check_values([ServedWorkflow("", "", source, load_variables(project, source.folder))])
+    except PdkernelError as error:
+        return RefusedSource.build(path, error)
+    return None
 
 
 def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
@@ -157,14 +253,27 @@ def check_given_secrets(workflows: Sequence[ServedWorkflow]) -> None:
         check_secrets(props, served.variables, source=shlex.quote(str(served.source.path)))
 
 
-def load_served_sources(paths: Sequence[Path], default_folder: Path) -> list[WorkflowSource]:
+def select_sources(paths: Sequence[Path], default_folder: Path) -> SourceSelection:
     """
-    Sources of every workflow at *paths*, without duplicates; without paths, those in *default_folder*.
+    Load every workflow at *paths*, without duplicates; without paths, those in *default_folder*.
 
     Raises:
-        PdkernelError: As for `load_sources`.
+        PdkernelError: A path has no workflow, or is one workflow that cannot be served.
     """
     if not paths:
-        return list(load_sources(default_folder)) if has_workflow(default_folder) else []
-    found = [source for path in paths for source in load_sources(path)]
-    return list({source.path.resolve(): source for source in found}.values())
+        paths = (default_folder,) if has_workflow(default_folder) else ()
+    named: dict[Path, WorkflowSource] = {}
+    found: dict[Path, WorkflowSource] = {}
+    refused: dict[Path, RefusedSource] = {}
+    for path in paths:
+        entries = find_sources(path)
+        if len(entries) == 1 and entries[0] in (path, path.parent):  # the parent of a workflow.yaml
+            named[entries[0].resolve()] = load_served_source(entries[0])
+            continue
+        for entry in entries:
+            try:
+                found[entry.resolve()] = load_served_source(entry)
+            except PdkernelError as error:
+                refused[entry.resolve()] = RefusedSource.build(entry, error)
+    others = [source for path, source in found.items() if path not in named]
+    return SourceSelection([*named.values()], others, [*refused.values()])

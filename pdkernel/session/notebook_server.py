@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.loop_thread import LoopThread
-from pdkernel.source import WorkflowSource
+from pdkernel.source import RefusedSource, WorkflowSource
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ RunListener = Callable[[Execution], None]
 
 class DraftWorkflowSource:
     """The workflow of a notebook, read again for each request; a draft with errors is served as it was before."""
+
+    not_served: Sequence[RefusedSource] = ()
 
     def __init__(self, state: NotebookState) -> None:
         self._state = state

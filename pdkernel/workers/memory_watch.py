@@ -84,8 +84,8 @@ class MemoryWatch:
 def build_memory_error(used_bytes: int, limit_mb: int) -> StepMemoryError:
     """Build the error of a step whose processes use *used_bytes*; the message begins as the platform's does."""
     return StepMemoryError(
-        f"Out of Memory: the step used {used_bytes / BYTES_PER_MB:,.0f} MB, and settings.memory allows {limit_mb:,} MB.",
+        f"Out of Memory: the step used {used_bytes / BYTES_PER_MB:,.0f} MB, and settings.lambda_memory allows {limit_mb:,} MB.",
         name="OutOfMemory",
-        fix="Raise settings.memory, or stream large data through a file in the temporary folder ($TMPDIR; on "
+        fix="Raise settings.lambda_memory, or stream large data through a file in the temporary folder ($TMPDIR; on "
         "Pipedream, /tmp).",
     )

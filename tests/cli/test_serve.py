@@ -48,7 +48,7 @@ def test_the_json_line(pdkernel: Shell) -> None:
         process.send_signal(signal.SIGTERM)
         rest, lines = process.communicate(timeout=60)
 
-    assert sorted(said) == ["database", "project_id", "url", "workflows"]
+    assert sorted(said) == ["database", "not_served", "project_id", "url", "workflows"]
     assert (workflow["name"], workflow["url"]) == ("Answer", f"{said['url']}/{workflow['endpoint']}")
     assert said["project_id"].startswith("proj_")
     assert said["database"] == f"sqlite:///{pdkernel.folder / '.pdkernel' / 'project.db'}"

@@ -203,10 +203,10 @@ def test_the_id_of_the_workflow(tmp_path: Path) -> None:
 
 
 def test_optional_keys_may_be_missing(tmp_path: Path) -> None:
-    """Settings, steps and triggers may be missing."""
+    """Settings and steps may be missing; a workflow without triggers has none, in place of an open endpoint."""
     workflow = read_folder_workflow(synced(tmp_path / "flow", "name: x\n"))
 
-    assert (workflow.steps, workflow.triggers, workflow.settings) == ((), (Trigger(),), {})
+    assert (workflow.steps, workflow.triggers, workflow.settings) == ((), (), {})
 
 
 def test_unknown_keys_are_kept(tmp_path: Path) -> None:

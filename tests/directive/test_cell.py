@@ -395,7 +395,7 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: emit\n  workflows: [5]", 4, "expected a list of names"),
         ("trigger:\n  type: emit\n  workflows: [a]\n  channel: 5", 5, "expected text"),
         ("trigger: http\ntriggers: [http]", 3, "both trigger and triggers"),
-        ("triggers: []", 2, "no trigger under triggers"),
+        ("inactive: maybe", 2, "true or false"),
         ("settings:\n  lambda_timeot: 4", 3, "Did you mean lambda_timeout?"),
         ("settings:\n  lambda_timeout: 900", 3, "a whole number of seconds from 1 to 750"),
         ("settings:\n  memory: big", 3, "megabytes"),

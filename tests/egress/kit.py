@@ -224,7 +224,7 @@ class Ledger:
     def binding(self, mode: str, *, step: str = "send", **more: Any) -> CallContext:
         """A binding of *step* that records into this ledger."""
         more.setdefault("redactor", redactor())
-        policy = parse_policy(mode, via=more.pop("via", None), unopened=more.pop("unopened", ()))
+        policy = parse_policy(mode, via=[more.pop("via")] if "via" in more else [], unopened=more.pop("unopened", ()))
         return CallContext(
             step=step,
             policy=replace(policy, public_only=more.pop("public_only", False)),

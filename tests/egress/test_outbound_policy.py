@@ -66,7 +66,34 @@ def test_an_invalid_mode_is_refused(text: str, said: str) -> None:
 def test_an_invalid_upstream_proxy_is_refused(mode: str, via: str) -> None:
     """A proxy must be a URL, and requires a mode that sends calls."""
     with pytest.raises(EgressModeError):
-        parse_policy(mode, via=via)
+        parse_policy(mode, via=[via])
+
+
+def test_a_network_has_its_own_proxy() -> None:
+    """A workflow of a network uses the proxy of that network; every other workflow uses the plain proxy, or none."""
+    both = parse_policy("live", via=["net_a=http://me:x=y@a.test:1", "http://all.test:3"])
+    one = parse_policy("live via=net_a=http://a.test:1 via=net_b=http://b.test:2")
+
+    assert [both.for_network(each).via for each in ("net_a", "net_c", None)] == [
+        "http://me:x=y@a.test:1",
+        "http://all.test:3",
+        "http://all.test:3",
+    ]
+    assert [one.for_network(each).via for each in ("net_a", "net_b", "net_c", 5)] == [
+        "http://a.test:1",
+        "http://b.test:2",
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    "vias", [["http://a.test:1", "http://b.test:1"], ["net_a=http://a.test:1", "net_a=http://b.test:1"], ["net_a=b"]]
+)
+def test_two_proxies_for_the_same_calls_are_refused(vias: list[str]) -> None:
+    """Two proxies for the same workflows, or a network's proxy that is not a URL, are refused."""
+    with pytest.raises(EgressModeError):
+        parse_policy("live", via=vias)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ import pytest
 from pdkernel.engine.limits import (
     DEFAULT_MEMORY_MB,
     PayloadCounter,
+    QueueLimits,
+    memory_limit_mb,
+    queue_limits,
     suggest_longer_timeout,
     warn_near_limits,
 )
@@ -228,7 +231,7 @@ async def test_memory_above_the_default_is_a_warning(run: Run) -> None:
     execution = await run(python_step(body="import sys\nsys.kept = bytearray(400 << 20)"))
 
     assert execution.status == "success"
-    assert "settings: {memory: ...}" in log_of(execution)
+    assert "settings: {lambda_memory: ...}" in log_of(execution)
 
 
 @pytest.mark.parametrize(
@@ -248,3 +251,38 @@ def test_warnings_near_limits(outcome: StepOutcome, memory_mb: int | None, words
 
     assert len(found) == len(words)
     assert all(word in sentence for word, sentence in zip(words, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        ({"rate_limit": 20, "rate_limit_bucket_size_seconds": 60}, (None, 20, 60, 100)),
+        ({"rate_limit": 5, "max_event_queue_size": 500}, (None, 5, 1, 500)),
+        ({"concurrency": 2, "throttle": {"limit": 3, "interval": 10}, "queue": 7}, (2, 3, 10, 7)),
+        ({"rate_limit": 0}, (None, 0, 1, 100)),
+        ({"concurrency": {"default": False, "limit": 4}}, (4, None, None, 100)),
+        ({"concurrency": {"default": True}}, None),
+        ({"concurrency": {"default": True, "limit": 4}}, None),
+        ({"concurrency": {"a": 1, "b": 2}}, None),
+        ({"max_event_queue_size": 500}, None),
+        ({"rate_limit": "20", "concurrency": True, "max_event_queue_size": None}, None),
+    ],
+)
+def test_queue_limits(settings: dict[str, Any], limits: tuple[Any, ...] | None) -> None:
+    """The names of synced files and the header's own set the same limits; a value of an unknown form sets none."""
+    expected = None if limits is None else QueueLimits("p_1", *limits)
+
+    assert queue_limits(a_workflow(python_step(), **settings), "p_1") == expected
+
+
+def test_the_platforms_name_of_the_memory_limit() -> None:
+    """`lambda_memory`, the name in synced files, sets the limit, also beside `memory`; text sets none."""
+    settings: list[dict[str, Any]] = [
+        {"lambda_memory": 512},
+        {"memory": 512},
+        {"lambda_memory": 512, "memory": 1024},
+        {"lambda_memory": "512"},
+        {},
+    ]
+
+    assert [memory_limit_mb(a_workflow(python_step(), **each)) for each in settings] == [512, 512, 512, None, None]

@@ -29,6 +29,7 @@ REQUEST = RunRequest(
         stand_in_url="http://stand-in.test",
         stand_in_names="slack",
         via="http://proxy.test",
+        network_vias=("net_a=http://other.test",),
         unopened=("b.test",),
         public_only=True,
     ),
@@ -100,3 +101,10 @@ def test_the_test_sets_each_stored_field() -> None:
 
     assert same == OF_THE_PROCESS | OF_A_NEW_RUN
     assert OF_THE_ROW & same == set()
+
+
+def test_the_proxy_of_the_workflows_network() -> None:
+    """The calls of a workflow with `network` leave through the proxy of that network."""
+    request = replace(REQUEST, workflow=a_workflow(python_step("one"), network="net_a"))
+
+    assert (REQUEST.outbound_policy.via, request.outbound_policy.via) == ("http://proxy.test", "http://other.test")

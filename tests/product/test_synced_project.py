@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from tests.serve_process import serving
 PROJECT = Path(__file__).parents[1] / "synced_project"
 FOLDERS = sorted(str(folder.relative_to(PROJECT)) for folder in iter_workflow_paths(PROJECT))
 EXPECTED: dict[str, dict[str, Any]] = {
-    folder: json.loads((PROJECT / "expected" / f"{Path(folder).name}.json").read_text(encoding="utf-8"))
+    folder: json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for folder in FOLDERS
+    for file in (PROJECT / "expected" / f"{Path(folder).name}.json",)
 }
 IMPORTED = [folder for folder in FOLDERS if "not_imported" not in EXPECTED[folder]]
 RUNS = [
@@ -42,7 +45,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the synced project, as a clone of its repository."""
-    return Path(shutil.copytree(PROJECT, tmp_path_factory.mktemp("synced") / "repository"))
+    clone = Path(shutil.copytree(PROJECT, tmp_path_factory.mktemp("synced") / "repository"))
+    (clone / ".git").mkdir()
+    return clone
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +65,8 @@ def started(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield line
 
 
-def test_every_expectation_has_its_workflow() -> None:
-    """Each file of `expected` is named after a workflow's folder."""
+def test_every_workflow_has_its_expectation() -> None:
+    """Each workflow has a file in `expected`, and each of these files its workflow."""
     assert {path.stem for path in (PROJECT / "expected").iterdir()} == {Path(folder).name for folder in FOLDERS}
 
 
@@ -102,15 +107,47 @@ def test_a_workflow_runs(project: Path, folder: str, expected: dict[str, Any], e
 def test_serving_the_project_answers_at_every_endpoint(started: dict[str, Any]) -> None:
     """A workflow with an HTTP trigger answers at its URL; another one has no endpoint."""
     served = {each["name"]: each for each in started["workflows"]}
+    urls = {folder: served[name]["url"] for folder in FOLDERS if (name := workflow_name(folder)) in served}
     answers = {
-        folder: httpx.post(served[name]["url"], json={}, timeout=60).status_code != 404
-        for folder in FOLDERS
-        if (name := workflow_name(folder)) in served
+        folder: url is not None and httpx.post(url, json={}, timeout=60).status_code != 404
+        for folder, url in urls.items()
     }
 
     assert answers == {
         folder: EXPECTED[folder].get("endpoint", True) for folder in FOLDERS if "not_served" not in EXPECTED[folder]
     }
+
+
+def test_a_workflow_that_cannot_be_served_is_listed(project: Path, started: dict[str, Any]) -> None:
+    """The others are served; `serve FOLDER` and `doctor FOLDER` give the same reason."""
+    words = [sys.executable, "-m", "pdkernel", "doctor", str(project), "--json"]
+    doctor = subprocess.run(words, cwd=project.parent, check=True, capture_output=True, text=True)
+    reported = {
+        each["source"]: each["not_served"] for each in json.loads(doctor.stdout)["workflows"] if "not_served" in each
+    }
+    refused = {each["folder"]: each["reason"] for each in started["not_served"]}
+    expected = {str(project / folder): EXPECTED[folder].get("not_served") for folder in FOLDERS}
+
+    assert list(refused) == [folder for folder in expected if expected[folder] is not None]
+    assert [folder for folder, reason in refused.items() if expected[folder] not in reason] == []
+    assert reported == refused
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("large-report-p_LrgRep4", ["serve --via net_LrgRep8=", "`cold_start_optimization` is unknown"]),
+        ("shared/add-tax-p_AddTax6", ["has no trigger"]),
+        ("greet-caller-p_Gr4tCl9", []),
+    ],
+)
+def test_the_report_says_what_settings_mean(project: Path, folder: str, words: list[str], tmp_path: Path) -> None:
+    """An unknown setting, a network and a missing trigger are named; settings that are honoured are not."""
+    report = import_one(project / folder, tmp_path / "imported.ipynb").report
+
+    assert report is not None
+    assert len(report.notes) == len(words)
+    assert [word for word, note in zip(words, report.notes, strict=True) if word not in note] == []
 
 
 def workflow_name(folder: str) -> str:

@@ -53,6 +53,7 @@ def test_json_of_a_report() -> None:
         }
     )
     assert DoctorReport((), parts, shares_workers=True).to_json()["shares_workers"] is True
+    assert DoctorReport((), parts, not_served="It is inactive.").to_json()["not_served"] == "It is inactive."
     assert json.dumps(DoctorReport((), parts).to_json()) == json.dumps(
         {"ready": True, "missing": [], "report": parts.to_json(), "findings": []}
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,13 @@ from pdkernel.project import Project
 from pdkernel.project.oauth_clients import NewClient
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.source import RefusedSource
 
 
 class Workflows:
     """A fixed list of served workflows."""
+
+    not_served: Sequence[RefusedSource] = ()
 
     def __init__(self, *workflows: ServedWorkflow) -> None:
         self._workflows = workflows

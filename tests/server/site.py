@@ -23,7 +23,7 @@ from pdkernel.project import Project
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
 from pdkernel.server.run_registry import RunRegistry
-from pdkernel.server.source_workflows import SourceWorkflows
+from pdkernel.server.source_workflows import SourceSelection, SourceWorkflows
 from pdkernel.server.uvicorn_server import Server, listen, local_url
 from pdkernel.source import WorkflowSource
 
@@ -131,7 +131,9 @@ async def site_of(
                 engine=runtime,
                 workflows=SourceWorkflows(
                     project,
-                    [WorkflowSource(folder / f"{each.name}.ipynb", "notebook", each, sidecar) for each in workflows],
+                    SourceSelection(
+                        [WorkflowSource(folder / f"{each.name}.ipynb", "notebook", each, sidecar) for each in workflows]
+                    ),
                 ),
                 settings=ServeSettings(base_url=settings.pop("base_url", url), policy=parse_policy(egress), **settings),
                 clock=project.clock,

@@ -11,12 +11,18 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.definition import Sidecar
 from pdkernel.engine.run_context import derive_id
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, check_bearer_tokens
-from pdkernel.source import WorkflowSource, load_sources
+from pdkernel.server.source_workflows import (
+    RELOAD_INTERVAL_S,
+    SourceSelection,
+    SourceWorkflows,
+    check_bearer_tokens,
+    select_sources,
+)
+from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, python_step
 from tests.notebook_files import notebook_of
 
@@ -34,12 +40,15 @@ class ServedNotebook:
         self.lines: list[str] = []
         self.write("one")
         self.workflows = SourceWorkflows(
-            self.project, load_sources(folder / "work.ipynb"), check=self.check, write_line=self.lines.append
+            self.project,
+            select_sources([folder / "work.ipynb"], folder),
+            check=self.check,
+            write_line=self.lines.append,
         )
 
-    def write(self, step: str, *, auth: str = "oauth", name: str = "work.ipynb") -> None:
-        """Save the notebook with one step of that name."""
-        notebook_of(self.folder / name, CELL.format(auth=auth), STEP.format(name=step))
+    def write(self, step: str, *, auth: str = "oauth", name: str = "work.ipynb", more: str = "") -> None:
+        """Save the notebook with one step of that name, and *more* lines in its header."""
+        notebook_of(self.folder / name, CELL.format(auth=auth) + more, STEP.format(name=step))
 
     def check(self, served: ServedWorkflow) -> None:
         """Reject a trigger without auth, as with `--host`."""
@@ -130,6 +139,24 @@ def test_a_change_that_fails_the_check_is_not_served(notebook: ServedNotebook) -
     assert notebook.lines[0].endswith("The trigger requires no auth.")
 
 
+def test_a_workflow_that_becomes_inactive_is_not_served(notebook: ServedNotebook) -> None:
+    """An inactive workflow has no endpoint and is listed with the reason; turned on again, it has the same endpoint."""
+    (before,) = notebook.workflows.list_workflows()
+    notebook.write("one", more="inactive: true\n")
+    notebook.clock.advance(RELOAD_INTERVAL_S)
+    while_off = notebook.workflows.find(before.endpoint_key), notebook.workflows.find_id(before.id)
+    refused = [(each.path, each.name) for each in notebook.workflows.not_served]
+    notebook.write("on_again")
+
+    assert while_off == (None, None)
+    assert refused == [(notebook.folder / "work.ipynb", "Answer")]
+    assert notebook.steps() == ["on_again"]
+    assert notebook.workflows.find(before.endpoint_key) is not None
+    assert notebook.workflows.not_served == ()
+    assert "is inactive" in notebook.lines[0]
+    assert notebook.lines[1].endswith("has changed and is served.")
+
+
 def test_a_changed_endpoint_requires_a_restart(notebook: ServedNotebook) -> None:
     """A changed endpoint key is not used before a restart."""
     (notebook.folder / "work.pdkernel.yaml").write_text("endpoint: eo0000000000000000\n")
@@ -149,7 +176,7 @@ def test_the_yaml_file_beside_a_notebook_is_part_of_the_source(notebook: ServedN
 
 def test_files_of_a_synced_folder(tmp_path: Path) -> None:
     """A step's file is part of the source; a file in `node_modules` is not."""
-    from pdkernel.source import file_stamps, load_source
+    from pdkernel.source import file_stamps
 
     folder = tmp_path / "flow"
     (folder / "one").mkdir(parents=True)
@@ -159,13 +186,13 @@ def test_files_of_a_synced_folder(tmp_path: Path) -> None:
         "org_id: o_1\nproject_id: proj_1\nsteps:\n  - namespace: one\n    type: CODE\n    runtime: nodejs18.x\n    uses: ./one/entry.js\ntriggers:\n  - id: hi_1\nname: Flow\nschema_version: 2\n"
     )
     entry.write_text("export default defineComponent({ async run() { return 1; } });\n")
-    before = file_stamps(load_source(folder))
+    before = file_stamps(folder)
     (folder / "node_modules" / "x" / "index.js").write_text("1")
-    same = file_stamps(load_source(folder))
+    same = file_stamps(folder)
     entry.write_text("export default defineComponent({ async run() { return 22; } });\n")
 
     assert same == before
-    assert file_stamps(load_source(folder)) != before
+    assert file_stamps(folder) != before
 
 
 OPEN = a_workflow(python_step())
@@ -181,8 +208,8 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def test_endpoint_keys_stay(project: Project, tmp_path: Path) -> None:
     """A workflow has the same endpoint key at the next start, and another workflow has another key."""
     sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
-    first = [each.endpoint_key for each in SourceWorkflows(project, sources).list_workflows()]
-    second = [each.endpoint_key for each in SourceWorkflows(project, sources).list_workflows()]
+    first = [each.endpoint_key for each in SourceWorkflows(project, SourceSelection(sources)).list_workflows()]
+    second = [each.endpoint_key for each in SourceWorkflows(project, SourceSelection(sources)).list_workflows()]
 
     assert first == second
     assert len(set(first)) == 2
@@ -193,16 +220,18 @@ def test_the_endpoint_key_of_pdkernel_yaml(project: Project, tmp_path: Path) -> 
     sources = [
         WorkflowSource(tmp_path / name, "notebook", OPEN, Sidecar(endpoint="eomine")) for name in ("a.ipynb", "b.ipynb")
     ]
-    served = SourceWorkflows(project, sources[:1])
+    served = SourceWorkflows(project, SourceSelection(sources[:1]))
 
     assert served.find("EOMINE") is not None
     with pytest.raises(RequestError, match="same endpoint"):
-        SourceWorkflows(project, sources)
+        SourceWorkflows(project, SourceSelection(sources))
 
 
 def test_the_id_of_a_synced_folder(project: Project, tmp_path: Path) -> None:
     """The id of a synced folder's workflow is the end of the folder's name; an id does not find an endpoint."""
-    served = SourceWorkflows(project, [WorkflowSource(tmp_path / "greet-p_AbC123", "folder", OPEN, Sidecar())])
+    served = SourceWorkflows(
+        project, SourceSelection([WorkflowSource(tmp_path / "greet-p_AbC123", "folder", OPEN, Sidecar())])
+    )
 
     assert [each.id for each in served.list_workflows()] == ["p_AbC123"]
     assert served.find_id("p_AbC123") is not None
@@ -212,10 +241,10 @@ def test_the_id_of_a_synced_folder(project: Project, tmp_path: Path) -> None:
 def test_ids_are_random_and_stay(project: Project, tmp_path: Path) -> None:
     """Workflows with the same name have different random ids, which are the same at the next start."""
     sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
-    first, second = (SourceWorkflows(project, sources) for _ in range(2))
+    first, second = (SourceWorkflows(project, SourceSelection(sources)) for _ in range(2))
     ids = [each.id for each in first.list_workflows()]
     with Project.open(tmp_path / "other" / ".pdkernel") as other:
-        (elsewhere,) = SourceWorkflows(other, sources[:1]).list_workflows()
+        (elsewhere,) = SourceWorkflows(other, SourceSelection(sources[:1])).list_workflows()
 
     assert ids == [each.id for each in second.list_workflows()]
     assert len({*ids, elsewhere.id, derive_id("p_", OPEN.name)}) == 4
@@ -230,7 +259,64 @@ def test_a_bearer_trigger_requires_its_variable(project: Project, tmp_path: Path
     workflow = replace(OPEN, triggers=(Trigger(auth="bearer", token_env="HOOK"),))
     source = WorkflowSource(tmp_path / "a.ipynb", "notebook", workflow)
     with pytest.raises(RequestError, match="pdkernel env set HOOK"):
-        check_bearer_tokens(SourceWorkflows(project, [source]).list_workflows())
+        check_bearer_tokens(SourceWorkflows(project, SourceSelection([source])).list_workflows())
     project.variables.set("HOOK", "token")
 
-    check_bearer_tokens(SourceWorkflows(project, [source]).list_workflows())
+    check_bearer_tokens(SourceWorkflows(project, SourceSelection([source])).list_workflows())
+
+
+def test_one_workflow_of_a_folder_does_not_stop_the_others(project: Project, tmp_path: Path) -> None:
+    """A workflow without its token, a second one with the same endpoint and an unreadable one are refused, each with its reason."""
+    folder = tmp_path / "flows"
+    folder.mkdir()
+    for name, header in (("a", ""), ("b", "trigger: {type: http, auth: bearer, token_env: HOOK}"), ("c", "")):
+        notebook_of(folder / f"{name}.ipynb", f"%%pdworkflow\nname: {name}\n{header}", STEP.format(name="one"))
+    for name in ("a", "c"):
+        (folder / f"{name}.pdkernel.yaml").write_text("endpoint: eosame\n")
+    (folder / "d.ipynb").write_text("{")
+
+    workflows = SourceWorkflows(project, select_sources([folder], folder))
+
+    assert [each.source.workflow.name for each in workflows.list_workflows()] == ["a"]
+    reasons = {each.name: each.reason for each in workflows.not_served}
+    assert list(reasons) == ["b", "c", "d"]
+    assert "HOOK is not set" in reasons["b"]
+    assert "the same endpoint" in reasons["c"]
+    assert "not a notebook" in reasons["d"]
+
+
+def test_a_mended_workflow_is_served(tmp_path: Path) -> None:
+    """A refused workflow is loaded again after its files have changed, not before; until then its reason is the latest one."""
+    clock, lines = ManualClock(), list[str]()
+    with Project.open(tmp_path / "other" / ".pdkernel", clock=clock) as own:
+        folder = tmp_path / "flows"
+        folder.mkdir()
+        notebook_of(folder / "a.ipynb", STEP.format(name="one"))
+        (folder / "b.ipynb").write_text("{")
+        workflows = SourceWorkflows(own, select_sources([folder], folder), write_line=lines.append)
+        notebook_of(folder / "b.ipynb", "%%pdworkflow\ninactive: true", STEP.format(name="two"))
+        clock.advance(RELOAD_INTERVAL_S)
+        first = [each.source.path.stem for each in workflows.list_workflows()]
+        (reason,) = (each.reason for each in workflows.not_served)
+        notebook_of(folder / "b.ipynb", STEP.format(name="two"))
+        clock.advance(RELOAD_INTERVAL_S)
+        second = [each.source.path.stem for each in workflows.list_workflows()]
+
+    assert (first, second) == (["a"], ["a", "b"])
+    assert "is inactive" in reason
+    assert lines == [f"{folder / 'b.ipynb'} has changed and is served."]
+
+
+def test_a_folder_in_which_nothing_can_be_served(project: Project, tmp_path: Path) -> None:
+    """If no workflow of a folder can be served, the error lists every reason; a source that is named is refused alone."""
+    folder = tmp_path / "flows"
+    folder.mkdir()
+    (folder / "a.ipynb").write_text("{")
+    notebook_of(folder / "b.ipynb", "%%pdworkflow\ninactive: true", STEP.format(name="two"))
+
+    with pytest.raises(RequestError, match="None of the workflows") as nothing:
+        SourceWorkflows(project, select_sources([folder], folder))
+    with pytest.raises(UnsupportedError, match="is inactive"):
+        select_sources([folder / "b.ipynb"], folder)
+
+    assert [name in nothing.value.message for name in ("a.ipynb: ", "b.ipynb: ")] == [True, True]

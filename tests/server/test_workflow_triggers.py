@@ -27,10 +27,9 @@ from pdkernel.project.schema import source_state
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
 from pdkernel.server.run_registry import RunRegistry, build_run_request
-from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows
+from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
-from pdkernel.source import load_sources
 from tests.notebook_files import notebook_of
 
 STEP = "%%pdstep seen --lang node\nexport default defineComponent({ async run({ steps }) { return steps.trigger } })"
@@ -176,7 +175,7 @@ def serve(tmp_path: Path) -> Serve:
                     project=project,
                     directory=directory,
                     engine=engine,
-                    workflows=SourceWorkflows(project, load_sources(folder)),
+                    workflows=SourceWorkflows(project, select_sources([folder], folder)),
                     settings=ServeSettings(base_url="http://127.0.0.1:4000", policy=parse_policy("deny")),
                     clock=clock,
                     ids=project.ids,

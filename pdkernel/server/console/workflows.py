@@ -1,4 +1,4 @@
-"""The first page of the console: the served workflows with their triggers, URLs, last results and the runs of a day."""
+"""The first page of the console: the workflows with their triggers, URLs, last results and the runs of a day."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors
 from pdkernel.server.console.live import journal_reader
+from pdkernel.source import RefusedSource
 
 HOURS = 24
 
@@ -44,30 +45,32 @@ class TriggerLine(JsonStruct, frozen=True):
 
 class WorkflowLine(JsonStruct, frozen=True):
     """
-    A served workflow.
+    A workflow.
 
     Attributes:
-        id: `p_...`.
+        id: `p_...`; None for a workflow that is not served.
         name: The name.
         url: The URL of the endpoint, or None without an HTTP trigger.
         triggers: The triggers.
         runs: The number of runs in each hour of the last day, oldest first.
         failed: The number of failed runs in each hour.
         last_run: The newest run, or None.
+        not_served: The reason why the workflow is not served, or None.
     """
 
-    id: str
+    id: str | None
     name: str
     url: str | None
     triggers: tuple[TriggerLine, ...]
     runs: tuple[int, ...]
     failed: tuple[int, ...]
     last_run: RunSummary | None
+    not_served: str | None = None
 
 
 @for_visitors("page")
 async def workflows_page(visit: Visit) -> Response:
-    """GET `/-/`: the served workflows."""
+    """GET `/-/`: the served workflows, then those that cannot be served."""
     lines = await _load(visit)
     if visit.wants_json:
         return pages.json_response([line.to_json() for line in lines])
@@ -78,15 +81,33 @@ async def _load(visit: Visit) -> list[WorkflowLine]:
     context = visit.state.context
     served = context.workflows.list_workflows()
     states = {(state.workflow_id, state.key): state for state in context.project.workflow_triggers.list_states()}
-    names = list(dict.fromkeys(each.source.workflow.name for each in served))
+    refused = context.workflows.not_served
+    names = list(dict.fromkeys([*(each.source.workflow.name for each in served), *(each.name for each in refused)]))
     async with journal_reader(context) as reader:
         counts = await reader.count_by_hour(names, context.clock.now(), HOURS)
         newest = {name: await reader.summaries(ExecutionQuery(workflow=name, limit=1)) for name in names}
-    return [
+    lines = [
         _line(each, states, context.settings.base_url, counts[name], newest[name])
         for each in served
         for name in (each.source.workflow.name,)
     ]
+    return lines + [_refused_line(each, counts[each.name], newest[each.name]) for each in refused]
+
+
+def _refused_line(
+    refused: RefusedSource, counts: Sequence[tuple[int, int]], newest: Sequence[RunSummary]
+) -> WorkflowLine:
+    """The line of a workflow that is not served, with its earlier runs."""
+    return WorkflowLine(
+        id=None,
+        name=refused.name,
+        url=None,
+        triggers=(),
+        runs=tuple(runs for runs, _ in counts),
+        failed=tuple(failed for _, failed in counts),
+        last_run=newest[0] if newest else None,
+        not_served=refused.reason,
+    )
 
 
 def _line(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from pdkernel.model import Trigger
 from pdkernel.project import TriggerState
+from pdkernel.server.source_workflows import SourceWorkflows, select_sources
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import JSON, Serve
 
@@ -75,3 +76,22 @@ async def test_a_server_without_workflows(serve: Serve) -> None:
     console = await serve()
 
     assert "only the Connect API is served" in await console.page("/-/")
+
+
+async def test_a_workflow_that_is_not_served(serve: Serve) -> None:
+    """The page lists a refused workflow with its reason, after those that are served."""
+    console = await serve(GREET)
+    workflows = console.state.context.workflows
+    assert isinstance(workflows, SourceWorkflows)
+    folder = console.site.context.project.folder
+    (folder / "broken.ipynb").write_text("{")
+    notebook = select_sources([folder], folder).refused
+    workflows.refuse(notebook[0])
+    lines = (await console.http.get("/-/", headers=JSON)).json()
+
+    assert [(line["name"], line["id"] is None, line["url"] is None) for line in lines] == [
+        ("Greet", False, False),
+        ("broken", True, True),
+    ]
+    assert "is not a notebook" in lines[1]["not_served"]
+    assert "not served" in await console.page("/-/")
