@@ -270,8 +270,8 @@ async def test_response_of_a_client_library_is_exported_without_its_request(benc
         ("const all = []; for await (const each of this.chunks([1, 2, 3], 2)) all.push(each); return all", [[1, 2], [3]]),
         ("const [first] = await events.once(this.emitter(), 'ready'); return first", "now"),
         (
-            "const lines = []; for await (const line of readline.createInterface({ input: Readable.from(['a,1\\nb,', '2']) })) "
-            "lines.push(line.split(',')); return lines",
+            "const lines = []; const input = Readable.from(['a,1\\nb,', '2']); "
+            + "for await (const line of readline.createInterface({ input })) lines.push(line.split(',')); return lines",
             [["a", "1"], ["b", "2"]],
         ),
         ("return (await text(Readable.from(['a']).pipe(zlib.createGzip()).pipe(zlib.createGunzip()))).toUpperCase()", "A"),
