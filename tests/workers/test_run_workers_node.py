@@ -270,8 +270,7 @@ async def test_response_of_a_client_library_is_exported_without_its_request(benc
         ("const all = []; for await (const each of this.chunks([1, 2, 3], 2)) all.push(each); return all", [[1, 2], [3]]),
         ("const [first] = await events.once(this.emitter(), 'ready'); return first", "now"),
         (
-            "const lines = []; const input = Readable.from(['a,1\\nb,', '2']); "
-            + "for await (const line of readline.createInterface({ input })) lines.push(line.split(',')); return lines",
+            "const lines = []; for await (const line of this.lines(['a,1\\nb,', '2'])) lines.push(line.split(',')); return lines",
             [["a", "1"], ["b", "2"]],
         ),
         ("return (await text(Readable.from(['a']).pipe(zlib.createGzip()).pipe(zlib.createGunzip()))).toUpperCase()", "A"),
@@ -293,6 +292,7 @@ async def test_asynchronous_code_and_built_in_modules(bench: Bench, body: str, v
         export default defineComponent({
           methods: {
             async *chunks(items, size) { for (let n = 0; n < items.length; n += size) yield items.slice(n, n + size) },
+            lines(texts) { return readline.createInterface({ input: Readable.from(texts) }) },
             emitter() { const made = new events.EventEmitter(); setTimeout(() => made.emit("ready", "now"), 1); return made },
             answer() {
               const worker = new Worker("require('worker_threads').parentPort.postMessage(6 * 7)", { eval: true });
