@@ -7,6 +7,7 @@ import email
 import email.policy
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlsplit
@@ -22,6 +23,8 @@ from pdkernel.execution import OutboundEnforcement
 from tests.builders import a_step, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 UNREACHABLE = {
     "node": node_step("call", "await fetch('http://nowhere.invalid/things');"),
@@ -212,6 +215,30 @@ async def test_kinds_of_requests(run: Run, language: str) -> None:
     assert api.requests[3].headers["authorization"] == "Basic YWRhOnMgcA=="
     assert api.requests[4].headers["x-forwarded-host"] == "files.shop.test"
     assert [call.status for call in done.step("call").requests] == [200] * 9 + [404]
+
+
+@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_browser_of_a_step_loads_a_page(run: Run, scheme: str) -> None:
+    """A browser, which sends no credentials to a proxy, loads the page of the stand-in, and the record has its call."""
+    step = node_step(
+        "call",
+        f"""
+        const {{ promisify }} = await import("node:util");
+        const {{ execFile }} = await import("node:child_process");
+        const options = ["--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors", "--user-data-dir=/tmp/profile",
+          "--disable-background-networking", "--disable-component-update"];
+        const found = await promisify(execFile)("{CHROMIUM}", [...options, "--dump-dom", "{scheme}://shop.test/page"]);
+        return found.stdout;
+        """,
+    )
+    with serve(AnsweringServer(lambda _: (200, b"<h1>Shop</h1>", {"content-type": "text/html"}))) as api:
+        done = await run(step, egress=f"stand-in={api.url}")
+
+    assert done.step("call").error is None
+    assert "<h1>Shop</h1>" in str(done.step("call").return_value)
+    assert (f"{scheme}://shop.test/page", 200) in [(call.url, call.status) for call in done.step("call").requests]
 
 
 async def test_live_run_has_no_guard(run: Run) -> None:
