@@ -24,8 +24,17 @@ class JsonHandler(BaseHTTPRequestHandler):
         """The response to a request with *body*."""
         raise NotImplementedError
 
+    def _read_body(self) -> Iterator[bytes]:
+        if self.headers.get("transfer-encoding") != "chunked":
+            yield self.rfile.read(int(self.headers.get("content-length") or 0))
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
     def _respond(self) -> None:
-        status, value, *more = self.answer(self.rfile.read(int(self.headers.get("content-length") or 0)))
+        status, value, *more = self.answer(b"".join(self._read_body()))
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         headers = {"content-type": "application/json", "content-length": str(len(content))}
         with suppress(BrokenPipeError, ConnectionResetError):  # the client has disconnected

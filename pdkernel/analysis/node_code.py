@@ -67,6 +67,16 @@ def has_entry_point(source: str) -> bool:
     return root.has_error or any(_exports(node) for node in javascript.iter_nodes(root))
 
 
+def find_unexported_component(source: str) -> int | None:
+    """Return the line of a statement `defineComponent(...)`, which lacks `export default`, or None."""
+    for node in javascript.iter_nodes(javascript.parse_source(source)):
+        called = node.child_by_field_name("function") if node.type == "call_expression" else None
+        is_statement = node.parent is not None and node.parent.type == "expression_statement"
+        if called is not None and is_statement and javascript.get_source(called) == "defineComponent":
+            return node.start_point[0] + 1
+    return None
+
+
 def _exports(node: Node) -> bool:
     if node.type == "export_statement":
         return any(child.type == "default" for child in node.children)

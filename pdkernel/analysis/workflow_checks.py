@@ -193,17 +193,20 @@ def _package_problems(step: Step) -> Iterator[PackageNameError]:
 def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
     if step.uses or step.is_code_missing:  # the engine refuses missing code; an export needs no code
         return
+    line, fix = 1, ""
     if step.language == "python" and not python_code.has_entry_point(step.source):
         what, template = "no `def handler(pd)` at its top level", python_code.ENTRY_POINT_TEMPLATE
     elif step.language == "node" and not node_code.has_entry_point(step.source):
         what, template = "no default export", node_code.ENTRY_POINT_TEMPLATE
+        if (found := node_code.find_unexported_component(step.source)) is not None:
+            line, fix = found, "Write `export default` before `defineComponent`."
     elif step.language == "go" and not go_code.has_entry_point(step.source):
         what, template = "no `func main()` in a `package main`", go_code.ENTRY_POINT_TEMPLATE
     else:
         return
     yield EntryPointError(
         f"Step {step.name}{describe_place(step, None)} has {what}.",
-        fix=f"Write\n{template}",
+        fix=fix or f"Write\n{template}",
         step=step.name,
-        line=step.line_offset + 1,
+        line=step.line_offset + line,
     )

@@ -150,18 +150,7 @@ class ClientConnection:
 
     async def _serve_inside_tls(self, proxy_target: ProxyTarget, caller: CallerToken | None, name: str) -> None:
         """Present a certificate for *name*, then detect the protocol inside TLS and serve it."""
-        try:
-            context = self._authority.server_context(name)
-        except ValueError as fault:
-            error = UpstreamError(
-                f"{name} was not found: it is not a host name, {fault} (ENOTFOUND).", code="ENOTFOUND", host=name
-            )
-            if (binding := binding_of(caller)) is not None:
-                self._router.report_unreachable(
-                    binding, Destination("https", proxy_target.host, proxy_target.port), error
-                )
-            self._refuse_tls(caller, error)
-            return
+        context = self._authority.server_context(name)
         try:
             streams = await self._open_streams(context)
         except ssl.SSLError:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 NODE_HOOK = Path(__file__).parent.parent / "runtimes" / "node" / "egress_hook.mjs"
+_DIRECT_BROWSER = 'data:application/x-ns-proxy-autoconfig,function%20FindProxyForURL(){return"DIRECT"}'
 _NO_PROXY_HOSTS = "localhost,127.0.0.1,127.0.0.0/8,::1"
 
 
@@ -262,7 +263,8 @@ def _build_environment(
     Every client reads the proxy variables in lower case; wget reads only those, and takes a certificate only from `WGETRC`.
     Node.js reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its roots, which are those of `SSL_CERT_FILE`: OpenSSL reads
     that file at the first TLS connection that does not pass the hook.
-    Node.js 24 alone reads `NODE_USE_ENV_PROXY`.
+    Node.js 24 alone reads `NODE_USE_ENV_PROXY`. Chromium alone reads `auto_proxy`, before the other proxy variables: it does not
+    send the credentials of a proxy, so it connects directly, and the sandbox redirects its connections to the gateway.
 
     Args:
         port: Port of the gateway on 127.0.0.1.
@@ -290,6 +292,8 @@ def _build_environment(
     environment["no_proxy"] = environment["NO_PROXY"] = "" if public_only else _NO_PROXY_HOSTS
     if public_only:
         environment["PDK_EGRESS_ALL"] = "1"
+    else:
+        environment["auto_proxy"] = _DIRECT_BROWSER
     if own_port is not None:
         environment["PDK_OWN_PORT"] = str(own_port)
     for name in (

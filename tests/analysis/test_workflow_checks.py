@@ -218,6 +218,16 @@ def test_default_export(source: str) -> None:
     assert refusal(check_workflow, Step("a", "node", source), Step("b", "node", "")) is EntryPointError
 
 
+def test_component_that_is_not_exported() -> None:
+    """The error is at the line of `defineComponent` and names the missing words."""
+    step = Step("a", "node", 'import axios from "axios";\n\ndefineComponent({ run() {} });\n', line_offset=1)
+
+    with pytest.raises(EntryPointError) as caught:
+        check_workflow(workflow(step))
+
+    assert (caught.value.line, caught.value.fix) == (4, "Write `export default` before `defineComponent`.")
+
+
 def test_other_steps_need_no_entry_point() -> None:
     """Bash, actions and disabled steps need no entry point."""
     others = [

@@ -252,6 +252,16 @@ for _ in range(3):
     assert f"udp://{address}:{port}" in ledger.refused[0]
 
 
+def test_the_probe_of_a_browser_is_not_a_call(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """Chromium asks the system for a route to an IPv6 address: it finds none, and the ledger has no row."""
+    code = "import socket\nprint(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).connect_ex((HOST, PORT)) == 101)"
+
+    done = run_sandboxed(gateway, bound, python(code, "2001:4860:4860::8888", 443))
+
+    assert done.stdout == "True\n"
+    assert ledger.calls == []
+
+
 def _waits(server: socket.socket) -> bool:
     try:
         return bool(server.recv(10, socket.MSG_PEEK))

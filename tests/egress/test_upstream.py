@@ -183,19 +183,22 @@ def test_a_name_that_does_not_exist_in_python(lost: ClientProcess, ledger: Ledge
 
 
 @pytest.mark.parametrize("name", ["-a.example.test", "a_b.example.test"])
-def test_a_name_without_a_certificate(nowhere: Gateway, ledger: Ledger, name: str) -> None:
-    """A host name without a possible certificate is a failed connection with a row, not an error of the gateway."""
+def test_a_name_that_idna_refuses(nowhere: Gateway, ledger: Ledger, name: str) -> None:
+    """The gateway has a certificate for a name that servers have although IDNA refuses it, such as that of an old bucket."""
     caller_token = nowhere.issue_token()
-    nowhere.bind(caller_token, ledger.binding("stand-in=slack"))
+    nowhere.bind(caller_token, ledger.binding("deny"))
     context = ssl.create_default_context(
         cafile=nowhere.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
     )
-    context.check_hostname = False
-    with knock(nowhere, caller_token, name, 443, secure=False) as plain, pytest.raises(ConnectionResetError):
-        context.wrap_socket(plain, server_hostname=name)
+    with (
+        knock(nowhere, caller_token, name, 443, secure=False) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secure,
+    ):
+        secure.sendall(f"GET /x HTTP/1.1\r\nhost: {name}\r\n\r\n".encode())
+        answer = secure.recv(12)
 
-    assert [call.outcome for call in ledger.calls] == ["failed"]
-    assert f"{name} was not found" in (ledger.calls[0].note or "")
+    assert answer == b"HTTP/1.1 403"
+    assert [(call.url, call.outcome) for call in ledger.calls] == [(f"https://{name}/x", "denied")]
 
 
 def test_a_certificate_that_is_not_trusted(lost: ClientProcess, lost_node: ClientProcess, ledger: Ledger) -> None:

@@ -7,8 +7,10 @@ import email
 import email.policy
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 import jwt
 import pytest
@@ -21,6 +23,8 @@ from pdkernel.execution import OutboundEnforcement
 from tests.builders import a_step, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 UNREACHABLE = {
     "node": node_step("call", "await fetch('http://nowhere.invalid/things');"),
@@ -58,6 +62,183 @@ async def test_record_has_the_guard(run: Run, runtime: WorkflowEngine) -> None:
 
     assert kept is not None
     assert kept.outbound_enforcement == done.outbound_enforcement == OutboundEnforcement("deny", detect_sandbox())
+
+
+REQUESTS = {
+    "node": a_step("""
+        %%pdstep call --lang node
+        import { createReadStream, createWriteStream } from "node:fs";
+        import { readFile, stat } from "node:fs/promises";
+        import { Readable } from "node:stream";
+        import { pipeline } from "node:stream/promises";
+
+        const API = "https://api.shop.test";
+
+        export default defineComponent({
+          async run({ $ }) {
+            await fetch(`${API}/search?${new URLSearchParams({ q: "blue shoes" })}`, { headers: { "X-Api-Key": "k1" } });
+            await fetch(`${API}/orders`, {
+              method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ id: 1, tags: ["é"] }),
+            });
+            await fetch(`${API}/form`, { method: "POST", body: new URLSearchParams({ name: "Ada", note: "a&b" }) });
+            const basic = Buffer.from("ada:s p").toString("base64");
+            await fetch(`${API}/orders/1`, { method: "DELETE", headers: { Authorization: `Basic ${basic}` } });
+            const download = await fetch("https://files.shop.test/photo.bin");
+            await pipeline(Readable.fromWeb(download.body), createWriteStream("/tmp/photo.bin"));
+            const form = new FormData();
+            form.set("file", new Blob([await readFile("/tmp/photo.bin")]), "photo.bin");
+            await fetch(`${API}/upload`, { method: "POST", body: form });
+            await fetch(`${API}/raw`, {
+              method: "PUT", body: createReadStream("/tmp/photo.bin"), duplex: "half",
+              headers: { "Content-Type": "application/octet-stream" },
+            });
+            const items = [];
+            for (let page = 1; page; ) {
+              const { found, next } = await (await fetch(`${API}/items?page=${page}`)).json();
+              items.push(...found);
+              page = next;
+            }
+            const missing = await fetch(`${API}/missing`);
+            $.export("items", items);
+            $.export("missing", missing.status);
+            $.export("size", (await stat("/tmp/photo.bin")).size);
+          },
+        });
+    """),
+    "python": a_step("""
+        %%pdstep call
+        import os
+        import requests
+
+        API = "https://api.shop.test"
+
+        def handler(pd: "pipedream"):
+            requests.get(f"{API}/search", params={"q": "blue shoes"}, headers={"X-Api-Key": "k1"})
+            requests.post(f"{API}/orders", json={"id": 1, "tags": ["é"]})
+            requests.post(f"{API}/form", data={"name": "Ada", "note": "a&b"})
+            requests.delete(f"{API}/orders/1", auth=("ada", "s p"))
+            with requests.get("https://files.shop.test/photo.bin", stream=True) as download, open("/tmp/photo.bin", "wb") as file:
+                for chunk in download.iter_content(chunk_size=8192):
+                    file.write(chunk)
+            with open("/tmp/photo.bin", "rb") as file:
+                requests.post(f"{API}/upload", files={"file": file})
+            with open("/tmp/photo.bin", "rb") as file:
+                requests.put(f"{API}/raw", data=file, headers={"Content-Type": "application/octet-stream"})
+            items, page = [], 1
+            while page:
+                answer = requests.get(f"{API}/items", params={"page": page}).json()
+                items += answer["found"]
+                page = answer["next"]
+            pd.export("items", items)
+            pd.export("missing", requests.get(f"{API}/missing").status_code)
+            pd.export("size", os.path.getsize("/tmp/photo.bin"))
+    """),
+    "bash": a_step("""
+        %%pdstep call --lang bash
+        api=https://api.shop.test
+        curl -s -G "$api/search" --data-urlencode "q=blue shoes" -H "X-Api-Key: k1" > /dev/null
+        curl -s "$api/orders" -H "Content-Type: application/json" -d '{"id": 1, "tags": ["é"]}' > /dev/null
+        curl -s "$api/form" -d name=Ada --data-urlencode "note=a&b" > /dev/null
+        curl -s -X DELETE -u "ada:s p" "$api/orders/1" > /dev/null
+        curl -s https://files.shop.test/photo.bin --output /tmp/photo.bin
+        curl -s "$api/upload" -F file=@/tmp/photo.bin > /dev/null
+        curl -s -T - -H "Content-Type: application/octet-stream" "$api/raw" < /tmp/photo.bin > /dev/null
+        page=1
+        while [ "$page" != null ]; do
+          answer=$(curl -s "$api/items?page=$page")
+          items="$items${items:+,}$(grep -o '"found": *\\[[^]]*' <<< "$answer" | sed 's/.*\\[//')"
+          page=$(grep -o '"next": *[a-z0-9]*' <<< "$answer" | sed 's/.*: *//')
+        done
+        echo "items:json=[$items]" >> $PIPEDREAM_EXPORTS
+        echo "missing:json=$(curl -s -o /dev/null -w '%{http_code}' "$api/missing")" >> $PIPEDREAM_EXPORTS
+        echo "size:json=$(wc -c < /tmp/photo.bin)" >> $PIPEDREAM_EXPORTS
+    """),
+}
+"""The kinds of requests in the platform's documentation of each language, as one step."""
+
+PHOTO = bytes(range(256)) * 100
+
+
+def answer_as_shop(request: SentRequest) -> Answer:
+    """A file, two pages of items, and 404 for what is missing."""
+    url = urlsplit(request.path)
+    if url.path == "/photo.bin":
+        return 200, PHOTO, {"content-type": "application/octet-stream"}
+    if url.path == "/items":
+        return 200, {"found": [1, 2], "next": 2} if url.query == "page=1" else {"found": [3], "next": None}
+    return (404, {"error": "missing"}) if url.path == "/missing" else (200, {"ok": True})
+
+
+def content_of(request: SentRequest) -> Any:
+    """The body of a request by its content type; a part of `multipart/form-data` by its name."""
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    match kind:
+        case "application/json":
+            return request.json()
+        case "application/x-www-form-urlencoded":
+            return parse_qs(request.body.decode())
+        case "multipart/form-data":
+            head = f"content-type: {request.headers['content-type']}\r\n\r\n".encode()
+            parts = email.message_from_bytes(head + request.body, policy=email.policy.HTTP).iter_parts()
+            return {
+                each.get_param("name", header="content-disposition"): each.get_payload(decode=True) for each in parts
+            }
+    return request.body
+
+
+@pytest.mark.parametrize("language", REQUESTS)
+async def test_kinds_of_requests(run: Run, language: str) -> None:
+    """
+    A step sends queries, headers, JSON, forms, credentials and files, and reads files, pages and errors.
+
+    Every language sends the same requests; the gateway changes none of them.
+    """
+    with serve(AnsweringServer(answer_as_shop)) as api:
+        done = await run(REQUESTS[language], egress=f"stand-in={api.url}")
+
+    assert done.step("call").error is None
+    assert done.step("call").exports == {"items": [1, 2, 3], "missing": 404, "size": len(PHOTO)}
+    seen = [(call.method, unquote_plus(call.path), content_of(call)) for call in api.requests]
+    assert seen == [
+        ("GET", "/search?q=blue shoes", b""),
+        ("POST", "/orders", {"id": 1, "tags": ["é"]}),
+        ("POST", "/form", {"name": ["Ada"], "note": ["a&b"]}),
+        ("DELETE", "/orders/1", b""),
+        ("GET", "/photo.bin", b""),
+        ("POST", "/upload", {"file": PHOTO}),
+        ("PUT", "/raw", PHOTO),
+        ("GET", "/items?page=1", b""),
+        ("GET", "/items?page=2", b""),
+        ("GET", "/missing", b""),
+    ]
+    assert api.requests[0].headers["x-api-key"] == "k1"
+    assert api.requests[3].headers["authorization"] == "Basic YWRhOnMgcA=="
+    assert api.requests[4].headers["x-forwarded-host"] == "files.shop.test"
+    assert [call.status for call in done.step("call").requests] == [200] * 9 + [404]
+
+
+@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_browser_of_a_step_loads_a_page(run: Run, scheme: str) -> None:
+    """A browser, which sends no credentials to a proxy, loads the page of the stand-in, and the record has its call."""
+    step = node_step(
+        "call",
+        f"""
+        const {{ promisify }} = await import("node:util");
+        const {{ execFile }} = await import("node:child_process");
+        const options = ["--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors", "--user-data-dir=/tmp/profile",
+          "--disable-background-networking", "--disable-component-update"];
+        const found = await promisify(execFile)("{CHROMIUM}", [...options, "--dump-dom", "{scheme}://shop.test/page"]);
+        return found.stdout;
+        """,
+    )
+    with serve(AnsweringServer(lambda _: (200, b"<h1>Shop</h1>", {"content-type": "text/html"}))) as api:
+        done = await run(step, egress=f"stand-in={api.url}")
+
+    assert done.step("call").error is None
+    assert "<h1>Shop</h1>" in str(done.step("call").return_value)
+    assert (f"{scheme}://shop.test/page", 200) in [(call.url, call.status) for call in done.step("call").requests]
 
 
 async def test_live_run_has_no_guard(run: Run) -> None:

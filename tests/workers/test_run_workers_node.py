@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import StepError, StepTimeoutError
-from pdkernel.model import AppBinding, Step
+from pdkernel.model import JSON, AppBinding, Step
 from tests.workers.conftest import Bench, OpenRun
 
 
@@ -253,6 +253,58 @@ async def test_response_of_a_client_library_is_exported_without_its_request(benc
         "$return_value[0].request is a ClientRequest that contains itself, so it is not exported.",
         "$return_value[1].request is a ClientRequest that contains itself, so it is not exported.",
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("await new Promise((resolve) => setTimeout(resolve, 5)); return 'waited'", "waited"),
+        ("return new Promise((resolve) => fs.readFile('/dev/null', 'utf8', (error, text) => resolve([error, text])))", [None, ""]),
+        ("return Promise.resolve(1).then((n) => n + 1).catch(() => 0).finally(() => 9)", 2),
+        ("return await util.promisify(setTimeout)(1, 'promised')", "promised"),
+        (
+            "return Promise.allSettled([1, Promise.reject(new Error('no'))].map(async (each) => await each))",
+            [{"status": "fulfilled", "value": 1}, {"status": "rejected", "reason": {}}],
+        ),
+        ("return Promise.race([new Promise((r) => setTimeout(r, 9999, 'slow').unref()), Promise.resolve('fast')])", "fast"),
+        ("const all = []; for await (const each of this.chunks([1, 2, 3], 2)) all.push(each); return all", [[1, 2], [3]]),
+        ("const [first] = await events.once(this.emitter(), 'ready'); return first", "now"),
+        (
+            "const lines = []; for await (const line of this.lines(['a,1\\nb,', '2'])) lines.push(line.split(',')); return lines",
+            [["a", "1"], ["b", "2"]],
+        ),
+        ("return (await text(Readable.from(['a']).pipe(zlib.createGzip()).pipe(zlib.createGunzip()))).toUpperCase()", "A"),
+        ("return (await util.promisify(child.execFile)('echo', ['hi'])).stdout", "hi\n"),
+        ("return this.answer()", 42),
+        ("return [new Date(0), new Date(0).toLocaleString('en-GB', { timeZone: 'Asia/Tokyo' })]", ["1970-01-01T00:00:00.000Z", "01/01/1970, 09:00:00"]),
+        ("return crypto.createHmac('sha256', 'key').update('text').digest('base64').length", 44),
+        ("return structuredClone({ at: new URL('https://a.test/?b=1').searchParams.get('b') })", {"at": "1"}),
+    ],
+)  # fmt: skip
+async def test_asynchronous_code_and_built_in_modules(bench: Bench, body: str, value: JSON) -> None:
+    """A step waits in each way that Node.js offers, and uses its modules."""
+    outcome = await bench.run(
+        "node",
+        """import child from "node:child_process"; import crypto from "node:crypto"; import events from "node:events";
+        import fs from "node:fs"; import readline from "node:readline"; import { Readable } from "node:stream";
+        import { text } from "node:stream/consumers"; import util from "node:util"; import zlib from "node:zlib";
+        import { Worker } from "node:worker_threads";
+        export default defineComponent({
+          methods: {
+            async *chunks(items, size) { for (let n = 0; n < items.length; n += size) yield items.slice(n, n + size) },
+            lines(texts) { return readline.createInterface({ input: Readable.from(texts) }) },
+            emitter() { const made = new events.EventEmitter(); setTimeout(() => made.emit("ready", "now"), 1); return made },
+            answer() {
+              const worker = new Worker("require('worker_threads').parentPort.postMessage(6 * 7)", { eval: true });
+              return events.once(worker, "message").then(([found]) => found);
+            },
+          },
+          async run({ steps, $ }) { BODY },
+        });""".replace("BODY", body),
+    )
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": value}
 
 
 async def test_value_that_stringify_drops_is_a_warning(bench: Bench) -> None:

@@ -7,9 +7,64 @@ from typing import Any
 
 import pytest
 
-from pdkernel.model import Step
+from pdkernel.model import JSON, Step
 from pdkernel.workers import StepRecorder
 from tests.workers.conftest import Bench, OpenRun
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("return asyncio.run(wait())", ["a", "b"]),
+        ("with ThreadPoolExecutor(4) as pool: return sorted(pool.map(str.upper, 'ba'))", ["A", "B"]),
+        ("return list(csv.DictReader(io.StringIO('name,n\\nAda,1\\n')))", [{"name": "Ada", "n": "1"}]),
+        ("return [each.text for each in ElementTree.fromstring('<a><b>1</b><b>2</b></a>').iter('b')]", ["1", "2"]),
+        ("return parse_qs('name=Ada+L&name=Bob')", {"name": ["Ada L", "Bob"]}),
+        ("return datetime(2026, 3, 29, 1, tzinfo=UTC).astimezone(ZoneInfo('Europe/Berlin')).isoformat()", "2026-03-29T03:00:00+02:00"),
+        ("return subprocess.run(['echo', 'hi'], capture_output=True, text=True, check=True).stdout", "hi\n"),
+        ("return base64.b64encode(hmac.digest(b'key', b'text', 'sha256')).decode()[:4]", "avqQ"),
+        ("return json.loads(json.dumps({'a': [1, None]}))", {"a": [1, None]}),
+        ("open('/tmp/a.txt', 'w').write('x'); return [os.listdir('/tmp').count('a.txt'), os.remove('/tmp/a.txt')]", [1, None]),
+        ("return zipfile.ZipFile(packed()).read('a.txt').decode()", "packed"),
+        ("with tempfile.NamedTemporaryFile('w+') as file: file.write('x'); file.seek(0); return file.read()", "x"),
+        ("return [*re.findall(r'#(\\w+)', 'a #bug and #help')]", ["bug", "help"]),
+        ("return dataclasses.asdict(Order(1))", {"id": 1, "tags": []}),
+    ],
+)  # fmt: skip
+async def test_concurrent_code_and_standard_modules(bench: Bench, body: str, value: JSON) -> None:
+    """A step waits for tasks, threads and programs, and parses and writes the usual formats."""
+    outcome = await bench.run(
+        "python",
+        f"""import asyncio, base64, csv, dataclasses, hmac, io, json, os, re, subprocess, tempfile, zipfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from urllib.parse import parse_qs
+from xml.etree import ElementTree
+from zoneinfo import ZoneInfo
+
+@dataclasses.dataclass
+class Order:
+    id: int
+    tags: list = dataclasses.field(default_factory=list)
+
+async def wait():
+    async def each(name):
+        await asyncio.sleep(0.001)
+        return name
+    return await asyncio.gather(each("a"), each("b"))
+
+def packed():
+    with zipfile.ZipFile(made := io.BytesIO(), "w") as archive:
+        archive.writestr("a.txt", "packed")
+    return made
+
+def handler(pd: "pipedream"):
+    {body}
+""",
+    )
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": value}
 
 
 async def test_handler_returns_exports_and_reads_steps(bench: Bench) -> None:

@@ -27,6 +27,9 @@ OnBlocked = Callable[[str, SocketAddress], None]
 
 _DNS = 53
 _PROBE_PORTS = frozenset({0, 9})  # connecting a UDP socket there sends nothing: resolvers do it to sort addresses
+_IPV6_PROBE = SocketAddress(
+    "2001:4860:4860::8888", 443
+)  # Chromium connects a UDP socket there to find out if IPv6 works
 _MAX_ADDRESS_BYTES = 128
 _MESSAGE = struct.Struct("=QI4x")  # the start of a msghdr: the address of a name, and its length
 _MESSAGE_SIZE, _MANY_MESSAGE_SIZE = 56, 64
@@ -110,6 +113,8 @@ class Supervisor:
                 return _connect_to(sock, self._name_server)
             if sock.type == socket.SOCK_DGRAM and destination.port in _PROBE_PORTS:
                 return None
+            if sock.type == socket.SOCK_DGRAM and destination == _IPV6_PROBE:
+                return errno.ENETUNREACH
         return self._refuse("A UDP connection", destination)
 
     def _redirect(self, sock: socket.socket, destination: SocketAddress) -> int:

@@ -69,12 +69,41 @@ class CertificateAuthority:
                 self._authority = trustme.CA.from_pem(_certificates(pem), pem)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.set_alpn_protocols(["http/1.1"])
-            self._authority.issue_cert(*hosts).configure_cert(context)
+            self._issue(self._authority, *hosts).configure_cert(context)
             self._contexts[hosts] = context
             if len(self._contexts) > _MAX_CACHED_CONTEXTS:
                 self._contexts.popitem(last=False)
         self._contexts.move_to_end(hosts)
         return context
+
+    def _issue(self, authority: trustme.CA, *hosts: str) -> trustme.LeafCert:
+        """A certificate for *hosts*, also for names that IDNA refuses and servers have, such as `my_bucket.example.com`."""
+        import trustme
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        try:
+            return authority.issue_cert(*hosts)
+        except UnicodeError:
+            leaf = authority.issue_cert("host.invalid")
+        made = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+        builder = x509.CertificateBuilder(
+            made.issuer,
+            made.subject,
+            made.public_key(),
+            made.serial_number,
+            made.not_valid_before_utc,
+            made.not_valid_after_utc,
+        )
+        for extension in made.extensions:
+            names = isinstance(extension.value, x509.SubjectAlternativeName)
+            value = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]) if names else extension.value
+            builder = builder.add_extension(value, extension.critical)
+        key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)  # the kind that trustme makes
+        signed = builder.sign(key, hashes.SHA256())
+        return trustme.LeafCert(leaf.private_key_pem.bytes(), signed.public_bytes(serialization.Encoding.PEM), [])
 
     def _load(self) -> bytes:
         """Key and certificate; the first process that needs them creates them."""
