@@ -116,11 +116,12 @@ async def test_paging(serve: Serve) -> None:
         pages.append(listed_ids(page))
         await store(console, 1000 + len(pages))
         path = page.partition('id="older" href="')[2].partition('"')[0].replace("&amp;", "&")
-    first = await console.http.get("/-/runs", headers=JSON)
+    first = await console.http.get("/-/runs?workflow=Greet&status=success", headers=JSON)
 
     assert [len(page) for page in pages] == [50, 50, 20]
     assert [run_id for page in pages for run_id in page] == ids[::-1]
     assert first.headers["link"].endswith('; rel="next"')
+    assert "/-/runs?workflow=Greet&status=success&before=" in first.headers["link"]
     assert len(first.json()) == 50
 
 
