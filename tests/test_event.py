@@ -148,6 +148,22 @@ def test_identity_headers_are_read_without_blanks() -> None:
     assert (event.external_user_id, event.environment) == ("ada", "production")
 
 
+def test_an_identity_replaces_headers_of_any_case() -> None:
+    """One header of each name is left, and None leaves a header as it is."""
+    event = Event({"headers": {"X-PD-External-User-ID": "ada", "X-Pd-Environment": "production", "X-Other": "1"}})
+
+    assert event.with_identity("grace", None).headers == {
+        "X-Pd-Environment": "production",
+        "X-Other": "1",
+        "x-pd-external-user-id": "grace",
+    }
+    assert event.with_identity(None, "development").headers == {
+        "X-PD-External-User-ID": "ada",
+        "X-Other": "1",
+        "x-pd-environment": "development",
+    }
+
+
 def test_secrets_of_headers() -> None:
     """A secret header's value is a secret without its scheme, unless it is empty or masked already."""
     event = Event(

@@ -116,7 +116,7 @@ def check_export_depth(step: Step, exports: Mapping[str, JSON]) -> StepError | N
     if step.language in ("node", "python"):
         return None
     for name, value in exports.items():
-        if _depth_exceeds(value, MAX_EXPORT_DEPTH):
+        if exceeds_depth(value):
             return ExportNotJSONError(
                 f"JSON Nested Property Limit Exceeded: {name} is nested more than {MAX_EXPORT_DEPTH} deep.",
                 name="ExportNotJSONError",
@@ -131,9 +131,10 @@ def json_size(value: JSON) -> int:
     return len(encode_json(value))
 
 
-def _depth_exceeds(value: JSON, most: int) -> bool:
+def exceeds_depth(value: JSON) -> bool:
+    """Return whether *value* has more than `MAX_EXPORT_DEPTH` levels of lists and objects."""
     level: list[Any] = [value] if isinstance(value, dict | list) else []
-    for _ in range(most):
+    for _ in range(MAX_EXPORT_DEPTH):
         level = [
             inner
             for outer in level

@@ -194,6 +194,10 @@ def test_a_rejected_refresh_token_marks_the_account_unhealthy(
     found = directory.find_account(account)
     assert found is not None
     assert not found.healthy
+    assert directory.reconnect_account(account, {"oauth_access_token": "new"}).healthy
+    renewed = directory.find_account(account)
+    assert renewed is not None
+    assert renewed.healthy
     assert len(provider.requests) == 1
 
 

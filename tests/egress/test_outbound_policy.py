@@ -20,6 +20,7 @@ def test_options_after_the_mode_are_read() -> None:
         "http://me:secret@proxy.test:3128",
     )
     assert [policy.passes_tls_through(host) for host in ("b.test", "x.c.test", "a.test")] == [True, True, False]
+    assert parse_policy("live via=http://a.test:1", via="http://b.test:2").via == "http://b.test:2"
 
 
 def test_a_file_may_have_blanks_in_its_name(tmp_path: Path) -> None:
@@ -108,8 +109,8 @@ def test_two_proxies_for_the_same_calls_are_refused(vias: list[str]) -> None:
     ],
 )
 def test_a_list_of_hosts_is_exact_or_by_domain(host: str, let_out: bool) -> None:
-    """`slack.com` is that host only, `*.notion.com` every host below."""
-    assert parse_policy("allow=slack.com,*.notion.com").allows_host(host) is let_out
+    """`slack.com` is that host only, `*.notion.com` every host below; case and a dot at the end have no meaning."""
+    assert parse_policy("allow=Slack.com.,*.notion.com.").allows_host(host) is let_out
 
 
 def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
@@ -125,6 +126,8 @@ def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
         ({}, "live"),
         ({"PYTEST_CURRENT_TEST": "x"}, "deny"),
         ({"PDKERNEL_EGRESS": "stand-in=slack", "PYTEST_CURRENT_TEST": "x"}, "stand-in=slack"),
+        ({"PDKERNEL_EGRESS": " deny "}, "deny"),
+        ({"PDKERNEL_EGRESS": " "}, "live"),
     ],
 )
 def test_the_default_mode(environ: dict[str, str], mode: str) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pdkernel.egress import parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError
 from pdkernel.egress.recorded_call import CallRedactor, RecordedCall, RecordedResponse, restore_secrets
-from pdkernel.egress.recording import RecordingError, RecordingFile
+from pdkernel.egress.recording import MAX_MEMORY_RECORDING_BYTES, MemoryRecording, RecordingError, RecordingFile
 from tests.egress.kit import REF, TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
 URL = "https://api.example.test/things"
@@ -90,6 +90,54 @@ def test_other_credentials_find_the_response(tmp_path: Path) -> None:
     )
 
     assert one.key == two.key
+
+
+@pytest.mark.parametrize(
+    ("query", "is_same"),
+    [
+        ("b=2&a=1", True),
+        ("a=1&b=2&X-Amz-Signature=3&x-amz-date=4", True),
+        ("a=1&b=2&x-amazon=3", False),
+        ("a=2&b=1", False),
+    ],
+)
+def test_the_order_and_the_signature_of_a_query_do_not_count(query: str, is_same: bool) -> None:
+    """A signed URL of AWS has another signature in each run."""
+    keys = [
+        CallRedactor().redact_request("GET", f"https://a/?{each}", [], b"", redactor()).key
+        for each in ("a=1&b=2", query)
+    ]
+
+    assert (keys[0] == keys[1]) is is_same
+
+
+def test_a_recording_that_another_run_extends_is_read_again(tmp_path: Path) -> None:
+    """A call is found that was added to the file after the first search; the removed file has no calls."""
+    file = tmp_path / "calls.jsonl"
+    call = CallRedactor().redact_request("GET", URL, [], b"", redactor())
+    reading, writing = RecordingFile(file), RecordingFile(file)
+
+    before = reading.find("step", 0, call, safe=True)
+    found = []
+    for status in (200, 201):
+        writing.add("step", 0, call, RecordedResponse(status, "OK", (), b""), 1.0)
+        found.append(reading.find("step", 0, call, safe=True))
+    file.unlink()
+
+    assert isinstance(before, str)
+    assert [each.status for each in found if isinstance(each, RecordedResponse)] == [200, 201]
+    assert isinstance(reading.find("step", 0, call, safe=True), str)
+
+
+def test_a_recording_in_memory_counts_both_bodies() -> None:
+    """The bodies of requests and of responses take room."""
+    recording = MemoryRecording()
+    call = CallRedactor().redact_request("POST", URL, [], b"x" * 1000, redactor())
+
+    recording.add("step", 0, call, RecordedResponse(200, "OK", (), b"y" * 500), 1.0)
+
+    left = MAX_MEMORY_RECORDING_BYTES - 1500
+    assert [recording.has_room_for(size) for size in (left, left + 1)] == [True, False]
 
 
 @pytest.mark.parametrize(

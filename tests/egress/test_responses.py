@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.egress.responses import is_bodyless
 from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, OutsideServer, node_paths
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from /proc")
@@ -124,3 +125,12 @@ def test_large_recorded_bodies_are_not_held(measured: MeasuredGateway, tmp_path:
         f"{{{{left out: it has 300,000,000 bytes (SHA-256 {digest}), and a recording keeps bodies up to 32 MB}}}}"
     )
     assert line["request"]["body"]["text"] == line["response"]["body"]["text"] == left_out
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "expected"),
+    [("HEAD", 200, True), ("GET", 204, True), ("GET", 304, True), ("GET", 200, False), ("POST", 205, False)],
+)
+def test_responses_without_a_body(method: str, status: int, expected: bool) -> None:
+    """A response to HEAD, and a 204 or 304, has no body, whatever its length says."""
+    assert is_bodyless(method, status) is expected

@@ -15,16 +15,17 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from pdkernel.egress import parse_policy
-from pdkernel.engine.deliveries import may_retry, retry_delay_s
+from pdkernel.engine.deliveries import build_notification, may_retry, retry_delay_s
 from pdkernel.engine.mail import build_message, parse_mail_settings
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.execution import Delivery, Execution
+from pdkernel.execution import Delivery, ErrorRecord, Execution, StepResult
 from pdkernel.model import Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import AnsweringServer, SentRequest, serve
+from tests.render.builders import a_call, an_execution
 
 
 @dataclass
@@ -267,6 +268,47 @@ async def test_a_pause_is_recorded_before_messages_leave(run: Run, project: Proj
 
     assert found == [("paused", 1)]
     assert (execution.status, [sent.outcome for sent in execution.sends]) == ("paused", ["sent"])
+
+
+FAILED = an_execution(
+    status="error",
+    error=ErrorRecord("step_failed", "ValueError", "no stock", step="count"),
+    steps=(
+        StepResult("send", "success", requests=(a_call(), a_call(outcome="refused"), a_call(method="GET", safe=True))),
+    ),
+)
+
+
+@pytest.mark.parametrize("base_url", [None, "https://work.example.com"])
+def test_a_notification_about_a_failed_run(base_url: str | None) -> None:
+    """A URL gets the run, the user, the cause, unsafe calls that were sent, and the page of the run if it is served."""
+    message = build_notification(FAILED, "https://hooks.example.com/a@b", base_url)
+
+    assert message.kind == "http"
+    assert message.payload == {
+        "method": "POST",
+        "url": "https://hooks.example.com/a@b",
+        "data": {
+            "workflow": FAILED.workflow,
+            "run": FAILED.id,
+            "external_user": FAILED.external_user,
+            "environment": FAILED.environment,
+            "step": "count",
+            "error": {"name": "ValueError", "message": "no stock"},
+            "already_sent": ["POST https://slack.com/api/chat.postMessage"],
+            "command": f"pdkernel runs show {FAILED.id}",
+            "url": base_url and f"{base_url}/-/runs/{FAILED.id}",
+        },
+    }
+
+
+def test_a_notification_by_e_mail() -> None:
+    """An address gets the same facts, a line each, and the subject names the workflow and the step."""
+    message = build_notification(FAILED, "ada@example.com", None)
+
+    assert (message.kind, message.payload["to"]) == ("email", "ada@example.com")
+    assert message.payload["subject"] == f"{FAILED.workflow} failed in step count"
+    assert f"command: pdkernel runs show {FAILED.id}" in str(message.payload["text"]).splitlines()
 
 
 def test_a_message_has_six_tries() -> None:

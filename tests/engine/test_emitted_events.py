@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,14 +27,21 @@ REQUEST = RunRequest(a_workflow(python_step()), Event(), parse_policy("deny"), t
 FAILED = an_execution(status="error", error=ErrorRecord("step_failed", "ValueError", "no stock", step="count"))
 
 
+@contextmanager
+def listening(folder: Path, trigger: str) -> Iterator[Project]:
+    """Open a project in which a workflow with *trigger* is enabled."""
+    notebook_of(
+        folder / "ears.ipynb", f"%%pdworkflow\nname: Ears\ntrigger: {trigger}", "%%pdstep a\ndef handler(pd): 1"
+    )
+    with Project.open(folder / ".pdkernel") as project:
+        enable_triggers(project, "Ears", folder)
+        yield project
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     """A project with a trigger that listens to errors and whose settings are damaged."""
-    notebook_of(
-        tmp_path / "ears.ipynb", "%%pdworkflow\nname: Ears\ntrigger: {type: errors}", "%%pdstep a\ndef handler(pd): 1"
-    )
-    with Project.open(tmp_path / ".pdkernel") as project:
-        enable_triggers(project, "Ears", tmp_path)
+    with listening(tmp_path, "{type: errors}") as project:
         with project.sqlalchemy_engine.begin() as connection:
             connection.execute(text("update workflow_triggers set sealed_settings = x'00'"))
         yield project
@@ -54,3 +63,21 @@ async def test_an_event_that_is_not_stored_is_tried_again(project: Project) -> N
 
     assert delivery.outcome == "failed"
     assert may_retry(delivery)
+
+
+@pytest.mark.parametrize(
+    ("workflows", "depth", "listens"),
+    [
+        ("[work.ipynb]", 0, True),
+        ("[work.ipynb]", 1, False),
+        ("[Open issue to Slack]", 1, True),
+        ("[other.ipynb]", 0, False),
+    ],
+)
+def test_a_triggered_run_has_no_file_of_its_own(tmp_path: Path, workflows: str, depth: int, listens: bool) -> None:
+    """A listener that names the file of the caller does not get errors of the runs that the caller triggers."""
+    request = replace(REQUEST, source_path=tmp_path / "work.ipynb", depth=depth)
+    with listening(tmp_path, f"{{type: errors, workflows: {workflows}}}") as project:
+        events = EmittedEvents(project.workflow_triggers, SequentialIds())
+
+        assert events.has_error_listener(request, FAILED) == listens

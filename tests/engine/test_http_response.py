@@ -31,6 +31,16 @@ def test_a_response_that_cannot_be_sent_is_the_platforms_400(raw: dict[str, Any]
     assert build_response(raw) is NO_RESPONSE
 
 
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_a_status_without_a_body(status: int) -> None:
+    """A response with the status has neither a body nor a media type; the response before it in number has both."""
+    raw = {"status": status, "headers": {}, "body": "x"}
+    bare, full = build_response(raw), build_response({**raw, "status": status - 2})
+
+    assert (bare.status, bare.body, bare.content, bare.media_type) == (status, None, b"", None)
+    assert (full.body, full.content, full.media_type) == ("x", b"x", "text/plain; charset=utf-8")
+
+
 def test_headers_that_are_not_sent_are_not_recorded() -> None:
     """Headers of the connection, invalid names and empty lists are dropped; the last of two equal names wins."""
     headers = {

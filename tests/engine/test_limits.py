@@ -105,9 +105,9 @@ def test_payload_is_counted_in_bytes() -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        node_step(body="let v = []; for (let i = 0; i < 300; i++) v = [v]; return v;"),
-        python_step(body="v = []\nfor _ in range(300): v = [v]\nreturn v"),
-        bash_step(body=f'echo "v:json={deep(300)}" >> "$PIPEDREAM_EXPORTS"'),
+        node_step(body="let v = []; for (let i = 1; i < 257; i++) v = [v]; return v;"),
+        python_step(body="v = []\nfor _ in range(256): v = [v]\nreturn v"),
+        bash_step(body=f'echo "v:json={deep(257)}" >> "$PIPEDREAM_EXPORTS"'),
     ],
     ids=["node", "python", "bash"],
 )
@@ -135,15 +135,18 @@ async def test_256_levels_are_allowed(run: Run, step: Step) -> None:
 
 
 async def test_too_large_prop_refuses_the_run(run: Run) -> None:
-    """A static prop of more than 64 KB refuses the run."""
+    """A static prop of more than 64 KB refuses the run, unless its step is disabled."""
     step = node_step(props="{ text: 'string' }")
+    large = {"text": "ä" * (MAX_PROP_BYTES // 2 + 1)}
 
-    refused = await run(Step("code", "node", step.source, props={"text": "ä" * (MAX_PROP_BYTES // 2 + 1)}))
+    refused = await run(Step("code", "node", step.source, props=large))
+    ignored = await run(Step("code", "node", step.source, props=large, disabled=True), python_step("next"))
     taken = await run(Step("code", "node", step.source, props={"text": "x" * MAX_PROP_BYTES}))
 
     assert refused.error is not None
     assert "The prop text of step 'code' has 65,538 bytes" in refused.error.message
     assert refused.step("code").status == "not_run"
+    assert (ignored.status, ignored.step("code").status) == ("success", "disabled")
     assert taken.status == "success"
 
 
@@ -188,10 +191,10 @@ def test_default_timeout_names_the_trigger() -> None:
 
 async def test_step_near_its_time_limit_has_a_warning(run: Run) -> None:
     """A step near its time limit logs the used share; the start of the worker is not counted."""
-    slow = await run(python_step(body="import time\ntime.sleep(0.9)", options="--timeout 1"))
-    quick = await run(node_step(body="return 1", options="--timeout 1"))
+    slow = await run(python_step(body="import time\ntime.sleep(3.2)", options="--timeout 4"))
+    quick = await run(node_step(body="return 1", options="--timeout 4"))
 
-    assert "% of the time limit (0.9 of 1 s)" in log_of(slow)
+    assert "% of the time limit (3." in log_of(slow)
     assert log_of(quick) == ""
 
 

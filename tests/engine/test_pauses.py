@@ -45,9 +45,10 @@ def test_a_failed_step_is_retried_eight_times_in_ten_hours() -> None:
 
 def test_what_is_not_retried() -> None:
     """A step that exceeded its time fails the run at once, and so does each step without `auto_retry`."""
-    plain = a_workflow(python_step("one", "return 1"))
+    plain, odd = a_workflow(python_step("one", "return 1")), a_workflow(python_step("one", "return 1"), auto_retry="no")
     assert retry_delay_s(RETRIED, StepTimeoutError("slow"), RerunState()) is None
     assert retry_delay_s(plain, StepError("no"), RerunState()) is None
+    assert retry_delay_s(odd, StepError("no"), RerunState()) is None
     assert retry_delay_s(RETRIED, StepError("no"), RerunState()) is not None
 
 

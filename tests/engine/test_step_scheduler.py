@@ -264,6 +264,36 @@ class TestTrigger:
         execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
         assert execution.step("call").return_value == {"one": {"x": 1, "$return_value": 2}, "$context": None}
 
+    async def test_choices_for_the_caller_do_not_count_for_the_other_workflow(self, run: Run, tmp_path: Path) -> None:
+        """Pins of the caller and its choice of steps name its own steps; the other workflow may have steps of the same names."""
+        other = a_workflow(
+            python_step("first", "return 'run'"), python_step("last", "return pd.steps['first']"), name="O"
+        )
+        pinned = {"first": {"$return_value": "pinned"}}
+        execution = await run(
+            python_step("first"),
+            python_step("call", "return pd.flow.trigger('o')"),
+            find_workflow=beside(tmp_path, o=other),
+            pinned_exports=pinned,
+            only_steps=frozenset({"call"}),
+        )
+        assert execution.step("first").status == "pinned"
+        assert execution.step("call").return_value == {"$return_value": "run"}
+
+    async def test_a_triggered_run_belongs_to_the_user_of_its_payload(
+        self, run: Run, runtime: WorkflowEngine, tmp_path: Path
+    ) -> None:
+        """User and environment are those of the payload's headers, not those of the caller."""
+        other = a_workflow(python_step("one"), name="Other")
+        headers = {"x-pd-external-user-id": "grace", "x-pd-environment": "production"}
+        calls = [f"pd.flow.trigger('o', {payload})" for payload in ({"headers": headers}, {})]
+        await run(
+            python_step("call", "\n".join(calls)), find_workflow=beside(tmp_path, o=other), external_user_id="ada"
+        )
+        kept = await runtime.journal.list_executions(limit=10)
+        users = {(each.external_user, each.environment) for each in kept if each.workflow == "Other"}
+        assert users == {("grace", "production"), (None, "development")}
+
     async def test_triggered_run_has_its_own_record(self, run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
         """The journal has both runs."""
         other = a_workflow(python_step("one"), name="Other")

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from pdkernel.errors import RequestError
+from pdkernel.model import JSON
 from pdkernel.operations.invocation import (
     ClientCredentials,
     InvokeError,
@@ -51,6 +52,29 @@ def test_the_request_has_identity_body_and_query(endpoint: HttpEndpoint) -> None
     assert (response.status, response.body, response.exit_status) == (200, {"ok": True}, 0)
     assert "x-other" not in response.shown_headers
     assert response.shown_headers["x-pd-status"] == "200"
+
+
+@pytest.mark.parametrize("body", [False, 0, "", [], {}])
+def test_an_empty_body_is_a_body(endpoint: HttpEndpoint, body: JSON) -> None:
+    """Only None sends no body."""
+    invoke(InvokeRequest(endpoint.url, body=body))
+
+    ((_, _, headers, sent),) = endpoint.requests
+    assert (sent, headers["content-type"]) == (body, "application/json")
+
+
+def test_headers_of_the_caller_win(endpoint: HttpEndpoint) -> None:
+    """A header in any case replaces the header for the user, the environment, the token and the body."""
+    own = {
+        "X-PD-Environment": "production",
+        "X-PD-External-User-Id": "grace",
+        "Authorization": "Basic x",
+        "Content-Type": "application/problem+json",
+    }
+    invoke(InvokeRequest(endpoint.url, "ada", "development", {}, headers=own, bearer="token"))
+
+    ((_, _, headers, _),) = endpoint.requests
+    assert {name: headers[name.lower()] for name in own} == own
 
 
 def test_the_token_of_the_client_is_sent(endpoint: HttpEndpoint) -> None:

@@ -39,7 +39,7 @@ from pdkernel.project import Project
 from tests.builders import Gate, a_workflow, an_event, python_step
 from tests.engine.conftest import Run
 
-NOW = datetime(2026, 11, 27, 12, 30, tzinfo=UTC)  # a Friday
+NOW = datetime(2026, 11, 27, 12, 30, 15, tzinfo=UTC)  # a Friday
 
 
 def parsed(text: str) -> datetime:
@@ -49,7 +49,7 @@ def parsed(text: str) -> datetime:
 
 @pytest.mark.parametrize(
     ("text", "before"),
-    [("90s", timedelta(seconds=90)), ("2h", timedelta(hours=2)), ("3 d", timedelta(days=3)), ("1w", timedelta(weeks=1)),
+    [("90s", timedelta(seconds=90)), ("5m", timedelta(minutes=5)), ("2h", timedelta(hours=2)), ("3 d", timedelta(days=3)), ("1w", timedelta(weeks=1)),
      ("2 hours ago", timedelta(hours=2)), ("10 minutes ago", timedelta(minutes=10))],
 )  # fmt: skip
 def test_a_span_ends_now(text: str, before: timedelta) -> None:
@@ -65,8 +65,22 @@ def test_a_day_is_its_beginning(text: str, day: int) -> None:
     """A day without a time is its beginning in the local time zone; the day of a week is the last one."""
     found = parsed(text)
 
-    assert (found.year, found.month, found.day, found.hour, found.minute) == (2026, 11, day, 0, 0)
+    assert (found.year, found.month, found.day, found.time()) == (2026, 11, day, datetime.min.time())
     assert found.utcoffset() == found.replace(tzinfo=None).astimezone().utcoffset()
+
+
+def test_a_time_without_a_zone_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dates, times and words are those of the machine's time zone."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        found = [parsed(text) for text in ("2026-11-20", "2026-11-20T10:00", "yesterday")]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    hours = [(20, 5), (20, 15), (26, 5)]
+    assert found == [datetime(2026, 11, day, hour, tzinfo=UTC) for day, hour in hours]
 
 
 def test_a_time_with_a_zone_keeps_it() -> None:

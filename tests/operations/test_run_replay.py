@@ -138,6 +138,24 @@ async def test_another_user_is_named(run: Run, runtime: WorkflowEngine) -> None:
     assert (again.external_user, again.step("code").return_value) == ("grace", "grace")
 
 
+@pytest.mark.parametrize(("user", "kept"), [("ada", {"slack": "apn_1"}), (None, {"slack": "apn_1"}), ("grace", {})])
+async def test_chosen_accounts_are_those_of_their_user(
+    runtime: WorkflowEngine, tmp_path: Path, user: str | None, kept: dict[str, str]
+) -> None:
+    """A replay for another user does not use the accounts that were chosen for the first one."""
+    request = RunRequest(
+        a_workflow(python_step()),
+        an_event(),
+        parse_policy("deny"),
+        folder=tmp_path,
+        external_user_id="ada",
+        account_overrides={"slack": "apn_1"},
+    )
+    first = await runtime.run(request)
+
+    assert (await prepare_replay(runtime, first.id, external_user=user)).request.account_overrides == kept
+
+
 async def test_a_credential_in_the_event_stays_hidden_for_another_user(
     run: Run, runtime: WorkflowEngine, connect: Callable[..., str]
 ) -> None:
@@ -239,6 +257,8 @@ async def test_a_fork_with_a_pin(run: Run, runtime: WorkflowEngine) -> None:
     forked = await start_replay(runtime, await prepare_fork(runtime, first.id, "three", pins={"two": 41}))
 
     assert forked.step("three").return_value == 42
+    again = await start_replay(runtime, await prepare_fork(runtime, forked.id, "three", pins={"two": 1}))
+    assert again.step("three").return_value == 2
 
 
 THREE_BODY = "return pd.steps['two']['$return_value'] + 1"

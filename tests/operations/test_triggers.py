@@ -73,6 +73,7 @@ def test_an_id_names_a_workflow(project: Project, tmp_path: Path) -> None:
     assert not off.is_enabled
     assert off.state is not None
     assert off.state.due is None
+    assert list_triggers(project, [tmp_path / ".pdkernel"]) == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pdkernel.clock import ManualClock
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON
 from pdkernel.project import Project, StoreRecord
-from pdkernel.project.data_stores import MAX_PAGE_RECORDS, MAX_TTL_S, StoreNotFoundError
+from pdkernel.project.data_stores import MAX_PAGE_RECORDS, MAX_TTL_S, StoreNotFoundError, check_key
 from pdkernel.project.schema import store_records
 from tests.project.processes import run_together, start_process
 
@@ -95,6 +96,26 @@ def test_an_expired_record_is_absent(project: Project, clock: ManualClock) -> No
     assert [store.record_count for store in project.data_stores.list_stores()] == [1]
     assert project.data_stores.set_ttl("s", "short", 60) is False
     assert project.data_stores.clear("s") == 1
+
+
+def test_an_expired_record_that_is_set_again_is_a_new_one(project: Project, clock: ManualClock) -> None:
+    """It comes after the records that were set before; a record that has not expired keeps its place."""
+    project.data_stores.set("s", "expired", 1, ttl=60)
+    project.data_stores.set("s", "kept", 1)
+    project.data_stores.set("s", "last", 1)
+    clock.advance(60)
+
+    project.data_stores.set("s", "expired", 2)
+    project.data_stores.set("s", "kept", 2)
+
+    assert project.data_stores.read_keys("s")[0] == ["kept", "last", "expired"]
+
+
+@pytest.mark.parametrize(("key", "is_valid"), [("é" * 512, True), ("é" * 512 + "x", False), ("x" * 1024, True)])
+def test_a_key_has_at_most_1024_bytes(key: str, is_valid: bool) -> None:
+    """The length is that in UTF-8."""
+    with nullcontext() if is_valid else pytest.raises(RequestError, match="1025 bytes"):
+        check_key(key)
 
 
 def test_a_later_write_removes_expired_records(project: Project, clock: ManualClock) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from pdkernel.execution import Delivery, ErrorRecord, RunPause, Status
@@ -55,6 +57,25 @@ def test_a_pause_is_explained(pause: RunPause, expected: str) -> None:
     assert explained is not None
     assert expected in explained
     assert explained.endswith("pdkernel runs resume r1")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-60, "10:00:00 UTC. Then"),
+        (-59.5, "10:00:00 UTC (in 60 s). Then"),
+        (-0.5, "(in 1 s). Then the run goes on."),
+        (0, "10:00:00 UTC. Then the run goes on."),
+        (5, "Then the run goes on."),
+        (6, "The time has come, but the process of the run has ended."),
+    ],
+)
+def test_the_rest_of_a_pause(seconds: float, expected: str) -> None:
+    """The last minute is counted in seconds; a pause whose time came five seconds ago has no process any more."""
+    pause = RunPause("wait", "delay", "2026-11-24T10:00:00.000Z")
+    now = datetime(2026, 11, 24, 10, tzinfo=UTC) + timedelta(seconds=seconds)
+
+    assert expected in str(explain_status(an_execution(status="paused", pause=pause), now=now))
 
 
 @pytest.mark.parametrize("status", ["queued", "resumed", "executing", "paused", "error", "cancelled"])

@@ -8,7 +8,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from pdkernel.errors import RequestError
-from pdkernel.server.client_address import parse_networks, resolve_client_ip
+from pdkernel.server.client_address import parse_networks, resolve_client_ip, resolve_scheme
 from tests.builders import a_workflow, python_step
 from tests.server.endpoint.conftest import ECHO
 from tests.server.site import site_of
@@ -38,6 +38,24 @@ def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected
     headers = Headers({"x-forwarded-for": forwarded} if forwarded else {})
 
     assert resolve_client_ip({"type": "http", "client": (peer, 1)}, headers, trusted) == expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "expected"),
+    [
+        ("10.0.0.1", "https", ("10.0.0.0/8",), "https"),
+        ("10.0.0.1", "HTTPS, http", ("10.0.0.0/8",), "https"),
+        ("10.0.0.1", "ftp", ("10.0.0.0/8",), "http"),
+        ("10.0.0.1", "", ("10.0.0.0/8",), "http"),
+        ("203.0.113.5", "https", ("10.0.0.0/8",), "http"),
+        ("203.0.113.5", "https", (), "http"),
+    ],
+)
+def test_scheme(peer: str, forwarded: str, trusted: tuple[str, ...], expected: str) -> None:
+    """X-Forwarded-Proto counts if the peer is trusted; its first value is that of the client."""
+    scope = {"type": "http", "scheme": "http", "client": (peer, 1)}
+
+    assert resolve_scheme(scope, Headers({"x-forwarded-proto": forwarded}), trusted) == expected
 
 
 async def test_client_ip_and_scheme_of_the_event(tmp_path: Path) -> None:

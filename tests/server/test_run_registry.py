@@ -97,15 +97,19 @@ class TestLimits:
 
     async def test_a_full_queue_refuses_the_event(self, tmp_path: Path) -> None:
         """If the queue is full the caller gets 429 and the platform's words, and the run is recorded as refused."""
-        held = python_step("work", "import time\ntime.sleep(1)")
-        async with site_of(tmp_path, a_workflow(held, concurrency=1, queue=1)) as site:
-            answers = [await site.http.post(site.path(), json={"n": n}) for n in range(4)]
+        gate = Gate(tmp_path)
+        async with site_of(tmp_path, a_workflow(python_step("work", gate.code), concurrency=1, queue=1)) as site:
+            await site.http.post(site.path(), json={"n": 0})
+            await gate.wait_until_reached()
+            answers = [await site.http.post(site.path(), json={"n": n}) for n in range(1, 4)]
+            gate.open()
             runs = await site.runs()
 
         refused = [run for run in runs if run.error is not None]
-        assert [answer.status_code for answer in answers].count(429) == len(refused) >= 1
+        assert [answer.status_code for answer in answers] == [200, 429, 429]
+        assert len(refused) == 2
         assert {run.error.code for run in refused if run.error} == {"queue_full"}
-        assert any("Event Queue Full" in answer.text for answer in answers)
+        assert all("Event Queue Full" in answer.text for answer in answers[1:])
 
     async def test_a_throttle_limits_the_starts_of_a_period(self, tmp_path: Path) -> None:
         """Of four events at a throttle of two in a second, the third starts after the first second."""

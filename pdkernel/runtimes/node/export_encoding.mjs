@@ -82,8 +82,8 @@ function explain(value, path, above, budget, warn) {
   }
   if (value === null || --budget.left < 0) return undefined;
   if (above.includes(value)) return `${path} contains itself, so it cannot be written as JSON.`;
-  if (above.length > MAX_DEPTH) return `JSON Nested Property Limit Exceeded: ${path.slice(0, 80)}... is nested more than ${MAX_DEPTH} deep.`;
   if (typeof value.toJSON === "function") return undefined;
+  if (above.length === MAX_DEPTH) return `JSON Nested Property Limit Exceeded: ${path.slice(0, 80)}... is nested more than ${MAX_DEPTH} deep.`;
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
   if (lost) warn(`${path} is ${withArticle(lost.name)}, so it is ${budget.verb} without its content.`);
   const isPlain = Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(value));

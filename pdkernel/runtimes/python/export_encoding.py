@@ -38,7 +38,7 @@ def encode_json(value: Any, path: str) -> str:
 
 
 def _check_keys(value: Any, depth: int) -> None:
-    if depth > _MAX_DEPTH:
+    if depth == _MAX_DEPTH and isinstance(value, dict | list | tuple):
         raise RecursionError
     if isinstance(value, dict):
         for key, item in value.items():
@@ -69,9 +69,9 @@ def _fault(value: Any, path: str, above: list[Any]) -> str | None:
         return None if math.isfinite(value) else f"{path} is {value}, which JSON does not support."
     if any(value is other for other in above):
         return f"{path} contains itself, so it cannot be written as JSON."
-    if len(above) > _MAX_DEPTH:
-        return f"JSON Nested Property Limit Exceeded: {path[:80]}... is nested more than {_MAX_DEPTH} deep."
     if isinstance(value, dict | list | tuple):
+        if len(above) == _MAX_DEPTH:
+            return f"JSON Nested Property Limit Exceeded: {path[:80]}... is nested more than {_MAX_DEPTH} deep."
         return _fault_inside(value, path, [*above, value])
     return f"{path} is {_kind(value)}, which JSON does not support.{_hint(value)}"
 

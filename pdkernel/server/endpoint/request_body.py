@@ -19,7 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from pdkernel.engine.limits import MAX_EXPORT_DEPTH
+from pdkernel.engine.limits import MAX_EXPORT_DEPTH, exceeds_depth
 from pdkernel.errors import EventError
 from pdkernel.event import parse_json
 from pdkernel.model import JSON
@@ -162,19 +162,8 @@ def _decode(raw: bytes, parameters: str) -> str:
 
 
 def _check_depth(value: JSON, text: str) -> None:
-    if text.count("[") + text.count("{") <= MAX_EXPORT_DEPTH:
-        return
-    level: list[Any] = [value]
-    for _ in range(MAX_EXPORT_DEPTH):
-        level = [
-            item
-            for held in level
-            if isinstance(held, dict | list)
-            for item in (held.values() if isinstance(held, dict) else held)
-        ]
-        if not level:
-            return
-    raise BodyError(f"The body is nested more than {MAX_EXPORT_DEPTH} levels deep.")
+    if text.count("[") + text.count("{") > MAX_EXPORT_DEPTH and exceeds_depth(value):
+        raise BodyError(f"The body is nested more than {MAX_EXPORT_DEPTH} levels deep.")
 
 
 async def _limited(stream: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -139,7 +139,7 @@ async def test_an_account_is_connected_with_a_token(site: Served) -> None:
     """A Connect token connects one key-based account."""
     body = {
         "app_slug": "stripe",
-        "cfmap_json": json.dumps({"api_key": SECRET}),
+        "cfmap_json": json.dumps({"api_key": SECRET, "port": 8080, "tls": True}),
         "connect_token": connect_token(site),
         "name": "Ada's",
     }
@@ -150,7 +150,7 @@ async def test_an_account_is_connected_with_a_token(site: Served) -> None:
     assert made.status_code == 200
     assert made.json()["external_id"] == "ada"
     assert SECRET not in made.text
-    assert site.directory.credentials(made.json()["id"])["api_key"] == SECRET
+    assert dict(site.directory.credentials(made.json()["id"])) == {"api_key": SECRET, "port": "8080", "tls": "true"}
     assert again.status_code == 400
 
 
@@ -179,6 +179,7 @@ async def test_invalid_accounts_are_rejected(site: Served) -> None:
         {"connect_token": 7},
         {"cfmap_json": "[]"},
         {"cfmap_json": "{"},
+        {"cfmap_json": '{" ": "k-1234567"}'},
         {"app_slug": "No App"},
         {"app_slug": None},
         {"name": 7},

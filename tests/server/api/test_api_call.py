@@ -144,6 +144,10 @@ async def test_a_web_page_calls_the_api(site: Served) -> None:
     assert missing.headers["access-control-allow-origin"] == "https://product.example"
     assert "access-control-allow-origin" not in refused.headers
     assert "access-control-allow-origin" not in backend.headers
+    assert (read.headers["vary"], missing.headers["vary"]) == (
+        "Origin",
+        "Origin",
+    )  # a cache keeps a response for each page
 
 
 async def test_a_token_without_origins_serves_no_page(site: Served) -> None:

@@ -102,6 +102,7 @@ async def test_the_app_gets_the_request_with_the_users_token(site: Served, metho
     assert (seen["method"], seen["path"], seen["body"]) == (method, "/api/chat.postMessage?q=a%20b", body.decode())
     assert headers["authorization"] == f"Bearer {TOKEN}-ada"
     assert headers["x-foo"] == "1"
+    assert headers["content-type"] == "application/json"
     assert headers["x-forwarded-host"] == "slack.com"
     assert not any(name.startswith("x-pd") for name in headers)
     assert answer.headers["x-depot"] == "yes"

@@ -210,6 +210,7 @@ async def test_webhooks_are_replaced(site: Served, receiver: AnsweringServer) ->
     changed = (await call_trigger(site, "PUT", path, json={"webhook_urls": urls})).json()
     first = changed["webhooks"][0]
     one = (await call_trigger(site, "GET", f"{path}/{first['id']}")).json()["data"]
+    site.clock.advance(60)
     fresh = (await call_trigger(site, "POST", f"{path}/{first['id']}/regenerate_signing_key")).json()["data"]
 
     assert changed["webhook_urls"] == urls
@@ -217,6 +218,7 @@ async def test_webhooks_are_replaced(site: Served, receiver: AnsweringServer) ->
     assert one["signing_key"] == first["signing_key"]
     assert fresh["signing_key"] != first["signing_key"]
     assert one["created_at"] < 10**12
+    assert (one["updated_at"], fresh["updated_at"]) == (one["created_at"], one["created_at"] + 60)
     assert (await call_trigger(site, "GET", f"{path}/wh_none")).status_code == 404
     for bad in (["ftp://x"], ["/x"], "https://x.example", [1], None):
         assert (await call_trigger(site, "PUT", path, json={"webhook_urls": bad})).status_code == 400
@@ -246,7 +248,7 @@ async def test_workflows_are_replaced(site: Served) -> None:
 
 
 async def test_a_trigger_is_updated(site: Served) -> None:
-    """Name, props and `active` can change; an inactive trigger does not run."""
+    """Name, props and `active` can change, and `emit_on_deploy` both ways; an inactive trigger does not run."""
     made = await deploy(site, emit_on_deploy=False)
     path = f"/{made['id']}"
 
@@ -264,6 +266,10 @@ async def test_a_trigger_is_updated(site: Served) -> None:
     assert asleep is None
     assert found[0]["size"] == "xl"
     assert (await call_trigger(site, "PUT", path, json={"active": "yes"})).status_code == 400
+    changes = [{"emit_on_deploy": True}, {}, {"emit_on_deploy": False}, {"name": ""}]
+    emits = [(await call_trigger(site, "PUT", path, json=change)).json()["data"] for change in changes]
+    assert [each["emit_on_deploy"] for each in emits] == [True, True, False, False]
+    assert emits[-1]["name"] == "Mine"
 
 
 async def test_a_trigger_is_visible_to_its_user_only(site: Served) -> None:
@@ -281,8 +287,10 @@ async def test_a_trigger_is_visible_to_its_user_only(site: Served) -> None:
 
 
 async def test_a_trigger_is_deleted(site: Served) -> None:
-    """Its events are deleted too; a failing hook prevents the deletion, unless hook errors are ignored."""
+    """Its events and its state are deleted too; a failing hook prevents the deletion, unless hook errors are ignored."""
     made = await deploy(site)
+    state = state_key(site, made["id"])
+    assert site.project.source_states.load(state)
     stuck = await deploy(site, configured_props={"size": "stuck"})
 
     gone = await call_trigger(site, "DELETE", f"/{made['id']}")
@@ -292,6 +300,23 @@ async def test_a_trigger_is_deleted(site: Served) -> None:
     assert (gone.status_code, refused.status_code, forced.status_code) == (204, 400, 204)
     assert (await call_trigger(site, "GET", "")).json()["data"] == []
     assert site.project.deployed_triggers.list_events(made["id"], 10) == []
+    assert not site.project.source_states.load(state)
+
+
+async def test_the_number_of_listed_events(site: Served) -> None:
+    """The newest events are listed first: 20 by default, as many as the caller wants, and at most 100."""
+    made = await deploy(site, emit_on_deploy=False)
+    site.project.deployed_triggers.add_events(made["id"], [{"e": number} for number in range(105)])
+    path = f"/{made['id']}/events"
+
+    listed = [
+        [event["e"] for event in (await call_trigger(site, "GET", path, params=params)).json()["data"]]
+        for params in ({}, {"n": "1"}, {"n": "21"}, {"n": "500"})
+    ]
+
+    assert listed == [list(range(104, 84, -1)), [104], list(range(104, 83, -1)), list(range(104, 4, -1))]
+    for bad in ("0", "-1", "x", "1.5"):
+        assert (await call_trigger(site, "GET", path, params={"n": bad})).status_code == 400
 
 
 async def test_triggers_are_deleted_with_their_user(site: Served) -> None:

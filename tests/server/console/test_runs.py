@@ -116,11 +116,12 @@ async def test_paging(serve: Serve) -> None:
         pages.append(listed_ids(page))
         await store(console, 1000 + len(pages))
         path = page.partition('id="older" href="')[2].partition('"')[0].replace("&amp;", "&")
-    first = await console.http.get("/-/runs", headers=JSON)
+    first = await console.http.get("/-/runs?workflow=Greet&status=success", headers=JSON)
 
     assert [len(page) for page in pages] == [50, 50, 20]
     assert [run_id for page in pages for run_id in page] == ids[::-1]
     assert first.headers["link"].endswith('; rel="next"')
+    assert "/-/runs?workflow=Greet&status=success&before=" in first.headers["link"]
     assert len(first.json()) == 50
 
 
@@ -289,9 +290,11 @@ async def hostile_site(serve: Serve) -> Console:
     return await serve(GREET)
 
 
-async def read_events(console: Console, path: str, count: int) -> list[tuple[str, dict[str, str]]]:
-    """The first *count* events of a stream."""
-    found: list[tuple[str, dict[str, str]]] = []
+Events = list[tuple[str, dict[str, str]]]
+
+
+async def read_events(console: Console, path: str, count: int, found: Events) -> Events:
+    """Add the first *count* events of a stream to *found*, as they arrive."""
     name = ""
     async with asyncio.timeout(30), console.http.stream("GET", path) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -306,23 +309,33 @@ async def read_events(console: Console, path: str, count: int) -> list[tuple[str
     return found
 
 
+async def wait_for_event(found: Events, run_id: str, word: str) -> None:
+    """Wait until *found* has an event of the run whose HTML has *word*."""
+    async with asyncio.timeout(30):
+        while not any(data["id"] == run_id and word in data["html"] for _, data in found):
+            await asyncio.sleep(0.01)
+
+
 async def test_the_list_is_live(serve: Serve) -> None:
     """The stream begins with the rows of the list, then has new runs and changed ones, of the filter's workflow only."""
     console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)"), name="Ask"), GREET)
     first = await console.start(name="Ask")
     await console.wait_until(first, "paused")
-    reading = asyncio.create_task(read_events(console, "/-/events/runs?workflow=Ask", 3))
-    await asyncio.sleep(0.3)
+    events: Events = []
+    reading = asyncio.create_task(read_events(console, "/-/events/runs?workflow=Ask", 100, events))
+    await wait_for_event(events, first, "paused")
+    other = await console.start(name="Greet")
+    await console.wait_until(other, "success")
     second = await console.start(name="Ask")
-    await console.start(name="Greet")
-    await console.wait_until(second, "paused")
-    await asyncio.sleep(1.2)
+    await wait_for_event(events, second, "paused")
     await console.act(first, "cancel")
-    events = await reading
+    await wait_for_event(events, first, "cancelled")
+    reading.cancel()
 
-    assert [(name, data["id"]) for name, data in events] == [("row", first), ("row", second), ("row", first)]
-    assert "paused" in events[0][1]["html"]
-    assert "cancelled" in events[2][1]["html"]
+    assert {name for name, _ in events} == {"row"}
+    # a run that is executing when the list is read has a row for that, too
+    assert list(dict.fromkeys(data["id"] for _, data in events[:-1])) == [first, second]
+    assert [data["id"] for _, data in events].count(first) == 2
 
 
 async def test_a_row_that_leaves_the_filter_is_shown_once_more(serve: Serve) -> None:
@@ -330,8 +343,9 @@ async def test_a_row_that_leaves_the_filter_is_shown_once_more(serve: Serve) -> 
     console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)")))
     run_id = await console.start()
     await console.wait_until(run_id, "paused")
-    reading = asyncio.create_task(read_events(console, "/-/events/runs?status=paused", 2))
-    await asyncio.sleep(0.3)
+    found: Events = []
+    reading = asyncio.create_task(read_events(console, "/-/events/runs?status=paused", 2, found))
+    await wait_for_event(found, run_id, "paused")
     await console.act(run_id, "cancel")
     events = await reading
 
@@ -346,8 +360,11 @@ async def test_a_run_is_live_until_its_end(serve: Serve, tmp_path: Path) -> None
     run_id = await console.start()
     await gate.wait_until_reached()
     page = await console.page(f"/-/runs/{run_id}")
-    reading = asyncio.create_task(read_events(console, f"/-/events/runs/{run_id}", 3))
-    await asyncio.sleep(0.3)
+    found: Events = []
+    reading = asyncio.create_task(read_events(console, f"/-/events/runs/{run_id}", 3, found))
+    async with asyncio.timeout(30):
+        while not found:
+            await asyncio.sleep(0.01)
     gate.open()
     events = await reading
     unknown = await console.http.get("/-/events/runs/none")

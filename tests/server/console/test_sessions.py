@@ -97,6 +97,14 @@ def test_failed_attempts_count_by_address_and_minute(sessions: ConsoleSessions, 
     assert sessions.log_in("admin", "one") is not None
 
 
+def test_a_login_forgets_failed_attempts(sessions: ConsoleSessions) -> None:
+    """A person who has logged in may mistype as often as before."""
+    for _ in range(2):
+        for _ in range(MAX_FAILED_ATTEMPTS - 1):
+            assert sessions.log_in("wrong", "one") is None
+        assert sessions.log_in("admin", "one") is not None
+
+
 def test_nothing_is_stored_in_the_clear(sessions: ConsoleSessions, project: Project, codes: list[str]) -> None:
     """The database has digests of the code and of the cookie only."""
     sessions.print_new_code()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -124,7 +125,8 @@ async def test_a_large_body_is_answered_413(echo: Site) -> None:
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
-        (JSON, b"[" * 400 + b"]" * 400),
+        (JSON, b"[" * 257 + b"]" * 257),
+        (JSON, b'{"a":' * 257 + b"1" + b"}" * 257),
         ("multipart/form-data", b"--x\r\n"),
         ("multipart/form-data; boundary=x", b"not a form"),
     ],
@@ -134,6 +136,15 @@ async def test_an_invalid_body_is_answered_400(echo: Site, kind: str, content: b
     answer = await echo.http.post(echo.path(), content=content, headers={"content-type": kind})
 
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+async def test_a_body_of_256_levels_is_accepted(echo: Site, start: str, end: str) -> None:
+    """A value at the deepest level is not a level: the request starts a run."""
+    await echo.http.post(echo.path(), content=start * 256 + "1" + end * 256, headers={"content-type": JSON})
+
+    (run,) = await echo.runs()
+    assert len(json.dumps(run.event["body"], separators=(",", ":"))) == len(start + end) * 256 + 1
 
 
 KB = 1024

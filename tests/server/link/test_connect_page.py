@@ -454,6 +454,20 @@ async def test_a_callback_is_valid_once(site: Served, visitor: Visitor, provider
     assert len(site.directory.accounts()) == 1
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(899, 200), (900, 400)])
+async def test_a_sign_in_takes_at_most_fifteen_minutes(
+    site: Served, visitor: Visitor, provider: Provider, seconds: int, status: int
+) -> None:
+    """A callback that arrives later connects no account."""
+    register(site.project, provider)
+    made = await make(site)
+    back = await sign_in(await visitor.fill(await visitor.open(made["connect_link_url"], app=APP)))
+    site.clock.advance(seconds)
+
+    assert (await visitor.open(back)).status == status
+    assert len(site.directory.accounts()) == (status == 200)
+
+
 async def test_a_rejected_client_is_shown(site: Served, visitor: Visitor, provider: Provider) -> None:
     """The page shows the provider's reason without the client's secret."""
     register(site.project, provider, secret="not-the-secret")

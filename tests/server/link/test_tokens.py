@@ -16,8 +16,10 @@ from tests.server.served import Served, served
 
 async def test_the_response_has_what_sdks_require(site: Served) -> None:
     """The response has the token, its expiry and the link."""
-    made = await make(site)
+    answer = await site.call("POST", "/tokens", json={"external_user_id": "ada"})
 
+    made = answer.json()
+    assert answer.headers["cache-control"] == "no-store"
     assert set(made) == {"token", "expires_at", "connect_link_url"}
     assert made["token"].startswith("ctok_")
     assert len(made["token"]) == len("ctok_") + 32

@@ -79,6 +79,8 @@ async def test_an_assertion_is_used_once(site: Served) -> None:
 
     assert (first.status_code, again.status_code, others.status_code) == (200, 401, 200)
     assert again.json()["error"] == "invalid_client"
+    site.clock.advance(69)  # the assertion has expired, and is within the tolerance
+    assert (await request_token(site, assertion)).status_code == 401
 
 
 async def test_the_public_url_is_an_audience(site: Served) -> None:

@@ -106,6 +106,7 @@ async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, 
         ("Basic {id}:{secret}", 200),
         ("bASIC {id}:{secret}", 200),
         ("Basic {encoded}:{secret}", 200),
+        ("Basic {id}:{encoded_secret}", 200),
         ("Basic {id}:wrong", 401),
         ("Basic {id}", 401),
         ("Bearer {id}:{secret}", 401),
@@ -114,8 +115,9 @@ async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, 
 async def test_parts_of_basic_credentials(site: Served, authorization: str, status: int) -> None:
     """The scheme has no case, and each part is form-encoded (RFC 6749, section 2.3.1)."""
     scheme, _, pair = authorization.partition(" ")
-    encoded = "".join(f"%{ord(character):02X}" for character in site.client.client.id)
-    pair = pair.format(id=site.client.client.id, secret=site.client.secret, encoded=encoded)
+    id_, secret = site.client.client.id, site.client.secret
+    encoded, encoded_secret = ("".join(f"%{ord(character):02X}" for character in part) for part in (id_, secret))
+    pair = pair.format(id=id_, secret=secret, encoded=encoded, encoded_secret=encoded_secret)
     header = f"{scheme} {base64.b64encode(pair.encode()).decode()}"
 
     answer = await site.http.post(TOKEN, data={"grant_type": "client_credentials"}, headers={"Authorization": header})
@@ -259,6 +261,18 @@ async def test_a_signing_key_of_another_process(site: Served, tmp_path: Path) ->
 
         assert other.access_tokens.verify(after)
         assert other.access_tokens.verify(before)
+
+
+async def test_a_token_outlives_its_signing_key(site: Served, tmp_path: Path) -> None:
+    """A process that starts after the rotation accepts a token of the earlier key until the token expires."""
+    token = site.project.access_tokens.issue(site.client.client.id, ("*",))
+    site.project.access_tokens.rotate_signing_key()
+
+    with Project.open(tmp_path / ".pdkernel", clock=site.context.clock) as other:
+        site.clock.advance(3599)
+        assert other.access_tokens.verify(token)
+        site.clock.advance(1)
+        assert other.access_tokens.verify(token) is None
 
 
 async def test_a_removed_client(site: Served) -> None:
