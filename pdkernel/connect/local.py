@@ -100,8 +100,8 @@ class LocalDirectory:
             AccountGoneError: The account does not exist.
             WouldBlockError: The token is due for a refresh, and this directory is `nonblocking`.
         """
-        credentials = self._table.credentials(account_id)
-        if not is_refresh_due(self._project, account_id, credentials):
+        credentials, has_grant = self._table.credentials_and_grant(account_id)
+        if not has_grant or not is_refresh_due(self._project, account_id, credentials):
             return credentials
         if not self._can_block:
             raise WouldBlockError

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.egress.send_once import SentRequestStore
@@ -27,8 +28,7 @@ _MAX_FAILURES = 256
 """Dropped connections per token whose causes are stored."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CallContext:
+class CallContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """
     The step that a token is bound to, and how its outbound calls are treated.
 
@@ -55,8 +55,8 @@ class CallContext:
     on_call_refused: Callable[[str], None]
     on_failed: Callable[[str], None] = lambda _: None
     external_user: str | None = None
-    app_by_secret_ref: Mapping[str, str] = field(default_factory=dict)
-    proxy_by_secret_ref: Mapping[str, ProxyAccess] = field(default_factory=dict)
+    app_by_secret_ref: Mapping[str, str] = {}
+    proxy_by_secret_ref: Mapping[str, ProxyAccess] = {}
     sent_requests: SentRequestStore | None = None
     send_once_scope: str = ""
     send_again: bool = False
@@ -73,13 +73,13 @@ class StepBinding:
 
     def __init__(self, context: CallContext) -> None:
         self.context = context
-        self._ordinals: Counter[str] = Counter()
+        self._ordinals: dict[str, int] = {}
         self._blocked_urls: set[str] = set()
 
     def next_ordinal(self, identity: str) -> int:
         """The number of earlier requests with *identity*; counts this request."""
-        count = self._ordinals[identity]
-        self._ordinals[identity] += 1
+        count = self._ordinals.get(identity, 0)
+        self._ordinals[identity] = count + 1
         return count
 
     def is_first_block(self, url: str) -> bool:

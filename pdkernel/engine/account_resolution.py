@@ -35,6 +35,9 @@ class StepAccounts:
     auth: Mapping[str, Credentials] = field(default_factory=dict)
 
 
+_NO_ACCOUNTS = StepAccounts()
+
+
 @dataclass(frozen=True)
 class AccountResolution:
     """
@@ -61,7 +64,7 @@ class AccountResolution:
 
     def for_step(self, step: str) -> StepAccounts:
         """Return the accounts of *step*."""
-        return self.accounts_by_step.get(step, StepAccounts())
+        return self.accounts_by_step.get(step, _NO_ACCOUNTS)
 
 
 def resolve_accounts(bindings: BindingsByStep, identity: RunIdentity, *, directory: Directory) -> AccountResolution:

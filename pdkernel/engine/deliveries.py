@@ -87,7 +87,7 @@ class SendDelivery:
         calls: list[OutboundCall] = []
         refusals: list[str] = []
         failures: list[str] = []
-        bound = dataclasses.replace(
+        bound = replace(
             binding, on_call_finished=calls.append, on_call_refused=refusals.append, on_failed=failures.append
         )
         auth = payload.get("auth")

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from pdkernel.engine.journal import WaitKey
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import StepResult
@@ -24,8 +26,7 @@ MAX_PAUSE_MS = 366 * 24 * 60 * 60 * 1000
 """The platform's longest delay is a year (its documentation of Delay)."""
 
 
-@dataclass(frozen=True)
-class RerunState:
+class RerunState(msgspec.Struct, frozen=True):
     """
     The state of a step that reruns itself (`$.context.run`).
 

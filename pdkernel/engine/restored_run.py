@@ -195,6 +195,8 @@ def build_carry(
     """
     exports, sends = outcome.exports, outcome.queued_sends
     hidden = any(result.exports.get(name) is not value for name, value in exports.items())
+    if not hidden and not sends and response is None and state is None:
+        return None
     state = state or RerunState()
     carry = Carry(
         sends=sends,

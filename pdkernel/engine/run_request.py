@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -278,6 +279,9 @@ _UNCHANGED = (
     "below_error_handler",
 )
 """Fields that a stored request has as the request has them."""
+_get_unchanged = attrgetter(*_UNCHANGED)
+_POLICY_FIELDS = tuple(item.name for item in fields(OutboundPolicy))
+_get_policy = attrgetter(*_POLICY_FIELDS)
 _POLICY_PATHS, _POLICY_TUPLES = ("recording_file",), ("allowed_hosts", "network_vias", "unopened")
 
 
@@ -291,13 +295,13 @@ def encode_request(request: RunRequest, root: Path) -> str:
         _StoredRequest(
             event=request.event.data,
             is_http=request.event.is_http,
-            policy={item.name: getattr(request.policy, item.name) for item in fields(request.policy)},
+            policy=dict(zip(_POLICY_FIELDS, _get_policy(request.policy), strict=True)),
             folder=_relative(request.folder, root),
             only_steps=None if request.only_steps is None else tuple(sorted(request.only_steps)),
             sends_once=request.idempotency is not None,
             source_path=None if request.source_path is None else _relative(request.source_path, root),
             secrets=tuple((secret.ref, secret.value) for secret in request.secrets),
-            **{name: getattr(request, name) for name in _UNCHANGED},
+            **dict(zip(_UNCHANGED, _get_unchanged(request), strict=True)),
         )
     ).decode()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from pdkernel.analysis import fill_secret_props, find_return_line, locate_missing_prop
 from pdkernel.clock import Clock
@@ -52,11 +54,12 @@ class StepServiceRouter:
     The services of one step; implements `workers.StepServices`.
 
     Args:
-        services: Services by name: `store`, `flow`.
+        build: Builds the services by name (`store`, `flow`), when the step's first call arrives.
     """
 
-    def __init__(self, services: Mapping[str, Service]) -> None:
-        self._services = services
+    def __init__(self, build: Callable[[], Mapping[str, Service]]) -> None:
+        self._build = build
+        self._services: Mapping[str, Service] | None = None
 
     async def call(self, call: str, args: Mapping[str, JSON]) -> JSON:
         """
@@ -65,6 +68,8 @@ class StepServiceRouter:
         Raises:
             PdkernelError: There is no such service, or the operation failed.
         """
+        if self._services is None:
+            self._services = self._build()
         name, _, operation = call.partition(".")
         service = self._services.get(name)
         if service is None:
@@ -164,7 +169,9 @@ class StepExecutor:
             memory_limit_mb=memory_limit_mb(run.request.workflow),
             call_context=build_call_binding(run, step.name, recorder.add_outbound_call),
             store_names=stores,
-            services=self._services(run, step, stores, rerun_state.started_number),
+            services=StepServiceRouter(
+                partial(self._services, run, step, stores, rerun_state.started_number, run.attempt > 1)
+            ),
             flow_urls=build_flow_urls(
                 run.request.base_url,
                 WaitKey(run.record.run_id, step.name, number=rerun_state.run_number),
@@ -180,18 +187,18 @@ class StepExecutor:
             run.running_step = None
         return with_calls_explained(run, step.name, outcome)
 
-    def _services(self, run: RunState, step: Step, stores: Mapping[str, str], number: int) -> StepServiceRouter:
-        return StepServiceRouter(
-            {
-                "flow": WorkflowTriggerService(
-                    run.request,
-                    self._run_other,
-                    child_ids=ChildIds(run.record.run_id, step.name, number, run.attempt > 1),
-                    hands_over=run.watcher.hands_over,
-                ),
-                "store": DataStoreService(self._stores, stores.values()),
-            }
-        )
+    def _services(
+        self, run: RunState, step: Step, stores: Mapping[str, str], number: int, is_repeat: bool
+    ) -> Mapping[str, Service]:
+        return {
+            "flow": WorkflowTriggerService(
+                run.request,
+                self._run_other,
+                child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat),
+                hands_over=run.watcher.hands_over,
+            ),
+            "store": DataStoreService(self._stores, stores.values()),
+        }
 
 
 def _locate_error(error: StepError | None, workflow: Workflow, step: Step) -> None:

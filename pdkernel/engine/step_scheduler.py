@@ -6,7 +6,6 @@ Handles each step of a run: skipped, pinned, or executed with its reruns and pau
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -99,7 +98,7 @@ class StepScheduler:
                 return "exited" if outcome.has_exited else None
             if decision.action == "park":
                 wake_at = self._clock.now().timestamp() + decision.delay_s
-                state = dataclasses.replace(rerun_state, context=pause.context, callback=None)
+                state = replace(rerun_state, context=pause.context, callback=None)
                 run.record.park(result, outcome, pause.kind, state, wake_at=wake_at)
                 return "paused"
             run.record.notify(result)
@@ -127,10 +126,10 @@ class StepScheduler:
         }
         shown = require_object(run.record.redactor.redact_value({"$summary": str(error), "$attempt": attempt}))
         result = replace(result, exports={**result.exports, **shown})
-        state = dataclasses.replace(state, retries=state.retries + 1)
+        state = replace(state, retries=state.retries + 1)
         if outcome is not None:
             run.record.park(result, outcome, "retry", state, wake_at=wake_at)
         else:  # nothing of the step has begun, so an earlier interrupted attempt at it is still the last one
-            state = dataclasses.replace(state, unstarted=state.unstarted + 1)
+            state = replace(state, unstarted=state.unstarted + 1)
             run.record.park(result, StepOutcome(), "retry", state, wake_at=wake_at, interruptions=run.attempt - 1)
         return True

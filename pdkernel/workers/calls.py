@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import msgspec
+
 from pdkernel.errors import StepError
 from pdkernel.identity import DEFAULT_ENVIRONMENT
 from pdkernel.model import JSON, Step
@@ -116,8 +118,7 @@ class RunSetup:
         )
 
 
-@dataclass(frozen=True)
-class StepCall:
+class StepCall(msgspec.Struct, frozen=True):
     """
     One step to run.
 
@@ -139,23 +140,22 @@ class StepCall:
     """
 
     step: Step
-    steps: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
-    props: Mapping[str, JSON] = field(default_factory=dict)
-    account_fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    context: Mapping[str, JSON] = field(default_factory=dict)
+    steps: Mapping[str, Mapping[str, JSON]] = {}
+    props: Mapping[str, JSON] = {}
+    account_fields: Mapping[str, Mapping[str, str]] = {}
+    context: Mapping[str, JSON] = {}
     timeout_s: float = 30.0
     memory_limit_mb: int | None = None
     call_context: Any = None
-    store_names: Mapping[str, str] = field(default_factory=dict)
+    store_names: Mapping[str, str] = {}
     services: StepServices | None = None
-    flow_urls: Mapping[str, str] = field(default_factory=dict)
+    flow_urls: Mapping[str, str] = {}
     component: ComponentFile | None = None
-    service_db: Mapping[str, JSON] = field(default_factory=dict)
+    service_db: Mapping[str, JSON] = {}
     before_start: Callable[[], Awaitable[None]] | None = None
 
 
-@dataclass(frozen=True)
-class StepOutcome:
+class StepOutcome(msgspec.Struct, frozen=True):
     """
     The result of a step, unredacted.
 
@@ -174,7 +174,7 @@ class StepOutcome:
         error: The error of the step, or None.
     """
 
-    exports: dict[str, JSON] = field(default_factory=dict)
+    exports: dict[str, JSON] = {}
     has_exited: bool = False
     exit_reason: str | None = None
     response: dict[str, Any] | None = None

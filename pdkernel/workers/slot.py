@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from pdkernel.runtimes.file_tree import remove_tree
@@ -42,7 +43,7 @@ class WorkerSlot:
     counted_workers: tuple[Worker, ...] = ()
     _tmp_identity: int | None = None
 
-    @property
+    @cached_property
     def tmp_folder(self) -> Path:
         """The working folder of steps, as this process sees it."""
         return self.folder / TMP_NAME
@@ -90,7 +91,7 @@ class WorkerSlot:
 
     def _has_tmp_folder(self) -> bool:
         """Whether `tmp_folder` is the folder that workers see as `/tmp`: a step may have replaced it."""
-        found = self.tmp_folder.lstat()
+        found = os.lstat(self.tmp_folder)
         return stat.S_ISDIR(found.st_mode) and self._tmp_identity in (None, found.st_ino)
 
     def end_worker(self, language: WorkerLanguage) -> None:

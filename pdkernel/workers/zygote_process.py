@@ -154,11 +154,11 @@ class ZygoteProcess:
                 self._children = step, os.open(f"/proc/{init}/task/{init}/children", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 return False
+        of_step, of_init = self._children
         try:
-            of_step, of_init = (os.pread(descriptor, 64, 0) for descriptor in self._children)
+            return bool(os.pread(of_step, 1, 0)) or len(os.pread(of_init, 64, 0).split()) > 1
         except OSError:
             return False
-        return bool(of_step) or len(of_init.split()) > 1
 
     def _on_message(self, text: str, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
         for _, kind, data in ancillary:

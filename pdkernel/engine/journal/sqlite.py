@@ -166,8 +166,11 @@ class SqliteTransactions:
             if not begun:
                 self._set_busy_wait(patient=True)
                 connection.execute("begin immediate")
+            is_alone = len(batch) == 1
             for write in batch:
-                self._perform(write)
+                self._perform(write, is_alone=is_alone)
+                if write.fault is not None and is_alone:
+                    raise write.fault
                 if not connection.in_transaction:  # a full disk rolls back the transaction, not only the statement
                     raise write.fault or sqlite3.OperationalError("the transaction ended early")
             began = time.monotonic()
@@ -193,17 +196,18 @@ class SqliteTransactions:
             self._connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_S * 1000 if patient else 0:.0f}")
             self._waits_when_busy = patient
 
-    def _perform(self, write: Write) -> None:
+    def _perform(self, write: Write, *, is_alone: bool) -> None:
         connection = self._connection
+        needs_savepoint = write.is_compound and not is_alone  # to roll back this write alone
         try:
-            if write.is_compound:  # a savepoint is needed to roll back this write alone
+            if needs_savepoint:
                 connection.execute("savepoint one")
             write.result = write.act(connection)
-            if write.is_compound:
+            if needs_savepoint:
                 connection.execute("release one")
         except Exception as fault:  # noqa: BLE001 - the caller's future gets the error
             write.fault = self._translate_error(fault)
-            if write.is_compound and connection.in_transaction:
+            if needs_savepoint and connection.in_transaction:
                 connection.execute("rollback to one")
                 connection.execute("release one")
 
