@@ -80,7 +80,7 @@ def export(
     check_export_options(to=to, into=into, dry_run=dry_run, prove=prove)
     opened = load_source(notebook, unanswered="refuse" if prove else "keep")
     files = export_workflow(opened, Path(target), is_patch=into is not None, include_docs=docs, dry_run=dry_run)
-    proof = _prove(state, opened, files.folder, is_patch=into is not None, quiet=as_json) if prove else None
+    proof = prove_files(state, opened, files.folder, is_patch=into is not None, quiet=as_json) if prove else None
     if as_json:
         print_json(Export(files, proof).to_json())
     else:
@@ -93,7 +93,8 @@ def export(
     return 1 if proof is not None and proof.verdict == "differs" else 0
 
 
-def _prove(state: CliContext, opened: WorkflowSource, folder: Path, *, is_patch: bool, quiet: bool) -> Proof:
+def prove_files(state: CliContext, opened: WorkflowSource, folder: Path, *, is_patch: bool, quiet: bool) -> Proof:
+    """Prove the files that an export of *opened* wrote to *folder*; progress is printed on a terminal unless *quiet*."""
     from pdkernel.operations.export import prove_export
 
     def print_progress(line: str) -> None:

@@ -96,6 +96,21 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _decode_line = msgspec.json.Decoder(_Line).decode
 
 
+def read_recorded_requests(file: Path) -> list[tuple[str, str, str]]:
+    """
+    The step, method and URL of each call in *file*, without repetitions.
+
+    Raises:
+        RecordingError: The file cannot be read, or a line is not a recorded call.
+    """
+    try:
+        lines = file.read_bytes().splitlines()
+        calls = [_decode_line(line) for line in lines if line.strip()]
+    except (OSError, msgspec.DecodeError) as fault:
+        raise RecordingError(f"{file} cannot be read as recorded calls: {fault}.") from None
+    return list(dict.fromkeys((call.step, call.request.method, call.request.url) for call in calls))
+
+
 class RecordingFile:
     """
     One file of recorded calls.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -50,9 +51,9 @@ def schedule_draw(seconds: float, draw: Callable[[], object]) -> None:
     _DRAW_EXECUTOR.submit(wait)
 
 
-def show_message(text: str) -> None:
-    """Show a message."""
-    display(RichOutput.from_message(text))
+def show_message(text: str, *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Show a message, with the *metadata* of its output."""
+    display(RichOutput.from_message(text, metadata=metadata))
 
 
 class CellError(Exception):
@@ -94,13 +95,22 @@ class LiveTimeline:
         session: The session of the run.
         only: Names of the steps to show, or None for all.
         has_own_event: As for `render_timeline`.
+        metadata: The metadata of the output.
 
     Attributes:
         latest: The latest state of the run, or None.
     """
 
-    def __init__(self, session: Session, *, only: Collection[str] | None = None, has_own_event: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        only: Collection[str] | None = None,
+        has_own_event: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         self._session = session
+        self._metadata = metadata or {}
         self._only = only
         self._has_own_event = has_own_event
         self._handle: DisplayHandle | None = None
@@ -149,7 +159,7 @@ class LiveTimeline:
 
             self._drawn = time.monotonic()
             view = render_timeline(self._session, self.latest, only=self._only, has_own_event=self._has_own_event)
-            self._draw(view)
+            self._draw(replace(view, metadata=self._metadata))
 
     def _draw(self, view: RichOutput) -> None:
         if view == self._view:

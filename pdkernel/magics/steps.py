@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
@@ -33,15 +34,18 @@ class StepMagics(Magics):
     @show_errors_as_messages
     def pdstep(self, line: str, cell: str) -> None:
         """Set below, from the directive's options."""
+        from pdkernel.notebook import build_output_metadata
+
         text = remove_added_newline(self.shell, get_cell_source("pdstep", line, cell))
+        metadata = build_output_metadata(text)
         parsed = parse_step_cell(text)
         self._register_cell(text)
         session = get_session(self.shell)
         name = parsed.step.name
         if parsed.no_run or parsed.step.disabled or name in session.pins or session.event is None:
-            self._show_registered(name, parsed.no_run)
+            self._show_registered(name, metadata, no_run=parsed.no_run)
             return
-        timeline = LiveTimeline(session, only=[name])
+        timeline = LiveTimeline(session, only=[name], metadata=metadata)
         execution = session.run(only=frozenset({name}), on_change=timeline.update)
         execution = wait_for_pauses(self.shell, session, timeline, execution)
         self._mark_stale(name, timeline)
@@ -115,7 +119,7 @@ class StepMagics(Magics):
             form = "\nTo connect accounts in a form: %pduser" if accounts else ""
             show_message("This project is missing:\n" + readiness.format_missing_requirements(missing) + form)
 
-    def _show_registered(self, name: str, no_run: bool) -> None:
+    def _show_registered(self, name: str, metadata: Mapping[str, Any], *, no_run: bool) -> None:
         session = get_session(self.shell)
         workflow = session.workflow
         place = [step.name for step in workflow.steps].index(name) + 1
@@ -127,7 +131,7 @@ class StepMagics(Magics):
             why = "It was not run (--no-run)."
         else:
             why = "To run it, choose an event: %pdevent"
-        show_message(f"Step {name} is step {place} of {len(workflow.steps)}. {why}")
+        show_message(f"Step {name} is step {place} of {len(workflow.steps)}. {why}", metadata=metadata)
 
 
 def _describe_trigger(trigger: Trigger) -> str:

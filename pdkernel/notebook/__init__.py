@@ -1,16 +1,28 @@
 """Reads notebooks as workflows, and writes workflows as notebooks. Formats: nbformat 4, and Python files in percent format."""
 
-from pdkernel.notebook.cells import METADATA_KEY, NotebookCell, enumerate_cells, is_notebook_file, read_cells
+from pdkernel.notebook.cells import (
+    METADATA_KEY,
+    NotebookCell,
+    build_output_metadata,
+    enumerate_cells,
+    hash_cell,
+    is_notebook_file,
+    read_cells,
+    read_output_hash,
+)
 from pdkernel.notebook.notebook_text import format_notebook
 from pdkernel.notebook.workflow import read_notebook, workflow_from_cells
 
 __all__ = [
     "METADATA_KEY",
     "NotebookCell",
+    "build_output_metadata",
     "enumerate_cells",
     "format_notebook",
+    "hash_cell",
     "is_notebook_file",
     "read_cells",
     "read_notebook",
+    "read_output_hash",
     "workflow_from_cells",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,6 +37,7 @@ class NotebookCell:
         id: The cell's id, or None in an old notebook.
         metadata: The cell's metadata, unchanged.
         index: The cell's index in the file, from 0; None for a cell without a file.
+        outputs: The saved outputs, as nbformat holds them.
     """
 
     source: str
@@ -43,6 +45,7 @@ class NotebookCell:
     id: str | None = None
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     index: int | None = field(default=None, compare=False)
+    outputs: Sequence[Mapping[str, Any]] = field(default=(), compare=False, repr=False)
 
     @property
     def pdkernel_metadata(self) -> Mapping[str, Any]:
@@ -74,6 +77,25 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
     """
     found = enumerate(_read(path).get("cells", ()))
     return tuple(replace(_cell(cell), index=place) for place, cell in found)
+
+
+def hash_cell(source: str) -> str:
+    """The hash of a cell's text that its outputs carry, 16 hexadecimal digits; line ends and outer blank lines do not count."""
+    text = "\n".join(line.rstrip() for line in source.strip().splitlines())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build_output_metadata(source: str) -> dict[str, JSON]:
+    """The metadata of an output of the cell with the text *source*: `{"pdkernel": {"cell": HASH}}`."""
+    return {METADATA_KEY: {"cell": hash_cell(source)}}
+
+
+def read_output_hash(output: Mapping[str, Any]) -> str | None:
+    """The hash in the metadata of a saved *output*, or None if it has none."""
+    metadata = output.get("metadata")
+    hidden = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    found = hidden.get("cell") if isinstance(hidden, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def enumerate_cells(cells: Iterable[NotebookCell]) -> Iterator[tuple[int, NotebookCell]]:
@@ -173,4 +195,5 @@ def _cell(cell: Mapping[str, Any]) -> NotebookCell:
         type=kind if kind in {"code", "markdown"} else "raw",
         id=cell.get("id"),
         metadata=json.loads(json.dumps(metadata)) if isinstance(metadata, dict) else {},
+        outputs=tuple(each for each in cell.get("outputs") or () if isinstance(each, dict)),
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from IPython.utils.capture import capture_output
+
+from pdkernel.notebook import hash_cell, read_output_hash
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
 
 
@@ -119,3 +122,18 @@ def test_pinned_step_cell_does_not_run(run: Run) -> None:
 
     assert "pinned" in shown
     assert "checking" not in shown
+
+
+def test_outputs_carry_the_hash_of_their_cell(notebook: Notebook) -> None:
+    """The output of a step names the text of the cell that made it, whether the step ran or was only registered."""
+    with capture_output() as registered:
+        notebook.shell.run_cell(CHECK, store_history=True)
+    notebook.run("%pdevent hello")
+    with capture_output() as ran:
+        notebook.shell.run_cell(CHECK, store_history=True)
+
+    marks = [
+        [mark for output in captured.outputs if (mark := read_output_hash({"metadata": output.metadata}))]
+        for captured in (registered, ran)
+    ]
+    assert marks == [[hash_cell(CHECK)], [hash_cell(CHECK)]]

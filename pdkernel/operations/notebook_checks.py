@@ -1,0 +1,172 @@
+"""
+The check of a notebook for a pull request: whether its saved outputs belong to its cells, and what a reviewer wants to know.
+
+No code of the notebook runs.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pdkernel.actions import Catalog
+from pdkernel.analysis import derive_contract
+from pdkernel.definition.step_matching import match_steps
+from pdkernel.directive import is_step_cell, parse_step_cell
+from pdkernel.egress.recording import read_recorded_requests
+from pdkernel.errors import DefinitionError, PdkernelError, RequestError
+from pdkernel.model import Step, Workflow
+from pdkernel.notebook import NotebookCell, enumerate_cells, hash_cell, read_cells, read_notebook, read_output_hash
+from pdkernel.readiness.matrix import collect_app_bindings
+from pdkernel.render.notebook_check import NotebookCheck, OutputOfCell, StepChange
+from pdkernel.source import EVENTS_FOLDER, WorkflowSource, load_source
+
+_SHOWN_CALL = re.compile(r"^\s+call\s+([A-Z]+) (https?://\S+)", re.MULTILINE)
+"""A call in the text of a timeline."""
+_GIT_TIMEOUT_S = 60.0
+
+
+def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> NotebookCheck:
+    """
+    Check the notebook at *path*.
+
+    Args:
+        path: The notebook.
+        catalog: The pre-built actions of the project, for the apps of their props.
+        base: A Git revision with which the steps are compared, or None.
+
+    Raises:
+        RequestError: Git does not know *base*, or *path* is not in a Git repository.
+    """
+    try:
+        source = load_source(path, unanswered="keep")
+        cells = read_cells(path)
+    except PdkernelError as error:
+        return NotebookCheck(str(path), error=str(error))
+    workflow = source.workflow
+    outdated, unmarked = _sort_outputs(cells)
+    return NotebookCheck(
+        notebook=str(path),
+        workflow=workflow.name,
+        outdated_outputs=tuple(outdated),
+        unmarked_outputs=tuple(unmarked),
+        base=base,
+        changes=() if base is None else tuple(_list_changes(workflow, _read_base(path, base))),
+        accounts=tuple(
+            (step, binding.app, binding.account)
+            for step, bindings in collect_app_bindings(workflow, _with_own_actions(catalog, source)).items()
+            for binding in bindings
+        ),
+        reads=tuple(field.path for field in derive_contract(workflow).fields),
+        calls=tuple(sorted({*_list_shown_calls(cells), *_list_recorded_calls(workflow, path.parent)})),
+    )
+
+
+def _with_own_actions(catalog: Catalog, source: WorkflowSource) -> Catalog:
+    return catalog.with_source(source.sidecar.actions if source.sidecar else None, base=source.folder.resolve())
+
+
+def _sort_outputs(cells: Sequence[NotebookCell]) -> tuple[list[OutputOfCell], list[OutputOfCell]]:
+    """The step cells whose outputs belong to another text, and those whose outputs do not say."""
+    outdated, unmarked = [], []
+    for index, cell in enumerate_cells(cells):
+        if cell.type != "code" or not cell.outputs or not is_step_cell(cell.source):
+            continue
+        try:
+            step = parse_step_cell(cell.source, cell=index).step.name
+        except DefinitionError:
+            continue  # `load_source` reports it
+        marks = {mark for mark in map(read_output_hash, cell.outputs) if mark is not None}
+        if not marks:
+            unmarked.append(OutputOfCell(index + 1, step))
+        elif marks != {hash_cell(cell.source)}:
+            outdated.append(OutputOfCell(index + 1, step))
+    return outdated, unmarked
+
+
+def _list_changes(workflow: Workflow, base: Workflow | None) -> Iterator[StepChange]:
+    if base is None:
+        yield from (StepChange(step.name, "new") for step in workflow.steps)
+        return
+    matches = match_steps(workflow.steps, base.steps)
+    for step in workflow.steps:
+        before = matches.get(step.name)
+        if before is None:
+            yield StepChange(step.name, "new")
+        elif before.name != step.name:
+            is_changed = _content(before) != _content(replace(step, name=before.name))
+            yield StepChange(step.name, "renamed and changed" if is_changed else "renamed", before.name)
+        elif _content(before) != _content(step):
+            yield StepChange(step.name, "changed")
+    kept = {before.name for before in matches.values()}
+    yield from (StepChange(step.name, "removed") for step in base.steps if step.name not in kept)
+    kept_order = [matches[step.name].name for step in workflow.steps if step.name in matches]
+    if kept_order != [step.name for step in base.steps if step.name in kept]:
+        yield StepChange("", "order")
+    if (workflow.triggers, workflow.settings) != (base.triggers, base.settings):
+        yield StepChange("", "trigger or settings")
+
+
+def _content(step: Step) -> Step:
+    """*step* without its place in the notebook."""
+    return replace(step, cell_index=None)
+
+
+def _read_base(path: Path, base: str) -> Workflow | None:
+    """The workflow of the notebook at *path* in the Git revision *base*; None if that revision has no such notebook."""
+    _git(path.parent, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}", missing=f"Git does not know {base!r}.")
+    try:
+        text = _git(path.parent, "show", f"{base}:./{path.name}", missing="")
+    except RequestError:
+        return None
+    with tempfile.TemporaryDirectory(prefix="pdkernel-check-") as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(text)
+        try:
+            return read_notebook(copy)
+        except PdkernelError:
+            return None  # it was not a workflow then: all steps are new
+
+
+def _git(folder: Path, *arguments: str, missing: str) -> bytes:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, check=False, timeout=_GIT_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        raise RequestError(f"Git cannot be run: {fault}.", fix="Leave out --base, or install Git.") from None
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise RequestError(
+            " ".join(filter(None, (missing, said))), fix="Pass a branch, a tag or a commit: --base origin/main"
+        )
+    return done.stdout
+
+
+def _list_shown_calls(cells: Sequence[NotebookCell]) -> Iterator[tuple[str, str]]:
+    """The outbound calls that the timelines of the saved outputs show."""
+    for cell in cells:
+        for output in cell.outputs:
+            data = output.get("data")
+            text = data.get("text/plain", "") if isinstance(data, dict) else ""
+            for method, url in _SHOWN_CALL.findall("".join(text)):
+                yield method, _without_query(url)
+
+
+def _list_recorded_calls(workflow: Workflow, folder: Path) -> Iterator[tuple[str, str]]:
+    """The outbound calls of the workflow's steps that are recorded beside the saved events in *folder*."""
+    steps = {step.name for step in workflow.steps}
+    for file in sorted((folder / EVENTS_FOLDER).glob("*.recorded.jsonl")):
+        for step, method, url in read_recorded_requests(file):
+            if step in steps:  # notebooks of one folder share the events
+                yield method, _without_query(url)
+
+
+def _without_query(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"

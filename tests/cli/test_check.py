@@ -1,0 +1,57 @@
+"""`pdkernel check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Shell
+from tests.notebook_files import notebook_of
+
+STEP = "%%pdstep one\ndef handler(pd):\n    return 1"
+
+
+def outdated(path: Path) -> None:
+    """Give the first step of the notebook at *path* an output of other code."""
+    data = json.loads(path.read_text())
+    cell = next(each for each in data["cells"] if "%%pdstep" in "".join(each["source"]))
+    metadata = {"pdkernel": {"cell": "0" * 16}}
+    cell["outputs"] = [{"output_type": "display_data", "data": {"text/plain": "x"}, "metadata": metadata}]
+    path.write_text(json.dumps(data))
+
+
+def test_check(pdkernel: Shell) -> None:
+    """Each notebook of a folder is checked; one whose output is of other code ends the command with status 1."""
+    notebook_of(pdkernel.folder / "a.ipynb", STEP)
+    notebook_of(pdkernel.folder / "b.ipynb", STEP)
+    passed = pdkernel("check", ".", "--markdown", "summary.md")
+    outdated(pdkernel.folder / "b.ipynb")
+    failed = pdkernel("check", ".", "--json")
+
+    assert (passed.status, passed.stdout.count("✓")) == (0, 2)
+    assert (pdkernel.folder / "summary.md").read_text().count("### ✅") == 2
+    assert failed.status == 1
+    assert [(each["workflow"], each["passed"]) for each in failed.json] == [("a", True), ("b", False)]
+    assert failed.json[1]["outdated_outputs"] == [{"cell": 1, "step": "one"}]
+
+
+def test_check_with_a_proof(pdkernel: Shell) -> None:
+    """--prove exports to a temporary folder, and reports whether the export does the same."""
+    notebook_of(pdkernel.folder / "a.ipynb", STEP)
+    (pdkernel.folder / "events").mkdir()
+    (pdkernel.folder / "events" / "e.json").write_text('{"method": "POST", "body": {}}')
+
+    done = pdkernel("check", "a.ipynb", "--prove")
+
+    assert (done.status, "proof: the export does the same" in done.stdout) == (0, True)
+    assert sorted(path.name for path in pdkernel.folder.glob("[!.]*")) == ["a.ipynb", "events"]
+
+
+def test_folder_without_notebooks(pdkernel: Shell) -> None:
+    """A folder that contains only synced workflows has nothing to check."""
+    (pdkernel.folder / "flow").mkdir()
+    (pdkernel.folder / "flow" / "workflow.yaml").write_text("name: flow\ntriggers:\n- id: hi_1\n")
+
+    done = pdkernel("check", ".")
+
+    assert (done.status, "contains no notebook" in done.stderr) == (2, True)

@@ -1,0 +1,167 @@
+"""What a pull request is told about a notebook."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from pdkernel.actions import Catalog
+from pdkernel.errors import RequestError
+from pdkernel.notebook import build_output_metadata
+from pdkernel.operations.notebook_checks import check_notebook
+from pdkernel.project import Project
+from pdkernel.render.notebook_check import NotebookCheck, OutputOfCell, StepChange
+
+ONE = "%%pdstep one\ndef handler(pd):\n    return pd.steps['trigger']['event']['body']['id']"
+TWO = "%%pdstep two --app slack\ndef handler(pd):\n    return pd.steps['one']['$return_value']"
+ROOT = Path(__file__).parents[2]
+
+Check = Callable[..., NotebookCheck]
+
+
+def cell(source: str, *, of: str | None = None, marked: bool = True, text: str = "shown") -> Any:
+    """A step cell with an output of the text *of*, by default its own."""
+    metadata = build_output_metadata(of or source) if marked else {}
+    output = new_output("display_data", {"text/plain": text}, metadata=metadata)
+    return new_code_cell(source, outputs=[output])
+
+
+@pytest.fixture
+def catalog(project: Project) -> Catalog:
+    """The actions of the project."""
+    return Catalog.for_project(project, environ={})
+
+
+@pytest.fixture
+def check(catalog: Catalog, tmp_path: Path) -> Check:
+    """Write a notebook of cells, and check it."""
+
+    def checked(*cells: Any, base: str | None = None) -> NotebookCheck:
+        nbformat.write(new_notebook(cells=list(cells)), tmp_path / "flow.ipynb")
+        return check_notebook(tmp_path / "flow.ipynb", catalog=catalog, base=base)
+
+    return checked
+
+
+def git(folder: Path, *arguments: str) -> None:
+    """Run Git in *folder*."""
+    settings = ("-c", "user.name=a", "-c", "user.email=a@example.test", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", str(folder), *settings, *arguments], check=True, capture_output=True)
+
+
+def test_outputs_of_the_cells_own_text(check: Check) -> None:
+    """Outputs that carry the hash of their cell pass; outer blank lines and line ends do not count."""
+    found = check(new_markdown_cell("# Flow"), cell(ONE, of=f"\n{ONE}  \r\n"), new_code_cell(TWO))
+
+    assert found.is_passed
+    assert (found.outdated_outputs, found.unmarked_outputs) == ((), ())
+
+
+def test_outputs_of_other_code(check: Check) -> None:
+    """An output of an earlier text of its cell fails; the cell is counted among all cells."""
+    found = check(new_markdown_cell("# Flow"), cell(ONE, of=ONE.replace("'id'", "'key'")), cell(TWO))
+
+    assert not found.is_passed
+    assert found.outdated_outputs == (OutputOfCell(2, "one"),)
+
+
+def test_outputs_without_a_mark(check: Check) -> None:
+    """Outputs of an earlier version do not say to which text they belong: they are listed, and do not fail."""
+    found = check(cell(ONE, marked=False))
+
+    assert found.is_passed
+    assert found.unmarked_outputs == (OutputOfCell(1, "one"),)
+
+
+def test_a_notebook_that_cannot_be_read(check: Check) -> None:
+    """The check says why, and fails."""
+    found = check(cell(ONE), cell(ONE))
+
+    assert not found.is_passed
+    assert found.error is not None
+    assert "both called 'one'" in found.error
+
+
+def test_accounts_reads_and_calls(check: Check, tmp_path: Path) -> None:
+    """A reviewer sees the apps, the fields of the event, and the calls of outputs and recordings without their query."""
+    (tmp_path / "events").mkdir()
+    line = (
+        '{"key":"k","step":"STEP","nth":0,"ms":1,"request":{"method":"PUT","url":"https://x.example/a?secret=1"},'
+        '"response":{"status":200,"reason":"","headers":[],"body":{"text":""}}}\n'
+    )
+    text = line.replace("STEP", "two") + line.replace("STEP", "of_another_notebook").replace("/a", "/b")
+    (tmp_path / "events" / "e.recorded.jsonl").write_text(text)
+
+    found = check(cell(ONE), cell(TWO, text="  ✓ two\n      call     GET https://y.example/c?k=1\n   -> 200"))
+
+    assert found.accounts == (("two", "slack", None),)
+    assert found.reads == ("body.id",)
+    assert found.calls == (("GET", "https://y.example/c"), ("PUT", "https://x.example/a"))
+
+
+def test_changes_since_a_revision(check: Check, tmp_path: Path) -> None:
+    """Changed, new, renamed and removed steps are named, and a changed trigger."""
+    same, gone = "%%pdstep same\nreturn 1", "%%pdstep gone --lang bash\necho"
+    git(tmp_path, "init", "-q")
+    check(cell(ONE), cell(same), cell(TWO), cell(gone))
+    git(tmp_path, "add", "flow.ipynb")
+    git(tmp_path, "commit", "-qm", "first")
+
+    found = check(
+        new_code_cell("%%pdworkflow\nname: flow\ntrigger: {type: http, auth: oauth}"),
+        cell(ONE + " + 1"),
+        cell(same),
+        cell(TWO.replace("%%pdstep two", "%%pdstep second")),
+        cell("%%pdstep more --lang node\nexport default {}"),
+        base="HEAD",
+    )
+
+    assert found.changes == (
+        StepChange("one", "changed"),
+        StepChange("second", "renamed", "two"),
+        StepChange("more", "new"),
+        StepChange("gone", "removed"),
+        StepChange("", "trigger or settings"),
+    )
+
+
+def test_changed_order(check: Check, tmp_path: Path) -> None:
+    """Steps that only changed places are no changed steps: their order changed."""
+    git(tmp_path, "init", "-q")
+    check(cell(ONE), cell("%%pdstep b\nreturn 1"))
+    git(tmp_path, "add", "flow.ipynb")
+    git(tmp_path, "commit", "-qm", "first")
+
+    found = check(cell("%%pdstep b\nreturn 1"), cell(ONE), base="HEAD")
+
+    assert found.changes == (StepChange("", "order"),)
+
+
+def test_a_notebook_that_the_revision_lacks(check: Check, tmp_path: Path) -> None:
+    """All steps are new."""
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-qm", "empty", "--allow-empty")
+
+    assert check(cell(ONE), base="HEAD").changes == (StepChange("one", "new"),)
+
+
+def test_an_unknown_revision(check: Check, tmp_path: Path) -> None:
+    """A revision that Git does not know is refused."""
+    git(tmp_path, "init", "-q")
+
+    with pytest.raises(RequestError, match="Git does not know 'nowhere'"):
+        check(cell(ONE), base="nowhere")
+
+
+def test_the_notebooks_of_this_repository(catalog: Catalog) -> None:
+    """Each output of a step in the notebooks that come with pdkernel is marked, and belongs to its cell."""
+    found = [check_notebook(path, catalog=catalog) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+    assert len(found) == 5
+    assert {(each.is_passed, each.unmarked_outputs) for each in found} == {(True, ())}
