@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError
@@ -350,11 +350,7 @@ class Workflow:
         """Return everything that affects a run, as JSON, without positions of cells; `version` is its hash."""
         return {
             "name": self.name,
-            "triggers": [
-                {name: getattr(t, name) for name in ("type", "auth", "token_env", "response")}
-                | {"config": dict(t.config)}
-                for t in self.triggers
-            ],
+            "triggers": [asdict(t) for t in self.triggers],
             "settings": dict(self.settings),
             "steps": [
                 {

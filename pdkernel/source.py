@@ -302,9 +302,10 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
             if name in (entry.name, entry.stem) or _has_id(entry, name):
                 return _load(entry)
         repository = _find_repository(root) if _WORKFLOW_ID.fullmatch(name) else None
-        entries = iter_workflow_paths(repository) if repository is not None else ()
-        found = next((entry for entry in entries if _has_id(entry, name)), None)
-        return None if found is None else _load(found)
+        for entry in iter_workflow_paths(repository) if repository is not None else ():
+            if _has_id(entry, name):
+                return _load(entry)
+        return None
 
     return find
 
@@ -316,10 +317,9 @@ def _has_id(path: Path, workflow_id: str) -> bool:
 
 def _find_repository(folder: Path) -> Path | None:
     """The nearest folder at or above *folder* with a Git repository or a local project, or None; never the home folder."""
-    for above in (folder.resolve(), *folder.resolve().parents):
-        if above != Path.home() and ((above / ".git").exists() or (above / ".pdkernel").is_dir()):
-            return above
-    return None
+    above = (folder.resolve(), *folder.resolve().parents)
+    roots = (each for each in above if (each / ".git").exists() or (each / ".pdkernel").is_dir())
+    return next((each for each in roots if each != Path.home()), None)
 
 
 def _iter_source_paths(path: Path) -> Iterator[Path]:
@@ -348,12 +348,9 @@ def _iter_source_paths(path: Path) -> Iterator[Path]:
 
 def _load(path: Path, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource:
     if path.is_dir():
-        workflow = _require_complete(
-            read_folder_workflow(path, require_code=unanswered == "refuse", unanswered_policy=unanswered), unanswered
-        )
-        return WorkflowSource(
-            path, "folder", workflow, read_sidecar(path / SIDECAR_FILE_NAME), describe_assumptions(path, workflow)
-        )
+        read = read_folder_workflow(path, require_code=unanswered == "refuse", unanswered_policy=unanswered)
+        workflow, sidecar = _require_complete(read, unanswered), read_sidecar(path / SIDECAR_FILE_NAME)
+        return WorkflowSource(path, "folder", workflow, sidecar, describe_assumptions(path, workflow))
     sidecar = read_sidecar(get_notebook_sidecar_path(path))
     workflow = apply_sidecar(with_files_beside(read_notebook(path), path.parent), sidecar, unanswered_policy=unanswered)
     return WorkflowSource(path, "notebook", _require_complete(workflow, unanswered), sidecar)

@@ -227,8 +227,8 @@ def test_an_invalid_step_name(name: str, fix: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "slug"),
-    [("google_sheets-add-row@2.1.2", "google_sheets"), ("@me/slack-send@1", "slack"), ("slack", "slack")],
+    [("google_sheets-add-row@2.1.2", "google_sheets"), ("@me/slack-send@1", ""), ("slack", "slack")],
 )
 def test_the_app_of_a_key(key: str, slug: str) -> None:
-    """The slug is the part before the first dash, below a workspace's name."""
+    """The slug is the part before the first dash; the key of a private component does not name an app."""
     assert get_app_slug(key) == slug

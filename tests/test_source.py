@@ -154,12 +154,12 @@ def test_files_beside_a_notebook(tmp_path: Path) -> None:
     path = notebook(tmp_path / "flow.ipynb", "%%pdstep a --lang node\nimport './x.mjs'\nexport default {}")
     (tmp_path / "x.mjs").write_text("1")
     first = load_source(path)
-    stamps = file_stamps(first)
+    stamps = file_stamps(path, first.workflow)
 
     (tmp_path / "x.mjs").write_text("2 ")
 
     assert first.workflow.steps[0].files == {"x.mjs": "1"}
-    assert file_stamps(first) != stamps
+    assert file_stamps(path, first.workflow) != stamps
     assert load_source(path).workflow.version != first.workflow.version
 
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from tree_sitter import Node
 
+from pdkernel.analysis.imported_files import iter_sources
 from pdkernel.analysis.python_code import parse_source
 from pdkernel.expression import javascript
 from pdkernel.model import JSON, Step
@@ -65,7 +66,7 @@ def find_platform_uses(step: Step) -> tuple[PlatformUse, ...]:
 def find_hosts(step: Step) -> dict[str, int | None]:
     """Hosts of the URLs in the code and the props of *step*, each with the line of the first one."""
     found: dict[str, int | None] = {}
-    for _, source in () if step.uses else step.iter_sources():
+    for _, source in () if step.uses else iter_sources(step):
         for number, line in enumerate(source.split("\n"), start=1):
             for host in _URL.findall(line):
                 found.setdefault(host.lower(), number)
@@ -78,7 +79,7 @@ def find_hosts(step: Step) -> dict[str, int | None]:
 def _code_uses(step: Step) -> Iterator[PlatformUse]:
     if step.uses:
         return
-    for path, source in step.iter_sources():
+    for path, source in iter_sources(step):
         match step.language:
             case "node":
                 uses = _node_uses(source)

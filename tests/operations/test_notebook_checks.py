@@ -132,7 +132,7 @@ def test_changes_since_a_revision(check: Check, tmp_path: Path) -> None:
 
 
 def test_changed_order(check: Check, tmp_path: Path) -> None:
-    """Steps that only changed places are no changed steps: their order changed."""
+    """Steps that only changed places are not changed steps: the check names the order."""
     git(tmp_path, "init", "-q")
     check(cell(ONE), cell("%%pdstep b\nreturn 1"))
     git(tmp_path, "add", "flow.ipynb")
