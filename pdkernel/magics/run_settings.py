@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 class RunSettingsMagics(Magics):
     """External user, test event, variables, outbound policy and pins."""
 
-    @no_var_expand
     @magic_arguments()
     @argument("external_user_id", nargs="?", help="the external user's id in your product; without it, show the picker")
     @argument(
@@ -81,7 +80,6 @@ class RunSettingsMagics(Magics):
         user = chosen.external_user_id
         display(_matrix(session, user, environment) if chosen.matrix else _what_if(session, user, environment))
 
-    @no_var_expand
     @magic_arguments()
     @argument("file", nargs="?", help="a saved event's name or an event file; without it, show the composer")
     @argument("--send", action="store_true", help="run the whole workflow on the event")

@@ -287,3 +287,20 @@ def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path
     assert "1. Rung" in emitted
     assert notebook.session.event is not None
     assert notebook.session.event.data == {"method": "POST", "body": {"bell": 2}}
+
+
+def test_external_user_and_event_of_variables(notebook: Notebook) -> None:
+    """Variables of the notebook, which papermill sets, choose the external user and the event."""
+    connect(notebook, "ada")
+    notebook.run('external_user, event_name = "ada", "hello"')
+
+    notebook.run("%pduser {external_user}\n%pdevent {event_name}")
+
+    assert (notebook.session.external_user_id, notebook.session.event_name) == ("ada", "hello")
+
+
+def test_braces_that_are_not_an_expression(notebook: Notebook) -> None:
+    """A name in braces that the notebook does not define is taken as it is written."""
+    said = notebook.run("%pdevent {nothing}")
+
+    assert "There is no event '{nothing}'" in said
