@@ -48,6 +48,7 @@ def build_file_reader(folder: Path, entry_folder: str, *, outside: str = "the wo
     """
 
     def read(path: str) -> str | None:
+        # parity[imported-files]: whether the platform bundles files outside of the step's folder is not documented
         inside = posixpath.normpath(posixpath.join(entry_folder, path))
         if inside.startswith("../"):
             raise StepFileError(f"which is outside of {outside}")

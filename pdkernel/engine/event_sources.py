@@ -78,6 +78,7 @@ class SourceRequest:
         account_overrides: Account ids by app, used instead of the newest account of the app.
         on_respond: Receives the response that the source sends by its HTTP interface.
         interface: The interface that starts the run, for the fixes in messages.
+        actions_source: Where components run, as set in the workflow's `pdkernel.yaml`; None is the project's setting.
         store_events: Stores the new events in the transaction that stores the source's state.
     """
 
@@ -95,6 +96,7 @@ class SourceRequest:
     account_overrides: Mapping[str, str] = field(default_factory=dict)
     on_respond: Callable[[HttpResponse], None] = lambda _: None
     interface: Interface = "terminal"
+    actions_source: str | None = None
     store_events: Callable[[Connection, Sequence[SourceEvent]], object] = lambda _connection, _events: None
 
     @property
@@ -178,7 +180,8 @@ class SourceRunner:
             StepError: The source's module cannot be loaded.
             RequestError: The source needs a request or a message, and the event is missing.
         """
-        component = await self._component(request)
+        catalog = self._catalog.with_source(request.actions_source, base=request.folder)
+        component = await self._component(request, catalog)
         context = {"id": derive_id("dc_", request.state_key)}
         setup = RunSetup(
             context["id"],
@@ -194,13 +197,13 @@ class SourceRunner:
         )
         workers = await self._workers.open_run(setup)
         try:
-            description = await describe_component(component, workers, self._catalog)
+            description = await describe_component(component, workers, catalog)
             return await self._run(request, component, description, workers, context["id"])
         finally:
             await workers.release()
 
-    async def _component(self, request: SourceRequest) -> Component:
-        component = await self._catalog.resolve_or_install(request.uses, install=request.install)
+    async def _component(self, request: SourceRequest, catalog: Catalog) -> Component:
+        component = await catalog.resolve_or_install(request.uses, install=request.install)
         if component.kind != "source":
             raise UnsupportedError(
                 f"{component.uses} is an action, and the trigger of a workflow is a source.",

@@ -16,7 +16,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ExternalUserRequiredError, ProjectError, RequestError, UnsupportedError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
-from tests.builders import node_step
+from tests.builders import a_step, node_step
 from tests.engine.conftest import Run
 
 TOKEN = "tok-8c1f4a6e0b"
@@ -78,6 +78,70 @@ async def test_event_is_new_once(runtime: WorkflowEngine, request_of: Callable[.
     assert [event.id for event in second.events] == [5]
     assert (first.repeated_count, second.repeated_count) == (1, 1)
     assert second.events[0].event.data["every"] == 60
+
+
+TREE = {
+    "acme/package.json": '{"name": "@pipedream/acme", "main": "acme.app.mjs"}',
+    "acme/acme.app.mjs": """
+import constants from "./common/constants.mjs";
+export default { type: "app", app: "acme", methods: { url: () => constants.URL } };
+""",
+    "acme/common/constants.mjs": 'export default { URL: "https://api.acme.example" };',
+    "acme/common/regions.json": '[{"id": "eu"}, {"id": "us"}]',
+    "acme/common/utils.mjs": 'import { upper } from "../../other/common/text.mjs"; export const clean = (text) => upper(text.trim());',
+    "other/common/text.mjs": "export const upper = (text) => text.toUpperCase();",
+    "acme/actions/do-it/do-it.mjs": """
+import acme from "../../acme.app.mjs";
+import { clean } from "../../common/utils.mjs";
+import regions from "../../common/regions.json" assert { type: "json" };
+export default {
+  key: "acme-do-it", name: "Do It", version: "0.0.1", type: "action", props: { acme, what: { type: "string" } },
+  run() { return [clean(this.what), regions.length, this.acme.url()]; },
+};
+""",
+    "acme/sources/common/base.mjs": """
+import acme from "../../acme.app.mjs";
+import regions from "../../common/regions.json";
+export default {
+  props: { acme, timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
+  methods: { ids: () => regions.map(({ id }) => id) },
+};
+""",
+    "acme/sources/new-thing/new-thing.mjs": """
+import common from "../common/base.mjs";
+import sampleEmit from "./test-event.mjs";
+export default {
+  ...common,
+  key: "acme-new-thing", name: "New Thing", version: "0.0.1", type: "source", dedupe: "unique", sampleEmit,
+  async run() { for (const id of this.ids()) this.$emit({ id, url: this.acme.url() }, { id, summary: id }); },
+};
+""",
+    "acme/sources/new-thing/test-event.mjs": 'export default { id: "eu" };',
+}
+"""A tree of components in the layout of Pipedream's repository: common files, JSON, and imports of another app."""
+
+
+async def test_components_of_a_tree_run_with_their_common_files(
+    runtime: WorkflowEngine, run: Run, connect: Callable[..., str], tmp_path: Path
+) -> None:
+    """An action and a source of a tree that `pdkernel.yaml` names import common files, with old and without attributes for JSON."""
+    for path, text in TREE.items():
+        (tmp_path / "components" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "components" / path).write_text(text)
+    connect(app="acme", credentials={"api_key": TOKEN})
+    user: dict[str, Any] = {"external_user_id": "ada", "actions_source": "components"}
+    trigger = Trigger("source", config={"uses": "acme-new-thing@0.0.1"})
+
+    polled = await runtime.source_runner.run(SourceRequest(trigger, "w", parse_policy("deny"), folder=tmp_path, **user))
+    ran = await run(a_step("%%pdstep act --uses acme-do-it@0.0.1\nwhat: ' hi '\n"), **user)
+
+    assert polled.record.error is None
+    assert [event.event.data for event in polled.events] == [
+        {"id": "eu", "url": "https://api.acme.example"},
+        {"id": "us", "url": "https://api.acme.example"},
+    ]
+    assert ran.error is None
+    assert ran.step("act").return_value == ["HI", 2, "https://api.acme.example"]
 
 
 async def test_each_external_user_has_separate_state(

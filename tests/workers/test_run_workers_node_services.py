@@ -189,7 +189,7 @@ async def test_files_are_written_listed_and_read(filing: Bench, tmp_path: Path) 
     )
 
     assert first.error is None
-    assert first.exports["$return_value"] == {"path": "a/one.txt"}
+    assert first.exports["$return_value"] == {"type": "PipedreamProjectFile", "path": "a/one.txt"}
     assert second.error is None
     assert second.exports["$return_value"] == {
         "found": [
@@ -214,6 +214,44 @@ async def test_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) ->
     assert json.loads((tmp_path / "files" / "u.json").read_text()) == {"ok": True}
     assert failed.error is not None
     assert failed.error.message == f"{server.url} responded with status code 404."
+
+
+async def test_exported_files_are_files_in_later_steps(filing: Bench, tmp_path: Path) -> None:
+    """A file that a step exports, also inside of other values, is a file in `steps` and in props; Python has its description."""
+    await filing.run(
+        "node",
+        "import { Readable } from 'stream';\nexport default { async run({ $ }) {\n"
+        "const file = await $.files.open('a/one.txt').fromReadableStream(Readable.from(['hello']));\n"
+        "$.export('found', { files: [file] }); return file } }",
+        name="first",
+    )
+    description = {"type": "PipedreamProjectFile", "path": "a/one.txt"}
+
+    node = await filing.run(
+        "node",
+        "export default { props: { file: { type: 'any' } }, async run({ steps }) { const { $return_value: file, found } = steps.first;\n"
+        "return [await file.toUrl(), file.path, await found.files[0].toEncodedString(), await this.file.toEncodedString(), file] } }",
+        name="second",
+        props={"file": description},
+    )
+    python = await filing.run(
+        "python", "def handler(pd):\n    return pd.steps['first']['$return_value']\n", name="third"
+    )
+
+    assert node.error is None
+    url = (tmp_path / "files" / "a" / "one.txt").as_uri()
+    assert node.exports["$return_value"] == [url, "a/one.txt", "hello", "hello", description]
+    assert python.exports["$return_value"] == description
+
+
+async def test_a_description_of_a_path_outside_is_no_file(filing: Bench) -> None:
+    """An event with the description of a file outside of the store fails the step that reads it."""
+    filing.steps["first"] = {"$return_value": {"type": "PipedreamProjectFile", "path": "../secret"}}
+
+    outcome = await filing.run("node", "export default { run({ steps }) { return steps.first } }")
+
+    assert outcome.error is not None
+    assert "../secret is outside of the file store" in outcome.error.message
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x"])

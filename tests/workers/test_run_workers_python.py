@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -482,3 +483,50 @@ async def test_error_in_a_file_of_a_step(bench: Bench) -> None:
     assert outcome.error is not None
     assert (outcome.error.name, outcome.error.line) == ("ZeroDivisionError", 3)
     assert 'helper.py", line 2, in f\n    1 / 0' in (outcome.error.stack or "")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python has what Python 3.12 has")
+@pytest.mark.parametrize(
+    ("body", "name", "why"),
+    [
+        ("type Name = str", "SyntaxError", "Type parameters and `type` statements are syntax of Python 3.12."),
+        ("def first[T](items: list[T]) -> T: return items[0]", "SyntaxError", "Type parameters"),
+        ("class Box[T]: pass", "SyntaxError", "Type parameters"),
+        ("d = {'a': 1}; print(f'{d['a']}')", "SyntaxError", "Python 3.12 accepts quotes"),
+        ("print(f'{chr(10).join(['a'])}{\\n}')", "SyntaxError", "Python 3.12 accepts quotes, backslashes"),
+        ("from itertools import batched", "ImportError", "`batched` of `itertools` is new in Python 3.12."),
+        ("import math; math.sumprod([1], [2])", "AttributeError", "`sumprod` of `math` is new in Python 3.12."),
+        ("from pathlib import Path; Path('.').walk()", "AttributeError", "`walk` of `pathlib` is new in Python 3.12."),
+        (
+            "import tempfile; tempfile.NamedTemporaryFile(delete_on_close=False)",
+            "TypeError",
+            "`delete_on_close` is new",
+        ),
+    ],
+)
+async def test_newer_python_is_named_as_the_cause(bench: Bench, body: str, name: str, why: str) -> None:
+    """An error that syntax or a function of Python 3.12 causes names the version of the platform and of the step."""
+    outcome = await bench.run("python", f"{body}\ndef handler(pd):\n    return 1\n")
+
+    assert outcome.error is not None
+    assert outcome.error.name == name
+    assert why in outcome.error.fix
+    assert "Pipedream runs Python 3.12, and this step runs with the Python 3.11 of pdkernel." in outcome.error.fix
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def f(: pass",
+        "x = (1",
+        "class Own: pass\nOwn().walk()",
+        "from itertools import nothing",
+        "(lambda: 1)(other=2)",
+    ],
+)
+async def test_other_errors_do_not_name_a_version(bench: Bench, body: str) -> None:
+    """An error that each Python raises does not name a version."""
+    outcome = await bench.run("python", f"{body}\ndef handler(pd):\n    return 1\n")
+
+    assert outcome.error is not None
+    assert "3.12" not in outcome.error.fix

@@ -34,7 +34,7 @@ function compile(source) {
  * @returns {object[]} for each expression its `value`, or `undefined: true`, or its `error`
  */
 export function evaluateExpressions(expressions, names, run) {
-  const steps = createSteps(names, run.texts);
+  const steps = createSteps(names, run.texts, null);
   const shim = { env: { ...run.variables } };
   return expressions.map((source) => {
     try {

@@ -13,6 +13,10 @@ import { pipeline } from "node:stream/promises";
 import { pathToFileURL } from "node:url";
 
 const send = fetch;
+const { parse } = JSON;
+
+/** The `type` in the JSON of a file, as the platform documents. */
+const FILE_TYPE = "PipedreamProjectFile";
 
 /**
  * Create `$.files`.
@@ -26,6 +30,30 @@ export function createFileStore(folder) {
     openDescriptor: (descriptor) => new File(folder, descriptor?.path),
     dir: (path = ".") => listing(folder, path),
   };
+}
+
+/**
+ * Whether JSON may hold a file that a step exported.
+ *
+ * @param {string} text
+ */
+export function hasFiles(text) {
+  return text.includes(`"${FILE_TYPE}"`);
+}
+
+/**
+ * Parse JSON in which a file that a step exported is a file of the store again, as on the platform.
+ *
+ * @param {string} text
+ * @param {string | null} folder the folder of the files; null keeps their descriptions
+ * @returns {any}
+ */
+export function parseWithFiles(text, folder) {
+  if (folder === null || !hasFiles(text)) return parse(text);
+  return parse(text, (_, value) => {
+    const isFile = value !== null && typeof value === "object" && value.type === FILE_TYPE && typeof value.path === "string" && value.path;
+    return isFile ? new File(folder, value.path) : value;
+  });
 }
 
 /** A file of the store, which may not exist yet. */
@@ -105,7 +133,7 @@ class File {
   }
 
   toJSON() {
-    return { path: this.path };
+    return { type: FILE_TYPE, path: this.path };
   }
 }
 

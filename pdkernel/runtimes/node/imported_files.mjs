@@ -11,6 +11,17 @@ import vm from "node:vm";
 const SUFFIXES = ["", ".js", ".mjs", ".cjs", ".json", "/index.js", "/index.mjs", "/index.cjs"];
 export const COMMONJS = /\bmodule\.exports\b|\bexports\.\w|\brequire\s*\(/;
 
+const ASSERT = /(\bfrom\s*(?:"[^"\n]*"|'[^'\n]*')\s*)assert(?=\s*\{\s*type\s*:)/g;
+
+/**
+ * Return *source* with the `assert` of import attributes, which Node.js 20 accepts, as `with`, at the same columns.
+ *
+ * @param {string} source
+ */
+export function replaceAssert(source) {
+  return source.includes("assert") ? source.replace(ASSERT, "$1with  ") : source;
+}
+
 /** The file that a SyntaxError is about. */
 export const SYNTAX_ERROR_FILE = Symbol("pdkernel.file");
 

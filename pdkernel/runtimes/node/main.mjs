@@ -18,6 +18,7 @@ import { resolveAdditionalPropsForRun, resolveAdditionalProps, loadOptions } fro
 import { createStepApi, createResponder, createSteps } from "./step_api.mjs";
 import { EntryPointError } from "./error_report.mjs";
 import { encodeJson } from "./export_encoding.mjs";
+import { hasFiles, parseWithFiles } from "./file_store.mjs";
 import { evaluateExpressions } from "./expressions.mjs";
 import { installDeterminism, restartForStep } from "./determinism.mjs";
 import { recordBaseline, resetProcess, resetProcessAhead, discardPreparedReset, expectSource, trackChanges } from "./process_reset.mjs";
@@ -115,7 +116,8 @@ async function runStep(request) {
   const { fault } = await runStepWork(step, run, async (mine) => {
     const component = await load(step);
     const channel = createChannel(mine);
-    const services = { steps: createSteps(request.steps, run.texts), $: createStepApi(request.context, channel, request.flow, run.files) };
+    if (request.hasFiles) request.props = parseWithFiles(stringify(request.props), run.files);
+    const services = { steps: createSteps(request.steps, run.texts, run.files), $: createStepApi(request.context, channel, request.flow, run.files) };
     const around = { channel, folder: run.cwd, db: createServiceDb(request.db, channel.db) };
     if (typeof component !== "function" && typeof component.run !== "function") throw new EntryPointError("The component has no run method.");
     if (request.context.test && !step.root) {
@@ -223,6 +225,7 @@ let pendingRequest = null;
 function onLine(line) {
   if (pendingRequest === null) {
     pendingRequest = parse(line);
+    pendingRequest.hasFiles = hasFiles(line);
     if (pendingRequest.answer !== undefined) {
       const request = pendingRequest;
       pendingRequest = null;

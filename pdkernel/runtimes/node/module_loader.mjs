@@ -13,7 +13,7 @@ import { types } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import vm from "node:vm";
 import { EntryPointError, noteFailedImport } from "./error_report.mjs";
-import { COMMONJS, StepFiles } from "./imported_files.mjs";
+import { COMMONJS, replaceAssert, StepFiles } from "./imported_files.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
 const OWN_FILE = /^(\.|\/|file:)/;
@@ -223,7 +223,9 @@ class Imports {
     try {
       const url = this.resolve(specifier);
       if (!this.isLoaded(url)) keep = this.loader.watch();
-      const options = attributes && Object.keys(attributes).length ? { with: { ...attributes } } : undefined;
+      // as on the platform, JSON needs no attribute
+      const wanted = attributes && Object.keys(attributes).length ? attributes : url.endsWith(".json") ? { type: "json" } : undefined;
+      const options = wanted && { with: { ...wanted } };
       return options ? await import(url, /** @type {any} */ (options)) : await import(url);
     } catch (error) {
       throw noteFailedImport(error, specifier);
@@ -379,7 +381,8 @@ function commonJS(step, imports) {
  * @param {Pick<vm.SourceTextModuleOptions, "initializeImportMeta" | "importModuleDynamically">} options
  * @returns {vm.SourceTextModule}
  */
-function compileModule({ source, file, offset }, options) {
+function compileModule({ source: written, file, offset }, options) {
+  const source = replaceAssert(written);
   const all = { ...options, identifier: file, lineOffset: offset };
   // V8's own cache never finds these modules again, because each has its own `import()` callback. But it stores them and searches
   // all of them at each compilation, so each execution would be slower than the previous one.

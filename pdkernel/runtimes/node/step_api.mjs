@@ -8,7 +8,7 @@
 import { inspect } from "node:util";
 import { UnsupportedFeatureError } from "./error_report.mjs";
 import { encodeJson } from "./export_encoding.mjs";
-import { createFileStore } from "./file_store.mjs";
+import { createFileStore, parseWithFiles } from "./file_store.mjs";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -29,8 +29,9 @@ const DAY_MS = 24 * 60 * 60 * 1000;
  *
  * @param {string[]} names
  * @param {Map<string, string>} texts JSON by name
+ * @param {string | null} files the folder of the project's file store
  */
-export function createSteps(names, texts) {
+export function createSteps(names, texts, files) {
   const steps = /** @type {any} */ ({});
   for (const name of names) {
     const text = /** @type {string} */ (texts.get(name));
@@ -38,7 +39,7 @@ export function createSteps(names, texts) {
       enumerable: true,
       configurable: true,
       get() {
-        const value = JSON.parse(text);
+        const value = parseWithFiles(text, files);
         replace(steps, name, value);
         return value;
       },

@@ -48,6 +48,19 @@ _REPR.maxlong = _LONGEST
 _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 20
 _REPR.maxlevel = 4
 
+# parity[python-version]: the platform runs Python 3.12, and steps run with the Python of pdkernel
+_PLATFORM_VERSION = (3, 12)
+_NEW_SYNTAX = r"\s*(?:type\s+\w+\s*(?:\[.*\]\s*)?=|(?:(?:async\s+)?def|class)\s+\w+\s*\[)"
+"""Type aliases and type parameters, in a line that Python 3.11 cannot parse."""
+_NEW_NAMES = (
+    "BufferFlags Buffer Month Day JANUARY FEBRUARY QUOTE_NOTNULL QUOTE_STRINGS TypeAliasType activate_stack_trampoline "
+    "batched binomialvariate create_eager_task_factory eager_task_factory getasyncgenlocals getasyncgenstate getconfig "
+    "get_original_bases is_junction isjunction last_exc markcoroutinefunction monitoring override pidfd_nonblock setconfig "
+    "setns setprofile_all_threads settrace_all_threads splitroot sumprod unshare walk with_segments"
+)
+_NEW_ARGUMENTS = frozenset({"autocommit", "delete_on_close", "onexc", "walk_up"})
+"""Names and arguments of the standard library that are new in Python 3.12 (its page "What's New")."""
+
 PLAIN_CELLS_HINT = (
     "A step cannot see names that plain cells of the notebook define. Import or define the name in this step."
 )
@@ -94,12 +107,48 @@ def _message(error: BaseException) -> str:
 
 
 def _fix(error: BaseException) -> str:
+    if what := _newer_feature(error):
+        running, platform = (".".join(map(str, version[:2])) for version in (sys.version_info, _PLATFORM_VERSION))
+        return (
+            f"{what} Pipedream runs Python {platform}, and this step runs with the Python {running} of pdkernel. Install "
+            f"pdkernel with Python {platform} or newer, for example in an environment of `uv venv --python {platform}`."
+        )
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return f"Name the package that provides the module, at the top of the step: # pipedream add-package {package}"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         return PLAIN_CELLS_HINT
     return str(getattr(error, "pdkernel_fix", ""))
+
+
+def _newer_feature(error: BaseException) -> str:
+    """Return a sentence about what *error* needs a newer Python for; empty if it does not, or this Python is new enough."""
+    if sys.version_info >= _PLATFORM_VERSION:
+        return ""
+    import re
+
+    if isinstance(error, SyntaxError):
+        text, message = error.text or "", str(error.msg)
+        if re.match(_NEW_SYNTAX, text):
+            return "Type parameters and `type` statements are syntax of Python 3.12."
+        if message.startswith("f-string") or (
+            message.startswith("unterminated") and re.search(r"\bf[\"'][^\"']*\{", text)
+        ):
+            return "Python 3.12 accepts quotes, backslashes, comments and line breaks in the braces of an f-string."
+        return ""
+    if isinstance(error, AttributeError):
+        owner = error.obj if isinstance(error.obj, ModuleType | type) else type(error.obj)
+        module, name = getattr(owner, "__module__", None) or owner.__name__, error.name
+    elif isinstance(error, ImportError):
+        found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+        name, module = found.groups() if found else (None, "")
+    else:
+        found = re.search(r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument", str(error))
+        is_new = isinstance(error, TypeError) and found is not None and not _NEW_ARGUMENTS.isdisjoint(found.groups())
+        return f"The argument `{found[1] or found[2]}` is new in Python 3.12." if found and is_new else ""
+    if name in _NEW_NAMES.split() and module.partition(".")[0] in sys.stdlib_module_names:
+        return f"`{name}` of `{module}` is new in Python 3.12."
+    return ""
 
 
 def _line(trace: TracebackType | None, step_file: str) -> int | None:
