@@ -273,6 +273,8 @@ def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org
     api = _open_api(state, org_id)
     rows = []
     for source in read_sources(sources, api.fetch_workflow):
+        if source.error is not None and source.path is None:
+            raise source.error
         target = folder or (_folder(source) if source.path is not None else None)
         if source.id is None or target is None:
             raise _cannot_save(source)

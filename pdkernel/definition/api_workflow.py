@@ -42,7 +42,7 @@ def read_api_workflow(item: Mapping[str, Any], workflow_id: str) -> Workflow:
     settings = item.get("settings")
     return Workflow(
         name=str(item.get("name") or (settings or {}).get("name") or workflow_id),
-        triggers=tuple(_read_trigger(raw, steps) for raw in filter(_is_mapping, raw_triggers)) or (Trigger(),),
+        triggers=tuple(_read_trigger(raw, steps) for raw in filter(_is_mapping, raw_triggers)),
         steps=tuple(steps),
         settings=settings if isinstance(settings, dict) else {},
         origin=workflow_id,

@@ -49,6 +49,7 @@ def find_items(source: MigrationSource, found: DoctorReport, around: Surrounding
     assert workflow is not None, "a source that cannot be read has one item, its error"
     items = [
         *_requirement_items(workflow, found),
+        *_credential_items(found),
         *_account_items(found, around),
         *_setting_items(workflow),
         *_trigger_items(source, workflow),
@@ -91,6 +92,18 @@ def _requirement_items(workflow: Workflow, found: DoctorReport) -> Iterator[Migr
                 "Its value at Pipedream is deleted.",
                 "If it has a value there, copy it from the settings of the workspace or project.",
                 f"pdkernel env set {shlex.quote(variable.name)}",
+            )
+
+
+def _credential_items(found: DoctorReport) -> Iterator[MigrationItem]:
+    for finding in found.lint_findings:
+        if finding.rule == "secret" and finding.step is not None:
+            yield MigrationItem(
+                "plain_secret",
+                finding.step,
+                f"Step {finding.step}: {_sentence(finding.message)}",
+                finding.fix,
+                steps=(finding.step,),
             )
 
 
@@ -233,7 +246,7 @@ def _sentence(message: str) -> str:
 
 
 def _setting_items(workflow: Workflow) -> Iterator[MigrationItem]:
-    if workflow.extra.get("inactive") is True:
+    if workflow.is_inactive:
         yield MigrationItem(
             "inactive",
             workflow.name,
@@ -263,10 +276,8 @@ def _setting_items(workflow: Workflow) -> Iterator[MigrationItem]:
 
 
 def _trigger_items(source: MigrationSource, workflow: Workflow) -> Iterator[MigrationItem]:
-    triggers = [trigger for trigger in workflow.triggers if trigger.config or source.path is None or source.sidecar]
-    if source.path is not None and source.path.suffix == ".ipynb":
-        triggers = list(workflow.triggers)
-    if not triggers or (source.has_api_settings and not any(trigger.config.get("id") for trigger in triggers)):
+    triggers = workflow.triggers
+    if not triggers:
         yield MigrationItem(
             "no_trigger",
             workflow.name,
@@ -282,10 +293,10 @@ def _trigger_items(source: MigrationSource, workflow: Workflow) -> Iterator[Migr
             f"The workflow has {len(triggers)} triggers: {listed}.",
             "Switch all of them over together, so that no event is handled twice.",
         )
-    configured = source.has_api_settings or source.path is None or bool(source.sidecar and source.sidecar.triggers)
-    configured = configured or (source.path is not None and source.path.suffix == ".ipynb")
+    is_configured = source.has_api_settings or bool(source.sidecar and source.sidecar.triggers)
+    is_configured = is_configured or source.path is None or not source.path.is_dir()
     for trigger in triggers:
-        yield from _of_trigger(trigger, _place(source), is_configured=configured)
+        yield from _of_trigger(trigger, _place(source), is_configured=is_configured)
 
 
 def _place(source: MigrationSource) -> str:

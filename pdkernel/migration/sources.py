@@ -13,13 +13,13 @@ from pdkernel.definition import Sidecar, read_folder_workflow, read_sidecar
 from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY, read_api_workflow
 from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import ConnectSettingsError, PdkernelError, RequestError
 from pdkernel.model import ROUND_TRIP_KEY, Workflow
 from pdkernel.source import find_sources, load_source
 
 WORKFLOW_ID = re.compile(r"p_[A-Za-z0-9]{4,}\Z")
 """Pipedream's id of a workflow."""
-_FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]{4,})(?:\.ipynb)?\Z")
+_FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]{4,})(?:\.ipynb|\.py)?\Z")
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,11 @@ def read_sources(
 
 
 def _read_api_source(workflow_id: str, fetch_workflow: Callable[[str], Mapping[str, Any]]) -> MigrationSource:
-    item = fetch_workflow(workflow_id)
     try:
-        workflow = read_api_workflow(item, workflow_id)
-    except PdkernelError as error:
+        workflow = read_api_workflow(fetch_workflow(workflow_id), workflow_id)
+    except ConnectSettingsError:
+        raise  # concerns the login, so no workflow can be read
+    except RequestError as error:
         return MigrationSource(workflow_id, workflow_id, id=workflow_id, error=error)
     return MigrationSource(workflow_id, workflow_id, workflow=workflow, id=workflow_id, has_api_settings=True)
 

@@ -165,6 +165,7 @@ def test_events_of_an_id_need_a_folder(pdkernel: Shell, upstream: Upstream) -> N
     environ: Any = upstream.environ
 
     assert "--to FOLDER" in pdkernel("migrate", "events", "p_Api1234", **environ).stderr
+    assert pdkernel("migrate", "events", "p_Wrong12", "--to", "there", **environ).status == 2
     assert pdkernel("migrate", "events", "p_Api1234", "--to", "there", "--json", **environ).json == [
         {"id": "p_Api1234", "name": "Called over the API", "added": [], "known": [], "skipped": []}
     ]

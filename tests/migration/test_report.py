@@ -139,6 +139,19 @@ def test_a_file_that_cannot_be_read_is_one_row(tmp_path: Path, settings: ReportS
     assert "workflow.yaml" in row_of(report, "bad").items[0].message
 
 
+def test_an_id_that_the_workspace_does_not_have_is_one_row(upstream: Upstream, settings: ReportSettings) -> None:
+    """A wrong id does not stop the report on the other workflows."""
+    upstream.workflows[API_WORKFLOW_ID] = API_WORKFLOW
+    api = WorkflowApi(Sdk(upstream.login))
+
+    report = build_migration_report(read_sources(["p_Wrong12", API_WORKFLOW_ID], api.fetch_workflow), settings)
+
+    assert [(row.id, row.state) for row in report.workflows] == [
+        ("p_Wrong12", "unreadable"),
+        (API_WORKFLOW_ID, "runs"),
+    ]
+
+
 def test_a_resource_of_several_workflows_is_saved_once(tmp_path: Path, settings: ReportSettings) -> None:
     """A data store that two workflows use is listed once, with both names."""
     for name in ("One", "Two"):
@@ -200,6 +213,18 @@ def test_an_id_adds_the_settings_of_triggers_to_the_folder(tmp_path: Path, setti
         (row,) = report.workflows
         assert (row.name, row.state) == ("Nightly", "runs")
         assert not any(each.kind == "trigger_settings" for each in row.items)
+
+
+def test_a_workflow_without_a_trigger_needs_an_answer(tmp_path: Path, settings: ReportSettings) -> None:
+    """In Git and over the API, a workflow without a trigger says so, and has no endpoint."""
+    write_workflow(tmp_path, "By hand", Omission("no_trigger", "", triggers=()))
+    item = {**API_WORKFLOW, "triggers": []}
+
+    report = build_migration_report(read_sources([str(tmp_path), "p_Api1234"], lambda _: item), settings)
+
+    for row in report.workflows:
+        assert "no_trigger" in [each.kind for each in row.items]
+        assert "endpoint" not in [each.kind for each in row.items]
 
 
 def test_every_kind_has_a_group() -> None:

@@ -33,6 +33,7 @@ NEEDED = {
     "pdkernel/definition/pdkernel.schema.json",
     "pdkernel/cli/labconfig/default_setting_overrides.json",
     "pdkernel/templates/new.ipynb",
+    "pdkernel/templates/dump_step.mjs",
     "pdkernel/templates/quickstart.ipynb",
     "pdkernel/templates/events/issues-opened.json",
     "pdkernel/templates/events/LICENSE",
