@@ -221,13 +221,13 @@ async def test_kinds_of_requests(run: Run, language: str) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_browser_of_a_step_loads_a_page(run: Run, scheme: str) -> None:
-    """A browser, which sends no credentials to a proxy, loads the page of the stand-in, and the record has its call."""
+    """A browser reads neither a proxy's credentials nor the variables for certificates; it loads the page of the stand-in."""
     step = node_step(
         "call",
         f"""
         const {{ promisify }} = await import("node:util");
         const {{ execFile }} = await import("node:child_process");
-        const options = ["--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors", "--user-data-dir=/tmp/profile",
+        const options = ["--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=/tmp/profile",
           "--disable-background-networking", "--disable-component-update"];
         const found = await promisify(execFile)("{CHROMIUM}", [...options, "--dump-dom", "{scheme}://shop.test/page"]);
         return found.stdout;

@@ -77,33 +77,20 @@ class CertificateAuthority:
         return context
 
     def _issue(self, authority: trustme.CA, *hosts: str) -> trustme.LeafCert:
-        """A certificate for *hosts*, also for names that IDNA refuses and servers have, such as `my_bucket.example.com`."""
+        """
+        A certificate for *hosts*, also for names that IDNA refuses and servers have, such as `my_bucket.example.com`.
+
+        The chain has the authority, too: by its key a browser finds out that it may trust the certificate.
+        """
         import trustme
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
 
         try:
-            return authority.issue_cert(*hosts)
+            leaf = authority.issue_cert(*hosts)
+            certificate = leaf.cert_chain_pems[0].bytes()
         except UnicodeError:
             leaf = authority.issue_cert("host.invalid")
-        made = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
-        builder = x509.CertificateBuilder(
-            made.issuer,
-            made.subject,
-            made.public_key(),
-            made.serial_number,
-            made.not_valid_before_utc,
-            made.not_valid_after_utc,
-        )
-        for extension in made.extensions:
-            names = isinstance(extension.value, x509.SubjectAlternativeName)
-            value = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]) if names else extension.value
-            builder = builder.add_extension(value, extension.critical)
-        key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)  # the kind that trustme makes
-        signed = builder.sign(key, hashes.SHA256())
-        return trustme.LeafCert(leaf.private_key_pem.bytes(), signed.public_bytes(serialization.Encoding.PEM), [])
+            certificate = _renamed(leaf.cert_chain_pems[0].bytes(), hosts, authority.private_key_pem.bytes())
+        return trustme.LeafCert(leaf.private_key_pem.bytes(), certificate, [authority.cert_pem.bytes()])
 
     def _load(self) -> bytes:
         """Key and certificate; the first process that needs them creates them."""
@@ -138,6 +125,30 @@ class CertificateAuthority:
                 fix="Make the folder writable, or pass another project with --project.",
             ) from error
         self._written = True
+
+
+def _renamed(pem: bytes, hosts: Iterable[str], authority_key: bytes) -> bytes:
+    """The certificate *pem* for *hosts* instead of its own, signed with *authority_key*."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    made = x509.load_pem_x509_certificate(pem)
+    builder = x509.CertificateBuilder(
+        made.issuer,
+        made.subject,
+        made.public_key(),
+        made.serial_number,
+        made.not_valid_before_utc,
+        made.not_valid_after_utc,
+    )
+    for extension in made.extensions:
+        has_names = isinstance(extension.value, x509.SubjectAlternativeName)
+        value = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]) if has_names else extension.value
+        builder = builder.add_extension(value, extension.critical)
+    key = serialization.load_pem_private_key(authority_key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)  # the kind that trustme makes
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def upstream_context(environ: Mapping[str, str], extra: Iterable[Path]) -> ssl.SSLContext:

@@ -11,14 +11,17 @@
 // - If the gateway has ended, connecting fails; no connection bypasses the gateway.
 // - With PDK_EGRESS_ALL, for a process that may reach public addresses only, connections to this machine go to the gateway, too,
 //   and Unix sockets are refused.
+// - A browser trusts the project's certificate: it reads neither NODE_EXTRA_CA_CERTS nor SSL_CERT_FILE.
 // - The hook does not cover TLS over an existing socket (proxy variables and the project's certificate cover it), native addons,
 //   UDP, a child process whose environment lacks these variables, and on Node.js 20 a worker that is created from a string.
 
-import { syncBuiltinESMExports } from "node:module";
+import { createRequire, syncBuiltinESMExports } from "node:module";
 import net from "node:net";
 import tls from "node:tls";
 
 const LOOPBACK = /^(localhost\.?|.*\.localhost\.?|127\.\d+\.\d+\.\d+|0\.0\.0\.0|::1?|::ffff:127\..*|::ffff:7f.*)$/i;
+
+const BROWSER = /(^|[\\/])(google-)?(chrom(e|ium)|headless_shell|msedge)[\w.-]*$/i;
 
 const VIA = Symbol("the socket that carries the TLS of this socket");
 
@@ -127,6 +130,32 @@ function install(address, token, everything, ownPort) {
   syncBuiltinESMExports();
 }
 
+/** Start each Chromium with an option by which it accepts certificates of the authority in *file*, besides the public ones. */
+function trustInBrowsers(file) {
+  const require = createRequire(import.meta.url);
+  let prototype;
+  try {
+    prototype = process.binding("process_wrap").Process.prototype; // loading node:child_process takes 8 ms in each process
+  } catch {
+    return; // a version without it: browsers only load pages of `http`, or ignore errors of certificates
+  }
+  const plainSpawn = prototype.spawn;
+  let option;
+  prototype.spawn = function spawn(...given) {
+    const [program, args] = given.length > 1 ? given : [given[0].file, given[0].args]; // newer versions pass a list
+    if (BROWSER.test(program) && Array.isArray(args)) {
+      if (option === undefined) {
+        const { X509Certificate, createHash } = require("node:crypto");
+        const key = new X509Certificate(require("node:fs").readFileSync(file)).publicKey;
+        const digest = createHash("sha256").update(key.export({ type: "spki", format: "der" })).digest("base64");
+        option = `--ignore-certificate-errors-spki-list=${digest}`;
+      }
+      args.splice(1, 0, option);
+    }
+    return plainSpawn.apply(this, given);
+  };
+}
+
 /** Build Node.js's error for an unreachable host. */
 function failed({ code, message, host, port }) {
   if (code === "ENOTFOUND" || code === "EAI_AGAIN") {
@@ -192,4 +221,5 @@ function dress(socket, options) {
 
 if (process.env.PDK_EGRESS && process.env.PDK_TOKEN) {
   install(process.env.PDK_EGRESS, process.env.PDK_TOKEN, process.env.PDK_EGRESS_ALL === "1", Number(process.env.PDK_OWN_PORT ?? NaN));
+  if (process.env.NODE_EXTRA_CA_CERTS) trustInBrowsers(process.env.NODE_EXTRA_CA_CERTS);
 }
