@@ -174,6 +174,16 @@ def test_a_pin_is_set_and_released(ready: Session) -> None:
     assert released.step("check").status == "success"
 
 
+def test_a_step_that_is_named_runs_in_spite_of_its_pin(ready: Session) -> None:
+    """A person who runs a pinned step's cell tests its code; the pins of other steps count."""
+    ready.pin("check", {"$return_value": {"text": "pinned"}})
+
+    execution = ready.run(only=frozenset({"check"}))
+
+    assert execution.step("check").status == "success"
+    assert ready.pins["check"] == {"$return_value": {"text": "pinned"}}
+
+
 def test_pin_takes_the_last_exports(ready: Session) -> None:
     """A pin without exports has the step's last exports."""
     ready.run()
