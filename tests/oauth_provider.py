@@ -51,6 +51,7 @@ class Provider:
         down: Whether the token endpoint answers with 503.
         echoes_request: Whether the provider rejects codes, and repeats the whole request in the reason.
         refresh_gate: The endpoint waits for this event before it answers a refresh; None answers at once.
+        rotates: Whether a refresh has a new refresh token; otherwise the refresh token stays valid, and is not repeated.
     """
 
     url: str = ""
@@ -61,6 +62,7 @@ class Provider:
     down: bool = False
     echoes_request: bool = False
     refresh_gate: threading.Event | None = None
+    rotates: bool = True
     _codes: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     def app(self) -> Starlette:
@@ -108,8 +110,9 @@ class Provider:
                 await asyncio.to_thread(self.refresh_gate.wait, 10)
             if form["refresh_token"] not in self.refresh_tokens:
                 return JSONResponse({"error": "invalid_grant", "error_description": "used or unknown"}, status_code=400)
-            self.refresh_tokens.remove(form["refresh_token"])
-            return self._issue_response()
+            if self.rotates:
+                self.refresh_tokens.remove(form["refresh_token"])
+            return self._issue_response(has_refresh_token=self.rotates)
         if self.echoes_request:
             return JSONResponse({"error": "invalid_grant", "error_description": str(form)}, status_code=400)
         grant = self._codes.pop(form["code"], None)
@@ -133,9 +136,11 @@ class Provider:
         self.refresh_tokens.add(refresh)
         return OAuthTokens(access, refresh, self.expires_in)
 
-    def _issue_response(self) -> Response:
+    def _issue_response(self, *, has_refresh_token: bool = True) -> Response:
         issued = self.issue_tokens()
-        fields = {"access_token": issued.access_token, "refresh_token": issued.refresh_token, "token_type": "bearer"}
+        fields: dict[str, object] = {"access_token": issued.access_token, "token_type": "bearer"}
+        if has_refresh_token:
+            fields["refresh_token"] = issued.refresh_token
         return JSONResponse(fields if self.expires_in is None else {**fields, "expires_in": self.expires_in})
 
     @staticmethod

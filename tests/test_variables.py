@@ -27,6 +27,15 @@ def test_a_value_without_interpolation(project: Project, tmp_path: Path) -> None
     assert load_variables(project, tmp_path) == {"A": "1", "B": "two words", "C": "x\ny", "D": "${A}", "F": ""}
 
 
+def test_the_file_takes_precedence(project: Project, tmp_path: Path) -> None:
+    """A name of both has the value of the file, also an empty value."""
+    for name in ("ONE", "TWO", "THREE"):
+        project.variables.set(name, "project")
+    (tmp_path / ".env").write_text("TWO=file\nTHREE=\nFOUR=file\n")
+
+    assert load_variables(project, tmp_path) == {"ONE": "project", "TWO": "file", "THREE": "", "FOUR": "file"}
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [

@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from itertools import chain, repeat
 from pathlib import Path
 from threading import Event, Thread
-from urllib.parse import quote_plus
+from urllib.parse import parse_qsl, quote_plus, urlsplit
 
 import pytest
 
-from pdkernel.connect.oauth import ProviderError, refresh_tokens
+from pdkernel.connect.oauth import ProviderError, authorize_url, refresh_tokens
 from pdkernel.connect.oauth_providers import OAuthProvider
 
 SECRET = "secret/of=ours +0123456789"
@@ -98,6 +98,27 @@ def test_which_errors_are_permanent(response: bytes, is_permanent: bool) -> None
         refresh_tokens(refusing, REFRESH)
 
     assert caught.value.is_permanent is is_permanent
+
+
+@pytest.mark.parametrize(("given", "kept"), [(b'"again-0123456789"', "again-0123456789"), (b'""', None), (b"5", None)])
+def test_an_invalid_refresh_token_is_ignored(given: bytes, kept: str | None) -> None:
+    """An empty refresh token is none."""
+    with provider([answer(b'{"access_token": "access-0123456789", "refresh_token": %s}' % given)]) as odd:
+        assert refresh_tokens(odd, REFRESH).refresh_token == kept
+
+
+def test_the_url_to_sign_in_keeps_its_query() -> None:
+    """Parameters of the provider's URL come before those of the request; without scopes there is no scope."""
+    own = OAuthProvider("https://app.example/authorize?access_type=offline#x", "https://app.example/token", "client")
+    whole = authorize_url(own, state="s t", verifier="v" * 43, redirect_uri="https://here.example/callback?a=b")
+    query = parse_qsl(urlsplit(whole).query)
+
+    assert whole.startswith("https://app.example/authorize?access_type=offline&")
+    assert urlsplit(whole).fragment == ""
+    assert [name for name, _ in query] == [
+        "access_type", "response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method"
+    ]  # fmt: skip
+    assert dict(query)["redirect_uri"] == "https://here.example/callback?a=b"
 
 
 @pytest.mark.parametrize("lasting", [b"1" + b"0" * 400, b"Infinity", b"-1", b"0", b'"soon"', b"null"])

@@ -70,6 +70,20 @@ def test_a_token_is_refreshed_five_minutes_before_it_expires(
     assert grant_types(provider) == ["refresh_token", "refresh_token"]
 
 
+def test_a_refresh_token_that_is_not_replaced_is_used_again(
+    directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock
+) -> None:
+    """Many providers issue one refresh token for good (RFC 6749, section 6)."""
+    provider.rotates = False
+    tokens = [token_of(directory, account)]
+    for _ in range(2):
+        moving.advance(3600)
+        tokens.append(token_of(directory, account))
+
+    assert len(set(tokens)) == 3
+    assert len({form["refresh_token"] for form in provider.requests}) == 1
+
+
 def test_a_token_with_a_short_lifetime_is_refreshed_in_the_last_fifth(
     home: Project, directory: LocalDirectory, provider: Provider, moving: ManualClock
 ) -> None:

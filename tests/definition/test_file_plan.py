@@ -18,6 +18,7 @@ from pdkernel.definition import (
     read_folder_workflow,
     slugify,
 )
+from pdkernel.definition.credential_check import check_no_credentials
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError
 from pdkernel.model import JSON, AppBinding, Step, StoreBinding, Trigger, Workflow
@@ -215,6 +216,17 @@ def test_credentials_are_refused(secret: str) -> None:
 
     assert secret not in str(prop_error.value) + str(code_error.value)
     assert "pdkernel env set" in code_error.value.fix
+
+
+def test_credentials_of_the_folder_are_not_refused_again() -> None:
+    """Git has them already; another private key is refused, although all keys begin with the same line."""
+    token, key = "xoxb-" + "1234567890-abcdefghij", "-----BEGIN " + "PRIVATE KEY-----MII"
+    existing = Workflow("w", steps=(Step("a", source=f"TOKEN = '{token}'\nKEY = '{key}A'"),))
+
+    check_no_credentials(existing, existing=existing)
+    check_no_credentials(Workflow("w", steps=(Step("b", source=f"OTHER = '{token}'"),)), existing=existing)
+    with pytest.raises(DefinitionError, match="a private key"):
+        check_no_credentials(Workflow("w", steps=(Step("b", source=f"KEY = '{key}B'"),)), existing=existing)
 
 
 def test_checklist() -> None:

@@ -268,6 +268,25 @@ def test_limits() -> None:
     assert findings[1].message == 'share_workers is "sometimes"; expected never or always.'
 
 
+def test_values_at_the_limits_are_not_found() -> None:
+    """750 seconds and 64 KB are allowed."""
+    step = Step("a", source=PYTHON, timeout_s=750, props={"text": "é" * 32_768})
+
+    assert found("limit", step, settings={"lambda_timeout": 750}) == []
+
+
+def test_own_accounts_of_disabled_steps_are_not_found() -> None:
+    """A disabled step uses no account, neither its own nor the external user's."""
+    own, theirs = (AppBinding("slack", "slack", "apn_1"),), (AppBinding("slack", "slack"),)
+    for disabled in (0, 1):
+        steps = [
+            Step(name, source=PYTHON, apps=apps, disabled=index == disabled)
+            for index, (name, apps) in enumerate((("a", own), ("b", theirs)))
+        ]
+
+        assert found("own-account", *steps) == []
+
+
 def test_packages() -> None:
     """Packages without an exact version are found with their line; exact ones and the platform's are not."""
     python_step = Step(

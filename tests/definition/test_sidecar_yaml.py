@@ -92,6 +92,10 @@ def test_complete_file_needs_no_jsonschema() -> None:
             "schema: pdkernel/1\nstep: {}\n",
             "step: Additional properties are not allowed ('step' was unexpected) (line 2)",
         ),
+        (
+            "schema: pdkernel/1\nlimits: {memory: 10241}\n",
+            "limits.memory: 10241 is greater than the maximum of 10240 (line 2)",
+        ),
         ("variables: [A, A]\n", "variables: ['A', 'A'] has non-unique elements (line 1)"),
     ],
 )

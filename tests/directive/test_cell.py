@@ -19,6 +19,7 @@ from pdkernel.directive import (
     parse_step_cell,
     parse_workflow_cell,
 )
+from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.errors import DefinitionError, DirectiveError, StepNameError
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger
 
@@ -198,6 +199,8 @@ def test_workflow_cell_is_recognized() -> None:
         ("a --prop text='x", "a quotation mark is not closed"),
         ("a --app slack --app slack=apn_1", "the prop 'slack' is given twice"),
         ("a --prop x=1 --prop x=2", "the prop 'x' is given twice"),
+        ("a --data-store x --prop x=2", "the prop 'x' is given twice"),
+        ("a --app x --data-store x", "the prop 'x' is given twice"),
         ("a --timeout soon", "'soon' is not a number of seconds from 0 to 750"),
         ("a --timeout nan", "'nan' is not a number of seconds"),
         ("a --timeout 0", "'0' is not a number of seconds"),
@@ -385,6 +388,9 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: http\n  response: mine", 4, "one of default, custom"),
         ("trigger:\n  type: schedule", 2, "either cron or interval_seconds"),
         ("trigger:\n  type: schedule\n  cron: soon", 4, "not a cron expression"),
+        ("trigger:\n  type: schedule\n  cron: 0 9 * *", 4, "not a cron expression"),
+        ("trigger:\n  type: schedule\n  cron: 0 9 * * 1 2 3", 4, "not a cron expression"),
+        ("trigger:\n  type: schedule\n  interval_seconds: true", 4, "1 or more"),
         ("trigger:\n  type: schedule\n  interval_seconds: 0", 4, "1 or more"),
         ("trigger:\n  type: schedule\n  interval_seconds: 5\n  timezone: berlin", 5, "Did you mean Europe/Berlin?"),
         ("trigger:\n  type: source", 2, "a source without uses"),
@@ -412,6 +418,24 @@ def test_wrong_header(body: str, line: int, says: str) -> None:
 
     assert says in str(error)
     assert error.line == line
+
+
+@pytest.mark.parametrize(
+    ("setting", "low", "high"),
+    [
+        ("lambda_timeout", 1, 750),
+        ("memory", 256, 10_240),
+        ("concurrency", 1, 10_000),
+        ("queue", 1, 10_000),
+        ("retention", 1, 3650),
+    ],
+)
+def test_the_range_of_a_setting(setting: str, low: int, high: int) -> None:
+    """Both ends are valid; the numbers beside them, a fraction and true are not."""
+    rule = SETTING_RULES[setting]
+
+    assert [rule.is_valid(value) for value in (low, high)] == [True, True]
+    assert [rule.is_valid(value) for value in (low - 1, high + 1, low + 0.5, True)] == [False] * 4
 
 
 def test_token_written_for_its_variable() -> None:

@@ -10,9 +10,12 @@ from urllib.parse import quote
 
 import pytest
 
+from pdkernel.engine.account_resolution import find_unauthorized_accounts
+from pdkernel.execution import AccountUse, StepResult
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
+from tests.render.builders import a_call, an_execution
 
 TOKEN_LENGTH = 'return len(pd.inputs["slack"]["$auth"]["oauth_access_token"])'
 Connect = Callable[..., str]
@@ -43,6 +46,13 @@ Connect = Callable[..., str]
             "Pipedream Connect Error: Required account for slack not found for external user ID grace in development",
         ),
         (
+            "grace",
+            "production",
+            "free",
+            "account_not_found",
+            "Pipedream Connect Error: Required account for slack not found for external user ID grace in production",
+        ),
+        (
             "ada",
             "production",
             "free",
@@ -56,10 +66,11 @@ Connect = Callable[..., str]
 async def test_the_four_errors(
     run: Run, connect: Connect, project: Project, user: Any, environment: Any, plan: Any, code: Any, sentence: Any
 ) -> None:
-    """Each documented error refuses the run before its first step, with the platform's message on the first line."""
+    """Each documented error refuses the run before its first step, with the platform's message on the first line; the first counts."""
     connect("ada")
     connect("ada", environment="production")
     connect("grace", app="github")
+    connect("grace", app="github", environment="production")
     project.set_plan(plan)
 
     execution = await run(
@@ -230,3 +241,26 @@ async def test_next_step_gets_unredacted_exports(run: Run, connect: Connect) -> 
 
     assert execution.step("one").return_value != "xoxb-0123456789"
     assert execution.step("two").return_value == 15
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, {"apn_1"}),
+        ({"status": 403}, set()),
+        ({"outcome": "stand_in"}, set()),
+        ({"outcome": "replayed"}, set()),
+        ({"app": "github"}, set()),
+        ({"app": None}, set()),
+    ],
+)
+def test_accounts_that_an_app_rejected(change: dict[str, Any], found: set[str]) -> None:
+    """Only a 401 of the app itself, to a call with the account's credentials, rejects the account."""
+    call = a_call(**{"status": 401, "app": "slack", **change})
+    uses = (
+        AccountUse("slack", "slack", "apn_1", "external_user"),
+        AccountUse("sheet", "google_sheets", "apn_2", "own"),
+    )
+    step = StepResult("send", "error", accounts=uses, requests=(call,))
+
+    assert find_unauthorized_accounts(an_execution(steps=(step,))) == found

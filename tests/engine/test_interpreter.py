@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -452,3 +453,11 @@ async def test_forged_reply_fails_the_run(run: Run) -> None:
     assert (execution.error.code, execution.error.step) == ("protocol", "one")
     assert "Step `one` sent a reply that pdkernel does not understand" in execution.error.message
     assert execution.step("two").status == "skipped"
+
+
+async def test_step_gets_the_variables_that_its_definition_names(run: Run) -> None:
+    """A name in `pdkernel.yaml` reaches a step whose code composes the name."""
+    step = python_step("one", "import os\nreturn [os.environ.get('NAME' + 'D_' + part) for part in ('A', 'B')]")
+    workflow = replace(a_workflow(step), variables=("NAMED_A",))
+    execution = await run(workflow, variables={"NAMED_A": "a-0123456789", "NAMED_B": "b-0123456789"})
+    assert execution.step("one").return_value == ["⟦secret:env/NAMED_A⟧", None]

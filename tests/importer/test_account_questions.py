@@ -124,3 +124,18 @@ def test_an_answer_outlives_the_next_import(tmp_path: Path) -> None:
     assert beside.read_text() == before
     assert again.report is not None
     assert again.report.unanswered == ()
+
+
+def test_an_answer_beside_the_notebook_beats_the_folders(tmp_path: Path) -> None:
+    """A person has changed the choice of the folder's pdkernel.yaml after the first import."""
+    folder = synced(tmp_path / "w", YAML)
+    (folder / "pdkernel.yaml").write_text("steps:\n  one:\n    accounts:\n      slack: external_user\n")
+    import_one(folder, tmp_path / "n.ipynb")
+    beside = tmp_path / "n.pdkernel.yaml"
+    first = as_written(tmp_path / "n.ipynb")[1].steps["one"].accounts["slack"]
+    beside.write_text(beside.read_text().replace("account: external_user", "account: apn_mine", 1))
+
+    import_one(folder, tmp_path / "n.ipynb")
+
+    assert first.account == "external_user"
+    assert as_written(tmp_path / "n.ipynb")[1].steps["one"].accounts["slack"].account == "apn_mine"

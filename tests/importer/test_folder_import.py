@@ -321,6 +321,20 @@ def test_code_that_is_missing(tmp_path: Path) -> None:
     assert not (folder / "a").exists()
 
 
+@pytest.mark.parametrize(("disabled", "blocked"), [("false", ["a"]), ("true", [])])
+def test_an_unavailable_action_of_a_disabled_step_blocks_nothing(
+    tmp_path: Path, disabled: str, blocked: list[str]
+) -> None:
+    """A private component cannot run; a disabled step needs none."""
+    step = f"- namespace: a\n  disabled: {disabled}\n  uses: '@me/mine@1.0.0'\n"
+
+    imported = import_one(synced(tmp_path / "w", HEAD + step), tmp_path / "n.ipynb")
+
+    assert imported.report is not None
+    assert [item.name for item in imported.report.cannot] == blocked
+    assert [action.runs for action in imported.report.actions] == [False]
+
+
 # ── round trips ─────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -141,3 +141,9 @@ def test_a_schedule_that_is_never_due_is_refused(settings: dict[str, object], me
         Schedule.from_trigger(settings).check(NOON)  # type: ignore[arg-type]  # plain JSON
 
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [({"intervalSeconds": 1}, 15), ({"intervalSeconds": 16}, 16), ({}, 900)])
+def test_a_source_runs_every_fifteen_seconds_at_most(given: dict[str, int], seconds: int) -> None:
+    """A shorter interval is raised; the default is fifteen minutes."""
+    assert Schedule.from_timer("timer", given, NOON).interval_s == seconds

@@ -79,3 +79,13 @@ def test_a_value_that_was_redacted_once_is_redacted_everywhere() -> None:
 def test_a_credential_is_named_by_its_form(text: str, name: str) -> None:
     """The table names the form of a JSON Web Token, of a Connect token and of a client's secret."""
     assert [known for known, form in CREDENTIAL_FORMS if form.search(f"x {text}")] == [name]
+
+
+def test_a_short_value_is_redacted_under_its_name_only() -> None:
+    """A value of fewer than eight characters is mostly a word, which occurs elsewhere."""
+    redactor = SecretPatternRedactor()
+
+    assert redactor.redact('{"token": "general"}') == '{"token": "{{redacted}}"}'
+    assert redactor.redact("in general") == "in general"
+    assert redactor.redact('{"token": "generals"}') == '{"token": "{{redacted}}"}'
+    assert redactor.redact("of generals") == "of {{redacted}}"

@@ -13,6 +13,7 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
+from pdkernel.session.run_settings import RunSettings
 from tests.builders import an_event
 from tests.connect.upstream import PROJECT, Upstream
 from tests.npm_registry import npm_registry
@@ -173,6 +174,16 @@ def test_a_pin_is_set_and_released(ready: Session) -> None:
     assert released.step("check").status == "success"
 
 
+def test_a_step_that_is_named_runs_in_spite_of_its_pin(ready: Session) -> None:
+    """A person who runs a pinned step's cell tests its code; the pins of other steps count."""
+    ready.pin("check", {"$return_value": {"text": "pinned"}})
+
+    execution = ready.run(only=frozenset({"check"}))
+
+    assert execution.step("check").status == "success"
+    assert ready.pins["check"] == {"$return_value": {"text": "pinned"}}
+
+
 def test_pin_takes_the_last_exports(ready: Session) -> None:
     """A pin without exports has the step's last exports."""
     ready.run()
@@ -275,9 +286,42 @@ def test_views_of_a_test_event_hide_secrets() -> None:
     assert not any("session-secret" in view for view in views)
 
 
-def test_a_session_respects_no_install(tmp_path: Path) -> None:
+def test_results_belong_to_user_environment_and_event() -> None:
+    """Results of another user, environment or event are not those of the current choice, whatever the kind of event."""
+    scopes = []
+    for user, environment, event in (
+        ("ada", "development", Event({"tick": 1}, is_http=False)),
+        ("ada", "production", Event({"tick": 1}, is_http=False)),
+        ("grace", "development", Event({"tick": 1}, is_http=False)),
+        ("ada", "development", Event({"tick": 2}, is_http=False)),
+        ("ada", "development", Event({"tick": 1}, is_http=False)),
+    ):
+        settings = RunSettings(egress="deny")
+        settings.choose_event(event, "tick")
+        settings.choose_user(user, "production" if environment == "production" else "development")
+        scopes.append(settings.result_scope)
+
+    assert len(set(scopes)) == 4
+    assert scopes[0] == scopes[-1]
+
+
+def test_a_saved_state_has_no_secret_of_the_event() -> None:
+    """The next kernel gets the event with masked headers; this kernel keeps the values."""
+    settings = RunSettings(egress="deny")
+    settings.choose_event(an_event(headers={"authorization": "Bearer 0123456789"}), "signed")
+
+    state = settings.to_state({}, ())
+
+    assert state.event is not None
+    assert state.event["headers"] == {"authorization": "***"}
+    assert settings.event is not None
+    assert settings.event.header("authorization") == "Bearer 0123456789"
+
+
+@pytest.mark.parametrize("value", ["1", "true", "yes"])
+def test_a_session_respects_no_install(tmp_path: Path, value: str) -> None:
     """`PDKERNEL_NO_INSTALL` applies to a notebook too."""
-    session = Session(folder=tmp_path, notebook=tmp_path / "my work.ipynb", environ={"PDKERNEL_NO_INSTALL": "1"})
+    session = Session(folder=tmp_path, notebook=tmp_path / "my work.ipynb", environ={"PDKERNEL_NO_INSTALL": value})
     session.choose_event(an_event())
     session.record_cell(
         "%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c"

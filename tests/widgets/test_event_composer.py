@@ -54,6 +54,9 @@ def test_identity_follows_the_session(composer: EventComposer, session: Session)
     press(composer, "Use as the event")
 
     assert identity(composer) == ["production", "ada"]
+    session.choose_user("<b>ada</b> & co", None)
+    assert identity(composer) == ["production", "&lt;b&gt;ada&lt;/b&gt; &amp; co"]
+    session.choose_user("ada", None)
     assert session.event is not None
     assert session.event.external_user_id == "ada"
     assert session.event.environment == "production"

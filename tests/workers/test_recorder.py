@@ -13,7 +13,7 @@ from pdkernel.execution import Log, OutboundCall, StepResult
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepRecorder
 from pdkernel.workers.recorder import MAX_OUTPUT_BYTES, MIN_REPORT_INTERVAL_S, SHORTENED
-from pdkernel.workers.replies import Export, Respond, Response
+from pdkernel.workers.replies import Export, Respond, Response, StoreWrite, Warn
 from tests.workers.conftest import printed
 
 TOKEN = "xoxb-made-up-for-tests"
@@ -72,6 +72,37 @@ def test_stderr_tail_has_complete_lines_only() -> None:
     recorder.output("stderr", b"s" * 5000 + b"\nlast\nwords\n")
 
     assert recorder.stderr_tail() == "last\nwords"
+
+
+def test_stderr_tail_has_the_last_ten_lines() -> None:
+    """The cause of a crash is at the end of the output."""
+    recorder = StepRecorder()
+
+    recorder.output("stderr", "".join(f"{number}\n" for number in range(12)).encode())
+
+    assert recorder.stderr_tail().split("\n") == [str(number) for number in range(2, 12)]
+
+
+def test_a_warning_is_given_once() -> None:
+    """Equal warnings are one, in the order of their first occurrence."""
+    recorder = StepRecorder()
+
+    for text in ("a", "b", "a"):
+        recorder.add_reply(Warn(text))
+
+    assert recorder.outcome().warnings == ("a", "b")
+
+
+def test_a_database_with_a_deleted_key_is_stored() -> None:
+    """A source that only deletes a key changes its database; a source that only reads does not."""
+    recorder = StepRecorder()
+    recorder.service_db = {"a": 1, "b": 2}
+    before = recorder.outcome().service_db
+
+    recorder.add_reply(StoreWrite("a"))
+
+    assert before is None
+    assert recorder.outcome().service_db == {"b": 2}
 
 
 def test_secret_split_across_two_reads_is_redacted(recorder: StepRecorder) -> None:

@@ -299,11 +299,12 @@ async def test_first_response_wins(bench: Bench) -> None:
 
     outcome = await bench.run(
         "python",
-        'def handler(pd):\n    pd.respond({"status": 201, "headers": {"x-a": 1}, "body": {"ok": True}})\n    pd.respond({"status": 500})\n',
+        'def handler(pd):\n    pd.respond({"status": 201, "headers": {"x-a": 1, "x-b": True, "x-c": [False, 2]}, "body": {"ok": True}})\n    pd.respond({"status": 500})\n',
         recorder=StepRecorder(on_respond=sent.append),
     )
 
-    assert outcome.response == {"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}}
+    headers = {"x-a": "1", "x-b": "true", "x-c": ["false", "2"]}
+    assert outcome.response == {"status": 201, "headers": headers, "body": {"ok": True}}
     assert sent == [outcome.response]
     assert "more than once" in outcome.warnings[0]
 

@@ -454,8 +454,11 @@ async def test_runs_are_counted_by_hour(journal: DatabaseJournal, clock: ManualC
         clock.advance(3600)
     with closing(open_reader(database.backend())) as reader:
         counts = await reader.count_by_hour(["A", "none"], clock.now(), 4)
+        await journal.accept_run(new_run("of this moment", workflow="A"))
+        now = await reader.count_by_hour(["A"], clock.now(), 4)
 
     assert counts == {"A": [(1, 1), (1, 0), (0, 0), (1, 0)], "none": [(0, 0)] * 4}
+    assert now == {"A": [(1, 1), (1, 0), (0, 0), (2, 0)]}
 
 
 @ONLY_SQLITE

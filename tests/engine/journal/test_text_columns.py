@@ -11,6 +11,7 @@ from hypothesis import given
 from pdkernel.engine.journal.text_columns import (
     RunRow,
     build_execution,
+    decode_retention,
     encode_definition,
     encode_event,
     encode_output,
@@ -28,7 +29,7 @@ from pdkernel.execution import (
     RunTrigger,
     StepResult,
 )
-from pdkernel.model import AppBinding, Step, StoreBinding, Workflow
+from pdkernel.model import JSON, AppBinding, Step, StoreBinding, Workflow
 from tests.engine.journal.conftest import WORKFLOW
 from tests.test_execution import RUN, RUN_JSON, steps
 
@@ -214,3 +215,12 @@ def test_text_of_a_later_version_is_read() -> None:
     step = encode_step(StepResult("one", "success"))[:-1] + ',"later":1}'
 
     assert build_execution(row(), [step]).steps == (StepResult("one", "success"),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "days"), [({"retention": 7}, 7), ({"retention": True}, None), ({"retention": "7"}, None), ({}, None)]
+)
+def test_retention_of_a_definition(settings: dict[str, JSON], days: int | None) -> None:
+    """Only a whole number is a number of days; a damaged definition has none."""
+    assert decode_retention(json.dumps({"steps": [], "settings": settings})) == days
+    assert decode_retention("{") is None
