@@ -366,22 +366,29 @@ class WorkflowEngine:
     @asynccontextmanager
     async def _cancellable(self, run_id: str) -> AsyncIterator[None]:
         """Cancel the current task when another process cancels the run; the server's dispatch does this for all its runs."""
-        watching = (
-            None if self.continues_runs else asyncio.create_task(self._cancel_with(run_id, asyncio.current_task()))
-        )
+        if self.continues_runs:
+            yield
+            return
+        running, watching = asyncio.current_task(), list[asyncio.Task[None]]()
+
+        def watch() -> None:
+            watching.append(asyncio.create_task(self._cancel_with(run_id, running)))
+
+        timer = asyncio.get_running_loop().call_later(POLL_INTERVAL_S, watch)  # most runs have ended by then
         try:
             yield
         finally:
-            if watching is not None:
-                watching.cancel()
+            timer.cancel()
+            for task in watching:
+                task.cancel()
 
     async def _cancel_with(self, run_id: str, task: asyncio.Task[Any] | None) -> None:
         while True:
-            await asyncio.sleep(POLL_INTERVAL_S)
             with contextlib.suppress(PdkernelError):  # an unreadable database is read again
                 if task is not None and await self.journal.find_cancelled([run_id]):
                     task.cancel()
                     return
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def close(self) -> None:
         """Close pool and gateway unless they are shared; close the journal."""
