@@ -35,7 +35,7 @@ JSON_POST: Mapping[str, JSON] = {
     "headers": {"content-type": "application/json"},
 }
 """The event of a POST without a body that announces JSON."""
-_AUTH_SCHEME = re.compile(r"(basic|bearer|digest|token) +", re.IGNORECASE)
+_AUTH_SCHEME = re.compile(r"\s*(?:(?:basic|bearer|digest|token) +)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,7 +191,8 @@ class Event:
     def header_secrets(self) -> dict[str, str]:
         """Return the values of secret headers by name, without the scheme (`Bearer`); values that are masked already are left out."""
         values = {name.lower(): str(self.headers[name]) for name in self._masked_headers}
-        secrets = {name: _AUTH_SCHEME.sub("", value) for name, value in values.items()}
+        # a token is long, so it is not searched
+        secrets = {name: _AUTH_SCHEME.sub("", value, count=1) for name, value in values.items()}
         return {name: value for name, value in secrets.items() if value.strip() not in ("", MASK)}
 
     @functools.cached_property

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -201,8 +200,7 @@ class WorkflowEngine:
         request = request if request.run_ids else replace(request, run_ids=(run_id, trace_id))
         if self.journal.is_lost and not self.continues_runs:  # a server's dispatch returns by itself
             await self.journal.rejoin()
-        async with self._cancellable(run_id):
-            execution = await self._interpreter.run(request, watcher)
+        execution = await self._cancellable(run_id, self._interpreter.run(request, watcher))
         execution = await self._read_cancelled(execution)
         while execution.status == "paused" and request.pause_mode == "wait":
             execution = await self.continue_after_pause(run_id, watcher, request=request)
@@ -347,8 +345,8 @@ class WorkflowEngine:
             return await self._recorded(claimed.claim.run_id)
         if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
             request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
-        async with self._cancellable(claimed.claim.run_id):
-            execution = await self._interpreter.continue_run(request, state, watcher)
+        running = self._interpreter.continue_run(request, state, watcher)
+        execution = await self._cancellable(claimed.claim.run_id, running)
         return await self._read_cancelled(execution)
 
     async def _check_lease(self) -> None:
@@ -363,25 +361,30 @@ class WorkflowEngine:
         recorded = await self.journal.get_execution(execution.id)
         return recorded if recorded is not None and recorded.status == "cancelled" else execution
 
-    @asynccontextmanager
-    async def _cancellable(self, run_id: str) -> AsyncIterator[None]:
-        """Cancel the current task when another process cancels the run; the server's dispatch does this for all its runs."""
-        watching = (
-            None if self.continues_runs else asyncio.create_task(self._cancel_with(run_id, asyncio.current_task()))
-        )
+    async def _cancellable(self, run_id: str, run: Coroutine[Any, Any, Execution]) -> Execution:
+        """Await *run*, and cancel it when another process cancels the run; a server's dispatch does this for all its runs."""
+        if self.continues_runs:
+            return await run
+        running, watching = asyncio.current_task(), list[asyncio.Task[None]]()
+
+        def watch() -> None:
+            watching.append(asyncio.create_task(self._cancel_with(run_id, running)))
+
+        timer = asyncio.get_running_loop().call_later(POLL_INTERVAL_S, watch)  # most runs have ended by then
         try:
-            yield
+            return await run
         finally:
-            if watching is not None:
-                watching.cancel()
+            timer.cancel()
+            for task in watching:
+                task.cancel()
 
     async def _cancel_with(self, run_id: str, task: asyncio.Task[Any] | None) -> None:
         while True:
-            await asyncio.sleep(POLL_INTERVAL_S)
             with contextlib.suppress(PdkernelError):  # an unreadable database is read again
                 if task is not None and await self.journal.find_cancelled([run_id]):
                     task.cancel()
                     return
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def close(self) -> None:
         """Close pool and gateway unless they are shared; close the journal."""

@@ -18,6 +18,9 @@ from pdkernel.project.folder import folder_error
 BUSY_TIMEOUT_S = 10.0
 """Seconds to wait for another process's write."""
 
+_CHECKPOINT_PAGES = 4000
+"""Pages in the -wal file (16 MB) after which a commit copies them to the database: runs change the same pages again and again."""
+
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _READ_ONLY = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
@@ -67,6 +70,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
                 raise
             time.sleep(0.01)
     connection.execute("pragma synchronous = full")
+    connection.execute(f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     connection.execute("pragma foreign_keys = on")
 
 
