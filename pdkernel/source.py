@@ -384,11 +384,10 @@ def _check_unpinned(source: WorkflowSource, pinned: Collection[str]) -> None:
     """Raise the errors with which `_load` refuses a workflow, except those of *pinned* steps."""
     steps = [replace(step, disabled=step.disabled or step.name in pinned) for step in source.workflow.steps]
     check_import_complete(replace(source.workflow, steps=tuple(steps)))
-    if source.sidecar is None:
-        return
+    sidecar = source.sidecar or Sidecar()
     for step in steps:
-        for prop, choice in source.sidecar.steps.get(step.name, StepSidecar()).accounts.items():
-            resolve_account(choice, step=step, prop=prop, sidecar=source.sidecar)
+        for prop, choice in sidecar.steps.get(step.name, StepSidecar()).accounts.items():
+            resolve_account(choice, step=step, prop=prop, sidecar=sidecar)
 
 
 def _require_complete(workflow: Workflow, unanswered: UnansweredPolicy) -> Workflow:

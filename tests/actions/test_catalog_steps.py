@@ -198,6 +198,23 @@ async def test_private_component_from_a_folder(run: Run, folder: Path, connect: 
     assert "has version 0.0.9 of @acme_team/store_note" in other.error.message
 
 
+async def test_incomplete_packages_beside_a_component(run: Run, folder: Path, ada: str) -> None:
+    """The error names the package that needs the missing one, and the command that completes the packages."""
+    module = folder / "components/depot/actions/put-thing/put-thing.mjs"
+    module.write_text('import "get-shelf";\n' + module.read_text())
+    package = folder / "node_modules" / "get-shelf"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"main": "index.js", "dependencies": {"async-shelf": "^1.0.0"}}')
+    (package / "index.js").write_text('require("async-shelf");\n')
+
+    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada")
+
+    error = execution.step("act").error
+    assert error is not None
+    assert "The package 'get-shelf' needs 'async-shelf', which is not installed." in error.message
+    assert "run: npm install" in error.message
+
+
 async def test_private_component_without_its_code(run: Run, folder: Path) -> None:
     """The message names the place for the code in the project's folder of components."""
     execution = await run(action("@acme_team/other_note@0.0.9"))

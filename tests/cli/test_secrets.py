@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import Shell
 
 NAME = "notify-partner-p_Sec4Rt"
-FOLDER = Path(__file__).parent / "projects" / NAME
+FOLDER = Path(__file__).parents[1] / "synced_project" / NAME
 PROPS = ("partner_key", "request.headers.Authorization", "request.extra.1")
 VALUES = ("key-{{steps.x}}-0123", "Bearer tok-456789", "last-item-0123")
 MISSING = [f"call_partner.{prop}" for prop in PROPS]

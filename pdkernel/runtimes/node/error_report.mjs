@@ -5,7 +5,7 @@
  * Any thrown value is supported, such as a string, or an error without a stack.
  */
 
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,6 +13,8 @@ import { fileURLToPath } from "node:url";
 import { SYNTAX_ERROR_FILE } from "./imported_files.mjs";
 
 const MAX_FRAMES = 15;
+/** The folder of the package that a file belongs to; the group is the package's name. */
+const PACKAGE_FOLDER = /^.*[/\\]node_modules[/\\](@[^/\\]+[/\\][^/\\]+|[^/\\]+)/;
 const RUNTIME_FOLDER_URL = new URL(".", import.meta.url).href;
 /** The URL of the built-in actions. Their errors are about props, so their frames are hidden. */
 const BUILT_IN = new URL("../../actions/builtin/", import.meta.url).href;
@@ -271,17 +273,29 @@ function missingPackage(error, step) {
   if (!found) return undefined;
   const specifier = found[2];
   const name = packageOf(specifier);
+  const file = error.requireStack?.[0] ?? found[3] ?? "";
+  const importer = packageIn(file);
+  const isNeeded = importer && requiresPackage(file, name);
   if (step.root && !/^(\.|\/|file:)/.test(specifier)) {
     // some components import a package that is missing in their own dependencies
     const folder = step.root.split("/node_modules/")[0];
-    const fix = `Install the package beside the component. In ${folder}, run: npm install ${name}`;
-    return { message: `The package '${name}' is not installed.`, fix, line: null };
+    const isOther = isNeeded && packageFolder(file) !== step.root.replace(/\/$/, "");
+    return {
+      message: isOther
+        ? `The package '${importer}' needs '${name}', which is not installed.`
+        : `The package '${name}' is not installed.`,
+      fix: isOther
+        ? `The packages beside the component are incomplete. In ${folder}, run: npm install`
+        : `Install the package beside the component. In ${folder}, run: npm install ${name}`,
+      line: null,
+    };
   }
-  const importer = packageIn(error.requireStack?.[0] ?? found[3] ?? "");
   const imported = error[IMPORTED];
   if (importer && imported && packageOf(imported) !== name) {
     return {
-      message: `The package '${importer}' imports '${name}', which is missing in its dependencies.`,
+      message: isNeeded
+        ? `The package '${importer}' needs '${name}', which is not installed.`
+        : `The package '${importer}' imports '${name}', which is missing in its dependencies.`,
       fix: `Import the missing package in the step, too, so that it is installed beside it: import "${name}";`,
       line: importLine(step, imported),
     };
@@ -314,7 +328,31 @@ function packageOf(specifier) {
  * @param {string} file
  */
 function packageIn(file) {
-  return /^.*[/\\]node_modules[/\\](@[^/\\]+[/\\][^/\\]+|[^/\\]+)/.exec(file)?.[1] ?? "";
+  return PACKAGE_FOLDER.exec(file)?.[1] ?? "";
+}
+
+/**
+ * The folder of the package that a file belongs to, or the empty string.
+ *
+ * @param {string} file
+ */
+function packageFolder(file) {
+  return PACKAGE_FOLDER.exec(file)?.[0] ?? "";
+}
+
+/**
+ * Whether the package of *file* names the package *name* in its dependencies.
+ *
+ * @param {string} file
+ * @param {string} name
+ */
+function requiresPackage(file, name) {
+  try {
+    const written = JSON.parse(readFileSync(join(packageFolder(file), "package.json"), "utf8"));
+    return ["dependencies", "optionalDependencies", "peerDependencies"].some((key) => Object.hasOwn(written[key] ?? {}, name));
+  } catch {
+    return false; // the file cannot be read
+  }
 }
 
 /**
