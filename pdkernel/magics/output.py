@@ -221,7 +221,7 @@ class _BackgroundPause:
             from pdkernel.widgets import PauseButtons
 
             self._buttons = PauseButtons(session, timeline.latest)
-            _show_button(shell, self._buttons)
+            show_button(shell, self._buttons)
 
     def follow(self, paused: Execution) -> None:
         """Wait for the end of the pause; returns at once."""
@@ -252,7 +252,7 @@ def offer_save_test(shell: Any, session: Session, execution: Execution) -> None:
     from pdkernel.widgets import SaveTestButton
 
     if SaveTestButton.can_save(execution):
-        _show_button(shell, SaveTestButton(session, execution))
+        show_button(shell, SaveTestButton(session, execution))
 
 
 def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, is_patch: bool) -> None:
@@ -260,10 +260,10 @@ def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, is_pat
     if getattr(shell, "kernel", None) is not None:
         from pdkernel.widgets import ProveExportButton
 
-        _show_button(shell, ProveExportButton(session, folder, line, is_patch=is_patch))
+        show_button(shell, ProveExportButton(session, folder, line, is_patch=is_patch))
 
 
-def _show_button(shell: Any, button: Any) -> None:
+def show_button(shell: Any, button: Any) -> None:
     """Show *button*, and close the buttons of the cell's earlier execution."""
     from pdkernel.magics.notebook_context import get_cell_metadata
     from pdkernel.widgets.components import close_tree

@@ -36,6 +36,7 @@ class RunMagics(Magics):
     @argument("step", nargs="?", help="run only this step, with the exports of the steps above")
     @argument("--from", dest="first", metavar="STEP", help="first step to run")
     @argument("--to", dest="last", metavar="STEP", help="last step to run")
+    @argument("--stale", action="store_true", help="run the steps whose results are stale")
     @argument("--send", action="store_true", help="repeat outbound calls that were already sent for this event")
     @argument("--users", metavar="all|A,B", help="run once for each of these external users")
     @argument("--skip-waits", action="store_true", help="go on at once where the workflow pauses; implied by --users")
@@ -53,7 +54,8 @@ class RunMagics(Magics):
 
         chosen = parse_argstring(self.pdrun, line)
         session = get_session(self.shell)
-        only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last)
+        stale = session.stale_steps if chosen.stale else None
+        only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last, stale=stale)
         users: list[str | None] = [None]
         if chosen.users is not None:
             users = [*list_run_users(chosen.users, session.directory, session.environment)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
@@ -13,12 +13,16 @@ from pdkernel.magics.notebook_context import get_cell_metadata, get_session, rem
 from pdkernel.magics.output import (
     LiveTimeline,
     raise_on_failure,
+    show_button,
     show_errors_as_messages,
     show_message,
     wait_for_pauses,
 )
 from pdkernel.model import Trigger
 from pdkernel.variables import load_variables
+
+if TYPE_CHECKING:
+    from pdkernel.execution import Execution
 
 
 @magics_class
@@ -85,8 +89,24 @@ class StepMagics(Magics):
             if below in self._shown:
                 self._shown[below].redraw()
         unseen = [below for below in stale if below not in self._shown]
-        if unseen:
-            show_message(f"Stale: {', '.join(unseen)}. To run them again: %pdrun --from {stale[0]}")
+        if stale and getattr(self.shell, "kernel", None) is not None:
+            from pdkernel.widgets import StaleStepsButton
+
+            show_button(self.shell, StaleStepsButton(stale, self._run_stale))
+        elif unseen:
+            show_message(f"Stale: {', '.join(unseen)}. To run them again: %pdrun --stale")
+
+    def _run_stale(self) -> Execution:
+        """Run the stale steps, and draw their results below their own cells."""
+        from pdkernel.operations.runs import select_steps
+
+        session = get_session(self.shell)
+        only = select_steps(session.workflow, stale=session.stale_steps)
+        execution = session.run(only=only)
+        for name, timeline in self._shown.items():
+            if only is not None and name in only:
+                timeline.finish(execution)
+        return execution
 
     def _register_cell(self, text: str) -> None:
         session = get_session(self.shell)

@@ -7,7 +7,7 @@ The engine runs the request, and `snapshot_tests` writes the test.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pdkernel.egress import OutboundPolicy
@@ -39,15 +39,33 @@ def split_names(text: str | None) -> list[str]:
 
 
 def select_steps(
-    workflow: Workflow, *, step: str | None = None, first: str | None = None, last: str | None = None
+    workflow: Workflow,
+    *,
+    step: str | None = None,
+    first: str | None = None,
+    last: str | None = None,
+    stale: Collection[str] | None = None,
 ) -> frozenset[str] | None:
     """
     Names of the steps to run, or None for all.
 
+    Args:
+        workflow: The workflow.
+        step: Run this step alone.
+        first: Run this step and those below.
+        last: Run this step and those above.
+        stale: Run these steps, whose results are stale; None if they were not asked for.
+
     Raises:
         UnknownStepError: The workflow has no such step.
-        RequestError: *last* is above *first*.
+        RequestError: *last* is above *first*, no step is stale, or *stale* is combined with the other arguments.
     """
+    if stale is not None:
+        if step or first or last:
+            raise RequestError("--stale chooses the steps by itself.", fix="Leave out the steps, or --stale.")
+        if not stale:
+            raise RequestError("No step is stale.", fix="To run all steps: %pdrun")
+        return frozenset(stale)
     if step is not None:
         return frozenset({workflow.step(step).name})
     if first is None and last is None:

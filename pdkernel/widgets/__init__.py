@@ -14,6 +14,7 @@ Forms of a notebook: ipywidgets that show and change the session.
     pause_buttons       buttons for a paused run
     save_test_button    the button that saves a run as a test
     prove_export_button the button that proves an export
+    stale_steps_button  the button that runs stale steps again
     form                the base class of forms
     saved_output        the output that stays readable without a kernel
     components          small components: messages, copyable text, secret field
@@ -26,6 +27,15 @@ from pdkernel.widgets.event_composer import EventComposer
 from pdkernel.widgets.pause_buttons import PauseButtons
 from pdkernel.widgets.prove_export_button import ProveExportButton
 from pdkernel.widgets.save_test_button import SaveTestButton
+from pdkernel.widgets.stale_steps_button import StaleStepsButton
 from pdkernel.widgets.user_picker import UserPicker
 
-__all__ = ["ActionForm", "EventComposer", "PauseButtons", "ProveExportButton", "SaveTestButton", "UserPicker"]
+__all__ = [
+    "ActionForm",
+    "EventComposer",
+    "PauseButtons",
+    "ProveExportButton",
+    "SaveTestButton",
+    "StaleStepsButton",
+    "UserPicker",
+]

@@ -132,8 +132,19 @@ def test_outputs_carry_the_hash_of_their_cell(notebook: Notebook) -> None:
     with capture_output() as ran:
         notebook.shell.run_cell(CHECK, store_history=True)
 
-    marks = [
-        [mark for output in captured.outputs if (mark := read_output_hash({"metadata": output.metadata}))]
-        for captured in (registered, ran)
-    ]
-    assert marks == [[hash_cell(CHECK)], [hash_cell(CHECK)]]
+    marks = [{read_output_hash({"metadata": each.metadata}) for each in some.outputs} for some in (registered, ran)]
+    assert marks == [{hash_cell(CHECK)}, {hash_cell(CHECK)}]
+
+
+def test_stale_steps_run_again(notebook: Notebook, run: Run) -> None:
+    """`%pdrun --stale` runs the steps whose inputs have changed, and no other."""
+    run("%pdevent hello")
+    run(CHECK)
+    run(GREET)
+    run(CHECK)
+
+    run("%pdrun --stale")
+
+    assert notebook.session.last_execution is not None
+    assert [step.name for step in notebook.session.last_execution.steps if step.status == "success"] == ["greet"]
+    assert "No step is stale." in run("%pdrun --stale")

@@ -191,3 +191,12 @@ def test_what_cannot_name_a_test(given: str) -> None:
     """An empty, long or reserved name, and a name with other characters, is refused."""
     with pytest.raises(RequestError, match="cannot name a test"):
         normalize_test_name(given)
+
+
+def test_stale_steps_are_selected() -> None:
+    """Stale steps are selected by themselves; without one, and together with named steps, the choice is refused."""
+    assert select_steps(WORKFLOW, stale={"a", "c"}) == frozenset("ac")
+    with pytest.raises(RequestError, match=r"No step is stale\."):
+        select_steps(WORKFLOW, stale=set())
+    with pytest.raises(RequestError, match="--stale chooses the steps by itself"):
+        select_steps(WORKFLOW, step="a", stale={"a"})
