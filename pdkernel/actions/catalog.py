@@ -208,6 +208,7 @@ class Catalog:
         """
         if reference.version is not None:
             return component
+        # parity[unversioned-actions]: the version that the platform runs is not documented
         is_builtin = component.file is not None and component.file.origin == "builtin"
         if not is_builtin and self.lock.version_overrides.get(reference.key) != component.version:
             self.lock.override_version(reference.key, component.version)

@@ -76,6 +76,7 @@ def fill_secret_props(step: Step, props: Mapping[str, JSON], variables: Mapping[
 
     Call this after the evaluation of expressions: a secret that contains `{{` is not an expression.
     """
+    # parity[secret-props]: the platform decrypts the value
     found = [
         (prop.path, value) for prop in iter_secret_props(step) if (value := prop.find_value(variables)) is not None
     ]

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pdkernel.analysis import SecretProp, find_secret_props
+from pdkernel.analysis import SecretProp
+from pdkernel.analysis.secret_props import iter_secret_props
 from pdkernel.directive import did_you_mean
 from pdkernel.errors import RequestError
 from pdkernel.model import Workflow
@@ -59,7 +60,7 @@ def set_secret_prop(project: Project, workflow: Workflow, step: str, prop: str, 
 
 def _find_secret_prop(workflow: Workflow, step: str, prop: str) -> SecretProp:
     """Find the secret prop *prop* of *step*. Raises `RequestError`, which lists the secret props of the workflow."""
-    props = find_secret_props(workflow)
+    props = [each for other in workflow.steps for each in iter_secret_props(other)]
     for each in props:
         if (each.step, each.prop) == (step, prop):
             return each

@@ -79,8 +79,8 @@ def is_secret_prop_name(name: str) -> bool:
 
 
 def format_variable_ref(name: str) -> str:
-    """The reference that replaces the value of *name* in redacted text: `env/NAME`, or `prop/STEP/PROP`."""
-    return f"prop/{name.partition('#')[0].replace('.', '/', 1)}" if is_secret_prop_name(name) else f"env/{name}"
+    """The reference that replaces the value of *name* in redacted text: `env/NAME`, or `prop/STEP/PROP/KEY...`."""
+    return f"prop/{name.partition('#')[0].replace('.', '/')}" if is_secret_prop_name(name) else f"env/{name}"
 
 
 def check_variable(name: str, value: str) -> None:
