@@ -103,7 +103,8 @@ export class EntryPointError extends Error {
 export function describeError(error, step, framesFor) {
   if (error instanceof SyntaxError && !placedIn(error, step)) {
     const file = /** @type {any} */ (error)[SYNTAX_ERROR_FILE];
-    const place = file ? syntaxErrorIn(file, error, step) : syntaxError(error, step);
+    const imported = file && { ...step, file, source: step.files?.[file], offset: 0, root: step.folder };
+    const place = syntaxError(error, imported ?? step);
     if (place) return place;
   }
   const isObject = error !== null && (typeof error === "object" || typeof error === "function");
@@ -365,20 +366,6 @@ function importLine(step, name) {
   const quoted = new RegExp(`["'\`/]${name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}["'\`@/]`);
   const at = step.source.split("\n").findIndex((line) => /\b(import|require|from)\b/.test(line) && quoted.test(line));
   return at < 0 ? null : at + 1 + step.offset;
-}
-
-/**
- * Describe a syntax error of a file that the step imports.
- *
- * @param {string} path
- * @param {any} error
- * @param {StepCode} step
- * @returns {Fault | undefined}
- */
-function syntaxErrorIn(path, error, step) {
-  if (path.endsWith(".json")) return undefined;
-  const found = syntaxError(error, { ...step, file: path, source: /** @type {any} */ (step.files)[path], offset: 0 });
-  return found && { ...found, line: null };
 }
 
 /**

@@ -127,16 +127,25 @@ export class StepFiles {
    */
   #wrap(path, exported) {
     const isObject = exported !== null && ["object", "function"].includes(typeof exported) && !path.endsWith(".json");
-    const names = isObject ? Object.keys(exported).filter((name) => name !== "default") : [];
-    return new vm.SyntheticModule(
-      ["default", ...names],
-      function () {
-        this.setExport("default", exported);
-        for (const name of names) this.setExport(name, exported[name]);
-      },
-      { identifier: path },
-    );
+    return synthetic(path, { ...(isObject ? exported : {}), default: exported });
   }
+}
+
+/**
+ * Wrap a loaded module's namespace as a module that a step can link to.
+ *
+ * @param {string} specifier
+ * @param {any} namespace
+ */
+export function synthetic(specifier, namespace) {
+  const names = Object.keys(namespace);
+  return new vm.SyntheticModule(
+    names,
+    function () {
+      for (const name of names) this.setExport(name, namespace[name]);
+    },
+    { identifier: specifier },
+  );
 }
 
 /**
@@ -153,7 +162,7 @@ function noting(path, compile) {
   } catch (error) {
     if (error instanceof SyntaxError) {
       error.message = `${path}: ${error.message}`;
-      Object.defineProperty(error, SYNTAX_ERROR_FILE, { value: path });
+      if (!path.endsWith(".json")) Object.defineProperty(error, SYNTAX_ERROR_FILE, { value: path });
     }
     throw error;
   }

@@ -13,7 +13,7 @@ import { types } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import vm from "node:vm";
 import { EntryPointError, noteFailedImport } from "./error_report.mjs";
-import { COMMONJS, replaceAssert, StepFiles } from "./imported_files.mjs";
+import { COMMONJS, replaceAssert, StepFiles, synthetic } from "./imported_files.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
 const OWN_FILE = /^(\.|\/|file:)/;
@@ -309,23 +309,6 @@ async function ready(module, imports) {
   if (module.status === "unlinked") await module.link(link);
   await module.evaluate();
   return module.namespace;
-}
-
-/**
- * Wrap a loaded module's namespace as a module that a step can link to.
- *
- * @param {string} specifier
- * @param {any} namespace
- */
-function synthetic(specifier, namespace) {
-  const names = Object.keys(namespace);
-  return new vm.SyntheticModule(
-    names,
-    function () {
-      for (const name of names) this.setExport(name, namespace[name]);
-    },
-    { identifier: specifier },
-  );
 }
 
 /**
