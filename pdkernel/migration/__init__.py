@@ -3,10 +3,11 @@ The move of a team's workflows away from Pipedream.
 
 A package of its own: the report, the data and the events of a move share the platform's REST API, its ids and its deadlines.
 
-    sources    workflows in Git folders and behind the REST API, for the report
-    items      what a team must act on, workflow by workflow
-    step_items the part of `items` that concerns one step
-    report     the whole report: rows, shared resources and the order of the move
-    data_dump  a step that hands out data stores and files at Pipedream, and the download of its pages
-    events     events that the REST API still has, as saved events
+    sources        workflows in Git folders and behind the REST API, for the report
+    items          what a team must act on, workflow by workflow
+    step_items     the part of `items` that concerns one step
+    trigger_items  the part of `items` that concerns triggers
+    report         the whole report: rows, shared resources and the order of the move
+    data_dump      a step that hands out data stores and files at Pipedream, and the download of its pages
+    events         events that the REST API still has, as saved events
 """

@@ -10,16 +10,14 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 
-from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY
-from pdkernel.directive import describe_emitters
 from pdkernel.directive.setting_rules import SETTING_RULES
-from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.step_items import Surroundings, build_store_item, find_step_items
-from pdkernel.model import JSON, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.migration.trigger_items import find_trigger_items
+from pdkernel.model import Step, UnsupportedEntry, Workflow
 from pdkernel.readiness import DoctorReport, MissingRequirement
 from pdkernel.render.import_report import AccountAssignment
-from pdkernel.render.migration import SHUTDOWN_DAY, MigrationItem
+from pdkernel.render.migration import MigrationItem
 
 NETWORK_SETTING = "network"
 LIMIT_SETTINGS = (
@@ -52,7 +50,7 @@ def find_items(source: MigrationSource, found: DoctorReport, around: Surrounding
         *_credential_items(found),
         *_account_items(found, around),
         *_setting_items(workflow),
-        *_trigger_items(source, workflow),
+        *find_trigger_items(source, workflow),
         *_store_items(workflow, found),
         *(item for step in workflow.steps for item in find_step_items(step, around)),
         *_history_items(source),
@@ -242,7 +240,7 @@ def _sentence(message: str) -> str:
     return " ".join(message.split())
 
 
-# ── settings and triggers ──────────────────────────────────────────────────────────
+# ── settings ───────────────────────────────────────────────────────────────────────
 
 
 def _setting_items(workflow: Workflow) -> Iterator[MigrationItem]:
@@ -275,117 +273,6 @@ def _setting_items(workflow: Workflow) -> Iterator[MigrationItem]:
             yield MigrationItem("limit", name, f"{shown}: an unknown setting, which is kept and not applied.")
 
 
-def _trigger_items(source: MigrationSource, workflow: Workflow) -> Iterator[MigrationItem]:
-    triggers = workflow.triggers
-    if not triggers:
-        yield MigrationItem(
-            "no_trigger",
-            workflow.name,
-            "The workflow does not have a trigger: it was started by hand or by another workflow.",
-            "Decide what starts it here: `triggers:` in pdkernel.yaml.",
-        )
-        return
-    if len(triggers) > 1:
-        listed = ", ".join(_trigger_name(trigger) for trigger in triggers)
-        yield MigrationItem(
-            "several_triggers",
-            workflow.name,
-            f"The workflow has {len(triggers)} triggers: {listed}.",
-            "Switch all of them over together, so that no event is handled twice.",
-        )
-    is_configured = source.has_api_settings or bool(source.sidecar and source.sidecar.triggers)
-    is_configured = is_configured or source.path is None or not source.path.is_dir()
-    for trigger in triggers:
-        yield from _of_trigger(trigger, _place(source), is_configured=is_configured)
-
-
-def _place(source: MigrationSource) -> str:
-    return shlex.quote(source.source)
-
-
-def _trigger_name(trigger: Trigger) -> str:
-    trigger_id = trigger.config.get("id")
-    return f"{trigger_id} ({trigger.type})" if trigger_id else trigger.type
-
-
-def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterator[MigrationItem]:
-    name = _trigger_name(trigger)
-    switch = "Turn the workflow off at Pipedream first, then on here: both would handle each event."
-    enable = f"pdkernel triggers enable {place}"
-    match trigger.type:
-        case "http":
-            yield from _endpoint_items(trigger, name, is_configured=is_configured)
-        case "schedule":
-            if not {"cron", "interval_seconds"} & trigger.config.keys():
-                yield MigrationItem(
-                    "trigger_settings",
-                    name,
-                    f"Git does not hold the times of the schedule {name}.",
-                    "Copy the cron expression and the time zone from the builder to `triggers:` in pdkernel.yaml.",
-                )
-            yield MigrationItem("schedule", name, f"The schedule {name} starts the workflow.", switch, enable)
-        case "source":
-            if not trigger.config.get("uses"):
-                yield MigrationItem(
-                    "trigger_settings",
-                    name,
-                    f"Git holds only the id of the event source {name}: its component and its props are not known.",
-                    "Copy the component's key and its props from the builder to `triggers:` in pdkernel.yaml.",
-                )
-            yield MigrationItem("source", name, f"The event source {name} starts the workflow.", switch, enable)
-            yield MigrationItem(
-                "source_state",
-                name,
-                f"The state of the source {name} (ids already handled, last poll, webhooks) stays at Pipedream.",
-                "Turn the source off there before its first poll here. Its first poll here may find events that were handled there.",
-            )
-        case "email":
-            yield MigrationItem(
-                "email_address",
-                name,
-                f"The email address of {name} at Pipedream ends on {SHUTDOWN_DAY}.",
-                "Give the senders the new address before that day: forward mail from a mailbox of your own.",
-                enable,
-            )
-        case "errors":
-            yield MigrationItem(
-                "error_handler",
-                name,
-                f"The workflow handles errors of {describe_emitters(trigger)}.",
-                "Switch it over before the workflows whose errors it handles.",
-                enable,
-            )
-        case "emit":
-            yield MigrationItem(
-                "source", name, f"Events of {describe_emitters(trigger)} start the workflow.", switch, enable
-            )
-
-
-def _endpoint_items(trigger: Trigger, name: str, *, is_configured: bool) -> Iterator[MigrationItem]:
-    url = trigger.config.get(ENDPOINT_URL_KEY)
-    host = _host(url)
-    assumed = (
-        "" if is_configured else " Its authorization and response mode are not in Git: check them in pdkernel.yaml."
-    )
-    yield MigrationItem(
-        "endpoint",
-        str(url) if host else name,
-        f"The endpoint {url if host else f'of {name}'} at Pipedream ends on {SHUTDOWN_DAY}.{assumed}",
-        "Find its callers in the event history (client_ip, user-agent, referer), and give them the URL that `pdkernel serve` prints.",
-    )
-    if host and host != PIPEDREAM_ENDPOINT_DOMAIN and not host.endswith(f".{PIPEDREAM_ENDPOINT_DOMAIN}"):
-        yield MigrationItem(
-            "custom_domain",
-            host,
-            f"The endpoint has a domain of your own: {host}.",
-            "Point the domain to your server (DNS and TLS), and keep the path: its callers need no change.",
-        )
-
-
-def _host(url: JSON) -> str:
-    return str(url).partition("://")[2].partition("/")[0].lower() if isinstance(url, str) else ""
-
-
 # ── data that Pipedream deletes ────────────────────────────────────────────────────
 
 
@@ -405,5 +292,5 @@ def _history_items(source: MigrationSource) -> Iterator[MigrationItem]:
             source.id,
             "The event history (events, runs, logs) stays at Pipedream.",
             "The command saves the newest events of its sources and of failed runs, as far as the API has them.",
-            f"pdkernel migrate events {_place(source)}" + ("" if source.path else " --to FOLDER"),
+            f"pdkernel migrate events {shlex.quote(source.source)}" + ("" if source.path else " --to FOLDER"),
         )

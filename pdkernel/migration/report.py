@@ -120,7 +120,8 @@ def _find_accounts(sources: Sequence[MigrationSource], directory: Directory) -> 
     ):
         account = directory.find_account(account_id)
         if account is not None:
-            held = account.withheld or isinstance(directory.credentials(account_id), WithheldCredentials)
+            is_connect = account.owner == "external_user"  # an own account is never withheld
+            held = is_connect and isinstance(directory.credentials(account_id), WithheldCredentials)
             found[account_id] = replace(account, withheld=held)
     return found
 

@@ -268,9 +268,12 @@ class DataStoreTable:
                 self._database.lock(connection, f"{_STORES_LOCK}/{number}")
             if clear:
                 connection.execute(delete(store_records).where(of_store))
+            # an expired record is removed, so that a new record of its key is the last one
+            expired = delete(store_records).where(of_store, store_records.c.expires <= now)
+            if len(rows) == 1:
+                expired = expired.where(store_records.c.key == rows[0]["key"])
+            connection.execute(expired)
             for row in rows:
-                expired = delete(store_records).where(of_store, store_records.c.key == row["key"])
-                connection.execute(expired.where(store_records.c.expires <= now))
                 upsert_row(connection, store_records, "store", "key", store=number, updated=now, **row)
             self._sweep(connection, now)
 
