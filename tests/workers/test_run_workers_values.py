@@ -160,6 +160,9 @@ async def test_value_that_is_not_json_is_an_error_at_its_export(
         ("[-0]", [0], None),
         ("{ a: undefined, b: 1 }", {"b": 1}, None),
         ("{ a: new Map([[1, 2]]) }", {"a": {}}, "$return_value.a is a Map"),
+        ("{ a: new URLSearchParams('b=1') }", {"a": {}}, "$return_value.a is a URLSearchParams"),
+        ("new Response('text')", {}, "$return_value is a Response"),
+        ("new (class Order { id = 1; total() {} })()", {"id": 1}, None),
     ],
 )
 async def test_javascript_exports_the_result_of_stringify(

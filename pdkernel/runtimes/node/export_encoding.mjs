@@ -84,9 +84,11 @@ function explain(value, path, above, budget, warn) {
   if (above.includes(value)) return `${path} contains itself, so it cannot be written as JSON.`;
   if (typeof value.toJSON === "function") return undefined;
   if (above.length === MAX_DEPTH) return `JSON Nested Property Limit Exceeded: ${path.slice(0, 80)}... is nested more than ${MAX_DEPTH} deep.`;
+  const isPlain = isPlainObject(value);
   const lost = [Map, Set, Error, WeakMap, WeakSet, Promise, RegExp].find((kind) => value instanceof kind);
-  if (lost) warn(`${path} is ${withArticle(lost.name)}, so it is ${budget.verb} without its content.`);
-  const isPlain = Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(value));
+  // an instance without own properties keeps its content elsewhere, such as the response of fetch
+  const isEmpty = !isPlain && Object.keys(value).length === 0 && above.every(isPlainObject);
+  if (lost || isEmpty) warn(`${path} is ${withArticle((lost ?? value.constructor)?.name ?? "object")}, so it is ${budget.verb} without its content.`);
   if (budget.cyclic && !isPlain && above.length > 0 && isCyclic(value)) {
     // parity[export-cycle]: not the whole graph, because sockets and agents hold the environment of the process
     if (!budget.cyclic.has(value)) budget.cyclic.set(value, path);
@@ -112,6 +114,15 @@ function explain(value, path, above, budget, warn) {
   return undefined;
 }
 
+/**
+ * Whether a value is a list or an object literal, and not an instance of another class.
+ *
+ * @param {object} value
+ */
+function isPlainObject(value) {
+  return Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(value));
+}
+
 /** @param {object} value */
 function isCyclic(value) {
   try {
@@ -124,7 +135,7 @@ function isCyclic(value) {
 
 /** @param {string} name */
 function withArticle(name) {
-  return `${/^[AEIOU]/.test(name) ? "an" : "a"} ${name}`;
+  return `${/^[AEIO]/.test(name) ? "an" : "a"} ${name}`;
 }
 
 /** @param {string} key */
