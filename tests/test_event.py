@@ -171,3 +171,10 @@ def test_secrets_of_headers() -> None:
     )
 
     assert event.header_secrets() == {"authorization": "abc123"}
+
+
+def test_a_word_like_a_scheme_inside_a_secret_is_part_of_it() -> None:
+    """Only the beginning of a header's value is a scheme."""
+    event = Event({"headers": {"cookie": "token a; basic b", "authorization": "  Basic   c"}})
+
+    assert event.header_secrets() == {"cookie": "a; basic b", "authorization": "c"}

@@ -225,6 +225,8 @@ def test_newest_accounts_of_several_users_and_apps(directory: Directory, clock: 
         for user in ("ada", "grace")
         for app in ("slack", "github")
     }
+    for (owner, app), group in of_each.items():
+        assert directory.newest_accounts([owner or ""], "development", [app], limit=2) == group
 
 
 def test_a_limited_list_of_users(directory: Directory) -> None:

@@ -129,21 +129,21 @@ async def test_file_beside_a_workflow_is_imported_again_for_another_workflow(ope
 
 
 @LONG_LIVED
-async def test_variables_of_another_workflow_are_gone(open_run: OpenRun, language: Language) -> None:
-    """A workflow does not see the environment variables of the workflow that used the process before."""
+async def test_each_run_of_a_process_has_its_own_variables(open_run: OpenRun, language: Language) -> None:
+    """A run of a warm process has its workflow's environment variables, and none of the runs before."""
     read: dict[Language, str] = {
         "python": "import os\ndef handler(pd):\n    return [os.getpid(), os.environ.get('TOKEN')]\n",
         "node": "export default { async run() { return [process.pid, process.env.TOKEN ?? null] } }",
     }
+    one = {"workflow": "one", "variables": {"TOKEN": "tok-123456"}, "source": read[language]}
+    changed = {**one, "variables": {"TOKEN": "tok-changed"}}
+    other = {"workflow": "other", "source": read[language]}
 
-    [first, token], [second, later] = await pids_of(
-        open_run,
-        language,
-        {"workflow": "one", "variables": {"TOKEN": "tok-123456"}, "source": read[language]},
-        {"workflow": "other", "source": read[language]},
-    )
+    found = await pids_of(open_run, language, *(dict(run) for run in (one, one, other, changed, one)))
 
-    assert (first, token, later) == (second, "tok-123456", None)
+    pids, tokens = zip(*found, strict=True)
+    assert tokens == ("tok-123456", "tok-123456", None, "tok-changed", "tok-123456")
+    assert len(set(pids)) == 1
 
 
 async def test_open_run_waits_for_a_free_slot(open_run: OpenRun) -> None:

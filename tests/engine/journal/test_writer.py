@@ -13,6 +13,7 @@ import pytest
 from pdkernel.engine.journal import SqliteBackend
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.writer import JournalWriter
+from pdkernel.errors import ProjectError
 from pdkernel.project.sqlite import connect
 
 
@@ -64,3 +65,28 @@ async def test_writes_of_many_concurrent_runs_share_a_commit(
     assert writer.writes == 40
     assert (writer.commits < 40) is are_grouped
     writer.close(lambda _: None)
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+async def test_nothing_of_a_failed_compound_write_is_committed(tmp_path: Path, writes: int) -> None:
+    """A compound write that fails leaves none of its statements, alone in its transaction or beside another write."""
+    path = tmp_path / "journal.db"
+    with closing(connect(path)) as other:
+        other.execute("create table written (value integer)")
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
+
+        def fail(connection: Connection) -> object:
+            insert(0)(connection)
+            return connection.execute("insert into missing values (1)")
+
+        failed = writer.write(fail, is_compound=True)
+        done = [writer.write(insert(value)) for value in range(1, writes)]
+
+        with pytest.raises(ProjectError, match="no such table"):
+            await failed
+        for each in done:
+            await each
+        await writer.write(insert(9))
+        written = [value for (value,) in other.execute("select value from written order by rowid")]
+        assert written == [*range(1, writes), 9]
+        writer.close(lambda _: None)
