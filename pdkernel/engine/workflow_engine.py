@@ -365,12 +365,11 @@ class WorkflowEngine:
         """Await *run*, and cancel it when another process cancels the run; a server's dispatch does this for all its runs."""
         if self.continues_runs:
             return await run
-        running, watching = asyncio.current_task(), list[asyncio.Task[None]]()
-
-        def watch() -> None:
-            watching.append(asyncio.create_task(self._cancel_with(run_id, running)))
-
-        timer = asyncio.get_running_loop().call_later(POLL_INTERVAL_S, watch)  # most runs have ended by then
+        watch = partial(self._cancel_with, run_id, asyncio.current_task())
+        watching = list[asyncio.Task[None]]()
+        timer = asyncio.get_running_loop().call_later(  # most runs have ended by then
+            POLL_INTERVAL_S, lambda: watching.append(asyncio.create_task(watch()))
+        )
         try:
             return await run
         finally:

@@ -102,7 +102,7 @@ def test_which_errors_are_permanent(response: bytes, is_permanent: bool) -> None
 
 @pytest.mark.parametrize(("given", "kept"), [(b'"again-0123456789"', "again-0123456789"), (b'""', None), (b"5", None)])
 def test_an_invalid_refresh_token_is_ignored(given: bytes, kept: str | None) -> None:
-    """An empty refresh token is none."""
+    """An empty refresh token, and one that is not a text, counts as missing."""
     with provider([answer(b'{"access_token": "access-0123456789", "refresh_token": %s}' % given)]) as odd:
         assert refresh_tokens(odd, REFRESH).refresh_token == kept
 
