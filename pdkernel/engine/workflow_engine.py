@@ -201,7 +201,6 @@ class WorkflowEngine:
         if self.journal.is_lost and not self.continues_runs:  # a server's dispatch returns by itself
             await self.journal.rejoin()
         execution = await self._cancellable(run_id, self._interpreter.run(request, watcher))
-        execution = await self._read_cancelled(execution)
         while execution.status == "paused" and request.pause_mode == "wait":
             execution = await self.continue_after_pause(run_id, watcher, request=request)
         return execution
@@ -346,8 +345,7 @@ class WorkflowEngine:
         if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
             request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
         running = self._interpreter.continue_run(request, state, watcher)
-        execution = await self._cancellable(claimed.claim.run_id, running)
-        return await self._read_cancelled(execution)
+        return await self._cancellable(claimed.claim.run_id, running)
 
     async def _check_lease(self) -> None:
         """Raise `RunLostError` if other processes may continue the runs of this one."""
@@ -364,14 +362,14 @@ class WorkflowEngine:
     async def _cancellable(self, run_id: str, run: Coroutine[Any, Any, Execution]) -> Execution:
         """Await *run*, and cancel it when another process cancels the run; a server's dispatch does this for all its runs."""
         if self.continues_runs:
-            return await run
+            return await self._read_cancelled(await run)
         watch = partial(self._cancel_with, run_id, asyncio.current_task())
         watching = list[asyncio.Task[None]]()
         timer = asyncio.get_running_loop().call_later(  # most runs have ended by then
             POLL_INTERVAL_S, lambda: watching.append(asyncio.create_task(watch()))
         )
         try:
-            return await run
+            return await self._read_cancelled(await run)
         finally:
             timer.cancel()
             for task in watching:
