@@ -239,7 +239,8 @@ async def test_response_of_a_client_library_is_exported_without_its_request(benc
         export default { run({ $ }) {
           const respond = (status) => ({ status, data: { id: status }, request: new ClientRequest(), send() {} })
           $.export("one", respond(200))
-          return [respond(201), respond(404)]
+          class Reply { constructor(status) { Object.assign(this, respond(status)) } }
+          return [respond(201), new Reply(404)]
         } }""",
     )
 

@@ -89,7 +89,7 @@ function explain(value, path, above, budget, warn) {
   // an instance without own properties keeps its content elsewhere, such as the response of fetch
   const isEmpty = !isPlain && Object.keys(value).length === 0 && above.every(isPlainObject);
   if (lost || isEmpty) warn(`${path} is ${withArticle((lost ?? value.constructor)?.name ?? "object")}, so it is ${budget.verb} without its content.`);
-  if (budget.cyclic && !isPlain && above.length > 0 && isCyclic(value)) {
+  if (budget.cyclic && !isPlain && above.length > 0 && containsItself(value)) {
     // parity[export-cycle]: not the whole graph, because sockets and agents hold the environment of the process
     if (!budget.cyclic.has(value)) budget.cyclic.set(value, path);
     return undefined;
@@ -123,14 +123,23 @@ function isPlainObject(value) {
   return Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(value));
 }
 
-/** @param {object} value */
-function isCyclic(value) {
-  try {
-    stringify(value);
-    return false;
-  } catch (error) {
-    return String(error?.message).startsWith("Converting circular structure");
+/**
+ * Whether a path of properties leads from a value back to the value.
+ *
+ * @param {object} value
+ */
+function containsItself(value) {
+  const seen = new Set();
+  const waiting = [value];
+  while (waiting.length > 0 && seen.size < MAX_NODES) {
+    for (const each of Object.values(/** @type {object} */ (waiting.pop()))) {
+      if (each === value) return true;
+      if (each === null || typeof each !== "object" || typeof each.toJSON === "function" || seen.has(each)) continue;
+      seen.add(each);
+      waiting.push(each);
+    }
   }
+  return false;
 }
 
 /** @param {string} name */
