@@ -21,6 +21,7 @@ from pdkernel.analysis.imported_files import (
     find_missing_files,
     find_step_packages,
     find_step_requirements,
+    iter_sources,
     with_step_files,
 )
 from pdkernel.analysis.node_code import PackageImport, package_fault
@@ -93,6 +94,7 @@ __all__ = [
     "find_workflow_variables",
     "format_path",
     "is_synced",
+    "iter_sources",
     "locate_missing_prop",
     "merge_app_bindings",
     "missing_responses",

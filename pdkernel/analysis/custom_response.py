@@ -14,6 +14,7 @@ from typing import Literal
 from tree_sitter import Node
 
 from pdkernel.analysis import bash_code, go_code
+from pdkernel.analysis.imported_files import iter_sources
 from pdkernel.analysis.node_syntax import SIMPLE_STATEMENTS
 from pdkernel.analysis.python_code import ENTRY_FUNCTION, parse_source
 from pdkernel.analysis.source_locations import find_run_function
@@ -51,10 +52,10 @@ def responds(step: Step) -> Responds:
         key = step.uses.rpartition("@")[0]
         return "always" if key == _RESPOND_ACTION else "maybe" if key.startswith("@") else "never"
     match step.language:
-        case "python":
-            return _python_responds(step.source)
-        case "node":
-            return _node_responds(step.source)
+        case "python" | "node":
+            found = (_python_responds if step.language == "python" else _node_responds)(step.source)
+            is_possible = any("respond" in source for _, source in iter_sources(step))
+            return "maybe" if found == "never" and is_possible else found
         case "bash":
             return "maybe" if bash_code.is_variable_read(step.source, "PIPEDREAM_RESPONSE") else "never"
         case "go":
@@ -87,7 +88,7 @@ def missing_responses(workflow: Workflow) -> Iterator[MissingResponse]:
 def _may_end(step: Step) -> bool:
     if step.uses:
         return step.uses.rpartition("@")[0] in _ENDING_ACTIONS
-    return step.language in {"python", "node"} and "flow.exit" in step.source
+    return step.language in {"python", "node"} and any("flow.exit" in source for _, source in iter_sources(step))
 
 
 def _python_responds(source: str) -> Responds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -138,7 +139,7 @@ def _machine() -> dict[str, Any]:
 
     return {
         "pdkernel": VERSION,
-        "python": platform.python_version(),
+        "python": platform.python_version() + ("" if sys.version_info >= (3, 12) else "; Pipedream runs Python 3.12"),
         "node": locate(find_node),
         "go": locate(lambda: find_go().command),
         "bash": shutil.which("bash") or "not found",

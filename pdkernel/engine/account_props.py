@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pdkernel.analysis import find_app_bindings, merge_app_bindings
+from pdkernel.analysis import find_app_bindings, iter_sources, merge_app_bindings
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.errors import StepError
@@ -27,7 +27,7 @@ async def find_account_props(
         apps = step.apps
         if step.uses is not None:
             apps = await actions.load_declaration(step, workers)
-        elif step.language == "node" and "app" in step.source:
+        elif _may_declare_apps(step):
             apps = merge_app_bindings(apps, await _declared(step, workers))
         elif step.language == "go":
             apps = find_app_bindings(step)
@@ -38,12 +38,13 @@ async def find_account_props(
 def may_have_app_props(request: RunRequest) -> bool:
     """Return False if `find_account_props` certainly finds none; a quick check that does not parse code."""
     return any(
-        step.apps
-        or step.uses is not None
-        or step.language == "go"
-        or (step.language == "node" and "app" in step.source)
+        step.apps or step.uses is not None or step.language == "go" or _may_declare_apps(step)
         for step in _executed(request)
     )
+
+
+def _may_declare_apps(step: Step) -> bool:
+    return step.language == "node" and any("app" in source for _, source in iter_sources(step))
 
 
 def _executed(request: RunRequest) -> Iterator[Step]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 from pdkernel.actions.prop_binding import add_prop_braces
+from pdkernel.analysis import iter_sources
 from pdkernel.directive import did_you_mean
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import StepError
@@ -128,7 +129,8 @@ def _identifiers_in(workflow: Workflow) -> frozenset[str]:
     if found is None:
         words = set(workflow.variables)
         for step in workflow.steps:
-            words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", step.source + json.dumps(dict(step.props))))
+            code = "\n".join(source for _, source in iter_sources(step))
+            words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", code + json.dumps(dict(step.props))))
         if len(_words_by_version) >= _MAX_CACHED_VERSIONS:
             _words_by_version.clear()
         found = _words_by_version[workflow.version] = frozenset(words)

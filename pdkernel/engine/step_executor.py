@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from pdkernel.analysis import fill_secret_props, find_return_line, locate_missing_prop
+from pdkernel.analysis import fill_secret_props, find_return_line, iter_sources, locate_missing_prop
 from pdkernel.clock import Clock
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
@@ -238,7 +238,11 @@ async def _evaluate_all_props(run: RunState, step: Step, timeout_s: float) -> di
 async def _reachable_stores(run: RunState, step: Step, action: StepAction | None) -> dict[str, str]:
     if action and action.component.file:
         return resolve_data_stores(step, (await run.workers.describe(action.component.file)).props)
-    if step.language != "node" or step.uses is not None or DATA_STORE_PROP_TYPE not in step.source:
+    if (
+        step.language != "node"
+        or step.uses
+        or not any(DATA_STORE_PROP_TYPE in source for _, source in iter_sources(step))
+    ):
         return resolve_data_stores(step)
     return resolve_data_stores(step, (await run.workers.describe(step)).props)
 

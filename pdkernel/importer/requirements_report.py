@@ -21,6 +21,7 @@ from pdkernel.analysis import (
     find_secret_props,
     find_step_packages,
     find_step_requirements,
+    iter_sources,
 )
 from pdkernel.analysis.step_references import find_step_variables
 from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
@@ -217,9 +218,10 @@ def _variables(workflow: Workflow) -> tuple[VariableRead, ...]:
 
 
 def _locate_variable(step: Step, name: str) -> str:
-    for number, line in enumerate(step.source.split("\n"), start=1):
-        if re.search(rf"\b{re.escape(name)}\b", line):
-            return f"{step.name}, line {number}"
+    for path, source in iter_sources(step):
+        for number, line in enumerate(source.split("\n"), start=1):
+            if re.search(rf"\b{re.escape(name)}\b", line):
+                return f"{step.name}, {path} line {number}" if path else f"{step.name}, line {number}"
     return step.name
 
 

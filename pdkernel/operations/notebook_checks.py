@@ -24,7 +24,7 @@ from pdkernel.model import Step, Workflow
 from pdkernel.notebook import NotebookCell, enumerate_cells, hash_cell, read_cells, read_notebook, read_output_hash
 from pdkernel.readiness.matrix import collect_app_bindings
 from pdkernel.render.notebook_check import NotebookCheck, OutputOfCell, StepChange
-from pdkernel.source import EVENTS_FOLDER, WorkflowSource, load_source
+from pdkernel.source import EVENTS_FOLDER, WorkflowSource, load_source, with_files_beside
 
 _SHOWN_CALL = re.compile(r"^\s+call\s+([A-Z]+) (https?://\S+)", re.MULTILINE)
 """A call in the text of a timeline."""
@@ -128,7 +128,7 @@ def _read_base(path: Path, base: str) -> Workflow | None:
         copy = Path(folder, path.name)
         copy.write_bytes(text)
         try:
-            return read_notebook(copy)
+            return with_files_beside(read_notebook(copy), path.parent)  # the files of today
         except PdkernelError:
             return None  # it was not a workflow then: all steps are new
 

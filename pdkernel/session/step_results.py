@@ -113,6 +113,7 @@ def compute_fingerprint(step: Step) -> str:
         [[s.prop, s.store] for s in step.stores],
         dict(step.props),
         step.timeout_s,
+        *([dict(step.files)] if step.files else []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

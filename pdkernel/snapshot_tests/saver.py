@@ -135,7 +135,7 @@ def _check_source(opened: WorkflowSource, request: RunRequest) -> None:
         step.name
         for step in request.workflow.steps
         if step.name not in on_disk
-        or (on_disk[step.name].source, on_disk[step.name].props) != (step.source, step.props)
+        or any(getattr(on_disk[step.name], name) != getattr(step, name) for name in ("source", "files", "props"))
     ]
     what = f"step {', '.join(other)} differs" if other else "the header or the order of steps differs"
     raise RequestError(

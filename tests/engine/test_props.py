@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.analysis import responds
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.model import Step
-from tests.builders import an_event, bash_step, node_step, python_step
+from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
 DECLARED = "{ channel: { type: 'string', optional: true }, slack: { type: 'app', app: 'slack' } }"
@@ -87,3 +88,34 @@ async def test_failed_path_names_the_prop(run: Run) -> None:
     assert error.message.endswith(
         "{{event.body.missing.name}} fails with TypeError: Cannot read properties of undefined (reading 'name')"
     )
+
+
+async def test_files_of_a_step_read_variables_and_declare_props(run: Run, connect: object) -> None:
+    """A file that a step imports reads the workflow's variables, declares app props and data stores, and responds."""
+    assert callable(connect)
+    connect()
+    props = "{ slack: { type: 'app', app: 'slack' }, store: { type: 'data_store' } }"
+    shared = (
+        f"export const props = {props};\nexport const token = () => process.env.TOKEN;\n"
+        "export const answer = ($) => $.respond({ status: 201, body: 'from a file' });\n"
+    )
+    code = (
+        "import { answer, props, token } from './shared.mjs';\nexport default { props, async run({ $ }) {\n"
+        "await answer($); await this.store.set('n', 1); return [token(), this.slack.$auth.oauth_access_token.length] } }"
+    )
+    node = Step("node", "node", code, files={"shared.mjs": shared})
+    python = Step(
+        "python",
+        source="from helper import token\ndef handler(pd):\n    return token()\n",
+        files={"helper.py": "import os\ndef token():\n    return os.environ['TOKEN']\n"},
+    )
+
+    execution = await run(
+        a_workflow(node, python, response="custom"), external_user_id="ada", variables={"TOKEN": "value-of-it"}
+    )
+
+    assert execution.error is None, execution.error
+    assert execution.response is not None
+    assert (execution.response.status, responds(node)) == (201, "maybe")
+    assert execution.step("node").return_value == ["⟦secret:env/TOKEN⟧", len("xoxb-0123456789")]
+    assert execution.step("python").return_value == "⟦secret:env/TOKEN⟧"

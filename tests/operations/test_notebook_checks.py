@@ -143,6 +143,18 @@ def test_changed_order(check: Check, tmp_path: Path) -> None:
     assert found.changes == (StepChange("", "order"),)
 
 
+def test_a_step_with_files_beside_the_notebook_is_unchanged(check: Check, tmp_path: Path) -> None:
+    """A step that imports a file of the notebook's folder and was not changed is not a changed step."""
+    (tmp_path / "helper.py").write_text("ONE = 1\n")
+    step = "%%pdstep a\nfrom helper import ONE\ndef handler(pd):\n    return ONE"
+    git(tmp_path, "init", "-q")
+    check(cell(step))
+    git(tmp_path, "add", "flow.ipynb")
+    git(tmp_path, "commit", "-qm", "first")
+
+    assert check(cell(step), base="HEAD").changes == ()
+
+
 def test_a_notebook_that_the_revision_lacks(check: Check, tmp_path: Path) -> None:
     """All steps are new."""
     git(tmp_path, "init", "-q")
