@@ -68,10 +68,11 @@ class FolderSource:
         for path in modules:
             header = parse_header(path.read_text(encoding="utf-8", errors="replace"))
             if header is not None:
-                found[header.key] = build_component(
+                component = build_component(
                     header,
                     source=f"folder {self._folder.name}/{app}",
                     file=build_component_file(header, path, "folder"),
                 )
+                found[header.key] = replace(component, app=app)  # the key of a private component names no app
         self._cache[app] = (changed, found)
         return found

@@ -175,7 +175,9 @@ async def test_private_component(run: Run) -> None:
     assert "private component" in execution.error.message
 
 
-async def test_private_component_from_a_folder(run: Run, folder: Path, connect: Callable[..., str]) -> None:
+async def test_private_component_from_a_folder(
+    run: Run, project: Project, folder: Path, connect: Callable[..., str]
+) -> None:
     """A private key with underscores runs from its module in the folder; the app is the one that its code declares."""
     module = folder / "components/depot/actions/store_note/store_note.mjs"
     module.parent.mkdir()
@@ -194,6 +196,7 @@ async def test_private_component_from_a_folder(run: Run, folder: Path, connect: 
     assert execution.status == "success", execution.error
     assert execution.step("act").return_value == ["hi", len("own-0123456789")]
     assert [(use.prop, use.app) for use in execution.step("act").accounts] == [("store", "depot")]
+    assert Catalog.for_project(project, environ={}).resolve("@acme_team/store_note", None).app == "depot"
     assert other.error is not None
     assert "has version 0.0.9 of @acme_team/store_note" in other.error.message
 
