@@ -195,3 +195,4 @@ def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path) ->
         "mail-p_3c.ipynb",
         None,
     ]
+    assert [find(part) for part in ("2b", "_2b", "ax-p_2b")] == [None] * 3  # a part of an id or a name is neither

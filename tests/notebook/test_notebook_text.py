@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pdkernel.model import ROUND_TRIP_KEY, Trigger, Workflow
-from pdkernel.notebook.notebook_text import build_workflow_cell
+from pdkernel.model import ROUND_TRIP_KEY, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.notebook.notebook_text import build_workflow_cell, format_notebook
 
 HTTP = "trigger:\n  type: http\n  auth: none\n  response: default"
 ONE = (Trigger(),)
@@ -44,3 +44,30 @@ def test_the_workflow_cell(workflow: Workflow, text: str, hidden: dict[str, Any]
 
     assert shown == f"%%pdworkflow\n{text}"
     assert {key: json.loads(value) if key == "extra" else value for key, value in kept.items()} == hidden
+
+
+def cells_of(workflow: Workflow) -> list[dict[str, Any]]:
+    """The cells of the notebook of *workflow*."""
+    found: list[dict[str, Any]] = json.loads(format_notebook(workflow))["cells"]
+    return found
+
+
+def test_ids_of_cells_with_long_names() -> None:
+    """An id has at most 64 characters; two steps have different ids, although their names begin alike."""
+    names = [f"{'a' * 70}{end}" for end in ("x", "y")]
+    ids = [cell["id"] for cell in cells_of(Workflow("W", triggers=ONE, steps=tuple(map(Step, names))))]
+
+    assert len(set(ids)) == len(ids)
+    assert max(map(len, ids)) == 64
+
+
+def test_a_kept_entry_with_a_fence_is_one_block() -> None:
+    """The fence of the block is longer than any fence in the entry."""
+    entry = {"namespace": "loop", "type": "loop", "text": "a\n````\nb"}
+    workflow = Workflow("W", triggers=ONE).with_unsupported_entries([UnsupportedEntry(None, entry)])
+
+    (kept,) = [cell for cell in cells_of(workflow) if cell["id"] == "kept-1"]
+
+    text = "".join(kept["source"])
+    assert text.count("`````") == 2
+    assert text.endswith("\n`````")

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
+from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
 from pdkernel.session.run_settings import RunSettings
-from tests.builders import an_event
+from pdkernel.session.step_results import MAX_RECENT_RUNS, RecentRuns, compute_fingerprint
+from tests.builders import a_workflow, an_event, python_step
 from tests.connect.upstream import PROJECT, Upstream
 from tests.npm_registry import npm_registry
+from tests.render.builders import an_execution
 
 Make = Callable[..., Session]
 
@@ -284,6 +291,40 @@ def test_views_of_a_test_event_hide_secrets() -> None:
     views = [event.frame().to_string(), str(event.schema()), str(event.shape()), repr(event)]
 
     assert not any("session-secret" in view for view in views)
+
+
+def test_every_setting_of_a_step_makes_its_result_stale() -> None:
+    """A result belongs to the step's code, language, accounts, stores, props and time limit, and not to its notes."""
+    step = Step("a", apps=(AppBinding("slack", "slack"),), stores=(StoreBinding("store"),), props={"x": 1})
+    changes: list[dict[str, Any]] = [
+        {},
+        {"source": "x"},
+        {"language": "bash"},
+        {"uses": "a-b@1.0.0"},
+        {"apps": (AppBinding("slack", "slack", "apn_1"),)},
+        {"apps": (AppBinding("slack", "slack_bot"),)},
+        {"apps": (AppBinding("chat", "slack"),)},
+        {"stores": (StoreBinding("store", "other"),)},
+        {"props": {"x": 2}},
+        {"timeout_s": 5},
+    ]
+    fingerprints = [compute_fingerprint(replace(step, **change)) for change in changes]
+
+    assert len(set(fingerprints)) == len(changes)
+    assert compute_fingerprint(replace(step, notes="new", line_offset=3, cell_index=2)) == fingerprints[0]
+
+
+def test_the_latest_ten_runs_can_be_saved() -> None:
+    """The request of an older run is forgotten; that of a replay in another cell counts, too."""
+    runs = RecentRuns()
+    request = RunRequest(a_workflow(python_step()), an_event(), parse_policy("deny"))
+    for number in range(MAX_RECENT_RUNS + 1):
+        runs.add(request, an_execution(id=f"run{number}"), is_detached=number < 2)
+
+    assert [runs.find_request(f"run{number}") is not None for number in (0, 1, MAX_RECENT_RUNS)] == [False, True, True]
+    assert [runs.is_detached(f"run{number}") for number in (0, 1, 2)] == [False, True, False]
+    with pytest.raises(RequestError, match="not among the latest runs"):
+        runs.get_request("run0")
 
 
 def test_results_belong_to_user_environment_and_event() -> None:

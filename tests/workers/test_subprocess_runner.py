@@ -24,6 +24,23 @@ async def test_file_protocol(bench: Bench) -> None:
     assert outcome.exports == {"text": "hi=there", "list": [1, {"a": None}], "event": {"n": 7, "name": "Ada"}}
 
 
+async def test_export_that_is_not_utf8_is_replaced(bench: Bench) -> None:
+    """Bytes that are not UTF-8 become replacement characters, and the other exports are kept; a line may end with CRLF."""
+    outcome = await bench.run("bash", "printf 'a=\\xff!\\nb=1\\r\\n' >> $PIPEDREAM_EXPORTS\n")
+
+    assert outcome.error is None
+    assert outcome.exports == {"a": "\ufffd!", "b": "1"}
+
+
+async def test_headers_of_a_response_are_texts(bench: Bench) -> None:
+    """A number and a boolean in a header are written as in JSON, also in a list."""
+    headers = '{"x-a": 1, "x-b": true, "x-c": [2, false, "d"]}'
+    outcome = await bench.run("bash", f"echo '{{\"headers\": {headers}}}' >> $PIPEDREAM_RESPONSE\n")
+
+    expected = {"x-a": "1", "x-b": "true", "x-c": ["2", "false", "d"]}
+    assert outcome.response == {"status": 200, "headers": expected, "body": None}
+
+
 async def test_exit_status_is_a_warning(bench: Bench) -> None:
     """`exit 3` ends the step, and the workflow goes on."""
     outcome = await bench.run("bash", "echo a=1 >> $PIPEDREAM_EXPORTS\nexit 3\necho b=1 >> $PIPEDREAM_EXPORTS\n")
