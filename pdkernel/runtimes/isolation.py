@@ -20,7 +20,6 @@ import os
 import platform
 import stat
 import struct
-from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ _LOCKED_FLAGS = {  # flags that a user namespace must keep when it remounts, as 
     2048: 2048,  # nodiratime
     4096: 1 << 21,  # relatime
 }
+_PROC = "/proc"
 _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 4, 28, 38
 _BPF_LOAD, _BPF_EQUAL, _BPF_AT_LEAST, _BPF_AND, _BPF_RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _SECCOMP_ALLOW, _SECCOMP_SPEC_ALLOW = 0x7FFF0000, 4
@@ -81,7 +81,9 @@ def enter_user_namespace(more: int = 0) -> None:
 
 def enter_namespaces(plan: dict[str, Any]) -> None:
     """
-    Give this process, the first of a new process namespace, mounts, a `/proc` and System V objects of its own.
+    Give this process mounts and System V objects of its own.
+
+    Its `/proc` remains. A process of a new process namespace calls `mount_proc` in these mounts.
 
     Raises:
         OSError: The system does not permit it, or a source does not exist.
@@ -108,14 +110,29 @@ def enter_namespaces(plan: dict[str, Any]) -> None:
         # the terminal of the server's user would be open to steps
         mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, "newinstance,mode=620,ptmxmode=666")
         mount("/dev/pts/ptmx", "/dev/ptmx", None, _MS_BIND)
-    mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 
 
-def restrict(plan: dict[str, Any]) -> None:
+def mount_proc(plan: dict[str, Any], rules: int | None) -> None:
+    """
+    Mount the `/proc` of this process's process namespace, and permit it in the Landlock *rules* if *plan* does.
+
+    Raises:
+        OSError: The system does not permit it.
+    """
+    mount("proc", _PROC, "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    if rules is not None and _PROC in plan["read"]:
+        _allow_path(rules, _PROC, _READ)
+
+
+def restrict(plan: dict[str, Any], rules: int | None = None) -> None:
     """
     Take from this process the rights that its plan does not give; cannot be undone. Raises `OSError`.
 
     Call it after `enter_namespaces` in a process that has one thread, right before user code or an `exec`.
+
+    Args:
+        plan: The plan.
+        rules: The result of `create_file_rules` after `enter_namespaces`, if there is one.
     """
     uid, gid = plan["uid"], plan["gid"]
     if uid is not None:
@@ -128,9 +145,8 @@ def restrict(plan: dict[str, Any]) -> None:
         os.umask(0o002)  # workers of other runs, with other user ids in the same group, change files of the file store
     drop_capabilities()
     no_new_privileges()
-    _deny_keyrings()
     if plan["landlock"]:
-        restrict_files(plan["read"], plan["write"])
+        _enforce(create_file_rules(plan) if rules is None else rules)
     if uid is not None:  # a change of the user sets it to 0, and the process could not read its own /proc entries
         _prctl(_PR_SET_DUMPABLE, 1)
 
@@ -149,8 +165,12 @@ def no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _deny_keyrings() -> None:
-    """Let the keyrings of the kernel, which processes of a user share in all namespaces, appear as not available."""
+def deny_keyrings() -> None:
+    """
+    Let the keyrings of the kernel, which processes of a user share in all namespaces, appear as not available.
+
+    It holds for later children, too. It does nothing on an unknown type of machine, or where the system does not permit it.
+    """
     calls = _KEYRING_CALLS.get(platform.machine())
     if calls is None:
         return
@@ -169,6 +189,7 @@ def _deny_keyrings() -> None:
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
     described = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(program))
     with contextlib.suppress(OSError):  # a kernel without seccomp
+        no_new_privileges()
         _check(_libc().syscall(ctypes.c_long(calls[0]), 1, _SECCOMP_SPEC_ALLOW, described), "seccomp")
 
 
@@ -185,11 +206,16 @@ def landlock_version() -> int:
         return 0
 
 
-def restrict_files(read: Iterable[str], write: Iterable[str]) -> None:
+def create_file_rules(plan: dict[str, Any], *, without_proc: bool = False) -> int:
     """
-    Let this thread read and execute files below *read*, and change files below *write*, and no other files.
+    Return a descriptor of the Landlock rules of *plan*, which `restrict` enforces.
 
-    Where Landlock can, it also stops signals and connections to abstract sockets of processes without this restriction.
+    They permit reading and executing files below the paths of `read`, changing files below those of `write`, and no other files.
+    Where Landlock can, they also stop signals and connections to abstract sockets of processes without the rules.
+
+    Args:
+        plan: The plan.
+        without_proc: Leave out `/proc`, which `mount_proc` will mount and permit.
 
     Raises:
         OSError: Landlock is not available.
@@ -197,34 +223,30 @@ def restrict_files(read: Iterable[str], write: Iterable[str]) -> None:
     version = landlock_version()
     rights = _FILE_RIGHTS[min(max(version, min(_FILE_RIGHTS)), max(_FILE_RIGHTS))]
     scopes = _SCOPES if version >= 6 else 0
-    attributes = struct.pack("=QQQ", rights, 0, scopes)[: 24 if scopes else 8]
-
-    def add(rules: int) -> None:
-        for paths, allowed in ((read, _READ), (write, rights)):
-            for path in paths:
+    rules = _create_rules(struct.pack("=QQQ", rights, 0, scopes)[: 24 if scopes else 8])
+    for paths, allowed in ((plan["read"], _READ), (plan["write"], rights)):
+        for path in paths:
+            if path != _PROC or not without_proc:
                 _allow_path(rules, path, allowed & rights)
-
-    _restrict_by_landlock(attributes, add)
+    return rules
 
 
 def restrict_connect_to_port(port: int) -> None:
     """Let the calling thread connect by TCP to *port* only, of any machine. Raises `OSError`."""
-
-    def add(rules: int) -> None:
-        rule = struct.pack("=QQ", _LANDLOCK_CONNECT_TCP, port)
-        landlock_call(_LANDLOCK_ADD, ctypes.c_int(rules), ctypes.c_int(_LANDLOCK_PORT), rule, ctypes.c_uint(0))
-
-    _restrict_by_landlock(struct.pack("=QQ", 0, _LANDLOCK_CONNECT_TCP), add)
+    rules = _create_rules(struct.pack("=QQ", 0, _LANDLOCK_CONNECT_TCP))
+    rule = struct.pack("=QQ", _LANDLOCK_CONNECT_TCP, port)
+    landlock_call(_LANDLOCK_ADD, ctypes.c_int(rules), ctypes.c_int(_LANDLOCK_PORT), rule, ctypes.c_uint(0))
+    _enforce(rules)
 
 
-def _restrict_by_landlock(attributes: bytes, add_rules: Callable[[int], None]) -> None:
-    rules = landlock_call(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
-    try:
-        add_rules(rules)
-        no_new_privileges()
-        landlock_call(_LANDLOCK_RESTRICT, ctypes.c_int(rules), ctypes.c_uint(0))
-    finally:
-        os.close(rules)
+def _create_rules(attributes: bytes) -> int:
+    return landlock_call(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+
+
+def _enforce(rules: int) -> None:
+    no_new_privileges()
+    landlock_call(_LANDLOCK_RESTRICT, ctypes.c_int(rules), ctypes.c_uint(0))
+    os.close(rules)
 
 
 def _allow_path(rules: int, path: str, allowed: int) -> None:

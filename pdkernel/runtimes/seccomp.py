@@ -16,6 +16,8 @@ _SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 8, 32
 _PR_SET_NO_NEW_PRIVS = 38
 _PIDFD_GETFD = 438
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 class _Program(ctypes.Structure):
     _fields_ = (("count", ctypes.c_ushort), ("lines", ctypes.c_void_p))
@@ -40,7 +42,7 @@ def install_filter(program: bytes) -> None:
 def _filter(program: bytes, flags: int) -> int:
     lines = ctypes.create_string_buffer(program, len(program))
     filter_program = _Program(len(program) // 8, ctypes.addressof(lines))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     return _call(
         _SYSCALL_NUMBERS[platform.machine()],
@@ -60,7 +62,7 @@ def fetch_descriptor(pid: int, number: int) -> int:
 
 
 def _call(number: int, *arguments: object) -> int:
-    result = int(ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments))
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result

@@ -61,19 +61,17 @@ class ProcessRequest:
         """Return how the process enters its sandbox, or None."""
         return self.sandboxed_by.plan_sandbox(self.caller_token) if self.sandboxed_by else None
 
-    def encode_for_zygote(self, sandbox: SandboxPlan | None) -> bytes:
-        """Return the specification that the new process reads, with the result of `plan_sandbox`."""
-        specification = {
-            "argv": None if self.is_forked else list(self.argv),
-            "python": self.argv[0] if self.is_forked else None,
+    def encode_for_zygote(self, sandbox: SandboxPlan | None) -> tuple[bytes, bytes]:
+        """Return the two parts of the specification for the zygote, with the result of `plan_sandbox`; the first has no secret."""
+        public = {"tag": self.process_tag, "forked": self.is_forked, "plan": self.plan.to_json()}
+        private = {
+            "argv": list(self.argv),
             "env": self.complete_environment,
             "cwd": self.folder,
-            "tag": self.process_tag,
-            "plan": self.plan.to_json(),
             "sandbox": sandbox
             and {"filter": sandbox.filter.hex(), "listen": sandbox.attach is not None, "port": sandbox.port},
         }
-        return json.dumps(specification).encode()
+        return json.dumps(public).encode(), json.dumps(private).encode()
 
 
 class ChildProcess(Protocol):
@@ -95,7 +93,7 @@ class ChildProcess(Protocol):
 
     @property
     def root_pid(self) -> int | None:
-        """The process id of an ancestor of all its processes, when known."""
+        """The process id of an ancestor of all its processes but its program, when known; perhaps of the program itself."""
         ...
 
     @property

@@ -30,10 +30,10 @@ def resident_bytes(pid: int) -> int:
 
 
 def resident_bytes_with_descendants(pid: int | None, root_pid: int | None) -> int:
-    """Return the memory of *pid* and of the descendants of *root_pid*, an ancestor of all its processes or itself."""
+    """Return the memory of *pid*, of its descendants, and of those of *root_pid*, which have lost their parent."""
     if pid is None or root_pid is None:  # not started yet
         return 0
-    return sum(resident_bytes(each) for each in {pid, *_descendants(root_pid)})
+    return sum(resident_bytes(each) for each in {pid, *_descendants(pid), *_descendants(root_pid)})
 
 
 def proportional_bytes(pids: Sequence[int]) -> int:

@@ -92,12 +92,17 @@ class SlotCache:
         self._slots[slot] = 0
 
     def take(self, key: WorkerKey, access: StepAccess) -> WorkerSlot | None:
-        """Return the idle slot of *key* that was used last and whose processes have *access*, or None."""
-        for slot in reversed(self._idle_by_key.get(key, ())):
-            if slot.access.covers(access):
-                self._remove_idle(slot)
-                return slot
-        return None
+        """
+        Return an idle slot of *key* whose processes have *access*, or None.
+
+        It is the slot that was used last. Of slots that no run has used, it is the oldest: its processes have had the most time to start.
+        """
+        fitting = [slot for slot in self._idle_by_key.get(key, ()) if slot.access.covers(access)]
+        if not fitting:
+            return None
+        slot = fitting[-1] if fitting[-1].runs else fitting[0]
+        self._remove_idle(slot)
+        return slot
 
     def put_back(self, slot: WorkerSlot) -> None:
         """Keep *slot*, whose run has ended, for another run; end idle slots if the budget is exceeded."""
@@ -170,9 +175,7 @@ class SlotCache:
         if self._measuring is not None or not self._unmeasured:
             return
         found = [(slot, frozenset(slot.workers)) for slot in self._unmeasured]
-        roots = [
-            [pid for worker in slot.workers.values() if (pid := worker.process.child.root_pid)] for slot, _ in found
-        ]
+        roots = [[pid for worker in slot.workers.values() if (pid := worker.process.child.pid)] for slot, _ in found]
         self._unmeasured.clear()
         self._measuring = asyncio.get_running_loop().run_in_executor(
             None, lambda: [(*each, self._measure(pids)) for each, pids in zip(found, roots, strict=True)]

@@ -148,9 +148,10 @@ class Zygote:
         try:
             status.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with theirs, os.fdopen(os.memfd_create("pdkernel"), "wb", buffering=0) as specification:
-                specification.write(request.encode_for_zygote(sandbox))
+                public, private = request.encode_for_zygote(sandbox)
+                specification.write(public + private)
                 with self._lock:
-                    _send_fds(self._control, [specification.fileno(), theirs.fileno(), *outputs])
+                    _send_fds(self._control, b"%d" % len(public), [specification.fileno(), theirs.fileno(), *outputs])
         except BaseException:
             status.close()
             raise
@@ -159,6 +160,7 @@ class Zygote:
             status,
             request.process_tag,
             attach=sandbox.attach if sandbox else None,
+            is_left_to_system=self._is_left_to_system,
             on_namespaces=self.leave_to_system,
             on_closed=self._on_process_closed,
         )
@@ -216,7 +218,7 @@ class Zygotes:
         """
         if not _IS_SUPPORTED:
             return None
-        python = Path(os.path.realpath(sys.executable)) if python is None else _find_start(python)
+        python = _own_interpreter(sys.executable) if python is None else _find_start(python)
         with self._lock:
             zygote = self._zygotes.get(python)
             loading = self._loading.get(python)
@@ -288,6 +290,12 @@ class Zygotes:
         return zygote.isolation if zygote else Isolation.unavailable(f"{sys.platform} has no such protection")
 
 
+@functools.lru_cache(maxsize=10)
+def _own_interpreter(executable: str) -> Path:
+    """Return *executable* without links: the interpreter itself, not that of an environment."""
+    return Path(os.path.realpath(executable))
+
+
 @functools.lru_cache(maxsize=1000)
 def _find_start(python: Path) -> Path:
     """Return *python*, or the interpreter of which *python* is an environment without packages. Results are cached."""
@@ -301,10 +309,10 @@ def _is_environment(python: Path) -> bool:
     return (python.parent.parent / "pyvenv.cfg").exists()
 
 
-def _send_fds(control: socket.socket, descriptors: Sequence[int]) -> None:
+def _send_fds(control: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
     for _ in range(_SEND_TRIES):
         try:
-            socket.send_fds(control, [b"s"], descriptors)
+            socket.send_fds(control, [message], descriptors)
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:  # the zygote has not received the descriptors of earlier starts yet
                 raise

@@ -37,6 +37,7 @@ class ZygoteProcess:
         process_tag: str,
         *,
         attach: Callable[[int], None] | None,
+        is_left_to_system: bool,
         on_namespaces: Callable[[], None],
         on_closed: Callable[[], None],
     ) -> None:
@@ -47,8 +48,9 @@ class ZygoteProcess:
             status: The socket on which the process reports.
             process_tag: The process tag of the request.
             attach: Called with the descriptor that receives the notifications of its seccomp filter; None without a filter.
+            is_left_to_system: Whether the process surely has namespaces of its own, which the system ends with the zygote.
             on_namespaces: Called when the process has reported that it has namespaces of its own.
-            on_closed: Called when all processes have closed the socket, perhaps because the zygote has ended.
+            on_closed: Called once by `kill`: the zygote is not needed any more.
         """
         self.exit_code: int | None = None
         self.has_ended = False
@@ -62,10 +64,12 @@ class ZygoteProcess:
         self._init_pid: int | None = None
         self._pidfd: int | None = None
         self._in_namespaces = False
+        self._is_closed = False
         self._children: tuple[int, int] | None = None
         self._on_exit: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        WARDEN.register(-id(self), self._tag)  # until it is known that the system ends what remains
+        if not is_left_to_system:
+            WARDEN.register(-id(self), self._tag)  # until it is known that the system ends what remains
         if self._attach is not None:
             self._watch()
 
@@ -78,7 +82,7 @@ class ZygoteProcess:
 
     @property
     def root_pid(self) -> int | None:
-        """The process id of an ancestor of all processes of the step, when known."""
+        """The process id of an ancestor of the processes of the step that have lost their parent, when known."""
         return self._init_pid
 
     def poll(self) -> bool:
@@ -127,6 +131,9 @@ class ZygoteProcess:
         self._children = None
         self.has_ended = True
         WARDEN.unregister(-id(self))
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_closed()
 
     async def end_leftovers(self) -> None:
         """End the processes that the program left behind."""
@@ -155,8 +162,9 @@ class ZygoteProcess:
             except OSError:
                 return False
         of_step, of_init = self._children
+        own = 0 if self._in_namespaces else 1  # the program is then a child of init
         try:
-            return bool(os.pread(of_step, 1, 0)) or len(os.pread(of_init, 64, 0).split()) > 1
+            return bool(os.pread(of_step, 1, 0)) or len(os.pread(of_init, 64, 0).split()) > own
         except OSError:
             return False
 
@@ -213,4 +221,3 @@ class ZygoteProcess:
                 self._loop.remove_reader(self._status)
             self._status.close()
             self._status = None
-            self._on_closed()

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
+from tests.benchmarks.bench_isolation import has_memory_of_parent
 from tests.kernel.conftest import RunningKernel, running_kernels
 
 IDLE_S = 5.0
@@ -32,7 +33,7 @@ def weights(kernel: RunningKernel, measure: str) -> dict[str, float]:
     """Megabytes of the kernel and of each of its children, by a label; *measure* is the name in `/proc`."""
     root = psutil.Process(kernel.manager.provisioner.process.pid)
     found: dict[str, float] = {}
-    for process in [root, *root.children(recursive=True)]:
+    for process in [root, *(each for each in root.children(recursive=True) if not has_memory_of_parent(each))]:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith(f"{measure}:"))
         command = " ".join(process.cmdline())

@@ -88,6 +88,7 @@ def main() -> None:
 
     def run_attacks() -> None:
         if plan is not None:
+            isolation.deny_keyrings()
             isolation.restrict(plan)
         ctypes.memset(ctypes.addressof(buffer), 0, len(SECRET))  # the child has a copy of the server's memory
         found = {
@@ -100,6 +101,7 @@ def main() -> None:
     def enter() -> None:
         if plan["namespaces"]:
             isolation.enter_namespaces(plan)
+            isolation.mount_proc(plan, None)
         libc.prctl(PR_SET_DUMPABLE, 0)
         in_child(run_attacks)
 

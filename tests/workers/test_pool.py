@@ -195,6 +195,19 @@ async def test_spare_workers_serve_the_next_external_user(open_run: OpenRun) -> 
     assert not {*first, *spare} & {*later}
 
 
+async def test_oldest_spare_workers_serve_first(open_run: OpenRun) -> None:
+    """Of several spare workers, a user gets those that were started first, and so are ready."""
+    pool = WorkerPool(spares=2)
+    await worker_tags(open_run, pool, external_user="ada")
+    while len(spares := spare_tags(pool)) < 4:
+        await asyncio.sleep(0.01)
+
+    second = await worker_tags(open_run, pool, external_user="grace")
+    await pool.close()
+
+    assert second == spares[:2]
+
+
 async def test_spare_workers_serve_only_runs_of_their_kind(open_run: OpenRun, tmp_path: Path) -> None:
     """Workers that were started ahead with the packages of one workflow do not serve a workflow with other packages."""
     other = tmp_path / "python"

@@ -228,17 +228,48 @@ async def test_forked_worker_is_as_a_started_one(open_run: OpenRun) -> None:
     assert forked == again == started
 
 
+async def test_step_cannot_end_the_zygote_by_signals_to_init(bench: Bench) -> None:
+    """The init process of a step has the memory of the zygote, and no signal of the step reaches either of them."""
+    signals = (
+        "import contextlib, os\ndef handler(pd):\n    for number in range(1, 65):\n"
+        "        with contextlib.suppress(OSError):\n            os.kill(1, number)\n"
+    )
+    await bench.run("python", python("return 1"))
+    zygotes = [find_zygote(os.getpid(), language) for language in ("python", "bash")]
+
+    await bench.run("python", signals, name="signals")
+    await bench.run("bash", "for number in $(seq 64); do kill -$number 1; done", name="shell")
+    after = await bench.run("python", python("return 1"), name="after")
+
+    assert after.exports == {"$return_value": 1}
+    assert [find_zygote(os.getpid(), language) for language in ("python", "bash")] == zygotes
+
+
+async def test_ended_orphan_of_a_step_is_reaped(bench: Bench) -> None:
+    """A process that lost its parent leaves no zombie to init."""
+    orphan = "import subprocess, time\nsubprocess.run('(sleep 0 &) ; true', shell=True)\n"
+    look = "while any(' (sleep) Z' in open(f'/proc/{n}/stat').read() for n in os.listdir('/proc') if n.isdecimal()): time.sleep(.01)"
+
+    outcome = await bench.run(
+        "python", f"import os\n{orphan}def handler(pd):\n    {look}\n    return 1\n", timeout_s=20
+    )
+
+    assert outcome.exports == {"$return_value": 1}
+
+
 async def test_secrets_do_not_reach_the_zygote(bench: Bench) -> None:
-    """Neither a variable of the workflow nor an account's field is in the memory of the zygote."""
+    """Neither a variable of the workflow nor an account's field is in the memory of the zygote's two processes."""
     await bench.run("bash", "true", account_fields={"slack": {"token": "xoxb-of-the-step"}})
     await bench.run("python", python("return 1"), name="other", account_fields={"slack": {"token": "xoxb-of-the-step"}})
-    zygote = descendants(os.getpid(), str(ZYGOTE_PROGRAM))[0]
+    first, *others = descendants(os.getpid(), str(ZYGOTE_PROGRAM))
+    tag = first.environ()[process_tree.PROCESS_TAG_VARIABLE]  # other processes that it forked have other tags
+    processes = [first.pid, *(each.pid for each in others if each.environ()[process_tree.PROCESS_TAG_VARIABLE] == tag)]
 
-    memory = b"".join(read_memory(zygote.pid))
+    memory = [b"".join(read_memory(pid)) for pid in processes]
 
-    assert b"PDKERNEL_STEP_PROCESS" in memory
-    assert b"tok-123456" not in memory
-    assert b"xoxb-of-the-step" not in memory
+    assert len(memory) >= 2
+    assert all(b"PDKERNEL_STEP_PROCESS" in each for each in memory)
+    assert not any(b"tok-123456" in each or b"xoxb-of-the-step" in each for each in memory)
 
 
 def read_memory(pid: int) -> list[bytes]:
@@ -289,14 +320,14 @@ async def test_process_killed_while_it_enters_the_sandbox_has_ended(tmp_path: Pa
     )
 
     process = start_process(request, child_ends, zygote)
-    while len(process_tree.find_processes([], [tag])) < 2:  # without a turn of the event loop, which reads reports
+    while not process_tree.find_processes([], [tag]):  # without a turn of the event loop, which reads reports
         time.sleep(0.01)
     time.sleep(0.2)
     process_tree.kill_processes([], [tag])
     while not process.poll():
         await asyncio.sleep(0.01)
 
-    assert (process.exit_code, process.start_error) == (None, None)
+    assert (process.exit_code, process.start_error) == (-signal.SIGKILL, None)
     process.kill()
     for descriptor in (*own_ends, *child_ends):
         os.close(descriptor)

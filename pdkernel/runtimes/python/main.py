@@ -41,7 +41,7 @@ _INSTALLED = tuple(os.path.join(path, "") for path in {*sys.path, str(_HERE)})  
 class Runtime:
     """The state of the worker, which executes one run at a time."""
 
-    def __init__(self, requests: BinaryIO) -> None:
+    def __init__(self, requests: BinaryIO, modules: dict[str, ModuleType]) -> None:
         self.request = 0
         self._requests = requests
         self._call_lock = threading.Lock()
@@ -56,7 +56,7 @@ class Runtime:
         self._listings: dict[tuple[int, str, int], tuple[int, None, list[str], str]] = {}
         self._step_number = 0
         self._lock = threading.Lock()
-        self._installed_modules = dict(sys.modules)
+        self._installed_modules = modules
         self._threads = _count_threads()
         self._descriptors = process_reset.open_descriptors()
         self._is_prepared = False
@@ -65,12 +65,8 @@ class Runtime:
 
     def begin_run(self, changes: dict[str, Any]) -> None:
         """Discard the state of the last run, and store the settings of the new run: *changes* are those that differ."""
-        for name in self._outdated_modules(is_other_workflow="workflow" in changes):
-            del sys.modules[name]
-        # the next run may have other files with the same names
-        for path in [path for path in sys.path_importer_cache if path.startswith(self._folder)]:
-            if self._is_of_the_run(path + os.sep):
-                del sys.path_importer_cache[path]
+        if self._step_number:
+            self._forget_modules(is_other_workflow="workflow" in changes)
         self._settings |= changes
         settings = self._settings
         if not changes.keys().isdisjoint(("env", "variables", "gateway")):
@@ -192,6 +188,15 @@ class Runtime:
         code = self._codes[key] = compile(source, file, "exec", dont_inherit=True)
         return code
 
+    def _forget_modules(self, *, is_other_workflow: bool) -> None:
+        """Forget the modules that the next run must import again."""
+        for name in self._outdated_modules(is_other_workflow=is_other_workflow):
+            del sys.modules[name]
+        # the next run may have other files with the same names
+        for path in [path for path in sys.path_importer_cache if path.startswith(self._folder)]:
+            if self._is_of_the_run(path + os.sep):
+                del sys.path_importer_cache[path]
+
     def _outdated_modules(self, *, is_other_workflow: bool) -> list[str]:
         """
         Return the names of imported modules whose files the last run's steps wrote.
@@ -275,18 +280,25 @@ def _silence_child() -> None:
         os.close(fd)
 
 
-def run_forked() -> None:
-    """Execute requests in a process that the zygote forked: its standard streams are those of the zygote."""
+def run_forked(modules: dict[str, ModuleType], environment: dict[str, str]) -> None:
+    """
+    Execute requests in a process that the zygote forked: its standard streams and environment are those of the zygote.
+
+    Args:
+        modules: A copy of `sys.modules`. In this process, a copy would change a page of memory for each module.
+        environment: The environment.
+    """
+    process_reset.set_environment(environment)
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream: Any = open(fd, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
         stream.buffer.raw.name = f"<{name}>"
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    main()
+    main(modules)
 
 
-def main() -> None:
-    """Execute requests until pdkernel closes the pipe on descriptor 3."""
+def main(modules: dict[str, ModuleType]) -> None:
+    """Execute requests until pdkernel closes the pipe on descriptor 3; *modules* have been imported for all runs."""
     for fd in (_IN, _OUT):
         os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=_silence_child)
@@ -296,7 +308,7 @@ def main() -> None:
     sys.modules["__main__"] = ModuleType("__main__")  # hides this program's names from steps
     owner = os.getpid()
     with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
-        runtime = Runtime(requests)
+        runtime = Runtime(requests, modules)
         runtime.send_line('{"t":"ready"}')
         while line := requests.readline():
             request = json.loads(line)
@@ -320,4 +332,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     load_helpers()
-    main()
+    main(dict(sys.modules))

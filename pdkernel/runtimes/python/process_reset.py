@@ -30,7 +30,7 @@ _SIGNALS = {
 
 def reset_process(environment: dict[str, str], folder: str) -> None:
     """Undo the changes of earlier steps, and set *environment* and the working *folder*."""
-    _set_environment(environment)
+    set_environment(environment)
     os.chdir(folder)
     sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
     sys.path[:] = _SYS_PATH
@@ -130,7 +130,8 @@ class _LastEnvironment:
     encoded: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-def _set_environment(environment: dict[str, str]) -> None:
+def set_environment(environment: dict[str, str]) -> None:
+    """Let `os.environ` be *environment*."""
     os.environ = _ENVIRON  # noqa: B003 - a step may have put another mapping in its place
     encoded = vars(_ENVIRON)["_data"]  # reading all of `os.environ` decodes every value of it
     if environment is _LastEnvironment.environment and encoded == _LastEnvironment.encoded:

@@ -1,356 +1,288 @@
 """
-The zygote: starts the processes of steps by `fork`, each in process and mount namespaces of its own.
+The zygote: starts the processes of steps, each in process and mount namespaces of its own.
 
-It runs as `python -I -X utf8 zygote.py [MODULE...]`, with `-S` for environments without packages. It has one thread, and a Unix
-socket of pdkernel as descriptor 3. When it is ready, it has imported these modules (`preload`), and sends what this system permits,
-as JSON: `{"namespaces": null or why not, "landlock": VERSION, "user_ids": the first or null, "read": [environment variables that
-imported modules have read]}`. Each message to it starts one process. It carries descriptors: the specification, the status socket,
-stdout, stderr and, for a worker, requests and replies.
+It runs as `python -I -X utf8 zygote.py [MODULE...]`, with `-S` for environments without packages, and a Unix socket of pdkernel as
+descriptor 3. It is three processes, each with one thread:
 
-A start makes two processes:
+- the *starter* receives the messages and makes namespaces. It is the first process of a process namespace, so that the system ends
+  all others when it ends.
+- the *template* is its child, which has imported the modules (`preload`), and forks Python workers into the namespaces. When it is
+  ready, it sends what this system permits to pdkernel, as JSON: `{"namespaces": null or why not, "landlock": VERSION, "user_ids":
+  the first or null, "read": [environment variables that imported modules have read]}`.
+- the *launcher*, which pdkernel has started, is the parent of the starter. It has imported little, so that its forks cost little, and
+  starts programs in the namespaces.
 
-- *init*, the first process of the namespaces. It reaps processes that lost their parent, and reports how the step's process
-  ended. When init is killed, the system ends all processes of the namespace. It is killed when the zygote ends, and the zygote
-  ends when pdkernel does.
-- *step*, which runs user code: a Python worker, without an `exec`, or the program of `argv`.
+Each message starts one process. It carries descriptors: the specification, the status socket, stdout, stderr and, for a worker,
+requests and replies. A start makes two processes:
 
-The specification is JSON in a file in memory, because it may hold secrets: only init and step read it, never the zygote. It is
-`{"argv": [...] or null, "python": PATH or null, "env", "cwd", "tag", "plan" (see `isolation`), "sandbox": null or {"filter": HEX, "listen": BOOL,
-"port": INT or null}}`.
+- *init*, the first process of the namespaces, waits for its end. Processes that lose their parent become its children. When pdkernel
+  ends it, the system ends all processes of the namespaces.
+- *step*, which runs user code, is a child of the template or the launcher, which reports how it ended.
 
-Messages on the status socket: `init` or `init namespaces` with a descriptor of the process, `step`, `listen N` (the number of the filter's listener;
-the step waits for an answer), `exit STATUS` and `fail TEXT`. Sender ids come from the system, which translates them.
+Without namespaces, init is a child of the template or the launcher, too, and the step a child of init, which reaps and reports.
+
+The specification is a file in memory with two JSON texts. The message is the length of the first in bytes, which the starter reads:
+`{"tag", "forked": BOOL, "plan" (see `isolation`)}`. The second may hold secrets, so only the step reads it: `{"argv": [...], "env",
+"cwd", "sandbox": null or {"filter": HEX, "listen": BOOL, "port": INT or null}}`. Of a worker that is forked, the first of `argv` is
+the interpreter.
+
+Messages on the status socket: `init` or `init namespaces` with a descriptor of the process, `step`, `listen N` (the number of the filter's
+listener; the step waits for an answer), `exit STATUS` and `fail TEXT`. Sender ids come from the system, which translates them.
 """
 
 from __future__ import annotations
 
 import _socket
-import array
-import contextlib
 import ctypes
-import fcntl
 import gc
 import importlib
-import importlib.util
 import json
+import mmap
 import os
 import select
 import signal
-import site
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+_HERE = Path(__file__).resolve().parent
+
+if TYPE_CHECKING:
+    from pdkernel.runtimes import isolation
+    from pdkernel.runtimes.python import step_process
+else:  # a package whose name no step uses, with the modules of both folders
+    _package = ModuleType("_pdkernel_runtime")
+    _package.__path__ = [str(_HERE), str(_HERE.parent)]
+    sys.modules[_package.__name__] = _package
+    isolation = importlib.import_module("_pdkernel_runtime.isolation")
+    step_process = importlib.import_module("_pdkernel_runtime.step_process")
 
 _CONTROL = 3
-_HERE = Path(__file__).resolve().parent
-_TAG_VARIABLE = b"PDKERNEL_STEP_PROCESS="
-_FREE_FD = 20  # above the descriptors of a step while they are put into place
-_ANCILLARY_BYTES = _socket.CMSG_SPACE(6 * array.array("i").itemsize)
-_CLONE_NEWPID = 0x20000000
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
-_EXIT_OF_FAILURE = 127
-_EXEC_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them
+_CLONE_VM, _CLONE_FILES, _CLONE_VFORK, _CLONE_NEWPID = 0x100, 0x400, 0x4000, 0x20000000
+_STACK_BYTES = 1 << 16
+_NO_MOUNTS: dict[str, Any] = {"mounts": [], "landlock": False}
+_SECOND_ID = 3  # of a process namespace, after init and the process that chooses the next id
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# The calls keep the lock of the interpreter, whose state a process with the same memory shares.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.fopen.restype = ctypes.c_void_p
 
 
-class Zygote:
-    """The state of the zygote."""
+class Starter:
+    """The state of the starter."""
 
-    def __init__(self, runtime: ModuleType) -> None:
-        self._runtime = runtime
-        self._isolation = runtime.import_helper("isolation")
-        self._seccomp = runtime.import_helper("seccomp")
-        self._refusal: str | None = None
-        if os.geteuid() != 0:
-            try:
-                self._enter_user_namespace()
-            except OSError as error:
-                self._refusal = error.strerror
+    def __init__(
+        self, launcher: _socket.socket, template: _socket.socket, template_id: int, namespaces: Namespaces | None
+    ) -> None:
         self._control = _socket.socket(fileno=_CONTROL)
-        os.set_inheritable(_CONTROL, False)
-        self._pid = os.getpid()
-        self._self = os.pidfd_open(self._pid)
-        self._own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._tag_address = _find_tag()
-        self._in_namespaces = False
-        self._reseed: Callable[[], None]
+        self._launcher = launcher
+        self._template = template
+        self._template_id = template_id
+        self._namespaces = namespaces
 
-    def serve(self, names: list[str]) -> NoReturn:
-        """Import the modules *names* if their import is harmless, and start processes until pdkernel closes its socket."""
-        user_ids = self._isolation.find_user_ids()
-        refusal = self._try_namespaces()
-        self._in_namespaces = refusal is None
-        preload = self._runtime.import_helper("preload")
-        self._reseed = preload.reseed
-        if names:
-            preload.import_common_modules()
-        found = {
-            "namespaces": refusal,
-            "landlock": self._isolation.landlock_version(),
-            "user_ids": user_ids,
-            "read": preload.import_ahead(names),
-        }
-        self._control.send(json.dumps(found).encode())
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps
+    def serve(self) -> NoReturn:
+        """Hand over starts until pdkernel closes its socket, or the template or the launcher ends."""
         gc.collect()
         gc.freeze()
         gc.disable()
-        for name in preload.COMMON_MODULES:
-            while select.select([self._control], [], [], 0)[0]:
-                self._receive()
-            importlib.import_module(name)
-            gc.freeze()
+        poll = select.poll()
+        for each in (self._control, self._launcher, self._template):
+            poll.register(each, select.POLLIN)
         while True:
-            self._receive()
-
-    def _receive(self) -> None:
-        """Start the process of the next message; end if pdkernel has closed its socket."""
-        message, ancillary, _, _ = self._control.recvmsg(16, _ANCILLARY_BYTES, _socket.MSG_CMSG_CLOEXEC)
-        if not message:
-            os._exit(0)
-        descriptors = array.array("i")
-        for _, _, data in ancillary:
-            descriptors.frombytes(data)
-        self._start(descriptors.tolist())
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-    def _enter_user_namespace(self) -> None:
-        """
-        Continue in a child with a user namespace, in which it has all rights, and a process namespace of it.
-
-        Without the latter, it could not return to its process namespace, which each start leaves. Raises `OSError`.
-        """
-        self._isolation.enter_user_namespace(_CLONE_NEWPID)
-        parent = os.pidfd_open(os.getpid())
-        child = os.fork()
-        if child:
-            os.close(_CONTROL)
-            os.waitpid(child, 0)
-            os._exit(0)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if select.select([parent], [], [], 0)[0]:
-            os._exit(0)
-        os.close(parent)
-
-    def _try_namespaces(self) -> str | None:
-        """Try out process and mount namespaces; returns why they are not permitted."""
-        if self._refusal is not None:
-            return self._refusal
-        try:
-            pid = self._fork(in_namespaces=True)
-        except OSError as error:
-            return error.strerror
-        if pid == 0:
-            number = 0
+            if any(descriptor != _CONTROL for descriptor, _ in poll.poll()):
+                os._exit(0)  # the others send nothing, so one of them has ended
+            message, descriptors = step_process.receive(self._control)
+            if not message:
+                os._exit(0)
             try:
-                self._isolation.enter_namespaces({"mounts": []})
+                self._start(int(message), descriptors)
             except OSError as error:
-                number = error.errno or 1
-            os._exit(number)
-        status = os.waitpid(pid, 0)[1]
-        return os.strerror(os.waitstatus_to_exitcode(status)) if status else None
+                step_process.report_failure(descriptors[1], error)
+            for descriptor in descriptors:
+                os.close(descriptor)
 
-    def _fork(self, *, in_namespaces: bool) -> int:
-        """Fork; the child is the first process of a new process namespace if *in_namespaces*."""
-        if not in_namespaces:
-            return os.fork()
-        _check(_libc.unshare(_CLONE_NEWPID))
-        pid = -1
+    def _start(self, size: int, descriptors: list[int]) -> None:
+        public = json.loads(os.pread(descriptors[0], size, 0))
+        parent = self._template if public["forked"] else self._launcher
+        if self._namespaces is None:
+            step_process.hand_over(parent, size, descriptors, [])
+            return
+        init, made = self._namespaces.make(public["plan"], self._template_id)
         try:
-            pid = os.fork()
+            step_process.report_init(descriptors[1], made[0], b"init namespaces", init)
+            step_process.hand_over(parent, size, descriptors, made[1:])
+        except OSError:
+            signal.pidfd_send_signal(made[0], signal.SIGKILL)
+            raise
         finally:
-            if pid != 0:
-                _check(_libc.setns(self._own_namespace, _CLONE_NEWPID))
+            for each in made:
+                os.close(each)
+
+
+class Namespaces:
+    """The namespaces of the starter, to which it returns after it has made others."""
+
+    def __init__(self) -> None:
+        """Move this process, the first of its process namespace, to mounts and System V objects of its own. Raises `OSError`."""
+        isolation.enter_namespaces(_NO_MOUNTS)
+        self._own = step_process.open_namespaces()
+        self._stacks = mmap.mmap(-1, 2 * _STACK_BYTES)
+        self._stack_address = ctypes.addressof(ctypes.c_char.from_buffer(self._stacks))
+        # an init process has the memory of this process: its namespace must not read it, nor call a function of it by a signal
+        step_process.forbid_tracing()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def make(self, plan: dict[str, Any], template_id: int) -> tuple[int, list[int]]:
+        """
+        Make namespaces with the mounts of *plan*, whose next process has another id than *template_id*. Raises `OSError`.
+
+        Returns the id of their init process, and descriptors: of init, of the namespaces, and of the Landlock rules if there are some.
+        """
+        isolation.unshare(_CLONE_NEWPID)
+        init = 0
+        rules: list[int] = []
+        made: list[int] = []
+        try:
+            isolation.enter_namespaces(plan)
+            if plan["landlock"]:
+                rules = [isolation.create_file_rules(plan, without_proc=True)]
+            # Its memory and descriptors are those of this process, so it costs next to nothing. It never returns from `pause`: it
+            # has no signal handler. So all init processes use one stack.
+            init = self._clone(_libc.pause, _CLONE_FILES, self._stack_address + _STACK_BYTES)
+            made = [os.pidfd_open(init), *step_process.open_namespaces()]
+            self._choose_next_id(_id_outside(made[0]) + 1, template_id)
+        except OSError:
+            if init:
+                os.kill(init, signal.SIGKILL)
+            for each in rules + made:
+                os.close(each)
+            raise
+        finally:
+            for each in self._own:
+                step_process.enter_namespace(each)
+        return init, made + rules
+
+    def _choose_next_id(self, wanted: int, template_id: int) -> None:
+        """
+        Let the next process of the new namespace have the id *wanted*, so that the steps of a machine have different ids.
+
+        Code uses ids to name files and to own locks, and libraries notice a fork by an id that is not the template's. Only a process of
+        the namespace can choose: one that calls `fflush` in the memory of this process, which waits.
+        """
+        chosen = wanted if wanted == template_id else wanted - 1
+        opened = _libc.fopen(b"/proc/sys/kernel/ns_last_pid", b"w")
+        top = self._stack_address + 2 * _STACK_BYTES
+        if opened:
+            file = ctypes.c_void_p(opened)
+            _libc.fputs(b"%d" % chosen, file)
+            self._clone(_libc.fflush, _CLONE_VFORK, top, file)
+            is_chosen = not _libc.ferror(file)
+            _libc.fclose(file)
+            if is_chosen:
+                return
+        if template_id == _SECOND_ID:
+            self._clone(_libc.fflush, _CLONE_VFORK, top)
+
+    @staticmethod
+    def _clone(function: Any, flags: int, stack: int, argument: ctypes.c_void_p | None = None) -> int:
+        """Start a process that calls *function* in the memory of this process. Raises `OSError`."""
+        pid = int(_libc.clone(function, ctypes.c_void_p(stack), _CLONE_VM | flags | signal.SIGCHLD, argument))
+        if pid < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return pid
 
-    def _start(self, descriptors: list[int]) -> None:
-        try:
-            pid = self._fork(in_namespaces=self._in_namespaces)
-        except OSError as error:
-            _report_failure(descriptors[1], error)
-            return
-        if pid == 0:
-            try:
-                self._run_init(descriptors)
-            except BaseException as error:
-                _report_failure(descriptors[1], error)
-            finally:
-                os._exit(_EXIT_OF_FAILURE)
 
-    def _run_init(self, descriptors: list[int]) -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if select.select([self._self], [], [], 0)[0]:
-            return  # the zygote ended before
+def _id_outside(process: int) -> int:
+    """Return the id of a process in the namespace of pdkernel, whose `/proc` this still is; *process* is a descriptor of it."""
+    with open(f"/proc/self/fdinfo/{process}", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib is slower
+        return int(file.read().split(b"Pid:", 1)[1].split(None, 1)[0])
+
+
+def _leave_process_namespace() -> None:
+    """Let the children of this process have a process namespace of their own; a user other than root, in a user namespace."""
+    if os.geteuid() != 0:
+        isolation.enter_user_namespace(_CLONE_NEWPID)
+    else:
+        isolation.unshare(_CLONE_NEWPID)
+
+
+def _try_namespaces() -> None:
+    """Make namespaces, and a process in them, in a child. Raises `OSError`."""
+
+    def make() -> None:
+        _leave_process_namespace()
+        _run_child(enter)
+
+    def enter() -> None:
+        _, (_, *namespaces) = Namespaces().make(_NO_MOUNTS, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
-        specification = json.loads(os.pread(descriptors[0], os.fstat(descriptors[0]).st_size, 0))
-        ctypes.memmove(self._tag_address, specification["tag"].encode(), len(specification["tag"]))
-        if self._in_namespaces:
-            id_outside = int(os.readlink("/proc/self"))  # noqa: PTH115 - pathlib is slower; /proc is still that of the zygote
-            self._isolation.enter_namespaces(specification["plan"])
-            self._choose_next_id(id_outside + 1)
-        else:
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        own = array.array("i", [os.pidfd_open(os.getpid())])
-        status = _socket.socket(fileno=descriptors[1])
-        status.sendmsg(
-            [b"init namespaces" if self._in_namespaces else b"init"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, own)]
-        )
-        status.detach()
-        self._control.detach()
-        step = os.fork()
-        if step == 0:
-            self._run_step(specification, descriptors[1], descriptors[2:])
-        _prctl(_PR_SET_DUMPABLE, 0)
-        os.dup2(descriptors[1], 0)
-        os.closerange(1, _max_descriptor())
-        _reap(step)
+        step_process.enter_namespace(namespaces[0])
+        _run_child(lambda: mount(namespaces))
 
-    def _choose_next_id(self, wanted: int) -> None:
-        """
-        Let the next process of this namespace have the id *wanted*, so that the steps of a machine have different ids.
+    def mount(namespaces: list[int]) -> None:
+        for each in namespaces[1:]:
+            step_process.enter_namespace(each)
+        isolation.mount_proc(_NO_MOUNTS, None)
 
-        Code uses ids to name files and to own locks, and libraries notice a fork by an id that is not the zygote's.
-        """
-        with contextlib.suppress(OSError):  # without its own /proc, or not permitted
-            last = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
-            os.write(last, b"%d" % (wanted if wanted == self._pid else wanted - 1))
-            os.close(last)
-            return
-        if self._pid == os.getpid() + 1:
-            pid = os.fork()
-            if pid == 0:
-                os._exit(0)
-            os.waitpid(pid, 0)
+    _run_child(make)
 
-    def _run_step(self, specification: dict[str, Any], status: int, outputs: list[int]) -> NoReturn:
+
+def _run_child(work: Any) -> None:
+    """Call *work* in a child, and raise its `OSError`."""
+    pid = os.fork()
+    if pid == 0:
+        number = 1
         try:
-            os.setsid()
-            if not self._in_namespaces:
-                _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.write(status, b"step")
-            status = _place(status, outputs)
-            os.chdir(specification["cwd"])
-            os.environ.clear()
-            os.environ.update(specification["env"])
-            self._isolation.restrict(specification["plan"])
-            if specification["sandbox"]:
-                self._apply_sandbox(specification["sandbox"], status)
-            if specification["argv"]:
-                for number in _EXEC_SIGNALS:
-                    signal.signal(number, signal.SIG_DFL)
-                os.execve(specification["argv"][0], specification["argv"], specification["env"])  # noqa: S606 - the step's program
-            os.close(status)
-            _become(specification["python"])
-            gc.enable()
-            self._reseed()
-            self._runtime.run_forked()
-        except BaseException as error:
-            _report_failure(status, error)
+            work()
+            number = 0
+        except OSError as error:
+            number = error.errno or 1
         finally:
-            os._exit(_EXIT_OF_FAILURE)
-
-    def _apply_sandbox(self, sandbox: dict[str, Any], status: int) -> None:
-        program = bytes.fromhex(sandbox["filter"])
-        if sandbox["port"] is not None:
-            self._isolation.restrict_connect_to_port(sandbox["port"])
-        if not sandbox["listen"]:
-            self._seccomp.install_filter(program)
-            return
-        listener = self._seccomp.install_notify_filter(program)
-        os.write(status, b"listen %d" % listener)  # `sendmsg` is filtered
-        if not os.read(status, 1):
-            os._exit(_EXIT_OF_FAILURE)
-        os.close(listener)
+            os._exit(number)
+    number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
-def _become(python: str) -> None:
-    """Set the interpreter of a worker: *python* may be an environment without packages of this interpreter."""
-    if python != sys.executable:
-        sys.executable = python
-        sys.prefix = sys.exec_prefix = os.path.dirname(os.path.dirname(python))  # noqa: PTH120 - pathlib is slower
+def _open_link() -> tuple[_socket.socket, _socket.socket]:
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    return one, other
 
 
-def _reap(step: int) -> NoReturn:
-    """Reap all children; report the exit of *step*, and end when no process is left."""
-    while True:
-        try:
-            pid, status = os.wait()
-        except ChildProcessError:
-            os._exit(0)
-        if pid == step:
-            try:
-                os.write(0, b"exit %d" % status)
-                os.killpg(step, signal.SIGKILL)
-            except OSError:  # pdkernel has closed the socket, or no process of the group is left
-                continue
-
-
-def _place(status: int, outputs: list[int]) -> int:
-    """Make stdout, stderr and, for a worker, requests and replies descriptors 1, 2, 3 and 4; close all others but *status*."""
-    moved = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _FREE_FD + 1) for each in outputs]
-    os.dup2(status, _FREE_FD, inheritable=False)
-    for number, each in enumerate(moved, 1):
-        os.dup2(each, number)
-    os.closerange(len(moved) + 1, _FREE_FD)
-    os.closerange(_FREE_FD + 1, _max_descriptor())
-    return _FREE_FD
-
-
-def _report_failure(status: int, error: BaseException) -> None:
+def main(names: list[str]) -> NoReturn:
+    """Find out what the system permits, start the processes, and be the launcher; the template imports the modules *names*."""
+    os.set_inheritable(_CONTROL, False)
+    found: dict[str, Any] = {"namespaces": None, "landlock": isolation.landlock_version()}
+    found["user_ids"] = isolation.find_user_ids()
     try:
-        os.write(status, f"fail {type(error).__name__}: {error}".encode()[:1000])
-    except OSError:
-        return
-
-
-def _find_tag() -> int:
-    """
-    Return the address of the tag's value in this process's initial environment, which /proc/PID/environ shows.
-
-    A forked process writes its own tag there, so that `process_tree` finds it.
-    """
-    entries = ctypes.POINTER(ctypes.c_void_p).in_dll(_libc, "environ")
-    number = 0
-    while address := entries[number]:
-        if ctypes.string_at(address).startswith(_TAG_VARIABLE):
-            return int(address) + len(_TAG_VARIABLE)
-        number += 1
-    raise KeyError(_TAG_VARIABLE)
-
-
-def _max_descriptor() -> int:
-    return os.sysconf("SC_OPEN_MAX")
-
-
-def _prctl(option: int, value: int) -> None:
-    _check(_libc.prctl(ctypes.c_int(option), *map(ctypes.c_ulong, (value, 0, 0, 0))))
-
-
-def _check(result: int) -> None:
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _load_runtime() -> ModuleType:
-    """Import the program of a Python worker, without its `main`."""
-    spec = importlib.util.spec_from_file_location("_pdkernel_runtime_main", _HERE / "main.py")
-    assert spec is not None
-    assert spec.loader is not None
-    runtime = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(runtime)
-    runtime.load_helpers()
-    runtime.import_helper("egress_hook").refuse_connections()
-    return runtime
+        _try_namespaces()
+    except OSError as error:
+        found["namespaces"] = error.strerror
+    in_namespaces = found["namespaces"] is None
+    launcher = os.pidfd_open(os.getpid())
+    link, link_of_launcher = _open_link()
+    if in_namespaces:
+        _leave_process_namespace()
+    if os.fork():
+        os.close(_CONTROL)
+        link.close()
+        step_process.StepParent(link_of_launcher, step_process.fork, in_namespaces=in_namespaces).serve()
+    step_process.die_with_parent(launcher)
+    link_of_launcher.close()
+    link_to_template, link_of_template = _open_link()
+    starter = os.pidfd_open(os.getpid())
+    template = os.fork()
+    if template:
+        link_of_template.close()
+        Starter(link, link_to_template, template, Namespaces() if in_namespaces else None).serve()
+    step_process.die_with_parent(starter)
+    link.close()
+    link_to_template.close()
+    importlib.import_module("_pdkernel_runtime.template").Template(link_of_template, _CONTROL, found).serve(names)
+    os._exit(0)  # not reached: `serve` never returns
 
 
 if __name__ == "__main__":
-    if sys.flags.no_site:  # the names that `site` adds, without the packages of this interpreter
-        site.setquit()
-        site.setcopyright()
-        site.sethelper()
-    Zygote(_load_runtime()).serve(sys.argv[1:])
+    main(sys.argv[1:])
