@@ -269,17 +269,17 @@ class Workflow:
     variables: tuple[str, ...] = ()
     extra: Mapping[str, JSON] = field(default_factory=dict)
     _version: str | None = field(default=None, init=False, repr=False, compare=False)
+    _positions: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
         for step in self.steps:
-            if step.name in seen:
+            if step.name in self._positions:
                 raise DuplicateStepError(
                     f"Two steps are called {step.name!r}: steps.{step.name} would be ambiguous.",
                     fix="Rename one of the two cells.",
                     step=step.name,
                 )
-            seen.add(step.name)
+            self._positions[step.name] = len(self._positions)
 
     @property
     def trigger(self) -> Trigger:
@@ -298,19 +298,22 @@ class Workflow:
         Raises:
             UnknownStepError: There is no such step; the message lists the steps.
         """
-        for step in self.steps:
-            if step.name == name:
-                return step
+        if name in self._positions:
+            return self.steps[self._positions[name]]
         known = ", ".join(step.name for step in self.steps) or "none"
         raise UnknownStepError(f"The workflow has no step {name!r}. Its steps: {known}.", step=name)
 
+    def position(self, name: str) -> int | None:
+        """Return the place of the step *name* among the steps, from 0; None without such a step."""
+        return self._positions.get(name)
+
     def steps_before(self, name: str) -> tuple[Step, ...]:
         """Return the steps above the step *name*."""
-        return self.steps[: self.steps.index(self.step(name))]
+        return self.steps[: self._positions[self.step(name).name]]
 
     def steps_after(self, name: str) -> tuple[Step, ...]:
         """Return the steps below the step *name*."""
-        return self.steps[self.steps.index(self.step(name)) + 1 :]
+        return self.steps[self._positions[self.step(name).name] + 1 :]
 
     def timeout_s(self, step: Step) -> float:
         """Return the time limit of *step* in seconds: its own, the workflow's, or the default of the trigger type."""

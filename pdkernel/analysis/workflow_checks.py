@@ -26,6 +26,9 @@ from pdkernel.errors import (
 )
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
 
+_MAX_LISTED = 20
+"""Names of earlier steps in a message."""
+
 
 def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
     """
@@ -140,10 +143,10 @@ def _order_problems(workflow: Workflow, step: Step, *, lenient: bool = False) ->
 
 
 def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[DefinitionError]:
-    above = {other.name for other in workflow.steps_before(step.name)} | RESERVED_STEP_NAMES
-    known = {other.name for other in workflow.steps}
+    position = workflow.position(step.name) or 0
     for name, line in find_step_references(step).items():
-        if name in above:
+        other = workflow.position(name)
+        if name in RESERVED_STEP_NAMES or (other is not None and other < position):
             continue
         where = describe_place(step, line)
         if name == step.name:
@@ -153,7 +156,7 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
                 step=step.name,
                 line=line,
             )
-        elif name in known:
+        elif other is not None:
             yield StepOrderError(
                 f"Step {step.name}{where} reads steps.{name}, which comes later and has not run yet.",
                 fix=f"Move {name} above {step.name}.",
@@ -161,9 +164,10 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
                 line=line,
             )
         else:
+            above = sorted(earlier.name for earlier in workflow.steps[max(position - _MAX_LISTED, 0) : position])
             yield UnknownStepError(
                 f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
-                fix=f"Read an earlier step: {', '.join(sorted(above - RESERVED_STEP_NAMES)) or 'none'}.",
+                fix=f"Read an earlier step: {', '.join(above) or 'none'}.",
                 step=step.name,
                 line=line,
             )

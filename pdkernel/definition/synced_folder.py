@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -370,14 +371,19 @@ class _StepReader:
                 props.stores if not self._get_step_sidecar(step.name).stores else self._stores(step, props.stores)
             ),
             props=props.values,
-            prop_lines=self._prop_lines(index),
+            prop_lines=self._prop_lines.get(index, {}),
             props_file=WORKFLOW_FILE,
             extra=extra,
         )
 
-    def _prop_lines(self, index: int) -> dict[tuple[str | int, ...], int]:
-        above = ("steps", index, "props")
-        return {path[3:]: line for path, line in self._located.lines.items() if path[:3] == above and len(path) > 3}
+    @cached_property
+    def _prop_lines(self) -> dict[str | int, dict[tuple[str | int, ...], int]]:
+        """The lines of each step's props, by the step's number."""
+        found: dict[str | int, dict[tuple[str | int, ...], int]] = {}
+        for path, line in self._located.lines.items():
+            if len(path) > 3 and path[0] == "steps" and path[2] == "props":
+                found.setdefault(path[1], {})[path[3:]] = line
+        return found
 
     def _stores(self, step: Step, stores: Any) -> Any:
         named = self._get_step_sidecar(step.name).stores

@@ -11,7 +11,8 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
 
 from pdkernel.directive.psych_scalar import is_string
 from pdkernel.errors import DefinitionError, DirectiveError
@@ -20,13 +21,12 @@ from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES, build_t
 from pdkernel.model import JSON
 
 if TYPE_CHECKING:
+    from ruamel.yaml.composer import Composer
     from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 200
 _TAGS = frozenset({"null", "bool", "int", "float", "str", "timestamp", "value", "merge"})
-
-
 _PRIVATE_USE_CODES = range(0xE000, 0xF8FF)
 """Unicode's private use area: YAML accepts these characters as text."""
 
@@ -214,6 +214,73 @@ _INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.inf\Z|\.nan\Z", re.IGNORECASE)
 
 
+class _TooLargeError(Exception):
+    """The YAML has more values, or deeper ones, than are read."""
+
+    def __init__(self, line: int, *, is_deep: bool = False) -> None:
+        super().__init__(
+            "is nested too deeply" if is_deep else f"is too large: it has more than {_MAX_VALUES:,} values"
+        )
+        self.line = line
+
+
+_BLOCK_TEXT = re.compile(r"(?:^|[\s:-])[|>][-+0-9]*\s*(?:#.*)?$")
+_FLOW = re.compile(r"\s*(?:-\s+)*(?:[^\s:]+:\s+)?[\[{]")
+
+
+def _check_size(text: str) -> None:
+    """
+    Refuse a text whose lines already show too many values, because parsing many values takes long.
+
+    A line outside of blocks of text is counted as a value, and in lists and mappings in brackets, each comma too.
+    """
+    if len(text) <= _MAX_VALUES:
+        return
+    count = brackets = 0
+    block_indent = -1  # none
+    for number, line in enumerate(text.split("\n"), 1):
+        content = line.lstrip(" ")
+        if not content or content.startswith("#"):
+            continue
+        indent = len(line) - len(content)
+        if 0 <= block_indent < indent:
+            continue
+        block_indent = -1
+        count += 1
+        if brackets > 0 or _FLOW.match(line):
+            count += line.count(",")
+            brackets += sum(map(line.count, "[{")) - sum(map(line.count, "]}"))
+        if count > _MAX_VALUES:
+            raise _TooLargeError(number)
+        if line[-1] in "|>-+0123456789 " and _BLOCK_TEXT.search(line):
+            block_indent = indent
+
+
+@cache
+def _build_limited_composer() -> type[Composer]:
+    """A composer that stops at the limits of a document."""
+    from ruamel.yaml.composer import Composer  # imported on use: the import takes a third of the extension's load time
+
+    class LimitedComposer(Composer):
+        """Composes at most `_MAX_VALUES` values, at most `_MAX_DEPTH` deep."""
+
+        value_count = level = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            """The next node, or `_TooLargeError`."""
+            is_key = parent is not None and index is None
+            self.value_count += not is_key
+            if self.value_count > _MAX_VALUES or self.level > _MAX_DEPTH:
+                line = self.parser.peek_event().start_mark.line + 1
+                raise _TooLargeError(line, is_deep=self.level > _MAX_DEPTH)
+            self.level += 1
+            node = super().compose_node(parent, index)
+            self.level -= 1
+            return node
+
+    return LimitedComposer
+
+
 class _Reader:
     def __init__(
         self,
@@ -241,8 +308,12 @@ class _Reader:
 
         yaml = YAML(typ="safe", pure=True)
         yaml.allow_duplicate_keys = True  # checked below, with a better message
+        yaml.Composer = _build_limited_composer()
         try:
+            _check_size(self._embedded.text)
             node = yaml.compose(self._embedded.text)
+        except _TooLargeError as fault:
+            raise self._fault(str(fault), fault.line) from None
         except MarkedYAMLError as fault:
             mark = fault.problem_mark or fault.context_mark
             line = None if mark is None else mark.line + 1

@@ -1,5 +1,5 @@
 """
-The time of definitions: an export of 20 steps, and import and export of 100 workflows of 20 steps.
+The time of definitions: an export of 20 steps, import and export of 100 workflows of 20 steps, and of one with 2,000 steps.
 
 Compared with ruamel.yaml's load and dump of the same `workflow.yaml` files. Prints figures and ratios of one run.
 `python tests/benchmarks/bench_definitions.py`
@@ -55,12 +55,12 @@ STORE = """- namespace: remember_{n}
 """
 
 
-def make(folder: Path, number: int) -> None:
-    """A synced folder of 20 steps: five each of Python, Node.js, Slack and data store."""
+def make(folder: Path, number: int, quarter: int = 5) -> None:
+    """A synced folder, by default of 20 steps: a quarter each of Python, Node.js, Slack and data store."""
     lines = [
         f"schema: workflow/2022.04\nname: Flow {number}\nsettings:\n  error_notification: true\ntriggers:\n- id: hi_{number:07}\nsteps:\n"
     ]
-    for n in range(5):
+    for n in range(quarter):
         for kind, runtime, file, code in (
             ("python", "python3.12", "entry.py", PYTHON),
             ("node", "nodejs20.x", "entry.js", NODE),
@@ -139,6 +139,13 @@ def patch_one(folder: Path, workflow: Workflow) -> float:
     return statistics.median(times)
 
 
+def seconds_per_step(root: Path, steps: int) -> float:
+    """Seconds for the import and the export of one workflow, by step."""
+    folder, notebook = root / "large" / f"flow-p_{steps:07}", root / f"{steps}.ipynb"
+    make(folder, steps, steps // 4)
+    return (import_all([folder], [notebook]) + export_all([folder], [notebook])) / steps
+
+
 def main() -> None:
     """Measure and print the figures."""
     with tempfile.TemporaryDirectory() as name:
@@ -166,6 +173,10 @@ def main() -> None:
         print(f"export of the same into their folders   {exported:7.2f} s   {exported / alone:.2f} x ruamel.yaml")
         print(
             f"both                                    {imported + exported:7.2f} s   {(imported + exported) / alone:.2f} x ruamel.yaml (goal <= 3)"
+        )
+        few, many = (seconds_per_step(root, steps) for steps in (200, 2000))
+        print(
+            f"a step of 2,000, import and export      {many * 1000:7.2f} ms   {many / few:.2f} x a step of 200 (goal <= 1.5)"
         )
 
 

@@ -19,6 +19,7 @@ from pdkernel.directive import (
     parse_step_cell,
     parse_workflow_cell,
 )
+from pdkernel.directive.located_yaml import parse_yaml
 from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.errors import DefinitionError, DirectiveError, StepNameError
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger
@@ -402,7 +403,7 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: emit\n  workflows: [a]\n  channel: 5", 5, "expected text"),
         ("trigger: http\ntriggers: [http]", 3, "both trigger and triggers"),
         ("inactive: maybe", 2, "true or false"),
-        ("settings:\n  lambda_timeot: 4", 3, "Did you mean lambda_timeout?"),
+        ("settings:\n  lambda_timeot: 4", 3, "Did you mean lambda_timeout or lambda_memory?"),
         ("settings:\n  lambda_timeout: 900", 3, "a whole number of seconds from 1 to 750"),
         ("settings:\n  memory: big", 3, "megabytes"),
         ("settings:\n  auto_retry: yes", 3, "true or false"),
@@ -456,3 +457,32 @@ def test_any_line_is_parsed_or_refused(line: str) -> None:
     """Any line is parsed, or refused with a `DefinitionError`."""
     with contextlib.suppress(DefinitionError):
         assert parse_step_cell(f"%%pdstep {line}").step.name
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "says"),
+    [
+        ("settings:\n" + "  - 1\n" * 150_000, 100_002, "more than 100,000 values"),
+        ("settings: [" + "1," * 1_500_000 + "]", 2, "more than 100,000 values"),
+        ("settings: {" + ", ".join(f"k{n}: 1" for n in range(200_000)) + "}", 2, "more than 100,000 values"),
+        ("settings:\n- [\n" + "  1, 2, 3, 4,\n" * 40_000 + "]", 20_003, "more than 100,000 values"),
+        ("settings: " + "[" * 500 + "]" * 500, 2, "nested too deeply"),
+        ("".join(" " * n + "k:\n" for n in range(300)), 202, "nested too deeply"),
+    ],
+    ids=["block", "flow", "flow mapping", "flow of several lines", "brackets", "indentation"],
+)
+def test_a_huge_header(body: str, line: int, says: str) -> None:
+    """Too many values, or values too deep, are refused with the line, before the whole text is parsed."""
+    error = error_of(f"%%pdworkflow\n{body}", workflow=True)
+
+    assert says in str(error)
+    assert error.line == line
+
+
+def test_a_long_text_is_one_value() -> None:
+    """Lines of a block of text are not counted as values."""
+    text = "".join(f"    - {n}\n" for n in range(101_000))
+
+    value = parse_yaml(f"note: |\n{text}after: 1\n", allow_expressions=False).value
+
+    assert value == {"note": text.replace("    ", ""), "after": 1}

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import nbformat
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pdkernel.definition import export_to_synced_folder, plan_files, write_files
+import pdkernel
+from pdkernel.analysis import check_workflow
+from pdkernel.definition import export_to_synced_folder, plan_files, read_folder_workflow, write_files
 from pdkernel.definition.file_plan import WORKFLOW_SCHEMA
 from pdkernel.errors import NotebookError, PdkernelError, RequestError
 from pdkernel.importer import ImportResult, find_workflow_folders, plan_notebook_paths
@@ -501,3 +508,55 @@ def test_a_session_sees_the_same(folder: Path, tmp_path: Path) -> None:
 
     assert without_places(draft) == without_places(read_notebook(tmp_path / "n.ipynb"))
     assert draft.unsupported_entries == read_notebook(tmp_path / "n.ipynb").unsupported_entries
+
+
+# ── large workflows ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def executed_lines(work: Callable[[], object]) -> int:
+    """The number of lines of the package that *work* executes, which is the same on a busy machine."""
+    count = 0
+    package = str(Path(pdkernel.__file__).parent)
+
+    def trace(frame: FrameType, event: str, _arg: object) -> Callable[..., Any] | None:
+        nonlocal count
+        count += event == "line"
+        return trace if frame.f_code.co_filename.startswith(package) else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def chain(folder: Path, count: int) -> Path:
+    """A synced folder of *count* steps, each of which reads the step above."""
+    steps = (
+        f'- namespace: s{n}\n  runtime: nodejs20.x\n  uses: "./shared/entry.js"\n  props:\n    above: "{{{{steps.s{n - 1}}}}}"\n'
+        for n in range(1, count)
+    )
+    first = '- namespace: s0\n  runtime: nodejs20.x\n  uses: "./shared/entry.js"\n'
+    return synced(folder, HEAD + first + "".join(steps), shared__entry_DOT_js="export default {}\n")
+
+
+def test_work_grows_with_the_number_of_steps_only(tmp_path: Path) -> None:
+    """Loading, importing and exporting a further step takes as many lines of code in a large workflow as in a small one."""
+
+    def count(steps: int) -> int:
+        folder = chain(tmp_path / str(steps), steps)
+        return executed_lines(partial(_load_import_export, folder))
+
+    _load_import_export(chain(tmp_path / "warm", 2))
+    few, many = (count(20) - count(10)) / 10, (count(120) - count(60)) / 60
+
+    assert many <= few * 1.05
+
+
+def _load_import_export(folder: Path) -> None:
+    workflow = read_folder_workflow(folder)
+    check_workflow(workflow)
+    assert import_one(folder, folder.with_suffix(".ipynb")).error is None
+    export_to_synced_folder(workflow, folder)
