@@ -35,8 +35,7 @@ MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
 """Bytes of the event, the exports and the logs of one run together."""
 
 STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-VARIABLE_NAME = STEP_NAME
-"""The name of an environment variable."""
+VARIABLE_NAME = STEP_NAME  # of an environment variable
 RESERVED_STEP_NAMES = frozenset({"trigger"})
 
 
@@ -120,8 +119,6 @@ class Trigger:
     response: ResponseMode = "default"
     config: Mapping[str, JSON] = field(default_factory=dict)
 
-
-_NO_TRIGGER = Trigger("emit")
 
 ROUND_TRIP_KEY = "pdkernel"
 """The key in `extra` for data of a definition that pdkernel does not use but writes back."""
@@ -284,7 +281,7 @@ class Workflow:
     @property
     def trigger(self) -> Trigger:
         """The first trigger, of whose events a test event is one; without triggers, other workflows start the workflow."""
-        return self.triggers[0] if self.triggers else _NO_TRIGGER
+        return self.triggers[0] if self.triggers else Trigger("emit")
 
     @property
     def is_inactive(self) -> bool:
