@@ -1,0 +1,3 @@
+import { page } from "./pages.mjs";
+
+export default defineComponent({ run: () => page(1) });

@@ -1,0 +1,3 @@
+import { size } from "./sizes.mjs";
+
+export const page = (number) => number * size;
