@@ -335,6 +335,28 @@ async def test_process_killed_while_it_enters_the_sandbox_has_ended(tmp_path: Pa
     await gateway.close()
 
 
+async def test_end_of_each_process_is_reported() -> None:
+    """No end is lost when processes end while others start."""
+    zygote = Zygotes().get()
+    assert zygote is not None
+    processes = []
+    for number in range(30):
+        own_ends, child_ends = open_pipes("from", "from")
+        request = ProcessRequest(["/bin/true"], {"PATH": os.defpath}, f"{number:032x}")
+        processes.append(start_process(request, child_ends, zygote))
+        for descriptor in (*own_ends, *child_ends):
+            os.close(descriptor)
+
+    async with asyncio.timeout(60):
+        while not all(process.poll() for process in processes):
+            await asyncio.sleep(0.01)
+
+    assert [process.exit_code for process in processes] == [0] * 30
+    for process in processes:
+        process.kill()
+    zygote.close()
+
+
 @pytest.fixture
 async def own_pool() -> AsyncIterator[WorkerPool]:
     """A pool with zygotes of its own."""

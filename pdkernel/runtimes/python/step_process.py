@@ -86,10 +86,10 @@ class StepParent:
         """Handle what has happened within *timeout_s*; return whether something has."""
         events = self._poll.poll(timeout_s)
         for descriptor, _ in events:
-            if descriptor in self._steps:
-                self._report_end(descriptor)
-            else:
+            if descriptor == self._link.fileno():
                 self._receive()
+            else:
+                self._report_end(descriptor)
         return bool(events)
 
     def _receive(self) -> None:
@@ -156,6 +156,8 @@ class StepParent:
     def _report_end(self, step: int) -> None:
         """Report how a step ended, which *step* is a descriptor of."""
         pid, status = self._steps.pop(step)
+        # closing does not suffice: a child that was just forked may still have the descriptor
+        self._poll.unregister(step)
         os.close(step)
         with contextlib.suppress(OSError):  # no other process of the group is left
             os.killpg(pid, signal.SIGKILL)
