@@ -119,8 +119,8 @@ class RefusedSource:
 
     @property
     def reason(self) -> str:
-        """Why the workflow is not served, and what to do, on one line."""
-        return " ".join(str(self.error).split())
+        """Why the workflow is not served, and what to do, on one line, without the path at its start."""
+        return " ".join(str(self.error).split()).removeprefix(f"{self.path}/").removeprefix(f"{self.path}: ")
 
 
 def load_workflow(path: Path) -> Workflow:

@@ -78,7 +78,7 @@ def doctor(
                 "source": str(source) if source else None,
                 **(found.to_json() if found else {"ready": is_ready, "missing": []}),
                 **(
-                    {"workflows": [{"source": str(place), **_as_json(each)} for place, each in several.items()]}
+                    {"workflows": [{"source": str(place), **_as_json(place, each)} for place, each in several.items()]}
                     if several
                     else {}
                 ),
@@ -111,9 +111,11 @@ def _is_ready(found: DoctorReport | PdkernelError) -> bool:
     return not isinstance(found, PdkernelError) and not found.missing_requirements
 
 
-def _as_json(found: DoctorReport | PdkernelError) -> dict[str, Any]:
+def _as_json(place: Path, found: DoctorReport | PdkernelError) -> dict[str, Any]:
     if isinstance(found, PdkernelError):
-        reason = " ".join(str(found).split())
+        from pdkernel.source import RefusedSource
+
+        reason = RefusedSource(place, place.name, found).reason
         return {
             "ready": False,
             "missing": [],
