@@ -418,3 +418,18 @@ async def test_process_enters_the_sandbox_itself(
 
     assert outcome.error is None
     assert answer in bench.printed()
+
+
+def test_trial_of_namespaces_gives_one_answer() -> None:
+    """The trial of what the system permits succeeds each time: its init process keeps its stack, however late it starts."""
+    trial = (
+        "import runpy, sys\n"
+        "sys.argv = ['zygote.py']\n"
+        f"names = runpy.run_path({str(ZYGOTE_PROGRAM)!r}, run_name='trial')\n"
+        "for _ in range(40): names['_try_namespaces']()"
+    )
+    environ = {**os.environ, "PDKERNEL_STEP_PROCESS": "x" * 40}
+
+    done = subprocess.run([sys.executable, "-c", trial], env=environ, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import _socket
 import ctypes
+import errno
 import gc
 import importlib
 import json
@@ -216,7 +217,8 @@ def _try_namespaces() -> None:
         _run_child(enter)
 
     def enter() -> None:
-        _, (_, *namespaces) = Namespaces().make(_NO_MOUNTS, 0)
+        own = Namespaces()  # its memory has the stack of the init process, which starts when the system wants
+        _, (_, *namespaces) = own.make(_NO_MOUNTS, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         step_process.enter_namespace(namespaces[0])
         _run_child(lambda: mount(namespaces))
@@ -242,6 +244,8 @@ def _run_child(work: Any) -> None:
         finally:
             os._exit(number)
     number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if number < 0:
+        raise OSError(errno.ESRCH, f"a process that tried it ended by signal {-number}")
     if number:
         raise OSError(number, os.strerror(number))
 
