@@ -1,0 +1,111 @@
+"""Access tokens at the limits of their lifetime, and what the cache of a process keeps."""
+
+from __future__ import annotations
+
+import jwt
+
+from pdkernel.clock import ManualClock
+from pdkernel.project import Project
+from pdkernel.project.access_tokens import CACHE_TTL_S, TOKEN_LIFETIME_S
+
+
+def issue_token(project: Project, *scopes: str) -> str:
+    """A token of a new client of *project*."""
+    return project.access_tokens.issue(project.oauth_clients.create().client.id, scopes or ("*",))
+
+
+def test_a_token_expires_at_the_end_of_its_lifetime(sqlite_project: Project, clock: ManualClock) -> None:
+    """A token is valid for an hour, and is expired in the second in which the hour ends."""
+    token = issue_token(sqlite_project)
+
+    clock.advance(TOKEN_LIFETIME_S - 1)
+    assert sqlite_project.access_tokens.verify(token) is not None
+    clock.advance(1)
+    assert sqlite_project.access_tokens.verify(token) is None
+    assert (TOKEN_LIFETIME_S, CACHE_TTL_S) == (3600, 5)
+
+
+def test_the_claims_of_a_token(sqlite_project: Project, clock: ManualClock) -> None:
+    """A token names the project, the client, both audiences and the scopes; its id is its own."""
+    client = sqlite_project.oauth_clients.create().client.id
+    texts = [sqlite_project.access_tokens.issue(client, ("connect:*", "a")) for _ in range(2)]
+    first, second = (jwt.decode(text, options={"verify_signature": False}) for text in texts)
+    now = int(clock.now().timestamp())
+
+    assert (first["iss"], first["sub"], first["scope"]) == (sqlite_project.project_id, client, ["connect:*", "a"])
+    assert (first["aud"], first["token_type"]) == (["api", "catcher"], "oauth_access_token")
+    assert (first["iat"], first["nbf"], first["exp"]) == (now, now, now + 3600)
+    assert first["jti"] != second["jti"]
+
+
+def test_a_token_of_another_project_is_refused(sqlite_project: Project) -> None:
+    """A token that the project's own key signed for another issuer is refused."""
+    token = issue_token(sqlite_project)
+    claims = jwt.decode(token, options={"verify_signature": False})
+    signer = sqlite_project.access_tokens._signer()
+    headers = {"kid": signer.id}
+
+    own = jwt.encode(claims, signer.key, algorithm="EdDSA", headers=headers)
+    other = jwt.encode({**claims, "iss": "proj_other"}, signer.key, algorithm="EdDSA", headers=headers)
+    catcher_only = jwt.encode({**claims, "aud": ["catcher"]}, signer.key, algorithm="EdDSA", headers=headers)
+
+    assert [sqlite_project.access_tokens.verify(each) is not None for each in (own, other, catcher_only)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_revocation_of_another_process_is_seen_when_the_cache_ends(
+    sqlite_project: Project, clock: ManualClock
+) -> None:
+    """A token that another process revoked is accepted for less than `CACHE_TTL_S` seconds."""
+    token = issue_token(sqlite_project)
+    with Project.open(sqlite_project.folder, clock=clock) as other:
+        found = sqlite_project.access_tokens.verify(token)
+        assert found is not None
+        other.access_tokens.revoke(found)
+
+    clock.advance(CACHE_TTL_S - 0.1)
+    assert sqlite_project.access_tokens.verify(token) is not None
+    clock.advance(0.1)
+    assert sqlite_project.access_tokens.verify(token) is None
+
+
+def test_a_revocation_applies_at_once_in_its_process(sqlite_project: Project) -> None:
+    """The process that revokes a token refuses the token at once, and no other token of the client."""
+    client = sqlite_project.oauth_clients.create().client.id
+    revoked, valid = (sqlite_project.access_tokens.issue(client, ("*",)) for _ in range(2))
+    found = sqlite_project.access_tokens.verify(revoked)
+    assert found is not None
+
+    sqlite_project.access_tokens.revoke(found)
+
+    assert sqlite_project.access_tokens.verify(revoked) is None
+    assert sqlite_project.access_tokens.verify(valid) is not None
+
+
+def test_the_new_signing_key_signs(sqlite_project: Project) -> None:
+    """After a rotation, tokens name the new key, and a second rotation gives a third key."""
+    keys = [jwt.get_unverified_header(issue_token(sqlite_project))["kid"]]
+    for _ in range(2):
+        keys.append(sqlite_project.access_tokens.rotate_signing_key())
+        assert jwt.get_unverified_header(issue_token(sqlite_project))["kid"] == keys[-1]
+
+    assert len(set(keys)) == 3
+
+
+def test_a_retired_key_does_not_get_a_longer_life(sqlite_project: Project, clock: ManualClock) -> None:
+    """A second rotation does not extend the life of a key that the first one retired."""
+    token = issue_token(sqlite_project)
+    claims = jwt.decode(token, options={"verify_signature": False})
+    old = sqlite_project.access_tokens._signer()
+    sqlite_project.access_tokens.rotate_signing_key()
+    clock.advance(TOKEN_LIFETIME_S - 10)
+    sqlite_project.access_tokens.rotate_signing_key()
+    clock.advance(11)
+
+    late = {**claims, "exp": claims["exp"] + 1000, "jti": "late"}
+    forged = jwt.encode(late, old.key, algorithm="EdDSA", headers={"kid": old.id})
+
+    assert sqlite_project.access_tokens.verify(forged) is None

@@ -1,0 +1,145 @@
+"""Accounts: filters, order, credentials that a renewal replaces, and the removal of a user."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from pdkernel.clock import ManualClock
+from pdkernel.identity import Account, AccountFilters, Environment
+from pdkernel.project import Project
+from pdkernel.project.accounts import AccountExistsError
+from pdkernel.project.grants import Grant
+
+
+def add_account(
+    project: Project,
+    account_id: str,
+    *,
+    app: str = "slack",
+    user: str | None = "ada",
+    environment: Environment = "development",
+    age_s: float = 0,
+) -> Account:
+    """Store an account that is *age_s* seconds old, with the credential `token`."""
+    created = project.clock.now() - timedelta(seconds=age_s)
+    account = Account(account_id, app, account_id, user, environment, created, credential_fields=("token",))
+    project.accounts.add(account, {"token": f"secret of {account_id}"})
+    return account
+
+
+@pytest.fixture
+def accounts(sqlite_project: Project) -> None:
+    """Six accounts; an id that sorts first is the oldest or newest of none."""
+    add_account(sqlite_project, "apn_2", age_s=2)
+    add_account(sqlite_project, "apn_1", age_s=1)
+    add_account(sqlite_project, "apn_3", app="github", age_s=3)
+    add_account(sqlite_project, "apn_4", user="bob", age_s=4)
+    add_account(sqlite_project, "apn_5", environment="production", age_s=5)
+    add_account(sqlite_project, "apn_6", user=None, age_s=6)
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, "123456"),
+        ({"external_user_id": "ada"}, "1235"),
+        ({"external_user_id": "ada", "environment": "development"}, "123"),
+        ({"environment": "production"}, "56"),
+        ({"app": "github"}, "3"),
+        ({"own": True}, "6"),
+        ({"own": False}, "12345"),
+        ({"own": False, "app": "slack", "environment": "development"}, "124"),
+        ({"external_user_id": "eve"}, ""),
+    ],
+)
+@pytest.mark.usefixtures("accounts")
+def test_filters_of_accounts(sqlite_project: Project, filters: AccountFilters, found: str) -> None:
+    """Accounts match all filters, newest first; an environment alone lists your own accounts too."""
+    expected = [f"apn_{number}" for number in found]
+
+    assert [account.id for account in sqlite_project.accounts.list_accounts(**filters)] == expected
+    assert sqlite_project.accounts.account_ids(**filters) == expected
+
+
+@pytest.mark.usefixtures("accounts")
+def test_the_newest_accounts_of_one_or_several_users(sqlite_project: Project) -> None:
+    """The limit counts for each user and app, and the query of one user finds the same accounts as that of several."""
+    table = sqlite_project.accounts
+
+    def ids(users: list[str], apps: list[str], limit: int) -> list[str]:
+        return [account.id for account in table.newest_accounts(users, "development", apps, limit=limit)]
+
+    assert ids(["ada"], ["slack"], 1) == ["apn_1"]
+    assert ids(["ada"], ["slack"], 2) == ["apn_1", "apn_2"]
+    assert ids(["ada", "bob"], ["slack", "github"], 1) == ["apn_1", "apn_3", "apn_4"]
+    assert ids(["ada", "bob"], ["slack"], 2) == ["apn_1", "apn_2", "apn_4"]
+    assert ids(["ada"], [], 1) == []
+    assert table.connected_apps() == {"slack", "github"}
+
+
+def test_a_renewal_without_its_claim_changes_nothing(sqlite_project: Project, clock: ManualClock) -> None:
+    """With a claim, credentials and health change only while the grant has that claim."""
+    table, grants = sqlite_project.accounts, sqlite_project.grants
+    add_account(sqlite_project, "apn_1")
+    grants.set("apn_1", Grant("refresh", None, clock.now()))
+    claim = grants.claim_renewal("apn_1")
+    assert claim is not None
+
+    assert not table.replace_credentials("apn_1", {"new": "x"}, renewal_claim=claim + 1)
+    assert not table.mark_unhealthy("apn_1", renewal_claim=claim + 1)
+    assert (dict(table.credentials("apn_1")), table.list_accounts()[0].healthy) == (
+        {"token": "secret of apn_1"},
+        True,
+    )
+    assert table.mark_unhealthy("apn_1", renewal_claim=claim)
+    assert not table.list_accounts()[0].healthy
+    assert table.replace_credentials("apn_1", {"new": "x"}, renewal_claim=claim)
+    found = table.find("apn_1")
+    assert found is not None
+    assert (found.healthy, found.credential_fields) == (True, ("new",))
+    assert (dict(table.credentials("apn_1")), table.credentials_and_grant("apn_1")[1]) == ({"new": "x"}, True)
+    assert not table.replace_credentials("apn_2", {"new": "x"})
+
+
+def test_an_account_that_exists_keeps_its_credentials(sqlite_project: Project) -> None:
+    """A second account with the same id is refused, and its user is not created."""
+    add_account(sqlite_project, "apn_1")
+    with pytest.raises(AccountExistsError, match="apn_1 exists already"):
+        add_account(sqlite_project, "apn_1", user="bob")
+
+    assert sqlite_project.accounts.find_user("bob", "development") is None
+
+
+def test_a_user_exists_from_the_first_account(sqlite_project: Project, clock: ManualClock) -> None:
+    """A user has the time of their first account, in one environment; users are sorted by id, within the limit."""
+    table, first = sqlite_project.accounts, clock.now()
+    for account_id, user in (("apn_1", "bob"), ("apn_2", "ada"), ("apn_3", "bob")):
+        add_account(sqlite_project, account_id, user=user)
+        clock.advance(1)
+
+    users = table.users("development")
+    assert [(user.external_id, user.created_at) for user in users] == [
+        ("ada", first + timedelta(seconds=1)),
+        ("bob", first),
+    ]
+    assert [user.external_id for user in table.users("development", limit=1)] == ["ada"]
+    assert table.users("production") == []
+    assert table.find_user("bob", "production") is None
+
+
+def test_deleting_a_user_leaves_the_other_environment(sqlite_project: Project) -> None:
+    """A user is deleted with their accounts in one environment; other users and environments keep theirs."""
+    table = sqlite_project.accounts
+    add_account(sqlite_project, "apn_1")
+    add_account(sqlite_project, "apn_2", environment="production")
+    add_account(sqlite_project, "apn_3", user="bob")
+    for account_id in ("apn_1", "apn_2"):
+        sqlite_project.grants.set(account_id, Grant("refresh", None, sqlite_project.clock.now()))
+
+    assert (table.delete_user("ada", "development"), table.delete_user("ada", "development")) == (True, False)
+
+    assert sorted(table.account_ids()) == ["apn_2", "apn_3"]
+    assert sqlite_project.grants.find("apn_1") is None
+    assert sqlite_project.grants.find("apn_2") is not None

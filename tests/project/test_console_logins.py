@@ -1,0 +1,47 @@
+"""Codes and sessions of the console at the limits of their time."""
+
+from __future__ import annotations
+
+from pdkernel.clock import ManualClock
+from pdkernel.project import Project
+
+
+def test_the_interval_between_codes(sqlite_project: Project, clock: ManualClock) -> None:
+    """A second code is refused in the interval, and stored when the interval has passed; a session does not count."""
+    table = sqlite_project.console_logins
+    assert table.add_code("a", 600, interval_s=30)
+    clock.advance(29)
+    table.add_session("s", 600)
+    assert not table.add_code("b", 600, interval_s=30)
+    assert not table.use_code("b")
+    clock.advance(1)
+    table.add_session("t", 600)
+    assert table.add_code("c", 600, interval_s=30)
+    assert (table.use_code("a"), table.use_code("c")) == (True, True)
+
+
+def test_a_code_ends_with_its_lifetime(sqlite_project: Project, clock: ManualClock) -> None:
+    """A code cannot be used in the second in which its lifetime ends; a new code leaves the sessions."""
+    table = sqlite_project.console_logins
+    table.add_code("a", 10, interval_s=0)
+    table.add_session("s", 100)
+    end = clock.now().timestamp() + 100
+
+    clock.advance(10)
+    assert not table.use_code("a")
+    assert table.add_code("b", 10, interval_s=0)
+    assert table.find_session("s") == end
+    clock.advance(90)
+    assert table.find_session("s") is None
+
+
+def test_a_session_is_ended_alone(sqlite_project: Project) -> None:
+    """The end of one session leaves the others."""
+    table = sqlite_project.console_logins
+    table.add_session("s", 10)
+    table.add_session("t", 10)
+
+    table.end_session("s")
+
+    assert table.find_session("s") is None
+    assert table.find_session("t") is not None

@@ -1,0 +1,98 @@
+"""The login at Pipedream: where its values come from, and where a secret may be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import keyring
+import pytest
+from keyring.backends.fail import Keyring
+
+from pdkernel.errors import RequestError
+from pdkernel.project import Project
+from pdkernel.project.login import PIPEDREAM_API_URL, Login, check_base_url, read_environment, read_setting
+
+CLIENT = {"PDKERNEL_PROJECT_ID": "proj_1", "PDKERNEL_CLIENT_ID": "id", "PDKERNEL_CLIENT_SECRET": "secret"}
+
+
+@pytest.fixture(autouse=True)
+def no_keyring() -> Iterator[None]:
+    """A machine without a keyring: a test does not use that of the person who runs it."""
+    own = keyring.get_keyring()
+    keyring.set_keyring(Keyring())
+    yield
+    keyring.set_keyring(own)
+
+
+def test_our_variable_wins() -> None:
+    """`PDKERNEL_NAME` wins over `PIPEDREAM_NAME`, unless it is empty."""
+    both = {"PDKERNEL_CLIENT_ID": "ours", "PIPEDREAM_CLIENT_ID": "theirs"}
+
+    assert read_setting(both, "CLIENT_ID") == "ours"
+    assert read_setting({**both, "PDKERNEL_CLIENT_ID": ""}, "CLIENT_ID") == "theirs"
+    assert read_setting({"PIPEDREAM_CLIENT_ID": ""}, "CLIENT_ID") is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "environment"),
+    [
+        ({}, "development"),
+        ({"PIPEDREAM_PROJECT_ENVIRONMENT": "production"}, "production"),
+        ({"PDKERNEL_ENVIRONMENT": "production"}, "production"),
+        ({"PDKERNEL_ENVIRONMENT": "production", "PIPEDREAM_PROJECT_ENVIRONMENT": "development"}, "development"),
+    ],
+)
+def test_the_environment_of_a_login(environ: dict[str, str], environment: str) -> None:
+    """The project's environment wins over the plain one; the default is development."""
+    assert read_environment(environ) == environment
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.example.com",
+        "https://user@api.example.com",
+        "https://api.example.com/?a=1",
+        "https://api.example.com/#a",
+        "ftp://localhost",
+        "https://",
+        "http://[::1",
+        "api.example.com",
+    ],
+)
+def test_a_secret_is_not_sent_there(url: str) -> None:
+    """A URL that is not encrypted, or that holds more than a place, is refused."""
+    with pytest.raises(RequestError):
+        check_base_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.example.com/v1", "http://localhost:8080", "http://127.0.0.1", "http://[::1]:1"]
+)
+def test_a_secret_may_be_sent_there(url: str) -> None:
+    """An https URL and this machine are accepted; slashes at the end are removed."""
+    assert check_base_url(url) == check_base_url(f"{url}//") == url
+
+
+def test_the_environments_login_needs_all_three_values(sqlite_project: Project) -> None:
+    """Project, client and secret together win over the stored login; two of the three do not count."""
+    login = sqlite_project.login
+    assert login.load({}) is None
+    where = login.save(Login("stored", "stored-secret", "proj_2", "production", "https://api.example.com"))
+    assert where == "project"
+    stored = login.load({})
+
+    assert stored == Login("stored", "stored-secret", "proj_2", "production", "https://api.example.com")
+    assert login.load(CLIENT) == Login("id", "secret", "proj_1", "development", PIPEDREAM_API_URL)
+    for name in CLIENT:
+        assert login.load({**CLIENT, name: ""}) == stored
+    theirs = {**CLIENT, "PDKERNEL_PROJECT_ID": "", "PIPEDREAM_PROJECT_ID": "proj_1"}
+    assert login.load(theirs) == stored
+
+
+def test_a_login_is_removed_once(sqlite_project: Project) -> None:
+    """`remove` returns whether there was a login."""
+    sqlite_project.login.save(Login("a", "b", "proj_1"))
+
+    assert (sqlite_project.login.remove(), sqlite_project.login.remove()) == (True, False)
+    assert sqlite_project.login.load({}) is None

@@ -1,0 +1,32 @@
+"""Pending sign-ins: used once, within their time."""
+
+from __future__ import annotations
+
+from pdkernel.clock import ManualClock
+from pdkernel.project import Project
+from pdkernel.project.pending_sign_ins import SIGN_IN_TIMEOUT_S, PendingSignIn
+
+VISIT = PendingSignIn("ctok_1", "slack", "verifier", "browser", "https://a.example/callback", "apn_1", framed=True)
+
+
+def test_a_sign_in_is_used_once(sqlite_project: Project) -> None:
+    """A state returns its own sign-in, once."""
+    sqlite_project.pending_sign_ins.add("one", VISIT)
+
+    assert sqlite_project.pending_sign_ins.consume("two") is None
+    assert sqlite_project.pending_sign_ins.consume("one") == VISIT
+    assert sqlite_project.pending_sign_ins.consume("one") is None
+
+
+def test_a_sign_in_ends_after_fifteen_minutes(sqlite_project: Project, clock: ManualClock) -> None:
+    """A sign-in is accepted for less than 15 minutes; adding another one leaves those that have not ended."""
+    for state in ("early", "late"):
+        sqlite_project.pending_sign_ins.add(state, VISIT)
+    clock.advance(SIGN_IN_TIMEOUT_S - 1)
+    sqlite_project.pending_sign_ins.add("third", VISIT)
+
+    assert sqlite_project.pending_sign_ins.consume("early") == VISIT
+    clock.advance(1)
+    assert sqlite_project.pending_sign_ins.consume("late") is None
+    assert sqlite_project.pending_sign_ins.consume("third") == VISIT
+    assert SIGN_IN_TIMEOUT_S == 900
