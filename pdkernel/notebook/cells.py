@@ -21,7 +21,8 @@ METADATA_KEY = "pdkernel"
 _NBFORMAT_VERSION = 4
 _PERCENT_SUFFIX = ".py"
 _PERCENT_CELL = re.compile(r"^# ?%%", re.MULTILINE)
-_PERCENT_WORKFLOW = re.compile(r"^# ?%% ?.*\n(?:#.*\n|\s*\n)*# ?%%pd(?:step|workflow)\b", re.MULTILINE)
+# comments and blank lines are matched in one way only: a file without a step is searched in linear time
+_PERCENT_WORKFLOW = re.compile(r"^# ?%% ?.*\n(?:(?!# ?%%)#.*\n|[^\S\n]*\n)*+# ?%%pd(?:step|workflow)\b", re.MULTILINE)
 _MAX_PERCENT_BYTES = 10 * 1024 * 1024
 CellType = Literal["code", "markdown", "raw"]
 

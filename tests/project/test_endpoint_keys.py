@@ -12,14 +12,12 @@ from pdkernel.project import Project
 def test_keys_and_ids_have_the_platforms_form(sqlite_project: Project, tmp_path: Path) -> None:
     """A workflow's key begins with `eo`, a trigger's with `en`, a workflow's id with `p_`; each is created once."""
     table = sqlite_project.endpoint_keys
-    calls = (
-        lambda: table.ensure_workflow_key(tmp_path / "a"),
-        lambda: table.ensure_trigger_key("dc_1"),
-        lambda: table.workflow_id(tmp_path / "a"),
+    found, again = (
+        (table.ensure_workflow_key(tmp_path / "a"), table.ensure_trigger_key("dc_1"), table.workflow_id(tmp_path / "a"))
+        for _ in range(2)
     )
-    found = [call() for call in calls]
 
-    assert found == [call() for call in calls]
+    assert found == again
     for key, prefix in zip(found, ("eo", "en", "p_"), strict=True):
         assert re.fullmatch(rf"{prefix}[a-z0-9]{{16}}", key)
     assert table.ensure_workflow_key(tmp_path / "b") != found[0]

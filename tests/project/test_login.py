@@ -9,8 +9,9 @@ import pytest
 from keyring.backends.fail import Keyring
 
 from pdkernel.errors import RequestError
+from pdkernel.identity import PIPEDREAM_API_URL
 from pdkernel.project import Project
-from pdkernel.project.login import PIPEDREAM_API_URL, Login, check_base_url, read_environment, read_setting
+from pdkernel.project.login import Login, check_base_url, read_environment, read_setting
 
 CLIENT = {"PDKERNEL_PROJECT_ID": "proj_1", "PDKERNEL_CLIENT_ID": "id", "PDKERNEL_CLIENT_SECRET": "secret"}
 
@@ -19,7 +20,7 @@ CLIENT = {"PDKERNEL_PROJECT_ID": "proj_1", "PDKERNEL_CLIENT_ID": "id", "PDKERNEL
 def no_keyring() -> Iterator[None]:
     """A machine without a keyring: a test does not use that of the person who runs it."""
     own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
+    keyring.set_keyring(Keyring())  # type: ignore[no-untyped-call]  # the library has no types for it
     yield
     keyring.set_keyring(own)
 
