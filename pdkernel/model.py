@@ -285,7 +285,7 @@ class Workflow:
 
     @property
     def is_inactive(self) -> bool:
-        """Whether the workflow is turned off on Pipedream (`inactive: true` in `workflow.yaml`)."""
+        """Whether the workflow is turned off on Pipedream, by the key `inactive` in `workflow.yaml`."""
         return self.extra.get("inactive") is True
 
     def step(self, name: str) -> Step:

@@ -20,7 +20,8 @@ def test_options_after_the_mode_are_read() -> None:
         "http://me:secret@proxy.test:3128",
     )
     assert [policy.passes_tls_through(host) for host in ("b.test", "x.c.test", "a.test")] == [True, True, False]
-    assert parse_policy("live via=http://a.test:1", via="http://b.test:2").via == "http://b.test:2"
+    with pytest.raises(EgressModeError, match="There are two proxies for all calls"):
+        parse_policy("live via=http://a.test:1", via=["http://b.test:2"])
 
 
 def test_a_file_may_have_blanks_in_its_name(tmp_path: Path) -> None:
