@@ -44,7 +44,7 @@ def test_the_app_of_an_account(raw: dict[str, Any], action: str | None, slugs: d
 
 
 def test_props_without_an_account_or_a_store() -> None:
-    """A definition without a value has no account; an empty id is none; a null among the definitions is ignored."""
+    """A definition without a value has no account; an empty id counts as missing; a null among the definitions is ignored."""
     definitions = [
         {"name": "a", "type": "app"},
         {"name": "d", "type": "data_store"},

@@ -79,7 +79,7 @@ def test_a_large_python_file_is_not_searched(tmp_path: Path, size: int, is_noteb
 
 
 def test_the_parts_of_a_cell(tmp_path: Path) -> None:
-    """A cell has its text, type, id, metadata and place; an unknown type is raw, and wrong metadata are none."""
+    """A cell has its text, type, id, metadata and place; an unknown type is raw, and wrong metadata count as empty."""
     cells: list[dict[str, Any]] = [
         {
             "cell_type": "code",

@@ -29,7 +29,7 @@ def test_a_reported_error_has_the_class_of_its_code() -> None:
 
 @pytest.mark.parametrize(("line", "shown"), [(1, 1), (0, None), (-3, None), (None, None)])
 def test_the_line_of_a_reported_error(line: int | None, shown: int | None) -> None:
-    """A line counts from 1; an error without a name is an `Error`, and an empty stack is no stack."""
+    """A line counts from 1; an error without a name is an `Error`, and an empty stack counts as missing."""
     error = parse_step_error(fault(code="step", line=line))
 
     assert (error.line, error.name, error.stack) == (shown, "Error", None)
