@@ -157,3 +157,8 @@ def test_one_event_is_compared_with_the_saved_events(library: EventLibrary) -> N
 
     assert comparison.name == "the event"
     assert [(drift.kind, drift.path) for drift in comparison.drifts] == [("type", "body.name")]
+
+
+def test_the_limits_of_a_comparison() -> None:
+    """The 50 newest events are compared, each of at most two megabytes."""
+    assert (operations.MAX_COMPARED_EVENTS, operations.MAX_EVENT_BYTES) == (50, 2_000_000)
