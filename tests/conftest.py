@@ -7,6 +7,7 @@ import fcntl
 import gc
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,10 @@ os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 # without byte code, each of the processes that tests start would compile the package again, and each process of pytest all tests
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # a run in the background of a shell: programs of tests would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # an optional package of jsonschema that compiles 38 grammars when it is imported, for formats that no schema here has
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: the import raises ImportError
