@@ -40,8 +40,13 @@ function showRun({ timeline, actions, status }) {
   [...region.querySelectorAll('details')].forEach((each, index) => { if (open[index]) each.open = true; });
   const forms = document.querySelector('#actions');
   if (forms.dataset.shown !== actions) {
+    const typed = [...forms.querySelectorAll('input:not([type=hidden]), textarea')].map(({ name, value }) => [name, value]);
     forms.innerHTML = actions;
     forms.dataset.shown = actions;
+    for (const [name, value] of typed) {
+      const field = forms.querySelector(`[name="${CSS.escape(name)}"]`);
+      if (field && value) field.value = value;
+    }
   }
   live.textContent = `Status: ${status}`;
 }
