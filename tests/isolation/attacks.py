@@ -8,6 +8,7 @@ The attacks of a language are one workflow of one step, whose event says what to
 from __future__ import annotations
 
 import itertools
+import asyncio
 import json
 import os
 import re
@@ -277,7 +278,11 @@ class _Runs:
             sight.own = result["seen"].get(str(number))
             if isinstance(attack, Attempt):
                 sight.others["place"] = result["reached"].get(str(number))
-        self.report.left[group] = [*processes_with(token).values()]
+        for _ in range(20):  # the system ends the processes of a namespace one after the other
+            self.report.left[group] = [*processes_with(token).values()]
+            if not self.report.left[group]:
+                break
+            await asyncio.sleep(0.05)
 
     async def look(
         self, group: str, who: str, user: str | None, attacks: Sequence[tuple[int, Attack | Attempt]]
