@@ -7,8 +7,8 @@ The attacks of a language are one workflow of one step, whose event says what to
 
 from __future__ import annotations
 
-import itertools
 import asyncio
+import itertools
 import json
 import os
 import re
