@@ -36,7 +36,7 @@ TOTAL_KEY = "total"
 _TOTAL_LINE = f'{{"{TOTAL_KEY}"'.encode()
 TIMEOUT_S = 120.0
 _TRIES = 3
-_RETRY_S = 2.0
+RETRY_S = 2.0
 _WRONG_PAGE_FIX = "Paste the step again, deploy the workflow, and repeat the command."
 
 
@@ -154,15 +154,19 @@ class DumpDownload:
         plan: The plan of the step.
         folder: The folder of the result.
         report: Called with a line of progress after each page.
+        retry_s: Seconds before the second try of a request; twice as many before the third.
     """
 
-    def __init__(self, url: str, plan: DumpPlan, folder: Path, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, url: str, plan: DumpPlan, folder: Path, report: Callable[[str], None], *, retry_s: float = RETRY_S
+    ) -> None:
         import httpx
 
         self._url = url
         self._plan = plan
         self._folder = folder
         self._report = report
+        self._retry_s = retry_s
         self._http = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
 
     def close(self) -> None:
@@ -277,7 +281,7 @@ class DumpDownload:
             else:
                 if response.status_code not in (429, 500, 502, 503, 504) or number == _TRIES:
                     return _check_page(response.status_code, response.content, self._url, required)
-            time.sleep(_RETRY_S * number)
+            time.sleep(self._retry_s * number)
         raise AssertionError("the last try returns or raises")
 
 

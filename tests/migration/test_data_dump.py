@@ -37,8 +37,8 @@ def page(*keys: str, total: int = 3, after: str | None = None) -> Answer:
 
 
 def download(url: str, folder: Path, plan: DumpPlan = PLAN) -> DumpDownload:
-    """A download without output."""
-    return DumpDownload(url, plan, folder, lambda _: None)
+    """A download without output and without waits."""
+    return DumpDownload(url, plan, folder, lambda _: None, retry_s=0)
 
 
 def keys_in(path: Path) -> list[str]:
@@ -103,9 +103,8 @@ def test_records_that_changed_are_counted(tmp_path: Path) -> None:
     assert (result.count, result.total) == (2, 3)
 
 
-def test_a_server_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_error_is_tried_again(tmp_path: Path) -> None:
     """A response with status 503 is not the end of the download."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
     responses: list[Answer] = [(503, {}, {}), page("a", total=1)]
 
     with endpoint(lambda _: responses.pop(0)) as (url, bodies):
@@ -132,10 +131,8 @@ def test_another_response_is_refused(tmp_path: Path, answer: Answer, message: st
     assert not (tmp_path / "stores" / "orders.jsonl").exists()
 
 
-def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     """After three tries the error names the URL, and says that a repeated command goes on."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
-
     with pytest.raises(ProjectError, match="goes on where it stopped"):
         download("http://127.0.0.1:9", tmp_path).download_store("orders")
 
