@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS = 3
+ROUNDS = 4
 FIGURE = re.compile(r"^(?P<name>\S.*?) {2,}(?P<value>[\d,.]+) (?P<unit>ms|s|MB|runs/s)\b", re.MULTILINE)
 
 
@@ -53,7 +53,11 @@ def measure(tree: Path, script: str) -> Mapping[str, tuple[float, str]]:
 def main(commit: str, script: str = "bench_serve.py") -> None:
     """Measure in turns, and print medians and ratios."""
     with work_tree(commit) as base:
-        rounds = [(measure(base, script), measure(ROOT, script)) for _ in range(ROUNDS)]
+        trees = (base, ROOT)
+        rounds = []
+        for turn in range(ROUNDS):  # the first place changes: the machine may be faster or slower at the start of a round
+            figures = {tree: measure(tree, script) for tree in (trees if turn % 2 == 0 else reversed(trees))}
+            rounds.append((figures[base], figures[ROOT]))
     common = set.intersection(*(set(figures) for each in rounds for figures in each))
     units = {name: unit for name, (_, unit) in rounds[0][1].items() if name in common}
     print(f"{script}: medians of {ROUNDS} rounds, {commit} / this checkout")
