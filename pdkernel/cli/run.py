@@ -288,12 +288,13 @@ def _save_test(
     non_secret_names: Sequence[str],
 ) -> None:
     from pdkernel.snapshot_tests import save_test
+    from pdkernel.source import load_source
 
     saved = save_test(
         request,
         execution,
         name=name,
-        source=source,
+        source=load_source(source, pinned_steps=request.pinned_exports),
         directory=state.open_directory(),
         non_secret_names=non_secret_names,
     )

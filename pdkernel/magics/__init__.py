@@ -26,6 +26,7 @@ def register(ip: Any) -> None:
     _debug_kernel_only()
     from pdkernel.magics.actions import ActionMagics
     from pdkernel.magics.invoke import InvokeMagics
+    from pdkernel.magics.notebook_context import register_comm_target
     from pdkernel.magics.run import RunMagics
     from pdkernel.magics.run_settings import RunSettingsMagics
     from pdkernel.magics.runs import RunsMagics
@@ -33,8 +34,9 @@ def register(ip: Any) -> None:
     from pdkernel.magics.steps import StepMagics
     from pdkernel.magics.stores import StoreMagics
 
+    steps = StepMagics(ip)
     for magics in (
-        StepMagics,
+        steps,
         RunSettingsMagics,
         RunMagics,
         RunsMagics,
@@ -48,6 +50,7 @@ def register(ip: Any) -> None:
     ip.input_transformers_cleanup.insert(0, DirectiveTransformer(CELL_SOURCES))
     register_matchers(ip, lambda: _steps(ip), lambda: _vocabulary(ip))
     ip.events.register("pre_run_cell", _forget_loaded)
+    register_comm_target(ip, steps.run_stale)
 
 
 def _forget_loaded(info: Any) -> None:
@@ -72,13 +75,14 @@ def _debug_kernel_only() -> None:
 
 def unregister(ip: Any) -> None:
     """Remove pdkernel from the shell *ip*, and stop its session."""
-    from pdkernel.magics.notebook_context import close_session
+    from pdkernel.magics.notebook_context import close_session, unregister_comm_target
 
     transformers = ip.input_transformers_cleanup
     transformers[:] = [transformer for transformer in transformers if not isinstance(transformer, DirectiveTransformer)]
     unregister_matchers(ip)
     if _forget_loaded in ip.events.callbacks["pre_run_cell"]:
         ip.events.unregister("pre_run_cell", _forget_loaded)
+    unregister_comm_target(ip)
     close_session(ip)
 
 

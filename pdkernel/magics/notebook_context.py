@@ -1,17 +1,24 @@
-"""The notebook of a shell: its file, the running cell, its session."""
+"""The notebook of a shell: its file, the cells that its front end shows, the running cell, its session."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from pdkernel.errors import PdkernelError
+
 if TYPE_CHECKING:
-    from pdkernel.session import Session
+    from pdkernel.session import LiveNotebook, Session
 
 _ATTRIBUTE = "_pdkernel_session"
+_LIVE_ATTRIBUTE = "_pdkernel_live"
+COMM_TARGET = "pdkernel.notebook"
+"""The comm on which the Lab extension sends the cells that it shows, and requests to run the stale steps."""
 
 
 def get_session(shell: InteractiveShell) -> Session:
@@ -25,6 +32,7 @@ def get_session(shell: InteractiveShell) -> Session:
             folder=notebook.parent if notebook else Path.cwd(),
             notebook=notebook,
             environ=dict(os.environ),
+            live=_get_live_notebook(shell),
             code_name=lambda cell: shell.compile.get_code_name(cell, cell, shell.execution_count),
         )
         setattr(shell, _ATTRIBUTE, session)
@@ -38,6 +46,53 @@ def close_session(shell: InteractiveShell) -> None:
     if session is not None:
         delattr(shell, _ATTRIBUTE)
         session.close()
+
+
+def _get_live_notebook(shell: InteractiveShell) -> LiveNotebook:
+    """The cells that *shell*'s front end shows; they outlive a reload of the extension."""
+    from pdkernel.session import LiveNotebook
+
+    live = getattr(shell, _LIVE_ATTRIBUTE, None)
+    if not isinstance(live, LiveNotebook):
+        live = LiveNotebook()
+        setattr(shell, _LIVE_ATTRIBUTE, live)
+    return live
+
+
+def register_comm_target(shell: Any, run_stale: Callable[[], object]) -> None:
+    """
+    Receive the cells that a front end shows; has no effect in a shell without a kernel.
+
+    Args:
+        shell: The kernel's shell.
+        run_stale: Runs the stale steps.
+    """
+    if getattr(shell, "kernel", None) is None:
+        return
+
+    def receive(comm: Any, message: dict[str, Any]) -> None:
+        data = message["content"]["data"]
+        if "cells" in data:
+            _get_live_notebook(shell).show(data, at=time.time())
+        elif data.get("run") == "stale":
+            try:
+                run_stale()
+            except PdkernelError as fault:
+                comm.send({"error": str(fault)})
+
+    def open_comm(comm: Any, message: dict[str, Any]) -> None:
+        page = str(message["content"]["data"].get("page"))
+        comm.on_msg(lambda later: receive(comm, later))
+        comm.on_close(lambda _: _get_live_notebook(shell).forget(page))
+        receive(comm, message)
+
+    shell.kernel.comm_manager.register_target(COMM_TARGET, open_comm)
+
+
+def unregister_comm_target(shell: Any) -> None:
+    """Accept no more comms of front ends. Open comms stay open: the extension may be loaded again."""
+    if getattr(shell, "kernel", None) is not None:
+        shell.kernel.comm_manager.targets.pop(COMM_TARGET, None)
 
 
 def find_notebook_path(shell: InteractiveShell) -> Path | None:

@@ -92,11 +92,11 @@ class StepMagics(Magics):
         if stale and getattr(self.shell, "kernel", None) is not None:
             from pdkernel.widgets import StaleStepsButton
 
-            show_button(self.shell, StaleStepsButton(stale, self._run_stale))
+            show_button(self.shell, StaleStepsButton(stale, self.run_stale))
         elif unseen:
             show_message(f"Stale: {', '.join(unseen)}. To run them again: %pdrun --stale")
 
-    def _run_stale(self) -> Execution:
+    def run_stale(self) -> Execution:
         """Run the stale steps, and draw their results below their own cells."""
         from pdkernel.operations.runs import select_steps
 

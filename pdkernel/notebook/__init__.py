@@ -2,6 +2,7 @@
 
 from pdkernel.notebook.cells import (
     METADATA_KEY,
+    CellType,
     NotebookCell,
     build_output_metadata,
     enumerate_cells,
@@ -15,6 +16,7 @@ from pdkernel.notebook.workflow import read_notebook, workflow_from_cells
 
 __all__ = [
     "METADATA_KEY",
+    "CellType",
     "NotebookCell",
     "build_output_metadata",
     "enumerate_cells",

@@ -3,7 +3,7 @@ A notebook's session: the draft workflow, the chosen settings and the results of
 
     session         the session object that magics and widgets use
     notebook_state  its state: draft, settings of runs, last results
-    draft           cells to workflow, in the notebook's order
+    draft           cells to workflow, in the notebook's order; the cells that a front end shows
     run_settings    chosen event, external user, outbound policy and pins
     step_results    last results, stale results, and the latest runs
     state_store     state that survives a restart of the kernel
@@ -17,7 +17,8 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     timeline_output an execution as the notebook shows it
 """
 
+from pdkernel.session.draft import LiveNotebook
 from pdkernel.session.session import Session
 from pdkernel.session.timeline_output import RESUME_LINE, render_timeline
 
-__all__ = ["RESUME_LINE", "Session", "render_timeline"]
+__all__ = ["RESUME_LINE", "LiveNotebook", "Session", "render_timeline"]

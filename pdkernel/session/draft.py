@@ -1,8 +1,10 @@
 """
-The notebook's workflow as it is now, read from executed cells and the notebook's file.
+The notebook's workflow as it is now, read from the front end, executed cells and the notebook's file.
 
-The newest text of a cell counts, executed or saved. The steps are in the order of the notebook's cells.
+A front end with pdkernel's extension sends the cells that it shows: they replace the file. The newest text of a cell
+counts, shown, executed or saved. The steps are in the order of the notebook's cells.
 
+    edit, do not run            the shown text counts at once; without the extension, see below
     run a cell twice            the second text replaces the first, in the same position
     rename a step               same cell, other name: the old name is gone
     delete a cell               removed once Lab reports it, or once the file is saved without the cell
@@ -13,15 +15,19 @@ The newest text of a cell counts, executed or saved. The steps are in the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from pdkernel.directive import is_step_cell, is_workflow_cell, parse_step_cell
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, DuplicateStepError
 from pdkernel.model import Workflow
-from pdkernel.notebook import NotebookCell, read_cells, workflow_from_cells
+from pdkernel.notebook import METADATA_KEY, CellType, NotebookCell, read_cells, workflow_from_cells
 
 HEADER_CELL_NAME = "%%pdworkflow"
 
@@ -35,6 +41,97 @@ class ExecutedCell(JsonStruct, frozen=True):
     at: float
 
 
+class ShownCell(JsonStruct, frozen=True):
+    """A step cell, header cell or imported part, as a front end sends it; *pdkernel* is its metadata under that key."""
+
+    index: int
+    id: str
+    type: CellType
+    source: str
+    pdkernel: Mapping[str, Any] = {}
+
+
+class ShownCells(JsonStruct, frozen=True):
+    """
+    A front end's message with the cells that it shows.
+
+    Attributes:
+        page: The id of the page; each page that shows the notebook has its own.
+        revision: The number of the message, which increases: two shells of a kernel can receive messages in another order.
+        cells: The cells that belong to the workflow, in the notebook's order.
+    """
+
+    page: str
+    revision: int
+    cells: tuple[ShownCell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The notebook's cells, and the time (seconds since the epoch) when a front end sent or saved them."""
+
+    cells: Sequence[NotebookCell]
+    at: float
+
+
+class LiveNotebook:
+    """
+    The cells that front ends show. They outlive the sessions of their shell.
+
+    Attributes:
+        document: The cells that a page sent last, or None while no page shows the notebook.
+        changes: A number that increases with every message.
+        on_change: Called after a change of a cell, in the thread of the message.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pages: dict[str, tuple[int, _Document]] = {}  # the page that sent last is the last one
+        self.document: _Document | None = None
+        self.changes = 0
+        self.on_change: Callable[[], None] = lambda: None
+
+    def show(self, message: object, *, at: float) -> None:
+        """
+        Store the cells of a front end's *message*, unless a later message of the page has arrived.
+
+        Raises:
+            msgspec.ValidationError: The message is not a `ShownCells`.
+        """
+        shown = msgspec.convert(message, ShownCells)
+        cells = tuple(
+            NotebookCell(
+                source=cell.source,
+                type=cell.type,
+                id=cell.id,
+                metadata={METADATA_KEY: dict(cell.pdkernel)} if cell.pdkernel else {},
+                index=cell.index,
+            )
+            for cell in shown.cells
+        )
+        with self._lock:
+            if shown.page in self._pages and shown.revision <= self._pages[shown.page][0]:
+                return
+            self._pages.pop(shown.page, None)
+            self._pages[shown.page] = (shown.revision, _Document(cells, at))
+        self._choose_document()
+
+    def forget(self, page: str) -> None:
+        """Forget the cells of *page*, which no longer shows the notebook; without any page, the file counts."""
+        with self._lock:
+            self._pages.pop(page, None)
+        self._choose_document()
+
+    def _choose_document(self) -> None:
+        with self._lock:
+            before = self.document
+            self.document = next((document for _, document in reversed(self._pages.values())), None)
+            self.changes += 1
+            now = self.document
+        if before is None or now is None or before.cells != now.cells:
+            self.on_change()
+
+
 class Draft:
     """
     Collects cells and parses them as a workflow.
@@ -42,10 +139,12 @@ class Draft:
     Args:
         path: The notebook's file, or None if the file is unknown; the file need not exist yet.
         name: The workflow's name if no header cell sets a name.
+        live: The cells that a front end shows.
     """
 
-    def __init__(self, path: Path | None = None, *, name: str = "notebook") -> None:
+    def __init__(self, path: Path | None = None, *, name: str = "notebook", live: LiveNotebook | None = None) -> None:
         self.path = path
+        self._live = live or LiveNotebook()
         self._name = path.stem if path else name
         self._executed_cells: dict[str, ExecutedCell] = {}
         self._deleted: set[str] = set()
@@ -90,12 +189,13 @@ class Draft:
 
     def workflow(self) -> Workflow:
         """
-        The workflow, in the notebook's order; parsed again only after a change of a cell or the file.
+        The workflow, in the notebook's order; parsed again only after a change of a cell or the document.
 
         Raises:
             DefinitionError: An executed cell is invalid, or two cells have the same step name.
         """
-        state = (self._changes, self._file_version())
+        version = self._file_version() if self._live.document is None else None
+        state = (self._changes, self._live.changes, version)
         if self._read is None or self._read[0] != state:
             workflow = workflow_from_cells(self.cells(), name=self._name, source=str(self.path) if self.path else None)
             self._read = (state, workflow)
@@ -103,17 +203,16 @@ class Draft:
 
     def cells(self) -> list[NotebookCell]:
         """The step and header cells of the draft, each with its newest text."""
-        found_in_file = self._saved()
-        saved = [cell for cell in found_in_file or () if cell.id is None or cell.id not in self._deleted]
-        ids = {cell.id for cell in saved}
-        saved_at = self.path.stat().st_mtime if self.path is not None and found_in_file is not None else 0.0
+        document = self._live.document or self._saved()
+        cells = [cell for cell in document.cells if self._is_part(cell)]
+        ids = {cell.id for cell in cells}
         unplaced = dict(self._executed_cells)
         found: list[NotebookCell] = []
-        for cell in saved:
+        for cell in cells:
             key = self._key_of(cell, ids)
             ran = unplaced.pop(key, None) if key else None
-            found.append(cell if ran is None or ran.at < saved_at else replace(cell, source=ran.source))
-        new = (ran for ran in unplaced.values() if ran.cell_id is None or ran.at >= saved_at)
+            found.append(cell if ran is None or ran.at < document.at else replace(cell, source=ran.source))
+        new = (ran for ran in unplaced.values() if ran.cell_id is None or ran.at >= document.at)
         return found + [NotebookCell(source=ran.source, id=ran.cell_id) for ran in new]
 
     def _file_version(self) -> tuple[int, int, int] | None:
@@ -124,19 +223,20 @@ class Draft:
             return None
         return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
-    def _saved(self) -> list[NotebookCell] | None:
-        """Step and header cells of the file, without invalid cells that were not run. None without a file."""
+    def _saved(self) -> _Document:
+        """The cells of the file without deleted cells; no cells without a file."""
         if self.path is None or not self.path.is_file():
-            return None
+            return _Document((), 0.0)
         try:
             cells = read_cells(self.path)
         except DefinitionError:
-            return None  # half-written, or not yet a notebook: only the executed cells are known
-        return [
-            cell
-            for cell in cells
-            if _is_preserved_cell(cell) or (_is_directive_cell(cell.source) and self._is_valid_or_executed(cell))
-        ]
+            return _Document((), 0.0)  # half-written, or not yet a notebook: only the executed cells are known
+        kept = [cell for cell in cells if cell.id is None or cell.id not in self._deleted]
+        return _Document(kept, self.path.stat().st_mtime)
+
+    def _is_part(self, cell: NotebookCell) -> bool:
+        """Whether *cell* belongs to the workflow: invalid cells that were not run do not."""
+        return _is_preserved_cell(cell) or (_is_directive_cell(cell.source) and self._is_valid_or_executed(cell))
 
     def _is_valid_or_executed(self, cell: NotebookCell) -> bool:
         return cell.id in self._executed_cells or _is_valid(cell.source)

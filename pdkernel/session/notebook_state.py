@@ -45,7 +45,7 @@ class NotebookState:
 
     Args:
         folder: The notebook's folder.
-        notebook: The notebook's file, or None if the file is unknown.
+        draft: The cells of the notebook.
         project: The local project, or None to open the nearest project at first use.
         environ: Environment variables; the session reads `PDKERNEL_*`.
         clock: The clock for time stamps.
@@ -56,15 +56,15 @@ class NotebookState:
         self,
         *,
         folder: Path,
-        notebook: Path | None,
+        draft: Draft,
         project: Project | None,
         environ: Mapping[str, str],
         clock: Clock,
         ids: IdGenerator,
     ) -> None:
         self.folder = folder
-        self.notebook = notebook
-        self.draft = Draft(notebook, name=folder.name or "notebook")
+        self.notebook = draft.path
+        self.draft = draft
         self.events = EventLibrary(folder)
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
@@ -145,8 +145,6 @@ class NotebookState:
     def find_needed_apps(self) -> Mapping[str, Sequence[str]]:
         """Apps that require an account of the external user, with the steps that use them. Runs no step code."""
         return steps_by_external_user_app(collect_app_bindings(self.workflow, self.catalog))
-
-    # ── settings ─────────────────────────────────────────────────
 
     @property
     def event(self) -> TestEvent | None:
@@ -277,8 +275,6 @@ class NotebookState:
         self._notify()
         return held
 
-    # ── results ──────────────────────────────────────────────────────────
-
     @property
     def result_scope(self) -> str:
         """A key for the event, environment and external user that results belong to."""
@@ -303,6 +299,12 @@ class NotebookState:
         """Steps whose last result is stale."""
         self._load()
         return self._results.find_stale_steps(self.workflow, self.result_scope)
+
+    @property
+    def edited_steps(self) -> tuple[str, ...]:
+        """Steps whose code was edited since their last result."""
+        self._load()
+        return self._results.find_edited_steps(self.workflow)
 
     def find_stale_steps(self, execution: Execution) -> set[str]:
         """Steps of *execution* whose result there is stale, or whose code was edited since."""

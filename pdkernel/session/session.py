@@ -27,6 +27,7 @@ from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON
 from pdkernel.operations.runs import build_run_request
 from pdkernel.redaction import Redactor
+from pdkernel.session.draft import Draft, LiveNotebook
 from pdkernel.session.engine_thread import EngineThread
 from pdkernel.session.notebook_state import NotebookState
 
@@ -55,6 +56,7 @@ class Session(NotebookState):
         project: The local project, or None to open the nearest project at first use.
         environ: Environment variables; the session reads `PDKERNEL_*`.
         code_name: Returns the debugger's file name for a cell's text; None disables debugging.
+        live: The cells that a front end shows.
         clock: The clock for time stamps.
         ids: The source of run ids.
     """
@@ -67,11 +69,15 @@ class Session(NotebookState):
         project: Project | None = None,
         environ: Mapping[str, str] | None = None,
         code_name: Callable[[str], str] | None = None,
+        live: LiveNotebook | None = None,
         clock: Clock = SYSTEM_CLOCK,
         ids: IdGenerator = RANDOM_IDS,
     ) -> None:
         environ = dict(environ or {})
-        super().__init__(folder=folder, notebook=notebook, project=project, environ=environ, clock=clock, ids=ids)
+        live = live or LiveNotebook()
+        draft = Draft(notebook, name=folder.name or "notebook", live=live)
+        super().__init__(folder=folder, draft=draft, project=project, environ=environ, clock=clock, ids=ids)
+        live.on_change = self._notify
         self._may_install = environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no")
         self._code_name = code_name
         self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
@@ -272,7 +278,7 @@ class Session(NotebookState):
         Save *execution* as the snapshot test *name*; returns a summary of the written files.
 
         Args:
-            execution: One of the latest runs of this kernel. The notebook must be saved with the code that ran.
+            execution: One of the latest runs of this kernel, of the workflow as it is now. If the file is older, the summary says so.
             name: The test's name.
             non_secret_names: Names of variables and credentials that are not secret.
 
@@ -290,7 +296,7 @@ class Session(NotebookState):
             self.get_request(execution.id),
             execution,
             name=name,
-            source=self.notebook,
+            source=self.source,
             directory=self.directory,
             non_secret_names=non_secret_names,
         )

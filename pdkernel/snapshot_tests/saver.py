@@ -1,7 +1,7 @@
 """
 Saves a run as a test: event, external user, recorded calls, and the results of every step.
 
-The order: check that the source on disk is the workflow that ran, run it twice offline, write assertions for the values
+The order: check that the source is the workflow that ran, run it twice offline, write assertions for the values
 that stay the same. No request is sent: the calls were recorded during the run.
 """
 
@@ -18,12 +18,12 @@ from msgspec.structs import replace
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import RequestError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.files import read_file
 from pdkernel.identity import Directory
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Workflow
 from pdkernel.operations.runs import normalize_test_name
 from pdkernel.runtimes.file_tree import temporary_folder
 from pdkernel.snapshot_tests.code_generation import (
@@ -52,10 +52,12 @@ class SavedTest:
     Attributes:
         files: The written files, the test first.
         unstable_paths: Paths of values that differ from run to run.
+        unsaved: What the source's file must still get, for a person; None if the file is the workflow that ran.
     """
 
     files: tuple[Path, ...]
     unstable_paths: tuple[str, ...]
+    unsaved: str | None = None
 
     def format_summary(self, folder: Path) -> str:
         """List the written files, relative to *folder*, and the unstable values."""
@@ -65,6 +67,8 @@ class SavedTest:
             lines.append(
                 f"Compared by type only, because they differ from run to run: {', '.join(self.unstable_paths)}"
             )
+        if self.unsaved is not None:
+            lines.append(f"Save the notebook first: the test reads its file, and {self.unsaved}.")
         lines.append(f"Run it: pytest {shown[0]}")
         return "\n".join(lines)
 
@@ -74,7 +78,7 @@ def save_test(
     execution: Execution,
     *,
     name: str,
-    source: Path,
+    source: WorkflowSource,
     directory: Directory,
     non_secret_names: Collection[str] = (),
     clock: Clock = SYSTEM_CLOCK,
@@ -86,27 +90,25 @@ def save_test(
         request: The request of the run, with a recording.
         execution: The record of the run.
         name: Name of the test: letters, digits, dashes and underscores.
-        source: The notebook or the workflow's folder on disk.
+        source: The notebook or the workflow's folder as it is now. Its file may be older: the result then says so.
         directory: The directory with the accounts of the run.
         non_secret_names: Variables and credentials (`NAME`, `APP.FIELD`) whose real values the test may contain.
         clock: Returns the current time.
 
     Raises:
         RequestError: The run cannot be saved; no file was written.
-        NotebookError: *source* cannot be read.
     """
     name = normalize_test_name(name)
-    opened = load_source(source, pinned_steps=request.pinned_exports)
-    _check_source(opened, request)
+    _check_source(source, request)
     recording = _check_run(request, execution)
     inputs = collect_run_inputs(request, execution, directory, non_secret_names=non_secret_names)
-    base = (opened.path.parent).resolve()  # beside a notebook or a synced folder; a synced folder itself is not changed
+    base = (source.path.parent).resolve()  # beside a notebook or a synced folder; a synced folder itself is not changed
     event_file, event_files = _plan_event_file(base / EVENTS_FOLDER, name, request, execution)
     pins, only = _resolve_pins_and_steps(request)
     scenario = SnapshotScenario(
         name=name,
         workflow=request.workflow.name,
-        source=f"../{opened.path.name}",
+        source=f"../{source.path.name}",
         event=f"../{EVENTS_FOLDER}/{event_file.name}",
         recorded=f"{RECORDINGS_FOLDER}/{name}.jsonl" if len(recording) else None,
         external_user=request.external_user_id,
@@ -115,7 +117,7 @@ def save_test(
         pins=pins,
         only=only,
     )
-    samples, recorded_files = _repeat_run(opened, scenario, execution, recording)
+    samples, recorded_files = _repeat_run(source, scenario, execution, recording)
     _check_same(execution, samples, inputs, stores=any(step.stores for step in request.workflow.steps))
     test = base / TESTS_FOLDER / f"test_{name}.py"
     attachments = {test.parent / path: content for path, content in recorded_files.items()} | event_files
@@ -123,25 +125,42 @@ def save_test(
     text = generate_test_code(scenario, expected)
     for path, content in {**attachments, test: text.encode()}.items():
         _check_secrets(path, content, inputs)
-    return SavedTest(write_test_files(test, text, attachments), expected.unstable_paths)
+    files = write_test_files(test, text, attachments)
+    return SavedTest(files, expected.unstable_paths, _find_unsaved(source, request))
 
 
-def _check_source(opened: WorkflowSource, request: RunRequest) -> None:
-    """Check that the source on disk is the workflow that ran: a test runs the source on disk."""
-    if opened.workflow.version == request.workflow.version:
-        return
-    on_disk = {step.name: step for step in opened.workflow.steps}
+def _check_source(source: WorkflowSource, request: RunRequest) -> None:
+    """Check that *source* is the workflow that ran."""
+    different = _find_difference(source.workflow, request.workflow)
+    if different is not None:
+        raise RequestError(
+            f"The workflow was edited after this run: {different}.",
+            fix="Run it again, and then save the run.",
+        )
+
+
+def _find_unsaved(source: WorkflowSource, request: RunRequest) -> str | None:
+    """What the file of *source* lacks of the workflow that ran; None if nothing is missing. The test runs the file."""
+    try:
+        saved = load_source(source.path, pinned_steps=request.pinned_exports)
+    except PdkernelError as fault:
+        return f"{source.path.name} on disk cannot run ({fault.message})"
+    different = _find_difference(saved.workflow, request.workflow)
+    return None if different is None else f"in {source.path.name} on disk {different}"
+
+
+def _find_difference(workflow: Workflow, ran: Workflow) -> str | None:
+    """How *workflow* differs from the workflow that *ran*, with the names of steps; None if it does not differ."""
+    if workflow.version == ran.version:
+        return None
+    steps = {step.name: step for step in workflow.steps}
     other = [
         step.name
-        for step in request.workflow.steps
-        if step.name not in on_disk
-        or any(getattr(on_disk[step.name], name) != getattr(step, name) for name in ("source", "files", "props"))
+        for step in ran.steps
+        if step.name not in steps
+        or any(getattr(steps[step.name], name) != getattr(step, name) for name in ("source", "files", "props"))
     ]
-    what = f"step {', '.join(other)} differs" if other else "the header or the order of steps differs"
-    raise RequestError(
-        f"{opened.path.name} on disk is not the workflow that ran: {what}.",
-        fix="Save the notebook, run it again, and then save the run.",
-    )
+    return f"step {', '.join(other)} differs" if other else "the header or the order of steps differs"
 
 
 def _check_run(request: RunRequest, execution: Execution) -> MemoryRecording:
@@ -174,14 +193,14 @@ def _resolve_pins_and_steps(request: RunRequest) -> tuple[dict[str, Mapping[str,
 
 
 def _repeat_run(
-    opened: WorkflowSource, scenario: SnapshotScenario, execution: Execution, recording: MemoryRecording
+    source: WorkflowSource, scenario: SnapshotScenario, execution: Execution, recording: MemoryRecording
 ) -> tuple[list[Execution], dict[Path, bytes]]:
     """Repeat the run offline; return the repetitions, and the recording's files by path below the folder of tests."""
     with temporary_folder("pdkernel-save-") as scratch:
         calls = scratch / f"{scenario.name}.jsonl"
         recording.append_to(calls)
         samples = [
-            _run_offline(scratch / str(number), opened, scenario, Event(dict(execution.event)), calls)
+            _run_offline(scratch / str(number), source, scenario, Event(dict(execution.event)), calls)
             for number in range(VERIFICATION_RUNS)
         ]
         files = {
@@ -193,7 +212,7 @@ def _repeat_run(
 
 
 def _run_offline(
-    folder: Path, opened: WorkflowSource, scenario: SnapshotScenario, event: Event, calls: Path
+    folder: Path, source: WorkflowSource, scenario: SnapshotScenario, event: Event, calls: Path
 ) -> Execution:
     """Run *scenario* as the test will, in separate processes."""
     with RuntimeFactory() as factory:
@@ -201,7 +220,7 @@ def _run_offline(
         try:
             scenario.inputs.apply_to(project)
             return project.run(
-                opened.path,
+                source,
                 event,
                 external_user=scenario.external_user,
                 environment=scenario.environment,

@@ -119,7 +119,7 @@ class TemporaryProject:
 
     def run(
         self,
-        source: Path | Workflow,
+        source: Path | Workflow | WorkflowSource,
         event: Event | None = None,
         *,
         external_user: str | None = None,
@@ -134,7 +134,7 @@ class TemporaryProject:
         Run a workflow and wait for its end, from a function or from a coroutine.
 
         Args:
-            source: A notebook, a workflow's folder, or a workflow.
+            source: A notebook, a workflow's folder, a loaded source, or a workflow.
             event: The event; default: `{}`.
             external_user: Id of the external user; default: the user named by the event.
             environment: Environment of the user; default: the event's, else development.
@@ -162,7 +162,7 @@ class TemporaryProject:
             policy=parse_policy(egress),
             external_user_id=external_user or event.external_user_id,
             environment=parse_environment(environment or event.environment),
-            source_argument=source.name if isinstance(source, Workflow) else shlex.quote(str(source)),
+            source_argument=shlex.quote(str(source)) if isinstance(source, Path) else opened.workflow.name,
             only_steps=frozenset(only) if only is not None else None,
             interface="python",
             pinned_exports=pin_steps(opened.workflow, pins or {}),
@@ -183,8 +183,10 @@ class TemporaryProject:
         self._engines.clear()
         self._project.close()
 
-    def _open(self, source: Path | Workflow, pinned_steps: Collection[str]) -> WorkflowSource:
+    def _open(self, source: Path | Workflow | WorkflowSource, pinned_steps: Collection[str]) -> WorkflowSource:
         """The workflow of *source*; a workflow without a file gets the project's folder."""
+        if isinstance(source, WorkflowSource):
+            return source
         if isinstance(source, Workflow):
             return WorkflowSource(self.folder / "workflow.ipynb", "notebook", source)
         return load_source(source, pinned_steps=pinned_steps)

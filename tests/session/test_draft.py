@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from pdkernel.errors import DuplicateStepError
-from pdkernel.session.draft import Draft
+from pdkernel.session.draft import Draft, LiveNotebook
 
 Save = Callable[..., Path]
 
@@ -23,6 +25,18 @@ def cell(name: str, value: int = 1) -> str:
 def names(draft: Draft) -> list[str]:
     """The names of the steps, in order."""
     return [step.name for step in draft.workflow().steps]
+
+
+def shown(*cells: tuple[str, str], page: str = "page", revision: int = 0) -> dict[str, Any]:
+    """A front end's message with (id, source) pairs; each second cell of the notebook is not of the workflow."""
+    return {
+        "page": page,
+        "revision": revision,
+        "cells": [
+            {"index": 2 * place, "id": cell_id, "type": "code", "source": source, "pdkernel": {}}
+            for place, (cell_id, source) in enumerate(cells)
+        ],
+    }
 
 
 def test_without_a_file_first_runs_make_the_order() -> None:
@@ -210,3 +224,92 @@ def test_a_steps_cell_is_its_place_in_the_file(save_notebook: Save) -> None:
     draft.record_cell(cell("three"), cell_id="e", at=time.time() + 1)
 
     assert [step.cell_index for step in draft.workflow().steps] == [1, 3, 4]
+
+
+def test_shown_cells_replace_the_file(save_notebook: Save) -> None:
+    """Order, texts and cells are those of the screen: edited, moved, new and deleted cells need neither a run nor a save."""
+    live = LiveNotebook()
+    draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two")), ("c", cell("three"))), live=live)
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
+    draft.record_cell(cell("three"), cell_id="c", at=time.time())
+
+    live.show(shown(("b", cell("two")), ("a", cell("first", 2)), ("d", cell("new"))), at=time.time() + 1)
+
+    assert names(draft) == ["two", "first", "new"]
+    assert "return 2" in draft.workflow().step("first").source
+    assert [step.cell_index for step in draft.workflow().steps] == [0, 2, 4]
+
+
+def test_a_cell_that_runs_after_the_message_has_the_text_that_ran(save_notebook: Save) -> None:
+    """A cell that was edited while it waited runs with its text of before; the next message counts again."""
+    live = LiveNotebook()
+    draft = Draft(save_notebook(("a", cell("one"))), live=live)
+    now = time.time()
+    live.show(shown(("a", cell("one", 2))), at=now)
+
+    draft.record_cell(cell("one", 1), cell_id="a", at=now + 1)
+    ran = draft.workflow().step("one").source
+    live.show(shown(("a", cell("one", 2)), revision=1), at=now + 2)
+
+    assert "return 1" in ran
+    assert "return 2" in draft.workflow().step("one").source
+
+
+def test_an_overtaken_message_does_not_count() -> None:
+    """Of two messages of a page, the one with the higher revision counts, in whatever order they arrive."""
+    live = LiveNotebook()
+    draft = Draft(live=live)
+
+    live.show(shown(("a", cell("new")), revision=2), at=time.time())
+    live.show(shown(("a", cell("old")), revision=1), at=time.time())
+
+    assert names(draft) == ["new"]
+
+
+def test_a_deleted_cell_that_is_shown_again_is_a_step() -> None:
+    """A cell whose deletion was undone is a step again."""
+    live = LiveNotebook()
+    draft = Draft(live=live)
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
+    draft.remove_cells(["a"])
+
+    live.show(shown(("a", cell("one"))), at=time.time())
+
+    assert names(draft) == ["one"]
+
+
+def test_without_a_page_the_file_counts(save_notebook: Save) -> None:
+    """When a page is closed, the cells of another page count; after the last page, the file counts."""
+    live = LiveNotebook()
+    draft = Draft(save_notebook(("a", cell("saved"))), live=live)
+    live.show(shown(("a", cell("left")), page="left"), at=time.time())
+    live.show(shown(("a", cell("right")), page="right"), at=time.time())
+    both = names(draft)
+
+    live.forget("right")
+    one = names(draft)
+    live.forget("left")
+
+    assert (both, one, names(draft)) == (["right"], ["left"], ["saved"])
+
+
+def test_only_a_change_of_cells_is_reported() -> None:
+    """Listeners are called when a cell has changed, not for a message with the same cells."""
+    live = LiveNotebook()
+    changes: list[int] = []
+    live.on_change = lambda: changes.append(live.changes)
+
+    for revision, text in enumerate(["one", "one", "two"]):
+        live.show(shown(("a", cell(text)), revision=revision), at=time.time())
+
+    assert len(changes) == 2
+
+
+def test_a_message_of_another_form_is_refused() -> None:
+    """A message that does not fit changes nothing."""
+    live = LiveNotebook()
+
+    with pytest.raises(msgspec.ValidationError):
+        live.show({"page": "page", "cells": [{"source": 1}]}, at=time.time())
+
+    assert live.document is None

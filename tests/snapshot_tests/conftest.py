@@ -47,7 +47,7 @@ class Notebook:
             self.session.get_request(execution.id),
             execution,
             name=name,
-            source=self.path,
+            source=self.session.source,
             directory=self.session.directory,
             **choices,
         )

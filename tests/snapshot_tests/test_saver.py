@@ -23,6 +23,7 @@ from pdkernel.operations.runs import MAX_TEST_NAME
 from pdkernel.session import Session
 from pdkernel.snapshot_tests import save_test
 from tests.egress.kit import OutsideServer
+from tests.notebook_files import notebook_of
 from tests.private_pytest import run_pytest
 from tests.snapshot_tests.conftest import Notebook
 
@@ -79,7 +80,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
             session.get_request(execution.id),
             execution,
             name="issue",
-            source=notebook,
+            source=session.source,
             directory=session.directory,
         )
     finally:
@@ -211,7 +212,7 @@ def test_a_run_without_a_recording_or_an_end_cannot_be_saved(notebook: Notebook)
     notebook.write(ONE)
     execution = notebook.session.run()
     request = notebook.session.get_request(execution.id)
-    place: dict[str, Any] = {"name": "run", "source": notebook.path, "directory": notebook.session.directory}
+    place: dict[str, Any] = {"name": "run", "source": notebook.session.source, "directory": notebook.session.directory}
 
     with pytest.raises(RequestError, match="were not recorded"):
         save_test(replace(request, recording=None), execution, **place)
@@ -313,15 +314,31 @@ def test_an_edited_test_stays(notebook: Notebook) -> None:
     assert notebook.text() == edited
 
 
-def test_a_notebook_that_is_not_saved_is_refused(notebook: Notebook) -> None:
-    """A test runs the file: a step that ran with another text is named, and no file is written."""
+def test_a_test_of_unsaved_code_asks_to_save_first(notebook: Notebook) -> None:
+    """A run of code that is not saved becomes a test, which names the step to save; it passes once the file has the code."""
     notebook.write(ONE)
-    notebook.session.record_cell(ONE.replace("return 1", "return 2"), cell_id="c0")
+    repaired = ONE.replace("return 1", "return 2")
+    notebook.session.record_cell(repaired, cell_id="c0")
 
-    with pytest.raises(RequestError, match=r"work\.ipynb on disk is not the workflow that ran: step one") as refused:
-        notebook.save(notebook.session.run())
+    summary = notebook.save(notebook.session.run()).format_summary(notebook.folder)
+    before = notebook.pytest()
+    notebook_of(notebook.path, repaired)
 
-    assert "Save the notebook" in str(refused.value)
+    assert "Save the notebook first: the test reads its file, and in work.ipynb on disk step one differs." in summary
+    assert before == {"failed": 1}
+    assert notebook.pytest() == {"passed": 1}
+
+
+def test_a_run_of_code_that_was_edited_since_is_refused(notebook: Notebook) -> None:
+    """A step that was edited after the run is named, and no file is written."""
+    notebook.write(ONE)
+    execution = notebook.session.run()
+    notebook.write(ONE.replace("return 1", "return 2"))
+
+    with pytest.raises(RequestError, match="edited after this run: step one differs") as refused:
+        notebook.save(execution)
+
+    assert "Run it again" in str(refused.value)
     assert not (notebook.folder / "tests").exists()
 
 

@@ -1,11 +1,11 @@
 // @ts-check
 /*
  * pdkernel's JupyterLab extension: highlights step cells in their language, copies the path of a clicked `code.pd-k`, opens the
- * page that a button `.pd-link` requests, and shows saved forms without their kernel.
+ * page that a button `.pd-link` requests, and shows saved forms without their kernel. It sends the cells of the workflow to the
+ * kernel as the screen shows them, and asks the kernel to run stale steps after a click on their mark.
  *
  * It is written by hand and served unchanged: without bundler, import, inline script or inline style, so that it works under a
- * strict content security policy. It reads the first line of cells, and the HTML and classes `pd-...` of outputs. It does not
- * communicate with a kernel.
+ * strict content security policy. It reads step cells, and the HTML and classes `pd-...` of outputs.
  */
 (() => {
   'use strict';
@@ -52,6 +52,183 @@
     apply();
   }
 
+  // ---- The notebook as the screen shows it --------------------------------------------------------------------------
+
+  const COMM = 'pdkernel.notebook';
+  const KERNEL = 'pdkernel';
+  const LOADS_PDKERNEL = /^\s*%(?:re)?load_ext\s+pdkernel\b/m;
+  const CHANGE_MS = 200; // a pause in typing
+
+  /** Sends the workflow's cells of a notebook to its kernel: after each change, and before and after a cell runs. */
+  class NotebookSender {
+    constructor(panel) {
+      this.panel = panel;
+      this.page = `${Date.now()}-${Math.random()}`;
+      this.revision = 0;
+      this.comm = null;
+      this.refusedBy = null; // the id of a kernel without pdkernel
+      this.timer = null;
+      this.sent = '';
+      const { sessionContext, context } = panel;
+      sessionContext.kernelChanged.connect(() => this.connect());
+      sessionContext.statusChanged.connect((_sender, status) => {
+        if (status === 'restarting' || status === 'autorestarting') {
+          this.comm = this.refusedBy = null;
+        } else if (status === 'idle' && this.kernel?.name === KERNEL) {
+          this.open();
+        }
+      });
+      context.model.contentChanged.connect(() => {
+        clearTimeout(this.timer);
+        this.timer = setTimeout(() => this.flush(), CHANGE_MS);
+      });
+      panel.disposed.connect(() => this.close());
+      context.ready.then(() => sessionContext.ready).then(() => this.connect());
+    }
+
+    get kernel() {
+      return this.panel.isDisposed ? null : this.panel.sessionContext.session?.kernel ?? null;
+    }
+
+    /** The cells that belong to the workflow, with their places among all cells. */
+    read() {
+      const cells = [];
+      let index = 0;
+      for (const cell of this.panel.content.model?.cells ?? []) {
+        const [source, pdkernel] = [cell.sharedModel.getSource(), cell.getMetadata('pdkernel') ?? {}];
+        if (cell.type === 'code' ? DIRECTIVE.test(source) : Object.keys(pdkernel).length > 0) {
+          cells.push({ index, id: cell.id, type: cell.type, source, pdkernel });
+        }
+        index++;
+      }
+      return cells;
+    }
+
+    /** Open a comm if the kernel has loaded pdkernel: the workflow kernel, or a kernel to which a page has sent cells before. */
+    async connect() {
+      this.comm = null;
+      const kernel = this.kernel;
+      if (kernel?.name === KERNEL) {
+        await kernel.info;
+        this.open();
+      } else if (kernel) {
+        const reply = await kernel.requestCommInfo({ target_name: COMM });
+        if (kernel === this.kernel && Object.keys(reply.content.comms ?? {}).length > 0) {
+          this.open();
+        }
+      }
+    }
+
+    open() {
+      const kernel = this.kernel;
+      if (!kernel || this.comm || !kernel.handleComms || this.refusedBy === kernel.id) {
+        return;
+      }
+      const comm = (this.comm = kernel.createComm(COMM));
+      comm.onClose = () => {
+        if (this.comm === comm) {
+          this.comm = null;
+          this.refusedBy = kernel.id;
+        }
+      };
+      comm.onMsg = message => notify(message.content.data.error);
+      comm.open(this.message(this.read()));
+    }
+
+    message(cells) {
+      this.sent = JSON.stringify(cells);
+      return { page: this.page, revision: this.revision++, cells };
+    }
+
+    /** Send the cells now if they have changed. */
+    flush() {
+      clearTimeout(this.timer);
+      const cells = this.comm && !this.panel.isDisposed ? this.read() : null;
+      if (cells && JSON.stringify(cells) !== this.sent) {
+        this.comm.send(this.message(cells));
+      }
+    }
+
+    /** Send the cells in the order of the requests to run cells: a comm's own messages may overtake them, or come later. */
+    sendInOrder() {
+      const kernel = this.kernel;
+      if (this.comm && kernel) {
+        const content = { comm_id: this.comm.commId, data: this.message(this.read()) };
+        const header = { msgType: 'comm_msg', channel: 'shell', username: kernel.username, session: kernel.clientId };
+        kernel.sendShellMessage(services.KernelMessage.createMessage({ ...header, content }), false, true);
+      }
+    }
+
+    onExecuted(cell) {
+      if (LOADS_PDKERNEL.test(cell.model.sharedModel.getSource())) {
+        this.refusedBy = null;
+        this.open();
+      }
+      this.sendInOrder(); // a cell that was edited while it waited ran with its text of before
+    }
+
+    /** Ask the kernel to run the stale steps; returns whether the kernel was asked. */
+    runStale() {
+      this.flush();
+      this.comm?.send({ run: 'stale' });
+      return this.comm !== null;
+    }
+
+    close() {
+      clearTimeout(this.timer);
+      const comm = this.comm;
+      this.comm = null;
+      if (comm && !comm.isDisposed) {
+        comm.close({ page: this.page });
+      }
+    }
+  }
+
+  const senders = new Map();
+
+  /** The sender of the notebook that contains *node*; undefined outside a notebook. */
+  function senderOf(node) {
+    return [...senders.values()].find(sender => sender.panel.node.contains(node));
+  }
+
+  function notify(text) {
+    if (text) {
+      apputils.Notification.error(text, { autoClose: false });
+    }
+  }
+
+  function watchSending() {
+    const { executionScheduled, executed } = notebook.NotebookActions;
+    executionScheduled.connect((_sender, { notebook: content }) => senderOf(content.node)?.sendInOrder());
+    executed.connect((_sender, { notebook: content, cell }) => senderOf(content.node)?.onExecuted(cell));
+    // before a button of a form can act on an edit, and before the page is left
+    window.addEventListener('pointerdown', () => senders.forEach(sender => sender.flush()), true);
+    window.addEventListener('pagehide', () => senders.forEach(sender => sender.close()));
+  }
+
+  // ---- Marks of stale steps ----------------------------------------------------------------------------------------
+
+  const STALE = '.pd-stale';
+
+  /** A click on the mark of a stale step runs the stale steps. */
+  function watchStaleMarks() {
+    const onActivate = event => {
+      const mark = event.target instanceof Element ? event.target.closest(STALE) : null;
+      const sender = mark && senderOf(mark);
+      if (!mark || !sender || mark.getAttribute('aria-disabled')) {
+        return;
+      }
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      if (sender.runStale()) {
+        mark.setAttribute('aria-disabled', 'true'); // until the kernel draws the result
+      } else {
+        notify('The kernel is not running. Run the cell again.');
+      }
+    };
+    onPress(onActivate);
+  }
+
   // ---- Forms without their kernel ----------------------------------------------------------------------------------
 
   const VIEW = 'application/vnd.jupyter.widget-view+json';
@@ -93,6 +270,8 @@
 
   function watchNotebook(panel, languages) {
     watchForms(panel);
+    senders.set(panel, new NotebookSender(panel));
+    panel.disposed.connect(() => senders.delete(panel));
     const seen = new WeakSet();
     const watchAll = () => {
       for (const cell of panel.content.model?.cells ?? []) {
@@ -114,6 +293,10 @@
   const FEEDBACK_MS = 1500;
   const CSS = `
     ${KEY} { cursor: copy; border-radius: 2px; position: relative; }
+    ${STALE} { cursor: pointer; }
+    ${STALE}:hover { text-decoration: underline; }
+    ${STALE}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
+    ${STALE}[aria-disabled] { cursor: progress; opacity: 0.6; }
     ${KEY}.pd-python { padding: 0 4px; }
     ${KEY}.pd-python::before { content: "Python"; }
     ${KEY}:hover { background: var(--jp-layout-color2, #eee); }
@@ -177,12 +360,23 @@
     };
   }
 
-  /** Restore role and tabindex of the keys in *root*: JupyterLab's sanitizer removes both from saved outputs. */
+  /** Restore role and tabindex of the keys and marks in *root*: JupyterLab's sanitizer removes both from saved outputs. */
   function restoreButtons(root) {
-    for (const key of root.querySelectorAll(`${KEY}[title^="Copy "]`)) {
+    for (const key of root.querySelectorAll(`${KEY}[title^="Copy "], ${STALE}`)) {
       key.setAttribute('role', 'button');
       key.setAttribute('tabindex', '0');
     }
+  }
+
+  /** Call *onActivate* for a click, Enter or Space anywhere, before JupyterLab's shortcuts, which listen on the document. */
+  function onPress(onActivate) {
+    window.addEventListener('click', onActivate, true);
+    window.addEventListener('keydown', event => {
+      const plain = !(event.ctrlKey || event.metaKey || event.altKey || event.shiftKey);
+      if (plain && (event.key === 'Enter' || event.key === ' ')) {
+        onActivate(event);
+      }
+    }, true);
   }
 
   function watchKeys() {
@@ -205,21 +399,14 @@
       setTimeout(() => key.classList.remove(feedback), FEEDBACK_MS);
       announce(done ? `Copied ${text}` : `Could not copy ${text}`);
     };
-    // On window, in the capture phase: JupyterLab's shortcuts listen on the document.
-    window.addEventListener('click', onActivate, true);
-    window.addEventListener('keydown', event => {
-      const plain = !(event.ctrlKey || event.metaKey || event.altKey || event.shiftKey);
-      if (plain && (event.key === 'Enter' || event.key === ' ')) {
-        onActivate(event);
-      }
-    }, true);
+    onPress(onActivate);
 
     restoreButtons(document);
     new MutationObserver(records => {
       for (const record of records) {
         for (const node of record.addedNodes) {
           if (node instanceof Element && node.parentElement) {
-            restoreButtons(node.matches(KEY) ? node.parentElement : node);
+            restoreButtons(node.matches(`${KEY}, ${STALE}`) ? node.parentElement : node);
           }
         }
       }
@@ -274,16 +461,18 @@
 
   // ---- Registration of the extension ------------------------------------------------------------------------------
 
-  let tokens;
+  let tokens, notebook, services, apputils;
 
   const makePlugin = () => ({
     id: 'pdkernel:plugin',
-    description: 'Highlights step cells in their language, copies paths, and opens pages.',
+    description: 'Highlights step cells in their language, sends them to the kernel, copies paths, and opens pages.',
     autoStart: true,
     requires: tokens,
     activate: (_app, tracker, languages) => {
       watchKeys();
       watchPages();
+      watchSending();
+      watchStaleMarks();
       tracker.forEach(panel => watchNotebook(panel, languages));
       tracker.widgetAdded.connect((_sender, panel) => watchNotebook(panel, languages));
     }
@@ -294,7 +483,9 @@
   lab._JUPYTERLAB.pdkernel = {
     init: async scope => {
       const shared = async name => (await Object.values(scope[name])[0].get())();
-      const [notebook, codemirror] = await Promise.all(['@jupyterlab/notebook', '@jupyterlab/codemirror'].map(shared));
+      const names = ['notebook', 'services', 'apputils', 'codemirror'].map(name => `@jupyterlab/${name}`);
+      let codemirror;
+      [notebook, services, apputils, codemirror] = await Promise.all(names.map(shared));
       tokens = [notebook.INotebookTracker, codemirror.IEditorLanguageRegistry];
     },
     get: async () => () => ({ __esModule: true, default: makePlugin() })
