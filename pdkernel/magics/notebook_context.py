@@ -32,7 +32,7 @@ def get_session(shell: InteractiveShell) -> Session:
             folder=notebook.parent if notebook else Path.cwd(),
             notebook=notebook,
             environ=dict(os.environ),
-            live=_get_live_notebook(shell),
+            live=get_live_notebook(shell),
             code_name=lambda cell: shell.compile.get_code_name(cell, cell, shell.execution_count),
         )
         setattr(shell, _ATTRIBUTE, session)
@@ -48,7 +48,7 @@ def close_session(shell: InteractiveShell) -> None:
         session.close()
 
 
-def _get_live_notebook(shell: InteractiveShell) -> LiveNotebook:
+def get_live_notebook(shell: InteractiveShell) -> LiveNotebook:
     """The cells that *shell*'s front end shows; they outlive a reload of the extension."""
     from pdkernel.session import LiveNotebook
 
@@ -73,7 +73,7 @@ def register_comm_target(shell: Any, run_stale: Callable[[], object]) -> None:
     def receive(comm: Any, message: dict[str, Any]) -> None:
         data = message["content"]["data"]
         if "cells" in data:
-            _get_live_notebook(shell).show(data, at=time.time())
+            get_live_notebook(shell).show(data, at=time.time())
         elif data.get("run") == "stale":
             try:
                 run_stale()
@@ -83,7 +83,7 @@ def register_comm_target(shell: Any, run_stale: Callable[[], object]) -> None:
     def open_comm(comm: Any, message: dict[str, Any]) -> None:
         page = str(message["content"]["data"].get("page"))
         comm.on_msg(lambda later: receive(comm, later))
-        comm.on_close(lambda _: _get_live_notebook(shell).forget(page))
+        comm.on_close(lambda _: get_live_notebook(shell).forget(page))
         receive(comm, message)
 
     shell.kernel.comm_manager.register_target(COMM_TARGET, open_comm)

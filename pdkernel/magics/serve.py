@@ -13,7 +13,8 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import DisplayHandle, display
 
-from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.errors import DefinitionError, PdkernelError, RequestError
+from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import REFRESH_S, schedule_draw, show_errors_as_messages, show_message
 from pdkernel.render.rich_output import RichOutput
@@ -79,6 +80,7 @@ class RequestListOutput:
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, Execution] = OrderedDict()
         self._list: DisplayHandle | None = None
+        self._shown_list: RichOutput | None = None
         self._whole: DisplayHandle | None = None
         self._due = False
         self._head = ""
@@ -87,7 +89,8 @@ class RequestListOutput:
         """Display the output for the draft at *url*, in the running cell."""
         with self._lock:
             self._head = f"The draft is served at {url}\nTo stop the server: %pdserve stop"
-            self._list = display(self._listed(), display_id=True)
+            self._shown_list = self._listed()
+            self._list = display(self._shown_list, display_id=True)
             if self._buttons is not None:
                 display(self._buttons)
             self._whole = display(RichOutput.from_message("No request has arrived yet."), display_id=True)
@@ -110,19 +113,36 @@ class RequestListOutput:
             if self._list is None or self._whole is None:
                 return
             runs = list(self._runs.values())
-            self._list.update(self._listed())
+            self._shown_list = self._listed()
+            self._list.update(self._shown_list)
             if self._buttons is not None:
                 self._buttons.update(runs)
             self._whole.update(self._picture(runs[-1]))
 
     def _listed(self) -> RichOutput:
         runs = list(self._runs.values())
-        lines = [self._head, *(_line(run) for run in runs)]
+        lines = [self._head, *self._notes(), *(_line(run) for run in runs)]
         if runs and self._buttons is None:
             lines.append(
                 f"To use a request as the test event: %pdserve use [RUN], for example %pdserve use {runs[-1].id}"
             )
         return RichOutput.from_message("\n".join(lines))
+
+    def _notes(self) -> list[str]:
+        """What a request runs, if that is not the code that the cells ran."""
+        try:
+            edited = self._session.describe_edited_steps()
+        except DefinitionError as fault:
+            return [f"A request runs the workflow as it was before this error: {fault.message}"]
+        return [edited] if edited else []
+
+    def redraw(self) -> None:
+        """Show whether the draft was edited or has an error now."""
+        with self._lock:
+            listed = self._listed()
+            if self._list is not None and listed != self._shown_list:
+                self._shown_list = listed
+                self._list.update(listed)
 
     def _picture(self, execution: Execution) -> RichOutput:
         from pdkernel.render import timeline
@@ -156,6 +176,7 @@ def _start(shell: Any, session: Session, port: int) -> None:
     url = session.server.start(port=port, on_run=requests.update, log_line=line)
     shell.user_ns["endpoint"] = url
     requests.display_at(url)
+    keep_updated(shell, "%pdserve", requests.redraw)
 
 
 def _open_console(shell: Any, session: Session) -> None:

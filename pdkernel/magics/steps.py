@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
 from pdkernel.directive import STEP_OPTIONS, describe_emitters, parse_step_cell, parse_workflow_cell
+from pdkernel.errors import PdkernelError
 from pdkernel.magics.directive_cells import get_cell_source
 from pdkernel.magics.notebook_context import get_cell_metadata, get_session, remove_added_newline
 from pdkernel.magics.output import (
@@ -32,6 +34,7 @@ class StepMagics(Magics):
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self._shown: dict[str, LiveTimeline] = {}
+        self._edited: set[str] = set()
 
     @no_var_expand
     @cell_magic
@@ -83,6 +86,8 @@ class StepMagics(Magics):
     def _mark_stale(self, name: str, timeline: LiveTimeline) -> None:
         """Draw the timelines of stale later steps again, and name stale steps without a timeline."""
         session = get_session(self.shell)
+        if not self._shown:
+            session.add_listener(self._mark_edited)
         self._shown[name] = timeline
         stale = [step.name for step in session.workflow.steps_after(name) if step.name in session.stale_steps]
         for below in stale:
@@ -95,6 +100,15 @@ class StepMagics(Magics):
             show_button(self.shell, StaleStepsButton(stale, self.run_stale))
         elif unseen:
             show_message(f"Stale: {', '.join(unseen)}. To run them again: %pdrun --stale")
+
+    def _mark_edited(self) -> None:
+        """Draw the timelines of the steps again if a step was edited, or an edit was undone."""
+        with suppress(PdkernelError):  # an invalid workflow is reported by its own cell
+            edited = get_session(self.shell).find_edited_steps()
+            if edited != self._edited:
+                self._edited = edited
+                for timeline in self._shown.values():
+                    timeline.redraw()
 
     def run_stale(self) -> Execution:
         """Run the stale steps, and draw their results below their own cells."""

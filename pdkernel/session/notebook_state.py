@@ -300,16 +300,17 @@ class NotebookState:
         self._load()
         return self._results.find_stale_steps(self.workflow, self.result_scope)
 
-    @property
-    def edited_steps(self) -> tuple[str, ...]:
-        """Steps whose code was edited since their last result."""
-        self._load()
-        return self._results.find_edited_steps(self.workflow)
-
     def find_stale_steps(self, execution: Execution) -> set[str]:
         """Steps of *execution* whose result there is stale, or whose code was edited since."""
         stale = set() if self._latest.is_detached(execution.id) else self.stale_steps
         return stale | self._latest.find_edited_steps(execution.id, self.workflow)
+
+    def find_edited_steps(self, execution: Execution | None = None) -> set[str]:
+        """Steps whose code was edited since *execution*, if it is one of the latest runs, or since their last result."""
+        self._load()
+        if execution is not None and self._latest.find_request(execution.id) is not None:
+            return self._latest.find_edited_steps(execution.id, self.workflow)
+        return self._results.find_edited_steps(self.workflow)
 
     def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:
         """The last exports of each step, with placeholders for secrets."""

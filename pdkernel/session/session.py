@@ -327,12 +327,17 @@ class Session(NotebookState):
             extra_users=() if chosen is None else (chosen,),
             pinned_steps=tuple(self.pins),
         )
+        edited = self.describe_edited_steps()
         # a relative path: the saved notebook should not contain paths of this machine
-        return (
-            msgspec.structs.replace(proof, folder=str(folder.relative_to(self.folder)))
-            if folder.is_relative_to(self.folder)
-            else proof
-        )
+        shown = folder.relative_to(self.folder) if folder.is_relative_to(self.folder) else folder
+        notes = (*proof.notes, *((edited,) if edited else ()))
+        return msgspec.structs.replace(proof, folder=str(shown), notes=notes)
+
+    def describe_edited_steps(self) -> str | None:
+        """A sentence with the steps that were edited and have not run since, or None. Raises `DefinitionError`."""
+        edited = self.find_edited_steps()
+        named = ", ".join(step.name for step in self.workflow.steps if step.name in edited)
+        return f"Edited, not run: {named}. The code on the screen counts." if edited else None
 
     def build_steps_value(self) -> dict[str, Any]:
         """The redacted value of `steps` for the next step, for completion and previews."""

@@ -98,16 +98,16 @@ class LastStepResults:
             newest_above = max(newest_above, known.sequence)
         return stale
 
-    def find_edited_steps(self, workflow: Workflow) -> tuple[str, ...]:
-        """Steps of *workflow* whose result is of other code, in the workflow's order."""
-        return tuple(
+    def find_edited_steps(self, workflow: Workflow) -> set[str]:
+        """Steps of *workflow* whose result is of other code."""
+        return {
             step.name
             for step in workflow.steps
             if (known := self._steps.get(step.name)) is not None
             and known.result.status != "pinned"
             and not step.disabled
             and known.fingerprint != compute_fingerprint(step)
-        )
+        }
 
     def stored_results(self) -> dict[str, StoredResult]:
         """The results by step, for the next kernel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -39,11 +40,13 @@ def render_timeline(
     note = explain_status(execution, now=now, resume_command=RESUME_LINE) if execution.status == "paused" else None
     if only is not None:
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
-    return RichOutput(
-        timeline.render_text(
-            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
-        ),
-        timeline.render_html(
-            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
-        ),
-    )
+    edited = state.find_edited_steps(execution) if stale else ()
+    shown: Any = {
+        "stale": stale,
+        "edited": edited,
+        "languages": languages,
+        "event_name": name,
+        "has_response": responds,
+        "note": note,
+    }
+    return RichOutput(timeline.render_text(execution, **shown), timeline.render_html(execution, **shown))

@@ -98,6 +98,36 @@ def test_plain_python_kernel_completes_too(start_kernel: Start) -> None:
     assert kernel.complete(cell)[1] == []
 
 
+@pytest.mark.parametrize("name", ["pdkernel", "python3"])
+def test_cells_of_the_front_end_are_the_draft(start_kernel: Start, name: str) -> None:
+    """The cells in a comm's messages are the draft before a cell runs, also after a reload; a closed comm ends them."""
+    kernel = start_kernel(name)
+
+    def send(kind: str, **content: Any) -> None:
+        message = kernel.client.session.msg(kind, {"comm_id": "shown", **content})
+        kernel.client.shell_channel.send(message)
+
+    def shows(revision: int, step: str) -> dict[str, Any]:
+        cell = {"index": 3, "id": "a", "type": "code", "source": f"%%pdstep {step}\ndef handler(pd): ..."}
+        return {"page": "p", "revision": revision, "cells": [cell]}
+
+    def steps() -> str:
+        line = "from pdkernel.magics.notebook_context import get_session\n"
+        line += "print([step.name for step in get_session(get_ipython()).workflow.steps])"
+        return text_of(kernel.run(line)[-1]).strip()
+
+    kernel.run("%load_ext pdkernel")
+    send("comm_open", target_name="pdkernel.notebook", data=shows(0, "one"))
+    opened = steps()
+    send("comm_msg", data=shows(1, "edited"))
+    edited = steps()
+    kernel.run("%reload_ext pdkernel")
+    loaded = steps()
+    send("comm_close", data={})
+
+    assert [opened, edited, loaded, steps()] == ["['one']", "['edited']", "['edited']", "[]"]
+
+
 def test_reload_leaves_one_of_each(kernel: RunningKernel) -> None:
     """`%reload_ext pdkernel` leaves one matcher and one transformer."""
     kernel.run("%load_ext pdkernel\n%reload_ext pdkernel")

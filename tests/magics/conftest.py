@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
-from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.notebook_context import get_live_notebook, get_session
 from pdkernel.session import Session
 from tests.builders import an_event
 
@@ -27,6 +28,7 @@ class Notebook:
     def __init__(self, shell: Any) -> None:
         self.shell = shell
         self.error: BaseException | None = None
+        self._revision = 0
 
     @property
     def session(self) -> Session:
@@ -40,6 +42,17 @@ class Notebook:
         self.error = result.error_before_exec or result.error_in_exec
         shown = [str(output.data.get("text/plain", "")) for output in captured.outputs]
         return "\n".join([*shown, captured.stdout, str(self.error or "")])
+
+    def show(self, *cells: str) -> str:
+        """Edit the notebook, without running a cell: a front end sends *cells*. Returns the outputs that change."""
+        self._revision += 1
+        shown = [
+            {"index": place, "id": f"c{place}", "type": "code", "source": source} for place, source in enumerate(cells)
+        ]
+        message = {"page": "page", "revision": self._revision, "cells": shown}
+        with capture_output() as captured:
+            get_live_notebook(self.shell).show(message, at=time.time())
+        return "\n".join(str(output.data["text/plain"]) for output in captured.outputs)
 
 
 @pytest.fixture

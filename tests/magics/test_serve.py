@@ -62,6 +62,24 @@ def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
     run("%pdserve stop")
 
 
+def test_requests_run_the_screen_or_say_so(notebook: Notebook, run: Run) -> None:
+    """A request runs the edited code, and the output names the step; for code with an error, it says what runs."""
+    run("%pdevent hello")
+    run(ANSWER)
+    url = url_in(run("%pdserve"))
+
+    header = "%%pdworkflow\ntrigger:\n  type: http\n  response: custom\n"
+    edited = notebook.show(header, ANSWER.replace("return 1", 'return pd.respond({"status": 202})'))
+    answered = httpx.post(url, json={}, timeout=60).status_code
+    broken = notebook.show(header, ANSWER, ANSWER)
+    served = httpx.post(url, json={}, timeout=60).status_code
+    run("%pdserve stop")
+
+    assert "Edited, not run: answer. The code on the screen counts." in edited
+    assert "A request runs the workflow as it was before this error: Cells 2 and 3 are both called 'answer'" in broken
+    assert (answered, served) == (202, 202)
+
+
 def test_the_output_follows_the_requests(notebook: Notebook, run: Run) -> None:
     """The list and the latest run are drawn again in their places; the oldest run leaves a full list."""
     run(ANSWER)

@@ -100,6 +100,35 @@ def test_editing_a_step_marks_later_steps_stale(run: Run) -> None:
     assert re.search(r"greet +.*stale|stale.*greet", shown, re.DOTALL)
 
 
+def test_an_edit_marks_the_result_at_once(notebook: Notebook, run: Run) -> None:
+    """While a step is edited on the screen, its result is marked "edited, not run" and later results are stale."""
+    run("%pdevent hello")
+    run(CHECK)
+    run(GREET)
+
+    edited = notebook.show(CHECK.replace("checking", "again"), GREET)
+    undone = notebook.show(CHECK, GREET)
+
+    assert re.search(r"check +.*edited, not run", edited)
+    assert re.search(r"greet +.*stale", edited)
+    assert "check" in undone
+    assert "greet" in undone
+    assert "edited, not run" not in undone
+    assert "stale" not in undone
+
+
+def test_a_run_has_the_code_on_the_screen(notebook: Notebook, run: Run) -> None:
+    """`%pdrun` runs the edited text of a cell that has not run, and the result is then not marked."""
+    run("%pdevent hello")
+    run(CHECK)
+    notebook.show(CHECK.replace("checking", "from the screen"))
+
+    shown = run("%pdrun")
+
+    assert "from the screen" in shown
+    assert "edited, not run" not in shown
+
+
 def test_stale_steps_that_were_not_shown_are_named(run: Run) -> None:
     """Stale steps without a displayed result are named."""
     run(CHECK.replace("check", "check --no-run", 1))

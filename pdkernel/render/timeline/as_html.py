@@ -46,6 +46,7 @@ def render_html(
     execution: Execution,
     *,
     stale: Collection[str] = (),
+    edited: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
     languages: Mapping[str, view_model.StepKind] | None = None,
@@ -56,7 +57,7 @@ def render_html(
 ) -> str:
     """Render the timeline of *execution* as HTML. The other arguments are explained at `view_model.TimelineContext`."""
     notes = view_model.TimelineContext(
-        stale, pinned, running, languages or {}, event_name, has_response, warnings, note
+        stale, pinned, running, languages or {}, event_name, has_response, warnings, note, edited=edited
     )
     parts = [*_head(execution, notes), _steps(execution, notes)]
     if execution.sends:
@@ -105,13 +106,20 @@ def _row(row: view_model.StepRow, name_px: int) -> Html:
         tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
         tag("strong", breakable(row.result.name), style=f"display:inline-block;margin-right:8px;min-width:{name_px}px"),
         *([tag("span", row.language, style=f"{MUTED_STYLE};margin-right:8px;min-width:55px")] if row.language else []),
-        *(pill(mark, "warn") if mark == "stale" else badge(mark) for mark in row.badges),
+        *(_mark(mark) for mark in row.badges),
         tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
     ]
     if row.duration:
         taken = tag("span", row.duration, style="margin-right:8px;min-width:70px;text-align:right")
         parts.append(tag("span", taken, _SPACE, _bar(row), style="margin-left:auto;display:flex;align-items:center"))
     return tag("div", *_spaced([part for part in parts if part]), style=ROW_STYLE)
+
+
+def _mark(mark: str) -> Html:
+    """A badge of a step. The extension makes a mark of a stale step a button that does what its title says."""
+    if mark not in (view_model.STALE_MARK, view_model.EDITED_MARK):
+        return badge(mark)
+    return tag("span", pill(mark, "warn"), title="Run the stale steps again: %pdrun --stale", class_="pd-stale")
 
 
 def _bar(row: view_model.StepRow) -> Html:

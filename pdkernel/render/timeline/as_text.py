@@ -20,6 +20,7 @@ def render_text(
     execution: Execution,
     *,
     stale: Collection[str] = (),
+    edited: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
     languages: Mapping[str, view_model.StepKind] | None = None,
@@ -31,7 +32,16 @@ def render_text(
 ) -> str:
     """Render the timeline of *execution* as text. The other arguments are explained at `view_model.TimelineContext`."""
     notes = view_model.TimelineContext(
-        stale, pinned, running, languages or {}, event_name, has_response, warnings, note, explain_lookup
+        stale,
+        pinned,
+        running,
+        languages or {},
+        event_name,
+        has_response,
+        warnings,
+        note,
+        explain_lookup,
+        edited,
     )
     return escape_control_characters("\n".join(_lines(execution, notes)) + "\n")
 

@@ -19,6 +19,10 @@ _KINDS: Mapping[StepKind, str] = dict(LANGUAGE_NAMES) | {"action": "action"}
 _RUNNING = frozenset({"executing", "resumed"})
 
 
+STALE_MARK, EDITED_MARK = "stale", "edited, not run"
+"""The marks of results that are older than their inputs, or of code that was edited since."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimelineContext:
     """
@@ -34,6 +38,7 @@ class TimelineContext:
         warnings: Sentences about the run.
         note: A sentence above the timeline, or None.
         explain_lookup: Whether the text explains each account lookup. HTML and failed lookups always do.
+        edited: The stale steps whose code was edited and has not run since.
     """
 
     stale: Collection[str] = ()
@@ -45,6 +50,7 @@ class TimelineContext:
     warnings: Sequence[str] = ()
     note: str | None = None
     explain_lookup: bool = False
+    edited: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +197,7 @@ def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
     if step.name in notes.pinned and step.status != "pinned":
         marks.append("pinned")
     if step.name in notes.stale:
-        marks.append("stale")
+        marks.append(EDITED_MARK if step.name in notes.edited else STALE_MARK)
     if step.attempt > 1:
         marks.append(f"attempt {step.attempt}")
     return tuple(marks)
