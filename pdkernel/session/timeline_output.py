@@ -17,7 +17,12 @@ RESUME_LINE = "%pdruns resume"
 
 
 def render_timeline(
-    state: NotebookState, execution: Execution, *, only: Collection[str] | None = None, has_own_event: bool = False
+    state: NotebookState,
+    execution: Execution,
+    *,
+    only: Collection[str] | None = None,
+    has_own_event: bool = False,
+    can_stop: bool = False,
 ) -> RichOutput:
     """
     The timeline of *execution*.
@@ -28,6 +33,7 @@ def render_timeline(
         only: Names of the steps to show, without the response. None shows the whole run.
         has_own_event: Whether the run has not the chosen event: a request to the draft's endpoint started it, or it
             runs a recorded event. Its results are never stale.
+        can_stop: Whether an interrupt of the kernel stops the run.
     """
     workflow = state.workflow
     finished = execution.finished_at is not None
@@ -41,9 +47,16 @@ def render_timeline(
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
     return RichOutput(
         timeline.render_text(
-            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
+            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note, now=now
         ),
         timeline.render_html(
-            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
+            execution,
+            stale=stale,
+            languages=languages,
+            event_name=name,
+            has_response=responds,
+            note=note,
+            now=now,
+            can_stop=can_stop,
         ),
     )
