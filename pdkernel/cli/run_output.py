@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,7 +19,7 @@ from pdkernel.cli.terminal import color_statuses, is_interactive
 if TYPE_CHECKING:
     from pdkernel.engine.run_request import RunWatcher
     from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.execution import Execution, RunPause
+    from pdkernel.execution import Execution, RunPause, StepResult
     from pdkernel.model import Workflow
 
 
@@ -44,13 +45,15 @@ def watch_run(state: CliContext, *, is_shown: bool, is_waiting: bool = False) ->
 
 
 class _Progress:
-    """Progress: a line that names the running step on a terminal, and lasting lines for installed packages."""
+    """Progress: on a terminal, a line with the running step and a clock; lasting lines for installed packages."""
 
     def __init__(self, state: CliContext, *, is_shown: bool, is_waiting: bool) -> None:
         self._state = state
         self._is_waiting = is_waiting
         self._on = is_shown and not state.quiet and is_interactive(sys.stderr)
         self._shown = ""
+        self._running: StepResult | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self._ended: set[str] = set()
         self._pause: RunPause | None = None
 
@@ -58,6 +61,8 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
         self._clear()
 
     def print_line(self, text: str) -> None:
@@ -66,7 +71,7 @@ class _Progress:
         self._state.print_note(text)
 
     def update(self, execution: Execution) -> None:
-        """Show the name of the running step; print a pause and, with `--verbose`, each step that has ended."""
+        """Show the running step; print a pause and, with `--verbose`, each step that has ended."""
         if self._is_waiting and execution.pause not in (None, self._pause):
             from pdkernel.render.runs import explain_status
 
@@ -77,9 +82,24 @@ class _Progress:
                 self._ended.add(step.name)
                 self._clear()
                 self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
-        running = next((step.name for step in execution.steps if step.status == "not_run" and step.started_at), None)
-        text = f"running {running} ..." if running else ""
-        if self._on and text and text != self._shown:
+        self._running = next((step for step in execution.steps if step.status == "not_run" and step.started_at), None)
+        if self._on:
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draw the line, and again each second."""
+        if self._clock is not None:
+            self._clock.cancel()
+        self._clock = asyncio.get_running_loop().call_later(1.0, self._draw)
+        step = self._running
+        if step is None or step.started_at is None:
+            return
+        from pdkernel.clock import SYSTEM_CLOCK
+        from pdkernel.render.formatting import STEP_LABELS, format_elapsed
+
+        elapsed = SYSTEM_CLOCK.now() - datetime.fromisoformat(step.started_at)
+        text = f"{STEP_LABELS['running']} {step.name} {format_elapsed(elapsed.total_seconds() * 1000)}".rstrip()
+        if text != self._shown:
             sys.stderr.write("\r" + text.ljust(len(self._shown)))
             sys.stderr.flush()
             self._shown = text

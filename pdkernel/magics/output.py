@@ -30,7 +30,11 @@ R = TypeVar("R")
 MAX_WAIT_S = 60
 """Seconds of a delay for which a cell waits. After a longer pause, or a suspend, its run goes on in the background."""
 REFRESH_S = 0.1
-"""Seconds between two drawings of a live timeline."""
+"""Least seconds between two drawings of a live timeline."""
+MAX_REFRESH_S = 2.0
+"""Most seconds between two drawings of a live timeline that changes."""
+MAX_CHARACTERS_PER_S = 500_000
+"""Characters of HTML that a live timeline sends to the front end in a second; a larger one is drawn less often."""
 
 _DRAW_EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-drawing")
 """
@@ -41,7 +45,7 @@ A separate thread without a parent cell: output of the engine's thread would go 
 
 
 def schedule_draw(seconds: float, draw: Callable[[], object]) -> None:
-    """Call *draw* after *seconds*, at most `REFRESH_S`; from any thread."""
+    """Call *draw* after *seconds*; from any thread."""
     due = time.monotonic() + seconds
 
     def wait() -> None:
@@ -99,6 +103,7 @@ class LiveTimeline:
 
     Attributes:
         latest: The latest state of the run, or None.
+        in_foreground: Whether the cell that started the run waits for it, so that an interrupt stops the run.
     """
 
     def __init__(
@@ -117,17 +122,19 @@ class LiveTimeline:
         self._lock = threading.Lock()
         self._drawn = time.monotonic()  # a step shorter than `REFRESH_S` is drawn once, at its end
         self.latest: Execution | None = None
+        self.in_foreground = True
+        self._interval_s = REFRESH_S
         self._due = False
         self._finished = False
         self._view: RichOutput | None = None
 
     def update(self, execution: Execution) -> None:
-        """Draw *execution*, at most once per `REFRESH_S`; from any thread."""
+        """Draw *execution* soon; from any thread."""
         with self._lock:
             self.latest = execution
             if self._finished or self._due:
                 return
-            wait = self._drawn + REFRESH_S - time.monotonic()
+            wait = self._drawn + self._interval_s - time.monotonic()
             if wait > 0:
                 # draw the last of a burst of changes as well: a step may print once and then work for minutes
                 self._due = True
@@ -147,6 +154,12 @@ class LiveTimeline:
         with self._lock:
             self._draw_latest()
 
+    def tick(self) -> None:
+        """Draw the clock of the running step again; the cell calls this while it waits."""
+        with self._lock:
+            if time.monotonic() - self._drawn >= self._interval_s:
+                self._draw_latest()
+
     def _catch_up(self) -> None:
         with self._lock:
             self._due = False
@@ -158,7 +171,14 @@ class LiveTimeline:
             from pdkernel.session import render_timeline
 
             self._drawn = time.monotonic()
-            view = render_timeline(self._session, self.latest, only=self._only, has_own_event=self._has_own_event)
+            view = render_timeline(
+                self._session,
+                self.latest,
+                only=self._only,
+                has_own_event=self._has_own_event,
+                can_stop=self.in_foreground,
+            )
+            self._interval_s = min(max(REFRESH_S, len(view.html) / MAX_CHARACTERS_PER_S), MAX_REFRESH_S)
             self._draw(replace(view, metadata=self._metadata))
 
     def _draw(self, view: RichOutput) -> None:
@@ -180,7 +200,7 @@ def wait_for_pauses(shell: Any, session: Session, timeline: LiveTimeline, execut
     timeline.finish(execution)
     while execution.pause is not None and _is_short(execution.pause, session.project.clock):
         task = session.paused_runs.follow(execution, on_change=timeline.update)
-        execution = task.result(while_waiting=timeline.redraw)
+        execution = task.result(while_waiting=timeline.tick)
         timeline.finish(execution)
     if execution.status == "paused":
         _BackgroundPause(shell, session, timeline).follow(execution)
@@ -225,6 +245,8 @@ class _BackgroundPause:
 
     def follow(self, paused: Execution) -> None:
         """Wait for the end of the pause; returns at once."""
+        self._timeline.in_foreground = False
+        self._timeline.redraw()
         self._show_buttons(paused)
         self._session.paused_runs.follow(paused, on_change=self._draw, on_stop=self._draw_stop)
 

@@ -70,6 +70,7 @@ class RunMagics(Magics):
                 external_user_id=user,
                 skips_waits=chosen.skip_waits or chosen.users is not None or chosen.save_test is not None,
                 on_change=timeline.update,
+                while_waiting=timeline.tick,
             )
             execution = wait_for_pauses(self.shell, session, timeline, execution)
             keep_updated(self.shell, f"%pdrun {line} {user}", timeline.redraw)

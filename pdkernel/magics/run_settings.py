@@ -114,7 +114,9 @@ class RunSettingsMagics(Magics):
             display(drift)
         if chosen.send:
             timeline = LiveTimeline(session)
-            execution = session.run(skips_waits=chosen.skip_waits, on_change=timeline.update)
+            execution = session.run(
+                skips_waits=chosen.skip_waits, on_change=timeline.update, while_waiting=timeline.tick
+            )
             execution = wait_for_pauses(self.shell, session, timeline, execution)
             keep_updated(self.shell, "%pdevent", timeline.redraw)
             offer_save_test(self.shell, session, execution)

@@ -260,5 +260,5 @@ def _run(
 ) -> Execution:
     """Run *operation* with a live timeline, and return its record."""
     timeline = LiveTimeline(session, has_own_event=True)
-    execution = session.run_recorded(operation, on_change=timeline.update)
+    execution = session.run_recorded(operation, on_change=timeline.update, while_waiting=timeline.tick)
     return wait_for_pauses(shell, session, timeline, execution)

@@ -53,7 +53,7 @@ class StepMagics(Magics):
             self._show_registered(name, metadata, no_run=parsed.no_run)
             return
         timeline = LiveTimeline(session, only=[name], metadata=metadata)
-        execution = session.run(only=frozenset({name}), on_change=timeline.update)
+        execution = session.run(only=frozenset({name}), on_change=timeline.update, while_waiting=timeline.tick)
         execution = wait_for_pauses(self.shell, session, timeline, execution)
         self._mark_stale(name, timeline)
         raise_on_failure(execution)

@@ -70,6 +70,13 @@ def format_duration(milliseconds: float) -> str:
     return f"{minutes} min {seconds} s"
 
 
+def format_elapsed(milliseconds: float) -> str:
+    """Format the time so far of work that goes on, in whole seconds; empty in the first second."""
+    if milliseconds < 1000:
+        return ""
+    return f"{milliseconds // 1000:.0f} s" if milliseconds < 60_000 else format_duration(milliseconds)
+
+
 def format_timestamp(iso: str) -> str:
     """An ISO time as `2026-11-24 10:00:00 UTC`."""
     return f"{iso[:19].replace('T', ' ')} UTC"

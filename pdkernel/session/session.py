@@ -133,11 +133,13 @@ class Session(NotebookState):
         external_user_id: str | None = None,
         skips_waits: bool = False,
         on_change: OnChange | None = None,
+        while_waiting: Callable[[], object] | None = None,
     ) -> Execution:
         """
         Run the workflow, or *only* some of its steps, and wait for the end or the first pause.
 
         With *skips_waits* the run goes on at once where the workflow pauses. An interrupt ends the running step; the execution's status is then `cancelled`.
+        *while_waiting* is called twice a second, except in a step with `--debug`.
 
         Raises:
             DefinitionError: The workflow is invalid.
@@ -147,7 +149,7 @@ class Session(NotebookState):
         watcher = RunWatcher(on_change=on_change)
         debugger = self._debugger_for(request)
         if debugger is None:
-            return self._start(request, watcher).result()
+            return self._start(request, watcher).result(while_waiting=while_waiting)
         return debugger.run_in_main_thread(self._start(request, replace(watcher, debugger=debugger)))
 
     def start(
@@ -179,6 +181,7 @@ class Session(NotebookState):
         operation: Callable[[WorkflowEngine, RunWatcher], Awaitable[Execution]],
         *,
         on_change: OnChange | None = None,
+        while_waiting: Callable[[], object] | None = None,
     ) -> Execution:
         """
         Replay or continue a recorded run with *operation*, and wait for the end. The results of the cells do not change.
@@ -187,7 +190,8 @@ class Session(NotebookState):
             RequestError: Another run is in progress.
         """
         watcher = RunWatcher(on_change=on_change)
-        return self._engine.start(lambda engine: operation(engine, watcher)).result()
+        task = self._engine.start(lambda engine: operation(engine, watcher))
+        return task.result(while_waiting=while_waiting)
 
     def _request(
         self, only: frozenset[str] | None, resend: bool, external_user_id: str | None, *, skips_waits: bool

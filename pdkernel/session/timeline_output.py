@@ -18,7 +18,12 @@ RESUME_LINE = "%pdruns resume"
 
 
 def render_timeline(
-    state: NotebookState, execution: Execution, *, only: Collection[str] | None = None, has_own_event: bool = False
+    state: NotebookState,
+    execution: Execution,
+    *,
+    only: Collection[str] | None = None,
+    has_own_event: bool = False,
+    can_stop: bool = False,
 ) -> RichOutput:
     """
     The timeline of *execution*.
@@ -29,6 +34,7 @@ def render_timeline(
         only: Names of the steps to show, without the response. None shows the whole run.
         has_own_event: Whether the run has not the chosen event: a request to the draft's endpoint started it, or it
             runs a recorded event. Its results are never stale.
+        can_stop: Whether an interrupt of the kernel stops the run.
     """
     workflow = state.workflow
     finished = execution.finished_at is not None
@@ -48,5 +54,8 @@ def render_timeline(
         "event_name": name,
         "has_response": responds,
         "note": note,
+        "now": now,
     }
-    return RichOutput(timeline.render_text(execution, **shown), timeline.render_html(execution, **shown))
+    return RichOutput(
+        timeline.render_text(execution, **shown), timeline.render_html(execution, **shown, can_stop=can_stop)
+    )

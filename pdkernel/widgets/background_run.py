@@ -15,6 +15,8 @@ from pdkernel.session import Session, render_timeline
 
 REFRESH_S = 0.1
 """Seconds between two drawings of a live timeline."""
+TICK_S = 0.5
+"""Seconds after which a timeline that does not change is drawn again, for its clock."""
 
 
 class BackgroundRunner:
@@ -110,9 +112,10 @@ class BackgroundRunner:
 
     def _draw_until_done(self, task: ThreadTask[Execution]) -> Execution:
         """Draw the run until its next pause or its end, and return its record there."""
+        task.add_done_callback(self._has_update.set)
         while not task.done:
             # drawn here and not in `_on_change`, so that the last of a burst of changes is drawn as well
-            has_changed = self._has_update.wait(REFRESH_S)
+            has_changed = self._has_update.wait(TICK_S)
             if has_changed and not task.done:
                 self._has_update.clear()
                 latest = self._latest
@@ -121,8 +124,8 @@ class BackgroundRunner:
                     self._changed()
                 self._draw_run(latest)
                 threading.Event().wait(REFRESH_S)
-            elif self.paused_execution is not None:
-                self._draw_run(self.paused_execution)  # how much of the pause is left
+            elif not task.done:
+                self._draw_run(self.paused_execution or self._latest)  # the clock of the step, or of the pause
         execution = task.result()
         self._draw_run(execution)
         return execution

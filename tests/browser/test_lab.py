@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
+from functools import partial
 
 from playwright.sync_api import expect
 
@@ -187,3 +190,39 @@ def test_plain_python_kernel_does_the_same(page: LabPage) -> None:
     assert page.complete() == ["action"]
     expect(page.output(0)).to_have_text("")
     expect(page.editor(2)).to_have_attribute("data-language", "javascript")
+
+
+SLOW = """%%pdstep slow
+import sys, time
+
+def handler(pd):
+    for number in range(30):
+        print("line", number)
+    print("to stderr", file=sys.stderr)
+    time.sleep(600)"""
+
+
+def test_running_step_is_watched_and_stopped(page: LabPage) -> None:
+    """A running step shows a clock and its newest output; Stop, by click or by keyboard, cancels it."""
+    (page.lab.root / "slow.json").write_text('{"body": {}}')
+    page.new_notebook(["%pdevent slow.json", SLOW], name="slow.ipynb")
+    page.run_cell(0)
+    timeline = page.output(1).locator(".pd-timeline")
+    stop = timeline.get_by_role("button", name="Stop the run")
+
+    presses: tuple[Callable[[], None], ...] = (stop.click, partial(stop.press, "Enter"))
+    for press in presses:
+        page.editor(1).click()
+        page.page.keyboard.press("Control+Enter")
+        expect(timeline).to_contain_text(re.compile(r"running\s*slow.*\d s"))
+        expect(timeline).to_contain_text("line 29")
+        expect(timeline).to_contain_text("to stderr")
+        expect(timeline).not_to_contain_text("line 3 ")
+        page.screenshot("running")
+
+        press()
+
+        page.wait_idle()
+        expect(timeline).to_contain_text("cancelled")
+        expect(stop).to_have_count(0)
+        page.screenshot("stopped")

@@ -533,6 +533,19 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
     assert process_tree.find_processes([], [mark]) == set()
 
 
+def test_a_terminal_shows_the_running_step_with_a_clock(pdkernel: Shell) -> None:
+    """On a terminal a line with a clock names the running step and is removed at its end; a pipe gets no such line."""
+    name = pdkernel.notebook(python("import time; time.sleep(1.6); print('ready')"))
+
+    status, shown = pdkernel.on_terminal("run", name, "--body", "{}")
+    piped = pdkernel("run", name, "--body", "{}")
+
+    assert (status, piped.status) == (0, 0)
+    assert "▶ running work 1 s\r" in shown
+    assert "▶" not in shown.rpartition("\r ")[2]
+    assert "running" not in piped.stdout + piped.stderr
+
+
 def mark_in(file: Path) -> str:
     """The environment mark that a step wrote to *file*."""
     deadline = time.monotonic() + 30

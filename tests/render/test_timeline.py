@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from msgspec.structs import replace
@@ -224,6 +225,36 @@ def test_a_running_execution_has_no_response_yet() -> None:
     drawn = timeline.render_html(builders.running())
 
     assert "Response to the caller" not in drawn
+
+
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
+def test_a_running_step_has_a_clock(draw: Callable[..., str]) -> None:
+    """The running step shows whole seconds since its start, and the title those of all steps."""
+    drawn = draw(builders.running(), now=datetime(2026, 11, 24, 10, 1, 5, 900_000, tzinfo=UTC))
+
+    text = Page(drawn).text if draw is timeline.render_html else drawn
+    assert re.search(r"executing,? 1 min 6 s so far", text)
+    assert re.search(r"running\s+count\s+1 min 6 s", text)
+
+
+def test_a_running_step_shows_its_newest_output() -> None:
+    """Of a long log of a running step, the last lines are shown in their order, and the number of the others."""
+    log = (Log("stdout", "".join(f"line {number}\n" for number in range(100))), Log("stderr", "careful\n"))
+
+    drawn = timeline.render_text(builders.with_step(builders.running(), "count", logs=log))
+
+    shown = re.findall(r"… 90 lines not shown|line \d+|careful", drawn)
+    assert shown == ["… 90 lines not shown", *(f"line {number}" for number in range(90, 100)), "careful"]
+
+
+def test_a_run_of_a_cell_can_be_stopped_until_it_ends() -> None:
+    """The Stop button is shown for an unfinished run that an interrupt stops, and for no other."""
+    drawn = [
+        timeline.render_html(execution, can_stop=can_stop)
+        for execution, can_stop in ((builders.running(), True), (builders.running(), False), (builders.failed(), True))
+    ]
+
+    assert ["pd-stop" in html for html in drawn] == [True, False, False]
 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])

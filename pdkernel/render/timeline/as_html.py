@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Response
 from pdkernel.model import JSON
@@ -38,6 +39,8 @@ _MARKER_PX = 20
 _CHARACTER_PX, _MAX_NAME_PX = 10, 240
 """Width of a character of a step's name, and of the widest column of names: longer names move their own row only."""
 _SPACE = Html(" ")
+_STOP_TITLE = "Stop the run: interrupt the kernel"
+"""The title of the Stop button. Its element has no text: the Lab extension labels it, and without the extension it is not shown."""
 _GROWING_STYLE = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
 _STEP = f"{BORDER_STYLE};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
 
@@ -54,10 +57,22 @@ def render_html(
     has_response: bool = True,
     warnings: Sequence[str] = (),
     note: str | None = None,
+    now: datetime | None = None,
+    can_stop: bool = False,
 ) -> str:
     """Render the timeline of *execution* as HTML. The other arguments are explained at `view_model.TimelineContext`."""
     notes = view_model.TimelineContext(
-        stale, pinned, running, languages or {}, event_name, has_response, warnings, note, edited=edited
+        stale,
+        pinned,
+        running,
+        languages or {},
+        event_name,
+        has_response,
+        warnings,
+        note,
+        edited=edited,
+        now=now,
+        can_stop=can_stop,
     )
     parts = [*_head(execution, notes), _steps(execution, notes)]
     if execution.sends:
@@ -72,7 +87,8 @@ def _head(execution: Execution, notes: view_model.TimelineContext) -> list[Html]
     title = [
         tag("strong", execution.workflow, style="margin-right:8px"),
         pill(str(label), label.tone),
-        muted(view_model.format_total_duration(execution)),
+        muted(view_model.format_total_duration(execution, notes)),
+        *([tag("code", class_="pd-stop", title=_STOP_TITLE)] if view_model.can_stop(execution, notes) else []),
     ]
     parts = [
         tag("div", *(_spaced(title)), style=f"{ROW_STYLE};font-size:110%"),
@@ -111,7 +127,8 @@ def _row(row: view_model.StepRow, name_px: int) -> Html:
     ]
     if row.duration:
         taken = tag("span", row.duration, style="margin-right:8px;min-width:70px;text-align:right")
-        parts.append(tag("span", taken, _SPACE, _bar(row), style="margin-left:auto;display:flex;align-items:center"))
+        bar = [] if row.result.duration_ms is None else [_SPACE, _bar(row)]
+        parts.append(tag("span", taken, *bar, style="margin-left:auto;display:flex;align-items:center"))
     return tag("div", *_spaced([part for part in parts if part]), style=ROW_STYLE)
 
 

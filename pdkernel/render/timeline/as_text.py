@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 
 from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Response
 from pdkernel.model import JSON
@@ -28,6 +29,7 @@ def render_text(
     has_response: bool = True,
     warnings: Sequence[str] = (),
     note: str | None = None,
+    now: datetime | None = None,
     explain_lookup: bool = False,
 ) -> str:
     """Render the timeline of *execution* as text. The other arguments are explained at `view_model.TimelineContext`."""
@@ -42,13 +44,14 @@ def render_text(
         note,
         explain_lookup,
         edited,
+        now,
     )
     return escape_control_characters("\n".join(_lines(execution, notes)) + "\n")
 
 
 def _lines(execution: Execution, notes: view_model.TimelineContext) -> Iterator[str]:
     label = formatting.EXECUTION_LABELS[execution.status]
-    time = view_model.format_total_duration(execution)
+    time = view_model.format_total_duration(execution, notes)
     yield f"{formatting.truncate_line(execution.workflow, 70)}: {label}{f', {time}' if time else ''}"
     yield f"  {formatting.truncate_line(view_model.format_event_source(execution, notes), 96)}"
     yield f"  {formatting.truncate_line(view_model.format_identity(execution), 96)}"
@@ -80,7 +83,8 @@ def _steps(execution: Execution, notes: view_model.TimelineContext) -> Iterator[
         head = f"  {row.label!s:<10}  {row.result.name:<{names}}  {row.language:<{languages}}".rstrip()
         if row.duration:
             width = 16 + names + languages
-            head = f"{head:<{width}} {row.duration:>9}  {_bar(row)}"
+            bar = "" if row.result.duration_ms is None else f"  {_bar(row)}"
+            head = f"{head:<{width}} {row.duration:>9}{bar}"
         yield "  ".join([head, *(f"[{mark}]" for mark in row.badges)]).rstrip()
         yield from _details(row, explain=notes.explain_lookup)
 

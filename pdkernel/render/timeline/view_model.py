@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from typing import Literal
 
@@ -17,6 +18,8 @@ StepKind = Language | Literal["action"]
 """The kind of a step: a language, or a pre-built action."""
 _KINDS: Mapping[StepKind, str] = dict(LANGUAGE_NAMES) | {"action": "action"}
 _RUNNING = frozenset({"executing", "resumed"})
+_LIVE_LINES = 11
+"""The number of newest log lines that a running step shows."""
 
 
 STALE_MARK, EDITED_MARK = "stale", "edited, not run"
@@ -39,6 +42,8 @@ class TimelineContext:
         note: A sentence above the timeline, or None.
         explain_lookup: Whether the text explains each account lookup. HTML and failed lookups always do.
         edited: The stale steps whose code was edited and has not run since.
+        now: The time, to show how long the running step has taken so far; or None.
+        can_stop: Whether an interrupt of the kernel stops the run; then the HTML has a Stop button.
     """
 
     stale: Collection[str] = ()
@@ -51,6 +56,8 @@ class TimelineContext:
     note: str | None = None
     explain_lookup: bool = False
     edited: Collection[str] = ()
+    now: datetime | None = None
+    can_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +96,18 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
     rows: list[StepRow] = []
     start = 0.0
     for step in execution.steps:
+        state = _state(step, execution, notes)
         share = (step.duration_ms or 0.0) / total
         summary = step.exports.get(SUMMARY)
         rows.append(
             StepRow(
                 result=step,
-                label=formatting.STEP_LABELS[_state(step, execution, notes)],
+                label=formatting.STEP_LABELS[state],
                 language=_KINDS[notes.languages[step.name]] if step.name in notes.languages else "",
                 badges=_marks(step, notes),
-                duration="" if step.duration_ms is None else formatting.format_duration(step.duration_ms),
+                duration=formatting.format_elapsed(_elapsed_ms(step, execution, notes))
+                if step.duration_ms is None
+                else formatting.format_duration(step.duration_ms),
                 bar_start=start,
                 bar_width=share,
                 summary=""
@@ -106,7 +116,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
                 if isinstance(summary, str)
                 else formatting.format_json_line(summary),
                 exports=tuple((name, value) for name, value in step.exports.items() if name != SUMMARY),
-                logs=_merge_logs(step.logs),
+                logs=_keep_newest(_merge_logs(step.logs)) if state == "running" else _merge_logs(step.logs),
                 lookup=execution.lookup if execution.lookup and execution.lookup.apps_of_step(step.name) else None,
             )
         )
@@ -131,9 +141,12 @@ def format_identity(execution: Execution) -> str:
     return f"{who}, {execution.environment}"
 
 
-def format_total_duration(execution: Execution) -> str:
-    """Format the sum of the steps' durations; empty before a step has ended."""
+def format_total_duration(execution: Execution, notes: TimelineContext | None = None) -> str:
+    """Format the sum of the steps' durations; empty before a step has ended, or has run for a second."""
     measured = [step.duration_ms for step in execution.steps if step.duration_ms is not None]
+    running = sum(_elapsed_ms(step, execution, notes) for step in execution.steps) if notes else 0.0
+    if formatting.format_elapsed(running):
+        return f"{formatting.format_elapsed(sum(measured) + running)} so far"
     if not measured:
         return ""
     return formatting.format_duration(sum(measured)) + (" so far" if execution.status in UNFINISHED_STATUSES else "")
@@ -174,6 +187,11 @@ def should_show_response(execution: Execution, notes: TimelineContext) -> bool:
     return notes.has_response and execution.status not in UNFINISHED_STATUSES and not is_local_refusal
 
 
+def can_stop(execution: Execution, notes: TimelineContext) -> bool:
+    """Whether the run goes on and an interrupt of the kernel stops it."""
+    return notes.can_stop and execution.status in UNFINISHED_STATUSES
+
+
 def is_refused(execution: Execution) -> bool:
     """Whether the run ended before any step started."""
     return execution.status == "error" and all(step.started_at is None for step in execution.steps)
@@ -192,6 +210,13 @@ def _state(step: StepResult, execution: Execution, notes: TimelineContext) -> fo
     return "running" if started and execution.status in _RUNNING else "waiting"
 
 
+def _elapsed_ms(step: StepResult, execution: Execution, notes: TimelineContext) -> float:
+    """The milliseconds since the start of *step* if it runs, else 0."""
+    if notes.now is None or step.started_at is None or _state(step, execution, notes) != "running":
+        return 0.0
+    return (notes.now - datetime.fromisoformat(step.started_at)).total_seconds() * 1000
+
+
 def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
     marks = []
     if step.name in notes.pinned and step.status != "pinned":
@@ -208,6 +233,21 @@ def _merge_logs(logs: Sequence[Log]) -> tuple[LogBlock, ...]:
     return tuple(
         _build_log_block(label, "".join(log.text for log in pieces)) for label, pieces in groupby(logs, key=_label_of)
     )
+
+
+def _keep_newest(blocks: Sequence[LogBlock]) -> tuple[LogBlock, ...]:
+    """The last `_LIVE_LINES` lines of *blocks*, below the number of hidden lines."""
+    kept: list[LogBlock] = []
+    left = _LIVE_LINES
+    hidden = sum(len(block.lines) for block in blocks) - left
+    for block in reversed(blocks):
+        if left > 0:
+            kept.insert(0, LogBlock(block.label, block.lines[-left:]))
+            left -= len(block.lines)
+    if hidden > 0:
+        note = f"… {formatting.format_count(hidden, 'line')} not shown while the step runs …"
+        kept[0] = LogBlock(kept[0].label, (note, *kept[0].lines))
+    return tuple(kept)
 
 
 def _label_of(log: Log) -> Literal["stdout", "stderr", "note"]:

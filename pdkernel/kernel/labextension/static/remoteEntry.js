@@ -1,8 +1,9 @@
 // @ts-check
 /*
  * pdkernel's JupyterLab extension: highlights step cells in their language, copies the path of a clicked `code.pd-k`, opens the
- * page that a button `.pd-link` requests, and shows saved forms without their kernel. It sends the cells of the workflow to the
- * kernel as the screen shows them, and asks the kernel to run stale steps after a click on their mark.
+ * page that a button `.pd-link` requests, interrupts the kernel for a button `.pd-stop`, and shows saved forms without their kernel.
+ * It sends the cells of the workflow to the kernel as the screen shows them, and asks the kernel to run stale steps after a click on
+ * their mark.
  *
  * It is written by hand and served unchanged: without bundler, import, inline script or inline style, so that it works under a
  * strict content security policy. It reads step cells, and the HTML and classes `pd-...` of outputs.
@@ -413,6 +414,113 @@
     }).observe(document.body, { childList: true, subtree: true });
   }
 
+  // ---- Running timelines ------------------------------------------------------------------------------------------
+
+  const TIMELINE = '.pd-timeline';
+  const STOP = 'code.pd-stop';
+  const STOP_CSS = `
+    ${STOP}.pd-stop { cursor: pointer; padding: 1px 10px; margin-right: 8px; border-radius: 3px; color: #ffffff !important; background: #cf222e !important;
+      font-family: var(--jp-ui-font-family, sans-serif); font-size: 85%; }
+    ${STOP}::before { content: "Stop"; }
+    ${STOP}.pd-stopping { opacity: 0.6; }
+    ${STOP}.pd-stopping::before { content: "Stopping"; }
+    ${STOP}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }`;
+
+  /** The parts of a timeline that a reader opens and closes, by a name that stays the same when it is drawn again. */
+  function partsOf(timeline) {
+    const parts = new Map();
+    for (const part of timeline.querySelectorAll('details')) {
+      const step = part.closest('.pd-steps > li');
+      const index = step ? [...step.parentElement.children].indexOf(step) : -1;
+      const inside = [...(step || timeline).querySelectorAll('details')].indexOf(part);
+      parts.set(`${index}/${inside}`, part);
+    }
+    return parts;
+  }
+
+  /**
+   * A click on the Stop button of a running timeline interrupts the kernel of its notebook. A running timeline is drawn again each
+   * second: what the reader has opened stays open, and the button keeps the focus.
+   */
+  function watchTimelines(tracker) {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(STOP_CSS);
+    document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+    let stoppingIn = null; // the output area whose run is being stopped
+
+    const prepare = root => {
+      for (const button of root.querySelectorAll(STOP)) {
+        button.setAttribute('role', 'button');
+        button.setAttribute('tabindex', '0');
+        button.setAttribute('aria-label', 'Stop the run');
+        button.classList.toggle('pd-stopping', stoppingIn !== null && stoppingIn.contains(button));
+      }
+    };
+
+    const stop = event => {
+      const button = event.target instanceof Element ? event.target.closest(STOP) : null;
+      const panel = button && tracker.find(candidate => candidate.node.contains(button));
+      if (!panel) {
+        return;
+      }
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      const prompt = button.closest('.jp-CodeCell')?.querySelector('.jp-InputPrompt')?.textContent || '';
+      if (!prompt.includes('*')) {
+        return; // the timeline was saved while it ran: another cell may run now
+      }
+      stoppingIn = button.closest('.jp-OutputArea');
+      button.classList.add('pd-stopping');
+      panel.sessionContext.session?.kernel?.interrupt();
+    };
+    window.addEventListener('click', stop, true);
+    window.addEventListener('keydown', event => {
+      const plain = !(event.ctrlKey || event.metaKey || event.altKey || event.shiftKey);
+      if (plain && (event.key === 'Enter' || event.key === ' ')) {
+        stop(event);
+      }
+    }, true);
+
+    let hadFocus = null; // the output area whose Stop button has the focus
+    window.addEventListener('focusin', event => {
+      hadFocus = event.target instanceof Element && event.target.matches(STOP) ? event.target.closest('.jp-OutputArea') : null;
+    });
+
+    const find = (nodes, selector) => {
+      for (const node of nodes) {
+        const found = node instanceof Element ? (node.matches(selector) ? node : node.querySelector(selector)) : null;
+        if (found) {
+          return found;
+        }
+      }
+      return null;
+    };
+    prepare(document);
+    new MutationObserver(records => {
+      const removed = records.map(record => find(record.removedNodes, TIMELINE)).find(Boolean);
+      const added = records.map(record => find(record.addedNodes, TIMELINE)).filter(Boolean).pop();
+      if (!added || !added.isConnected) {
+        return;
+      }
+      prepare(added);
+      const area = added.closest('.jp-OutputArea');
+      if (stoppingIn === area && !added.querySelector(STOP)) {
+        stoppingIn = null;
+      }
+      if (removed && removed !== added) {
+        const before = partsOf(removed);
+        for (const [name, part] of partsOf(added)) {
+          if (before.has(name)) {
+            part.open = before.get(name).open;
+          }
+        }
+      }
+      if (area && area === hadFocus && document.activeElement === document.body) {
+        added.querySelector(STOP)?.focus();
+      }
+    }).observe(document.body, { childList: true, subtree: true });
+  }
+
   // ---- Pages that a button opens ----------------------------------------------------------------------------------
 
   const OPENS = '.pd-link';
@@ -470,6 +578,7 @@
     requires: tokens,
     activate: (_app, tracker, languages) => {
       watchKeys();
+      watchTimelines(tracker);
       watchPages();
       watchSending();
       watchStaleMarks();
