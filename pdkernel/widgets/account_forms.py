@@ -7,6 +7,7 @@ is used, and no message contains a credential.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from pdkernel.widgets.components import (
     close_tree,
     create_message,
     format_message_html,
+    on_enter,
     set_children,
     set_visible,
     show_message,
@@ -40,12 +42,16 @@ DEFAULT_CREDENTIAL_NAME = "api_key"
 """The credential name for an app with unknown credentials."""
 CLICK_GRACE_S = 1.0
 """Seconds after a click in which a late field value still belongs to the click."""
+ENTER_GRACE_S = 0.3
+"""Seconds after Enter in which a late field value still belongs to Enter: a front end sends the key before the value."""
 
 
 class FieldRow:
-    """The name of a credential and the field for its value."""
+    """The name of a credential and the field for its value; Enter in one of them calls *connect*."""
 
-    def __init__(self, name: str, known: Sequence[str], on_input: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, known: Sequence[str], on_input: Callable[[], None], connect: Callable[[], None]
+    ) -> None:
         self.name = ipw.Combobox(
             value=name,
             options=tuple(known),
@@ -57,10 +63,13 @@ class FieldRow:
         )
         self.secret = SecretField(
             on_input=on_input,
-            placeholder="value",
+            description="value",
             tooltip="The credential's value. It is stored encrypted; the field is emptied when you leave it",
-            layout=build_field_layout(320, min_width_px=160),
+            style={"description_width": "initial"},
+            layout=build_field_layout(360, min_width_px=200),
         )
+        on_enter(self.name, connect)
+        on_enter(self.secret, connect)
         self.view = build_field_row(self.name, self.secret)
 
 
@@ -81,6 +90,8 @@ class ConnectForm:
         self._connected = connected
         self._monotonic = monotonic
         self._pressed_at = -CLICK_GRACE_S
+        self._entered: object = None  # the last Enter, until its values are used
+        self._enter_lock = threading.Lock()
         self._directory: Directory | None = None
         self._user = ""
         self._environment: Environment = "development"
@@ -113,6 +124,7 @@ class ConnectForm:
             for row in self._rows:
                 row.secret.take_value()
             self._pressed_at = -CLICK_GRACE_S
+            self._use_enter(self._entered)
             show_message(self._message, "")
         if not self._rows:
             self._known = directory.credential_fields(self._app) or (DEFAULT_CREDENTIAL_NAME,)
@@ -123,14 +135,30 @@ class ConnectForm:
     def _add_field(self) -> None:
         used = {row.name.value for row in self._rows}
         name = next((known for known in self._known if known not in used), "")
-        self._rows.append(FieldRow(name, self._known, self._on_input))
+        self._rows.append(FieldRow(name, self._known, self._on_input, self._enter))
         set_children(self._fields, [row.view for row in self._rows])
 
     def _on_input(self) -> None:
         # The front end sends a value when the field loses focus, which a click on the button causes. On a busy machine
         # the click may arrive before the value.
-        if len(self._rows) == 1 and self._monotonic() - self._pressed_at < CLICK_GRACE_S:
+        is_late = len(self._rows) == 1 and self._monotonic() - self._pressed_at < CLICK_GRACE_S
+        if self._use_enter(self._entered) or is_late:
             self._connect()
+
+    def _enter(self) -> None:
+        # The value of the field arrives after Enter, or not at all if it has not changed.
+        entered = self._entered = object()
+        timer = threading.Timer(ENTER_GRACE_S, lambda: self._connect() if self._use_enter(entered) else None)
+        timer.daemon = True
+        timer.start()
+
+    def _use_enter(self, entered: object) -> bool:
+        """Whether *entered* is the last Enter, and its values were not used yet."""
+        with self._enter_lock:
+            if entered is None or entered is not self._entered:
+                return False
+            self._entered = None
+            return True
 
     def _connect(self) -> None:
         # first take the values, so that no field holds a credential after an error

@@ -18,8 +18,8 @@ from pdkernel.event import parse_json
 from pdkernel.model import JSON
 from pdkernel.widgets.components import (
     DESCRIPTION_STYLE,
-    FIELD_LEFT_MARGIN,
     FIELD_MARGIN,
+    HIDDEN_NAME_STYLE,
     build_field_row,
     create_message,
     set_value,
@@ -99,10 +99,12 @@ class BodyEditor:
             layout={"width": "240px"},
         )
         self.text = ipw.Textarea(
+            description="text of the body",
             placeholder='{"action": "opened"}',
             rows=12,
             tooltip="The body, which steps read as steps.trigger.event.body",
-            layout={"width": "calc(100% - 128px)", "max_width": "880px", "margin": f"2px 2px 2px {FIELD_LEFT_MARGIN}"},
+            style=HIDDEN_NAME_STYLE,
+            layout={"width": "calc(100% - 120px)", "max_width": "888px", "margin": "2px 2px 2px 112px"},
         )
         self.text.add_class("pd-body")
         self.pretty_print_button = ipw.Button(

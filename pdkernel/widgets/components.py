@@ -11,6 +11,8 @@ import traitlets
 
 DESCRIPTION_STYLE = {"description_width": "110px"}
 """Style that aligns the fields of a form."""
+HIDDEN_NAME_STYLE = {"description_width": "0px"}
+"""Style that shows no name of a field; screen readers read the name. The gap after the name (8 px) stays."""
 WIDE_LAYOUT = {"width": "calc(100% - 8px)", "max_width": "1000px"}
 """Layout of a field as wide as the form."""
 FIELD_MARGIN = "0 0 0 118px"
@@ -50,6 +52,16 @@ def build_field_row(first: Any, *others: Any, name_px: int = 110) -> Any:
     first.layout.margin = f"2px 2px 2px -{name_px + 6}px"
     first.layout.max_width = f"min({first.layout.width}, calc(100% + {name_px + 4}px))"
     return ipw.HBox([first, *others], layout={**ROW_LAYOUT, "padding": f"0 0 0 {name_px + 8}px"})
+
+
+def press_on_enter(field: Any, button: Any) -> None:
+    """Let Enter in the text *field* press *button*; a disabled button does nothing."""
+    on_enter(field, lambda: None if button.disabled else button.click())
+
+
+def on_enter(field: Any, act: Callable[[], None]) -> None:
+    """Call *act* when a person presses Enter in the text *field*."""
+    field.on_msg(lambda _, content, __: act() if content.get("event") == "submit" else None)
 
 
 def format_message_html(text: str, *, kind: str = "muted") -> str:

@@ -29,6 +29,8 @@ from pdkernel.widgets.components import (
     build_field_layout,
     build_field_row,
     create_message,
+    on_enter,
+    press_on_enter,
     set_value,
     set_visible,
     show_message,
@@ -117,7 +119,10 @@ class EventComposer(SessionForm):
             layout=build_field_layout(380, min_width_px=240),
         )
         self.save_name = ipw.Text(
-            placeholder="name of the event", tooltip="The name to save the event as", layout={"width": "220px"}
+            description="save as",
+            tooltip="The name to save the event as",
+            style={"description_width": "initial"},
+            layout={"width": "260px"},
         )
         self.load_button = ConfirmButton(
             "Load",
@@ -135,6 +140,7 @@ class EventComposer(SessionForm):
         )
         self.library.observe(lambda _: self.load_button.reset(), "value")
         self.save_name.observe(lambda _: self.save_button.reset(), "value")
+        press_on_enter(self.save_name, self.save_button.view)
 
     def _make_buttons(self) -> None:
         self.send_button = ipw.Button(
@@ -163,6 +169,8 @@ class EventComposer(SessionForm):
             layout={"width": "160px", "display": "none"},
         )
         self.send_button.on_click(self._user_handler(self._send_or_stop))
+        for field in (self.fields.path, self.fields.client_ip):
+            on_enter(field, self._send_on_enter)
         self.use_button.on_click(self._user_handler(lambda: self._choose(self._name_now())))
         self.show_button.on_click(self._user_handler(self._show_chosen))
 
@@ -227,6 +235,10 @@ class EventComposer(SessionForm):
                 self._sent = before
                 raise
         self.refresh()
+
+    def _send_on_enter(self) -> None:
+        if not self.send_button.disabled and not self._runner.is_running:  # the button would stop the run
+            self.send_button.click()
 
     def _choose(self, name: str) -> None:
         """Make the form's event the session's test event."""

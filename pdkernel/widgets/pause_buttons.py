@@ -16,6 +16,7 @@ from pdkernel.widgets.components import (
     ROW_LAYOUT,
     build_copyable_html,
     create_message,
+    press_on_enter,
     set_value,
     set_visible,
     show_message,
@@ -48,12 +49,15 @@ class PauseButtons(ipw.VBox):
             description="Cancel the run", tooltip="End the run; no further step starts", layout={"width": "auto"}
         )
         self.data = ipw.Text(
-            placeholder='$resume_data, for example {"approved": true}',
+            description="$resume_data",
+            placeholder='for example {"approved": true}',
             tooltip="What the step gets, as from a call of its resume_url: JSON, or nothing",
-            layout={"width": "320px"},
+            style={"description_width": "initial"},
+            layout={"width": "360px"},
         )
         self.message = create_message()
         self.resume_button.on_click(lambda _: self._act(self._resume))
+        press_on_enter(self.data, self.resume_button)
         self.cancel_button.on_click(lambda _: self._act(self._session.paused_runs.cancel))
         self.children = [ipw.HBox([self.resume_button, self.data, self.cancel_button], layout=ROW_LAYOUT), self.message]
 

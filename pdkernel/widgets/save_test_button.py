@@ -11,7 +11,14 @@ from IPython.display import display
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.session import Session
-from pdkernel.widgets.components import ROW_LAYOUT, build_copyable_html, create_message, set_value, show_message
+from pdkernel.widgets.components import (
+    ROW_LAYOUT,
+    build_copyable_html,
+    create_message,
+    press_on_enter,
+    set_value,
+    show_message,
+)
 from pdkernel.widgets.saved_output import build_fallback_bundle
 
 SAVE_LABEL = "Save this run as a test"
@@ -30,9 +37,10 @@ class SaveTestButton(ipw.VBox):
         self._session = session
         self._execution: Execution | None = None
         self.name = ipw.Text(
-            placeholder="name of the test",
+            description="test name",
             tooltip="pdkernel writes tests/test_NAME.py beside the notebook",
-            layout={"width": "220px"},
+            style={"description_width": "initial"},
+            layout={"width": "290px"},
         )
         self.button = ipw.Button(
             description=SAVE_LABEL,
@@ -41,6 +49,7 @@ class SaveTestButton(ipw.VBox):
         )
         self.outcome = create_message()
         self.button.on_click(self._save)
+        press_on_enter(self.name, self.button)
         super().__init__([ipw.HBox([self.name, self.button], layout=ROW_LAYOUT), self.outcome])
         if execution is not None:
             self.set_execution(execution)

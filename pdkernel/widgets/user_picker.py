@@ -28,6 +28,7 @@ from pdkernel.widgets.components import (
     close_tree,
     create_message,
     format_message_html,
+    press_on_enter,
     set_children,
     set_value,
     set_visible,
@@ -69,7 +70,7 @@ class LookupPreview:
             description=LOOKUP_LABEL, tooltip="Explain how each account is found, or which part of the lookup fails"
         )
         self._look.on_click(lambda _: self.preview())
-        self.user.on_msg(lambda _, content, __: self.preview() if content.get("event") == "submit" else None)
+        press_on_enter(self.user, self._look)
         self._found = create_message()
         self._looked: tuple[str, str] | None = None
         self._fields = ipw.VBox(
@@ -190,9 +191,8 @@ class UserPicker(SessionForm):
         choose = self._user_handler(self._choose)
         self.environment.observe(choose, "value")
         self.user.observe(choose, "value")
-        use_new = self._user_handler(self._choose_new)
-        self.use_new_button.on_click(use_new)
-        self.new_user.on_msg(lambda _, content, __: use_new() if content.get("event") == "submit" else None)
+        self.use_new_button.on_click(self._user_handler(self._choose_new))
+        press_on_enter(self.new_user, self.use_new_button)
 
     def _choose(self) -> None:
         user = self.user.value or None

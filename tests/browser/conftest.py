@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, expect, sync_playwright
 
+from pdkernel.packages.npm_command import find_npm
+from pdkernel.workers.interpreters import find_node
 from tests.browser.harness import Lab, LabPage
+from tests.conftest import KEPT
 
 HERE = Path(__file__).parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -26,6 +31,8 @@ ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 # the browser's cache off, and every page would load all of Lab again.)
 ARGUMENTS += ["--proxy-server=127.0.0.1:9"]
 expect.set_options(timeout=20_000)
+AXE_VERSION = "4.14.1"
+AXE_SCRIPT = KEPT / f"axe-core-{AXE_VERSION}.js"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.browser)
+        if "axe" in getattr(item, "fixturenames", ()) and not AXE_SCRIPT.exists():
+            item.add_marker(pytest.mark.network)
     if CHROMIUM or os.environ.get("CI"):
         return
     for item in ours:
@@ -56,6 +65,24 @@ def browser() -> Iterator[BrowserContext]:
         context.set_default_timeout(90_000)  # other tests run at the same time
         yield context
         browser.close()
+
+
+@pytest.fixture(scope="package")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core, which checks a page for barriers; from the npm registry, kept for the next test run."""
+    if not AXE_SCRIPT.exists():
+        folder = tmp_path_factory.mktemp("axe")
+        node = find_node()
+        pack = [str(node), str(find_npm(node, os.environ)), "pack", "--silent", f"axe-core@{AXE_VERSION}"]
+        subprocess.run(pack, cwd=folder, check=True, timeout=100)
+        with tarfile.open(folder / f"axe-core-{AXE_VERSION}.tgz") as archive:
+            script = archive.extractfile("package/axe.min.js")
+            assert script is not None
+            AXE_SCRIPT.parent.mkdir(parents=True, exist_ok=True)
+            partial = AXE_SCRIPT.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(script.read())
+        partial.replace(AXE_SCRIPT)
+    return AXE_SCRIPT.read_text()
 
 
 @pytest.fixture(scope="package")

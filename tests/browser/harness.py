@@ -43,6 +43,12 @@ PROMPTS = (
     "() => [...document.querySelectorAll('.jp-Notebook .jp-InputPrompt')].map(prompt => prompt.textContent).join(' ')"
 )
 """JavaScript: the prompts of all cells, `[1]:` or `[*]:`."""
+AXE_RUN = """async selector => {
+  const { violations } = await axe.run(selector ? { include: [selector] } : document, { iframes: false });
+  return violations.filter(each => ['serious', 'critical'].includes(each.impact))
+    .flatMap(each => each.nodes.map(node => `${each.id}: ${node.html.slice(0, 300)}`));
+}"""
+"""JavaScript: what axe-core finds serious or critical in the elements of a selector, or in the whole page."""
 RUN_ALL_TIMEOUT_MS = 110_000
 """Time limit of Run All in milliseconds: a notebook may install packages, and the machine may be busy."""
 
@@ -302,6 +308,13 @@ class LabPage:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def find_barriers(page: Page, axe: str, selector: str = "") -> list[str]:
+    """The serious and critical findings of the script *axe* in the elements of *selector*, or in the whole page."""
+    page.evaluate(axe)  # not a script element, which the page's policy would refuse
+    found: list[str] = page.evaluate(AXE_RUN, selector)
+    return found
 
 
 @contextmanager

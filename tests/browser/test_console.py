@@ -17,6 +17,7 @@ from sqlalchemy import update
 from pdkernel.loop_thread import LoopThread
 from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import CODE_INTERVAL_S
+from tests.browser.harness import find_barriers
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import app_state
 from tests.server.site import Site, site_of
@@ -170,6 +171,23 @@ def test_the_keyboard_alone(console: ConsoleSite) -> None:
     page.wait_for_url(f"**/-/runs/{run_id}")
     expect(page.get_by_role("heading", level=1)).to_contain_text(run_id)
     assert outline == "solid"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_barrier(console: ConsoleSite, axe: str, scheme: Literal["light", "dark"]) -> None:
+    """axe-core finds nothing serious in the console's pages and in the timelines of a failed, a refused and a paused run."""
+    failed = console.call("Fails", **{"x-pd-external-user-id": "ada"})
+    refused = console.call("Post to Slack", **{"x-pd-external-user-id": "grace"})
+    paused = console.call("Pay out")
+    runs = [f"/-/runs/{run_id}" for run_id in (failed, refused, paused)]
+    console.page.emulate_media(color_scheme=scheme)
+
+    found = {
+        path: find_barriers(console.open(path), axe) for path in ("/-/", "/-/runs", *runs, "/-/users", "/-/runs/none")
+    }
+    console.page.emulate_media(color_scheme="light")
+
+    assert found == dict.fromkeys(found, [])
 
 
 LONG = "user-with-a-very-long-id-without-any-space-" * 4

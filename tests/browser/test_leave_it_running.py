@@ -46,7 +46,7 @@ def test_a_paused_test_is_resumed_by_its_button(ran: LabPage) -> None:
     output = ran.output(ran.index_of("run"))
     expect(output).to_contain_text("‖ paused")
     ran.screenshot("running-paused")
-    output.get_by_placeholder("$resume_data").fill('{"approved": true, "note": "by hand"}')
+    output.get_by_label("$resume_data").fill('{"approved": true, "note": "by hand"}')
     output.get_by_role("button", name="Resume now").click()
 
     expect(output).to_contain_text('"note": "by hand"')

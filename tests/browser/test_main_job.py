@@ -216,7 +216,7 @@ def test_narrow_window_keeps_the_columns(sent: Job) -> None:
     page.set_viewport_size({"width": 900, "height": 1300})
     try:
         column = sent.composer.locator("select").first.bounding_box()
-        wrapped = sent.composer.get_by_placeholder("name of the event").bounding_box()
+        wrapped = sent.composer.get_by_label("save as").bounding_box()
         sent.look("composer", "job-05-narrow")
     finally:
         page.set_viewport_size(before or {"width": 1400, "height": 1300})

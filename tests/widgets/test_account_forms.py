@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pdkernel.identity import Account
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
 from pdkernel.widgets.account_forms import ConnectForm
-from tests.widgets.front_end import everything_in_state, press, screen, secrets, type_into
+from tests.widgets.front_end import enter, everything_in_state, press, screen, secrets, type_into
 
 TOKEN = "xoxb-planted-token"
 
@@ -112,3 +113,42 @@ def test_typed_text_may_arrive_after_the_click(session: Session, late_s: float, 
     assert len(session.directory.accounts(external_user_id="ada")) == found
     assert form._rows[0].secret.has_value is not bool(found)
     assert TOKEN not in everything_in_state()
+
+
+def test_enter_connects(session: Session) -> None:
+    """Enter in the value's field connects the account with the value, which the front end sends after the key."""
+    form = ConnectForm("slack", lambda: None)
+    form.set_user(session.directory, "ada", "development")
+    type_into(form._rows[0].secret, "xoxb-replaced-token")
+
+    enter(form._rows[0].secret)
+    type_into(form._rows[0].secret, TOKEN)
+
+    (account,) = session.directory.accounts(external_user_id="ada")
+    assert session.directory.credentials(account.id) == {"oauth_access_token": TOKEN}
+
+
+def test_enter_connects_with_the_value_typed_before(session: Session) -> None:
+    """Enter in a field that has not changed connects the account once with the values that were typed before."""
+    connected = threading.Event()
+    form = ConnectForm("slack", connected.set)
+    form.set_user(session.directory, "ada", "development")
+    type_into(form._rows[0].secret, TOKEN)
+
+    enter(form._rows[0].name)
+    enter(form._rows[0].name)
+
+    assert connected.wait(30)
+    assert len(session.directory.accounts(external_user_id="ada")) == 1
+
+
+def test_enter_for_another_user_is_forgotten(session: Session) -> None:
+    """After another user is chosen, a value is not connected by an earlier Enter."""
+    form = ConnectForm("slack", lambda: None)
+    form.set_user(session.directory, "ada", "development")
+    enter(form._rows[0].secret)
+
+    form.set_user(session.directory, "bob", "development")
+    type_into(form._rows[0].secret, TOKEN)
+
+    assert not session.directory.accounts()

@@ -13,7 +13,7 @@ import pytest
 from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer
-from tests.widgets.front_end import NEEDS_SLACK, everything_in_state, pick, press, screen, type_into
+from tests.widgets.front_end import NEEDS_SLACK, enter, everything_in_state, pick, press, screen, type_into
 
 STEP = "%%pdstep shape\ndef handler(pd):\n    print('hello')\n    return pd.steps['trigger']['event']['body']\n"
 
@@ -499,3 +499,41 @@ def test_drift_is_shown_in_the_form(composer: EventComposer, session: Session) -
     type_into(composer.body.text, '{"title": "a", "user": {"id": "1"}}')
 
     assert "body.user.id is now string; in earlier events it was number." in screen(composer)
+
+
+def test_enter_sends(composer: EventComposer, session: Session) -> None:
+    """Enter in the path's field sends the event; during a run it does not stop the run."""
+    session.record_cell(STEP, cell_id="c1")
+    type_into(composer.fields.path, "/entered")
+    type_into(composer.body.text, "{}")
+
+    enter(composer.fields.path)
+    enter(composer.fields.path)
+    composer.wait()
+
+    last = session.last_execution
+    assert last is not None
+    assert (last.event["path"], last.status) == ("/entered", "success")
+
+
+def test_enter_does_not_send_an_invalid_event(composer: EventComposer, session: Session) -> None:
+    """Enter does nothing while the body is invalid."""
+    type_into(composer.body.text, "{")
+
+    enter(composer.fields.client_ip)
+
+    assert session.event is None
+
+
+def test_enter_saves_the_event(composer: EventComposer, session: Session) -> None:
+    """Enter in the name's field saves the event; for a name that exists, the second Enter overwrites it."""
+    type_into(composer.save_name, "mine")
+    enter(composer.save_name)
+    session.choose_event(Event({"method": "GET"}), "another")
+    type_into(composer.fields.path, "/new")
+
+    enter(composer.save_name)
+    before = session.events.load("mine")[1].data["path"]
+    enter(composer.save_name)
+
+    assert (before, session.events.load("mine")[1].data["path"]) == ("/", "/new")

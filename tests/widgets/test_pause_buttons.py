@@ -11,7 +11,7 @@ from IPython.utils.capture import capture_output
 
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, PauseButtons
-from tests.widgets.front_end import press, screen, type_into
+from tests.widgets.front_end import enter, press, screen, type_into
 
 APPROVE = "%%pdstep approve\ndef handler(pd):\n    pd.flow.suspend(3600_000)\n"
 RESUME = "Resume now"
@@ -36,10 +36,10 @@ def buttons(composer: EventComposer, session: Session) -> PauseButtons:
 
 
 def test_a_sent_run_is_resumed_with_data(composer: EventComposer, session: Session, buttons: PauseButtons) -> None:
-    """The form shows the buttons while its run is paused; the typed JSON is the step's `$resume_data`."""
+    """The form shows the buttons while its run is paused; the JSON that is typed before Enter is the step's `$resume_data`."""
     while_paused = screen(composer)
     type_into(buttons.data, '{"approved": true}')
-    press(buttons, RESUME)
+    enter(buttons.data)
     composer.wait()
     result = session.get_result("approve")
 

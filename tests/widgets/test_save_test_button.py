@@ -13,7 +13,7 @@ from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, SaveTestButton
 from tests.notebook_files import notebook_of
-from tests.widgets.front_end import press, screen, type_into
+from tests.widgets.front_end import enter, press, screen, type_into
 
 HEADER = "%%pdworkflow\nname: Work\ntrigger:\n  type: http\n"
 ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
@@ -108,3 +108,15 @@ def test_the_line_form_is_saved(session: Session, issue: Event, tmp_path: Path) 
         display(button)
 
     assert captured.outputs[0].data["text/plain"] == "Save this run as a test: %pdrun --save-test NAME"
+
+
+def test_enter_saves(session: Session, issue: Event, tmp_path: Path) -> None:
+    """Enter in the name's field writes the test."""
+    in_a_file(session, tmp_path)
+    session.load_event("issue")
+    button = SaveTestButton(session, session.run())
+    type_into(button.name, "mine")
+
+    enter(button.name)
+
+    assert (tmp_path / "tests" / "test_mine.py").is_file()
