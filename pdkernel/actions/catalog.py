@@ -265,12 +265,13 @@ class Catalog:
         progress: ProgressCallback = _silent,
         kind: ComponentKind = "action",
         limit: int | None = None,
+        install: bool = True,
     ) -> list[Component]:
         """
         Return the components of *kind* whose key, name or description contains every word of *query*, best match first.
 
-        If the source is npm and *app* is not indexed yet, its newest package is downloaded. At most *limit* components are
-        returned; None returns all.
+        If the source is npm and *app* is not indexed yet, its newest package is downloaded, unless *install* is False. At
+        most *limit* components are returned; None returns all.
 
         Raises:
             ActionSourceError: npm or Pipedream cannot be reached.
@@ -280,11 +281,11 @@ class Catalog:
         if setting.source == "connect" and kind == "action":
             return [
                 *self._filter_components(load_builtin_actions().values(), query, app),
-                *await self.connect_source.search(query, app),
-            ]
+                *await self.connect_source.search(query, app, limit=limit),
+            ][:limit]
         if self.settings.is_licence_missing and app and not self._filter_components(self.list_components(app), "", app):
             raise build_licence_error(f"Actions of {app} come from npm.")
-        if setting.source == "npm" and app and not self.npm_source.load_components(app):
+        if setting.source == "npm" and install and app and not self.npm_source.load_components(app):
             await self.npm_source.index_newest_package(app, progress)
         return self._filter_components(self.list_components(app, kind), query, app)[:limit]
 

@@ -118,8 +118,13 @@ class ConnectSource:
         data = self._data(answer)
         return self._component(data), _description(data)
 
-    async def search(self, query: str, app: str | None) -> list[Component]:
-        """The actions of *app* (None: of all apps) that match *query*, at most ten pages of 100. Raises `ActionSourceError`."""
+    async def search(self, query: str, app: str | None, *, limit: int | None = None) -> list[Component]:
+        """
+        The actions of *app* (None: of all apps) that match *query*, at most *limit* or ten pages of 100.
+
+        Raises:
+            ActionSourceError: The API cannot be reached or refuses the call.
+        """
         params = {"q": query, "app": app, "limit": "100"}
         found: list[Component] = []
         for _ in range(_MAX_SEARCH_PAGES):
@@ -129,9 +134,9 @@ class ConnectSource:
             page = self._data(answer, bare=True)
             found += (self._component(each) for each in page["data"])
             params["after"] = (page.get("page_info") or {}).get("end_cursor")
-            if not page["data"] or not params["after"]:
+            if not page["data"] or not params["after"] or (limit is not None and len(found) >= limit):
                 break
-        return found
+        return found[:limit]
 
     async def fetch_newest_account(self, app: str, external_user_id: str, environment: str) -> str | None:
         """The id of the external user's newest account of *app* in the Connect project, or None."""
@@ -176,14 +181,31 @@ class ConnectSource:
             "configured_props": dict(props),
         }
         if has_dynamic_props:
-            answer = await self._request(
-                "POST", "actions/props", json=body, environment=environment, timeout_s=timeout_s
-            )
-            dynamic = self._data(answer, bare=True).get("dynamicProps") or {}
-            if dynamic.get("id"):
-                body["dynamic_props_id"] = dynamic["id"]
+            reloaded = await self._reload_props(body, environment=environment, timeout_s=timeout_s)
+            if reloaded.get("id"):
+                body["dynamic_props_id"] = reloaded["id"]
         answer = await self._request("POST", "actions/run", json=body, environment=environment, timeout_s=timeout_s)
         return _parse_run_result(self._data(answer, bare=True), answer.status_code)
+
+    async def fetch_additional_props(
+        self, component: Component, *, props: Mapping[str, JSON], external_user_id: str, environment: str
+    ) -> tuple[PropDeclaration, ...]:
+        """
+        The props that the action has for the values *props*, accounts as in `run_action`.
+
+        Raises:
+            ActionSourceError: The API cannot be reached or refuses the call, or the action's code fails.
+        """
+        body: dict[str, JSON] = {
+            "id": component.key,
+            "version": component.version,
+            "external_user_id": external_user_id,
+            "configured_props": dict(props),
+        }
+        reloaded = await self._reload_props(body, environment=environment)
+        if "configurableProps" not in reloaded and reloaded["errors"]:
+            raise ActionSourceError(f"Pipedream Connect cannot reload the props: {str(reloaded['errors'][0])[:300]}")
+        return _parse_props(reloaded.get("configurableProps") or ())[1]
 
     async def fetch_options(
         self,
@@ -196,18 +218,36 @@ class ConnectSource:
         page: int = 0,
         context: JSON = None,
         query: str | None = None,
+        is_added_prop: bool = False,
     ) -> PropOptionsPage:
-        """A page of options of a prop. Raises `ActionSourceError`."""
+        """
+        A page of options of a prop.
+
+        Args:
+            component: The action.
+            prop: The prop's name.
+            props: Values of the props, accounts as in `run_action`.
+            external_user_id: The external user whose account lists the options.
+            environment: The environment of the external user.
+            page: The page, from 0.
+            context: The context of the previous page.
+            query: The search text.
+            is_added_prop: Whether the action adds the prop for these values, so that Pipedream must reload the props first.
+
+        Raises:
+            ActionSourceError: The API cannot be reached or refuses the call.
+        """
         body: dict[str, JSON] = {
             "id": component.key,
             "version": component.version,
             "external_user_id": external_user_id,
-            "prop_name": prop,
             "configured_props": dict(props),
-            "page": page,
-            "prev_context": context or {},
-            "query": query,
         }
+        if is_added_prop:
+            reloaded = await self._reload_props(body, environment=environment)
+            if reloaded.get("id"):
+                body["dynamic_props_id"] = reloaded["id"]
+        body |= {"prop_name": prop, "page": page, "prev_context": context or {}, "query": query}
         answer = await self._request("POST", "actions/configure", json=body, environment=environment)
         data = self._data(answer, bare=True)
         errors = data.get("errors") or []
@@ -222,6 +262,14 @@ class ConnectSource:
             data.get("context"),
             str(errors[0]) if errors else None,
         )
+
+    async def _reload_props(
+        self, body: Mapping[str, JSON], *, environment: str, timeout_s: float = 60.0
+    ) -> Mapping[str, Any]:
+        """The dynamic props for the values of *body*: their `id`, all props for these values, and errors of the action's code."""
+        answer = await self._request("POST", "actions/props", json=body, environment=environment, timeout_s=timeout_s)
+        data = self._data(answer, bare=True)
+        return {"errors": data.get("errors") or [], **(data.get("dynamicProps") or {})}
 
     async def _request(
         self,
@@ -308,9 +356,23 @@ def _get_error_message(answer: httpx.Response) -> str:
 
 
 def _description(data: Mapping[str, Any]) -> ComponentDescription:
+    declared: Sequence[dict[str, Any]] = data.get("configurable_props") or ()
+    apps, props = _parse_props(declared)
+    return ComponentDescription(
+        apps=apps,
+        props=props,
+        key=str(data["key"]),
+        name=str(data.get("name") or ""),
+        description=str(data.get("description") or ""),
+        version=str(data["version"]),
+        additional=any(each.get("reloadProps") for each in declared),
+    )
+
+
+def _parse_props(declared: Sequence[Mapping[str, Any]]) -> tuple[tuple[AppBinding, ...], tuple[PropDeclaration, ...]]:
+    """The app props of *declared*, and its other props that take a value."""
     apps: list[AppBinding] = []
     props: list[PropDeclaration] = []
-    declared: Sequence[dict[str, Any]] = data.get("configurable_props") or ()
     for each in declared:
         name, kind = str(each["name"]), str(each["type"])
         if kind == "app":
@@ -319,15 +381,7 @@ def _description(data: Mapping[str, Any]) -> ComponentDescription:
             definition = {**each, "dynamic": True} if each.get("remoteOptions") else dict(each)
             optional = bool(each.get("optional")) or "default" in each
             props.append(PropDeclaration(name, kind, optional, cast("dict[str, JSON]", definition)))
-    return ComponentDescription(
-        apps=tuple(apps),
-        props=tuple(props),
-        key=str(data["key"]),
-        name=str(data.get("name") or ""),
-        description=str(data.get("description") or ""),
-        version=str(data["version"]),
-        additional=any(each.get("reloadProps") for each in declared),
-    )
+    return tuple(apps), tuple(props)
 
 
 def _parse_run_result(data: Mapping[str, Any], status: int) -> ActionRunResult:

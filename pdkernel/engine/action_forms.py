@@ -23,8 +23,9 @@ from pdkernel.engine.directory_snapshot import format_connect_account_command
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
 from pdkernel.errors import StepError
+from pdkernel.expression.template import OPENING_BRACES
 from pdkernel.identity import Directory, Environment, ProxyAccess
-from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step
 from pdkernel.project.variables import format_variable_ref, is_secret_prop_name
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import (
@@ -134,9 +135,22 @@ class ActionForms:
         declared = next((each for each in description.props if each.name == prop), None)
         if declared is not None and not declared.definition.get(_DYNAMIC):
             return _static(declared, query)
-        accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
         if component.file is None:
-            return await self._remote_options(request, component, prop, page=page, context=context, query=query)
+            remote = await self._remote_props(request, description)
+            if isinstance(remote, str):
+                return PropOptionsPage(empty_reason=remote)
+            return await self._catalog_of(request).connect_source.fetch_options(
+                component,
+                prop,
+                props=remote,
+                external_user_id=request.external_user_id or "",
+                environment=request.environment,
+                page=page,
+                context=context,
+                query=query,
+                is_added_prop=declared is None,
+            )
+        accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
         async with self._open_workers(request, component.file) as workers:
             found = await workers.options(
                 component.file,
@@ -163,8 +177,20 @@ class ActionForms:
         component, description = await self.describe(
             ActionReference.parse(request.step.uses or ""), catalog=self._catalog_of(request)
         )
-        if component.file is None or not description.additional:
+        if not description.additional:
             return ()
+        if component.file is None:
+            remote = await self._remote_props(request, description)
+            if isinstance(remote, str):
+                raise StepError(remote)
+            declared = {prop.name: prop for prop in description.props}
+            found = await self._catalog_of(request).connect_source.fetch_additional_props(
+                component,
+                props=remote,
+                external_user_id=request.external_user_id or "",
+                environment=request.environment,
+            )
+            return tuple(prop for prop in found if declared.get(prop.name) != prop)
         accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
         async with self._open_workers(request, component.file) as workers:
             return await workers.additional_props(
@@ -177,28 +203,24 @@ class ActionForms:
     def _catalog_of(self, request: FormRequest) -> Catalog:
         return self._catalog.with_source(request.actions_source, base=request.folder)
 
-    async def _remote_options(
-        self, request: FormRequest, component: Component, prop: str, *, page: int, context: JSON, query: str | None
-    ) -> PropOptionsPage:
-        source = self._catalog.connect_source
-        if request.external_user_id is None:
-            return PropOptionsPage(
-                empty_reason="Choices come from the external user's account, and no external user is chosen: %pduser."
-            )
+    async def _remote_props(self, request: FormRequest, description: ComponentDescription) -> dict[str, JSON] | str:
+        """The values for a call to Pipedream, with the ids of the accounts there; or why there can be no call."""
+        source, user = self._catalog_of(request).connect_source, request.external_user_id
+        if user is None:
+            return "Choices come from the external user's account, and no external user is chosen: %pduser."
         if not is_connect_call_allowed(source, request.policy):
-            return PropOptionsPage(
-                empty_reason=f"Choices come from Pipedream, and outbound calls are refused ({request.policy.mode_text})."
-            )
-        return await source.fetch_options(
-            component,
-            prop,
-            props={name: value for name, value in request.step.props.items() if "{{" not in str(value)},
-            external_user_id=request.external_user_id,
-            environment=request.environment,
-            page=page,
-            context=context,
-            query=query,
-        )
+            return f"Choices come from Pipedream, and outbound calls are refused ({request.policy.mode_text})."
+        # Pipedream does not have the event and the exports that an expression reads
+        props = {name: value for name, value in request.step.props.items() if OPENING_BRACES not in str(value)}
+        for binding in resolve_app_bindings(request.step, description):
+            account = binding.account or await source.fetch_newest_account(binding.app, user, request.environment)
+            if account is None:
+                return (
+                    f"Choices come from {user}'s {binding.app} account, and the project at Pipedream has no such account in "
+                    f"{request.environment}. You can type a text or an expression instead."
+                )
+            props[binding.prop] = {ACCOUNT_KEY: account}
+        return props
 
     def _accounts(self, request: FormRequest, apps: tuple[AppBinding, ...]) -> _FormAccounts:
         auth: dict[str, Mapping[str, str]] = {}

@@ -1,4 +1,8 @@
-"""`%pdactions`: search for pre-built actions, write the cell of an action step, and list prop options."""
+"""
+`%pdactions`: search for pre-built actions, write the cell of an action step, and list prop options.
+
+Every search and every option works without a widget. Without arguments, `%pdactions` shows a form.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from pdkernel.model import check_step_name
 from pdkernel.render import actions as draw
 from pdkernel.render.rich_output import RichOutput
 
-_NEXT = "%pdactions KEY shows the props of an action and writes the cell of a step."
+_NEXT = "%pdactions --form KEY shows a form for an action, %pdactions KEY its props and the cell of a step."
 
 
 @magics_class
@@ -28,7 +32,7 @@ class ActionMagics(Magics):
     @argument("words", nargs="*", help="words to search for, or KEY[@VERSION] to use that action")
     @argument("--app", metavar="SLUG", help="show only actions of this app")
     @argument("--name", metavar="STEP", help="name of the new step")
-    @argument("--form", metavar="STEP", help="show the form for the props of this step")
+    @argument("--form", metavar="STEP|KEY", help="show the form of this step, or of a new step that uses this action")
     @argument(
         "--options",
         metavar=("STEP", "PROP"),
@@ -40,9 +44,13 @@ class ActionMagics(Magics):
     @line_magic
     @show_errors_as_messages
     def pdactions(self, line: str) -> Any:
-        """Search pre-built actions; with a key, show its props and write the cell that uses it."""
+        """
+        Search pre-built actions; with a key, show its props and write the cell that uses it.
+
+        Without arguments, show a form that searches, fills in the props, and writes the cell.
+        """
         chosen = parse_argstring(self.pdactions, line)
-        if chosen.form is not None:
+        if not line.strip() or chosen.form is not None:
             from pdkernel.widgets import ActionForm
 
             return ActionForm(get_session(self.shell), chosen.form)

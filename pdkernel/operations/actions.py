@@ -32,16 +32,24 @@ class ActionSearch:
 
 
 async def search_actions(
-    catalog: Catalog, words: str, *, app: str | None = None, progress: ProgressListener = lambda _: None
+    catalog: Catalog,
+    words: str,
+    *,
+    app: str | None = None,
+    limit: int | None = None,
+    install: bool = True,
+    progress: ProgressListener = lambda _: None,
 ) -> ActionSearch:
     """
-    Actions of *catalog*, of *app* or of all apps, whose key, name or description contains every word.
+    Actions of *catalog*, of *app* or of all apps, whose key, name or description contains every word; at most *limit*.
+
+    With *install* False, no package of *app* is downloaded for the search.
 
     Raises:
         ActionSourceError: npm or Pipedream is unreachable.
         LicenceError: *app* comes from npm, whose licence is not accepted.
     """
-    found = await catalog.search(words, app=app, progress=progress)
+    found = await catalog.search(words, app=app, limit=limit, install=install, progress=progress)
     return ActionSearch(tuple(found), "" if found else _build_advice(catalog, app))
 
 

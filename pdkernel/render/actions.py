@@ -88,7 +88,9 @@ def render_list_text(found: Sequence[ActionView]) -> str:
     for each in found[:MAX_LISTED_ACTIONS]:
         lines.append(f"{each.uses}  {each.name}  [{each.source}]")
         if each.description:
-            lines.append(f"    {formatting.truncate_line(_first_line(each.description), formatting.TEXT_COLUMNS - 4)}")
+            lines.append(
+                f"    {formatting.truncate_line(format_first_paragraph(each.description), formatting.TEXT_COLUMNS - 4)}"
+            )
     lines += _more(found)
     return escape_control_characters("".join(f"{line}\n" for line in lines))
 
@@ -103,7 +105,7 @@ def render_list_html(found: Sequence[ActionView], *, hint: str = "") -> str:
             tag("strong", each.name),
             " ",
             muted(each.source),
-            tag("div", muted(formatting.truncate_line(_first_line(each.description), 200)))
+            tag("div", muted(formatting.truncate_line(format_first_paragraph(each.description), 200)))
             if each.description
             else Html(""),
             style="margin:4px 0;list-style-type:none",
@@ -119,7 +121,7 @@ def render_text(action: ActionView) -> str:
     """Render an action with its props as text."""
     lines = [f"{action.uses}  {action.name}", f"  from: {action.source}"]
     lines += textwrap.wrap(
-        _first_line(action.description), formatting.TEXT_COLUMNS, initial_indent="  ", subsequent_indent="  "
+        format_first_paragraph(action.description), formatting.TEXT_COLUMNS, initial_indent="  ", subsequent_indent="  "
     )
     if action.apps:
         lines.append(
@@ -127,7 +129,9 @@ def render_text(action: ActionView) -> str:
         )
     for prop in action.props:
         lines.append(f"  {prop.name}: {prop.type_label}")
-        description = ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)
+        description = ". ".join(
+            part.rstrip(".") for part in (prop.label, format_first_paragraph(prop.description)) if part
+        )
         for line in (description, prop.choices):
             lines += (
                 textwrap.wrap(line, formatting.TEXT_COLUMNS, initial_indent="      ", subsequent_indent="      ")
@@ -145,7 +149,7 @@ def render_html(action: ActionView) -> str:
     """Render an action with its props as HTML."""
     parts = [
         tag("div", tag("strong", action.name), " ", tag("code", action.uses), " ", muted(action.source)),
-        tag("div", _first_line(action.description)),
+        tag("div", format_first_paragraph(action.description)),
     ]
     if action.apps:
         parts.append(tag("div", muted(f"accounts: {', '.join(action.apps)}")))
@@ -157,7 +161,10 @@ def render_html(action: ActionView) -> str:
             pill("required", "warn") if prop.required else Html(""),
             " ",
             muted(prop.type if prop.required else prop.type_label),
-            tag("div", ". ".join(part.rstrip(".") for part in (prop.label, _first_line(prop.description)) if part)),
+            tag(
+                "div",
+                ". ".join(part.rstrip(".") for part in (prop.label, format_first_paragraph(prop.description)) if part),
+            ),
             tag("div", muted(prop.choices)) if prop.choices else Html(""),
             style="margin:4px 0;list-style-type:none",
         )
@@ -178,7 +185,7 @@ def _more(found: Sequence[ActionView]) -> list[str]:
     return [f"... and {left} more. To see fewer, add words or --app SLUG."] if left > 0 else []
 
 
-def _first_line(description: str) -> str:
+def format_first_paragraph(description: str) -> str:
     """The first paragraph of a Markdown description on one line, with links written out."""
     line = " ".join(description.split("\n\n", maxsplit=1)[0].split())
     return _LINK.sub(r"\1: \2", line)

@@ -16,6 +16,7 @@ from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
 from pdkernel.connect.registered_apps import load_registered_apps
 from pdkernel.engine.run_context import derive_id
 from pdkernel.identity import ACCESS_TOKEN_FIELD
+from pdkernel.model import format_app_name
 from pdkernel.server.app_context import LinkContext
 
 _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "database", "subdomain", "base_url"})
@@ -63,11 +64,6 @@ def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
         "scope_profiles": [],
         "oauth_app_id": None,
     }
-
-
-def format_app_name(slug: str) -> str:
-    """The display name of an app, from the words of the slug."""
-    return " ".join(word[:1].upper() + word[1:] for word in slug.split("_") if word)
 
 
 def _serialize_field(name: str) -> dict[str, Any]:

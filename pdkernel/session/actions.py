@@ -53,10 +53,20 @@ class SessionActions:
         self._state = state
         self._call_engine = call_engine
 
-    def search(self, words: str, *, app: str | None = None, progress: ProgressListener = _silent) -> ActionSearch:
-        """Actions whose key, name or description contains every word. Raises the errors of `search_actions`."""
+    def search(
+        self,
+        words: str,
+        *,
+        app: str | None = None,
+        limit: int | None = None,
+        install: bool = True,
+        progress: ProgressListener = _silent,
+    ) -> ActionSearch:
+        """Actions whose key, name or description contains every word: arguments and errors of `search_actions`."""
         catalog = self._state.catalog
-        return self._call_engine(lambda _: search_actions(catalog, words, app=app, progress=progress))
+        return self._call_engine(
+            lambda _: search_actions(catalog, words, app=app, limit=limit, install=install, progress=progress)
+        )
 
     def describe(self, uses: str, *, progress: ProgressListener = _silent) -> tuple[Component, ComponentDescription]:
         """An action and its declared props. Raises the errors of `describe_action`."""

@@ -8,8 +8,11 @@ Forms of a notebook: ipywidgets that show and change the session.
     event_fields        fields for method, path, query, headers and client address
     event_field_text    an event as texts of fields, and back
     body_editor         the editor of the body
-    action_form         the props of an action step
-    background_run      a run in the background, with a live timeline
+    action_form         find an action, fill in its props, write its cell
+    action_search       the search for actions
+    action_props        the fields of a chosen action, with what they load
+    action_fields       the field of a prop, by its type
+    background_run      a run in the background, with a live timeline; the latest of several calls
     request_buttons     buttons for requests to the served draft
     pause_buttons       buttons for a paused run
     save_test_button    the button that saves a run as a test

@@ -1,247 +1,277 @@
 """
-The form behind `%pdactions --form`: the props of a step that uses a pre-built action.
+The form behind `%pdactions`: finds a pre-built action, shows its props as fields, and writes the cell of a step.
 
-A form cannot write into a cell: it shows the cell's source for copying. A field takes an option, another text or an
-expression.
+With the Lab extension the button writes the cell into the notebook; elsewhere the person copies the cell from the output.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+import shlex
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import ipywidgets as ipw
 
+from pdkernel.actions import Component
+from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.directive import format_step_cell
-from pdkernel.directive.option_values import format_value, parse_value
-from pdkernel.errors import PdkernelError
-from pdkernel.model import JSON, Step
+from pdkernel.errors import DefinitionError, StepNameError
+from pdkernel.model import STEP_NAME, AppBinding, Step, check_step_name
+from pdkernel.render.actions import format_first_paragraph
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
+from pdkernel.widgets.action_fields import FIELD_MARGIN, LABEL_STYLE, NAME_PX, PropField, create_field_message
+from pdkernel.widgets.action_props import AccountField, ActionProps, ChosenAction, FormHooks
+from pdkernel.widgets.action_search import ActionSearchBox, build_action_heading
+from pdkernel.widgets.background_run import LatestCall
 from pdkernel.widgets.components import (
+    ROW_LAYOUT,
     build_copyable_block_html,
     build_copyable_html,
     build_field_layout,
     build_field_row,
-    close_tree,
-    create_message,
     format_message_html,
     set_children,
     set_value,
     set_visible,
     show_message,
+    show_message_html,
 )
 from pdkernel.widgets.form import SessionForm
-from pdkernel.workers import PropDeclaration, PropOption
+from pdkernel.widgets.saved_output import build_picture
 
-_NAME_PX = 170  # prop names are longer than the names in other forms
-_FIELD_MARGIN = f"2px 2px 2px {_NAME_PX + 10}px"
-_HIDDEN_PROP_TYPES = frozenset({"alert", "dir", "data_store"})
-
-
-class PropField:
-    """
-    The field of one prop: takes any text; with options, also buttons to look up options.
-
-    Args:
-        prop: The prop's declaration.
-        changed: Called after the user changed the value.
-        look_up: Loads a page of options; None for a prop without options.
-    """
-
-    def __init__(
-        self, prop: PropDeclaration, changed: Callable[..., None], look_up: Callable[[PropField], None] | None
-    ) -> None:
-        self.prop = prop
-        self.page = 0
-        self.context: JSON = None
-        self.query: str | None = None
-        self._values: dict[str, JSON] = {}
-        given = prop.definition
-        needed = "" if prop.optional else " (required)"
-        self.value = ipw.Combobox(
-            description=prop.name,
-            placeholder=f"{prop.type}{needed}, or an {{{{expression}}}}",
-            tooltip=str(given.get("description") or given.get("label") or prop.name)[:300],
-            ensure_option=False,
-            style={"description_width": f"{_NAME_PX}px"},
-            layout=build_field_layout(_NAME_PX + 450, min_width_px=_NAME_PX + 180),
-        )
-        self.value.observe(changed, "value")
-        self.search = ipw.Text(placeholder="search", layout={"width": "140px"}, continuous_update=False)
-        self.lookup_button = ipw.Button(
-            description="Look up", tooltip="Load the prop's options", layout={"width": "90px"}
-        )
-        self.more_button = ipw.Button(
-            description="More", tooltip="Load the next page of options", layout={"width": "70px", "display": "none"}
-        )
-        self.message = create_message()
-        self.message.layout.margin = _FIELD_MARGIN
-        self.message.layout.width = f"calc(100% - {_NAME_PX + 18}px)"
-        others: list[Any] = []
-        if look_up is not None:
-            if given.get("useQuery"):
-                others.append(self.search)
-            others += [self.lookup_button, self.more_button]
-            self.lookup_button.on_click(lambda _: self._begin(look_up))
-            self.more_button.on_click(lambda _: look_up(self))
-        else:
-            self.add_options([_option(each) for each in _static_options(prop)])
-        label = ". ".join(str(given[key]).rstrip(".") for key in ("label", "description") if given.get(key))
-        if label.casefold() == prop.name.casefold():
-            label = ""  # the name is beside the field already
-        hint = ipw.HTML(format_message_html(label[:300]), layout={"margin": _FIELD_MARGIN})
-        self.view = ipw.VBox([build_field_row(self.value, *others, name_px=_NAME_PX), hint, self.message])
-
-    @property
-    def current_value(self) -> JSON:
-        """The value of the chosen option, or the parsed text; None for an empty field."""
-        text = self.value.value
-        if text in self._values:
-            return self._values[text]
-        return parse_value(text) if text.strip() else None
-
-    def show_value(self, value: JSON) -> None:
-        """Show *value* of the cell."""
-        label = next((label for label, known in self._values.items() if known == value), None)
-        set_value(self.value, "" if value is None else label if label is not None else format_value(value))
-
-    def add_options(self, options: list[PropOption]) -> None:
-        """Add *options* to the options of the field."""
-        for option in options:
-            label = (
-                option.label
-                if self._values.get(option.label, option.value) == option.value
-                else f"{option.label} ({option.value})"
-            )
-            self._values[label] = option.value
-        self.value.options = tuple(self._values)
-
-    def _begin(self, look_up: Callable[[PropField], None]) -> None:
-        self.page, self.context, self.query = 0, None, self.search.value.strip() or None
-        self._values = {}
-        look_up(self)
+WRITE_LABEL = "Write cell"
+BACK_LABEL = "Another action"
 
 
 class ActionForm(SessionForm):
     """
-    The form for the props of a step that uses a pre-built action.
+    The form that finds an action and writes the cell of a step that uses the action.
 
     Args:
-        session: The session of the step; options are loaded with its external user's account.
-        step: The step's name.
+        session: The session; options are loaded with its external user's account.
+        chosen: A step of the workflow, or the key of an action; None to search.
+        app: The slug of the app to search, or empty.
+        words: The words to search for.
 
     Raises:
-        PdkernelError: There is no such step, the step is code, or its action is unavailable.
+        PdkernelError: There is no such step or action, the step is code, or its action is unavailable.
     """
 
-    _title = "Props of an action"
+    _title = "Actions"
 
-    def __init__(self, session: Session, step: str) -> None:
-        found = session.workflow.step(step)
-        _, description = session.actions.describe(found.uses or step)
-        self.step: Step = found
-        self._fields: dict[str, PropField] = {}
-        self._added: tuple[PropDeclaration, ...] = ()
-        self._declared = tuple(prop for prop in description.props if _shown(prop))
-        self._box = ipw.VBox()
-        self.more_props_button = ipw.Button(
-            description="More props",
-            tooltip="Load the props that the action adds for these values",
-            layout={"width": "120px", "margin": _FIELD_MARGIN, "display": None if description.additional else "none"},
+    def __init__(self, session: Session, chosen: str | None = None, *, app: str = "", words: str = "") -> None:
+        self._props: ActionProps | None = None
+        self._is_in_workflow = False
+        self._written = 0
+        self._choosing = LatestCall()
+        self.search = ActionSearchBox(
+            session, choose=self._choose, changed=self._update_saved_output, app=app, words=words
         )
-        self._loaded = False
-        super().__init__(session, [self._box, self.more_props_button])
-        self.more_props_button.on_click(self._user_handler(self._reload))
+        self._head = ipw.HTML()
+        self.name = ipw.Text(
+            description="step name *",
+            tooltip="The step's name, as in steps.NAME",
+            style=LABEL_STYLE,
+            layout=build_field_layout(NAME_PX + 450, min_width_px=NAME_PX + 180),
+        )
+        self._name_message = create_field_message()
+        self._props_box = ipw.VBox()
+        write = ipw.Button(
+            description=WRITE_LABEL,
+            button_style="primary",
+            tooltip="Write the step's cell below this form, or into the cell that the step has",
+            layout={"width": "auto"},
+        )
+        back = ipw.Button(
+            description=BACK_LABEL, tooltip="Go back to the search, without a cell", layout={"width": "auto"}
+        )
+        self._result = create_field_message()
+        self._chosen_box = ipw.VBox(
+            [
+                self._head,
+                build_field_row(self.name, name_px=NAME_PX),
+                self._name_message,
+                self._props_box,
+                ipw.HBox([write, back], layout={**ROW_LAYOUT, "margin": FIELD_MARGIN}),
+                self._result,
+            ]
+        )
+        # the Lab extension finds the button and the fields by these classes
+        write.add_class("pd-write")
+        self._chosen_box.add_class("pd-write-fields")
+        self._hooks = FormHooks(
+            handler=self._user_handler,
+            filling=self._filling,
+            changed=self._changed,
+            redraw=self.refresh,
+            entered=self.write,
+        )
+        found = None if chosen is None else _find_action(session, chosen)
+        super().__init__(session, [self.search.view, self._chosen_box])
+        self.name.observe(self._user_handler(self._changed), "value")
+        self.name.on_msg(lambda _, content, __: self.write() if content.get("event") == "submit" else None)
+        write.on_click(lambda _: self.write())
+        back.on_click(self._user_handler(self._go_back))
+        if found is None:
+            self.search.start(delay_s=0, install=False)
+        else:
+            self._show_action(found, is_in_workflow=STEP_NAME.match(chosen or "") is not None)
 
     @property
     def magic_line(self) -> str:
         """The magic line that shows the same form."""
-        return f"%pdactions --form {self.step.name}"
+        if self._props is not None:
+            chosen = self._props.chosen
+            return f"%pdactions --form {chosen.step.name if self._is_in_workflow else chosen.component.uses}"
+        app, words = self.search.app_slug, str(self.search.words.value).strip()
+        return " ".join(["%pdactions", *(["--app", shlex.quote(app)] if app else []), *words.split()])
 
     @property
     def cell_source(self) -> str:
-        """The source of the step's cell with the values of the form."""
-        shown = {name: each.current_value for name, each in self._fields.items()}
-        kept = {name: value for name, value in self.step.props.items() if name not in shown}
-        values = {**kept, **{name: value for name, value in shown.items() if value is not None}}
-        order = [name for name in (*self.step.props, *values) if name in values]
-        return format_step_cell(replace(self.step, props={name: values[name] for name in order}))
+        """The source of the step's cell with the values of the form. An invalid value is left out."""
+        assert self._props is not None
+        return format_step_cell(self._props.build_step(str(self.name.value).strip()))
+
+    @property
+    def fields(self) -> Sequence[PropField]:
+        """The fields of the chosen action's props, in order."""
+        return self._props.fields if self._props is not None else ()
 
     def get_field(self, prop: str) -> PropField:
         """The field of *prop*. Raises `KeyError`."""
-        return self._fields[prop]
+        assert self._props is not None
+        return self._props.get_field(prop)
+
+    def get_account_field(self, prop: str) -> AccountField:
+        """The field of the app prop *prop*. Raises `KeyError`."""
+        assert self._props is not None
+        return self._props.get_account_field(prop)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait up to *timeout_s* seconds for what the form loads in the background."""
+        self.search.wait(timeout_s)
+        self._choosing.wait(timeout_s)
+        if self._props is not None:
+            self._props.wait(timeout_s)
+
+    def write(self) -> None:
+        """Check the values, and write the cell. Without the Lab extension, tell the person to copy the cell."""
+        if self._props is None:
+            return
+        problems = self._show_name_problem() + self._props.show_problems()
+        if problems:
+            fields = "1 field needs" if problems == 1 else f"{problems} fields need"
+            show_message(self._result, f"No cell was written: {fields} another value.", kind="error")
+            return
+        self._written += 1
+        self._is_in_workflow = True
+        source = html.escape(self.cell_source)
+        done = format_message_html("The cell is written. Run it with Shift+Enter.", kind="success")
+        todo = format_message_html("Copy the cell that is shown below into a new cell, and run it.")
+        show_message_html(
+            self._result,
+            f'<div class="pd-new-cell" data-number="{self._written}"><code style="display:none">{source}</code>'
+            f'<div class="pd-if-written" style="display:none">{done}</div><div class="pd-if-not-written">{todo}</div></div>',
+        )
+
+    def _choose(self, component: Component) -> None:
+        show_message(self.search.message, f"Loading {component.uses} ...")
+        self._choosing.start(partial(self._load_action, component.uses), on_error=self.search.show_error)
+
+    def _load_action(self, uses: str, is_latest: Callable[[], bool]) -> None:
+        found = _find_action(self._session, uses)
+        if is_latest():
+            show_message(self.search.message, "")
+            self._show_action(found, is_in_workflow=False)
+
+    def _show_action(self, found: ChosenAction, *, is_in_workflow: bool) -> None:
+        with self._filling():
+            self._close_props()
+            self._is_in_workflow = is_in_workflow
+            self._props = ActionProps(self._session, found, self._hooks)
+            set_children(self._props_box, [self._props.view])
+            set_value(self._head, build_action_heading(found.component, found.component.source_summary))
+            set_value(self.name, found.step.name)
+            set_value(self.name, is_in_workflow, "disabled")
+            self.refresh()
+        self._props.start()
+
+    def _go_back(self) -> None:
+        with self._filling():
+            self._close_props()
+            self.refresh()
+        self.search.start(delay_s=0, install=False)
+
+    def _close_props(self) -> None:
+        props, self._props = self._props, None
+        set_children(self._props_box, ())
+        show_message(self._name_message, "")
+        show_message(self._result, "")
+        if props is not None:
+            props.close()
 
     def _update_widgets(self) -> None:
-        for prop in (*self._declared, *self._added):
-            if prop.name not in self._fields:
-                look_up = self._look_up if prop.definition.get("dynamic") else None
-                field = self._fields[prop.name] = PropField(prop, self._user_handler(self._changed), look_up)
-                field.show_value(self.step.props.get(prop.name))
-        wanted = {prop.name for prop in (*self._declared, *self._added)}
-        for name in [name for name in self._fields if name not in wanted]:
-            close_tree(self._fields.pop(name).view)
-        set_children(self._box, [each.view for each in self._fields.values()])
+        set_visible(self.search.view, visible=self._props is None)
+        set_visible(self._chosen_box, visible=self._props is not None)
         self._show_line(self.magic_line)
-
-    def _build_saved_output(self) -> RichOutput:
-        text = f"Step {self.step.name} uses {self.step.uses}."
-        shown = f"<div>{html.escape(text)} {build_copyable_html(self.magic_line)}</div>{build_copyable_block_html(self.cell_source)}"
-        return RichOutput(f"{text} Its cell:\n{self.cell_source}\n{self.magic_line}", shown)
+        if self._props is not None:
+            self._props.update()
 
     def _changed(self) -> None:
-        self._saved_output.update(self._build_saved_output())
+        show_message(self._result, "")
+        self._update_saved_output()
 
-    def _look_up(self, prop: PropField) -> None:
-        values = {
-            name: each.current_value
-            for name, each in self._fields.items()
-            if each.current_value is not None and each is not prop
-        }
+    def _update_saved_output(self) -> None:
+        with self._filling():
+            self._show_line(self.magic_line)
+            self._saved_output.update(self._build_saved_output())
+
+    def _build_saved_output(self) -> RichOutput:
+        line, props = self.magic_line, self._props
+        if props is None:
+            found = self.search.components
+            rows = [(each.uses, f"{each.name}\n{format_first_paragraph(each.description)}".strip()) for each in found]
+            text = self.search.advice or ("1 action." if len(found) == 1 else f"{len(found)} actions.")
+            listed = "".join(f"{each.uses}  {each.name}\n" for each in found)
+            shown = f"<div>{html.escape(text)} {build_copyable_html(line)}</div>{build_picture(rows)}"
+            return RichOutput(f"{listed}{text}\n{line}", shown)
+        text = f"Step {str(self.name.value).strip()} uses {props.chosen.component.uses}."
+        fields = [(field.label, "" if field.prop.definition.get("secret") else field.text) for field in self.fields]
+        cell = self.cell_source
+        shown = f"<div>{html.escape(text)} {build_copyable_html(line)}</div>{build_copyable_block_html(cell)}"
+        return RichOutput(f"{text} Its cell:\n{cell}\n{line}", f"{shown}{build_picture(fields)}")
+
+    def _show_name_problem(self) -> int:
+        """Show why the step cannot have the name of the field; returns 1 if there is a reason, else 0."""
+        name, text = str(self.name.value).strip(), ""
         try:
-            found = self._session.actions.fetch_options(
-                self.step,
-                prop.prop.name,
-                values={**self.step.props, **values},
-                page=prop.page,
-                context=prop.context,
-                query=prop.query,
-            )
-        except PdkernelError as fault:
-            show_message(prop.message, str(fault), kind="error")
-            return
-        prop.page, prop.context = prop.page + 1, found.context
-        prop.add_options(list(found.options))
-        set_visible(prop.more_button, visible=bool(found.options))
-        if found.empty_reason:
-            show_message(prop.message, found.empty_reason, kind="warn")
-        else:
-            show_message(prop.message, f"{len(prop.value.options)} options." if found.options else "No more options.")
+            check_step_name(name)
+            if not self._is_in_workflow and name in {step.name for step in self._session.workflow.steps}:
+                text = f"The workflow has a step {name}: type another name."
+        except StepNameError as fault:
+            text = str(fault)
+        except DefinitionError:
+            pass  # another cell is invalid, which does not concern this cell
+        show_message(self._name_message, text, kind="error")
+        return int(bool(text))
 
-    def _reload(self) -> None:
-        values = {name: each.current_value for name, each in self._fields.items() if each.current_value is not None}
-        self._added = tuple(
-            prop
-            for prop in self._session.actions.fetch_additional_props(self.step, values={**self.step.props, **values})
-            if _shown(prop)
-        )
-        self.refresh()
+    def _release(self) -> None:
+        self.search.close()
+        self._choosing.cancel()
+        if self._props is not None:
+            self._props.close()
 
 
-def _shown(prop: PropDeclaration) -> bool:
-    return prop.type not in _HIDDEN_PROP_TYPES and not prop.type.startswith("$.") and not prop.definition.get("hidden")
-
-
-def _static_options(prop: PropDeclaration) -> list[Any]:
-    listed = prop.definition.get("options")
-    if isinstance(listed, list):
-        return listed
-    return [True, False] if prop.type == "boolean" else []
-
-
-def _option(each: Any) -> PropOption:
-    if isinstance(each, dict):
-        return PropOption(str(each.get("label", each.get("value"))), each.get("value"))
-    return PropOption(format_value(each), each)
+def _find_action(session: Session, chosen: str) -> ChosenAction:
+    """The action of the step of the workflow, or with the key, that *chosen* names; for a key, with a new step."""
+    if STEP_NAME.match(chosen):
+        step = session.workflow.step(chosen)
+        component, description = session.actions.describe(step.uses or chosen)
+        return ChosenAction(component, description, step)
+    component, description = session.actions.describe(chosen)
+    # the directive names the slug alone: the step finds a prop with another name by its app
+    apps = dict.fromkeys(AppBinding(app.app, app.app) for app in description.apps if app.app not in ACCOUNTLESS_APPS)
+    name = session.actions.suggest_step_name(component.key)
+    return ChosenAction(component, description, Step(name, "node", uses=component.uses, apps=tuple(apps)))

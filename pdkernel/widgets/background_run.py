@@ -1,4 +1,4 @@
-"""A run in the background with a live timeline. Callbacks report each drawing and the end of the run."""
+"""Work in the background: a run with a live timeline, and the latest of calls in quick succession."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class BackgroundRunner:
         except PdkernelError as fault:
             self._draw(RichOutput.from_message(str(fault)))
         except Exception as fault:  # noqa: BLE001 - no caller waits for this thread: an error must be drawn
-            self._draw(RichOutput.from_message(_describe_failure(fault)))
+            self._draw(RichOutput.from_message(_describe_failure("The run", fault)))
         finally:
             self._stop = self.paused_execution = None
             self.is_stopping = False
@@ -139,8 +139,72 @@ class BackgroundRunner:
             self._draw(view)
 
 
-def _describe_failure(fault: BaseException) -> str:
+class LatestCall:
+    """Calls a function in a background thread. A later call replaces the earlier one, whose result is then discarded."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._number = 0
+        self._thread: threading.Thread | None = None
+
+    def start(
+        self, act: Callable[[Callable[[], bool]], None], *, on_error: Callable[[str], None], delay_s: float = 0.0
+    ) -> None:
+        """
+        Call *act* after *delay_s* seconds, unless a later call starts before.
+
+        Args:
+            act: Receives a function that returns whether no later call has started.
+            on_error: Called with the message of an error, if no later call has started.
+            delay_s: Seconds to wait.
+        """
+        with self._lock:
+            self._number += 1
+            self._thread = threading.Thread(
+                target=self._run,
+                args=(self._number, act, on_error, delay_s),
+                name="pdkernel-latest-call",
+                daemon=True,
+            )
+            self._thread.start()
+
+    def cancel(self) -> None:
+        """Discard the call that has not ended."""
+        with self._lock:
+            self._number += 1
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait up to *timeout_s* seconds for the end of the latest call."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+
+    def _run(
+        self,
+        number: int,
+        act: Callable[[Callable[[], bool]], None],
+        on_error: Callable[[str], None],
+        delay_s: float,
+    ) -> None:
+        def is_latest() -> bool:
+            return number == self._number
+
+        if delay_s:
+            threading.Event().wait(delay_s)
+        if not is_latest():
+            return
+        try:
+            act(is_latest)
+        except PdkernelError as fault:
+            if is_latest():
+                on_error(str(fault))
+        except BaseException as fault:  # noqa: BLE001 - no caller waits for this thread; the end of a session cancels its calls
+            if is_latest():
+                on_error(_describe_failure("The form", fault))
+
+
+def _describe_failure(what: str, fault: BaseException) -> str:
     """The type and place of an internal error, without its message, which may contain secrets."""
     frames = traceback.extract_tb(fault.__traceback__)
     place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    return f"The run failed with an internal error of pdkernel: {type(fault).__name__}{place}."
+    return f"{what} failed with an internal error of pdkernel: {type(fault).__name__}{place}."

@@ -29,14 +29,19 @@ def build_line_output(text: str, line: str, fields: Sequence[tuple[str, str]] = 
         line: The magic line.
         fields: Names and values of the form's fields. The Lab extension hides their picture beside a form that works.
     """
+    return RichOutput(
+        f"{text}\n{line}",
+        f'<div class="pd-view">{html.escape(text)} {build_copyable_html(line)}{build_picture(fields)}</div>',
+    )
+
+
+def build_picture(fields: Sequence[tuple[str, str]]) -> str:
+    """Names and values of fields as a table, which the Lab extension hides beside a form that works; empty without a field."""
     rows = [
         tag("tr", tag("th", name, style=CELL_STYLE), tag("td", multiline(value), style=CELL_STYLE))
         for name, value in fields
     ]
-    picture = tag("table", join_lines(rows), class_="pd-picture") if rows else ""
-    return RichOutput(
-        f"{text}\n{line}", f'<div class="pd-view">{html.escape(text)} {build_copyable_html(line)}{picture}</div>'
-    )
+    return tag("table", join_lines(rows), class_="pd-picture") if rows else ""
 
 
 def build_fallback_bundle(bundle: Mapping[str, Any], text: str, shown: str) -> dict[str, Any]:

@@ -18,18 +18,19 @@ from tests.http_servers import JsonHandler, serve
 CLIENT = {"client_id": "client-1", "client_secret": "secret-0123456789"}
 TOKEN = "token-0123456789"
 PROJECT = "proj_test123"
+ACTION_PROPS: list[dict[str, object]] = [
+    {"name": "hangar", "type": "app", "app": "hangar"},
+    {"name": "door", "type": "string", "label": "Door", "remoteOptions": True, "useQuery": True},
+    {"name": "wide", "type": "boolean", "optional": True, "reloadProps": True},
+    {"name": "notice", "type": "alert", "content": "Mind the gap"},
+]
 ACTION = {
     "key": "hangar-open-door",
     "name": "Open a Door",
     "version": "1.2.3",
     "description": "Opens a door.",
     "component_type": "action",
-    "configurable_props": [
-        {"name": "hangar", "type": "app", "app": "hangar"},
-        {"name": "door", "type": "string", "label": "Door", "remoteOptions": True, "useQuery": True},
-        {"name": "wide", "type": "boolean", "optional": True, "reloadProps": True},
-        {"name": "notice", "type": "alert", "content": "Mind the gap"},
-    ],
+    "configurable_props": ACTION_PROPS,
 }
 
 
@@ -100,7 +101,8 @@ class _Handler(JsonHandler):
             case "POST", "/actions/run":
                 return self.server.status, self.server.answer
             case "POST", "/actions/props":
-                return 200, {"dynamicProps": {"id": "dyp_123", "configurableProps": []}}
+                width = {"name": "width", "type": "integer", "label": "Width"}
+                return 200, {"dynamicProps": {"id": "dyp_123", "configurableProps": [*ACTION_PROPS, width]}}
             case "POST", "/actions/configure":
                 return 200, {"options": [{"label": "Door A", "value": "a"}, "b"], "context": {"next": 2}}
             case _:

@@ -177,7 +177,38 @@ async def test_options(runtime: WorkflowEngine, api: ConnectServer) -> None:
 
     assert [(option.label, option.value) for option in page.options] == [("Door A", "a"), ("b", "b")]
     assert page.context == {"next": 2}
-    assert api.bodies("/actions/configure")[0]["external_user_id"] == "ada"
+    (asked,) = api.bodies("/actions/configure")
+    assert asked["external_user_id"] == "ada"
+    assert asked["configured_props"] == {"wide": True, "hangar": {"authProvisionId": "apn_newer01"}}
+
+
+async def test_options_of_an_added_prop(runtime: WorkflowEngine, api: ConnectServer) -> None:
+    """For a prop that the action adds, Pipedream reloads the props first, and gets their id with the request."""
+    request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
+
+    await runtime.forms.load_options(request, "width")
+
+    assert api.bodies("/actions/configure")[0]["dynamic_props_id"] == "dyp_123"
+
+
+async def test_additional_props(runtime: WorkflowEngine) -> None:
+    """Pipedream returns the props for the current values; those that the action adds are the result."""
+    request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
+
+    found = await runtime.forms.load_additional_props(request)
+
+    assert [(prop.name, prop.type) for prop in found] == [("width", "integer")]
+
+
+async def test_options_require_the_users_account_at_pipedream(runtime: WorkflowEngine, api: ConnectServer) -> None:
+    """Without an account at Pipedream there is a reason instead of options, and no request for options."""
+    request = FormRequest(action(OPEN), parse_policy("deny"), external_user_id="grace")
+
+    page = await runtime.forms.load_options(request, "door")
+
+    assert page.options == ()
+    assert "grace's hangar account" in str(page.empty_reason)
+    assert api.bodies("/actions/configure") == []
 
 
 async def test_missing_settings(project: Project, tmp_path: Path) -> None:

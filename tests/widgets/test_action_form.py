@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import ipywidgets as ipw
 import pytest
 
 from pdkernel.session import Session
 from pdkernel.widgets import ActionForm
 from tests.actions.checkout import write_checkout
-from tests.widgets.front_end import press, screen, type_into
+from tests.builders import an_event
+from tests.widgets.front_end import enter, inside, pick, press, screen, type_into
 
+WAIT_S = 60
+"""Time limit in seconds for what a form loads in the background."""
 PUT = "%%pdstep put --uses depot-put-thing@0.1.2\nthing: box\ncount: 3\n"
 FILL = "%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: 2\n"
 
@@ -27,17 +32,208 @@ def session(session: Session, tmp_path: Path) -> Session:
 
 
 @pytest.fixture
-def form(session: Session) -> Iterator[ActionForm]:
+def make_form(session: Session) -> Iterator[Callable[..., ActionForm]]:
+    """Makes forms, waits until what they load is there, and closes them at the end."""
+    made: list[ActionForm] = []
+
+    def make(*chosen: str, **search: str) -> ActionForm:
+        made.append(ActionForm(session, *chosen, **search))
+        made[-1].wait(WAIT_S)
+        return made[-1]
+
+    yield make
+    for form in made:
+        form.close()
+
+
+@pytest.fixture
+def form(make_form: Callable[..., ActionForm]) -> ActionForm:
     """The form of the first step."""
-    form = ActionForm(session, "put")
-    yield form
-    form.close()
+    return make_form("put")
 
 
 def connect(session: Session) -> None:
     """Run as Ada, who has an account."""
     session.directory.add_account(app="depot", credentials={"api_key": "key-0123456789"}, external_user_id="ada")
     session.choose_user("ada")
+
+
+def use(form: ActionForm, key: str) -> None:
+    """Choose the action *key* of the results."""
+    rows = [
+        row
+        for row in inside(form.search.view)
+        if isinstance(row, ipw.HBox) and f"<code>{key}</code>" in screen_html(row)
+    ]
+    press(rows[-1], "Use")
+    form.wait(WAIT_S)
+
+
+def screen_html(widget: Any) -> str:
+    """The HTML of all visible texts of *widget*."""
+    return "".join(each.value for each in inside(widget) if isinstance(each, ipw.HTML))
+
+
+# ── search ──────────────────────────────────────────────────────────
+
+
+def test_typed_words_and_an_app_select_actions(make_form: Callable[..., ActionForm]) -> None:
+    """Results follow the typed words and the app's name; each has its title, app, key, version and description."""
+    form = make_form()
+    assert len(form.search.components) > 2
+
+    type_into(form.search.words, "thing")
+    type_into(form.search.app, "Depot")
+    form.wait(WAIT_S)
+
+    assert "Put a Thing · Depot · depot-put-thing@0.1.2 Puts a thing on a shelf." in screen(form)
+    assert "1 action.\n%pdactions --app depot thing" in form.saved_output.text
+    assert form.magic_line == "%pdactions --app depot thing"
+
+
+def test_enter_searches_and_says_what_was_not_found(make_form: Callable[..., ActionForm]) -> None:
+    """Enter searches at once; without a match the form says so."""
+    form = make_form()
+    type_into(form.search.words, "zebra")
+
+    enter(form.search.words)
+    form.wait(WAIT_S)
+
+    assert "No action matches." in screen(form)
+
+
+def test_a_page_of_results(make_form: Callable[..., ActionForm]) -> None:
+    """The form shows eight actions, and more after a click."""
+    form = make_form()
+    rows = len([each for each in inside(form) if isinstance(each, ipw.Button) and each.description == "Use"])
+
+    press(form, "More actions")
+
+    more = len([each for each in inside(form) if isinstance(each, ipw.Button) and each.description == "Use"])
+    assert (rows, more) == (8, 16)
+
+
+def test_saved_search_lists_the_actions(make_form: Callable[..., ActionForm]) -> None:
+    """A reader without a kernel sees the actions that were found, as text and as a table."""
+    form = make_form(words="thing")
+
+    assert "depot-put-thing@0.1.2  Put a Thing\n1 action.\n%pdactions thing" in form.saved_output.text
+    assert '<table class="pd-picture">' in form.saved_output.html
+
+
+# ── from the search to the cell ──────────────────────────────────────────────────────────
+
+
+def test_chosen_action_writes_a_cell_that_runs(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """Search, choose, fill in, write: the cell is a step that runs with the user's account."""
+    connect(session)
+    session.choose_event(an_event())
+    form = make_form(words="thing")
+
+    use(form, "depot-put-thing@0.1.2")
+    type_into(form.get_field("thing").value, "{{steps.trigger.event.method}}")
+    type_into(form.get_field("shelf").value, "Shelf 01 of 789")
+    press(form, "Write cell")
+
+    cell = form.cell_source
+    assert cell == (
+        "%%pdstep put_thing --uses depot-put-thing@0.1.2 --app depot\nshelf: s01\nthing: {{steps.trigger.event.method}}\n"
+    )
+    assert "pd-new-cell" in screen_html(form)
+    session.record_cell(cell, cell_id="c3")
+    step = session.run(only=frozenset({"put_thing"})).step("put_thing")
+    assert step.status == "success"
+    assert step.exports["$summary"] == "Put POST on s01"
+
+
+def test_missing_and_wrong_values_are_reported_below_their_fields(make_form: Callable[..., ActionForm]) -> None:
+    """A required prop without a value and a value of another type are reported in place, and no cell is written."""
+    form = make_form("depot-put-thing")
+    type_into(form.get_field("count").value, "many")
+
+    enter(form.get_field("thing").value)
+
+    assert "Thing is required: type a value or an expression." in screen(form.get_field("thing").view)
+    assert "many is not a whole number." in screen(form.get_field("count").view)
+    assert "No cell was written: 3 fields need another value." in screen(form)
+    assert "pd-new-cell" not in screen_html(form)
+
+
+def test_name_of_another_step_is_refused(make_form: Callable[..., ActionForm]) -> None:
+    """A new step needs a name that is valid and that no other step has."""
+    form = make_form("depot-put-thing")
+    type_into(form.name, "put")
+    enter(form.name)
+    assert "The workflow has a step put: type another name." in screen(form)
+
+    type_into(form.name, "2nd")
+    enter(form.name)
+    assert "'2nd' is not a valid step name" in screen(form)
+
+
+def test_back_to_the_search(make_form: Callable[..., ActionForm]) -> None:
+    """*Another action* closes the fields and shows the results again."""
+    form = make_form(words="thing")
+    use(form, "depot-put-thing@0.1.2")
+
+    press(form, "Another action")
+    form.wait(WAIT_S)
+
+    assert "step name" not in screen(form)
+    assert "Put a Thing" in screen(form)
+
+
+def test_optional_props_are_shown_on_request(make_form: Callable[..., ActionForm]) -> None:
+    """Optional props without a value are behind a button."""
+    form = make_form("depot-put-thing")
+    assert "note: string, optional." not in screen(form)
+
+    press(form, "Show 2 optional props")
+
+    assert "note: string, optional." in screen(form)
+
+
+# ── accounts and options ──────────────────────────────────────────────────────────
+
+
+def test_account_of_the_external_user_or_of_the_author(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """The account field offers the user's account and the author's own accounts; an own account is named on the cell's line."""
+    connect(session)
+    own = session.directory.add_account(app="depot", credentials={"api_key": "k-own"}, external_user_id=None)
+    form = make_form("depot-put-thing")
+
+    pick(form.get_account_field("depot").value, own.id)
+
+    assert f"--app depot={own.id}" in form.cell_source
+
+
+def test_missing_account_is_reported_below_its_field(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """Without an account the field says so; once there is one, the options are loaded."""
+    session.choose_user("ada")
+    form = make_form("depot-put-thing")
+    assert "ada has no Depot account" in screen(form)
+
+    connect(session)
+    session.notify_accounts_changed()
+    form.wait(WAIT_S)
+
+    assert "ada has no Depot account" not in screen(form)
+    assert len(form.get_field("shelf").value.options) == 3
+
+
+def test_options_follow_the_chosen_user(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """Another user's account lists the options anew."""
+    connect(session)
+    form = make_form("depot-put-thing")
+    session.directory.add_account(app="depot", credentials={"api_key": "k-grace"}, external_user_id="grace")
+
+    session.choose_user("grace")
+    form.wait(WAIT_S)
+
+    assert form.get_field("shelf").value.options[0] == "Shelf 00 of ace"
+
+
+# ── the form of a step ──────────────────────────────────────────────────────────
 
 
 def test_values_of_the_cell_are_shown(form: ActionForm) -> None:
@@ -60,21 +256,21 @@ def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:
     assert 'title="Copy %%pdstep put --uses depot-put-thing@0.1.2\nthing: box\ncount: 3' in form.saved_output.html
 
 
-def test_options_are_loaded(session: Session, form: ActionForm) -> None:
+def test_options_are_loaded(session: Session, make_form: Callable[..., ActionForm]) -> None:
     """Options are loaded with the account; the cell holds the value of the picked option."""
     connect(session)
+    form = make_form("put")
 
-    press(form.get_field("shelf").view, "Look up")
     type_into(form.get_field("shelf").value, "Shelf 01 of 789")
 
     assert "shelf: s01" in form.cell_source
 
 
-def test_more_options(session: Session, form: ActionForm) -> None:
+def test_more_options(session: Session, make_form: Callable[..., ActionForm]) -> None:
     """Each page adds options, until the last page."""
     connect(session)
+    form = make_form("put")
 
-    press(form.get_field("shelf").view, "Look up")
     press(form.get_field("shelf").view, "More")
     press(form.get_field("shelf").view, "More")
 
@@ -84,28 +280,30 @@ def test_more_options(session: Session, form: ActionForm) -> None:
 
 def test_without_an_account_text_is_accepted(form: ActionForm) -> None:
     """Without an account the field shows the reason for the missing options, and accepts a text."""
-    press(form.get_field("shelf").view, "Look up")
+    press(form.get_field("shelf").view, "Load options")
     type_into(form.get_field("shelf").value, "s77")
 
     assert "no external user is chosen" in screen(form)
     assert "shelf: s77" in form.cell_source
 
 
-def test_added_props(session: Session) -> None:
-    """Props that the action adds for the current values have their own fields."""
+def test_added_props(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """Props that the action adds for the current values have their own fields, and follow these values."""
     connect(session)
-    form = ActionForm(session, "fill")
-
-    press(form, "More props")
+    form = make_form("fill")
     type_into(form.get_field("col_1").value, "b")
-
     assert "col_1: b" in form.cell_source
-    form.close()
+
+    type_into(form.get_field("columns").value, "1")
+    form.wait(WAIT_S)
+
+    assert [field.prop.name for field in form.fields] == ["columns", "col_0"]
+    assert "col_1" not in form.cell_source
 
 
-def test_no_credential_in_the_form(session: Session, form: ActionForm) -> None:
+def test_no_credential_in_the_form(session: Session, make_form: Callable[..., ActionForm]) -> None:
     """The form contains only the action's results of the account."""
     connect(session)
-    press(form.get_field("shelf").view, "Look up")
+    form = make_form("put")
 
     assert "key-0123456789" not in screen(form) + form.saved_output.text + str(form.get_field("shelf").value.options)

@@ -20,9 +20,9 @@ from starlette.background import BackgroundTask
 
 from pdkernel.clock import RANDOM_IDS, format_iso
 from pdkernel.identity import Account
+from pdkernel.model import format_app_name
 from pdkernel.project import ConnectToken, Project
 from pdkernel.server.app_context import LinkContext
-from pdkernel.server.app_serializers import format_app_name
 from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
 
 if TYPE_CHECKING:

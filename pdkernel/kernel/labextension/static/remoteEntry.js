@@ -1,9 +1,9 @@
 // @ts-check
 /*
  * pdkernel's JupyterLab extension: highlights step cells in their language, copies the path of a clicked `code.pd-k`, opens the
- * page that a button `.pd-link` requests, interrupts the kernel for a button `.pd-stop`, and shows saved forms without their kernel.
- * It sends the cells of the workflow to the kernel as the screen shows them, and asks the kernel to run stale steps after a click on
- * their mark.
+ * page that a button `.pd-link` requests, interrupts the kernel for a button `.pd-stop`, writes the cell that a button `.pd-write`
+ * requests, and shows saved forms without their kernel. It sends the cells of the workflow to the kernel as the screen shows them, and
+ * asks the kernel to run stale steps after a click on their mark.
  *
  * It is written by hand and served unchanged: without bundler, import, inline script or inline style, so that it works under a
  * strict content security policy. It reads step cells, and the HTML and classes `pd-...` of outputs.
@@ -269,10 +269,65 @@
     });
   }
 
+  // ---- Cells that a form writes ------------------------------------------------------------------------------------
+
+  const WRITE_BUTTON = '.pd-write';
+  const WRITE_FIELDS = '.pd-write-fields';
+  const NEW_CELL = '.pd-new-cell';
+  const ACTION_STEP = /^[ \t]*%%pdstep[ \t]+(\w+)[ \t].*--uses[ =]([^\s@]+)/m;
+
+  /**
+   * After a click on a button `.pd-write`, or Enter in a field of its form, the kernel checks the fields and outputs the cell as a
+   * `.pd-new-cell`. The cell is written below the form, or into the cell of the same step and action, and selected. It does not run.
+   */
+  function watchNewCells(panel) {
+    const notebook = panel.content;
+    let form = null;
+    const onPress = event => {
+      const target = event.target instanceof Element ? event.target : null;
+      if (event.type === 'click' ? target?.closest(WRITE_BUTTON) : event.key === 'Enter' && target?.closest(WRITE_FIELDS)) {
+        form = target.closest('.jp-Cell');
+      }
+    };
+    notebook.node.addEventListener('click', onPress, true);
+    notebook.node.addEventListener('keydown', onPress, true);
+    const observer = new MutationObserver(() => {
+      const written = form?.querySelector(`${NEW_CELL}:not(.pd-written)`);
+      const source = written?.querySelector('code')?.textContent;
+      const above = notebook.widgets.findIndex(cell => cell.node === form);
+      if (!source || above < 0) {
+        return;
+      }
+      form = null;
+      written.classList.add('pd-written');
+      writeCell(notebook, source, above);
+    });
+    observer.observe(notebook.node, { childList: true, subtree: true });
+    panel.disposed.connect(() => observer.disconnect());
+  }
+
+  function writeCell(notebook, source, above) {
+    const model = notebook.model.sharedModel;
+    const keyOf = text => (ACTION_STEP.exec(text) ?? []).slice(1).join(' ');
+    let index = model.cells.findIndex(cell => cell.cell_type === 'code' && keyOf(cell.getSource()) === keyOf(source));
+    if (index >= 0) {
+      model.getCell(index).setSource(source);
+    } else {
+      index = above + 1;
+      model.insertCell(index, { cell_type: 'code', source, metadata: { trusted: true, vscode: { languageId: 'yaml' } } });
+    }
+    notebook.deselectAll();
+    notebook.activeCellIndex = index;
+    notebook.mode = 'command';
+    notebook.activate();
+    notebook.scrollToItem(index, 'smart');
+  }
+
   function watchNotebook(panel, languages) {
     watchForms(panel);
     senders.set(panel, new NotebookSender(panel));
     panel.disposed.connect(() => senders.delete(panel));
+    watchNewCells(panel);
     const seen = new WeakSet();
     const watchAll = () => {
       for (const cell of panel.content.model?.cells ?? []) {
@@ -307,6 +362,8 @@
       white-space: nowrap; font-family: var(--jp-ui-font-family, sans-serif); font-size: 11px;
       color: var(--jp-ui-inverse-font-color1, #fff); background: var(--jp-inverse-layout-color2, #424242); }
     .jp-OutputArea:has(.widget-vbox) .pd-picture { display: none; }
+    ${NEW_CELL}.pd-written .pd-if-written { display: block !important; }
+    ${NEW_CELL}.pd-written .pd-if-not-written { display: none; }
     ${KEY}.pd-block.pd-copied::after, ${KEY}.pd-block.pd-not-copied::after { left: auto; right: 4px; top: 4px; }
     ${KEY}.pd-copied, ${KEY}.pd-not-copied { opacity: 1 !important; }
     ${KEY}.pd-copied::after { content: "copied"; }
