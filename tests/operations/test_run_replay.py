@@ -214,6 +214,18 @@ async def test_a_fork_keeps_the_exports_above(run: Run, runtime: WorkflowEngine)
     assert (forked.replay_of, forked.context["replay"]) == (first.id, True)
 
 
+async def test_a_fork_runs_its_first_step(run: Run, runtime: WorkflowEngine) -> None:
+    """A step that was pinned in the first run is run if the fork begins there; pins below and earlier exports stay out."""
+    pins: dict[str, dict[str, Any]] = {"two": {"$return_value": 5}}
+    first = await run(THREE, pinned_exports=pins, previous_exports={"one": {"$return_value": 0}})
+    fork = await prepare_fork(runtime, first.id, "two")
+    forked = await start_replay(runtime, fork)
+
+    assert [step.status for step in forked.steps] == ["pinned", "success", "success"]
+    assert forked.step("three").return_value == 3
+    assert fork.request.previous_exports == {}
+
+
 async def test_a_fork_of_an_edited_workflow(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
     """An edited source runs from the step; without it, the recorded definition runs although the source has changed."""
     first = await run(THREE)
