@@ -134,7 +134,7 @@ def test_every_kind_but_interpreters(project: Project) -> None:
 def test_a_missing_action_depends_on_the_source(
     project: Project, tmp_path: Path, source: str, uses: str, words: str, command: str | None
 ) -> None:
-    """npm is searched at the first run, Connect needs a login, and neither has private actions; a command fits the source."""
+    """Npm is searched at the first run, Connect needs a login, and neither has private actions; a command fits the source."""
     settings = ActionSettings(project.settings)
     if source == "folder":
         component = tmp_path / "checkout/components/other/actions/act/act.mjs"
@@ -142,7 +142,7 @@ def test_a_missing_action_depends_on_the_source(
         component.touch()
     if source == "npm":
         settings.accept_licence()
-    project.settings.set("actions", str(tmp_path / "checkout") if source == "folder" else source.split()[0])
+    project.settings.set("actions", str(tmp_path / "checkout") if source == "folder" else source.split(maxsplit=1)[0])
 
     found = [item for item in missing(project, a_workflow(Step("act", uses=uses))) if item[0] == "action"]
 
