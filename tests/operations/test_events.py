@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from pdkernel.errors import EventError
 from pdkernel.event import Event
-from pdkernel.model import Step, Workflow
+from pdkernel.execution import ErrorRecord
+from pdkernel.model import JSON, Step, Trigger, Workflow
 from pdkernel.operations import events as operations
-from pdkernel.operations.events import EventLibrary, check_contract, compare_with_saved_events, infer_event_shape
+from pdkernel.operations.events import (
+    EventLibrary,
+    EventLike,
+    check_contract,
+    compare_with_saved_events,
+    find_error_event,
+    infer_event_shape,
+    resolve_event,
+)
+from pdkernel.source import WorkflowSource
+from tests.render.builders import an_execution
 
 GREET = Step(
     "greet", "python", source="def handler(pd):\n    return pd.steps['trigger']['event']['body']['name'].upper()\n"
@@ -54,6 +67,17 @@ def test_an_event_is_loaded_from_a_path(library: EventLibrary, tmp_path: Path) -
     (tmp_path / "other.json").write_text('{"body": 2}')
 
     assert library.load("other.json")[0] == "other"
+
+
+def test_a_saved_event_comes_before_a_file_of_its_name(
+    library: EventLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the current folder does not hide the saved event of that name."""
+    library.save("first.json", Event({"body": "saved"}))
+    (tmp_path / "first").write_text('{"body": "file"}')
+    monkeypatch.chdir(tmp_path)
+
+    assert (library.names(), library.load("first")[1].data["body"]) == (["first"], "saved")
 
 
 def test_an_unknown_event_is_refused_with_the_known_names(library: EventLibrary) -> None:
@@ -129,6 +153,27 @@ def test_saved_events_are_checked_but_not_compared_with_each_other(library: Even
     assert report.comparisons[1].drifts == ()
 
 
+def test_one_event_that_does_not_fit_breaks_the_contract(library: EventLibrary) -> None:
+    """The contract is fulfilled if every event fulfils the contract."""
+    events = {"good": Event.from_body({"name": "Ada"}), "bad": Event.from_body({})}
+
+    assert not check_contract(WORKFLOW, library, events, include_saved=False).is_fulfilled
+
+
+def test_events_of_a_timer_are_compared(library: EventLibrary) -> None:
+    """Saved events of a schedule, which have no part of a request, count in both checks."""
+    step = Step("at", "python", source="def handler(pd):\n    return pd.steps['trigger']['event']['timestamp'] + 1\n")
+    workflow = Workflow("Timer", steps=(step,), triggers=(Trigger("schedule"),))
+    library.save("first", Event({"timestamp": 1, "zone": "a"}, is_http=False))
+    event = Event({"timestamp": "one"}, is_http=False)
+
+    report = check_contract(workflow, library, {"given": event}, include_saved=True)
+
+    assert [each.name for each in report.comparisons] == ["given", "first"]
+    assert [drift.kind for drift in report.comparisons[0].drifts] == ["type"]
+    assert [drift.kind for drift in compare_with_saved_events(workflow, library, event).drifts] == ["type"]
+
+
 def test_only_the_workflows_events_are_checked(library: EventLibrary) -> None:
     """With test events, no other saved event is checked."""
     library.save("ada", Event.from_body({"name": "Ada"}))
@@ -157,6 +202,46 @@ def test_one_event_is_compared_with_the_saved_events(library: EventLibrary) -> N
 
     assert comparison.name == "the event"
     assert [(drift.kind, drift.path) for drift in comparison.drifts] == [("type", "body.name")]
+
+
+def resolved(trigger: Trigger, event: EventLike | None, body: JSON) -> Event:
+    """The event of a run of a workflow with *trigger*."""
+    return resolve_event(
+        WorkflowSource(Path("work.ipynb"), "notebook", Workflow("W", steps=(GREET,), triggers=(trigger,))), event, body
+    )
+
+
+@pytest.mark.parametrize(
+    ("event", "body", "message"),
+    [
+        ({"body": 1}, {"a": 1}, "An event and a body exclude each other"),
+        (None, None, "The event is missing"),
+        (None, float("nan"), "The body is not JSON"),
+        ({"body": {1}}, None, "The event is not JSON"),
+    ],
+)
+def test_an_event_is_one_json_value(event: EventLike | None, body: JSON, message: str) -> None:
+    """A run has an event or a payload, and both are JSON."""
+    with pytest.raises(EventError, match=message):
+        resolved(Trigger("http"), event, body)
+
+
+def test_a_schedule_makes_its_event() -> None:
+    """Without an event, a scheduled workflow gets the event of its own times."""
+    assert resolved(Trigger("schedule", config={"cron": "0 9 * * *"}), None, None).data["cron"] == "0 9 * * *"
+
+
+def test_a_failed_run_starts_the_workflow_that_handles_errors() -> None:
+    """The workflow with an errors trigger gets the errors of other workflows, not its own, and no success."""
+    failed = an_execution(error=ErrorRecord("step_error", "KeyError", "no issue", step="build"))
+    handler = Workflow("Alarm", triggers=(Trigger("errors"),))
+    found = find_error_event(handler, failed)
+
+    assert found is not None
+    assert cast("dict[str, JSON]", found.data["error"])["message"] == "no issue"
+    assert find_error_event(replace(handler, name=failed.workflow), failed) is None
+    assert find_error_event(handler, an_execution()) is None
+    assert find_error_event(WORKFLOW, failed) is None
 
 
 def test_the_limits_of_a_comparison() -> None:

@@ -22,6 +22,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Execution
 from pdkernel.operations.run_history import (
+    REMOVAL_BATCH,
     build_query,
     build_runs_frame,
     build_selection,
@@ -141,6 +142,21 @@ def test_an_act_on_all_runs_needs_a_filter() -> None:
     assert build_selection(ManualClock(NOW), since="1h").since == NOW - timedelta(hours=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("workflow", "Test"), ("external_user", "ada"), ("environment", "production"), ("status", "error"), ("since", "1h"), ("until", "1h")],
+)  # fmt: skip
+def test_each_filter_selects_runs(name: str, value: str) -> None:
+    """One filter of any kind is enough for an act on all runs that match."""
+    assert getattr(build_selection(ManualClock(NOW), **{name: value}), name) is not None
+
+
+def test_an_end_that_is_not_a_time_names_its_option() -> None:
+    """The message about the end of a period names `--until`."""
+    with pytest.raises(RequestError, match="--until someday is not a time"):
+        build_query(ManualClock(NOW), until="someday")
+
+
 async def test_a_paused_run_shows_its_pause(run: Run, project: Project) -> None:
     """The record of a paused run has the step, the kind and the end of the pause, in its process and later."""
     paused = await run(WAITS, pause_mode="park")
@@ -242,6 +258,8 @@ async def test_a_served_run_is_left_to_its_server(project: Project, directory: L
             with_server = await resume_run(terminal, first.id)
     async with await WorkflowEngine.start(project, directory) as terminal:
         without_server = await resume_run(terminal, second.id)
+        with pytest.raises(RequestError, match="is not paused: it is resumed"):
+            await resume_run(terminal, second.id)
 
     assert (with_server.claimed, without_server.claimed) == (None, None)
     assert (with_server.is_continued, without_server.is_continued) == (True, False)
@@ -284,6 +302,32 @@ async def test_a_run_in_progress_is_not_removed(run: Run, runtime: WorkflowEngin
     assert (await running).status == "success"
 
 
+async def test_a_batch_of_a_removal_has_each_run_once(run: Run, runtime: WorkflowEngine) -> None:
+    """Runs at both sides of the border of two batches are removed."""
+    first, last, next_first = [(await run(python_step())).id for _ in range(3)]
+    ids = [first, *(f"gone{number}" for number in range(REMOVAL_BATCH - 2)), last, next_first]
+
+    assert await remove_runs(runtime.journal, ids, keeps_executing=True) == 3
+
+
+async def test_every_expired_run_is_removed(run: Run, runtime: WorkflowEngine, project: Project) -> None:
+    """More expired runs than a batch has are removed by one call; a list without a limit has the newest fifty of them."""
+    await run(python_step(), keep_in_journal=True)
+    assert project.sqlite_path is not None
+    with closing(sqlite3.connect(project.sqlite_path)) as connection, connection:
+        names = [name for _, name, *_ in connection.execute("pragma table_info(runs)")]
+        copied = ", ".join("id || number" if name == "id" else name for name in names)
+        connection.execute("update runs set created = 1, ended = 1")
+        connection.execute(
+            f"with recursive numbers(number) as (select 1 union all select number + 1 from numbers where number < {REMOVAL_BATCH})"
+            f" insert into runs ({', '.join(names)}) select {copied} from runs, numbers"
+        )
+    listed = await list_runs(project, build_query(ManualClock(NOW)))
+
+    assert len(listed) == 50
+    assert await remove_expired(runtime.journal) == REMOVAL_BATCH + 1
+
+
 @pytest.mark.parametrize(("settings", "kept_days"), [({}, 30), ({"retention": 3}, 3)])
 async def test_runs_end_with_their_retention(
     project: Project, directory: LocalDirectory, tmp_path: Path, settings: dict[str, Any], kept_days: int
@@ -322,6 +366,8 @@ async def test_runs_are_a_table_with_types(run: Run, project: Project) -> None:
     assert {name: str(frame[name].dtype.kind) for name in ("started", "finished", "seconds", "steps")} == {
         "started": "M", "finished": "M", "seconds": "f", "steps": "i",
     }  # fmt: skip
+    assert ((frame["finished"] - frame["started"]).dt.total_seconds() == frame["seconds"]).all()
+    assert (frame["seconds"] > 0).all()
     assert list(build_runs_frame([]).columns) == list(frame.columns)
     assert str(build_runs_frame([])["started"].dtype.kind) == "M"
 

@@ -14,6 +14,7 @@ import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
+from pdkernel.engine.limits import QueueFullError
 from pdkernel.engine.package_lock import PackageLock
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -112,9 +113,15 @@ async def test_the_draft_of_an_open_notebook_is_its_current_workflow(
     source = write_notebook(tmp_path / "greet.ipynb", "return 'file'")
     draft = WorkflowSource(source.path, "notebook", a_workflow(python_step("greet", "return 'draft'")))
     other = WorkflowSource(tmp_path / "other.ipynb", "notebook", draft.workflow)
+    (tmp_path / "link").symlink_to(tmp_path)
+    linked = replace(draft, path=tmp_path / "link" / "greet.ipynb")
+    pins = {"greet": {"$return_value": 1}, "gone": {"$return_value": 2}}
     first = await run(source.workflow, source_path=source.path)
+    pinned = await run(source.workflow, source_path=source.path, pinned_exports=pins)
 
     assert (await replay(runtime, first.id, source=draft)).step("greet").return_value == "draft"
+    assert (await replay(runtime, first.id, source=linked)).step("greet").return_value == "draft"
+    assert [*(await prepare_replay(runtime, pinned.id, source=draft)).request.pinned_exports] == ["greet"]
     assert (await replay(runtime, first.id, source=other)).step("greet").return_value == "file"
 
 
@@ -214,6 +221,18 @@ async def test_a_fork_keeps_the_exports_above(run: Run, runtime: WorkflowEngine)
     assert (forked.replay_of, forked.context["replay"]) == (first.id, True)
 
 
+async def test_a_fork_runs_its_first_step(run: Run, runtime: WorkflowEngine) -> None:
+    """A step that was pinned in the first run is run if the fork begins there; pins below and earlier exports stay out."""
+    pins: dict[str, dict[str, Any]] = {"two": {"$return_value": 5}}
+    first = await run(THREE, pinned_exports=pins, previous_exports={"one": {"$return_value": 0}})
+    fork = await prepare_fork(runtime, first.id, "two")
+    forked = await start_replay(runtime, fork)
+
+    assert [step.status for step in forked.steps] == ["pinned", "success", "success"]
+    assert forked.step("three").return_value == 3
+    assert fork.request.previous_exports == {}
+
+
 async def test_a_fork_of_an_edited_workflow(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
     """An edited source runs from the step; without it, the recorded definition runs although the source has changed."""
     first = await run(THREE)
@@ -295,10 +314,19 @@ async def test_secrets_of_recorded_exports_stay_hidden(
 
 async def test_a_run_that_is_triggered_by_a_step_is_replayed_alone(run: Run, runtime: WorkflowEngine) -> None:
     """The replay of a triggered run is not a part of the chain of its first run."""
-    first = await run(python_step(), parent="run-of-the-parent", depth=2)
+    first = await run(python_step(), parent="run-of-the-parent", depth=2, below_error_handler=True)
     request = (await prepare_replay(runtime, first.id)).request
 
-    assert (request.parent, request.depth) == (None, 0)
+    assert (request.parent, request.depth, request.below_error_handler) == (None, 0, False)
+
+
+async def test_a_replay_of_a_replay_names_the_run_that_it_repeats(run: Run, runtime: WorkflowEngine) -> None:
+    """The record of each replay has the id of the run whose event it has, and the trace id of the first run."""
+    first = await run(python_step())
+    second = await replay(runtime, first.id)
+    third = await replay(runtime, second.id)
+
+    assert (third.replay_of, third.trace_id) == (second.id, first.trace_id)
 
 
 @pytest.fixture
@@ -331,6 +359,23 @@ async def test_a_served_run_is_queued_for_its_server(
     assert (queued.status, queued.replay_of, queued.trace_id) == ("queued", first.id, first.trace_id)
     assert (ended.id, ended.status, ended.replay_of) == (queued.id, "success", first.id)
     assert ended.context["replay"] is True
+
+
+async def test_a_full_queue_refuses_a_replay(
+    project: Project, directory: LocalDirectory, served_request: RunRequest
+) -> None:
+    """The replay of a served run waits in the queue of its workflow, or is refused if the queue is full."""
+    workflow = a_workflow(python_step(), concurrency=1, queue=1)
+    async with await WorkflowEngine.start(project, directory, origin="serve") as server:
+        first = await server.run(replace(served_request, workflow=workflow, workflow_id="p_1"))
+        waiting = await replay(server, first.id)
+        with pytest.raises(QueueFullError):
+            await replay(server, first.id)
+        assert project.sqlite_path is not None
+        with closing(sqlite3.connect(project.sqlite_path)) as connection:
+            queues = connection.execute("select queue from runs where id = ?", (waiting.id,)).fetchall()
+
+    assert queues == [("p_1",)]
 
 
 async def test_without_a_server_a_served_run_is_replayed_here(

@@ -23,6 +23,7 @@ from pdkernel.operations.runs import (
 from pdkernel.project import Project
 from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, python_step
+from tests.notebook_files import notebook_of
 
 WORKFLOW = a_workflow(*(python_step(name) for name in "abcd"))
 
@@ -127,7 +128,29 @@ def test_a_request_has_the_workflow_its_files_and_the_identity(project: Project,
     assert (request.event.external_user_id, request.event.environment) == ("ada", "production")
     assert (request.external_user_id, request.environment) == ("ada", "production")
     assert (request.actions_source, request.pinned_exports) == ("npm", {"a": {"x": 1}})
-    assert request.recording is None
+    assert (request.recording, request.source_path) == (None, source.path)
+    assert (request.pause_mode, request.install) == ("skip", True)
+
+
+def test_a_request_finds_the_workflows_beside_its_source(project: Project, tmp_path: Path) -> None:
+    """A step of a notebook starts the workflow of another notebook in the same folder; given variables are the only ones."""
+    project.variables.set("TOKEN", "abc")
+    notebook_of(tmp_path / "other.ipynb", "%%pdworkflow\nname: Other\n")
+
+    request = build_run_request(
+        WorkflowSource(tmp_path / "work.ipynb", "notebook", WORKFLOW),
+        Event.from_body({}),
+        project=project,
+        policy=parse_policy("deny"),
+        external_user_id=None,
+        environment="development",
+        source_argument="work.ipynb",
+        variables={},
+    )
+    assert request.find_workflow is not None
+    found = request.find_workflow("other")
+
+    assert (found and found.workflow.name, request.variables) == ("Other", {})
 
 
 def test_a_recorded_request_keeps_outbound_calls(project: Project, tmp_path: Path) -> None:
@@ -198,5 +221,6 @@ def test_stale_steps_are_selected() -> None:
     assert select_steps(WORKFLOW, stale={"a", "c"}) == frozenset("ac")
     with pytest.raises(RequestError, match=r"No step is stale\."):
         select_steps(WORKFLOW, stale=set())
-    with pytest.raises(RequestError, match="--stale chooses the steps by itself"):
-        select_steps(WORKFLOW, step="a", stale={"a"})
+    for choice in ("step", "first", "last"):
+        with pytest.raises(RequestError, match="--stale chooses the steps by itself"):
+            select_steps(WORKFLOW, **{choice: "a"}, stale={"a"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,8 +11,17 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import PdkernelError, RequestError
-from pdkernel.operations.triggers import disable_triggers, enable_triggers, list_triggers
-from pdkernel.project import Project
+from pdkernel.operations.triggers import (
+    disable_triggers,
+    enable_triggers,
+    find_unserved_emitters,
+    list_triggers,
+    workflow_id,
+)
+from pdkernel.project import Project, Schedule
+from pdkernel.source import load_source
+from tests.definition.builders import synced
+from tests.importer.import_helpers import HEAD
 from tests.notebook_files import notebook_of
 
 STEP = "%%pdstep one\ndef handler(pd):\n    return 1"
@@ -114,3 +124,63 @@ def test_nothing_to_disable(project: Project, tmp_path: Path) -> None:
 
     with pytest.raises(RequestError, match="No trigger of 'Reports' is on"):
         disable_triggers(project, "Reports", tmp_path)
+
+
+def test_two_workflows_with_one_name_are_not_disabled(project: Project, tmp_path: Path) -> None:
+    """A name of two workflows that are on turns neither off; two triggers of one workflow are turned off together."""
+    write(tmp_path, "name: Reports\ntriggers: [{type: email}, {type: schedule, interval_seconds: 60}]")
+    assert len(enable_triggers(project, "reports.ipynb", tmp_path)) == 2
+    write(tmp_path, name="copy.ipynb")
+    enable_triggers(project, "copy.ipynb", tmp_path)
+
+    with pytest.raises(RequestError, match="Several workflows are called 'Reports'"):
+        disable_triggers(project, "Reports", tmp_path)
+
+    assert [view.is_enabled for view in disable_triggers(project, "reports.ipynb", tmp_path)] == [False, False]
+    assert [view.source.name for view in list_triggers(project, []) if view.is_enabled] == ["copy.ipynb"]
+
+
+def test_a_workflow_shows_its_own_states(project: Project, tmp_path: Path) -> None:
+    """A trigger that another workflow has under the same key does not make a trigger look enabled."""
+    write(tmp_path)
+    write(tmp_path, "name: Other\ntrigger: {type: schedule, cron: '0 9 * * *'}", "other.ipynb")
+    enable_triggers(project, "Other", tmp_path)
+
+    found = {view.workflow_name: view.is_enabled for view in list_triggers(project, [tmp_path])}
+
+    assert found == {"Other": True, "Reports": False}
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_what_an_enabled_trigger_keeps(project: Project, tmp_path: Path, is_active: bool) -> None:
+    """A trigger that is on again keeps its last run; a source that is active at its service keeps its timer."""
+    write(tmp_path, "name: New\ntrigger: {type: source, uses: github-new-issue@1.0.0}")
+    (view,) = enable_triggers(project, "New", tmp_path)
+    assert view.state is not None
+    fired, timer = datetime(2026, 1, 1, tzinfo=UTC), Schedule(interval_s=60)
+    stopped = replace(view.state, enabled=False, schedule=timer, fired=fired, run_id="run", is_active=is_active)
+    project.workflow_triggers.save([stopped])
+
+    (again,) = enable_triggers(project, "New", tmp_path)
+
+    assert again.state is not None
+    assert (again.state.fired, again.state.run_id) == (fired, "run")
+    assert (again.state.is_active, again.state.schedule) == (is_active, timer if is_active else Schedule())
+
+
+def test_the_id_of_a_workflow(project: Project, tmp_path: Path) -> None:
+    """A synced folder's name ends with the id; a notebook of that name has an id of its own."""
+    folder = synced(tmp_path / "flow-p_Ab12Cd3", f"{HEAD}- namespace: one\n  uses: slack-send@0.0.1\n")
+    write(tmp_path, name="flow-p_Ab12Cd3.ipynb")
+
+    assert workflow_id(project, load_source(folder, unanswered="keep")) == "p_Ab12Cd3"
+    assert workflow_id(project, load_source(tmp_path / "flow-p_Ab12Cd3.ipynb")) != "p_Ab12Cd3"
+
+
+def test_emitters_that_are_not_served(project: Project, tmp_path: Path) -> None:
+    """Of the workflows that an emit trigger names, those are listed that no served workflow is."""
+    write(tmp_path, "name: Listen\ntrigger: {type: emit, workflows: [Reports, Gone]}", "listen.ipynb")
+    write(tmp_path)
+    (view,) = enable_triggers(project, "Listen", tmp_path)
+
+    assert find_unserved_emitters(view, [("p_1", load_source(tmp_path / "reports.ipynb"))]) == ["Gone"]

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
+import pytest
+
+from pdkernel.actions import Catalog
+from pdkernel.connect import LocalDirectory
+from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.lookup import Lookup
+from pdkernel.model import Workflow
+from pdkernel.project import Project
 from pdkernel.readiness.doctor_report import DoctorReport
 from pdkernel.readiness.requirements import MissingRequirement
 from pdkernel.render.files import Finding
 from pdkernel.render.import_report import ImportReport
 from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
+from tests.builders import a_workflow, python_step
 
 
 def test_json_of_a_report() -> None:
@@ -57,3 +67,79 @@ def test_json_of_a_report() -> None:
     assert json.dumps(DoctorReport((), parts).to_json()) == json.dumps(
         {"ready": True, "missing": [], "report": parts.to_json(), "findings": []}
     )
+
+
+WORKFLOW = a_workflow(python_step("say", options="--app slack"))
+
+
+def collected(project: Project, workflow: Workflow = WORKFLOW, **choices: Any) -> DoctorReport:
+    """The report on *workflow* in *project*."""
+    return DoctorReport.collect(
+        workflow,
+        directory=LocalDirectory(project),
+        catalog=Catalog.for_project(project, environ={}),
+        variables={},
+        environment="development",
+        **choices,
+    )
+
+
+@pytest.mark.parametrize(
+    ("choices", "checked", "rows"),
+    [
+        ({"external_user_id": "grace", "test_users": ("joan",)}, ["grace"], ["grace"]),
+        ({"test_users": ("joan",)}, ["joan"], ["joan", "ada"]),
+        ({}, [], ["ada"]),
+    ],
+)
+def test_the_users_of_a_report(
+    project: Project, directory: LocalDirectory, choices: dict[str, Any], checked: list[str], rows: list[str]
+) -> None:
+    """A named user is the only one; else the test users are checked, and the matrix has the project's users too."""
+    directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-0123456789"}, external_user_id="ada")
+
+    report = collected(project, include_matrix=True, **choices)
+
+    assert [item.name for item in report.missing_requirements] == checked
+    assert report.matrix is not None
+    assert [row.external_user for row in report.matrix.rows] == rows
+    assert (report.lookup is not None) == ("external_user_id" in choices)
+
+
+def test_the_file_beside_the_workflow_answers_for_accounts(project: Project, directory: LocalDirectory) -> None:
+    """`pdkernel.yaml` decides whose account a prop has, and whether an answer is missing."""
+
+    def parts(account: str) -> tuple[list[str], list[str]]:
+        sidecar = Sidecar(steps={"say": StepSidecar(accounts={"slack": AccountChoice(account)})})
+        report = collected(project, sidecar=sidecar)
+        return [use.account for use in report.import_report.accounts], [
+            item.kind for item in report.missing_requirements if item.kind == "answer"
+        ]
+
+    directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-0123456789"}, external_user_id="ada")
+    assert parts("unanswered") == (["unanswered"], ["answer"])
+    assert parts("apn_1") == (["apn_1"], [])
+
+
+def test_what_a_report_says_about_the_workflow(project: Project) -> None:
+    """The text lists the contents of a synced folder only, shared workers only if always shared, and why nothing is served."""
+    plain = a_workflow(python_step("say"), share_workers="never")
+    synced = replace(plain, extra={"schema": "1"}, settings={"share_workers": "always"})
+
+    text = collected(project, replace(plain, extra={"other": 1})).format_text("a.ipynb")
+    of_folder = collected(project, synced, not_served="Its secrets have no values.").format_text("folder")
+
+    assert text == "a.ipynb is ready to run.\n"
+    assert of_folder.startswith(
+        "folder is ready to run.\n\n`pdkernel serve` does not serve it: Its secrets have no values."
+    )
+    assert "share_workers: always" in of_folder
+    assert "Contents:\n" in of_folder
+
+
+def test_findings_do_not_make_a_workflow_unready(project: Project) -> None:
+    """A finding is for a deployment: the workflow runs here."""
+    report = collected(project, a_workflow(python_step("say", "return pd.steps['gone']")))
+
+    assert [finding.rule for finding in report.lint_findings] == ["reference"]
+    assert report.to_json()["ready"] is True

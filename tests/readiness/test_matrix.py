@@ -134,6 +134,19 @@ def test_a_missing_own_account_is_an_error(project: Project, connect: Connect) -
     assert [(cell.state, cell.code) for cell in row.cells] == [("ready", None), ("error", "request")]
 
 
+def test_a_cell_names_the_accounts_to_look_at(project: Project, connect: Connect) -> None:
+    """A ready cell names the accounts that do not work any more, and a cell with an error the apps without an account."""
+    connect("ada", app="github")
+    broken = connect("ada", app="slack")
+    project.accounts.mark_unhealthy(broken)
+    workflow = a_workflow(python_step("both", options="--app slack --app github"), python_step("note", options="--app github --app notion"))  # fmt: skip
+
+    both, note = table_of(project, workflow, users=["ada"]).rows[0].cells
+
+    assert (both.state, both.unhealthy, both.apps) == ("ready", (broken,), ())
+    assert (note.state, note.unhealthy, note.apps) == ("error", (), ("notion",))
+
+
 def test_apps_in_code_are_looked_up(project: Project) -> None:
     """Props of Node.js code and accounts that Go code reads are looked up without an option on the directive."""
     workflow = a_workflow(
@@ -148,8 +161,10 @@ def test_apps_in_code_are_looked_up(project: Project) -> None:
 
 def test_a_hundred_users_are_shown_of_more(project: Project, connect: Connect) -> None:
     """A matrix without named users shows the first hundred, and reports that there are more."""
-    for number in range(101):
+    for number in range(100):
         connect(f"user-{number:03}")
+    assert not table_of(project).has_more_users
+    connect("user-100")
 
     table = table_of(project)
 

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pdkernel.actions import Catalog
+from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND, ActionSettings
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import Sidecar
 from pdkernel.identity import Environment
@@ -22,7 +25,7 @@ from pdkernel.readiness.requirements import (
 )
 from pdkernel.render.accounts import AppReadiness
 from pdkernel.render.import_report import AccountAssignment, ImportReport
-from tests.builders import a_workflow, bash_step, go_step, python_step
+from tests.builders import a_workflow, bash_step, go_step, node_step, python_step
 
 Connect = Callable[..., str]
 
@@ -117,6 +120,58 @@ def test_every_kind_but_interpreters(project: Project) -> None:
     assert messages["shell"] == "Step shell: Bash and Go steps have no data stores."
 
 
+@pytest.mark.parametrize(
+    ("source", "uses", "words", "command"),
+    [
+        ("npm", "slack-send@1.0.0", "", None),
+        ("npm", "@acme/do_it@0.0.9", "@acme/do_it", ""),
+        ("connect", "slack-send@1.0.0", "run at Pipedream Connect", ""),
+        ("connect", "@acme/do_it@0.0.9", "@acme/do_it", ""),
+        ("folder", "slack-send@1.0.0", "slack-send", ""),
+        ("npm without the licence", "slack-send@1.0.0", "excludes commercial use", ACCEPT_LICENCE_COMMAND),
+    ],
+)
+def test_a_missing_action_depends_on_the_source(
+    project: Project, tmp_path: Path, source: str, uses: str, words: str, command: str | None
+) -> None:
+    """Npm is searched at the first run, Connect needs a login, and neither has private actions; a command fits the source."""
+    settings = ActionSettings(project.settings)
+    if source == "folder":
+        component = tmp_path / "checkout/components/other/actions/act/act.mjs"
+        component.parent.mkdir(parents=True)
+        component.touch()
+    if source == "npm":
+        settings.accept_licence()
+    project.settings.set("actions", str(tmp_path / "checkout") if source == "folder" else source.split(maxsplit=1)[0])
+
+    found = [item for item in missing(project, a_workflow(Step("act", uses=uses))) if item[0] == "action"]
+
+    assert [item[3] for item in found] == ([] if command is None else [command])
+    assert [item[2] for item in found if words not in item[2]] == []
+
+
+def test_a_disabled_step_of_an_unknown_app_is_not_asked_for(project: Project) -> None:
+    """Neither an unknown app nor an imported file is required by a disabled step."""
+    app = Step("act", uses="@acme/do_it@0.0.9", apps=(AppBinding("sender", "unknown"),), disabled=True)
+    code = replace(node_step("code"), source='import x from "./x.mjs";\nexport default x;\n')
+
+    assert missing(project, a_workflow(app, replace(code, disabled=True))) == []
+    assert [item[:2] for item in missing(project, a_workflow(app, code)) if item[0] != "interpreter"] == [
+        ("file", "code")
+    ]
+
+
+def test_the_command_for_a_secret_names_the_source(project: Project) -> None:
+    """The command has the path of the workflow, quoted, or a placeholder."""
+    workflow = a_workflow(Step("act", "node", source="export default {}", props={"key": {"_enc": "abc"}}))
+
+    def commands(origin: str | None) -> list[str]:
+        return [item[3] for item in missing(project, replace(workflow, origin=origin)) if item[0] == "secret"]
+
+    assert commands("my flows/one") == ["pdkernel secrets set 'my flows/one' act key"]
+    assert commands(None) == ["pdkernel secrets set SOURCE act key"]
+
+
 def test_accounts_of_an_empty_environment(project: Project) -> None:
     """Without users, the first command creates the user, and each further app is listed."""
     assert missing(project, APPS, environment="production") == [
@@ -170,6 +225,17 @@ def test_the_plan_is_listed_once(project: Project, connect: Connect) -> None:
     ]
 
 
+def test_the_plan_is_listed_beside_the_accounts(project: Project, connect: Connect) -> None:
+    """A user who lacks an account does not hide that the plan refuses another user."""
+    for user, app in (("ada", "slack"), ("ada", "github"), ("bob", "slack")):
+        connect(user, app=app, environment="production")
+    project.set_plan("free")
+
+    found = missing(project, APPS, environment="production")
+
+    assert [(kind, name) for kind, name, _, _ in found] == [("account", "bob/github"), ("plan", "business")]
+
+
 def test_own_accounts(project: Project, connect: Connect) -> None:
     """A missing account of the user's own is listed with the id of the step; an existing one is not."""
     own = connect(None, account_id="apn_own")
@@ -212,6 +278,31 @@ def test_the_accounts_of_a_run(project: Project, connect: Connect) -> None:
         AppReadiness("slack", ("mine", "also"), "own", own, "Mine", True, f"Add {own}: {add} slack --id {own} {TOKEN}"),
         AppReadiness("github", ("gone",), "own", None, "", True, f"Add apn_gone: {add} github --id apn_gone {TOKEN}"),
     ]  # fmt: skip
+
+
+def test_a_run_in_production_needs_the_accounts_of_production(project: Project, connect: Connect) -> None:
+    """Accounts of another environment do not count, the command names the environment, and a broken account is shown."""
+    connect("ada", app="github")
+    broken = connect("ada", environment="production")
+    own = connect(None, account_id="apn_own")
+    for account in (broken, own):
+        project.accounts.mark_unhealthy(account)
+    workflow = a_workflow(*APPS.steps, python_step("mine", options=f"--app slack={own}"))
+
+    found = check_app_accounts(
+        workflow,
+        directory=LocalDirectory(project),
+        catalog=Catalog.for_project(project, environ={}),
+        user="ada",
+        environment="production",
+    )
+
+    assert [(each.app, each.account_id, each.healthy) for each in found] == [
+        ("slack", broken, False),
+        ("github", None, True),
+        ("slack", own, False),
+    ]
+    assert "--environment production" in found[1].fix
 
 
 def test_unanswered_accounts_name_the_file(tmp_path: Path) -> None:
