@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,21 +80,28 @@ def test_the_authority_is_kept(tmp_path: Path) -> None:
     assert CertificateAuthority(tmp_path, environ={}).certificate_file.read_bytes() == one
 
 
-def test_a_host_certificate_is_trusted_by_the_bundle(tmp_path: Path) -> None:
-    """A client with the project's bundle accepts the gateway's certificate for a host."""
-    authority = CertificateAuthority(tmp_path, environ={})
+def shake_hands(authority: CertificateAuthority, host: str) -> ssl.SSLObject:
+    """The client's side of a connection to *host*, whose server has a certificate of *authority*."""
     client = ssl.create_default_context(cafile=str(authority.bundle_file))
+    client.set_alpn_protocols(["h2", "http/1.1"])
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    one = client.wrap_bio(to_client, to_server, server_hostname="slack.com")
-    other = authority.server_context("slack.com").wrap_bio(to_server, to_client, server_side=True)
-
+    one = client.wrap_bio(to_client, to_server, server_hostname=host)
+    other = authority.server_context(host).wrap_bio(to_server, to_client, server_side=True)
     for side in (one, other, one, other):
-        try:
+        with contextlib.suppress(ssl.SSLWantReadError):
             side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
+    return one
 
-    assert one.getpeercert() is not None
+
+@pytest.mark.parametrize("host", ["slack.com", "my_bucket.example.com"])
+def test_a_host_certificate_is_trusted_by_the_bundle(tmp_path: Path, host: str) -> None:
+    """A client with the project's bundle accepts the gateway's certificate for a host, also with an underscore in its name."""
+    assert shake_hands(CertificateAuthority(tmp_path, environ={}), host).getpeercert() is not None
+
+
+def test_the_gateway_speaks_http1_only(tmp_path: Path) -> None:
+    """A client that offers HTTP/2 and HTTP/1.1 gets HTTP/1.1."""
+    assert shake_hands(CertificateAuthority(tmp_path, environ={}), "slack.com").selected_alpn_protocol() == "http/1.1"
 
 
 def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
@@ -106,6 +115,38 @@ def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:
 
     assert own.strip() in bundle
     assert bundle.count(b"BEGIN CERTIFICATE") > 50
+
+
+def test_roots_may_lack_a_line_break(tmp_path: Path) -> None:
+    """Certificates of a file without a line break at its end stay apart, and a missing file is not an error."""
+    own = trustme.CA().cert_pem.bytes()
+    (tmp_path / "own.pem").write_bytes(b"# the company\n" + own.strip())
+
+    for name in ("own.pem", "missing.pem"):
+        bundle = CertificateAuthority(tmp_path / name[:3], environ={"SSL_CERT_FILE": str(tmp_path / name)}).bundle_file
+
+        ssl.create_default_context(cafile=str(bundle))
+        assert b"END CERTIFICATE----------BEGIN" not in bundle.read_bytes()
+        assert b"# the company" not in bundle.read_bytes()
+
+
+def test_processes_that_start_together_use_one_authority(tmp_path: Path) -> None:
+    """Authorities of one folder that are created at the same time have one certificate; no temporary file stays."""
+    with ThreadPoolExecutor(4) as threads:
+        authorities = [CertificateAuthority(tmp_path, environ={}) for _ in range(4)]
+        found = list(threads.map(lambda each: each.certificate_file.read_bytes(), authorities))
+
+    assert len(set(found)) == 1
+    assert found[0] in (tmp_path / "authority.pem").read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["authority.pem", "bundle.pem", "ca.pem", "wgetrc"]
+
+
+def test_other_users_can_read_the_certificates(tmp_path: Path) -> None:
+    """Steps may run as another user: only the key is private."""
+    authority = CertificateAuthority(tmp_path, environ={})
+
+    for file in (authority.certificate_file, authority.bundle_file, authority.wgetrc_file):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
 async def test_the_environment_routes_every_client_to_the_gateway(tmp_path: Path) -> None:

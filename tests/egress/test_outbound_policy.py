@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,56 @@ def test_options_after_the_mode_are_read() -> None:
     assert [policy.passes_tls_through(host) for host in ("b.test", "x.c.test", "a.test")] == [True, True, False]
     with pytest.raises(EgressModeError, match="There are two proxies for all calls"):
         parse_policy("live via=http://a.test:1", via=["http://b.test:2"])
+
+
+def test_an_upstream_proxy_may_carry_recorded_calls(tmp_path: Path) -> None:
+    """The mode record sends calls, so that a proxy has an effect."""
+    assert parse_policy(f"record={tmp_path}/calls.jsonl", via=["http://proxy.test:1"]).via == "http://proxy.test:1"
+
+
+def test_hosts_of_the_argument_and_of_the_text_are_passed_through() -> None:
+    """`unopened` of the command line adds to the text; case has no meaning in either."""
+    policy = parse_policy("live unopened=b.test unopened=C.test", unopened=("*.A.test",))
+
+    assert [policy.passes_tls_through(host) for host in ("x.a.test", "B.test.", "c.test", "a.test")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_recording_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home folder, also where no shell expands it; another relative path is in the current folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    assert parse_policy("record=~/calls.jsonl").recording_file == tmp_path / "calls.jsonl"
+    assert parse_policy("record=calls.jsonl").recording_file == tmp_path / "calls.jsonl"
+
+
+def test_a_recording_is_a_file_in_a_folder(tmp_path: Path) -> None:
+    """A folder is not a recording, and a file is not a folder of recordings."""
+    (tmp_path / "file").write_text("")
+
+    for text, said in ((f"replay={tmp_path}", "not a file"), (f"record={tmp_path}/file/calls.jsonl", "does not exist")):
+        with pytest.raises(EgressModeError, match=said):
+            parse_policy(text)
+
+
+def test_the_url_of_a_stand_in_has_no_slash_at_its_end() -> None:
+    """The path of a call follows the URL, and begins with its own slash."""
+    assert parse_policy("stand-in=http://127.0.0.1:9/base/").stand_in_url == "http://127.0.0.1:9/base"
+
+
+def test_runs_of_connect_tokens_are_guarded_in_every_mode() -> None:
+    """A system stops calls that bypass the gateway, except in live; with public addresses only, in live too."""
+    policies = [
+        replace(parse_policy(text), public_only=public_only)
+        for text, public_only in (("live", False), ("deny", False), ("live", True))
+    ]
+
+    assert [policy.guarded for policy in policies] == [False, True, True]
 
 
 def test_a_file_may_have_blanks_in_its_name(tmp_path: Path) -> None:
@@ -47,6 +98,8 @@ def test_a_mode_keeps_its_text(text: str) -> None:
         ("record=", "needs a value"),
         ("allow=https://slack.com", "is not a host"),
         ("allow=s*ck.com", "is not a host"),
+        ("allow=*slack.com", "is not a host"),
+        ("allow=slack.com:443", "is not a host"),
         ("live unopened=https://slack.com", "is not a host"),
         ("deny via=http://proxy.test:1", "has no effect"),
         ("stand-in=gmail", "neither a URL nor the name of a built-in stand-in"),
@@ -170,4 +223,21 @@ def test_a_host_name_has_at_most_253_characters(length: int, is_valid: bool) -> 
     host = ".".join(["a" * 63] * 3 + ["b" * (length - 3 * 64)])
 
     assert len(host) == length
+    assert is_host_name(host) is is_valid
+
+
+@pytest.mark.parametrize(
+    ("host", "is_valid"),
+    [
+        (f"{'a' * 63}.test", True),
+        (f"{'a' * 64}.test", False),
+        ("my_bucket.test", True),
+        ("-a.test", False),
+        ("a-.test", False),
+        ("a..test", False),
+        ("", False),
+    ],
+)
+def test_a_label_has_at_most_63_characters(host: str, is_valid: bool) -> None:
+    """A label is not empty, and does not begin or end with a hyphen; underscores are valid, as in names of buckets."""
     assert is_host_name(host) is is_valid

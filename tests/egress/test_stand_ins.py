@@ -81,6 +81,40 @@ class TestGitHub:
         assert status == 404
         assert "not supported" in (note or "")
 
+    @pytest.mark.parametrize("body", [None, {"body": ""}, {"body": 5}, ["Thanks"]])
+    def test_a_comment_needs_a_text(self, body: Any) -> None:
+        """A missing, empty or other body is 422, as GitHub refuses blank comments."""
+        assert ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues/7/comments", body)[0] == 422
+
+    def test_two_comments_have_two_ids(self) -> None:
+        """Comments with other texts, and of other issues, have other ids; an equal comment has the same id."""
+        ids = [
+            ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues/{number}/comments", {"body": text})[1]["id"]
+            for number, text in ((7, "Thanks"), (7, "Thank you"), (8, "Thanks"), (7, "Thanks"))
+        ]
+
+        assert len(set(ids)) == 3
+        assert ids[0] == ids[3]
+
+    def test_labels_may_be_a_list(self) -> None:
+        """GitHub accepts labels as a list without a name; the note has all labels; an empty list is refused."""
+        url = f"{GITHUB}/repos/o/r/issues/7/labels"
+        status, body, note = ask(GitHubStandIn(), "POST", url, ["bug", "urgent"])
+
+        assert (status, [each["name"] for each in body]) == (200, ["bug", "urgent"])
+        assert note == "GitHub labels on o/r#7: bug, urgent"
+        assert ask(GitHubStandIn(), "POST", url, [])[0] == 422
+
+    def test_the_older_scheme_of_a_token_is_accepted(self) -> None:
+        """`Authorization: token ...` is as good as `Bearer`; the scheme alone is refused."""
+        url = f"{GITHUB}/repos/o/r/issues/7"
+        answers = [
+            ask(GitHubStandIn(), "GET", url, headers={"user-agent": "t", "authorization": given})[0]
+            for given in ("token x", "BEARER x", "Bearer ", "Basic x")
+        ]
+
+        assert answers == [200, 200, 401, 401]
+
 
 class TestGoogleSheets:
     """Rows of a spreadsheet."""
@@ -112,6 +146,50 @@ class TestGoogleSheets:
         """Another method is 404."""
         assert ask(GoogleSheetsStandIn(), "PUT", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["a"]]})[0] == 404
 
+    def test_rows_of_different_lengths_are_counted(self) -> None:
+        """The range is as wide as the widest row, also beyond column Z; only written cells count."""
+        body = ask(
+            GoogleSheetsStandIn(), "POST", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["a"], ["x"] * 28]}
+        )[1]
+
+        assert body["updates"]["updatedRange"] == "Leads!A1:AB2"
+        assert [body["updates"][name] for name in ("updatedRows", "updatedColumns", "updatedCells")] == [2, 28, 29]
+        assert "tableRange" not in body
+
+    def test_an_update_replaces_rows_and_keeps_the_others(self) -> None:
+        """`values.update` writes over the first row; the row below stays."""
+        sheets = GoogleSheetsStandIn()
+        ask(sheets, "POST", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["Ada"], ["Grace"]]})
+        url = f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads!A1"
+
+        status, body, note = ask(sheets, "PUT", f"{url}?valueInputOption=USER_ENTERED", {"values": [["Edith"]]})
+
+        assert (status, body["updatedRange"], note) == (200, "Leads!A1:A1", "Google Sheets row 1 of Leads: Edith")
+        assert ask(sheets, "GET", f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads")[1]["values"] == [
+            ["Edith"],
+            ["Grace"],
+        ]
+
+    @pytest.mark.parametrize(
+        "named", ["Leads%20%C3%A4", "Leads%20%C3%A4!A1:Z", "'Leads%20%C3%A4'!A1", "%27Leads%20%C3%A4%27"]
+    )
+    def test_a_sheet_is_found_by_every_form_of_its_name(self, named: str) -> None:
+        """The name may be quoted and percent-encoded, with cells or without."""
+        sheets = GoogleSheetsStandIn()
+        url = f"{SHEETS}/v4/spreadsheets/sheet_1/values"
+        ask(sheets, "POST", f"{url}/Leads%20%C3%A4!A1:append?valueInputOption=RAW", {"values": [["Ada"]]})
+
+        assert ask(sheets, "GET", f"{url}/{named}")[1]["values"] == [["Ada"]]
+
+    def test_cells_alone_are_in_the_first_sheet(self) -> None:
+        """`A1:B` without a sheet reads `Sheet1`; another spreadsheet has other rows."""
+        sheets = GoogleSheetsStandIn()
+        url = f"{SHEETS}/v4/spreadsheets"
+        ask(sheets, "POST", f"{url}/one/values/A1:append?valueInputOption=RAW", {"values": [["Ada"]]})
+
+        assert ask(sheets, "GET", f"{url}/one/values/Sheet1!A1:B")[1]["values"] == [["Ada"]]
+        assert ask(sheets, "GET", f"{url}/two/values/A1:B")[1].get("values", []) == []
+
 
 class TestOpenAI:
     """Answers to questions."""
@@ -130,6 +208,37 @@ class TestOpenAI:
         status, answer, _ = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/responses", {"model": "m", "input": "Hello"})
         assert (status, answer["output"][0]["content"][0]["type"]) == (200, "output_text")
 
+    def test_the_last_message_is_the_question(self) -> None:
+        """The answer repeats the last message, whose content may be a list of parts; the usage adds up."""
+        parts = [{"type": "text", "text": "Is it"}, {"type": "image_url"}, {"type": "text", "text": "a bug?"}]
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+        model = {"model": "m", "messages": messages}
+
+        answer = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/chat/completions", model)[1]
+        newer = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/responses", {"model": "m", "input": messages})[1]
+
+        assert answer["choices"][0]["message"]["content"].endswith("answers) Is it a bug?")
+        assert newer["output"][0]["content"][0]["text"].endswith("Is it a bug?")
+        for usage, names in (
+            (answer["usage"], ("prompt_tokens", "completion_tokens")),
+            (newer["usage"], ("input_tokens", "output_tokens")),
+        ):
+            assert usage["total_tokens"] == sum(usage[name] for name in names) > 2
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "status"),
+        [
+            ("GET", "/v1/responses", None, 405),
+            ("POST", "/v1/embeddings", {"model": "m", "input": "x"}, 404),
+            ("POST", "/v1/responses", None, 400),
+            ("POST", "/v1/responses", {"model": "", "input": "x"}, 400),
+            ("POST", "/v1/responses", {"model": "m", "input": []}, 400),
+        ],
+    )
+    def test_an_unsupported_request_is_refused(self, method: str, path: str, body: Any, status: int) -> None:
+        """Another method, path, or body gets the status of OpenAI."""
+        assert ask(OpenAIStandIn(), method, f"{OPENAI}{path}", body)[0] == status
+
     @pytest.mark.parametrize(
         ("schema", "said"),
         [
@@ -138,6 +247,9 @@ class TestOpenAI:
             ({"type": "array", "items": {"type": "integer"}}, [0]),
             ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, False),
             ({"type": ["string", "null"]}, "Is it a bug?"),
+            ({"enum": ["Wish", "Bug"]}, "Bug"),
+            ({"type": "number", "minimum": 3}, 3),
+            ({"type": "null"}, None),
             ({"type": "object", "properties": {"sure": {"const": True}}}, {"sure": True}),
         ],
     )
@@ -189,6 +301,35 @@ class TestSeveral:
         status, _, note = ask(several, "GET", "example.com/")
         assert status == 404
         assert "slack.com" in (note or "")
+
+    def test_a_host_is_a_name_or_a_subdomain(self) -> None:
+        """Case and a dot at the end have no meaning; a name that only ends alike is another host."""
+        several = select_stand_in({"slack": SlackStandIn(), "openai": OpenAIStandIn()}, "slack,openai")
+        answers = [
+            ask(several, "POST", f"{host}/api/auth.test")[0]
+            for host in ("SLACK.com.", "files.slack.com", "notslack.com", "slack.com.example")
+        ]
+
+        assert answers == [200, 200, 404, 404]
+
+    @pytest.mark.parametrize(("length", "is_cut"), [(300, False), (301, True)])
+    def test_a_note_is_one_line_of_300_characters(self, length: int, is_cut: bool) -> None:
+        """A longer text is cut, and ends with an ellipsis; line breaks become blanks."""
+        text = "a\n b".ljust(length + 1, "x")
+        note = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues/7/comments", {"body": text})[2]
+
+        assert note is not None
+        shown = note.partition('"')[2][:-1]
+        assert shown.startswith("a bx")
+        assert (len(shown), shown.endswith("…")) == (300, is_cut)
+
+    def test_the_latest_requests_are_kept(self) -> None:
+        """A stand-in in a long run holds the latest 200 requests, for assertions."""
+        slack = SlackStandIn()
+        for number in range(201):
+            ask(slack, "POST", f"slack.com/api/auth.test?n={number}")
+
+        assert [slack.received[0].query, slack.received[-1].query, len(slack.received)] == ["n=1", "n=200", 200]
 
     def test_the_mode_takes_several_names(self) -> None:
         """Names are separated by commas; an unknown name is refused."""
@@ -395,12 +536,153 @@ def test_channels_are_listed_by_pages() -> None:
     assert two["response_metadata"]["next_cursor"] == ""
 
 
+def test_a_page_has_at_least_one_item() -> None:
+    """A limit of 0 counts as 1, so that a client that follows cursors ends."""
+    slack = SlackStandIn()
+
+    page = call(slack, "conversations.list", limit=0)
+
+    assert [len(page["channels"]), page["response_metadata"]["next_cursor"] != ""] == [1, True]
+
+
+def test_matches_are_the_newest_first_and_by_pages() -> None:
+    """`search.messages` sorts by time, and reports the pages; `sort_dir` turns the order; all words must match."""
+    slack = SlackStandIn()
+    for text in ("deploy one", "deploy two", "deploy three", "other"):
+        call(slack, "chat.postMessage", channel="#ops", text=text)
+
+    found = call(slack, "search.messages", query="DEPLOY", count=2)["messages"]
+    newest = [match["ts"] for match in call(slack, "search.messages", query="deploy")["messages"]["matches"]]
+    oldest = [
+        match["ts"] for match in call(slack, "search.messages", query="deploy", sort_dir="asc")["messages"]["matches"]
+    ]
+
+    assert found["paging"] == {"count": 2, "total": 3, "page": 1, "pages": 2}
+    assert len(found["matches"]) == 2
+    assert newest == sorted(newest, reverse=True)
+    assert oldest == sorted(newest)
+    assert call(slack, "search.messages", query="deploy", count=3)["messages"]["paging"]["pages"] == 1
+    assert call(slack, "search.messages", query="deploy", count=500)["messages"]["paging"]["count"] == 100
+    assert call(slack, "search.messages", query="one two")["messages"]["matches"] == []
+
+
+def test_a_deleted_message_is_gone() -> None:
+    """`conversations.history` has the message until `chat.delete`."""
+    slack = SlackStandIn()
+    posted = call(slack, "chat.postMessage", channel="#ops", text="Hi")
+
+    deleted = call(slack, "chat.delete", channel=posted["channel"], ts=posted["ts"])
+
+    assert (deleted["channel"], deleted["ts"]) == (posted["channel"], posted["ts"])
+    assert call(slack, "conversations.history", channel=posted["channel"])["messages"] == []
+
+
+def test_a_change_keeps_the_rest_of_the_message() -> None:
+    """A changed message keeps its thread and its sender, and is marked as edited."""
+    slack = SlackStandIn()
+    first = call(slack, "chat.postMessage", channel="#ops", text="one")
+    reply = call(slack, "chat.postMessage", channel="#ops", text="two", thread_ts=first["ts"], username="bot")
+
+    message = call(slack, "chat.update", channel="#ops", ts=reply["ts"], text="three")["message"]
+
+    assert (message["text"], message["thread_ts"], message["username"]) == ("three", first["ts"], "bot")
+    assert message["edited"]["ts"] == reply["ts"]
+
+
+def test_a_scheduled_message_is_not_in_the_channel() -> None:
+    """The response has the time and an id; the note says that the message is scheduled."""
+    slack = SlackStandIn()
+    body = json.dumps({"channel": "ops", "text": "Hi", "post_at": 1_700_000_060}).encode()
+
+    answer = slack.answer(ReceivedRequest("POST", "slack.com", "/api/chat.scheduleMessage", headers=AUTH, body=body))
+
+    assert isinstance(answer.body, dict)
+    assert answer.body["post_at"] == 1_700_000_060
+    assert str(answer.body["scheduled_message_id"]).startswith("Q")
+    assert answer.note == 'Slack message to #ops, scheduled: "Hi"'
+    assert call(slack, "conversations.history", channel=answer.body["channel"])["messages"] == []
+
+
+def test_one_text_in_two_channels_is_two_messages() -> None:
+    """The channel is a part of a message's identity; each message is in its own channel."""
+    slack = SlackStandIn()
+    one, two = (call(slack, "chat.postMessage", channel=name, text="Hi") for name in ("#ops", "#dev"))
+
+    assert one["ts"] != two["ts"]
+    assert len(call(slack, "conversations.history", channel=one["channel"])["messages"]) == 1
+
+
+def test_a_private_channel_is_a_group() -> None:
+    """An id with G is a private channel, which only `types=private_channel` lists."""
+    slack = SlackStandIn()
+    posted = call(slack, "chat.postMessage", channel="G0123456789", text="Hi")
+
+    info = call(slack, "conversations.info", channel=posted["channel"])["channel"]
+    listed = call(slack, "conversations.list", types="private_channel")["channels"]
+
+    assert (info["is_private"], info["is_group"], info["is_channel"]) == (True, True, False)
+    assert [each["id"] for each in listed] == ["G0123456789"]
+    assert all(each["id"] != "G0123456789" for each in call(slack, "conversations.list")["channels"])
+
+
+def test_a_channel_has_one_id_with_and_without_its_sign() -> None:
+    """`#ops` and `ops` are the same channel."""
+    slack = SlackStandIn()
+
+    assert len({call(slack, "chat.postMessage", channel=name, text="Hi")["channel"] for name in ("#ops", "ops")}) == 1
+
+
+def test_the_oldest_messages_are_dropped() -> None:
+    """A workspace keeps the latest 200 messages, so that a long run does not grow."""
+    slack = SlackStandIn()
+    for number in range(201):
+        posted = call(slack, "chat.postMessage", channel="#ops", text=f"message {number}")
+
+    kept = call(slack, "conversations.history", channel=posted["channel"], limit=300)["messages"]
+
+    assert [kept[0]["text"], kept[-1]["text"], len(kept)] == ["message 200", "message 1", 200]
+
+
+def test_arguments_may_be_in_the_query() -> None:
+    """A GET has its arguments in the query, and so may a POST without a body."""
+    slack = SlackStandIn()
+    found = [
+        ask(slack, method, "slack.com/api/chat.postMessage?channel=ops&text=Hi", headers={"authorization": "bearer x"})
+        for method in ("GET", "POST")
+    ]
+
+    assert [(body["ok"], note) for _, body, note in found] == [(True, 'Slack message to #ops: "Hi"')] * 2
+
+
+def test_a_note_has_the_first_visible_text() -> None:
+    """The note of a message without text has the text of its blocks, else of its attachments."""
+    slack = SlackStandIn()
+    blocks = [{"type": "divider"}, {"type": "section", "text": {"type": "mrkdwn", "text": "In a block"}}]
+    notes = [
+        slack.answer(received({"channel": "#ops", **content})).note
+        for content in (
+            {"blocks": blocks},
+            {"attachments": [{"fallback": "In an attachment"}]},
+            {"blocks": [{"type": "divider"}]},
+        )
+    ]
+
+    assert [(note or "").partition('"')[2][:-1] for note in notes] == [
+        "In a block",
+        "In an attachment",
+        "(blocks without text)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("method", "arguments", "error"),
     [
         ("conversations.info", {"channel": "general"}, "channel_not_found"),
         ("chat.update", {"channel": "C0123456789", "ts": "yesterday", "text": "Hi"}, "message_not_found"),
         ("chat.scheduleMessage", {"channel": "general", "text": "Hi", "post_at": "soon"}, "invalid_time"),
+        ("chat.scheduleMessage", {"channel": "general", "text": "Hi"}, "invalid_time"),
+        ("reactions.add", {"channel": "general", "name": ":", "timestamp": "1700000000.000001"}, "invalid_name"),
+        ("reactions.add", {"channel": "general", "name": "eyes"}, "message_not_found"),
         ("search.messages", {}, "no_query"),
         ("conversations.list", {"types": "secret"}, "invalid_types"),
         ("conversations.list", {"cursor": "***"}, "invalid_cursor"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import get_args, get_type_hints
 
 import pytest
 from msgspec.structs import replace
 
 from pdkernel.execution import (
     AccountUse,
+    Delivery,
     ErrorRecord,
     Execution,
     Log,
@@ -350,3 +352,14 @@ def test_action_names_its_source() -> None:
 
     assert f"action   {source}" in timeline.render_text(execution)
     assert source in timeline.render_html(execution)
+
+
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
+def test_every_outcome_of_a_delivery_is_shown(draw: Callable[[Execution], str]) -> None:
+    """A message may wait for its first try while its run is shown."""
+    outcomes = get_args(get_type_hints(Delivery)["outcome"])
+
+    drawn = draw(builders.an_execution(sends=tuple(Delivery("send", "email", outcome) for outcome in outcomes)))
+
+    assert "waiting" in outcomes
+    assert all(outcome in drawn for outcome in outcomes)

@@ -233,7 +233,7 @@ def _error(error: ErrorRecord) -> Html:
 
 
 def _sends(sends: Sequence[Delivery]) -> Html:
-    tones: dict[str, Tone] = {"sent": "good", "shown": "quiet", "failed": "bad"}
+    tones: dict[str, Tone] = {"waiting": "quiet", "sent": "good", "shown": "quiet", "failed": "bad"}
     shown = []
     for sent in sends:
         summary = join(

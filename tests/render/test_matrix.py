@@ -1,0 +1,85 @@
+"""The words of the readiness matrix."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pdkernel.render import matrix
+from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
+from tests.render.reading import Page
+
+READY = MatrixCell("", "ready")
+ROW = MatrixRow("ada", READY, (MatrixCell("send", "ready"),))
+TABLE = ReadinessMatrix("Flow", "production", ("send",), (ROW,))
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"),
+    [
+        (MatrixCell("a", "ready"), "ready"),
+        (MatrixCell("a", "proxy", ("apn_1",)), "ready by proxy"),
+        (MatrixCell("a", "ready", ("apn_1",), unhealthy=("apn_1",)), "not working"),
+        (MatrixCell("a", "error", code="account_not_found", apps=("slack", "github")), "no slack or github"),
+        (MatrixCell("a", "error", code="external_user_required"), "no user"),
+        (MatrixCell("a", "error", code="external_user_not_found"), "no such user"),
+        (MatrixCell("a", "error", code="production_plan"), "plan"),
+        (MatrixCell("a", "error", code="request"), "own account"),
+        (MatrixCell("a", "error"), "own account"),
+    ],
+)
+def test_the_word_of_a_cell(cell: MatrixCell, label: str) -> None:
+    """Each state and each error has its own word; an error without a code of its own concerns an own account."""
+    assert cell.label == label
+    table = msgspec.structs.replace(TABLE, rows=(MatrixRow("ada", READY, (cell,)),))
+    assert label in matrix.render_text(table)
+    assert label in Page(matrix.render_html(table)).text
+
+
+def test_an_account_that_does_not_work_stands_out() -> None:
+    """A cell whose account is known not to work has another color than a ready one."""
+    broken = msgspec.structs.replace(READY, unhealthy=("apn_1",))
+    tables = [msgspec.structs.replace(TABLE, rows=(MatrixRow("ada", cell, ()),)) for cell in (READY, broken)]
+
+    good, bad = (matrix.render_html(table) for table in tables)
+
+    assert good != bad.replace("not working", "ready")
+
+
+def test_the_title_counts_users_that_can_run_it() -> None:
+    """A user whose account does not work can run it; an environment without users says so."""
+    failed = MatrixRow("bob", MatrixCell("", "error", code="request", message="Gone.", fix="Connect."), (READY,))
+    nobody = MatrixRow(None, READY, (READY,))
+
+    assert matrix.render_text(msgspec.structs.replace(TABLE, rows=(ROW, failed))).startswith(
+        "Flow, production: 1 of 2 external users can run it."
+    )
+    assert matrix.render_text(TABLE).startswith("Flow, production: 1 of 1 external user can run it.")
+    empty = matrix.render_text(msgspec.structs.replace(TABLE, rows=(nobody,)))
+    assert empty.startswith("Flow, production: there are no external users yet.")
+    assert "(no user)" in empty
+
+
+def test_an_error_is_explained_once() -> None:
+    """Users with the same error share its text; a text of a user without an error is not shown."""
+    failed = MatrixCell("", "error", code="request", message="Gone.", fix="Connect it.")
+    rows = (
+        MatrixRow("ada", failed, ()),
+        MatrixRow("bob", failed, ()),
+        MatrixRow("eve", MatrixCell("", "ready", message="Fine."), ()),
+    )
+    table = msgspec.structs.replace(TABLE, rows=rows, steps=())
+
+    text = matrix.render_text(table)
+
+    assert text.count("Gone.") == text.count("Connect it.") == 1
+    assert "Fine." not in text
+    assert "There are more" not in text
+
+
+def test_a_long_id_is_cut() -> None:
+    """The column of users has at most 40 characters."""
+    table = msgspec.structs.replace(TABLE, rows=(MatrixRow("u" * 41, READY, (READY,)),))
+
+    assert f"{'u' * 39}…" in matrix.render_text(table)
+    assert f"{'u' * 39}…" in matrix.render_html(table)
