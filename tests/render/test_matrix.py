@@ -49,13 +49,13 @@ def test_an_account_that_does_not_work_stands_out() -> None:
 def test_the_title_counts_users_that_can_run_it() -> None:
     """A user whose account does not work can run it; an environment without users says so."""
     failed = MatrixRow("bob", MatrixCell("", "error", code="request", message="Gone.", fix="Connect."), (READY,))
-    nobody = MatrixRow(None, READY, (READY,))
+    development = MatrixRow(None, READY, (READY,))
 
     assert matrix.render_text(msgspec.structs.replace(TABLE, rows=(ROW, failed))).startswith(
         "Flow, production: 1 of 2 external users can run it."
     )
     assert matrix.render_text(TABLE).startswith("Flow, production: 1 of 1 external user can run it.")
-    empty = matrix.render_text(msgspec.structs.replace(TABLE, rows=(nobody,)))
+    empty = matrix.render_text(msgspec.structs.replace(TABLE, rows=(development,)))
     assert empty.startswith("Flow, production: there are no external users yet.")
     assert "(no user)" in empty
 
