@@ -99,6 +99,44 @@ def test_an_invalid_workflow_is_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "flow").exists()
 
 
+def test_a_synced_workflow_is_exported_as_it_is(tmp_path: Path) -> None:
+    """A step of a synced workflow that could not run is exported: the platform may accept the step."""
+    workflow = replace(a_workflow(a_step("%%pdstep a\nx = 1\n")), extra={"schema": "workflow/2022.04"})
+
+    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", workflow)
+
+    assert "a/entry.py" in export_workflow(source, tmp_path / "flow", is_patch=False, dry_run=True).paths("new")
+
+
+def test_a_proof_runs_for_further_users(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
+    """The proof of a workflow with accounts has a case for each external user that is named besides the test users."""
+    source = replace(a_notebook(tmp_path), workflow=a_workflow(python_step("one", options="--app slack")))
+    for user in ("ada", "grace"):
+        directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-0123456789"}, external_user_id=user)
+    files = export_workflow(source, tmp_path / "flow", is_patch=False)
+
+    proof = prove_export(
+        source, files.folder, project=project, directory=directory, environ={}, is_patch=False, extra_users=["grace"]
+    )
+
+    assert "grace" in [case.external_user for case in proof.cases]
+
+
+@pytest.mark.parametrize(("is_patch", "verdict"), [(True, "same"), (False, "differs")])
+def test_what_a_synced_folder_keeps_is_no_difference(
+    project: Project, directory: LocalDirectory, tmp_path: Path, is_patch: bool, verdict: str
+) -> None:
+    """The proof of a patch leaves out what the folder has and the notebook has not; any other proof reports that."""
+    source = a_notebook(tmp_path)
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "workflow.yaml").write_text(f"{SYNCED}settings:\n  lambda_timeout: 40\n")
+    export_workflow(source, tmp_path / "flow", is_patch=True)
+
+    proof = prove_export(source, tmp_path / "flow", project=project, directory=directory, environ={}, is_patch=is_patch)
+
+    assert proof.verdict == verdict
+
+
 def test_an_export_is_proved(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
     """The written files behave as the notebook; pins are reported, and the JSON has the proof beside the files."""
     source = a_notebook(tmp_path)

@@ -71,6 +71,14 @@ def test_outputs_of_other_code(check: Check) -> None:
     assert found.outdated_outputs == (OutputOfCell(2, "one"),)
 
 
+def test_one_output_of_other_code(check: Check) -> None:
+    """A cell with an output of its text and an output of an earlier text is outdated."""
+    mixed = cell(ONE)
+    mixed.outputs += cell(ONE, of=TWO).outputs
+
+    assert check(mixed).outdated_outputs == (OutputOfCell(1, "one"),)
+
+
 def test_outputs_without_a_mark(check: Check) -> None:
     """Outputs of an earlier version do not say to which text they belong: they are listed, and do not fail."""
     found = check(cell(ONE, marked=False))
