@@ -12,11 +12,13 @@ from pdkernel.operations.invocation import (
     ClientCredentials,
     InvokeError,
     InvokeRequest,
+    InvokeResponse,
     build_client,
     explain_missing_token,
     invoke,
     resolve_token_url,
 )
+from tests.http_servers import AnsweringServer, serve
 from tests.operations.http_endpoint import HttpEndpoint
 
 
@@ -113,13 +115,44 @@ def test_the_exit_status_follows_the_status(endpoint: HttpEndpoint, status: int,
     assert invoke(InvokeRequest(endpoint.url)).exit_status == exit_status
 
 
+def test_a_redirect_is_a_response() -> None:
+    """The request is sent once, also if the endpoint redirects; the exit status is that of a success."""
+    with serve(AnsweringServer(lambda _: (302, {}, {"location": "/elsewhere"}))) as server:
+        response = invoke(InvokeRequest(f"{server.url}/eo1"))
+
+    assert [request.path for request in server.requests] == ["/eo1"]
+    assert (response.status, response.exit_status) == (302, 0)
+    assert response.shown_headers["location"] == "/elsewhere"
+
+
+def test_a_client_has_a_token_endpoint_of_its_own(endpoint: HttpEndpoint) -> None:
+    """A token endpoint that is given replaces the endpoint's origin."""
+    issued = {"access_token": "elsewhere"}
+    with serve(AnsweringServer(lambda _: (200, issued, {}))) as server:
+        invoke(InvokeRequest(endpoint.url, client=ClientCredentials("id", "a-secret", f"{server.url}/token")))
+
+    assert [request.path for request in server.requests] == ["/token"]
+    assert [headers["authorization"] for _, _, headers, _ in endpoint.requests] == ["Bearer elsewhere"]
+
+
+def test_the_json_of_a_response() -> None:
+    """A body is JSON only if it can be parsed; the duration has a tenth of a millisecond."""
+    response = InvokeResponse(200, "OK", {}, "text", 1.2345)
+
+    assert response.to_json() == {"status": 200, "headers": {}, "body": "text", "duration_ms": 1.2}
+
+
 def test_a_missing_token_is_explained_once(endpoint: HttpEndpoint) -> None:
     """A 401 is explained only if no token was sent."""
     endpoint.status = 401
     without, own = InvokeRequest(endpoint.url), InvokeRequest(endpoint.url, bearer="own")
+    client = InvokeRequest(endpoint.url, client=ClientCredentials("id", "a-secret"))
 
     assert "PDKERNEL_CLIENT_ID" in (explain_missing_token(without, invoke(without)) or "")
     assert explain_missing_token(own, invoke(own)) is None
+    assert explain_missing_token(client, invoke(client)) is None
+    endpoint.status = 403
+    assert explain_missing_token(without, invoke(without)) is None
 
 
 @pytest.mark.parametrize(
@@ -127,6 +160,8 @@ def test_a_missing_token_is_explained_once(endpoint: HttpEndpoint) -> None:
     [
         ("http://127.0.0.1:8765/eo1?x=1", "http://127.0.0.1:8765/v1/oauth/token"),
         ("https://eo1.m.pipedream.net", "https://api.pipedream.com/v1/oauth/token"),
+        ("https://eo1.m.pipedream.net:443/x", "https://api.pipedream.com/v1/oauth/token"),
+        ("https://evilm.pipedream.net", "https://evilm.pipedream.net/v1/oauth/token"),
     ],
 )
 def test_tokens_come_from_the_origin_or_from_pipedream(url: str, token_url: str) -> None:
