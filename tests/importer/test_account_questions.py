@@ -135,7 +135,8 @@ def test_an_answer_beside_the_notebook_beats_the_folders(tmp_path: Path) -> None
     first = as_written(tmp_path / "n.ipynb")[1].steps["one"].accounts["slack"]
     beside.write_text(beside.read_text().replace("account: external_user", "account: apn_mine", 1))
 
-    import_one(folder, tmp_path / "n.ipynb")
+    again = import_one(folder, tmp_path / "n.ipynb")
 
+    assert again.state == "unchanged"
     assert first.account == "external_user"
     assert as_written(tmp_path / "n.ipynb")[1].steps["one"].accounts["slack"].account == "apn_mine"
