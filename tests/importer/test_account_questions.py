@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import AccountChoice
+from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.definition.synced_export import export_to_synced_folder
 from pdkernel.errors import RequestError
-from pdkernel.importer import AccountQuestion, answer_questions
+from pdkernel.importer import AccountQuestion, answer_questions, read_for_import
+from pdkernel.importer.account_questions import apply_choices, build_choices
 from pdkernel.source import load_source
 from tests.definition.builders import NODE, synced
 from tests.importer.import_helpers import HEAD, as_written, import_one
@@ -140,3 +141,62 @@ def test_an_answer_beside_the_notebook_beats_the_folders(tmp_path: Path) -> None
     assert again.state == "unchanged"
     assert first.account == "external_user"
     assert as_written(tmp_path / "n.ipynb")[1].steps["one"].accounts["slack"].account == "apn_mine"
+
+
+def choices_of(folder: Path, earlier: Sidecar | None = None) -> dict[tuple[str, str], AccountChoice]:
+    """The choices that need no question."""
+    return dict(read_for_import(folder, earlier_sidecar=earlier).known_choices)
+
+
+def a_sidecar(account: str, synced_id: str | None = None, step: str = "one") -> Sidecar:
+    """A `pdkernel.yaml` with one choice."""
+    return Sidecar(steps={step: StepSidecar(accounts={"slack": AccountChoice(account, None, synced_id)})})
+
+
+def test_where_a_choice_is_known_from(tmp_path: Path) -> None:
+    """An earlier import beats the folder's file, an unanswered choice is not one, and a prop without an id is the user's."""
+    folder = synced(tmp_path / "w", YAML)
+    users = AccountChoice("external_user")
+    assert choices_of(folder) == {("three", "slack"): users}
+    assert choices_of(folder, a_sidecar("apn_mine")) == {("one", "slack"): AccountChoice("apn_mine"), ("three", "slack"): users}  # fmt: skip
+    (folder / "pdkernel.yaml").write_text("steps:\n  one:\n    accounts:\n      slack: external_user\n")
+
+    assert choices_of(folder)["one", "slack"] == users
+    assert choices_of(folder, a_sidecar("apn_mine"))["one", "slack"].account == "apn_mine"
+    assert choices_of(folder, a_sidecar("unanswered"))["one", "slack"] == users
+
+
+def test_an_unanswered_prop_without_an_id_is_asked_for_again(tmp_path: Path) -> None:
+    """A choice that an earlier import left open stays open, also if Git has no id for the prop."""
+    folder = synced(tmp_path / "w", YAML)
+
+    again = read_for_import(folder, earlier_sidecar=a_sidecar("unanswered", step="three"))
+
+    assert AccountQuestion("slack", "", (("three", "slack"),)) in again.questions
+
+
+def test_a_choice_keeps_the_id_of_git(tmp_path: Path) -> None:
+    """The id is kept beside another account, also if Git has it no more, and not beside itself."""
+    read = read_for_import(synced(tmp_path / "w", YAML))
+    known = {("one", "slack"): AccountChoice("apn_Git"), ("three", "slack"): AccountChoice("external_user", None, "apn_Gone")}  # fmt: skip
+
+    choices = build_choices(read.synced, known, {})
+    workflow = apply_choices(read.workflow, choices)
+
+    assert [choices[name]["slack"] for name in ("one", "two", "three")] == [
+        AccountChoice("apn_Git"),
+        AccountChoice("unanswered", None, "apn_Git"),
+        AccountChoice("external_user", None, "apn_Gone"),
+    ]
+    assert [step.apps[0].account for step in workflow.steps] == ["apn_Git", None, None]
+
+
+def test_one_own_account_of_the_app_answers_a_question_without_an_id() -> None:
+    """An id is the answer itself; without one, the project's only account of the app is."""
+    asked = [AccountQuestion("slack", "apn_Git", ()), AccountQuestion("slack", "", ())]
+
+    own = answer_questions("own", asked, find_own_accounts=lambda _: ["apn_mine"])
+    users = answer_questions("external-user", asked, find_own_accounts=lambda _: ["apn_mine"])
+
+    assert own == {("slack", "apn_Git"): "apn_Git", ("slack", ""): "apn_mine"}
+    assert users == {("slack", "apn_Git"): "external_user", ("slack", ""): "external_user"}
