@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,12 @@ from pdkernel.analysis import check_workflow
 from pdkernel.definition import export_to_synced_folder, plan_files, read_folder_workflow, write_files
 from pdkernel.definition.file_plan import WORKFLOW_SCHEMA
 from pdkernel.errors import NotebookError, PdkernelError, RequestError
-from pdkernel.importer import ImportResult, find_workflow_folders, plan_notebook_paths
-from pdkernel.model import Workflow
+from pdkernel.importer import AccountQuestion, ImportResult, find_workflow_folders, plan_notebook_paths
+from pdkernel.model import Trigger, Workflow
 from pdkernel.notebook import read_notebook
 from pdkernel.render.import_report import ImportReport
 from pdkernel.session.draft import Draft
-from tests.definition.builders import synced
+from tests.definition.builders import NODE, synced
 from tests.definition.test_synced_folder import workflows
 from tests.importer.import_helpers import HEAD, PROJECTS, as_written, check_round_trip, import_one, without_places
 
@@ -85,6 +85,70 @@ def test_no_workflow(tmp_path: Path) -> None:
         find_workflow_folders(tmp_path / "x")
     with pytest.raises(RequestError, match="holds 4 workflows"):
         plan_notebook_paths(PROJECTS, find_workflow_folders(PROJECTS), tmp_path / "n.ipynb")
+    two = [flow(tmp_path / "two/a"), flow(tmp_path / "two/b")]
+    with pytest.raises(RequestError, match="holds 2 workflows"):
+        plan_notebook_paths(tmp_path / "two", two, tmp_path / "n.ipynb")
+
+
+def test_notebooks_are_not_imported(tmp_path: Path) -> None:
+    """A notebook beside the folders of workflows is not one of them."""
+    folder = flow(tmp_path / "r/w")
+    import_one(folder, tmp_path / "r/n.ipynb")
+
+    assert find_workflow_folders(tmp_path / "r") == [folder]
+
+
+def test_only_the_first_import_asks_for_triggers(tmp_path: Path) -> None:
+    """The first import asks for settings that Git does not store; the next one has the answers, and the actions, of the first."""
+    folder, place = flow(tmp_path / "w"), tmp_path / "deep/er/n.ipynb"
+    (folder / "pdkernel.yaml").write_text("actions: connect\n")
+    asked: list[str] = []
+
+    def ask(trigger: Trigger) -> Trigger:
+        asked.append(trigger.type)
+        return replace(trigger, auth="oauth")
+
+    first = import_one(folder, place, ask_trigger=ask)
+    beside = place.with_suffix(".pdkernel.yaml")
+    beside.write_text(beside.read_text().replace("actions: connect", "actions: builtin"))
+    again = import_one(folder, place, ask_trigger=ask)
+
+    assert (first.state, again.state, asked) == ("new", "unchanged", ["http"])
+    assert as_written(place)[0].trigger.auth == "oauth"
+    assert as_written(place)[1].actions == "builtin"
+
+
+def test_another_file_beside_the_notebook_is_never_lost(tmp_path: Path) -> None:
+    """A changed `pdkernel.yaml` is refused, or kept as a backup with the next free number."""
+    folder, place = flow(tmp_path / "w"), tmp_path / "n.ipynb"
+    import_one(folder, place)
+    beside = tmp_path / "n.pdkernel.yaml"
+    names = []
+    for number in range(3):
+        beside.write_text(f"workflow: Other {number}\n")
+        assert isinstance(import_one(folder, place).error, RequestError)
+        names.append([path.name for path in import_one(folder, place, force=True).backups])
+
+    assert names == [
+        [f"n.ipynb.before-import-{number}", f"n.pdkernel.yaml.before-import-{number}"] for number in (1, 2, 3)
+    ]
+
+
+def test_apps_of_the_code_alone_are_not_asked_for(tmp_path: Path) -> None:
+    """An app prop that only code declares is the external user's, unless the caller asks for its account."""
+    yaml = f"{HEAD}- namespace: send\n  runtime: nodejs20.x\n  uses: ./send/entry.js\n"
+    folder = synced(tmp_path / "w", yaml, send__entry_DOT_js=NODE)
+    asked: list[str] = []
+
+    def answers(questions: Sequence[AccountQuestion]) -> dict[tuple[str, str], str]:
+        asked.extend(question.app for question in questions)
+        return {}
+
+    import_one(folder, tmp_path / "n.ipynb", answers=answers)
+    plain = list(asked)
+    import_one(folder, tmp_path / "m.ipynb", answers=answers, asks_undefined_props=True)
+
+    assert (plain, asked) == ([], ["slack"])
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
