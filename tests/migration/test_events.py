@@ -11,7 +11,7 @@ import pytest
 from pdkernel.connect.sdk import Sdk
 from pdkernel.connect.workflow_api import WorkflowApi
 from pdkernel.event import Event
-from pdkernel.migration.events import fetch_events, find_source_ids, save_events
+from pdkernel.migration.events import RescuedEvent, fetch_events, find_source_ids, save_events
 from pdkernel.model import Trigger, Workflow
 from pdkernel.operations.events import EventLibrary
 from tests.connect.upstream import Upstream
@@ -107,7 +107,53 @@ def test_an_id_cannot_leave_the_folder(upstream: Upstream, tmp_path: Path) -> No
 
 def test_only_sources_have_a_list() -> None:
     """HTTP endpoints and schedules have no list of events."""
-    ids = ("hi_1", "dc_1", "ti_1", "dc_2")
+    ids = ("hi_1", "dc_1", "ti_1", "d_1", "dc_2")
     workflow = Workflow("Orders", triggers=tuple(Trigger(config={"id": each}) for each in ids))
 
     assert find_source_ids(workflow) == ("dc_1", "dc_2")
+    assert find_source_ids(None) == ()
+
+
+def fetched(upstream: Upstream, path: str, *items: dict[str, Any]) -> list[RescuedEvent]:
+    """The events of one list."""
+    upstream.workflows["p_1"] = {"steps": [], "triggers": []}
+    upstream.events = {path: list(items)}
+    return list(fetch_events(WorkflowApi(Sdk(upstream.login)), "p_1", []))
+
+
+def test_an_event_that_is_listed_twice_is_saved_once(upstream: Upstream, tmp_path: Path) -> None:
+    """The second event of a name is known; an event without an id has a name."""
+    item = {"event": {"original_event": {"body": 1}}}
+
+    saved = save_events(fetched(upstream, "workflows/p_1/$errors", item, item), EventLibrary(tmp_path))
+
+    assert [[each.name for each in part] for part in (saved.added, saved.known)] == [["failed-unknown"]] * 2
+
+
+def test_an_emitted_event_is_unpacked_only_if_it_is_alone(upstream: Upstream) -> None:
+    """An object with other keys beside `raw_event` is the event itself."""
+    event = {"raw_event": {"name": "Luke"}, "other": 1}
+
+    (found,) = fetched(upstream, "workflows/p_1", {"id": "1", "event": event})
+
+    assert found.event is not None
+    assert found.event.data == event
+
+
+def test_headers_of_requests_deep_inside_are_masked(upstream: Upstream) -> None:
+    """A request in a list of an object in an event has masked headers too."""
+    inside = {"batch": {"requests": [REQUEST]}}
+
+    (found,) = fetched(upstream, "workflows/p_1", {"id": "1", "event": inside})
+
+    assert found.event is not None
+    assert "planted" not in json.dumps(dict(found.event.data))
+
+
+def test_the_error_of_a_failed_run(upstream: Upstream) -> None:
+    """Name, code and message of the error, each word once."""
+    error = {"name": "TypeError", "code": "TypeError", "message": "x is undefined"}
+
+    (found,) = fetched(upstream, "workflows/p_1/$errors", {"id": "1", "event": {"original_event": {}, "error": error}})
+
+    assert found.error == "TypeError: x is undefined"

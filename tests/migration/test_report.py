@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pdkernel.migration.sources import read_sources
 from pdkernel.project import Project
 from pdkernel.render.migration import GROUP_HEADINGS, GROUP_OF_KIND, MigrationReport, WorkflowMigration
 from tests.connect.upstream import Upstream, running_upstream
+from tests.definition.builders import NODE, synced
 from tests.migration.omissions import (
     API_WORKFLOW,
     API_WORKFLOW_ID,
@@ -250,3 +252,78 @@ def test_a_workflow_that_is_turned_off_is_not_turned_on(tmp_path: Path, settings
 
     assert {item.kind for item in report.workflows[0].items} >= {"inactive", "schedule"}
     assert not any("triggers enable" in command for step in report.order for command in step.commands)
+    assert not any(step.title.startswith("Turn off at Pipedream") for step in report.order)
+
+
+def test_a_workflow_that_cannot_be_read_has_no_open_answer(tmp_path: Path, settings: ReportSettings) -> None:
+    """The step of the open answers lists the workflows that have some; a disabled step is not ready and needs nothing."""
+    disabled = {"namespace": "off", "uses": "nothing-here@1.0.0", "disabled": True}
+    write_workflow(
+        tmp_path, "Open", Omission("action", "", steps=({"namespace": "act", "uses": "nothing-here@1.0.0"},))
+    )
+    write_workflow(tmp_path, "Good", Omission("events", "", steps=(disabled,), files=node("return 1;")))
+    synced(tmp_path / "bad", "name: [")
+
+    report = report_on(settings, tmp_path)
+
+    answers = next(step for step in report.order if step.title == "Answer what is open")
+    assert [subject.partition(":")[0] for subject in answers.subjects] == ["Open"]
+    assert row_of(report, "Good").ready == ("work",)
+
+
+def test_the_command_for_events_quotes_the_path(tmp_path: Path, settings: ReportSettings) -> None:
+    """A path with a blank is one argument; the URL of a workflow that is turned off is given to nobody."""
+    root = tmp_path / "my flows"
+    write_workflow(root, "Off", Omission("inactive", "", top={"inactive": True}))
+
+    order = report_on(settings, root).order
+
+    assert next(step for step in order if step.title == "Save events").commands == (
+        f"pdkernel migrate events {shlex.quote(str(root))}",
+    )
+    assert not any(step.title.startswith("Give callers") for step in order)
+
+
+def test_files_alone_are_saved_without_a_name_of_a_store(tmp_path: Path, settings: ReportSettings) -> None:
+    """The command for the file store names no data store."""
+    write_workflow(tmp_path, "Files", Omission("file_store", "", files=node("return await $.files.dir();")))
+
+    data = next(step for step in report_on(settings, tmp_path).order if step.title == "Copy data stores and files")
+
+    assert data.commands == ("pdkernel migrate data --files --to rescued",)
+
+
+def test_the_file_beside_a_workflow_has_its_users_and_answers(tmp_path: Path, settings: ReportSettings) -> None:
+    """The test users of `pdkernel.yaml` are checked, and an account that is not answered there is an open answer."""
+    yaml = "schema: workflow/2022.04\nname: Chat\ntriggers:\n- id: hi_1\nsteps:\n"
+    for name in ("say", "tell"):
+        yaml += f"- namespace: {name}\n  runtime: nodejs20.x\n  uses: ./{name}/entry.js\n  props:\n    slack:\n      authProvisionId: apn_Git\n"
+    answers = (
+        "test_users: [zoe]\nsteps:\n  say:\n    accounts:\n      slack: external_user\n"
+        "  tell:\n    accounts:\n      slack: unanswered\n"
+    )
+    synced(tmp_path / "chat", yaml, say__entry_DOT_js=NODE, tell__entry_DOT_js=NODE, pdkernel_DOT_yaml=answers)
+
+    items = report_on(settings, tmp_path).workflows[0].items
+
+    assert {item.name for item in items if item.kind == "external_user"} == {"zoe"}
+    assert [item.name for item in items if item.kind == "account"] == ["tell.slack"]
+
+
+def test_accounts_whose_credentials_connect_withholds(tmp_path: Path) -> None:
+    """Each app of external users whose credentials are withheld is an item with the users; other apps are not."""
+    code = """
+        props: { github: { type: "app", app: "github" }, slack: { type: "app", app: "slack" } },
+    """
+    write_workflow(tmp_path, "Both", Omission("account", "", files=node("return 1;", code.strip())))
+    with running_upstream() as api, Project.open(tmp_path / ".pdkernel", clock=ManualClock()) as project:
+        api.set(held=[("apn_held2", "bob", "github")])
+        catalog = Catalog.for_project(project, environ={})
+        directory = RemoteDirectory(project, Sdk(api.login))
+        settings = ReportSettings(directory, lambda _: catalog, lambda _: {}, "development", project.clock)
+
+        items = report_on(settings, tmp_path).workflows[0].items
+
+    withheld = [item for item in items if "withholds" in item.message]
+    assert [item.name for item in withheld] == ["github"]
+    assert "2 github accounts of external users (ada, bob)" in withheld[0].message
