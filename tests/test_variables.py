@@ -9,7 +9,7 @@ import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.project import Project
-from pdkernel.variables import load_variables
+from pdkernel.variables import check_variables, load_variables
 
 
 @pytest.fixture
@@ -69,3 +69,13 @@ def test_a_special_file_is_refused(project: Project, tmp_path: Path, kind: str) 
 
     with pytest.raises(RequestError, match=r"\.env cannot be read"):
         load_variables(project, tmp_path)
+
+
+def test_values_of_a_caller_are_texts() -> None:
+    """A number or null is refused by its name; the variables themselves are returned."""
+    given = {"A": "1", "B": ""}
+
+    assert check_variables(given) is given
+    for value in (1, None, True):
+        with pytest.raises(RequestError, match="The variable C is not a string"):
+            check_variables({**given, "C": value})  # type: ignore[dict-item]  # what a caller may pass

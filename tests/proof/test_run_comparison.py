@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from pdkernel.execution import OutboundCall
-from pdkernel.proof.run_comparison import compare_runs
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from pdkernel.execution import AccountUse, Delivery, ErrorRecord, Log, OutboundCall, Response, StepResult
+from pdkernel.proof.run_comparison import compare_runs, separate_flaky
 from pdkernel.proof.side_runner import SideRun
+from pdkernel.proof.value_differences import ValueDifference
+from pdkernel.render.proof import WHOLE_RUN
 from tests.render.builders import a_call, an_execution, with_step
 
 
@@ -22,3 +29,71 @@ def test_the_order_of_outbound_calls_is_ignored() -> None:
 
     assert not any(reordered.values())
     assert [name for name, differences in changed.items() if differences] == ["check"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"status": "error"}, "status"),
+        ({"exports": {"a": 2}}, "exports.a"),
+        ({"error": ErrorRecord("c", "N", "m")}, "error"),
+        ({"accounts": (AccountUse("slack", "slack", "apn_2", "external_user"),)}, "accounts.slack.id"),
+        ({"accounts": (AccountUse("slack", "slack", "apn_1", "own"),)}, "accounts.slack.owner"),
+        ({"requests": (a_call(),)}, "requests[0]"),
+        ({"attempt": 2}, "attempt"),
+        ({"duration_ms": 5.0}, None),
+        ({"logs": (Log("stdout", "x"),)}, None),
+    ],
+)
+def test_what_a_step_did_is_compared(changes: dict[str, Any], path: str | None) -> None:
+    """Status, exports, error, accounts, calls and attempt of a step count; its output and its duration do not."""
+    step = StepResult(
+        "check", "success", exports={"a": 1}, accounts=(AccountUse("slack", "slack", "apn_1", "external_user"),)
+    )
+    one, other = (SideRun(an_execution(steps=(each,)), {}) for each in (step, replace(step, **changes)))
+
+    found = compare_runs(one, other)
+
+    assert [difference.path for difference in found["check"]] == ([] if path is None else [path])
+    assert found[WHOLE_RUN] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "stores", "path"),
+    [
+        ({"status": "exited"}, {}, "status"),
+        ({"response": Response(200, {}, "ok")}, {}, "response"),
+        ({"error": ErrorRecord("c", "N", "m")}, {}, "error"),
+        ({"sends": (Delivery("a", "email", "sent", to="me@a"),)}, {}, "sends[0]"),
+        ({}, {"orders": {"a": 1}}, "stores.orders"),
+        ({"id": "other", "started_at": "2026-01-01T00:00:00.000Z"}, {}, None),
+    ],
+)
+def test_what_a_run_did_is_compared(changes: dict[str, Any], stores: dict[str, Any], path: str | None) -> None:
+    """Status, response, error, messages and data stores of a run count; its id and its time do not."""
+    found = compare_runs(SideRun(an_execution(), {}), SideRun(an_execution(**changes), stores))
+
+    assert [difference.path for difference in found.pop(WHOLE_RUN)] == ([] if path is None else [path])
+    assert not any(found.values())
+
+
+def test_a_step_of_one_side_only() -> None:
+    """A step that the other side does not have is one difference."""
+    found = compare_runs(SideRun(an_execution(), {}), SideRun(an_execution(steps=()), {}))
+
+    assert [each.path for each in found["check"]] == [""]
+    assert set(found) == {"check", "build", "count", "send", WHOLE_RUN}
+
+
+def test_flaky_places_are_separated() -> None:
+    """A place inside or around a flaky place, or equal to it, is flaky; a place with a similar name is not."""
+    paths = ["exports.now", "exports.now.at", "exports.list[0]", "exports.text line 2", "exports.nowhere", "exports"]
+    differences = {"a": [ValueDifference(path, 1, 2) for path in paths], "b": [ValueDifference("exports.now", 1, 2)]}
+    flaky = {"a": [ValueDifference(path, 1, 2) for path in ("exports.now", "exports.list", "exports.text")]}
+
+    stable, unstable = separate_flaky(differences, flaky)
+
+    assert [each.path for each in stable["a"]] == ["exports.nowhere"]
+    assert unstable == {"a": [path for path in paths if path != "exports.nowhere"]}
+    assert [each.path for each in stable["b"]] == ["exports.now"]
+    assert separate_flaky({"a": []}, {}) == ({"a": []}, {})

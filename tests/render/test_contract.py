@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
+from pdkernel.analysis import Contract, FieldReader, build_example_event, compare_event, derive_contract
 from pdkernel.render import contract as drawn
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.render.reading import Page, assert_view
@@ -98,3 +98,36 @@ def test_events_with_the_same_problems_are_grouped(draw: Callable[..., str]) -> 
     assert "! one, two" in shown
     assert shown.count("body.issue.labels is") == 1
     assert "✓ good fulfils the contract." in shown
+
+
+def test_readers_are_listed_with_their_lines() -> None:
+    """Lines of one step are joined, each once, and of many lines the first four are named; a file and a prop have a name."""
+    lines = [FieldReader("read", line=line) for line in (3, 3, 4)]
+    many = [FieldReader("read", line=line) for line in range(1, 7)]
+
+    assert [
+        drawn.format_readers(readers)
+        for readers in (
+            lines[:1],
+            lines,
+            many,
+            [FieldReader("send", prop="text")],
+            [FieldReader("a"), FieldReader("b")],
+        )
+    ] == [
+        "read (line 3)",
+        "read (lines 3, 4)",
+        "read (lines 1, 2, 3, 4 and 2 more)",
+        "send (prop text)",
+        "a; b",
+    ]
+
+
+def test_a_workflow_that_passes_the_event_on() -> None:
+    """A step that passes the whole body on reads the event, and requires no field."""
+    step = node_step("post", "return axios.post('https://x', { all: steps.trigger.event.body });")
+
+    shown = drawn.render_text(derive_contract(a_workflow(step)), "Post")
+
+    assert shown.startswith("Post: its event has no required field. No code was run.")
+    assert "passed on unchanged" in shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.render import files
-from pdkernel.render.files import FileChange
+from pdkernel.render.files import FileChange, FileState, Finding
 from tests.render.reading import EVIL, Page, assert_view
 
 DIFF = "--- a/workflow.yaml\n+++ b/workflow.yaml\n@@ -1,3 +1,3 @@\n org_id: o_1\n-name: Old\n+name: New\n steps:\n"
@@ -41,3 +41,43 @@ def test_markup_in_a_field_is_shown_as_text() -> None:
 
     assert "<b>bold</b></script>" in Page(drawn).text
     assert "\x1b" not in drawn
+
+
+@pytest.mark.parametrize(("count", "hidden"), [(301, None), (302, "… 2 lines more not shown")])
+def test_one_line_is_not_hidden(count: int, hidden: str | None) -> None:
+    """The last line of a diff is shown instead of a note about one hidden line."""
+    change = FileChange("a/entry.py", "changed", "".join(f"+line {number}\n" for number in range(count)))
+
+    for drawn in (files.render_text("build", [change]), Page(files.render_html("build", [change])).text):
+        assert ("+line 300" in drawn) is (hidden is None)
+        assert hidden is None or hidden in drawn
+
+
+@pytest.mark.parametrize(
+    ("state", "count", "is_open"), [("changed", 40, True), ("changed", 41, False), ("new", 1, False)]
+)
+def test_a_short_change_is_open(state: FileState, count: int, is_open: bool) -> None:
+    """The diff of a changed file is open up to 40 lines; a new file is closed, and has no diff in the text."""
+    change = FileChange("a/entry.py", state, "".join(f"+line {number}\n" for number in range(count)))
+
+    assert ("<details open" in files.render_html("build", [change])) is is_open
+    assert ("+line 0" in files.render_text("build", [change])) is (state == "changed")
+
+
+def test_findings_have_their_place_and_fix() -> None:
+    """A finding names its step, file and line; a fix of several lines does not fit into the list."""
+    findings = [
+        Finding("sync", "send", 3, 2, "The step\nis new.", "Rename it."),
+        Finding("code", None, None, None, "It fails.", "if a:\n    b()", file="pdkernel.yaml"),
+        Finding("plan", None, None, None, "It is old."),
+    ]
+
+    assert files.format_findings(findings) == [
+        "Check before a deployment:",
+        "  sync         step send, line 2: The step is new. Rename it.",
+        "  code         pdkernel.yaml: It fails.",
+        "  plan         It is old.",
+    ]
+    text = Page(files.render_html("build", [], findings=findings)).text
+    assert "step send, line 2: The step is new. Rename it." in text
+    assert "build: no files" in text

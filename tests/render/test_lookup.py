@@ -161,3 +161,37 @@ def test_json_of_a_matrix() -> None:
     assert json.dumps(users[1]["workflow"]) == json.dumps(
         {"step": None, "state": "proxy", "accounts": ["apn_2"], "unhealthy": [], "error": None}
     )
+
+
+def test_a_step_has_its_own_apps() -> None:
+    """The lookup of one step lists the apps of this step only."""
+    assert "notion" in lookup.render_text(FOUND)
+    assert "notion" not in lookup.render_text(FOUND, step="send")
+    assert "slack" in lookup.render_text(FOUND, step="send")
+
+
+@pytest.mark.parametrize(
+    ("link", "mark"), [("plan", "✗ plan"), ("account", "· plan"), ("user", "· plan"), ("header", "· plan")]
+)
+def test_a_failure_ends_the_lookup(link: str, mark: str) -> None:
+    """Links after the failed link are not reached."""
+    failed = replace(FOUND, failed=LookupFailure(link, "c", "m", "f"))  # type: ignore[arg-type]  # one of the links
+
+    drawn = lookup.render_text(failed)
+
+    assert mark in drawn
+    assert ("not looked up" in drawn) is (link in ("user", "header"))
+
+
+def test_an_account_that_does_not_work_is_reported() -> None:
+    """The newest account is used, also if its credentials no longer work; older accounts are listed."""
+    app = replace(FOUND.apps[0], candidates=(replace(NEW, healthy=False), OLD))
+
+    drawn = lookup.render_text(replace(FOUND, apps=(app,)))
+
+    assert (
+        "is the newest and is used; needed by send; its credentials no longer work: connect the account again" in drawn
+    )
+    assert "Older: apn_0000001 (2026-11-01 09:00:00 UTC)" in drawn
+    assert "no longer work" not in lookup.render_text(FOUND)
+    assert "through Connect's proxy" in lookup.render_text(FOUND)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.render.migration import (
     MigrationItem,
@@ -12,6 +13,7 @@ from pdkernel.render.migration import (
     MoveStep,
     SharedResource,
     WorkflowMigration,
+    format_shared,
     render_text,
 )
 from pdkernel.render.migration_page import render_page
@@ -94,3 +96,35 @@ def test_hostile_text_is_shown_as_text(render: object) -> None:
 
     assert "\x1b" not in shown
     assert "<b>" not in shown or render is render_text
+
+
+def test_only_an_open_answer_stops_a_workflow() -> None:
+    """A workflow whose items need no answer runs as it is; an unreadable one is not counted as open."""
+    lost = replace(STORE, kind="optional_variable", name="DEBUG")
+    rows = [WorkflowMigration("a", "A", items=(item,)) for item in (lost, VARIABLE)]
+
+    assert [row.state for row in rows] == ["runs", "needs_answers"]
+
+
+def test_a_resource_is_named_with_its_kind() -> None:
+    """The kind stands before the name, unless the name has it."""
+    shared = [
+        SharedResource("data_store", "ds_1", ("A", "B"), ""),
+        SharedResource("data_store", "the data store of orders", ("A",), ""),
+        SharedResource("optional_variable", "DEBUG", ("A",), ""),
+    ]
+
+    assert [format_shared(each) for each in shared] == [
+        "data store ds_1, used by A, B",
+        "the data store of orders, used by A",
+        "variable DEBUG, used by A",
+    ]
+
+
+def test_columns_of_the_table_are_aligned() -> None:
+    """Names and states begin below their heads; numbers end below theirs."""
+    lines = render_text(REPORT).splitlines()
+    head, orders, *_ = (line for line in lines if line.startswith(("workflow ", "Orders ")))
+
+    assert head.index("state") == orders.index("needs answers")
+    assert head.index("steps") + len("steps") == orders.index("2") + 1

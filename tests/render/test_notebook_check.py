@@ -47,3 +47,19 @@ def test_nothing_to_list() -> None:
         "    reads of the event: none\n"
         "    outbound calls: none in outputs and recordings\n"
     )
+
+
+def test_a_check_fails_for_three_reasons() -> None:
+    """An error, outputs of other code, and a proof that differs fail the check; outputs without a mark do not."""
+    cell = (OutputOfCell(3, "one"),)
+    checks = (
+        NotebookCheck("a", error="no"),
+        NotebookCheck("a", outdated_outputs=cell),
+        NotebookCheck("a", proof="differs"),
+        NotebookCheck("a", unmarked_outputs=cell),
+        NotebookCheck("a", proof="not compared"),
+        NotebookCheck("a", proof="same"),
+    )
+
+    assert [check.is_passed for check in checks] == [False, False, False, True, True, True]
+    assert "proof: the export differs" in render_text(checks[2])

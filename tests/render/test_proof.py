@@ -171,3 +171,34 @@ def test_a_step_that_neither_side_reached() -> None:
         "  order  same  not run  same",
     ]
     assert "Not compared" not in drawn
+
+
+@pytest.mark.parametrize(("length", "is_table"), [(80, True), (81, False)])
+def test_the_widest_table(length: int, is_table: bool) -> None:
+    """A table has at most 100 columns, with the blanks after each column."""
+    name = "s" * length
+    case = CaseVerdict("order", None, (StepVerdict(name),), StepVerdict(WHOLE_RUN))
+
+    drawn = proof.render_text(replace(SAME, steps=(name,), cases=(case,)))
+
+    assert (f"event  {name}  whole run" in drawn) is is_table
+
+
+@pytest.mark.parametrize(("count", "ending"), [(4, "e3: send): w"), (5, "e3: send and 1 more): w")])
+def test_a_common_reason_is_reported_once(count: int, ending: str) -> None:
+    """A reason names up to four places, and counts the others."""
+    step = StepVerdict("send", "not compared", reason="w")
+    cases = tuple(CaseVerdict(f"e{number}", None, (step,), StepVerdict(WHOLE_RUN)) for number in range(count))
+
+    drawn = proof.render_text(replace(SAME, steps=("send",), cases=cases))
+
+    assert [line for line in drawn.splitlines() if line.startswith("Not compared")] == [
+        f"Not compared (e0: send, e1: send, e2: send, {ending}"
+    ]
+
+
+def test_an_equal_whole_run_is_not_enough() -> None:
+    """Without a compared step, a run with an equal end proves nothing."""
+    case = CaseVerdict("order", None, (StepVerdict("read", "not compared", reason="w"),), StepVerdict(WHOLE_RUN))
+
+    assert replace(SAME, steps=("read",), cases=(case,)).verdict == "not compared"

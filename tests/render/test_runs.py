@@ -97,3 +97,25 @@ def test_a_failure_is_explained_in_one_line() -> None:
     )
     assert explain_status(an_execution(sends=waiting)) == "1 message of the run waits for delivery."
     assert explain_status(an_execution(sends=())) is None
+
+
+def test_a_suspended_run_waits_for_its_process() -> None:
+    """A suspended run whose time has come is cancelled: the sentence about the end of a process is for other pauses."""
+    pause = RunPause("wait", "suspend", "2026-11-24T10:00:00.000Z")
+    now = datetime(2026, 11, 24, 10, 1, tzinfo=UTC)
+
+    assert "Then the run is cancelled" in str(explain_status(an_execution(status="paused", pause=pause), now=now))
+
+
+def test_a_row_has_the_facts_of_a_run() -> None:
+    """A line has status, id, start, duration, user with environment, and workflow; a failed run has a second line."""
+    error = ErrorRecord("step_failed", "KeyError", "'a'\nmore", step="read")
+
+    first, second = render_text([an_execution(status="error", error=error)]).splitlines()[1:]
+
+    assert first.split() == [
+        *("✗", "error", "2abcdefghijklmnopqrstuvwxyz", "2026-11-24", "10:00:00", "UTC", "140", "ms"),
+        *("ada", "(development)", "Open", "issue", "to", "Slack"),
+    ]
+    assert second == "      read: KeyError: 'a'"
+    assert render_text([]) == "No runs.\n"

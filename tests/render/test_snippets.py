@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from pdkernel.render.snippets import Invocation, Snippet, build_snippets, render_html, render_text
+from pdkernel.render.snippets import (
+    PATH_CHANGED_NOTE,
+    QUERY_DROPPED_NOTE,
+    Invocation,
+    Snippet,
+    build_snippets,
+    render_html,
+    render_text,
+)
 from tests.render.reading import Page, assert_view
 
 REAL = Invocation(
@@ -45,3 +53,30 @@ def test_only_a_successful_program_has_a_tick() -> None:
 def test_html_is_escaped() -> None:
     """User ids and bodies are shown as text."""
     assert "</script>" in Page(render_html(build_snippets(AWKWARD))).text
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "problems"),
+    [
+        ("/hook-1/a.b_c", (), ("", "", "", "")),
+        ("/Hook", (), ("", "", PATH_CHANGED_NOTE, PATH_CHANGED_NOTE)),
+        ("/a%20b", (), ("", "", PATH_CHANGED_NOTE, PATH_CHANGED_NOTE)),
+        ("", (("q", "1"),), ("", "", QUERY_DROPPED_NOTE, "")),
+        ("/Hook", (("q", "1"),), ("", "", QUERY_DROPPED_NOTE, PATH_CHANGED_NOTE)),
+    ],
+)
+def test_limitations_of_the_sdks_are_reported(
+    path: str, query: tuple[tuple[str, str], ...], problems: tuple[str, ...]
+) -> None:
+    """The SDKs for TypeScript change paths, and the older one drops a query; curl and Python send what was asked."""
+    call = replace(REAL, url=f"{REAL.url}{path}", query=query)
+
+    assert tuple(each.problem for each in build_snippets(call)) == problems
+
+
+def test_a_problem_stands_beside_the_title() -> None:
+    """Text and HTML have the problem of a program."""
+    made = (Snippet("python", "true\n", succeeded=False, problem="it failed"),)
+
+    assert render_text(made).startswith("── ✗ Python: it failed\n")
+    assert Page(render_html(made)).text.startswith("Python ✗ failed it failed")

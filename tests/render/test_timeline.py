@@ -23,6 +23,8 @@ from pdkernel.execution import (
     StepResult,
 )
 from pdkernel.render import timeline
+from pdkernel.render.timeline import view_model
+from tests.builders import a_step, a_workflow, python_step
 from tests.render import builders
 from tests.render.reading import Page, assert_view
 
@@ -334,7 +336,12 @@ def test_notes_of_pdkernel_are_separate_from_the_output() -> None:
 
 @pytest.mark.parametrize(
     ("rules", "said"),
-    [(OutboundEnforcement("deny", "none"), 1), (OutboundEnforcement("deny", "redirect"), 0), (None, 0)],
+    [
+        (OutboundEnforcement("deny", "none"), 1),
+        (OutboundEnforcement("deny", "redirect"), 0),
+        (OutboundEnforcement("deny", "block"), 0),
+        (None, 0),
+    ],
 )
 def test_a_run_without_a_sandbox_warns(rules: OutboundEnforcement | None, said: int) -> None:
     """Without an enforced outbound policy, the timeline warns in text and HTML."""
@@ -363,3 +370,78 @@ def test_every_outcome_of_a_delivery_is_shown(draw: Callable[[Execution], str]) 
 
     assert "waiting" in outcomes
     assert all(outcome in drawn for outcome in outcomes)
+
+
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
+def test_attempts_and_the_original_are_shown(draw: Callable[[Execution], str]) -> None:
+    """A second attempt of a run or a step, and a replay, are marked; a first attempt is not."""
+    again = builders.with_step(builders.an_execution(attempt=2, replay_of="run_1"), "check", attempt=2)
+
+    drawn, first = draw(again), draw(builders.an_execution())
+
+    assert " · attempt 2 · replay of run_1" in drawn
+    assert drawn.count("attempt 2") == 2
+    assert "attempt" not in first
+    assert "replay" not in first
+
+
+def test_a_pinned_result_has_one_mark() -> None:
+    """A step that ran although its exports are pinned has a mark; the status `pinned` needs none."""
+    drawn = timeline.render_text(builders.all_states(), pinned=["check", "build"])
+
+    assert [line.split() for line in drawn.splitlines() if "pinned" in line] == [
+        ["◆", "pinned", "check"],
+        ["○", "disabled", "build", "[pinned]"],
+    ]
+
+
+def test_a_step_has_the_kind_of_its_code() -> None:
+    """A step with a pre-built action is an action, whatever its language."""
+    workflow = a_workflow(
+        python_step("check", "1"), a_step("%%pdstep send --uses slack-send-message@0.0.20\ntext: Hi\n")
+    )
+
+    kinds = view_model.step_kinds(workflow)
+
+    assert kinds == {"check": "python", "send": "action"}
+    drawn = timeline.render_text(builders.succeeded(), languages=kinds)
+    assert re.search(r"check +Python ", drawn)
+    assert re.search(r"send +action ", drawn)
+
+
+@pytest.mark.parametrize(("count", "is_closed"), [(12, False), (13, True)])
+def test_a_few_lines_of_a_log_are_open(count: int, is_closed: bool) -> None:
+    """Up to 12 lines of all streams are shown; more are behind their number."""
+    logs = (Log("stdout", "a\n"), Log("stderr", "b\n" * (count - 1)))
+    drawn = timeline.render_html(builders.an_execution(steps=(StepResult("one", "success", logs=logs),)))
+
+    assert (f"1 line of stdout, {count - 1} lines of stderr</summary>" in drawn) is is_closed
+
+
+@pytest.mark.parametrize(("length", "is_open"), [(1999, True), (2000, False)])
+def test_a_long_stack_is_closed(length: int, is_open: bool) -> None:
+    """A stack of less than 2000 characters is open."""
+    error = ErrorRecord("c", "N", "m", step="one", stack="x" * length)
+    drawn = timeline.render_html(builders.an_execution(steps=(StepResult("one", "error", error=error),)))
+
+    assert ("<details open" in drawn) is is_open
+
+
+def test_an_error_of_a_step_is_shown_once() -> None:
+    """The error of a run that a step ended stands at the step only."""
+    error = ErrorRecord("c", "KeyError", "no such key", step="check")
+    execution = builders.with_step(builders.an_execution(status="error", error=error), "check", error=error)
+
+    assert timeline.render_text(execution).count("no such key") == 1
+    assert timeline.render_html(execution).count("no such key") == 1
+
+
+def test_a_very_short_step_has_a_bar() -> None:
+    """A step that takes nearly no time is visible beside a long one."""
+    steps = (StepResult("a", "success", duration_ms=0.01), StepResult("b", "success", duration_ms=10_000.0))
+    execution = builders.an_execution(steps=steps)
+
+    lines = [line for line in timeline.render_text(execution).splitlines() if "█" in line]
+
+    assert [line.count("█") for line in lines] == [1, 20]
+    assert "width:1.0%" in timeline.render_html(execution)

@@ -1,0 +1,33 @@
+"""The directory of a proof gives both sides the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pdkernel.clock import ManualClock, SequentialIds
+from pdkernel.connect import LocalDirectory
+from pdkernel.project import Project
+from pdkernel.proof.directory_cache import cache_directory
+
+
+def test_answers_do_not_change_during_a_proof(tmp_path: Path) -> None:
+    """An account that is connected between two runs does not make them differ; other questions have their own answers."""
+    clock = ManualClock()
+    with Project.open(tmp_path / ".pdkernel", clock=clock, ids=SequentialIds()) as project:
+        directory = LocalDirectory(project)
+        first = directory.add_account(app="slack", credentials={"token": "one"}, external_user_id="ada")
+        cached = cache_directory(directory, project)
+        before = [cached.newest_account("ada", "development", "slack"), cached.credentials(first.id)]
+        directory.add_account(app="slack", credentials={"token": "two"}, external_user_id="ada")
+        directory.add_account(app="slack", credentials={"token": "three"}, external_user_id="bob")
+
+        assert [cached.newest_account("ada", "development", "slack"), cached.credentials(first.id)] == before
+        assert before[0] is not None
+        assert before[0].id == first.id
+        assert before[1]["token"] == "one"
+        assert cached.newest_account("bob", "development", "slack") is not None
+        assert cached.newest_account("ada", "production", "slack") is None
+        assert cached.project_id == directory.project_id
+        assert cached.report_unauthorized(first.id, clock.now()) is False
+        with cached.nonblocking():
+            assert cached.newest_account("eve", "development", "slack") is None
