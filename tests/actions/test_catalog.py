@@ -301,7 +301,7 @@ def test_every_built_in_action_is_complete() -> None:
     """Each built-in component has a name and a description, and its key is the name of its file."""
     own = load_builtin_actions()
 
-    assert len(own) == 19
+    assert len(own) == 24
     for key, component in own.items():
         assert component.name
         assert component.description
@@ -364,12 +364,15 @@ RUNS = [
     "email-send-email-to-self@0.4.4",
     "filter-continue-based-on-condition@0.0.2",
     "filter-end-based-on-condition@0.0.1",
+    "helper_functions-download-file-to-tmp@0.3.0",
+    "helper_functions-random-item-from-list@0.0.3",
     "http-custom-request@1.1.1",
+    "http-get-request@1.1.1",
+    "http-post-request@1.1.2",
 ]
 NAMED = [
     ("google_sheets-add-single-row@2.1.2", "pdkernel project set actions connect"),
-    ("helper_functions-download-file-to-tmp@0.3.0", "@pipedream/helper_functions"),
-    ("helper_functions-random-item-from-list@0.0.3", "@pipedream/helper_functions"),
+    ("helper_functions-delay@0.0.1", "@pipedream/helper_functions"),
     ("slack-send-message-public-channel@0.2.17", "@pipedream/slack"),
 ]
 
