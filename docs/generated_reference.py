@@ -270,7 +270,7 @@ def _type(part: Mapping[str, Any]) -> str:
     if "enum" in part:
         return ", ".join(code(str(value)) for value in part["enum"])
     if "anyOf" in part:
-        return "a text or an object"
+        return " or ".join(_type(choice) for choice in part["anyOf"])
     kinds = part.get("type", "object")
     text = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
     low, high = part.get("minimum", part.get("exclusiveMinimum")), part.get("maximum")

@@ -96,7 +96,7 @@ def prepare(project: Project, postgres: Postgres, go_cache: Path) -> None:
     """
     actions = ActionSettings(project.settings)
     actions.accept_licence()
-    actions.set_source("npm", base=project.folder)
+    actions.set_sources(["npm"], base=project.folder)
     connect(LocalDirectory(project), postgres)
     postgres.run(f"drop table if exists reports; {TABLE}")
     compiled = project.folder / "cache" / "go"

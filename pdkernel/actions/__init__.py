@@ -2,7 +2,8 @@
 Pre-built actions: their sources, their declared props, and the built-in actions.
 
     catalog             the actions of a project, by key and version
-    source_settings     the source that the project has chosen
+    source_settings     the sources that the project has chosen
+    source_lookup       an action in these sources, in their order
     lock                the lock file: the package version of each action
     builtin_source      the built-in actions (`builtin/`)
     npm_source          packages @pipedream/APP, through `npm_registry`

@@ -1,5 +1,5 @@
 """
-The built-in actions: flow, state, HTTP responses and email. They need no account.
+The built-in actions: flow, state, HTTP requests and responses, email, and two helpers. They need no account.
 
 They reimplement the documented and observed behaviour of the platform's actions and share no code with them.
 """

@@ -5,7 +5,8 @@ The actions that a project can run, from all its sources, by key and version.
     catalog.resolve("slack-send-message", "0.0.20")                  # on this machine
     await catalog.resolve_or_install(ActionReference.parse(...))     # installs the action if necessary
 
-Built-in actions take precedence over the source that the project has chosen. The exact version runs, unless the lock file
+Built-in actions take precedence over the sources that the project has chosen. An action is looked up in each source, in their
+order; if there are several, the lock file names the source of each action. The exact version runs, unless the lock file
 overrides it.
 """
 
@@ -13,17 +14,16 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdkernel.actions.action_reference import ActionReference, version_sort_key
+from pdkernel.actions.action_reference import ActionReference
 from pdkernel.actions.builtin_source import can_replace_version, load_builtin_actions
-from pdkernel.actions.component import Component, ComponentKind
+from pdkernel.actions.component import Component, ComponentKind, filter_components
 from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
 from pdkernel.actions.description_cache import DescriptionCache
-from pdkernel.actions.folder_source import FolderSource
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock, LockedComponent
 from pdkernel.actions.missing_action import build_missing_action_error
 from pdkernel.actions.npm_registry import NpmRegistry
@@ -31,9 +31,9 @@ from pdkernel.actions.npm_source import (
     NpmSource,
     PackageRegistry,
     ProgressCallback,
-    build_not_installed_error,
 )
 from pdkernel.actions.prop_binding import guess_app_bindings, resolve_app_bindings
+from pdkernel.actions.source_lookup import SourceLookup
 from pdkernel.actions.source_settings import (
     ActionSettings,
     EmptySettings,
@@ -67,7 +67,6 @@ class Catalog:
         login: Returns the login of the Connect project that runs actions; raises `ConnectSettingsError` if there is none.
 
     Attributes:
-        settings: The project's settings for actions: source and licence.
         lock: The lock file of actions.
         descriptions: The cache of the props that components declare.
     """
@@ -81,13 +80,12 @@ class Catalog:
         packages: PackageRegistry,
         login: Callable[[], Login],
     ) -> None:
-        self.settings = ActionSettings(settings)
         self.lock = lock
         self.descriptions = DescriptionCache(folder / "described")
         self.npm_source = NpmSource(folder, packages, lock)
         self._login = login
-        self._folders: dict[Path, FolderSource] = {}
         self._connect: ConnectSource | None = None
+        self._lookup = SourceLookup(ActionSettings(settings), lock, self.npm_source, lambda: self.connect_source)
 
     @classmethod
     def for_project(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
@@ -117,19 +115,25 @@ class Catalog:
         packages = NpmRegistry(environ, folder=components / "installed", lock=lock.path)
         return cls(EmptySettings(), components, lock=lock, packages=packages, login=login)
 
-    def with_source(self, source: str | None, *, base: Path) -> Catalog:
-        """
-        This catalog with the *source* of a workflow's `pdkernel.yaml`; None keeps the project's source.
+    @property
+    def settings(self) -> ActionSettings:
+        """The settings for actions: sources and licence."""
+        return self._lookup.settings
 
-        If the source is `npm` and its licence is not accepted, resolving an action of npm raises `LicenceError`.
+    def with_sources(self, sources: Sequence[str], *, base: Path) -> Catalog:
+        """
+        This catalog with the *sources* of a workflow's `pdkernel.yaml`; an empty sequence keeps the project's sources.
+
+        If npm is a source and its licence is not accepted, resolving an action of npm raises `LicenceError`.
 
         Raises:
-            RequestError: *source* is not the name of a source or a folder with components.
+            RequestError: A source is not the name of a source or a folder with components.
         """
-        if source is None:
+        if not sources:
             return self
         other = copy.copy(self)
-        other.settings = self.settings.with_source(self.settings.parse_source(source, base=base))
+        settings = self.settings.with_sources(self.settings.parse_sources(sources, base=base))
+        other._lookup = replace(self._lookup, settings=settings)  # noqa: SLF001 (a copy of this catalog)
         return other
 
     @property
@@ -139,11 +143,6 @@ class Catalog:
         if self._connect is None or self._connect.login != settings:
             self._connect = ConnectSource(settings)
         return self._connect
-
-    def get_folder_source(self, setting: SourceSetting) -> FolderSource:
-        """The source for the folder that *setting* names."""
-        assert setting.folder is not None
-        return self._folders.setdefault(setting.folder, FolderSource(setting.folder))
 
     def resolve(self, key: str, version: str | None) -> Component:
         """
@@ -168,7 +167,7 @@ class Catalog:
         self, reference: ActionReference, *, install: bool = True, progress: ProgressCallback = _silent
     ) -> Component:
         """
-        Find the component that runs for *reference*; with the source npm, search for it and install it if necessary.
+        Find the component that runs for *reference*; if npm is its source, search for it and install it if necessary.
 
         Args:
             reference: The action that a step uses.
@@ -182,19 +181,10 @@ class Catalog:
         """
         override = self._find_locked_version(reference)
         chosen = ActionReference(reference.key, override) if override else reference
-        found = self._find_local(chosen)
-        setting = self.settings.source_setting
-        if found is None and setting.source == "connect" and not reference.is_private:
-            found, _ = await self.connect_source.fetch_action(chosen.key, chosen.version)
-        if found is None or (found.file is None and setting.source == "npm"):
-            if setting.source != "npm" or reference.is_private or chosen.key in load_builtin_actions():
-                raise self._not_found(reference)
-            self._check_licence(reference)
-            if not install:
-                raise build_not_installed_error(chosen)
-            found = await self._install_from_npm(chosen, progress)
-        elif found.file is not None and found.file.origin == "npm":
-            self.npm_source.lock_component(found)  # its package was installed for another action
+        sources = self._lookup.order_sources(chosen)
+        found = await self._load(chosen, reference, sources, install=install, progress=progress)
+        if len(sources) > 1 and found.setting is not None:
+            self.lock.lock_source(found.uses, self._lookup.format_locked_source(found.setting))
         return (
             replace(found, requested_version=reference.version) if override and override != reference.version else found
         )
@@ -223,7 +213,9 @@ class Catalog:
         """What `restore` needs to find the same component later."""
         if component.file is not None and component.file.origin == "npm":
             return self.npm_source.describe_lock(component)
-        return LockedComponent(component.uses, component.requested_version)
+        has_choice = len(self.settings.sources) > 1
+        source = self._lookup.format_locked_source(component.setting) if component.setting and has_choice else None
+        return LockedComponent(component.uses, component.requested_version, source=source)
 
     async def restore(
         self, locked: LockedComponent, *, install: bool = True, progress: ProgressCallback = _silent
@@ -242,18 +234,14 @@ class Catalog:
             ActionSourceError: The source cannot be reached, or the packages cannot be installed.
         """
         reference = ActionReference.parse(locked.uses)
-        found: Component | None
         if locked.package is not None and locked.packages is not None:
             self._check_licence(reference)
             found = await self.npm_source.restore_component(
                 reference, locked.package, locked.packages, progress, install=install
             )
         else:
-            found = self._find_local(reference)
-            if found is None and self.settings.source_setting.source == "connect" and not reference.is_private:
-                found, _ = await self.connect_source.fetch_action(reference.key, reference.version)
-        if found is None or (found.file is None and self.settings.source_setting.source != "connect"):
-            raise self._not_found(reference)
+            others = [each for each in self._lookup.order_sources(reference, locked.source) if each.source != "npm"]
+            found = await self._load(reference, reference, others, install=False, progress=progress)
         requested = locked.requested_version
         return replace(found, requested_version=found.requested_version if requested is None else requested)
 
@@ -277,26 +265,34 @@ class Catalog:
             ActionSourceError: npm or Pipedream cannot be reached.
             LicenceError: *app* comes from npm, whose licence is not accepted.
         """
-        setting = self.settings.source_setting
-        if setting.source == "connect" and kind == "action":
-            return [
-                *self._filter_components(load_builtin_actions().values(), query, app),
-                *await self.connect_source.search(query, app, limit=limit),
-            ][:limit]
-        if self.settings.is_licence_missing and app and not self._filter_components(self.list_components(app), "", app):
+        has_app = any(get_app_slug(each.key) == app for each in self.list_components(app))
+        if self.settings.is_licence_missing and app and not has_app:
             raise build_licence_error(f"Actions of {app} come from npm.")
-        if setting.source == "npm" and install and app and not self.npm_source.load_components(app):
+        may_index = self.settings.has_source("npm") and self.settings.is_licence_accepted
+        if may_index and install and app and not self.npm_source.load_components(app):
             await self.npm_source.index_newest_package(app, progress)
-        return self._filter_components(self.list_components(app, kind), query, app)[:limit]
+        local = filter_components(self.list_components(app, kind), query, app)
+        connect = SourceSetting("connect")
+        if kind != "action" or connect not in self.settings.sources:
+            return local[:limit]
+        remote = {each.key: each for each in await self.connect_source.search(query, app, limit=limit)}
+        after = self.settings.sources[self.settings.sources.index(connect) :]
+        local = [each for each in local if each.key not in remote or each.setting not in after]
+        keys = {each.key for each in local}
+        return [*local, *(each for key, each in remote.items() if key not in keys)][:limit]
 
     def list_components(self, app: str | None = None, kind: ComponentKind = "action") -> list[Component]:
-        """The components of *kind* that are indexed on this machine, of *app* or of all apps."""
-        found = [component for component in load_builtin_actions().values() if component.kind == kind]
-        source = self._get_local_source()
-        if source is not None:
+        """
+        The components of *kind* that are indexed on this machine, of *app* or of all apps.
+
+        If several sources have a component, the component of the first one is listed.
+        """
+        found: dict[str, Component] = {}
+        for setting, source in self._lookup.iter_local_sources():
             for each in (app,) if app else source.list_apps():
-                found += (component for component in source.load_components(each).values() if component.kind == kind)
-        return found
+                for component in source.load_components(each).values():
+                    found.setdefault(component.key, replace(component, setting=setting))
+        return [each for each in (*load_builtin_actions().values(), *found.values()) if each.kind == kind]
 
     def find_app_bindings(self, step: Step) -> tuple[AppBinding, ...]:
         """The app props of *step*, from its directive and from its code or its action, without running code."""
@@ -314,69 +310,53 @@ class Catalog:
 
     def list_apps(self) -> list[str]:
         """The apps with components that are indexed on this machine."""
-        source = self._get_local_source()
-        return source.list_apps() if source else []
+        return sorted({app for _, source in self._lookup.iter_local_sources() for app in source.list_apps()})
 
-    def _get_local_source(self) -> NpmSource | FolderSource | None:
-        setting = self.settings.source_setting
-        if setting.source == "folder":
-            return self.get_folder_source(setting)
-        return self.npm_source if setting.source == "npm" and self.settings.is_licence_accepted else None
+    def find_remote_sources(self, reference: ActionReference) -> list[SourceSetting]:
+        """The sources that may have an action that is not on this machine; none for a built-in or private action."""
+        return [] if reference.key in load_builtin_actions() else self._lookup.find_remote_sources(reference)
 
     def _check_licence(self, uses: ActionReference) -> None:
-        if self.settings.is_licence_missing and not uses.is_private and uses.key not in load_builtin_actions():
-            raise build_licence_error(f"The action {uses} comes from npm.")
-
-    async def _install_from_npm(self, uses: ActionReference, progress: ProgressCallback) -> Component:
-        try:
-            return await self.npm_source.install_component(uses, progress)
-        except ActionNotFoundError as fault:
-            if fault.fix:
-                raise
-            raise self._not_found(uses, fault.message) from None
+        if uses.key not in load_builtin_actions():
+            self._lookup.check_licence(uses)
 
     def _find_local(self, uses: ActionReference) -> Component | None:
         own = load_builtin_actions().get(uses.key)
-        if own is not None:
-            if can_replace_version(own, uses.version):
-                requested = uses.version if uses.version not in (None, own.version) else None
-                return replace(own, requested_version=requested)
+        if own is None:
+            return self._lookup.find_local(uses)
+        if not can_replace_version(own, uses.version):
             return None
-        setting = self.settings.source_setting
-        if setting.source == "npm" and self.settings.is_licence_accepted:
-            return self.npm_source.find_component(uses.key, uses.version)
-        if setting.source == "folder":
-            other = self.get_folder_source(setting).find_component(uses.key)
-            return other if other is not None and uses.version in (None, other.version) else None
-        return None
+        return replace(own, requested_version=uses.version if uses.version not in (None, own.version) else None)
+
+    async def _load(
+        self,
+        uses: ActionReference,
+        reference: ActionReference,
+        sources: Sequence[SourceSetting],
+        *,
+        install: bool,
+        progress: ProgressCallback,
+    ) -> Component:
+        """Find the built-in action or the component of *uses*; a message names *reference*, the step's own value."""
+        if uses.key in load_builtin_actions():
+            own = self._find_local(uses)
+            if own is None:
+                raise self._not_found(reference)
+            return own
+        try:
+            return await self._lookup.load(uses, sources, install=install, progress=progress)
+        except ActionNotFoundError as fault:
+            if fault.fix:
+                raise
+            raise self._not_found(reference, fault.message) from None
 
     def _not_found(self, uses: ActionReference, why: str = "") -> ActionNotFoundError:
-        setting = self.settings.source_setting
-        other = load_builtin_actions().get(uses.key)
-        if other is None and setting.source == "folder":
-            other = self.get_folder_source(setting).find_component(uses.key)
+        other = load_builtin_actions().get(uses.key) or self._lookup.find_other_version(uses.key)
         similar = () if other is not None or uses.is_private else self._find_similar_keys(uses.key)
-        return build_missing_action_error(uses, setting, other=other, similar=similar, why=why)
+        return build_missing_action_error(uses, self.settings.sources, other=other, similar=similar, why=why)
 
     def _find_similar_keys(self, key: str) -> list[str]:
         """Keys similar to *key*, of the same app first."""
         keys = {component.key: component for component in self.list_components()}
         keys |= {component.key: component for component in self.list_components(get_app_slug(key))}
         return [keys[similar].uses for similar in difflib.get_close_matches(key, keys, n=_MAX_SUGGESTIONS, cutoff=0.6)]
-
-    @staticmethod
-    def _filter_components(components: Iterable[Component], words: str, app: str | None) -> list[Component]:
-        searched_words = words.lower().split()
-        found: dict[str, tuple[tuple[int, str], Component]] = {}
-        for component in components:
-            if app is not None and get_app_slug(component.key) != app:
-                continue
-            name = f"{component.key} {component.name}".lower()
-            text = f"{name} {component.description}".lower()
-            if not all(word in text for word in searched_words):
-                continue
-            rank = sum(word not in name for word in searched_words)
-            known = found.get(component.key)
-            if known is None or version_sort_key(known[1].version) < version_sort_key(component.version):
-                found[component.key] = ((rank, component.key), component)
-        return [component for _, component in sorted(found.values(), key=lambda item: item[0])]

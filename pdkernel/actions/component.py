@@ -7,13 +7,15 @@ The props of a component are known only after a worker has loaded its module.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tree_sitter import Node
 
+from pdkernel.actions.action_reference import version_sort_key
+from pdkernel.actions.source_settings import SourceSetting
 from pdkernel.analysis.node_code import find_apps
 from pdkernel.expression import javascript
 from pdkernel.model import AppBinding, get_app_slug
@@ -51,6 +53,7 @@ class Component:
         kind: `action`, or `source` for an event source.
         limitations: The limitations of the source as a sentence without a full stop, or empty.
         requested_version: The version that the step names, if another version runs; empty if the step names none.
+        setting: The project's setting for the source; None for a built-in action.
     """
 
     key: str
@@ -63,6 +66,7 @@ class Component:
     kind: ComponentKind = "action"
     limitations: str = ""
     requested_version: str | None = None
+    setting: SourceSetting | None = None
 
     @property
     def uses(self) -> str:
@@ -196,6 +200,28 @@ def build_component(header: ComponentHeader, *, source: str, file: ComponentFile
         file=file,
         kind=header.kind,
     )
+
+
+def filter_components(components: Iterable[Component], words: str, app: str | None) -> list[Component]:
+    """
+    The newest version of each component of *app* (None: of all apps) that has every one of *words*; best match first.
+
+    A match in the key or the name comes before a match in the description.
+    """
+    searched_words = words.lower().split()
+    found: dict[str, tuple[tuple[int, str], Component]] = {}
+    for component in components:
+        if app is not None and get_app_slug(component.key) != app:
+            continue
+        name = f"{component.key} {component.name}".lower()
+        text = f"{name} {component.description}".lower()
+        if not all(word in text for word in searched_words):
+            continue
+        rank = sum(word not in name for word in searched_words)
+        known = found.get(component.key)
+        if known is None or version_sort_key(known[1].version) < version_sort_key(component.version):
+            found[component.key] = ((rank, component.key), component)
+    return [component for _, component in sorted(found.values(), key=lambda item: item[0])]
 
 
 def _find_default_export(root: Node) -> Node | None:

@@ -1,5 +1,5 @@
 """
-The lock file of pre-built actions: the package version of each action, and overridden versions.
+The lock file of pre-built actions: the package version of each action, overridden versions, and the source of each action.
 
 `packages.npm_lock` stores packages and their hashes in the same file. The file is beside the project and is meant to be
 committed, so that every clone runs the same code.
@@ -22,6 +22,7 @@ LOCK_COMMENT = (
 )
 _PACKAGES = "actions"
 _OVERRIDES_KEY = "instead"
+_SOURCES = "sources"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class LockedComponent:
         requested_version: As in `Component`.
         package: For a component from npm, the version of its package.
         packages: For a component from npm, its package with all dependencies.
+        source: If the workflow has several sources, the one with the component, as in the lock file.
     """
 
     uses: str
     requested_version: str | None = None
     package: str | None = None
     packages: LockedSet | None = None
+    source: str | None = None
 
 
 class ActionsLock:
@@ -79,6 +82,15 @@ class ActionsLock:
         """Store *package_version* as the version of the app's package for *reference*. Raises `ActionSourceError`."""
         if self.get_package_version(reference) != package_version:
             self._put(_PACKAGES, reference, package_version)
+
+    def get_source(self, reference: str) -> str | None:
+        """The locked source of *reference* (`KEY@VERSION`): `npm`, `connect`, or the path of a folder; or None."""
+        return self._read_section(_SOURCES).get(reference)
+
+    def lock_source(self, reference: str, source: str) -> None:
+        """Store *source* as the source of *reference*. Raises `ActionSourceError`."""
+        if self.get_source(reference) != source:
+            self._put(_SOURCES, reference, source)
 
     def _read_section(self, name: str) -> dict[str, str]:
         section = self._file.load_extra().get(name)

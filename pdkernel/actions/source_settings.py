@@ -1,15 +1,18 @@
-"""A project's settings for actions: their source, and the accepted licence."""
+"""A project's settings for actions: their sources, and the accepted licence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, get_args
 
 from pdkernel.errors import LicenceError, RequestError
 from pdkernel.model import JSON
 
-SourceName = Literal["builtin", "npm", "folder", "connect"]
+SourceName = Literal["npm", "folder", "connect"]
+BUILTIN_SOURCE_NAME = "builtin"
+"""The setting of a project that runs built-in actions only."""
 
 SOURCE_SETTING_KEY = "actions"
 LOGIN_SETTING_KEY = "login"
@@ -48,13 +51,20 @@ class EmptySettings:
 
 @dataclass(frozen=True)
 class SourceSetting:
-    """The source of actions that are not built in; *folder* is set for the source `folder`."""
+    """One source of actions that are not built in; *folder* is set for the source `folder`."""
 
-    source: SourceName = "builtin"
+    source: SourceName
     folder: Path | None = None
 
     def __str__(self) -> str:
         return str(self.folder) if self.folder is not None else self.source
+
+    @property
+    def label(self) -> str:
+        """The source in a sentence."""
+        if self.folder is not None:
+            return f"the folder {self.folder.name}"
+        return "npm" if self.source == "npm" else "Pipedream Connect"
 
 
 class ActionSettings:
@@ -63,24 +73,31 @@ class ActionSettings:
 
     Args:
         settings: The project's settings.
-        source_override: The source from a workflow's `pdkernel.yaml`, which overrides the project's setting.
+        override: The sources from a workflow's `pdkernel.yaml`, which replace those of the project.
     """
 
-    def __init__(self, settings: SettingsStore, source_override: SourceSetting | None = None) -> None:
+    def __init__(self, settings: SettingsStore, override: tuple[SourceSetting, ...] | None = None) -> None:
         self._settings = settings
-        self._source_override = source_override
+        self._override = override
 
     @property
-    def source_setting(self) -> SourceSetting:
-        """The source of actions that are not built in."""
-        if self._source_override is not None:
-            return self._source_override
-        text = self._settings.get(SOURCE_SETTING_KEY)
-        if text in ("builtin", "npm", "connect"):
-            return SourceSetting(cast("SourceName", text))
-        if isinstance(text, str):
-            return SourceSetting("folder", Path(text))
-        return SourceSetting("connect") if self._settings.get(LOGIN_SETTING_KEY) is not None else SourceSetting()
+    def sources(self) -> tuple[SourceSetting, ...]:
+        """The sources of actions that are not built in, in the order in which an action is looked up."""
+        if self._override is not None:
+            return self._override
+        stored = self._settings.get(SOURCE_SETTING_KEY)
+        texts = stored if isinstance(stored, list) else [stored] if isinstance(stored, str) else None
+        if texts is None:
+            return (SourceSetting("connect"),) if self._settings.get(LOGIN_SETTING_KEY) is not None else ()
+        return tuple(
+            _parse_name(text) or SourceSetting("folder", Path(text))
+            for text in map(str, texts)
+            if not _is_builtin(text)
+        )
+
+    def has_source(self, name: SourceName) -> bool:
+        """Whether *name* is one of the sources."""
+        return any(each.source == name for each in self.sources)
 
     @property
     def is_licence_accepted(self) -> bool:
@@ -89,47 +106,70 @@ class ActionSettings:
 
     @property
     def is_licence_missing(self) -> bool:
-        """Whether the source is npm and its licence is not accepted."""
-        return self.source_setting.source == "npm" and not self.is_licence_accepted
+        """Whether npm is a source and its licence is not accepted."""
+        return self.has_source("npm") and not self.is_licence_accepted
 
     def accept_licence(self) -> None:
         """Record that the licence of the components on npm is accepted."""
         self._settings.set(LICENCE_SETTING_KEY, LICENCE_NAME)
 
-    def set_source(self, text: str, *, base: Path) -> SourceSetting:
+    def set_sources(self, texts: Sequence[str], *, base: Path) -> tuple[SourceSetting, ...]:
         """
-        Set the source of actions.
+        Set the sources of actions, in the order in which an action is looked up.
 
         Args:
-            text: `builtin`, `npm`, `connect`, or a folder.
+            texts: `builtin`, `npm`, `connect`, or folders.
             base: The folder that a relative path starts from.
 
         Raises:
-            LicenceError: *text* is `npm`, and its licence is not accepted.
-            RequestError: *text* is not the name of a source or a folder with components.
+            LicenceError: A text is `npm`, and its licence is not accepted.
+            RequestError: A text is not the name of a source or a folder with components.
         """
-        setting = self.parse_source(text, base=base)
-        if setting.source == "npm" and not self.is_licence_accepted:
+        sources = self.parse_sources(texts, base=base)
+        if any(each.source == "npm" for each in sources) and not self.is_licence_accepted:
             raise build_licence_error()
-        self._settings.set(SOURCE_SETTING_KEY, str(setting))
-        return setting
+        names: list[JSON] = [str(each) for each in sources]
+        self._settings.set(SOURCE_SETTING_KEY, names if len(names) > 1 else format_sources(sources))
+        return sources
 
-    def parse_source(self, text: str, *, base: Path) -> SourceSetting:
-        """The source that *text* names; the licence is not checked. Raises `RequestError` as `set_source` does."""
-        if text in ("builtin", "npm", "connect"):
-            return SourceSetting(cast("SourceName", text))
-        folder = (base / text).resolve()
-        if find_components_folder(folder) is None:
-            raise RequestError(
-                f"{text!r} is not builtin, npm or connect, and is not a folder with components "
-                "(components/APP/actions/NAME/NAME.mjs, components/APP/sources/NAME/NAME.mjs).",
-                fix="Pass builtin, npm, connect, or the folder of a components checkout.",
-            )
-        return SourceSetting("folder", folder)
+    def parse_sources(self, texts: Sequence[str], *, base: Path) -> tuple[SourceSetting, ...]:
+        """The sources that *texts* name; the licence is not checked. Raises `RequestError` as `set_sources` does."""
+        found = []
+        for text in texts:
+            folder = (base / text).resolve()
+            setting = _parse_name(text)
+            if setting is None and not _is_builtin(text) and find_components_folder(folder) is None:
+                raise RequestError(
+                    f"{text!r} is not builtin, npm or connect, and is not a folder with components "
+                    "(components/APP/actions/NAME/NAME.mjs, components/APP/sources/NAME/NAME.mjs).",
+                    fix="Pass builtin, npm, connect, or the folder of a components checkout.",
+                )
+            if not _is_builtin(text):
+                found.append(setting or SourceSetting("folder", folder))
+        return tuple(dict.fromkeys(found))
 
-    def with_source(self, setting: SourceSetting) -> ActionSettings:
-        """These settings with *setting* as the source."""
-        return ActionSettings(self._settings, setting)
+    def with_sources(self, sources: tuple[SourceSetting, ...]) -> ActionSettings:
+        """These settings with *sources* instead of the project's sources."""
+        return ActionSettings(self._settings, sources)
+
+
+def format_sources(sources: Sequence[SourceSetting]) -> str:
+    """The sources as a person writes them, in their order; `builtin` if there is none."""
+    return ", ".join(map(str, sources)) or BUILTIN_SOURCE_NAME
+
+
+def format_tried_sources(sources: Sequence[SourceSetting]) -> str:
+    """A sentence that names the sources in which an action was looked up."""
+    return f"Sources that were tried, in this order: {', '.join(each.label for each in sources)}."
+
+
+def _is_builtin(text: object) -> bool:
+    return text == BUILTIN_SOURCE_NAME
+
+
+def _parse_name(text: str) -> SourceSetting | None:
+    """The source that *text* names, or None if it is not the name of a source."""
+    return next((SourceSetting(name) for name in get_args(SourceName) if name == text != "folder"), None)
 
 
 def build_licence_error(reason: str = "") -> LicenceError:

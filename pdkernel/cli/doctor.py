@@ -178,8 +178,8 @@ def _check_source(
     return DoctorReport.collect(
         opened.workflow,
         directory=state.open_directory(),
-        catalog=Catalog.for_project(state.open_project(), environ=os.environ).with_source(
-            opened.sidecar.actions if opened.sidecar else None, base=opened.folder.resolve()
+        catalog=Catalog.for_project(state.open_project(), environ=os.environ).with_sources(
+            opened.sidecar.actions if opened.sidecar else (), base=opened.folder.resolve()
         ),
         variables=load_variables(state.open_project(), opened.folder.resolve()),
         environment=parse_environment(environment),

@@ -120,7 +120,7 @@ def _catalog(state: CliContext, sidecar: Sidecar, base: Path) -> Catalog:
         catalog = Catalog.for_project(state.open_project(), environ=os.environ)
     else:
         catalog = Catalog.without_project(find_project(Path.cwd()), environ=os.environ)
-    return catalog.with_source(sidecar.actions, base=(sidecar.path.parent if sidecar.path else base).resolve())
+    return catalog.with_sources(sidecar.actions, base=(sidecar.path.parent if sidecar.path else base).resolve())
 
 
 def _progress(number: int, count: int, source: Path) -> None:

@@ -85,7 +85,7 @@ def report(
     catalog = Catalog.for_project(project, environ=os.environ)
 
     def catalog_of(source: MigrationSource) -> Catalog:
-        return catalog.with_source(source.sidecar.actions if source.sidecar else None, base=_folder(source))
+        return catalog.with_sources(source.sidecar.actions if source.sidecar else (), base=_folder(source))
 
     built = build_migration_report(
         found,

@@ -119,19 +119,21 @@ def show_project(state: CliContext, as_json: bool) -> int:
     examples=(
         "pdkernel project set plan free",
         "pdkernel project set actions npm --accept-licence",
+        "pdkernel project set actions components npm",
         "pdkernel project set mail_server smtp.example.com:587",
     ),
 )
 @cloup.argument("setting", type=click.Choice(["plan", "actions", "connect_data_stores", *TEXT_SETTINGS]))
-@cloup.argument("value")
+@cloup.argument("values", metavar="VALUE...", nargs=-1, required=True)
 @cloup.option("--accept-licence", is_flag=True, help="Accept the licence of the components on npm, for this project.")
-def set_project(state: CliContext, setting: str, value: str, accept_licence: bool) -> int:
+def set_project(state: CliContext, setting: str, values: tuple[str, ...], accept_licence: bool) -> int:
     """
     Set one of the project's settings; an empty VALUE resets it.
 
     \b
     actions      builtin (default), npm, connect, or a FOLDER of components: the
-                 source of pre-built actions that are not built in
+                 source of pre-built actions that are not built in; several
+                 sources are searched in this order
     plan         business (default), or free: then runs for external users in
                  production are refused, as on Pipedream's free plan
     connect_data_stores
@@ -145,7 +147,10 @@ def set_project(state: CliContext, setting: str, value: str, accept_licence: boo
                  of a served workflow
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
     if setting == "actions":
-        return _set_actions(state, value, accept_licence)
+        return _set_actions(state, values, accept_licence)
+    if len(values) > 1:
+        raise RequestError(f"{setting} has one value.", fix=f"pdkernel project set {setting} VALUE")
+    (value,) = values
     if setting == "connect_data_stores":
         return _set_connect_data_stores(state, value)
     if setting != "plan":
@@ -184,16 +189,25 @@ def _set_connect_data_stores(state: CliContext, value: str) -> int:
     return 0
 
 
-def _set_actions(state: CliContext, value: str, accept_licence: bool) -> int:
-    from pdkernel.actions.source_settings import LICENCE_NAME, LICENCE_TEXT, ActionSettings
+def _set_actions(state: CliContext, values: tuple[str, ...], accept_licence: bool) -> int:
+    from pdkernel.actions.source_settings import (
+        BUILTIN_SOURCE_NAME,
+        LICENCE_NAME,
+        LICENCE_TEXT,
+        ActionSettings,
+        format_sources,
+    )
 
     choices = ActionSettings(state.open_project().settings)
-    if value == "npm" and not choices.is_licence_accepted:
+    if "npm" in values and not choices.is_licence_accepted:
         if not accept_licence and sys.stdin.isatty():
             click.echo(LICENCE_TEXT)
             accept_licence = click.confirm(f"Accept the {LICENCE_NAME} for this project?")
         if accept_licence:
             choices.accept_licence()
-    location = choices.set_source(value or "builtin", base=Path.cwd())
-    click.echo(f"Source of actions that are not built in: {location}.")
+    sources = choices.set_sources([value or BUILTIN_SOURCE_NAME for value in values], base=Path.cwd())
+    if len(sources) > 1:
+        click.echo(f"Sources of actions that are not built in, in this order: {format_sources(sources)}.")
+    else:
+        click.echo(f"Source of actions that are not built in: {format_sources(sources)}.")
     return 0

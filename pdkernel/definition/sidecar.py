@@ -63,7 +63,7 @@ class Sidecar:
         variables: Names of environment variables.
         test_users: Ids of external users.
         test_events: Names of the saved events that belong to the workflow; empty for all.
-        actions: Where pre-built actions run, or None.
+        actions: Where pre-built actions run, in the order in which they are looked up; empty for the project's setting.
         control_flow: Control-flow entries, unchanged.
         path: The file's path for messages, or None.
     """
@@ -76,7 +76,7 @@ class Sidecar:
     variables: tuple[str, ...] = ()
     test_users: tuple[str, ...] = ()
     test_events: tuple[str, ...] = ()
-    actions: str | None = None
+    actions: tuple[str, ...] = ()
     control_flow: tuple[JSON, ...] = ()
     path: Path | None = None
 

@@ -83,7 +83,7 @@ def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
         variables=tuple(data.get("variables", ())),
         test_users=tuple(data.get("test_users", ())),
         test_events=tuple(data.get("test_events", ())),
-        actions=data.get("actions"),
+        actions=(actions,) if isinstance(actions := data.get("actions", ()), str) else tuple(actions),
         control_flow=tuple(data.get("control_flow", ())),
         path=path,
     )
@@ -222,7 +222,7 @@ def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = (
         "variables": list(sidecar.variables),
         "test_users": list(sidecar.test_users),
         "test_events": list(sidecar.test_events),
-        "actions": sidecar.actions,
+        "actions": sidecar.actions[0] if len(sidecar.actions) == 1 else list(sidecar.actions),
     }
     data.update({key: value for key, value in optional.items() if value not in (None, [], {})})
     return data

@@ -56,7 +56,7 @@ class FormRequest:
         exports: Exports of steps, for expressions.
         variables: Environment variables.
         folder: The workflow's folder.
-        actions_source: Where pre-built actions run, as set by the workflow; None is the project's setting.
+        action_sources: Where pre-built actions run, as set by the workflow; empty for the project's setting.
     """
 
     step: Step
@@ -67,7 +67,7 @@ class FormRequest:
     exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     folder: Path = field(default_factory=Path.cwd)
-    actions_source: str | None = None
+    action_sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class ActionForms:
             )
 
     def _catalog_of(self, request: FormRequest) -> Catalog:
-        return self._catalog.with_source(request.actions_source, base=request.folder)
+        return self._catalog.with_sources(request.action_sources, base=request.folder)
 
     async def _remote_props(self, request: FormRequest, description: ComponentDescription) -> dict[str, JSON] | str:
         """The values for a call to Pipedream, with the ids of the accounts there; or why there can be no call."""

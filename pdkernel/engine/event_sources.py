@@ -78,7 +78,7 @@ class SourceRequest:
         account_overrides: Account ids by app, used instead of the newest account of the app.
         on_respond: Receives the response that the source sends by its HTTP interface.
         interface: The interface that starts the run, for the fixes in messages.
-        actions_source: Where components run, as set in the workflow's `pdkernel.yaml`; None is the project's setting.
+        action_sources: Where components run, as set in the workflow's `pdkernel.yaml`; empty for the project's setting.
         store_events: Stores the new events in the transaction that stores the source's state.
     """
 
@@ -96,7 +96,7 @@ class SourceRequest:
     account_overrides: Mapping[str, str] = field(default_factory=dict)
     on_respond: Callable[[HttpResponse], None] = lambda _: None
     interface: Interface = "terminal"
-    actions_source: str | None = None
+    action_sources: tuple[str, ...] = ()
     store_events: Callable[[Connection, Sequence[SourceEvent]], object] = lambda _connection, _events: None
 
     @property
@@ -180,7 +180,7 @@ class SourceRunner:
             StepError: The source's module cannot be loaded.
             RequestError: The source needs a request or a message, and the event is missing.
         """
-        catalog = self._catalog.with_source(request.actions_source, base=request.folder)
+        catalog = self._catalog.with_sources(request.action_sources, base=request.folder)
         component = await self._component(request, catalog)
         context = {"id": derive_id("dc_", request.state_key)}
         setup = RunSetup(

@@ -231,7 +231,7 @@ class Interpreter:
         self._checks.check(request, has_debugger=watcher.debugger is not None)
         if self._workers.gateway is not None:
             await self._workers.gateway.check(request.policy)
-        catalog = self._catalog.with_source(request.actions_source, base=request.folder)
+        catalog = self._catalog.with_sources(request.action_sources, base=request.folder)
         locked = None if kept is None else PackageLock.decode(kept)
         actions = StepActions(catalog, request, watcher.on_progress, locked=locked.components if locked else None)
         await actions.install()

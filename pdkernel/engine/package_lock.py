@@ -52,7 +52,11 @@ class PackageLock:
             self.go,
             {
                 step: _StoredComponent(
-                    each.uses, each.requested_version, each.package, each.packages.key if each.packages else None
+                    each.uses,
+                    each.requested_version,
+                    each.package,
+                    each.packages.key if each.packages else None,
+                    each.source,
                 )
                 for step, each in self.components.items()
             },
@@ -71,7 +75,11 @@ class PackageLock:
                 stored.go,
                 {
                     step: LockedComponent(
-                        each.uses, each.requested_version, each.package, stored.sets[each.set] if each.set else None
+                        each.uses,
+                        each.requested_version,
+                        each.package,
+                        stored.sets[each.set] if each.set else None,
+                        each.source,
                     )
                     for step, each in stored.components.items()
                 },
@@ -88,6 +96,7 @@ class _StoredComponent(JsonStruct, frozen=True, omit_defaults=True):
     requested_version: str | None = None
     package: str | None = None
     set: str | None = None
+    source: str | None = None
 
 
 class _StoredPackages(JsonStruct, frozen=True, omit_defaults=True):

@@ -96,7 +96,7 @@ class RunRequest:
         source: The path of the notebook or folder, for commands in messages.
         source_path: The path from which *find_workflow* searches, so that a continued run finds the same workflows; or None.
         interface: The interface that starts the run, for the fixes in messages.
-        actions_source: Where pre-built actions run, as set in the workflow's `pdkernel.yaml`; None is the project's
+        action_sources: Where pre-built actions run, as set in the workflow's `pdkernel.yaml`; empty for the project's
             setting.
         pause_mode: The treatment of `$.flow.delay`, `suspend` and `rerun`.
         base_url: The URL of the endpoint, for resume and cancel URLs, or None if the workflow is not served.
@@ -136,7 +136,7 @@ class RunRequest:
     source: str = "SOURCE"
     source_path: Path | None = None
     interface: Interface = "terminal"
-    actions_source: str | None = None
+    action_sources: tuple[str, ...] = ()
     pause_mode: PauseMode = "skip"
     base_url: str | None = None
     find_workflow: WorkflowFinder | None = None
@@ -246,7 +246,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     source: str = "SOURCE"
     source_path: str | None = None
     interface: Interface = "terminal"
-    actions_source: str | None = None
+    action_sources: tuple[str, ...] = ()
     pause_mode: PauseMode = "skip"
     base_url: str | None = None
     depth: int = 0
@@ -267,7 +267,7 @@ _UNCHANGED = (
     "install",
     "source",
     "interface",
-    "actions_source",
+    "action_sources",
     "pause_mode",
     "base_url",
     "depth",

@@ -209,7 +209,7 @@ def _sidecar(
 ) -> Sidecar:
     """The values of an earlier import, else of the folder's own file, with the account choices."""
     sources: Sequence[Sidecar] = [found for found in (earlier, read.synced.sidecar) if found is not None]
-    folder_actions = read.synced.sidecar.actions if read.synced.sidecar is not None else None
+    folder_actions = read.synced.sidecar.actions if read.synced.sidecar is not None else ()
     return Sidecar(
         workflow=workflow.name,
         endpoint=next((found.endpoint for found in sources if found.endpoint), None),
@@ -217,13 +217,14 @@ def _sidecar(
         steps={name: StepSidecar(accounts=accounts) for name, accounts in choices.items()},
         variables=workflow.variables,
         test_users=next((found.test_users for found in sources if found.test_users), ()),
-        actions=(earlier.actions if earlier else None) or _relocate_actions_setting(folder_actions, read.folder, place),
+        actions=(earlier.actions if earlier else ())
+        or tuple(_relocate_source(each, read.folder, place) for each in folder_actions),
         control_flow=next((found.control_flow for found in sources if found.control_flow), ()),
     )
 
 
-def _relocate_actions_setting(actions: str | None, folder: Path, place: Path) -> str | None:
-    """The `actions` setting of *folder* for a notebook in *place*: a relative path is adapted."""
-    if actions is None or actions in _ACTION_SOURCE_NAMES or Path(actions).is_absolute():
-        return actions
-    return os.path.relpath(folder / actions, place).replace(os.sep, "/")
+def _relocate_source(source: str, folder: Path, place: Path) -> str:
+    """A source of actions of *folder* for a notebook in *place*: a relative path is adapted."""
+    if source in _ACTION_SOURCE_NAMES or Path(source).is_absolute():
+        return source
+    return os.path.relpath(folder / source, place).replace(os.sep, "/")

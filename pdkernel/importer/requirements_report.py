@@ -131,7 +131,6 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
         uses = ActionReference.parse(reference)
     except RequestError:
         return ActionSource(step.name, reference, "not the key of an action", runs=False)
-    where = catalog.settings.source_setting
     try:
         found = catalog.resolve(uses.key, uses.version)
     except LicenceError:
@@ -141,11 +140,15 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
             f"possibly on npm, after you accept the licence: {ACCEPT_LICENCE_COMMAND}",
             runs=False,
         )
-    except ActionVersionError as fault:
-        return ActionSource(
-            step.name, reference, f"available in another version only: {_sentence(fault.message)}", runs=False
-        )
     except ActionNotFoundError as fault:
+        remote = catalog.find_remote_sources(uses)
+        if remote:
+            name = "npm, resolved at the first run" if remote[0].source == "npm" else "run by Pipedream Connect"
+            return ActionSource(step.name, reference, name)
+        if isinstance(fault, ActionVersionError):
+            return ActionSource(
+                step.name, reference, f"available in another version only: {_sentence(fault.message)}", runs=False
+            )
         if uses.is_private:
             return ActionSource(
                 step.name,
@@ -153,9 +156,6 @@ def _action(step: Step, catalog: Catalog) -> ActionSource:
                 f"a private component whose code is missing. {_sentence(fault.fix).partition(' Or ')[0]}",
                 runs=False,
             )
-        if where.source in ("npm", "connect"):
-            name = "npm, resolved at the first run" if where.source == "npm" else "run by Pipedream Connect"
-            return ActionSource(step.name, reference, name)
         way = f"; possibly on npm: {ACCEPT_LICENCE_COMMAND}" if uses.app in APPS_ON_NPM else ""
         return ActionSource(step.name, reference, f"not in any source of this project{way}", runs=False)
     instead = f", in version {found.version}" if found.version != uses.version else ""

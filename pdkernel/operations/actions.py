@@ -54,11 +54,10 @@ async def search_actions(
 
 
 def _build_advice(catalog: Catalog, app: str | None) -> str:
-    source = catalog.settings.source_setting.source
-    if source == "builtin" or catalog.settings.is_licence_missing:
+    if not catalog.settings.sources or catalog.settings.is_licence_missing:
         more = f"npm has {app}" if app in APPS_ON_NPM else "For more"
         return f"No action matches: this project runs built-in actions only. {more}: {ACCEPT_LICENCE_COMMAND}"
-    if source == "npm" and app is None:
+    if catalog.settings.has_source("npm") and app is None:
         return "No action matches in the apps that were used before. To search another app: --app SLUG"
     return "No action matches."
 

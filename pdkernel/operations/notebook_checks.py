@@ -68,7 +68,7 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
 
 
 def _with_own_actions(catalog: Catalog, source: WorkflowSource) -> Catalog:
-    return catalog.with_source(source.sidecar.actions if source.sidecar else None, base=source.folder.resolve())
+    return catalog.with_sources(source.sidecar.actions if source.sidecar else (), base=source.folder.resolve())
 
 
 def _sort_outputs(cells: Sequence[NotebookCell]) -> tuple[list[OutputOfCell], list[OutputOfCell]]:

@@ -216,7 +216,7 @@ def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
         folder=source.folder.resolve(),
         source=shlex.quote(os.path.relpath(source.path)),
         source_path=source.path.resolve(),
-        actions_source=source.sidecar.actions if source.sidecar else None,
+        action_sources=source.sidecar.actions if source.sidecar else (),
         pinned_exports={name: pin for name, pin in request.pinned_exports.items() if name in names},
     )
 

@@ -181,7 +181,7 @@ def build_run_request(
         source=source_argument,
         source_path=source.path.resolve(),
         interface=interface,
-        actions_source=source.sidecar.actions if source.sidecar else None,
+        action_sources=source.sidecar.actions if source.sidecar else (),
         pause_mode=pause_mode,
         find_workflow=sibling_workflow_finder(source.path),
     )

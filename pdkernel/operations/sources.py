@@ -45,7 +45,7 @@ def build_source_request(
         folder=source.folder.resolve(),
         install=install,
         interface=interface,
-        actions_source=source.sidecar.actions if source.sidecar else None,
+        action_sources=source.sidecar.actions if source.sidecar else (),
     )
 
 

@@ -115,7 +115,7 @@ def _step(step: Step) -> dict[str, Any]:
 def _sidecar_fields(sidecar: Sidecar) -> dict[str, Any]:
     fields = {
         "endpoint": sidecar.endpoint,
-        "actions": sidecar.actions,
+        "actions": list(sidecar.actions),
         "test_users": list(sidecar.test_users),
         "test_events": list(sidecar.test_events),
         "control_flow": list(sidecar.control_flow),

@@ -39,7 +39,8 @@ def find_unavailable_actions(workflow: Workflow, catalog: Catalog) -> dict[str, 
         try:
             component = catalog.resolve(uses.key, uses.version)
         except PdkernelError as fault:
-            is_remote = catalog.settings.source_setting.source == "connect"
+            remote = catalog.find_remote_sources(uses)
+            is_remote = bool(remote) and remote[0].source == "connect"
             found[step.name] = f"{uses} runs at Pipedream, and a proof sends no request." if is_remote else str(fault)
             continue
         if component.file is None:

@@ -154,7 +154,7 @@ def _sides(
     notebook_side = ProofSide(
         workflow=normalize_for_run(exported.workflow, exported.workflow),
         folder=home,
-        actions=exported.sidecar.actions if exported.sidecar else None,
+        actions=exported.sidecar.actions if exported.sidecar else (),
         variables=variables,
         source=shlex.quote(exported.source.name),
         find_workflow=sibling_workflow_finder(exported.source),
@@ -197,7 +197,7 @@ class _CaseComparison:
     async def _notebook_runs(self, case: ProofCase) -> tuple[SideRun, dict[str, str]]:
         """Run the notebook without excluded steps; return the run, and the excluded steps with reasons."""
         workflow = self._notebook.workflow
-        catalog = self._runner.catalog.with_source(self._notebook.actions, base=self._notebook.folder)
+        catalog = self._runner.catalog.with_sources(self._notebook.actions, base=self._notebook.folder)
         excluded = add_dependents(workflow, find_unavailable_actions(workflow, catalog))
         while True:
             ran = await self._runner.run(self._notebook, case, only=self._only(excluded))

@@ -44,7 +44,7 @@ class ProofSide:
     Attributes:
         workflow: The workflow to run.
         folder: The folder where imports of steps are resolved.
-        actions: The source of its actions, or None for the project's setting.
+        actions: The sources of its actions; empty for the project's setting.
         variables: Environment variables.
         source: The notebook's name in commands.
         find_workflow: Finds other workflows that steps trigger.
@@ -52,7 +52,7 @@ class ProofSide:
 
     workflow: Workflow
     folder: Path
-    actions: str | None
+    actions: tuple[str, ...]
     variables: Mapping[str, str]
     source: str
     find_workflow: WorkflowFinder | None
@@ -145,7 +145,7 @@ class ProofRunner:
                 only_steps=only,
                 install=False,
                 source=side.source,
-                actions_source=side.actions,
+                action_sources=side.actions,
                 pause_mode="skip",
                 find_workflow=side.find_workflow,
                 keep_in_journal=False,

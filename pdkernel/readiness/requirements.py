@@ -115,7 +115,6 @@ def _missing_interpreters(workflow: Workflow) -> list[MissingRequirement]:
 def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequirement]:
     """Actions missing from the project's sources; npm and Pipedream are searched only at the first run."""
     found: list[MissingRequirement] = []
-    where = catalog.settings.source_setting
     for step in workflow.steps:
         if step.uses is None or step.disabled:
             continue
@@ -127,16 +126,17 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequir
         try:
             catalog.resolve(uses.key, uses.version)
         except ActionNotFoundError as fault:
-            if where.source == "npm" and not uses.is_private:
+            remote = {each.source for each in catalog.find_remote_sources(uses)}
+            if "npm" in remote:
                 continue
-            if where.source == "connect" and not uses.is_private:
+            if remote:
                 try:
                     catalog.connect_source  # noqa: B018 (raises an error for incomplete settings)
                     continue
                 except ConnectSettingsError as missing:
                     found.append(MissingRequirement("action", step.name, f"Step {step.name}: {missing.message}"))
                     continue
-            command = ACCEPT_LICENCE_COMMAND if where.source == "builtin" and uses.app in APPS_ON_NPM else ""
+            command = ACCEPT_LICENCE_COMMAND if not catalog.settings.sources and uses.app in APPS_ON_NPM else ""
             message = (
                 str(fault).replace(f": {ACCEPT_LICENCE_COMMAND}", "") if command else str(fault)
             )  # the command is shown once

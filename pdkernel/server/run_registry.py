@@ -105,7 +105,7 @@ def build_run_request(
         environment=environment,
         variables=served.variables,
         folder=served.folder,
-        actions_source=sidecar.actions if sidecar else None,
+        action_sources=sidecar.actions if sidecar else (),
         test=test,
         source=shlex.quote(str(served.source.path)),
         source_path=served.path,

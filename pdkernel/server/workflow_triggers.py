@@ -247,7 +247,7 @@ class WorkflowTriggers:
             folder=served.folder,
             endpoint_url=f"{context.settings.base_url}/{key}",
             interface="http",
-            actions_source=served.source.sidecar.actions if served.source.sidecar else None,
+            action_sources=served.source.sidecar.actions if served.source.sidecar else (),
             store_events=store_events,
         )
 

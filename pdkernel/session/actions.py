@@ -146,5 +146,5 @@ class SessionActions:
             exports=state.get_exports(),
             variables=load_variables(state.project, state.folder),
             folder=state.folder,
-            actions_source=state.action_source,
+            action_sources=state.action_sources,
         )

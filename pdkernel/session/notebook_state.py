@@ -88,7 +88,7 @@ class NotebookState:
     @property
     def catalog(self) -> Catalog:
         """The pre-built actions that the project can run."""
-        return self._local.catalog.with_source(self.action_source, base=self.folder)
+        return self._local.catalog.with_sources(self.action_sources, base=self.folder)
 
     # ── the draft ────────────────────────────────────────────────────
 
@@ -121,10 +121,10 @@ class NotebookState:
         return read_sidecar(get_notebook_sidecar_path(self.notebook)) if self.notebook else None
 
     @property
-    def action_source(self) -> str | None:
-        """The action source that the notebook's `pdkernel.yaml` sets; None for the project's setting."""
+    def action_sources(self) -> tuple[str, ...]:
+        """The action sources that the notebook's `pdkernel.yaml` sets; empty for the project's setting."""
         sidecar = self.sidecar
-        return sidecar.actions if sidecar else None
+        return sidecar.actions if sidecar else ()
 
     def record_cell(self, source: str, *, cell_id: str | None) -> None:
         """Record a step or header cell that was run. Raises `DefinitionError`."""

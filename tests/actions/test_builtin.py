@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -281,7 +283,9 @@ async def test_default_store(run: Run, project: Project) -> None:
 
 
 def respond(request: SentRequest) -> Answer:
-    """Respond with the received request."""
+    """Respond with the received request; the path /missing has status 404."""
+    if request.path == "/missing":
+        return 404, {"error": "no such file"}
     headers = {"auth": request.headers.get("authorization"), "x": request.headers.get("x-a")}
     return 200, {"path": request.path, "body": request.body.decode(), **headers}
 
@@ -309,3 +313,74 @@ httpRequest:
     value: Any = execution.step("act").return_value
     assert execution.status == "success", execution.step("act").error
     assert value == {"path": "/metrics?q=1", "body": "Ada 1", "auth": "Bearer tok", "x": "b"}
+
+
+@pytest.mark.parametrize(
+    ("uses", "method", "body"),
+    [
+        ("http-get-request@1.1.1", "GET", ""),
+        ("http-post-request@1.1.2", "POST", '{"a":"1"}'),
+        ("http-put-request@1.1.3", "PUT", '{"a":"1"}'),
+    ],
+)
+async def test_http_requests_of_one_method(run: Run, uses: str, method: str, body: str) -> None:
+    """The request has the method of the action if the props name none; a GET request has no body."""
+
+    def respond_with_method(request: SentRequest) -> Answer:
+        return 200, {"method": request.method, "body": request.body.decode()}
+
+    with serve(AnsweringServer(respond_with_method)) as server:
+        props = f"""
+httpRequest:
+  url: {server.url}/orders
+  body: {{type: fields, contentType: application/json, fields: [{{name: a, value: "1"}}]}}
+includeHeaders: true
+"""
+        step = (await run(action(uses, props))).step("act")
+
+    assert step.return_value == {"method": method, "body": body}
+    headers = step.exports["headers"]
+    assert isinstance(headers, dict)
+    assert headers["content-type"] == "application/json"
+
+
+async def test_download_a_file(run: Run, echo: str) -> None:
+    """The file is in /tmp for the next steps; its name and its path are the return value."""
+    name = f"pdkernel-download-{uuid4().hex}"
+    read = python_step("read", "return open(pd.steps['act']['$return_value'][1]).read()")
+    try:
+        execution = await run(
+            action("helper_functions-download-file-to-tmp@0.3.0", f"url: {echo}/cover.jpg\nfilename: {name}\n"), read
+        )
+    finally:
+        # without a mount namespace, /tmp is this machine's
+        Path("/tmp", name).unlink(missing_ok=True)
+
+    assert execution.step("act").return_value == [name, f"/tmp/{name}"]
+    assert '"/cover.jpg"' in str(execution.step("read").return_value)
+
+
+async def test_download_of_a_missing_file(run: Run, echo: str) -> None:
+    """A response without success fails the step, and names the status and the URL."""
+    execution = await run(action("helper_functions-download-file-to-tmp@0.3.0", f"url: {echo}/missing\nfilename: a\n"))
+
+    error = execution.step("act").error
+    assert error is not None
+    assert f"status code 404: {echo}/missing" in error.message
+
+
+async def test_random_items(run: Run) -> None:
+    """Each item is chosen at most once."""
+    execution = await run(
+        action("helper_functions-random-item-from-list@0.0.3", "list: '{{[1, 2, 3]}}'\nquantity: 3\n", name="three"),
+        action("helper_functions-random-item-from-list@0.0.1", "list: [only]\n", name="one"),
+        action("helper_functions-random-item-from-list@0.0.3", "list: [a]\nquantity: 2\n", name="many"),
+    )
+
+    three = execution.step("three").return_value
+    assert isinstance(three, list)
+    assert sorted(three, key=str) == [1, 2, 3]
+    assert execution.step("one").return_value == ["only"]
+    error = execution.step("many").error
+    assert error is not None
+    assert "has 1 items" in error.message

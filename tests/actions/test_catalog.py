@@ -49,7 +49,7 @@ def catalog(project: Project, registry: PackageServer, tmp_path: Path) -> Catalo
     """The catalogue of a project with npm as the source of actions."""
     made = Catalog.for_project(project, environ=npm_environ(tmp_path, registry.url))
     made.settings.accept_licence()
-    made.settings.set_source("npm", base=tmp_path)
+    made.settings.set_sources(["npm"], base=tmp_path)
     return made
 
 
@@ -197,7 +197,7 @@ async def test_no_network(project: Project, tmp_path: Path) -> None:
     """An unreachable registry has another error than a missing action."""
     catalog = Catalog.for_project(project, environ=npm_environ(tmp_path, "http://127.0.0.1:1/"))
     catalog.settings.accept_licence()
-    catalog.settings.set_source("npm", base=tmp_path)
+    catalog.settings.set_sources(["npm"], base=tmp_path)
 
     with pytest.raises(ActionSourceError):
         await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
@@ -221,7 +221,7 @@ async def test_search_among_the_built_in(project: Project) -> None:
 def test_npm_requires_its_licence(project: Project, tmp_path: Path) -> None:
     """The source npm is refused until its licence is accepted; the message names the command."""
     with pytest.raises(LicenceError) as caught:
-        ActionSettings(project.settings).set_source("npm", base=tmp_path)
+        ActionSettings(project.settings).set_sources(["npm"], base=tmp_path)
 
     assert "pdkernel project set actions npm --accept-licence" in caught.value.fix
 
@@ -229,7 +229,7 @@ def test_npm_requires_its_licence(project: Project, tmp_path: Path) -> None:
 def test_a_folder_without_components(project: Project, tmp_path: Path) -> None:
     """A folder without components is refused."""
     with pytest.raises(RequestError):
-        ActionSettings(project.settings).set_source(".", base=tmp_path)
+        ActionSettings(project.settings).set_sources(["."], base=tmp_path)
 
 
 def test_a_checkout_or_its_components(project: Project, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_checkout_or_its_components(project: Project, tmp_path: Path) -> None:
     found = []
 
     for text in ("checkout", "checkout/components"):
-        catalog.settings.set_source(text, base=tmp_path)
+        catalog.settings.set_sources([text], base=tmp_path)
         found.append(catalog.resolve("depot-put-thing", "0.1.2").uses)
 
     assert found == ["depot-put-thing@0.1.2"] * 2
@@ -260,7 +260,7 @@ def test_a_module_that_is_not_a_file_of_the_checkout(project: Project, tmp_path:
     else:
         odd.symlink_to(outside if kind == "link outside" else odd)
     catalog = Catalog.for_project(project, environ={})
-    catalog.settings.set_source("checkout", base=tmp_path)
+    catalog.settings.set_sources(["checkout"], base=tmp_path)
 
     assert catalog.resolve("depot-put-thing", "0.1.2").uses == "depot-put-thing@0.1.2"
     with pytest.raises(ActionNotFoundError):
@@ -271,7 +271,7 @@ def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> 
     """A change in a folder of components takes effect at once."""
     write_checkout(tmp_path / "checkout")
     catalog = Catalog.for_project(project, environ={})
-    catalog.settings.set_source("checkout", base=tmp_path)
+    catalog.settings.set_sources(["checkout"], base=tmp_path)
     catalog.resolve("depot-put-thing", "0.1.2")
 
     changed = (
@@ -301,7 +301,7 @@ def test_every_built_in_action_is_complete() -> None:
     """Each built-in component has a name and a description, and its key is the name of its file."""
     own = load_builtin_actions()
 
-    assert len(own) == 19
+    assert len(own) == 24
     for key, component in own.items():
         assert component.name
         assert component.description
@@ -364,12 +364,15 @@ RUNS = [
     "email-send-email-to-self@0.4.4",
     "filter-continue-based-on-condition@0.0.2",
     "filter-end-based-on-condition@0.0.1",
+    "helper_functions-download-file-to-tmp@0.3.0",
+    "helper_functions-random-item-from-list@0.0.3",
     "http-custom-request@1.1.1",
+    "http-get-request@1.1.1",
+    "http-post-request@1.1.2",
 ]
 NAMED = [
     ("google_sheets-add-single-row@2.1.2", "pdkernel project set actions connect"),
-    ("helper_functions-download-file-to-tmp@0.3.0", "@pipedream/helper_functions"),
-    ("helper_functions-random-item-from-list@0.0.3", "@pipedream/helper_functions"),
+    ("helper_functions-delay@0.0.1", "@pipedream/helper_functions"),
     ("slack-send-message-public-channel@0.2.17", "@pipedream/slack"),
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.actions import Catalog
-from pdkernel.actions.source_settings import ActionSettings
+from pdkernel.actions.source_settings import ActionSettings, format_sources
 from pdkernel.project import Project
 from tests.actions.checkout import write_checkout
 from tests.actions.test_builtin import action
@@ -23,7 +23,7 @@ PUT = "shelf: s1\nthing: box\n"
 def folder(project: Project, tmp_path: Path) -> Path:
     """A checkout that is the project's source of actions."""
     checkout = write_checkout(tmp_path / "checkout")
-    ActionSettings(project.settings).set_source(str(checkout), base=tmp_path)
+    ActionSettings(project.settings).set_sources([str(checkout)], base=tmp_path)
     return checkout
 
 
@@ -260,15 +260,15 @@ async def test_the_workflow_overrides_the_source(run: Run, project: Project, tmp
     """The source in a workflow's `pdkernel.yaml` overrides the project's source; a folder is relative to that file."""
     write_checkout(tmp_path / "beside")
 
-    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada", actions_source="beside")
+    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada", action_sources=("beside",))
 
     assert execution.step("act").source == "folder components/depot"
-    assert str(ActionSettings(project.settings).source_setting) == "builtin"
+    assert format_sources(ActionSettings(project.settings).sources) == "builtin"
 
 
 async def test_the_workflow_has_the_source_npm(run: Run) -> None:
     """A workflow with the source npm does not accept the licence for the project."""
-    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), actions_source="npm")
+    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), action_sources=("npm",))
 
     assert execution.error is not None
     assert execution.error.code == "licence"
@@ -379,7 +379,7 @@ async def test_actions_of_braze(run: Run, project: Project, connect: Callable[..
         path = tmp_path / "checkout" / "components" / "braze" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    ActionSettings(project.settings).set_source(str(tmp_path / "checkout"), base=tmp_path)
+    ActionSettings(project.settings).set_sources([str(tmp_path / "checkout")], base=tmp_path)
     credentials = {"api_key": "braze-0123456789", "instance_url": "https://rest.iad-01.braze.com"}
     connect("ada", app="braze", credentials=credentials)
     send = action(

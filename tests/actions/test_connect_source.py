@@ -39,7 +39,7 @@ async def runtime(
     project: Project, directory: LocalDirectory, api: ConnectServer, tmp_path: Path
 ) -> AsyncIterator[WorkflowEngine]:
     """An engine whose project lets Connect run actions."""
-    ActionSettings(project.settings).set_source("connect", base=tmp_path)
+    ActionSettings(project.settings).set_sources(["connect"], base=tmp_path)
     async with await WorkflowEngine.start(project, directory, environ=api.environ) as started:
         yield started
 
@@ -214,7 +214,7 @@ async def test_options_require_the_users_account_at_pipedream(runtime: WorkflowE
 async def test_missing_settings(project: Project, tmp_path: Path) -> None:
     """Without credentials in the environment the message names the variables."""
     catalog = Catalog.for_project(project, environ={"PIPEDREAM_CLIENT_ID": "x"})
-    catalog.settings.set_source("connect", base=tmp_path)
+    catalog.settings.set_sources(["connect"], base=tmp_path)
 
     with pytest.raises(ConnectSettingsError) as caught:
         await catalog.search("door")
@@ -225,7 +225,7 @@ async def test_missing_settings(project: Project, tmp_path: Path) -> None:
 async def test_a_search_reads_every_page(project: Project, api: ConnectServer, tmp_path: Path) -> None:
     """A search reads all pages."""
     catalog = Catalog.for_project(project, environ=api.environ)
-    catalog.settings.set_source("connect", base=tmp_path)
+    catalog.settings.set_sources(["connect"], base=tmp_path)
 
     found = await catalog.search("door", app="hangar")
 

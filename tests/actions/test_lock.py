@@ -56,7 +56,7 @@ def clone(registry: PackageServer, tmp_path: Path) -> Iterator[Clone]:
         opened.append(Project.open(folder / ".pdkernel"))
         catalog = Catalog.for_project(opened[-1], environ=npm_environ(folder, registry.url))
         catalog.settings.accept_licence()
-        catalog.settings.set_source("npm", base=folder)
+        catalog.settings.set_sources(["npm"], base=folder)
         return catalog
 
     yield open_project
@@ -197,7 +197,7 @@ async def test_a_kept_component_of_a_folder_needs_its_version(clone: Clone, tmp_
     """A folder of components that has another version by now is refused; a built-in action is found."""
     catalog = clone("ours")
     folder = write_checkout(tmp_path / "checkout")
-    catalog.settings.set_source(str(folder), base=tmp_path)
+    catalog.settings.set_sources([str(folder)], base=tmp_path)
     kept = catalog.describe_lock(catalog.resolve("depot-put-thing", None))
     builtin = await catalog.resolve_or_install(ActionReference("http-custom-request", None))
     before = await catalog.restore(kept)

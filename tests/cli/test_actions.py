@@ -43,6 +43,17 @@ def test_npm_with_its_licence(pdkernel: Shell) -> None:
     assert pdkernel("project", "show", "--json").json["actions"] == "npm"
 
 
+def test_several_sources(checkout: Shell) -> None:
+    """Several sources are stored in their order; another setting has one value."""
+    ended = checkout("project", "set", "actions", "checkout", "npm", "--accept-licence")
+    refused = checkout("project", "set", "plan", "free", "business")
+
+    folder = str(checkout.folder / "checkout")
+    assert ended.stdout == f"Sources of actions that are not built in, in this order: {folder}, npm.\n"
+    assert checkout("project", "show", "--json").json["actions"] == [folder, "npm"]
+    assert (refused.status, "plan has one value" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 2)])
 def test_npm_on_a_terminal_asks(pdkernel: Shell, answer: str, status: int) -> None:
     """On a terminal the command asks for the licence; the answer no leaves the project unchanged."""

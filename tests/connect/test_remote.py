@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pdkernel.actions.source_settings import ActionSettings
+from pdkernel.actions.source_settings import ActionSettings, format_sources
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory, open_directory
 from pdkernel.connect.remote import CACHE_TTL_S, RemoteDirectory
@@ -307,10 +307,10 @@ def test_environment_variables_of_the_sdk_are_ignored(
 def test_the_default_source_of_actions(home: Project, upstream: Upstream, tmp_path: Path) -> None:
     """With a login the default source of actions is Connect; a chosen source stays."""
     home.login.save(upstream.login)
-    default = str(ActionSettings(home.settings).source_setting)
-    ActionSettings(home.settings).set_source("builtin", base=tmp_path)
+    default = format_sources(ActionSettings(home.settings).sources)
+    ActionSettings(home.settings).set_sources(["builtin"], base=tmp_path)
 
-    assert (default, str(ActionSettings(home.settings).source_setting)) == ("connect", "builtin")
+    assert (default, format_sources(ActionSettings(home.settings).sources)) == ("connect", "builtin")
 
 
 HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}

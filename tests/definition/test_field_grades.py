@@ -95,7 +95,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
     )
 
 
-@given(workflows(), st.sampled_from([None, Sidecar(endpoint="eo1", test_users=("ada",), actions="npm")]))
+@given(workflows(), st.sampled_from([None, Sidecar(endpoint="eo1", test_users=("ada",), actions=("npm",))]))
 def test_every_key_that_a_plan_writes_is_graded(workflow: Workflow, sidecar: Sidecar | None) -> None:
     """For any notebook, each key of the planned files has a grade; those of pdkernel.yaml have `ours`."""
     fields = grade_fields(plan_files(workflow, sidecar=sidecar), workflow)

@@ -56,7 +56,7 @@ def test_workflow_yaml() -> None:
 def test_pdkernel_yaml() -> None:
     """pdkernel.yaml has the values that workflow.yaml cannot store."""
     files = plan_files(
-        quickstart(), sidecar=Sidecar(endpoint="eo123", test_users=("ada",), test_events=("new",), actions="npm")
+        quickstart(), sidecar=Sidecar(endpoint="eo123", test_users=("ada",), test_events=("new",), actions=("npm",))
     )
 
     assert text_of(files, "pdkernel.yaml") == (

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pdkernel.definition.sidecar_yaml import _fulfils, load_sidecar_schema, parse_sidecar
+from pdkernel.definition.sidecar_yaml import (
+    _fulfils,
+    build_sidecar_mapping,
+    dump_sidecar,
+    load_sidecar_schema,
+    parse_sidecar,
+)
 from pdkernel.errors import NotebookError
 from pdkernel.model import JSON
 
@@ -40,7 +46,7 @@ COMPLETE: dict[str, JSON] = {
     },
     "variables": ["TOKEN", "_URL"],
     "test_users": ["ada", "grace"],
-    "actions": "npm",
+    "actions": ["../components", "npm"],
 }
 """A file with each key of the schema."""
 WRONG = st.one_of(
@@ -85,6 +91,19 @@ def test_complete_file_needs_no_jsonschema() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "sources"),
+    [("npm", ("npm",)), ("[npm]", ("npm",)), ("\n- ../components\n- npm", ("../components", "npm")), ("[]", ())],
+)
+def test_sources_of_actions(text: str, sources: tuple[str, ...]) -> None:
+    """`actions` is one source, or a list in the order of the search; one source is written without a list."""
+    sidecar = parse_sidecar(f"actions: {text}\n")
+
+    assert sidecar.actions == sources
+    assert parse_sidecar(dump_sidecar(sidecar)).actions == sources
+    assert len(sources) != 1 or build_sidecar_mapping(sidecar)["actions"] == sources[0]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("schema: pdkernel/1\nlimits: {memory: 1}\n", "limits.memory: 1 is less than the minimum of 256 (line 2)"),
@@ -96,6 +115,7 @@ def test_complete_file_needs_no_jsonschema() -> None:
             "schema: pdkernel/1\nlimits: {memory: 10241}\n",
             "limits.memory: 10241 is greater than the maximum of 10240 (line 2)",
         ),
+        ("actions: [npm, npm]\n", "actions: ['npm', 'npm'] has non-unique elements (line 1)"),
         ("variables: [A, A]\n", "variables: ['A', 'A'] has non-unique elements (line 1)"),
     ],
 )

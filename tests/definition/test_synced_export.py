@@ -347,7 +347,7 @@ def test_omissions_are_listed(project: Callable[[str], Path]) -> None:
     workflow = replace(
         imported(folder).workflow, triggers=(Trigger(auth="bearer", token_env="TOKEN"),), settings={"memory": 512}
     )
-    sidecar = Sidecar(endpoint="eo0123456789ab", test_users=("ada",), test_events=("new",), actions="npm")
+    sidecar = Sidecar(endpoint="eo0123456789ab", test_users=("ada",), test_events=("new",), actions=("npm",))
 
     short = export_to_synced_folder(workflow, folder, sidecar=sidecar, dry_run=True)
     whole = export_to_synced_folder(workflow, folder, sidecar=sidecar, include_readme=True)

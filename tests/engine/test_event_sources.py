@@ -129,7 +129,7 @@ async def test_components_of_a_tree_run_with_their_common_files(
         (tmp_path / "components" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "components" / path).write_text(text)
     connect(app="acme", credentials={"api_key": TOKEN})
-    user: dict[str, Any] = {"external_user_id": "ada", "actions_source": "components"}
+    user: dict[str, Any] = {"external_user_id": "ada", "action_sources": ("components",)}
     trigger = Trigger("source", config={"uses": "acme-new-thing@0.0.1"})
 
     polled = await runtime.source_runner.run(SourceRequest(trigger, "w", parse_policy("deny"), folder=tmp_path, **user))

@@ -424,7 +424,7 @@ async def action_host(tmp_path: Path, actions: PackageServer, clock: ManualClock
             external_user_id="ada", app="depot", credentials={"api_key": "key-0123456789"}
         )
         host.engine.catalog.settings.accept_licence()
-        host.engine.catalog.settings.set_source("npm", base=tmp_path)
+        host.engine.catalog.settings.set_sources(["npm"], base=tmp_path)
         yield host
 
 

@@ -94,7 +94,7 @@ def test_the_folders_own_answers_are_used(tmp_path: Path) -> None:
     """Choices in the folder's pdkernel.yaml are not asked, and are copied into the notebook's file."""
     folder = synced(tmp_path / "w", YAML)
     (folder / "pdkernel.yaml").write_text(
-        "endpoint: eotest\ntest_users: [ada]\nactions: ../parts\ntriggers:\n- type: http\n  auth: oauth\n"
+        "endpoint: eotest\ntest_users: [ada]\nactions: [../parts, builtin]\ntriggers:\n- type: http\n  auth: oauth\n"
         "steps:\n  one:\n    accounts:\n      slack: external_user\n"
     )
     (tmp_path / "parts/components/slack/actions/send").mkdir(parents=True)
@@ -105,7 +105,7 @@ def test_the_folders_own_answers_are_used(tmp_path: Path) -> None:
 
     assert imported.error is None
     assert [step.apps[0].account for step in back.steps] == [None, "apn_Git", None]
-    assert (sidecar.endpoint, sidecar.test_users, sidecar.actions) == ("eotest", ("ada",), "../parts")
+    assert (sidecar.endpoint, sidecar.test_users, sidecar.actions) == ("eotest", ("ada",), ("../parts", "builtin"))
     assert back.trigger.auth == "oauth"
     assert imported.report is not None
     assert not imported.report.triggers[0].assumed

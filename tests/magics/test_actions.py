@@ -16,7 +16,7 @@ PUT = "%%pdstep put --uses depot-put-thing@0.1.2 --no-run\nthing: box\n"
 def checkout(notebook: Notebook, tmp_path: Path) -> None:
     """The notebook's project takes actions from a checkout."""
     write_checkout(tmp_path / "checkout")
-    notebook.session.catalog.settings.set_source("checkout", base=tmp_path)
+    notebook.session.catalog.settings.set_sources(["checkout"], base=tmp_path)
 
 
 def test_search(run: Run) -> None:

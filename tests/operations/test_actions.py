@@ -25,7 +25,7 @@ def catalog(project: Project) -> Catalog:
 def checkout(catalog: Catalog, tmp_path: Path) -> Catalog:
     """The project's actions with those of a folder of components."""
     write_checkout(tmp_path / "checkout")
-    catalog.settings.set_source("checkout", base=tmp_path)
+    catalog.settings.set_sources(["checkout"], base=tmp_path)
     return catalog
 
 
@@ -55,7 +55,7 @@ async def test_built_in_actions_only(catalog: Catalog, app: str | None, advice: 
 async def test_npm_is_searched_further_with_an_app(catalog: Catalog) -> None:
     """Without an app, npm's index of earlier apps is searched, and the advice is to name an app."""
     catalog.settings.accept_licence()
-    catalog.settings.set_source("npm", base=Path())
+    catalog.settings.set_sources(["npm"], base=Path())
 
     assert "To search another app: --app SLUG" in (await search_actions(catalog, "zebra")).advice
 

@@ -110,7 +110,7 @@ def test_a_request_has_the_workflow_its_files_and_the_identity(project: Project,
     """The request has the source's workflow, variables and action source, and the event names the external user."""
     project.variables.set("TOKEN", "abc")
     (tmp_path / ".env").write_text("OWN=1\n")
-    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", WORKFLOW, Sidecar(actions="npm"))
+    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", WORKFLOW, Sidecar(actions=("npm",)))
 
     request = build_run_request(
         source,
@@ -127,7 +127,7 @@ def test_a_request_has_the_workflow_its_files_and_the_identity(project: Project,
     assert request.variables == {"TOKEN": "abc", "OWN": "1"}
     assert (request.event.external_user_id, request.event.environment) == ("ada", "production")
     assert (request.external_user_id, request.environment) == ("ada", "production")
-    assert (request.actions_source, request.pinned_exports) == ("npm", {"a": {"x": 1}})
+    assert (request.action_sources, request.pinned_exports) == (("npm",), {"a": {"x": 1}})
     assert (request.recording, request.source_path) == (None, source.path)
     assert (request.pause_mode, request.install) == ("skip", True)
 

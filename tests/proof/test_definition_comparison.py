@@ -131,7 +131,7 @@ WHOLE = Workflow(
 )
 WHOLE = WHOLE.with_unsupported_entries([UnsupportedEntry("a", {"namespace": "branch"})])
 SIDECAR = Sidecar(
-    endpoint="eo1", actions="npm", test_users=("ada",), test_events=("e.json",), control_flow=("b",), path=Path("p")
+    endpoint="eo1", actions=("npm",), test_users=("ada",), test_events=("e.json",), control_flow=("b",), path=Path("p")
 )
 
 
@@ -196,7 +196,7 @@ def test_keys_of_the_files_only(patched: bool) -> None:
     [
         ({}, []),
         ({"endpoint": "eo2"}, ["pdkernel.yaml.endpoint"]),
-        ({"actions": "builtin"}, ["pdkernel.yaml.actions"]),
+        ({"actions": ("builtin",)}, ["pdkernel.yaml.actions[0]"]),
         ({"test_users": ("bob",)}, ["pdkernel.yaml.test_users[0]"]),
         ({"test_events": ()}, ["pdkernel.yaml.test_events"]),
         ({"control_flow": ("b", "c")}, ["pdkernel.yaml.control_flow[1]"]),

@@ -22,7 +22,7 @@ def session(make_session: Callable[..., Session], tmp_path: Path) -> Session:
     """A session with actions from a checkout and a step that uses an action, run as Ada."""
     session = make_session()
     write_checkout(tmp_path / "checkout")
-    session.catalog.settings.set_source("checkout", base=tmp_path)
+    session.catalog.settings.set_sources(["checkout"], base=tmp_path)
     session.record_cell(PUT, cell_id="c1")
     session.choose_user("ada")
     return session

@@ -82,7 +82,7 @@ async def test_a_token_that_an_action_prints_is_not_in_the_record(
     )
     choices = Catalog.for_project(project, environ={}).settings
     choices.accept_licence()
-    choices.set_source("npm", base=tmp_path)
+    choices.set_sources(["npm"], base=tmp_path)
     imported = written == "import"
     step = Step(
         "issue",

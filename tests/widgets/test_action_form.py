@@ -25,7 +25,7 @@ FILL = "%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: 2\n"
 def session(session: Session, tmp_path: Path) -> Session:
     """A session with actions from a checkout and two steps that use an action."""
     write_checkout(tmp_path / "checkout")
-    session.catalog.settings.set_source("checkout", base=tmp_path)
+    session.catalog.settings.set_sources(["checkout"], base=tmp_path)
     session.record_cell(PUT, cell_id="c1")
     session.record_cell(FILL, cell_id="c2")
     return session

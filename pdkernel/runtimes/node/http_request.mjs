@@ -10,14 +10,17 @@ const send = fetch; // a step may replace the global one
 const BODILESS = new Set(["GET", "HEAD"]);
 
 /**
- * Return a copy of *fields* with a method `execute`, which sends the request.
+ * Return a copy of *fields* with a method `execute`, which sends the request and sets `responseHeaders`.
  *
  * @param {any} fields
  * @returns {any}
  */
 export function createHttpRequest(fields) {
   const request = { ...fields };
-  Object.defineProperty(request, "execute", { value: () => execute(request), enumerable: false });
+  Object.defineProperties(request, {
+    execute: { value: () => execute(request), enumerable: false },
+    responseHeaders: { value: undefined, enumerable: false, writable: true },
+  });
   return request;
 }
 
@@ -27,7 +30,8 @@ export function createHttpRequest(fields) {
  * @param {any} request
  * @returns {Promise<any>} the body: parsed if it is JSON, else text
  */
-async function execute({ method = "GET", url, headers, params, auth, body }) {
+async function execute(request) {
+  const { method = "GET", url, headers, params, auth, body } = request;
   if (typeof url !== "string" || !url.trim()) {
     throw named("ConfigurationError", "The HTTP request has no URL. Set the field url.", undefined);
   }
@@ -39,12 +43,13 @@ async function execute({ method = "GET", url, headers, params, auth, body }) {
   authorize(sent, auth);
   const content = BODILESS.has(verb) ? undefined : contentOf(body, sent);
   const response = await send(target, { method: verb, headers: sent, body: content, redirect: "follow" });
+  request.responseHeaders = Object.fromEntries(response.headers);
   const data = await dataOf(response);
   if (response.ok) return data;
   const error = named(
     `AxiosError - Request failed with status code ${response.status}`,
     JSON.stringify(data) ?? "",
-    { status: response.status, statusText: response.statusText, headers: Object.fromEntries(response.headers), data },
+    { status: response.status, statusText: response.statusText, headers: request.responseHeaders, data },
   );
   throw error;
 }

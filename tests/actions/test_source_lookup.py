@@ -1,0 +1,279 @@
+"""The look-up of actions in several sources: their order, the lock file, and the messages; packages come from a local registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from pdkernel.actions import ActionReference, Catalog
+from pdkernel.actions.lock import LOCK_NAME
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import ActionNotFoundError, ActionVersionError, LicenceError
+from pdkernel.project import Project
+from tests.actions.checkout import write_app, write_checkout
+from tests.actions.connect_server import connect_api
+from tests.actions.registry_server import PackageServer, archive, depot, serving
+from tests.actions.test_builtin import action
+from tests.actions.test_catalog import npm_environ
+from tests.builders import a_workflow, an_event
+
+PACKAGE = "@pipedream/depot"
+PUT = ActionReference("depot-put-thing", "0.1.2")
+FILL = ActionReference("depot-fill-form", "0.0.1")
+WEIGH = "@acme/weigh_thing@0.0.3"
+PRIVATE = """
+export default {
+  key: "weigh_thing",
+  name: "Weigh a Thing",
+  version: "0.0.3",
+  type: "action",
+  props: { thing: { type: "string" } },
+  async run() {
+    return { grams: this.thing.length };
+  },
+};
+"""
+OpenCatalog = Callable[..., Catalog]
+
+
+@pytest.fixture
+def registry() -> Iterator[PackageServer]:
+    """A registry with one version of the package."""
+    with serving({PACKAGE: {"0.10.0": archive(PACKAGE, "0.10.0", depot("0.1.2"))}}) as server:
+        yield server
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A folder of components with a private action only."""
+    module = tmp_path / "private" / "components" / "acme" / "actions" / "weigh_thing" / "weigh_thing.mjs"
+    module.parent.mkdir(parents=True)
+    module.write_text(PRIVATE)
+    return tmp_path / "private"
+
+
+@pytest.fixture
+def open_catalog(project: Project, registry: PackageServer, private: Path, tmp_path: Path) -> OpenCatalog:
+    """Opens the catalogue of a project with the given sources, in this order."""
+
+    def opened(*sources: str, licence: bool = True, environ: Mapping[str, str] | None = None) -> Catalog:
+        catalog = Catalog.for_project(project, environ=environ or npm_environ(tmp_path, registry.url))
+        if licence:
+            catalog.settings.accept_licence()
+        return catalog.with_sources(sources, base=tmp_path)
+
+    return opened
+
+
+def locked_sources(project: Project) -> object:
+    """The sources in the project's lock file."""
+    path = project.folder.parent / LOCK_NAME
+    return json.loads(path.read_text()).get("sources") if path.exists() else None
+
+
+async def test_one_workflow_combines_private_and_public_actions(
+    project: Project,
+    directory: LocalDirectory,
+    registry: PackageServer,
+    private: Path,
+    tmp_path: Path,
+    connect: Callable[..., str],
+) -> None:
+    """A run executes a private action of a folder and a public action of npm; the lock file names the source of each."""
+    connect("ada", app="depot", credentials={"api_key": "key-0123456789"})
+    environ = npm_environ(tmp_path, registry.url)
+    workflow = a_workflow(
+        action(WEIGH, "thing: box\n", name="weigh"),
+        action(str(PUT), "shelf: s1\nthing: '{{ steps.weigh.$return_value.grams }}'\n", name="put"),
+    )
+    async with await WorkflowEngine.start(project, directory, environ=environ) as engine:
+        engine.catalog.settings.accept_licence()
+        execution = await engine.run(
+            RunRequest(
+                workflow,
+                an_event(),
+                parse_policy("deny"),
+                external_user_id="ada",
+                folder=tmp_path,
+                action_sources=("private", "npm"),
+            )
+        )
+
+    assert execution.status == "success", execution.error
+    assert [step.source for step in execution.steps] == ["folder components/acme", f"npm {PACKAGE} 0.10.0"]
+    put = execution.step("put").return_value
+    assert isinstance(put, dict)
+    assert put["thing"] == 3
+    assert locked_sources(project) == {WEIGH: "./private", str(PUT): "npm"}
+
+
+@pytest.mark.parametrize(
+    ("order", "source"),
+    [(("checkout", "npm"), "folder components/depot"), (("npm", "checkout"), f"npm {PACKAGE} 0.10.0")],
+)
+async def test_the_first_source_with_the_action_wins(
+    open_catalog: OpenCatalog, tmp_path: Path, order: tuple[str, ...], source: str
+) -> None:
+    """Of two sources with the same action and version, the first one is used."""
+    write_checkout(tmp_path / "checkout")
+
+    found = await open_catalog(*order).resolve_or_install(PUT)
+
+    assert found.source == source
+
+
+async def test_the_locked_source_comes_first(open_catalog: OpenCatalog, project: Project, tmp_path: Path) -> None:
+    """An action keeps its locked source if the order changes, and gets another one if that source is removed."""
+    write_checkout(tmp_path / "checkout")
+    await open_catalog("checkout", "npm").resolve_or_install(PUT)
+
+    reversed_order = await open_catalog("npm", "checkout").resolve_or_install(PUT)
+    without = await open_catalog("npm", "private").resolve_or_install(PUT)
+
+    assert reversed_order.source == "folder components/depot"
+    assert without.source == f"npm {PACKAGE} 0.10.0"
+    assert locked_sources(project) == {str(PUT): "npm"}
+
+
+async def test_a_locked_folder_is_used_without_the_registry(
+    open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
+) -> None:
+    """An action that only the second source has is searched on npm once."""
+    write_checkout(tmp_path / "checkout")
+    module = tmp_path / "checkout/components/depot/actions/only/only.mjs"
+    module.parent.mkdir()
+    module.write_text(PRIVATE.replace("weigh_thing", "depot-only"))
+    only = ActionReference("depot-only", "0.0.3")
+
+    await open_catalog("npm", "checkout").resolve_or_install(only)
+    asked = len(registry.asked)
+    found = await open_catalog("npm", "checkout").resolve_or_install(only)
+
+    assert asked > 0
+    assert len(registry.asked) == asked
+    assert found.source == "folder components/depot"
+
+
+async def test_one_source_is_not_locked(open_catalog: OpenCatalog, project: Project, tmp_path: Path) -> None:
+    """With one source, the lock file has no sources, and the lock of a run neither."""
+    catalog = open_catalog("private")
+
+    found = await catalog.resolve_or_install(ActionReference.parse(WEIGH))
+
+    assert locked_sources(project) is None
+    assert catalog.describe_lock(found).source is None
+
+
+async def test_a_run_goes_on_with_its_source(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A component is restored from the source that the run's lock names, whatever comes first now."""
+    write_checkout(tmp_path / "first")
+    write_checkout(tmp_path / "second")
+    catalog = open_catalog("second", "first")
+    locked = catalog.describe_lock(await catalog.resolve_or_install(PUT))
+    (tmp_path / LOCK_NAME).unlink()
+
+    found = await open_catalog("first", "second").restore(locked)
+
+    assert locked.source == "./second"
+    assert found.file is not None
+    assert found.file.path.is_relative_to(tmp_path / "second")
+
+
+async def test_a_missing_action_names_all_sources(open_catalog: OpenCatalog, registry: PackageServer) -> None:
+    """The message names the sources in the order in which they were tried, and why each does not have the action."""
+    with pytest.raises(ActionNotFoundError) as caught:
+        await open_catalog("private", "npm").resolve_or_install(ActionReference("depot-absent", "0.0.1"))
+
+    message = caught.value.message
+    assert "Sources that were tried, in this order: the folder private, npm." in message
+    assert f"{PACKAGE} on npm has no component depot-absent." in message
+
+
+@pytest.mark.parametrize("uses", ["@acme/absent@0.0.1", "depot-put-thing@7.0.0"])
+async def test_the_message_of_a_private_action_or_another_version(open_catalog: OpenCatalog, uses: str) -> None:
+    """A missing private action, and a missing version, name all sources too."""
+    with pytest.raises(ActionNotFoundError) as caught:
+        await open_catalog("private", "npm").resolve_or_install(ActionReference.parse(uses))
+
+    assert "in this order: the folder private, npm." in caught.value.message
+    assert caught.value.fix
+
+
+async def test_another_version_in_the_folder_does_not_hide_npm(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """If the first source has only another version, the next source is used; without a next one, the message names the version."""
+    write_checkout(tmp_path / "checkout", version="0.2.0")
+
+    found = await open_catalog("checkout", "npm").resolve_or_install(PUT)
+    with pytest.raises(ActionVersionError) as caught:
+        open_catalog("checkout", "private").resolve(PUT.key, PUT.version)
+
+    assert found.source == f"npm {PACKAGE} 0.10.0"
+    assert "has version 0.2.0" in caught.value.message
+    assert "in this order: the folder checkout, the folder private." in caught.value.message
+
+
+async def test_without_the_licence_the_folder_is_still_used(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """The licence of npm is required only for an action that no other source has."""
+    write_checkout(tmp_path / "checkout")
+    catalog = open_catalog("npm", "checkout", licence=False)
+
+    found = await catalog.resolve_or_install(PUT)
+    with pytest.raises(LicenceError) as caught:
+        await catalog.resolve_or_install(ActionReference("slack-send-message", "0.0.1"))
+
+    assert found.source == "folder components/depot"
+    assert "is not in the folder checkout; npm may have it" in caught.value.message
+
+
+async def test_no_install_uses_what_is_on_this_machine(
+    open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
+) -> None:
+    """`--no-install` skips npm if another source has the action, and names the command if none has."""
+    write_checkout(tmp_path / "checkout")
+
+    found = await open_catalog("npm", "checkout").resolve_or_install(PUT, install=False)
+    with pytest.raises(ActionNotFoundError) as caught:
+        await open_catalog("npm", "private").resolve_or_install(FILL, install=False)
+
+    assert found.source == "folder components/depot"
+    assert "pdkernel actions add depot-fill-form@0.0.1" in caught.value.fix
+    assert registry.asked == []
+
+
+async def test_pipedream_after_a_folder(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """An action that the folder does not have runs at Pipedream; a search lists the component of the first source."""
+    with connect_api() as api:
+        write_app(tmp_path / "own" / "hangar")
+        module = tmp_path / "own/hangar/actions/open-door/open-door.mjs"
+        module.parent.mkdir()
+        module.write_text(PRIVATE.replace("weigh_thing", "hangar-open-door"))
+        catalog = open_catalog("own", "connect", environ=api.environ)
+
+        own = await catalog.resolve_or_install(ActionReference("hangar-open-door", "0.0.3"))
+        remote = await catalog.resolve_or_install(ActionReference("hangar-open-door", "1.2.3"))
+        listed = {each.key: each.version for each in await catalog.search("door", app="hangar")}
+        other_order = open_catalog("connect", "own", environ=api.environ)
+        remote_first = {each.key: each.version for each in await other_order.search("door", app="hangar")}
+
+    assert own.file is not None
+    assert remote.file is None
+    assert listed["hangar-open-door"] == "0.0.3"
+    assert "hangar-close-door" in listed
+    assert remote_first["hangar-open-door"] == "1.2.3"
+
+
+def test_sources_that_may_have_an_action(open_catalog: OpenCatalog) -> None:
+    """A public action may come from npm or Pipedream; no source has a private or a built-in action besides its folder."""
+    catalog = open_catalog("private", "npm", "connect")
+    remote = [
+        [each.source for each in catalog.find_remote_sources(ActionReference.parse(uses))]
+        for uses in (str(PUT), WEIGH, "filter-continue-based-on-condition@7.0.0")
+    ]
+
+    assert remote == [["npm", "connect"], [], []]
