@@ -32,7 +32,6 @@ def render_timeline(
     workflow = state.workflow
     finished = execution.finished_at is not None
     stale = state.find_stale_steps(execution) if finished and not has_own_event else ()
-    languages = timeline.step_kinds(workflow)
     name = None if has_own_event else state.event_name
     responds = only is None and workflow.trigger.type == "http"
     now = state.project.clock.now()
@@ -41,9 +40,9 @@ def render_timeline(
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
     return RichOutput(
         timeline.render_text(
-            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
+            execution, stale=stale, workflow=workflow, event_name=name, has_response=responds, note=note
         ),
         timeline.render_html(
-            execution, stale=stale, languages=languages, event_name=name, has_response=responds, note=note
+            execution, stale=stale, workflow=workflow, event_name=name, has_response=responds, note=note
         ),
     )

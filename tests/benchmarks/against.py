@@ -55,7 +55,9 @@ def main(commit: str, script: str = "bench_serve.py") -> None:
     with work_tree(commit) as base:
         trees = (base, ROOT)
         rounds = []
-        for turn in range(ROUNDS):  # the first place changes: the machine may be faster or slower at the start of a round
+        for turn in range(
+            ROUNDS
+        ):  # the first place changes: the machine may be faster or slower at the start of a round
             figures = {tree: measure(tree, script) for tree in (trees if turn % 2 == 0 else reversed(trees))}
             rounds.append((figures[base], figures[ROOT]))
     common = set.intersection(*(set(figures) for each in rounds for figures in each))
