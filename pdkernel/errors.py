@@ -15,10 +15,38 @@ variable's value or a header.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 CONNECT_PREFIX = "Pipedream Connect Error: "
 """The prefix of the platform's end-user errors (its Connect documentation)."""
+
+
+_MAX_LISTED_WORDS = 20
+"""The number of words that a suggestion may list."""
+
+
+def did_you_mean(
+    word: str, known: Iterable[str], *, aliases: Mapping[str, str] | None = None, lists_all: bool = True
+) -> str:
+    """
+    A sentence that suggests the nearest known words, or all known words if they are few; else the empty string.
+
+    Args:
+        word: The unknown word.
+        known: The known words.
+        aliases: Other common names, and the known word for each.
+        lists_all: Whether the known words may be listed if none is near.
+    """
+    import difflib
+
+    words = list(known)
+    by_lower = {each.lower(): each for each in reversed(words)}
+    meant = (aliases or {}).get(word.lower())
+    near = [meant] if meant else [by_lower[each] for each in difflib.get_close_matches(word.lower(), by_lower)]
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    return f"Known: {', '.join(words)}." if lists_all and 0 < len(words) <= _MAX_LISTED_WORDS else ""
 
 
 def describe_fault(fault: BaseException) -> str:

@@ -25,6 +25,8 @@ CallOutcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "fai
 
 NOTE_PREFIX = "[pdkernel] "
 """The prefix of a line that pdkernel adds to a step's logs; such a line is a `Log` of its own, on stderr."""
+STDERR_INTRODUCTION = " The end of its stderr:\n"
+"""The text before the end of stderr in the message of a step whose process ended."""
 RETURN_VALUE = "$return_value"
 SUMMARY = "$summary"
 

@@ -1,8 +1,4 @@
-"""
-The workflow model: triggers and ordered steps as frozen values, with the platform's rules for names.
-
-`notebook` reads workflows from notebooks; `definition` reads and writes the files that Pipedream deploys.
-"""
+"""The workflow model: triggers and ordered steps as frozen values, with the platform's rules for names."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias, get_args
 
-from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError
+from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError, did_you_mean
 
 JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
@@ -31,8 +27,7 @@ DEFAULT_TIMEOUT_S: Mapping[str, float] = {**dict.fromkeys(get_args(TriggerType),
 MAX_PROP_BYTES = 64 * 1024
 """Limit of a prop's value as written; an expression counts as its text (components reference, "prop limits")."""
 
-MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
-"""Bytes of the event, the exports and the logs of one run together."""
+MAX_PAYLOAD_BYTES = 6 * 1024 * 1024  # of the event, the exports and the logs of one run together
 
 STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 VARIABLE_NAME = STEP_NAME  # of an environment variable
@@ -66,8 +61,7 @@ def check_step_name(name: str) -> str:
     return name
 
 
-ACCOUNT_KEY = "authProvisionId"
-"""The key of an account's id in the value of an app prop."""
+ACCOUNT_KEY = "authProvisionId"  # the key of an account's id in the value of an app prop
 
 
 def get_app_slug(key: str) -> str:
@@ -148,6 +142,9 @@ class Step:
         notes: The step's note, or None.
         line_offset: Lines of the cell above the first line of *source*; 0 for a file.
         cell_index: Index of the notebook cell (the first is 0), or None for a folder.
+        execution_count: The number that JupyterLab shows beside the cell, `[3]`, or None.
+        file: For a workflow read from files, the path of the file with the code, for messages; else None.
+        file_line: The line of *file* with the first line of the cell, or of a folder's code; None for a `.ipynb` file.
         prop_lines: Line of each prop value by its path, for error messages: a line of the cell or of *props_file*. A value
             without an entry is on the directive's line.
         props_file: For a folder, the name of the file that holds the props; None for a cell.
@@ -168,6 +165,9 @@ class Step:
     notes: str | None = None
     line_offset: int = 0
     cell_index: int | None = None
+    execution_count: int | None = field(default=None, compare=False)
+    file: str | None = field(default=None, compare=False)
+    file_line: int | None = field(default=None, compare=False)
     prop_lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict, compare=False, repr=False)
     props_file: str | None = field(default=None, compare=False)
     extra: Mapping[str, JSON] = field(default_factory=dict)
@@ -302,8 +302,8 @@ class Workflow:
         """
         if name in self._positions:
             return self.steps[self._positions[name]]
-        known = ", ".join(step.name for step in self.steps) or "none"
-        raise UnknownStepError(f"The workflow has no step {name!r}. Its steps: {known}.", step=name)
+        fix = did_you_mean(name, self._positions) if self.steps else "The workflow has no steps."
+        raise UnknownStepError(f"The workflow has no step {name!r}.", fix=fix, step=name)
 
     def position(self, name: str) -> int | None:
         """Return the place of the step *name* among the steps, from 0; None without such a step."""
@@ -348,8 +348,7 @@ class Workflow:
         if self._version is None:
             text = json.dumps(self.versioned_content(), sort_keys=True)
             object.__setattr__(self, "_version", hashlib.sha256(text.encode()).hexdigest()[:12])
-        assert self._version is not None
-        return self._version
+        return self._version or ""
 
     def versioned_content(self) -> dict[str, Any]:
         """Return everything that affects a run, as JSON, without positions of cells; `version` is its hash."""

@@ -119,3 +119,21 @@ def test_missing_packages(names: tuple[str, ...], text: str) -> None:
 def test_a_fault_in_words(fault: Exception, text: str) -> None:
     """The number of an operating system's error is left out; without a message, the class is named."""
     assert errors.describe_fault(fault) == text
+
+
+@pytest.mark.parametrize(("count", "is_listed"), [(20, True), (21, False)])
+def test_the_number_of_words_in_a_suggestion(count: int, is_listed: bool) -> None:
+    """Without a near word, up to 20 known words are listed, and more are not."""
+    words = [f"{number:03}" for number in range(count)]
+
+    assert errors.did_you_mean("zzzzz", words) == (f"Known: {', '.join(words)}." if is_listed else "")
+
+
+def test_near_words_are_suggested() -> None:
+    """At most three near words are suggested, in any case; an alias wins over near words."""
+    known: list[str] = ["aaab", "aaac", "aaad", "aaae"]
+    aliases: dict[str, str] = {"js": "node"}
+
+    assert errors.did_you_mean("AAAA", known).count(" or ") == 2
+    assert errors.did_you_mean("JS", ["node", "jss"], aliases=aliases) == "Did you mean node?"
+    assert errors.did_you_mean("js", ["node", "jss"]) == "Did you mean jss?"

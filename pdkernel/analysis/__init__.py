@@ -7,7 +7,14 @@ count. Names that only a run determines, and the event fields of Bash and Go ste
 
 from pdkernel.analysis.abstract_values import FieldPath
 from pdkernel.analysis.app_bindings import UNKNOWN_APP, find_app_bindings, find_declared_apps, merge_app_bindings
-from pdkernel.analysis.combined_errors import raise_combined, with_message
+from pdkernel.analysis.combined_errors import (
+    describe_error_place,
+    describe_place,
+    name_cell,
+    raise_combined,
+    translate_places,
+    with_message,
+)
 from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, format_path, reader_sort_key
 from pdkernel.analysis.contract_check import ContractViolation, check_event
 from pdkernel.analysis.contract_derivation import derive_contract
@@ -76,6 +83,8 @@ __all__ = [
     "compare_event",
     "count_parents",
     "derive_contract",
+    "describe_error_place",
+    "describe_place",
     "detect_drift",
     "fill_secret_props",
     "find_app_bindings",
@@ -98,10 +107,12 @@ __all__ = [
     "locate_missing_prop",
     "merge_app_bindings",
     "missing_responses",
+    "name_cell",
     "package_fault",
     "raise_combined",
     "reader_sort_key",
     "responds",
+    "translate_places",
     "with_message",
     "with_step_files",
 ]

@@ -156,7 +156,7 @@ def print_execution(
             execution,
             explain_lookup=explain,
             has_response=workflow.trigger.type == "http",
-            languages=timeline.step_kinds(workflow),
+            workflow=workflow,
             event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
         )
         click.echo(color_statuses(text), nl=False)

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from pdkernel.definition.entry_file import get_error_line, is_outside
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, AccountChoice, Sidecar, StepSidecar
-from pdkernel.directive import LocatedYaml, build_trigger_mapping, did_you_mean, dump_yaml, parse_trigger, parse_yaml
-from pdkernel.errors import DefinitionError, NotebookError
+from pdkernel.directive import LocatedYaml, build_trigger_mapping, dump_yaml, parse_trigger, parse_yaml
+from pdkernel.errors import DefinitionError, NotebookError, did_you_mean
 from pdkernel.model import JSON, Trigger
 
 SIDECAR_SCHEMA = "pdkernel/1"

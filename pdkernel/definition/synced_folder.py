@@ -316,7 +316,7 @@ class _StepReader:
             entry = posixpath.normpath(uses)
             entry_folder = posixpath.dirname(entry)
             step = with_step_files(
-                step,
+                replace(step, file=str(self._folder / entry), file_line=1),
                 build_file_reader(self._folder, entry_folder),
                 depth=len(Path(entry_folder).parts),
                 place=str(self._folder / entry),

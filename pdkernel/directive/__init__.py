@@ -7,7 +7,6 @@ from pdkernel.directive.option_values import is_action_reference
 from pdkernel.directive.psych_yaml import dump_yaml
 from pdkernel.directive.step_line import format_step_line
 from pdkernel.directive.step_options import STEP_OPTIONS, StepOption
-from pdkernel.directive.suggestions import did_you_mean
 from pdkernel.directive.triggers import build_trigger_mapping, describe_emitters, parse_trigger
 from pdkernel.directive.workflow_header import WORKFLOW_MAGIC, WorkflowHeader, parse_settings, parse_workflow_cell
 from pdkernel.directive.yaml_patch import Alignment, is_same_value, patch_yaml
@@ -22,7 +21,6 @@ __all__ = [
     "WorkflowHeader",
     "build_trigger_mapping",
     "describe_emitters",
-    "did_you_mean",
     "dump_cell_yaml",
     "dump_yaml",
     "format_step_cell",

@@ -16,8 +16,7 @@ from typing import NoReturn, Self
 
 from pdkernel.directive import option_values
 from pdkernel.directive.step_options import LANGUAGE_ALIASES, STEP_FLAGS, STEP_OPTIONS
-from pdkernel.directive.suggestions import did_you_mean
-from pdkernel.errors import DefinitionError, DirectiveError
+from pdkernel.errors import DefinitionError, DirectiveError, did_you_mean
 from pdkernel.expression import find_closing_braces
 from pdkernel.expression.template import CLOSING_BRACES, OPENING_BRACES
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Language, Step, StoreBinding, check_step_name

@@ -8,9 +8,8 @@ from typing import cast, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 from pdkernel.directive.located_yaml import LocatedYaml
-from pdkernel.directive.suggestions import did_you_mean
 from pdkernel.directive.yaml_checks import YamlChecker, check_keys
-from pdkernel.errors import DirectiveError
+from pdkernel.errors import DirectiveError, did_you_mean
 from pdkernel.expression import ValuePath
 from pdkernel.model import JSON, VARIABLE_NAME, HttpAuth, ResponseMode, Trigger, TriggerType
 

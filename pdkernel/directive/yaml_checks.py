@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdkernel.directive.located_yaml import LocatedYaml
-from pdkernel.directive.suggestions import did_you_mean
-from pdkernel.errors import DefinitionError
+from pdkernel.errors import DefinitionError, did_you_mean
 from pdkernel.expression import ValuePath
 from pdkernel.model import JSON
 

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 
 from pdkernel.actions.prop_binding import add_prop_braces
 from pdkernel.analysis import iter_sources
-from pdkernel.directive import did_you_mean
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import StepError
+from pdkernel.errors import StepError, did_you_mean
 from pdkernel.expression import UNDEFINED, add_missing_braces, iter_templates, substitute_results
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.workers import RunWorkers

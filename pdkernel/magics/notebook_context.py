@@ -122,6 +122,16 @@ def get_cell_metadata(shell: InteractiveShell) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def get_cell_number(shell: InteractiveShell) -> int | None:
+    """
+    The number that JupyterLab shows beside the running cell.
+
+    It is not `execution_count`, which IPython increases before the cell runs since version 9, and after the cell before that.
+    """
+    history = shell.history_manager
+    return None if history is None else len(history.input_hist_raw) - 1
+
+
 def remove_added_newline(shell: InteractiveShell, text: str) -> str:
     """
     A running cell's *text* without the newline that IPython appends.

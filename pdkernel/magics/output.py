@@ -20,7 +20,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
-    from pdkernel.execution import ErrorRecord, Execution, RunPause
+    from pdkernel.execution import Execution, RunPause
     from pdkernel.session import Session
     from pdkernel.widgets import PauseButtons
 
@@ -303,19 +303,9 @@ def show_button(shell: Any, button: Any) -> None:
 
 
 def raise_on_failure(execution: Execution) -> None:
-    """Raise `CellError` if *execution* failed or was cancelled; the timeline has the details."""
+    """Raise `CellError` if *execution* failed or was cancelled; the timeline has the error, which is shown once."""
     if execution.status == "cancelled":
         raise CellError("Cancelled", "The run was interrupted, and its workers were stopped.")
     if execution.status == "error" and execution.error is not None:
-        raise CellError(_title(execution.error), _message(execution.error))
-
-
-def _title(error: ErrorRecord) -> str:
-    return error.name
-
-
-def _message(error: ErrorRecord) -> str:
-    where = ""
-    if error.step is not None:
-        where = f"\nin step {error.step}" + (f", line {error.line} of its cell" if error.line is not None else "")
-    return f"{error.message}{where}"
+        step = execution.error.step
+        raise CellError("Not finished", f"{f'Step {step} failed' if step else 'The run failed'}: see the error above.")

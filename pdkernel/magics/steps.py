@@ -11,7 +11,7 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from pdkernel.directive import STEP_OPTIONS, describe_emitters, parse_step_cell, parse_workflow_cell
 from pdkernel.errors import PdkernelError
 from pdkernel.magics.directive_cells import get_cell_source
-from pdkernel.magics.notebook_context import get_cell_metadata, get_session, remove_added_newline
+from pdkernel.magics.notebook_context import get_cell_metadata, get_cell_number, get_session, remove_added_newline
 from pdkernel.magics.output import (
     LiveTimeline,
     raise_on_failure,
@@ -127,7 +127,7 @@ class StepMagics(Magics):
         metadata = get_cell_metadata(self.shell)
         first = not getattr(self.shell, "_pdkernel_requirements_shown", False)
         session.remove_cells(list(metadata.get("deletedCells") or ()))
-        session.record_cell(text, cell_id=metadata.get("cellId"))
+        session.record_cell(text, cell_id=metadata.get("cellId"), execution_count=get_cell_number(self.shell))
         if first:
             self.shell._pdkernel_requirements_shown = True  # noqa: SLF001 (an attribute that pdkernel owns)
             self._show_missing_requirements()

@@ -39,6 +39,8 @@ class NotebookCell:
         metadata: The cell's metadata, unchanged.
         index: The cell's index in the file, from 0; None for a cell without a file.
         outputs: The saved outputs, as nbformat holds them.
+        execution_count: The number that JupyterLab shows beside the cell, or None.
+        file_line: The line of a `.py` file with the cell's first line; None for a cell without a directive, or of another file.
     """
 
     source: str
@@ -47,6 +49,8 @@ class NotebookCell:
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     index: int | None = field(default=None, compare=False)
     outputs: Sequence[Mapping[str, Any]] = field(default=(), compare=False, repr=False)
+    execution_count: int | None = field(default=None, compare=False)
+    file_line: int | None = field(default=None, compare=False, repr=False)
 
     @property
     def pdkernel_metadata(self) -> Mapping[str, Any]:
@@ -153,8 +157,14 @@ def _read_percent(path: Path, text: str) -> Mapping[str, Any]:
             f"{path} is not a notebook that can be read: its header is not Jupytext's ({fault}).",
             fix="Remove the lines from `# ---` to `# ---` at the top of the file.",
         ) from None
+    lines = iter(enumerate(text.split("\n"), 1))
     for cell in notebook["cells"]:
         cell.pop("id", None)  # the file has no ids: they would be new at each reading
+        written = [line.strip() for line in cell["source"].split("\n")]
+        directive = next((line for line in written if line.startswith("%%pd")), None)
+        if cell["cell_type"] == "code" and directive is not None:
+            found = (number for number, line in lines if line.lstrip("# \t").rstrip() == directive)
+            cell["file_line"] = next(found, 0) - written.index(directive)
     return notebook
 
 
@@ -197,4 +207,6 @@ def _cell(cell: Mapping[str, Any]) -> NotebookCell:
         id=cell.get("id"),
         metadata=json.loads(json.dumps(metadata)) if isinstance(metadata, dict) else {},
         outputs=tuple(each for each in cell.get("outputs") or () if isinstance(each, dict)),
+        execution_count=count if isinstance(count := cell.get("execution_count"), int) else None,
+        file_line=line if isinstance(line := cell.get("file_line"), int) and line > 0 else None,
     )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pdkernel.analysis import with_step_files
-from pdkernel.analysis.combined_errors import raise_combined, with_message
+from pdkernel.analysis import describe_error_place, name_cell, raise_combined, with_message, with_step_files
 from pdkernel.definition.file_plan import get_entry_path, iter_step_files
 from pdkernel.directive import (
     WorkflowHeader,
@@ -35,10 +35,12 @@ def read_notebook(path: Path) -> Workflow:
         NotebookError: The file is not a notebook.
         DefinitionError: A cell is invalid; the message names every such cell.
     """
-    return workflow_from_cells(read_cells(path), name=path.stem, source=str(path))
+    return workflow_from_cells(read_cells(path), name=path.stem, source=str(path), file=str(path))
 
 
-def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str | None = None) -> Workflow:
+def workflow_from_cells(
+    cells: Sequence[NotebookCell], *, name: str, source: str | None = None, file: str | None = None
+) -> Workflow:
     """
     The workflow in *cells*.
 
@@ -46,13 +48,14 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
         cells: All cells of the notebook, in order; a step's `cell_index` is its index here.
         name: The workflow's name, unless a `%%pdworkflow` cell gives another.
         source: The origin of the cells, for messages.
+        file: The path of the file with the cells, for the places of errors; None for a notebook that is open.
 
     Raises:
         DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own class; several problems have the class of the
             first, and the message lists all of them.
     """
     steps: list[Step] = []
-    headers: list[tuple[int, WorkflowHeader]] = []
+    headers: list[tuple[str, WorkflowHeader]] = []
     hidden: Mapping[str, Any] = {}
     problems: list[DefinitionError] = []
     notes = {
@@ -70,19 +73,18 @@ def workflow_from_cells(cells: Sequence[NotebookCell], *, name: str, source: str
             continue
         try:
             if is_step_cell(cell.source):
-                steps.append(_step(cell, index, notes))
+                steps.append(_step(cell, index, notes, file))
             elif is_workflow_cell(cell.source):
-                headers.append((index, parse_workflow_cell(cell.source)))
+                place = _name_place(_at(Step("cell", cell_index=index), cell, file))
+                headers.append((place, parse_workflow_cell(cell.source)))
                 hidden = cell.pdkernel_metadata
         except DefinitionError as error:
-            problems.append(_in_cell(error, index))
+            problems.append(_in_cell(error, cell, index, file))
     problems += _find_duplicates(steps)
     if len(headers) > 1:
-        numbers = " and ".join(str(index + 1) for index, _ in headers)
+        places = " and ".join(place for place, _ in headers)
         problems.append(
-            DirectiveError(
-                f"Cells {numbers} are both %%pdworkflow.", fix="A notebook has one such cell: remove the other."
-            )
+            DirectiveError(f"{places} are both %%pdworkflow.", fix="A notebook has one such cell: remove the other.")
         )
     raise_combined(problems)
     header = headers[0][1] if headers else WorkflowHeader()
@@ -104,9 +106,16 @@ def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
     return header.name
 
 
-def _step(cell: NotebookCell, index: int, notes: Mapping[str, str]) -> Step:
-    step = parse_step_cell(cell.source, cell=index).step
+def _step(cell: NotebookCell, index: int, notes: Mapping[str, str], file: str | None) -> Step:
+    step = _at(parse_step_cell(cell.source, cell=index).step, cell, file)
     return restore_step(step, cell.pdkernel_metadata, note=notes.get(step.name)) if cell.pdkernel_metadata else step
+
+
+def _at(step: Step, cell: NotebookCell, file: str | None) -> Step:
+    """*step* with the place of *cell*, which is in *file*."""
+    return replace(
+        step, execution_count=cell.execution_count, file=file, file_line=None if file is None else cell.file_line
+    )
 
 
 def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, ...]:
@@ -132,9 +141,18 @@ def _kept(cell: NotebookCell, steps: Sequence[Step]) -> list[UnsupportedEntry]:
     return [] if entry is None else [UnsupportedEntry(steps[-1].name if steps else None, entry)]
 
 
-def _in_cell(error: DefinitionError, index: int) -> DefinitionError:
-    """*error* with the cell's number in its message."""
-    return with_message(error, f"Cell {index + 1}: {error.message}")
+def _in_cell(error: DefinitionError, cell: NotebookCell, index: int, file: str | None) -> DefinitionError:
+    """*error* with the cell's number, or the line of a `.py` file, in its message."""
+    return with_message(
+        error, f"{_name_place(_at(Step('cell', cell_index=index), cell, file), error.line)}: {error.message}"
+    )
+
+
+def _name_place(step: Step, line: int | None = None) -> str:
+    """`Cell [3]` at the start of a sentence; for a `.py` file, `work.py:27`."""
+    if step.file_line is not None:
+        return describe_error_place(step, step.name, line or 1)
+    return name_cell(step).capitalize()
 
 
 def _find_duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
@@ -143,8 +161,7 @@ def _find_duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
         by_name.setdefault(step.name, []).append(step)
     return [
         DuplicateStepError(
-            f"Cells {' and '.join(str((step.cell_index or 0) + 1) for step in same)} are both called {name!r}: "
-            f"steps.{name} would be ambiguous.",
+            f"{' and '.join(map(_name_place, same))} are both called {name!r}: steps.{name} would be ambiguous.",
             fix="Rename one of them.",
             step=name,
         )

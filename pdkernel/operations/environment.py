@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel.analysis import SecretProp
 from pdkernel.analysis.secret_props import iter_secret_props
-from pdkernel.directive import did_you_mean
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, did_you_mean
 from pdkernel.model import Workflow
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.analysis import package_fault
-from pdkernel.directive.suggestions import did_you_mean
-from pdkernel.errors import PackageInstallError, PackageMissingError
+from pdkernel.errors import PackageInstallError, PackageMissingError, did_you_mean
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure, run_npm
 from pdkernel.packages.npm_lock import DEFAULT_ABOUT, LockedSet, NpmLock
 from pdkernel.runtimes.file_tree import remove_tree
@@ -282,8 +281,7 @@ class NpmPackages:
 
 def did_you_mean_package(name: str) -> str:
     """A sentence that suggests well-known packages with a similar name, or the empty string."""
-    suggestion = did_you_mean(name, _WELL_KNOWN)
-    return suggestion if suggestion.startswith("Did") else ""
+    return did_you_mean(name, _WELL_KNOWN, lists_all=False)
 
 
 def _check(spec: NpmSpec) -> None:

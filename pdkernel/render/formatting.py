@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pdkernel.errors import CONNECT_PREFIX
-from pdkernel.execution import AccountUse, Delivery, ErrorRecord, OutboundCall, Response
+from pdkernel.execution import AccountUse, Delivery, OutboundCall, Response
 from pdkernel.model import JSON
 from pdkernel.render.markup import Tone, escape_control_characters
 
@@ -134,13 +134,6 @@ def format_delivery(sent: Delivery) -> str:
     what = kinds.get(sent.kind, sent.kind) + (f"{joint}{sent.to}" if sent.to else "")
     result = ". ".join(str(part) for part in (f"status {sent.status}" if sent.status else "", sent.note) if part)
     return f"{what}: {result}" if result else what
-
-
-def format_error_location(error: ErrorRecord) -> str:
-    """Format the location of an error: "line 5 of the cell `build`"; empty if the error belongs to no step."""
-    if error.step is None:
-        return ""
-    return f"line {error.line} of the cell `{error.step}`" if error.line is not None else f"the cell `{error.step}`"
 
 
 def format_response(response: Response | None, *, refused: bool = False) -> str:

@@ -32,13 +32,23 @@ from pdkernel.notebook import METADATA_KEY, CellType, NotebookCell, read_cells, 
 HEADER_CELL_NAME = "%%pdworkflow"
 
 
-class ExecutedCell(JsonStruct, frozen=True):
-    """An executed cell: its text, its id if the front end sent it, and the time (seconds since the epoch)."""
+class ExecutedCell(JsonStruct, frozen=True, omit_defaults=True):
+    """
+    An executed cell.
+
+    Attributes:
+        source: Its text.
+        cell_id: Its id, if the front end sent it.
+        name: The name of its step.
+        at: The time in seconds since the epoch.
+        execution_count: The number that JupyterLab shows beside the cell, or None.
+    """
 
     source: str
     cell_id: str | None
     name: str
     at: float
+    execution_count: int | None = None
 
 
 class ShownCell(JsonStruct, frozen=True):
@@ -151,7 +161,7 @@ class Draft:
         self._changes = 0
         self._read: tuple[object, Workflow] | None = None  # the last workflow, and the state of its sources
 
-    def record_cell(self, source: str, *, cell_id: str | None, at: float) -> None:
+    def record_cell(self, source: str, *, cell_id: str | None, at: float, execution_count: int | None = None) -> None:
         """
         Record a step or header cell that was run.
 
@@ -163,7 +173,7 @@ class Draft:
         if cell_id is not None:
             self._deleted.discard(cell_id)
             self._check_unique_name(name, cell_id)
-        self._executed_cells[cell_id or name] = ExecutedCell(source, cell_id, name, at)
+        self._executed_cells[cell_id or name] = ExecutedCell(source, cell_id, name, at, execution_count)
 
     def remove_cells(self, cell_ids: Iterable[str]) -> None:
         """Remove cells that were deleted from the notebook."""
@@ -211,9 +221,15 @@ class Draft:
         for cell in cells:
             key = self._key_of(cell, ids)
             ran = unplaced.pop(key, None) if key else None
-            found.append(cell if ran is None or ran.at < document.at else replace(cell, source=ran.source))
+            if ran is None:
+                found.append(cell)
+                continue
+            source, number = cell.source if ran.at < document.at else ran.source, ran.execution_count
+            found.append(replace(cell, source=source, execution_count=number or cell.execution_count))
         new = (ran for ran in unplaced.values() if ran.cell_id is None or ran.at >= document.at)
-        return found + [NotebookCell(source=ran.source, id=ran.cell_id) for ran in new]
+        return found + [
+            NotebookCell(source=ran.source, id=ran.cell_id, execution_count=ran.execution_count) for ran in new
+        ]
 
     def _file_version(self) -> tuple[int, int, int] | None:
         """Modification time (ns), size (bytes) and inode of the file; None without a file."""

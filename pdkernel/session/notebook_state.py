@@ -126,11 +126,11 @@ class NotebookState:
         sidecar = self.sidecar
         return sidecar.actions if sidecar else ()
 
-    def record_cell(self, source: str, *, cell_id: str | None) -> None:
+    def record_cell(self, source: str, *, cell_id: str | None, execution_count: int | None = None) -> None:
         """Record a step or header cell that was run. Raises `DefinitionError`."""
         with self._lock:
             self._load()
-            self.draft.record_cell(source, cell_id=cell_id, at=time.time())
+            self.draft.record_cell(source, cell_id=cell_id, at=time.time(), execution_count=execution_count)
         self._notify()
 
     def remove_cells(self, cell_ids: list[str]) -> None:

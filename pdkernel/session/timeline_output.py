@@ -39,7 +39,6 @@ def render_timeline(
     workflow = state.workflow
     finished = execution.finished_at is not None
     stale = state.find_stale_steps(execution) if finished and not has_own_event else ()
-    languages = timeline.step_kinds(workflow)
     name = None if has_own_event else state.event_name
     responds = only is None and workflow.trigger.type == "http"
     now = state.project.clock.now()
@@ -50,7 +49,7 @@ def render_timeline(
     shown: Any = {
         "stale": stale,
         "edited": edited,
-        "languages": languages,
+        "workflow": workflow,
         "event_name": name,
         "has_response": responds,
         "note": note,

@@ -30,7 +30,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             denied = any(call.outcome == "denied" for call in execution.requests)
             text = timeline.render_text(
                 execution,
-                languages=timeline.step_kinds(workflow),
+                workflow=workflow,
                 has_response=responds,
                 note=_DENIED_CALL_HINT if denied else None,
             )

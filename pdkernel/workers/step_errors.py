@@ -14,6 +14,7 @@ from pdkernel.errors import (
     StepTimeoutError,
     StoreValueError,
 )
+from pdkernel.execution import STDERR_INTRODUCTION
 from pdkernel.model import MAX_PAYLOAD_BYTES
 from pdkernel.workers.replies import Fault
 
@@ -122,7 +123,7 @@ def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepPro
             what += " It may have run out of memory."
     else:
         what = f"The step ended its own process with exit status {exit_code}."
-    message = f"{what} The end of its stderr:\n{stderr_tail}" if stderr_tail else what
+    message = f"{what}{STDERR_INTRODUCTION}{stderr_tail}" if stderr_tail else what
     return StepProcessExitedError(
         message,
         name="ProcessDied",

@@ -59,7 +59,7 @@ def test_a_fork_runs_the_given_source(shell: Shell) -> None:
     assert last(first, "--from", "greet") == "Hello, Ada"
     assert last(first, edited, "--from", "greet") == "Welcome, Ada"
     assert last(failed, "--from", "greet", "--pin", f"read={pin}") == "Hello, Grace"
-    assert (unknown.status, "Its steps: read, greet." in unknown.stderr) == (2, True)
+    assert (unknown.status, "Known: read, greet." in unknown.stderr) == (2, True)
 
 
 def test_selected_runs_are_listed_first(shell: Shell) -> None:

@@ -51,6 +51,44 @@ def test_text_names_steps_and_status(pdkernel: Shell) -> None:
     assert "success" in ended.stdout
 
 
+BAD = 'def handler(pd):\n    """Fail."""\n    return pd.steps["trigger"]["event"]["nothing"]\n'
+
+
+def test_error_of_a_python_file_is_at_its_line(pdkernel: Shell) -> None:
+    """The error of a notebook in percent format is at the line of the file, in the timeline and in the stack."""
+    (pdkernel.folder / "work.py").write_text(
+        f"# %%\n# %load_ext pdkernel\n\n# %% [markdown]\n# A text\n\n# %%\n# %%pdstep bad\n{BAD}"
+    )
+
+    ended = pdkernel("run", "work.py", "--body", "{}")
+
+    assert "KeyError at work.py:11:" in ended.stdout
+    assert 'File "work.py", line 11, in handler' in ended.stdout
+
+
+def test_error_of_a_folder_is_at_the_line_of_its_file(pdkernel: Shell) -> None:
+    """The error of a step in a workflow's folder is at the line of the step's file."""
+    (pdkernel.folder / "flow" / "bad").mkdir(parents=True)
+    (pdkernel.folder / "flow" / "bad" / "entry.py").write_text(BAD)
+    (pdkernel.folder / "flow" / "workflow.yaml").write_text(
+        "schema: workflow/2022.04\nname: Flow\ntriggers: []\nsteps:\n  - namespace: bad\n    uses: ./bad/entry.py\n"
+    )
+
+    ended = pdkernel("run", "flow", "--body", "{}")
+
+    assert "KeyError at flow/bad/entry.py:3:" in ended.stdout
+    assert 'File "flow/bad/entry.py", line 3, in handler' in ended.stdout
+
+
+def test_error_of_a_notebook_file_names_the_cell_and_the_file(pdkernel: Shell) -> None:
+    """The error of a notebook's file has the line of the cell, the cell and the file."""
+    source = pdkernel.notebook(f"%%pdstep bad\n{BAD}")
+
+    ended = pdkernel("run", source, "--body", "{}")
+
+    assert f"KeyError at line 4 of cell 1 of {source}:" in ended.stdout
+
+
 def test_an_unreachable_host_is_exit_status_1(pdkernel: Shell) -> None:
     """A failed outbound call fails the step and the run; the error names the host and the cause."""
     cell = "%%pdstep call --lang node\nexport default defineComponent({ async run() { return (await fetch('https://nowhere.invalid/')).status; } });"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.directive.located_yaml import parse_yaml
-from pdkernel.directive.suggestions import did_you_mean
 from pdkernel.directive.yaml_checks import YamlChecker, check_keys
 from pdkernel.errors import DirectiveError
 from pdkernel.model import JSON
@@ -65,24 +64,6 @@ def test_an_unknown_key_names_its_place() -> None:
         check_keys(check, ("a",), ("b", "name"))
 
     assert (caught.value.line, caught.value.fix) == (3, "Did you mean name?")
-
-
-@pytest.mark.parametrize(("count", "is_listed"), [(20, True), (21, False)])
-def test_the_number_of_words_in_a_suggestion(count: int, is_listed: bool) -> None:
-    """Without a near word, up to 20 known words are listed, and more are not."""
-    words = [f"{number:03}" for number in range(count)]
-
-    assert did_you_mean("zzzzz", words) == (f"Known: {', '.join(words)}." if is_listed else "")
-
-
-def test_near_words_are_suggested() -> None:
-    """At most three near words are suggested, in any case; an alias wins over near words."""
-    known: list[str] = ["aaab", "aaac", "aaad", "aaae"]
-    aliases: dict[str, str] = {"js": "node"}
-
-    assert did_you_mean("AAAA", known).count(" or ") == 2
-    assert did_you_mean("JS", ["node", "jss"], aliases=aliases) == "Did you mean node?"
-    assert did_you_mean("js", ["node", "jss"]) == "Did you mean jss?"
 
 
 def test_a_document_of_another_kind() -> None:

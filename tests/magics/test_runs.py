@@ -74,7 +74,7 @@ def test_a_run_is_replayed_with_the_draft(ran: Notebook) -> None:
     assert "pinned" in forked
     assert "Welcome, Ada" in draft
     assert ran.session.get_result("greet") == before
-    assert "Its steps: check, greet" in ran.run(f"%pdruns fork {run_id} --from nope")
+    assert "Known: check, greet." in ran.run(f"%pdruns fork {run_id} --from nope")
 
 
 def test_selected_runs_are_listed_before_they_run(ran: Notebook) -> None:

@@ -46,7 +46,42 @@ def test_comment_above_the_directive_works(notebook: Notebook, run: Run) -> None
 
     shown = run("# a remark\n\n%%pdstep bad\ndef handler(pd):\n    return 1 / 0\n")
 
-    assert "line 5 of its cell" in shown
+    assert "line 5 of cell [2]" in shown
+
+
+def test_error_has_the_number_beside_the_cell(notebook: Notebook, run: Run) -> None:
+    """An error is in the cell with the number that JupyterLab shows, also if another cell runs the step."""
+    failing = CHECK.replace("    return", "    1 / 0\n    return")
+    run("%pdevent hello")
+    run("1 + 1")
+
+    alone = run(failing)
+    whole = run("%pdrun")
+
+    assert "ZeroDivisionError at line 4 of cell [3]" in alone
+    assert "Cell [3], line 4, in handler" in alone
+    assert "ZeroDivisionError at line 4 of cell [3]" in whole
+
+
+def test_an_error_appears_once(notebook: Notebook, run: Run) -> None:
+    """The timeline has the error of a step; the error that stops Run All only points to the timeline."""
+    run("%pdevent hello")
+
+    shown = run("%%pdstep bad\ndef handler(pd):\n    raise ValueError('once only'[:4])\n")
+
+    drawings = shown.count("✗ error     bad")
+    assert len(re.findall(r"^\s*once$", shown, re.MULTILINE)) == shown.count("ValueError at") == drawings
+    assert str(notebook.error) == "Step bad failed: see the error above."
+
+
+def test_a_refused_run_shows_its_error(notebook: Notebook, run: Run) -> None:
+    """The timeline of a run that is refused because of a step has the reason."""
+    run("%pdevent hello")
+
+    shown = run("%%pdstep bad\ndef handler(pd):\n    return pd.steps['chek']\n")
+
+    assert shown.count("reads steps.chek") == 1
+    assert "(cell [2], line 3)" in shown
 
 
 def test_failed_step_stops_run_all_without_internal_frames(notebook: Notebook, run: Run) -> None:

@@ -133,7 +133,7 @@ def test_two_steps_of_one_name() -> None:
     """Two steps of one name are refused; the message names both cells."""
     cells = [NotebookCell("%%pdstep a"), NotebookCell("x"), NotebookCell("%%pdstep a")]
 
-    with pytest.raises(DuplicateStepError, match="Cells 1 and 3 are both called 'a'"):
+    with pytest.raises(DuplicateStepError, match="Cell 1 and Cell 3 are both called 'a'"):
         workflow_from_cells(cells, name="n")
 
 
@@ -167,7 +167,7 @@ def test_all_problems_at_once() -> None:
 
 def test_two_headers() -> None:
     """A notebook with two headers is refused."""
-    with pytest.raises(DirectiveError, match="Cells 1 and 2 are both %%pdworkflow"):
+    with pytest.raises(DirectiveError, match="Cell 1 and Cell 2 are both %%pdworkflow"):
         workflow_from_cells([NotebookCell("%%pdworkflow"), NotebookCell("%%pdworkflow")], name="n")
 
 

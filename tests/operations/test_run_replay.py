@@ -288,7 +288,7 @@ async def test_a_fork_from_an_unknown_step_lists_the_steps(run: Run, runtime: Wo
     first = await run(THREE)
 
     for first_step, pins in (("four", {}), ("three", {"four": 1})):
-        with pytest.raises(UnknownStepError, match=r"no step 'four'\. Its steps: one, two, three"):
+        with pytest.raises(UnknownStepError, match=r"no step 'four'\.\nKnown: one, two, three\."):
             await prepare_fork(runtime, first.id, first_step, pins=pins)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from msgspec.structs import replace
 
 from pdkernel.execution import (
@@ -17,9 +15,17 @@ from pdkernel.execution import (
     RunTrigger,
     StepResult,
 )
-from pdkernel.model import JSON, Language
+from pdkernel.model import JSON, Language, Step, Workflow
 
-LANGUAGES: Mapping[str, Language] = {"check": "python", "build": "node", "count": "bash", "send": "node"}
+WORKFLOW = Workflow(
+    "Open issue to Slack",
+    steps=tuple(
+        Step(name, language, execution_count=number)
+        for number, (name, language) in enumerate(
+            dict[str, Language](check="python", build="node", count="bash", send="node").items(), start=2
+        )
+    ),
+)
 SLACK = AccountUse(prop="slack", app="slack", id="apn_0000001", owner="external_user")
 OWN_SHEET = AccountUse(prop="sheet", app="google_sheets", id="apn_0000002", owner="own")
 URL = "https://slack.com/api/chat.postMessage"

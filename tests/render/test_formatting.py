@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.execution import AccountUse, Delivery, ErrorRecord, OutboundCall, Response
+from pdkernel.execution import AccountUse, Delivery, OutboundCall, Response
 from pdkernel.render import formatting
 
 
@@ -91,15 +91,6 @@ def test_a_call_without_a_response() -> None:
 def test_deliveries(delivery: Delivery, text: str) -> None:
     """A delivery has its kind, target, status and note, as far as it has them."""
     assert formatting.format_delivery(delivery) == text
-
-
-@pytest.mark.parametrize(
-    ("step", "line", "text"),
-    [(None, 3, ""), ("build", 5, "line 5 of the cell `build`"), ("build", None, "the cell `build`")],
-)
-def test_the_place_of_an_error(step: str | None, line: int | None, text: str) -> None:
-    """An error of a step has its cell, and its line if it is known."""
-    assert formatting.format_error_location(ErrorRecord("c", "N", "m", step=step, line=line, stack=None)) == text
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,7 @@ def test_a_sealed_event_is_shown_as_sealed() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_text_matches_the_golden_file(name: str) -> None:
     """The text of each sample execution equals its golden file."""
-    drawn = timeline.render_text(
-        CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened"
-    )
+    drawn = timeline.render_text(CASES[name](), workflow=builders.WORKFLOW, stale=["send"], event_name="issues-opened")
 
     assert_view(f"timeline-{name}.txt", drawn)
 
@@ -95,9 +93,7 @@ def test_text_matches_the_golden_file(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_html_matches_the_golden_file(name: str) -> None:
     """The HTML of a successful execution, and the visible text of each other sample, equal their golden files."""
-    drawn = timeline.render_html(
-        CASES[name](), languages=builders.LANGUAGES, stale=["send"], event_name="issues-opened"
-    )
+    drawn = timeline.render_html(CASES[name](), workflow=builders.WORKFLOW, stale=["send"], event_name="issues-opened")
 
     assert_view(f"timeline-{name}.html{'' if name == 'succeeded' else '.txt'}", drawn)
 
@@ -111,7 +107,6 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
         event_name=EVIL,
         warnings=[EVIL],
         note=EVIL,
-        languages={EVIL: "node"},
     )
 
     page = Page(drawn)
@@ -132,7 +127,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_lines_fit_a_terminal(name: str) -> None:
     """Wrapped or cut lines have at most a hundred columns."""
-    lines = timeline.render_text(CASES[name](), languages=builders.LANGUAGES).splitlines()
+    lines = timeline.render_text(CASES[name](), workflow=builders.WORKFLOW).splitlines()
 
     own_frames = [line for line in lines if "event = {" in line]
     assert max(len(line) for line in lines if line not in own_frames) <= 100

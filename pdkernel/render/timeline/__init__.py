@@ -8,6 +8,5 @@ from __future__ import annotations
 
 from pdkernel.render.timeline.as_html import render_html
 from pdkernel.render.timeline.as_text import render_text
-from pdkernel.render.timeline.view_model import StepKind, step_kinds
 
-__all__ = ["StepKind", "render_html", "render_text", "step_kinds"]
+__all__ = ["render_html", "render_text"]

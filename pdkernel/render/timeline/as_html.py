@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Response
-from pdkernel.model import JSON
+from pdkernel.execution import Delivery, Execution, OutboundCall, Response
+from pdkernel.model import JSON, Workflow
 from pdkernel.render import formatting, lookup
 from pdkernel.render.markup import (
     BODY_STYLE,
@@ -52,7 +52,7 @@ def render_html(
     edited: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
-    languages: Mapping[str, view_model.StepKind] | None = None,
+    workflow: Workflow | None = None,
     event_name: str | None = None,
     has_response: bool = True,
     warnings: Sequence[str] = (),
@@ -65,7 +65,7 @@ def render_html(
         stale,
         pinned,
         running,
-        languages or {},
+        workflow,
         event_name,
         has_response,
         warnings,
@@ -102,8 +102,8 @@ def _head(execution: Execution, notes: view_model.TimelineContext) -> list[Html]
         tag("div", tag("strong", "Warning: "), warning, style=f"{WARNING_MARGIN_STYLE};margin-bottom:6px")
         for warning in view_model.collect_warnings(execution, notes)
     ]
-    if execution.error and execution.error.step is None:
-        parts.append(_error(execution.error))
+    if execution.error and view_model.belongs_to_no_row(execution.error, execution):
+        parts.append(_error(view_model.build_error(execution.error, execution, notes)))
     failed = view_model.find_failed_lookup(execution)
     if failed is not None:
         parts.append(collapsible(Html("account lookup"), lookup.render_html(failed)))
@@ -149,7 +149,7 @@ def _bar(row: view_model.StepRow) -> Html:
 
 
 def _details(row: view_model.StepRow) -> Html:
-    parts = [_error(row.result.error)] if row.result.error else []
+    parts = [_error(row.error)] if row.error else []
     parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
     parts += [_labelled("account", tag("span", formatting.format_account(use))) for use in row.result.accounts]
     if row.lookup is not None and row.result.accounts:
@@ -221,14 +221,13 @@ def _log(log: view_model.LogBlock) -> Html:
     )
 
 
-def _error(error: ErrorRecord) -> Html:
-    where = formatting.format_error_location(error)
+def _error(error: view_model.ShownError) -> Html:
     parts = [
-        tag("div", tag("strong", error.name), f" at {where}" if where else ""),
+        tag("div", tag("strong", error.name), f" at {error.place}" if error.place else ""),
         multiline(error.message, style="overflow-wrap:break-word"),
     ]
     if error.stack:
-        parts.append(collapsible(Html("stack"), code_block(error.stack.strip("\n")), open_=len(error.stack) < 2000))
+        parts.append(collapsible(Html("stack"), code_block(error.stack), open_=len(error.stack) < 2000))
     return tag("div", join_lines(parts), style=f"{ERROR_MARGIN_STYLE};margin:4px 0", role="alert")
 
 

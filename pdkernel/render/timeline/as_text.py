@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
-from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Response
-from pdkernel.model import JSON
+from pdkernel.execution import Delivery, Execution, OutboundCall, Response
+from pdkernel.model import JSON, Workflow
 from pdkernel.render import formatting, lookup
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.timeline import view_model
@@ -24,7 +24,7 @@ def render_text(
     edited: Collection[str] = (),
     pinned: Collection[str] = (),
     running: str | None = None,
-    languages: Mapping[str, view_model.StepKind] | None = None,
+    workflow: Workflow | None = None,
     event_name: str | None = None,
     has_response: bool = True,
     warnings: Sequence[str] = (),
@@ -37,7 +37,7 @@ def render_text(
         stale,
         pinned,
         running,
-        languages or {},
+        workflow,
         event_name,
         has_response,
         warnings,
@@ -58,9 +58,9 @@ def _lines(execution: Execution, notes: view_model.TimelineContext) -> Iterator[
     yield f"  {view_model.format_start(execution)}"
     for sentence in [*([notes.note] if notes.note else []), *view_model.collect_warnings(execution, notes)]:
         yield from _wrapped(sentence, "  ! ")
-    if execution.error and execution.error.step is None:
+    if execution.error and view_model.belongs_to_no_row(execution.error, execution):
         yield ""
-        yield from _error(execution.error, indent="  ")
+        yield from _error(view_model.build_error(execution.error, execution, notes), indent="  ")
     failed = view_model.find_failed_lookup(execution)
     if failed is not None:
         yield ""
@@ -112,8 +112,8 @@ def _details(row: view_model.StepRow, *, explain: bool) -> Iterator[str]:
         yield from _labelled("call", _call(call))
     for log in row.logs:
         yield from _labelled(log.label, _log(log))
-    if row.result.error:
-        yield from _error(row.result.error, indent=_INDENT)
+    if row.error:
+        yield from _error(row.error, indent=_INDENT)
 
 
 def _labelled(label: str, content: list[str]) -> Iterator[str]:
@@ -153,14 +153,13 @@ def _log(log: view_model.LogBlock) -> list[str]:
     ]
 
 
-def _error(error: ErrorRecord, *, indent: str) -> Iterator[str]:
-    where = formatting.format_error_location(error)
-    yield f"{indent}{formatting.truncate_line(error.name, 60)}{f' at {where}' if where else ''}:"
+def _error(error: view_model.ShownError, *, indent: str) -> Iterator[str]:
+    yield f"{indent}{formatting.truncate_line(error.name, 60)}{f' at {error.place}' if error.place else ''}:"
     for line in error.message.split("\n"):
         yield from _wrapped(line, f"{indent}  ")
     if error.stack:
         yield ""
-        for line in formatting.elide_middle(error.stack.strip("\n").split("\n"), head=15, tail=15):
+        for line in formatting.elide_middle(error.stack.split("\n"), head=15, tail=15):
             yield f"{indent}    {line}".rstrip()
 
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Literal
 
+from pdkernel.analysis import describe_error_place, translate_places
 from pdkernel.errors import CONNECT_PREFIX
-from pdkernel.execution import NOTE_PREFIX, SUMMARY, UNFINISHED_STATUSES, Execution, Log, StepResult
+from pdkernel.execution import (
+    NOTE_PREFIX,
+    STDERR_INTRODUCTION,
+    SUMMARY,
+    UNFINISHED_STATUSES,
+    ErrorRecord,
+    Execution,
+    Log,
+    StepResult,
+)
 from pdkernel.lookup import Lookup
-from pdkernel.model import JSON, LANGUAGE_NAMES, Language, Workflow
+from pdkernel.model import JSON, LANGUAGE_NAMES, Step, Workflow
 from pdkernel.render import formatting
 
-StepKind = Language | Literal["action"]
-"""The kind of a step: a language, or a pre-built action."""
-_KINDS: Mapping[StepKind, str] = dict(LANGUAGE_NAMES) | {"action": "action"}
+_PANICS = frozenset({"panic", "fatal error"})
+"""Errors that the runtime of Go also prints on stderr."""
 _RUNNING = frozenset({"executing", "resumed"})
 _LIVE_LINES = 11
 """The number of newest log lines that a running step shows."""
@@ -35,7 +44,7 @@ class TimelineContext:
         stale: Steps whose results are older than their inputs.
         pinned: Steps with pinned exports.
         running: The name of the running step; None: the step that has started and has no duration yet.
-        languages: The kind of each step by name; a step without an entry is shown without a kind.
+        workflow: The workflow, for the languages of its steps and the places of errors; None if it is not known.
         event_name: Name of the event, or None.
         has_response: False for a workflow without an HTTP trigger.
         warnings: Sentences about the run.
@@ -49,7 +58,7 @@ class TimelineContext:
     stale: Collection[str] = ()
     pinned: Collection[str] = ()
     running: str | None = None
-    languages: Mapping[str, StepKind] = field(default_factory=dict)
+    workflow: Workflow | None = None
     event_name: str | None = None
     has_response: bool = True
     warnings: Sequence[str] = ()
@@ -58,6 +67,29 @@ class TimelineContext:
     edited: Collection[str] = ()
     now: datetime | None = None
     can_stop: bool = False
+
+    def find_step(self, name: str | None) -> Step | None:
+        """Return the step *name* of the workflow, or None."""
+        is_known = self.workflow is not None and name is not None and self.workflow.position(name) is not None
+        return self.workflow.step(name) if self.workflow is not None and name is not None and is_known else None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownError:
+    """
+    An error as a timeline shows it, each fact once.
+
+    Attributes:
+        name: The class of the error.
+        place: Where the error is: `line 4 of cell [3]`; empty if it belongs to no step.
+        message: The message.
+        stack: The frames without the message, or None.
+    """
+
+    name: str
+    place: str
+    message: str
+    stack: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +115,7 @@ class StepRow:
     exports: tuple[tuple[str, JSON], ...]
     logs: tuple[LogBlock, ...]
     lookup: Lookup | None = None
-
-
-def step_kinds(workflow: Workflow) -> dict[str, StepKind]:
-    """The kind of each step of *workflow* by name."""
-    return {step.name: "action" if step.uses else step.language for step in workflow.steps}
+    error: ShownError | None = None
 
 
 def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
@@ -103,7 +131,8 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
             StepRow(
                 result=step,
                 label=formatting.STEP_LABELS[state],
-                language=_KINDS[notes.languages[step.name]] if step.name in notes.languages else "",
+                language=_describe_language(notes.find_step(step.name)),
+                error=build_error(step.error, execution, notes, step.logs) if step.error is not None else None,
                 badges=_marks(step, notes),
                 duration=formatting.format_elapsed(_elapsed_ms(step, execution, notes))
                 if step.duration_ms is None
@@ -116,12 +145,37 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
                 if isinstance(summary, str)
                 else formatting.format_json_line(summary),
                 exports=tuple((name, value) for name, value in step.exports.items() if name != SUMMARY),
-                logs=_keep_newest(_merge_logs(step.logs)) if state == "running" else _merge_logs(step.logs),
+                logs=_keep_newest(_merge_logs(step)) if state == "running" else _merge_logs(step),
                 lookup=execution.lookup if execution.lookup and execution.lookup.apps_of_step(step.name) else None,
             )
         )
         start += share
     return rows
+
+
+def build_error(
+    error: ErrorRecord, execution: Execution, notes: TimelineContext, logs: Sequence[Log] = ()
+) -> ShownError:
+    """Build the error as a timeline shows it beside *logs*, at the place that a person sees."""
+    step = notes.find_step(error.step)
+    if step is not None and step.file is not None and notes.workflow and notes.workflow.version != execution.version:
+        step = None  # the files have changed since
+    message, stack = error.message, error.stack
+    what, introduction, tail = message.partition(STDERR_INTRODUCTION)
+    if introduction and tail.strip() in "".join(log.text for log in logs if log.stream == "stderr"):
+        message = f"{what} Its stderr is in the log."
+    if stack is not None:
+        whole = f"{error.name}: {error.message}".strip()
+        stack = stack.strip("\n").removeprefix(f"{whole}\n").removesuffix(whole).strip("\n")
+    if step is not None:
+        message, stack = translate_places(step, message), stack and translate_places(step, stack)
+    place = describe_error_place(step, error.step, error.line) if error.step is not None else ""
+    return ShownError(error.name, place, message, stack or None)
+
+
+def belongs_to_no_row(error: ErrorRecord, execution: Execution) -> bool:
+    """Whether no step of *execution* shows *error*: the run was refused, or the step is not among those that are shown."""
+    return all(step.error is None or step.name != error.step for step in execution.steps)
 
 
 def format_event_source(execution: Execution, notes: TimelineContext) -> str:
@@ -228,11 +282,19 @@ def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _merge_logs(logs: Sequence[Log]) -> tuple[LogBlock, ...]:
-    """Merge consecutive logs of the same kind."""
-    return tuple(
-        _build_log_block(label, "".join(log.text for log in pieces)) for label, pieces in groupby(logs, key=_label_of)
-    )
+def _describe_language(step: Step | None) -> str:
+    """The language of *step*, or `action`; empty if it is not known."""
+    return "" if step is None else "action" if step.uses else LANGUAGE_NAMES[step.language]
+
+
+def _merge_logs(step: StepResult) -> tuple[LogBlock, ...]:
+    """Merge consecutive logs of the same kind, without the report of a panic, which is the step's error."""
+    merged = [(label, "".join(log.text for log in pieces)) for label, pieces in groupby(step.logs, key=_label_of)]
+    if step.error is not None and step.error.name in _PANICS and merged and merged[-1][0] == "stderr":
+        text = merged[-1][1]
+        at = text.rfind(f"{step.error.name}: {step.error.message}")
+        merged[-1] = ("stderr", text[:at] if at >= 0 else text)
+    return tuple(_build_log_block(label, text) for label, text in merged if text)
 
 
 def _keep_newest(blocks: Sequence[LogBlock]) -> tuple[LogBlock, ...]:

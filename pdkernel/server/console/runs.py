@@ -224,10 +224,9 @@ def _describe_run(context: AppContext, execution: Execution, claimed: ClaimedRun
         ),
         None,
     )
-    kinds = timeline.step_kinds(workflow) if workflow else None
     wait = claimed.open_wait if execution.pause is not None else None
     return {
-        "timeline": Markup(timeline.render_html(execution, languages=kinds)),  # noqa: S704 - escaped by `render`
+        "timeline": Markup(timeline.render_html(execution, workflow=workflow)),  # noqa: S704 - escaped by `render`
         "pause": None if wait is None else format_pause(wait),
         "is_unfinished": execution.status in UNFINISHED_STATUSES,
     }
