@@ -74,6 +74,8 @@ def register_comm_target(shell: Any, run_stale: Callable[[], object]) -> None:
         data = message["content"]["data"]
         if "cells" in data:
             get_live_notebook(shell).show(data, at=time.time())
+        elif data.get("left"):
+            get_live_notebook(shell).forget(str(data.get("page")))
         elif data.get("run") == "stale":
             try:
                 run_stale()
@@ -81,9 +83,7 @@ def register_comm_target(shell: Any, run_stale: Callable[[], object]) -> None:
                 comm.send({"error": str(fault)})
 
     def open_comm(comm: Any, message: dict[str, Any]) -> None:
-        page = str(message["content"]["data"].get("page"))
         comm.on_msg(lambda later: receive(comm, later))
-        comm.on_close(lambda _: get_live_notebook(shell).forget(page))
         receive(comm, message)
 
     shell.kernel.comm_manager.register_target(COMM_TARGET, open_comm)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.browser.harness import LabPage
@@ -226,3 +227,57 @@ def test_running_step_is_watched_and_stopped(page: LabPage) -> None:
         expect(timeline).to_contain_text("cancelled")
         expect(stop).to_have_count(0)
         page.screenshot("stopped")
+
+
+STEPS = (
+    "from pdkernel.magics.notebook_context import get_session\n"
+    "print([step.name for step in get_session(get_ipython()).workflow.steps])"
+)
+
+
+@pytest.mark.parametrize("kernel", ["pdkernel", "python3"])
+def test_the_screen_is_the_draft(page: LabPage, kernel: str) -> None:
+    """The kernel has edited, added and removed cells that were neither run nor saved, also after Lab is loaded again."""
+    load = "%load_ext pdkernel"
+    page.new_notebook([load, "%%pdstep one\n", STEPS, "%%pdstep two\n"], name=f"screen_{kernel}.ipynb", kernel=kernel)
+    page.run_cell(0)
+    page.run_cell(2)
+    opened = page.output(2).inner_text()
+
+    page.edit_cell(1, "%%pdstep first --lang node\n")
+    page.edit_cell(3, "# two is not a step now")
+    page.run_cell(2)
+    edited = page.output(2).inner_text()
+    page.save()
+    page.open_notebook(f"screen_{kernel}.ipynb", reload=True)
+    page.edit_cell(3, "%%pdstep last\n")
+    page.run_cell(2)
+
+    assert [opened.strip(), edited.strip()] == ["['one', 'two']", "['first']"]
+    expect(page.output(2)).to_have_text("['first', 'last']")
+
+
+def test_the_mark_of_an_edited_step_runs_it(page: LabPage) -> None:
+    """An edit marks the step's result and the results below at once; a click on a mark, or Enter, runs them again."""
+    event = 'open("event.json", "w").write(\'{"body": {}}\');\n%pdevent event.json'
+    one, two = (f"%%pdstep {name}\ndef handler(pd):\n    return 1" for name in ("one", "two"))
+    page.new_notebook([event, one, two], name="stale.ipynb")
+    for index in range(3):
+        page.run_cell(index)
+    expect(page.output(2).locator(".pd-timeline")).to_contain_text("two")
+
+    page.type_at_end(1, "0")
+    mark = page.output(1).locator(".pd-stale")
+    expect(mark).to_have_text("edited, not run")
+    expect(page.output(2).locator(".pd-stale")).to_have_text("stale")
+    page.screenshot("edited")
+    mark.click()
+
+    expect(page.page.locator(".pd-stale")).to_have_count(0)
+    expect(page.output(1)).to_contain_text("10")
+
+    page.type_at_end(1, "0")
+    mark.focus()
+    page.page.keyboard.press("Enter")
+    expect(page.page.locator(".pd-stale")).to_have_count(0)
+    expect(page.output(1)).to_contain_text("100")

@@ -100,7 +100,7 @@ def test_plain_python_kernel_completes_too(start_kernel: Start) -> None:
 
 @pytest.mark.parametrize("name", ["pdkernel", "python3"])
 def test_cells_of_the_front_end_are_the_draft(start_kernel: Start, name: str) -> None:
-    """The cells in a comm's messages are the draft before a cell runs, also after a reload; a closed comm ends them."""
+    """The cells in a comm's messages are the draft before a cell runs, also after a reload, until the page leaves."""
     kernel = start_kernel(name)
 
     def send(kind: str, **content: Any) -> None:
@@ -123,7 +123,7 @@ def test_cells_of_the_front_end_are_the_draft(start_kernel: Start, name: str) ->
     edited = steps()
     kernel.run("%reload_ext pdkernel")
     loaded = steps()
-    send("comm_close", data={})
+    send("comm_msg", data={"page": "p", "left": True})
 
     assert [opened, edited, loaded, steps()] == ["['one']", "['edited']", "['edited']", "[]"]
 

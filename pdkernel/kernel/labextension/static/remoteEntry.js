@@ -105,7 +105,7 @@
       return cells;
     }
 
-    /** Open a comm if the kernel has loaded pdkernel: the workflow kernel, or a kernel to which a page has sent cells before. */
+    /** Open a comm if the kernel has loaded pdkernel: the workflow kernel, or a kernel with a comm of an earlier page. */
     async connect() {
       this.comm = null;
       const kernel = this.kernel;
@@ -175,12 +175,14 @@
       return this.comm !== null;
     }
 
+    /** Tell the kernel that the page leaves. The kernel's end of the comm stays: it shows the next page that pdkernel is loaded. */
     close() {
       clearTimeout(this.timer);
       const comm = this.comm;
       this.comm = null;
       if (comm && !comm.isDisposed) {
-        comm.close({ page: this.page });
+        comm.send({ page: this.page, left: true });
+        comm.dispose();
       }
     }
   }
@@ -350,6 +352,7 @@
   const CSS = `
     ${KEY} { cursor: copy; border-radius: 2px; position: relative; }
     ${STALE} { cursor: pointer; }
+    ${STALE} > span::after { content: " \\21bb"; }
     ${STALE}:hover { text-decoration: underline; }
     ${STALE}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
     ${STALE}[aria-disabled] { cursor: progress; opacity: 0.6; }
