@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -29,11 +30,11 @@ OTHER = Component("slack-send", "1.2.3", "slack", "Send", "", "npm @pipedream/sl
         ("connect", "rare_app-send", ["a folder"]),
     ],
 )
-def test_other_sources_are_suggested(source: SourceName, key: str, names: list[str]) -> None:
+def test_other_sources_are_suggested(source: SourceName | Literal["builtin"], key: str, names: list[str]) -> None:
     """The fix names each source that may have the action, except the one that was searched; npm only for its known apps."""
-    setting = SourceSetting(source, Path("/x") if source == "folder" else None)
+    sources = () if source == "builtin" else (SourceSetting(source, Path("/x") if source == "folder" else None),)
 
-    error = build_missing_action_error(ActionReference(key, "1.0.0"), setting, similar=["a-b", "c-d"])
+    error = build_missing_action_error(ActionReference(key, "1.0.0"), sources, similar=["a-b", "c-d"])
 
     assert error.message == f"No source of this project has the action {key}@1.0.0. Similar: a-b, c-d."
     said = ("npm (@pipedream/slack)", "a folder", "Pipedream, with")
@@ -44,9 +45,9 @@ def test_other_sources_are_suggested(source: SourceName, key: str, names: list[s
 
 def test_another_version() -> None:
     """The error names the version that the source has, and the command that uses it; a built-in action needs a decision."""
-    found = build_missing_action_error(USES, SourceSetting(), other=OTHER)
+    found = build_missing_action_error(USES, (), other=OTHER)
     own = build_missing_action_error(
-        USES, SourceSetting(), other=replace(OTHER, file=ComponentFile(Path("a.mjs"), "slack-send", "1.2.3", "action", "builtin"))
+        USES, (), other=replace(OTHER, file=ComponentFile(Path("a.mjs"), "slack-send", "1.2.3", "action", "builtin"))
     )
 
     assert isinstance(found, ActionVersionError)
@@ -64,9 +65,7 @@ def test_a_private_component(tmp_path: Path) -> None:
     (tmp_path / "components" / "slack" / "actions" / "a").mkdir(parents=True)
     (tmp_path / "components" / "slack" / "actions" / "a" / "a.mjs").write_text("")
 
-    found = [
-        build_missing_action_error(uses, each).fix for each in (SourceSetting(), SourceSetting("folder", tmp_path))
-    ]
+    found = [build_missing_action_error(uses, each).fix for each in ((), (SourceSetting("folder", tmp_path),))]
 
     assert "FOLDER/APP/actions/send-it/send-it.mjs, and write `actions: FOLDER` in pdkernel.yaml." in found[0]
     assert f"{tmp_path}/components/APP/actions/send-it/send-it.mjs." in found[1]
@@ -74,4 +73,4 @@ def test_a_private_component(tmp_path: Path) -> None:
 
 def test_the_reason_replaces_the_sentence() -> None:
     """A source that knows why the action is missing says so."""
-    assert build_missing_action_error(USES, SourceSetting(), why="npm cannot run.").message == "npm cannot run."
+    assert build_missing_action_error(USES, (), why="npm cannot run.").message == "npm cannot run."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,23 +14,18 @@ from pdkernel.actions.source_settings import (
     SourceSetting,
     build_licence_error,
     find_components_folder,
+    format_sources,
 )
 from pdkernel.errors import LicenceError, RequestError
-from pdkernel.model import JSON
-
-
-class Settings(dict[str, JSON]):
-    """The settings of a project, in memory."""
-
-    def set(self, name: str, value: JSON) -> None:
-        """Store the setting."""
-        self[name] = value
+from pdkernel.project import Project
+from pdkernel.project.settings import SettingsTable
 
 
 @pytest.fixture
-def settings() -> Settings:
+def settings(tmp_path: Path) -> Iterator[SettingsTable]:
     """The settings of a new project."""
-    return Settings()
+    with Project.open(tmp_path / ".pdkernel") as project:
+        yield project.settings
 
 
 def checkout(folder: Path, module: str = "slack/actions/send/send.mjs") -> Path:
@@ -39,72 +35,71 @@ def checkout(folder: Path, module: str = "slack/actions/send/send.mjs") -> Path:
     return folder
 
 
-def test_the_default_source(settings: Settings) -> None:
+def test_the_default_source(settings: SettingsTable) -> None:
     """Without a setting, actions are built in; with a login they run at Pipedream; a setting has precedence."""
     read = ActionSettings(settings)
-    found = [read.source_setting]
-    settings["login"] = {"project": "proj_1"}
-    found.append(read.source_setting)
-    settings["actions"] = "builtin"
-    found.append(read.source_setting)
+    found = [format_sources(read.sources)]
+    settings.set("login", {"project": "proj_1"})
+    found.append(format_sources(read.sources))
+    settings.set("actions", "builtin")
+    found.append(format_sources(read.sources))
 
-    assert [str(each) for each in found] == ["builtin", "connect", "builtin"]
-    assert ActionSettings(EmptySettings()).source_setting == SourceSetting()
+    assert found == ["builtin", "connect", "builtin"]
+    assert ActionSettings(EmptySettings()).sources == ()
 
 
-def test_npm_requires_the_licence(settings: Settings, tmp_path: Path) -> None:
+def test_npm_requires_the_licence(settings: SettingsTable, tmp_path: Path) -> None:
     """The source npm is refused until its licence is accepted; another licence does not count."""
     read = ActionSettings(settings)
-    settings["actions_licence"] = "Another License 1.0"
+    settings.set("actions_licence", "Another License 1.0")
 
     with pytest.raises(LicenceError, match="excludes commercial use") as caught:
-        read.set_source("npm", base=tmp_path)
+        read.set_sources(["npm"], base=tmp_path)
 
     assert caught.value.fix.endswith(ACCEPT_LICENCE_COMMAND)
-    assert "actions" not in settings
+    assert settings.get("actions") is None
     read.accept_licence()
-    assert read.set_source("npm", base=tmp_path) == read.source_setting == SourceSetting("npm")
+    assert read.set_sources(["npm"], base=tmp_path) == read.sources == (SourceSetting("npm"),)
     assert str(build_licence_error("Why.")).startswith("Why. The components")
 
 
-def test_a_missing_licence_concerns_npm_only(settings: Settings) -> None:
+def test_a_missing_licence_concerns_npm_only(settings: SettingsTable) -> None:
     """A workflow may choose npm in a project that did not accept the licence."""
     read = ActionSettings(settings)
-    chosen = read.with_source(SourceSetting("npm"))
+    chosen = read.with_sources((SourceSetting("npm"),))
 
     assert [each.is_licence_missing for each in (read, chosen)] == [False, True]
     chosen.accept_licence()
     assert [read.is_licence_accepted, chosen.is_licence_missing] == [True, False]
 
 
-def test_a_folder_is_stored_with_its_whole_path(settings: Settings, tmp_path: Path) -> None:
+def test_a_folder_is_stored_with_its_whole_path(settings: SettingsTable, tmp_path: Path) -> None:
     """A relative path starts from the given folder, and is found from anywhere."""
     folder = checkout(tmp_path / "mine")
 
-    setting = ActionSettings(settings).set_source("mine", base=tmp_path)
+    (setting,) = ActionSettings(settings).set_sources(["mine"], base=tmp_path)
 
     assert (setting, str(setting)) == (SourceSetting("folder", folder), str(folder))
-    assert settings["actions"] == str(folder)
-    assert ActionSettings(settings).source_setting == setting
+    assert settings.get("actions") == str(folder)
+    assert ActionSettings(settings).sources == (setting,)
 
 
-def test_the_workflow_overrides_the_project(settings: Settings) -> None:
+def test_the_workflow_overrides_the_project(settings: SettingsTable) -> None:
     """The source of a workflow's `pdkernel.yaml` has precedence, and does not change the project."""
-    settings["actions"] = "npm"
-    override = SourceSetting("builtin")
+    settings.set("actions", "npm")
 
-    assert ActionSettings(settings, override).source_setting == override
-    assert ActionSettings(settings).source_setting == SourceSetting("npm")
+    assert ActionSettings(settings, ()).sources == ()
+    assert ActionSettings(settings).sources == (SourceSetting("npm"),)
 
 
-def test_a_word_that_is_not_a_source_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_a_word_that_is_not_a_source_is_refused(settings: SettingsTable, tmp_path: Path) -> None:
     """A folder without components is not a source; nothing is stored."""
     (tmp_path / "empty").mkdir()
 
     for text in ("NPM", "empty", "gone"):
         with pytest.raises(RequestError, match="is not a folder with components"):
-            ActionSettings(settings).set_source(text, base=tmp_path)
-    assert not settings
+            ActionSettings(settings).set_sources([text], base=tmp_path)
+    assert settings.get("actions") is None
 
 
 @pytest.mark.parametrize("module", ["slack/actions/send/send.mjs", "slack/sources/new/new.mjs", "slack/slack.app.mjs"])

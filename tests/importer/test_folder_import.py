@@ -115,7 +115,7 @@ def test_only_the_first_import_asks_for_triggers(tmp_path: Path) -> None:
 
     assert (first.state, again.state, asked) == ("new", "unchanged", ["http"])
     assert as_written(place)[0].trigger.auth == "oauth"
-    assert as_written(place)[1].actions == "builtin"
+    assert as_written(place)[1].actions == ("builtin",)
 
 
 def test_another_file_beside_the_notebook_is_never_lost(tmp_path: Path) -> None:

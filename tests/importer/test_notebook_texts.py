@@ -167,10 +167,10 @@ def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
     own = "endpoint: eofolder\ntest_users: [bob]\nactions: npm\n"
 
     taken = sidecar_of(tmp_path, None, pdkernel_DOT_yaml=own)
-    kept = sidecar_of(tmp_path, Sidecar(endpoint="eoearlier", test_users=("ada",), actions="connect"), pdkernel_DOT_yaml=own)  # fmt: skip
+    kept = sidecar_of(tmp_path, Sidecar(endpoint="eoearlier", test_users=("ada",), actions=("connect",)), pdkernel_DOT_yaml=own)  # fmt: skip
 
-    assert (taken.endpoint, taken.test_users, taken.actions) == ("eofolder", ("bob",), "npm")
-    assert (kept.endpoint, kept.test_users, kept.actions) == ("eoearlier", ("ada",), "connect")
+    assert (taken.endpoint, taken.test_users, taken.actions) == ("eofolder", ("bob",), ("npm",))
+    assert (kept.endpoint, kept.test_users, kept.actions) == ("eoearlier", ("ada",), ("connect",))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_folder_of_actions_is_relative_to_the_notebook(tmp_path: Path, actions: str, written: str) -> None:
     """A relative path leads to the same folder; a source and an absolute path stay."""
-    assert sidecar_of(tmp_path, None, pdkernel_DOT_yaml=f"actions: {actions}\n").actions == written
+    assert sidecar_of(tmp_path, None, pdkernel_DOT_yaml=f"actions: {actions}\n").actions == (written,)
 
 
 def test_the_first_cell_says_that_the_workflow_is_off(tmp_path: Path) -> None:

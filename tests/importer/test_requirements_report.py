@@ -21,7 +21,9 @@ CODE = "export default defineComponent({ async run() {} });\n"
 
 def reported(tmp_path: Path, workflow: Workflow, *, actions: str | None = None, **choices: Any) -> ImportReport:
     """The report on *workflow* without a project."""
-    catalog = Catalog.without_project(tmp_path / ".pdkernel", environ={}).with_source(actions, base=tmp_path)
+    catalog = Catalog.without_project(tmp_path / ".pdkernel", environ={}).with_sources(
+        [actions] if actions else [], base=tmp_path
+    )
     return build_import_report(workflow, catalog, **choices)
 
 
@@ -153,7 +155,7 @@ def test_the_settings_of_a_trigger(tmp_path: Path, trigger: Trigger, settings: s
 
 
 def test_assumed_triggers_are_marked(tmp_path: Path) -> None:
-    """Only the triggers whose settings nobody stored are assumed."""
+    """Only the triggers whose settings are not stored are assumed."""
     workflow = replace(a_workflow(), triggers=(Trigger(config={"id": "hi_1"}), Trigger("email", config={"id": "em_2"})))
 
     found = reported(tmp_path, workflow, assumed_triggers=("em_2",)).triggers

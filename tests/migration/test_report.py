@@ -272,7 +272,7 @@ def test_a_workflow_that_cannot_be_read_has_no_open_answer(tmp_path: Path, setti
 
 
 def test_the_command_for_events_quotes_the_path(tmp_path: Path, settings: ReportSettings) -> None:
-    """A path with a blank is one argument; the URL of a workflow that is turned off is given to nobody."""
+    """A path with a blank is one argument; the URL of a workflow that is turned off is left out."""
     root = tmp_path / "my flows"
     write_workflow(root, "Off", Omission("inactive", "", top={"inactive": True}))
 

@@ -17,11 +17,11 @@ def test_answers_do_not_change_during_a_proof(tmp_path: Path) -> None:
         directory = LocalDirectory(project)
         first = directory.add_account(app="slack", credentials={"token": "one"}, external_user_id="ada")
         cached = cache_directory(directory, project)
-        before = [cached.newest_account("ada", "development", "slack"), cached.credentials(first.id)]
+        before = cached.newest_account("ada", "development", "slack"), cached.credentials(first.id)
         directory.add_account(app="slack", credentials={"token": "two"}, external_user_id="ada")
         directory.add_account(app="slack", credentials={"token": "three"}, external_user_id="bob")
 
-        assert [cached.newest_account("ada", "development", "slack"), cached.credentials(first.id)] == before
+        assert (cached.newest_account("ada", "development", "slack"), cached.credentials(first.id)) == before
         assert before[0] is not None
         assert before[0].id == first.id
         assert before[1]["token"] == "one"
