@@ -346,6 +346,7 @@
   // ---- Copying of paths -------------------------------------------------------------------------------------------
 
   const KEY = 'code.pd-k';
+  const FORM_LINE = '[data-form]';
   const FEEDBACK_MS = 1500;
   const CSS = `
     ${KEY} { cursor: copy; border-radius: 2px; position: relative; }
@@ -426,6 +427,15 @@
     }
   }
 
+  /** Make each form in *root* a group with a name: ipywidgets has no roles. */
+  function nameForms(root) {
+    for (const line of root.querySelectorAll(FORM_LINE)) {
+      const form = line.closest('.pd-form');
+      form?.setAttribute('role', 'group');
+      form?.setAttribute('aria-label', line.getAttribute('data-form'));
+    }
+  }
+
   /** Call *onActivate* for a click, Enter or Space anywhere, before JupyterLab's shortcuts, which listen on the document. */
   function onPress(onActivate) {
     window.addEventListener('click', onActivate, true);
@@ -465,6 +475,7 @@
         for (const node of record.addedNodes) {
           if (node instanceof Element && node.parentElement) {
             restoreButtons(node.matches(`${KEY}, ${STALE}`) ? node.parentElement : node);
+            nameForms(node.matches(FORM_LINE) ? node.parentElement : node);
           }
         }
       }
