@@ -42,7 +42,12 @@ def build_line_output(text: str, line: str, fields: Sequence[tuple[str, str]] = 
 def build_picture(fields: Sequence[tuple[str, str]]) -> str:
     """Names and values of fields as a table, which the Lab extension hides beside a form that works; empty without a field."""
     rows = [
-        tag("tr", tag("th", name, scope="row", style=_NAME_STYLE), tag("td", multiline(value), style=_FIELD_STYLE))
+        tag(
+            "tr",
+            tag("th", name, scope="row", style=_NAME_STYLE),
+            tag("td", multiline(value), style=_FIELD_STYLE),
+            style="background:none",  # themes color every second row
+        )
         for name, value in fields
     ]
     return tag("table", join_lines(rows), style=_PICTURE_STYLE, class_="pd-picture") if rows else ""

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from pdkernel.connect import LocalDirectory
+from tests.browser.harness import find_barriers
 from tests.browser.link_site import Site, link_site
 from tests.oauth_provider import running
 
@@ -85,6 +86,39 @@ def test_the_user_returns_to_the_product(site: Site, page: Page) -> None:
 
     page.wait_for_url("**/-/live")
     assert page.url == site.url + "/-/live"
+
+
+def test_no_page_has_a_barrier(site: Site, page: Page, axe: str) -> None:
+    """On a phone no page of a link scrolls sideways, and axe-core finds nothing serious in it, in the light and the dark theme."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    token = site.connect_token("ada")["connect_link_url"]
+    pages = {
+        "app": token,
+        "credentials": site.link("my_crm", "ada"),
+        "sign-in": site.link("my_mail", "ada"),
+        "invalid": f"{token}x",
+    }
+    found = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for name, url in pages.items():
+            page.goto(url)
+            found[f"{name}, {scheme}"] = find_barriers(page, axe)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+    assert {name: barriers for name, barriers in found.items() if barriers} == {}
+
+
+def test_an_app_is_chosen_by_its_name(site: Site, page: Page) -> None:
+    """The page offers apps by name; the next page has the name in its title, and the titles of the credentials."""
+    page.goto(site.connect_token("ada")["connect_link_url"])
+    offered = page.locator("datalist option").evaluate_all("options => options.map(each => each.value)")
+    page.get_by_label("App").fill("my crm")
+    page.keyboard.press("Enter")
+
+    expect(page.get_by_role("heading")).to_have_text("Connect My CRM")
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert {"My CRM", "My Mail", "Google Sheets"} <= set(offered)
 
 
 @pytest.fixture

@@ -419,11 +419,21 @@
     };
   }
 
-  /** Restore role and tabindex of the keys and marks in *root*: JupyterLab's sanitizer removes both from saved outputs. */
+  /**
+   * Restore role and tabindex of the keys and marks in *root*: JupyterLab's sanitizer removes both from saved outputs. A screen reader
+   * does not find a button in a `summary`, which is a button itself: there, C copies the first key, and Shift+C the second.
+   */
   function restoreButtons(root) {
     for (const key of root.querySelectorAll(`${KEY}[title^="Copy "], ${STALE}`)) {
-      key.setAttribute('role', 'button');
-      key.setAttribute('tabindex', '0');
+      const summary = key.closest('summary');
+      if (summary) {
+        key.removeAttribute('role');
+        key.removeAttribute('tabindex');
+        summary.setAttribute('aria-keyshortcuts', 'c');
+      } else {
+        key.setAttribute('role', 'button');
+        key.setAttribute('tabindex', '0');
+      }
     }
   }
 
@@ -453,8 +463,7 @@
     document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
     const announce = makeAnnouncer();
 
-    const onActivate = async event => {
-      const key = event.target instanceof Element ? event.target.closest(KEY) : null;
+    const copyKey = async (event, key) => {
       const text = key && textOf(key);
       if (!key || text === null) {
         return;
@@ -467,7 +476,13 @@
       setTimeout(() => key.classList.remove(feedback), FEEDBACK_MS);
       announce(done ? `Copied ${text}` : `Could not copy ${text}`);
     };
-    onPress(onActivate);
+    onPress(event => copyKey(event, event.target instanceof Element ? event.target.closest(KEY) : null));
+    window.addEventListener('keydown', event => {
+      const isCopy = event.key.toLowerCase() === 'c' && !(event.ctrlKey || event.metaKey || event.altKey);
+      if (isCopy && event.target instanceof Element && event.target.matches('summary')) {
+        copyKey(event, event.target.querySelectorAll(KEY)[event.shiftKey ? 1 : 0]);
+      }
+    }, true);
 
     restoreButtons(document);
     new MutationObserver(records => {
