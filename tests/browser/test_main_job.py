@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
-from tests.browser.harness import Lab, LabPage
+from tests.browser.harness import Lab, LabPage, find_barriers
 from tests.lab_files import CHECKOUT
 from tests.private_pytest import run_pytest
 
@@ -216,7 +216,7 @@ def test_narrow_window_keeps_the_columns(sent: Job) -> None:
     page.set_viewport_size({"width": 900, "height": 1300})
     try:
         column = sent.composer.locator("select").first.bounding_box()
-        wrapped = sent.composer.get_by_label("save as").bounding_box()
+        wrapped = sent.composer.locator("label", has_text="save as").bounding_box()
         sent.look("composer", "job-05-narrow")
     finally:
         page.set_viewport_size(before or {"width": 1400, "height": 1300})
@@ -327,6 +327,26 @@ def test_narrow_window_hides_nothing(edited: Job) -> None:
     edited.look("composer", "job-11-narrow")
     assert wide is not None
     edited.page.page.set_viewport_size(wide)
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_no_output_has_a_barrier(edited: Job, axe: str, theme: str) -> None:
+    """axe-core finds nothing serious in forms, timelines and shapes, with each part of a form open; forms are named groups."""
+    page = edited.page.page
+    page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
+    for name, opened in (("Connect another", "credential"), ("What if …", "external user")):
+        if not edited.picker.get_by_label(opened, exact=True).last.is_visible():
+            edited.button(edited.picker, name).click()
+        expect(edited.picker.get_by_label(opened, exact=True).last).to_be_visible()
+
+    found = find_barriers(page, axe, ".jp-OutputArea-output")
+
+    edited.look("picker", f"job-14-{theme}")
+    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    assert found == []
+    for name in ("External user", "Test event"):
+        expect(page.get_by_role("group", name=name, exact=True)).to_be_visible()
 
 
 def test_a_run_is_saved_as_a_test(edited: Job) -> None:
