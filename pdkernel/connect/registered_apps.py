@@ -9,8 +9,7 @@ from pdkernel.errors import RequestError
 from pdkernel.project import Project
 
 APPS_SETTING = "apps"
-APP_SLUG_PATTERN = "[a-z0-9_]+"
-_APP_SLUG = re.compile(rf"{APP_SLUG_PATTERN}\Z")
+_APP_SLUG = re.compile(r"[a-z0-9_]+\Z")
 
 
 def check_app_slug(app: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdkernel.render import formatting
+from pdkernel.render.apps import app_icon, format_app_name
 from pdkernel.render.markup import (
     CONTAINER_STYLE,
     Html,
@@ -51,10 +52,10 @@ class AppReadiness:
 def render_text(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
     """Render the readiness of *apps* as text."""
     lines = [_title(apps, external_user, environment)]
-    width = max((len(app.app) for app in apps), default=0)
+    width = max((len(format_app_name(app.app)) for app in apps), default=0)
     for app in apps:
         mark = "✓" if app.is_ready else "✗"
-        lines.append(f"  {mark} {app.app:<{width}}  {_account(app)}  ({_needed_by(app)})")
+        lines.append(f"  {mark} {format_app_name(app.app):<{width}}  {_account(app)}  ({_needed_by(app)})")
         if app.fix and not app.is_ready:
             lines += [f"      {line}" for line in app.fix.split("\n")]
     return escape_control_characters("".join(f"{line}\n" for line in lines))
@@ -75,7 +76,14 @@ def _row(app: AppReadiness) -> list[Html]:
         if app.is_ready
         else pill("✗ missing" if app.account_id is None else "✗ not working", "bad")
     )
-    parts = [state, Html(" "), tag("strong", app.app, style="margin-right:8px"), Html(" "), tag("span", _account(app))]
+    parts = [
+        state,
+        Html(" "),
+        app_icon(app.app),
+        tag("strong", format_app_name(app.app), style="margin-right:8px"),
+        Html(" "),
+        tag("span", _account(app)),
+    ]
     parts += [Html(" "), muted(f"({_needed_by(app)})")]
     if app.fix and not app.is_ready:
         parts.append(multiline(app.fix, style="margin-left:24px"))

@@ -200,10 +200,7 @@ def _tr(row: _Row) -> Html:
     path = tag(
         "code",
         row.path,
-        style="cursor:pointer",
         class_="pd-k",
-        role="button",
-        tabindex="0",
         title=f"Copy {row.copy_path}",
     )
     cells = [pill(row.kind, tone), path, row.description, tag("span", row.readers, style=MUTED_STYLE)]  # type: ignore[arg-type]

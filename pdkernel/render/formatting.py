@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from pdkernel.errors import CONNECT_PREFIX
 from pdkernel.execution import AccountUse, Delivery, OutboundCall, Response
 from pdkernel.model import JSON
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import Tone, escape_control_characters
 
 TEXT_COLUMNS = 100
@@ -88,10 +89,10 @@ def format_hour_minute(iso: str) -> str:
 
 
 def format_account(use: AccountUse) -> str:
-    """Format an account of a step: `slack apn_123 (external user's)`."""
+    """Format an account of a step: `Slack apn_123 (external user's)`."""
     owner = "external user's" if use.owner == "external_user" else "your own"
     prop = "" if use.prop == use.app else f"{use.prop}: "
-    return f"{prop}{use.app} {use.id} ({owner})"
+    return f"{prop}{format_app_name(use.app)} {use.id} ({owner})"
 
 
 def format_outcome(call: OutboundCall) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.lookup import AccountCandidate, AppLookup, Lookup
 from pdkernel.render import formatting
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, multiline, tag
 from pdkernel.render.rich_output import RichOutput
 
@@ -98,9 +99,9 @@ def _environment(lookup: Lookup) -> str:
 def _app(app: AppLookup, *, is_reached: bool) -> _Row:
     needed = f"needed by {formatting.format_list(app.steps)}"
     if not is_reached:
-        return _Row(None, app.app, f"not looked up; {needed}")
+        return _Row(None, format_app_name(app.app), f"not looked up; {needed}")
     if app.chosen is None:
-        return _Row(False, app.app, f"no account; {needed}")
+        return _Row(False, format_app_name(app.app), f"no account; {needed}")
     newest, *others = app.candidates
     used = f"{_named(newest)} is the newest and is used; {needed}"
     if not newest.healthy:
@@ -109,7 +110,7 @@ def _app(app: AppLookup, *, is_reached: bool) -> _Row:
         used += "; its credentials are withheld, so outbound calls go through Connect's proxy"
     if others:
         used += f". Older: {', '.join(_named(each) for each in others)}"
-    return _Row(True, app.app, used)
+    return _Row(True, format_app_name(app.app), used)
 
 
 def _named(account: AccountCandidate) -> str:

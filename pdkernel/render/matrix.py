@@ -7,6 +7,7 @@ from typing import Literal
 
 from pdkernel.encode import JsonStruct
 from pdkernel.render import formatting
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import (
     CELL_STYLE,
     CONTAINER_STYLE,
@@ -73,7 +74,7 @@ class MatrixCell(JsonStruct, frozen=True):
         if self.state == "ready":
             return "not working" if self.unhealthy else "ready"
         if self.code == "account_not_found":
-            return f"no {' or '.join(self.apps)}"
+            return f"no {' or '.join(map(format_app_name, self.apps))}"
         return _ERROR_LABELS.get(self.code or "", "own account")
 
 

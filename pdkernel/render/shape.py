@@ -137,9 +137,7 @@ def _head(shape: Shape, root: tuple[Segment, ...], events: int) -> Html:
 
 
 def _copyable(shown: str, path: str, style: str, *, class_: str = "pd-k") -> Html:
-    return tag(
-        "code", shown, style=f"cursor:pointer;{style}", class_=class_, role="button", tabindex="0", title=f"Copy {path}"
-    )
+    return tag("code", shown, style=style, class_=class_, title=f"Copy {path}")
 
 
 def build_rows(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH) -> list[dict[str, object]]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from pdkernel.connect.credential_fields import FIELDS_BY_APP
 from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
 from pdkernel.connect.registered_apps import load_registered_apps
 from pdkernel.engine.run_context import derive_id
 from pdkernel.identity import ACCESS_TOKEN_FIELD
-from pdkernel.model import format_app_name
+from pdkernel.render.apps import build_app_icon_url, format_app_name, format_credential_name
 from pdkernel.server.app_context import LinkContext
 
 _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "database", "subdomain", "base_url"})
@@ -41,23 +40,26 @@ def list_offered_apps(context: LinkContext) -> Sequence[str]:
 
 
 def resolve_link_app(context: LinkContext, text: str) -> str:
-    """The slug for *text*, the app's id or slug in a link."""
-    return resolve_slug(text, lambda: {*list_offered_apps(context), *context.directory.connected_apps()})
+    """The slug for *text*, the app's id, slug or display name in a link."""
+    offered = list_offered_apps(context)
+    known = {*offered, *context.directory.connected_apps()}
+    slug = resolve_slug(text, lambda: known)
+    names = {format_app_name(app).casefold(): app for app in reversed(offered)}
+    return slug if slug in known else names.get(slug.strip().casefold(), slug)
 
 
 def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
     """Serialize an app, with every field that an SDK requires (`scope_profiles` in Python)."""
-    name = format_app_name(slug)
     known = FIELDS_BY_APP.get(slug) or context.directory.credential_fields(slug)
     is_oauth = find_provider(context.project, slug) is not None or ACCESS_TOKEN_FIELD in known
     fields = [] if is_oauth else [_serialize_field(field) for field in context.directory.credential_fields(slug)]
     return {
         "id": derive_app_id(slug),
         "name_slug": slug,
-        "name": name,
+        "name": format_app_name(slug),
         "auth_type": "oauth" if is_oauth else "keys",
         "description": "",
-        "img_src": _letter_icon_url(name),
+        "img_src": build_app_icon_url(slug),
         "custom_fields_json": json.dumps(fields),
         "categories": [],
         "featured_weight": 0,
@@ -69,19 +71,9 @@ def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
 def _serialize_field(name: str) -> dict[str, Any]:
     return {
         "name": name,
-        "label": name.replace("_", " ").capitalize(),
+        "label": format_credential_name(name),
         "description": None,
         "default": None,
         "optional": None,
         "type": "string" if name in _VISIBLE_FIELDS else "password",
     }
-
-
-def _letter_icon_url(name: str) -> str:
-    """A data URL of a square icon with the first letter of *name*."""
-    letter = name[:1] if name[:1].isalnum() else "?"
-    icon = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><rect width="48" height="48" rx="8" fill="#ddd"/>'
-        f'<text x="24" y="32" font-size="24" text-anchor="middle" font-family="sans-serif">{letter}</text></svg>'
-    )
-    return f"data:image/svg+xml,{quote(icon)}"

@@ -18,6 +18,7 @@ from pdkernel.engine.directory_snapshot import format_connect_account_command
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
 from pdkernel.operations.accounts import connect_account
+from pdkernel.render.apps import app_icon, format_app_name
 from pdkernel.session.connect_links import ConnectLinks
 from pdkernel.widgets.components import (
     FIELD_MARGIN,
@@ -105,7 +106,7 @@ class ConnectForm:
         connect = ipw.Button(
             description="Connect",
             button_style="primary",
-            tooltip=f"Store these credentials as the external user's {app} account",
+            tooltip=f"Store these credentials as the external user's {format_app_name(app)} account",
         )
         connect.on_click(lambda _: self._connect())
         self.view = ipw.VBox(
@@ -206,7 +207,7 @@ class AppRow:
         self._summary = ipw.HTML()
         self._another = ipw.Button(
             description="Connect another",
-            tooltip=f"Connect a newer {app} account: runs use the newest",
+            tooltip=f"Connect a newer {format_app_name(app)} account: runs use the newest",
             layout={"width": "auto"},
         )
         self._another.on_click(lambda _: set_visible(self._form.view, visible=True))
@@ -230,7 +231,8 @@ class AppRow:
         accounts: Sequence[Account],
     ) -> None:
         """Show the state for an external user; *accounts* are the user's accounts of the app, newest first."""
-        show_message_html(self._summary, _summary(self._app, external_user_id, steps, accounts))
+        summary = _summary(self._app, external_user_id, steps, accounts)
+        show_message_html(self._summary, _with_icon(self._app, summary))
         set_visible(self._another, visible=bool(accounts))
         self._link.update(external_user_id, environment, accounts[0] if accounts else None)
         seen = (external_user_id, environment, tuple(account.id for account in accounts))
@@ -247,7 +249,7 @@ class AppRow:
 
 
 def _summary(app: str, user: str | None, steps: Sequence[str], accounts: Sequence[Account]) -> str:
-    needed = f"{app}: needed by {', '.join(steps)}."
+    needed = f"{format_app_name(app)}: needed by {', '.join(steps)}."
     if user is None:
         return format_message_html(f"{needed} Pick an external user.", kind="warn")
     if not accounts:
@@ -259,6 +261,11 @@ def _summary(app: str, user: str | None, steps: Sequence[str], accounts: Sequenc
             f"{needed} {format_account(newest)}{more}: its credentials do not work.", kind="error"
         )
     return format_message_html(f"✓ {needed} Uses {format_account(newest)}{more}.", kind="success")
+
+
+def _with_icon(app: str, message: str) -> str:
+    """The HTML *message* beside the icon of the app."""
+    return f'<div style="display:flex;align-items:center">{app_icon(app)}{message}</div>'
 
 
 def format_account(account: Account) -> str:
@@ -315,10 +322,9 @@ class AccountList:
             "Remove",
             act=self._with_error_message(remove),
             question=lambda: f"Remove {account.id}?",
-            tooltip=f"Remove the {account.app} account {account.id}; click twice to confirm",
+            tooltip=f"Remove the {format_app_name(account.app)} account {account.id}; click twice to confirm",
             layout={"width": "auto"},
         )
-        label = ipw.HTML(
-            format_message_html(f"{account.app} · {format_account(account)}{fields} · connected {when}{newest}")
-        )
+        text = f"{format_app_name(account.app)} · {format_account(account)}{fields} · connected {when}{newest}"
+        label = ipw.HTML(_with_icon(account.app, format_message_html(text)))
         return ipw.HBox([label, button.view], layout=ROW_LAYOUT)

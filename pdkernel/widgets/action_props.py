@@ -18,7 +18,8 @@ from pdkernel.actions import Component
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account
-from pdkernel.model import JSON, AppBinding, Step, format_app_name
+from pdkernel.model import JSON, AppBinding, Step
+from pdkernel.render.apps import format_app_name
 from pdkernel.session import Session
 from pdkernel.widgets.action_fields import (
     FIELD_MARGIN,

@@ -8,9 +8,10 @@ from functools import partial
 import ipywidgets as ipw
 
 from pdkernel.actions import Component
-from pdkernel.model import format_app_name, get_app_slug
+from pdkernel.model import get_app_slug
 from pdkernel.operations.actions import ActionSearch
 from pdkernel.render.actions import format_first_paragraph
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import Html, tag
 from pdkernel.session import Session
 from pdkernel.widgets.background_run import LatestCall

@@ -74,16 +74,16 @@ def format_message_html(text: str, *, kind: str = "muted") -> str:
 
 
 def build_copyable_html(text: str) -> str:
-    """*text* as code; with the Lab extension a click copies the code."""
+    """*text* as code; with the Lab extension, a button that copies the code."""
     safe = html.escape(text)
-    return f'<code class="pd-k" role="button" tabindex="0" title="Copy {safe}">{safe}</code>'
+    return f'<code class="pd-k" title="Copy {safe}">{safe}</code>'
 
 
 def build_copyable_block_html(text: str) -> str:
     """*text* of several lines as a block of code; with the Lab extension a click copies the code."""
     safe = html.escape(text)
     look = "display:block;padding:4px 8px;white-space:pre-wrap;background-color:rgba(127,127,127,0.1)"
-    kind = 'class="pd-k pd-block" role="button" tabindex="0"'
+    kind = 'class="pd-k pd-block"'
     return f'<code {kind} style="{look}" title="Copy {safe}">{safe}</code>'
 
 

@@ -68,7 +68,8 @@ def describe_event_fields(data: Mapping[str, JSON]) -> list[tuple[str, str]]:
     query, body = data.get("query"), data.get("body")
     kind = "array" if isinstance(body, list) else "text" if isinstance(body, str) else "JSON"
     described = (
-        ("request", f"{texts.method} {redact_url(texts.path)}".strip()),
+        ("method", texts.method),
+        ("path", redact_url(texts.path)),
         ("query", ", ".join(query) if isinstance(query, dict) else ""),
         ("headers", texts.headers),
         (

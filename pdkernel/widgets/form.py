@@ -54,6 +54,7 @@ class SessionForm(ipw.VBox):
         super().__init__(
             children=(*children, self._problem, self._line), layout={"width": "100%", "max_width": "1100px"}
         )
+        self.add_class("pd-form")  # with the title in the line, the Lab extension makes the form a named group
         self.refresh()
         self._unlisten = session.add_listener(self.refresh)
 
@@ -100,7 +101,8 @@ class SessionForm(ipw.VBox):
         # Without a kernel, the form's own output is a heading of the readable output below.
         bundle = super()._repr_mimebundle_()
         set_visible(self._line, visible=False)  # the output below shows the line
-        display(build_fallback_bundle(bundle, self._title, f"<strong>{self._title}</strong>"), raw=True)
+        shown = f"<strong>{self._title}</strong> <small>(saved; run the cell to use the form)</small>"
+        display(build_fallback_bundle(bundle, self._title, shown), raw=True)
         self._saved_output.display()
 
     def _update_widgets(self) -> None:
@@ -112,7 +114,7 @@ class SessionForm(ipw.VBox):
 
     def _show_line(self, line: str) -> None:
         """Show the magic line that is equivalent to the form."""
-        set_value(self._line, f"<small>as a line: {build_copyable_html(line)}</small>")
+        set_value(self._line, f'<small data-form="{self._title}">as a line: {build_copyable_html(line)}</small>')
 
     def _release(self) -> None:
         """Release resources other than widgets."""

@@ -18,6 +18,7 @@ from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Environment
+from pdkernel.render.apps import format_app_name
 from pdkernel.session.connect_links import ConnectLinks
 from pdkernel.widgets.components import (
     build_copyable_html,
@@ -49,7 +50,7 @@ class LinkButton:
     """
 
     def __init__(self, app: str, links: Callable[[], ConnectLinks], changed: Callable[[], None]) -> None:
-        self._app = app
+        self._app, self._name = app, format_app_name(app)
         self._links = links
         self._changed = changed
         self._lock = threading.Lock()
@@ -71,7 +72,7 @@ class LinkButton:
                 show_message(self.message, "")
             self._account = account.id if account is not None else None
         set_value(self.button, RECONNECT_LABEL if account else CONNECT_LABEL, "description")
-        set_value(self.button, _tooltip(self._app, account), "tooltip")
+        set_value(self.button, _tooltip(self._name, account), "tooltip")
         set_visible(self.button, visible=whose is not None)
 
     def _open(self) -> None:
@@ -92,12 +93,12 @@ class LinkButton:
         except PdkernelError as fault:
             show_message(self.message, str(fault), kind="error")
             return
-        show_message_html(self.message, _link_html(url, f"Open the page where {self._app} is connected"))
+        show_message_html(self.message, _link_html(url, f"Open the page where {self._name} is connected"))
 
     def _handle_event(self, asked: int, event: LinkEvent) -> None:
         with self._lock:
             if asked == self._asked:
-                show_message(self.message, _describe_event(self._app, event), kind=_KINDS.get(event.status, "muted"))
+                show_message(self.message, _describe_event(self._name, event), kind=_KINDS.get(event.status, "muted"))
         if event.status == "connected":
             self._changed()
 

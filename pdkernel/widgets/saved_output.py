@@ -11,13 +11,17 @@ import html
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from IPython.display import display, update_display
 
-from pdkernel.render.markup import CELL_STYLE, join_lines, multiline, tag
+from pdkernel.render.markup import BORDER_STYLE, join_lines, multiline, tag
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.widgets.components import build_copyable_html
+
+_PICTURE_STYLE: Final = "border-collapse:separate;border-spacing:6px 4px;margin:4px 0"
+_NAME_STYLE: Final = "padding:3px 2px;text-align:right;vertical-align:top;font-weight:normal"
+_FIELD_STYLE: Final = f"{BORDER_STYLE};padding:3px 8px;text-align:left;vertical-align:top;min-width:200px"
 
 
 def build_line_output(text: str, line: str, fields: Sequence[tuple[str, str]] = ()) -> RichOutput:
@@ -38,10 +42,15 @@ def build_line_output(text: str, line: str, fields: Sequence[tuple[str, str]] = 
 def build_picture(fields: Sequence[tuple[str, str]]) -> str:
     """Names and values of fields as a table, which the Lab extension hides beside a form that works; empty without a field."""
     rows = [
-        tag("tr", tag("th", name, style=CELL_STYLE), tag("td", multiline(value), style=CELL_STYLE))
+        tag(
+            "tr",
+            tag("th", name, scope="row", style=_NAME_STYLE),
+            tag("td", multiline(value), style=_FIELD_STYLE),
+            style="background:none",  # themes color every second row
+        )
         for name, value in fields
     ]
-    return tag("table", join_lines(rows), class_="pd-picture") if rows else ""
+    return tag("table", join_lines(rows), style=_PICTURE_STYLE, class_="pd-picture") if rows else ""
 
 
 def build_fallback_bundle(bundle: Mapping[str, Any], text: str, shown: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pdkernel.errors import DefinitionError, PdkernelError
 from pdkernel.identity import ENVIRONMENTS, Account, Environment, check_external_user_id, parse_environment
 from pdkernel.readiness import check_own_accounts, preview_lookup
 from pdkernel.render import lookup
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 from pdkernel.widgets.account_forms import AccountList, AppRow, format_account
@@ -250,7 +251,11 @@ class UserPicker(SessionForm):
             show_message(self._needs, f"Cannot determine the accounts that the steps need: {fault}", kind="warn")
             return {}
         rows = check_own_accounts(workflow, directory=self._session.directory, catalog=self._session.catalog)
-        missing = [f"You have no account of your own for {row.app}. {row.fix}" for row in rows if not row.is_ready]
+        missing = [
+            f"You have no account of your own for {format_app_name(row.app)}. {row.fix}"
+            for row in rows
+            if not row.is_ready
+        ]
         if missing:
             show_message(self._needs, " ".join(missing), kind="warn")
         else:
@@ -261,7 +266,7 @@ class UserPicker(SessionForm):
         user, environment = self._session.external_user_id, self._session.environment
         if user is None:
             return build_line_output(f"Steps run without an external user, in {environment}.", self.magic_line)
-        have = {app: self._format_app_account(app, user, environment) for app in self._rows}
+        have = {format_app_name(app): self._format_app_account(app, user, environment) for app in self._rows}
         accounts = f" Accounts: {', '.join(f'{app} {account}' for app, account in have.items())}." if have else ""
         fields = [("environment", environment), ("external user", user), *have.items()]
         return build_line_output(f"Steps run as {user} in {environment}.{accounts}", self.magic_line, fields)

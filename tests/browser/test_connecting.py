@@ -81,16 +81,16 @@ def test_a_key_based_account_is_connected(notebook: Notebook) -> None:
     tab = notebook.opens("Connect with Link", 0)
     expect(notebook.picker).to_contain_text("Continue in the opened page.")
     notebook.page.screenshot("connecting-1-waiting")
-    tab.get_by_label("subdomain").fill("acme")
-    tab.get_by_label("api_key").fill(KEY)
+    tab.get_by_label("Subdomain").fill("acme")
+    tab.get_by_label("API key").fill(KEY)
     LabPage(notebook.page.lab, tab).screenshot("connecting-2-fields")
     tab.get_by_role("button", name="Connect").click()
 
-    expect(tab.get_by_role("status")).to_contain_text("Your my_crm account is connected.")
+    expect(tab.get_by_role("status")).to_contain_text("Your My CRM account is connected.")
     account = notebook.account("my_crm")
     expect(notebook.picker).to_contain_text(f"Connected: {account['id']}.")
     expect(notebook.picker.get_by_role("button", name="Reconnect with Link")).to_have_count(1)
-    expect(notebook.picker).to_contain_text(f"my_crm · {account['id']} (ada)")
+    expect(notebook.picker).to_contain_text(f"My CRM · {account['id']} (ada)")
     assert (account["subdomain"], account["api_key"]) == ("acme", KEY)
     assert tab.evaluate("window.opener") is None
     notebook.page.screenshot("connecting-3-connected")
@@ -121,8 +121,8 @@ def test_an_account_is_connected_again(notebook: Notebook) -> None:
     )
     notebook.page.run_cell(2)
     tab = notebook.opens("Reconnect with Link", 0)
-    expect(tab.get_by_role("heading")).to_have_text("Connect your my_crm account again")
-    tab.get_by_label("api_key").fill(KEY)
+    expect(tab.get_by_role("heading")).to_have_text("Connect My CRM again")
+    tab.get_by_label("API key").fill(KEY)
     tab.get_by_role("button", name="Connect").click()
 
     expect(notebook.picker).to_contain_text("Connected: apn_stays.")
@@ -136,7 +136,7 @@ def test_cancelling(notebook: Notebook) -> None:
     tab.get_by_role("button", name="Cancel").click()
 
     expect(tab.get_by_role("heading")).to_have_text("Cancelled")
-    expect(notebook.picker).to_contain_text("Cancelled in the page: my_crm is not connected.")
+    expect(notebook.picker).to_contain_text("Cancelled in the page: My CRM is not connected.")
     tab.close()
 
 
@@ -145,14 +145,14 @@ def test_the_saved_notebook_holds_no_secret(notebook: Notebook) -> None:
     tab = notebook.opens("Connect with Link", 0)
     expect(notebook.picker).to_contain_text("Continue in the opened page.")
     before = notebook.page.save().read_text(encoding="utf-8")
-    tab.get_by_label("api_key").fill(KEY)
+    tab.get_by_label("API key").fill(KEY)
     tab.get_by_role("button", name="Connect").click()
     expect(notebook.picker).to_contain_text("Connected: apn_")
-    expect(notebook.picker).to_contain_text("my_crm apn_")  # the line below, which is drawn after
+    expect(notebook.picker).to_contain_text("My CRM apn_")  # the line below, which is drawn after
     after = notebook.page.save().read_text(encoding="utf-8")
     tab.close()
 
-    assert "my_crm apn_" in after
+    assert "My CRM apn_" in after
     assert [word for word in ("ctok_", KEY, CLIENT_SECRET) if word in before + after] == []
 
 

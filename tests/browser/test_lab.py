@@ -22,9 +22,7 @@ LANGUAGE_CELLS = {
 }
 HEADER = "%%pdworkflow\nname: Colours\ntrigger:\n  type: http"
 
-KEY_HTML = (
-    '<code class="pd-k" role="button" tabindex="0" title="Copy steps.trigger.event.body.issue.title">title</code>'
-)
+KEY_HTML = '<code class="pd-k" title="Copy steps.trigger.event.body.issue.title">title</code>'
 KEY = f"from IPython.display import HTML\nHTML('{KEY_HTML}')"
 PROVIDER = (
     "from pdkernel.magics.completion import register_matchers\n"
@@ -113,6 +111,28 @@ def test_path_is_copied_by_keyboard(page: LabPage) -> None:
         expect(keys.nth(index)).to_have_class("pd-k pd-copied")
         assert page.clipboard() == "steps.trigger.event.body.issue.title"
         expect(page.page.locator(".jp-Notebook")).not_to_contain_class("jp-mod-editMode")
+
+
+def test_keys_of_a_collapsible_part_are_copied_by_shortcut(page: LabPage) -> None:
+    """In a focused summary, which is a button itself, C copies the first key and Shift+C the second; Enter opens the part."""
+    second = KEY_HTML.replace("issue.title", "action")
+    page.new_notebook(
+        [KEY.replace(KEY_HTML, f"<details><summary>{KEY_HTML} {second}</summary>x</details>")], name="summary.ipynb"
+    )
+    page.run_cell(0)
+    summary = page.output(0).locator("summary")
+    keys = summary.locator("code.pd-k")
+    expect(summary).to_have_attribute("aria-keyshortcuts", "c")
+    summary.focus()
+
+    for index, (pressed, path) in enumerate((("c", "issue.title"), ("Shift+C", "action"))):
+        page.page.keyboard.press(pressed)
+        expect(keys.nth(index)).to_have_class("pd-k pd-copied")
+        assert page.clipboard() == f"steps.trigger.event.body.{path}"
+    page.page.keyboard.press("Enter")
+
+    expect(page.output(0).locator("details")).to_have_attribute("open", "")
+    assert keys.first.get_attribute("tabindex") is None
 
 
 def test_key_of_an_untrusted_notebook_is_a_button(page: LabPage) -> None:

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from pdkernel.connect import LocalDirectory
+from tests.browser.harness import find_barriers
 from tests.browser.link_site import Site, link_site
 from tests.oauth_provider import running
 
@@ -40,13 +41,13 @@ def page(browser: BrowserContext) -> Iterator[Page]:
 def test_a_key_based_account_is_connected(site: Site, page: Page) -> None:
     """The page confirms the account after the form is sent, and has its own style."""
     page.goto(site.link("my_crm", "ada"))
-    page.get_by_label("subdomain").fill("acme")
-    page.get_by_label("api_key").fill("k-0123456789")
-    hidden = page.get_by_label("api_key").get_attribute("type")
+    page.get_by_label("Subdomain").fill("acme")
+    page.get_by_label("API key").fill("k-0123456789")
+    hidden = page.get_by_label("API key").get_attribute("type")
     width = page.locator("main").bounding_box()
     page.get_by_role("button", name="Connect").click()
 
-    expect(page.get_by_role("status")).to_have_text("Your my_crm account is connected. You can close this page.")
+    expect(page.get_by_role("status")).to_have_text("Your My CRM account is connected. You can close this page.")
     assert site.credentials("my_crm", "ada") == {"subdomain": "acme", "api_key": "k-0123456789"}
     assert hidden == "password"
     assert width is not None
@@ -69,7 +70,7 @@ def test_a_refused_sign_in_can_be_repeated(site: Site, page: Page) -> None:
     page.goto(link)
     page.get_by_role("button", name="Continue to 127.0.0.1").click()
     page.get_by_role("link", name="Deny").click()
-    expect(page.get_by_role("alert")).to_contain_text("my_mail answered: access_denied: No <b>thanks</b>")
+    expect(page.get_by_role("alert")).to_contain_text("My Mail answered: access_denied: No <b>thanks</b>")
     page.goto(link)
     page.get_by_role("button", name="Continue to 127.0.0.1").click()
     page.get_by_role("link", name="Allow").click()
@@ -80,11 +81,44 @@ def test_a_refused_sign_in_can_be_repeated(site: Site, page: Page) -> None:
 def test_the_user_returns_to_the_product(site: Site, page: Page) -> None:
     """After a form the page leads to the product's own page."""
     page.goto(site.link("my_crm", "eve", success_redirect_uri=site.url + "/-/live"))
-    page.get_by_label("api_key").fill("k-0123456789")
+    page.get_by_label("API key").fill("k-0123456789")
     page.get_by_role("button", name="Connect").click()
 
     page.wait_for_url("**/-/live")
     assert page.url == site.url + "/-/live"
+
+
+def test_no_page_has_a_barrier(site: Site, page: Page, axe: str) -> None:
+    """On a phone no page of a link scrolls sideways, and axe-core finds nothing serious in it, in the light and the dark theme."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    token = site.connect_token("ada")["connect_link_url"]
+    pages = {
+        "app": token,
+        "credentials": site.link("my_crm", "ada"),
+        "sign-in": site.link("my_mail", "ada"),
+        "invalid": f"{token}x",
+    }
+    found = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for name, url in pages.items():
+            page.goto(url)
+            found[f"{name}, {scheme}"] = find_barriers(page, axe)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+    assert {name: barriers for name, barriers in found.items() if barriers} == {}
+
+
+def test_an_app_is_chosen_by_its_name(site: Site, page: Page) -> None:
+    """The page offers apps by name; the next page has the name in its title, and the titles of the credentials."""
+    page.goto(site.connect_token("ada")["connect_link_url"])
+    offered = page.locator("datalist option").evaluate_all("options => options.map(each => each.value)")
+    page.get_by_label("App").fill("my crm")
+    page.keyboard.press("Enter")
+
+    expect(page.get_by_role("heading")).to_have_text("Connect My CRM")
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert {"My CRM", "My Mail", "Google Sheets"} <= set(offered)
 
 
 @pytest.fixture
@@ -109,7 +143,7 @@ def test_an_allowed_origin_may_frame_the_page(site: Site, page: Page, product: s
     link = site.link("my_crm", "kim", allowed_origins=[product])
     page.goto(f"{product}/?{urlencode({'link': link})}")
     frame = page.frame_locator("iframe")
-    frame.get_by_label("api_key").fill("k-0123456789")
+    frame.get_by_label("API key").fill("k-0123456789")
     frame.get_by_role("button", name="Connect").click()
 
     expect(page.locator("#told")).to_contain_text("authProvisionId")
@@ -127,7 +161,7 @@ def test_other_origins_may_not_frame_the_page(site: Site, browser: BrowserContex
     page.on("console", lambda message: refused.append(message.text))
     page.goto(f"{product}/?{urlencode({'link': site.link('my_crm', 'lee')})}")
 
-    expect(page.frame_locator("iframe").get_by_label("api_key")).to_have_count(0)
+    expect(page.frame_locator("iframe").get_by_label("API key")).to_have_count(0)
     page.wait_for_timeout(300)
     page.close()
     assert any("frame-ancestors 'none'" in text for text in refused)

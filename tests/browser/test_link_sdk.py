@@ -153,7 +153,7 @@ def statuses(callbacks: list[Any]) -> list[str]:
 def test_a_key_based_account_is_connected(product: Product) -> None:
     """The frame's form is filled in; the SDK receives the account and removes the frame."""
     product.connect("my_crm")
-    product.frame.get_by_label("api_key").fill("k-0123456789")
+    product.frame.get_by_label("API key").fill("k-0123456789")
     LabPage(None, product.page).screenshot("link-3-frame")  # type: ignore[arg-type]  # no Lab is behind this page
     product.frame.get_by_role("button", name="Connect").click()
 
@@ -219,7 +219,7 @@ def test_an_account_is_connected_again(product: Product) -> None:
     directory.delete_user("ada", "development")
     account = directory.add_account(app="my_crm", credentials={"api_key": "k-old-0123456"}, external_user_id="ada")
     product.connect("my_crm", account=account.id)
-    product.frame.get_by_label("api_key").fill("k-new-0123456")
+    product.frame.get_by_label("API key").fill("k-new-0123456")
     product.frame.get_by_role("button", name="Connect").click()
 
     assert product.callbacks("close")[0] == ["success", account.id]

@@ -10,10 +10,29 @@ from tests.golden import assert_golden
 _GOLDEN = Path(__file__).parent / "golden"
 
 _KNOWN = frozenset(
-    {"div", "span", "strong", "code", "pre", "ol", "ul", "li", "details", "summary", "table", "tr", "th", "td", "wbr"}
+    {
+        "div",
+        "span",
+        "strong",
+        "code",
+        "pre",
+        "ol",
+        "ul",
+        "li",
+        "details",
+        "summary",
+        "table",
+        "tr",
+        "th",
+        "td",
+        "wbr",
+        "img",
+    }
 )
 _BLOCKS = frozenset({"div", "pre", "ol", "ul", "li", "details", "summary", "table", "tr"})
-_KNOWN_ATTRIBUTES = frozenset({"style", "class", "title", "role", "tabindex", "open", "aria-hidden"})
+_KNOWN_ATTRIBUTES = frozenset(
+    {"style", "class", "title", "role", "tabindex", "open", "aria-hidden", "src", "alt", "width", "height"}
+)
 
 
 EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"
@@ -48,8 +67,9 @@ class Page(HTMLParser):
         """Store an element."""
         assert tag in _KNOWN, f"<{tag}> is not used by pdkernel"
         assert {name for name, _ in attrs} <= _KNOWN_ATTRIBUTES, attrs
+        assert tag != "img" or (dict(attrs)["src"] or "").startswith("data:"), attrs  # loads nothing
         self.attributes.append({name: value or "" for name, value in attrs})
-        if tag == "wbr":  # has no end
+        if tag in ("wbr", "img"):  # have no end
             return
         self._open.append(tag)
         self._lines.append("\n" if tag in _BLOCKS else "  " if tag in ("td", "th") else "")

@@ -40,8 +40,8 @@ def test_times() -> None:
 @pytest.mark.parametrize(
     ("use", "text"),
     [
-        (AccountUse("slack", "slack", "apn_1", "external_user"), "slack apn_1 (external user's)"),
-        (AccountUse("chat", "slack", "apn_1", "own"), "chat: slack apn_1 (your own)"),
+        (AccountUse("slack", "slack", "apn_1", "external_user"), "Slack apn_1 (external user's)"),
+        (AccountUse("chat", "slack", "apn_1", "own"), "chat: Slack apn_1 (your own)"),
     ],
 )
 def test_accounts(use: AccountUse, text: str) -> None:

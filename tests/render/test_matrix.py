@@ -20,7 +20,7 @@ TABLE = ReadinessMatrix("Flow", "production", ("send",), (ROW,))
         (MatrixCell("a", "ready"), "ready"),
         (MatrixCell("a", "proxy", ("apn_1",)), "ready by proxy"),
         (MatrixCell("a", "ready", ("apn_1",), unhealthy=("apn_1",)), "not working"),
-        (MatrixCell("a", "error", code="account_not_found", apps=("slack", "github")), "no slack or github"),
+        (MatrixCell("a", "error", code="account_not_found", apps=("slack", "github")), "no Slack or GitHub"),
         (MatrixCell("a", "error", code="external_user_required"), "no user"),
         (MatrixCell("a", "error", code="external_user_not_found"), "no such user"),
         (MatrixCell("a", "error", code="production_plan"), "plan"),

@@ -136,8 +136,8 @@ def test_lines_fit_a_terminal(name: str) -> None:
 @pytest.mark.parametrize(
     ("execution", "shown"),
     [
-        (builders.succeeded, "slack apn_0000001 (external user's)"),
-        (builders.succeeded, "sheet: google_sheets apn_0000002 (your own)"),
+        (builders.succeeded, "Slack apn_0000001 (external user's)"),
+        (builders.succeeded, "sheet: Google Sheets apn_0000002 (your own)"),
         (builders.succeeded, "external user ada, development"),
         (builders.succeeded, "200, sent by the workflow"),
         (builders.failed, "200, the default response"),

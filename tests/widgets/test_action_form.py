@@ -118,7 +118,7 @@ def test_saved_search_lists_the_actions(make_form: Callable[..., ActionForm]) ->
     form = make_form(words="thing")
 
     assert "depot-put-thing@0.1.2  Put a Thing\n1 action.\n%pdactions thing" in form.saved_output.text
-    assert '<table class="pd-picture">' in form.saved_output.html
+    assert 'class="pd-picture"' in form.saved_output.html
 
 
 # ── from the search to the cell ──────────────────────────────────────────────────────────

@@ -85,7 +85,7 @@ def test_cancelling(slack_picker: UserPicker, session: Session) -> None:
     press(slack_picker, "Connect with Link")
     send(shown_link(slack_picker), cancel="true")
 
-    assert "slack is not connected" in wait_for(slack_picker, "Cancelled in the page")
+    assert "Slack is not connected" in wait_for(slack_picker, "Cancelled in the page")
 
 
 def test_a_browser_on_another_machine(slack_picker: UserPicker, session: Session) -> None:

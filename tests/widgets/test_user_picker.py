@@ -128,7 +128,9 @@ def test_markup_in_an_id_is_text(slack_picker: UserPicker, session: Session) -> 
     """An id that looks like markup is shown as text."""
     session.choose_user("<img src=x>")
 
-    assert all("<img" not in getattr(each, "value", "") for each in slack_picker._apps.children[0].children[0].children)
+    assert all(
+        "<img src=x" not in getattr(each, "value", "") for each in slack_picker._apps.children[0].children[0].children
+    )
     assert "<img" not in slack_picker.saved_output.html
 
 
@@ -169,14 +171,14 @@ def test_a_missing_account_is_shown(slack_picker: UserPicker, session: Session) 
     session.choose_user("ada")
 
     seen = screen(slack_picker)
-    assert "slack: needed by send. ada has no account yet." in seen
+    assert "Slack: needed by send. ada has no account yet." in seen
     assert "pdkernel accounts add --external-user ada --app slack --credential oauth_access_token" in seen
     assert len(secrets(slack_picker)) == 1
 
 
 def test_no_fields_without_a_user(slack_picker: UserPicker) -> None:
     """Without an external user there are no fields to connect an account."""
-    assert "slack: needed by send. Pick an external user." in screen(slack_picker)
+    assert "Slack: needed by send. Pick an external user." in screen(slack_picker)
     assert secrets(slack_picker) == []
 
 
@@ -202,8 +204,8 @@ def test_rows_follow_the_steps(picker: UserPicker, session: Session) -> None:
 
     session.remove_cells(["cell-1"])
 
-    assert "slack: needed by send" in with_step
-    assert "slack" not in screen(picker)
+    assert "Slack: needed by send" in with_step
+    assert "Slack" not in screen(picker)
 
 
 def test_connecting(slack_picker: UserPicker, session: Session) -> None:
@@ -346,7 +348,7 @@ def test_all_accounts_are_listed(slack_picker: UserPicker, session: Session, ada
 
     session.choose_user("ada")
 
-    assert "github · apn_" in screen(slack_picker)
+    assert "GitHub · apn_" in screen(slack_picker)
     assert "oauth_access_token" in screen(slack_picker)
 
 

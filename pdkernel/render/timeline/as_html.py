@@ -8,6 +8,7 @@ from datetime import datetime
 from pdkernel.execution import Delivery, Execution, OutboundCall, Response
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import formatting, lookup
+from pdkernel.render.apps import app_icon, format_app_name
 from pdkernel.render.markup import (
     BODY_STYLE,
     BORDER_STYLE,
@@ -151,7 +152,10 @@ def _bar(row: view_model.StepRow) -> Html:
 def _details(row: view_model.StepRow) -> Html:
     parts = [_error(row.error)] if row.error else []
     parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
-    parts += [_labelled("account", tag("span", formatting.format_account(use))) for use in row.result.accounts]
+    parts += [
+        _labelled("account", tag("span", app_icon(use.app), formatting.format_account(use)))
+        for use in row.result.accounts
+    ]
     if row.lookup is not None and row.result.accounts:
         label = _label("lookup", width=_LABEL_PX - _MARKER_PX)
         parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
@@ -186,7 +190,7 @@ def _export(name: str, value: JSON) -> Html:
 
 
 def _call(call: OutboundCall) -> Html:
-    app = f" with the {call.app} account" if call.app else ""
+    app = f" with the {format_app_name(call.app)} account" if call.app else ""
     outcome = formatting.format_outcome(call)
     parts = [
         join([tag("code", f"{call.method} {call.url}"), f" {formatting.format_call_response(call)}{app}"]),

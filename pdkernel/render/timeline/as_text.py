@@ -9,6 +9,7 @@ from datetime import datetime
 from pdkernel.execution import Delivery, Execution, OutboundCall, Response
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import formatting, lookup
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.timeline import view_model
 
@@ -129,7 +130,7 @@ def _export(name: str, value: JSON) -> list[str]:
 
 
 def _call(call: OutboundCall) -> list[str]:
-    app = f", with the {call.app} account" if call.app else ""
+    app = f", with the {format_app_name(call.app)} account" if call.app else ""
     content = [
         formatting.truncate_line(f"{call.method} {call.url}", formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL),
         f"-> {formatting.format_call_response(call)}{app}",

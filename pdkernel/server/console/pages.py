@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 
 from pdkernel.encode import encode_json
 from pdkernel.render import formatting
+from pdkernel.render.apps import app_label
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.server.app_state import get_state
 from pdkernel.server.console.sessions import Session
@@ -47,7 +48,7 @@ def render_page(
     # the timeline has its styles in attributes
     policy = (
         f"default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-        "img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     )
     return HTMLResponse(text, status_code=status, headers={**HEADERS, "content-security-policy": policy})
 
@@ -107,6 +108,7 @@ def _templates() -> Environment:
         "timestamp": formatting.format_timestamp,
         "duration": formatting.format_duration,
         "line": formatting.truncate_line,
+        "app_label": lambda slug: Markup(app_label(slug)),  # noqa: S704 - escaped by `render`
     }
     environment.globals |= {"labels": formatting.EXECUTION_LABELS}
     return environment

@@ -9,6 +9,7 @@ from pdkernel.connect.token_refresh import build_oauth_credentials, store_grant
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken
+from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.link.tokens import USED_MESSAGE
 
@@ -110,7 +111,9 @@ def check_reconnectable(context: LinkContext, token: ConnectToken, app: str, acc
         app,
     )
     if not is_owner:
-        raise NoSuchAccountError(f"There is no {app} account {account_id[:80]} of this user to reconnect.")
+        raise NoSuchAccountError(
+            f"There is no {format_app_name(app)} account {account_id[:80]} of this user to reconnect."
+        )
 
 
 def _check_user_limit(context: LinkContext, token: ConnectToken) -> None:

@@ -16,6 +16,7 @@ from pdkernel.connect.registered_apps import check_app_slug
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, PendingSignIn
+from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.app_serializers import list_offered_apps, resolve_link_app
 from pdkernel.server.app_state import get_link_context
@@ -126,7 +127,7 @@ async def handle_oauth_callback(request: Request) -> Response:
     link_request = LinkRequest(sign_in.token, sign_in.app, sign_in.account, is_framed=sign_in.framed)
     if "code" not in params:
         reason = ": ".join(filter(None, (params.get("error"), params.get("error_description"))))
-        problem = f"{sign_in.app} answered: {reason[:_MAX_REASON_CHARACTERS] or 'no reason given'}"
+        problem = f"{format_app_name(sign_in.app)} answered: {reason[:_MAX_REASON_CHARACTERS] or 'no reason given'}"
         return _failure_response(context, token, link_request, problem, from_callback=True)
     provider = await asyncio.to_thread(find_provider, context.project, sign_in.app)
     if provider is None:

@@ -10,15 +10,16 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.responses import HTMLResponse
 
 from pdkernel.connect.oauth_providers import format_origin
-from pdkernel.connect.registered_apps import APP_SLUG_PATTERN
 from pdkernel.project import ConnectToken
 from pdkernel.redaction.secret_patterns import is_secret_input
+from pdkernel.render.apps import app_icon, format_app_name, format_credential_name
 from pdkernel.render.markup import Html, join, tag
 from pdkernel.server.link.link_request import APP_PARAM, FRAMED_PARAM, LinkRequest
 from pdkernel.server.link.page_assets import SCRIPT, STYLE
@@ -26,6 +27,7 @@ from pdkernel.server.link.page_assets import SCRIPT, STYLE
 CANCEL_BUTTON = "cancel"
 """Name of the cancel button."""
 
+_ICON_PX = 40
 _MULTILINE_FIELD = re.compile("private_?key|certificate|_json|pem", re.IGNORECASE)
 
 
@@ -46,12 +48,13 @@ class PageSubject:
     def title(self) -> str:
         """The page's title."""
         again = " again" if self.link_request.account_id else ""
-        return f"Connect your {self.link_request.app} account{again}"
+        return f"Connect {format_app_name(self.link_request.app)}{again}"
 
 
 def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
     """The page to choose an app."""
-    listed = tag("datalist", *(_void("option", value=app) for app in apps), id="apps")
+    names = sorted({format_app_name(app) for app in apps}, key=str.casefold)
+    listed = tag("datalist", *(_void("option", value=name) for name in names), id="apps")
     kept = {
         name: value
         for name, value in link_request.to_form_fields().items()
@@ -67,7 +70,7 @@ def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[s
             name_="app",
             list="apps",
             required="required",
-            pattern=APP_SLUG_PATTERN,
+            autocomplete="off",
             autofocus="autofocus",
         ),
         listed,
@@ -79,7 +82,9 @@ def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[s
 
 def credentials_page(about: PageSubject, fields: Sequence[str], *, problem: str = "") -> HTMLResponse:
     """The page to enter credentials."""
-    inputs = [each for number, field in enumerate(fields) for each in _field(number, field)]
+    titles = Counter(map(format_credential_name, fields))
+    shown = {field: title if titles[title := format_credential_name(field)] == 1 else field for field in fields}
+    inputs = [each for number, field in enumerate(fields) for each in _field(number, field, shown[field])]
     form = _form(about, *inputs, tag("button", "Connect"))
     return _form_page(about, form, problem)
 
@@ -102,9 +107,11 @@ def redirect_page(token: ConnectToken, url: str, link_text: str) -> HTMLResponse
 
 def connected_page(token: ConnectToken, *, account_id: str, app: str, in_popup: bool = False) -> HTMLResponse:
     """The page after an account was connected. With *in_popup*, the page reports to the frame and closes."""
-    text = tag("p", f"Your {app} account is connected. You can close this page.", class_="good", role="status")
+    text = tag(
+        "p", f"Your {format_app_name(app)} account is connected. You can close this page.", class_="good", role="status"
+    )
     message = {"type": "success", "authProvisionId": account_id}
-    return _page("Connected", text, token=token, message=message, window=in_popup)
+    return _page("Connected", text, token=token, app=app, message=message, window=in_popup)
 
 
 def error_page(
@@ -129,13 +136,15 @@ def cancelled_page(token: ConnectToken) -> HTMLResponse:
 
 def _form_page(about: PageSubject, form: Html, problem: str) -> HTMLResponse:
     parts = (_problem(problem), _user_line(about.token), form, tag("p", id="status", role="status"))
-    return _page(about.title, *parts, token=about.token, status=400 if problem else 200)
+    app = about.link_request.app
+    return _page(about.title, *parts, token=about.token, app=app, status=400 if problem else 200)
 
 
 def _page(
     title: str,
     *parts: str,
     token: ConnectToken | None,
+    app: str = "",
     status: int = 200,
     message: Mapping[str, str] | None = None,
     head: Html | None = None,
@@ -154,7 +163,8 @@ def _page(
         Html(f"<style>{STYLE}</style>"),
         head or Html(""),
     )
-    body = tag("body", tag("main", tag("h1", title), *parts), Html(f"<script>{SCRIPT}</script>"), **data)
+    icon = app_icon(app, size_px=_ICON_PX) if app else ""
+    body = tag("body", tag("main", tag("h1", icon, title), *parts), Html(f"<script>{SCRIPT}</script>"), **data)
     page = join([Html("<!DOCTYPE html>\n"), tag("html", tag("head", *top), body, lang="en")])
     return HTMLResponse(page, status_code=status, headers=_headers(origins))
 
@@ -164,6 +174,7 @@ def _headers(origins: Sequence[str]) -> dict[str, str]:
         "default-src": "'none'",
         "style-src": _digest(STYLE),
         "script-src": _digest(SCRIPT),
+        "img-src": "data:",
         "form-action": "'self'",
         "base-uri": "'none'",
         "frame-ancestors": " ".join(map(format_origin, origins)) or "'none'",
@@ -189,8 +200,8 @@ def _form(about: PageSubject, *parts: str, **attributes: str) -> Html:
     return tag("form", *hidden, *parts, *ends, **sent)
 
 
-def _field(number: int, field: str) -> tuple[str, str]:
-    label = tag("label", field, for_=f"field-{number}")
+def _field(number: int, field: str, title: str) -> tuple[str, str]:
+    label = tag("label", title, for_=f"field-{number}")
     given = {"id": f"field-{number}", "name_": f"field:{field}", "autocomplete": "off", "spellcheck": "false"}
     if number == 0:
         given["autofocus"] = "autofocus"

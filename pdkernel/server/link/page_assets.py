@@ -15,6 +15,7 @@ main { width: 100%; max-width: 26rem; overflow-wrap: break-word; }
 body.framed { background: #0008; min-height: 84vh; }
 body.framed main { background: Canvas; color: CanvasText; padding: 24px; border-radius: 10px; box-sizing: border-box; }
 h1 { font-size: 1.4rem; margin: 0 0 .5rem; }
+h1 img { display: block; margin-bottom: .75rem; }
 label { display: block; margin: 1rem 0 .25rem; font-weight: 600; }
 input, textarea { box-sizing: border-box; width: 100%; font: inherit; padding: .5rem; }
 textarea { min-height: 6rem; font-family: monospace; }

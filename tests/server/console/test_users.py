@@ -41,7 +41,7 @@ async def test_users(serve: Serve) -> None:
     assert lines[1]["workflows"][1]["readiness"]["error"]["message"].startswith("Pipedream Connect Error: ")
     assert [line["external_user"] for line in production] == ["eve"]
     assert "Ada&#39;s" in page
-    assert "✗ no slack" in page
+    assert "✗ no Slack" in page
     assert SECRET not in page + str(lines)
 
 

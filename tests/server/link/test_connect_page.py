@@ -18,6 +18,7 @@ from pdkernel.connect.oauth_providers import ClientAuth, OAuthProvider, register
 from pdkernel.connect.registered_apps import register_app
 from pdkernel.egress import parse_policy
 from pdkernel.project import Project
+from pdkernel.render.apps import format_app_name
 from pdkernel.server import ServeSettings
 from pdkernel.server.app import create_link_app
 from pdkernel.server.app_context import LinkOnlyContext
@@ -40,7 +41,7 @@ async def test_an_account_is_connected(site: Served, visitor: Visitor) -> None:
     assert account is not None
     assert dict(site.directory.credentials(account.id)) == {"subdomain": "acme", "api_key": "k-0123456789"}
     assert page.inputs == {"field:subdomain": "text", "field:api_key": "password"}
-    assert (done.status, "Your my_crm account is connected." in done.words) == (200, True)
+    assert (done.status, "Your My CRM account is connected." in done.words) == (200, True)
     assert "k-0123456789" not in done.html
 
 
@@ -51,7 +52,7 @@ async def test_the_page_names_the_user_as_text(site: Served, visitor: Visitor) -
     page = await visitor.open(made["connect_link_url"], app="slack")
 
     assert "For <img src=x onerror=alert(1)>, in development." in page.words
-    assert "<img" not in page.html
+    assert "<img src=x" not in page.html
 
 
 async def test_a_link_without_an_app_asks_for_the_app(site: Served, visitor: Visitor) -> None:
@@ -65,7 +66,7 @@ async def test_a_link_without_an_app_asks_for_the_app(site: Served, visitor: Vis
     assert page.inputs == without_close.inputs == {"app": "input"}
     assert page.hidden == {"token": made["token"], "connectLink": "true"}
     assert without_close.hidden == {**page.hidden, "hideClose": "true"}
-    assert 'value="my_crm"' in page.html
+    assert 'value="My CRM"' in page.html
 
 
 async def test_a_token_connects_one_account(site: Served, visitor: Visitor) -> None:
@@ -172,7 +173,7 @@ async def test_an_account_is_reconnected(site: Served, visitor: Visitor) -> None
     done = await visitor.fill(page, api_key="k-new")
 
     [account] = site.directory.accounts()
-    assert "Connect your slack account again" in page.words
+    assert "Connect Slack again" in page.words
     assert done.status == 200
     assert (account.id, account.name, account.created_at, account.healthy) == ("apn_old", "Ada's", old.created_at, True)
     assert dict(site.directory.credentials("apn_old")) == {"api_key": "k-new"}
@@ -199,7 +200,7 @@ async def test_only_the_users_own_account_is_reconnected(
     shown = await visitor.open(made["connect_link_url"], app=app, accountId=account)
     sent = await visitor.fill(page, api_key="k-stolen")
 
-    message = f"There is no {app} account {account} of this user to reconnect."
+    message = f"There is no {format_app_name(app)} account {account} of this user to reconnect."
     assert (shown.status, message in shown.words) == (404, True)
     assert (sent.status, message in sent.words) == (400, True)
     assert "<b>" not in shown.html
@@ -388,7 +389,7 @@ async def test_a_sign_in_connects_an_account(
     assert account is not None
     credentials = dict(site.directory.credentials(account.id))
     assert page.inputs == {}
-    assert (done.status, "Your my_crm account is connected." in done.words) == (200, True)
+    assert (done.status, "Your My CRM account is connected." in done.words) == (200, True)
     assert set(credentials) == {"oauth_access_token"}
     me = httpx.get(f"{provider.url}/api/me", headers={"authorization": f"Bearer {credentials['oauth_access_token']}"})
     assert me.json() == {"name": "Ada"}
@@ -421,7 +422,7 @@ async def test_a_declined_sign_in_shows_the_apps_reason(site: Served, visitor: V
     back = await visitor.open(await sign_in(away, "Deny"))
     again = await visitor.open(made["connect_link_url"], app=APP)
 
-    assert (back.status, "my_crm answered: access_denied: No <b>thanks</b>" in back.words) == (400, True)
+    assert (back.status, "My CRM answered: access_denied: No <b>thanks</b>" in back.words) == (400, True)
     assert "<b>" not in back.html
     assert again.status == 200
 
@@ -529,7 +530,7 @@ async def test_a_sign_in_from_a_frame_ends_in_a_popup(site: Served, visitor: Vis
     assert account is not None
     assert [end["data-window"] for end in ends] == ["sign-in", "sign-in"]
     assert [json.loads(end["data-message"] or "") for end in ends] == [
-        {"type": "error", "error": "my_crm answered: access_denied: No <b>thanks</b>"},
+        {"type": "error", "error": "My CRM answered: access_denied: No <b>thanks</b>"},
         {"type": "success", "authProvisionId": account.id},
     ]
 
@@ -584,7 +585,7 @@ async def test_a_reconnection_during_a_refresh(
     got = await asking
 
     found, grant = site.directory.find_account(account), site.project.grants.find(account)
-    assert "Your my_crm account is connected." in done.words
+    assert "Your My CRM account is connected." in done.words
     assert site.project.accounts.credentials(account) == connected_anew == got
     assert found is not None
     assert found.healthy

@@ -180,7 +180,7 @@ async def test_an_app_is_named_by_its_id(site: Served, visitor: Visitor) -> None
     page = await visitor.open(made["connect_link_url"], app=app)
 
     assert result["app"]["name_slug"] == "slack"
-    assert "Connect your slack account" in page.words
+    assert "Connect Slack" in page.words
     assert page.hidden["app"] == "slack"
 
 
@@ -218,7 +218,7 @@ async def test_an_account_to_reconnect_must_belong_to_the_user(site: Served) -> 
 
     assert own["success"] is True
     assert others["success"] is False
-    assert "no slack account apn_bob of this user" in others["error"]
+    assert "no Slack account apn_bob of this user" in others["error"]
 
 
 async def test_the_rate_limit_of_new_tokens(tmp_path: Path) -> None:

@@ -348,6 +348,7 @@
   // ---- Copying of paths -------------------------------------------------------------------------------------------
 
   const KEY = 'code.pd-k';
+  const FORM_LINE = '[data-form]';
   const FEEDBACK_MS = 1500;
   const CSS = `
     ${KEY} { cursor: copy; border-radius: 2px; position: relative; }
@@ -421,11 +422,30 @@
     };
   }
 
-  /** Restore role and tabindex of the keys and marks in *root*: JupyterLab's sanitizer removes both from saved outputs. */
+  /**
+   * Restore role and tabindex of the keys and marks in *root*: JupyterLab's sanitizer removes both from saved outputs. A screen reader
+   * does not find a button in a `summary`, which is a button itself: there, C copies the first key, and Shift+C the second.
+   */
   function restoreButtons(root) {
     for (const key of root.querySelectorAll(`${KEY}[title^="Copy "], ${STALE}`)) {
-      key.setAttribute('role', 'button');
-      key.setAttribute('tabindex', '0');
+      const summary = key.closest('summary');
+      if (summary) {
+        key.removeAttribute('role');
+        key.removeAttribute('tabindex');
+        summary.setAttribute('aria-keyshortcuts', 'c');
+      } else {
+        key.setAttribute('role', 'button');
+        key.setAttribute('tabindex', '0');
+      }
+    }
+  }
+
+  /** Make each form in *root* a group with a name: ipywidgets has no roles. */
+  function nameForms(root) {
+    for (const line of root.querySelectorAll(FORM_LINE)) {
+      const form = line.closest('.pd-form');
+      form?.setAttribute('role', 'group');
+      form?.setAttribute('aria-label', line.getAttribute('data-form'));
     }
   }
 
@@ -446,8 +466,7 @@
     document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
     const announce = makeAnnouncer();
 
-    const onActivate = async event => {
-      const key = event.target instanceof Element ? event.target.closest(KEY) : null;
+    const copyKey = async (event, key) => {
       const text = key && textOf(key);
       if (!key || text === null) {
         return;
@@ -460,7 +479,13 @@
       setTimeout(() => key.classList.remove(feedback), FEEDBACK_MS);
       announce(done ? `Copied ${text}` : `Could not copy ${text}`);
     };
-    onPress(onActivate);
+    onPress(event => copyKey(event, event.target instanceof Element ? event.target.closest(KEY) : null));
+    window.addEventListener('keydown', event => {
+      const isCopy = event.key.toLowerCase() === 'c' && !(event.ctrlKey || event.metaKey || event.altKey);
+      if (isCopy && event.target instanceof Element && event.target.matches('summary')) {
+        copyKey(event, event.target.querySelectorAll(KEY)[event.shiftKey ? 1 : 0]);
+      }
+    }, true);
 
     restoreButtons(document);
     new MutationObserver(records => {
@@ -468,6 +493,7 @@
         for (const node of record.addedNodes) {
           if (node instanceof Element && node.parentElement) {
             restoreButtons(node.matches(`${KEY}, ${STALE}`) ? node.parentElement : node);
+            nameForms(node.matches(FORM_LINE) ? node.parentElement : node);
           }
         }
       }
