@@ -65,6 +65,11 @@ def check_external_user_id(text: str) -> str:
     return text
 
 
+def format_app_name(slug: str) -> str:
+    """Return the display name of an app, from the words of the slug."""
+    return " ".join(word[:1].upper() + word[1:] for word in slug.split("_") if word)
+
+
 @dataclass(frozen=True, slots=True)
 class ExternalUser:
     """A user of the author's product in one environment of the project."""

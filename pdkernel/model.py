@@ -69,11 +69,6 @@ def get_app_slug(key: str) -> str:
     return "" if key.startswith("@") else key.partition("-")[0]
 
 
-def format_app_name(slug: str) -> str:
-    """Return the display name of an app, from the words of the slug."""
-    return " ".join(word[:1].upper() + word[1:] for word in slug.split("_") if word)
-
-
 @dataclass(frozen=True, slots=True)
 class AppBinding:
     """

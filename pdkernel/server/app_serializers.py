@@ -15,8 +15,7 @@ from pdkernel.connect.credential_fields import FIELDS_BY_APP
 from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
 from pdkernel.connect.registered_apps import load_registered_apps
 from pdkernel.engine.run_context import derive_id
-from pdkernel.identity import ACCESS_TOKEN_FIELD
-from pdkernel.model import format_app_name
+from pdkernel.identity import ACCESS_TOKEN_FIELD, format_app_name
 from pdkernel.server.app_context import LinkContext
 
 _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "database", "subdomain", "base_url"})

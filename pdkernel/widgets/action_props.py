@@ -17,8 +17,8 @@ import ipywidgets as ipw
 from pdkernel.actions import Component
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.errors import PdkernelError
-from pdkernel.identity import Account
-from pdkernel.model import JSON, AppBinding, Step, format_app_name
+from pdkernel.identity import Account, format_app_name
+from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.session import Session
 from pdkernel.widgets.action_fields import (
     FIELD_MARGIN,

@@ -14,7 +14,8 @@ from pdkernel.actions import Catalog
 from pdkernel.actions.component import ComponentKind
 from pdkernel.connect.credential_fields import FIELDS_BY_APP
 from pdkernel.connect.registered_apps import load_registered_apps
-from pdkernel.model import JSON, format_app_name, get_app_slug
+from pdkernel.identity import format_app_name
+from pdkernel.model import JSON, get_app_slug
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.pagination import Page
 from pdkernel.server.app_context import AppContext

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.background import BackgroundTask
 
 from pdkernel.clock import RANDOM_IDS, format_iso
-from pdkernel.identity import Account
-from pdkernel.model import format_app_name
+from pdkernel.identity import Account, format_app_name
 from pdkernel.project import ConnectToken, Project
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
