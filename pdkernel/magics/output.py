@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
@@ -77,10 +77,14 @@ class CellError(Exception):
 
 
 def show_errors_as_messages(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn each `PdkernelError` of a magic into a `CellError`."""
+    """Turn each `PdkernelError` of a magic into a `CellError`. With `--help` alone, show the magic's help instead."""
 
     @functools.wraps(function)
     def shown(*args: P.args, **kwargs: P.kwargs) -> R:
+        parser = getattr(shown, "parser", None)  # set by `magic_arguments`
+        if parser is not None and args[1:] == ("--help",):
+            show_message(parser.format_help().rstrip())
+            return cast("R", None)
         try:
             return function(*args, **kwargs)
         except UsageError:

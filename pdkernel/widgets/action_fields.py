@@ -21,6 +21,7 @@ from pdkernel.widgets.components import (
     build_field_row,
     create_message,
     format_message_html,
+    on_enter,
     set_value,
     set_visible,
     show_message,
@@ -109,7 +110,7 @@ class PropField:
         self.label = str(given.get("label") or prop.name)
         self.value = self._build_value_widget()
         self.value.observe(changed, "value")
-        self.value.on_msg(lambda _, content, __: entered() if content.get("event") == "submit" else None)
+        on_enter(self.value, entered)
         self.picker = ipw.Combobox(
             placeholder="choose an option to add", tooltip=f"Options of {self.label}", layout={"width": "260px"}
         )
@@ -127,7 +128,7 @@ class PropField:
             others += [self.search] if given.get("useQuery") else []
             others += [self.load_button, self.more_button]
             self.load_button.on_click(lambda _: self._reload(load))
-            self.search.on_msg(lambda _, content, __: self._reload(load) if content.get("event") == "submit" else None)
+            on_enter(self.search, lambda: self._reload(load))
             self.more_button.on_click(lambda _: load(self))
         else:
             self._add_options([_option(each) for each in _static_options(prop)])

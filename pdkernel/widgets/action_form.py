@@ -32,6 +32,7 @@ from pdkernel.widgets.components import (
     build_field_layout,
     build_field_row,
     format_message_html,
+    on_enter,
     set_children,
     set_value,
     set_visible,
@@ -111,7 +112,7 @@ class ActionForm(SessionForm):
         found = None if chosen is None else _find_action(session, chosen)
         super().__init__(session, [self.search.view, self._chosen_box])
         self.name.observe(self._user_handler(self._changed), "value")
-        self.name.on_msg(lambda _, content, __: self.write() if content.get("event") == "submit" else None)
+        on_enter(self.name, self.write)
         write.on_click(lambda _: self.write())
         back.on_click(self._user_handler(self._go_back))
         if found is None:

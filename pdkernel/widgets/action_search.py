@@ -21,6 +21,7 @@ from pdkernel.widgets.components import (
     build_field_row,
     close_tree,
     create_message,
+    on_enter,
     set_children,
     set_visible,
     show_message,
@@ -94,9 +95,7 @@ class ActionSearchBox:
         button.on_click(lambda _: self.start(delay_s=0, install=True))
         for field in (self.app, self.words):
             field.observe(lambda _: self.start(delay_s=TYPING_S, install=False), "value")
-            field.on_msg(
-                lambda _, content, __: self.start(delay_s=0, install=True) if content.get("event") == "submit" else None
-            )
+            on_enter(field, lambda: self.start(delay_s=0, install=True))
         self.message = create_message()
         self._rows = ipw.VBox()
         self._more = ipw.Button(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
+from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
 from pdkernel.redaction.secret_patterns import CREDENTIAL_FORMS
 from tests.browser.harness import Lab, LabPage, ran_notebook
@@ -84,10 +85,16 @@ def test_requests_are_logged_in_the_terminal_only(ran: Notebook, saved: str) -> 
     assert "POST /v1/oauth/token 200" in (ran.page.lab.folder / "lab.log").read_text(encoding="utf-8")
 
 
-def test_no_secret_is_saved(ran: Notebook, saved: str) -> None:
-    """The saved notebook has no text in the form of a credential, and the client is removed."""
-    with Project.open(ran.page.lab.root / FOLDER / ".pdkernel") as project:
-        left = project.oauth_clients.list_clients()
-
+def test_no_secret_is_saved(saved: str) -> None:
+    """The saved notebook has no text in the form of a credential."""
     assert [name for name, form in CREDENTIAL_FORMS if form.search(saved)] == []
-    assert list(left) == []
+
+
+def test_what_the_notebook_made_is_removed(ran: Notebook) -> None:
+    """The client and the second user are removed, so that the notebook can run again from the top."""
+    with Project.open(ran.page.lab.root / FOLDER / ".pdkernel") as project:
+        clients = project.oauth_clients.list_clients()
+        users = LocalDirectory(project).users("development")
+
+    assert list(clients) == []
+    assert [user.external_id for user in users] == ["ada"]

@@ -82,3 +82,16 @@ def test_unknown_key(notebook: Notebook, run: Run) -> None:
 
     assert "depot-put-thing@0.1.2" in shown
     assert not hasattr(notebook.shell, "rl_next_input")
+
+
+def test_help(run: Run) -> None:
+    """`--help` prints the arguments and runs nothing."""
+    shown = run("%pdactions --help")
+
+    assert "search for, or KEY[@VERSION] to use that" in shown
+    assert "show only actions of this app" in shown
+
+
+def test_form_without_arguments(run: Run) -> None:
+    """Without arguments the form's saved output is the list of actions, for a front end without widgets."""
+    assert "Actions" in run("%pdactions")

@@ -32,6 +32,7 @@ BESIDE = (
     "contract",
     "export",
     "weekly",
+    "back",
     "serve",
 )
 

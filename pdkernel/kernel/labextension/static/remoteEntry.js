@@ -295,7 +295,7 @@
     notebook.node.addEventListener('keydown', onPress, true);
     const observer = new MutationObserver(() => {
       const written = form?.querySelector(`${NEW_CELL}:not(.pd-written)`);
-      const source = written?.querySelector('code')?.textContent;
+      const source = written?.querySelector('code')?.textContent.replace(/\n$/, '');
       const above = notebook.widgets.findIndex(cell => cell.node === form);
       if (!source || above < 0) {
         return;
