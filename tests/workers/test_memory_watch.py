@@ -1,0 +1,103 @@
+"""Samples of the memory of a step's processes, and the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from pdkernel.workers.child_process import ChildProcess
+from pdkernel.workers.memory_watch import MemoryWatch, StepMemoryError, build_memory_error
+from pdkernel.workers.process_memory import BYTES_PER_MB, resident_bytes
+
+LARGE = 10**6
+"""A limit in megabytes that no step exceeds."""
+
+
+@dataclass
+class OwnProcess:
+    """This process, as a step's process."""
+
+    pid: int = os.getpid()
+    root_pid: int = os.getpid()
+
+
+def watch(limit_mb: int | None, on_exceeded: Callable[[StepMemoryError], None] = lambda _: None) -> MemoryWatch:
+    """Watch this process."""
+    return MemoryWatch(cast("ChildProcess", OwnProcess()), limit_mb, on_exceeded)
+
+
+@contextmanager
+def a_child(megabytes: int) -> Iterator[None]:
+    """A child process of this process with so much memory."""
+    code = f"data = bytearray(b'x' * {megabytes} * {BYTES_PER_MB}); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield
+        child.kill()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_peak_has_the_children() -> None:
+    """The highest sample counts the processes that the step has started, and stays when these have ended."""
+    watching = watch(LARGE)
+    with a_child(60):
+        await until(lambda: watching.peak_bytes > resident_bytes(os.getpid()) + 40 * BYTES_PER_MB)
+    watching.close()
+
+    assert watching.peak_bytes > resident_bytes(os.getpid()) + 30 * BYTES_PER_MB
+    assert watching.error is None
+
+
+async def test_the_limit_is_reported_once() -> None:
+    """A step that stays above its limit has one error, which the end of the step does not repeat."""
+    errors: list[StepMemoryError] = []
+    watching = watch(1, errors.append)
+    await until(lambda: bool(errors))
+    first = watching.peak_bytes
+    with a_child(60):
+        await until(lambda: watching.peak_bytes > first + 40 * BYTES_PER_MB)
+    watching.close()
+
+    assert errors == [watching.error]
+
+
+async def test_the_last_sample_counts() -> None:
+    """A short step with a limit is sampled at its end, and a step of some hundredths of a second without one too."""
+    errors: list[StepMemoryError] = []
+    limited, free = watch(1, errors.append), watch(None)
+    limited.close()
+    await asyncio.sleep(0.05)
+    free.close()
+
+    assert len(errors) == 1
+    assert (limited.peak_bytes > 0, free.peak_bytes > 0, free.error) == (True, True, None)
+
+
+async def test_less_than_the_limit_is_allowed() -> None:
+    """The limit is in megabytes of 1,048,576 bytes."""
+    used_mb = resident_bytes(os.getpid()) / BYTES_PER_MB
+    watching = watch(round(used_mb * 1.02) + 1)
+    watching.close()
+
+    assert watching.error is None
+
+
+def test_the_message_begins_as_the_platforms() -> None:
+    """The error has both numbers in megabytes."""
+    error = build_memory_error(3000 * BYTES_PER_MB, 2048)
+
+    assert error.message == "Out of Memory: the step used 3,000 MB, and settings.lambda_memory allows 2,048 MB."
+    assert error.code == "memory"
