@@ -103,9 +103,43 @@ def test_records_that_changed_are_counted(tmp_path: Path) -> None:
     assert (result.count, result.total) == (2, 3)
 
 
-def test_a_server_error_is_tried_again(tmp_path: Path) -> None:
-    """A response with status 503 is not the end of the download."""
-    responses: list[Answer] = [(503, {}, {}), page("a", total=1)]
+def test_a_file_without_a_number_is_complete(tmp_path: Path) -> None:
+    """A downloaded file is counted without its blank lines; without the last line its own number is the total."""
+    file = tmp_path / "stores" / "orders.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"key": "a", "value": 1}\n\n{"key": "b", "value": 2}\n')
+
+    result = download("http://127.0.0.1:9", tmp_path).download_store("orders")
+
+    assert (result.count, result.total, result.was_complete) == (2, 2, True)
+
+
+def test_a_download_goes_on_before_the_number(tmp_path: Path) -> None:
+    """If the program ended after the last line was written, the next download does not take the number for a record."""
+    part = tmp_path / "stores" / "orders.jsonl.part"
+    part.parent.mkdir()
+    part.write_text('{"key":"a","value":1}\n{"total": 1}\n')
+
+    with endpoint(lambda _: page("b", total=2)) as (url, bodies):
+        result = download(url, tmp_path).download_store("orders")
+
+    assert [body["after"] for body in bodies] == ["a"]
+    assert keys_in(result.path) == ["a", "b"]
+    assert result.path.read_text().splitlines()[-1] == '{"total": 2}'
+
+
+def test_the_name_of_a_store_is_a_file_name(tmp_path: Path) -> None:
+    """A name with a separator stays in the folder."""
+    with endpoint(lambda _: page("a", total=1)) as (url, _):
+        result = download(url, tmp_path).download_store("../my orders")
+
+    assert result.path == tmp_path / "stores" / "..%2Fmy orders.jsonl"
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_error_is_tried_again(tmp_path: Path, status: int) -> None:
+    """A rate limit and an error of the server are not the end of the download."""
+    responses: list[Answer] = [(status, {}, {}), page("a", total=1)]
 
     with endpoint(lambda _: responses.pop(0)) as (url, bodies):
         assert download(url, tmp_path).download_store("orders").count == 1
@@ -120,6 +154,8 @@ def test_a_server_error_is_tried_again(tmp_path: Path) -> None:
         ((200, {"total": 1}, {}), "not a page"),
         ((200, {"total": 1, "records": [["a"]], "next": None}, {}), "without a key"),
         ((200, {"total": 1, "records": [], "next": 7}, {}), "no next key"),
+        ((200, {"records": [], "next": None}, {}), "not a page"),
+        ((200, b"<html>", {}), "a text that is not JSON"),
         ((404, {}, {}), "status 404"),
     ],
 )
@@ -129,6 +165,91 @@ def test_another_response_is_refused(tmp_path: Path, answer: Answer, message: st
         download(url, tmp_path).download_store("orders")
 
     assert not (tmp_path / "stores" / "orders.jsonl").exists()
+
+
+def test_a_connection_that_breaks_is_tried_again(tmp_path: Path) -> None:
+    """The third try may succeed."""
+    answers: list[Answer | None] = [None, None, page("a", total=1)]
+
+    def respond(_: Any) -> Answer:
+        answer = answers.pop(0)
+        if answer is None:
+            raise ConnectionResetError
+        return answer
+
+    with endpoint(respond) as (url, _):
+        assert download(url, tmp_path).download_store("orders").count == 1
+    assert answers == []
+
+
+def files_of(folder: Path, *parts: Answer) -> tuple[bytes, list[Any]]:
+    """The downloaded file `a.txt`, whose parts *parts* are, and the requests for it."""
+    left = list(parts)
+
+    def respond(body: Any) -> Answer:
+        if not isinstance(body, dict) or "file" in body:
+            return left.pop(0)
+        return 200, {"total": 1, "files": [{"path": "a.txt", "size": 10}], "next": None}, {}
+
+    with endpoint(respond) as (own, bodies):
+        download(own, folder).download_files()
+    return (folder / "files/a.txt").read_bytes(), [body for body in bodies if isinstance(body, dict) and "file" in body]
+
+
+def part_of(data: bytes, size: int) -> Answer:
+    """A part of a file."""
+    return 200, {"content": base64.b64encode(data).decode(), "size": size}, {}
+
+
+def test_a_file_of_another_size_is_downloaded_again(tmp_path: Path) -> None:
+    """A file that has changed since replaces the earlier one."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a.txt").write_bytes(b"old")
+
+    content, asked = files_of(tmp_path, part_of(b"01234567", 10), part_of(b"89", 10))
+
+    assert content == b"0123456789"
+    assert [each["offset"] for each in asked] == [0, 8]
+
+
+def test_an_empty_part_is_the_last(tmp_path: Path) -> None:
+    """A file that has become shorter ends where the step has no more."""
+    assert files_of(tmp_path, part_of(b"0123", 10), part_of(b"", 10))[0] == b"0123"
+
+
+def test_a_part_that_is_not_base64_is_refused(tmp_path: Path) -> None:
+    """Letters that base64 lacks are not left out."""
+    with pytest.raises(RequestError, match="is not base64"):
+        files_of(tmp_path, (200, {"content": "MD*Ey", "size": 10}, {}))
+    assert not (tmp_path / "files/a.txt").exists()
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_link_replaces_what_was_downloaded(tmp_path: Path, status: int) -> None:
+    """A file by its link begins anew, after redirects; a link that does not work leaves no file."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/big.bin.part").write_bytes(b"begun")
+    urls: list[str] = []
+
+    def respond(body: Any) -> Answer:
+        if body == "/link":
+            return 302, b"", {"location": "/big.bin"}
+        if body == "/big.bin":
+            return status, b"x" * 10, {}
+        if "file" in body:
+            return 200, {"url": f"{urls[0]}/link"}, {}
+        return 200, {"total": 1, "files": [{"path": "big.bin", "size": 10}], "next": None}, {}
+
+    with endpoint(respond) as (url, _):
+        urls.append(url)
+        if status == 200:
+            download(url, tmp_path).download_files()
+        else:
+            with pytest.raises(ProjectError, match="could not be downloaded"):
+                download(url, tmp_path).download_files()
+
+    whole = tmp_path / "files/big.bin"
+    assert (whole.read_bytes() if whole.exists() else None) == (b"x" * 10 if status == 200 else None)
 
 
 def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
