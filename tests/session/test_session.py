@@ -13,8 +13,9 @@ import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import RequestError
+from pdkernel.errors import EventError, PdkernelError, RequestError
 from pdkernel.event import Event
+from pdkernel.execution import RunTrigger, StepResult
 from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
@@ -434,3 +435,117 @@ def test_opening_a_project_sends_no_request(real_session: Session, upstream: Ups
     """Opening a notebook's project sends no request to Pipedream."""
     assert real_session.directory.project_id == PROJECT
     assert upstream.asked == []
+
+
+def test_a_recorded_run_is_taken_over(ready: Session) -> None:
+    """Its event, user and exports are chosen, of the steps that exist and succeeded; outbound calls are refused from then on."""
+    event = an_event({"name": "Grace"})
+    recorded = an_execution(
+        external_user="grace",
+        environment="production",
+        trigger=RunTrigger(dict(event.data), {}),
+        steps=(
+            StepResult("check", "success", exports={"$return_value": 1}),
+            StepResult("send", "error", exports={"$return_value": 2}),
+            StepResult("last", "pinned", exports={"$return_value": 3}),
+            StepResult("gone", "success", exports={"$return_value": 4}),
+        ),
+    )
+
+    taken = ready.take_over_run(recorded)
+
+    assert taken == ["check", "last"]
+    assert ready.get_exports() == {"check": {"$return_value": 1}, "last": {"$return_value": 3}}
+    assert (ready.external_user_id, ready.environment, ready.egress) == ("grace", "production", "deny")
+    assert ready.event is not None
+    assert ready.event.data["body"] == {"name": "Grace"}
+    assert ready.event_name == f"run {recorded.id}"
+
+
+def test_a_run_without_a_shown_event_is_not_taken_over(ready: Session) -> None:
+    """A run that ended before its accounts were known shows no event; nothing is changed."""
+    sealed = an_execution(trigger=RunTrigger({}, {}, sealed=True))
+
+    with pytest.raises(RequestError, match="is not shown"):
+        ready.take_over_run(sealed)
+
+    assert (ready.external_user_id, ready.event_name) == ("ada", "hello")
+
+
+def test_a_saved_event_has_its_name(session: Session) -> None:
+    """The chosen event gets the name of its file; without an event there is nothing to save."""
+    with pytest.raises(RequestError, match="There is no event to save"):
+        session.save_event("kept")
+    session.choose_event(an_event(), "first")
+    session.save_event("kept")
+
+    assert session.event_name == "kept"
+
+
+def test_a_pin_is_released_once(ready: Session) -> None:
+    """A released pin leaves no result of its step; a step that is not pinned has none to release."""
+    ready.pin("check", {"$return_value": 1})
+
+    assert (ready.unpin("check"), ready.unpin("check")) == (True, False)
+    assert ready.get_result("check") is None
+    assert ready.pins == {}
+
+
+def test_a_change_that_fails_changes_nothing(ready: Session, make_session: Make) -> None:
+    """A wrong outbound policy calls no listener; a pin of an unknown step is not kept for the next kernel."""
+    heard: list[int] = []
+    ready.add_listener(lambda: heard.append(1))
+    with pytest.raises(PdkernelError):
+        ready.choose_egress("nonsense")
+    with pytest.raises(PdkernelError):
+        ready.pin("gone", {})
+    assert heard == []
+    ready.remove_cells([])
+    assert heard == []
+
+    ready.choose_user("grace")
+
+    assert (heard, make_session().external_user_id, make_session().pins) == ([1], "grace", {})
+
+
+def test_every_change_is_heard(ready: Session) -> None:
+    """Cells, accounts, pins and runs call the listeners too; a listener may be removed twice."""
+    heard: list[str] = []
+    stop = ready.add_listener(lambda: heard.append("x"))
+
+    def count(change: Callable[[], object]) -> int:
+        heard.clear()
+        change()
+        return len(heard)
+
+    assert count(lambda: ready.record_cell(CHECK, cell_id="check")) == 1
+    assert count(lambda: ready.remove_cells(["last"])) == 1
+    assert count(ready.notify_accounts_changed) == 1
+    assert count(lambda: ready.pin("check", {})) == 1
+    assert count(lambda: ready.unpin("check")) == 1
+    stop()
+    stop()
+    assert count(ready.notify_accounts_changed) == 0
+
+
+def test_steps_that_were_edited_since_a_run(ready: Session) -> None:
+    """Of the latest runs each has its own code; of any other run the last results count."""
+    first = ready.run(only=frozenset({"check"}))
+    ready.record_cell(CHECK + "# edited\n", cell_id="check")
+    second = ready.run(only=frozenset({"check"}))
+
+    assert ready.find_edited_steps(first) == {"check"}
+    assert ready.find_edited_steps(second) == ready.find_edited_steps() == set()
+    ready.record_cell(CHECK + "# edited again\n", cell_id="check")
+    assert ready.find_edited_steps(an_execution()) == ready.find_edited_steps() == {"check"}
+
+
+def test_a_file_of_a_schedule_is_loaded_without_a_header_cell(session: Session, tmp_path: Path) -> None:
+    """The event of a timer is loaded as such; if the header cell cannot be read, events are requests."""
+    (tmp_path / "tick.json").write_text('{"timestamp": 1}')
+    with pytest.raises(EventError):
+        session.load_event("tick.json")
+    session.record_cell("%%pdworkflow\nname: Timer\ntrigger: {type: schedule, cron: '0 9 * * *'}\n", cell_id="head")
+
+    assert session.load_event("tick.json").data == {"timestamp": 1}
+    assert session.event_name == "tick"
