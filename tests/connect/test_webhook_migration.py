@@ -42,6 +42,7 @@ def plan(
         ([OWN], (OWN,)),
         ([OWN, TO], (OWN, TO)),
         ([TO, OLD], (TO,)),
+        ([TO, OWN], (TO, OWN)),
         (["http://[", OLD], ("http://[", TO)),
     ],
 )
@@ -65,8 +66,8 @@ def test_a_url_that_is_named_is_replaced(migrator: WebhookMigrator) -> None:
 def test_a_source_that_is_named_gets_the_webhook(migrator: WebhookMigrator, upstream: Upstream) -> None:
     """A named source without a webhook to replace gets one, once; the other sources are not part of the plan."""
     assert [each.urls_after for each in plan(migrator, "dc_2").values()] == [(TO,)]
-    upstream.webhooks["dc_2"] = [OWN, TO]
-    assert [each.urls_after for each in plan(migrator, "dc_2").values()] == [(OWN, TO)]
+    upstream.webhooks["dc_2"] = [TO, OWN]
+    assert [each.urls_after for each in plan(migrator, "dc_2").values()] == [(TO, OWN)]
 
 
 def test_sources_of_all_pages(migrator: WebhookMigrator, upstream: Upstream) -> None:
@@ -111,11 +112,13 @@ def test_the_undo_of_one_source_leaves_the_others(migrator: WebhookMigrator, hom
     one, two = plan(migrator, "dc_1")["dc_1"], plan(migrator, "dc_2")["dc_2"]
     for move in (one, two, replace(one, environment="production")):
         migrator.apply(move)
+    sent = [each["headers"]["x-pd-environment"] for each in upstream.asked if each["method"] == "PUT"]
     other = WebhookMigrator(Sdk(replace(upstream.login, project_id="proj_other")), home.settings)
 
     first = migrator.plan_undo()[0]
     migrator.undo(first)
 
+    assert sent == ["development", "development", "production"]
     assert other.plan_undo() == []
     assert [each.key for each in migrator.plan_undo()] == [("dc_2", "development"), ("dc_1", "production")]
 

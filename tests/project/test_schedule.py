@@ -147,3 +147,16 @@ def test_a_schedule_that_is_never_due_is_refused(settings: dict[str, object], me
 def test_a_source_runs_every_fifteen_seconds_at_most(given: dict[str, int], seconds: int) -> None:
     """A shorter interval is raised; the default is fifteen minutes."""
     assert Schedule.from_timer("timer", given, NOON).interval_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        (Schedule(), "no times"),
+        (Schedule(interval_s=60), "every 60 s"),
+        (Schedule(cron="0 9 * * *", timezone="Asia/Kolkata"), "0 9 * * * (Asia/Kolkata)"),
+    ],
+)
+def test_a_schedule_in_words(schedule: Schedule, text: str) -> None:
+    """A person reads the times, or that there are none."""
+    assert str(schedule) == text
