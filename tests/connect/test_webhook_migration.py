@@ -58,6 +58,16 @@ def test_the_webhooks_that_are_replaced(
     assert found.has_changes == (tuple(before) != after)
 
 
+def test_sources_of_each_user(migrator: WebhookMigrator) -> None:
+    """The sources of all users are planned, with the user and the name of each."""
+    found = migrator.plan_migrations(["ada", "bob"], "development", target_url=TO, replaced_urls=())
+
+    assert [(each.id, each.external_user, each.name) for each in found] == [
+        ("dc_1", "ada", "Source dc_1"),
+        ("dc_2", "ada", "Source dc_2"),
+    ]
+
+
 def test_a_url_that_is_named_is_replaced(migrator: WebhookMigrator) -> None:
     """A webhook elsewhere is replaced if its URL is given."""
     assert plan(migrator, replaced=(OWN,))["dc_1"].urls_after == (TO,)

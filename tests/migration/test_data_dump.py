@@ -95,6 +95,14 @@ def test_a_download_goes_on_after_the_last_record(tmp_path: Path) -> None:
     assert not part.exists()
 
 
+def test_each_request_has_the_token_of_the_plan(tmp_path: Path) -> None:
+    """The step hands out data to the holder of its token only."""
+    with serve(AnsweringServer(lambda _: page("a", total=1))) as server:
+        download(server.url, tmp_path).download_store("orders")
+
+    assert [request.headers["x-pdkernel-token"] for request in server.requests] == ["the-token"]
+
+
 def test_records_that_changed_are_counted(tmp_path: Path) -> None:
     """The number of the last page is the one that is compared."""
     with endpoint(lambda _: page("a", "b", total=3)) as (url, _):

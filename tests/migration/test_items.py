@@ -153,6 +153,24 @@ def test_missing_code_is_copied_from_the_builder() -> None:
     assert found == [("code", "gone"), ("unsupported", "stored")]
 
 
+@pytest.mark.parametrize(
+    ("need", "kind", "steps"),
+    [
+        (MissingRequirement("file", "say", "No\n helper.py."), "sibling", ("say",)),
+        (MissingRequirement("secret", "say.key", "No value.", "pdkernel secrets set"), "secret", ("say",)),
+        (MissingRequirement("interpreter", "node", "No Node.js.", "pip install"), "interpreter", ("say",)),
+        (MissingRequirement("answer", "say.slack", "Whose?"), "account", ("say",)),
+        (MissingRequirement("plan", "business", "Free.", "pdkernel project set plan business"), "external_user", ()),
+    ],
+)
+def test_each_requirement_has_its_kind(need: MissingRequirement, kind: str, steps: tuple[str, ...]) -> None:
+    """The item has the steps that cannot run, the message in one line and the command."""
+    (item,) = items(need)
+
+    assert (item.kind, item.name, item.steps, item.command) == (kind, need.name, steps, need.command)
+    assert item.message == " ".join(need.message.split())
+
+
 def test_variables_with_and_without_a_default() -> None:
     """A variable that a step requires has the place; one with a default is optional; one that is set has no item."""
     reads = (

@@ -59,6 +59,7 @@ def test_an_event_is_saved_with_masked_headers(library: EventLibrary) -> None:
 
     assert path == library.folder / "first.json"
     assert "abc" not in path.read_text()
+    assert "Zoë" in library.save("second", Event({"body": "Zoë"})).read_text(encoding="utf-8")
     assert library.load("first")[1].data["body"] == 1
 
 
@@ -224,6 +225,13 @@ def test_an_event_is_one_json_value(event: EventLike | None, body: JSON, message
     """A run has an event or a payload, and both are JSON."""
     with pytest.raises(EventError, match=message):
         resolved(Trigger("http"), event, body)
+
+
+def test_the_keys_of_an_event_depend_on_the_trigger() -> None:
+    """An object without a part of a request is an event of a schedule, and not of an HTTP trigger."""
+    assert resolved(Trigger("schedule"), {"timestamp": 1}, None).data == {"timestamp": 1}
+    with pytest.raises(EventError):
+        resolved(Trigger("http"), {"timestamp": 1}, None)
 
 
 def test_a_schedule_makes_its_event() -> None:

@@ -56,6 +56,14 @@ def test_the_request_has_identity_body_and_query(endpoint: HttpEndpoint) -> None
     assert response.shown_headers["x-pd-status"] == "200"
 
 
+def test_a_request_without_a_user_has_an_environment(endpoint: HttpEndpoint) -> None:
+    """The environment is that of the caller's data, with and without a user."""
+    invoke(InvokeRequest(endpoint.url, environment="production"))
+
+    ((_, _, headers, _),) = endpoint.requests
+    assert (headers["x-pd-environment"], "x-pd-external-user-id" in headers) == ("production", False)
+
+
 @pytest.mark.parametrize("body", [False, 0, "", [], {}])
 def test_an_empty_body_is_a_body(endpoint: HttpEndpoint, body: JSON) -> None:
     """Only None sends no body."""

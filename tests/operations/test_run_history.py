@@ -361,7 +361,7 @@ async def test_runs_are_a_table_with_types(run: Run, project: Project) -> None:
         "id", "workflow", "status", "external_user", "environment", "started", "finished", "seconds", "steps", "error",
     ]  # fmt: skip
     assert list(frame["status"]) == ["error", "success"]
-    assert frame["error"][0] == "no"
+    assert (frame["error"][0], list(frame["steps"])) == ("no", [1, 1])
     assert frame["external_user"].isna().tolist() == [True, False]
     assert {name: str(frame[name].dtype.kind) for name in ("started", "finished", "seconds", "steps")} == {
         "started": "M", "finished": "M", "seconds": "f", "steps": "i",

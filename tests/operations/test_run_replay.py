@@ -131,6 +131,8 @@ async def test_a_replay_refuses_outbound_calls(run: Run, runtime: WorkflowEngine
 
     assert (await prepare_replay(runtime, first.id)).request.policy.mode == "deny"
     sending = (await prepare_replay(runtime, first.id, sends=True)).request
+    ((several,), _) = await prepare_replays(runtime, [first.id], sends=True)
+    assert several.request.resend
     assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
 
 
@@ -355,6 +357,7 @@ async def test_a_served_run_is_queued_for_its_server(
         ended = await server.continue_run(claimed)
 
     assert prepared.is_queued
+    assert describe_replay(prepared).endswith(", in its server.")
     assert prepared.request.base_url == served_request.base_url
     assert (queued.status, queued.replay_of, queued.trace_id) == ("queued", first.id, first.trace_id)
     assert (ended.id, ended.status, ended.replay_of) == (queued.id, "success", first.id)
@@ -389,6 +392,7 @@ async def test_without_a_server_a_served_run_is_replayed_here(
         ended = await start_replay(terminal, prepared)
 
     assert (prepared.is_queued, prepared.request.base_url) == (False, None)
+    assert describe_replay(prepared).endswith(", here.")
     assert ended.status == "success"
 
 

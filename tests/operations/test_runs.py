@@ -67,7 +67,10 @@ def test_users_are_named_or_all(directory: LocalDirectory) -> None:
     for user in ("grace", "ada"):
         directory.add_account(app="slack", credentials={"k": "v"}, external_user_id=user)
 
+    directory.add_account(app="slack", credentials={"k": "v"}, external_user_id="eve", environment="production")
+
     assert list_run_users("all", directory, "development") == ["ada", "grace"]
+    assert list_run_users("all", directory, "production") == ["eve"]
     assert list_run_users("bob, ada", directory, "development") == ["bob", "ada"]
 
 

@@ -140,6 +140,12 @@ def test_two_workflows_with_one_name_are_not_disabled(project: Project, tmp_path
     assert [view.source.name for view in list_triggers(project, []) if view.is_enabled] == ["copy.ipynb"]
 
 
+def test_a_path_that_does_not_exist_is_refused(project: Project, tmp_path: Path) -> None:
+    """A wrong path is not an empty list."""
+    with pytest.raises(RequestError, match="gone does not exist"):
+        list_triggers(project, [tmp_path / "gone"])
+
+
 def test_a_workflow_shows_its_own_states(project: Project, tmp_path: Path) -> None:
     """A trigger that another workflow has under the same key does not make a trigger look enabled."""
     write(tmp_path)

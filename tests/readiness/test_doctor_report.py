@@ -79,7 +79,7 @@ def collected(project: Project, workflow: Workflow = WORKFLOW, **choices: Any) -
         directory=LocalDirectory(project),
         catalog=Catalog.for_project(project, environ={}),
         variables={},
-        environment="development",
+        environment=choices.pop("environment", "development"),
         **choices,
     )
 
@@ -104,6 +104,27 @@ def test_the_users_of_a_report(
     assert report.matrix is not None
     assert [row.external_user for row in report.matrix.rows] == rows
     assert (report.lookup is not None) == ("external_user_id" in choices)
+
+
+def test_a_report_on_production(project: Project, directory: LocalDirectory) -> None:
+    """The lookup, the matrix and the requirements are those of the environment."""
+    directory.add_account(
+        app="slack",
+        credentials={"oauth_access_token": "xoxb-0123456789"},
+        external_user_id="ada",
+        environment="production",
+    )
+
+    report = collected(project, environment="production", external_user_id="ada", include_matrix=True)
+
+    assert report.lookup is not None
+    assert report.matrix is not None
+    assert (report.lookup.environment, report.lookup.failed, report.matrix.environment) == (
+        "production",
+        None,
+        "production",
+    )
+    assert list(report.missing_requirements) == []
 
 
 def test_the_file_beside_the_workflow_answers_for_accounts(project: Project, directory: LocalDirectory) -> None:
