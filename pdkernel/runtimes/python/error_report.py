@@ -143,7 +143,9 @@ def _newer_feature(error: BaseException) -> str:
         found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", _message(error))
         name, module = found.groups() if found else (None, "")
     else:
-        found = re.search(r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument", _message(error))
+        found = re.search(
+            r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument", _message(error)
+        )
         is_new = isinstance(error, TypeError) and found is not None and not _NEW_ARGUMENTS.isdisjoint(found.groups())
         return f"The argument `{found[1] or found[2]}` is new in Python 3.12." if found and is_new else ""
     if name in _NEW_NAMES.split() and module.partition(".")[0] in sys.stdlib_module_names:

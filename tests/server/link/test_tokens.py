@@ -85,6 +85,12 @@ async def test_an_unknown_token_is_not_found(site: Served) -> None:
         ({"external_user_id": "ada", "expires_in": 14401}, "from 1 to 14400"),
         ({"external_user_id": "ada", "expires_in": True}, "from 1 to 14400"),
         ({"external_user_id": "ada", "expires_in": "soon"}, "from 1 to 14400"),
+        ({"external_user_id": "ada", "expires_in": 0}, "from 1 to 14400"),
+        ({"external_user_id": "ada", "allowed_origins": ["https://a.example"] * 51}, "has at most 50 entries"),
+        (
+            {"external_user_id": "ada", "webhook_uri": "https://a.example/".ljust(2001, "x")},
+            "webhook_uri is not an http or https URL of at most 2000 characters",
+        ),
         (
             {"external_user_id": "ada", "success_redirect_uri": "javascript:alert(1)"},
             "success_redirect_uri is not an http or https URL",
@@ -113,6 +119,20 @@ async def test_an_invalid_request_names_the_field(site: Served, body: Any, probl
 
     assert answer.status_code == 400
     assert problem in answer.json()["error"]
+
+
+async def test_the_limits_of_a_request_are_accepted(site: Served) -> None:
+    """The shortest and the longest lifetime, 50 origins, and URLs of 2000 characters are valid."""
+    origins = [f"https://a{number}.example" for number in range(50)]
+    longest = {name: "https://a.example/".ljust(2000, "x") for name in ("success_redirect_uri", "error_redirect_uri")}
+
+    for lifetime_s in (1, 14400):
+        made = await make(site, expires_in=lifetime_s, allowed_origins=origins, **longest)
+        found = find_token(site.context, made["token"])
+        assert found is not None
+        assert (found.expires_at - found.created_at).total_seconds() == lifetime_s
+        assert found.terms.allowed_origins == tuple(origins)
+        assert found.terms.error_redirect_uri == longest["error_redirect_uri"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
