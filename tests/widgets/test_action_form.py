@@ -11,8 +11,6 @@ import pytest
 
 from pdkernel.session import Session
 from pdkernel.widgets import ActionForm
-from pdkernel.widgets.action_form import PropField
-from pdkernel.workers import PropDeclaration
 from tests.actions.checkout import write_checkout
 from tests.builders import an_event
 from tests.widgets.front_end import enter, inside, pick, press, screen, type_into
@@ -309,73 +307,3 @@ def test_no_credential_in_the_form(session: Session, make_form: Callable[..., Ac
     form = make_form("put")
 
     assert "key-0123456789" not in screen(form) + form.saved_output.text + str(form.get_field("shelf").value.options)
-
-
-def field(kind: str = "string", look_up: Any = None, **definition: Any) -> PropField:
-    """The field of a prop."""
-    return PropField(PropDeclaration("thing", kind, definition=definition), lambda _: None, look_up)
-
-
-@pytest.mark.parametrize(
-    ("kind", "definition", "choices"),
-    [
-        ("string", {}, ()),
-        ("boolean", {}, ("true", "false")),
-        ("string", {"options": ["a", "b"]}, ("a", "b")),
-        ("integer", {"options": [{"label": "One", "value": 1}, {"value": 2}]}, ("One", "2")),
-        ("string", {"options": [{"label": "A", "value": "x"}, {"label": "A", "value": "y"}]}, ("A", "A (y)")),
-        ("string", {"options": [{"label": "A", "value": "x"}, {"label": "A", "value": "x"}]}, ("A",)),
-    ],
-)
-def test_declared_options_are_offered(kind: str, definition: dict[str, Any], choices: tuple[str, ...]) -> None:
-    """A field offers the options of its prop by label; equal labels of two values are told apart."""
-    assert tuple(field(kind, **definition).value.options) == choices
-
-
-def test_a_label_stands_for_its_value() -> None:
-    """A chosen label is the option's value; another text is parsed; an empty field has no value."""
-    made = field("integer", options=[{"label": "One", "value": 1}])
-
-    made.show_value(1)
-    assert (made.value.value, made.current_value) == ("One", 1)
-    for text, value in (("2", 2), ("two", "two"), ("", None), (" ", None), ('"5"', "5")):
-        made.value.value = text
-        assert made.current_value == value
-    made.show_value(None)
-    assert made.value.value == ""
-    made.show_value({"a": 1})
-    assert made.current_value == {"a": 1}
-
-
-@pytest.mark.parametrize(
-    ("definition", "hint"),
-    [
-        ({}, ""),
-        ({"label": "THING"}, ""),
-        ({"label": "The thing.", "description": "Its <name>."}, "The thing. Its &lt;name&gt;"),
-        ({"description": "x" * 400}, "x" * 300 + "</div>"),
-    ],
-)
-def test_a_prop_is_explained(definition: dict[str, Any], hint: str) -> None:
-    """Label and description stand below the field, unless they only repeat the name."""
-    shown = field(**definition).view.children[1].value
-
-    assert hint in shown
-    assert bool(shown) is bool(hint)
-
-
-def test_buttons_of_a_prop_with_loaded_options() -> None:
-    """Only such a prop has buttons, and a field for a search if it supports one; Look up starts anew."""
-    asked: list[tuple[int, Any, str | None]] = []
-    plain, loads, searches = (
-        field(),
-        field(look_up=lambda each: asked.append((each.page, each.context, each.query))),
-        field(look_up=lambda _: None, useQuery=True),
-    )
-
-    assert [len(each.view.children[0].children) for each in (plain, loads, searches)] == [1, 3, 4]
-    loads.page, loads.context = 3, "cursor"
-    loads.search.value = " box "
-    loads.more_button.click()
-    loads.lookup_button.click()
-    assert asked == [(3, "cursor", None), (0, None, "box")]

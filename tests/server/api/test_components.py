@@ -334,14 +334,13 @@ async def test_an_account_of_another_app_is_refused(depot: Served) -> None:
 
 async def test_forms_of_a_request_for_a_component(depot: Served) -> None:
     """SDKs name the user and the component in two ways; an account may be its id, null or an empty object."""
-    for changes in (
+    given: tuple[Any, ...] = ("apn_ada", None, {})
+    forms: tuple[dict[str, Any], ...] = (
         {"external_id": "ada"},
         {"external_user_id": "ada", "id": {"key": "depot-fill-form"}},
-        *(
-            {"external_user_id": "ada", "configured_props": {"columns": 1, "depot": each}}
-            for each in ("apn_ada", None, {})
-        ),
-    ):
+        *({"external_user_id": "ada", "configured_props": {"columns": 1, "depot": each}} for each in given),
+    )
+    for changes in forms:
         body = {"id": "depot-fill-form", "configured_props": {"columns": 1}, **changes}
         answer = await depot.call("POST", "/components/props", json=body)
         assert answer.status_code == 200, answer.text
