@@ -190,8 +190,9 @@ async def test_other_connections() -> None:
 
 
 async def _no_body() -> AsyncIterator[bytes]:
-    return
-    yield b""
+    empty: tuple[bytes, ...] = ()
+    for chunk in empty:
+        yield chunk
 
 
 def request_to(target: ProxyTarget, url: str) -> tuple[str, str, int, bytes, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +271,28 @@ async def test_a_user_id_that_cannot_be_stored_is_rejected(site: Served) -> None
         content = json.dumps({"external_user_id": user})
         answer = await site.call("POST", "/tokens", content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(("size", "status"), [(1 << 16, 200), ((1 << 16) + 1, 400)])
+async def test_a_body_in_chunks_is_limited(site: Served, size: int, status: int) -> None:
+    """A body of 64 KB is read; a longer one is answered 400, however small its chunks are."""
+    text = json.dumps({"external_user_id": "ada"}).ljust(size).encode()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, size, 4096):
+            yield text[start : start + 4096]
+
+    answer = await site.call("POST", "/tokens", content=chunks())
+
+    assert answer.status_code == status
+    assert (status == 200) is ("has more than 65536 bytes" not in answer.text)
+
+
+async def test_a_token_is_not_cached(site: Served) -> None:
+    """Neither the token nor its validation may be stored by a cache; a page of any origin may validate a token."""
+    created = await site.call("POST", "/tokens", json={"external_user_id": "ada"})
+    valid = await site.http.get(f"/v1/connect/tokens/{created.json()['token']}/validate")
+    invalid = await site.http.get("/v1/connect/tokens/ctok_0/validate")
+
+    assert [each.headers["cache-control"] for each in (created, valid, invalid)] == ["no-store"] * 3
+    assert [each.headers["access-control-allow-origin"] for each in (valid, invalid)] == ["*"] * 2
