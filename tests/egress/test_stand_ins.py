@@ -144,7 +144,11 @@ class TestGoogleSheets:
         assert (status, answer["error"]["status"]) == (401, "UNAUTHENTICATED")
 
     def test_append_is_a_post(self) -> None:
-        """Another method is 404."""
+        """Another method, and a POST that does not append, are 404."""
+        url = f"{SHEETS}{ROWS.removesuffix(':append')}?valueInputOption=RAW"
+        assert [ask(GoogleSheetsStandIn(), method, url, {"values": [["a"]]})[0] for method in ("POST", "DELETE")] == [
+            404
+        ] * 2
         assert ask(GoogleSheetsStandIn(), "PUT", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["a"]]})[0] == 404
 
     def test_rows_of_different_lengths_are_counted(self) -> None:
