@@ -71,7 +71,7 @@ def test_props_with_a_field(kind: str, definition: dict[str, Any], is_shown: boo
     ],
 )
 def test_a_text_is_a_value_of_the_type(kind: str, text: str, value: JSON) -> None:
-    """A text of the field is an expression or a value of the prop's type; a blank text is none."""
+    """A text of the field is an expression or a value of the prop's type; a blank text has no value."""
     found = parse_prop_value(prop(kind), text)
 
     assert (found, type(found)) == (value, type(value))
