@@ -221,13 +221,16 @@ def test_a_hello_without_alpn() -> None:
 
 
 def test_a_damaged_authority_is_reported_with_a_fix(tmp_path: Path) -> None:
-    """A file without a key is named with a fix."""
-    (tmp_path / "authority.pem").write_text("nothing")
+    """A file without a key or without a certificate is named with a fix."""
+    CertificateAuthority(tmp_path / "whole", environ={}).server_context("a.test")
+    whole = (tmp_path / "whole" / "authority.pem").read_text()
+    key, separator, certificate = whole.partition("-----BEGIN CERTIFICATE-----")
 
-    with pytest.raises(ProjectError, match="is damaged") as caught:
-        _ = CertificateAuthority(tmp_path, environ={}).bundle_file
-
-    assert "Delete the file" in caught.value.fix
+    for text in ("nothing", key, separator + certificate):
+        (tmp_path / "authority.pem").write_text(text)
+        with pytest.raises(ProjectError, match="is damaged") as caught:
+            _ = CertificateAuthority(tmp_path, environ={}).bundle_file
+        assert "Delete the file" in caught.value.fix
 
 
 def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:

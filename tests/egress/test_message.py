@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from pdkernel.egress import Gateway
+from pdkernel.egress.message import (
+    Body,
+    Headers,
+    Request,
+    end_to_end_headers,
+    format_origin,
+    strip_control_characters,
+)
 from tests.egress.kit import (
     ClientProcess,
     Ledger,
@@ -162,3 +172,95 @@ def test_a_call_of_a_disconnected_client_is_recorded(gateway: Gateway, outside: 
     outside.go_on.set()
 
     assert [(call.status, call.outcome) for call in ledger.calls] == [(200, "sent")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ([(b"Host", b"a"), (b"Accept", b"*/*")], [b"Host", b"Accept"]),
+        ([(b"Connection", b"close"), (b"Keep-Alive", b"5"), (b"TE", b"x"), (b"Upgrade", b"x")], []),
+        ([(b"Proxy-Authorization", b"x"), (b"Proxy-Connection", b"x"), (b"Transfer-Encoding", b"chunked")], []),
+        ([(b"connection", b"X-One, x-two"), (b"x-one", b"1"), (b"X-Two", b"2"), (b"x-three", b"3")], [b"x-three"]),
+        ([(b"set-cookie", b"a"), (b"set-cookie", b"b")], [b"set-cookie", b"set-cookie"]),
+    ],
+)
+def test_headers_of_the_connection_are_not_forwarded(headers: Headers, kept: list[bytes]) -> None:
+    """The headers of a connection, and those that `Connection` names, belong to one connection; the others keep their order."""
+    assert [name for name, _ in end_to_end_headers(headers)] == kept
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b" a\tb ", b"a\tb"),
+        (b"a\r\nb: c", b"ab: c"),
+        (b"a\nb", b"ab"),
+        (b"\x00a\x7f\x1f", b"a"),
+        ("é".encode(), "é".encode()),
+    ],
+)
+def test_a_value_of_a_header_has_no_control_characters(value: bytes, shown: bytes) -> None:
+    """A tab and letters stay; a line break would begin another header."""
+    assert strip_control_characters(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "port", "origin"),
+    [
+        ("https", "a.test", 443, "https://a.test"),
+        ("http", "a.test", 443, "http://a.test:443"),
+        ("http", "a.test", 80, "http://a.test"),
+        ("https", "::1", 8443, "https://[::1]:8443"),
+        ("tcp", "a.test", 80, "tcp://a.test:80"),
+    ],
+)
+def test_an_origin_has_no_default_port(scheme: str, host: str, port: int, origin: str) -> None:
+    """The port is left out if it is the scheme's own."""
+    assert format_origin(scheme, host, port) == origin
+
+
+async def some_chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    """The chunks of a body."""
+    for part in parts:
+        yield part
+
+
+async def test_a_buffered_body_can_be_read_again() -> None:
+    """A body is streamed once, or buffered and read as often as needed until its last user releases it."""
+    body = Body(some_chunks(b"one,", b"two"))
+
+    digest = await body.buffer()
+
+    assert digest == await body.buffer() == hashlib.sha256(b"one,two").hexdigest()
+    assert (await body.read(), await body.read(), body.byte_count, body.is_buffered) == (
+        b"one,two",
+        b"one,two",
+        7,
+        True,
+    )
+    body.retain()
+    body.release()
+    assert await body.read() == b"one,two"
+    body.release()
+    with pytest.raises(ValueError, match="closed"):
+        await body.read()
+
+
+async def test_the_beginning_of_a_body_is_kept() -> None:
+    """The first 64 KB of a body are searched for credentials, however they arrive."""
+    body = Body(some_chunks(b"a" * 65_000, b"b" * 1000, b"c"))
+
+    assert (body.prefix, body.byte_count, body.is_buffered) == (b"", 0, False)
+    assert len(await body.read()) == body.byte_count == 66_001
+    assert body.prefix == b"a" * 65_000 + b"b" * 536
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "wants"), [(b"websocket", True), (b" WebSocket ", True), (b"h2c", False), (None, False)]
+)
+def test_a_request_for_a_websocket(upgrade: bytes | None, wants: bool) -> None:
+    """The header `Upgrade` asks for a WebSocket in any case of letters."""
+    headers = [] if upgrade is None else [(b"Upgrade", upgrade)]
+    request = Request("GET", "https", "a.test", 443, b"/x?y=1", headers, Body(some_chunks()))
+
+    assert (request.wants_websocket, request.path, request.url) == (wants, "/x", "https://a.test/x?y=1")

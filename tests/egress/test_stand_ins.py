@@ -126,6 +126,7 @@ class TestGoogleSheets:
         status, body, _ = ask(sheets, "POST", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["Grace", 2]]})
         assert (status, body["updates"]["updatedRange"]) == (200, "Leads!A2:B2")
         assert body["updates"]["updatedCells"] == 2
+        assert body["tableRange"] == "Leads!A1:B1"
         read = ask(sheets, "GET", f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads!A1:B10")[1]
         assert read["values"] == [["Ada", 1], ["Grace", 2]]
 
@@ -143,7 +144,11 @@ class TestGoogleSheets:
         assert (status, answer["error"]["status"]) == (401, "UNAUTHENTICATED")
 
     def test_append_is_a_post(self) -> None:
-        """Another method is 404."""
+        """Another method, and a POST that does not append, are 404."""
+        url = f"{SHEETS}{ROWS.removesuffix(':append')}?valueInputOption=RAW"
+        assert [ask(GoogleSheetsStandIn(), method, url, {"values": [["a"]]})[0] for method in ("POST", "DELETE")] == [
+            404
+        ] * 2
         assert ask(GoogleSheetsStandIn(), "PUT", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["a"]]})[0] == 404
 
     def test_rows_of_different_lengths_are_counted(self) -> None:
@@ -169,6 +174,49 @@ class TestGoogleSheets:
             ["Edith"],
             ["Grace"],
         ]
+
+    @pytest.mark.parametrize(
+        ("cells", "values"),
+        [
+            ("A1:C3", [["a", "b", "c"], ["d", "e"], ["", "f"]]),
+            ("A2:C", [["d", "e"], ["", "f"]]),
+            ("A2:C2", [["d", "e"]]),
+            ("B:B", [["b"], ["e"], ["f"]]),
+            ("C1:C9", [["c"]]),
+            ("2:3", [["d", "e"], ["", "f"]]),
+            ("B2", [["e"]]),
+            ("C2:D9", None),
+            ("AA1:AB2", None),
+        ],
+    )
+    def test_a_part_of_a_sheet_is_read(self, cells: str, values: Any) -> None:
+        """A range without a header row, or of some columns, has its cells only; an empty one has no values."""
+        sheets = GoogleSheetsStandIn()
+        rows = [["a", "b", "c"], ["d", "e", ""], ["", "f"]]
+        ask(sheets, "POST", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": rows})
+
+        found = ask(sheets, "GET", f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads!{cells}")[1]
+
+        assert (found["range"], found.get("values")) == (f"Leads!{cells}", values)
+        assert ask(sheets, "GET", f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads")[1]["values"][1] == ["d", "e"]
+
+    def test_cells_are_written_where_the_range_begins(self) -> None:
+        """An update begins at the first cell of its range, and keeps the cells around it."""
+        sheets = GoogleSheetsStandIn()
+        url = f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads"
+        ask(sheets, "POST", f"{SHEETS}{ROWS}?valueInputOption=RAW", {"values": [["a", "b", "c"], ["d"]]})
+
+        body = ask(sheets, "PUT", f"{url}!B2:C3?valueInputOption=RAW", {"values": [["X", "Y"], ["Z"]]})[1]
+
+        assert (body["updatedRange"], body["updatedCells"]) == ("Leads!B2:C3", 3)
+        assert ask(sheets, "GET", url)[1]["values"] == [["a", "b", "c"], ["d", "X", "Y"], ["", "Z"]]
+
+    @pytest.mark.parametrize("cells", ["A0", "a1", "A1:B2:C3", "1A", "AAAA1", "A100000"])
+    def test_a_malformed_range_is_refused(self, cells: str) -> None:
+        """The response is 400 INVALID_ARGUMENT, with the range."""
+        status, answer, _ = ask(GoogleSheetsStandIn(), "GET", f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads!{cells}")
+
+        assert (status, answer["error"]["message"]) == (400, f"Unable to parse range: Leads!{cells}")
 
     @pytest.mark.parametrize(
         "named", ["Leads%20%C3%A4", "Leads%20%C3%A4!A1:Z", "'Leads%20%C3%A4'!A1", "%27Leads%20%C3%A4%27"]
@@ -266,6 +314,22 @@ class TestOpenAI:
         assert json.loads(completed["choices"][0]["message"]["content"]) == said
         assert json.loads(responded["output"][0]["content"][0]["text"]) == said
 
+    @pytest.mark.parametrize("kind", ["text", "json_object"])
+    def test_a_schema_of_another_format_is_ignored(self, kind: str) -> None:
+        """Only the format `json_schema` has a schema."""
+        schema = {"name": "report", "schema": {"const": 5}}
+        chat = {
+            "messages": [{"role": "user", "content": "Hi"}],
+            "response_format": {"type": kind, "json_schema": schema},
+        }
+        newer = {"input": "Hi", "text": {"format": {"type": kind, **schema}}}
+
+        completed = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/chat/completions", {"model": "m", **chat})[1]
+        responded = ask(OpenAIStandIn(), "POST", f"{OPENAI}/v1/responses", {"model": "m", **newer})[1]
+
+        assert completed["choices"][0]["message"]["content"].endswith("Hi")
+        assert responded["output"][0]["content"][0]["text"].endswith("Hi")
+
     @pytest.mark.parametrize(
         ("body", "said"),
         [
@@ -311,6 +375,7 @@ class TestSeveral:
         ]
 
         assert answers == [200, 200, 404, 404]
+        assert ask(several, "POST", f"my{OPENAI}/v1/responses", {"model": "m", "input": "x"})[0] == 404
 
     @pytest.mark.parametrize(("length", "is_cut"), [(300, False), (301, True)])
     def test_a_note_is_one_line_of_300_characters(self, length: int, is_cut: bool) -> None:

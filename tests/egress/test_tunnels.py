@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.egress.kit import (
     Ledger,
     Loop,
     OutsideServer,
+    closed_port,
     issue_bound_token,
     knock,
     node_paths,
@@ -72,6 +74,24 @@ def test_a_database_is_refused_in_other_modes(
     assert answer == b""
     assert [call.outcome for call in ledger.calls] == ["denied"]
     assert "tcp://db.example.test:5432" in ledger.refused[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("live", "it cannot go through the upstream proxy"),
+        ("allow=slack.com", "Only `live`, or `allow=` with this host"),
+    ],
+)
+def test_a_database_is_not_reached_through_a_proxy(gateway: Gateway, ledger: Ledger, mode: str, said: str) -> None:
+    """The proxy is the reason only where the mode allows the host."""
+    caller_token = issue_bound_token(gateway, ledger, f"{mode} via=http://127.0.0.1:{closed_port()}")
+    with knock(gateway, caller_token, "db.example.test", 5432, secure=False) as sock, suppress(ConnectionResetError):
+        sock.sendall(b"\x00\x00\x00\x08")
+        assert read_all(sock) == b""
+
+    assert said in ledger.refused[0]
+    assert [call.outcome for call in ledger.calls] == ["denied"]
 
 
 def test_a_host_can_be_left_unopened(

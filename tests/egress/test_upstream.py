@@ -62,11 +62,20 @@ def test_two_gateways_in_a_row(
     with knock(first, caller_token, "api.example.test", 443, secure=True) as sock:
         sock.sendall(b"GET /far HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
         answer = read_all(sock)
+    roots = ssl.create_default_context(cafile=first.build_environment(caller_token, "python")["SSL_CERT_FILE"])
+    with (
+        knock(first, caller_token, "api.example.test", 443, secure=False) as plain,
+        roots.wrap_socket(plain, server_hostname="api.example.test") as secure,
+    ):
+        # the first gateway cannot reach the host itself
+        secure.sendall(b"GET /tls HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
+        by_tls = read_all(secure)
     loop.run(first.close())
 
     assert answer.startswith(b"HTTP/1.1 200")
-    assert [seen.path for seen in outside.seen] == ["/far"]
-    assert ([call.outcome for call in ledger.calls], [call.outcome for call in behind.calls]) == (["sent"], ["sent"])
+    assert by_tls.startswith(b"HTTP/1.1 200")
+    assert [seen.path for seen in outside.seen] == ["/far", "/tls"]
+    assert [call.outcome for call in ledger.calls] == [call.outcome for call in behind.calls] == ["sent"] * 2
 
 
 # ── unreachable hosts ───────────────────────────────────────────────────────────────────────────────────

@@ -37,6 +37,7 @@ FIRST = python_step("first")
         (go_step("next", 'fmt.Println(pd.Steps["first"])', "fmt"), True),
         (a_step("%%pdstep next --uses a-b@1.0.0\ntext: '{{steps.first.x}}'\n"), True),
         (a_step("%%pdstep next --uses a-b@1.0.0\ntext: '{{steps.other.x}}'\n"), False),
+        (replace(node_step("next"), props={"text": "{{ 1; 2 }}"}), True),
     ],
 )
 def test_a_step_depends_on_what_it_reads(step: Step, depends: bool) -> None:

@@ -21,14 +21,16 @@ def calling(*calls: OutboundCall) -> SideRun:
 
 
 def test_the_order_of_outbound_calls_is_ignored() -> None:
-    """Concurrent calls may end in any order; another status is a difference."""
+    """Concurrent calls may end in any order; another status, or a repeated call, is a difference."""
     first, second = a_call(url="https://one.example/"), a_call(url="https://two.example/")
 
     reordered = compare_runs(calling(first, second), calling(second, first))
     changed = compare_runs(calling(first, second), calling(first, a_call(url="https://two.example/", status=500)))
+    repeated = compare_runs(calling(first), calling(first, first))
 
     assert not any(reordered.values())
     assert [name for name, differences in changed.items() if differences] == ["check"]
+    assert [place.path for place in repeated["check"]] == ["requests[1]"]
 
 
 @pytest.mark.parametrize(

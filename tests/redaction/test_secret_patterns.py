@@ -74,11 +74,45 @@ def test_a_value_that_was_redacted_once_is_redacted_everywhere() -> None:
         (SIGNED, "a signed token"),
         (f"https://host.test/connect.html?token=ctok_{'4e62b869' * 4}&app=slack", "a Connect token"),
         (f"secret: pds_{'a-_9' * 10}", "a client's secret"),
+        (f"xoxb-{'1a-' * 7}", "a Slack token"),
+        (f"xapp-1-{'A1' * 10}", "a Slack token"),
+        (f"ghp_{'a1' * 18}", "a GitHub token"),
+        (f"github_pat_{'a_' * 20}", "a GitHub token"),
+        (f"AKIA{'A1' * 8}", "an AWS access key"),
+        (f"ASIA{'A1' * 8}", "an AWS access key"),
+        (f"AIza{'a_-B1' * 7}", "a Google API key"),
+        (f"sk_live_{'a1' * 10}", "a Stripe key"),
+        (f"rk_test_{'a1' * 10}", "a Stripe key"),
+        (f"sk-{'a1' * 16}", "an API key"),
+        (f"sk-proj-{'a_' * 16}", "an API key"),
+        (f"SG.{'a1' * 8}.{'b-' * 16}", "a SendGrid key"),
+        ("-----BEGIN PRIVATE KEY-----", "a private key"),
+        ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
     ],
 )
 def test_a_credential_is_named_by_its_form(text: str, name: str) -> None:
-    """The table names the form of a JSON Web Token, of a Connect token and of a client's secret."""
+    """The table names the form of each well-known credential, anywhere in a text."""
     assert [known for known, form in CREDENTIAL_FORMS if form.search(f"x {text}")] == [name]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"xoxb-{'1' * 19}",
+        f"ghp_{'a' * 35}",
+        f"AKIA{'A' * 15}",
+        f"AIza{'a' * 34}",
+        f"sk_live_{'a' * 19}",
+        f"sk-{'a' * 31}",
+        f"task-{'a' * 40}",
+        f"ctok_{'a' * 19}",
+        "-----BEGIN PUBLIC KEY-----",
+        "-----BEGIN CERTIFICATE-----",
+    ],
+)
+def test_a_shorter_text_is_not_a_credential(text: str) -> None:
+    """A text that is one character too short, or has a word before it, has no known form."""
+    assert [known for known, form in CREDENTIAL_FORMS if form.search(f"x {text}")] == []
 
 
 def test_a_short_value_is_redacted_under_its_name_only() -> None:

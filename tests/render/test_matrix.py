@@ -83,3 +83,19 @@ def test_a_long_id_is_cut() -> None:
 
     assert f"{'u' * 39}…" in matrix.render_text(table)
     assert f"{'u' * 39}…" in matrix.render_html(table)
+
+
+def test_only_a_failed_cell_has_an_error() -> None:
+    """The JSON of a cell has the error of a failed cell, also without a code; a cell that is ready has none."""
+    cells = (MatrixCell("a", "ready", code="plan"), MatrixCell("", "error", message="No.", fix="Connect."))
+
+    assert [msgspec.json.decode(msgspec.json.encode(cell.json_form())) for cell in cells] == [
+        {"step": "a", "state": "ready", "accounts": [], "unhealthy": [], "error": None},
+        {
+            "step": None,
+            "state": "error",
+            "accounts": [],
+            "unhealthy": [],
+            "error": {"code": None, "message": "No.", "fix": "Connect."},
+        },
+    ]

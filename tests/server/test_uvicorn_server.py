@@ -68,6 +68,8 @@ async def test_a_stopping_server_refuses_events(tmp_path: Path) -> None:
         runs = await site.runs()
 
     assert (accepted.status_code, refused.status_code) == (200, 503)
+    # the client sends the request again on another connection, to the next process
+    assert (refused.headers["retry-after"], refused.headers["connection"]) == ("5", "close")
     assert [run.status for run in runs] == ["success"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.identity import Account
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
-from pdkernel.widgets.account_forms import ConnectForm
+from pdkernel.widgets.account_forms import AppRow, ConnectForm, format_account
+from pdkernel.widgets.components import close_tree
 from tests.widgets.front_end import enter, everything_in_state, press, screen, secrets, type_into
 
 TOKEN = "xoxb-planted-token"
@@ -152,3 +154,25 @@ def test_enter_for_another_user_is_forgotten(session: Session) -> None:
     type_into(form._rows[0].secret, TOKEN)
 
     assert not session.directory.accounts()
+
+
+def test_the_state_of_an_account(session: Session) -> None:
+    """A row says who needs the app, whose account is missing, and whether the newest account works."""
+    account = session.directory.add_account(app="slack", credentials={"token": TOKEN}, external_user_id="ada")
+    broken = replace(account, healthy=False)
+    seen = []
+    for user, accounts in ((None, []), ("ada", []), ("ada", [account]), ("ada", [broken]), ("ada", [account, broken])):
+        row = AppRow("slack", lambda: session.links, lambda: None)
+        row.update(session.directory, user, "development", steps=["one", "two"], accounts=accounts)
+        text = screen(row.view)
+        seen.append((text.splitlines()[0], "Connect another" in text, "Connect" in text.splitlines()))
+        close_tree(row.view)
+
+    name = format_account(account)
+    assert seen == [
+        ("Slack: needed by one, two. Pick an external user.", False, False),
+        ("Slack: needed by one, two. ada has no account yet. Connect an account:", False, True),
+        (f"✓ Slack: needed by one, two. Uses {name}.", True, False),
+        (f"Slack: needed by one, two. {name}: its credentials do not work.", True, False),
+        (f"✓ Slack: needed by one, two. Uses {name}, the newest of 2.", True, False),
+    ]

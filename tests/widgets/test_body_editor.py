@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.errors import EventError
-from pdkernel.widgets.body_editor import ABSENT, MAX_EDITABLE_CHARACTERS, BodyEditor, format_body, parse_body
+from pdkernel.widgets.body_editor import ABSENT, MAX_EDITABLE_CHARACTERS, BodyEditor, BodyText, format_body, parse_body
 from tests.widgets.front_end import pick, press, screen, type_into
 
 BIG = {"rows": [{"n": n, "text": "x" * 100} for n in range(3000)]}
@@ -184,3 +184,14 @@ def test_pasting_a_big_invalid_text(editor: BodyEditor) -> None:
     assert not editor.text.disabled
     with pytest.raises(EventError):
         editor.read_body()
+
+
+@pytest.mark.parametrize("length", [MAX_EDITABLE_CHARACTERS, MAX_EDITABLE_CHARACTERS + 1])
+def test_the_longest_body_that_can_be_edited(length: int) -> None:
+    """A body of 200,000 characters can be edited; of a longer one the first 4,000 characters are shown."""
+    shown = format_body("x" * length)
+
+    if length == MAX_EDITABLE_CHARACTERS:
+        assert (shown.kind, len(shown.text), shown.total_characters) == ("text", length, None)
+    else:
+        assert shown == BodyText("text", "x" * 4000 + "\n…", length)

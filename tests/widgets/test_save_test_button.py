@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from IPython.display import display
 from IPython.utils.capture import capture_output
 
 from pdkernel.event import Event
+from pdkernel.execution import StepResult
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, SaveTestButton
 from tests.notebook_files import notebook_of
+from tests.render.builders import an_execution
 from tests.widgets.front_end import enter, press, screen, type_into
 
 HEADER = "%%pdworkflow\nname: Work\ntrigger:\n  type: http\n"
@@ -120,3 +123,34 @@ def test_enter_saves(session: Session, issue: Event, tmp_path: Path) -> None:
     enter(button.name)
 
     assert (tmp_path / "tests" / "test_mine.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("status", "step_status", "can_save"),
+    [
+        ("success", "success", True),
+        ("error", "error", True),
+        ("exited", "skipped", True),
+        ("cancelled", "success", False),
+        ("paused", "success", False),
+        ("error", "not_run", False),
+    ],
+)
+def test_runs_that_can_be_saved(status: Any, step_status: Any, can_save: bool) -> None:
+    """A run with a step that ran can be saved once it has ended, unless it was cancelled."""
+    steps = (StepResult("one", "not_run"), StepResult("two", step_status))
+
+    assert SaveTestButton.can_save(an_execution(status=status, steps=steps)) is can_save
+
+
+@pytest.mark.parametrize(
+    ("event", "name"), [("Issue opened!", "issue_opened"), ("--", "run"), ("a.b-C", "a_b_c"), ("é", "run")]
+)
+def test_the_name_of_the_event_is_proposed(session: Session, issue: Event, event: str, name: str) -> None:
+    """The proposal is a valid name; a typed name stays when another run is set."""
+    session.choose_event(issue, event)
+    button = SaveTestButton(session, an_execution())
+    assert button.name.value == name
+    button.name.value = "mine"
+    button.set_execution(an_execution(id="another"))
+    assert button.name.value == "mine"

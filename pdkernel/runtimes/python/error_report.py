@@ -140,10 +140,12 @@ def _newer_feature(error: BaseException) -> str:
         owner = error.obj if isinstance(error.obj, ModuleType | type) else type(error.obj)
         module, name = getattr(owner, "__module__", None) or owner.__name__, error.name
     elif isinstance(error, ImportError):
-        found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+        found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", _message(error))
         name, module = found.groups() if found else (None, "")
     else:
-        found = re.search(r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument", str(error))
+        found = re.search(
+            r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument", _message(error)
+        )
         is_new = isinstance(error, TypeError) and found is not None and not _NEW_ARGUMENTS.isdisjoint(found.groups())
         return f"The argument `{found[1] or found[2]}` is new in Python 3.12." if found and is_new else ""
     if name in _NEW_NAMES.split() and module.partition(".")[0] in sys.stdlib_module_names:

@@ -319,3 +319,50 @@ async def test_forms_of_a_connect_token_call_public_hosts_only(
 
     assert results == {"user": (["403"], "403"), "client": (["204"], "204")}
     assert len(receiver.requests) == 2
+
+
+async def test_an_account_of_another_app_is_refused(depot: Served) -> None:
+    """The account must be the user's and of the app of the prop; the reason is the same for both."""
+    depot.directory.add_account(app="slack", credentials={"token": KEY}, external_user_id="ada", account_id="apn_other")
+
+    for account in ("apn_other", "apn_grace", "apn_gone"):
+        body = {"external_user_id": "ada", "id": "depot-fill-form", "configured_props": {"depot": account}}
+        answer = await depot.call("POST", "/actions/props", json=body)
+        assert answer.status_code == 404
+        assert account in answer.json()["error"]
+
+
+async def test_forms_of_a_request_for_a_component(depot: Served) -> None:
+    """SDKs name the user and the component in two ways; an account may be its id, null or an empty object."""
+    given: tuple[Any, ...] = ("apn_ada", None, {})
+    forms: tuple[dict[str, Any], ...] = (
+        {"external_id": "ada"},
+        {"external_user_id": "ada", "id": {"key": "depot-fill-form"}},
+        *({"external_user_id": "ada", "configured_props": {"columns": 1, "depot": each}} for each in given),
+    )
+    for changes in forms:
+        body = {"id": "depot-fill-form", "configured_props": {"columns": 1}, **changes}
+        answer = await depot.call("POST", "/components/props", json=body)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["dynamicProps"]["configurableProps"]) == 3
+
+    trigger = await depot.call("POST", "/actions/props", json={"external_user_id": "ada", "id": "depot-new-thing"})
+    wrong = await depot.call(
+        "POST",
+        "/actions/props",
+        json={"external_user_id": "ada", "id": "depot-fill-form", "configured_props": {"depot": 5}},
+    )
+    assert (trigger.status_code, trigger.json()["error"].partition(".")[0]) == (404, "depot-new-thing is a trigger")
+    assert (wrong.status_code, wrong.json()["error"].partition(":")[0]) == (400, "depot must be an account")
+
+
+async def test_a_prop_without_a_value_is_left_out(depot: Served) -> None:
+    """A null value of an SDK does not replace the default of the prop."""
+    answer = await post(
+        depot,
+        "/actions/run",
+        id="depot-put-thing",
+        configured_props={"depot": ADA, "shelf": "s1", "thing": "box", "count": None, "note": None},
+    )
+
+    assert answer["ret"]["count"] == 1

@@ -24,7 +24,7 @@ from pdkernel.server.app import create_link_app
 from pdkernel.server.app_context import LinkOnlyContext
 from pdkernel.server.link.tokens import create_link
 from tests.oauth_provider import APP, CLIENT_ID, CLIENT_SECRET, Provider, connect_account, oauth_provider, register
-from tests.server.link.conftest import PAGE, Visitor, make
+from tests.server.link.conftest import PAGE, SAME_ORIGIN, Visitor, make
 from tests.server.link.reading import Page
 from tests.server.served import Served, served
 
@@ -546,6 +546,21 @@ async def test_the_browsers_cookie(site: Served, visitor: Visitor, provider: Pro
     assert "HttpOnly" in cookie
     assert "SameSite=lax" in cookie
     assert "Path=/_static" in cookie
+
+
+async def test_a_malformed_cookie_is_replaced(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """A valid id of the browser stays, so that two sign-ins may be open; another value gets a new id."""
+    register(site.project, provider)
+    ids = []
+    for cookie in ("x", "x" * 43, "a b" * 20):
+        made = await make(site)
+        page = await visitor.open(made["connect_link_url"], app=APP)
+        visitor.http.cookies.clear()
+        away = await visitor.fill(page, headers={**SAME_ORIGIN, "cookie": f"pdkernel_link={cookie}"})
+        ids.append(away.headers["set-cookie"].partition("=")[2].partition(";")[0])
+
+    assert ids[1] == "x" * 43
+    assert [len(each) for each in ids] == [43] * 3
 
 
 async def test_redirects_after_a_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ async def test_an_unknown_token_is_not_found(site: Served) -> None:
         ({"external_user_id": "ada", "expires_in": 14401}, "from 1 to 14400"),
         ({"external_user_id": "ada", "expires_in": True}, "from 1 to 14400"),
         ({"external_user_id": "ada", "expires_in": "soon"}, "from 1 to 14400"),
+        ({"external_user_id": "ada", "expires_in": 0}, "from 1 to 14400"),
+        ({"external_user_id": "ada", "allowed_origins": ["https://a.example"] * 51}, "has at most 50 entries"),
+        (
+            {"external_user_id": "ada", "webhook_uri": "https://a.example/".ljust(2001, "x")},
+            "webhook_uri is not an http or https URL of at most 2000 characters",
+        ),
         (
             {"external_user_id": "ada", "success_redirect_uri": "javascript:alert(1)"},
             "success_redirect_uri is not an http or https URL",
@@ -113,6 +119,20 @@ async def test_an_invalid_request_names_the_field(site: Served, body: Any, probl
 
     assert answer.status_code == 400
     assert problem in answer.json()["error"]
+
+
+async def test_the_limits_of_a_request_are_accepted(site: Served) -> None:
+    """The shortest and the longest lifetime, 50 origins, and URLs of 2000 characters are valid."""
+    origins = [f"https://a{number}.example" for number in range(50)]
+    longest = {name: "https://a.example/".ljust(2000, "x") for name in ("success_redirect_uri", "error_redirect_uri")}
+
+    for lifetime_s in (1, 14400):
+        made = await make(site, expires_in=lifetime_s, allowed_origins=origins, **longest)
+        found = find_token(site.context, made["token"])
+        assert found is not None
+        assert (found.expires_at - found.created_at).total_seconds() == lifetime_s
+        assert found.terms.allowed_origins == tuple(origins)
+        assert found.terms.error_redirect_uri == longest["error_redirect_uri"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
@@ -251,3 +271,28 @@ async def test_a_user_id_that_cannot_be_stored_is_rejected(site: Served) -> None
         content = json.dumps({"external_user_id": user})
         answer = await site.call("POST", "/tokens", content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(("size", "status"), [(1 << 16, 200), ((1 << 16) + 1, 400)])
+async def test_a_body_in_chunks_is_limited(site: Served, size: int, status: int) -> None:
+    """A body of 64 KB is read; a longer one is answered 400, however small its chunks are."""
+    text = json.dumps({"external_user_id": "ada"}).ljust(size).encode()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, size, 4096):
+            yield text[start : start + 4096]
+
+    answer = await site.call("POST", "/tokens", content=chunks())
+
+    assert answer.status_code == status
+    assert (status == 200) is ("has more than 65536 bytes" not in answer.text)
+
+
+async def test_a_token_is_not_cached(site: Served) -> None:
+    """Neither the token nor its validation may be stored by a cache; a page of any origin may validate a token."""
+    created = await site.call("POST", "/tokens", json={"external_user_id": "ada"})
+    valid = await site.http.get(f"/v1/connect/tokens/{created.json()['token']}/validate")
+    invalid = await site.http.get("/v1/connect/tokens/ctok_0/validate")
+
+    assert [each.headers["cache-control"] for each in (created, valid, invalid)] == ["no-store"] * 3
+    assert [each.headers["access-control-allow-origin"] for each in (valid, invalid)] == ["*"] * 2
