@@ -212,7 +212,8 @@ class _Files:
             try:
                 self._read_texts[path] = self._read(path)
             except StepFileError as why:
-                raise self._error(importer, found, str(why)) from None
+                fix = "Store data that is not text as base64, or load it over HTTP." if found.is_data else ""
+                raise self._error(importer, found, str(why), fix) from None
         return self._read_texts[path] is not None
 
     # ── Node.js ──────────────────────────────────────────────────────

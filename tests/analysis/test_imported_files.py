@@ -143,6 +143,25 @@ def test_a_file_in_typescript_is_refused(specifier: str) -> None:
     assert "Compile the file to JavaScript" in caught.value.fix
 
 
+def test_a_file_that_is_not_text_is_refused() -> None:
+    """A file of `new URL(NAME, import.meta.url)` that cannot be read is refused; a text that may name it is ignored."""
+
+    def read(path: str) -> str | None:
+        if path == "logo.png":
+            raise StepFileError("which is not UTF-8 text")
+        return None
+
+    certain = Step("work", "node", 'new URL("./logo.png", import.meta.url)')
+    possible = Step("work", "node", 'import.meta.dirname; const name = "logo.png";')
+
+    with pytest.raises(NotebookError) as caught:
+        with_step_files(certain, read, depth=1)
+
+    assert 'imports "logo.png", which is not UTF-8 text' in caught.value.message
+    assert "base64" in caught.value.fix
+    assert with_step_files(possible, read, depth=1).files == {}
+
+
 def test_a_missing_file_that_a_url_names() -> None:
     """A file of `new URL(NAME, import.meta.url)` that does not exist is missing; a text that may name a file is not."""
     step = Step("work", "node", 'new URL("./query.sql", import.meta.url); join(import.meta.dirname, "other.sql");')
