@@ -1,8 +1,8 @@
 """
 The files that the code of a step imports: JavaScript, Python and JSON files inside of the workflow's folder.
 
-Imports with literal names are followed, those of the files included. No code runs. Python steps also get the files that
-they name beside `__file__`.
+Imports with literal names are followed, those of the files included. No code runs. Steps also get the files that they name
+beside `__file__`, `import.meta.url` or `__dirname`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ It raises `StepFileError` for a file that a step may not import.
 
 _SOURCE_SUFFIXES: Mapping[Language, tuple[str, ...]] = {"python": (".py",), "node": (".js", ".mjs", ".cjs")}
 _NODE_SUFFIXES = ("", ".js", ".mjs", ".cjs", ".json", "/index.js", "/index.mjs", "/index.cjs")
+_TYPESCRIPT_SUFFIXES = (".ts", ".mts", ".cts", ".tsx")
 _MAX_FILES = 500
 _MAX_CHARS = 32 * 1024 * 1024
 _MAX_NAME = 200
@@ -125,7 +126,7 @@ def count_parents(paths: Iterable[str]) -> int:
 
 
 def _may_import(source: str) -> bool:
-    return "import" in source or "require" in source or "export" in source
+    return any(word in source for word in ("import", "require", "export", "__dirname"))
 
 
 class _Files:
@@ -211,7 +212,8 @@ class _Files:
             try:
                 self._read_texts[path] = self._read(path)
             except StepFileError as why:
-                raise self._error(importer, found, str(why)) from None
+                fix = "Store data that is not text as base64, or load it over HTTP." if found.is_data else ""
+                raise self._error(importer, found, str(why), fix) from None
         return self._read_texts[path] is not None
 
     # ── Node.js ──────────────────────────────────────────────────────
@@ -220,9 +222,22 @@ class _Files:
         for specifier, line, is_required in node_code.find_file_imports(source):
             found = _Import(json.dumps(specifier), line, (), is_required)
             target = posixpath.normpath(posixpath.join(posixpath.dirname(path), specifier.partition("?")[0]))
-            paths = (f"{target}{suffix}" for suffix in _NODE_SUFFIXES)
-            existing = next((each for each in paths if self._exists(each, path, found)), None)
+            existing = next(
+                (f"{target}{each}" for each in _NODE_SUFFIXES if self._exists(f"{target}{each}", path, found)), None
+            )
+            self._refuse_typescript(existing, target, path, found)
             yield replace(found, files=() if existing is None else (existing,))
+        for name, line, is_certain in node_code.find_data_files(source):
+            found = _Import(json.dumps(name), line, (), is_certain, is_data=True)
+            yield from self._data_file(name, posixpath.dirname(path), path, found)
+
+    def _refuse_typescript(self, existing: str | None, target: str, path: str, found: _Import) -> None:
+        """Raise `NotebookError` if an import finds a file in TypeScript, or would find it with another suffix."""
+        stem = target.removesuffix(".js").removesuffix(".mjs")
+        names = [existing] if existing else [f"{stem}{suffix}" for suffix in _TYPESCRIPT_SUFFIXES]
+        if any(each.endswith(_TYPESCRIPT_SUFFIXES) and self._exists(each, path, found) for each in names):
+            what = "which is TypeScript, and Node.js steps run JavaScript"
+            raise self._error(path, found, what, "Compile the file to JavaScript, and import that file.")
 
     # ── Python ───────────────────────────────────────────────────────
 
@@ -285,18 +300,27 @@ class _Files:
 
     def _data_files(self, path: str, tree: ast.Module) -> Iterator[_Import]:
         """Yield the files that code names by literals and that are beside it, or in a folder above."""
-        folder = posixpath.dirname(path)
         for name, line in _named_paths(tree):
-            found = _Import(json.dumps(name), line, (), is_data=True)
+            found = _Import(json.dumps(name), line, (), is_required=False, is_data=True)
             for parent in self._parents:
-                target = posixpath.normpath(posixpath.join(folder, parent, name))
-                try:
-                    exists = self._exists(target, path, found)
-                except NotebookError:  # the text need not be the name of a file
-                    continue
-                if exists and target not in self._active:
-                    yield replace(found, files=(target,))
+                files = list(self._data_file(posixpath.join(parent, name), posixpath.dirname(path), path, found))
+                if files:
+                    yield from files
                     break
+
+    def _data_file(self, name: str, folder: str, path: str, found: _Import) -> Iterator[_Import]:
+        """Yield *found* with the file *name* in *folder*; a required file is yielded without its text if it does not exist."""
+        target = posixpath.normpath(posixpath.join(folder, name))
+        try:
+            exists = self._exists(target, path, found)
+        except NotebookError:
+            if found.is_required:
+                raise
+            return  # the text need not be the name of a file
+        if exists and target not in self._active:
+            yield replace(found, files=(target,))
+        elif found.is_required:
+            yield found
 
 
 @lru_cache(maxsize=500)

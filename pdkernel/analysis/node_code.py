@@ -41,6 +41,7 @@ _LOADED = ("node:", "file:", "data:")
 _SPECIFIER = re.compile(r"(?P<name>(?:@[^/@\s]+/)?[^/@\s][^/@]*)(?:@(?P<version>[^/]+))?(?:/.*)?", re.DOTALL)
 _URL = re.compile(r"[a-zA-Z][\w+.-]*:")
 _NON_PACKAGE_SPECIFIER = re.compile(rf"[./#]|{_URL.pattern}")
+_MAX_FILE_NAME = 200
 _MAX_SHOWN = 60
 """Maximum number of characters of an import in a message."""
 
@@ -221,6 +222,53 @@ def find_file_imports(source: str) -> tuple[tuple[str, int, bool], ...]:
         if (specifier := _get_import_specifier(node)) is not None
         and (specifier in (".", "..") or specifier.startswith(("./", "../")))
     )
+
+
+@lru_cache(maxsize=500)
+def find_data_files(source: str) -> tuple[tuple[str, int, bool], ...]:
+    """
+    Names of files beside *source*, if it reads `import.meta` or `__dirname`: the name, the line, and whether it is certain.
+
+    `new URL("NAME", import.meta.url)` certainly names a file. Another text may name a file, also the texts of
+    `join(a, "b", "c")`, joined.
+    """
+    if "import.meta" not in source and "__dirname" not in source:
+        return ()
+    found: dict[str, tuple[int, bool]] = {}
+    for node in javascript.iter_nodes(javascript.parse_source(source)):
+        arguments = node.child_by_field_name("arguments")
+        texts = [_get_short_text(each) for each in (arguments.named_children if arguments is not None else ())]
+        parts = [text for text in texts if text]
+        if node.type == "new_expression" and arguments is not None and _is_url_beside(node, arguments):
+            found[parts[0].removeprefix("./")] = (node.start_point[0] + 1, not _is_in_try(node))
+        elif node.type == "call_expression" and _get_called_name(node) in ("join", "resolve") and parts:
+            found.setdefault("/".join(parts), (node.start_point[0] + 1, False))
+        elif (text := _get_short_text(node)) and (node.parent is None or node.parent.type != "import_statement"):
+            found.setdefault(text, (node.start_point[0] + 1, False))
+    return tuple((name, line, is_certain) for name, (line, is_certain) in found.items() if not name.startswith("/"))
+
+
+def _get_short_text(node: Node) -> str | None:
+    """The text of a string literal that may be part of a path, else None."""
+    text = javascript.get_string_literal(node)
+    return text if text is not None and 0 < len(text) <= _MAX_FILE_NAME and text.isprintable() else None
+
+
+def _get_called_name(node: Node) -> str | None:
+    called = node.child_by_field_name("function")
+    if called is None:
+        return None
+    return javascript.get_source(called) if called.type == "identifier" else javascript.get_member_name(called)
+
+
+def _is_url_beside(node: Node, arguments: Node) -> bool:
+    """Whether *node* is `new URL("NAME", import.meta.url)` with a relative name."""
+    constructor, given = node.child_by_field_name("constructor"), arguments.named_children
+    if constructor is None or javascript.get_source(constructor) != "URL" or len(given) != 2:
+        return False
+    name = _get_short_text(given[0])
+    is_file = name is not None and not _URL.match(name) and name not in (".", "..") and not name.endswith("/")
+    return is_file and javascript.get_source(given[1]) == "import.meta.url"
 
 
 def _is_in_try(node: Node) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,10 @@ from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
     from pdkernel.readiness import DoctorReport
+
+_PLATFORM_PYTHON = "3.12"
+"""The version of Python that Pipedream runs (parity `python-version`)."""
+_MAX_PYTHON_START_S = 20
 
 
 @command(
@@ -141,7 +147,7 @@ def _machine() -> dict[str, Any]:
 
     return {
         "pdkernel": VERSION,
-        "python": platform.python_version() + ("" if sys.version_info >= (3, 12) else "; Pipedream runs Python 3.12"),
+        "python": platform.python_version() + ("" if sys.version_info >= (3, 12) else f"; {_advise_python()}"),
         "node": locate(find_node),
         "go": locate(lambda: find_go().command),
         "bash": shutil.which("bash") or "not found",
@@ -154,6 +160,48 @@ def _machine() -> dict[str, Any]:
         "workers": "one process per external user, unless a workflow has share_workers: always; idle ones end beyond "
         f"{default_memory_budget() >> 20:,} MB (serve --memory)",
     }
+
+
+def _advise_python() -> str:
+    found = find_platform_python(os.environ, Path.home())
+    if found is None:
+        return f"Pipedream runs Python {_PLATFORM_PYTHON}, and this machine does not have it: uv venv --python {_PLATFORM_PYTHON}"
+    return (
+        f"Pipedream runs Python {_PLATFORM_PYTHON}, which is at {found}. To run steps with it: "
+        f"{shlex.quote(str(found))} -m venv .venv && .venv/bin/pip install pdkernel"
+    )
+
+
+def find_platform_python(environ: Mapping[str, str], home: Path) -> Path | None:
+    """
+    A Python of the platform's version with which a virtual environment can be made, or None.
+
+    Args:
+        environ: PATH, and the folders of pyenv and uv if they are not below *home*.
+        home: The home folder.
+    """
+    name = f"python{_PLATFORM_PYTHON}"
+    pyenv = Path(environ.get("PYENV_ROOT") or home / ".pyenv")
+    data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    uv = Path(environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
+    candidates = [
+        *(Path(folder) / name for folder in environ.get("PATH", "").split(os.pathsep) if folder),
+        *sorted((pyenv / "versions").glob(f"{_PLATFORM_PYTHON}*/bin/{name}")),
+        *sorted(uv.glob(f"*-{_PLATFORM_PYTHON}*/bin/{name}")),
+    ]
+    return next((each for each in dict.fromkeys(candidates) if _makes_environments(each)), None)
+
+
+def _makes_environments(python: Path) -> bool:
+    """Whether *python* runs and has `venv`; a shim of pyenv for a version that is not selected fails."""
+    code = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", code], capture_output=True, text=True, timeout=_MAX_PYTHON_START_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0 and done.stdout.strip() == _PLATFORM_PYTHON
 
 
 def _kernel_installed() -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
 
-from pdkernel.cli.app import MIGRATE, CliContext, command, environment_option, group, json_option
+from pdkernel.cli.app import MIGRATE, CliContext, F, command, environment_option, group, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import print_json
 from pdkernel.errors import ConnectSettingsError, RequestError
@@ -31,9 +32,16 @@ def migrate() -> None:
     """
 
 
+sources_argument = cloup.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 org_option = cloup.option(
     "--org-id", metavar="o_...", help="Workspace of the workflows at Pipedream, if the API asks for one."
 )
+
+
+def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
+    """The option `--to FOLDER`."""
+    path = click.Path(path_type=Path)
+    return cloup.option("--to", "folder", metavar="FOLDER", required=required, type=path, help=text)
 
 
 @command(
@@ -45,7 +53,7 @@ org_option = cloup.option(
         "pdkernel migrate report workflows/ --json",
     ),
 )
-@cloup.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@sources_argument
 @environment_option()
 @org_option
 @cloup.option(
@@ -149,14 +157,7 @@ def _write(path: Path, text: str) -> None:
 )
 @cloup.argument("stores", nargs=-1, metavar="[STORE]...")
 @cloup.option("--files", is_flag=True, help="Also the files of the project's file store.")
-@cloup.option(
-    "--to",
-    "folder",
-    metavar="FOLDER",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the step and of the downloaded data.",
-)
+@_folder_option("Folder of the step and of the downloaded data.", required=True)
 @cloup.option("--from", "url", metavar="URL", help="The endpoint of the workflow with the step: download its data.")
 @json_option
 def data(state: CliContext, stores: tuple[str, ...], files: bool, folder: Path, url: str | None, as_json: bool) -> int:
@@ -248,14 +249,8 @@ def _explain_result(result: DumpResult, state: CliContext) -> list[str]:
         "pdkernel migrate events workflows/greet-p_5xHmDqK --json",
     ),
 )
-@cloup.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@cloup.option(
-    "--to",
-    "folder",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
-    help="Save in FOLDER/events instead of beside the workflow; required for an id.",
-)
+@sources_argument
+@_folder_option("Save in FOLDER/events instead of beside the workflow; required for an id.", required=False)
 @org_option
 @json_option
 def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org_id: str | None, as_json: bool) -> int:

@@ -209,9 +209,9 @@ class ClientConnection:
             if request.method == "CONNECT" or (
                 proxy_target is not PER_REQUEST_TARGET and not request.target.startswith((b"/", b"*"))
             ):
-                return await self._router.refuse(
-                    caller, request, refusals.step_uses_proxy(request.method, proxy_target.origin)
-                )
+                target = request.target.decode("latin-1").partition("?")[0]
+                refusal = refusals.step_uses_proxy(request.method, target, proxy_target.origin)
+                return await self._router.refuse(caller, request, refusal)
             if request.wants_websocket:
                 return await self._pass_websocket(client, caller, request)
             return await self._router.route(caller, request)

@@ -92,11 +92,17 @@ def not_public(method: str, url: str) -> Refusal:
     return Refusal("denied", "egress_not_public", message)
 
 
-def step_uses_proxy(method: str, url: str) -> Refusal:
-    """A call through a proxy that the step configured: the proxy would hide the target."""
+def step_uses_proxy(method: str, target: str, proxy: str) -> Refusal:
+    """
+    A call through a proxy that the step configured, in each mode.
+
+    The gateway would see the proxy only: neither the policy, nor the record, nor a stand-in would have the target.
+    """
     message = (
-        f"{method} {url} was not sent: the step uses its own proxy, which hides the target.\n"
-        "Remove the proxy from the step, and pass it with `--via`."
+        f"{method} {target} was not sent: the step uses its own proxy ({proxy}), which hides the target from the policy for outbound "
+        "calls and from the record of the run.\n"
+        "Remove the proxy from the step's code, and pass it to the command: `--via http://HOST:PORT`, in a notebook "
+        "`%pdegress live via=http://HOST:PORT`."
     )
     return Refusal("proxy", "egress_proxy", message)
 

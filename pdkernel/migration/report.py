@@ -38,6 +38,7 @@ SHARED_KINDS: tuple[ItemKind, ...] = (
 )
 """Kinds of items that are saved once for all workflows that name them."""
 _CODE_KINDS: tuple[ItemKind, ...] = ("code", "private_action", "sibling", "control_flow", "attachment", "secret")
+_STORE_KINDS: tuple[ItemKind, ...] = ("data_store", "file_store")
 _FIRED_KINDS: tuple[ItemKind, ...] = ("schedule", "source", "email_address")
 
 
@@ -161,77 +162,86 @@ def _plan_moves(
     sources: Sequence[MigrationSource], rows: Sequence[WorkflowMigration], around: Surroundings
 ) -> Iterable[MoveStep]:
     """The steps of the move: what is switched off at Pipedream comes before what is switched on here."""
-    moved = [row for row in rows if not any(item.kind == "inactive" for item in row.items)]
+    yield from _plan_preparation(sources, rows)
+    yield from _plan_switch(rows)
+    order = _order_callees_first(sources, around)
+    served = {row.name for row in _moved(rows) if any(item.kind in ("endpoint", "custom_domain") for item in row.items)}
+    yield from _move_step(
+        "Give callers the new endpoint URLs",
+        "Workflows that others call come first. Turn a workflow off at Pipedream when its callers use the new URL: the event "
+        "history there shows callers that were missed.",
+        tuple(name for name in order if name in served),
+        ("pdkernel serve FOLDER --public-url https://HOST",),
+    )
+    yield MoveStep(
+        "Keep the event history open until the end",
+        f"A workflow at Pipedream that still gets events has a caller that was missed. Workflows end on {SHUTDOWN_DAY}; the data is "
+        f"deleted on {DELETION_DAY}.",
+    )
 
-    def subjects(kinds: Sequence[ItemKind], rows: Sequence[WorkflowMigration] = rows) -> tuple[str, ...]:
-        return tuple(f"{row.name}: {item.name}" for row in rows for item in row.items if item.kind in kinds)
 
-    def commands(kinds: Sequence[ItemKind], rows: Sequence[WorkflowMigration] = rows) -> tuple[str, ...]:
-        return tuple(
-            dict.fromkeys(item.command for row in rows for item in row.items if item.kind in kinds and item.command)
-        )
-
-    if code := subjects(_CODE_KINDS):
-        yield MoveStep("Copy what only Pipedream has", f"It cannot be copied after {SHUTDOWN_DAY}.", code)
+def _plan_preparation(sources: Sequence[MigrationSource], rows: Sequence[WorkflowMigration]) -> Iterable[MoveStep]:
+    """What is done while Pipedream still runs the workflows."""
+    code, stores = _subjects(rows, _CODE_KINDS), _subjects(rows, _STORE_KINDS)
+    yield from _move_step("Copy what only Pipedream has", f"It cannot be copied after {SHUTDOWN_DAY}.", code)
     if events := _format_event_commands(sources):
-        yield MoveStep(
-            "Save events", "Saved events are the tests of the move, and the API keeps the newest 100.", (), events
-        )
-    waiting = tuple(f"{row.name}: {row.count('answer')}" for row in rows if row.state == "needs_answers")
-    if waiting:
-        yield MoveStep(
-            "Answer what is open",
-            "Each workflow with its number of open answers; `pdkernel doctor` repeats the check.",
-            waiting,
-        )
-    stores: Sequence[ItemKind] = ("data_store", "file_store")
-    if kept := subjects(stores):
-        yield MoveStep(
-            "Copy data stores and files", "A first copy, for the tests here.", kept, (_format_data_command(rows),)
-        )
+        reason = "Saved events are the tests of the move, and the API keeps the newest 100."
+        yield MoveStep("Save events", reason, (), events)
+    yield from _move_step(
+        "Answer what is open",
+        "Each workflow with its number of open answers; `pdkernel doctor` repeats the check.",
+        tuple(f"{row.name}: {row.count('answer')}" for row in rows if row.state == "needs_answers"),
+    )
+    command = (_format_data_command(rows),)
+    yield from _move_step("Copy data stores and files", "A first copy, for the tests here.", stores, command)
     yield MoveStep(
         "Run every workflow here while Pipedream still runs it",
         "Use saved events and `--egress stand-in=...` or `--egress deny`, so that nothing is sent twice.",
         (),
         ("pdkernel serve FOLDER --egress deny",),
     )
-    if fired := subjects(_FIRED_KINDS, moved):
-        yield MoveStep(
-            "Turn off at Pipedream: workflows with schedules, sources and email",
-            "Off there before on here: otherwise both handle each event.",
-            fired,
-        )
-    if paused := subjects(("paused_runs",)):
-        yield MoveStep(
-            "Let waiting runs end at Pipedream",
-            "A run that waits there is not moved, and its resume URLs lead there.",
-            paused,
-        )
-    if kept := subjects(stores):
-        yield MoveStep(
-            "Copy data stores and files again",
-            "The workflows that write them are off now: turn off workflows with endpoints that write them too. "
-            "`pdkernel store import --clear` replaces the first copy.",
-            kept,
-            (_format_data_command(rows),),
-        )
-    if fired := commands(_FIRED_KINDS, moved):
-        yield MoveStep("Turn on here", "Only workflows that are off at Pipedream.", (), fired)
-    order = _order_callees_first(sources, around)
-    served = {row.name for row in moved if any(item.kind in ("endpoint", "custom_domain") for item in row.items)}
-    if urls := tuple(name for name in order if name in served):
-        yield MoveStep(
-            "Give callers the new endpoint URLs",
-            "Workflows that others call come first. Turn a workflow off at Pipedream when its callers use the new URL: the event "
-            "history there shows callers that were missed.",
-            urls,
-            ("pdkernel serve FOLDER --public-url https://HOST",),
-        )
-    yield MoveStep(
-        "Keep the event history open until the end",
-        f"A workflow at Pipedream that still gets events has a caller that was missed. Workflows end on {SHUTDOWN_DAY}; the data is "
-        f"deleted on {DELETION_DAY}.",
+
+
+def _plan_switch(rows: Sequence[WorkflowMigration]) -> Iterable[MoveStep]:
+    """What is turned off at Pipedream, copied for the last time, and turned on here."""
+    yield from _move_step(
+        "Turn off at Pipedream: workflows with schedules, sources and email",
+        "Off there before on here: otherwise both handle each event.",
+        _subjects(_moved(rows), _FIRED_KINDS),
     )
+    yield from _move_step(
+        "Let waiting runs end at Pipedream",
+        "A run that waits there is not moved, and its resume URLs lead there.",
+        _subjects(rows, ("paused_runs",)),
+    )
+    yield from _move_step(
+        "Copy data stores and files again",
+        "The workflows that write them are off now: turn off workflows with endpoints that write them too. "
+        "`pdkernel store import --clear` replaces the first copy.",
+        _subjects(rows, _STORE_KINDS),
+        (_format_data_command(rows),),
+    )
+    fired = (item.command for row in _moved(rows) for item in row.items if item.kind in _FIRED_KINDS and item.command)
+    if commands := tuple(dict.fromkeys(fired)):
+        yield MoveStep("Turn on here", "Only workflows that are off at Pipedream.", (), commands)
+
+
+def _move_step(
+    title: str, reason: str, subjects: tuple[str, ...], commands: tuple[str, ...] = ()
+) -> Iterable[MoveStep]:
+    """The step of the move; none without subjects."""
+    if subjects:
+        yield MoveStep(title, reason, subjects, commands)
+
+
+def _moved(rows: Sequence[WorkflowMigration]) -> list[WorkflowMigration]:
+    """The workflows that are turned on at Pipedream."""
+    return [row for row in rows if not any(item.kind == "inactive" for item in row.items)]
+
+
+def _subjects(rows: Sequence[WorkflowMigration], kinds: Sequence[ItemKind]) -> tuple[str, ...]:
+    """The items of *kinds*, each with the name of its workflow."""
+    return tuple(f"{row.name}: {item.name}" for row in rows for item in row.items if item.kind in kinds)
 
 
 def _format_event_commands(sources: Sequence[MigrationSource]) -> tuple[str, ...]:

@@ -52,20 +52,18 @@ def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterato
             yield from _endpoint_items(trigger, name, is_configured=is_configured)
         case "schedule":
             if not {"cron", "interval_seconds"} & trigger.config.keys():
-                yield MigrationItem(
-                    "trigger_settings",
+                yield _unknown_settings(
                     name,
                     f"Git does not hold the times of the schedule {name}.",
-                    "Copy the cron expression and the time zone from the builder to `triggers:` in pdkernel.yaml.",
+                    "the cron expression and the time zone",
                 )
             yield MigrationItem("schedule", name, f"The schedule {name} starts the workflow.", switch, enable)
         case "source":
             if not trigger.config.get("uses"):
-                yield MigrationItem(
-                    "trigger_settings",
+                yield _unknown_settings(
                     name,
                     f"Git holds only the id of the event source {name}: its component and its props are not known.",
-                    "Copy the component's key and its props from the builder to `triggers:` in pdkernel.yaml.",
+                    "the component's key and its props",
                 )
             yield MigrationItem("source", name, f"The event source {name} starts the workflow.", switch, enable)
             yield MigrationItem(
@@ -94,6 +92,11 @@ def _of_trigger(trigger: Trigger, place: str, *, is_configured: bool) -> Iterato
             yield MigrationItem(
                 "source", name, f"Events of {describe_emitters(trigger)} start the workflow.", switch, enable
             )
+
+
+def _unknown_settings(name: str, message: str, missing: str) -> MigrationItem:
+    fix = f"Copy {missing} from the builder to `triggers:` in pdkernel.yaml."
+    return MigrationItem("trigger_settings", name, message, fix)
 
 
 def _endpoint_items(trigger: Trigger, name: str, *, is_configured: bool) -> Iterator[MigrationItem]:

@@ -249,12 +249,22 @@ class MigrationReport(JsonStruct, frozen=True):
         }
 
 
-COLUMNS = ("workflow", "state", "steps", "ready", "answers", "lost", "switch")
+COLUMNS: Final[Mapping[str, str]] = {
+    "workflow": "its name",
+    "state": "whether it runs here as it is",
+    "steps": "the number of its steps",
+    "ready": "the steps that run here as they are",
+    "answers": "open points that keep a step from running here",
+    "lost": f"things that Pipedream deletes on {DELETION_DAY}: save them before",
+    "switch": "things to switch over from Pipedream to here",
+}
+"""The heads of the table's columns, each with what the column shows."""
 
 
 def render_text(report: MigrationReport) -> str:
     """Render the report as text: a summary, a table, what to save, the order of the move, and each workflow."""
-    lines = [format_summary(report), "", *_text_table(report)]
+    heads = [f"  {name}: {meaning}" for name, meaning in COLUMNS.items() if name not in ("workflow", "steps")]
+    lines = [format_summary(report), "", *_text_table(report), "", *heads]
     if report.shared:
         lines += ["", f"Save before {DELETION_DAY}, once for all workflows:"]
         for each in report.shared:
@@ -303,7 +313,7 @@ def build_total_cells(report: MigrationReport) -> tuple[str, ...]:
 
 
 def _text_table(report: MigrationReport) -> list[str]:
-    table = [COLUMNS, *map(build_cells, report.workflows), build_total_cells(report)]
+    table = [tuple(COLUMNS), *map(build_cells, report.workflows), build_total_cells(report)]
     widths = [max(len(line[place]) for line in table) for place in range(len(COLUMNS))]
     return [
         "  ".join(

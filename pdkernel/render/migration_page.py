@@ -27,6 +27,7 @@ def render_page(report: MigrationReport) -> str:
         tag("h1", title),
         tag("p", format_summary(report)),
         _html_table(report),
+        tag("dl", *(each for name, meaning in COLUMNS.items() for each in (tag("dt", name), tag("dd", meaning)))),
         *_html_shared(report),
         tag("h2", "Order of the move"),
         tag("ol", *(_html_move_step(step) for step in report.order)),
@@ -44,7 +45,7 @@ def render_page(report: MigrationReport) -> str:
 
 
 def _html_table(report: MigrationReport) -> Html:
-    heads = tag("tr", *(tag("th", name, scope="col") for name in COLUMNS))
+    heads = tag("tr", *(tag("th", name, scope="col", title=meaning) for name, meaning in COLUMNS.items()))
     rows = []
     for number, row in enumerate(report.workflows):
         name, state, *counts = build_cells(row)
@@ -68,7 +69,7 @@ def _html_table(report: MigrationReport) -> Html:
 
 
 def _labelled(counts: list[str]) -> Iterator[tuple[str, str]]:
-    return zip(counts, COLUMNS[2:], strict=True)
+    return zip(counts, list(COLUMNS)[2:], strict=True)
 
 
 def _html_shared(report: MigrationReport) -> list[Html]:
@@ -115,6 +116,8 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .25rem .5rem; border-bottom: 1px solid rgba(127,127,127,.35); vertical-align: top; }
 td.count, thead th:nth-child(n+3) { text-align: right; }
 tfoot th, tfoot td { font-weight: 700; border-top: 2px solid rgba(127,127,127,.6); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .75rem; font-size: .9rem; }
+dt { font-weight: 600; } dd { margin: 0; opacity: .85; }
 ul, ol { padding-left: 1.25rem; } li { margin: .35rem 0; } li p { margin: .1rem 0; opacity: .85; }
 pre, code { font-family: ui-monospace, monospace; font-size: .9em; background: rgba(127,127,127,.12); border-radius: 4px; }
 pre { margin: .2rem 0; padding: .3rem .5rem; white-space: pre-wrap; } code { padding: 0 .2em; }

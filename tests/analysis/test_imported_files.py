@@ -35,6 +35,13 @@ def reading(language: Language, source: str, files: Mapping[str, str], *, depth:
         ("import './chain.mjs';", ["../lib/c.js", "chain.mjs"]),
         ("const name = './a.mjs'; await import(name);", []),
         ("this is ( no code: import './a.mjs'", []),
+        ('readFileSync(new URL("./d.json", import.meta.url))', ["d.json"]),
+        ('readFileSync(new URL("../lib/c.js", import.meta.url))', ["../lib/c.js"]),
+        ('readFileSync(join(import.meta.dirname, "cjs", "a.cjs"))', ["cjs/a.cjs"]),
+        ('const fs = require("fs"); fs.readFileSync(path.join(__dirname, "d.json"));', ["d.json"]),
+        ('const name = "unused.mjs"; readFileSync(`${__dirname}/${name}`);', ["unused.mjs"]),
+        ('const here = new URL(".", import.meta.url); new URL("https://x.test/d.json", import.meta.url);', []),
+        ('readFileSync("d.json")', []),
     ],
 )
 def test_files_of_a_node_step(source: str, found: list[str]) -> None:
@@ -124,6 +131,45 @@ def test_a_circle_is_refused(language: Language, source: str, files: Mapping[str
         reading(language, source, files)
 
     assert message in refused.value.message
+
+
+@pytest.mark.parametrize("specifier", ["./lib.ts", "./lib", "./lib.js"])
+def test_a_file_in_typescript_is_refused(specifier: str) -> None:
+    """An import of a file in TypeScript names the file, the line, and what to do, also if the suffix is not written."""
+    with pytest.raises(NotebookError) as caught:
+        reading("node", f"\nimport {{ x }} from {specifier!r};", {"lib.ts": "export const x: number = 1"})
+
+    assert f'(work/entry, line 2) imports "{specifier}", which is TypeScript' in caught.value.message
+    assert "Compile the file to JavaScript" in caught.value.fix
+
+
+def test_a_file_that_is_not_text_is_refused() -> None:
+    """A file of `new URL(NAME, import.meta.url)` that cannot be read is refused; a text that may name it is ignored."""
+
+    def read(path: str) -> str | None:
+        if path == "logo.png":
+            raise StepFileError("which is not UTF-8 text")
+        return None
+
+    certain = Step("work", "node", 'new URL("./logo.png", import.meta.url)')
+    possible = Step("work", "node", 'import.meta.dirname; const name = "logo.png";')
+
+    with pytest.raises(NotebookError) as caught:
+        with_step_files(certain, read, depth=1)
+
+    assert 'imports "logo.png", which is not UTF-8 text' in caught.value.message
+    assert "base64" in caught.value.fix
+    assert with_step_files(possible, read, depth=1).files == {}
+
+
+def test_a_missing_file_that_a_url_names() -> None:
+    """A file of `new URL(NAME, import.meta.url)` that does not exist is missing; a text that may name a file is not."""
+    step = Step("work", "node", 'new URL("./query.sql", import.meta.url); join(import.meta.dirname, "other.sql");')
+
+    missing = [error.message for error in find_missing_files(step)]
+
+    assert len(missing) == 1
+    assert 'imports "query.sql", and there is no such file' in missing[0]
 
 
 def test_two_ways_to_a_file_are_no_circle() -> None:

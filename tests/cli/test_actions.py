@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from pdkernel.definition import read_sidecar
 from tests.actions.checkout import write_checkout
 from tests.cli.conftest import COMMAND, Shell
 
@@ -179,6 +180,44 @@ def test_another_version_by_choice(checkout: Shell) -> None:
     assert "--instead-of depot-put-thing@0.0.1" in before.stderr
     assert chosen.status == after.status == 0
     assert "instead of 0.0.1" in after.json["steps"][1]["source"]
+
+
+def test_a_synced_folder_with_several_sources(pdkernel: Shell) -> None:
+    """`doctor`, `run`, the lock file, `import` and `export` follow the list in the folder's `pdkernel.yaml`."""
+    write_checkout(pdkernel.folder / "public")
+    for folder in ("private/acme/actions/weigh", "flow", "books"):
+        (pdkernel.folder / folder).mkdir(parents=True)
+    pdkernel.write(
+        "private/acme/actions/weigh/weigh.mjs",
+        'export default { key: "weigh", version: "0.0.3", type: "action", props: {}, async run() { return { grams: 3 } } };',
+    )
+    pdkernel.write("flow/pdkernel.yaml", "actions:\n- ../private\n- ../public\ntriggers:\n- type: http\n")
+    pdkernel.write(
+        "flow/workflow.yaml",
+        "schema: workflow/2022.04\nname: Flow\ntriggers:\n- id: hi_1\nsteps:\n"
+        '- namespace: weigh\n  uses: "@acme/weigh@0.0.3"\n'
+        "- namespace: put\n  uses: depot-put-thing@0.1.2\n"
+        '  props:\n    shelf: s1\n    thing: "{{steps.weigh.$return_value.grams}}"\n',
+    )
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "api_key=-", stdin="k-0123456789")  # fmt: skip
+
+    missing = pdkernel("doctor", "flow", "--external-user", "ada", "--json").json["missing"]
+    ran = pdkernel("run", "flow", "--body", "{}", "--external-user", "ada", "--json")
+    imported = pdkernel("import", "flow", "--to", "books/flow.ipynb", "--accounts", "external-user")
+    again = pdkernel("run", "books/flow.ipynb", "--body", "{}", "--external-user", "ada", "--json")
+    exported = pdkernel("export", "books/flow.ipynb", "--to", "out", "--json")
+
+    assert missing == []
+    sources = ["folder private/acme", "folder components/depot"]
+    assert [step["source"] for step in ran.json["steps"]] == sources
+    lock = json.loads((pdkernel.folder / "pdkernel-actions.lock.json").read_text())
+    assert lock["sources"] == {"@acme/weigh@0.0.3": "./private", "depot-put-thing@0.1.2": "./public"}
+    assert (imported.status, exported.status) == (0, 0), imported.stderr + exported.stderr
+    assert [step["source"] for step in again.json["steps"]] == sources
+    for file in ("books/flow.pdkernel.yaml", "out/pdkernel.yaml"):
+        sidecar = read_sidecar(pdkernel.folder / file)
+        assert sidecar is not None
+        assert sidecar.actions == ("../private", "../public")
 
 
 def test_doctor_reports_actions_without_a_source(pdkernel: Shell) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from pdkernel.cli.doctor import find_platform_python
 from tests.cli.conftest import Shell
 from tests.private_pytest import run_pytest
 
@@ -119,6 +121,43 @@ def test_doctor_describes_the_machine(pdkernel: Shell) -> None:
     ]  # fmt: skip
     assert ended.json["project"]["folder"] == str(pdkernel.folder / ".pdkernel")
     assert (ended.json["source"], ended.json["missing"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("place", "environ"),
+    [
+        ("tools", {"PATH": "{0}/broken:{0}/tools"}),
+        (".pyenv/versions/3.12.1/bin", {"PATH": "{0}/broken"}),
+        ("elsewhere/versions/3.12.9/bin", {"PYENV_ROOT": "{0}/elsewhere"}),
+        (".local/share/uv/python/cpython-3.12.11-linux-x86_64-gnu/bin", {}),
+        ("data/uv/python/cpython-3.12.11-linux-x86_64-gnu/bin", {"XDG_DATA_HOME": "{0}/data"}),
+        ("own/cpython-3.12.11-linux-x86_64-gnu/bin", {"UV_PYTHON_INSTALL_DIR": "{0}/own"}),
+    ],
+)
+def test_the_platforms_python_is_found(tmp_path: Path, place: str, environ: dict[str, str]) -> None:
+    """A Python 3.12 is found on PATH and in the folders of pyenv and uv; one that does not run, such as a shim, is skipped."""
+
+    def write(folder: str, script: str) -> Path:
+        path = tmp_path / folder / "python3.12"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    given = {name: value.format(tmp_path) for name, value in environ.items()}
+    write("broken", "exit 127")
+    before = find_platform_python(given, tmp_path)
+    python = write(place, "echo 3.12")
+
+    assert before is None
+    assert find_platform_python(given, tmp_path) == python
+
+
+def test_a_python_of_another_version_is_not_the_platforms(tmp_path: Path) -> None:
+    """A program with the name of the platform's Python counts only if it reports that version."""
+    (tmp_path / "python3.12").symlink_to(sys.executable)
+
+    assert (find_platform_python({"PATH": str(tmp_path)}, tmp_path) is None) == (sys.version_info[:2] != (3, 12))
 
 
 def test_doctor_says_whether_external_users_share_processes(pdkernel: Shell) -> None:

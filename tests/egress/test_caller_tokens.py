@@ -237,7 +237,9 @@ def test_a_proxy_of_the_step_is_refused(gateway: Gateway, ledger: Ledger, outsid
         answer = read_until(sock, b"\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 403")
-    assert "uses its own proxy" in ledger.refused[0]
+    assert "CONNECT api.example.test:443 was not sent" in ledger.refused[0]
+    assert "uses its own proxy (http://other.example.test)" in ledger.refused[0]
+    assert "--via http://HOST:PORT" in ledger.refused[0]
 
 
 def test_an_internationalized_name_is_reached_by_its_ascii_form(gateway: Gateway, ledger: Ledger) -> None:

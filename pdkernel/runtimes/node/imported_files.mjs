@@ -2,10 +2,12 @@
 /**
  * Loads the files that a step imports, from the texts in its request. Each load of a step makes new modules.
  *
- * ES modules, CommonJS and JSON are supported. Other imports of the files are those of the step.
+ * ES modules, CommonJS and JSON are supported. Other imports of the files are those of the step. Code that reads `import.meta` or
+ * `__dirname` finds the files on disk, too.
  */
 
-import { posix } from "node:path";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname, join, posix } from "node:path";
 import vm from "node:vm";
 
 const SUFFIXES = ["", ".js", ".mjs", ".cjs", ".json", "/index.js", "/index.mjs", "/index.cjs"];
@@ -25,22 +27,61 @@ export function replaceAssert(source) {
 /** The file that a SyntaxError is about. */
 export const SYNTAX_ERROR_FILE = Symbol("pdkernel.file");
 
+const READS_FOLDER = /\b__dirname\b/;
+
 /** The files of one step, with the modules that are made from them. */
 export class StepFiles {
+  /** @type {string | undefined} */ #folder;
   /** @type {Map<string, vm.Module>} */ #modules = new Map();
   /** @type {Map<string, {exports: any}>} */ #commonJS = new Map();
 
   /**
+   * @param {string} step the step's name
    * @param {Record<string, string>} texts the files by path from the folder of the step's entry file
    * @param {(path: string, source: string) => vm.SourceTextModule} compile compiles an ES module
    * @param {(specifier: string) => any} requirePackage `require` for everything else
    * @param {(path: string) => any} dynamic returns the implementation of `import()` in a file
    */
-  constructor(texts, compile, requirePackage, dynamic) {
+  constructor(step, texts, compile, requirePackage, dynamic) {
+    this.step = step;
     this.texts = texts;
     this.compile = compile;
     this.requirePackage = requirePackage;
     this.dynamic = dynamic;
+  }
+
+  /** Whether the step has files. */
+  get exist() {
+    return Object.keys(this.texts).length > 0;
+  }
+
+  /** The folder of the step's entry file. At the first use, the files are written below the working folder. */
+  get folder() {
+    if (this.#folder !== undefined) return this.#folder;
+    const depth = Math.max(...Object.keys(this.texts).map((path) => path.split("/").filter((part) => part === "..").length));
+    this.#folder = join(process.cwd(), ".step_files", this.step, ...Array(depth).fill("_"));
+    for (const [path, text] of Object.entries(this.texts)) {
+      const place = join(this.#folder, path);
+      mkdirSync(dirname(place), { recursive: true });
+      writeFileSync(place, text);
+    }
+    return this.#folder;
+  }
+
+  /**
+   * Return `__filename` and `__dirname` of the code *source*: on disk if it reads `__dirname` and the step has files, else *file*
+   * and *folder*.
+   *
+   * @param {string} source
+   * @param {string} path the path of the code among the files
+   * @param {string} file
+   * @param {string} folder
+   * @returns {[string, string]}
+   */
+  names(source, path, file, folder) {
+    if (!this.exist || !READS_FOLDER.test(source)) return [file, folder];
+    const place = join(this.folder, path);
+    return [place, dirname(place)];
   }
 
   /**
@@ -84,7 +125,8 @@ export class StepFiles {
     } else {
       const body = noting(path, () => this.#compileFunction(path));
       const require = Object.assign((/** @type {string} */ specifier) => this.requireFrom(specifier, path), this.requirePackage);
-      body.call(module.exports, module.exports, require, module, path, posix.dirname(path));
+      const names = this.names(this.texts[path], path, path, posix.dirname(path));
+      body.call(module.exports, module.exports, require, module, ...names);
     }
     return module.exports;
   }

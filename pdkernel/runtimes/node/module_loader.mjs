@@ -7,7 +7,7 @@
  */
 
 import Module, { createRequire, isBuiltin } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { types } from "node:util";
 import { setFlagsFromString } from "node:v8";
@@ -16,6 +16,8 @@ import { EntryPointError, noteFailedImport } from "./error_report.mjs";
 import { COMMONJS, replaceAssert, StepFiles, synthetic } from "./imported_files.mjs";
 
 const SPECIFIER = /^((?:@[^/@\s]+\/)?[^/@\s][^/@]*(?:@[^/]+)?)(\/.*)?$/s;
+/** The file name of the step's code beside its files. */
+const ENTRY_FILE = "step.mjs";
 const OWN_FILE = /^(\.|\/|file:)/;
 
 /** Whether bytecode is cached: before Node.js 22, a module with cached bytecode has no `import()`. */
@@ -35,7 +37,7 @@ const loaded = new Set();
  * @param {string} folder
  */
 function urlIn(folder) {
-  return pathToFileURL(join(folder, "step.mjs")).href;
+  return pathToFileURL(join(folder, ENTRY_FILE)).href;
 }
 
 /**
@@ -119,6 +121,7 @@ class Imports {
     const tree = loader.packages[step.name];
     this.loader = loader;
     this.files = new StepFiles(
+      step.name,
       step.files ?? {},
       (path, source) => compiled({ ...step, file: path, source, offset: 0 }, this, path),
       (specifier) => this.require(specifier),
@@ -140,9 +143,9 @@ class Imports {
    * @param {string} path
    */
   metaOf(path) {
-    const filename = path ? join(this.loader.folder, path) : this.filename;
+    const filename = this.files.exist ? join(this.files.folder, path || ENTRY_FILE) : this.filename;
     return {
-      url: path ? pathToFileURL(filename).href : this.url,
+      url: this.files.exist ? pathToFileURL(filename).href : this.url,
       filename,
       dirname: dirname(filename),
       resolve: (/** @type {string} */ specifier) => this.resolve(String(specifier)),
@@ -157,8 +160,17 @@ class Imports {
 
   /** `require` in the step, which finds the step's files, too. */
   get requireForStep() {
-    if (!Object.keys(this.files.texts).length) return this.require;
-    return Object.assign((/** @type {string} */ specifier) => this.files.requireFrom(specifier, ""), this.require);
+    return this.requireAt("");
+  }
+
+  /**
+   * `require` in the step, or in the file *path* that it imports.
+   *
+   * @param {string} path
+   */
+  requireAt(path) {
+    if (!this.files.exist) return this.require;
+    return Object.assign((/** @type {string} */ specifier) => this.files.requireFrom(specifier, path), this.require);
   }
 
   #requiring() {
@@ -250,8 +262,13 @@ class Imports {
    */
   builtin(namespace) {
     if (namespace.default !== Module) return namespace;
-    const mine = (/** @type {string | URL} */ from) =>
-      [this.url, this.filename].includes(String(from)) ? this.require : createRequire(from);
+    const mine = (/** @type {string | URL} */ from) => {
+      if ([this.url, this.filename].includes(String(from))) return this.requireForStep;
+      const place = String(from).startsWith("file:") ? fileURLToPath(from) : String(from);
+      const path = this.files.exist ? relative(this.files.folder, place) : "";
+      const isOwn = path === ENTRY_FILE || Object.hasOwn(this.files.texts, path);
+      return isOwn ? this.requireAt(path === ENTRY_FILE ? "" : path) : createRequire(from);
+    };
     const get = (/** @type {any} */ target, /** @type {PropertyKey} */ key) =>
       key === "createRequire" ? mine : Reflect.get(target, key);
     return { ...namespace, createRequire: mine, default: new Proxy(Module, { get }) };
@@ -351,7 +368,8 @@ function commonJS(step, imports) {
     return undefined; // import, export or top-level await: it is a module, or also invalid as a module
   }
   const module = { exports: /** @type {any} */ ({}) };
-  body.call(module.exports, module.exports, imports.requireForStep, module, step.file, process.cwd());
+  const names = imports.files.names(step.source, ENTRY_FILE, step.file, process.cwd());
+  body.call(module.exports, module.exports, imports.requireForStep, module, ...names);
   const exported = module.exports;
   if (exported && typeof exported === "object" && "default" in exported) return exported.default;
   return typeof exported === "object" && Object.keys(exported).length === 0 ? null : exported;
