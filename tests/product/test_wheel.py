@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,24 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 def test_wheel_has_the_required_files(wheel: Path) -> None:
     """The wheel contains the files that steps, notebooks and Jupyter need."""
     assert set(zipfile.ZipFile(wheel).namelist()) >= NEEDED
+
+
+def test_make_shows_the_steps_of_an_installation(wheel: Path, tmp_path: Path) -> None:
+    """The command of `make lab` prints a line for each step with a count; the output of a pip that fails is shown."""
+    command = [sys.executable, "-I", "tests/install_progress.py", "--no-index", "--target", str(tmp_path / "site")]
+
+    done = subprocess.run([*command, "--no-deps", str(wheel)], cwd=ROOT, capture_output=True, text=True, check=True)
+    failed = subprocess.run([*command, "no-such-package"], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    lines = [re.sub(r"  \d+ s$", "", line) for line in done.stdout.splitlines()]
+    assert lines == [
+        "[1/3] Read what is required",
+        "[2/3] Find and download packages  0",
+        "[3/3] Install packages  1 of 1",
+    ]
+    assert (tmp_path / "site" / "pdkernel").is_dir()
+    assert failed.returncode == 1
+    assert "No matching distribution found for no-such-package" in failed.stderr
 
 
 def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
