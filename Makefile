@@ -1,4 +1,4 @@
-# make lab    set up, then JupyterLab on the quickstart
+# make lab    set up, then JupyterLab on the quickstart; V=1 shows the output of pip
 # make demo   the same job in the terminal
 # make test   set up, then every check and every test
 # make check  every check without the tests: ruff, mypy, import layers, docstrings, documentation
@@ -14,6 +14,7 @@
 # make bench  the figures of tests/benchmarks, printed as ratios; BASE=COMMIT for a server of this checkout against one of a commit
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -I tests/install_progress.py $(if $(V),-v)
 PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests/expression \
   tests/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/project/test_data_stores.py \
   tests/project/test_vault.py tests/widgets tests/readiness/test_matrix.py tests/egress/test_http1.py \
@@ -90,23 +91,24 @@ else
 endif
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit("pdkernel needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit("pdkernel needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo 'Creating .venv'
+	@$(PYTHON) -m venv .venv
 
 # the kernel and the Lab extension are copied on install: their files are part of the stamp
 .venv/.lab: pyproject.toml $(shell find pdkernel/kernel -type f -not -name '*.pyc') | .venv/bin/python
-	@echo 'Installing pdkernel and JupyterLab into .venv: about a minute ...'
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[node]'
+	@echo 'Installing pdkernel and JupyterLab into .venv; make V=1 shows the output of pip'
+	@$(INSTALL) -e '.[node]'
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml
-	@echo 'Installing what most tests need into .venv: about a minute ...'
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@echo 'Installing what most tests need into .venv'
+	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
 .venv/.test: .venv/.lab
-	@echo 'Installing what all tests need into .venv: about a minute ...'
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[node,test]'
+	@echo 'Installing what all tests need into .venv'
+	@$(INSTALL) -e '.[node,test]'
 	@touch $@
 
 # browser tests need Chromium: from PATH, else from Debian's packages as root, else they are listed as NOT RUN

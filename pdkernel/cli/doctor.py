@@ -151,7 +151,9 @@ def _machine() -> dict[str, Any]:
         "node": locate(find_node),
         "go": locate(lambda: find_go().command),
         "bash": shutil.which("bash") or "not found",
-        "kernel": "installed" if _kernel_installed() else "not installed: pip install --force-reinstall pdkernel",
+        "kernel": "installed"
+        if _kernel_installed()
+        else "not installed: install pdkernel again, with pip install --force-reinstall",
         "chromium": shutil.which("chromium")
         or shutil.which("google-chrome")
         or "not found (only needed for pdkernel's own tests)",

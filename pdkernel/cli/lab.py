@@ -31,27 +31,39 @@ CONFIG_FOLDER = Path(__file__).parent
     examples=("pdkernel lab", "pdkernel lab greet.ipynb --no-browser --port 8890"),
     exit_statuses={**EXIT_STATUSES, 1: "JupyterLab failed"},
 )
-@cloup.argument("notebook", required=False, type=click.Path(path_type=Path))
-@cloup.argument("options", nargs=-1, metavar="[JUPYTERLAB OPTIONS]...", type=click.UNPROCESSED)
-def lab(state: CliContext, notebook: Path | None, options: tuple[str, ...]) -> int:
+@cloup.argument("arguments", nargs=-1, metavar="[NOTEBOOK | FOLDER] [JUPYTERLAB OPTIONS]...", type=click.UNPROCESSED)
+@cloup.option("--no-browser", is_flag=True, help="Print the address instead of opening a browser.")
+@cloup.option("--port", type=click.IntRange(0, 65535), help="Port of JupyterLab; 0 takes a free port. Default: 8888.")
+def lab(state: CliContext, arguments: tuple[str, ...], no_browser: bool, port: int | None) -> int:
     """
-    Open JupyterLab, with NOTEBOOK if it is given.
+    Open JupyterLab, with NOTEBOOK or in FOLDER.
 
     New notebooks use the workflow kernel. Options that the command does not have are passed to JupyterLab.
     """
     from pdkernel.project import find_project
 
+    is_first_a_path = bool(arguments) and not arguments[0].startswith("-")
+    path = Path(arguments[0]) if is_first_a_path else Path.cwd()
+    notebook = None if path.is_dir() else path
     if notebook is not None and not notebook.is_file():
         raise RequestError(
             f"Notebook {notebook} does not exist.",
             fix=f"Create it: pdkernel new {shlex.quote(str(notebook.with_suffix('')))}",
         )
+    root = notebook.parent if notebook else path
     # a kernel runs in its notebook's folder, where it would otherwise search for a project or create one
-    folder = Path(state.project_folder).resolve() if state.project_folder else find_project(Path.cwd()).parent
-    os.environ.setdefault("PDKERNEL_PROJECT", str(folder))
+    project = (
+        Path(state.project_folder).resolve()
+        if state.project_folder
+        else find_project(Path.cwd() if notebook else path).parent
+    )
+    os.environ.setdefault("PDKERNEL_PROJECT", str(project))
     if state.database_url:
         os.environ.setdefault("PDKERNEL_DATABASE", state.database_url)
-    return run_lab(list(options), notebook.parent if notebook else Path.cwd(), notebook)
+    options = [*arguments[is_first_a_path:]]
+    options += ["--no-browser"] if no_browser else []
+    options += [] if port is None else [f"--port={port}"]
+    return run_lab(options, root, notebook)
 
 
 def lab_options(folder: Path, notebook: Path | None, *, root: bool) -> list[str]:

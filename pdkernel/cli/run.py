@@ -167,6 +167,7 @@ async def _run_all(
     if not state.quiet:
         _print_drift(opened, event, options["event"])
     project = state.open_project()
+    _warn_unsaved(opened.path, project)
     directory = state.open_directory()
     users = _users(options, event, directory)
     requests = [_request(opened, event, user, options, project, shlex.quote(str(source)), pins) for user in users]
@@ -178,6 +179,21 @@ async def _run_all(
             if runs[-1][1].status == "cancelled":
                 break
         return runs
+
+
+def _warn_unsaved(path: Path, project: Project) -> None:
+    """Ask to save the notebook if its cells have run with code that the file does not have: the command runs the file."""
+    if path.suffix != ".ipynb" or not project.notebook_states.exists(str(path.resolve())):
+        return
+    from pdkernel.session.state_store import find_unsaved_steps
+
+    steps = find_unsaved_steps(project, path)
+    if steps:
+        click.echo(
+            f"Save the notebook first: this command runs {path.name} on disk, and in Jupyter newer code of {', '.join(steps)} "
+            "has run.",
+            err=True,
+        )
 
 
 def _request(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from pdkernel.engine.journal import ClaimedRun, Journal
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.project import Project
+from pdkernel.version import INSTALL_COMMANDS
 
 if TYPE_CHECKING:
     from pdkernel.engine.wake_up_messages import WakeUpMessages
@@ -101,7 +102,7 @@ def open_dispatch(
         raise ProjectError(
             f"A server of a project on PostgreSQL needs the package {(fault.name or 'psycopg').partition('.')[0]}, which is "
             "not installed.",
-            fix="pip install 'pdkernel[postgres]'",
+            fix=INSTALL_COMMANDS["postgres"],
         ) from fault
     messages = WakeUpMessages(PostgresBackend(project).arguments, journal.clock)
     return PgQueuerDispatch(journal, starter, messages, interval_s=interval_s or SWEEP_INTERVAL_S)

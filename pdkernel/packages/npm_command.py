@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import InterpreterMissingError, PackageInstallError
+from pdkernel.version import INSTALL_COMMANDS
 
 _OPTIONS = (
     "--ignore-scripts",
@@ -140,7 +141,7 @@ def find_npm(node: Path, environ: Mapping[str, str]) -> Path:
             return Path(found).resolve()
     raise InterpreterMissingError(
         f"Packages are installed with npm, but the Node.js in {node.parent} has no npm.",
-        fix="pip install 'pdkernel[node]'",
+        fix=INSTALL_COMMANDS["node"],
     )
 
 

@@ -336,7 +336,7 @@ def check_schema_version(version: int, location: object, *, supported: int = SCH
         raise ProjectError(
             f"The project's database {location} cannot be opened: a newer version of pdkernel has written it (schema version "
             f"{version}; this version supports up to {supported}). The database was not changed.",
-            fix="Upgrade pdkernel: pip install --upgrade pdkernel",
+            fix="Install the newer version of pdkernel, from the same place as this one.",
         )
 
 

@@ -28,6 +28,12 @@ class NotebookStateTable:
         self._vault = vault
         self._clock = clock
 
+    def exists(self, notebook_key: str) -> bool:
+        """Whether a state of the notebook *notebook_key* is saved."""
+        with self._database.read() as connection:
+            query = select(notebooks.c.notebook).where(notebooks.c.notebook == notebook_key)
+            return connection.execute(query).first() is not None
+
     def load(self, notebook_key: str, kind: type[T]) -> T | None:
         """The saved state of the notebook *notebook_key*, or None. Raises `ProjectError` if it does not fit *kind*."""
         query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pdkernel.errors import DatabaseUnreachableError, PdkernelError, ProjectError, RequestError
+from pdkernel.version import INSTALL_COMMANDS
 
 CONNECT_TIMEOUT_S = 10
 """Seconds until a connection to the server fails."""
@@ -44,7 +45,7 @@ def open_engine(url: URL) -> tuple[Engine, str]:
         )
     except ModuleNotFoundError as fault:
         raise ProjectError(
-            "A project on Postgres needs a driver that is not installed.", fix="pip install 'pdkernel[postgres]'"
+            "A project on Postgres needs a driver that is not installed.", fix=INSTALL_COMMANDS["postgres"]
         ) from fault
     return engine, url.difference_update_query(["sslpassword"]).render_as_string(hide_password=True)
 

@@ -32,6 +32,7 @@ from pdkernel.model import AppBinding, Language, Workflow
 from pdkernel.readiness.matrix import collect_app_bindings, preview_lookup
 from pdkernel.render.accounts import AppReadiness
 from pdkernel.render.import_report import ImportReport
+from pdkernel.version import INSTALL_COMMANDS
 from pdkernel.workers import find_go, find_node
 
 _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
@@ -106,9 +107,7 @@ def _missing_interpreters(workflow: Workflow) -> list[MissingRequirement]:
             try:
                 find()
             except InterpreterMissingError as fault:
-                found.append(
-                    MissingRequirement("interpreter", language, fault.message, f"pip install 'pdkernel[{language}]'")
-                )
+                found.append(MissingRequirement("interpreter", language, fault.message, INSTALL_COMMANDS[language]))
     return found
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pdkernel.encode import JsonStruct
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
+from pdkernel.notebook import read_cells
 from pdkernel.session.draft import ExecutedCell
 from pdkernel.session.step_results import StoredResult
 
@@ -64,6 +65,21 @@ def read_pinned_steps(project: Project, notebook: Path) -> frozenset[str]:
     """The steps that the session of *notebook* has pinned. Raises `ProjectError` if the state cannot be read."""
     state = project.notebook_states.load(str(notebook.resolve()), SessionState)
     return frozenset() if state is None else frozenset(state.pins)
+
+
+def find_unsaved_steps(project: Project, notebook: Path) -> tuple[str, ...]:
+    """
+    Steps whose cells have run in a kernel, after *notebook* was saved, with another text than the file has.
+
+    Raises:
+        ProjectError: The state cannot be read.
+        NotebookError: *notebook* cannot be read.
+    """
+    state = project.notebook_states.load(str(notebook.resolve()), SessionState)
+    if state is None:
+        return ()
+    saved, saved_at = {cell.id: cell.source for cell in read_cells(notebook)}, notebook.stat().st_mtime
+    return tuple(cell.name for cell in state.cells if cell.at > saved_at and saved.get(cell.cell_id) != cell.source)
 
 
 class SessionStateStore:

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdkernel.errors import InterpreterMissingError
+from pdkernel.version import INSTALL_COMMANDS
 
 MIN_NODE_VERSION = 20
 MIN_GO_VERSION = (1, 21)
-_INSTALL_NODE_COMMAND = "pip install 'pdkernel[node]'"
-_INSTALL_GO_COMMAND = "pip install 'pdkernel[go]'"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def find_node(environ: Mapping[str, str] | None = None) -> Path:
     if found := shutil.which("node", path=environ.get("PATH", os.defpath)):
         return _check_node(Path(found), "PATH has")
     raise InterpreterMissingError(
-        "Node.js steps and {{ }} need Node.js, and Node.js was not found.", fix=_INSTALL_NODE_COMMAND
+        "Node.js steps and {{ }} need Node.js, and Node.js was not found.", fix=INSTALL_COMMANDS["node"]
     )
 
 
@@ -84,7 +83,7 @@ def find_go(environ: Mapping[str, str] | None = None) -> GoToolchain:
     if chosen := environ.get("PDKERNEL_GO"):
         found, why = _probe_go(Path(chosen))
         if found is None:
-            raise InterpreterMissingError(f"PDKERNEL_GO is {chosen}: {why}.", fix=_INSTALL_GO_COMMAND)
+            raise InterpreterMissingError(f"PDKERNEL_GO is {chosen}: {why}.", fix=INSTALL_COMMANDS["go"])
         return found
     if on_path := shutil.which("go", path=environ.get("PATH", os.defpath)):
         found, why = _probe_go(Path(on_path))
@@ -93,7 +92,7 @@ def find_go(environ: Mapping[str, str] | None = None) -> GoToolchain:
         why = f"PATH has {on_path}: {why}"
     if (wheel := _in_wheel("go", "go")) is not None and (found := _probe_go(wheel)[0]) is not None:
         return found
-    raise InterpreterMissingError(f"Go steps need Go, and {why}.", fix=_INSTALL_GO_COMMAND)
+    raise InterpreterMissingError(f"Go steps need Go, and {why}.", fix=INSTALL_COMMANDS["go"])
 
 
 def _node_of_wheel() -> Path | None:
@@ -142,11 +141,11 @@ def _probe_go(command: Path) -> tuple[GoToolchain | None, str]:
 def _check_node(node: Path, where: str) -> Path:
     version = _version(node)
     if version is None:
-        raise InterpreterMissingError(f"{where} {node}: this program is not Node.js.", fix=_INSTALL_NODE_COMMAND)
+        raise InterpreterMissingError(f"{where} {node}: this program is not Node.js.", fix=INSTALL_COMMANDS["node"])
     if int(version.split(".")[0]) < MIN_NODE_VERSION:
         raise InterpreterMissingError(
             f"{where} {node}: its version is {version}, and steps need Node.js {MIN_NODE_VERSION} or newer.",
-            fix=_INSTALL_NODE_COMMAND,
+            fix=INSTALL_COMMANDS["node"],
         )
     return node
 

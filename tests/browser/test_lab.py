@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 from playwright.sync_api import expect
 
+from pdkernel.cli.new import write_notebook_template
 from tests.browser.harness import LabPage
 
 LANGUAGE_CELLS = {
@@ -301,3 +302,21 @@ def test_the_mark_of_an_edited_step_runs_it(page: LabPage) -> None:
     page.page.keyboard.press("Enter")
     expect(page.page.locator(".pd-stale")).to_have_count(0)
     expect(page.output(1)).to_contain_text("100")
+
+
+def test_running_and_saving_changes_no_metadata(page: LabPage) -> None:
+    """A notebook that pdkernel wrote has the same metadata, cells and ids after Run All and Save: `nbdime` shows outputs only."""
+    path, _ = write_notebook_template(page.lab.root / "churn" / "work.ipynb", template="new.ipynb")
+    before = json.loads(path.read_text())
+    page.open_notebook("churn/work.ipynb")
+    assert page.page.evaluate("jupyterapp.shell.currentWidget.context.model.dirty") is False
+
+    page.run_all()
+    page.save()
+
+    after = json.loads(path.read_text())
+    assert any(cell.get("outputs") for cell in after["cells"])
+    for cell in (*before["cells"], *after["cells"]):
+        cell.pop("outputs", None)
+        cell.pop("execution_count", None)
+    assert after == before

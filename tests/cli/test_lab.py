@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.cli.lab import CONFIG_FOLDER, lab_options, set_defaults
+from tests.cli.conftest import Shell
 from tests.lab_files import TOKEN, private_environment, wait_for_url
 
 NEWS = "@jupyterlab/apputils-extension:notification"
@@ -42,14 +43,14 @@ def test_other_configuration_comes_first() -> None:
 
 
 def test_lab_runs(tmp_path: Path) -> None:
-    """Lab starts in the folder with pdkernel's kernel as the default, without the news question, and with the user's settings."""
+    """`pdkernel lab FOLDER` starts in it, with pdkernel's kernel as the default, no news question, and the user's settings."""
     (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "here.txt").write_text("")
     own = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
     own.parent.mkdir(parents=True)
     own.write_text('{"theme": "JupyterLab Dark"}')
-    call = "import sys, pathlib; from pdkernel.cli.lab import run_lab; "
-    call += "sys.exit(run_lab(sys.argv[1:], pathlib.Path('work')))"
-    command = [sys.executable, "-c", call, "--no-browser", "--port=0", f"--IdentityProvider.token={TOKEN}"]
+    command = [sys.executable, "-m", "pdkernel", "lab", "work", "--no-browser", "--port", "0"]
+    command += [f"--IdentityProvider.token={TOKEN}"]
     environment = private_environment(tmp_path)
 
     with (tmp_path / "log").open("wb") as log:
@@ -59,6 +60,7 @@ def test_lab_runs(tmp_path: Path) -> None:
         news = _get(f"{url}/lab/api/settings/{NEWS}?token={TOKEN}")
         theme = _get(f"{url}/lab/api/settings/@jupyterlab/apputils-extension:themes?token={TOKEN}")
         kernels = _get(f"{url}/api/kernelspecs?token={TOKEN}")
+        files = _get(f"{url}/api/contents?token={TOKEN}")["content"]
         process.send_signal(signal.SIGTERM)
         status = process.wait(30)
     finally:
@@ -66,9 +68,20 @@ def test_lab_runs(tmp_path: Path) -> None:
         process.wait()
 
     assert kernels["default"] == "pdkernel"
+    assert [file["name"] for file in files] == ["here.txt"]
     assert news["schema"]["properties"]["fetchNews"]["default"] == "false"
     assert json.loads(theme["raw"]) == {"theme": "JupyterLab Dark"}
     assert status == 0
+
+
+def test_an_option_is_not_a_notebook(pdkernel: Shell) -> None:
+    """A command line that starts with an option of JupyterLab names no notebook; a missing notebook is reported."""
+    version = pdkernel("lab", "--version")
+    missing = pdkernel("lab", "missing.ipynb", "--no-browser")
+
+    assert version.status == 0
+    assert missing.status == 2
+    assert "Notebook missing.ipynb does not exist." in missing.stderr
 
 
 def _get(url: str) -> Any:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.event import Event
+from pdkernel.notebook import read_cells
 from pdkernel.runtimes import process_tree
+from pdkernel.session import Session
 from tests.cli.conftest import Ended, Shell
 from tests.private_pytest import run_pytest
 
@@ -49,6 +52,26 @@ def test_text_names_steps_and_status(pdkernel: Shell) -> None:
     assert ended.status == 0
     assert "greet" in ended.stdout
     assert "success" in ended.stdout
+
+
+def test_code_that_only_jupyter_has_is_named(pdkernel: Shell) -> None:
+    """The command runs the file, and asks to save it if a cell has run with newer code; after a save it does not ask."""
+    source = pdkernel.folder / pdkernel.notebook(GREET)
+    repaired = GREET.replace("hello", "repaired")
+    session = Session(folder=pdkernel.folder, notebook=source, environ={"PDKERNEL_EGRESS": "deny"})
+    session.record_cell(repaired, cell_id=read_cells(source)[0].id)
+    session.choose_event(Event({"body": {}}))
+    session.close()
+
+    unsaved = pdkernel("run", str(source), "--body", "{}")
+    source.write_text(source.read_text().replace("hello", "repaired"))
+    saved = pdkernel("run", str(source), "--body", "{}")
+
+    assert "Save the notebook first" in unsaved.stderr
+    assert "newer code of greet has run" in unsaved.stderr
+    assert "hello" in unsaved.stdout
+    assert "Save the notebook" not in saved.stderr
+    assert "repaired" in saved.stdout
 
 
 BAD = 'def handler(pd):\n    """Fail."""\n    return pd.steps["trigger"]["event"]["nothing"]\n'

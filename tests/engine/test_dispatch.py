@@ -20,6 +20,7 @@ from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
+from pdkernel.version import INSTALL_COMMANDS
 from tests.engine.journal.conftest import WORKFLOW, FakeLiveness, new_run, wait_row
 
 if TYPE_CHECKING:
@@ -397,4 +398,4 @@ async def test_the_extra_is_named_if_it_is_missing(postgres_project: Project, mo
     finally:
         await journal.close()
 
-    assert raised.value.fix == "pip install 'pdkernel[postgres]'"
+    assert raised.value.fix == INSTALL_COMMANDS["postgres"]

@@ -20,6 +20,8 @@ from tests.golden import assert_golden
 from tests.importer.import_helpers import HEAD, PROJECTS, import_one
 
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[2]
+WRITTEN = [*sorted((ROOT / "pdkernel" / "templates").glob("*.ipynb")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
 
 @pytest.mark.parametrize("name", ["every-shape-p_Ab12Cd3", "odd-entries-p_Qq11Ww2"])
@@ -49,6 +51,21 @@ def _kind(source: str) -> str:
     if words[0] == "%%pdworkflow":
         return "workflow"
     return "uses" if "--uses" in words else words[words.index("--lang") + 1] if "--lang" in words else "python"
+
+
+@pytest.mark.parametrize("source", ["imported", *WRITTEN], ids=lambda each: getattr(each, "name", each))
+def test_jupyter_saves_the_same_bytes(source: str | Path, tmp_path: Path) -> None:
+    """Jupyter's own writer leaves an imported notebook, the templates and the example notebooks unchanged."""
+    path = tmp_path / "n.ipynb"
+    if isinstance(source, Path):
+        path.write_bytes(source.read_bytes())
+    else:
+        import_one(PROJECTS / "every-shape-p_Ab12Cd3", path)
+    before = path.read_text(encoding="utf-8")
+
+    nbformat.write(nbformat.read(path, as_version=4), path)
+
+    assert path.read_text(encoding="utf-8") == before
 
 
 def test_expressions_are_written_without_quotes() -> None:

@@ -39,9 +39,15 @@ def test_every_magic_has_help(run: Run, notebook: Notebook) -> None:
 
 
 def test_second_load_changes_nothing(run: Run, notebook: Notebook) -> None:
-    """Loading the extension again is silent and registers nothing twice."""
-    matchers = len(notebook.shell.Completer.custom_matchers)
+    """Loading the extension again is silent, registers nothing twice, and keeps the session with its steps and event."""
+    run("%pdevent hello")
+    run("%%pdstep one\ndef handler(pd):\n    return 1\n")
+    matchers, session = len(notebook.shell.Completer.custom_matchers), notebook.session
 
-    run("%load_ext pdkernel")
+    shown = run("%load_ext pdkernel").strip()
 
+    assert shown == ""
     assert len(notebook.shell.Completer.custom_matchers) == matchers
+    assert notebook.session is session
+    assert [step.name for step in session.workflow.steps] == ["one"]
+    assert session.get_result("one") is not None

@@ -17,6 +17,7 @@ from pdkernel.errors import InterpreterMissingError, PackageInstallError, Packag
 from pdkernel.packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure
 from pdkernel.packages.npm_lock import LockedSet
+from pdkernel.version import INSTALL_COMMANDS
 from pdkernel.workers import find_node
 from tests.npm_registry import NpmRegistry
 from tests.packages.conftest import Open
@@ -393,7 +394,7 @@ async def test_a_nodejs_without_npm(registry: NpmRegistry, tmp_path: Path) -> No
     with pytest.raises(InterpreterMissingError, match="has no npm") as caught:
         await packages.ensure([NpmSpec("tiny")])
 
-    assert caught.value.fix == "pip install 'pdkernel[node]'"
+    assert caught.value.fix == INSTALL_COMMANDS["node"]
 
 
 async def test_a_folder_that_cannot_be_created(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import email
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,8 +18,9 @@ from pathlib import Path
 
 import pytest
 from build import ProjectBuilder
+from packaging.requirements import Requirement
 
-from pdkernel.version import VERSION
+from pdkernel.version import INSTALL_COMMANDS, VERSION
 
 ROOT = Path(__file__).parents[2]
 NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(
@@ -110,6 +114,68 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 def test_wheel_has_the_required_files(wheel: Path) -> None:
     """The wheel contains the files that steps, notebooks and Jupyter need."""
     assert set(zipfile.ZipFile(wheel).namelist()) >= NEEDED
+
+
+def test_hints_name_the_packages_of_the_extras(wheel: Path) -> None:
+    """The commands that messages show install what the wheel's extras require, and do not name pdkernel."""
+    metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(f"pdkernel-{VERSION}.dist-info/METADATA"))
+    required = [Requirement(line) for line in metadata.get_all("Requires-Dist") or ()]
+    extras = {
+        extra: {
+            (each.name, tuple(sorted(each.extras)), each.specifier)
+            for each in required
+            if each.marker is not None
+            and not each.marker.evaluate({"extra": ""})
+            and each.marker.evaluate({"extra": extra})
+        }
+        for extra in INSTALL_COMMANDS
+    }
+
+    named = {
+        extra: {
+            (each.name, tuple(sorted(each.extras)), each.specifier)
+            for each in map(Requirement, shlex.split(command.removeprefix("pip install ")))
+        }
+        for extra, command in INSTALL_COMMANDS.items()
+    }
+    assert named == extras
+
+
+def test_no_text_names_the_package_without_its_place() -> None:
+    """No message, page or notebook installs pdkernel by its bare name, which no index has."""
+    bare = re.compile(
+        r"""(?:pip install|uv add|uv tool install|uvx|pipx run|--from)(?:\s+--?[\w-]+)*\s+['"]?pdkernel\b"""
+    )
+    texts = [path for folder in ("pdkernel", "docs", "notebooks") for path in (ROOT / folder).rglob("*")]
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in [*texts, ROOT / "README.md", ROOT / "Makefile", ROOT / "CONTRIBUTING.md"]
+        if path.suffix in (".py", ".md", ".ipynb", ".json", ".yaml", "")
+        and path.is_file()
+        and "_build" not in path.parts
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if bare.search(line)
+    ]
+
+    assert found == []
+
+
+def test_make_shows_the_steps_of_an_installation(wheel: Path, tmp_path: Path) -> None:
+    """The command of `make lab` prints a line for each step with a count; the output of a pip that fails is shown."""
+    command = [sys.executable, "-I", "tests/install_progress.py", "--no-index", "--target", str(tmp_path / "site")]
+
+    done = subprocess.run([*command, "--no-deps", str(wheel)], cwd=ROOT, capture_output=True, text=True, check=True)
+    failed = subprocess.run([*command, "no-such-package"], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    lines = [re.sub(r"  \d+ s$", "", line) for line in done.stdout.splitlines()]
+    assert lines == [
+        "[1/3] Read what is required",
+        "[2/3] Find and download packages  0",
+        "[3/3] Install packages  1 of 1",
+    ]
+    assert (tmp_path / "site" / "pdkernel").is_dir()
+    assert failed.returncode == 1
+    assert "No matching distribution found for no-such-package" in failed.stderr
 
 
 def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:

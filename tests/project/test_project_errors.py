@@ -232,7 +232,7 @@ def test_newer_database(existing: Path) -> None:
         f"The project's database {existing}/project.db cannot be opened: a newer version of pdkernel has written it "
         f"(schema version 99; this version supports up to {SCHEMA_VERSION}). The database was not changed."
     )
-    assert error.fix == "Upgrade pdkernel: pip install --upgrade pdkernel"
+    assert error.fix == "Install the newer version of pdkernel, from the same place as this one."
 
 
 def test_foreign_database(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import InterpreterMissingError
+from pdkernel.version import INSTALL_COMMANDS
 from pdkernel.workers import find_bash, find_go, find_node
 
 
@@ -38,7 +39,7 @@ def test_old_node_is_refused(tmp_path: Path) -> None:
     ) as caught:
         find_node({"PDKERNEL_NODE": str(node)})
 
-    assert caught.value.fix == "pip install 'pdkernel[node]'"
+    assert caught.value.fix == INSTALL_COMMANDS["node"]
 
 
 def test_program_that_is_not_node_is_refused(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_unusable_pdkernel_go_is_refused(tmp_path: Path, answer: str, why: str) 
     with pytest.raises(InterpreterMissingError, match=why) as caught:
         find_go({"PDKERNEL_GO": str(go(tmp_path / "go", answer))})
 
-    assert caught.value.fix == "pip install 'pdkernel[go]'"
+    assert caught.value.fix == INSTALL_COMMANDS["go"]
 
 
 def test_program_that_is_not_go_is_refused(tmp_path: Path) -> None:

@@ -509,7 +509,7 @@ async def test_newer_journal_is_refused(path: Path) -> None:
     ) as caught:
         DatabaseJournal.open(SqliteBackend(path))
 
-    assert caught.value.fix == "Upgrade pdkernel: pip install --upgrade pdkernel"
+    assert caught.value.fix == "Install the newer version of pdkernel, from the same place as this one."
     assert rows(path, "pragma user_version") == [(99,)]
 
 
