@@ -165,9 +165,9 @@ def test_json_of_a_matrix() -> None:
 
 def test_a_step_has_its_own_apps() -> None:
     """The lookup of one step lists the apps of this step only."""
-    assert "notion" in lookup.render_text(FOUND)
-    assert "notion" not in lookup.render_text(FOUND, step="send")
-    assert "slack" in lookup.render_text(FOUND, step="send")
+    assert "Notion" in lookup.render_text(FOUND)
+    assert "Notion" not in lookup.render_text(FOUND, step="send")
+    assert "Slack" in lookup.render_text(FOUND, step="send")
 
 
 @pytest.mark.parametrize(
