@@ -76,7 +76,7 @@ _CAPITALS: Final = frozenset(
 _BETWEEN_WORDS = re.compile(r"[_\-\s]+|(?<=[a-z0-9])(?=[A-Z])")
 _COLORS: Final = ("#0969da", "#1a7f37", "#8250df", "#bc4c00", "#bf3989", "#6e5494", "#0a7285", "#57606a")
 """Colors on which white letters can be read."""
-_ICON_PX: Final = 18
+_ICON_STYLE: Final = "display:inline-block;vertical-align:text-bottom;margin:0 5px 0 0"
 
 
 @lru_cache(maxsize=1000)
@@ -107,9 +107,8 @@ def build_app_icon_url(slug: str) -> str:
     return f"data:image/svg+xml,{quote(icon)}"
 
 
-def app_icon(slug: str, *, size_px: int = _ICON_PX) -> Html:
+def app_icon(slug: str, *, size_px: int = 18, style: str = _ICON_STYLE) -> Html:
     """The app's icon as an image for beside its name; a screen reader reads the name only."""
-    look = "display:inline-block;vertical-align:text-bottom;margin:0 5px 0 0"
     image = tag(
         "img",
         alt="",
@@ -117,7 +116,7 @@ def app_icon(slug: str, *, size_px: int = _ICON_PX) -> Html:
         height=str(size_px),
         src=build_app_icon_url(slug),
         class_="pd-app",
-        style=look,
+        style=style,
     )
     return Html(image.removesuffix("</img>"))
 

@@ -21,7 +21,6 @@ from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CELL_STYLE,
-    CONTAINER_STYLE,
     MUTED_STYLE,
     WARNING_MARGIN_STYLE,
     Html,
@@ -30,6 +29,7 @@ from pdkernel.render.markup import (
     escape_control_characters,
     join_lines,
     pill,
+    scrolling_region,
     tag,
 )
 from pdkernel.render.rich_output import RichOutput
@@ -111,7 +111,7 @@ def render_html(
         parts.append(
             collapsible(tag("span", "An event that fulfils the contract"), code_block(formatting.format_json(example)))
         )
-    return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-contract")
+    return tag("div", join_lines(parts), class_="pd-view pd-contract", **scrolling_region("Contract"))
 
 
 def render_event_output(comparison: EventComparison) -> RichOutput | None:

@@ -57,6 +57,11 @@ def tag(name: str, *children: str, style: str = "", **attributes: str) -> Html:
     return Html(f"<{name}{written}>{join(children)}</{name}>")
 
 
+def scrolling_region(label: str) -> dict[str, str]:
+    """Attributes of a view whose tables may be wider than a narrow window: the arrow keys scroll the view."""
+    return {"style": f"{CONTAINER_STYLE};overflow-x:auto", "tabindex": "0", "role": "region", "aria_label": label}
+
+
 def join(children: Iterable[str]) -> Html:
     """Concatenate *children*; children that are not `Html` are escaped."""
     return Html(

@@ -10,13 +10,13 @@ from pdkernel.render import formatting
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import (
     CELL_STYLE,
-    CONTAINER_STYLE,
     Tone,
     breakable,
     escape_control_characters,
     join_lines,
     multiline,
     pill,
+    scrolling_region,
     tag,
 )
 
@@ -136,7 +136,7 @@ def render_html(matrix: ReadinessMatrix) -> str:
         rows.append(tag("tr", tag("th", _user(row), style=CELL_STYLE), *cells))
     parts = [tag("strong", _title(matrix)), tag("table", join_lines(rows))]
     parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(matrix)]
-    return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-matrix")
+    return tag("div", join_lines(parts), class_="pd-view pd-matrix", **scrolling_region("Readiness"))
 
 
 def _footnotes(matrix: ReadinessMatrix) -> Iterator[str]:

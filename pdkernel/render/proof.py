@@ -12,7 +12,6 @@ from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CELL_STYLE,
     CODE_STYLE,
-    CONTAINER_STYLE,
     Html,
     Tone,
     breakable,
@@ -22,6 +21,7 @@ from pdkernel.render.markup import (
     join_lines,
     multiline,
     pill,
+    scrolling_region,
     tag,
 )
 
@@ -172,7 +172,7 @@ def render_html(proof: Proof) -> str:
         parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
     parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(proof)]
     parts.append(collapsible(tag("span", "Evidence for each field"), _fields(proof)))
-    return tag("div", join_lines(parts), style=f"{CONTAINER_STYLE};overflow-x:auto", class_="pd-view pd-proof")
+    return tag("div", join_lines(parts), class_="pd-view pd-proof", **scrolling_region("Proof"))
 
 
 def _table(proof: Proof) -> Iterator[str]:

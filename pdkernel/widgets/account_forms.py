@@ -28,6 +28,7 @@ from pdkernel.widgets.components import (
     build_copyable_html,
     build_field_layout,
     build_field_row,
+    build_named_field,
     close_tree,
     create_message,
     format_message_html,
@@ -64,10 +65,8 @@ class FieldRow:
         )
         self.secret = SecretField(
             on_input=on_input,
-            description="value",
             tooltip="The credential's value. It is stored encrypted; the field is emptied when you leave it",
-            style={"description_width": "initial"},
-            layout=build_field_layout(360, min_width_px=200),
+            **build_named_field("value", 360, min_width_px=200),
         )
         on_enter(self.name, connect)
         on_enter(self.secret, connect)

@@ -33,7 +33,8 @@ _STYLES = {
 
 def build_field_layout(width_px: int, *, min_width_px: int | None = None) -> dict[str, str]:
     """Layout of a field at most *width_px* pixels wide; in a row the field wraps only below *min_width_px* pixels."""
-    narrower = {} if min_width_px is None else {"flex": f"1 1 {min_width_px}px", "min_width": f"{min_width_px}px"}
+    least = f"min({min_width_px}px, calc(100% - 8px))"  # on a phone a row is narrower
+    narrower = {} if min_width_px is None else {"flex": f"1 1 {min_width_px}px", "min_width": least}
     return {"width": f"{width_px}px", "max_width": f"min({width_px}px, calc(100% - 8px))", **narrower}
 
 
@@ -54,9 +55,21 @@ def build_field_row(first: Any, *others: Any, name_px: int = 110) -> Any:
     return ipw.HBox([first, *others], layout={**ROW_LAYOUT, "padding": f"0 0 0 {name_px + 8}px"})
 
 
+def build_named_field(name: str, width_px: int, *, min_width_px: int | None = None) -> dict[str, Any]:
+    """Name, style and layout of a field whose name is as wide as its text; the width includes the name."""
+    layout = build_field_layout(width_px, min_width_px=min_width_px)
+    return {"description": name, "style": {"description_width": "initial"}, "layout": layout}
+
+
+def press(button: Any, *, unless: bool = False) -> None:
+    """Press *button* for the user; a disabled button does nothing, and no button does anything if *unless* is True."""
+    if not (button.disabled or unless):
+        button.click()
+
+
 def press_on_enter(field: Any, button: Any) -> None:
-    """Let Enter in the text *field* press *button*; a disabled button does nothing."""
-    on_enter(field, lambda: None if button.disabled else button.click())
+    """Let Enter in the text *field* press *button*."""
+    on_enter(field, lambda: press(button))
 
 
 def on_enter(field: Any, act: Callable[[], None]) -> None:
@@ -142,10 +155,18 @@ class ConfirmButton:
         description: The initial label.
         act: Called on the second click, or on the first if no confirmation is necessary.
         question: Returns the label after the first click; an empty text skips the confirmation.
+        field: The field that the action is about: Enter in the field presses the button, and a change of its value
+            requires a confirmation again.
     """
 
     def __init__(
-        self, description: str, *, act: Callable[[], None], question: Callable[[], str], **options: Any
+        self,
+        description: str,
+        *,
+        act: Callable[[], None],
+        question: Callable[[], str],
+        field: Any = None,
+        **options: Any,
     ) -> None:
         self._description = description
         self._style = options.get("button_style", "")
@@ -154,6 +175,9 @@ class ConfirmButton:
         self._asked = ""
         self.view = ipw.Button(description=description, **options)
         self.view.on_click(self._clicked)
+        if field is not None:
+            press_on_enter(field, self.view)
+            field.observe(lambda _: self.reset(), "value")
 
     def reset(self) -> None:
         """Require a confirmation again."""

@@ -28,9 +28,9 @@ from pdkernel.widgets.components import (
     ConfirmButton,
     build_field_layout,
     build_field_row,
+    build_named_field,
     create_message,
-    on_enter,
-    press_on_enter,
+    press,
     set_value,
     set_visible,
     show_message,
@@ -75,14 +75,11 @@ class EventComposer(SessionForm):
         self._listed_name: str | None = None  # the session's event that the list of saved events was set to
         self._sent: tuple[RichOutput, RichOutput] | None = None  # the sent event, and the output of its run
         self._runner = BackgroundRunner(session, draw=self._show_run, changed=self.refresh)
-        self.fields = EventFields(self._edited)
+        self.fields = EventFields(self._edited, lambda: press(self.send_button, unless=self._runner.is_running))
         self.body = BodyEditor(lambda: self._edited(None))
         self._make_library()
         self._make_buttons()
-        self._faults = create_message()
-        self._contract_note = create_message()
-        self._notes = create_message()
-        self._status = create_message()
+        self._faults, self._contract_note, self._notes, self._status = (create_message() for _ in range(4))
         self.pause_buttons = PauseButtons(session)
         self.pause_buttons.layout.margin = FIELD_MARGIN
         self.save_test_button = SaveTestButton(session)
@@ -118,16 +115,12 @@ class EventComposer(SessionForm):
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(380, min_width_px=240),
         )
-        self.save_name = ipw.Text(
-            description="save as",
-            tooltip="The name to save the event as",
-            style={"description_width": "initial"},
-            layout={"width": "260px"},
-        )
+        self.save_name = ipw.Text(tooltip="The name to save the event as", **build_named_field("save as", 260))
         self.load_button = ConfirmButton(
             "Load",
             act=self._user_handler(self._load),
             question=lambda: "Discard the changes?" if self.is_modified and self.library.value else "",
+            field=self.library,
             tooltip="Show and use the saved event",
             layout={"width": "auto"},
         )
@@ -135,12 +128,10 @@ class EventComposer(SessionForm):
             "Save",
             act=self._user_handler(self._save),
             question=self._overwrite_question,
+            field=self.save_name,
             tooltip="Save and use the event; the file is in events/ beside the notebook, with masked secret headers",
             layout={"width": "auto"},
         )
-        self.library.observe(lambda _: self.load_button.reset(), "value")
-        self.save_name.observe(lambda _: self.save_button.reset(), "value")
-        press_on_enter(self.save_name, self.save_button.view)
 
     def _make_buttons(self) -> None:
         self.send_button = ipw.Button(
@@ -169,8 +160,6 @@ class EventComposer(SessionForm):
             layout={"width": "160px", "display": "none"},
         )
         self.send_button.on_click(self._user_handler(self._send_or_stop))
-        for field in (self.fields.path, self.fields.client_ip):
-            on_enter(field, self._send_on_enter)
         self.use_button.on_click(self._user_handler(lambda: self._choose(self._name_now())))
         self.show_button.on_click(self._user_handler(self._show_chosen))
 
@@ -235,10 +224,6 @@ class EventComposer(SessionForm):
                 self._sent = before
                 raise
         self.refresh()
-
-    def _send_on_enter(self) -> None:
-        if not self.send_button.disabled and not self._runner.is_running:  # the button would stop the run
-            self.send_button.click()
 
     def _choose(self, name: str) -> None:
         """Make the form's event the session's test event."""

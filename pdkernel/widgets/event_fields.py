@@ -17,6 +17,7 @@ from pdkernel.widgets.components import (
     build_field_layout,
     build_field_row,
     format_message_html,
+    on_enter,
     set_value,
 )
 from pdkernel.widgets.event_field_text import (
@@ -35,9 +36,10 @@ class EventFields:
 
     Args:
         edited: Called after the user edited a field.
+        entered: Called after Enter in a field of one line.
     """
 
-    def __init__(self, edited: Callable[[object], None]) -> None:
+    def __init__(self, edited: Callable[[object], None], entered: Callable[[], None]) -> None:
         self.method = ipw.Dropdown(
             options=_methods(""),
             value="",
@@ -65,6 +67,8 @@ class EventFields:
         )
         for each in self._all:
             each.observe(edited, "value")
+        on_enter(self.path, entered)
+        on_enter(self.client_ip, entered)
         self.identity = ipw.HTML(layout={"margin": f"2px 2px 2px {FIELD_LEFT_MARGIN}"})
         self.view = ipw.VBox(
             [

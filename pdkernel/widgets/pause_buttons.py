@@ -15,6 +15,7 @@ from pdkernel.session import RESUME_LINE, Session
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
     build_copyable_html,
+    build_named_field,
     create_message,
     press_on_enter,
     set_value,
@@ -49,11 +50,9 @@ class PauseButtons(ipw.VBox):
             description="Cancel the run", tooltip="End the run; no further step starts", layout={"width": "auto"}
         )
         self.data = ipw.Text(
-            description="$resume_data",
             placeholder='for example {"approved": true}',
             tooltip="What the step gets, as from a call of its resume_url: JSON, or nothing",
-            style={"description_width": "initial"},
-            layout={"width": "360px"},
+            **build_named_field("$resume_data", 360),
         )
         self.message = create_message()
         self.resume_button.on_click(lambda _: self._act(self._resume))

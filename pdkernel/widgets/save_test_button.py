@@ -14,6 +14,7 @@ from pdkernel.session import Session
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
     build_copyable_html,
+    build_named_field,
     create_message,
     press_on_enter,
     set_value,
@@ -37,10 +38,7 @@ class SaveTestButton(ipw.VBox):
         self._session = session
         self._execution: Execution | None = None
         self.name = ipw.Text(
-            description="test name",
-            tooltip="pdkernel writes tests/test_NAME.py beside the notebook",
-            style={"description_width": "initial"},
-            layout={"width": "290px"},
+            tooltip="pdkernel writes tests/test_NAME.py beside the notebook", **build_named_field("test name", 290)
         )
         self.button = ipw.Button(
             description=SAVE_LABEL,

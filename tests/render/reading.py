@@ -31,7 +31,20 @@ _KNOWN = frozenset(
 )
 _BLOCKS = frozenset({"div", "pre", "ol", "ul", "li", "details", "summary", "table", "tr"})
 _KNOWN_ATTRIBUTES = frozenset(
-    {"style", "class", "title", "role", "tabindex", "open", "aria-hidden", "src", "alt", "width", "height"}
+    {
+        "style",
+        "class",
+        "title",
+        "role",
+        "tabindex",
+        "open",
+        "aria-hidden",
+        "aria-label",
+        "src",
+        "alt",
+        "width",
+        "height",
+    }
 )
 
 

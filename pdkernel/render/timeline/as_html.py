@@ -171,7 +171,7 @@ def _lookup(row: view_model.StepRow) -> Html:
 
 
 def _labelled(label: str, content: Html) -> Html:
-    return tag("div", _label(label), _SPACE, content, style="display:flex;align-items:baseline")
+    return tag("div", _label(label), _SPACE, content, style="display:flex;align-items:baseline;overflow-wrap:anywhere")
 
 
 def _label(label: str, *, width: int = _LABEL_PX) -> Html:

@@ -163,7 +163,7 @@ def _page(
         Html(f"<style>{STYLE}</style>"),
         head or Html(""),
     )
-    icon = app_icon(app, size_px=_ICON_PX) if app else ""
+    icon = app_icon(app, size_px=_ICON_PX, style="") if app else ""
     body = tag("body", tag("main", tag("h1", icon, title), *parts), Html(f"<script>{SCRIPT}</script>"), **data)
     page = join([Html("<!DOCTYPE html>\n"), tag("html", tag("head", *top), body, lang="en")])
     return HTMLResponse(page, status_code=status, headers=_headers(origins))
