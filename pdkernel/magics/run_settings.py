@@ -26,6 +26,7 @@ from pdkernel.magics.output import (
     show_message,
     wait_for_pauses,
 )
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.variables import load_variables
 
@@ -42,6 +43,9 @@ class RunSettingsMagics(Magics):
     @argument("external_user_id", nargs="?", help="the external user's id in your product; without it, show the picker")
     @argument(
         "--environment", "-e", choices=["development", "production"], help="default: unchanged, initially development"
+    )
+    @argument(
+        "--sandbox", metavar="APP", help="connect a made-up account, for a stand-in, if the user has none of the app"
     )
     @argument("--clear", action="store_true", help="run without an external user")
     @argument("--matrix", action="store_true", help="show for each external user and step whether it could run")
@@ -70,6 +74,8 @@ class RunSettingsMagics(Magics):
             parse_environment(chosen.environment) if chosen.environment else None,
         )
         user, environment = session.external_user_id, session.environment
+        if chosen.sandbox is not None:
+            _connect_sandbox_account(session, chosen.sandbox)
         line_shown = LiveLine(lambda: _user_output(session, user, environment))
         keep_updated(self.shell, "%pduser", line_shown.redraw)
         return None
@@ -264,6 +270,16 @@ class RunSettingsMagics(Magics):
         names = [name] if name else list(session.pins)
         released = [each for each in names if session.unpin(each)]
         show_message(f"Released: {', '.join(released)}." if released else "No step was pinned.")
+
+
+def _connect_sandbox_account(session: Session, app: str) -> None:
+    from pdkernel.operations.accounts import connect_sandbox_account
+
+    user = session.external_user_id or ""
+    if connect_sandbox_account(session.directory, app, external_user_id=user, environment=session.environment):
+        session.notify_accounts_changed()
+        name = format_app_name(app)
+        show_message(f"Connected a sandbox account of {name} for {user}. Its credentials are made up, for a stand-in.")
 
 
 def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pdkernel.connect import LocalDirectory
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account, Directory, Environment, check_external_user_id
+
+SANDBOX_NAME = "sandbox"
+"""The display name of an account with made-up credentials."""
 
 
 def connect_account(
@@ -44,6 +48,36 @@ def connect_account(
         environment=environment,
         account_id=account_id,
         name=name,
+    )
+
+
+def connect_sandbox_account(
+    directory: Directory, app: str, *, external_user_id: str, environment: Environment
+) -> Account | None:
+    """
+    Connect an account of *app* with made-up credentials, which only a stand-in accepts.
+
+    Returns:
+        The account, or None if the external user has an account of *app* already.
+
+    Raises:
+        RequestError: The project is a real one, whose accounts are at Pipedream, or the external user's id is invalid.
+    """
+    check_external_user_id(external_user_id)
+    if not isinstance(directory, LocalDirectory):
+        raise RequestError(
+            "A sandbox account is for a local project, and the accounts of this project are at Pipedream.",
+            fix="Connect an account in the form of %pduser.",
+        )
+    if directory.newest_account(external_user_id, environment, app) is not None:
+        return None
+    names = directory.credential_fields(app) or ("api_key",)
+    return directory.add_account(
+        app=app,
+        credentials={name: f"sandbox-{name}" for name in names},
+        external_user_id=external_user_id,
+        environment=environment,
+        name=SANDBOX_NAME,
     )
 
 

@@ -25,6 +25,17 @@ def test_pduser_reports_a_missing_account(notebook: Notebook, run: Run) -> None:
     assert "pdkernel accounts add --external-user ada --app slack" in shown
 
 
+def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) -> None:
+    """`--sandbox` connects an account with made-up credentials for a user without one, and keeps an account that is there."""
+    first = run("%pduser ada --sandbox slack")
+    second = run("%pduser ada --sandbox slack")
+
+    (account,) = notebook.session.directory.accounts(external_user_id="ada")
+    assert (account.app, account.name) == ("slack", "sandbox")
+    assert "Connected a sandbox account of Slack for ada. Its credentials are made up, for a stand-in." in first
+    assert "Connected" not in second
+
+
 def test_pduser_reports_a_missing_own_account(notebook: Notebook, run: Run) -> None:
     """A missing own account is reported with a command; then it is ready like any account."""
     run("%%pdstep send --app slack=apn_own1 --no-run\ndef handler(pd):\n    return 1\n")

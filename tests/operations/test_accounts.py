@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.connect import LocalDirectory
+from pdkernel.connect.remote import RemoteDirectory
+from pdkernel.connect.sdk import Sdk
 from pdkernel.errors import RequestError
-from pdkernel.operations.accounts import connect_account
+from pdkernel.operations.accounts import connect_account, connect_sandbox_account
+from pdkernel.project import Project
 from pdkernel.project.accounts import AccountExistsError
+from pdkernel.project.login import Login
 
 
 def test_an_account_of_an_external_user(directory: LocalDirectory) -> None:
@@ -62,3 +66,21 @@ def test_invalid_input_connects_no_account(
 
     assert "v-secret" not in str(caught.value)
     assert directory.accounts() == []
+
+
+def test_a_sandbox_account_is_made_once(directory: LocalDirectory) -> None:
+    """A user without an account of the app gets one with made-up credentials; a second call changes nothing."""
+    made = connect_sandbox_account(directory, "slack", external_user_id="ada", environment="development")
+    again = connect_sandbox_account(directory, "slack", external_user_id="ada", environment="development")
+
+    assert made is not None
+    assert dict(directory.credentials(made.id)) == {"oauth_access_token": "sandbox-oauth_access_token"}
+    assert again is None
+
+
+def test_a_sandbox_account_needs_a_local_project(project: Project) -> None:
+    """In a real project, whose accounts are at Pipedream, no account is made up."""
+    directory = RemoteDirectory(project, Sdk(Login("c", "s", "proj_x", base_url="http://127.0.0.1:9")))
+
+    with pytest.raises(RequestError, match="A sandbox account is for a local project"):
+        connect_sandbox_account(directory, "slack", external_user_id="ada", environment="development")
