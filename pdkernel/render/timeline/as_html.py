@@ -9,6 +9,7 @@ from pdkernel.execution import Delivery, Execution, OutboundCall, Response
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import formatting, lookup
 from pdkernel.render.apps import app_icon, format_app_name
+from pdkernel.render.json_views import FormatPath, render_part, render_views
 from pdkernel.render.markup import (
     BODY_STYLE,
     BORDER_STYLE,
@@ -31,6 +32,7 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.timeline import view_model
+from pdkernel.shape import format_path
 
 _PREVIEW = 72
 _FEW_LINES = 12
@@ -159,8 +161,9 @@ def _details(row: view_model.StepRow) -> Html:
     if row.lookup is not None and row.result.accounts:
         label = _label("lookup", width=_LABEL_PX - _MARKER_PX)
         parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
+    parts += [_value("input", name, value, None) for name, value in row.props]
+    parts += [_value("export", name, value, _export_path(row, name)) for name, value in row.exports]
     parts += [_labelled("outbound call", _call(call)) for call in row.result.requests]
-    parts += [_export(name, value) for name, value in row.exports]
     if row.logs:
         parts.append(_logs(row.logs))
     return tag("div", join_lines(parts), style=BODY_STYLE) if parts else Html("")
@@ -179,14 +182,24 @@ def _label(label: str, *, width: int = _LABEL_PX) -> Html:
     return tag("span", label, style=look)
 
 
-def _export(name: str, value: JSON) -> Html:
+def _value(label: str, name: str, value: JSON, format_path: FormatPath | None) -> Html:
+    """A prop or an export: in one line if it is short, else with a preview."""
     short = formatting.format_json_line(value)
-    named = tag("code", name)
-    if len(short) <= _PREVIEW:
-        return _labelled("export", tag("span", named, _SPACE, tag("code", short)))
+    named = render_part(name, (), format_path)
+    is_composite = isinstance(value, dict | list) and bool(value)
+    if len(short) <= _PREVIEW and not is_composite:
+        return _labelled(label, tag("span", named, _SPACE, render_part(short, (), format_path)))
     preview = tag("span", formatting.truncate_line(short, _PREVIEW), style="opacity:0.75;font-size:90%")
-    whole = code_block(formatting.format_json(value, max_lines=200, max_characters=8000))
-    return collapsible(join([_label("export", width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
+    if is_composite:
+        whole = tag("div", render_views(value, format_path), style=f"margin-left:{_LABEL_PX}px")
+    else:
+        whole = code_block(formatting.format_json(value, max_lines=200, max_characters=8000))
+    return collapsible(join([_label(label, width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
+
+
+def _export_path(row: view_model.StepRow, name: str) -> FormatPath:
+    """The function that formats a path of an export in the language of the step below."""
+    return lambda path: format_path(("steps", row.result.name, name, *path), row.reader)
 
 
 def _call(call: OutboundCall) -> Html:

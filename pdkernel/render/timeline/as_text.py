@@ -107,8 +107,10 @@ def _details(row: view_model.StepRow, *, explain: bool) -> Iterator[str]:
         yield from _labelled("account", [formatting.format_account(use)])
     if explain and row.lookup is not None and row.result.accounts:
         yield from _labelled("lookup", lookup.render_text(row.lookup, step=row.result.name).splitlines())
+    for name, value in row.props:
+        yield from _labelled("input", _value(name, value))
     for name, value in row.exports:
-        yield from _labelled("export", _export(name, value))
+        yield from _labelled("export", _value(name, value))
     for call in row.result.requests:
         yield from _labelled("call", _call(call))
     for log in row.logs:
@@ -122,7 +124,7 @@ def _labelled(label: str, content: list[str]) -> Iterator[str]:
         yield f"{_INDENT}{label if number == 0 else '':<{_LABEL}}{line}".rstrip()
 
 
-def _export(name: str, value: JSON) -> list[str]:
+def _value(name: str, value: JSON) -> list[str]:
     short = f"{name}: {formatting.format_json_line(value)}"
     if len(short) <= formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL:
         return [short]
