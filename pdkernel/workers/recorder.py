@@ -22,6 +22,7 @@ from pdkernel.encode import encode_json
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import NOTE_PREFIX, AccountUse, ErrorRecord, Log, OutboundCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON
+from pdkernel.packages import ProgressUpdate
 from pdkernel.redaction import Redactor, StreamRedactor
 from pdkernel.workers.calls import StepOutcome
 from pdkernel.workers.replies import (
@@ -227,9 +228,10 @@ class StepRecorder:
         self._append("stderr", f"{NOTE_PREFIX}{self._redactor.redact_text(text)}\n")
 
     def report_progress(self, text: str) -> None:
-        """Add a note about slow preparation work, such as compiling, and report it at once."""
-        self.add_note(text)
-        self._report()
+        """Add a note about slow preparation work, such as compiling, and report it at once; an update is left out."""
+        if not isinstance(text, ProgressUpdate):
+            self.add_note(text)
+            self._report()
 
     def warn(self, text: str) -> None:
         """Add a warning to the outcome, unless the outcome has the same warning already."""
