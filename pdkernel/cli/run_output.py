@@ -85,11 +85,15 @@ class Progress:
 
             self._pause = execution.pause
             self.print_line(explain_status(execution) or "")
+        from pdkernel.render.formatting import STEP_LABELS
+
         for step in execution.steps:
             if step.duration_ms is not None and step.name not in self._ended:
                 self._ended.add(step.name)
                 self._clear()
-                self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
+                self._state.print_detail(
+                    f"Step {step.name}: {STEP_LABELS[step.status].word} in {step.duration_ms:.0f} ms."
+                )
         self._running = next((step for step in execution.steps if step.status == "not_run" and step.started_at), None)
         if self._running is None:
             self._update = ""  # the installation has ended
@@ -178,4 +182,8 @@ def print_execution(
 
 def _steps_line(execution: Execution) -> str:
     """Each step with its status, in one line."""
-    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)
+    from pdkernel.render.formatting import STEP_LABELS
+
+    return f"{execution.workflow}: " + ", ".join(
+        f"{step.name} {STEP_LABELS[step.status].word}" for step in execution.steps
+    )

@@ -32,6 +32,7 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.timeline import view_model
+from pdkernel.render.timeline.view_model import Label
 from pdkernel.shape import format_path
 
 _PREVIEW = 72
@@ -153,17 +154,17 @@ def _bar(row: view_model.StepRow) -> Html:
 
 def _details(row: view_model.StepRow) -> Html:
     parts = [_error(row.error)] if row.error else []
-    parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
+    parts += [_labelled(Label.ACTION, tag("span", row.result.source))] if row.result.source else []
     parts += [
-        _labelled("account", tag("span", app_icon(use.app), formatting.format_account(use)))
+        _labelled(Label.ACCOUNT, tag("span", app_icon(use.app), formatting.format_account(use)))
         for use in row.result.accounts
     ]
     if row.lookup is not None and row.result.accounts:
-        label = _label("lookup", width=_LABEL_PX - _MARKER_PX)
+        label = _label(Label.LOOKUP, width=_LABEL_PX - _MARKER_PX)
         parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
-    parts += [_value("input", name, value, None) for name, value in row.props]
-    parts += [_value("export", name, value, _export_path(row, name)) for name, value in row.exports]
-    parts += [_labelled("outbound call", _call(call)) for call in row.result.requests]
+    parts += [_value(Label.INPUT, name, value, None) for name, value in row.props]
+    parts += [_value(Label.EXPORT, name, value, _export_path(row, name)) for name, value in row.exports]
+    parts += [_labelled(Label.CALL, _call(call)) for call in row.result.requests]
     if row.logs:
         parts.append(_logs(row.logs))
     return tag("div", join_lines(parts), style=BODY_STYLE) if parts else Html("")
@@ -220,7 +221,7 @@ def _logs(logs: Sequence[view_model.LogBlock]) -> Html:
     if sum(counts.values()) <= _FEW_LINES:
         return blocks
     summary = ", ".join(_counted(counts[label], noun) for label, noun in kinds.items() if counts[label])
-    return collapsible(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, summary]), blocks)
+    return collapsible(join([_label(Label.LOGS, width=_LABEL_PX - _MARKER_PX), _SPACE, summary]), blocks)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -262,11 +263,13 @@ def _sends(sends: Sequence[Delivery]) -> Html:
         )
         payload = code_block(formatting.format_json(sent.payload, max_lines=200, max_characters=8000))
         shown.append(collapsible(summary, payload))
-    return tag("div", tag("strong", "After the run: "), join_lines(shown), style="margin-top:6px")
+    return tag("div", tag("strong", f"{Label.AFTER_RUN.capitalize()}: "), join_lines(shown), style="margin-top:6px")
 
 
 def _response(response: Response | None, *, refused: bool) -> Html:
-    head = join([tag("strong", "Response to the caller: "), formatting.format_response(response, refused=refused)])
+    head = join(
+        [tag("strong", f"{Label.RESPONSE.capitalize()}: "), formatting.format_response(response, refused=refused)]
+    )
     if response is None:
         return tag("div", head, style="margin-top:6px")
     headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())

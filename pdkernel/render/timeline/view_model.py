@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from itertools import groupby
 from typing import Literal
 
@@ -36,6 +37,20 @@ _LIVE_LINES = 11
 
 STALE_MARK, EDITED_MARK = "stale", "edited, not run"
 """The marks of results that are older than their inputs, or of code that was edited since."""
+
+
+class Label(StrEnum):
+    """The names of the parts of a timeline, the same in a cell, a page and a terminal."""
+
+    ACTION = "action"
+    ACCOUNT = "account"
+    LOOKUP = "lookup"
+    INPUT = "input"
+    EXPORT = "export"
+    CALL = "call"
+    LOGS = "logs"
+    AFTER_RUN = "after the run"
+    RESPONSE = "response to the caller"
 
 
 @dataclass(frozen=True, slots=True)
