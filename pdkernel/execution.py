@@ -44,12 +44,18 @@ class Log(JsonStruct, frozen=True):
 
 
 class AccountUse(JsonStruct, frozen=True):
-    """An account that a step used: id and app, never credentials."""
+    """
+    An account that a step used, never its credentials.
+
+    Attributes:
+        name: The display name of the account; unset if pdkernel does not know the name.
+    """
 
     prop: str
     app: str
     id: str
     owner: Literal["external_user", "own"]
+    name: str | UnsetType = UNSET
 
 
 class OutboundCall(JsonStruct, frozen=True):
@@ -199,6 +205,8 @@ class StepResult(JsonStruct, frozen=True):
         iteration: 1, or the number of the pass through a loop.
         duration_ms: Milliseconds, rounded to one decimal; None for a step that has not ended.
         source: For a pre-built action, where the component came from and the limits of that source; unset for code.
+        props: The props that the step received, with evaluated expressions; unset for a step without props. Secret props
+            and very large values are replaced.
     """
 
     name: str
@@ -214,6 +222,7 @@ class StepResult(JsonStruct, frozen=True):
     requests: tuple[OutboundCall, ...] = ()
     error: ErrorRecord | None = None
     source: str | UnsetType = UNSET
+    props: Mapping[str, JSON] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if not self.path:

@@ -16,6 +16,7 @@ import cloup
 
 from pdkernel.cli.app import AUTHOR, CliContext, command, encode_error, group, json_option, print_error
 from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.run_output import Progress
 from pdkernel.cli.terminal import print_json
 
 
@@ -49,9 +50,10 @@ def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
 
     async def install() -> PreparedPackages:
         found = StepPackages.for_project(state.open_project().folder, os.environ)
-        ready = await found.prepare(
-            steps, opened.folder.resolve(), on_progress=lambda _step, line: state.print_note(line)
-        )
+        with Progress(state) as progress:
+            ready = await found.prepare(
+                steps, opened.folder.resolve(), on_progress=lambda _step, line: progress.print_line(line)
+            )
         await found.finish()
         return ready
 

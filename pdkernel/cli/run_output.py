@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -40,19 +41,20 @@ def watch_run(state: CliContext, *, is_shown: bool, is_waiting: bool = False) ->
     """A watcher that prints the progress of a run, and its pauses if the command waits for their ends."""
     from pdkernel.engine.run_request import RunWatcher
 
-    with _Progress(state, is_shown=is_shown, is_waiting=is_waiting) as progress:
+    with Progress(state, is_shown=is_shown, is_waiting=is_waiting) as progress:
         yield RunWatcher(on_progress=progress.print_line, on_change=progress.update)
 
 
-class _Progress:
+class Progress:
     """Progress: on a terminal, a line with the running step and a clock; lasting lines for installed packages."""
 
-    def __init__(self, state: CliContext, *, is_shown: bool, is_waiting: bool) -> None:
+    def __init__(self, state: CliContext, *, is_shown: bool = True, is_waiting: bool = False) -> None:
         self._state = state
         self._is_waiting = is_waiting
         self._on = is_shown and not state.quiet and is_interactive(sys.stderr)
         self._shown = ""
         self._running: StepResult | None = None
+        self._update = ""
         self._clock: asyncio.TimerHandle | None = None
         self._ended: set[str] = set()
         self._pause: RunPause | None = None
@@ -66,9 +68,15 @@ class _Progress:
         self._clear()
 
     def print_line(self, text: str) -> None:
-        """Print a line."""
-        self._clear()
-        self._state.print_note(text)
+        """Print a line of progress; an update is shown in the line of the running step, and left out without a terminal."""
+        from pdkernel.packages import ProgressUpdate
+
+        self._update = text if isinstance(text, ProgressUpdate) else ""
+        if not self._update:
+            self._clear()
+            self._state.print_note(text)
+        elif self._on:
+            self._show(text)
 
     def update(self, execution: Execution) -> None:
         """Show the running step; print a pause and, with `--verbose`, each step that has ended."""
@@ -77,12 +85,18 @@ class _Progress:
 
             self._pause = execution.pause
             self.print_line(explain_status(execution) or "")
+        from pdkernel.render.formatting import STEP_LABELS
+
         for step in execution.steps:
             if step.duration_ms is not None and step.name not in self._ended:
                 self._ended.add(step.name)
                 self._clear()
-                self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
+                self._state.print_detail(
+                    f"Step {step.name}: {STEP_LABELS[step.status].word} in {step.duration_ms:.0f} ms."
+                )
         self._running = next((step for step in execution.steps if step.status == "not_run" and step.started_at), None)
+        if self._running is None:
+            self._update = ""  # the installation has ended
         if self._on:
             self._draw()
 
@@ -92,13 +106,17 @@ class _Progress:
             self._clock.cancel()
         self._clock = asyncio.get_running_loop().call_later(1.0, self._draw)
         step = self._running
-        if step is None or step.started_at is None:
+        if step is None or step.started_at is None or self._update:
             return
         from pdkernel.clock import SYSTEM_CLOCK
         from pdkernel.render.formatting import STEP_LABELS, format_elapsed
 
         elapsed = SYSTEM_CLOCK.now() - datetime.fromisoformat(step.started_at)
         text = f"{STEP_LABELS['running']} {step.name} {format_elapsed(elapsed.total_seconds() * 1000)}".rstrip()
+        self._show(text)
+
+    def _show(self, text: str) -> None:
+        text = text[: max(20, shutil.get_terminal_size().columns - 1)]  # a line that wraps cannot be overwritten
         if text != self._shown:
             sys.stderr.write("\r" + text.ljust(len(self._shown)))
             sys.stderr.flush()
@@ -164,4 +182,8 @@ def print_execution(
 
 def _steps_line(execution: Execution) -> str:
     """Each step with its status, in one line."""
-    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)
+    from pdkernel.render.formatting import STEP_LABELS
+
+    return f"{execution.workflow}: " + ", ".join(
+        f"{step.name} {STEP_LABELS[step.status].word}" for step in execution.steps
+    )

@@ -14,12 +14,15 @@ from http import HTTPStatus
 from pathlib import Path
 from secrets import token_hex
 
+from msgspec import UNSET
+
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
 from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess, WithheldCredentials
 from pdkernel.lookup import Lookup
+from pdkernel.model import AppBinding
 from pdkernel.project import Project
 from pdkernel.project.variables import format_variable_ref
 from pdkernel.redaction import Secret
@@ -92,6 +95,10 @@ def _resolve(bindings: BindingsByStep, identity: RunIdentity, directory: Directo
             return AccountResolution(lookup=found.lookup, error=found.error, complete=False)
         return AccountResolution(secrets=secrets, lookup=found.lookup, error=found.error)
     return _build_resolution(bindings, found.accounts, directory, found.lookup)
+
+
+def _build_use(binding: AppBinding, account: Account) -> AccountUse:
+    return AccountUse(binding.prop, binding.app, account.id, account.owner, account.name or UNSET)
 
 
 def list_account_secrets(account: Account, credentials: Mapping[str, str]) -> list[Secret]:
@@ -200,10 +207,7 @@ def _build_resolution(
             apps[secret.ref] = account.app
     steps = {
         step: StepAccounts(
-            uses=tuple(
-                AccountUse(b.prop, b.app, accounts[b.app, b.account].id, accounts[b.app, b.account].owner)
-                for b in group
-            ),
+            uses=tuple(_build_use(b, accounts[b.app, b.account]) for b in group),
             auth={b.prop: credentials[accounts[b.app, b.account].id] for b in group},
         )
         for step, group in bindings.items()

@@ -30,6 +30,7 @@ from pdkernel.engine.run_state import RunState, scratch_write_error
 from pdkernel.engine.step_actions import StepAction
 from pdkernel.engine.workflow_trigger import ChildIds, WorkflowRunner, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
+from pdkernel.event import MASK
 from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import DataStoreTable
@@ -145,7 +146,7 @@ class StepExecutor:
         written = step
         step = action.fitted_step.step if action and action.fitted_step else step
         if action and action.remote:
-            props = await _evaluate_all_props(run, step, timeout_s)
+            props = await _evaluate_all_props(run, step, recorder, timeout_s)
             await run.record.flush()
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
         if rerun_state.run_number == 1:
@@ -156,7 +157,7 @@ class StepExecutor:
         call = StepCall(
             step=step,
             steps=run.exports,
-            props=add_option_labels(written, await _evaluate_all_props(run, step, timeout_s)),
+            props=add_option_labels(written, await _evaluate_all_props(run, step, recorder, timeout_s)),
             account_fields=accounts.auth,
             context=build_step_context(
                 run.request,
@@ -229,9 +230,10 @@ def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., 
     return in_kernel
 
 
-async def _evaluate_all_props(run: RunState, step: Step, timeout_s: float) -> dict[str, JSON]:
-    """Return the step's props with evaluated expressions and the values of secret props."""
+async def _evaluate_all_props(run: RunState, step: Step, recorder: StepRecorder, timeout_s: float) -> dict[str, JSON]:
+    """Return the step's props with evaluated expressions and the values of secret props, and record the former."""
     props = await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)
+    recorder.set_props(fill_secret_props(step, props, dict.fromkeys(run.request.variables, MASK)))
     return fill_secret_props(step, props, run.request.variables)
 
 

@@ -27,6 +27,7 @@ from pdkernel.packages import (
     LockedSet,
     NpmPackages,
     NpmSpec,
+    ProgressUpdate,
     PythonPackages,
 )
 from pdkernel.project import Project
@@ -224,8 +225,11 @@ class StepPackages:
             if on_progress:
                 on_progress(line)
             lines = lines_by_step.setdefault(name, [])
-            lines.append(f"{NOTE_PREFIX}{line}\n")
-            notify(StepResult(name, "not_run", started_at=format_iso(began), logs=(Log("stderr", "".join(lines)),)))
+            if lines and isinstance(lines[-1], ProgressUpdate):
+                lines.pop()
+            lines.append(line)
+            notes = "".join(f"{NOTE_PREFIX}{each}\n" for each in lines)
+            notify(StepResult(name, "not_run", started_at=format_iso(began), logs=(Log("stderr", notes),)))
 
         try:
             ready = await self.prepare(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.errors import RequestError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import (
@@ -25,6 +26,7 @@ from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
     from pdkernel.session import Session
+    from pdkernel.shape import StepKind
 
 
 @magics_class
@@ -96,6 +98,7 @@ class RunMagics(Magics):
         """Show an event's shape: every path with types and samples; click a path to copy it."""
         from pdkernel.operations.events import infer_event_shape
         from pdkernel.render import shape as render_shape
+        from pdkernel.shape import get_step_kind
 
         chosen = parse_argstring(self.pdshape, line)
         session = get_session(self.shell)
@@ -109,7 +112,11 @@ class RunMagics(Magics):
         else:
             raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
         found = infer_event_shape(events)
-        display(RichOutput(text=render_shape.render_text(found), html=render_shape.render_html(found)))
+        kinds: list[StepKind] = []
+        with suppress(PdkernelError):  # an invalid workflow is reported by its own cell
+            kinds = [get_step_kind(step) for step in session.workflow.steps]
+        html = render_shape.render_html(found, kinds=kinds)
+        display(RichOutput(text=render_shape.render_text(found), html=html))
 
     @no_var_expand
     @magic_arguments()

@@ -154,9 +154,11 @@ class RequestListOutput:
 
 
 def _line(run: Execution) -> str:
+    from pdkernel.render.formatting import EXECUTION_LABELS
+
     method, path = run.event.get("method"), run.event.get("path")
     who = f" as {run.external_user}" if run.external_user else ""
-    return f"{run.started_at}  {method} {path}{who}  {run.status}  {run.id}"
+    return f"{run.started_at}  {method} {path}{who}  {EXECUTION_LABELS[run.status]}  {run.id}"
 
 
 def _use(shell: Any, session: Session, run_id: str | None = None) -> str:

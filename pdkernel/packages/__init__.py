@@ -5,6 +5,7 @@ Finds and installs the packages that steps import, in the project's folder.
     npm_lock              the lock file of npm packages
     npm_command           runs npm and explains its failures
     python_environments   environments of Python steps
+    install_progress      lines about an installation, each second
     bytecode              compiles modules and what they import
     python_build          resolves and installs the packages of an environment
     python_lock           the lock file of Python packages
@@ -12,11 +13,17 @@ Finds and installs the packages that steps import, in the project's folder.
     pip_settings          the user's settings of pip, for uv
 """
 
+from pdkernel.packages.install_progress import (
+    ProgressCallback,
+    ProgressUpdate,
+    measure_go_modules,
+    report_each_second,
+)
 from pdkernel.packages.npm_lock import LockedSet, NpmLock
 from pdkernel.packages.npm_packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.python_environments import PythonEnvironment, PythonPackages
 from pdkernel.packages.python_lock import PYTHON_LOCK_NAME, LockBlock
-from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError
+from pdkernel.packages.uv_command import PythonInstallError
 
 __all__ = [
     "NPM_LOCK_NAME",
@@ -28,7 +35,10 @@ __all__ = [
     "NpmSpec",
     "NpmTree",
     "ProgressCallback",
+    "ProgressUpdate",
     "PythonEnvironment",
     "PythonInstallError",
     "PythonPackages",
+    "measure_go_modules",
+    "report_each_second",
 ]

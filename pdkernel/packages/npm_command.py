@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ _OPTIONS = (
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\S+@\S+\.\S+/\S*", re.IGNORECASE)
 _MISSING_PACKAGE = re.compile(r"'(@?[^'@\s]+@?[^']*)' (?:could not be found|is not in)")
 _NO_VERSION = re.compile(r"^No (?:matching )?versions? (?:found|available) for (.+?)\.?(?:\n|$)")
-_PROGRESS_INTERVAL_S = 5.0
 _NETWORK_CODES = (
     "EAI_AGAIN EAI_FAIL ECONNABORTED ECONNREFUSED ECONNRESET EHOSTUNREACH ENETDOWN ENETUNREACH ENOTFOUND EPIPE "
     "ERR_SOCKET_TIMEOUT ETIMEDOUT FETCH_ERROR UND_ERR_CONNECT_TIMEOUT"
@@ -79,7 +77,6 @@ async def run_npm(
     arguments: Sequence[str] = (),
     node: Path,
     environ: Mapping[str, str],
-    on_waiting: Callable[[float], None] = lambda _: None,
 ) -> bytes:
     """
     Run npm in *folder* and return its output, which is JSON. If the task is cancelled, npm is killed first.
@@ -90,7 +87,6 @@ async def run_npm(
         arguments: Arguments of the command.
         node: The Node.js whose npm is used.
         environ: Environment of npm, with the user's registry and proxy.
-        on_waiting: Called every few seconds with the seconds so far.
 
     Raises:
         NpmFailedError: npm failed.
@@ -107,11 +103,9 @@ async def run_npm(
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
-    began = time.monotonic()
     reading = asyncio.ensure_future(process.communicate())
     try:
-        while not (await asyncio.wait([reading], timeout=_PROGRESS_INTERVAL_S))[0]:
-            on_waiting(time.monotonic() - began)
+        await asyncio.wait([reading])
         output, _ = reading.result()
     except BaseException:
         with contextlib.suppress(ProcessLookupError):

@@ -19,11 +19,13 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pdkernel.analysis import package_fault
 from pdkernel.errors import PackageInstallError, PackageMissingError, did_you_mean
+from pdkernel.packages.install_progress import ProgressCallback, measure_node_modules, report_each_second
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure, run_npm
 from pdkernel.packages.npm_lock import DEFAULT_ABOUT, LockedSet, NpmLock
 from pdkernel.runtimes.file_tree import remove_tree
@@ -109,7 +111,7 @@ class NpmPackages:
         specs: Iterable[NpmSpec],
         *,
         install: bool = True,
-        progress: Callable[[str], None] = lambda _: None,
+        progress: ProgressCallback = lambda _: None,
         command: str = "pdkernel packages install SOURCE",
         locked: LockedSet | None = None,
     ) -> NpmTree:
@@ -183,7 +185,7 @@ class NpmPackages:
         return [each for each in wanted if each not in there] or list(wanted)
 
     async def _install(
-        self, wanted: Mapping[str, NpmSpec], progress: Callable[[str], None], only: LockedSet | None
+        self, wanted: Mapping[str, NpmSpec], progress: ProgressCallback, only: LockedSet | None
     ) -> NpmTree:
         names = ", ".join(wanted)
         progress(f"installing {names} ...")
@@ -198,7 +200,7 @@ class NpmPackages:
                 locked = await self._resolve(wanted, staging, progress)
             else:
                 _write_package(staging, locked)
-                await self._npm("ci", staging, wanted, progress)
+                await self._npm("ci", staging, wanted, progress, total=len(locked.packages) - 1)
             _publish(staging, self._folder / locked.key)
         finally:
             await asyncio.to_thread(remove_tree, staging)
@@ -208,9 +210,7 @@ class NpmPackages:
         progress(f"installed {versions} in {time.monotonic() - began:.1f} s")
         return self._tree(locked, wanted)
 
-    async def _resolve(
-        self, wanted: Mapping[str, NpmSpec], staging: Path, progress: Callable[[str], None]
-    ) -> LockedSet:
+    async def _resolve(self, wanted: Mapping[str, NpmSpec], staging: Path, progress: ProgressCallback) -> LockedSet:
         """Install *wanted* in *staging*, with the versions of the lock file where it has them."""
         imports = _folders(wanted.values())
         # parity[npm-newest]: the platform takes the newest version at each deploy; pdkernel keeps it in the lock file
@@ -232,18 +232,23 @@ class NpmPackages:
         return LockedSet(imports, {"": {"dependencies": exact}, **cleaned})
 
     async def _npm(
-        self, command: str, staging: Path, wanted: Mapping[str, NpmSpec], progress: Callable[[str], None]
+        self,
+        command: str,
+        staging: Path,
+        wanted: Mapping[str, NpmSpec],
+        progress: ProgressCallback,
+        *,
+        total: int | None = None,
     ) -> None:
         names = list(wanted)
         settings = self._lock.path.parent / ".npmrc"
         if settings.is_file():  # npm reads a project's settings only beside package.json
             (staging / ".npmrc").symlink_to(settings)
 
-        def waiting(seconds: float) -> None:
-            progress(f"still installing {', '.join(names)} ({seconds:.0f} s) ...")
-
+        measure = partial(measure_node_modules, staging, f"installing {', '.join(names)}", total=total)
         try:
-            await run_npm(command, staging, node=self._node(), environ=self._environ, on_waiting=waiting)
+            async with report_each_second(measure, progress):
+                await run_npm(command, staging, node=self._node(), environ=self._environ)
         except NpmFailedError as failure:
             error = explain_failure(failure, names, did_you_mean_package)
             if command == "ci" and failure.missing_package:  # the lock file requires a package that no longer exists
@@ -259,7 +264,7 @@ class NpmPackages:
                 remove_tree(entry)
 
     @contextlib.asynccontextmanager
-    async def _installation_lock(self, progress: Callable[[str], None]) -> AsyncIterator[None]:
+    async def _installation_lock(self, progress: ProgressCallback) -> AsyncIterator[None]:
         """Lock the folder against installations by other processes and tasks."""
         self._folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)

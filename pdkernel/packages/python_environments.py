@@ -29,9 +29,10 @@ from pathlib import Path
 from pdkernel.analysis import PythonRequirement
 from pdkernel.errors import PackageMissingError
 from pdkernel.packages import bytecode
+from pdkernel.packages.install_progress import ProgressCallback, report_each_second
 from pdkernel.packages.python_build import PythonBuild
 from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, format_requirements
-from pdkernel.packages.uv_command import ProgressCallback, PythonInstallError, Uv, run_command
+from pdkernel.packages.uv_command import PythonInstallError, Uv, run_command
 from pdkernel.runtimes.file_tree import remove_tree
 
 INSTALL_COMMAND = "pdkernel packages install SOURCE"
@@ -233,16 +234,12 @@ class PythonPackages:
         if kept is not None and kept.rank:
             progress(f"installing {', '.join(pin.name for pin in kept.needed())} ...")
         environment = self._make(_BUILDING)
-        build = PythonBuild(
-            environment.python,
-            environment.site,
-            Uv(self._environ, environment.folder, wanted, progress),
-            wanted,
-            locked,
-        )
+        uv = Uv(self._environ, environment.folder, wanted, progress)
+        build = PythonBuild(environment.python, environment.site, uv, wanted, locked)
         try:
-            block = await build.install(kept, () if locked else self._known_pins(wanted))
-            await self._compile_imported(environment, wanted)
+            async with report_each_second(uv.measure, progress):
+                block = await build.install(kept, () if locked else self._known_pins(wanted))
+                await self._compile_imported(environment, wanted)
             if locked is None and block != kept:
                 self._lock.write(block)
             used = kept if locked is not None and kept is not None else block

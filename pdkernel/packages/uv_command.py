@@ -21,16 +21,17 @@ from uv import find_uv_bin
 from pdkernel.analysis import PythonRequirement
 from pdkernel.analysis.python_requirements import normalize_name
 from pdkernel.errors import PackageInstallError
+from pdkernel.packages.install_progress import Measurement, ProgressCallback
 from pdkernel.packages.pip_settings import map_pip_settings
 from pdkernel.packages.python_lock import PYTHON_LOCK_NAME, Pin, format_pins, parse_pins
-
-ProgressCallback = Callable[[str], None]
 
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _REFUSED = re.compile(r"401 Unauthorized|403 Forbidden|407 Proxy Authentication Required")
 _NO_NETWORK = re.compile(r"error sending request|dns error|tcp connect error|operation timed out|network was disabled")
 _UNSATISFIABLE = "No solution found"
 _DOWNLOAD = re.compile(r"Downloading (\S+) \(([\d.]+)\s*([KMG]iB)\)")
+_DOWNLOADED = re.compile(r"\s*Downloaded (\S+)")
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _MISSING = re.compile(r"\b([\w.-]+) was not found in the (?:package registry|provided package locations)")
 _NO_WHEEL = re.compile(r"\b([\w.-]+?)(?:==\S+)? has no (?:usable )?wheels\b")
 _OMITTED_TEXT = re.compile(
@@ -82,6 +83,9 @@ class Uv:
         self._folder = folder
         self._wanted = wanted
         self._progress = progress
+        self._stage = "preparing an environment"
+        self._sizes: dict[str, int] = {}  # bytes of large downloads
+        self._downloaded: set[str] = set()
 
     async def resolve(
         self,
@@ -105,7 +109,8 @@ class Uv:
             PythonInstallError: The registry cannot be read.
         """
         specifiers = list(dict.fromkeys(requirement.specifier for requirement in wanted))
-        self._progress(f"resolving {', '.join(specifiers)} ...")
+        self._start_stage(f"resolving {', '.join(specifiers)}")
+        self._progress(f"{self._stage} ...")
         status, output, pins = await self._compile(
             specifiers, preferred=preferred, required=required, is_universal=is_universal
         )
@@ -123,10 +128,30 @@ class Uv:
             UnsatisfiableError: A package has no file for this machine.
             PythonInstallError: The installation failed.
         """
+        pins = tuple(pins)
+        self._start_stage(f"installing {', '.join(pin.name for pin in pins)}")
         file = self._write("installed.txt", format_pins(pins))
         status, output = await self._run("sync", file, "--require-hashes", "--python", str(python))
         if status:
             raise await self._explain(output)
+
+    def measure(self) -> Measurement:
+        """What uv does, and how much of its large downloads is complete."""
+        sizes, downloaded = dict(self._sizes), set(self._downloaded)
+        if not sizes:
+            return Measurement(self._stage)
+        return Measurement(
+            f"downloading {', '.join(name for name in sizes if name not in downloaded) or 'packages'}",
+            "large package",
+            done=len(downloaded),
+            total=len(sizes),
+            done_bytes=sum(sizes[name] for name in downloaded),
+            total_bytes=sum(sizes.values()),
+        )
+
+    def _start_stage(self, stage: str) -> None:
+        self._stage = stage
+        self._sizes, self._downloaded = {}, set()
 
     async def _compile(
         self,
@@ -223,11 +248,15 @@ class Uv:
     async def _run(self, *arguments: str) -> tuple[int, str]:
         """Run `uv pip`; returns its exit status and its output."""
         command = (find_uv_bin(), "pip", *arguments, "--only-binary", ":all:", *self._options)
-        return await run_command(command, self._environ, self._report)
+        return await run_command(command, self._environ, self.read_line)
 
-    def _report(self, line: str) -> None:
+    def read_line(self, line: str) -> None:
+        """Read a line of uv's output, for the progress of downloads."""
         if match := _DOWNLOAD.match(line):
+            self._sizes[match[1]] = int(float(match[2]) * _UNITS[match[3]])
             self._progress(f"downloading {match[1]} ({match[2]} {match[3]}) ...")
+        elif (match := _DOWNLOADED.match(line)) and match[1] in self._sizes:
+            self._downloaded.add(match[1])
 
 
 async def run_command(

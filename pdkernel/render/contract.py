@@ -26,6 +26,7 @@ from pdkernel.render.markup import (
     Html,
     code_block,
     collapsible,
+    copyable,
     escape_control_characters,
     join_lines,
     pill,
@@ -197,12 +198,7 @@ def _lines(numbers: Sequence[str]) -> str:
 
 def _tr(row: _Row) -> Html:
     tone = {"required": "busy", "optional": "quiet", "unknown": "warn"}.get(row.kind, "quiet")
-    path = tag(
-        "code",
-        row.path,
-        class_="pd-k",
-        title=f"Copy {row.copy_path}",
-    )
+    path = copyable(row.path, row.copy_path)
     cells = [pill(row.kind, tone), path, row.description, tag("span", row.readers, style=MUTED_STYLE)]  # type: ignore[arg-type]
     return tag("tr", *(tag("td", cell, style=CELL_STYLE) for cell in cells))
 

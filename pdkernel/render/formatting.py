@@ -89,10 +89,11 @@ def format_hour_minute(iso: str) -> str:
 
 
 def format_account(use: AccountUse) -> str:
-    """Format an account of a step: `Slack apn_123 (external user's)`."""
+    """Format an account of a step: `Slack Ada's workspace, apn_123 (external user's)`."""
     owner = "external user's" if use.owner == "external_user" else "your own"
     prop = "" if use.prop == use.app else f"{use.prop}: "
-    return f"{prop}{format_app_name(use.app)} {use.id} ({owner})"
+    name = f"{use.name}, " if isinstance(use.name, str) else ""
+    return f"{prop}{format_app_name(use.app)} {name}{use.id} ({owner})"
 
 
 def format_outcome(call: OutboundCall) -> str:

@@ -126,6 +126,17 @@ def code_block(text: str, *, style: str = "") -> Html:
     return tag("pre", text, style=f"{CODE_STYLE};{style}" if style else CODE_STYLE)
 
 
+def copyable(shown: str, text: str, *, style: str = "", kind: str = "") -> Html:
+    """
+    *shown*, which copies *text* at a click or a key press.
+
+    The Lab extension copies the title after "Copy ", and labels an element of the class *kind* that shows no text. Without the
+    extension, the title shows the text.
+    """
+    classes = f"pd-k {kind}" if kind else "pd-k"
+    return tag("code", shown, style=style, class_=classes, title=f"Copy {text}")
+
+
 def breakable(name: str) -> Html:
     """A step's name that may wrap at underscores, for narrow columns."""
     return Html("_<wbr>".join(join([part]) for part in name.split("_")))

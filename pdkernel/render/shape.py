@@ -1,14 +1,14 @@
 """
 View of an event's shape: a tree of paths that can be copied.
 
-A click on `.pd-k` copies the path in the element's title after "Copy ". Without a click handler, the title shows the path.
-The button for Python, `.pd-python`, has no text of its own: the Lab extension labels the button, and without the extension it is not shown.
+A key copies its path in the language of the cell below. For each other language of the workflow there is a button beside the key.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -16,12 +16,13 @@ from pdkernel.render.markup import (
     MUTED_STYLE,
     Html,
     collapsible,
+    copyable,
     escape_control_characters,
     join,
     join_lines,
     tag,
 )
-from pdkernel.shape import EVENT_PATH, Segment, Shape, format_node_path, format_python_path
+from pdkernel.shape import EVENT_PATH, Segment, Shape, StepKind, format_node_path, format_path, format_python_path
 
 MAX_CHILDREN = 200
 MAX_NODES = 2000
@@ -43,12 +44,25 @@ def render_text(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_child
     )
 
 
-def render_html(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH, max_children: int = MAX_CHILDREN) -> str:
-    """Render *shape* as collapsible HTML; each key can be copied as a path for Node.js or Python."""
+def render_html(
+    shape: Shape,
+    *,
+    root: Sequence[Segment] = EVENT_PATH,
+    max_children: int = MAX_CHILDREN,
+    kinds: Iterable[StepKind] = (),
+) -> str:
+    """
+    Render *shape* as collapsible HTML; each key can be copied as a path.
+
+    Args:
+        shape: The shape.
+        root: The path of the shape.
+        max_children: The number of keys of one object that are shown.
+        kinds: The kinds of the steps below, in order: a key copies a path for the first. Node.js and Python by default.
+    """
     shown = _shown(shape, max_children)
-    return tag(
-        "div", _node(shape, tuple(root), 0, shown, _events(shape)), style=CONTAINER_STYLE, class_="pd-view pd-shape"
-    )
+    view = _HtmlView(tuple(root), shown, _events(shape), tuple(dict.fromkeys(kinds)) or ("node", "python"))
+    return tag("div", view.node(shape, 0), style=CONTAINER_STYLE, class_="pd-view pd-shape")
 
 
 def _shown(shape: Shape, max_children: int) -> set[tuple[Segment, ...]]:
@@ -113,31 +127,37 @@ def _text_lines(
         yield f"{'  ' * (level + 1)}{left_out}", ""
 
 
-def _node(shape: Shape, root: tuple[Segment, ...], level: int, shown: set[tuple[Segment, ...]], events: int) -> Html:
-    head = _head(shape, root, events)
-    if not shape.children:
-        return tag("div", head, style="padding-left:16px")
-    below = [_node(child, root, level + 1, shown, events) for child in shape.children if child.path in shown]
-    if left_out := _left_out(shape, shown):
-        below.append(tag("div", left_out, style=f"padding-left:16px;{MUTED_STYLE}"))
-    items = [tag("li", node, style="margin:0;list-style-type:none") for node in below]
-    return collapsible(head, tag("ul", join_lines(items), style=_LIST), open_=level < _OPEN_LEVELS)
+@dataclass(frozen=True, slots=True)
+class _HtmlView:
+    """The HTML of a shape; the attributes are explained at `render_html`."""
 
+    root: tuple[Segment, ...]
+    shown: set[tuple[Segment, ...]]
+    events: int
+    kinds: tuple[StepKind, ...]
 
-def _head(shape: Shape, root: tuple[Segment, ...], events: int) -> Html:
-    path = (*root, *shape.path)
-    name = _key(shape) if shape.path else format_node_path(root)
-    parts = [
-        _copyable(name or '""', format_node_path(path), "font-weight:bold"),
-        tag("span", _describe_node(shape, events), style=MUTED_STYLE),
-        *(tag("code", sample) for sample in shape.samples),
-        _copyable("", format_python_path(path), f"{MUTED_STYLE};font-size:80%", class_="pd-k pd-python"),
-    ]
-    return join([piece for part in parts for piece in (part, Html(" "))][:-1])
+    def node(self, shape: Shape, level: int) -> Html:
+        """A key and, below it, the keys that it contains."""
+        head = self._head(shape)
+        if not shape.children:
+            return tag("div", head, style="padding-left:16px")
+        below = [self.node(child, level + 1) for child in shape.children if child.path in self.shown]
+        if left_out := _left_out(shape, self.shown):
+            below.append(tag("div", left_out, style=f"padding-left:16px;{MUTED_STYLE}"))
+        items = [tag("li", node, style="margin:0;list-style-type:none") for node in below]
+        return collapsible(head, tag("ul", join_lines(items), style=_LIST), open_=level < _OPEN_LEVELS)
 
-
-def _copyable(shown: str, path: str, style: str, *, class_: str = "pd-k") -> Html:
-    return tag("code", shown, style=style, class_=class_, title=f"Copy {path}")
+    def _head(self, shape: Shape) -> Html:
+        path = (*self.root, *shape.path)
+        name = _key(shape) if shape.path else format_node_path(self.root)
+        first, *others = self.kinds
+        parts = [
+            copyable(name or '""', format_path(path, first), style="font-weight:bold"),
+            tag("span", _describe_node(shape, self.events), style=MUTED_STYLE),
+            *(tag("code", sample) for sample in shape.samples),
+            *(copyable("", format_path(path, kind), kind=f"pd-for-{kind}") for kind in others),
+        ]
+        return join([piece for part in parts for piece in (part, Html(" "))][:-1])
 
 
 def build_rows(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
+from pdkernel.render.formatting import EXECUTION_LABELS
 from pdkernel.widgets.components import ROW_LAYOUT, build_copyable_html, create_message, show_message
 from pdkernel.widgets.saved_output import build_fallback_bundle
 
@@ -48,7 +49,11 @@ class StaleStepsButton(ipw.VBox):
         else:
             ran = ", ".join(step.name for step in execution.steps if step.status != "not_run")
             is_good = execution.status in ("success", "exited", "paused")
-            show_message(self.message, f"{ran}: {execution.status}.", kind="success" if is_good else "error")
+            show_message(
+                self.message,
+                f"{ran}: {EXECUTION_LABELS[execution.status].word}.",
+                kind="success" if is_good else "error",
+            )
         finally:
             self.button.disabled = False
 

@@ -25,6 +25,7 @@ from pdkernel import runtimes
 from pdkernel.analysis.go_code import HELPER_IMPORT_PATH, find_external_packages
 from pdkernel.errors import ProjectError
 from pdkernel.model import Step
+from pdkernel.packages import measure_go_modules, report_each_second
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
 from pdkernel.workers.go_errors import STEP_MODULE, parse_compile_error, parse_module_error
@@ -107,7 +108,11 @@ class GoBuildCache:
                 if (program := self._find_cached(go, source, imported, lock)) is not None:
                     return program
                 report_progress(self._announcement(step, imported))
-                return await self._build(go, source, _import_lines(step, imported), lock, install=install)
+                measure = functools.partial(
+                    measure_go_modules, self.folder / "modules" / "cache", f"compiling {step.name}.go"
+                )
+                async with report_each_second(measure, report_progress):
+                    return await self._build(go, source, _import_lines(step, imported), lock, install=install)
         except OSError as error:
             raise ProjectError(
                 f"Step {step.name} cannot be compiled: {error.strerror or error} ({self.folder}).",

@@ -14,12 +14,15 @@ from collections.abc import Callable, Mapping
 from email.message import Message
 from typing import Any, cast
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock, format_iso
+from pdkernel.encode import encode_json
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import NOTE_PREFIX, AccountUse, ErrorRecord, Log, OutboundCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON
+from pdkernel.packages import ProgressUpdate
 from pdkernel.redaction import Redactor, StreamRedactor
 from pdkernel.workers.calls import StepOutcome
 from pdkernel.workers.replies import (
@@ -38,6 +41,8 @@ from pdkernel.workers.replies import (
 
 MAX_OUTPUT_BYTES = 1 << 20
 """The size of a step's recorded output in bytes."""
+MAX_RECORDED_PROP_BYTES = 1 << 16
+"""The size of one recorded prop in bytes of JSON."""
 MIN_REPORT_INTERVAL_S = 0.05
 """Minimum seconds between two reports of output, so that a step with much output does not slow down."""
 SHORTENED = "…"
@@ -97,7 +102,10 @@ class StepRecorder:
         self._name = name
         self._redactor = redactor
         self._clock = clock
-        self._accounts = accounts
+        self._accounts = tuple(
+            replace(use, name=redactor.redact_text(use.name)) if isinstance(use.name, str) else use for use in accounts
+        )
+        self._props: Mapping[str, JSON] | UnsetType = UNSET
         self._on_change = on_change
         self._on_respond = on_respond
         self._attempt = attempt
@@ -134,6 +142,12 @@ class StepRecorder:
     def logs(self) -> tuple[Log, ...]:
         """The redacted output of this attempt so far."""
         return tuple(Log(stream, "".join(pieces)) for (stream, _), pieces in self._logs)
+
+    def set_props(self, props: Mapping[str, JSON]) -> None:
+        """Record the evaluated props of the step, without the values of secret props."""
+        if props:
+            self._props = cast("dict[str, JSON]", self._redactor.redact_value(dict(map(_limit_prop, props.items()))))
+            self._publish()
 
     def output(self, stream: Stream, data: bytes) -> None:
         """Record printed *data*."""
@@ -214,9 +228,10 @@ class StepRecorder:
         self._append("stderr", f"{NOTE_PREFIX}{self._redactor.redact_text(text)}\n")
 
     def report_progress(self, text: str) -> None:
-        """Add a note about slow preparation work, such as compiling, and report it at once."""
-        self.add_note(text)
-        self._report()
+        """Add a note about slow preparation work, such as compiling, and report it at once; an update is left out."""
+        if not isinstance(text, ProgressUpdate):
+            self.add_note(text)
+            self._report()
 
     def warn(self, text: str) -> None:
         """Add a warning to the outcome, unless the outcome has the same warning already."""
@@ -327,6 +342,7 @@ class StepRecorder:
             requests=(*self._previous_calls, *self._outbound_calls),
             error=error,
             source=UNSET if self._source is None else self._source,
+            props=self._props,
         )
 
     def _build_error(self, error: PdkernelError) -> ErrorRecord:
@@ -345,6 +361,13 @@ class StepRecorder:
         return SHORTENED.join(
             [*(self._redactor.open_stream().feed(text) for text in shortened), self._redactor.redact_text(rest)]
         )
+
+
+def _limit_prop(prop: tuple[str, JSON]) -> tuple[str, JSON]:
+    """Replace a value that is too large for the record by its size: an export or the event has the value already."""
+    name, value = prop
+    size = len(encode_json(value))
+    return name, value if size <= MAX_RECORDED_PROP_BYTES else f"({size:,} bytes, not recorded)"
 
 
 def _decode_text_body(body: JSON, headers: Mapping[str, str | list[str]]) -> JSON:

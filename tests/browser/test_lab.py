@@ -320,3 +320,39 @@ def test_running_and_saving_changes_no_metadata(page: LabPage) -> None:
         cell.pop("outputs", None)
         cell.pop("execution_count", None)
     assert after == before
+VALUES = {
+    "make": """%%pdstep make --prop title={{steps.trigger.event.body.title}} --prop 'user={{steps.trigger.event.body.user}}' --lang node
+export default defineComponent({
+  props: { title: { type: "string" }, user: { type: "object" } },
+  async run() { return { issue: { title: this.title, tags: ["a b", "c"] }, rows: [{ id: 1, name: "one" }, { id: 2, name: "two" }] }; },
+});""",
+    "read": "%%pdstep read\ndef handler(pd):\n    return pd.steps['make']['$return_value']['rows']",
+    "list": "%%pdstep list --lang bash\necho done",
+}
+TAG = 'pd.steps["make"]["$return_value"]["issue"]["tags"][0]'
+NAME = """jq -r '.read["$return_value"][1].name' "$PIPEDREAM_STEPS\""""
+
+
+def test_values_of_a_step_are_copied_for_the_step_below(page: LabPage) -> None:
+    """A step shows its input beside its output; a part of the output copies its path in the language of the step below."""
+    (page.lab.root / "values.json").write_text('{"body": {"title": "Typo", "user": {"login": "grace"}}}')
+    page.new_notebook(["%pdevent values.json", *VALUES.values(), "%pdrun"], name="values.ipynb")
+    page.run_all()
+    make, read = page.output(1).locator(".pd-timeline"), page.output(2).locator(".pd-timeline")
+
+    expect(make).to_contain_text(re.compile(r"input\s*title\s*\"Typo\".*input\s*user.*export", re.DOTALL))
+    make.locator("details", has_text="export").locator("summary").first.click(position={"x": 4, "y": 8})
+    part = make.get_by_title(f"Copy {TAG}").first
+    part.click()
+    expect(part).to_have_class(re.compile("pd-copied"))
+    assert page.clipboard() == TAG
+    page.screenshot("values")
+
+    read.locator("details", has_text="export").locator("summary").first.click(position={"x": 4, "y": 8})
+    read.get_by_text("as a table").click()
+    cell = read.locator("td code.pd-k", has_text="two")
+    cell.focus()
+    page.page.keyboard.press("Enter")
+    expect(cell).to_have_class(re.compile("pd-copied"))
+    assert page.clipboard() == NAME
+    page.screenshot("values-table")

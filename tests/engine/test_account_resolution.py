@@ -144,6 +144,7 @@ async def test_app_prop_in_code_uses_the_account_of_the_external_user(run: Run, 
         "app": "slack",
         "id": account,
         "owner": "external_user",
+        "name": "ada",
     }
 
 

@@ -78,6 +78,30 @@ async def test_python_workflow_with_plain_paths_needs_no_node(
     assert other.error.code == InterpreterMissingError.code
 
 
+async def test_props_are_recorded_as_the_step_receives_them(run: Run) -> None:
+    """The record has the evaluated props, redacted; a secret prop is a mask, and a very large one its size."""
+    options = (
+        "--prop q={{steps.trigger.event.body.name}} --prop key={{process.env.TOKEN}} "
+        """--prop 'secret={"_enc": "x"}' --prop big={{steps.trigger.event.body.big}}"""
+    )
+
+    execution = await run(
+        python_step(options=options),
+        python_step("without"),
+        event=an_event({"name": "Ada", "big": "x" * 70_000}),
+        variables={"TOKEN": "tk-0123456789abcdef", "code.secret": "1234"},
+    )
+
+    assert execution.error is None
+    assert execution.step("code").props == {
+        "q": "Ada",
+        "key": "\u27e6secret:env/TOKEN\u27e7",
+        "secret": "***",
+        "big": "(70,002 bytes, not recorded)",
+    }
+    assert "props" not in execution.step("without").to_json()
+
+
 async def test_failed_path_names_the_prop(run: Run) -> None:
     """A path that reads a property of undefined fails with the error of JavaScript, the prop and the expression."""
     execution = await run(python_step(options="--prop q={{event.body.missing.name}}"), event=an_event({}))

@@ -172,6 +172,23 @@ async def test_progress_is_reported_during_the_installation(run: Run, registry: 
     assert "[pdkernel] installing tiny ...\n" in seen
 
 
+async def test_updates_of_progress_replace_one_another(run: Run, registry: NpmRegistry) -> None:
+    """While npm waits for the registry, the record of the step shows the newest update only."""
+    registry.publish("tiny", "1.0.0")
+    registry.gate.clear()
+    seen: list[str] = []
+
+    def watch(execution: Execution) -> None:
+        seen.append(logged(execution, "code"))
+        if "installing tiny: 2 s" in seen[-1]:
+            registry.gate.set()
+
+    await run(importing("tiny"), on_change=watch)
+
+    assert "[pdkernel] installing tiny ...\n[pdkernel] installing tiny: 1 s\n" in seen
+    assert "[pdkernel] installing tiny ...\n[pdkernel] installing tiny: 2 s\n" in seen
+
+
 async def test_run_can_be_cancelled_during_the_installation(
     runtime: WorkflowEngine, run: Run, registry: NpmRegistry
 ) -> None:

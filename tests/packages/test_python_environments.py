@@ -15,7 +15,7 @@ import pytest
 
 from pdkernel.analysis import PythonRequirement, find_python_requirements
 from pdkernel.errors import PackageMissingError, ProjectError
-from pdkernel.packages import PYTHON_LOCK_NAME, PythonEnvironment, PythonInstallError, PythonPackages
+from pdkernel.packages import PYTHON_LOCK_NAME, ProgressUpdate, PythonEnvironment, PythonInstallError, PythonPackages
 from pdkernel.packages.python_lock import describe_machine, describe_python
 from tests.wheels import WheelFolder
 
@@ -45,7 +45,12 @@ async def ensure(
 ) -> PythonEnvironment:
     """The environment of a step with the code *source*."""
     heard = [] if said is None else said
-    return await packages.ensure(find_python_requirements(source), install=install, progress=heard.append)
+
+    def report(line: str) -> None:
+        if not isinstance(line, ProgressUpdate):  # an update comes each second
+            heard.append(line)
+
+    return await packages.ensure(find_python_requirements(source), install=install, progress=report)
 
 
 def in_it(environment: PythonEnvironment, code: str) -> str:

@@ -204,7 +204,7 @@ def test_new_notebook_runs(tmp_path: Path) -> None:
     ran = notebooks.run(TEMPLATES / "new.ipynb", tmp_path)
 
     assert [output for cell in ran.cells for output in cell.get("outputs", []) if output.output_type == "error"] == []
-    assert "response: 200" in ran.cells[-1].outputs[0].data["text/plain"]
+    assert "response to the caller: 200" in ran.cells[-1].outputs[0].data["text/plain"]
 
 
 # ── the run of the notebook with all languages ──────────────────────────────────────────────────────────

@@ -49,6 +49,16 @@ def test_every_key_copies_its_path_for_both_languages() -> None:
     assert len(copied) == 2 * 16
 
 
+def test_keys_copy_the_path_of_the_languages_of_the_steps_below() -> None:
+    """A key copies its path for the first step below, and the buttons beside it those for other languages, once each."""
+    drawn = shape_view.render_html(infer_shape({"a": 1}), kinds=["bash", "python", "bash"])
+
+    assert titles(Page(drawn))[2:] == [
+        """Copy jq -r '.trigger.event.a' "$PIPEDREAM_STEPS\"""",
+        'Copy pd.steps["trigger"]["event"]["a"]',
+    ]
+
+
 def test_a_key_reads_as_key_type_and_sample() -> None:
     """Without the Lab extension, the button for Python has no text that a reader could take for a type."""
     page = Page(shape_view.render_html(infer_shape(EVENT)))

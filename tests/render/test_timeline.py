@@ -214,7 +214,7 @@ def test_a_refused_run_with_the_default_response() -> None:
 
     drawn, other = timeline.render_text(for_its_user), timeline.render_text(for_its_text)
 
-    assert "response: 200, the default response, sent at once: the caller does not see the refusal" in drawn
+    assert "response to the caller: 200, the default response, sent at once: the caller does not see the refusal" in drawn
     assert "response" not in other
 
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pdkernel.model import JSON
 from pdkernel.shape import (
     Segment,
+    StepKind,
     format_node_path,
+    format_path,
     format_python_path,
     parse_path,
 )
@@ -90,6 +92,24 @@ def test_paths_in_the_usual_notation(segments: tuple[Segment, ...], node: str, p
 
     assert format_node_path(path) == node
     assert format_python_path(path) == python
+
+
+@pytest.mark.parametrize(
+    ("kind", "expression"),
+    [
+        ("python", 'pd.steps["it\'s"]["$x"][1]["b"]'),
+        ("node", 'steps["it\'s"].$x[1].b'),
+        ("action", '{{steps["it\'s"].$x[1].b}}'),
+        ("bash", """jq -r '.["it'\\''s"]["$x"][1].b' "$PIPEDREAM_STEPS\""""),
+        (
+            "go",
+            'pd.Steps["it\'s"].(map[string]interface{})["$x"].([]interface{})[1].(map[string]interface{})["b"]',
+        ),
+    ],
+)
+def test_a_path_is_written_in_the_language_of_the_step(kind: StepKind, expression: str) -> None:
+    """A step of each kind reads a value by an expression of its own."""
+    assert format_path(("steps", "it's", "$x", 1, "b"), kind) == expression
 
 
 @pytest.mark.parametrize("text", ["a b", "a[", "a['x]", "a.-", "[x]"])

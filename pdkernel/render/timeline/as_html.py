@@ -9,6 +9,7 @@ from pdkernel.execution import Delivery, Execution, OutboundCall, Response
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import formatting, lookup
 from pdkernel.render.apps import app_icon, format_app_name
+from pdkernel.render.json_views import FormatPath, render_part, render_views
 from pdkernel.render.markup import (
     BODY_STYLE,
     BORDER_STYLE,
@@ -31,6 +32,8 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.timeline import view_model
+from pdkernel.render.timeline.view_model import Label
+from pdkernel.shape import format_path
 
 _PREVIEW = 72
 _FEW_LINES = 12
@@ -151,16 +154,17 @@ def _bar(row: view_model.StepRow) -> Html:
 
 def _details(row: view_model.StepRow) -> Html:
     parts = [_error(row.error)] if row.error else []
-    parts += [_labelled("action", tag("span", row.result.source))] if row.result.source else []
+    parts += [_labelled(Label.ACTION, tag("span", row.result.source))] if row.result.source else []
     parts += [
-        _labelled("account", tag("span", app_icon(use.app), formatting.format_account(use)))
+        _labelled(Label.ACCOUNT, tag("span", app_icon(use.app), formatting.format_account(use)))
         for use in row.result.accounts
     ]
     if row.lookup is not None and row.result.accounts:
-        label = _label("lookup", width=_LABEL_PX - _MARKER_PX)
+        label = _label(Label.LOOKUP, width=_LABEL_PX - _MARKER_PX)
         parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
-    parts += [_labelled("outbound call", _call(call)) for call in row.result.requests]
-    parts += [_export(name, value) for name, value in row.exports]
+    parts += [_value(Label.INPUT, name, value, None) for name, value in row.props]
+    parts += [_value(Label.EXPORT, name, value, _export_path(row, name)) for name, value in row.exports]
+    parts += [_labelled(Label.CALL, _call(call)) for call in row.result.requests]
     if row.logs:
         parts.append(_logs(row.logs))
     return tag("div", join_lines(parts), style=BODY_STYLE) if parts else Html("")
@@ -179,14 +183,24 @@ def _label(label: str, *, width: int = _LABEL_PX) -> Html:
     return tag("span", label, style=look)
 
 
-def _export(name: str, value: JSON) -> Html:
+def _value(label: str, name: str, value: JSON, format_path: FormatPath | None) -> Html:
+    """A prop or an export: in one line if it is short, else with a preview."""
     short = formatting.format_json_line(value)
-    named = tag("code", name)
-    if len(short) <= _PREVIEW:
-        return _labelled("export", tag("span", named, _SPACE, tag("code", short)))
+    named = render_part(name, (), format_path)
+    is_composite = isinstance(value, dict | list) and bool(value)
+    if len(short) <= _PREVIEW and not is_composite:
+        return _labelled(label, tag("span", named, _SPACE, render_part(short, (), format_path)))
     preview = tag("span", formatting.truncate_line(short, _PREVIEW), style="opacity:0.75;font-size:90%")
-    whole = code_block(formatting.format_json(value, max_lines=200, max_characters=8000))
-    return collapsible(join([_label("export", width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
+    if is_composite:
+        whole = tag("div", render_views(value, format_path), style=f"margin-left:{_LABEL_PX}px")
+    else:
+        whole = code_block(formatting.format_json(value, max_lines=200, max_characters=8000))
+    return collapsible(join([_label(label, width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
+
+
+def _export_path(row: view_model.StepRow, name: str) -> FormatPath:
+    """The function that formats a path of an export in the language of the step below."""
+    return lambda path: format_path(("steps", row.result.name, name, *path), row.reader)
 
 
 def _call(call: OutboundCall) -> Html:
@@ -207,7 +221,7 @@ def _logs(logs: Sequence[view_model.LogBlock]) -> Html:
     if sum(counts.values()) <= _FEW_LINES:
         return blocks
     summary = ", ".join(_counted(counts[label], noun) for label, noun in kinds.items() if counts[label])
-    return collapsible(join([_label("logs", width=_LABEL_PX - _MARKER_PX), _SPACE, summary]), blocks)
+    return collapsible(join([_label(Label.LOGS, width=_LABEL_PX - _MARKER_PX), _SPACE, summary]), blocks)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -249,11 +263,13 @@ def _sends(sends: Sequence[Delivery]) -> Html:
         )
         payload = code_block(formatting.format_json(sent.payload, max_lines=200, max_characters=8000))
         shown.append(collapsible(summary, payload))
-    return tag("div", tag("strong", "After the run: "), join_lines(shown), style="margin-top:6px")
+    return tag("div", tag("strong", f"{Label.AFTER_RUN.capitalize()}: "), join_lines(shown), style="margin-top:6px")
 
 
 def _response(response: Response | None, *, refused: bool) -> Html:
-    head = join([tag("strong", "Response to the caller: "), formatting.format_response(response, refused=refused)])
+    head = join(
+        [tag("strong", f"{Label.RESPONSE.capitalize()}: "), formatting.format_response(response, refused=refused)]
+    )
     if response is None:
         return tag("div", head, style="margin-top:6px")
     headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())

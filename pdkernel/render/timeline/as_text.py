@@ -12,6 +12,7 @@ from pdkernel.render import formatting, lookup
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.timeline import view_model
+from pdkernel.render.timeline.view_model import Label
 
 _BAR = 20
 _INDENT = " " * 6
@@ -101,16 +102,18 @@ def _details(row: view_model.StepRow, *, explain: bool) -> Iterator[str]:
         yield from _labelled("summary", [formatting.truncate_line(row.summary, formatting.TEXT_COLUMNS - 16)])
     if row.result.source:
         yield from _labelled(
-            "action", textwrap.wrap(row.result.source, formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL)
+            Label.ACTION, textwrap.wrap(row.result.source, formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL)
         )
     for use in row.result.accounts:
-        yield from _labelled("account", [formatting.format_account(use)])
+        yield from _labelled(Label.ACCOUNT, [formatting.format_account(use)])
     if explain and row.lookup is not None and row.result.accounts:
-        yield from _labelled("lookup", lookup.render_text(row.lookup, step=row.result.name).splitlines())
+        yield from _labelled(Label.LOOKUP, lookup.render_text(row.lookup, step=row.result.name).splitlines())
+    for name, value in row.props:
+        yield from _labelled(Label.INPUT, _value(name, value))
     for name, value in row.exports:
-        yield from _labelled("export", _export(name, value))
+        yield from _labelled(Label.EXPORT, _value(name, value))
     for call in row.result.requests:
-        yield from _labelled("call", _call(call))
+        yield from _labelled(Label.CALL, _call(call))
     for log in row.logs:
         yield from _labelled(log.label, _log(log))
     if row.error:
@@ -122,7 +125,7 @@ def _labelled(label: str, content: list[str]) -> Iterator[str]:
         yield f"{_INDENT}{label if number == 0 else '':<{_LABEL}}{line}".rstrip()
 
 
-def _export(name: str, value: JSON) -> list[str]:
+def _value(name: str, value: JSON) -> list[str]:
     short = f"{name}: {formatting.format_json_line(value)}"
     if len(short) <= formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL:
         return [short]
@@ -165,7 +168,7 @@ def _error(error: view_model.ShownError, *, indent: str) -> Iterator[str]:
 
 
 def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
-    yield "  after the run:"
+    yield f"  {Label.AFTER_RUN}:"
     for sent in sends:
         yield from _wrapped(f"{sent.outcome:<6} {sent.step}: {formatting.format_delivery(sent)}", "    ")
         text = formatting.format_json_line(sent.payload)
@@ -176,7 +179,7 @@ def _sends(sends: Sequence[Delivery]) -> Iterator[str]:
 
 
 def _response(response: Response | None, *, refused: bool) -> Iterator[str]:
-    yield f"  response: {formatting.format_response(response, refused=refused)}"
+    yield from _wrapped(f"{Label.RESPONSE}: {formatting.format_response(response, refused=refused)}", "  ")
     if response is not None:
         for name, value in response.headers.items():
             yield f"    {formatting.truncate_line(f'{name}: {value}', 96)}"

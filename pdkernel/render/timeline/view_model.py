@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from itertools import groupby
 from typing import Literal
+
+from msgspec import UNSET
 
 from pdkernel.analysis import describe_error_place, translate_places
 from pdkernel.errors import CONNECT_PREFIX
@@ -23,6 +26,7 @@ from pdkernel.execution import (
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, LANGUAGE_NAMES, Step, Workflow
 from pdkernel.render import formatting
+from pdkernel.shape import StepKind, get_step_kind
 
 _PANICS = frozenset({"panic", "fatal error"})
 """Errors that the runtime of Go also prints on stderr."""
@@ -33,6 +37,20 @@ _LIVE_LINES = 11
 
 STALE_MARK, EDITED_MARK = "stale", "edited, not run"
 """The marks of results that are older than their inputs, or of code that was edited since."""
+
+
+class Label(StrEnum):
+    """The names of the parts of a timeline, the same in a cell, a page and a terminal."""
+
+    ACTION = "action"
+    ACCOUNT = "account"
+    LOOKUP = "lookup"
+    INPUT = "input"
+    EXPORT = "export"
+    CALL = "call"
+    LOGS = "logs"
+    AFTER_RUN = "after the run"
+    RESPONSE = "response to the caller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +120,13 @@ class LogBlock:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One step of a timeline. *bar_start* and *bar_width* are fractions of the bar, from 0 to 1."""
+    """
+    One step of a timeline.
+
+    Attributes:
+        bar_start: The start of the bar, a fraction from 0 to 1; *bar_width* is its width.
+        reader: The kind of the step below, whose code reads the exports.
+    """
 
     result: StepResult
     label: formatting.StatusLabel
@@ -112,10 +136,12 @@ class StepRow:
     bar_start: float
     bar_width: float
     summary: str
+    props: tuple[tuple[str, JSON], ...]
     exports: tuple[tuple[str, JSON], ...]
     logs: tuple[LogBlock, ...]
     lookup: Lookup | None = None
     error: ShownError | None = None
+    reader: StepKind = "node"
 
 
 def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
@@ -144,9 +170,11 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
                 else summary
                 if isinstance(summary, str)
                 else formatting.format_json_line(summary),
+                props=() if step.props is UNSET else tuple(step.props.items()),
                 exports=tuple((name, value) for name, value in step.exports.items() if name != SUMMARY),
                 logs=_keep_newest(_merge_logs(step)) if state == "running" else _merge_logs(step),
                 lookup=execution.lookup if execution.lookup and execution.lookup.apps_of_step(step.name) else None,
+                reader=_find_reader(step.name, notes),
             )
         )
         start += share
@@ -176,6 +204,14 @@ def build_error(
 def belongs_to_no_row(error: ErrorRecord, execution: Execution) -> bool:
     """Whether no step of *execution* shows *error*: the run was refused, or the step is not among those that are shown."""
     return all(step.error is None or step.name != error.step for step in execution.steps)
+
+
+def _find_reader(name: str, notes: TimelineContext) -> StepKind:
+    """The kind of the step below *name*; of the last step, its own kind."""
+    step = notes.find_step(name)
+    if step is None or notes.workflow is None:
+        return "node"
+    return get_step_kind(next(iter(notes.workflow.steps_after(name)), step))
 
 
 def format_event_source(execution: Execution, notes: TimelineContext) -> str:

@@ -349,6 +349,8 @@
 
   const KEY = 'code.pd-k';
   const FORM_LINE = '[data-form]';
+  const OTHER = `${KEY}[class*="pd-for-"]`; // the same path in another language
+  const LANGUAGE_NAMES = { python: 'Python', node: 'Node.js', bash: 'Bash', go: 'Go', action: 'a prop' };
   const FEEDBACK_MS = 1500;
   const CSS = `
     ${KEY} { cursor: copy; border-radius: 2px; position: relative; }
@@ -357,8 +359,10 @@
     ${STALE}:hover { text-decoration: underline; }
     ${STALE}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
     ${STALE}[aria-disabled] { cursor: progress; opacity: 0.6; }
-    ${KEY}.pd-python { padding: 0 4px; }
-    ${KEY}.pd-python::before { content: "Python"; }
+    ${OTHER} { padding: 0 6px; border: 1px solid var(--jp-border-color1, #bdbdbd); font-size: 80%; opacity: 0;
+      font-family: var(--jp-ui-font-family, sans-serif); }
+    :is(summary, li):hover > ${OTHER}, li > div:hover > ${OTHER}, ${OTHER}:focus-visible { opacity: 1; }
+${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind}::before { content: "Copy for ${name}"; }`).join('\n')}
     ${KEY}:hover { background: var(--jp-layout-color2, #eee); }
     ${KEY}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
     ${KEY}.pd-copied::after, ${KEY}.pd-not-copied::after {

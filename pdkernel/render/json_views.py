@@ -1,0 +1,166 @@
+"""Views of a JSON value as HTML: a tree, a table and its JSON. A click on a part of the value copies the path of the part."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from pdkernel.model import JSON
+from pdkernel.render import formatting
+from pdkernel.render.markup import (
+    CELL_STYLE,
+    MUTED_STYLE,
+    Html,
+    code_block,
+    collapsible,
+    copyable,
+    join,
+    join_lines,
+    muted,
+    tag,
+)
+from pdkernel.shape import Segment
+
+MAX_NODES = 100
+MAX_KEYS = 50
+MAX_ITEMS = 10
+"""Items of a list that a tree shows: fewer than keys, because items are mostly alike."""
+MAX_ROWS = 10
+MAX_COLUMNS = 8
+_MAX_VALUE_CHARACTERS = 200
+_MAX_CELL_CHARACTERS = 60
+_OPEN_NODES = 20
+"""A tree with more parts is shown with its first level only."""
+_LIST_STYLE = "margin:0;padding-left:16px;list-style-type:none"
+
+Path: TypeAlias = tuple[Segment, ...]
+FormatPath = Callable[[Path], str]
+"""Returns the expression that reads the part of the value at a path."""
+
+
+def render_views(value: JSON, format_path: FormatPath | None) -> Html:
+    """
+    Render an object or a list as a tree and, closed below it, as a table and as JSON.
+
+    Args:
+        value: The value.
+        format_path: For the paths that are copied; None for a value that no expression reads.
+    """
+    json = code_block(formatting.format_json(value, max_lines=200, max_characters=8000))
+    return join_lines(
+        [
+            _render_tree(value, format_path),
+            collapsible(muted("as a table"), _render_table(value, format_path)),
+            collapsible(muted("as JSON"), json),
+        ]
+    )
+
+
+def render_part(shown: str, path: Path, format_path: FormatPath | None, *, style: str = "") -> Html:
+    """Render a part of a value that copies its path, if it has one."""
+    return tag("code", shown, style=style) if format_path is None else copyable(shown, format_path(path), style=style)
+
+
+def _render_tree(value: JSON, format_path: FormatPath | None) -> Html:
+    shown = _select(value)
+    return _children(value, (), shown, format_path, is_open=len(shown) <= _OPEN_NODES)
+
+
+def _select(value: JSON) -> set[Path]:
+    """The paths to show, level by level, so that a large part does not hide the others."""
+    shown: set[Path] = set()
+    level: deque[tuple[Path, JSON]] = deque([((), value)])
+    while level and len(shown) < MAX_NODES:
+        path, part = level.popleft()
+        shown.add(path)
+        level.extend(
+            ((*path, key), item) for key, item in _items(part)[: MAX_ITEMS if isinstance(part, list) else MAX_KEYS]
+        )
+    return shown
+
+
+def _children(value: JSON, path: Path, shown: set[Path], format_path: FormatPath | None, *, is_open: bool) -> Html:
+    items = _items(value)
+    below = [
+        _node(item, (*path, key), shown, format_path, is_open=is_open) for key, item in items if (*path, key) in shown
+    ]
+    if len(below) < len(items):
+        hidden = formatting.format_count(
+            len(items) - len(below), "more item" if isinstance(value, list) else "more key"
+        )
+        below.append(tag("div", f"… {hidden} not shown", style=f"padding-left:16px;{MUTED_STYLE}"))
+    return tag("ul", *(tag("li", each) for each in below), style=_LIST_STYLE)
+
+
+def _node(value: JSON, path: Path, shown: set[Path], format_path: FormatPath | None, *, is_open: bool) -> Html:
+    key = path[-1]
+    name = f"[{key}]" if isinstance(key, int) else key
+    if not _items(value):
+        short = formatting.truncate_line(formatting.format_json_line(value), _MAX_VALUE_CHARACTERS)
+        return render_part(f"{name}: {short}", path, format_path)
+    head = join([render_part(name, path, format_path), Html(" "), tag("span", _describe(value), style=MUTED_STYLE)])
+    return collapsible(head, _children(value, path, shown, format_path, is_open=is_open), open_=is_open)
+
+
+def _describe(value: JSON) -> str:
+    return formatting.format_count(len(_items(value)), "item" if isinstance(value, list) else "key")
+
+
+def _items(value: JSON) -> Sequence[tuple[Segment, JSON]]:
+    if isinstance(value, Mapping):
+        return [*value.items()]
+    return [*enumerate(value)] if isinstance(value, list) else []
+
+
+def _render_table(value: JSON, format_path: FormatPath | None) -> Html:
+    """A row for each record of a list of objects; of any other value, a row for each leaf."""
+    records = value if isinstance(value, list) and all(isinstance(item, Mapping) and item for item in value) else []
+    rows = _record_rows(records, format_path) if records else _leaf_rows(value, format_path)
+    total = len(records) or sum(1 for _ in _leaves((), value))
+    hidden = total - MAX_ROWS
+    left_out = [tag("div", f"… {formatting.format_count(hidden, 'more row')} not shown", style=MUTED_STYLE)]
+    table = tag("table", join_lines(rows), style="border-collapse:collapse;margin:4px 0 4px 16px")
+    return join_lines([table, *(left_out if hidden > 0 else [])])
+
+
+def _record_rows(records: Sequence[JSON], format_path: FormatPath | None) -> list[Html]:
+    found = dict.fromkeys(key for record in records[:MAX_ROWS] if isinstance(record, Mapping) for key in record)
+    columns = [*found][:MAX_COLUMNS]
+    more = (
+        [f"… {formatting.format_count(len(found) - len(columns), 'more column')}"] if len(found) > MAX_COLUMNS else []
+    )
+    rows = [_row("th", [join([name]) for name in (*columns, *more)])]
+    for index, record in enumerate(records[:MAX_ROWS]):
+        assert isinstance(record, Mapping), "the caller passes records"
+        cells = [_cell(record[name], (index, name), format_path) if name in record else Html("") for name in columns]
+        rows.append(_row("td", cells))
+    return rows
+
+
+def _leaf_rows(value: JSON, format_path: FormatPath | None) -> list[Html]:
+    rows = [_row("th", [Html("path"), Html("value")])]
+    for path, leaf in list(_leaves((), value))[:MAX_ROWS]:
+        name = ".".join(map(str, path))
+        rows.append(_row("td", [join([name]), _cell(leaf, path, format_path)]))
+    return rows
+
+
+def _leaves(path: Path, value: JSON) -> Iterator[tuple[Path, JSON]]:
+    pending: deque[tuple[Path, JSON]] = deque([(path, value)])
+    while pending:
+        at, part = pending.popleft()
+        items = _items(part)
+        if items:
+            pending.extendleft(reversed([((*at, key), item) for key, item in items]))
+        else:
+            yield at, part
+
+
+def _cell(value: JSON, path: Path, format_path: FormatPath | None) -> Html:
+    short = formatting.truncate_line(formatting.format_json_line(value), _MAX_CELL_CHARACTERS)
+    return render_part(short, path, format_path)
+
+
+def _row(kind: str, cells: Sequence[Html]) -> Html:
+    return tag("tr", *(tag(kind, cell, style=CELL_STYLE) for cell in cells))

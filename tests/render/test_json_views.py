@@ -1,0 +1,86 @@
+"""A JSON value is shown as a tree, a table and JSON, in part if it is large."""
+
+from __future__ import annotations
+
+from pdkernel.model import JSON
+from pdkernel.render.json_views import render_views
+from pdkernel.shape import Segment, format_path
+from tests.render.reading import EVIL, Page
+
+ROWS: JSON = [{"id": 1, "name": "one"}, {"id": 2, "tags": []}]
+
+
+def path_of(path: tuple[Segment, ...]) -> str:
+    """The Node.js path of a part of the export `x` of the step `make`."""
+    return format_path(("steps", "make", "x", *path), "node")
+
+
+def titles(page: Page) -> list[str]:
+    """What the parts copy."""
+    return [element["title"] for element in page.attributes if "pd-k" in element.get("class", "").split()]
+
+
+def test_every_part_of_the_tree_copies_its_path() -> None:
+    """Each key, item and value of the tree copies the path of its part."""
+    page = Page(render_views({"a b": {"c": [True]}}, path_of))
+
+    assert titles(page)[:3] == [
+        'Copy steps.make.x["a b"]',
+        'Copy steps.make.x["a b"].c',
+        'Copy steps.make.x["a b"].c[0]',
+    ]
+    assert "[0]: true" in page.text
+
+
+def test_records_are_rows_of_a_table() -> None:
+    """The table of a list of objects has a column for each key, and its cells copy their paths."""
+    page = Page(render_views(ROWS, path_of))
+
+    table = page.text.partition("as a table")[2].partition("as JSON")[0]
+    assert "".join(table.split()) == 'idnametags1"one"2[]'
+    assert titles(page)[-4:] == [f"Copy steps.make.x{at}" for at in ("[0].id", "[0].name", "[1].id", "[1].tags")]
+
+
+def test_other_values_have_a_row_for_each_leaf() -> None:
+    """The table of another value has the path and the value of each leaf."""
+    page = Page(render_views({"a": {"b": 1}, "c": [None, "x"]}, path_of))
+
+    table = page.text.partition("as a table")[2].partition("as JSON")[0]
+    assert "".join(table.split()) == 'pathvaluea.b1c.0nullc.1"x"'
+
+
+def test_a_value_without_paths_copies_nothing() -> None:
+    """The parts of an input can be read and not copied."""
+    page = Page(render_views(ROWS, None))
+
+    assert titles(page) == []
+    assert 'name: "one"' in page.text
+
+
+def test_a_large_value_is_shown_in_part() -> None:
+    """Of a large value, the first keys, items, rows and columns are shown, and the others are counted."""
+    wide = {f"k{number}": number for number in range(70)}
+
+    of_object, of_list = Page(render_views(wide, path_of)).text, Page(render_views([wide] * 30, path_of)).text
+
+    assert "… 20 more keys not shown" in of_object
+    assert "… 60 more rows not shown" in of_object
+    assert "… 20 more items not shown" in of_list
+    assert "… 62 more columns" in of_list
+    assert "… 20 more rows not shown" in of_list
+
+
+def test_a_deep_value_is_shown() -> None:
+    """A value with more levels than the tree shows is shown in part."""
+    deep: JSON = "end"
+    for _ in range(200):
+        deep = [deep]
+
+    assert "… 1 more item not shown" in Page(render_views(deep, path_of)).text
+
+
+def test_markup_is_shown_as_text() -> None:
+    """Markup in keys and values is text in each view."""
+    page = Page(render_views({EVIL: EVIL, "rows": [{EVIL: EVIL}]}, path_of))
+
+    assert page.text.count("<b>bold</b>") >= 6
