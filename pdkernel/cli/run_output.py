@@ -149,19 +149,11 @@ def print_execution(
         if explain and execution.lookup is not None:
             click.echo(lookup.render_text(execution.lookup), nl=False)
         return
-    if execution.status != "success" and error is not None and error.stack is None:
-        print_error(error.code, f"{_steps_line(execution)}\n{error.message}")
-    else:
-        text = timeline.render_text(
-            execution,
-            explain_lookup=explain,
-            has_response=workflow.trigger.type == "http",
-            workflow=workflow,
-            event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
-        )
-        click.echo(color_statuses(text), nl=False)
-
-
-def _steps_line(execution: Execution) -> str:
-    """Each step with its status, in one line."""
-    return f"{execution.workflow}: " + ", ".join(f"{step.name} {step.status}" for step in execution.steps)
+    text = timeline.render_text(
+        execution,
+        explain_lookup=explain,
+        has_response=workflow.trigger.type == "http",
+        workflow=workflow,
+        event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
+    )
+    click.echo(color_statuses(text), nl=False)

@@ -35,7 +35,7 @@ class NotebookCheck(JsonStruct, frozen=True):
     Attributes:
         notebook: The path of the notebook.
         workflow: The name of its workflow.
-        error: Why the notebook cannot be read, or None. The other fields are then empty.
+        error: Why the notebook, or some of its cells, cannot be read, or None. Without a notebook the other fields are empty.
         outdated_outputs: Step cells whose saved outputs belong to another text of the cell.
         unmarked_outputs: Step cells whose saved outputs do not say to which text they belong.
         base: The Git revision with which the steps were compared, or None.
@@ -82,7 +82,8 @@ def render_markdown(check: NotebookCheck) -> str:
 def _rows(check: NotebookCheck) -> Iterator[tuple[str, str]]:
     if check.error is not None:
         yield "error", check.error
-        return
+        if not check.workflow:
+            return
     if check.outdated_outputs:
         yield (
             "outputs of other code",

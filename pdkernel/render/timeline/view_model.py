@@ -284,7 +284,7 @@ def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
 
 def _describe_language(step: Step | None) -> str:
     """The language of *step*, or `action`; empty if it is not known."""
-    return "" if step is None else "action" if step.uses else LANGUAGE_NAMES[step.language]
+    return "" if step is None or step.problem else "action" if step.uses else LANGUAGE_NAMES[step.language]
 
 
 def _merge_logs(step: StepResult) -> tuple[LogBlock, ...]:
