@@ -46,7 +46,9 @@ def test_another_version() -> None:
     """The error names the version that the source has, and the command that uses it; a built-in action needs a decision."""
     found = build_missing_action_error(USES, SourceSetting(), other=OTHER)
     own = build_missing_action_error(
-        USES, SourceSetting(), other=replace(OTHER, file=ComponentFile(Path("a.mjs"), "slack-send", "1.2.3", "action", "builtin"))
+        USES,
+        SourceSetting(),
+        other=replace(OTHER, file=ComponentFile(Path("a.mjs"), "slack-send", "1.2.3", "action", "builtin")),
     )
 
     assert isinstance(found, ActionVersionError)

@@ -172,6 +172,8 @@ def test_apps_are_read_from_the_module(tmp_path: Path) -> None:
         'export default { key: "slack-send", version: "1.2.3", props: { bot: { type: "app", app: "slack_bot" } } }'
     )
 
-    found = guess_app_bindings(step(), replace(SEND, file=ComponentFile(module, "slack-send", "1.2.3", "action", "npm")))
+    found = guess_app_bindings(
+        step(), replace(SEND, file=ComponentFile(module, "slack-send", "1.2.3", "action", "npm"))
+    )
 
     assert found == (AppBinding("bot", "slack_bot"),)
