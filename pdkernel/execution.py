@@ -140,6 +140,7 @@ class StoredResponse(JsonStruct, frozen=True):
         body: The bytes that the step received.
         at: ISO time of the call.
         has_body: False if the body was too large to store; *body* is then empty.
+        note: The note of the call, what the user would have received from a stand-in; not redacted. None for no note.
     """
 
     status: int
@@ -148,6 +149,7 @@ class StoredResponse(JsonStruct, frozen=True):
     body: bytes
     at: str
     has_body: bool = True
+    note: str | None = None
 
     def __repr__(self) -> str:
         return f"StoredResponse(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"

@@ -130,7 +130,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
         rows.append(
             StepRow(
                 result=step,
-                label=formatting.STEP_LABELS[state],
+                label=_label(step, state),
                 language=_describe_language(notes.find_step(step.name)),
                 error=build_error(step.error, execution, notes, step.logs) if step.error is not None else None,
                 badges=_marks(step, notes),
@@ -255,6 +255,16 @@ def _is_end_user_error(execution: Execution) -> bool:
     return execution.error is not None and execution.error.message.startswith(CONNECT_PREFIX)
 
 
+def _label(step: StepResult, state: formatting.StepState) -> formatting.StatusLabel:
+    """The label of a step in *state*: not green if a call of the step was not sent again."""
+    label = formatting.STEP_LABELS[state]
+    return label._replace(tone="warn") if label.tone == "good" and _count_unsent(step) else label
+
+
+def _count_unsent(step: StepResult) -> int:
+    return sum(call.outcome == "not_sent" for call in step.requests)
+
+
 def _state(step: StepResult, execution: Execution, notes: TimelineContext) -> formatting.StepState:
     if step.status != "not_run" or execution.status not in UNFINISHED_STATUSES:
         return step.status
@@ -273,6 +283,8 @@ def _elapsed_ms(step: StepResult, execution: Execution, notes: TimelineContext) 
 
 def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
     marks = []
+    if unsent := _count_unsent(step):
+        marks.append(f"{formatting.format_count(unsent, 'call')} not sent again")
     if step.name in notes.pinned and step.status != "pinned":
         marks.append("pinned")
     if step.name in notes.stale:
