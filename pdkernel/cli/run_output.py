@@ -81,7 +81,8 @@ class _Progress:
             if step.duration_ms is not None and step.name not in self._ended:
                 self._ended.add(step.name)
                 self._clear()
-                self._state.print_detail(f"Step {step.name}: {step.status} in {step.duration_ms:.0f} ms.")
+                ended = "cancelled" if step.is_cancelled else step.status
+                self._state.print_detail(f"Step {step.name}: {ended} in {step.duration_ms:.0f} ms.")
         self._running = next((step for step in execution.steps if step.status == "not_run" and step.started_at), None)
         if self._on:
             self._draw()

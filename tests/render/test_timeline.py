@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from pdkernel.execution import (
+    CANCELLED,
     AccountUse,
     Delivery,
     ErrorRecord,
@@ -468,3 +469,18 @@ def test_the_end_of_stderr_is_shown_once() -> None:
     assert (shown.count("no map"), "goroutine" in shown, "| first" in shown) == (1, False, True)
     assert "cell [4]:9" in shown
     assert timeline.render_text(ended).count("last words") == 1
+
+
+def test_a_cancelled_step_is_not_an_error() -> None:
+    """A step that ran when its run was cancelled is shown as cancelled, in text and HTML."""
+    error = ErrorRecord("step_failed", CANCELLED, "The run was cancelled while this step ran.", step="count")
+    execution = builders.with_step(
+        builders.an_execution(status="cancelled", error=error), "count", status="error", error=error
+    )
+
+    text, html = timeline.render_text(execution), timeline.render_html(execution)
+
+    assert re.search(r"■ cancelled +count", text)
+    assert "■ cancelled count" in Page(html).text
+    assert "✗ error" not in text
+    assert "✗ error" not in html

@@ -266,6 +266,8 @@ def _count_unsent(step: StepResult) -> int:
 
 
 def _state(step: StepResult, execution: Execution, notes: TimelineContext) -> formatting.StepState:
+    if step.is_cancelled:
+        return "cancelled"
     if step.status != "not_run" or execution.status not in UNFINISHED_STATUSES:
         return step.status
     if notes.running == step.name:
