@@ -29,6 +29,8 @@ STDERR_INTRODUCTION = " The end of its stderr:\n"
 """The text before the end of stderr in the message of a step whose process ended."""
 RETURN_VALUE = "$return_value"
 SUMMARY = "$summary"
+CANCELLED = "Cancelled"
+"""The name of the error of a step that ran when its run was cancelled; the step's status is `error`."""
 
 
 class Log(JsonStruct, frozen=True):
@@ -146,6 +148,7 @@ class StoredResponse(JsonStruct, frozen=True):
         body: The bytes that the step received.
         at: ISO time of the call.
         has_body: False if the body was too large to store; *body* is then empty.
+        note: The note of the call, what the user would have received from a stand-in; not redacted. None for no note.
     """
 
     status: int
@@ -154,6 +157,7 @@ class StoredResponse(JsonStruct, frozen=True):
     body: bytes
     at: str
     has_body: bool = True
+    note: str | None = None
 
     def __repr__(self) -> str:
         return f"StoredResponse(status={self.status}, at={self.at!r}, {len(self.body)} bytes)"
@@ -229,6 +233,11 @@ class StepResult(JsonStruct, frozen=True):
             force_setattr(self, "path", self.name)
         if self.duration_ms is not None:
             force_setattr(self, "duration_ms", round(self.duration_ms, 1))
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the run was cancelled while the step ran."""
+        return self.error is not None and self.error.name == CANCELLED and self.error.stack is None
 
     @property
     def return_value(self) -> JSON:

@@ -24,8 +24,7 @@ ResponseMode = Literal["default", "custom"]
 DEFAULT_TIMEOUT_S: Mapping[str, float] = {**dict.fromkeys(get_args(TriggerType), 60.0), "http": 30.0, "email": 30.0}
 """Seconds that a step may run, by trigger type, if `settings.lambda_timeout` is not set (platform limits page)."""
 
-MAX_PROP_BYTES = 64 * 1024
-"""Limit of a prop's value as written; an expression counts as its text (components reference, "prop limits")."""
+MAX_PROP_BYTES = 64 * 1024  # of a prop's value as written, also of an expression (components reference, "prop limits")
 
 MAX_PAYLOAD_BYTES = 6 * 1024 * 1024  # of the event, the exports and the logs of one run together
 
@@ -114,8 +113,7 @@ class Trigger:
     config: Mapping[str, JSON] = field(default_factory=dict)
 
 
-ROUND_TRIP_KEY = "pdkernel"
-"""The key in `extra` for data of a definition that pdkernel does not use but writes back."""
+ROUND_TRIP_KEY = "pdkernel"  # the key in `extra` for data of a definition that pdkernel does not use but writes back
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +141,7 @@ class Step:
         prop_lines: Line of each prop value by its path, for error messages: a line of the cell or of *props_file*. A value
             without an entry is on the directive's line.
         props_file: For a folder, the name of the file that holds the props; None for a cell.
+        problem: Why the cell cannot be read as a step, and the line of the cell; such a step does not run. None for a step.
         extra: Fields of a definition that this model does not use, stored for writing them back.
         files: Files that the code imports, by their path from the folder of the step's entry file (`x.mjs`, `../lib/y.py`).
     """
@@ -167,6 +166,7 @@ class Step:
     props_file: str | None = field(default=None, compare=False)
     extra: Mapping[str, JSON] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    problem: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         check_step_name(self.name)
@@ -366,6 +366,7 @@ class Workflow:
                     "line_offset": s.line_offset,
                     **({"picked": picked} if (picked := s.picked_options) else {}),
                     **({"files": dict(s.files)} if s.files else {}),
+                    **({"problem": s.problem} if s.problem else {}),
                 }
                 for s in self.steps
             ],

@@ -136,7 +136,7 @@ def load_workflow(path: Path) -> Workflow:
 
 
 def load_source(
-    path: Path, *, unanswered: UnansweredPolicy = "refuse", pinned_steps: Collection[str] = ()
+    path: Path, *, unanswered: UnansweredPolicy = "refuse", pinned_steps: Collection[str] = (), lenient: bool = False
 ) -> WorkflowSource:
     """
     Load the one workflow at *path* with its sidecar; see `load_workflow` for the errors.
@@ -146,14 +146,15 @@ def load_source(
         unanswered: `refuse` for callers that run the workflow. `keep` accepts unanswered app props, steps without code and
             unsupported entries.
         pinned_steps: Steps whose exports are pinned: they may have no code and unanswered app props.
+        lenient: Whether step cells with errors become steps with a `problem`, so that other steps can run.
     """
     found = [path] if (path / WORKFLOW_FILE).is_file() else list(_iter_source_paths(path))
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found[:5]) + (", ..." if len(found) > 5 else "")
         raise NotebookError(f"{path} contains {len(found)} workflows: {names}.", fix="Pass the path of one of them.")
     if not pinned_steps or unanswered == "keep":
-        return _load(found[0], unanswered)
-    source = _load(found[0], "keep")
+        return _load(found[0], unanswered, lenient=lenient)
+    source = _load(found[0], "keep", lenient=lenient)
     _check_unpinned(source, frozenset(pinned_steps))
     return source
 
@@ -346,13 +347,14 @@ def _iter_source_paths(path: Path) -> Iterator[Path]:
     yield from found
 
 
-def _load(path: Path, unanswered: UnansweredPolicy = "refuse") -> WorkflowSource:
+def _load(path: Path, unanswered: UnansweredPolicy = "refuse", *, lenient: bool = False) -> WorkflowSource:
     if path.is_dir():
         read = read_folder_workflow(path, require_code=unanswered == "refuse", unanswered_policy=unanswered)
         workflow, sidecar = _require_complete(read, unanswered), read_sidecar(path / SIDECAR_FILE_NAME)
         return WorkflowSource(path, "folder", workflow, sidecar, describe_assumptions(path, workflow))
     sidecar = read_sidecar(get_notebook_sidecar_path(path))
-    workflow = apply_sidecar(with_files_beside(read_notebook(path), path.parent), sidecar, unanswered_policy=unanswered)
+    read = with_files_beside(read_notebook(path, lenient=lenient), path.parent)
+    workflow = apply_sidecar(read, sidecar, unanswered_policy=unanswered)
     return WorkflowSource(path, "notebook", _require_complete(workflow, unanswered), sidecar)
 
 

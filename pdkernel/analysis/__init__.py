@@ -44,12 +44,19 @@ from pdkernel.analysis.secret_props import (
     find_secret_props,
 )
 from pdkernel.analysis.source_locations import find_return_line, locate_missing_prop
-from pdkernel.analysis.step_references import STANDARD_VARIABLES, find_step_references, find_workflow_variables
+from pdkernel.analysis.step_references import (
+    STANDARD_VARIABLES,
+    find_step_references,
+    find_workflow_variables,
+    needs_step,
+)
 from pdkernel.analysis.workflow_checks import (
     check_import_complete,
     check_packages,
+    check_readable,
     check_step_order,
     check_workflow,
+    find_blocked_steps,
     find_order_warnings,
     find_reference_errors,
     is_synced,
@@ -78,6 +85,7 @@ __all__ = [
     "check_event",
     "check_import_complete",
     "check_packages",
+    "check_readable",
     "check_step_order",
     "check_workflow",
     "compare_event",
@@ -88,6 +96,7 @@ __all__ = [
     "detect_drift",
     "fill_secret_props",
     "find_app_bindings",
+    "find_blocked_steps",
     "find_declared_apps",
     "find_missing_files",
     "find_missing_secrets",
@@ -108,6 +117,7 @@ __all__ = [
     "merge_app_bindings",
     "missing_responses",
     "name_cell",
+    "needs_step",
     "package_fault",
     "raise_combined",
     "reader_sort_key",

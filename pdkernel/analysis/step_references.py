@@ -6,7 +6,8 @@ The module of the step's language analyses the code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from operator import or_
@@ -16,10 +17,20 @@ from pdkernel.analysis.environment_variables import VariableReferences
 from pdkernel.analysis.imported_files import iter_sources
 from pdkernel.errors import ExpressionError
 from pdkernel.expression import ValuePath, iter_templates
-from pdkernel.model import Step, Workflow
+from pdkernel.model import Language, Step, Workflow
 
 STANDARD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER"})
 """Variables that every step has, besides those that start with `PIPEDREAM_`."""
+
+_NOT_LITERAL_KEY = r"""(?!\s*(?:\?\.|\.)\s*[A-Za-z_$]|\s*\[\s*['"`])"""
+_DYNAMIC_STEPS_ACCESS: Mapping[Language, re.Pattern[str]] = {
+    "python": re.compile(rf"""\.\s*steps\b{_NOT_LITERAL_KEY}|["']steps["']"""),
+    "node": re.compile(rf"\bsteps\b{_NOT_LITERAL_KEY}"),
+    "bash": re.compile("PIPEDREAM_STEPS"),
+    "go": re.compile(rf"\.\s*Steps\b{_NOT_LITERAL_KEY}"),
+}
+_PARAMETERS = re.compile(r"\brun\s*(?::\s*(?:async\s*)?)?\(\s*\{[^}]*\}\s*\)")
+_COMMENTS = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
 
 
 def find_step_references(step: Step) -> dict[str, int | None]:
@@ -34,6 +45,19 @@ def find_step_references(step: Step) -> dict[str, int | None]:
         for name in node_code.find_step_references(source):
             lines.setdefault(name, step.locate_prop(*path)[0])
     return lines
+
+
+def needs_step(step: Step, name: str) -> bool:
+    """Whether *step* may read `steps.NAME`: it names the step, or reads `steps` without a literal name."""
+    try:
+        if name in find_step_references(step):
+            return True
+    except ExpressionError:
+        return True
+    if step.uses is not None:
+        return False
+    code = _PARAMETERS.sub("", _COMMENTS.sub("", step.source)) if step.language == "node" else step.source
+    return _DYNAMIC_STEPS_ACCESS[step.language].search(code) is not None
 
 
 def _code_reads(step: Step) -> dict[str, int]:

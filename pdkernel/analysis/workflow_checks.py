@@ -7,22 +7,25 @@ the platform.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 
 from pdkernel.analysis import go_code, node_code, python_code
 from pdkernel.analysis.combined_errors import describe_place, raise_combined
 from pdkernel.analysis.imported_files import find_missing_files
 from pdkernel.analysis.python_requirements import find_unreadable_requirements
-from pdkernel.analysis.step_references import find_step_references
+from pdkernel.analysis.step_references import find_step_references, needs_step
 from pdkernel.encode import LONE_SURROGATE
 from pdkernel.errors import (
     DefinitionError,
+    DirectiveError,
     EntryPointError,
     ExpressionError,
     PackageNameError,
     StepOrderError,
     UnknownStepError,
     UnsupportedError,
+    did_you_mean,
 )
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
 
@@ -41,12 +44,60 @@ def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
     Raises:
         DefinitionError: A single problem in its own class; for several, the class of the first with all messages.
     """
+    check_readable(workflow)
     lenient = not to_run and is_synced(workflow)
     problems: list[DefinitionError] = []
     for step in _enabled(workflow):
         problems += [] if lenient else _entry_point_problems(step)
         problems += _order_problems(workflow, step, lenient=lenient)
     raise_combined(problems)
+
+
+def check_readable(workflow: Workflow) -> None:
+    """
+    Check that the cells of all enabled steps of *workflow* can be read.
+
+    Raises:
+        DirectiveError: Cells cannot be read as steps.
+    """
+    raise_combined(
+        [
+            DirectiveError(f"In {_describe_unreadable(step)}: {step.problem[0]}", step=step.name, line=step.problem[1])
+            for step in _enabled(workflow)
+            if step.problem is not None
+        ]
+    )
+
+
+def find_blocked_steps(workflow: Workflow, unreadable: Collection[str]) -> dict[str, tuple[str, int | None]]:
+    """
+    The steps of *workflow* that cannot run, each with the reason and the line of its cell.
+
+    Args:
+        workflow: The workflow.
+        unreadable: The steps whose cells cannot be read and which have no exports.
+
+    Returns:
+        These steps, and those that need their exports.
+    """
+    found: dict[str, tuple[str, int | None]] = {}
+    causes: dict[str, str] = {}
+    for step in workflow.steps:
+        if step.name in unreadable and step.problem is not None:
+            found[step.name], causes[step.name] = step.problem, _describe_unreadable(step)
+            continue
+        needed = next((name for name in causes if not step.disabled and needs_step(step, name)), None)
+        with suppress(ExpressionError):  # the checks before a run report it
+            if needed is not None:
+                line = find_step_references(step).get(needed)
+                causes[step.name] = cause = causes[needed]
+                what = f"{step.name} did not run, because it needs steps.{needed}, and {cause} cannot be read."
+                found[step.name] = (f"{what}\nCorrect that cell.", line)
+    return found
+
+
+def _describe_unreadable(step: Step) -> str:
+    return describe_place(step, step.problem[1] if step.problem else None).strip(" ()") or f"step {step.name}"
 
 
 def check_import_complete(workflow: Workflow) -> None:
@@ -167,7 +218,8 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
             above = sorted(earlier.name for earlier in workflow.steps[max(position - _MAX_LISTED, 0) : position])
             yield UnknownStepError(
                 f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
-                fix=f"Read an earlier step: {', '.join(above) or 'none'}.",
+                fix=did_you_mean(name, above, lists_all=False)
+                or f"Read an earlier step: {', '.join(above) or 'none'}.",
                 step=step.name,
                 line=line,
             )

@@ -22,7 +22,8 @@ from pdkernel.cli.terminal import print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
-    from pdkernel.render.proof import Verdict
+    from pdkernel.render.notebook_check import NotebookCheck
+    from pdkernel.render.proof import Proof
 
 
 @command(
@@ -63,7 +64,7 @@ def check(
     for path in _find_notebooks(notebooks):
         found = check_notebook(path, catalog=catalog, base=base)
         if prove and found.error is None:
-            found = replace(found, proof=_prove(state, path))
+            found = _add_proof(found, _prove(state, path))
         checks.append(found)
     if as_json:
         print_json([{**found.to_json(), "passed": found.is_passed} for found in checks])
@@ -85,7 +86,13 @@ def _find_notebooks(paths: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _prove(state: CliContext, path: Path) -> Verdict:
+def _add_proof(check: NotebookCheck, proof: Proof) -> NotebookCheck:
+    from pdkernel.render.proof import summarize
+
+    return replace(check, proof=proof.verdict, proof_summary="" if proof.is_complete else summarize(proof)[0])
+
+
+def _prove(state: CliContext, path: Path) -> Proof:
     from pdkernel.cli.export import prove_files
     from pdkernel.operations.export import export_workflow
     from pdkernel.source import load_source
@@ -93,7 +100,7 @@ def _prove(state: CliContext, path: Path) -> Verdict:
     source = load_source(path)
     with tempfile.TemporaryDirectory(prefix="pdkernel-check-") as folder:
         files = export_workflow(source, Path(folder, "export"), is_patch=False)
-        return prove_files(state, source, files.folder, is_patch=False, quiet=True).verdict
+        return prove_files(state, source, files.folder, is_patch=False, quiet=True)
 
 
 def _append(target: str, text: str) -> None:

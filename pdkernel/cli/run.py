@@ -161,7 +161,7 @@ async def _run_all(
     from pdkernel.source import load_source
 
     pins = read_pins(options["pins"])
-    opened = load_source(source, pinned_steps=pins)
+    opened = load_source(source, pinned_steps=pins, lenient=True)
     event = _event(options["event"], options["body"], opened)
     state.print_detail(f"Workflow {opened.workflow.name!r} with {len(opened.workflow.steps)} steps from {opened.path}.")
     if not state.quiet:

@@ -91,9 +91,8 @@ class Progress:
             if step.duration_ms is not None and step.name not in self._ended:
                 self._ended.add(step.name)
                 self._clear()
-                self._state.print_detail(
-                    f"Step {step.name}: {STEP_LABELS[step.status].word} in {step.duration_ms:.0f} ms."
-                )
+                ended = STEP_LABELS["cancelled" if step.is_cancelled else step.status].word
+                self._state.print_detail(f"Step {step.name}: {ended} in {step.duration_ms:.0f} ms.")
         self._running = next((step for step in execution.steps if step.status == "not_run" and step.started_at), None)
         if self._running is None:
             self._update = ""  # the installation has ended
@@ -167,23 +166,11 @@ def print_execution(
         if explain and execution.lookup is not None:
             click.echo(lookup.render_text(execution.lookup), nl=False)
         return
-    if execution.status != "success" and error is not None and error.stack is None:
-        print_error(error.code, f"{_steps_line(execution)}\n{error.message}")
-    else:
-        text = timeline.render_text(
-            execution,
-            explain_lookup=explain,
-            has_response=workflow.trigger.type == "http",
-            workflow=workflow,
-            event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
-        )
-        click.echo(color_statuses(text), nl=False)
-
-
-def _steps_line(execution: Execution) -> str:
-    """Each step with its status, in one line."""
-    from pdkernel.render.formatting import STEP_LABELS
-
-    return f"{execution.workflow}: " + ", ".join(
-        f"{step.name} {STEP_LABELS[step.status].word}" for step in execution.steps
+    text = timeline.render_text(
+        execution,
+        explain_lookup=explain,
+        has_response=workflow.trigger.type == "http",
+        workflow=workflow,
+        event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
     )
+    click.echo(color_statuses(text), nl=False)

@@ -1,6 +1,13 @@
 """The grammar of the cells `%%pdstep` and `%%pdworkflow`, both ways."""
 
-from pdkernel.directive.cell import StepCell, format_step_cell, is_step_cell, is_workflow_cell, parse_step_cell
+from pdkernel.directive.cell import (
+    StepCell,
+    build_unreadable_step,
+    format_step_cell,
+    is_step_cell,
+    is_workflow_cell,
+    parse_step_cell,
+)
 from pdkernel.directive.cell_yaml import dump_cell_yaml
 from pdkernel.directive.located_yaml import LocatedYaml, parse_yaml
 from pdkernel.directive.option_values import is_action_reference
@@ -20,6 +27,7 @@ __all__ = [
     "StepOption",
     "WorkflowHeader",
     "build_trigger_mapping",
+    "build_unreadable_step",
     "describe_emitters",
     "dump_cell_yaml",
     "dump_yaml",

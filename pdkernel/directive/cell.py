@@ -11,7 +11,7 @@ from pdkernel.directive.cell_yaml import dump_cell_yaml
 from pdkernel.directive.located_yaml import LocatedYaml, parse_yaml
 from pdkernel.directive.step_line import STEP_MAGIC, format_step_line, parse_step_line, with_line
 from pdkernel.errors import DefinitionError, DirectiveError
-from pdkernel.model import JSON, Step
+from pdkernel.model import JSON, RESERVED_STEP_NAMES, STEP_NAME, Step
 
 _ABOVE = re.compile(r"\s*(#.*|//.*)?\Z")
 _STEP = re.compile(r"\s*%%pdstep(?![\w?])(?P<rest>.*)", re.DOTALL)
@@ -108,6 +108,27 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
         prop_lines=located.lines,
     )
     return StepCell(step, line.no_run)
+
+
+def build_unreadable_step(text: str, error: DefinitionError, *, cell: int) -> Step:
+    """
+    Build the step of a cell that cannot be read, so that the other steps of its notebook can run.
+
+    Args:
+        text: The text of a cell that starts with `%%pdstep`.
+        error: The error of `parse_step_cell`.
+        cell: The index of the cell in the notebook.
+    """
+    found = split_cell(text, _STEP) or SplitCell("", "", 1)
+    word = re.sub(r"\W+", "_", found.line.partition(" ")[0], flags=re.ASCII).strip("_")
+    is_name = not found.line.startswith("-") and STEP_NAME.match(word) and word not in RESERVED_STEP_NAMES
+    return Step(
+        name=word if is_name else f"cell_{cell + 1}",
+        source=found.body,
+        line_offset=found.body_offset,
+        cell_index=cell,
+        problem=(str(error), error.line or found.body_offset),
+    )
 
 
 def _with_body(props: Mapping[str, JSON], found: SplitCell, *, step: str) -> tuple[dict[str, JSON], LocatedYaml]:

@@ -133,6 +133,7 @@ def repeat_response(call: PendingCall, recorded: StoredResponse, recorder: Respo
     response = build_response(recorded.status, reason, headers, recorded.body, has_no_body=bodyless)
     if recorder is not None:
         recorder(response, recorded.body)
+    note = " ".join(filter(None, (recorded.note, note))) or None
     call.finish(
         CallResult("not_sent", recorded.status, recorded_at=recorded.at, body_bytes=len(recorded.body), note=note)
     )

@@ -309,6 +309,7 @@ class CallRouter:
             content if rest is None else b"",
             call.started_at,
             has_body=rest is None,
+            note=result.call_result.note if result.call_result.outcome == "stand_in" else None,
         )
         bodyless = is_bodyless(request.method, response.status)
         if rest is not None:

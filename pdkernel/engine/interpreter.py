@@ -325,7 +325,8 @@ class Interpreter:
             acknowledge_cancellation()
             status = "cancelled"
         run.record.skip_remaining()
-        return status
+        is_blocked = any(run.request.is_selected(name) for name in run.request.blocked_steps)
+        return "error" if is_blocked and status in ("success", "exited") else status
 
 
 def acknowledge_cancellation() -> None:

@@ -16,6 +16,7 @@ from pdkernel.analysis import (
     SecretProp,
     check_import_complete,
     check_packages,
+    check_readable,
     check_workflow,
     find_secret_props,
     find_workflow_variables,
@@ -66,10 +67,13 @@ class PreflightChecks:
             request.only_steps,
             frozenset(request.pinned_exports),
             request.done_steps,
+            frozenset(request.blocked_steps),
         )
         needed = self._needed.get(key)
         if needed is None:
             running = disable_skipped_steps(request)
+            if request.blocked_steps and all(step.disabled for step in running.steps):
+                check_readable(request.workflow)  # no step can run: the run is refused
             check_import_complete(running)
             check_workflow(running)
             check_packages(running)

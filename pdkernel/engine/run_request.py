@@ -14,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
+from pdkernel.analysis import find_blocked_steps
 from pdkernel.egress import OutboundPolicy, SentRequestStore
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.encode import JsonStruct, decode_json, encode_json
@@ -198,7 +199,24 @@ class RunRequest:
             and not step.disabled
             and step.name not in self.pinned_exports
             and step.name not in self.done_steps
+            and step.name not in self.blocked_steps
         )
+
+    @cached_property
+    def blocked_steps(self) -> Mapping[str, tuple[str, int | None]]:
+        """
+        The steps that cannot run because of a cell that cannot be read, each with the reason and the line.
+
+        An unreadable step that is pinned, or not selected and has earlier exports, blocks no step.
+        """
+        unreadable = {
+            step.name
+            for step in self.workflow.steps
+            if step.problem is not None
+            and step.name not in self.pinned_exports
+            and (self.is_selected(step.name) or step.name not in self.previous_exports)
+        }
+        return find_blocked_steps(self.workflow, unreadable) if unreadable else {}
 
 
 @dataclass(frozen=True)

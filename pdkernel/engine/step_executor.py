@@ -31,7 +31,7 @@ from pdkernel.engine.step_actions import StepAction
 from pdkernel.engine.workflow_trigger import ChildIds, WorkflowRunner, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.event import MASK
-from pdkernel.execution import RETURN_VALUE, StepResult, StepStatus
+from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import DataStoreTable
 from pdkernel.workers import Pause, StepCall, StepConfigurationError, StepOutcome, StepRecorder
@@ -119,7 +119,7 @@ class StepExecutor:
             outcome = await self._outcome(run, step, recorder, accounts, rerun_state)
         except asyncio.CancelledError:
             if not run.record.is_handed_over:
-                cancelled = StepError("The run was cancelled while this step ran.", name="Cancelled")
+                cancelled = StepError("The run was cancelled while this step ran.", name=CANCELLED)
                 run.record.record_step(recorder.finish("error", cancelled))
             raise
         except PdkernelError as error:  # its packages, props or worker failed

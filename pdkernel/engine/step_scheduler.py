@@ -17,7 +17,8 @@ from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause, re
 from pdkernel.engine.restored_run import RESUME_DATA, RestoredPause, RestoredRun
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
-from pdkernel.execution import Status, StepResult
+from pdkernel.errors import DirectiveError
+from pdkernel.execution import ErrorRecord, Status, StepResult
 from pdkernel.model import Step
 from pdkernel.workers import StepOutcome
 
@@ -36,8 +37,19 @@ class StepScheduler:
         self._clock = clock
 
     async def run(self, run: RunState, step: Step, state: RestoredRun) -> Status | None:
-        """Handle *step*, unless *state* has its record; return a status if the run ends with it, else None."""
+        """
+        Handle *step*, unless *state* has its record; return a status if the run ends with it, else None.
+
+        A step that is blocked by a cell that cannot be read fails, and the run goes on.
+        """
         request, redactor = run.request, run.record.redactor
+        if step.name in request.blocked_steps and request.is_selected(step.name):
+            message, line = request.blocked_steps[step.name]
+            error = ErrorRecord(
+                DirectiveError.code, DirectiveError.__name__, redactor.redact_text(message), step.name, line
+            )
+            run.record.record_step(StepResult(step.name, "error", error=error))
+            return None
         known = state.steps.get(step.name)
         if known is not None:
             run.exports[step.name] = known.exports

@@ -45,8 +45,8 @@ class StepMagics(Magics):
 
         text = remove_added_newline(self.shell, get_cell_source("pdstep", line, cell))
         metadata = build_output_metadata(text)
+        self._register_cell(text)  # also a text with an error: a run must not take the earlier text
         parsed = parse_step_cell(text)
-        self._register_cell(text)
         session = get_session(self.shell)
         name = parsed.step.name
         if parsed.no_run or parsed.step.disabled or name in session.pins or session.event is None:

@@ -16,6 +16,7 @@ from pdkernel.analysis import describe_error_place, name_cell, raise_combined, w
 from pdkernel.definition.file_plan import get_entry_path, iter_step_files
 from pdkernel.directive import (
     WorkflowHeader,
+    build_unreadable_step,
     is_step_cell,
     is_workflow_cell,
     parse_step_cell,
@@ -27,19 +28,24 @@ from pdkernel.notebook.cell_metadata import decode_mapping, merge_stored_values,
 from pdkernel.notebook.cells import NotebookCell, enumerate_cells, read_cells
 
 
-def read_notebook(path: Path) -> Workflow:
+def read_notebook(path: Path, *, lenient: bool = False) -> Workflow:
     """
-    The workflow of the notebook at *path*; it may have no steps.
+    The workflow of the notebook at *path*; it may have no steps. *lenient* as for `workflow_from_cells`.
 
     Raises:
         NotebookError: The file is not a notebook.
         DefinitionError: A cell is invalid; the message names every such cell.
     """
-    return workflow_from_cells(read_cells(path), name=path.stem, source=str(path), file=str(path))
+    return workflow_from_cells(read_cells(path), name=path.stem, source=str(path), file=str(path), lenient=lenient)
 
 
 def workflow_from_cells(
-    cells: Sequence[NotebookCell], *, name: str, source: str | None = None, file: str | None = None
+    cells: Sequence[NotebookCell],
+    *,
+    name: str,
+    source: str | None = None,
+    file: str | None = None,
+    lenient: bool = False,
 ) -> Workflow:
     """
     The workflow in *cells*.
@@ -49,6 +55,7 @@ def workflow_from_cells(
         name: The workflow's name, unless a `%%pdworkflow` cell gives another.
         source: The origin of the cells, for messages.
         file: The path of the file with the cells, for the places of errors; None for a notebook that is open.
+        lenient: Whether a step cell with an error becomes a step with a `problem`, so that other steps can run.
 
     Raises:
         DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own class; several problems have the class of the
@@ -79,8 +86,11 @@ def workflow_from_cells(
                 headers.append((place, parse_workflow_cell(cell.source)))
                 hidden = cell.pdkernel_metadata
         except DefinitionError as error:
-            problems.append(_in_cell(error, cell, index, file))
-    problems += _find_duplicates(steps)
+            if lenient and is_step_cell(cell.source):
+                steps.append(_at(build_unreadable_step(cell.source, error, cell=index), cell, file))
+            else:
+                problems.append(_in_cell(error, cell, index, file))
+    problems += _find_duplicates(steps := _with_free_names(steps))
     if len(headers) > 1:
         places = " and ".join(place for place, _ in headers)
         problems.append(
@@ -153,6 +163,17 @@ def _name_place(step: Step, line: int | None = None) -> str:
     if step.file_line is not None:
         return describe_error_place(step, step.name, line or 1)
     return name_cell(step).capitalize()
+
+
+def _with_free_names(steps: Sequence[Step]) -> list[Step]:
+    """*steps* with the positions of unreadable cells as their names, where another cell has the name that they seem to have."""
+    taken = {step.name for step in steps if step.problem is None}
+    named = []
+    for step in steps:
+        is_free = step.problem is None or step.name not in taken
+        named.append(step if is_free else replace(step, name=f"cell_{(step.cell_index or 0) + 1}"))
+        taken.add(named[-1].name)
+    return named
 
 
 def _find_duplicates(steps: Sequence[Step]) -> list[DefinitionError]:

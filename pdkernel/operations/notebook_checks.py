@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pdkernel.actions import Catalog
-from pdkernel.analysis import derive_contract
+from pdkernel.analysis import check_readable, derive_contract
 from pdkernel.definition.step_matching import match_steps
 from pdkernel.directive import is_step_cell, parse_step_cell
 from pdkernel.egress.recording import read_recorded_requests
@@ -44,7 +44,7 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
         RequestError: Git does not know *base*, or *path* is not in a Git repository.
     """
     try:
-        source = load_source(path, unanswered="keep")
+        source = load_source(path, unanswered="keep", lenient=True)
         cells = read_cells(path)
     except PdkernelError as error:
         return NotebookCheck(str(path), error=str(error))
@@ -53,6 +53,7 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
     return NotebookCheck(
         notebook=str(path),
         workflow=workflow.name,
+        error=_describe_unreadable_cells(workflow),
         outdated_outputs=tuple(outdated),
         unmarked_outputs=tuple(unmarked),
         base=base,
@@ -65,6 +66,14 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
         reads=tuple(field.path for field in derive_contract(workflow).fields),
         calls=tuple(sorted({*_list_shown_calls(cells), *_list_recorded_calls(workflow, path.parent)})),
     )
+
+
+def _describe_unreadable_cells(workflow: Workflow) -> str | None:
+    try:
+        check_readable(workflow)
+    except DefinitionError as error:
+        return str(error)
+    return None
 
 
 def _with_own_actions(catalog: Catalog, source: WorkflowSource) -> Catalog:

@@ -86,10 +86,7 @@ def find_cases(
             known = [user.external_id for user in directory.users(DEFAULT_ENVIRONMENT, limit=MAX_USERS_PER_EVENT)]
         cases += [ProofCase(file.stem, file, event, user, environment) for user in known or (None,)]
     if not cases:
-        notes.append(
-            f"There is no saved event in {events.name}/: the proof compared only the workflow definitions. "
-            "Save an event: %pdevent FILE --save NAME"
-        )
+        notes.append(f"There is no saved event in {events.name}/: the proof compared only the workflow definitions.")
     return cases, notes
 
 

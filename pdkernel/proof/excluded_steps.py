@@ -7,26 +7,15 @@ A step is excluded because of an unrecorded outbound call or an action that is n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from pdkernel.actions import Catalog
 from pdkernel.actions.action_reference import ActionReference
-from pdkernel.analysis import find_step_references
-from pdkernel.errors import ExpressionError, OutboundCallRefusedError, PdkernelError
+from pdkernel.analysis import needs_step
+from pdkernel.errors import OutboundCallRefusedError, PdkernelError
 from pdkernel.execution import StepResult
-from pdkernel.model import Language, Step, Workflow
-
-_NOT_LITERAL_KEY = r"""(?!\s*(?:\?\.|\.)\s*[A-Za-z_$]|\s*\[\s*['"`])"""
-_DYNAMIC_STEPS_ACCESS: Mapping[Language, re.Pattern[str]] = {
-    "python": re.compile(rf"""\.\s*steps\b{_NOT_LITERAL_KEY}|["']steps["']"""),
-    "node": re.compile(rf"\bsteps\b{_NOT_LITERAL_KEY}"),
-    "bash": re.compile("PIPEDREAM_STEPS"),
-    "go": re.compile(rf"\.\s*Steps\b{_NOT_LITERAL_KEY}"),
-}
-_PARAMETERS = re.compile(r"\brun\s*(?::\s*(?:async\s*)?)?\(\s*\{[^}]*\}\s*\)")
-_COMMENTS = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
+from pdkernel.model import Workflow
 
 
 def find_unavailable_actions(workflow: Workflow, catalog: Catalog) -> dict[str, str]:
@@ -68,19 +57,7 @@ def add_dependents(workflow: Workflow, excluded: Mapping[str, str]) -> dict[str,
         if step.name in found or step.disabled:
             continue
         above = [other.name for other in workflow.steps_before(step.name) if other.name in found]
-        needed = [name for name in above if _needs(step, name)]
+        needed = [name for name in above if needs_step(step, name)]
         if needed:
             found[step.name] = f"The step depends on {needed[0]}, which is not compared."
     return found
-
-
-def _needs(step: Step, name: str) -> bool:
-    try:
-        if name in find_step_references(step):
-            return True
-    except ExpressionError:
-        return True
-    if step.uses is not None:
-        return False
-    code = _PARAMETERS.sub("", _COMMENTS.sub("", step.source)) if step.language == "node" else step.source
-    return _DYNAMIC_STEPS_ACCESS[step.language].search(code) is not None

@@ -19,7 +19,7 @@ MAX_CHARACTERS = 4000
 _LARGE_JSON_CHARACTERS = 100_000
 _pretty = json.JSONEncoder(ensure_ascii=False, indent=2)
 
-StepState = Literal["success", "error", "skipped", "disabled", "pinned", "not_run", "waiting", "running"]
+StepState = Literal["success", "error", "skipped", "disabled", "pinned", "not_run", "waiting", "running", "cancelled"]
 
 
 class StatusLabel(NamedTuple):
@@ -42,6 +42,7 @@ STEP_LABELS: dict[StepState, StatusLabel] = {
     "not_run": StatusLabel("–", "not run", "quiet"),
     "waiting": StatusLabel("·", "waiting", "quiet"),
     "running": StatusLabel("▶", "running", "busy"),
+    "cancelled": StatusLabel("■", "cancelled", "warn"),
 }
 EXECUTION_LABELS: dict[str, StatusLabel] = {
     "queued": StatusLabel("·", "queued", "quiet"),

@@ -35,7 +35,7 @@ class NotebookCheck(JsonStruct, frozen=True):
     Attributes:
         notebook: The path of the notebook.
         workflow: The name of its workflow.
-        error: Why the notebook cannot be read, or None. The other fields are then empty.
+        error: Why the notebook, or some of its cells, cannot be read, or None. Without a notebook the other fields are empty.
         outdated_outputs: Step cells whose saved outputs belong to another text of the cell.
         unmarked_outputs: Step cells whose saved outputs do not say to which text they belong.
         base: The Git revision with which the steps were compared, or None.
@@ -44,6 +44,7 @@ class NotebookCheck(JsonStruct, frozen=True):
         reads: The paths of the event that steps read.
         calls: The method and URL, without its query, of each outbound call in saved outputs and recordings.
         proof: The verdict of a proof, or None if there was none.
+        proof_summary: What the proof compared, what it did not compare, and what to do; empty if it compared each step.
     """
 
     notebook: str
@@ -57,23 +58,29 @@ class NotebookCheck(JsonStruct, frozen=True):
     reads: tuple[str, ...] = ()
     calls: tuple[tuple[str, str], ...] = ()
     proof: Verdict | None = None
+    proof_summary: str = ""
 
     @property
     def is_passed(self) -> bool:
         """Whether the notebook can be read, no output belongs to another text, and no proof differs."""
         return self.error is None and not self.outdated_outputs and self.proof != "differs"
 
+    @property
+    def mark(self) -> tuple[str, str]:
+        """The mark of the result, in text and in Markdown: a check that passed with an incomplete proof is not green."""
+        return ("✗", "❌") if not self.is_passed else ("!", "⚠️") if self.proof_summary else ("✓", "✅")
+
 
 def render_text(check: NotebookCheck) -> str:
     """Render the check as text."""
-    lines = [f"{'✓' if check.is_passed else '✗'} {check.notebook}"]
+    lines = [f"{check.mark[0]} {check.notebook}"]
     lines += [f"    {heading}: {text}" for heading, text in _rows(check)]
     return escape_control_characters("".join(f"{line}\n" for line in lines))
 
 
 def render_markdown(check: NotebookCheck) -> str:
     """Render the check as a section of a summary in Markdown."""
-    lines = [f"### {'✅' if check.is_passed else '❌'} {_code(check.notebook)}", ""]
+    lines = [f"### {check.mark[1]} {_code(check.notebook)}", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {heading} | {_cell(text)} |" for heading, text in _rows(check)]
     return escape_control_characters("".join(f"{line}\n" for line in lines))
@@ -82,7 +89,8 @@ def render_markdown(check: NotebookCheck) -> str:
 def _rows(check: NotebookCheck) -> Iterator[tuple[str, str]]:
     if check.error is not None:
         yield "error", check.error
-        return
+        if not check.workflow:
+            return
     if check.outdated_outputs:
         yield (
             "outputs of other code",
@@ -102,10 +110,8 @@ def _rows(check: NotebookCheck) -> Iterator[tuple[str, str]]:
         ", ".join(f"{method} {url}" for method, url in check.calls) or "none in outputs and recordings",
     )
     if check.proof is not None:
-        yield (
-            "proof",
-            {"same": "the export does the same", "differs": "the export differs"}.get(check.proof, check.proof),
-        )
+        words = {"same": "the export does the same", "differs": "the export differs"}.get(check.proof, check.proof)
+        yield "proof", check.proof_summary if check.proof_summary and check.proof != "differs" else words
 
 
 def _cells(outputs: tuple[OutputOfCell, ...]) -> str:

@@ -32,6 +32,8 @@ GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
 WHOLE_RUN = "whole run"
 RUN_ENDED_EARLIER = "On this event the run ends before this step."
 """The reason for a step that ran on neither side; its label is `not run`."""
+NO_EVENT = "There is no saved event. Save one: %pdevent FILE --save NAME"
+NOT_REACHED = "No saved event reaches it. Save one that does: %pdevent FILE --save NAME"
 MAX_SHOWN_DIFFERENCES = 20
 """Maximum number of differences in text and HTML; the JSON has all."""
 
@@ -138,10 +140,37 @@ class Proof(JsonStruct, frozen=True):
             return "differs"
         return "same" if "same" in {step.verdict for case in self.cases for step in case.steps} else "not compared"
 
+    @property
+    def not_compared(self) -> tuple[StepVerdict, ...]:
+        """The steps that were compared on no event, each with the reason on the first event."""
+        found = []
+        for name in self.steps:
+            verdicts = [step for case in self.cases for step in case.steps if step.step == name]
+            if all(each.verdict == "not compared" for each in verdicts):
+                found.append(verdicts[0] if verdicts else StepVerdict(name, "not compared", reason=NO_EVENT))
+        return tuple(found)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each step was compared on an event."""
+        return not self.not_compared
+
+    @property
+    def label(self) -> str:
+        """The verdict in a few words: *same* only if each step was compared."""
+        return "not complete" if self.verdict == "same" and not self.is_complete else self.verdict
+
+    @property
+    def tone(self) -> Tone:
+        """The tone of the label."""
+        return _TONES["not compared" if self.verdict == "same" and not self.is_complete else self.verdict]
+
     def json_form(self) -> object:
-        """`{"verdict", "definition", "cases", "fields", "notes"}`."""
+        """`{"verdict", "complete", "not_compared", "definition", "cases", "fields", "notes"}`."""
         return {
             "verdict": self.verdict,
+            "complete": self.is_complete,
+            "not_compared": [step.step for step in self.not_compared],
             "definition": self.definition_differences,
             "cases": self.cases,
             "fields": self.fields,
@@ -150,8 +179,8 @@ class Proof(JsonStruct, frozen=True):
 
 
 def render_text(proof: Proof) -> str:
-    """Render the proof as text: a table, differences, reasons and notes."""
-    lines = [_title(proof), *(f"  {line}" for line in _table(proof))]
+    """Render the proof as text: what was compared, a table, differences, reasons and notes."""
+    lines = [*summarize(proof), *(f"  {line}" for line in _table(proof))]
     for where, difference in _shown(proof):
         lines += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
     lines += [line for footnote in _footnotes(proof) for line in ("", *footnote.split("\n"))]
@@ -160,7 +189,11 @@ def render_text(proof: Proof) -> str:
 
 def render_html(proof: Proof) -> str:
     """Render the proof as HTML, with a collapsible table of fields and grades."""
-    parts = [join([pill(proof.verdict, _TONES[proof.verdict]), Html(" "), tag("strong", _title(proof))])]
+    first, *others = summarize(proof)
+    parts = [
+        join([pill(proof.label, proof.tone), Html(" "), tag("strong", first)]),
+        *(tag("div", line) for line in others),
+    ]
     if proof.cases:
         rows = [tag("tr", *(tag("th", breakable(head), style=CELL_STYLE) for head in _heads(proof)))]
         for case in proof.cases:
@@ -190,6 +223,24 @@ def _table(proof: Proof) -> Iterator[str]:
             named = [found.step for found in _row(proof, case) if found.label == word]
             if named:
                 yield f"  {word}: {', '.join(named)}"
+
+
+def summarize(proof: Proof) -> list[str]:
+    """
+    Sum up the proof in one or two lines.
+
+    If steps were not compared, a line has the compared steps, those that were not, and what to do. It is the first line
+    unless there are differences.
+    """
+    if proof.is_complete:
+        return [_title(proof)]
+    missing = proof.not_compared
+    names = [step.step for step in missing]
+    compared = [name for name in proof.steps if name not in names]
+    why = NOT_REACHED if missing[0].reason == RUN_ENDED_EARLIER else missing[0].reason or ""
+    done = f"Compared: {', '.join(compared)}." if compared else "No step was compared."
+    summary = f"Not proven for every step. {done} Not compared: {', '.join(names)}. {' '.join(why.split())}"
+    return [_title(proof), summary] if proof.verdict == "differs" else [summary, _title(proof)]
 
 
 def _title(proof: Proof) -> str:

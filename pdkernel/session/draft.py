@@ -2,7 +2,8 @@
 The notebook's workflow as it is now, read from the front end, executed cells and the notebook's file.
 
 A front end with pdkernel's extension sends the cells that it shows: they replace the file. The newest text of a cell
-counts, shown, executed or saved. The steps are in the order of the notebook's cells.
+counts, shown, executed or saved. The steps are in the order of the notebook's cells. A step cell that cannot be read is a
+step with a `problem`.
 
     edit, do not run            the shown text counts at once; without the extension, see below
     run a cell twice            the second text replaces the first, in the same position
@@ -23,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from pdkernel.directive import is_step_cell, is_workflow_cell, parse_step_cell
+from pdkernel.directive import build_unreadable_step, is_step_cell, is_workflow_cell, parse_step_cell
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, DuplicateStepError
 from pdkernel.model import Workflow
@@ -166,13 +167,14 @@ class Draft:
         Record a step or header cell that was run.
 
         Raises:
-            DefinitionError: The cell is invalid, or another cell has its step's name.
+            DefinitionError: Another cell has the step's name.
         """
         name = _name_of(source)
         self._changes += 1
         if cell_id is not None:
             self._deleted.discard(cell_id)
-            self._check_unique_name(name, cell_id)
+            if _is_readable(source):
+                self._check_unique_name(name, cell_id)
         self._executed_cells[cell_id or name] = ExecutedCell(source, cell_id, name, at, execution_count)
 
     def remove_cells(self, cell_ids: Iterable[str]) -> None:
@@ -202,19 +204,20 @@ class Draft:
         The workflow, in the notebook's order; parsed again only after a change of a cell or the document.
 
         Raises:
-            DefinitionError: An executed cell is invalid, or two cells have the same step name.
+            DefinitionError: The header is invalid, or two cells have the same step name.
         """
         version = self._file_version() if self._live.document is None else None
         state = (self._changes, self._live.changes, version)
         if self._read is None or self._read[0] != state:
-            workflow = workflow_from_cells(self.cells(), name=self._name, source=str(self.path) if self.path else None)
+            source = str(self.path) if self.path else None
+            workflow = workflow_from_cells(self.cells(), name=self._name, source=source, lenient=True)
             self._read = (state, workflow)
         return self._read[1]
 
     def cells(self) -> list[NotebookCell]:
         """The step and header cells of the draft, each with its newest text."""
         document = self._live.document or self._saved()
-        cells = [cell for cell in document.cells if self._is_part(cell)]
+        cells = [cell for cell in document.cells if _is_preserved_cell(cell) or _is_directive_cell(cell.source)]
         ids = {cell.id for cell in cells}
         unplaced = dict(self._executed_cells)
         found: list[NotebookCell] = []
@@ -250,17 +253,10 @@ class Draft:
         kept = [cell for cell in cells if cell.id is None or cell.id not in self._deleted]
         return _Document(kept, self.path.stat().st_mtime)
 
-    def _is_part(self, cell: NotebookCell) -> bool:
-        """Whether *cell* belongs to the workflow: invalid cells that were not run do not."""
-        return _is_preserved_cell(cell) or (_is_directive_cell(cell.source) and self._is_valid_or_executed(cell))
-
-    def _is_valid_or_executed(self, cell: NotebookCell) -> bool:
-        return cell.id in self._executed_cells or _is_valid(cell.source)
-
     def _key_of(self, cell: NotebookCell, ids: set[str | None]) -> str | None:
         if cell.id is not None and cell.id in self._executed_cells:
             return cell.id
-        if not _is_valid(cell.source):
+        if not _is_directive_cell(cell.source):
             return None
         name = _name_of(cell.source)
         for key, ran in self._executed_cells.items():
@@ -272,7 +268,7 @@ class Draft:
     def _check_unique_name(self, name: str, cell_id: str) -> None:
         others = {ran.cell_id for key, ran in self._executed_cells.items() if ran.name == name and key != cell_id}
         existing = others & {
-            cell.id for cell in self.cells() if _is_valid(cell.source) and _name_of(cell.source) == name
+            cell.id for cell in self.cells() if _is_directive_cell(cell.source) and _name_of(cell.source) == name
         }
         if existing and name != HEADER_CELL_NAME:
             raise DuplicateStepError(
@@ -292,12 +288,17 @@ def _is_directive_cell(source: str) -> bool:
 
 
 def _name_of(source: str) -> str:
-    return HEADER_CELL_NAME if is_workflow_cell(source) else parse_step_cell(source).step.name
-
-
-def _is_valid(source: str) -> bool:
+    """The name of a cell's step; of a cell that cannot be read, the name that it probably has."""
+    if is_workflow_cell(source):
+        return HEADER_CELL_NAME
     try:
-        _name_of(source)
+        return parse_step_cell(source).step.name
+    except DefinitionError as error:
+        return build_unreadable_step(source, error, cell=0).name
+
+
+def _is_readable(source: str) -> bool:
+    try:
+        return is_workflow_cell(source) or parse_step_cell(source) is not None
     except DefinitionError:
         return False
-    return True

@@ -13,9 +13,11 @@ from pdkernel.analysis import (
     check_packages,
     check_step_order,
     check_workflow,
+    find_blocked_steps,
     find_order_warnings,
 )
 from pdkernel.errors import (
+    DirectiveError,
     EntryPointError,
     ExpressionError,
     PackageNameError,
@@ -354,3 +356,27 @@ def test_a_name_that_is_not_text_is_refused(name: str) -> None:
         check_import_complete(Workflow(name, steps=(python("a"),)))
 
     assert str(caught.value).encode()
+
+
+def test_steps_that_need_an_unreadable_cell_are_blocked() -> None:
+    """Steps that read the exports of an unreadable cell, directly or through another step, are blocked at their line."""
+    broken = Step("a", problem=("There is no option --lng.", 1), cell_index=0, execution_count=3)
+    direct = python("b", '\n    return pd.steps["a"]', cell_index=1, line_offset=1)
+    indirect = Step("c", "bash", "cat $PIPEDREAM_STEPS", cell_index=2)
+    free = Step("d", "bash", "true")
+
+    blocked = find_blocked_steps(workflow(broken, direct, indirect, free), {"a"})
+
+    assert list(blocked) == ["a", "b", "c"]
+    assert blocked["a"] == ("There is no option --lng.", 1)
+    assert "needs steps.a, and cell [3], line 1 cannot be read" in blocked["b"][0]
+    assert "needs steps.a" in blocked["c"][0]
+    assert blocked["b"][1] == 4
+
+
+def test_a_definition_with_an_unreadable_cell_is_refused() -> None:
+    """An export of a workflow with a cell that cannot be read is refused, and names the cell."""
+    broken = Step("a", problem=("There is no option --lng.", 1), cell_index=0)
+
+    with pytest.raises(DirectiveError, match=r"In cell 1, line 1: There is no option --lng\."):
+        check_workflow(workflow(broken), to_run=False)

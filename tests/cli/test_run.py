@@ -112,6 +112,22 @@ def test_error_of_a_notebook_file_names_the_cell_and_the_file(pdkernel: Shell) -
     assert f"KeyError at line 4 of cell 1 of {source}:" in ended.stdout
 
 
+def test_a_cell_that_cannot_be_read_does_not_stop_the_other_steps(pdkernel: Shell) -> None:
+    """The step of a cell with a bad header fails with its cell, and so does a step that needs it; the others run."""
+    source = pdkernel.notebook(
+        "%%pdstep check --lng x\ndef handler(pd):\n    return 1\n",
+        GREET,
+        "%%pdstep send\ndef handler(pd):\n    return pd.steps['check']\n",
+    )
+
+    ended = pdkernel("run", source, "--body", "{}")
+
+    assert ended.status == 1
+    assert f"DirectiveError at line 1 of cell 1 of {source}:" in ended.stdout
+    assert re.search(r"✓ success +greet", ended.stdout)
+    assert "send did not run, because it needs steps.check, and cell 1, line 1 cannot be read." in ended.stdout
+
+
 def test_an_unreachable_host_is_exit_status_1(pdkernel: Shell) -> None:
     """A failed outbound call fails the step and the run; the error names the host and the cause."""
     cell = "%%pdstep call --lang node\nexport default defineComponent({ async run() { return (await fetch('https://nowhere.invalid/')).status; } });"

@@ -124,6 +124,16 @@ def test_another_event_user_or_step_sends(runs: Runs, outside: OutsideServer) ->
     assert len(outside.seen) == 3
 
 
+def test_the_message_of_a_stand_in_stays_visible(runs: Runs, ledger: Ledger) -> None:
+    """A message to a stand-in that is not sent again has the note of its first answer."""
+    for _ in range(2):
+        runs.post("https://slack.com/api/chat.postMessage", mode="stand-in=slack")
+
+    assert [call.outcome for call in ledger.calls] == ["stand_in", "not_sent"]
+    assert ledger.calls[0].note
+    assert ledger.calls[1].note == ledger.calls[0].note
+
+
 def test_a_stand_in_is_another_target(
     runs: Runs, outside: OutsideServer, plain_outside: OutsideServer, ledger: Ledger
 ) -> None:

@@ -74,6 +74,22 @@ def test_an_error_appears_once(notebook: Notebook, run: Run) -> None:
     assert str(notebook.error) == "Step bad failed: see the error above."
 
 
+def test_a_bad_header_does_not_stop_the_other_steps(notebook: Notebook, run: Run) -> None:
+    """After an edit with a mistake, a run does not take the cell's earlier text, and steps that do not need it run."""
+    run(CHECK)
+    run("%%pdstep other\ndef handler(pd):\n    return 'the other'\n")
+    refused = run(CHECK.replace("check", "check --lng x", 1))
+    run("%pdevent hello")
+
+    shown = run("%pdrun")
+
+    assert "there is no option --lng.\nDid you mean --lang?" in refused
+    assert "checking" not in shown
+    assert "DirectiveError at line 1 of cell [3]:" in shown
+    assert "the other" in shown
+    assert str(notebook.error) == "Step check failed: see the error above."
+
+
 def test_a_refused_run_shows_its_error(notebook: Notebook, run: Run) -> None:
     """The timeline of a run that is refused because of a step has the reason."""
     run("%pdevent hello")

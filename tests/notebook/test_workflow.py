@@ -165,6 +165,22 @@ def test_all_problems_at_once() -> None:
     assert len(str(caught.value).splitlines()) <= 15
 
 
+def test_unreadable_cells_are_steps_with_a_problem() -> None:
+    """A lenient reading keeps the steps that can be read, and names the others by their first word or their position."""
+    cells = [
+        NotebookCell("%%pdstep a"),
+        NotebookCell("%%pdstep a --lng x\ncode", execution_count=7),
+        NotebookCell("# c\n%%pdstep my-step"),
+        NotebookCell("%%pdstep --lng"),
+    ]
+
+    steps = workflow_from_cells(cells, name="n", lenient=True).steps
+
+    assert [step.name for step in steps] == ["a", "cell_2", "my_step", "cell_4"]
+    assert [step.problem and step.problem[1] for step in steps] == [None, 1, 2, 1]
+    assert (steps[1].execution_count, steps[1].source) == (7, "code")
+
+
 def test_two_headers() -> None:
     """A notebook with two headers is refused."""
     with pytest.raises(DirectiveError, match="Cell 1 and Cell 2 are both %%pdworkflow"):

@@ -96,7 +96,7 @@ def test_files_that_are_not_events_are_noted(directory: Directory, tmp_path: Pat
     assert [note.startswith("Skipped, not an event: ") for note in notes] == [True]
     assert none == []
     assert missing[0] == "The test event gone is not in events/."
-    assert "%pdevent FILE --save NAME" in missing[1]
+    assert "compared only the workflow definitions" in missing[1]
     assert find_cases(tmp_path / "nothing", a_workflow(), directory)[0] == []
 
 

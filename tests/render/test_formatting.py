@@ -180,6 +180,7 @@ def test_labels_of_statuses() -> None:
         "not_run": ("– not run", "quiet"),
         "waiting": ("· waiting", "quiet"),
         "running": ("▶ running", "busy"),
+        "cancelled": ("■ cancelled", "warn"),
     }
     assert runs == {
         "queued": ("· queued", "quiet"),

@@ -63,3 +63,13 @@ def test_a_check_fails_for_three_reasons() -> None:
 
     assert [check.is_passed for check in checks] == [False, False, False, True, True, True]
     assert "proof: the export differs" in render_text(checks[2])
+
+
+def test_an_incomplete_proof_is_not_green() -> None:
+    """A check whose proof did not compare each step passes with a warning that says what to do."""
+    check = NotebookCheck("a.ipynb", workflow="a", proof="same", proof_summary="Not compared: send. Record its call.")
+
+    assert check.is_passed
+    assert render_text(check).startswith("! a.ipynb\n")
+    assert "proof: Not compared: send. Record its call." in render_text(check)
+    assert render_markdown(check).startswith("### ⚠️ `a.ipynb`")

@@ -89,7 +89,7 @@ def test_many_steps() -> None:
 
     drawn = proof.render_text(replace(SAME, steps=names, cases=(case,))).splitlines()
 
-    assert drawn[1:4] == [
+    assert drawn[2:5] == [
         "  order as ada:",
         f"    same: {', '.join((*names[1:], WHOLE_RUN))}",
         "    not compared: a_step_called_0",
@@ -115,6 +115,8 @@ def test_as_json() -> None:
     assert json.dumps(one.to_json()) == json.dumps(
         {
             "verdict": "differs",
+            "complete": False,
+            "not_compared": ["send"],
             "definition": [
                 {"path": "steps.read.props.yes", "notebook": '"yes"', "files": "true"},
                 {"path": "steps[2]", "notebook": '"tell"', "files": None},
@@ -165,12 +167,27 @@ def test_a_step_that_neither_side_reached() -> None:
 
     drawn = proof.render_text(replace(SAME, steps=("read", "send"), cases=(case,)))
 
-    assert drawn.splitlines()[:3] == [
+    assert drawn.splitlines()[:4] == [
+        f"Not proven for every step. Compared: read. Not compared: send. {proof.NOT_REACHED}",
         "Proof of flow: workflow same; 1 run, steps: 1 same, 1 not run.",
         "  event  read  send     whole run",
         "  order  same  not run  same",
     ]
-    assert "Not compared" not in drawn
+    assert "Not compared (" not in drawn
+
+
+def test_a_step_that_was_not_compared_is_not_green() -> None:
+    """The first line says what was compared, what was not, and what to do; a step compared on another event is no gap."""
+    steps = (StepVerdict("read"), StepVerdict("send", "not compared", reason=WHY), StepVerdict("tell"))
+    gap = replace(SAME, cases=(CaseVerdict("order", None, steps, StepVerdict(WHOLE_RUN)),))
+    closed = replace(gap, cases=(*gap.cases, *SAME.cases))
+
+    first = f"Not proven for every step. Compared: read, tell. Not compared: send. {WHY}"
+    assert proof.render_text(gap).splitlines()[0] == first
+    assert Page(proof.render_html(gap)).text.split()[:2] == ["not", "complete"]
+    assert "#1a7f37" not in proof.render_html(gap).partition("</strong>")[0]
+    assert (gap.verdict, gap.is_complete, closed.is_complete) == ("same", False, True)
+    assert proof.render_text(closed).startswith("Proof of flow: ")
 
 
 @pytest.mark.parametrize(("length", "is_table"), [(80, True), (81, False)])

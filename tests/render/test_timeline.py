@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from pdkernel.execution import (
+    CANCELLED,
     AccountUse,
     Delivery,
     ErrorRecord,
@@ -437,3 +438,50 @@ def test_a_very_short_step_has_a_bar() -> None:
 
     assert [line.count("█") for line in lines] == [1, 20]
     assert "width:1.0%" in timeline.render_html(execution)
+
+
+def test_a_call_that_was_not_sent_again_is_not_green() -> None:
+    """A step that repeats a call has a mark for it instead of a green label, and its message beside the former answer."""
+    call = builders.a_call(outcome="not_sent", same_as="2026-11-24T10:32:05.120Z", note="Slack message to #bugs")
+    execution = builders.with_step(builders.succeeded(), "send", requests=(call,))
+
+    text, html = timeline.render_text(execution), timeline.render_html(execution)
+
+    assert re.search(r"✓ success +send .*\[1 call not sent again\]", text)
+    assert re.search(
+        r"NOT SENT AGAIN: answer of 10:32 \(stored 200, with the slack account\)\n +Slack message to #bugs", text
+    )
+    assert html.count("#1a7f37") == timeline.render_html(builders.succeeded()).count("#1a7f37") - 1
+    assert "1 call not sent again" in Page(html).text
+
+
+def test_the_end_of_stderr_is_shown_once() -> None:
+    """A report of a panic, or the end of stderr, is not shown as error and as log."""
+    panic = ErrorRecord("step_failed", "panic", "no map", step="count", line=9, stack="main.main()\n\tcount.go:9")
+    died = ErrorRecord("step_died", "ProcessDied", "It ended. The end of its stderr:\nlast words", step="count")
+    logs = (Log("stderr", "first\n"), Log("stderr", "panic: no map\n\ngoroutine 1 [running]:\n"))
+
+    panicked = builders.with_step(builders.succeeded(), "count", status="error", error=panic, logs=logs)
+    ended = builders.with_step(
+        builders.succeeded(), "count", status="error", error=died, logs=(Log("stderr", "last words\n"),)
+    )
+
+    shown = timeline.render_text(panicked, workflow=builders.WORKFLOW)
+    assert (shown.count("no map"), "goroutine" in shown, "| first" in shown) == (1, False, True)
+    assert "cell [4]:9" in shown
+    assert timeline.render_text(ended).count("last words") == 1
+
+
+def test_a_cancelled_step_is_not_an_error() -> None:
+    """A step that ran when its run was cancelled is shown as cancelled, in text and HTML."""
+    error = ErrorRecord("step_failed", CANCELLED, "The run was cancelled while this step ran.", step="count")
+    execution = builders.with_step(
+        builders.an_execution(status="cancelled", error=error), "count", status="error", error=error
+    )
+
+    text, html = timeline.render_text(execution), timeline.render_html(execution)
+
+    assert re.search(r"■ cancelled +count", text)
+    assert "■ cancelled count" in Page(html).text
+    assert "✗ error" not in text
+    assert "✗ error" not in html

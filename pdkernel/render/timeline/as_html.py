@@ -207,8 +207,9 @@ def _call(call: OutboundCall) -> Html:
     app = f" with the {format_app_name(call.app)} account" if call.app else ""
     outcome = formatting.format_outcome(call)
     parts = [
-        join([tag("code", f"{call.method} {call.url}"), f" {formatting.format_call_response(call)}{app}"]),
+        tag("code", f"{call.method} {call.url}"),
         pill(outcome, formatting.select_outcome_tone(call)) if outcome else Html(""),
+        tag("span", f"{formatting.format_call_response(call)}{app}"),
         tag("span", call.note or "") if call.note else Html(""),
     ]
     return tag("span", *_spaced([part for part in parts if part]), style=_GROWING_STYLE)

@@ -133,15 +133,14 @@ def _value(name: str, value: JSON) -> list[str]:
 
 
 def _call(call: OutboundCall) -> list[str]:
-    app = f", with the {format_app_name(call.app)} account" if call.app else ""
-    content = [
-        formatting.truncate_line(f"{call.method} {call.url}", formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL),
-        f"-> {formatting.format_call_response(call)}{app}",
-    ]
-    outcome = ": ".join(part for part in (formatting.format_outcome(call), call.note or "") if part)
+    width = formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL
+    account = f", with the {format_app_name(call.app)} account" if call.app else ""
+    answer = formatting.format_call_response(call) + account
+    outcome = formatting.format_outcome(call)
+    lines = [f"{outcome} ({answer})" if outcome else f"-> {answer}", call.note or ""]
     return [
-        *content,
-        *textwrap.wrap(escape_control_characters(outcome), formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL),
+        formatting.truncate_line(f"{call.method} {call.url}", width),
+        *(piece for line in lines for piece in textwrap.wrap(escape_control_characters(line), width)),
     ]
 
 

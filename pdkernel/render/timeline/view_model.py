@@ -156,7 +156,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
         rows.append(
             StepRow(
                 result=step,
-                label=formatting.STEP_LABELS[state],
+                label=_label(step, state),
                 language=_describe_language(notes.find_step(step.name)),
                 error=build_error(step.error, execution, notes, step.logs) if step.error is not None else None,
                 badges=_marks(step, notes),
@@ -291,7 +291,19 @@ def _is_end_user_error(execution: Execution) -> bool:
     return execution.error is not None and execution.error.message.startswith(CONNECT_PREFIX)
 
 
+def _label(step: StepResult, state: formatting.StepState) -> formatting.StatusLabel:
+    """The label of a step in *state*: not green if a call of the step was not sent again."""
+    label = formatting.STEP_LABELS[state]
+    return label._replace(tone="warn") if label.tone == "good" and _count_unsent(step) else label
+
+
+def _count_unsent(step: StepResult) -> int:
+    return sum(call.outcome == "not_sent" for call in step.requests)
+
+
 def _state(step: StepResult, execution: Execution, notes: TimelineContext) -> formatting.StepState:
+    if step.is_cancelled:
+        return "cancelled"
     if step.status != "not_run" or execution.status not in UNFINISHED_STATUSES:
         return step.status
     if notes.running == step.name:
@@ -309,6 +321,8 @@ def _elapsed_ms(step: StepResult, execution: Execution, notes: TimelineContext) 
 
 def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
     marks = []
+    if unsent := _count_unsent(step):
+        marks.append(f"{formatting.format_count(unsent, 'call')} not sent again")
     if step.name in notes.pinned and step.status != "pinned":
         marks.append("pinned")
     if step.name in notes.stale:
@@ -320,7 +334,7 @@ def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
 
 def _describe_language(step: Step | None) -> str:
     """The language of *step*, or `action`; empty if it is not known."""
-    return "" if step is None else "action" if step.uses else LANGUAGE_NAMES[step.language]
+    return "" if step is None or step.problem else "action" if step.uses else LANGUAGE_NAMES[step.language]
 
 
 def _merge_logs(step: StepResult) -> tuple[LogBlock, ...]:
