@@ -20,7 +20,7 @@ CALL = ("GET", "https://a.test/x")
         (refusals.opaque_protocol("A WebSocket", CALL[1], "deny"), "upgrade", "egress_upgrade", ["A WebSocket to https://a.test/x was not made", "Only `live`, or `allow="]),
         (refusals.blocked_by_sandbox("A datagram", CALL[1], "deny"), "denied", "egress_stopped", ["supports TCP only", "Only `live` allows it."]),
         (refusals.not_public(*CALL), "denied", "egress_not_public", ["public addresses only", "an OAuth client"]),
-        (refusals.step_uses_proxy(*CALL), "proxy", "egress_proxy", ["the step uses its own proxy", "--via"]),
+        (refusals.step_uses_proxy(*CALL, "http://proxy.test:3128"), "proxy", "egress_proxy", ["the step uses its own proxy (http://proxy.test:3128)", "--via"]),
         (refusals.withheld(*CALL, "it is a WebSocket."), "proxy", "egress_withheld", ["and it is a WebSocket.", "your own OAuth client"]),
         (refusals.no_step(), "no-token", "egress_no_step", ["has ended"]),
     ],
