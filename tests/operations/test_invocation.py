@@ -123,6 +123,14 @@ def test_the_exit_status_follows_the_status(endpoint: HttpEndpoint, status: int,
     assert invoke(InvokeRequest(endpoint.url)).exit_status == exit_status
 
 
+def test_an_invalid_user_is_refused_before_the_request(endpoint: HttpEndpoint) -> None:
+    """A blank id is an error, and the endpoint is not called."""
+    with pytest.raises(RequestError, match="cannot be blank"):
+        invoke(InvokeRequest(endpoint.url, " "))
+
+    assert endpoint.requests == []
+
+
 def test_a_redirect_is_a_response() -> None:
     """The request is sent once, also if the endpoint redirects; the exit status is that of a success."""
     with serve(AnsweringServer(lambda _: (302, {}, {"location": "/elsewhere"}))) as server:

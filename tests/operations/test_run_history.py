@@ -105,6 +105,8 @@ async def test_a_new_project_has_no_runs(tmp_path: Path) -> None:
         assert list(await list_runs(project, ExecutionQuery())) == []
         with pytest.raises(RequestError, match="There is no run 'x'"):
             await get_run(project, "x")
+        with pytest.raises(RequestError, match="There are no runs in this project yet"):
+            await get_run(project)
 
 
 async def test_a_damaged_journal_is_reported(tmp_path: Path) -> None:
@@ -377,6 +379,7 @@ async def test_all_ids_of_a_query_are_found(run: Run, project: Project) -> None:
     made = [(await run(python_step(), keep_in_journal=True)).id for _ in range(3)]
 
     assert await find_run_ids(project, ExecutionQuery(limit=1)) == made[::-1]
+    assert (await get_run(project)).id == made[-1]
 
 
 async def _get(journal: Journal, run_id: str) -> Execution:

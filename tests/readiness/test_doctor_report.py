@@ -12,10 +12,12 @@ from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.lookup import Lookup
-from pdkernel.model import Workflow
+from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
 from pdkernel.readiness.doctor_report import DoctorReport
 from pdkernel.readiness.requirements import MissingRequirement
+from pdkernel.render import lookup as lookup_view
+from pdkernel.render import matrix as matrix_view
 from pdkernel.render.files import Finding
 from pdkernel.render.import_report import ImportReport
 from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
@@ -125,6 +127,21 @@ def test_a_report_on_production(project: Project, directory: LocalDirectory) -> 
         "production",
     )
     assert list(report.missing_requirements) == []
+    text = report.format_text("flow")
+    assert lookup_view.render_output(report.lookup).text in text
+    assert matrix_view.render_text(report.matrix) in text
+
+
+def test_only_the_pinned_step_mentions_its_pin(project: Project) -> None:
+    """Of two steps without their action, the one that is pinned in the notebook says so."""
+    workflow = a_workflow(Step("act", uses="@acme/do_it@0.0.9"), Step("other", uses="@acme/do_it@0.0.9"))
+
+    missing = collected(project, workflow, pinned_steps={"act"}).missing_requirements
+
+    assert [(item.name, "is pinned in the notebook" in item.message) for item in missing] == [
+        ("act", True),
+        ("other", False),
+    ]
 
 
 def test_the_file_beside_the_workflow_answers_for_accounts(project: Project, directory: LocalDirectory) -> None:
