@@ -485,7 +485,10 @@ def test_a_saved_event_has_its_name(session: Session) -> None:
 def test_a_pin_is_released_once(ready: Session) -> None:
     """A released pin leaves no result of its step; a step that is not pinned has none to release."""
     ready.pin("check", {"$return_value": 1})
+    result = ready.get_result("check")
 
+    assert result is not None
+    assert (result.status, ready.get_exports()["check"]) == ("pinned", {"$return_value": 1})
     assert (ready.unpin("check"), ready.unpin("check")) == (True, False)
     assert ready.get_result("check") is None
     assert ready.pins == {}

@@ -72,6 +72,7 @@ async def test_the_limit_is_reported_once() -> None:
     watching.close()
 
     assert errors == [watching.error]
+    assert errors[0].message.endswith("settings.lambda_memory allows 1 MB.")
 
 
 async def test_the_last_sample_counts() -> None:
