@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pdkernel.directive import (
     STEP_OPTIONS,
+    build_trigger_mapping,
     format_step_cell,
     format_step_line,
     is_step_cell,
@@ -486,3 +487,35 @@ def test_a_long_text_is_one_value() -> None:
     value = parse_yaml(f"note: |\n{text}after: 1\n", allow_expressions=False).value
 
     assert value == {"note": text.replace("    ", ""), "after": 1}
+
+
+def test_options_of_a_language() -> None:
+    """The language of Python is not written, and `--debug` is not for actions."""
+    assert format_step_cell(parse_step_cell("%%pdstep a --lang python\nx = 1\n").step).startswith("%%pdstep a\n")
+    with pytest.raises(DirectiveError, match="--debug is for Python steps only"):
+        parse_step_cell("%%pdstep a --uses slack-send@1.0.0 --debug\ntext: x\n")
+
+
+@pytest.mark.parametrize(("value", "is_inactive"), [("true", True), ("false", False)])
+def test_an_inactive_workflow(value: str, is_inactive: bool) -> None:
+    """Only `inactive: true` turns a workflow off."""
+    assert parse_workflow_cell(f"%%pdworkflow\nname: W\ninactive: {value}").is_inactive is is_inactive
+
+
+@pytest.mark.parametrize(("fields", "is_valid"), [(4, False), (5, True), (6, True), (7, False)])
+def test_the_fields_of_a_schedule(fields: int, is_valid: bool) -> None:
+    """A cron expression has five fields, or six with seconds."""
+    text = f"%%pdworkflow\ntrigger:\n  type: schedule\n  cron: '{' '.join(['*'] * fields)}'"
+    if is_valid:
+        assert parse_workflow_cell(text).triggers[0].type == "schedule"
+    else:
+        with pytest.raises(DirectiveError, match="cron"):
+            parse_workflow_cell(text)
+
+
+def test_a_trigger_is_written_with_or_without_its_id() -> None:
+    """The id belongs to a definition in Git, and is left out elsewhere."""
+    trigger = Trigger("schedule", config={"id": "ti_1", "cron": "0 9 * * *"})
+
+    assert build_trigger_mapping(trigger) == {"type": "schedule", "id": "ti_1", "cron": "0 9 * * *"}
+    assert build_trigger_mapping(trigger, with_id=False) == {"type": "schedule", "cron": "0 9 * * *"}

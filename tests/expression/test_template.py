@@ -152,3 +152,16 @@ def test_javascript_without_braces(text: Any, expected: Any) -> None:
     assert add_missing_braces(text) == expected
     if text != expected:
         assert parse_template(expected).sole_expression is not None
+
+
+def test_an_invalid_expression_has_its_path() -> None:
+    """The error names the prop by its path, which callers use to find the line; the source is shortened to 60 characters."""
+    source = "a " * 40
+
+    with pytest.raises(ExpressionError) as caught:
+        list(iter_templates({"a": [{"b": f"{{{{ {source} }}}}"}]}))
+
+    assert caught.value.path == ("a", 0, "b")
+    assert caught.value.message.startswith("a.0.b: {{")
+    shown = caught.value.message.partition("{{")[2].partition("...")[0]
+    assert len(shown) == 57

@@ -71,3 +71,25 @@ def test_a_kept_entry_with_a_fence_is_one_block() -> None:
     text = "".join(kept["source"])
     assert text.count("`````") == 2
     assert text.endswith("\n`````")
+
+
+def test_a_step_without_its_code_is_explained() -> None:
+    """A Markdown cell above the step says that its code was missing at the import."""
+    gone = Step("gone", extra={ROUND_TRIP_KEY: {"missing": True}})
+    cells = cells_of(Workflow("W", triggers=ONE, steps=(gone, Step("here", source="x = 1\n"))))
+    about = [cell for cell in cells if "about" in cell["metadata"].get("pdkernel", {})]
+
+    assert [cell["metadata"]["pdkernel"]["about"] for cell in about] == ["gone"]
+    assert "".join(about[0]["source"]).startswith("**No code:** the entry file of `gone` was missing")
+
+
+def test_props_that_a_cell_cannot_show_are_visible() -> None:
+    """A Markdown cell above the step shows the props that are in the cell's metadata only."""
+    step = Step("send", uses="a-b@1.0.0", props={"text": "{{ not closed", "plain": 1})
+    cells = cells_of(Workflow("W", triggers=ONE, steps=(step,)))
+    (about,) = [cell for cell in cells if cell["metadata"].get("pdkernel", {}).get("about") == "send"]
+
+    text = "".join(about["source"])
+    assert text.startswith("Props of `send` that a cell cannot show are kept in the cell's metadata:")
+    assert "{{ not closed" in text
+    assert "plain" not in text

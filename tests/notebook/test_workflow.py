@@ -324,3 +324,14 @@ def test_files_in_raw_cells(tmp_path: Path) -> None:
     (found,) = read_notebook(save(tmp_path / "n.ipynb", *cells, step)).steps
 
     assert found.files == {"../lib/b.mjs": "edited", "a.mjs": "import '../lib/b.mjs'\r\n"}
+
+
+def test_a_renamed_workflow_has_its_new_name() -> None:
+    """The name in the metadata counts while the header shows the name that stands for it."""
+    hidden = {"pdkernel": {"name": {"is": "Odd {{ name", "shown": "Odd"}}}
+    names = [
+        workflow_from_cells([NotebookCell(f"%%pdworkflow\nname: {shown}", metadata=hidden)], name="file").name
+        for shown in ("Odd", "Mine")
+    ]
+
+    assert names == ["Odd {{ name", "Mine"]

@@ -88,3 +88,13 @@ def test_frame_of_an_invalid_path_shows_an_example() -> None:
 
     assert "is not a path" in refused.value.message
     assert "body.commits" in refused.value.fix
+
+
+def test_frame_of_an_item_that_does_not_exist() -> None:
+    """An index after the last item has no value, and a value without lists says so."""
+    assert list(build_data_frame({"a": [{"n": 1}, {"n": 2}]}, ("a", 1))["n"]) == [2]
+    with pytest.raises(RequestError, match=r"no value at a\[2\]"):
+        build_data_frame({"a": [{"n": 1}, {"n": 2}]}, ("a", 2))
+    with pytest.raises(RequestError) as caught:
+        build_data_frame({"a": 1}, "b")
+    assert caught.value.fix == "Use the path of a list: none."

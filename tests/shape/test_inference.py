@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pdkernel.event import Event
 from pdkernel.model import JSON
 from pdkernel.shape import (
@@ -89,3 +91,9 @@ def test_a_shape_does_not_need_pandas() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("length", "sample"), [(60, "x" * 60), (61, "x" * 59 + "…")])
+def test_the_longest_sample(length: int, sample: str) -> None:
+    """A text of 60 characters is a whole sample; a longer one is cut to 60."""
+    assert infer_shape("x" * length).samples == (f'"{sample}"',)
