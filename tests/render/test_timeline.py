@@ -213,7 +213,7 @@ def test_a_refused_run_with_the_default_response() -> None:
     for_its_user = builders.refused()
     for_its_text = replace(for_its_user, error=ErrorRecord("step_order", "StepOrderError", "Step a reads steps.b"))
 
-    drawn, other = timeline.render_text(for_its_user), timeline.render_text(for_its_text)
+    drawn, other = (" ".join(timeline.render_text(each).split()) for each in (for_its_user, for_its_text))
 
     said = "response to the caller: 200, the default response, sent at once: the caller does not see the refusal"
     assert said in " ".join(drawn.split())
