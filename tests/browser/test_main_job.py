@@ -315,16 +315,21 @@ def test_saved_notebook_holds_no_token(edited: Job) -> None:
     assert TOKEN not in text
 
 
-def test_narrow_window_hides_nothing(edited: Job) -> None:
-    """In a window of 900 pixels every form and timeline fits into its cell."""
+@pytest.mark.parametrize("width", [900, 390])
+def test_narrow_window_hides_nothing(edited: Job, width: int) -> None:
+    """In a window of 900 pixels, and on a phone, every form and timeline fits into its cell, and every field into its form."""
     wide = edited.page.page.viewport_size
-    edited.page.page.set_viewport_size({"width": 900, "height": 1100})
+    edited.page.page.evaluate("jupyterapp.shell.collapseLeft()")
+    edited.page.page.set_viewport_size({"width": width, "height": 1100})
 
     for cell in ("user", "picker", "composer", "notify", "run", "shape", "export"):
         for output in edited.output(cell).locator(".jp-OutputArea-output").all():
-            assert output.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), cell
+            assert output.evaluate(
+                """node => [node, ...node.querySelectorAll('.widget-box')]
+                  .every(each => each.scrollWidth <= each.clientWidth + 1)"""
+            ), cell
 
-    edited.look("composer", "job-11-narrow")
+    edited.look("composer", f"job-11-narrow-{width}")
     assert wide is not None
     edited.page.page.set_viewport_size(wide)
 
