@@ -315,16 +315,24 @@ def test_saved_notebook_holds_no_token(edited: Job) -> None:
     assert TOKEN not in text
 
 
-def test_narrow_window_hides_nothing(edited: Job) -> None:
-    """In a window of 900 pixels every form and timeline fits into its cell."""
+@pytest.mark.parametrize("width", ["", "300px"])
+def test_narrow_window_hides_nothing(edited: Job, width: str) -> None:
+    """At 900 pixels, and with cells as narrow as on a phone, each form and timeline fits into its cell, and each field into its form."""
     wide = edited.page.page.viewport_size
     edited.page.page.set_viewport_size({"width": 900, "height": 1100})
 
-    for cell in ("user", "picker", "composer", "notify", "run", "shape", "export"):
+    cells = ("user", "picker", "composer", "notify", "run", "shape", "export")
+    for cell in cells:
+        edited.output(cell).evaluate("(node, width) => { node.style.width = width; }", width)
         for output in edited.output(cell).locator(".jp-OutputArea-output").all():
-            assert output.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), cell
+            assert output.evaluate(
+                """node => [node, ...node.querySelectorAll('.widget-box')]
+                  .every(each => each.scrollWidth <= each.clientWidth + 1)"""
+            ), cell
 
-    edited.look("composer", "job-11-narrow")
+    edited.look("composer", f"job-11-narrow{width}")
+    for cell in cells:
+        edited.output(cell).evaluate("node => { node.style.width = ''; }")
     assert wide is not None
     edited.page.page.set_viewport_size(wide)
 
