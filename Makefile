@@ -11,6 +11,8 @@
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some, "pipedream==2.2.0 @pipedream/sdk@3.0.2" for others
 # make contract  precision and recall of the caller's contract on the labelled set, by language
 # make crash  a server killed at every commit, under load, on a full disk: accepted, finished and lost events are printed
+# make first-run  seconds from the answer of `pdkernel lab` to the first green run, at a person's pace; needs Chromium
+# make pictures  the pictures of the documentation, taken in a real JupyterLab; needs Chromium
 # make bench  the figures of tests/benchmarks, printed as ratios; BASE=COMMIT for a server of this checkout against one of a commit
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,7 +31,7 @@ SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash bench chromium clean
+.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash bench first-run pictures chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -89,6 +91,12 @@ ifdef BASE
 else
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 endif
+
+first-run: .venv/.test
+	$(BIN)/python -m tests.browser.film time
+
+pictures: .venv/.test
+	$(BIN)/python -m tests.browser.film pictures docs/pictures
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("pdkernel needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'

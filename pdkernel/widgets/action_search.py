@@ -11,7 +11,7 @@ from pdkernel.actions import Component
 from pdkernel.model import get_app_slug
 from pdkernel.operations.actions import ActionSearch
 from pdkernel.render.actions import format_first_paragraph
-from pdkernel.render.apps import format_app_name
+from pdkernel.render.apps import app_icon, format_app_name
 from pdkernel.render.markup import Html, tag
 from pdkernel.session import Session
 from pdkernel.widgets.background_run import LatestCall
@@ -35,11 +35,13 @@ _MAX_RESULTS = 50
 
 def build_action_heading(component: Component, *others: str) -> Html:
     """Title, app, key and version of an action with *others* on a line, its description below."""
-    app = format_app_name(get_app_slug(component.key)) or component.source
+    slug = get_app_slug(component.key)
     return tag(
         "div",
+        app_icon(slug) if slug else "",
+        " ",
         tag("strong", component.name),
-        f" · {app} · ",
+        f" · {format_app_name(slug) or component.source} · ",
         tag("code", component.uses),
         *(f" · {other}" for other in others),
         tag("div", format_first_paragraph(component.description)),

@@ -1,8 +1,8 @@
 """
 The quickstart driven as a person does: the time to the first green run, and the pictures of the documentation.
 
-    python -m tests.browser.film time               seconds from the answer of `pdkernel lab` to the first green run
-    python -m tests.browser.film pictures FOLDER    the film strip: 1,400 px, dark, 900 px, phone
+    python -m tests.browser.film time               (make first-run) seconds from the answer of `pdkernel lab` to the first green run
+    python -m tests.browser.film pictures FOLDER    (make pictures) the film strip: 1,400 px, dark, 900 px, phone
 
 Not a test: the gate asserts no time, and a picture is looked at by a person.
 """
@@ -174,6 +174,7 @@ def _find_an_action(page: LabPage, film: Film) -> None:
     form.get_by_role("textbox", name="search").fill("record")
     expect(form.locator(".widget-hbox", has_text="data_stores-add-update-record@")).to_be_visible()
     page.cell(index).evaluate("cell => cell.scrollIntoView({ block: 'start' })")
+    expect(form).to_contain_text("%pdactions record")
     film.take("09-actions-search")
     form.locator(".widget-hbox", has_text="data_stores-add-update-record@").get_by_role("button", name="Use").click()
     form.get_by_label("Key *").fill("{{steps.check.$return_value.repository}}")
