@@ -320,6 +320,8 @@ def test_running_and_saving_changes_no_metadata(page: LabPage) -> None:
         cell.pop("outputs", None)
         cell.pop("execution_count", None)
     assert after == before
+
+
 VALUES = {
     "make": """%%pdstep make --prop title={{steps.trigger.event.body.title}} --prop 'user={{steps.trigger.event.body.user}}' --lang node
 export default defineComponent({

@@ -215,7 +215,9 @@ def test_a_refused_run_with_the_default_response() -> None:
 
     drawn, other = timeline.render_text(for_its_user), timeline.render_text(for_its_text)
 
-    assert "response to the caller: 200, the default response, sent at once: the caller does not see the refusal" in drawn
+    assert (
+        "response to the caller: 200, the default response, sent at once: the caller does not see the refusal" in drawn
+    )
     assert "response" not in other
 
 
@@ -449,7 +451,7 @@ def test_a_call_that_was_not_sent_again_is_not_green() -> None:
 
     assert re.search(r"✓ success +send .*\[1 call not sent again\]", text)
     assert re.search(
-        r"NOT SENT AGAIN: answer of 10:32 \(stored 200, with the slack account\)\n +Slack message to #bugs", text
+        r"NOT SENT AGAIN: answer of 10:32 \(stored 200, with the Slack account\)\n +Slack message to #bugs", text
     )
     assert html.count("#1a7f37") == timeline.render_html(builders.succeeded()).count("#1a7f37") - 1
     assert "1 call not sent again" in Page(html).text
