@@ -6,14 +6,13 @@ The functions are pure. The engine looks up the accounts.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.actions.component import Component, find_declared_apps
 from pdkernel.analysis import UNKNOWN_APP, merge_app_bindings
-from pdkernel.errors import ActionPropsError
+from pdkernel.errors import ActionPropsError, did_you_mean
 from pdkernel.expression import add_missing_braces
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, StoreBinding, get_app_slug
 from pdkernel.workers import ComponentDescription, PropDeclaration
@@ -162,9 +161,8 @@ def _unknown(values: Mapping[str, JSON], description: ComponentDescription) -> l
 
 def _format_suggestions(unknown: list[str], description: ComponentDescription) -> str:
     names = [prop.name for prop in description.props]
-    near = {name: difflib.get_close_matches(name, names, n=1, cutoff=0.6) for name in unknown}
-    sentences = [f" {name!r}: did you mean {found[0]!r}?" for name, found in near.items() if found]
-    return "".join(sentences)
+    near = {name: did_you_mean(name, names, lists_all=False) for name in unknown}
+    return "".join(f" {sentence}" for sentence in near.values() if sentence)
 
 
 def _format_props(description: ComponentDescription) -> str:

@@ -17,7 +17,7 @@ from pdkernel.analysis.combined_errors import (
 )
 from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, format_path, reader_sort_key
 from pdkernel.analysis.contract_check import ContractViolation, check_event
-from pdkernel.analysis.contract_derivation import derive_contract
+from pdkernel.analysis.contract_derivation import derive_contract, suggest_key
 from pdkernel.analysis.contract_examples import build_contract_schema, build_example_body, build_example_event
 from pdkernel.analysis.custom_response import MissingResponse, missing_responses, responds
 from pdkernel.analysis.event_comparison import Drift, EventComparison, compare_event, detect_drift
@@ -122,6 +122,7 @@ __all__ = [
     "raise_combined",
     "reader_sort_key",
     "responds",
+    "suggest_key",
     "translate_places",
     "with_message",
     "with_step_files",

@@ -63,6 +63,10 @@ class AccessTracker(ABC):
 
     Args:
         exports_above: The known exports of earlier steps.
+
+    Attributes:
+        accesses: The accesses to the event.
+        paths: All paths below `steps` that are accessed.
     """
 
     fails_on_missing_key: ClassVar[bool] = False
@@ -70,6 +74,7 @@ class AccessTracker(ABC):
 
     def __init__(self, exports_above: KnownExports | None = None) -> None:
         self.accesses: list[PathAccess] = []
+        self.paths: set[FieldPath] = set()
         self.line = 1
         self.mixed_type_paths: set[FieldPath] = set()
         self._exports_above = exports_above or {}
@@ -85,6 +90,7 @@ class AccessTracker(ABC):
 
     def add_access(self, kind: AccessKind, path: FieldPath, types: tuple[str, ...] = ()) -> None:
         """Record an access to *path* below `steps`."""
+        self.paths.add(path)
         if kind == "mixed_type":
             self.mixed_type_paths.add(path)
         if path[:2] == EVENT_PATH:

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath, ValueSet
+from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath, PathValue, ValueSet
 from pdkernel.analysis.access_tracker import EVENT_CONTAINERS, AccessKind, KnownExports, PathAccess
 from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, PathExpectation, reader_sort_key
 from pdkernel.analysis.trace import StepTracer
-from pdkernel.errors import ExpressionError
+from pdkernel.errors import ExpressionError, did_you_mean
 from pdkernel.expression import add_missing_braces, iter_templates
-from pdkernel.model import Step, Workflow
+from pdkernel.model import JSON, Step, Workflow
 
 _VALUE_USES: frozenset[AccessKind] = frozenset({"uses", "passes_on", "escapes", "dynamic"})
 _SCALARS = frozenset({"string", "number", "numeric", "boolean"})
@@ -74,6 +75,45 @@ def collect_step_reads(step: Step, exports_above: KnownExports) -> StepReads:
     accesses += _trace_props(step, exports_above, cell)
     exports = {name: values[0] for name, values in tracer.exports.items() if len(values) == 1} if tracer else {}
     return StepReads(_summarize_accesses(accesses), exports, is_read)
+
+
+def suggest_key(step: Step, missing: str, values: Mapping[str, JSON]) -> str:
+    """
+    A sentence that suggests the key that *step* meant, by the names of keys only; empty if no key is near.
+
+    Args:
+        step: The step, which failed because of a missing key.
+        missing: The missing key (Python), or the key that was read from the undefined value of the missing key (JavaScript).
+        values: The values below `steps` that the step could read.
+    """
+    from pdkernel.analysis import node_trace
+
+    known = {
+        (name, export): (PathValue((name, export)),)
+        for name, exports in values.items()
+        for export in (exports if isinstance(exports, Mapping) and name != "trigger" else ())
+    }
+    try:
+        tracer, _ = _trace_code(step, known)
+        expressions = [each.source for _, template in iter_templates(step.props) for each in template.expressions]
+    except (RecursionError, ExpressionError):
+        return ""
+    paths = set() if tracer is None else set(tracer.paths)
+    for source in expressions:
+        paths |= node_trace.trace_expression(source, known).paths
+    for path in sorted(paths, key=str):
+        value: Any = values
+        for place, key in enumerate(path):
+            if isinstance(value, Mapping) and isinstance(key, str) and key not in value:
+                near = did_you_mean(key, value, lists_all=False)
+                if near and missing in (key, *path[place + 1 : place + 2]):
+                    return near
+                break
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                break
+    return ""
 
 
 def _trace_code(step: Step, known: KnownExports) -> tuple[StepTracer | None, bool]:

@@ -162,7 +162,7 @@ def _user_not_found(
     hint = f" {user!r} exists in {snapshot.other_environment}." if snapshot.has_user_in_other_environment(user) else ""
     return ExternalUserNotFoundError(
         f"No matching external user ID: {user} in {snapshot.environment}",
-        fix=f"{snapshot.describe_known_users}{hint} A user exists once their first account is connected: {form}"
+        fix=f"{snapshot.describe_known_users(user)}{hint} A user exists once their first account is connected: {form}"
         + snapshot.format_connect_command(next(iter(needing)), user),
     )
 

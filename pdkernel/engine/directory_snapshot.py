@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from pdkernel.clock import format_iso
+from pdkernel.errors import did_you_mean
 from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Directory, Environment, Plan
 from pdkernel.lookup import MAX_CANDIDATES, AccountCandidate
 from pdkernel.model import AppBinding
@@ -53,14 +54,14 @@ class DirectorySnapshot:
         """The project's plan."""
         return self._directory.plan
 
-    @cached_property
-    def describe_known_users(self) -> str:
-        """A sentence that names the external users of the environment."""
+    def describe_known_users(self, unknown: str) -> str:
+        """A sentence that names the external users of the environment, after those with ids near the *unknown* id."""
         users = [user.external_id for user in self._directory.users(self.environment, limit=_MAX_NAMED_USERS + 1)]
         listed = ", ".join(users[:_MAX_NAMED_USERS]) + (" and more" if len(users) > _MAX_NAMED_USERS else "")
         if not users:
             return f"{self.environment} has no external users yet."
-        return f"External users in {self.environment}: {listed}."
+        near = did_you_mean(unknown, users, lists_all=False)
+        return f"{near} External users in {self.environment}: {listed}.".lstrip()
 
     def has_user(self, external_user_id: str) -> bool:
         """Return whether the user exists in the environment."""

@@ -7,13 +7,14 @@ Executes one attempt at one step: props, worker, record, limits, warnings.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from pdkernel.analysis import fill_secret_props, find_return_line, iter_sources, locate_missing_prop
+from pdkernel.analysis import fill_secret_props, find_return_line, iter_sources, locate_missing_prop, suggest_key
 from pdkernel.clock import Clock
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
@@ -32,9 +33,14 @@ from pdkernel.engine.workflow_trigger import ChildIds, WorkflowRunner, WorkflowT
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.event import MASK
 from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.model import JSON, Step
 from pdkernel.project import DataStoreTable
 from pdkernel.workers import Pause, StepCall, StepConfigurationError, StepOutcome, StepRecorder
+
+_MISSING_KEY = re.compile(
+    r"\AKeyError: '([^']+)'\Z|Cannot (?:read properties of|destructure property) .*?(?:\(reading )?'([^']+)'"
+)
+"""The key in the error of a missing key in Python, and the key that JavaScript reads from the missing value."""
 
 
 class Service(Protocol):
@@ -126,11 +132,11 @@ class StepExecutor:
             if error is run.record.write_error:
                 run.record.notify(StepResult(step.name, "not_run"))
                 raise
-            _locate_error(error if isinstance(error, StepError) else None, run.request.workflow, step)
+            _explain_error(error if isinstance(error, StepError) else None, run, step)
             return recorder.finish("error", error), None
         except OSError as fault:
             return recorder.finish("error", scratch_write_error(fault)), None
-        _locate_error(outcome.error, run.request.workflow, step)
+        _explain_error(outcome.error, run, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = _limited(run, step, recorder, outcome)
         run.record.outbox.add(step.name, rerun_state.run_number, outcome.queued_sends, run.record.redactor)
@@ -202,10 +208,14 @@ class StepExecutor:
         }
 
 
-def _locate_error(error: StepError | None, workflow: Workflow, step: Step) -> None:
-    """Add details from the workflow's text: where a time limit is set, and the line of an error without a line."""
+def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:
+    """Add details: where a time limit is set, a key that the step may have meant, the line of an error without a line."""
     if isinstance(error, StepTimeoutError):
-        error.fix = suggest_longer_timeout(workflow, step)
+        error.fix = suggest_longer_timeout(run.request.workflow, step)
+    missing = _MISSING_KEY.search(f"{error.name}: {error.message}") if error is not None else None
+    if error is not None and missing is not None and not error.fix:
+        values: dict[str, Any] = {"trigger": {"event": run.request.event.data, "context": run.record.context}}
+        error.fix = suggest_key(step, missing[1] or missing[2], values | run.exports)
     if error is None or error.line is not None:
         return
     if isinstance(error, StepConfigurationError) and error.prop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +17,7 @@ from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
 
 from pdkernel.clock import Clock
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, did_you_mean
 from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
@@ -87,12 +88,23 @@ def show_errors_as_messages(function: Callable[P, R]) -> Callable[P, R]:
             return cast("R", None)
         try:
             return function(*args, **kwargs)
-        except UsageError:
-            raise
+        except UsageError as error:
+            raise UsageError(_with_suggestion(error, getattr(args[0], function.__name__, None))) from None
         except PdkernelError as error:
             raise CellError(type(error).__name__, str(error)) from None
 
     return shown
+
+
+def _with_suggestion(error: UsageError, magic: object) -> str:
+    """The message of *error*, with the options of *magic* that are near an unknown option."""
+    message = str(error)
+    unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
+    parser = getattr(magic, "parser", None)
+    if unknown is None or parser is None:
+        return message
+    known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 (argparse has no list)
+    return f"{message}\n{did_you_mean(unknown[1], known)}".rstrip()
 
 
 class LiveTimeline:

@@ -121,7 +121,7 @@ def test_an_unknown_prop_of_an_installed_action() -> None:
 
     assert bound.step.props == {"text": "Hi", "txet": "Ho", "quite": 1}
     assert bound.warnings == (
-        "slack-send@1.2.3 has no prop 'txet'. 'txet': did you mean 'text'?",
+        "slack-send@1.2.3 has no prop 'txet'. Did you mean text?",
         "slack-send@1.2.3 has no prop 'quite'.",
     )
 
@@ -137,7 +137,7 @@ def test_an_unknown_prop_of_a_built_in_action() -> None:
         bind(BUILT_IN, text="Hi", txet="Ho")
 
     assert "text (string, Message)" in caught.value.fix
-    with pytest.raises(ActionPropsError, match=r", which slack-send 1\.0\.0 may have\. 'txet': did you mean 'text'\?"):
+    with pytest.raises(ActionPropsError, match=r", which slack-send 1\.0\.0 may have\. Did you mean text\?"):
         bind(replace(BUILT_IN, requested_version="1.0.0"), text="Hi", txet="Ho")
 
 

@@ -331,7 +331,7 @@ def test_a_failure_is_at_the_cells_line(live_kernel: RunningKernel) -> None:
     shown = outputs(live_kernel.run("%%pdstep bad --debug\nasync def handler(pd):\n    zero = 0\n    return 1 / zero"))
 
     assert "ZeroDivisionError" in shown
-    assert "<step bad>" in shown
+    assert "Cell [" in shown
     assert "zero = 0" in shown
     assert "python_step" not in shown
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from IPython.utils.capture import capture_output
 
 from pdkernel.notebook import hash_cell, read_output_hash
@@ -88,6 +89,27 @@ def test_a_bad_header_does_not_stop_the_other_steps(notebook: Notebook, run: Run
     assert "DirectiveError at line 1 of cell [3]:" in shown
     assert "the other" in shown
     assert str(notebook.error) == "Step check failed: see the error above."
+
+
+@pytest.mark.parametrize(
+    ("cell", "meant"),
+    [
+        ("%%pdstep x\ndef handler(pd):\n    return pd.steps['trigger']['event']['boddy']\n", "body"),
+        ("%%pdstep x\ndef handler(pd):\n    got = pd.steps['check']['$return_value']\n    return got['nme']\n", "name"),
+        ("%%pdstep x\ndef handler(pd):\n    return pd.steps['che' + 'kc']\n", "check"),
+        ("%%pdstep x\ndef handler(pd):\n    return pd.steps['chek']\n", "check"),
+        ("%%pdstep x --lang bash --prop 'p={{steps.chek.x}}'\ntrue\n", "check"),
+        (GREET.replace("$return_value.name", "$return_value.nmae.first"), "name"),
+        ("%pdrun chekc", "check"),
+        ("%pdrun --usres ada", "--users"),
+    ],
+)
+def test_an_unknown_name_has_a_suggestion(run: Run, cell: str, meant: str) -> None:
+    """Unknown keys of the event and of exports, steps, and options of magics are followed by the near name that exists."""
+    run("%pdevent hello")
+    run(CHECK)
+
+    assert f"Did you mean {meant}" in run(cell)
 
 
 def test_a_refused_run_shows_its_error(notebook: Notebook, run: Run) -> None:

@@ -177,7 +177,7 @@ def test_a_step_that_neither_side_reached() -> None:
 
 
 def test_a_step_that_was_not_compared_is_not_green() -> None:
-    """The first line says what was compared, what was not, and what to do; a step that was compared on another event is not listed."""
+    """A proof without a comparison of a step is not green: its first line names the step and the fix, unless another event compares it."""
     steps = (StepVerdict("read"), StepVerdict("send", "not compared", reason=WHY), StepVerdict("tell"))
     gap = replace(SAME, cases=(CaseVerdict("order", None, steps, StepVerdict(WHOLE_RUN)),))
     closed = replace(gap, cases=(*gap.cases, *SAME.cases))

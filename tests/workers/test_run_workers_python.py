@@ -279,7 +279,7 @@ async def test_error_of_an_unknown_step_lists_the_steps(bench: Bench) -> None:
     outcome = await bench.run("python", 'def handler(pd):\n    return pd.steps["nope"]\n')
 
     assert outcome.error is not None
-    assert "steps with exports: trigger" in outcome.error.message
+    assert outcome.error.fix == "Known: trigger."
 
 
 async def test_flow_exit_with_and_without_return(bench: Bench) -> None:

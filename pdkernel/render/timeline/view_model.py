@@ -193,12 +193,21 @@ def build_error(
     if introduction and tail.strip() in "".join(log.text for log in logs if log.stream == "stderr"):
         message = f"{what} Its stderr is in the log."
     if stack is not None:
-        whole = f"{error.name}: {error.message}".strip()
-        stack = stack.strip("\n").removeprefix(f"{whole}\n").removesuffix(whole).strip("\n")
+        stack = _remove_message(stack.strip("\n"), error)
     if step is not None:
         message, stack = translate_places(step, message), stack and translate_places(step, stack)
     place = describe_error_place(step, error.step, error.line) if error.step is not None else ""
     return ShownError(error.name, place, message, stack or None)
+
+
+def _remove_message(stack: str, error: ErrorRecord) -> str:
+    """*stack* without the message of *error*, at its end in Python and at its start in JavaScript; the message may have a fix."""
+    lines = error.message.split("\n")
+    for count in range(len(lines), 0, -1):
+        whole = "\n".join([f"{error.name}: {lines[0]}".strip(), *lines[1:count]])
+        if stack.startswith(f"{whole}\n") or stack.endswith(f"\n{whole}") or stack == whole:
+            return stack.removeprefix(whole).removesuffix(whole).strip("\n")
+    return stack
 
 
 def belongs_to_no_row(error: ErrorRecord, execution: Execution) -> bool:

@@ -21,6 +21,19 @@ _DAY_MS = 24 * 60 * 60 * 1000
 _MAX_SAFE_INTEGER = 2**53 - 1  # the largest whole number that JavaScript represents exactly
 
 
+class MissingStepError(KeyError):
+    """`pd.steps` has no exports of a step."""
+
+    pdkernel_name = "KeyError"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        import difflib
+
+        super().__init__(name)
+        near = difflib.get_close_matches(str(name), known)
+        self.pdkernel_fix = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known) or 'none'}."
+
+
 class Steps(dict[str, Any]):
     """
     `pd.steps`, the exports of the steps above: a dict that parses a value when it is first read.
@@ -44,8 +57,7 @@ class Steps(dict[str, Any]):
         return super().__getitem__(name)
 
     def __missing__(self, name: str) -> NoReturn:
-        known = ", ".join(self) or "none"
-        raise KeyError(f"{name} (steps with exports: {known})")
+        raise MissingStepError(name, list(self))
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._texts.pop(name, None)
