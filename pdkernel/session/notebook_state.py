@@ -305,11 +305,9 @@ class NotebookState:
         stale = set() if self._latest.is_detached(execution.id) else self.stale_steps
         return stale | self._latest.find_edited_steps(execution.id, self.workflow)
 
-    def find_edited_steps(self, execution: Execution | None = None) -> set[str]:
-        """Steps whose code was edited since *execution*, if it is one of the latest runs, or since their last result."""
+    def find_edited_steps(self) -> set[str]:
+        """Steps whose code was edited since their last result."""
         self._load()
-        if execution is not None and self._latest.find_request(execution.id) is not None:
-            return self._latest.find_edited_steps(execution.id, self.workflow)
         return self._results.find_edited_steps(self.workflow)
 
     def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:

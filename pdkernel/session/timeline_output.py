@@ -45,7 +45,7 @@ def render_timeline(
     note = explain_status(execution, now=now, resume_command=RESUME_LINE) if execution.status == "paused" else None
     if only is not None:
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
-    edited = state.find_edited_steps(execution) if stale else ()
+    edited = state.find_edited_steps() if stale else ()
     shown: Any = {
         "stale": stale,
         "edited": edited,
