@@ -23,8 +23,9 @@ def guarded(auth: Any, *, step: Any = None, response: Any = "custom", token_env:
 
 
 async def post(site: Site, **headers: str) -> tuple[int, str]:
-    """Send a POST; returns the status and the text."""
+    """Send a POST; returns the status and the text. A 401 names the scheme that the endpoint requires."""
     answer = await site.http.post(site.path(), headers=headers)
+    assert answer.headers.get("www-authenticate") == ("Bearer" if answer.status_code == 401 else None)
     return answer.status_code, answer.text
 
 
