@@ -93,7 +93,7 @@ def test_known_users_are_named(directory: LocalDirectory, count: int, ending: st
     for number in range(count):
         add(directory, f"u{number:02}", f"apn_{number}")
 
-    assert snapshot(directory).describe_known_users().endswith(ending)
+    assert snapshot(directory).describe_known_users("zoe").endswith(ending)
 
 
 def test_commands_that_connect_accounts(directory: LocalDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -205,8 +206,9 @@ def _remove_message(stack: str, error: ErrorRecord) -> str:
     lines = error.message.split("\n")
     for count in range(len(lines), 0, -1):
         whole = "\n".join([f"{error.name}: {lines[0]}".strip(), *lines[1:count]])
-        if stack.startswith(f"{whole}\n") or stack.endswith(f"\n{whole}") or stack == whole:
-            return stack.removeprefix(whole).removesuffix(whole).strip("\n")
+        at_end = re.search(rf"(?:\A|\n)(?:\w+\.)*{re.escape(whole)}\Z", stack)
+        if at_end is not None or stack.startswith(f"{whole}\n"):
+            return (stack[: at_end.start()] if at_end is not None else stack.removeprefix(whole)).strip("\n")
     return stack
 
 
