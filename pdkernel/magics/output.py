@@ -323,5 +323,7 @@ def raise_on_failure(execution: Execution) -> None:
     if execution.status == "cancelled":
         raise CellError("Cancelled", "The run was interrupted, and its workers were stopped.")
     if execution.status == "error" and execution.error is not None:
-        step = execution.error.step
-        raise CellError("Not finished", f"{f'Step {step} failed' if step else 'The run failed'}: see the error above.")
+        failed = [step.name for step in execution.steps if step.status == "error"]
+        ran = any(step.status in ("success", "error") for step in execution.steps)
+        what = f"Step {failed[-1]} failed" if failed else "The run failed" if ran else "The run did not start"
+        raise CellError("Not finished", f"{what}: see the error above.")

@@ -73,7 +73,7 @@ def test_saved_outputs_are_of_one_run(notebook: Path) -> None:
         (who[1], app, account)
         for text in shown
         if (who := re.search(r"external user (\w+), (?:development|production)\n", text))
-        for app, account in re.findall(r"\b(\w+),? (apn_\w+) \(external user's\)", text)
+        for app, account in re.findall(r"account +(\S.*?),? (apn_\w+) \(external user's\)", text)
     }
 
     assert notebooks.counts(saved) == list(range(1, len(notebooks.counts(saved)) + 1))
