@@ -173,6 +173,19 @@ def test_the_keyboard_alone(console: ConsoleSite) -> None:
     assert outline == "solid"
 
 
+def test_a_path_is_copied(console: ConsoleSite) -> None:
+    """A click on an export, or Enter, copies the path that its title names, and says so."""
+    page = console.open(f"/-/runs/{console.call('Greet')}")
+    key = page.locator("#timeline code.pd-k").first
+    path = (key.get_attribute("title") or "").removeprefix("Copy ")
+
+    key.click()
+
+    expect(page.locator("#live")).to_have_text(f"Copied {path}")
+    assert path
+    assert page.evaluate("navigator.clipboard.readText()") == path
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_has_a_barrier(console: ConsoleSite, axe: str, scheme: Literal["light", "dark"]) -> None:
     """axe-core finds nothing serious in the console's pages and in the timelines of a failed, a refused and a paused run."""

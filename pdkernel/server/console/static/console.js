@@ -38,6 +38,7 @@ function showRun({ timeline, actions, status }) {
   const open = [...region.querySelectorAll('details')].map((each) => each.open);
   region.innerHTML = timeline;
   [...region.querySelectorAll('details')].forEach((each, index) => { if (open[index]) each.open = true; });
+  prepareKeys();
   const forms = document.querySelector('#actions');
   if (forms.dataset.shown !== actions) {
     const typed = [...forms.querySelectorAll('input:not([type=hidden]), textarea')].map(({ name, value }) => [name, value]);
@@ -79,6 +80,34 @@ if (region) {
   addEventListener('pageshow', connect);
   connect();
 }
+
+// a click on a part of an input or export, or Enter, copies the path that its title names
+function prepareKeys() {
+  for (const key of document.querySelectorAll('code.pd-k')) {
+    if (key.closest('summary')) continue; // a button in a summary would be a second target of one key press
+    key.tabIndex = 0;
+    key.role = 'button';
+  }
+}
+
+async function copyPath(key) {
+  const path = key.title.replace(/^Copy /, '');
+  const done = await (navigator.clipboard?.writeText(path).then(() => true, () => false) ?? false);
+  key.classList.add(done ? 'pd-copied' : 'pd-not-copied');
+  setTimeout(() => key.classList.remove('pd-copied', 'pd-not-copied'), 1500);
+  live.textContent = done ? `Copied ${path}` : `Could not copy ${path}`;
+}
+
+for (const type of ['click', 'keydown']) {
+  document.addEventListener(type, (event) => {
+    const key = event.target.closest?.('code.pd-k');
+    if (!key || (type === 'keydown' && event.key !== 'Enter')) return;
+    event.preventDefault(); // a click in a summary does not open it
+    copyPath(key);
+  });
+}
+prepareKeys();
+
 // a second click does not act twice
 document.addEventListener('submit', (event) => {
   if (event.target.dataset.sent) event.preventDefault();
