@@ -210,9 +210,9 @@ def _call(call: OutboundCall) -> Html:
         tag("code", f"{call.method} {call.url}"),
         pill(outcome, formatting.select_outcome_tone(call)) if outcome else Html(""),
         tag("span", f"{formatting.format_call_response(call)}{app}"),
-        tag("span", call.note or "") if call.note else Html(""),
     ]
-    return tag("span", *_spaced([part for part in parts if part]), style=_GROWING_STYLE)
+    note = [tag("div", call.note)] if call.note else []
+    return tag("span", *_spaced([part for part in parts if part]), *note, style=_GROWING_STYLE)
 
 
 def _logs(logs: Sequence[view_model.LogBlock]) -> Html:
