@@ -102,7 +102,7 @@ def test_an_oauth_account_is_connected(notebook: Notebook) -> None:
     tab = notebook.opens("Connect with Link", 1)
     tab.get_by_role("button", name="Continue to 127.0.0.1").click()
     tab.get_by_role("link", name="Deny").click()
-    expect(notebook.picker).to_contain_text("Not connected: my_mail answered: access_denied: No <b>thanks</b>")
+    expect(notebook.picker).to_contain_text("Not connected: My Mail answered: access_denied: No <b>thanks</b>")
     tab.close()
     tab = notebook.opens("Connect with Link", 1)
     tab.get_by_role("button", name="Continue to 127.0.0.1").click()

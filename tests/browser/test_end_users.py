@@ -50,7 +50,7 @@ def test_run_all_reaches_the_end(ran: Notebook) -> None:
     expect(ran.output("matrix")).to_contain_text("1 of 2 external users can run it")
     expect(ran.output("invoke")).to_contain_text("200 OK")
     expect(ran.output("refused")).to_contain_text("No matching external user ID: grace in development")
-    expect(ran.output("page")).to_contain_text("Your slack account is connected.")
+    expect(ran.output("page")).to_contain_text("Your Slack account is connected.")
     expect(ran.output("matrix_now")).to_contain_text("2 of 2 external users can run it")
     expect(ran.output("invoke_now")).to_contain_text("200 OK")
     expect(ran.output("snippets").get_by_text("✓ succeeded")).to_have_count(3)
@@ -62,8 +62,8 @@ def test_run_all_reaches_the_end(ran: Notebook) -> None:
 
 def test_the_serving_cell_lists_the_requests(ran: Notebook) -> None:
     """The serving cell lists Ada's call, Grace's refused call and her successful calls."""
-    expect(ran.output("serve")).to_contain_text(re.compile(r"as ada\s+success.*as grace\s+error", re.DOTALL))
-    expect(ran.output("serve")).to_contain_text(re.compile(r"as grace\s+success"))
+    expect(ran.output("serve")).to_contain_text(re.compile(r"as ada\s+✓ success.*as grace\s+✗ error", re.DOTALL))
+    expect(ran.output("serve")).to_contain_text(re.compile(r"as grace\s+✓ success"))
 
 
 def test_each_request_has_its_own_button(ran: Notebook, saved: str) -> None:
