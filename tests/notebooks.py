@@ -153,7 +153,7 @@ def _lines(outputs: Iterable[Mapping[str, Any]]) -> list[str]:
             lines += [f"[{output['name']}]", *scrub(output["text"]).splitlines()]
         elif kind == "error":
             lines += ["[error]", *scrub("\n".join(output["traceback"])).splitlines()]
-        else:
+        elif any(output["data"].get(format_) for format_ in KEPT_FORMATS):  # not the empty rest of a progress note
             for format_ in KEPT_FORMATS:
                 lines += [f"[{kind} {format_}]", *scrub(output["data"].get(format_, "")).splitlines()]
     return lines

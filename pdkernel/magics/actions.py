@@ -15,7 +15,7 @@ from IPython.display import display
 
 from pdkernel.errors import RequestError
 from pdkernel.magics.notebook_context import get_session
-from pdkernel.magics.output import show_errors_as_messages, show_message
+from pdkernel.magics.output import ProgressNote, show_errors_as_messages, show_message
 from pdkernel.model import check_step_name
 from pdkernel.render import actions as draw
 from pdkernel.render.rich_output import RichOutput
@@ -66,7 +66,8 @@ class ActionMagics(Magics):
         from pdkernel.actions.action_view import build_action_view
 
         session = get_session(self.shell)
-        search = session.actions.search(words, app=app, progress=show_message)
+        with ProgressNote() as progress:
+            search = session.actions.search(words, app=app, progress=progress)
         if not search.components:
             show_message(search.advice)
             return
@@ -79,7 +80,8 @@ class ActionMagics(Magics):
         from pdkernel.actions.action_view import build_action_view
 
         session = get_session(self.shell)
-        component, description = session.actions.describe(uses, progress=show_message)
+        with ProgressNote() as progress:
+            component, description = session.actions.describe(uses, progress=progress)
         step = check_step_name(name) if name else session.actions.suggest_step_name(component.key)
         view = build_action_view(component, description, name=step)
         display(RichOutput(text=draw.render_text(view), html=draw.render_html(view)))

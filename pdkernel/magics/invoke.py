@@ -14,7 +14,7 @@ from IPython.display import display
 
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.magics.notebook_context import get_session
-from pdkernel.magics.output import CellError, show_errors_as_messages, show_message
+from pdkernel.magics.output import CellError, ProgressNote, show_errors_as_messages
 from pdkernel.model import JSON
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.variables import load_variables
@@ -159,18 +159,19 @@ def _show_snippets(session: Session, call: InvokeRequest, *, run: bool, ca_file:
     )
     snippets = render_snippets.build_snippets(invocation)
     if run:
-        snippets = session.call_engine(
-            lambda _: run_snippets(
-                session.project,
-                invocation,
-                snippets,
-                client=call.client,
-                token=call.bearer,
-                ca_file=ca_file,
-                timeout_s=timeout_s,
-                progress=show_message,
+        with ProgressNote() as progress:
+            snippets = session.call_engine(
+                lambda _: run_snippets(
+                    session.project,
+                    invocation,
+                    snippets,
+                    client=call.client,
+                    token=call.bearer,
+                    ca_file=ca_file,
+                    timeout_s=timeout_s,
+                    progress=progress,
+                )
             )
-        )
     display(RichOutput(render_snippets.render_text(snippets), render_snippets.render_html(snippets)))
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from IPython.core.error import UsageError
 from IPython.display import DisplayHandle, display
@@ -59,6 +59,28 @@ def schedule_draw(seconds: float, draw: Callable[[], object]) -> None:
 def show_message(text: str, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Show a message, with the *metadata* of its output."""
     display(RichOutput.from_message(text, metadata=metadata))
+
+
+class ProgressNote:
+    """A message about a long task: the next message replaces it, and the end of the block removes it."""
+
+    def __init__(self) -> None:
+        self._handle: DisplayHandle | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            self._handle.update(RichOutput("", ""))
+
+    def __call__(self, text: str) -> None:
+        """Show *text*."""
+        view = RichOutput.from_message(text)
+        if self._handle is None:
+            self._handle = display(view, display_id=True)
+        else:
+            self._handle.update(view)
 
 
 class CellError(Exception):
