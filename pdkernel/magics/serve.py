@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_LISTED_REQUESTS = 10
 """Number of listed requests; the latest is shown in full."""
 STDERR_FD = 2
+_FLUSH = "_pdkernel_request_list"
+"""The attribute of a shell with the function that shows all requests at the end of a cell."""
 
 
 @magics_class
@@ -83,6 +85,7 @@ class RequestListOutput:
         self._shown_list: RichOutput | None = None
         self._whole: DisplayHandle | None = None
         self._due = False
+        self._is_unflushed = False
         self._head = ""
 
     def display_at(self, url: str) -> None:
@@ -99,6 +102,7 @@ class RequestListOutput:
         """Show the state of a run after `REFRESH_S`; from any thread."""
         with self._lock:
             self._runs[execution.id] = execution
+            self._is_unflushed = True
             if len(self._runs) > MAX_LISTED_REQUESTS:
                 # Drop the oldest run, not the first key: the end of a long run adds its key again.
                 del self._runs[min(self._runs, key=lambda run_id: self._runs[run_id].started_at)]
@@ -106,6 +110,12 @@ class RequestListOutput:
                 return
             self._due = True
         schedule_draw(REFRESH_S, self._draw)
+
+    def flush(self, *_: object) -> None:
+        """Show all requests at the end of a cell: clients without a page ignore what a thread shows between two cells."""
+        if self._is_unflushed:
+            self._is_unflushed = False
+            self._draw()
 
     def _draw(self) -> None:
         with self._lock:
@@ -178,6 +188,10 @@ def _start(shell: Any, session: Session, port: int) -> None:
     url = session.server.start(port=port, on_run=requests.update, log_line=line)
     shell.user_ns["endpoint"] = url
     requests.display_at(url)
+    with suppress(KeyError, ValueError):  # the first start in this shell
+        shell.events.unregister("post_run_cell", shell.__dict__[_FLUSH])
+    shell.__dict__[_FLUSH] = requests.flush
+    shell.events.register("post_run_cell", requests.flush)
     keep_updated(shell, "%pdserve", requests.redraw)
 
 
