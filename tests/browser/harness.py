@@ -277,7 +277,7 @@ class LabPage:
         self.page.wait_for_selector(".jp-Completer .jp-Completer-item")
         return [text.strip() for text in self.page.locator(".jp-Completer .jp-Completer-match").all_inner_texts()]
 
-    def wait_idle(self, *, timeout_ms: int = 30_000) -> None:
+    def wait_idle(self, *, timeout_ms: int = 90_000) -> None:
         """Wait until the kernel is idle and no cell is queued."""
         self.page.wait_for_function(
             """() => {

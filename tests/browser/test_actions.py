@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -16,14 +17,14 @@ CELLS = ["%pdevent note", "%pdactions"]
 @pytest.fixture
 def notebook(page: LabPage) -> Iterator[LabPage]:
     """A notebook with a test event and the form of `%pdactions`."""
-    events = page.lab.root / "events"
-    events.mkdir(exist_ok=True)
+    events = page.lab.root / "actions" / "events"
+    events.mkdir(parents=True)
     (events / "note.json").write_text('{"method": "POST", "path": "/", "headers": {}, "body": {"note": "milk"}}')
-    page.new_notebook(CELLS, name="actions.ipynb")
+    page.new_notebook(CELLS, name="actions/work.ipynb")
     page.run_cell(0)
     page.run_cell(1)
     yield page
-    (events / "note.json").unlink()
+    shutil.rmtree(events.parent)
 
 
 def test_search_fill_in_write_run(notebook: LabPage) -> None:

@@ -189,7 +189,7 @@ def test_a_refused_sign_in_can_be_repeated(product: Product) -> None:
         product.frame.get_by_role("button", name="Continue to 127.0.0.1").click()
     opened.value.get_by_role("link", name="Allow").click()
 
-    assert callbacks == [["error", "my_mail answered: access_denied: No <b>thanks</b>"]]
+    assert callbacks == [["error", "My Mail answered: access_denied: No <b>thanks</b>"]]
     assert statuses(product.callbacks("close")) == ["error", "success", "close"]
 
 

@@ -184,7 +184,7 @@ def test_event_is_sent_from_the_form(sent: Job) -> None:
     notify = sent.steps("composer").nth(3)
 
     sent.look("composer", "job-03-sent")
-    expect(notify).to_contain_text(re.compile(r"account\s*Slack apn_\w+ \(external user's\)"))
+    expect(notify).to_contain_text(re.compile(r"account\s*Slack (\w+, )?apn_\w+ \(external user's\)"))
     expect(notify).to_contain_text("STAND-IN answered, nothing was sent")
     expect(notify).to_contain_text(MESSAGE)
     expect(sent.timeline("composer")).to_contain_text("Response to the caller: 200")
