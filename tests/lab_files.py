@@ -34,7 +34,7 @@ def private_environment(folder: Path) -> dict[str, str]:
         "JUPYTER_PATH": str(jupyter_path(folder / "share")),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_DATA_DIR": str(folder / "data"),
-        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "r"),  # short: the path of a socket in it has at most 107 characters
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
         "IPYTHONDIR": str(folder / "ipython"),
@@ -54,7 +54,7 @@ def wait_for_url(folder: Path, process: subprocess.Popen[bytes], log: Path) -> s
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         # The server writes this file shortly before it listens.
-        for file in (folder / "runtime").glob("jpserver-*.json"):
+        for file in (folder / "r").glob("jpserver-*.json"):
             try:
                 url = json.loads(file.read_text())["url"].rstrip("/")
                 with urllib.request.urlopen(f"{url}/api/status?token={TOKEN}", timeout=5):

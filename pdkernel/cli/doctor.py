@@ -169,8 +169,8 @@ def _advise_python() -> str:
     if found is None:
         return f"Pipedream runs Python {_PLATFORM_PYTHON}, and this machine does not have it: uv venv --python {_PLATFORM_PYTHON}"
     return (
-        f"Pipedream runs Python {_PLATFORM_PYTHON}, which is at {found}. To run steps with it: "
-        f"{shlex.quote(str(found))} -m venv .venv && .venv/bin/pip install pdkernel"
+        f"Pipedream runs Python {_PLATFORM_PYTHON}, which is at {found}. To run steps with it, make an environment "
+        f"({shlex.quote(str(found))} -m venv .venv), and install pdkernel there as you did here."
     )
 
 

@@ -245,7 +245,8 @@ def test_commands_use_the_real_project(logged_in: Shell) -> None:
 
     assert [account["id"] for account in accounts.json] == ["apn_new", "apn_old"]
     step = done.json["steps"][0]
-    assert step["accounts"] == [{"prop": "slack", "app": "slack", "id": "apn_new", "owner": "external_user"}]
+    used = {"prop": "slack", "app": "slack", "id": "apn_new", "owner": "external_user", "name": "ada's slack"}
+    assert step["accounts"] == [used]
     assert step["exports"]["$return_value"] == "⟦secret:slack/apn_new/oauth_access_token⟧"
     assert SLACK_TOKEN not in done.stdout
 
