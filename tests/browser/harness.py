@@ -186,10 +186,11 @@ class LabPage:
             name: The file of the notebook.
             reload: Load all of Lab again; otherwise only the first notebook of a page loads Lab.
         """
+        if not reload:
+            self.close_all()
         if reload or not self.page.url.startswith(self.lab.url):
             self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")
         else:
-            self.close_all()
             self.page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", name)
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.wait_idle()

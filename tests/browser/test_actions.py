@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
@@ -15,16 +13,15 @@ CELLS = ["%pdevent note", "%pdactions"]
 
 
 @pytest.fixture
-def notebook(page: LabPage) -> Iterator[LabPage]:
+def notebook(page: LabPage) -> LabPage:
     """A notebook with a test event and the form of `%pdactions`."""
     events = page.lab.root / "actions" / "events"
-    events.mkdir(parents=True)
+    events.mkdir(parents=True, exist_ok=True)
     (events / "note.json").write_text('{"method": "POST", "path": "/", "headers": {}, "body": {"note": "milk"}}')
     page.new_notebook(CELLS, name="actions/work.ipynb")
     page.run_cell(0)
     page.run_cell(1)
-    yield page
-    shutil.rmtree(events.parent)
+    return page
 
 
 def test_search_fill_in_write_run(notebook: LabPage) -> None:
