@@ -393,7 +393,7 @@ def test_the_notebook_can_be_read_without_a_kernel(edited: Job) -> None:
     expect(edited.output("shape").locator("code.pd-k").first).to_be_visible()
     expect(edited.output("export")).to_contain_text("message/entry.js")
     for cell, heading, picture in (
-        ("picker", "External user", "(sandbox)"),
+        ("picker", "External user", "apn_"),
         ("composer", "Test event", "x-github-event: issues"),
     ):
         expect(edited.output(cell).locator(".pd-fallback")).to_contain_text(heading)
