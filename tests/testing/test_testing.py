@@ -81,7 +81,8 @@ def test_the_report_has_a_refused_call_and_no_credential(folder: pytest.Pytester
     result.stdout.fnmatch_lines(
         [
             "*To answer a refused call*egress=*replay=FILE*",
-            "*DENIED: POST https://api.example.test/things was not sent*",
+            "*DENIED (403*",
+            "*POST https://api.example.test/things was not sent*",
             "*stdout*secret:slack/apn_*/oauth_access_token*",
         ]
     )
