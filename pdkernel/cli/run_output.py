@@ -168,9 +168,11 @@ def print_execution(
         return
     text = timeline.render_text(
         execution,
-        explain_lookup=explain,
-        has_response=workflow.trigger.type == "http",
-        workflow=workflow,
-        event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
+        timeline.TimelineContext(
+            explain_lookup=explain,
+            has_response=workflow.trigger.type == "http",
+            workflow=workflow,
+            event_name=Path(event_file).stem if event_file is not None and event_file != "-" else None,
+        ),
     )
     click.echo(color_statuses(text), nl=False)

@@ -140,7 +140,9 @@ def show_run(state: CliContext, run_id: str | None, as_json: bool) -> int:
     if as_json:
         print_json(execution.to_json())
     else:
-        text = timeline.render_text(execution, explain_lookup=True, note=explain_status(execution))
+        text = timeline.render_text(
+            execution, timeline.TimelineContext(explain_lookup=True, note=explain_status(execution))
+        )
         click.echo(color_statuses(text), nl=False)
     return 0
 

@@ -113,8 +113,8 @@ class RunsMagics(Magics):
         execution = session.call_engine(lambda _: get_run(session.project, run_id))
         if not takes_over:
             note = explain_status(execution, now=session.project.clock.now(), resume_command=RESUME_LINE)
-            text = timeline.render_text(execution, note=note, explain_lookup=True)
-            display(RichOutput(text=text, html=timeline.render_html(execution, note=note)))
+            text = timeline.render_text(execution, timeline.TimelineContext(note=note, explain_lookup=True))
+            display(RichOutput(text=text, html=timeline.render_html(execution, timeline.TimelineContext(note=note))))
             return
         error = find_error_event(session.workflow, execution)
         if error is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -46,15 +45,14 @@ def render_timeline(
     if only is not None:
         execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
     edited = state.find_edited_steps() if stale else ()
-    shown: Any = {
-        "stale": stale,
-        "edited": edited,
-        "workflow": workflow,
-        "event_name": name,
-        "has_response": responds,
-        "note": note,
-        "now": now,
-    }
-    return RichOutput(
-        timeline.render_text(execution, **shown), timeline.render_html(execution, **shown, can_stop=can_stop)
+    notes = timeline.TimelineContext(
+        stale=stale,
+        edited=edited,
+        workflow=workflow,
+        event_name=name,
+        has_response=responds,
+        note=note,
+        now=now,
+        can_stop=can_stop,
     )
+    return RichOutput(timeline.render_text(execution, notes), timeline.render_html(execution, notes))

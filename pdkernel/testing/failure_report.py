@@ -30,9 +30,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             denied = any(call.outcome == "denied" for call in execution.requests)
             text = timeline.render_text(
                 execution,
-                workflow=workflow,
-                has_response=responds,
-                note=_DENIED_CALL_HINT if denied else None,
+                timeline.TimelineContext(
+                    workflow=workflow, has_response=responds, note=_DENIED_CALL_HINT if denied else None
+                ),
             )
             report.sections.append((TITLE, text))
     return report

@@ -113,7 +113,7 @@ def test_the_timeline_folds_the_lookup() -> None:
     assert "<details open" not in drawn
     assert OLD.id in drawn
     assert OLD.id not in timeline.render_text(execution)
-    assert OLD.id in timeline.render_text(execution, explain_lookup=True)
+    assert OLD.id in timeline.render_text(execution, timeline.TimelineContext(explain_lookup=True))
 
 
 def test_a_failed_lookup_is_always_shown() -> None:

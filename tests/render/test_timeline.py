@@ -85,7 +85,9 @@ def test_a_sealed_event_is_shown_as_sealed() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_text_matches_the_golden_file(name: str) -> None:
     """The text of each sample execution equals its golden file."""
-    drawn = timeline.render_text(CASES[name](), workflow=builders.WORKFLOW, stale=["send"], event_name="issues-opened")
+    drawn = timeline.render_text(
+        CASES[name](), timeline.TimelineContext(workflow=builders.WORKFLOW, stale=["send"], event_name="issues-opened")
+    )
 
     assert_view(f"timeline-{name}.txt", drawn)
 
@@ -93,7 +95,9 @@ def test_text_matches_the_golden_file(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_html_matches_the_golden_file(name: str) -> None:
     """The HTML of a successful execution, and the visible text of each other sample, equal their golden files."""
-    drawn = timeline.render_html(CASES[name](), workflow=builders.WORKFLOW, stale=["send"], event_name="issues-opened")
+    drawn = timeline.render_html(
+        CASES[name](), timeline.TimelineContext(workflow=builders.WORKFLOW, stale=["send"], event_name="issues-opened")
+    )
 
     assert_view(f"timeline-{name}.html{'' if name == 'succeeded' else '.txt'}", drawn)
 
@@ -102,11 +106,7 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
     """Markup, quotes and control characters in a field are escaped."""
     drawn = timeline.render_html(
         hostile_execution(),
-        stale=[EVIL],
-        pinned=[EVIL],
-        event_name=EVIL,
-        warnings=[EVIL],
-        note=EVIL,
+        timeline.TimelineContext(stale=[EVIL], pinned=[EVIL], event_name=EVIL, warnings=[EVIL], note=EVIL),
     )
 
     page = Page(drawn)
@@ -118,7 +118,9 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     """The text has no character that moves a cursor or changes a colour."""
-    drawn = timeline.render_text(hostile_execution(), event_name=EVIL, warnings=[EVIL], note=EVIL)
+    drawn = timeline.render_text(
+        hostile_execution(), timeline.TimelineContext(event_name=EVIL, warnings=[EVIL], note=EVIL)
+    )
 
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", drawn)
     assert "<b>bold</b>" in drawn
@@ -127,7 +129,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_lines_fit_a_terminal(name: str) -> None:
     """Wrapped or cut lines have at most a hundred columns."""
-    lines = timeline.render_text(CASES[name](), workflow=builders.WORKFLOW).splitlines()
+    lines = timeline.render_text(CASES[name](), timeline.TimelineContext(workflow=builders.WORKFLOW)).splitlines()
 
     own_frames = [line for line in lines if "event = {" in line]
     assert max(len(line) for line in lines if line not in own_frames) <= 100
@@ -176,11 +178,13 @@ def test_state_of_the_notebook_is_marked(draw: Callable[..., str]) -> None:
     """Stale and pinned steps, warnings and a note are shown with the execution."""
     drawn = draw(
         builders.succeeded(),
-        stale=["send"],
-        pinned=["build"],
-        warnings=["CHANNEL is not set."],
-        note="Only send was run.",
-        event_name="issues-opened",
+        timeline.TimelineContext(
+            stale=["send"],
+            pinned=["build"],
+            warnings=["CHANNEL is not set."],
+            note="Only send was run.",
+            event_name="issues-opened",
+        ),
     )
 
     assert re.search(r"stale[^\n]*", drawn)
@@ -196,14 +200,16 @@ def test_the_running_step_can_be_named() -> None:
         status="executing", steps=(StepResult("one", "not_run"), StepResult("two", "not_run"))
     )
 
-    drawn = timeline.render_text(execution, running="two")
+    drawn = timeline.render_text(execution, timeline.TimelineContext(running="two"))
 
     assert [line.split() for line in drawn.splitlines()[-2:]] == [["·", "waiting", "one"], ["▶", "running", "two"]]
 
 
 def test_a_workflow_without_a_request_has_no_response() -> None:
     """A run without an HTTP request shows no response."""
-    drawn = timeline.render_text(builders.an_execution(trigger=RunTrigger({}, {})), has_response=False)
+    drawn = timeline.render_text(
+        builders.an_execution(trigger=RunTrigger({}, {})), timeline.TimelineContext(has_response=False)
+    )
 
     assert "response" not in drawn
 
@@ -230,7 +236,9 @@ def test_a_running_execution_has_no_response_yet() -> None:
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_a_running_step_has_a_clock(draw: Callable[..., str]) -> None:
     """The running step shows whole seconds since its start, and the title those of all steps."""
-    drawn = draw(builders.running(), now=datetime(2026, 11, 24, 10, 1, 5, 900_000, tzinfo=UTC))
+    drawn = draw(
+        builders.running(), timeline.TimelineContext(now=datetime(2026, 11, 24, 10, 1, 5, 900_000, tzinfo=UTC))
+    )
 
     text = Page(drawn).text if draw is timeline.render_html else drawn
     assert re.search(r"executing,? 1 min 6 s so far", text)
@@ -250,7 +258,7 @@ def test_a_running_step_shows_its_newest_output() -> None:
 def test_a_run_of_a_cell_can_be_stopped_until_it_ends() -> None:
     """The Stop button is shown for an unfinished run that an interrupt stops, and for no other."""
     drawn = [
-        timeline.render_html(execution, can_stop=can_stop)
+        timeline.render_html(execution, timeline.TimelineContext(can_stop=can_stop))
         for execution, can_stop in ((builders.running(), True), (builders.running(), False), (builders.failed(), True))
     ]
 
@@ -383,7 +391,7 @@ def test_attempts_and_the_original_are_shown(draw: Callable[[Execution], str]) -
 
 def test_a_pinned_result_has_one_mark() -> None:
     """A step that ran although its exports are pinned has a mark; the status `pinned` needs none."""
-    drawn = timeline.render_text(builders.all_states(), pinned=["check", "build"])
+    drawn = timeline.render_text(builders.all_states(), timeline.TimelineContext(pinned=["check", "build"]))
 
     assert [line.split() for line in drawn.splitlines() if "pinned" in line] == [
         ["◆", "pinned", "check"],
@@ -397,7 +405,7 @@ def test_a_step_has_the_kind_of_its_code() -> None:
         python_step("check", "1"), a_step("%%pdstep send --uses slack-send-message@0.0.20\ntext: Hi\n")
     )
 
-    drawn = timeline.render_text(builders.succeeded(), workflow=workflow)
+    drawn = timeline.render_text(builders.succeeded(), timeline.TimelineContext(workflow=workflow))
 
     assert re.search(r"check +Python ", drawn)
     assert re.search(r"send +action ", drawn)
@@ -467,7 +475,7 @@ def test_the_end_of_stderr_is_shown_once() -> None:
         builders.succeeded(), "count", status="error", error=died, logs=(Log("stderr", "last words\n"),)
     )
 
-    shown = timeline.render_text(panicked, workflow=builders.WORKFLOW)
+    shown = timeline.render_text(panicked, timeline.TimelineContext(workflow=builders.WORKFLOW))
     assert (shown.count("no map"), "goroutine" in shown, "| first" in shown) == (1, False, True)
     assert "cell [4]:9" in shown
     assert timeline.render_text(ended).count("last words") == 1

@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from pdkernel.render.timeline.as_html import render_html
 from pdkernel.render.timeline.as_text import render_text
+from pdkernel.render.timeline.view_model import TimelineContext
 
-__all__ = ["render_html", "render_text"]
+__all__ = ["TimelineContext", "render_html", "render_text"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 
 from pdkernel.execution import Delivery, Execution, OutboundCall, Response
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON
 from pdkernel.render import formatting, lookup
 from pdkernel.render.apps import app_icon, format_app_name
 from pdkernel.render.json_views import FormatPath, render_part, render_views
@@ -32,7 +31,7 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.timeline import view_model
-from pdkernel.render.timeline.view_model import Label
+from pdkernel.render.timeline.view_model import NO_CONTEXT, Label, TimelineContext
 from pdkernel.shape import format_path
 
 _PREVIEW = 72
@@ -49,35 +48,8 @@ _GROWING_STYLE = "flex:1 1 auto;min-width:0;overflow-wrap:break-word"
 _STEP = f"{BORDER_STYLE};border-left:0;border-right:0;border-bottom:0;margin:0;padding:5px 0;list-style-type:none"
 
 
-def render_html(
-    execution: Execution,
-    *,
-    stale: Collection[str] = (),
-    edited: Collection[str] = (),
-    pinned: Collection[str] = (),
-    running: str | None = None,
-    workflow: Workflow | None = None,
-    event_name: str | None = None,
-    has_response: bool = True,
-    warnings: Sequence[str] = (),
-    note: str | None = None,
-    now: datetime | None = None,
-    can_stop: bool = False,
-) -> str:
-    """Render the timeline of *execution* as HTML. The other arguments are explained at `view_model.TimelineContext`."""
-    notes = view_model.TimelineContext(
-        stale,
-        pinned,
-        running,
-        workflow,
-        event_name,
-        has_response,
-        warnings,
-        note,
-        edited=edited,
-        now=now,
-        can_stop=can_stop,
-    )
+def render_html(execution: Execution, notes: TimelineContext = NO_CONTEXT) -> str:
+    """Render the timeline of *execution* as HTML."""
     parts = [*_head(execution, notes), _steps(execution, notes)]
     if execution.sends:
         parts.append(_sends(execution.sends))
@@ -86,7 +58,7 @@ def render_html(
     return tag("div", Html("\n"), join_lines(parts), Html("\n"), style=CONTAINER_STYLE, class_="pd-view pd-timeline")
 
 
-def _head(execution: Execution, notes: view_model.TimelineContext) -> list[Html]:
+def _head(execution: Execution, notes: TimelineContext) -> list[Html]:
     label = formatting.EXECUTION_LABELS[execution.status]
     title = [
         tag("strong", execution.workflow, style="margin-right:8px"),
@@ -114,7 +86,7 @@ def _head(execution: Execution, notes: view_model.TimelineContext) -> list[Html]
     return parts
 
 
-def _steps(execution: Execution, notes: view_model.TimelineContext) -> Html:
+def _steps(execution: Execution, notes: TimelineContext) -> Html:
     rows = view_model.build_rows(execution, notes)
     name_px = min(_MAX_NAME_PX, max((_CHARACTER_PX * len(row.result.name) for row in rows), default=0))
     steps = [tag("li", _row(row, name_px), _details(row), style=_STEP) for row in rows]

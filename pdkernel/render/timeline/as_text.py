@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 
 from pdkernel.execution import Delivery, Execution, OutboundCall, Response
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON
 from pdkernel.render import formatting, lookup
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.timeline import view_model
-from pdkernel.render.timeline.view_model import Label
+from pdkernel.render.timeline.view_model import NO_CONTEXT, Label, TimelineContext
 
 _BAR = 20
 _INDENT = " " * 6
 _LABEL = 9
 
 
-def render_text(
-    execution: Execution,
-    *,
-    stale: Collection[str] = (),
-    edited: Collection[str] = (),
-    pinned: Collection[str] = (),
-    running: str | None = None,
-    workflow: Workflow | None = None,
-    event_name: str | None = None,
-    has_response: bool = True,
-    warnings: Sequence[str] = (),
-    note: str | None = None,
-    now: datetime | None = None,
-    explain_lookup: bool = False,
-) -> str:
-    """Render the timeline of *execution* as text. The other arguments are explained at `view_model.TimelineContext`."""
-    notes = view_model.TimelineContext(
-        stale,
-        pinned,
-        running,
-        workflow,
-        event_name,
-        has_response,
-        warnings,
-        note,
-        explain_lookup,
-        edited,
-        now,
-    )
+def render_text(execution: Execution, notes: TimelineContext = NO_CONTEXT) -> str:
+    """Render the timeline of *execution* as text."""
     return escape_control_characters("\n".join(_lines(execution, notes)) + "\n")
 
 
-def _lines(execution: Execution, notes: view_model.TimelineContext) -> Iterator[str]:
+def _lines(execution: Execution, notes: TimelineContext) -> Iterator[str]:
     label = formatting.EXECUTION_LABELS[execution.status]
     time = view_model.format_total_duration(execution, notes)
     yield f"{formatting.truncate_line(execution.workflow, 70)}: {label}{f', {time}' if time else ''}"
@@ -77,7 +49,7 @@ def _lines(execution: Execution, notes: view_model.TimelineContext) -> Iterator[
         yield from _response(execution.response, refused=view_model.is_refused(execution))
 
 
-def _steps(execution: Execution, notes: view_model.TimelineContext) -> Iterator[str]:
+def _steps(execution: Execution, notes: TimelineContext) -> Iterator[str]:
     rows = view_model.build_rows(execution, notes)
     names = max((len(row.result.name) for row in rows), default=0)
     languages = max((len(row.language) for row in rows), default=0)

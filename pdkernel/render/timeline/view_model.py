@@ -111,6 +111,9 @@ class ShownError:
     stack: str | None
 
 
+NO_CONTEXT = TimelineContext()
+
+
 @dataclass(frozen=True, slots=True)
 class LogBlock:
     """Consecutive log lines of one kind: output on a stream, or notes of pdkernel."""

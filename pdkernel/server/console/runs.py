@@ -226,7 +226,7 @@ def _describe_run(context: AppContext, execution: Execution, claimed: ClaimedRun
     )
     wait = claimed.open_wait if execution.pause is not None else None
     return {
-        "timeline": Markup(timeline.render_html(execution, workflow=workflow)),  # noqa: S704 - escaped by `render`
+        "timeline": Markup(timeline.render_html(execution, timeline.TimelineContext(workflow=workflow))),  # noqa: S704 - escaped by `render`
         "pause": None if wait is None else format_pause(wait),
         "is_unfinished": execution.status in UNFINISHED_STATUSES,
     }
