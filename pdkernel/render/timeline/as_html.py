@@ -132,8 +132,7 @@ def _details(row: view_model.StepRow) -> Html:
         for use in row.result.accounts
     ]
     if row.lookup is not None and row.result.accounts:
-        label = _label(Label.LOOKUP, width=_LABEL_PX - _MARKER_PX)
-        parts.append(collapsible(join([label, _SPACE, "how the account was found"]), _lookup(row)))
+        parts.append(_collapsible(Label.LOOKUP, Html("how the account was found"), _lookup(row)))
     parts += [_value(Label.INPUT, name, value, None) for name, value in row.props]
     parts += [_value(Label.EXPORT, name, value, _export_path(row, name)) for name, value in row.exports]
     parts += [_labelled(Label.CALL, _call(call)) for call in row.result.requests]
@@ -148,6 +147,12 @@ def _lookup(row: view_model.StepRow) -> Html:
 
 def _labelled(label: str, content: Html) -> Html:
     return tag("div", _label(label), _SPACE, content, style="display:flex;align-items:baseline;overflow-wrap:anywhere")
+
+
+def _collapsible(label: str, summary: Html, body: Html) -> Html:
+    """A collapsible part with the columns of `_labelled`: a long summary wraps in its own column, beside the arrow."""
+    columns = [_label(label, width=_LABEL_PX - _MARKER_PX), _SPACE, tag("span", summary, style=_GROWING_STYLE)]
+    return collapsible(tag("span", *columns, style="display:inline-flex;align-items:baseline;max-width:92%"), body)
 
 
 def _label(label: str, *, width: int = _LABEL_PX) -> Html:
@@ -167,7 +172,7 @@ def _value(label: str, name: str, value: JSON, format_path: FormatPath | None) -
         whole = tag("div", render_views(value, format_path), style=f"margin-left:{_LABEL_PX}px")
     else:
         whole = code_block(formatting.format_json(value, max_lines=200, max_characters=8000))
-    return collapsible(join([_label(label, width=_LABEL_PX - _MARKER_PX), _SPACE, named, _SPACE, preview]), whole)
+    return _collapsible(label, join([named, _SPACE, preview]), whole)
 
 
 def _export_path(row: view_model.StepRow, name: str) -> FormatPath:
@@ -194,7 +199,7 @@ def _logs(logs: Sequence[view_model.LogBlock]) -> Html:
     if sum(counts.values()) <= _FEW_LINES:
         return blocks
     summary = ", ".join(_counted(counts[label], noun) for label, noun in kinds.items() if counts[label])
-    return collapsible(join([_label(Label.LOGS, width=_LABEL_PX - _MARKER_PX), _SPACE, summary]), blocks)
+    return _collapsible(Label.LOGS, join([summary]), blocks)
 
 
 def _counted(number: int, noun: str) -> str:
