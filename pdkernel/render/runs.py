@@ -36,7 +36,7 @@ def render_text(executions: Sequence[Execution]) -> str:
     for execution, row in zip(executions, rows, strict=True):
         lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if execution.error is not None:
-            lines.append(f"      {_format_error(execution.error)}")
+            lines.append(f"      {format_error(execution.error)}")
     return escape_control_characters("\n".join(lines) + "\n")
 
 
@@ -50,7 +50,7 @@ def render_html(executions: Sequence[Execution]) -> str:
     for execution in executions:
         label = formatting.EXECUTION_LABELS[execution.status]
         run_id, *rest = _cells(execution)
-        error = muted(_format_error(execution.error)) if execution.error is not None else Html("")
+        error = muted(format_error(execution.error)) if execution.error is not None else Html("")
         cells = [pill(str(label), label.tone), tag("code", run_id), *(cell.strip() for cell in rest), error]
         rows.append(tag("tr", *(tag("td", cell, style=_CELL) for cell in cells)))
     title = tag("strong", formatting.format_count(len(executions), "run"))
@@ -102,7 +102,7 @@ def explain_status(
         case "executing":
             reason = "The run is in progress."
         case _ if execution.error is not None:
-            reason = f"The run was not completed: {_format_error(execution.error, width=200)}"
+            reason = f"The run was not completed: {format_error(execution.error, width=200)}"
         case _:
             reason = f"The run was not completed: its status is {execution.status}."
     return " ".join(part for part in (reason, messages) if part)
@@ -119,7 +119,8 @@ def _cells(execution: Execution) -> tuple[str, ...]:
     )
 
 
-def _format_error(error: ErrorRecord, width: int = _ERROR_WIDTH) -> str:
+def format_error(error: ErrorRecord, width: int = _ERROR_WIDTH) -> str:
+    """Return step, name and the first line of the message, in at most *width* characters after the step."""
     where = f"{error.step}: " if error.step else ""
     first = error.message.partition("\n")[0]
     return f"{where}{formatting.truncate_line(f'{error.name}: {first}', width)}"

@@ -21,6 +21,7 @@ from pdkernel.encode import encode_json
 from pdkernel.render import formatting
 from pdkernel.render.apps import app_label
 from pdkernel.render.markup import escape_control_characters
+from pdkernel.render.runs import format_error
 from pdkernel.server.app_state import get_state
 from pdkernel.server.console.sessions import Session
 from pdkernel.version import VERSION
@@ -108,6 +109,7 @@ def _templates() -> Environment:
         "timestamp": formatting.format_timestamp,
         "duration": formatting.format_duration,
         "line": formatting.truncate_line,
+        "error": format_error,
         "app_label": lambda slug: Markup(app_label(slug)),  # noqa: S704 - escaped by `render`
     }
     environment.globals |= {"labels": formatting.EXECUTION_LABELS}
