@@ -25,9 +25,7 @@ DEFAULT_TIMEOUT_S: Mapping[str, float] = {**dict.fromkeys(get_args(TriggerType),
 """Seconds that a step may run, by trigger type, if `settings.lambda_timeout` is not set (platform limits page)."""
 
 MAX_PROP_BYTES = 64 * 1024  # of a prop's value as written, also of an expression (components reference, "prop limits")
-
 MAX_PAYLOAD_BYTES = 6 * 1024 * 1024  # of the event, the exports and the logs of one run together
-
 STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 VARIABLE_NAME = STEP_NAME  # of an environment variable
 RESERVED_STEP_NAMES = frozenset({"trigger"})
@@ -256,6 +254,7 @@ class Workflow:
         origin: The path that the workflow was read from, for messages, or None.
         variables: Environment variables that `pdkernel.yaml` lists as read by the workflow.
         extra: Fields of a definition that this model does not use, stored for writing them back.
+        problem: Why the header cell cannot be read, and a sentence about the settings that runs have instead; or None.
     """
 
     name: str
@@ -265,6 +264,7 @@ class Workflow:
     origin: str | None = None
     variables: tuple[str, ...] = ()
     extra: Mapping[str, JSON] = field(default_factory=dict)
+    problem: tuple[str, str] | None = field(default=None, compare=False)
     _version: str | None = field(default=None, init=False, repr=False, compare=False)
     _positions: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -51,6 +51,7 @@ from pdkernel.analysis.step_references import (
     needs_step,
 )
 from pdkernel.analysis.workflow_checks import (
+    check_header,
     check_import_complete,
     check_packages,
     check_readable,
@@ -83,6 +84,7 @@ __all__ = [
     "build_example_body",
     "build_example_event",
     "check_event",
+    "check_header",
     "check_import_complete",
     "check_packages",
     "check_readable",

@@ -55,18 +55,37 @@ def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
 
 def check_readable(workflow: Workflow) -> None:
     """
-    Check that the cells of all enabled steps of *workflow* can be read.
+    Check that the header cell and the cells of all enabled steps of *workflow* can be read.
 
     Raises:
-        DirectiveError: Cells cannot be read as steps.
+        DirectiveError: Cells cannot be read.
     """
     raise_combined(
         [
-            DirectiveError(f"In {_describe_unreadable(step)}: {step.problem[0]}", step=step.name, line=step.problem[1])
-            for step in _enabled(workflow)
-            if step.problem is not None
+            *_header_problems(workflow),
+            *(
+                DirectiveError(
+                    f"In {_describe_unreadable(step)}: {step.problem[0]}", step=step.name, line=step.problem[1]
+                )
+                for step in _enabled(workflow)
+                if step.problem is not None
+            ),
         ]
     )
+
+
+def check_header(workflow: Workflow) -> None:
+    """
+    Check that the header cell of *workflow* can be read.
+
+    Raises:
+        DirectiveError: The header cell has an error.
+    """
+    raise_combined(_header_problems(workflow))
+
+
+def _header_problems(workflow: Workflow) -> list[DefinitionError]:
+    return [DirectiveError(workflow.problem[0])] if workflow.problem else []
 
 
 def find_blocked_steps(workflow: Workflow, unreadable: Collection[str]) -> dict[str, tuple[str, int | None]]:

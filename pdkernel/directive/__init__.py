@@ -15,7 +15,13 @@ from pdkernel.directive.psych_yaml import dump_yaml
 from pdkernel.directive.step_line import format_step_line
 from pdkernel.directive.step_options import STEP_OPTIONS, StepOption
 from pdkernel.directive.triggers import build_trigger_mapping, describe_emitters, parse_trigger
-from pdkernel.directive.workflow_header import WORKFLOW_MAGIC, WorkflowHeader, parse_settings, parse_workflow_cell
+from pdkernel.directive.workflow_header import (
+    WORKFLOW_MAGIC,
+    WorkflowHeader,
+    names_protective_setting,
+    parse_settings,
+    parse_workflow_cell,
+)
 from pdkernel.directive.yaml_patch import Alignment, is_same_value, patch_yaml
 
 __all__ = [
@@ -37,6 +43,7 @@ __all__ = [
     "is_same_value",
     "is_step_cell",
     "is_workflow_cell",
+    "names_protective_setting",
     "parse_settings",
     "parse_step_cell",
     "parse_trigger",

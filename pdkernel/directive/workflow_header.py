@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import cast
 
 from pdkernel.directive.cell import split_workflow_cell
@@ -16,6 +18,9 @@ from pdkernel.expression import ValuePath
 from pdkernel.model import JSON, Trigger
 
 WORKFLOW_MAGIC = "%%pdworkflow"
+_PROTECTIVE_SETTINGS = ("network", "share_workers")
+_ALIKE = 0.8
+"""Least likeness, from 0 to 1, of a word to a setting's name that it may have been meant for."""
 HEADER_KEYS = ("name", "inactive", "trigger", "triggers", "settings")
 
 
@@ -66,6 +71,14 @@ def parse_workflow_cell(text: str) -> WorkflowHeader:
         is_inactive=_is_inactive(check, data),
         triggers=_triggers(check, data),
         settings=parse_settings(located),
+    )
+
+
+def names_protective_setting(text: str) -> bool:
+    """Whether *text*, a cell that cannot be read, may set the network or the sharing of workers, misspelt or not."""
+    words = re.findall(r"\w+", text.lower())
+    return any(
+        word.startswith("net_") or get_close_matches(word, _PROTECTIVE_SETTINGS, cutoff=_ALIKE) for word in words
     )
 
 

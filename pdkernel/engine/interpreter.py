@@ -240,9 +240,12 @@ class Interpreter:
         )
         record.set_package_lock(self._package_locks.describe(request.workflow, ready, actions, kept))
         setup = self._setup(request, record, ready, actions)
+        notes = [request.workflow.problem[1]] if request.workflow.problem else []
         if setup.share_workers and setup.external_user is not None:
+            notes.append(SHARED_WORKERS_MESSAGE)
+        if notes:
             first = next((step.name for step in request.workflow.steps if request.should_execute(step)), "")
-            ready.messages.setdefault(first, []).append(SHARED_WORKERS_MESSAGE)
+            ready.messages.setdefault(first, []).extend(notes)
         workers = await self._open(request, setup)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))

@@ -94,7 +94,7 @@ def disable_skipped_steps(request: RunRequest) -> Workflow:
         step if step.disabled or request.should_execute(step) else replace(step, disabled=True)
         for step in request.workflow.steps
     )
-    running = replace(request.workflow, steps=tuple(steps))
+    running = replace(request.workflow, steps=tuple(steps), problem=None)  # the run has a readable header's settings
     # a run of selected steps skips the unsupported entries between them
     return running if request.only_steps is None else replace(running, extra={**running.extra, ROUND_TRIP_KEY: None})
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
-from pdkernel.directive import STEP_OPTIONS, describe_emitters, parse_step_cell, parse_workflow_cell
-from pdkernel.errors import PdkernelError
+from pdkernel.directive import STEP_OPTIONS, describe_emitters, parse_step_cell
+from pdkernel.errors import DirectiveError, PdkernelError
 from pdkernel.magics.directive_cells import get_cell_source
 from pdkernel.magics.notebook_context import get_cell_metadata, get_cell_number, get_session, remove_added_newline
 from pdkernel.magics.output import (
@@ -76,10 +76,10 @@ class StepMagics(Magics):
             settings:
               lambda_timeout: 40
         """
-        text = remove_added_newline(self.shell, get_cell_source("pdworkflow", line, cell))
-        parse_workflow_cell(text)
-        self._register_cell(text)
+        self._register_cell(remove_added_newline(self.shell, get_cell_source("pdworkflow", line, cell)))
         workflow = get_session(self.shell).workflow
+        if workflow.problem is not None:
+            raise DirectiveError("\n".join(workflow.problem))
         trigger = workflow.trigger
         show_message(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_describe_trigger(trigger)}.")
 

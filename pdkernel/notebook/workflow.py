@@ -19,6 +19,7 @@ from pdkernel.directive import (
     build_unreadable_step,
     is_step_cell,
     is_workflow_cell,
+    names_protective_setting,
     parse_step_cell,
     parse_workflow_cell,
 )
@@ -46,6 +47,7 @@ def workflow_from_cells(
     source: str | None = None,
     file: str | None = None,
     lenient: bool = False,
+    last_header: str | None = None,
 ) -> Workflow:
     """
     The workflow in *cells*.
@@ -56,14 +58,15 @@ def workflow_from_cells(
         source: The origin of the cells, for messages.
         file: The path of the file with the cells, for the places of errors; None for a notebook that is open.
         lenient: Whether a step cell with an error becomes a step with a `problem`, so that other steps can run.
+        last_header: The last text of the header cell that could be read, or empty text. A header cell with an error then
+            becomes the workflow's `problem`, unless runs would lose a protection; None raises the error.
 
     Raises:
         DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own class; several problems have the class of the
             first, and the message lists all of them.
     """
     steps: list[Step] = []
-    headers: list[tuple[str, WorkflowHeader]] = []
-    hidden: Mapping[str, Any] = {}
+    headers: list[tuple[int, NotebookCell]] = []
     problems: list[DefinitionError] = []
     notes = {
         str(cell.pdkernel_metadata["note"]): cell.source
@@ -82,22 +85,20 @@ def workflow_from_cells(
             if is_step_cell(cell.source):
                 steps.append(_step(cell, index, notes, file))
             elif is_workflow_cell(cell.source):
-                place = _name_place(_at(Step("cell", cell_index=index), cell, file))
-                headers.append((place, parse_workflow_cell(cell.source)))
-                hidden = cell.pdkernel_metadata
+                headers.append((index, cell))
         except DefinitionError as error:
             if lenient and is_step_cell(cell.source):
                 steps.append(_at(build_unreadable_step(cell.source, error, cell=index), cell, file))
             else:
                 problems.append(_in_cell(error, cell, index, file))
     problems += _find_duplicates(steps := _with_free_names(steps))
-    if len(headers) > 1:
-        places = " and ".join(place for place, _ in headers)
-        problems.append(
-            DirectiveError(f"{places} are both %%pdworkflow.", fix="A notebook has one such cell: remove the other.")
-        )
-    raise_combined(problems)
-    header = headers[0][1] if headers else WorkflowHeader()
+    header, errors = _read_headers(headers, file)
+    replaced = None
+    if errors and last_header is not None:
+        header, replaced = _replace_header(headers, errors, last_header)
+        errors = []
+    raise_combined([*errors, *problems])
+    hidden = headers[-1][1].pdkernel_metadata if headers else {}
     return Workflow(
         name=_name(header, hidden) or name,
         triggers=header.triggers,
@@ -105,7 +106,56 @@ def workflow_from_cells(
         settings=merge_stored_values(header.settings, hidden.get("settings")),
         origin=source,
         extra={**(decode_mapping(hidden.get("extra")) or {}), **({"inactive": True} if header.is_inactive else {})},
+        problem=replaced,
     ).with_unsupported_entries(kept)
+
+
+def _read_headers(
+    cells: Sequence[tuple[int, NotebookCell]], file: str | None
+) -> tuple[WorkflowHeader, list[DefinitionError]]:
+    """The header in *cells*, each with its index, and the errors of these cells."""
+    header, errors = WorkflowHeader(), []
+    for index, cell in cells:
+        try:
+            header = parse_workflow_cell(cell.source)
+        except DefinitionError as error:
+            errors.append(_in_cell(error, cell, index, file))
+    if len(cells) > 1:
+        places = " and ".join(_name_place(_at(Step("cell", cell_index=index), cell, file)) for index, cell in cells)
+        errors.append(
+            DirectiveError(f"{places} are both %%pdworkflow.", fix="A notebook has one such cell: remove the other.")
+        )
+    return header, errors
+
+
+def _replace_header(
+    cells: Sequence[tuple[int, NotebookCell]], errors: Sequence[DefinitionError], last_header: str
+) -> tuple[WorkflowHeader, tuple[str, str]]:
+    """
+    The header of *last_header* instead of cells with *errors*, and the workflow's `problem`.
+
+    Raises:
+        DefinitionError: The cells may set a protection that the replacement lacks.
+    """
+    header = parse_workflow_cell(last_header) if last_header else WorkflowHeader()
+    if header.settings.get("share_workers") == "always" or any(
+        names_protective_setting(cell.source) for _, cell in cells
+    ):
+        raise_combined(
+            [
+                with_message(
+                    error,
+                    f"{error.message} No step runs before the cell is corrected: it may set `network` or `share_workers`.",
+                )
+                for error in errors
+            ]
+        )
+    which = "the cell's last readable text has" if last_header else "a notebook without this cell has"
+    places = " and ".join(
+        name_cell(Step("cell", cell_index=index, execution_count=cell.execution_count)) for index, cell in cells
+    )
+    note = f"Until the error in {places} is corrected, steps run with the trigger and the settings that {which}."
+    return header, ("\n".join(map(str, errors)), note)
 
 
 def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,8 @@ The notebook's workflow as it is now, read from the front end, executed cells an
 
 A front end with pdkernel's extension sends the cells that it shows: they replace the file. The newest text of a cell
 counts, shown, executed or saved. The steps are in the order of the notebook's cells. A step cell that cannot be read is a
-step with a `problem`.
+step with a `problem`. A header cell that cannot be read is replaced by its last readable text, unless a protection of runs
+would be lost.
 
     edit, do not run            the shown text counts at once; without the extension, see below
     run a cell twice            the second text replaces the first, in the same position
@@ -161,6 +162,7 @@ class Draft:
         self._deleted: set[str] = set()
         self._changes = 0
         self._read: tuple[object, Workflow] | None = None  # the last workflow, and the state of its sources
+        self._last_header = ""  # the text of the header cell when it could last be read
 
     def record_cell(self, source: str, *, cell_id: str | None, at: float, execution_count: int | None = None) -> None:
         """
@@ -204,13 +206,18 @@ class Draft:
         The workflow, in the notebook's order; parsed again only after a change of a cell or the document.
 
         Raises:
-            DefinitionError: The header is invalid, or two cells have the same step name.
+            DefinitionError: The header is invalid and may set a protection, or two cells have the same step name.
         """
         version = self._file_version() if self._live.document is None else None
         state = (self._changes, self._live.changes, version)
         if self._read is None or self._read[0] != state:
             source = str(self.path) if self.path else None
-            workflow = workflow_from_cells(self.cells(), name=self._name, source=source, lenient=True)
+            cells = self.cells()
+            workflow = workflow_from_cells(
+                cells, name=self._name, source=source, lenient=True, last_header=self._last_header
+            )
+            if workflow.problem is None:
+                self._last_header = next((cell.source for cell in cells if is_workflow_cell(cell.source)), "")
             self._read = (state, workflow)
         return self._read[1]
 

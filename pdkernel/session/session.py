@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from pdkernel.analysis import check_header
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_context import build_trigger_context
@@ -261,9 +262,10 @@ class Session(NotebookState):
         """
         from pdkernel.operations.sources import build_source_request
 
-        event = self.event if on_event else None
+        event, source = self.event if on_event else None, self.source
+        check_header(source.workflow)
         request = build_source_request(
-            self.source,
+            source,
             policy=parse_policy(self.egress),
             external_user_id=self.external_user_id,
             environment=self.environment,

@@ -80,6 +80,7 @@ def test_a_bad_header_does_not_stop_the_other_steps(notebook: Notebook, run: Run
     run(CHECK)
     run("%%pdstep other\ndef handler(pd):\n    return 'the other'\n")
     refused = run(CHECK.replace("check", "check --lng x", 1))
+    refused_workflow = run("%%pdworkflow\nnme: Work\n")
     run("%pdevent hello")
 
     shown = run("%pdrun")
@@ -88,6 +89,10 @@ def test_a_bad_header_does_not_stop_the_other_steps(notebook: Notebook, run: Run
     assert "checking" not in shown
     assert "DirectiveError at line 1 of cell [3]:" in shown
     assert "the other" in shown
+    assert "Cell [4]: %%pdworkflow has an unknown key 'nme' (line 2)." in refused_workflow
+    assert "unknown key" not in shown
+    for message in (refused_workflow, shown):
+        assert "Until the error in cell [4] is corrected, steps run with" in message
     assert str(notebook.error) == "Step check failed: see the error above."
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jupytext
 import pytest
 
+from pdkernel.analysis import check_readable
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError, NotebookError, StepNameError
 from pdkernel.model import JSON, Trigger
 from pdkernel.notebook import NotebookCell, read_cells, read_notebook, workflow_from_cells
@@ -185,6 +186,42 @@ def test_two_headers() -> None:
     """A notebook with two headers is refused."""
     with pytest.raises(DirectiveError, match="Cell 1 and Cell 2 are both %%pdworkflow"):
         workflow_from_cells([NotebookCell("%%pdworkflow"), NotebookCell("%%pdworkflow")], name="n")
+
+
+def test_an_unreadable_header_stops_no_step() -> None:
+    """The last readable header, or the default one, replaces a header cell with an error or a second header cell."""
+    good, bad = "%%pdworkflow\nname: Work\ntrigger: {type: http, response: custom}", "%%pdworkflow\nnme: x"
+    step = NotebookCell("%%pdstep a")
+
+    kept = workflow_from_cells([NotebookCell(bad, execution_count=3), step], name="n", last_header=good)
+    default = workflow_from_cells([NotebookCell(bad), NotebookCell("%%pdworkflow"), step], name="n", last_header="")
+
+    assert (kept.name, kept.trigger.response, [each.name for each in kept.steps]) == ("Work", "custom", ["a"])
+    assert kept.problem == (
+        "Cell [3]: %%pdworkflow has an unknown key 'nme' (line 2).\nDid you mean name?",
+        "Until the error in cell [3] is corrected, steps run with the trigger and the settings that the cell's last readable text has.",
+    )
+    assert (default.name, default.trigger) == ("n", Trigger())
+    assert default.problem is not None
+    assert "Cell 1 and Cell 2 are both" in default.problem[0]
+    assert "that a notebook without this cell has" in default.problem[1]
+    with pytest.raises(DirectiveError, match="unknown key 'nme'"):
+        check_readable(kept)
+
+
+@pytest.mark.parametrize(
+    ("bad", "last"),
+    [
+        ("settings:\n  share_workrs: never", ""),
+        ("settings: {network: net_abc", ""),
+        ("settings:\n  netwrk: net_abc", ""),
+        ("nme: x", "%%pdworkflow\nsettings: {share_workers: always}"),
+    ],
+)
+def test_a_header_with_a_protection_is_not_replaced(bad: str, last: str) -> None:
+    """No step runs if the unreadable cell may set the network, or workers of one external user only."""
+    with pytest.raises(DirectiveError, match=r"No step runs before the cell is corrected: it may set `network` or"):
+        workflow_from_cells([NotebookCell(f"%%pdworkflow\n{bad}")], name="n", last_header=last)
 
 
 @pytest.mark.parametrize("source", [5, None, {}, ["a", 1], [None]])

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pdkernel.engine.run_context import derive_id
-from pdkernel.errors import InternalError, RequestError
+from pdkernel.errors import DirectiveError, InternalError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.session import Session
@@ -50,8 +50,11 @@ def test_each_request_runs_the_current_draft(session: Session) -> None:
     answers = [httpx.post(url, timeout=60).text]
     session.record_cell(step("second"), cell_id="a")
     answers.append(httpx.post(url, timeout=60).text)
+    session.record_cell("%%pdworkflow\nnme: Draft\n", cell_id="h")
 
     assert answers == ["first", "second"]
+    with pytest.raises(DirectiveError, match="unknown key 'nme'"):
+        DraftWorkflowSource(session)
     assert {run.status for run in runs} >= {"executing", "success"}
     assert wait_for(lambda: len(lines) == 2)
 
