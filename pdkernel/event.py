@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pdkernel.errors import EventError
+from pdkernel.errors import EventError, format_count
 from pdkernel.files import BYTE_ORDER_MARK
 from pdkernel.model import JSON
 from pdkernel.redaction.secret_patterns import is_masked_header
@@ -204,7 +204,7 @@ class Event:
         method, path = self.data.get("method"), self.data.get("path")
         request = " ".join(str(part) for part in (method, path) if part) or "no request line"
         body = self.data.get("body")
-        return f"{request}, {len(self.headers)} headers, {'no body' if body is None else f'body is {_describe_json_type(body)}'}"
+        return f"{request}, {format_count(len(self.headers), 'header')}, {'no body' if body is None else f'body is {_describe_json_type(body)}'}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.summary()})"

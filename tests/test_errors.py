@@ -129,6 +129,12 @@ def test_the_number_of_words_in_a_suggestion(count: int, is_listed: bool) -> Non
     assert errors.did_you_mean("zzzzz", words) == (f"Known: {', '.join(words)}." if is_listed else "")
 
 
+def test_counts() -> None:
+    """Numbers have separators, and the noun its plural."""
+    numbers = (0, 1, 2, 2000)
+    assert [errors.format_count(each, "line") for each in numbers] == ["0 lines", "1 line", "2 lines", "2,000 lines"]
+
+
 def test_near_words_are_suggested() -> None:
     """At most three near words are suggested, in any case; an alias wins over near words."""
     known: list[str] = ["aaab", "aaac", "aaad", "aaae"]

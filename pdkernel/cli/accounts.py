@@ -17,7 +17,7 @@ import cloup
 
 from pdkernel.cli.app import RUN, CliContext, command, environment_option, group, json_option, yes_option
 from pdkernel.cli.terminal import confirm, print_json
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
     from pdkernel.identity import Account, ExternalUser
@@ -67,7 +67,6 @@ def remove_user(state: CliContext, external_user_id: str, environment: str | Non
     from pdkernel.engine.journal import ExecutionQuery
     from pdkernel.identity import parse_environment
     from pdkernel.operations import run_history
-    from pdkernel.render.formatting import format_count
 
     where, directory = parse_environment(environment), state.open_directory()
     if external_user_id not in {user.external_id for user in directory.users(where)}:

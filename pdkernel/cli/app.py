@@ -19,7 +19,7 @@ import cloup
 
 from pdkernel.cli.command_help import Group, Section
 from pdkernel.cli.terminal import print_json
-from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.errors import PdkernelError, RequestError, format_count
 from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
@@ -337,5 +337,8 @@ def print_error(code: str, message: str) -> None:
     lines = message.splitlines()
     if len(lines) > MAX_ERROR_LINES - 1:
         hidden = len(lines) - (MAX_ERROR_LINES - 2)
-        lines = [*lines[: MAX_ERROR_LINES - 2], f"... and {hidden} more lines ({code}); --json prints all lines"]
+        lines = [
+            *lines[: MAX_ERROR_LINES - 2],
+            f"... and {format_count(hidden, 'more line')} ({code}); --json prints all lines",
+        ]
     click.echo(click.style("Error:", fg="red", bold=True) + " " + "\n".join(lines), err=True)

@@ -17,7 +17,7 @@ import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, group, json_option, yes_option
 from pdkernel.cli.terminal import confirm, is_interactive, print_json
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
@@ -148,8 +148,6 @@ def rotate_keys(state: CliContext, only: str | None, yes: bool, as_json: bool) -
                    Existing tokens stay valid until they expire. Nothing needs to
                    be stopped.
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
-    from pdkernel.render.formatting import format_count
-
     project = state.open_project()
     if only == "access-tokens":
         confirm("Sign new access tokens with a new key", yes=yes)

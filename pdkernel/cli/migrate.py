@@ -14,7 +14,7 @@ import cloup
 from pdkernel.cli.app import MIGRATE, CliContext, F, command, environment_option, group, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import print_json
-from pdkernel.errors import ConnectSettingsError, RequestError
+from pdkernel.errors import ConnectSettingsError, RequestError, format_count
 
 if TYPE_CHECKING:
     from pdkernel.connect.workflow_api import WorkflowApi
@@ -299,7 +299,7 @@ def _explain_events(source: MigrationSource, saved: SavedEvents) -> list[str]:
     rest = f" {' and '.join(parts)}." if parts else ""
     if not saved.added:
         return [f"{title}: nothing new.{rest}"]
-    lines = [f"{title}: saved {len(saved.added)} events.{rest}"]
+    lines = [f"{title}: saved {format_count(len(saved.added), 'event')}.{rest}"]
     return lines + [f"  {each.name}{f'  {each.error}' if each.error else ''}" for each in saved.added]
 
 

@@ -21,7 +21,7 @@ from pdkernel.cli.app import RUN, CliContext, command, egress_option, environmen
 from pdkernel.cli.command_help import RUN_EXIT_STATUSES
 from pdkernel.cli.run_output import open_engine, print_execution, print_next_command, resolve_exit_status, watch_run
 from pdkernel.cli.terminal import print_json, read_body, read_input
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
     from pdkernel.engine.pauses import PauseMode
@@ -163,7 +163,9 @@ async def _run_all(
     pins = read_pins(options["pins"])
     opened = load_source(source, pinned_steps=pins, lenient=True)
     event = _event(options["event"], options["body"], opened)
-    state.print_detail(f"Workflow {opened.workflow.name!r} with {len(opened.workflow.steps)} steps from {opened.path}.")
+    state.print_detail(
+        f"Workflow {opened.workflow.name!r} with {format_count(len(opened.workflow.steps), 'step')} from {opened.path}."
+    )
     if not state.quiet:
         _print_drift(opened, event, options["event"])
     project = state.open_project()

@@ -26,7 +26,7 @@ from pdkernel.cli.app import (
 from pdkernel.cli.command_help import RUN_EXIT_STATUSES
 from pdkernel.cli.run_output import open_engine, print_next_command, resolve_exit_status, watch_run
 from pdkernel.cli.terminal import color_statuses, confirm, print_json, read_body
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, format_count
 from pdkernel.execution import Status
 
 if TYPE_CHECKING:
@@ -227,7 +227,6 @@ def remove_runs(
     Without ID, the options select runs. A run that is executing is not removed.
     """
     from pdkernel.operations import run_history
-    from pdkernel.render.formatting import format_count
 
     query = build_selection(state, run_ids, filters)
     if query is not None:

@@ -20,7 +20,7 @@ import cloup
 from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
 from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import confirm, print_json, read_input
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
     from pdkernel.project.data_stores import DataStoreSummary, DataStoreTable, StoreRecord
@@ -170,7 +170,7 @@ def export_store(state: CliContext, name: str, to: Path | None, as_json: bool) -
     if as_json:
         print_json({"name": name, "file": str(to), "records": len(lines)})
     else:
-        click.echo(f"Wrote {len(lines)} records to {to}.")
+        click.echo(f"Wrote {format_count(len(lines), 'record')} to {to}.")
     return 0
 
 
@@ -208,15 +208,15 @@ def import_store(state: CliContext, name: str, file: str, clear: bool, yes: bool
         compared = {} if counted is None else {"counted": counted, "stored": stored}
         print_json({"name": name, "records": len(alive), "expired": expired, **compared})
     else:
-        skipped = f" (skipped {expired} expired records)" if expired else ""
-        click.echo(f"Imported {len(alive)} records into {name}{skipped}.")
+        skipped = f" (skipped {format_count(expired, 'expired record')})" if expired else ""
+        click.echo(f"Imported {format_count(len(alive), 'record')} into {name}{skipped}.")
         if counted is not None:
             click.echo(_compare_counts(name, counted, stored))
     return 0 if counted in (None, stored) else 1
 
 
 def _compare_counts(name: str, counted: int, stored: int) -> str:
-    here = f"Pipedream counted {counted:,} records, and {name} has {stored:,}"
+    here = f"Pipedream counted {format_count(counted, 'record')}, and {name} has {stored:,}"
     if counted == stored:
         return f"{here}: equal."
     return (

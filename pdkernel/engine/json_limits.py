@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pdkernel.encode import encode_json
+from pdkernel.errors import format_count
 from pdkernel.expression import iter_templates
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.shape import Segment, format_node_path
@@ -27,7 +28,7 @@ def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str
     if not found:
         return None
     path, number = found[0]
-    others = f" (and {len(found) - 1:,} others)" if len(found) > 1 else ""
+    others = f" (and {format_count(len(found) - 1, 'other')})" if len(found) > 1 else ""
     return (
         f"{format_node_path(path)}{others} is {_digits(number)}. Node.js steps and expressions read it as "
         f"{_as_javascript(number)}. Export the number as text to keep every digit."

@@ -12,7 +12,7 @@ from typing import Any
 
 from pdkernel.directive.option_values import MAX_TIMEOUT_S
 from pdkernel.encode import encode_json
-from pdkernel.errors import DefinitionError, ExportNotJSONError, RequestError, StepError
+from pdkernel.errors import DefinitionError, ExportNotJSONError, RequestError, StepError, format_count
 from pdkernel.execution import Log
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step, Workflow
 from pdkernel.workers import PayloadLimitError, StepOutcome, build_payload_error
@@ -207,6 +207,6 @@ class QueueFullError(RequestError):
 
     def __init__(self, limits: QueueLimits) -> None:
         super().__init__(
-            f"Event Queue Full: {limits.size} runs wait for the limits of this workflow.",
+            f"Event Queue Full: the limits of this workflow let {format_count(limits.size, 'run')} wait.",
             fix="Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle.",
         )

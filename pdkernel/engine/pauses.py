@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from pdkernel.engine.journal import WaitKey
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, format_count
 from pdkernel.execution import StepResult
 from pdkernel.model import JSON, Workflow
 from pdkernel.workers import Pause
@@ -178,6 +178,5 @@ def format_duration(seconds: float) -> str:
     """Format *seconds* in the largest whole unit: `5 minutes`."""
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= size and seconds % size == 0:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' if count > 1 else ''}"
+            return format_count(int(seconds // size), unit)
     return f"{seconds:g} seconds"

@@ -9,7 +9,7 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, format_count
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import (
     LiveTimeline,
@@ -210,7 +210,6 @@ class RunsMagics(Magics):
 
     def _remove(self, session: Session, run_ids: list[str], chosen: Any) -> None:
         from pdkernel.operations import run_history
-        from pdkernel.render.formatting import format_count
 
         query = None
         if not run_ids:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from pdkernel.directive.setting_rules import SETTING_RULES
+from pdkernel.errors import format_count
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.step_items import Surroundings, build_store_item, find_step_items
 from pdkernel.migration.trigger_items import find_trigger_items
@@ -218,7 +219,7 @@ def _account_items(found: DoctorReport, around: Surroundings) -> Iterator[Migrat
             steps = tuple(dict.fromkeys(use.step for use in found.import_report.accounts if use.app == app))
             yield _withheld_item(
                 app,
-                f"Connect withholds the credentials of {len(held)} {app} accounts of external users ({users}).",
+                f"Connect withholds the credentials of {format_count(len(held), f'{app} account')} of external users ({users}).",
                 app,
                 steps,
             )

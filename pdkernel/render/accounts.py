@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pdkernel.errors import format_count
 from pdkernel.render import formatting
 from pdkernel.render.apps import app_icon, format_app_name
 from pdkernel.render.markup import (
@@ -96,7 +97,7 @@ def _title(apps: Sequence[AppReadiness], external_user: str | None, environment:
     if not apps:
         return f"{who}, {environment}: no step needs an account."
     if missing:
-        return f"{who}, {environment}: {formatting.format_count(missing, 'account')} to connect."
+        return f"{who}, {environment}: {format_count(missing, 'account')} to connect."
     return f"{who}, {environment}: every account is connected."
 
 

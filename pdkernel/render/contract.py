@@ -17,6 +17,7 @@ from pdkernel.analysis import (
     format_path,
     reader_sort_key,
 )
+from pdkernel.errors import format_count
 from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -79,9 +80,7 @@ def render_text(
     for row in shown:
         columns = zip(row[:3], widths, strict=True)
         lines.append("  " + "  ".join([*(f"{text:<{width}}" for text, width in columns), row.readers]))
-    lines += (
-        [f"  … {formatting.format_count(len(rows) - max_rows, 'more line')} not shown"] if len(rows) > max_rows else []
-    )
+    lines += [f"  … {format_count(len(rows) - max_rows, 'more line')} not shown"] if len(rows) > max_rows else []
     lines += [f"  {_format_unread(reader)}" for reader in contract.unparsed_steps]
     for names, violations in _group_by_violations(comparisons):
         lines += _event_lines(names, violations)
@@ -103,9 +102,7 @@ def render_html(
     if rows:
         parts.append(tag("table", join_lines(_tr(row) for row in rows[:max_rows])))
     if len(rows) > max_rows:
-        parts.append(
-            tag("div", f"… {formatting.format_count(len(rows) - max_rows, 'more line')} not shown", style=MUTED_STYLE)
-        )
+        parts.append(tag("div", f"… {format_count(len(rows) - max_rows, 'more line')} not shown", style=MUTED_STYLE))
     parts += [tag("div", _format_unread(reader)) for reader in contract.unparsed_steps]
     parts += [_event_html(names, violations) for names, violations in _group_by_violations(comparisons)]
     if example is not None:
@@ -142,11 +139,7 @@ def _title(contract: Contract, name: str) -> str:
     optional = len(contract.fields) - required
     if not contract.fields and not contract.passed_on and not contract.dynamic:
         return f"{name}: no step reads the event."
-    has = (
-        f"has {formatting.format_count(required, 'field')} that the steps require"
-        if required
-        else "has no required field"
-    )
+    has = f"has {format_count(required, 'field')} that the steps require" if required else "has no required field"
     more = f", and may have {optional} more" if optional else ""
     return f"{name}: its event {has}{more}. No code was run."
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pdkernel.encode import JsonStruct
-from pdkernel.render import formatting
+from pdkernel.errors import format_count
 from pdkernel.render.markup import (
     CODE_STYLE,
     CONTAINER_STYLE,
@@ -177,4 +177,4 @@ def _diff_lines(file: FileChange) -> list[str]:
     hidden = len(all_lines) - MAX_DIFF_LINES
     if hidden <= 1:
         return all_lines
-    return [*all_lines[:MAX_DIFF_LINES], f"… {formatting.format_count(hidden, 'line')} more not shown"]
+    return [*all_lines[:MAX_DIFF_LINES], f"… {format_count(hidden, 'line')} more not shown"]

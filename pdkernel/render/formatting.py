@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from pdkernel.errors import CONNECT_PREFIX
+from pdkernel.errors import CONNECT_PREFIX, format_count
 from pdkernel.execution import AccountUse, Delivery, OutboundCall, Response
 from pdkernel.model import JSON
 from pdkernel.render.apps import format_app_name
@@ -193,11 +193,6 @@ def truncate_line(text: str, width: int) -> str:
     """*text* on one line of at most *width* columns."""
     line = " ".join(escape_control_characters(text).split())
     return line if len(line) <= width else f"{line[: max(0, width - 1)]}…"
-
-
-def format_count(number: int, noun: str) -> str:
-    """A number and its noun: `1 line`, `2,000 lines`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def format_list(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from pdkernel.errors import format_count
 from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -86,9 +87,7 @@ def _children(value: JSON, path: Path, shown: set[Path], format_path: FormatPath
         _node(item, (*path, key), shown, format_path, is_open=is_open) for key, item in items if (*path, key) in shown
     ]
     if len(below) < len(items):
-        hidden = formatting.format_count(
-            len(items) - len(below), "more item" if isinstance(value, list) else "more key"
-        )
+        hidden = format_count(len(items) - len(below), "more item" if isinstance(value, list) else "more key")
         below.append(tag("div", f"… {hidden} not shown", style=f"padding-left:16px;{MUTED_STYLE}"))
     return tag("ul", *(tag("li", each) for each in below), style=_LIST_STYLE)
 
@@ -104,7 +103,7 @@ def _node(value: JSON, path: Path, shown: set[Path], format_path: FormatPath | N
 
 
 def _describe(value: JSON) -> str:
-    return formatting.format_count(len(_items(value)), "item" if isinstance(value, list) else "key")
+    return format_count(len(_items(value)), "item" if isinstance(value, list) else "key")
 
 
 def _items(value: JSON) -> Sequence[tuple[Segment, JSON]]:
@@ -119,7 +118,7 @@ def _render_table(value: JSON, format_path: FormatPath | None) -> Html:
     rows = _record_rows(records, format_path) if records else _leaf_rows(value, format_path)
     total = len(records) or sum(1 for _ in _leaves((), value))
     hidden = total - MAX_ROWS
-    left_out = [tag("div", f"… {formatting.format_count(hidden, 'more row')} not shown", style=MUTED_STYLE)]
+    left_out = [tag("div", f"… {format_count(hidden, 'more row')} not shown", style=MUTED_STYLE)]
     table = tag("table", join_lines(rows), style="border-collapse:collapse;margin:4px 0 4px 16px")
     return join_lines([table, *(left_out if hidden > 0 else [])])
 
@@ -127,9 +126,7 @@ def _render_table(value: JSON, format_path: FormatPath | None) -> Html:
 def _record_rows(records: Sequence[JSON], format_path: FormatPath | None) -> list[Html]:
     found = dict.fromkeys(key for record in records[:MAX_ROWS] if isinstance(record, Mapping) for key in record)
     columns = [*found][:MAX_COLUMNS]
-    more = (
-        [f"… {formatting.format_count(len(found) - len(columns), 'more column')}"] if len(found) > MAX_COLUMNS else []
-    )
+    more = [f"… {format_count(len(found) - len(columns), 'more column')}"] if len(found) > MAX_COLUMNS else []
     rows = [_row("th", [join([name]) for name in (*columns, *more)])]
     for index, record in enumerate(records[:MAX_ROWS]):
         assert isinstance(record, Mapping), "the caller passes records"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pdkernel.encode import JsonStruct
+from pdkernel.errors import format_count
 from pdkernel.render import formatting
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import (
@@ -156,7 +157,7 @@ def _title(matrix: ReadinessMatrix) -> str:
     ready = sum(row.workflow_cell.state != "error" for row in matrix.rows)
     if matrix.rows[0].external_user is None:
         return f"{matrix.workflow}, {matrix.environment}: there are no external users yet. No code was run."
-    users = formatting.format_count(len(matrix.rows), "external user")
+    users = format_count(len(matrix.rows), "external user")
     return f"{matrix.workflow}, {matrix.environment}: {ready} of {users} can run it. No code was run."
 
 

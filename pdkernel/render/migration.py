@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
 from pdkernel.encode import JsonStruct
-from pdkernel.render.formatting import format_count
+from pdkernel.errors import format_count
 from pdkernel.render.markup import Tone, escape_control_characters
 
 ItemGroup = Literal["answer", "lost", "switch"]

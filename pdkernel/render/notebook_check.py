@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pdkernel.encode import JsonStruct
-from pdkernel.render.formatting import format_count
+from pdkernel.errors import format_count
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.proof import Verdict
 

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from pdkernel.encode import JsonStruct
+from pdkernel.errors import format_count
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CELL_STYLE,
@@ -248,11 +249,11 @@ def _title(proof: Proof) -> str:
     counts = [(word, sum(step.label == word for step in steps)) for word in _WORDS]
     summary = ", ".join(f"{count} {word}" for word, count in counts if count)
     files = (
-        f"differs in {formatting.format_count(len(proof.definition_differences), 'place')}"
+        f"differs in {format_count(len(proof.definition_differences), 'place')}"
         if proof.definition_differences
         else "same"
     )
-    runs = f"{formatting.format_count(len(proof.cases), 'run')}, steps: {summary}" if steps else "no run"
+    runs = f"{format_count(len(proof.cases), 'run')}, steps: {summary}" if steps else "no run"
     return f"Proof of {proof.folder}: workflow {files}; {runs}."
 
 
@@ -294,7 +295,7 @@ def _footnotes(proof: Proof) -> Iterator[str]:
     """Notes below the table: hidden differences, reasons for missing comparisons, inferred fields."""
     hidden = sum(1 for _ in _differences(proof)) - MAX_SHOWN_DIFFERENCES
     if hidden > 0:
-        yield f"{formatting.format_count(hidden, 'more difference')} not shown. --json prints all."
+        yield f"{format_count(hidden, 'more difference')} not shown. --json prints all."
     reasons: dict[str, list[str]] = {}
     for case in proof.cases:
         for step in (*case.steps, case.run_verdict):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from pdkernel.errors import format_count
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -32,7 +33,7 @@ def render_text(executions: Sequence[Execution]) -> str:
         return "No runs.\n"
     rows = [(str(formatting.EXECUTION_LABELS[execution.status]), *_cells(execution)) for execution in executions]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [formatting.format_count(len(executions), "run")]
+    lines = [format_count(len(executions), "run")]
     for execution, row in zip(executions, rows, strict=True):
         lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if execution.error is not None:
@@ -53,7 +54,7 @@ def render_html(executions: Sequence[Execution]) -> str:
         error = muted(format_error(execution.error)) if execution.error is not None else Html("")
         cells = [pill(str(label), label.tone), tag("code", run_id), *(cell.strip() for cell in rest), error]
         rows.append(tag("tr", *(tag("td", cell, style=_CELL) for cell in cells)))
-    title = tag("strong", formatting.format_count(len(executions), "run"))
+    title = tag("strong", format_count(len(executions), "run"))
     table = tag("table", join_lines(rows), style="border-collapse:collapse;margin:4px 0")
     return tag("div", join_lines([title, table]), style=CONTAINER_STYLE, class_="pd-view pd-runs")
 
@@ -76,7 +77,7 @@ def explain_status(
     """
     waiting = sum(sent.outcome == "waiting" for sent in execution.sends)
     verb = "waits" if waiting == 1 else "wait"
-    messages = f"{formatting.format_count(waiting, 'message')} of the run {verb} for delivery." if waiting else None
+    messages = f"{format_count(waiting, 'message')} of the run {verb} for delivery." if waiting else None
     match execution.status:
         case "success" | "exited":
             return messages

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pdkernel.errors import format_count
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CONTAINER_STYLE,
@@ -78,7 +79,7 @@ def _shown(shape: Shape, max_children: int) -> set[tuple[Segment, ...]]:
 
 def _left_out(shape: Shape, shown: set[tuple[Segment, ...]]) -> str:
     hidden = sum(child.path not in shown for child in shape.children)
-    return f"… {formatting.format_count(hidden, 'more key')} not shown" if hidden else ""
+    return f"… {format_count(hidden, 'more key')} not shown" if hidden else ""
 
 
 def _types(shape: Shape) -> str:
@@ -105,9 +106,9 @@ def _presence(shape: Shape, events: int) -> str:
 def _describe_node(shape: Shape, events: int) -> str:
     counted = ""
     if shape.path and isinstance(shape.path[-1], int):
-        counted = formatting.format_count(shape.possible_count, "item")
+        counted = format_count(shape.possible_count, "item")
     elif not shape.path and events > 1:
-        counted = formatting.format_count(events, "event")
+        counted = format_count(events, "event")
     return ", ".join(part for part in (counted, _types(shape), _presence(shape, events)) if part)
 
 

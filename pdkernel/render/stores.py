@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pdkernel.errors import format_count
 from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -101,19 +102,15 @@ def _value(value: JSON) -> Html:
 
 
 def _size(store: StoreSummary) -> str:
-    return f"{formatting.format_count(store.record_count, 'record')}, {formatting.format_count(store.character_count, 'character')}"
+    return f"{format_count(store.record_count, 'record')}, {format_count(store.character_count, 'character')}"
 
 
 def _title(store: str, total: int) -> str:
-    return f"Data store {store}: {formatting.format_count(total, 'record') if total else 'empty'}"
+    return f"Data store {store}: {format_count(total, 'record') if total else 'empty'}"
 
 
 def _left_out(store: str, hidden: int) -> str:
-    return (
-        f"… {formatting.format_count(hidden, 'more record')}: pdkernel store export {shlex.quote(store)}"
-        if hidden > 0
-        else ""
-    )
+    return f"… {format_count(hidden, 'more record')}: pdkernel store export {shlex.quote(store)}" if hidden > 0 else ""
 
 
 def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:

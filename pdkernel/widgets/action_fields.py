@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as ipw
 
 from pdkernel.directive.option_values import format_value, parse_value
+from pdkernel.errors import format_count
 from pdkernel.expression.template import OPENING_BRACES, add_missing_braces
 from pdkernel.model import JSON
 from pdkernel.render.actions import format_first_paragraph
@@ -188,7 +189,9 @@ class PropField:
         if page.empty_reason:
             show_message(self.message, page.empty_reason, kind="warn")
         else:
-            show_message(self.message, f"{len(self._values)} options." if page.options else "No more options.")
+            show_message(
+                self.message, f"{format_count(len(self._values), 'option')}." if page.options else "No more options."
+            )
 
     def show_failure(self, text: str) -> None:
         """Show why the options could not be loaded."""

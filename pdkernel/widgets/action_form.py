@@ -16,7 +16,7 @@ import ipywidgets as ipw
 from pdkernel.actions import Component
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.directive import format_step_cell
-from pdkernel.errors import DefinitionError, StepNameError
+from pdkernel.errors import DefinitionError, StepNameError, format_count
 from pdkernel.model import STEP_NAME, AppBinding, Step, check_step_name
 from pdkernel.render.actions import format_first_paragraph
 from pdkernel.render.rich_output import RichOutput
@@ -163,8 +163,7 @@ class ActionForm(SessionForm):
             return
         problems = self._show_name_problem() + self._props.show_problems()
         if problems:
-            fields = "1 field needs" if problems == 1 else f"{problems} fields need"
-            show_message(self._result, f"No cell was written: {fields} another value.", kind="error")
+            show_message(self._result, f"No cell was written: correct {format_count(problems, 'field')}.", kind="error")
             return
         self._written += 1
         self._is_in_workflow = True
@@ -234,7 +233,7 @@ class ActionForm(SessionForm):
         if props is None:
             found = self.search.components
             rows = [(each.uses, f"{each.name}\n{format_first_paragraph(each.description)}".strip()) for each in found]
-            text = self.search.advice or ("1 action." if len(found) == 1 else f"{len(found)} actions.")
+            text = self.search.advice or f"{format_count(len(found), 'action')}."
             listed = "".join(f"{each.uses}  {each.name}\n" for each in found)
             shown = f"<div>{html.escape(text)} {build_copyable_html(line)}</div>{build_picture(rows)}"
             return RichOutput(f"{listed}{text}\n{line}", shown)

@@ -33,7 +33,7 @@ async def test_rounded_number_is_reported_once(run: Run, step: Step) -> None:
     text = await log_of_first(run, step, node_step("two"))
 
     assert text.count("[pdkernel]") == 1
-    assert "$return_value.ids[1] (and 1 others) is 9007199254740993" in text
+    assert "$return_value.ids[1] (and 1 other) is 9007199254740993" in text
     assert "read it as 9007199254740992" in text
 
 

@@ -210,7 +210,7 @@ def test_options_are_loaded_page_by_page() -> None:
         found.append((made.page, made.context, made.more_button.layout.display, made.message.value.partition(">")[2]))
 
     assert [(each[:3], each[3].removesuffix("</div>")) for each in found] == [
-        ((1, "next", None), "1 options."),
+        ((1, "next", None), "1 option."),
         ((2, None, None), "2 options."),
         ((3, None, "none"), "No more options."),
         ((4, None, "none"), "No account."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pdkernel.errors import format_count
 from pdkernel.execution import Delivery, Execution, OutboundCall, Response
 from pdkernel.model import JSON
 from pdkernel.render import formatting, lookup
@@ -204,7 +205,7 @@ def _logs(logs: Sequence[view_model.LogBlock]) -> Html:
 
 def _counted(number: int, noun: str) -> str:
     first, _, rest = noun.partition(" ")
-    return f"{formatting.format_count(number, first)} {rest}".rstrip()
+    return f"{format_count(number, first)} {rest}".rstrip()
 
 
 def _log(log: view_model.LogBlock) -> Html:

@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import UNSET
 
 from pdkernel.analysis import describe_error_place, translate_places
-from pdkernel.errors import CONNECT_PREFIX
+from pdkernel.errors import CONNECT_PREFIX, format_count
 from pdkernel.execution import (
     NOTE_PREFIX,
     STDERR_INTRODUCTION,
@@ -336,7 +336,7 @@ def _elapsed_ms(step: StepResult, execution: Execution, notes: TimelineContext) 
 def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
     marks = []
     if unsent := _count_unsent(step):
-        marks.append(f"{formatting.format_count(unsent, 'call')} not sent again")
+        marks.append(f"{format_count(unsent, 'call')} not sent again")
     if step.name in notes.pinned and step.status != "pinned":
         marks.append("pinned")
     if step.name in notes.stale:
@@ -371,7 +371,7 @@ def _keep_newest(blocks: Sequence[LogBlock]) -> tuple[LogBlock, ...]:
             kept.insert(0, LogBlock(block.label, block.lines[-left:]))
             left -= len(block.lines)
     if hidden > 0:
-        note = f"… {formatting.format_count(hidden, 'line')} not shown while the step runs …"
+        note = f"… {format_count(hidden, 'line')} not shown while the step runs …"
         kept[0] = LogBlock(kept[0].label, (note, *kept[0].lines))
     return tuple(kept)
 

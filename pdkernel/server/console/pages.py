@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from pdkernel.encode import encode_json
+from pdkernel.errors import format_count
 from pdkernel.render import formatting
 from pdkernel.render.apps import app_label
 from pdkernel.render.markup import escape_control_characters
@@ -105,7 +106,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "count": formatting.format_count,
+        "count": format_count,
         "timestamp": formatting.format_timestamp,
         "duration": formatting.format_duration,
         "line": formatting.truncate_line,
