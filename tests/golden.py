@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "PDKERNEL_UPDATE"
+UPDATES = os.environ.get(VARIABLE) == "1"  # read at the import: a test may remove the variables of pdkernel
 WRITTEN = "golden file written; run again"
 
 
@@ -25,6 +26,6 @@ def assert_golden(path: Path, text: str) -> None:
 
 def write_golden(path: Path, text: str) -> None:
     """Write the changed *text* to *path* and fail, if this run updates golden files; otherwise do nothing."""
-    if os.environ.get(VARIABLE) == "1":
+    if UPDATES:
         path.write_text(text, encoding="utf-8")
         pytest.fail(f"{path.name}: {WRITTEN}", pytrace=False)

@@ -292,14 +292,16 @@ def _sides(difference: Difference) -> list[str]:
 
 
 def _footnotes(proof: Proof) -> Iterator[str]:
-    """Notes below the table: hidden differences, reasons for missing comparisons, inferred fields."""
+    """Notes below the table: hidden differences, reasons for missing comparisons that the summary lacks, inferred fields."""
     hidden = sum(1 for _ in _differences(proof)) - MAX_SHOWN_DIFFERENCES
     if hidden > 0:
         yield f"{format_count(hidden, 'more difference')} not shown. --json prints all."
+    missing = proof.not_compared
+    summarized = {(step.step, missing[0].reason) for step in missing}
     reasons: dict[str, list[str]] = {}
     for case in proof.cases:
         for step in (*case.steps, case.run_verdict):
-            if step.reason and step.label != NOT_RUN:
+            if step.reason and step.label != NOT_RUN and (step.step, step.reason) not in summarized:
                 reasons.setdefault(step.reason, []).append(f"{_event(case)}: {step.step}")
     for why, where in reasons.items():
         more = f" and {len(where) - 4} more" if len(where) > 4 else ""

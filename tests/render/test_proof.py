@@ -203,12 +203,16 @@ def test_the_widest_table(length: int, is_table: bool) -> None:
 
 @pytest.mark.parametrize(("count", "ending"), [(4, "e3: send): w"), (5, "e3: send and 1 more): w")])
 def test_a_common_reason_is_reported_once(count: int, ending: str) -> None:
-    """A reason names up to four places, and counts the others."""
+    """A reason is in the summary if its step was compared on no event, else in a line with up to four places and a count."""
     step = StepVerdict("send", "not compared", reason="w")
     cases = tuple(CaseVerdict(f"e{number}", None, (step,), StepVerdict(WHOLE_RUN)) for number in range(count))
 
-    drawn = proof.render_text(replace(SAME, steps=("send",), cases=cases))
+    nowhere = proof.render_text(replace(SAME, steps=("send",), cases=cases))
+    compared = CaseVerdict("e9", None, (StepVerdict("send"),), StepVerdict(WHOLE_RUN))
+    drawn = proof.render_text(replace(SAME, steps=("send",), cases=(*cases, compared)))
 
+    assert nowhere.startswith("Not proven for every step. No step was compared. Not compared: send. w\n")
+    assert "Not compared (" not in nowhere
     assert [line for line in drawn.splitlines() if line.startswith("Not compared")] == [
         f"Not compared (e0: send, e1: send, e2: send, {ending}"
     ]
