@@ -109,6 +109,7 @@ def page(lab_page: LabPage) -> Iterator[LabPage]:
     lab_page.lab.end_sessions()
     external, lab_page.external = lab_page.external, []
     assert external == []
+    assert not (lab_page.lab.root / ".pdkernel").exists(), "notebooks of several tests would share this project"
 
 
 @pytest.fixture

@@ -121,7 +121,11 @@ class Lab:
     def write_notebook(
         self, name: str, cells: Sequence[str], kernel: str = "pdkernel", *, saved_before: bool = True
     ) -> Path:
-        """Write a notebook of code cells, with the kernel's metadata as Lab saves them or without."""
+        """
+        Write a notebook of code cells, with the kernel's metadata as Lab saves them or without.
+
+        A *name* without a folder gets a folder of that name: each notebook has its own project, users and accounts.
+        """
         notebook = {
             "nbformat": 4,
             "nbformat_minor": 5,
@@ -141,9 +145,15 @@ class Lab:
                 for index, source in enumerate(cells)
             ],
         }
-        path = self.root / name
+        path = self.root / (name if "/" in name else f"{Path(name).stem}/{name}")
+        path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(notebook))
         return path
+
+    def copy_notebooks(self, folder: str) -> None:
+        """Copy the notebooks of the checkout to *folder*, without what an earlier run by hand has left."""
+        generated = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
+        shutil.copytree(CHECKOUT / "notebooks", self.root / folder, ignore=generated)
 
 
 @dataclass
@@ -211,8 +221,8 @@ class LabPage:
         saved_before: bool = True,
     ) -> None:
         """Write a notebook and open it."""
-        self.lab.write_notebook(name, cells, kernel, saved_before=saved_before)
-        self.open_notebook(name)
+        path = self.lab.write_notebook(name, cells, kernel, saved_before=saved_before)
+        self.open_notebook(str(path.relative_to(self.lab.root)))
 
     # ---- What is there
 
@@ -321,8 +331,7 @@ def find_barriers(page: Page, axe: str, selector: str = "") -> list[str]:
 @contextmanager
 def ran_notebook(browser: BrowserContext, lab: Lab, name: str, folder: str) -> Iterator[LabPage]:
     """The notebook *name* after Run All, in a *folder* of its own; at the end, the page must have had no error and no call elsewhere."""
-    ours = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")
-    shutil.copytree(CHECKOUT / "notebooks", lab.root / folder, ignore=ours)
+    lab.copy_notebooks(folder)
     page = LabPage(lab, browser.new_page())
     page.watch()
     page.open_notebook(f"{folder}/{name}.ipynb")

@@ -144,7 +144,7 @@ def test_key_of_an_untrusted_notebook_is_a_button(page: LabPage) -> None:
     notebook["cells"][0]["outputs"] = [output]
     path.write_text(json.dumps(notebook))
 
-    page.open_notebook("untrusted.ipynb")
+    page.open_notebook("untrusted/untrusted.ipynb")
     key = page.output(0).locator("code.pd-k")
 
     expect(key).to_have_attribute("role", "button")
@@ -226,8 +226,8 @@ def handler(pd):
 
 def test_running_step_is_watched_and_stopped(page: LabPage) -> None:
     """A running step shows a clock and its newest output; Stop, by click or by keyboard, cancels it."""
-    (page.lab.root / "slow.json").write_text('{"body": {}}')
     page.new_notebook(["%pdevent slow.json", SLOW], name="slow.ipynb")
+    (page.lab.root / "slow" / "slow.json").write_text('{"body": {}}')
     page.run_cell(0)
     timeline = page.output(1).locator(".pd-timeline")
     stop = timeline.get_by_role("button", name="Stop the run")
@@ -270,7 +270,7 @@ def test_the_screen_is_the_draft(page: LabPage, kernel: str) -> None:
     page.run_cell(2)
     edited = page.output(2).inner_text()
     page.save()
-    page.open_notebook(f"screen_{kernel}.ipynb", reload=True)
+    page.open_notebook(f"screen_{kernel}/screen_{kernel}.ipynb", reload=True)
     page.edit_cell(3, "%%pdstep last\n")
     page.run_cell(2)
 
@@ -337,8 +337,8 @@ NAME = """jq -r '.read["$return_value"][1].name' "$PIPEDREAM_STEPS\""""
 
 def test_values_of_a_step_are_copied_for_the_step_below(page: LabPage) -> None:
     """A step shows its input beside its output; a part of the output copies its path in the language of the step below."""
-    (page.lab.root / "values.json").write_text('{"body": {"title": "Typo", "user": {"login": "grace"}}}')
     page.new_notebook(["%pdevent values.json", *VALUES.values(), "%pdrun"], name="values.ipynb")
+    (page.lab.root / "values" / "values.json").write_text('{"body": {"title": "Typo", "user": {"login": "grace"}}}')
     page.run_all()
     make, read = page.output(1).locator(".pd-timeline"), page.output(2).locator(".pd-timeline")
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.browser.harness import Lab, LabPage, find_barriers
-from tests.lab_files import CHECKOUT
 from tests.private_pytest import run_pytest
 
 FOLDER = "job"
@@ -76,8 +74,7 @@ class Job:
 @pytest.fixture(scope="module")
 def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
     """The quickstart, opened and not yet run, in its own folder and project."""
-    generated = shutil.ignore_patterns("exported", ".pdkernel", ".ipynb_checkpoints")  # files of an earlier manual run
-    shutil.copytree(CHECKOUT / "notebooks", lab.root / FOLDER, ignore=generated)
+    lab.copy_notebooks(FOLDER)
     page = LabPage(lab, browser.new_page())
     page.watch()
     page.open_notebook(NOTEBOOK)
