@@ -284,7 +284,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     """
     One run of a workflow on one event.
 
-    A field with a default value is absent from the JSON if it has that value.
+    The JSON has no key for a field with its default value.
 
     Attributes:
         outbound_enforcement: How outbound calls were enforced, or None for the mode `live`; never in the JSON.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 BYTE_ORDER_MARK = "\ufeff"
-"""May stand before the first character of a text file; not a part of its text."""
+"""The byte order mark: an editor may write it before the text of a file."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a FIFO does not wait for a writer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ Answer = tuple[int, Any] | tuple[int, Any, Mapping[str, str]]
 """Status and value of a response, and its headers in lower case: the value is sent as JSON, or unchanged if it is bytes."""
 
 
-class JsonHandler(BaseHTTPRequestHandler):
+class JsonHandler(BaseHTTPRequestHandler, ABC):
     """Sends the result of `answer`."""
 
+    @abstractmethod
     def answer(self, body: bytes) -> Answer:
         """The response to a request with *body*."""
-        raise NotImplementedError
 
     def _read_body(self) -> Iterator[bytes]:
         if self.headers.get("transfer-encoding") != "chunked":

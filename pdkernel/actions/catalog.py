@@ -103,7 +103,7 @@ class Catalog:
 
     @classmethod
     def without_project(cls, folder: Path, *, environ: Mapping[str, str]) -> Catalog:
-        """The catalog that a new project in *folder* would have; the project is not created."""
+        """The catalog for *folder* without a project: it has the sources of a new project, and no project is created."""
 
         def login() -> Login:
             raise ConnectSettingsError(
@@ -221,7 +221,7 @@ class Catalog:
         self, locked: LockedComponent, *, install: bool = True, progress: ProgressCallback = _silent
     ) -> Component:
         """
-        Find exactly the component of *locked*, whatever the lock file says now; install its packages again if necessary.
+        Find the component of *locked*, also if the lock file names another version by now. Missing packages are installed.
 
         Args:
             locked: The component, from `describe_lock`.

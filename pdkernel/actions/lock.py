@@ -28,7 +28,7 @@ _SOURCES = "sources"
 @dataclass(frozen=True)
 class LockedComponent:
     """
-    A component, exactly.
+    A component with its exact version and packages.
 
     Attributes:
         uses: `KEY@VERSION` of the component.

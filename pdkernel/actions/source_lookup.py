@@ -90,7 +90,7 @@ class SourceLookup:
         return next((each for each in found if each is not None), None)
 
     def find_other_version(self, key: str) -> Component | None:
-        """The component *key* of the first folder that has it, in whatever version; or None."""
+        """The component *key* of the first folder that has a version of it, or None."""
         for setting in self.settings.sources:
             found = self.get_folder_source(setting.folder).find_component(key) if setting.folder is not None else None
             if found is not None:
@@ -104,7 +104,7 @@ class SourceLookup:
         Find *uses* in the first of *sources* that has it, over the network if necessary; install it from npm.
 
         Raises:
-            ActionNotFoundError: No source has it; without a fix, the message is only why the sources do not have it.
+            ActionNotFoundError: No source has it; if the error has no fix, its message has only the reasons of the sources.
             LicenceError: Only npm may have it, and its licence is not accepted.
             ActionSourceError: A source cannot be reached.
         """

@@ -44,8 +44,8 @@ class Field:
     Attributes:
         segments: The path below the event; an item of a list is 0.
         required: Whether a step fails without the field, or continues with an undefined value.
-        types: The types that steps expect, as JSON Schema names, or `numeric`: a number or a numeric text. Empty if
-            the code does not tell.
+        types: The types that steps expect, as JSON Schema names, or `numeric`: a number or a numeric text. Empty if the code
+            does not show a type.
         readers: The places that read the field.
     """
 

@@ -39,7 +39,7 @@ _MAX_NAME = 200
 
 
 class StepFileError(Exception):
-    """Why a step cannot import a file: the end of a sentence that starts with the file's name."""
+    """A step cannot import a file. The message is the end of a sentence that starts with the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _known_files(step: Step) -> _Files:
 
 
 def count_parents(paths: Iterable[str]) -> int:
-    """Return the number of folders above the entry file's folder that *paths* of files lead to."""
+    """Return how many folders the *paths* of files lead up from the entry file's folder."""
     return max((path.split("/").count("..") for path in paths), default=0)
 
 

@@ -64,7 +64,7 @@ def find_platform_uses(step: Step) -> tuple[PlatformUse, ...]:
 
 
 def find_hosts(step: Step) -> dict[str, int | None]:
-    """Hosts of the URLs in the code and the props of *step*, each with the line of the first one."""
+    """Hosts of the URLs in the code and the props of *step*, each with the line of its first URL."""
     found: dict[str, int | None] = {}
     for _, source in () if step.uses else iter_sources(step):
         for number, line in enumerate(source.split("\n"), start=1):

@@ -140,7 +140,7 @@ class StepTracer(AccessTracker):
 
     @contextmanager
     def assuming(self, present: frozenset[FieldPath], absent: frozenset[FieldPath] = frozenset()) -> Iterator[None]:
-        """Code that runs only if the paths *present* exist and the paths *absent* do not."""
+        """Trace, in a `with` block, code that runs only if the paths *present* exist and the paths *absent* do not."""
         before = self._present, self._absent
         self._present, self._absent = (self._present | present) - absent, self._absent | absent
         try:
@@ -149,7 +149,7 @@ class StepTracer(AccessTracker):
             self._present, self._absent = before
 
     def assume(self, present: frozenset[FieldPath], *, required: bool = False) -> None:
-        """The paths *present* exist in the following code: otherwise the code has left, with *required* by an error."""
+        """Assume that the paths *present* exist from here on. Otherwise the code has left; if *required*, by an error."""
         for place in present if required else ():
             self.require_path(place)
         self._present |= present

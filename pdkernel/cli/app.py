@@ -157,7 +157,7 @@ def _store_on_context(name: str) -> Callable[[click.Context, click.Parameter, An
 
 
 def common_options(*, hidden: bool) -> Callable[[F], F]:
-    """The options that stand before or after the command's name; only the help of `pdkernel` shows them."""
+    """The options that may be written before or after the command's name; only the help of `pdkernel` shows them."""
     options = (
         cloup.option(
             "--project",
@@ -208,7 +208,7 @@ yes_option = cloup.option("-y", "--yes", is_flag=True, help="Do not ask for a co
 
 
 def environment_option(default: str = "development") -> Callable[[F], F]:
-    """`--environment`; *default* is the meaning of no value."""
+    """The option `--environment`; its help names *default*, which applies without the option."""
     return cloup.option(
         "--environment",
         type=click.Choice(["development", "production"]),
@@ -302,7 +302,7 @@ def _configure_logging(state: CliContext) -> None:
 
 
 def _describe_new_project(project: Project) -> str:
-    """Say where a new project is, and where its key is."""
+    """Print where a new project is, and where its key is."""
     key = f"the key is in {project.key_file}"
     if project.sqlite_path is None:
         return f"Created a project in {project.location} ({key})."

@@ -50,8 +50,8 @@ def check(
     """
     Check that the saved outputs of notebooks belong to their code.
 
-    Lists for each notebook the accounts, the fields of the event that steps read, and the outbound calls. A folder stands for the
-    notebooks in it. No code runs, except with --prove.
+    Lists for each notebook the accounts, the fields of the event that steps read, and the outbound calls. The notebooks of a
+    folder are all checked. No code runs, except with --prove.
     """
     from pdkernel.actions import Catalog
     from pdkernel.operations.notebook_checks import check_notebook

@@ -47,7 +47,7 @@ def run_demo(keep: Path | None) -> int:
     Run all steps of the demo and print each of them.
 
     Args:
-        keep: A new or empty folder to work in, which stays; None for a temporary folder.
+        keep: A new or empty folder to work in, which is not removed; None for a temporary folder.
 
     Returns:
         The exit status.

@@ -164,9 +164,9 @@ def data(state: CliContext, stores: tuple[str, ...], files: bool, folder: Path, 
     """
     Rescue data stores and files from Pipedream.
 
-    Without --from, the command writes a step that hands out the records of each STORE (a name or an id), and says how
-    to paste it into a workflow at Pipedream. With --from, the command downloads the data page by page. A second call
-    goes on where the first one stopped. Records come without the time at which they expire, which no step can read.
+    Without --from, the command writes a step that hands out the records of each STORE (a name or an id), and explains how to
+    paste the step into a workflow at Pipedream. With --from, the command downloads the data page by page. A second call
+    continues where the first call stopped. Records come without the time at which they expire, which no step can read.
     """
     from pdkernel.migration.data_dump import read_plan, write_plan
 

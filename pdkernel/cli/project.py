@@ -143,7 +143,7 @@ def set_project(state: CliContext, setting: str, values: tuple[str, ...], accept
     mail_server  HOST or HOST:PORT of the mail server (port 465 uses TLS)
     mail_user    login at the server; the variable PDKERNEL_MAIL_PASSWORD is the password
     error_notification
-                 URL (gets a POST) or e-mail address that is told of each failed run
+                 URL (gets a POST) or e-mail address that receives each failed run
                  of a served workflow
     """  # noqa: D301 - \b is click's mark for text that is not wrapped
     if setting == "actions":

@@ -138,7 +138,7 @@ def resolve_exit_status(execution: Execution) -> int:
         return 4
     refused = execution.status == "error" and all(step.status == "not_run" for step in execution.steps)
     if refused and execution.error is not None:
-        # a step's own process may end with the same code; before any step it means that the run was refused
+        # only before the first step: the error of a failed step may have the code of a refusal
         return max(2, exit_status_of(execution.error.code))
     if execution.error is not None and exit_status_of(execution.error.code) == InternalError.exit_status:
         return InternalError.exit_status

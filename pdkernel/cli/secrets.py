@@ -101,7 +101,7 @@ def remove_secret(state: CliContext, name: str, yes: bool, as_json: bool) -> int
     """
     Remove the value NAME.
 
-    NAME is a name of the command `list`, or STEP.PROP.
+    NAME is a name that `pdkernel secrets list` shows, or STEP.PROP.
     """
     from pdkernel.operations.environment import find_stored_secret
 

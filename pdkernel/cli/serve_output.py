@@ -45,7 +45,7 @@ def startup_json(
 
 
 def code_printer(url: str, *, as_json: bool) -> Callable[[str], None] | None:
-    """Prints a login code on the terminal of a person; None without one, because a log must not get a code."""
+    """A function that prints a login code on a terminal; None without a terminal, because a log must not contain codes."""
     return partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None
 
 
@@ -93,7 +93,7 @@ def print_startup(
 
 
 def describe_triggers(project: Project, workflows: Sequence[ServedWorkflow], url: str) -> list[str]:
-    """Which triggers fire when, and which are off."""
+    """Lines about the triggers: when each one fires, and which are off."""
     from pdkernel.cli.triggers import trigger_lines
     from pdkernel.operations.triggers import find_unserved_emitters, view_triggers
 

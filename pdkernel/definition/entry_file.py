@@ -19,7 +19,7 @@ _DEFINITION_FILES = frozenset({"workflow.yaml", ".workflow.state", "pdkernel.yam
 
 
 class EntryFileError(Exception):
-    """Why an entry file cannot be read: the end of a sentence that starts with the file's name."""
+    """An entry file cannot be read. The message is the end of a sentence that starts with the file's name."""
 
 
 def read_entry_file(folder: Path, uses: str) -> str | None:

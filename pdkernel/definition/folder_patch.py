@@ -42,7 +42,7 @@ class FolderPatch:
         previous_entry_paths: Entry files of the folder's steps before the patch.
         unused_entry_paths: The previous entry files that no step uses any more.
         workflow: The notebook's workflow with the folder's trigger ids and unknown keys.
-        kept_accounts: Account ids that stay in the file whatever the notebook says, by step and prop.
+        kept_accounts: Account ids of the file that the notebook does not replace, by step and prop.
     """
 
     files: tuple[DefinitionFile, ...]

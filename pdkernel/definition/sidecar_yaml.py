@@ -149,7 +149,7 @@ _KEYWORDS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 def _fulfils(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
     """
-    Return whether *value* certainly fulfils *schema*; False also stands for a keyword or a value that needs jsonschema.
+    Return whether *value* certainly fulfils *schema*; False if only jsonschema can decide.
 
     Args:
         value: The value to check.

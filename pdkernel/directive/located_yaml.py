@@ -232,7 +232,7 @@ def _check_size(text: str) -> None:
     """
     Refuse a text whose lines already show too many values, because parsing many values takes long.
 
-    A line outside of blocks of text is counted as a value, and in lists and mappings in brackets, each comma too.
+    Each line outside of blocks of text counts as a value, and so does each comma between brackets or braces.
     """
     if len(text) <= _MAX_VALUES:
         return

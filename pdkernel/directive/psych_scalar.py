@@ -125,7 +125,7 @@ def is_string(text: str) -> bool:
 
 
 def _printable(char: str) -> bool:
-    # libyaml escapes tabs and characters beyond the first plane.
+    # libyaml escapes tabs and characters above U+FFFF.
     code = ord(char)
     return (
         char == "\n" or 0x20 <= code <= 0x7E or 0xA0 <= code <= 0xD7FF or (0xE000 <= code <= 0xFFFD and code != 0xFEFF)

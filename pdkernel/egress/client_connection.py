@@ -119,7 +119,7 @@ class ClientConnection:
             )
 
     async def _serve_tls(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
-        """Terminate the client's TLS; pass it through if the policy says so or if the client does not offer HTTP/1.1."""
+        """Terminate the client's TLS, or pass it through for an `unopened` host or a client that does not offer HTTP/1.1."""
         hello = parse_client_hello(await peek_until(self._sock, hello_is_complete))
         if hello.server_name and is_ip_address(proxy_target.host):
             # The client resolved the name itself. The address may change, and policies and recordings use names.

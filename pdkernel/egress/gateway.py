@@ -37,6 +37,17 @@ _T = TypeVar("_T")
 
 NODE_HOOK = Path(__file__).parent.parent / "runtimes" / "node" / "egress_hook.mjs"
 _DIRECT_BROWSER = 'data:application/x-ns-proxy-autoconfig,function%20FindProxyForURL(){return"DIRECT"}'
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_BUNDLE_VARIABLES = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+)
+"""Variables with the file of certificates that a client trusts."""
 _NO_PROXY_HOSTS = "localhost,127.0.0.1,127.0.0.0/8,::1"
 
 
@@ -276,7 +287,6 @@ def _build_environment(
         own_port: Also route connections to this port of this machine to the gateway, which marks them (`own_server`).
     """
     proxy = f"http://{token}:x@127.0.0.1:{port}"
-    bundle = str(authority.bundle_file)
     environment = {
         "NODE_EXTRA_CA_CERTS": str(authority.certificate_file),
         "NODE_USE_ENV_PROXY": "1",
@@ -287,8 +297,7 @@ def _build_environment(
         "WGETRC": str(authority.wgetrc_file),
         "GRPC_DNS_RESOLVER": "native",  # the system's resolver: gRPC's own rejects replies of the sandbox's name server
     }
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        environment[name] = environment[name.upper()] = proxy
+    environment |= dict.fromkeys(_PROXY_VARIABLES, proxy)
     environment["no_proxy"] = environment["NO_PROXY"] = "" if public_only else _NO_PROXY_HOSTS
     if public_only:
         environment["PDK_EGRESS_ALL"] = "1"
@@ -296,16 +305,7 @@ def _build_environment(
         environment["auto_proxy"] = _DIRECT_BROWSER
     if own_port is not None:
         environment["PDK_OWN_PORT"] = str(own_port)
-    for name in (
-        "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "AWS_CA_BUNDLE",
-        "GIT_SSL_CAINFO",
-        "PIP_CERT",
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    ):
-        environment[name] = bundle
+    environment |= dict.fromkeys(_BUNDLE_VARIABLES, str(authority.bundle_file))
     if language == "go":
         # pdkernel builds the Go program of a step, and Go reads SSL_CERT_FILE on Linux only.
         environment["PD_PROXY"], environment["PD_CA"] = proxy, str(authority.certificate_file)

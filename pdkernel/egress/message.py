@@ -108,7 +108,7 @@ class Body:
         self._users += 1
 
     def release(self) -> None:
-        """Count one user less; the buffer is closed after the last user."""
+        """End the use by one user; the buffer is closed after the last one."""
         self._users -= 1
         if self._buffer is not None and self._users == 0:
             self._buffer.close()

@@ -24,6 +24,7 @@ from pdkernel.egress.protocol_sniff import CLIENT_FIRST_PORTS
 from pdkernel.egress.public_addresses import NotPublicError, is_inside
 from pdkernel.egress.recorded_call import restore_secrets
 from pdkernel.egress.responses import (
+    UpstreamResult,
     build_response,
     close_unread,
     is_bodyless,
@@ -265,17 +266,7 @@ class CallRouter:
     ) -> Response:
         """Return the stored response to an equal request of an earlier run; without one, send *request* and store its response."""
         context = binding.context
-        digest = await request.body.buffer()
-        # a withheld credential has a different placeholder in each run
-        url = context.redactor.redact_text(request.url) if context.proxy_by_secret_ref else request.url
-        identity = request_identity(method=request.method, url=url, body_sha256=digest)
-        key = sent_key(
-            scope=context.send_once_scope,
-            step=context.step,
-            target=context.policy.send_once_target,
-            identity=identity,
-            ordinal=binding.next_ordinal(identity),
-        )
+        key = await _sent_key(binding, request)
         recorded = None if context.send_again else await asyncio.to_thread(sent.find, key)
         recorder = await self._recorder.open(binding, call, request)
         if recorded is not None:
@@ -286,52 +277,33 @@ class CallRouter:
         except UpstreamError as error:
             call.fail(f"{error} {UNKNOWN} {NOT_AGAIN}" if error.sent else str(error))
             if error.sent:
-                await self._remember(
-                    binding,
-                    sent,
-                    key,
-                    request,
-                    no_answer(call.context.redactor.redact_text(str(error)), call.started_at),
-                )
+                unanswered = no_answer(context.redactor.redact_text(str(error)), call.started_at)
+                await self._remember(binding, sent, key, request, unanswered)
             raise
         except NotPublicError:
             return await self._refuse(call, request, refusals.not_public(call.method, call.url))
         response = result.response
-        stored_headers = tuple(
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in response.headers
-            if name.lower() != b"content-length"
-        )
-        record = StoredResponse(
-            response.status,
-            response.reason.decode("latin-1"),
-            stored_headers,
-            content if rest is None else b"",
-            call.started_at,
-            has_body=rest is None,
-            note=result.call_result.note if result.call_result.outcome == "stand_in" else None,
-        )
-        bodyless = is_bodyless(request.method, response.status)
-        if rest is not None:
-            if may_have_effect(response.status):
-                await self._remember(binding, sent, key, request, record)
-            body = stream_response(
-                call,
-                result,
-                join_streams(content, rest),
-                recorder,
-                has_no_body=bodyless,
-                max_recorded_bytes=max_recorded_bytes(context),
-            )
-            return replace(response, body=body)
-        # Recorded first, so that the call is in the record even if storing the response fails.
-        notes = [note for note in (result.call_result.note, doubt(record)) if note]
-        call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
+        record = _build_record(result, content if rest is None else None, call.started_at)
+        if rest is None:
+            # Recorded first, so that the call is in the record even if storing the response fails.
+            notes = [note for note in (result.call_result.note, doubt(record)) if note]
+            call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
         if may_have_effect(response.status):
             await self._remember(binding, sent, key, request, record)
-        if recorder is not None:
-            recorder(response, content)
-        return build_response(response.status, response.reason, response.headers, content, has_no_body=bodyless)
+        has_no_body = is_bodyless(request.method, response.status)
+        if rest is None:
+            if recorder is not None:
+                recorder(response, content)
+            return build_response(response.status, response.reason, response.headers, content, has_no_body=has_no_body)
+        body = stream_response(
+            call,
+            result,
+            join_streams(content, rest),
+            recorder,
+            has_no_body=has_no_body,
+            max_recorded_bytes=max_recorded_bytes(context),
+        )
+        return replace(response, body=body)
 
     def _close_body(self, sending: asyncio.Task[Response]) -> None:
         """Close the connection of a response that no client reads."""
@@ -360,6 +332,40 @@ class CallRouter:
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = is_bodyless(request.method, found.status)
         return build_response(found.status, found.reason.encode("latin-1"), headers, found.body, has_no_body=bodyless)
+
+
+async def _sent_key(binding: StepBinding, request: Request) -> str:
+    """The key of the stored response to *request*, which counts as the next request of its kind."""
+    context = binding.context
+    digest = await request.body.buffer()
+    # a withheld credential has a different placeholder in each run
+    url = context.redactor.redact_text(request.url) if context.proxy_by_secret_ref else request.url
+    identity = request_identity(method=request.method, url=url, body_sha256=digest)
+    return sent_key(
+        scope=context.send_once_scope,
+        step=context.step,
+        target=context.policy.send_once_target,
+        identity=identity,
+        ordinal=binding.next_ordinal(identity),
+    )
+
+
+def _build_record(result: UpstreamResult, content: bytes | None, at: str) -> StoredResponse:
+    """The record of a response with the body *content*; None for a body that is too large to be stored."""
+    response = result.response
+    return StoredResponse(
+        response.status,
+        response.reason.decode("latin-1"),
+        tuple(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in response.headers
+            if name.lower() != b"content-length"
+        ),
+        content or b"",
+        at,
+        has_body=content is not None,
+        note=result.call_result.note if result.call_result.outcome == "stand_in" else None,
+    )
 
 
 def _host_key(context: CallContext, url: str) -> str:

@@ -82,7 +82,7 @@ class SentRequestStore(Protocol):
 
 
 def request_identity(*, method: str, url: str, body_sha256: str) -> str:
-    """A text that is the same for equal requests; equal requests of a step are told apart by their ordinal."""
+    """A text that is the same for equal requests; equal requests of a step differ by their ordinal."""
     return f"{method}\n{url}\n{body_sha256}"
 
 

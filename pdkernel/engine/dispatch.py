@@ -151,7 +151,7 @@ class LocalDispatch:
         self._interval_s = interval_s
         self._clock = journal.clock
         self._is_notified = asyncio.Event()
-        self._is_new = False  # there was a notice that `_continue_due` has not seen
+        self._is_new = False  # whether `notify` was called since the last `_continue_ready`
         self._has_reaped = False
         self._times_read_at = self._cancelled_read_at = self._claimed_at = -math.inf
 
@@ -180,7 +180,7 @@ class LocalDispatch:
     async def _continue_ready(self) -> float:
         if self._is_new:
             self._is_new = False
-            # while runs wait for limits, most notices are about room for one: a write, so not for each run that ends
+            # a claim is a write, so a run that ends causes one only if runs have waited for limits recently
             are_waiting = self._clock.monotonic() < self._claimed_at + POLL_INTERVAL_S
             if are_waiting and self._starter.free_runs > 0 and await self._start_ready():
                 return 0.0
@@ -212,7 +212,7 @@ class LocalDispatch:
         """Inform other processes of ready runs that this one has not claimed; *woken* of them have become ready now."""
 
     async def _end_cancelled(self) -> float:
-        """End runs in progress that another process has cancelled; return the seconds until it may be tried, if it was too soon."""
+        """End runs in progress that another process has cancelled; return the seconds until the next call may read them."""
         active = list(self._starter.active_run_ids)
         if not active:
             return math.inf
@@ -291,7 +291,8 @@ class PgQueuerDispatch(LocalDispatch):
                     "This process could not extend its lease in time: it ends its runs, which others continue."
                 )
             await self._starter.abandon_runs()
-            await self._journal.rejoin()  # refused with an old key: the process stays lost, and is started again
+            # raises an error if the key was replaced: the process stays lost, and is started again
+            await self._journal.rejoin()
             self.notify()
         return POLL_INTERVAL_S
 
@@ -303,13 +304,13 @@ class PgQueuerDispatch(LocalDispatch):
             await self._journal.reap_dead()
         wait_s = await self._continue_due()
         if wait_s > TIMER_HORIZON_S:
-            self._keeps_time = self._is_notified.is_set()  # a notice that has come meanwhile
+            self._keeps_time = self._is_notified.is_set()  # `notify` may have been called meanwhile
             if wait_s < math.inf:
                 self._messages.send(self._clock.now().timestamp() + wait_s)
         return min(wait_s, self._interval_s) if self._keeps_time or wait_s == 0 else self._interval_s
 
     async def _offer_ready(self, woken: int) -> None:
-        # not after news of others: two full processes would notify each other without an end
+        # not after an announcement of another process: two full processes would notify each other endlessly
         if woken or self._has_news:
             self._has_news = False
             await self._journal.announce()

@@ -53,7 +53,11 @@ class EmittedEvents:
         self.on_stored: Callable[[], None] = lambda: None
 
     def has_error_listener(self, request: RunRequest, execution: Execution) -> bool:
-        """Return whether the failed run of *request* starts a workflow; the log says if it does not, because it handles errors itself."""
+        """
+        Return whether the failed run of *request* starts a workflow.
+
+        A run that handles errors starts none, and the log reports it.
+        """
         if request.test:
             return False
         try:

@@ -1,4 +1,4 @@
-"""The execution of a run while it grows: its fields, redacted, passed to who watches the run."""
+"""The execution of a run while it grows: its fields, redacted, and passed to the watcher of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GrowingExecution:
     Args:
         request: The run's request.
         state: The claim, ids and context of the run; for a continued run, its recorded steps too.
-        watcher: Who watches the run.
+        watcher: The callbacks of the run.
         clock: For time stamps.
         guard: What the operating system does with outbound calls that bypass the gateway.
 

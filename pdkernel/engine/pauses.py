@@ -169,7 +169,7 @@ def _is_count(text: str) -> bool:
 
 
 def _build_tokens(key: WaitKey, sign: Callable[[str], bytes]) -> tuple[str, str]:
-    """Return the tokens of `_VERBS`, 128 bits each: a half of one signature says nothing about the other half."""
+    """Return the tokens of `_VERBS`, 128 bits each: one half of a signature does not reveal the other half."""
     signature = sign(f"flow/{key.run_id}/{key.path}/{key.iteration}/{key.number}")
     return signature[:16].hex(), signature[16:32].hex()
 

@@ -16,7 +16,7 @@ from pdkernel.clock import Clock
 from pdkernel.errors import DatabaseUnreachableError, InternalError, ProjectError
 
 WRITE_RETRY_S = 0.25
-"""Seconds until a run of a server writes again after a failed write, as on a full disk, or reads again."""
+"""Seconds until a run of a server repeats a failed write, as on a full disk, or a failed read."""
 
 _Write = Callable[[], Awaitable[bool]]
 T = TypeVar("T")

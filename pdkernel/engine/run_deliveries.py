@@ -1,5 +1,5 @@
 """
-The messages of a run on their way out: what steps have queued, and what tells others that a served run has failed.
+Delivers the messages of a run: those that steps have queued, and the notifications that a served run has failed.
 
 `deliveries` sends one message; `emitted_events` passes events on to other workflows.
 """
@@ -42,7 +42,7 @@ class RunDeliveries:
         gateway: The gateway for outbound calls, or None to connect directly.
         clock: For the times of further tries.
         mail: Returns the settings for each `$.send.email`; None only shows the message.
-        error_notification: Returns the URL or e-mail address that is told of failed served runs, or None.
+        error_notification: Returns the URL or e-mail address that receives failed served runs, or None.
         emitted_events: Passes on what served runs emit; None outside of a server.
     """
 
@@ -83,7 +83,7 @@ class RunDeliveries:
         )
 
     def queue_failure(self, request: RunRequest, record: RunRecord) -> None:
-        """Queue what tells others that a served run has failed: the event for workflows that listen, and the notification."""
+        """Queue the messages about a failed served run: the event for workflows with an errors trigger, and the notification."""
         execution = record.execution
         if execution.status != "error" or not request.is_served:
             return
@@ -101,7 +101,7 @@ class RunDeliveries:
             record.outbox.add(NOTIFICATION_STEP, 1, [notification], record.redactor)
 
     async def deliver(self, run: RunState) -> None:
-        """Deliver what the steps of *run* have queued, and what tells of its failure, once; record the results."""
+        """Try once to deliver the messages that the steps of *run* have queued and those about its failure; record the results."""
         tries_again = run.request.is_served
         for row, step, effect in run.record.outbox.take():
             binding = build_call_binding(run, step, lambda _: None)
@@ -111,7 +111,7 @@ class RunDeliveries:
             await run.record.add_delivery(row, delivery, retry_at=retry_at)
 
     async def deliver_refusal(self, request: RunRequest, record: RunRecord) -> None:
-        """Deliver what tells that the run of *request* was refused."""
+        """Deliver the messages about the run of *request*, which was refused."""
         for row, _, effect in record.outbox.take():
             await self.deliver_again(request, record.run_id, row, effect, 0)
 

@@ -66,7 +66,7 @@ class RunRecord(GrowingExecution):
     Args:
         request: The run's request.
         state: The claim, ids and context of the run; for a continued run, its recorded steps too.
-        watcher: Who watches the run.
+        watcher: The callbacks of the run.
         journal: The journal for the rows.
         clock: For time stamps.
         vault: Encrypts what the record does not show; None if the run is not recorded.

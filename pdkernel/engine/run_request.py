@@ -1,8 +1,7 @@
 """
-The request for a run, who watches the run, and the text of a request in the journal.
+The request for a run, the callbacks of a run, and the text of a request in the journal.
 
-`RunRequest` is what is run: an executor that continues the run reads it from the journal. `RunWatcher` is who watches: it
-ends with its process.
+The journal stores the `RunRequest`, so that another executor can continue the run. A `RunWatcher` exists in one process only.
 """
 
 from __future__ import annotations
@@ -222,7 +221,7 @@ class RunRequest:
 @dataclass(frozen=True)
 class RunWatcher:
     """
-    Who watches a run in its process. Callbacks are called from the engine's thread.
+    The callbacks of a run, for the interface that watches it. The engine's thread calls them.
 
     Attributes:
         on_progress: Receives lines about the installation of packages.

@@ -94,15 +94,9 @@ class StepPackages:
         """
         steps = list(steps)
         ready = PreparedPackages()
-        missing: dict[str, tuple[str, ...]] = {}
-        go_lock = locked.go if locked is not None else None
-        for step in steps:
-            if step.language == "go" and step.uses is None and find_external_packages(step.source):
-                missing[step.name] = await self._compile_go_step(
-                    step, ready, install=install, on_progress=on_progress, lock=go_lock
-                )
-        if any(not names and step not in ready.failures for step, names in missing.items()):
-            ready.go_lock = go_lock or self._go.read_lock()
+        missing = await self._compile_go_steps(
+            steps, ready, install=install, on_progress=on_progress, lock=locked.go if locked is not None else None
+        )
         # the largest set first: an installed set also serves its subsets
         needs = sorted(_iter_npm_imports(steps, folder), key=lambda need: -len(need[1]))
         for step, imports in needs:
@@ -139,6 +133,25 @@ class StepPackages:
         """Wait until the installed Python packages are compiled to bytecode, which happens while the steps run."""
         if self._python is not None:
             await self._python.finish()
+
+    async def _compile_go_steps(
+        self,
+        steps: Sequence[Step],
+        ready: PreparedPackages,
+        *,
+        install: bool,
+        on_progress: StepProgressCallback,
+        lock: GoLock | None,
+    ) -> dict[str, tuple[str, ...]]:
+        """Compile the Go steps that import modules; return the missing modules of each, if installing is not allowed."""
+        missing = {
+            step.name: await self._compile_go_step(step, ready, install=install, on_progress=on_progress, lock=lock)
+            for step in steps
+            if step.language == "go" and step.uses is None and find_external_packages(step.source)
+        }
+        if any(not names and step not in ready.failures for step, names in missing.items()):
+            ready.go_lock = lock or self._go.read_lock()
+        return missing
 
     async def _compile_go_step(
         self,

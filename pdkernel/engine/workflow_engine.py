@@ -198,7 +198,7 @@ class WorkflowEngine:
         """
         run_id, trace_id = request.run_ids or new_run_ids(self.ids)
         request = request if request.run_ids else replace(request, run_ids=(run_id, trace_id))
-        if self.journal.is_lost and not self.continues_runs:  # a server's dispatch returns by itself
+        if self.journal.is_lost and not self.continues_runs:  # the dispatch of a server calls `rejoin` itself
             await self.journal.rejoin()
         execution = await self._cancellable(run_id, self._interpreter.run(request, watcher))
         while execution.status == "paused" and request.pause_mode == "wait":
@@ -329,7 +329,8 @@ class WorkflowEngine:
         Args:
             claimed: The run.
             watcher: Who watches the run.
-            policy: The policy of this process: it replaces the run's own, unless this one is `live` or the other `deny`.
+            policy: The policy of this process. It replaces the policy of the run, unless it is `live`, or that of the run is
+                `deny`.
             request: The request of a run of this process; None reads the journal.
         """
         try:

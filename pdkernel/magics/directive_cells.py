@@ -91,7 +91,7 @@ class DirectiveTransformer:
     """The input transformer: turns a cell with a directive into a call of its magic."""
 
     has_side_effects = True
-    """Tells IPython not to call the transformer when it checks whether a cell is complete."""
+    """IPython does not call the transformer when it checks whether a cell is complete."""
 
     def __init__(self, texts: CellSourceCache) -> None:
         self.texts = texts

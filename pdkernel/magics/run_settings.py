@@ -332,7 +332,7 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Ri
 
 
 def _drift_output(session: Session) -> RichOutput | None:
-    """Contract fields that the chosen event lacks or changes; None without any, or while the draft has an error."""
+    """Contract fields that the chosen event lacks or changes; None if there are none, or while the draft has an error."""
     from pdkernel.operations.events import compare_with_saved_events
     from pdkernel.render import contract
 

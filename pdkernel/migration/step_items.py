@@ -61,7 +61,7 @@ def find_step_items(step: Step, around: Surroundings) -> Iterator[MigrationItem]
 
 
 def build_store_item(name: str | None, message: str) -> MigrationItem:
-    """The item of a data store; *name* is None if the source does not hold which store it is."""
+    """The item of a data store; *name* is None if the source does not name the store."""
     return MigrationItem(
         "data_store",
         name or "a data store without a name",
@@ -128,24 +128,29 @@ def _use_item(step: Step, use: PlatformUse, around: Surroundings) -> MigrationIt
                 "reads the event of a failed run: the workflow handles errors of other workflows.",
                 "Give it an errors trigger in pdkernel.yaml, and switch it over before the other workflows.",
             )
-        case "endpoint":
-            named = around.endpoints.get(use.name)
-            whose = f"the endpoint of {named}" if named else "an endpoint of a workflow that is not known by its URL"
-            return item(
-                "caller",
-                use.name,
-                f"calls https://{use.name}, {whose}. The endpoint ends on {SHUTDOWN_DAY}.",
-                "Serve the called workflow first, then write its new URL, best as an environment variable.",
-            )
-        case "workflow":
-            named = around.names.get(use.name)
-            what = use.name or "another workflow"
-            known = f"{what} ({named})" if named else f"{what}, which is not part of this report"
-            return item(
-                "invoked_workflow",
-                what,
-                f"starts {known}.",
-                "Switch the started workflow over first."
-                if named
-                else "Add the started workflow to the report and to the move.",
-            )
+        case "endpoint" | "workflow":
+            kind, what, message, fix = _describe_call(use, around)
+            return item(kind, what, message, fix)
+
+
+def _describe_call(use: PlatformUse, around: Surroundings) -> tuple[ItemKind, str, str, str]:
+    """The kind, the name, the message and the fix of the item of a call of another workflow."""
+    if use.kind == "endpoint":
+        named = around.endpoints.get(use.name)
+        whose = f"the endpoint of {named}" if named else "an endpoint of a workflow that is not known by its URL"
+        return (
+            "caller",
+            use.name,
+            f"calls https://{use.name}, {whose}. The endpoint ends on {SHUTDOWN_DAY}.",
+            "Serve the called workflow first, then write its new URL, best as an environment variable.",
+        )
+    named, what = around.names.get(use.name), use.name or "another workflow"
+    known = f"{what} ({named})" if named else f"{what}, which is not part of this report"
+    return (
+        "invoked_workflow",
+        what,
+        f"starts {known}.",
+        "Switch the started workflow over first."
+        if named
+        else "Add the started workflow to the report and to the move.",
+    )

@@ -24,7 +24,7 @@ class ActionSearch:
 
     Attributes:
         components: The actions, best match first.
-        advice: Without a match, a sentence that says so and how to find more; else empty.
+        advice: Without a match, a sentence that reports it and how to find more; else empty.
     """
 
     components: tuple[Component, ...]

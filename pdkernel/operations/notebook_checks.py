@@ -1,5 +1,5 @@
 """
-The check of a notebook for a pull request: whether its saved outputs belong to its cells, and what a reviewer wants to know.
+The check of a notebook for a pull request: whether its saved outputs belong to its cells, and a summary for the reviewer.
 
 No code of the notebook runs.
 """
@@ -81,7 +81,7 @@ def _with_own_actions(catalog: Catalog, source: WorkflowSource) -> Catalog:
 
 
 def _sort_outputs(cells: Sequence[NotebookCell]) -> tuple[list[OutputOfCell], list[OutputOfCell]]:
-    """The step cells whose outputs belong to another text, and those whose outputs do not say."""
+    """The step cells whose outputs belong to another text, and those whose outputs have no hash of a text."""
     outdated, unmarked = [], []
     for index, cell in enumerate_cells(cells):
         if cell.type != "code" or not cell.outputs or not is_step_cell(cell.source):

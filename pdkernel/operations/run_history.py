@@ -101,7 +101,7 @@ async def cancel_run(journal: Journal, run_id: str) -> Execution:
 
 
 def describe_resumed(resumed: ResumedRun) -> str:
-    """Where a run goes on that the caller does not continue, in one line."""
+    """One line about where a run goes on that the caller does not continue."""
     if resumed.is_continued:
         return f"The run {resumed.execution.id} goes on in another process."
     return f"The run {resumed.execution.id} goes on when its project is served again: pdkernel serve SOURCE"

@@ -30,7 +30,7 @@ MAX_TEST_NAME = 100
 _RESERVED_NAME = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)
 """Names of devices: Windows cannot check out files with these names."""
 ALL_USERS = "all"
-"""The name that stands for every external user of an environment."""
+"""The name that selects every external user of an environment."""
 
 
 def split_names(text: str | None) -> list[str]:

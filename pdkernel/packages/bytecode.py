@@ -178,7 +178,7 @@ def _imports(code: CodeType, package: list[str]) -> Iterator[str]:
 
 
 def main(cache: str, site: str, *modules: str) -> int:
-    """Compile as the module's docstring says; returns the exit status."""
+    """Compile the modules that the command line names; return the exit status."""
     compiler = BytecodeCompiler(Path(site), Path(cache))
     if modules:
         return 0 if compiler.compile_imported(modules) else 3

@@ -1,9 +1,10 @@
-"""Progress of an installation: each second a line with what is installed so far, the elapsed time and the time left."""
+"""Progress of an installation: each second a line with what is installed so far; and the lock of a folder of packages."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -84,6 +85,27 @@ async def report_each_second(
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+@contextlib.asynccontextmanager
+async def installation_lock(folder: Path, progress: ProgressCallback) -> AsyncIterator[None]:
+    """Lock *folder*, which is created if it is missing, against installations by other processes and tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        is_reported = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not is_reported:
+                    progress("Waiting for another process that installs packages")
+                is_reported = True
+                await asyncio.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def measure_node_modules(folder: Path, what: str, *, total: int | None) -> Measurement:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,12 @@ from typing import Any
 
 from pdkernel.analysis import package_fault
 from pdkernel.errors import PackageInstallError, PackageMissingError, did_you_mean
-from pdkernel.packages.install_progress import ProgressCallback, measure_node_modules, report_each_second
+from pdkernel.packages.install_progress import (
+    ProgressCallback,
+    installation_lock,
+    measure_node_modules,
+    report_each_second,
+)
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure, run_npm
 from pdkernel.packages.npm_lock import DEFAULT_ABOUT, LockedSet, NpmLock
 from pdkernel.runtimes.file_tree import remove_tree
@@ -142,7 +146,7 @@ class NpmPackages:
         for spec in wanted.values():
             _check(spec)
         try:
-            async with self._installation_lock(progress):
+            async with installation_lock(self._folder, progress):
                 return self._find_tree(wanted, locked) or await self._install(wanted, progress, locked)
         except OSError as fault:
             raise build_disk_error(fault, list(wanted)) from None
@@ -262,26 +266,6 @@ class NpmPackages:
                 entry.name.startswith(_STAGING) or entry.stat().st_mtime < time.time() - REMOVE_UNUSED_AFTER_S
             ):
                 remove_tree(entry)
-
-    @contextlib.asynccontextmanager
-    async def _installation_lock(self, progress: ProgressCallback) -> AsyncIterator[None]:
-        """Lock the folder against installations by other processes and tasks."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            waited = False
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not waited:
-                        progress("waiting for another run that installs packages ...")
-                    waited = True
-                    await asyncio.sleep(0.05)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def did_you_mean_package(name: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -22,14 +21,14 @@ import threading
 import time
 import venv
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pdkernel.analysis import PythonRequirement
 from pdkernel.errors import PackageMissingError
 from pdkernel.packages import bytecode
-from pdkernel.packages.install_progress import ProgressCallback, report_each_second
+from pdkernel.packages.install_progress import ProgressCallback, installation_lock, report_each_second
 from pdkernel.packages.python_build import PythonBuild
 from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, format_requirements
 from pdkernel.packages.uv_command import PythonInstallError, Uv, run_command
@@ -144,7 +143,7 @@ class PythonPackages:
                 if not install:
                     names = tuple(sorted({requirement.specifier for requirement in wanted}))
                     raise PackageMissingError(names, INSTALL_COMMAND)
-                async with self._building, self._installation_lock(progress):
+                async with self._building, installation_lock(self._folder, progress):
                     found = self._find(wanted, locked) or await self._build(wanted, progress, locked)
                     self._prune(found)
         except OSError as error:
@@ -204,7 +203,7 @@ class PythonPackages:
         return self._lock.find(words)
 
     async def _convert_lock(self, progress: ProgressCallback) -> None:
-        async with self._building, self._installation_lock(progress):
+        async with self._building, installation_lock(self._folder, progress):
             with contextlib.suppress(OSError):  # a file that cannot be written can still be read
                 if self._lock.convert():
                     progress(
@@ -294,23 +293,6 @@ class PythonPackages:
         for at, folder in aged[_MAX_ENVIRONMENTS - 1 :]:
             if time.time() - at > _UNUSED_S:
                 remove_tree(folder)
-
-    @contextlib.asynccontextmanager
-    async def _installation_lock(self, progress: ProgressCallback) -> AsyncIterator[None]:
-        """Lock the folder against builds by other processes."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("ab") as file:
-            reported = False
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not reported:
-                        progress("Waiting for another process that installs packages")
-                    reported = True
-                    await asyncio.sleep(0.1)
-            yield
 
 
 def _compiler(environ: Mapping[str, str], environment: PythonEnvironment) -> tuple[str, ...]:

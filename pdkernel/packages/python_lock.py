@@ -81,7 +81,7 @@ class LockBlock:
 
     @property
     def rank(self) -> tuple[int, ...]:
-        """How well the block suits this machine; empty if not at all."""
+        """How well the block suits this machine, for comparison; empty if the block does not suit it."""
         if self.machine == describe_machine():
             return (*sys.version_info[:2], 1)
         match = _UNIVERSAL.fullmatch(self.machine)

@@ -2,7 +2,8 @@
 Events of triggers that wait: until the run that an event starts is recorded, or until a webhook has received the event.
 
 An event is stored in the transaction that makes it: the one that moves a schedule to its next time, or the one that stores a
-source's state. The dedupe key makes a second start of a run harmless, and tells a webhook that it has received the event before.
+source's state. The dedupe key makes a second start of a run harmless, and a webhook recognises by it an event that it has
+received before.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class NotebookCheck(JsonStruct, frozen=True):
         workflow: The name of its workflow.
         error: Why the notebook, or some of its cells, cannot be read, or None. Without a notebook the other fields are empty.
         outdated_outputs: Step cells whose saved outputs belong to another text of the cell.
-        unmarked_outputs: Step cells whose saved outputs do not say to which text they belong.
+        unmarked_outputs: Step cells whose saved outputs have no hash of the text to which they belong.
         base: The Git revision with which the steps were compared, or None.
         changes: The changes since *base*.
         accounts: The step, app and account of each app prop; the account is None for the external user's account.

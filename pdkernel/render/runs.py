@@ -72,7 +72,7 @@ def explain_status(
 
     Args:
         execution: The record of the run.
-        now: The time, to say how much of a pause is left; or None.
+        now: The time, for the rest of a pause; or None.
         resume_command: The command that ends a pause, without the id of the run.
     """
     waiting = sum(sent.outcome == "waiting" for sent in execution.sends)

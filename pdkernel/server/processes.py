@@ -34,7 +34,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 @dataclass(frozen=True)
 class ProcessMembership:
     """
-    What a server process knows of the others.
+    The connections of a server process to its parent and to the other processes.
 
     Attributes:
         share: The connections of the processes.
@@ -48,7 +48,7 @@ class ProcessMembership:
 
     def report_ready(self, executor_id: str) -> None:
         """Report to the parent that this process accepts requests, and its executor in the journal."""
-        with contextlib.suppress(OSError):  # the parent has ended, which the server notices itself
+        with contextlib.suppress(OSError):  # the parent has ended; the server stops when it reads from `parent`
             self.parent.sendall(f"{executor_id}\n".encode())
 
 
@@ -168,7 +168,7 @@ class ServerProcesses:
         return None
 
     def _become_child(self, ours: socket.socket, wakeup: socket.socket) -> None:
-        """Give up what belongs to the parent: its end must be noticed, and Ctrl-C on a terminal reaches the parent only."""
+        """Close the sockets of the parent and leave its process group: Ctrl-C on a terminal reaches the parent only."""
         for number in _SIGNALS:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         signal.set_wakeup_fd(-1)

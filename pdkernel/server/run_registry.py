@@ -43,7 +43,7 @@ LOST_RESPONSE = build_text_response(
 )
 """The response of a run that another server continues: the first server does not know how the run ends."""
 _FOLLOW_INTERVAL_S = 0.5
-"""Seconds between two looks at a run that another server may have started, and whose caller waits here."""
+"""Seconds between two reads of a run whose caller waits here, and which another server may have started."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _workflow_finder(context: AppContext, served: ServedWorkflow) -> Callable[[s
 
 
 class _Caller:
-    """Who waits for a run: the futures of its `StartedRun`."""
+    """The caller that waits for a run: the futures of its `StartedRun`."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ from typing import Any
 YIELD_S = 0.002
 """Seconds for which a process leaves a connection to the others."""
 MAX_YIELDS = 5
-"""After so many times, it accepts: the other process may be busy."""
+"""After so many times, the process accepts the connection: the other processes may be busy."""
 FULL_PAUSE_S = 1.0
 """Seconds until the next try if the process may not open more files."""
 _NOT_ACCEPTING = -1

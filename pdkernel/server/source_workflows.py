@@ -36,7 +36,7 @@ RELOAD_INTERVAL_S = 1.0
 @dataclass(frozen=True)
 class SourceSelection:
     """
-    The workflows that a server was told to serve.
+    The workflows that a server has to serve.
 
     Attributes:
         named: Sources that were named one by one: if one cannot be served, the server does not start.
@@ -137,7 +137,7 @@ class SourceWorkflows:
         return served
 
     def refuse(self, refused: RefusedSource) -> None:
-        """Serve a workflow no longer, until its files change."""
+        """Stop serving a workflow until its files change."""
         for key in [key for key, served in self._workflows.items() if served.source.path == refused.path]:
             del self._workflows[key]
         self._refused[refused.path] = refused

@@ -110,7 +110,7 @@ class DeployedTriggers:
         await self._hand_over(trigger)
 
     async def _hand_over(self, trigger: DeployedTrigger) -> None:
-        """Start the runs of stored events, and send the trigger's events to its webhooks; what is left here waits."""
+        """Start the runs of stored events, and send the trigger's events to its webhooks. The other events wait."""
         key = format_trigger_source(trigger.id)
         webhooks = [EventTarget(hook.id, key) for hook in trigger.webhooks]
         await asyncio.gather(self._events.start_runs(), *map(self._events.send_to_webhook, webhooks))

@@ -241,7 +241,7 @@ async def _remove_expired_runs(context: AppContext) -> None:
         try:
             await remove_expired(context.engine.journal)
         except PdkernelError as fault:
-            _LOG.warning("Runs of the past cannot be removed at the moment: %s", fault.message)
+            _LOG.warning("Runs beyond their retention cannot be removed at the moment: %s", fault.message)
         await asyncio.sleep(REMOVAL_INTERVAL_S)
 
 

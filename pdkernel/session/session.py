@@ -284,7 +284,8 @@ class Session(NotebookState):
         Save *execution* as the snapshot test *name*; returns a summary of the written files.
 
         Args:
-            execution: One of the latest runs of this kernel, of the workflow as it is now. If the file is older, the summary says so.
+            execution: One of the latest runs of this kernel, of the workflow as it is now. If the file is older, the summary
+                reports it.
             name: The test's name.
             non_secret_names: Names of variables and credentials that are not secret.
 

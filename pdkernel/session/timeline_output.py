@@ -31,8 +31,8 @@ def render_timeline(
         state: The notebook that ran.
         execution: The execution, finished or not.
         only: Names of the steps to show, without the response. None shows the whole run.
-        has_own_event: Whether the run has not the chosen event: a request to the draft's endpoint started it, or it
-            runs a recorded event. Its results are never stale.
+        has_own_event: Whether the event of the run is not the chosen one: a request to the draft's endpoint started it, or
+            it runs a recorded event. Its results are never stale.
         can_stop: Whether an interrupt of the kernel stops the run.
     """
     workflow = state.workflow

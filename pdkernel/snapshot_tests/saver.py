@@ -52,7 +52,7 @@ class SavedTest:
     Attributes:
         files: The written files, the test first.
         unstable_paths: Paths of values that differ from run to run.
-        unsaved: What the source's file must still get, for a person; None if the file is the workflow that ran.
+        unsaved: The changes that the source's file still lacks, as a sentence; None if the file is the workflow that ran.
     """
 
     files: tuple[Path, ...]
@@ -90,7 +90,7 @@ def save_test(
         request: The request of the run, with a recording.
         execution: The record of the run.
         name: Name of the test: letters, digits, dashes and underscores.
-        source: The notebook or the workflow's folder as it is now. Its file may be older: the result then says so.
+        source: The notebook or the workflow's folder as it is now. Its file may be older: the result then reports it.
         directory: The directory with the accounts of the run.
         non_secret_names: Variables and credentials (`NAME`, `APP.FIELD`) whose real values the test may contain.
         clock: Returns the current time.

@@ -199,7 +199,7 @@ class PropField:
         show_message(self.message, text, kind="error")
 
     def forget_secret(self) -> None:
-        """Remove the message of an earlier check; remove a secret that was typed as a value, and say how to store it."""
+        """Remove the message of an earlier check; remove a secret that was typed as a value, and explain how to store it."""
         is_literal = self.prop.definition.get("secret") and self.text and self.find_problem()
         if is_literal:
             self.show_problem()

@@ -158,7 +158,7 @@ class ActionForm(SessionForm):
             self._props.wait(timeout_s)
 
     def write(self) -> None:
-        """Check the values, and write the cell. Without the Lab extension, tell the person to copy the cell."""
+        """Check the values, and write the cell. Without the Lab extension, ask the person to copy the cell."""
         if self._props is None:
             return
         problems = self._show_name_problem() + self._props.show_problems()

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import ipywidgets as ipw
-from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Environment
 from pdkernel.render.apps import format_app_name
 from pdkernel.session.connect_links import ConnectLinks
 from pdkernel.widgets.components import (
-    build_copyable_html,
     create_message,
     format_message_html,
     set_value,
@@ -29,7 +27,7 @@ from pdkernel.widgets.components import (
     show_message,
     show_message_html,
 )
-from pdkernel.widgets.saved_output import build_fallback_bundle
+from pdkernel.widgets.saved_output import display_with_line
 
 if TYPE_CHECKING:
     from pdkernel.server.app_context import LinkEvent
@@ -152,11 +150,7 @@ class ConsoleLinkButton(ipw.VBox):
                 show_message(self._message, text)
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the button does not work: show the equivalent line
-        line = "%pdserve console"
-        bundle = super()._repr_mimebundle_()
-        shown = f"<small>{CONSOLE_LABEL}: {build_copyable_html(line)}</small>"
-        display(build_fallback_bundle(bundle, f"{CONSOLE_LABEL}: {line}", shown), raw=True)
+        display_with_line(self, f"{CONSOLE_LABEL}:", "%pdserve console")
 
 
 def _describe_event(app: str, event: LinkEvent) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as ipw
-from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.event import parse_json
@@ -14,7 +13,6 @@ from pdkernel.execution import Execution
 from pdkernel.session import RESUME_LINE, Session
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
-    build_copyable_html,
     build_named_field,
     create_message,
     press_on_enter,
@@ -22,7 +20,7 @@ from pdkernel.widgets.components import (
     set_visible,
     show_message,
 )
-from pdkernel.widgets.saved_output import build_fallback_bundle
+from pdkernel.widgets.saved_output import display_with_line
 
 RESUME_LABEL = "Resume now"
 
@@ -86,8 +84,5 @@ class PauseButtons(ipw.VBox):
             show_message(self.message, "")
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the buttons do not work: show the equivalent line
         line = f"{RESUME_LINE} {self._execution.id if self._execution else 'ID'}"
-        bundle = super()._repr_mimebundle_()
-        shown = f"<small>{RESUME_LABEL}: {build_copyable_html(line)}</small>"
-        display(build_fallback_bundle(bundle, f"{RESUME_LABEL}: {line}", shown), raw=True)
+        display_with_line(self, f"{RESUME_LABEL}:", line)

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
-from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.render import proof as proofs
 from pdkernel.session import Session
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
-    build_copyable_html,
     create_message,
     show_message,
     show_message_html,
 )
-from pdkernel.widgets.saved_output import build_fallback_bundle
+from pdkernel.widgets.saved_output import display_with_line
 
 PROVE_LABEL = "Prove"
 
@@ -61,7 +59,4 @@ class ProveExportButton(ipw.VBox):
             self.button.disabled = False
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the button does not work: show the equivalent line
-        bundle = super()._repr_mimebundle_()
-        shown = f"<small>{PROVE_LABEL}: {build_copyable_html(self._line)}</small>"
-        display(build_fallback_bundle(bundle, f"{PROVE_LABEL}: {self._line}", shown), raw=True)
+        display_with_line(self, f"{PROVE_LABEL}:", self._line)

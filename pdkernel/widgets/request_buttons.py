@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import ipywidgets as ipw
-from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
@@ -21,7 +20,7 @@ from pdkernel.widgets.components import (
     show_message,
     show_message_html,
 )
-from pdkernel.widgets.saved_output import build_fallback_bundle
+from pdkernel.widgets.saved_output import display_with_line
 
 USE_LABEL = "Use as the test event"
 _LINE = "%pdserve use"
@@ -78,11 +77,7 @@ class RequestButtons(ipw.VBox):
             )
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the buttons do not work: show the equivalent line
-        line = f"{_LINE} RUN"
-        bundle = super()._repr_mimebundle_()
-        shown = f"<small>{USE_LABEL}: {build_copyable_html(line)}</small>"
-        display(build_fallback_bundle(bundle, f"{USE_LABEL}: {line}", shown), raw=True)
+        display_with_line(self, f"{USE_LABEL}:", f"{_LINE} RUN")
 
 
 def _name(run: Execution) -> str:

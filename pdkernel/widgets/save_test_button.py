@@ -6,21 +6,19 @@ import re
 from typing import Any
 
 import ipywidgets as ipw
-from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.session import Session
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
-    build_copyable_html,
     build_named_field,
     create_message,
     press_on_enter,
     set_value,
     show_message,
 )
-from pdkernel.widgets.saved_output import build_fallback_bundle
+from pdkernel.widgets.saved_output import display_with_line
 
 SAVE_LABEL = "Save this run as a test"
 
@@ -82,11 +80,7 @@ class SaveTestButton(ipw.VBox):
             self.button.disabled = False
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the button does not work: show the equivalent line
-        line = "%pdrun --save-test NAME"
-        bundle = super()._repr_mimebundle_()
-        shown = f"<small>{SAVE_LABEL}: {build_copyable_html(line)}</small>"
-        display(build_fallback_bundle(bundle, f"{SAVE_LABEL}: {line}", shown), raw=True)
+        display_with_line(self, f"{SAVE_LABEL}:", "%pdrun --save-test NAME")
 
 
 def _suggest_test_name(event_name: str | None) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from IPython.display import display, update_display
+from ipywidgets import DOMWidget
 
 from pdkernel.render.markup import BORDER_STYLE, join_lines, multiline, tag
 from pdkernel.render.rich_output import RichOutput
@@ -66,6 +67,12 @@ def build_fallback_bundle(bundle: Mapping[str, Any], text: str, shown: str) -> d
         shown: The text as HTML.
     """
     return {**bundle, "text/plain": text, "text/html": f'<div class="pd-fallback">{shown}</div>'}
+
+
+def display_with_line(widget: DOMWidget, title: str, line: str) -> None:
+    """Display *widget*, with *title* and the equivalent magic *line* for readers without its kernel, where it does not work."""
+    shown = f"<small>{html.escape(title)} {build_copyable_html(line)}</small>"
+    display(build_fallback_bundle(widget._repr_mimebundle_(), f"{title} {line}", shown), raw=True)
 
 
 class SavedOutput:

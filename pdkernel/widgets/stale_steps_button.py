@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as ipw
-from IPython.display import display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.render.formatting import EXECUTION_LABELS
-from pdkernel.widgets.components import ROW_LAYOUT, build_copyable_html, create_message, show_message
-from pdkernel.widgets.saved_output import build_fallback_bundle
+from pdkernel.widgets.components import ROW_LAYOUT, create_message, show_message
+from pdkernel.widgets.saved_output import display_with_line
 
 RUN_STALE_LINE = "%pdrun --stale"
 
@@ -58,8 +57,4 @@ class StaleStepsButton(ipw.VBox):
             self.button.disabled = False
 
     def _ipython_display_(self, **_: Any) -> None:
-        # without a kernel the button does not work: show the equivalent line
-        text = f"Stale: {', '.join(self._steps)}. To run them again:"
-        bundle = super()._repr_mimebundle_()
-        shown = f"<small>{text} {build_copyable_html(RUN_STALE_LINE)}</small>"
-        display(build_fallback_bundle(bundle, f"{text} {RUN_STALE_LINE}", shown), raw=True)
+        display_with_line(self, f"Stale: {', '.join(self._steps)}. To run them again:", RUN_STALE_LINE)

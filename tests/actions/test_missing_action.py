@@ -72,5 +72,5 @@ def test_a_private_component(tmp_path: Path) -> None:
 
 
 def test_the_reason_replaces_the_sentence() -> None:
-    """A source that knows why the action is missing says so."""
+    """If a source has the reason for which an action is missing, the error has it."""
     assert build_missing_action_error(USES, (), why="npm cannot run.").message == "npm cannot run."

@@ -63,7 +63,7 @@ def link_site(folder: Path, *words: str) -> Iterator[Site]:
         authorize, token = f"{provider.url}/authorize", f"{provider.url}/token"
         register_provider(project, "my_mail", oauth_providers.OAuthProvider(authorize, token, CLIENT_ID, CLIENT_SECRET))
         client = project.oauth_clients.create("tests")
-        with serving(folder, *words) as (told, _):
+        with serving(folder, *words) as (printed, _):
             asked = {"client_id": client.client.id, "client_secret": client.secret, "grant_type": "client_credentials"}
-            answer = httpx.post(f"{told['url']}/v1/oauth/token", json=asked, verify=False)
-            yield Site(project, told["url"], answer.json()["access_token"])
+            answer = httpx.post(f"{printed['url']}/v1/oauth/token", json=asked, verify=False)
+            yield Site(project, printed["url"], answer.json()["access_token"])

@@ -127,11 +127,11 @@ def product() -> Iterator[str]:
 
     async def shown(request: Request) -> Response:
         return HTMLResponse(
-            "<p id='told'></p><iframe width=600 height=500></iframe><script>"
+            "<p id='messages'></p><iframe width=600 height=500></iframe><script>"
             "document.querySelector('iframe').src = new URLSearchParams(location.search).get('link');"
-            "const told = [];"
+            "const messages = [];"
             "addEventListener('message', (event) => {"
-            " told.push(event.data); document.querySelector('#told').textContent = JSON.stringify(told); });</script>"
+            " messages.push(event.data); document.querySelector('#messages').textContent = JSON.stringify(messages); });</script>"
         )
 
     with running(Starlette(routes=[Route("/", shown)])) as url:
@@ -146,12 +146,12 @@ def test_an_allowed_origin_may_frame_the_page(site: Site, page: Page, product: s
     frame.get_by_label("API key").fill("k-0123456789")
     frame.get_by_role("button", name="Connect").click()
 
-    expect(page.locator("#told")).to_contain_text("authProvisionId")
+    expect(page.locator("#messages")).to_contain_text("authProvisionId")
     account = LocalDirectory(site.project).newest_account("kim", "development", "my_crm")
     assert account is not None
-    expect(page.locator("#told")).to_contain_text("close")
-    told = json.loads(page.locator("#told").inner_text())
-    assert told == [{"type": "success", "authProvisionId": account.id}, {"type": "close"}]
+    expect(page.locator("#messages")).to_contain_text("close")
+    messages = json.loads(page.locator("#messages").inner_text())
+    assert messages == [{"type": "success", "authProvisionId": account.id}, {"type": "close"}]
 
 
 def test_other_origins_may_not_frame_the_page(site: Site, browser: BrowserContext, product: str) -> None:

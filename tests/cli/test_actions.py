@@ -235,11 +235,11 @@ def test_the_licence_command_is_named_once(pdkernel: Shell) -> None:
     """`doctor` and a run name the command once, whether the project or the workflow sets the source."""
     notebook = pdkernel.notebook("%%pdstep notify --uses slack-send-message@0.0.20\ntext: hi\n")
 
-    told = [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
+    outputs = [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
     (pdkernel.folder / notebook).with_suffix(".pdkernel.yaml").write_text("actions: npm\n")
-    told += [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
+    outputs += [pdkernel("doctor", notebook).stdout, pdkernel("run", notebook, "--body", "{}").stderr]
 
-    assert [text.count("pdkernel project set actions npm --accept-licence") for text in told] == [1] * 4
+    assert [text.count("pdkernel project set actions npm --accept-licence") for text in outputs] == [1] * 4
 
 
 def test_apps(pdkernel: Shell) -> None:

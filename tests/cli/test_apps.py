@@ -57,10 +57,10 @@ def test_an_app_with_a_provider_is_listed(pdkernel: Shell) -> None:
     """The list shows the fields of its accounts and the address of the sign-in."""
     pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
 
-    shown, told = pdkernel("apps", "list"), pdkernel("apps", "list", "--json")
+    shown, listed = pdkernel("apps", "list"), pdkernel("apps", "list", "--json")
 
     assert shown.stdout == "my_crm  oauth_access_token (OAuth 2 at https://crm.example.com/authorize)\n"
-    assert told.json == [
+    assert listed.json == [
         {"app": "my_crm", "fields": ["oauth_access_token"], "oauth_authorize_url": "https://crm.example.com/authorize"}
     ]
 

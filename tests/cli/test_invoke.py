@@ -20,8 +20,8 @@ FLOW = (
     """%%pdstep answer --app slack
 def handler(pd):
     event = pd.steps["trigger"]["event"]
-    told = {name: event[name] for name in ("method", "query", "body")}
-    pd.respond({"status": 200, "headers": {"x-pd-told": "yes", "x-other": "no"}, "body": told})
+    received = {name: event[name] for name in ("method", "query", "body")}
+    pd.respond({"status": 200, "headers": {"x-pd-seen": "yes", "x-other": "no"}, "body": received})
 """,
 )
 TOKEN = "xoxb-planted-in-a-test"
@@ -29,8 +29,8 @@ OWN_TOKEN = "a-token-of-the-endpoint"
 STRICT = """%%pdstep answer
 def handler(pd):
     event = pd.steps["trigger"]["event"]
-    told = (event["method"], event["query"], event.get("body"), event["headers"]["x-pd-external-user-id"])
-    assert told == {expected!r}, told
+    received = (event["method"], event["query"], event.get("body"), event["headers"]["x-pd-external-user-id"])
+    assert received == {expected!r}, received
     pd.respond({{"status": 200, "body": "as asked"}})
 """
 
@@ -88,7 +88,7 @@ def test_status_headers_and_body_are_shown(endpoint: Endpoint) -> None:
 
     assert ended.status == 0
     assert ended.stdout.startswith("200 OK")
-    assert "x-pd-told: yes" in ended.lines
+    assert "x-pd-seen: yes" in ended.lines
     assert not any(line.startswith("x-other") for line in ended.lines)
     assert '"message": "Hello"' in ended.stdout
     assert endpoint.client["PDKERNEL_CLIENT_SECRET"] not in ended.stdout + ended.stderr

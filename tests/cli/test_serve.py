@@ -151,7 +151,9 @@ def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
     assert answer.status_code == 401
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave out a right that namespaces need")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can start a process without the capability that namespaces need"
+)
 def test_missing_isolation(pdkernel: Shell) -> None:
     """Where namespaces are not permitted, serve warns, and refuses to start if isolation is required or other machines can call."""
     without_mounts = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")

@@ -76,9 +76,9 @@ def test_an_export_imported_exports_the_same_bytes(pdkernel: Shell) -> None:
     pdkernel("store", "set", "one", "alpha", "null", "--ttl", "3600")
     pdkernel("store", "export", "one", "--to", "one.jsonl")
 
-    told = pdkernel("store", "import", "two", "one.jsonl", "--json")
+    imported = pdkernel("store", "import", "two", "one.jsonl", "--json")
 
-    assert told.json == {"name": "two", "records": 2, "expired": 0}
+    assert imported.json == {"name": "two", "records": 2, "expired": 0}
     assert pdkernel("store", "export", "two").stdout == (pdkernel.folder / "one.jsonl").read_text()
 
 
@@ -88,9 +88,9 @@ def test_expired_records_are_not_imported(pdkernel: Shell) -> None:
         "old.jsonl", '{"key":"a","value":1,"expires_at":"2020-01-01T00:00:00.000Z"}\n{"key":"b","value":2}\n'
     )
 
-    told = pdkernel("store", "import", "s", "old.jsonl")
+    imported = pdkernel("store", "import", "s", "old.jsonl")
 
-    assert "skipped 1 expired" in told.stdout
+    assert "skipped 1 expired" in imported.stdout
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["b"]
 
 

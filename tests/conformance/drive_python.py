@@ -72,9 +72,9 @@ def accounts() -> str:
 def connect_token() -> str:
     """A connect token for a new user; the link."""
     made = PD.tokens.create(external_user_id=GIVEN["newcomer"])
-    told = PD.tokens.validate(made.token, app_id="slack")
-    assert told.success, told
-    assert told.app.name_slug == "slack", told
+    answer = PD.tokens.validate(made.token, app_id="slack")
+    assert answer.success, answer
+    assert answer.app.name_slug == "slack", answer
     return str(made.connect_link_url)
 
 
@@ -94,10 +94,10 @@ def page() -> str:
     found = list(page.accounts.list(include_credentials=True, limit=1))
     assert {each.id for each in found} == {"apn_adaslack", "apn_adadepot"}, found
     assert not any(each.credentials for each in found)
-    told = page.actions.configure_prop(
+    answer = page.actions.configure_prop(
         id="depot-put-thing", external_user_id="ada", prop_name="shelf", configured_props=DEPOT
     )
-    assert told.options[0].label == "Shelf 00 of ada", told
+    assert answer.options[0].label == "Shelf 00 of ada", answer
     answer = page.proxy.get("https://slack.com/api/users.list", external_user_id="ada", account_id=SLACK)
     assert answer["ok"] is True, answer
     return ", ".join(each.id for each in found)
@@ -122,21 +122,21 @@ def actions() -> str:
 
 def configure() -> str:
     """The options of a prop, from the user's account."""
-    told = PD.actions.configure_prop(
+    answer = PD.actions.configure_prop(
         id="depot-put-thing", external_user_id="ada", prop_name="shelf", configured_props=DEPOT
     )
-    labels = [option.label for option in told.options]
-    assert labels[0] == "Shelf 00 of ada", told
+    labels = [option.label for option in answer.options]
+    assert labels[0] == "Shelf 00 of ada", answer
     return str(labels[0])
 
 
 def reload_props() -> str:
     """The props that a value adds."""
-    told = PD.actions.reload_props(
+    answer = PD.actions.reload_props(
         id="depot-fill-form", external_user_id="ada", configured_props={**DEPOT, "columns": 2}
     )
-    names = [prop.name for prop in told.dynamic_props.configurable_props]
-    assert names[-2:] == ["col_0", "col_1"], told
+    names = [prop.name for prop in answer.dynamic_props.configurable_props]
+    assert names[-2:] == ["col_0", "col_1"], answer
     return ", ".join(names)
 
 
@@ -154,7 +154,7 @@ def run() -> str:
 
 def proxy() -> str:
     """A request to the app's API with the user's account."""
-    told = PD.proxy.post(
+    answer = PD.proxy.post(
         "https://slack.com/api/chat.postMessage",
         external_user_id="ada",
         account_id=SLACK,
@@ -162,9 +162,9 @@ def proxy() -> str:
         headers={"x-note": "1"},
         params={"pretty": "1"},
     )
-    assert told["ok"] is True, told
-    assert told["message"]["text"] == "hello", told
-    return str(told["ts"])
+    assert answer["ok"] is True, answer
+    assert answer["message"]["text"] == "hello", answer
+    return str(answer["ts"])
 
 
 def bare(answer: Any) -> Any:
@@ -178,8 +178,8 @@ def trigger() -> str:
     made = PD.triggers.deploy(id="depot-new-thing", configured_props={}, emit_on_deploy=False, **me)
     key = bare(made).id
     try:
-        told = bare(triggers.update(key, active=False, name="Mine", **me))
-        assert (told.active, told.name) == (False, "Mine"), told
+        answer = bare(triggers.update(key, active=False, name="Mine", **me))
+        assert (answer.active, answer.name) == (False, "Mine"), answer
         assert bare(triggers.retrieve(key, **me)).id == key
         assert bare(triggers.list_events(key, n=5, **me)) == []
         changed = triggers.update_workflows(key, workflow_ids=[GIVEN["workflow_id"]], **me)

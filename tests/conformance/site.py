@@ -77,14 +77,14 @@ class Site:
 
     def settings(self, *, tls: bool, sdk: str) -> dict[str, str]:
         """The settings of a driver."""
-        told = self.secure if tls else self.plain
+        printed = self.secure if tls else self.plain
         # the certificate has both names; JS SDK 1.x has one host for API and workflows
-        url = told["url"].replace("127.0.0.1", "localhost") if tls else told["url"]
+        url = printed["url"].replace("127.0.0.1", "localhost") if tls else printed["url"]
         return {
             "url": url,
-            "workflow": f"{url}/{told['workflows'][0]['endpoint']}",
-            "workflow_id": told["workflows"][0]["id"],
-            "project_id": told["project_id"],
+            "workflow": f"{url}/{printed['workflows'][0]['endpoint']}",
+            "workflow_id": printed["workflows"][0]["id"],
+            "project_id": printed["project_id"],
             "client_id": self.client_id,
             "client_secret": self.client_secret,
             "keyed_client_id": self.keyed_client_id,

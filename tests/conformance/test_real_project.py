@@ -36,10 +36,10 @@ def behind(served: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield replace(served, plain=_deploys(plain, served), secure=_deploys(secure, served), authority=authority)
 
 
-def _deploys(told: dict[str, Any], served: Site) -> dict[str, Any]:
-    """*told*, with the id of the first server's workflow: sources are deployed at the first server."""
-    [mine], [theirs] = told["workflows"], served.plain["workflows"]
-    return {**told, "workflows": [{**mine, "id": theirs["id"]}]}
+def _deploys(given: dict[str, Any], served: Site) -> dict[str, Any]:
+    """*given*, with the id of the first server's workflow: sources are deployed at the first server."""
+    [mine], [theirs] = given["workflows"], served.plain["workflows"]
+    return {**given, "workflows": [{**mine, "id": theirs["id"]}]}
 
 
 @pytest.mark.parametrize("sdk", GATE, ids=str)

@@ -67,7 +67,7 @@ def test_a_rename_that_fails_midway_undoes_the_others(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "z"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit for the size of files")
 def test_a_full_disk_changes_nothing(folder: Path) -> None:
     """If the disk is full, no file is changed and nothing is left behind."""
     before = contents(folder)
@@ -79,7 +79,7 @@ def test_a_full_disk_changes_nothing(folder: Path) -> None:
     assert not (folder / "c").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file modes")
 def test_a_read_only_folder_changes_nothing(folder: Path) -> None:
     """If one step's folder is read-only, no file in the other folders is changed."""
     before = contents(folder)

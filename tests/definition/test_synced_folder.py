@@ -114,10 +114,10 @@ def test_an_own_account_is_never_assumed(tmp_path: Path) -> None:
     yaml = "- namespace: a\n  uses: slack-x@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_1\n"
 
     step = step_of(tmp_path, yaml)
-    told = describe_assumptions(tmp_path, read_folder_workflow(tmp_path))
+    assumptions = describe_assumptions(tmp_path, read_folder_workflow(tmp_path))
 
     assert step.apps == (AppBinding("slack", "slack"),)
-    assert told == (
+    assert assumptions == (
         "its HTTP trigger asks for no authorization and gives the default response",
         "the external user's account fills a.slack, never an account of your own",
     )

@@ -328,10 +328,10 @@ def count_outcomes(server: ServerProcess, accepted: Sequence[str], resumed: Sequ
         resumed: Run and step of each call that resumed a run, as `RUN/STEP`.
     """
     ended = dict(server.rows("select id, status from runs where ended is not null"))
-    told = {
+    notified = {
         run for (run,) in server.rows("select id from runs where status = 'error' and output like '%\"message\":%'")
     }
-    finished = [run for run in accepted if ended.get(run) in ("success", "exited", "cancelled") or run in told]
+    finished = [run for run in accepted if ended.get(run) in ("success", "exited", "cancelled") or run in notified]
     return Counts(
         len(accepted),
         len(finished),

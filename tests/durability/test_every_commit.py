@@ -63,8 +63,8 @@ def workflow(log: Path, url: str) -> list[str]:
             "last",
             log,
             SEND.format(url=url, step="last", token=token)
-            + f"told = [{token}, trigger['event']['headers']['x-hub-signature-256']]\n"
-            f"return [hashlib.sha256(each.encode()).hexdigest() for each in told] == {[TOKEN_HASH, SIGNATURE_HASH]!r}",
+            + f"received = [{token}, trigger['event']['headers']['x-hub-signature-256']]\n"
+            f"return [hashlib.sha256(each.encode()).hexdigest() for each in received] == {[TOKEN_HASH, SIGNATURE_HASH]!r}",
         ),
     ]
 

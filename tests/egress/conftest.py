@@ -112,7 +112,7 @@ def ledger() -> Ledger:
 def bound(gateway: Gateway, ledger: Ledger) -> Iterator[str]:
     """A caller token bound to a step with the mode deny; skips without a sandbox."""
     if gateway.sandbox_kind != "redirect":
-        pytest.skip(f"this system has no seccomp listener for us (guard: {gateway.sandbox_kind})")
+        pytest.skip(f"this system does not permit a seccomp listener (guard: {gateway.sandbox_kind})")
     caller_token = gateway.issue_token()
     gateway.bind(caller_token, ledger.binding("deny"))
     yield caller_token

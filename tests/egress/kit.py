@@ -289,8 +289,8 @@ class ClientProcess:
         """Make a request; `{"status", "headers", "body"}` or `{"error"}`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        told = {"client": client, "method": method, "url": url, "body": body, "headers": dict(headers or {})}
-        self._process.stdin.write(json.dumps(told) + "\n")
+        command = {"client": client, "method": method, "url": url, "body": body, "headers": dict(headers or {})}
+        self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         return dict(json.loads(self._process.stdout.readline()))
 

@@ -269,7 +269,7 @@ def caller(request: pytest.FixtureRequest, processes: dict[str, ClientProcess]) 
     """A client and its process."""
     runtime, client = request.param
     if runtime not in processes:
-        pytest.skip("this system has no seccomp listener for us")
+        pytest.skip("this system does not permit a seccomp listener")
     return client, processes[runtime]
 
 

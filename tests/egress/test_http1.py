@@ -101,25 +101,25 @@ def test_the_url_of_a_request_in_absolute_form(gateway: Gateway, ledger: Ledger,
     assert [call.url for call in ledger.calls] == [url]
 
 
-@pytest.mark.parametrize("door", ["connect", "absolute", "hook"])
+@pytest.mark.parametrize("form", ["connect", "absolute", "hook"])
 def test_this_machine_is_reached_through_the_gateway(
-    gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger, door: str
+    gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger, form: str
 ) -> None:
     """A client that requests loopback from the gateway reaches it, in deny too, and the ledger has no row."""
     plain_outside.seen.clear()
     caller_token = issue_bound_token(gateway, ledger, "deny")
     user = base64.b64encode(f"{caller_token}:x".encode()).decode()
     place = f"127.0.0.1:{plain_outside.port}"
-    target = f"http://{place}/here" if door == "absolute" else "/here"
+    target = f"http://{place}/here" if form == "absolute" else "/here"
     request = (
         f"GET {target} HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
     )
-    if door == "hook":
+    if form == "hook":
         sock = knock(gateway, caller_token, "127.0.0.1", plain_outside.port, secure=False)
     else:
         sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
     with sock:
-        if door == "connect":
+        if form == "connect":
             sock.sendall(f"CONNECT {place} HTTP/1.1\r\nProxy-Authorization: Basic {user}\r\n\r\n".encode())
             read_until(sock, b"\r\n\r\n")
         sock.sendall(request.encode())
@@ -157,9 +157,9 @@ def test_any_target_leaves_as_written(
     plain_outside.seen.clear()
     target = f"/x{path}" + ("" if query is None else f"?{query}")
     user = base64.b64encode(f"{caller_token}:x".encode()).decode()
-    for door in ("hook", "absolute"):
+    for form in ("hook", "absolute"):
         head = f"Host: {HOST}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
-        if door == "hook":
+        if form == "hook":
             sock = knock(gateway, caller_token, HOST, 80, secure=False)
             start = f"GET {target} HTTP/1.1\r\n"
         else:

@@ -77,7 +77,7 @@ def caller_token(public: Gateway, ledger: Ledger) -> str:
 def process(public: Gateway, ledger: Ledger, request: pytest.FixtureRequest) -> Iterator[ClientProcess]:
     """A Node.js process for public addresses only, with either the hook or the sandbox."""
     if request.param and public.sandbox_kind != "redirect":
-        pytest.skip("this system has no seccomp listener for us")
+        pytest.skip("this system does not permit a seccomp listener")
     started = node_process(public, node_paths()["wheel"], guarded=request.param, public_only=True)
     started.bind(ledger.binding("live", public_only=True))
     yield started
@@ -295,13 +295,13 @@ def test_unix_sockets_are_refused(process: ClientProcess, tmp_path: Path) -> Non
         assert not is_called(server)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox uses seccomp and Landlock, which only Linux has")
 def test_native_code_does_not_reach_this_machine(
     public: Gateway, caller_token: str, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
     """A program with its own sockets gets the refusal by TCP, and cannot send datagrams."""
     if public.sandbox_kind != "redirect":
-        pytest.skip("this system has no seccomp listener for us")
+        pytest.skip("this system does not permit a seccomp listener")
     code = f"""
 {TCP}
 try:

@@ -58,10 +58,10 @@ def test_no_credential_is_in_the_file(
 
 def test_a_value_under_a_secret_name_is_redacted_everywhere() -> None:
     """A secret that a server returns under another name is redacted too."""
-    hiding = CallRedactor()
-    hiding.redact_request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", redactor())
+    redaction = CallRedactor()
+    redaction.redact_request("POST", "https://a/", [], b"client_secret=s3cr3t-value&x=1", redactor())
 
-    answer = hiding.redact_response(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', redactor())
+    answer = redaction.redact_response(200, b"OK", [], b'{"you_said": "s3cr3t-value"}', redactor())
 
     assert answer.body == b'{"you_said": "{{redacted}}"}'
 
@@ -378,10 +378,10 @@ def test_body_that_cannot_be_searched_is_left_out(
 
 def test_secret_in_a_reason_or_a_kept_header_of_a_request_is_replaced() -> None:
     """A token is redacted in the response's reason phrase and in the request's content type."""
-    hiding = CallRedactor()
+    redaction = CallRedactor()
 
-    call = hiding.redact_request("GET", "https://a/", [(b"accept", f"text/{TOKEN}".encode())], b"", redactor())
-    answer = hiding.redact_response(200, f"OK {TOKEN}".encode(), [], b"", redactor())
+    call = redaction.redact_request("GET", "https://a/", [(b"accept", f"text/{TOKEN}".encode())], b"", redactor())
+    answer = redaction.redact_response(200, f"OK {TOKEN}".encode(), [], b"", redactor())
 
     assert TOKEN not in str(call)
     assert TOKEN not in answer.reason

@@ -14,7 +14,9 @@ import pytest
 from pdkernel.egress.responses import is_bodyless
 from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, OutsideServer, node_paths
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the tests read the peak of a process's memory from /proc, which only Linux has"
+)
 
 MB = 1_000_000
 SIZE = 300 * MB

@@ -16,13 +16,15 @@ from pdkernel.egress.sandbox.detection import SandboxKind, can_use_landlock, det
 from tests.egress.kit import Ledger, Loop, OutsideServer, node_paths, program, wait_until
 from tests.egress.sandboxed import HEAD, PLACE, TCP, own_address, python, run_sandboxed
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the sandbox uses seccomp and Landlock, which only Linux has"
+)
 
 
 def test_the_seccomp_listener_works_in_ci() -> None:
     """On the machines of these tests, the self-test finds the seccomp listener."""
     if os.environ.get("CI") != "true" and detect_sandbox() != "redirect":
-        pytest.skip("this system has no seccomp listener for us")
+        pytest.skip("this system does not permit a seccomp listener")
 
     assert detect_sandbox() == "redirect"
 
@@ -148,7 +150,7 @@ def test_a_static_program_is_redirected(gateway: Gateway, bound: str, ledger: Le
     )
     built = subprocess.run([compiler, "-static", "-o", tmp_path / "static", source], capture_output=True, check=False)
     if built.returncode:
-        pytest.skip("the C compiler makes no static programs here")
+        pytest.skip("the C compiler has no static C library")
 
     done = run_sandboxed(gateway, bound, [str(tmp_path / "static")])
 
@@ -181,7 +183,7 @@ def test_a_program_that_outlives_the_gateway_gets_no_connection(loop: Loop, tmp_
     gateway = loop.run(Gateway.start(tmp_path, environ={}))
     if gateway.sandbox_kind != "redirect":
         loop.run(gateway.close())
-        pytest.skip("this system has no seccomp listener for us")
+        pytest.skip("this system does not permit a seccomp listener")
     code = "input()\nimport socket\ntry:\n    socket.create_connection((HOST, PORT), 5)\nexcept OSError as e:\n    print(e.strerror)"
 
     def start() -> subprocess.Popen[str]:

@@ -170,7 +170,7 @@ async def test_outbound_call_goes_through_the_gateway(run: Run, stand_in: Answer
     ]
 
 
-@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system does not permit a seccomp listener")
 async def test_custom_transport_cannot_bypass_the_gateway(run: Run, stand_in: AnsweringServer) -> None:
     """A transport that reads no proxy variables is redirected to the gateway by the operating system."""
     step = go_step("one", CALL.format(client="&http.Client{Transport: &http.Transport{}}"), "io", "net/http", "os")

@@ -44,7 +44,7 @@ AROUND = {
 }
 
 
-@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system does not permit a seccomp listener")
 @pytest.mark.parametrize("language", AROUND)
 async def test_call_of_a_bypassing_program_is_recorded(run: Run, language: str) -> None:
     """A program that ignores the proxy variables is redirected to the gateway, and the record has its call."""
@@ -217,7 +217,7 @@ async def test_kinds_of_requests(run: Run, language: str) -> None:
     assert [call.status for call in done.step("call").requests] == [200] * 9 + [404]
 
 
-@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system has no seccomp listener for us")
+@pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system does not permit a seccomp listener")
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_browser_of_a_step_loads_a_page(run: Run, scheme: str) -> None:

@@ -86,8 +86,8 @@ def test_export_patches_a_synced_folder(run: Run, tmp_path: Path) -> None:
     assert "No file was written" in shown
     assert "steps" not in synced.read_text()
 
-    told = json.loads(run("%pdexport --into flow --json"))
-    assert [file["state"] for file in told["files"]] == ["changed", "new"]
+    report = json.loads(run("%pdexport --into flow --json"))
+    assert [file["state"] for file in report["files"]] == ["changed", "new"]
     assert synced.read_text().startswith("name: flow # ours\ntriggers:\n- id: hi_1\nsteps:\n- namespace: check\n")
 
 

@@ -119,7 +119,7 @@ def test_what_cannot_run_is_named_once() -> None:
     ],
 )
 def test_an_entry_that_is_not_a_step(uses: str | None, kind: str) -> None:
-    """Control flow, an action and a file are told apart by what the entry uses."""
+    """Control flow, an action and a file are distinguished by what the entry uses."""
     entry = UnsupportedEntry("say", {"namespace": "x", "uses": uses})
 
     assert kinds(workflow=a_workflow(python_step("say")).with_unsupported_entries([entry])) == [(kind, "x")]

@@ -1,4 +1,4 @@
-"""What a pull request is told about a notebook."""
+"""The check of a notebook for its pull request."""
 
 from __future__ import annotations
 

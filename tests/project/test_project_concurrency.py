@@ -43,10 +43,10 @@ def test_processes_that_start_together_agree(tmp_path: Path) -> None:
     folder = tmp_path / ".pdkernel"
     processes = [start_process(START, folder, name) for name in "ABCD"]
 
-    told: list[Any] = [json.loads(line) for line in run_together(processes)]
+    opened: list[Any] = [json.loads(line) for line in run_together(processes)]
 
-    assert len({project_id for project_id, _ in told}) == 1
-    assert sorted(created for _, created in told) == [False, False, False, True]
+    assert len({project_id for project_id, _ in opened}) == 1
+    assert sorted(created for _, created in opened) == [False, False, False, True]
     with Project.open(folder) as project:
         assert project.variables.values() == {name: f"from {name}" for name in "ABCD"}
 

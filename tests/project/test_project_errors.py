@@ -58,9 +58,9 @@ def test_folder_that_cannot_be_created(tmp_path: Path) -> None:
     closed.mkdir()
     closed.chmod(0o555)
 
-    told = without_privilege(closed / ".pdkernel")
+    message = without_privilege(closed / ".pdkernel")
 
-    assert told == (
+    assert message == (
         f"The project folder {closed}/.pdkernel cannot be used: permission is denied.\n"
         "Make it a writable folder, or choose another folder: --project FOLDER (PDKERNEL_PROJECT).\n"
     )
@@ -73,10 +73,10 @@ def test_folder_that_is_read_only(existing: Path) -> None:
         path.chmod(0o444)
     before = (existing / "project.db").read_bytes()
 
-    told = without_privilege(existing)
+    message = without_privilege(existing)
 
-    assert told.startswith(f"The project's database {existing}/project.db cannot be written: permission is denied")
-    assert f"Make {existing} and the files in it writable" in told
+    assert message.startswith(f"The project's database {existing}/project.db cannot be written: permission is denied")
+    assert f"Make {existing} and the files in it writable" in message
     assert (existing / "project.db").read_bytes() == before
 
 
@@ -94,9 +94,9 @@ def test_unreadable_key(existing: Path) -> None:
     """The error names a key file that cannot be read."""
     (existing / "key").chmod(0)
 
-    told = without_privilege(existing)
+    message = without_privilege(existing)
 
-    assert told == (
+    assert message == (
         f"The project's key file {existing}/key cannot be read: permission is denied.\n"
         "Make the file readable, or name another key file in PDKERNEL_KEY_FILE.\n"
     )

@@ -64,13 +64,13 @@ def test_variable_with_nul_is_refused(project: Project) -> None:
 
 def test_a_notebook_state_is_stored(project: Project) -> None:
     """A notebook's next kernel loads the state that its session saved last."""
-    project.notebook_states.save("/home/ada/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
-    project.notebook_states.save("/home/ada/a.ipynb", {"event": {"body": "\ud800"}})
-    project.notebook_states.save("/home/ada/b.ipynb", {})
+    project.notebook_states.save("/notebooks/a.ipynb", {"event": {"body": {"é": [1, None]}}, "pins": {}})
+    project.notebook_states.save("/notebooks/a.ipynb", {"event": {"body": "\ud800"}})
+    project.notebook_states.save("/notebooks/b.ipynb", {})
 
-    assert project.notebook_states.load("/home/ada/a.ipynb", dict) == {"event": {"body": "\ud800"}}
-    assert project.notebook_states.load("/home/ada/b.ipynb", dict) == {}
-    assert project.notebook_states.load("/work/c.ipynb", dict) is None
+    assert project.notebook_states.load("/notebooks/a.ipynb", dict) == {"event": {"body": "\ud800"}}
+    assert project.notebook_states.load("/notebooks/b.ipynb", dict) == {}
+    assert project.notebook_states.load("/notebooks/c.ipynb", dict) is None
 
 
 def test_an_answer_is_recorded(project: Project) -> None:

@@ -57,14 +57,14 @@ class Notebook:
         from pdkernel.egress.recording import RecordingFile
         from pdkernel.redaction import Redactor
 
-        cassette = RecordingFile(self.folder / "events" / f"{event}.recorded.jsonl")
+        recording = RecordingFile(self.folder / "events" / f"{event}.recorded.jsonl")
         call_redactor, no_secrets = CallRedactor(), Redactor()
         for call in calls:
             headers = [(b"content-type", b"application/json")]
             body = json.dumps(call["body"]).encode() if "body" in call else b""
             asked = call_redactor.redact_request(call["method"], call["url"], headers if body else [], body, no_secrets)
             answer = call_redactor.redact_response(200, b"OK", headers, json.dumps(call["answer"]).encode(), no_secrets)
-            cassette.add(call["step"], call.get("nth", 0), asked, answer, 1.0)
+            recording.add(call["step"], call.get("nth", 0), asked, answer, 1.0)
 
     def export(self, change: Mutation = unchanged) -> None:
         """Write the planned files, modified by *change*."""

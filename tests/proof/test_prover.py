@@ -347,10 +347,10 @@ def test_secrets_are_redacted(notebook: Notebook) -> None:
 
     proof = notebook.prove(changed("tell/entry.py", "' one'", f"' {secret}'"))
 
-    told = json.dumps(proof.to_json()) + drawn.render_text(proof) + drawn.render_html(proof)
+    shown = json.dumps(proof.to_json()) + drawn.render_text(proof) + drawn.render_html(proof)
     assert proof.verdict == "differs"
-    assert secret not in told
-    assert "secret:env/PLANTED" in told
+    assert secret not in shown
+    assert "secret:env/PLANTED" in shown
 
 
 def test_modules_beside_the_notebook(notebook: Notebook) -> None:
@@ -424,9 +424,9 @@ def test_a_recording_of_another_account(notebook: Notebook) -> None:
         event = notebook.event()
         session.load_event("hello")
         session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
-        tape = session.get_request(session.run().id).recording
-        assert tape is not None
-        tape.append_to(resolve_recording_path(event))
+        recording = session.get_request(session.run().id).recording
+        assert recording is not None
+        recording.append_to(resolve_recording_path(event))
         notebook.directory.add_account(app="slack", credentials={"token": "made-up-of-grace"}, external_user_id="grace")
 
         proof = notebook.prove(extra_users=("ada", "grace"))

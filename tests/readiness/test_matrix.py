@@ -176,7 +176,7 @@ async def test_the_preview_equals_the_record_of_a_run(project: Project, connect:
     connect("ada", app="slack")
     connect("ada", app="github")
 
-    told = preview_lookup(
+    preview = preview_lookup(
         WORKFLOW,
         directory=LocalDirectory(project),
         catalog=Catalog.for_project(project, environ={}),
@@ -186,7 +186,7 @@ async def test_the_preview_equals_the_record_of_a_run(project: Project, connect:
     execution = await run(WORKFLOW, external_user_id="ada")
 
     assert execution.lookup is not None
-    assert told == msgspec.structs.replace(execution.lookup, header="ada", environment_header="development")
+    assert preview == msgspec.structs.replace(execution.lookup, header="ada", environment_header="development")
 
 
 # ── against real runs ──────────────────────────────────────────────────────────────
@@ -387,17 +387,17 @@ async def test_a_response_equals_the_matrix(tmp_path: Path, seed: int) -> None:
     async with site_of(tmp_path, *workflows) as site:
         _connect(site, chance)
         site.context.project.set_plan("free" if seed % 2 else "business")
-        told, got = [], []
+        expected, actual = [], []
         for workflow in workflows:
             for environment in ENVIRONMENTS:
                 for row in _matrix_of_site(site, workflow, environment):
-                    told.append((workflow.name, environment, row[0], *_expected(row[1])))
-                    got.append(
+                    expected.append((workflow.name, environment, row[0], *_expected(row[1])))
+                    actual.append(
                         (workflow.name, environment, row[0], *await _called(site, workflow, environment, row[0]))
                     )
 
-    assert got == told
-    assert len({status for *_, status, _ in told}) == 2
+    assert actual == expected
+    assert len({status for *_, status, _ in expected}) == 2
 
 
 def _workflow(name: str, chance: random.Random) -> Workflow:

@@ -173,7 +173,7 @@ def all_outcomes() -> Execution:
         a_call(outcome="not_sent", same_as="2026-11-24T10:32:05.120Z"),
         a_call(outcome="stand_in", note=f"Slack message to {shown}"),
         a_call(outcome="replayed"),
-        a_call(outcome="denied", status=403, duration_ms=0.4, app=None, note="Outside calls are off: --egress deny."),
+        a_call(outcome="denied", status=403, duration_ms=0.4, app=None, note="Outbound calls are off: --egress deny."),
         a_call(outcome="failed", status=None, duration_ms=30_000, note="no address for slack.com"),
         a_call(method="GET", url="https://api.github.com/repos/octocat/Hello-World", safe=True, app=None),
     )

@@ -152,7 +152,7 @@ def test_lines_fit_a_terminal(name: str) -> None:
         (builders.all_outcomes, "NOT SENT: answered from recorded calls"),
         (builders.all_outcomes, "stored 200"),
         (builders.all_outcomes, "DENIED"),
-        (builders.all_outcomes, "Outside calls are off: --egress deny."),
+        (builders.all_outcomes, "Outbound calls are off: --egress deny."),
         (builders.all_outcomes, "no response, 30.00 s"),
         (builders.running, "▶ running"),
         (builders.running, "· waiting"),

@@ -21,7 +21,7 @@ from pdkernel.workers import ZYGOTES
 from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, write_account
 from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has these protections")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock exist on Linux only")
 
 OTHER_USER = 65534
 
@@ -220,11 +220,11 @@ def available(mode: str) -> Isolation:
     """What *mode* uses; skips the test if this machine does not permit it."""
     found = ZYGOTES.isolation()
     if not found.namespaces or not found.landlock:
-        pytest.skip(str(found.reasons))
+        pytest.skip(f"this system permits no namespaces or has no Landlock: {found.reasons}")
     return MODES[mode](found)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can do everything")
+@pytest.mark.skipif(os.geteuid() != 0, reason="as another user, a part of the attacks fails without isolation too")
 def test_everything_works_without_isolation(make_place: Callable[[int], Place]) -> None:
     """Each attack does what it claims, for a server that runs as root."""
     assert attempt(make_place(0), None, None) == {*READ, *CONTACT, *APART, *OF_ROOT, *OWN}
@@ -238,7 +238,7 @@ def test_isolated_process_of_this_user(make_place: Callable[[int], Place], mode:
     assert attempt(place, place.plan(isolation), None) == ALLOWED[mode]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
 @pytest.mark.skipif(python_of_all_users() is None, reason="no interpreter that other users may run")
 @pytest.mark.parametrize("mode", [None, "without a user", "Landlock without a user", "namespaces"])
 def test_isolated_process_of_an_unprivileged_server(make_place: Callable[[int], Place], mode: str | None) -> None:
@@ -252,7 +252,7 @@ def test_isolated_process_of_an_unprivileged_server(make_place: Callable[[int], 
         assert found == ALLOWED[mode] | ({"change of the code"} if mode == "namespaces" else set())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can use another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
 def test_files_of_a_step_are_in_its_slot(make_place: Callable[[int], Place]) -> None:
     """What a process writes to `/tmp` and to the file store is in the slot's folder and the store, and belongs to its user."""
     isolation, place = available("everything"), make_place(0)

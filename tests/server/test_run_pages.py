@@ -100,7 +100,7 @@ async def test_a_button_in_slack_approves_or_rejects(tmp_path: Path, button: str
 
 
 async def test_a_post_to_the_resume_url_continues_the_run(tmp_path: Path) -> None:
-    """The run goes on with the body as `$resume_data`, once; a second call is told that it is late."""
+    """The run goes on with the body as `$resume_data`, once; a second call gets the answer that the run went on."""
     async with a_paused_run(tmp_path) as (site, urls):
         first = await site.http.post(urls["resume_url"], json={"approved": True})
         (run,) = await site.runs()

@@ -165,11 +165,11 @@ class TestRetries:
 
 
 async def test_a_failed_run_is_reported_once(tmp_path: Path) -> None:
-    """The address of `error_notification` is told the workflow, user, step, cause and the next command."""
-    told: list[dict[str, Any]] = []
+    """The address of `error_notification` receives the workflow, user, step, cause and the next command."""
+    notifications: list[dict[str, Any]] = []
 
     def answer(request: SentRequest) -> tuple[int, str]:
-        told.append(json.loads(request.body))
+        notifications.append(json.loads(request.body))
         return 200, "ok"
 
     with serve(AnsweringServer(answer)) as receiver:
@@ -178,11 +178,11 @@ async def test_a_failed_run_is_reported_once(tmp_path: Path) -> None:
             await site.http.post(site.path())
             (run,) = await site.runs()
             for _ in range(200):
-                if told:
+                if notifications:
                     break
                 await asyncio.sleep(0.02)
 
-    (facts,) = told
+    (facts,) = notifications
     assert (facts["workflow"], facts["run"], facts["step"]) == ("Test", run.id, "bad")
     assert facts["error"] == {"name": "Error", "message": "broken"}
     assert facts["command"] == f"pdkernel runs show {run.id}"

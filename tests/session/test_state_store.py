@@ -36,7 +36,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 @pytest.fixture
 def store(project: Project) -> SessionStateStore:
     """The state of one notebook."""
-    return SessionStateStore(project.notebook_states, "/work/n.ipynb")
+    return SessionStateStore(project.notebook_states, "/notebooks/n.ipynb")
 
 
 def test_state_is_read_as_it_was_saved(store: SessionStateStore) -> None:
@@ -78,7 +78,7 @@ def test_json_of_a_state() -> None:
 def test_state_of_the_first_versions_is_read(project: Project, store: SessionStateStore) -> None:
     """The kind of the event and the executed cells may be absent."""
     old = {key: value for key, value in STATE.to_json().items() if key not in {"event_http", "cells"}}
-    project.notebook_states.save("/work/n.ipynb", old)
+    project.notebook_states.save("/notebooks/n.ipynb", old)
 
     state = store.load()
 
@@ -89,9 +89,9 @@ def test_state_of_the_first_versions_is_read(project: Project, store: SessionSta
 @pytest.mark.parametrize("damage", [{"pins": None}, {"results": {"one": {}}}, {"environment": "planted"}])
 def test_damaged_state_is_refused(project: Project, store: SessionStateStore, damage: dict[str, object]) -> None:
     """A state that does not fit is an error that names the notebook and shows no value of the state."""
-    project.notebook_states.save("/work/n.ipynb", {**STATE.to_json(), **damage})
+    project.notebook_states.save("/notebooks/n.ipynb", {**STATE.to_json(), **damage})
 
-    with pytest.raises(ProjectError, match=r"cannot be read \(notebooks//work/n\.ipynb/state\)") as refused:
+    with pytest.raises(ProjectError, match=r"cannot be read \(notebooks//notebooks/n\.ipynb/state\)") as refused:
         store.load()
 
     assert "planted" not in str(refused.value)

@@ -144,7 +144,7 @@ def test_a_value_is_shown_as_the_text_that_reads_back(kind: str, value: JSON, te
     ],
 )
 def test_declared_options_are_offered(kind: str, definition: dict[str, Any], choices: tuple[str, ...]) -> None:
-    """A field offers the options of its prop by label; equal labels of two values are told apart."""
+    """A field offers the options of its prop by label; equal labels of two values are distinguished."""
     made = field(kind, **definition)
 
     assert isinstance(made.value, ipw.Combobox)

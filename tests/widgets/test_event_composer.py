@@ -305,12 +305,12 @@ def test_choosing_a_user_keeps_the_typed_text(composer: EventComposer, session: 
 
 def test_using_calls_the_listeners_once(composer: EventComposer, session: Session) -> None:
     """Using an event calls the listeners once."""
-    told = []
-    session.add_listener(lambda: told.append(session.event_name))
+    names = []
+    session.add_listener(lambda: names.append(session.event_name))
 
     press(composer, "Use as the event")
 
-    assert told == ["new event"]
+    assert names == ["new event"]
 
 
 def test_big_event(composer: EventComposer, session: Session) -> None:

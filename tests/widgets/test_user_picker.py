@@ -136,25 +136,25 @@ def test_markup_in_an_id_is_text(slack_picker: UserPicker, session: Session) -> 
 
 def test_follows_the_session(picker: UserPicker, session: Session, ada: str) -> None:
     """A choice made elsewhere is shown, and causes no further choice."""
-    told = []
-    session.add_listener(lambda: told.append(session.external_user_id))
+    users = []
+    session.add_listener(lambda: users.append(session.external_user_id))
 
     session.choose_user("ada", "production")
 
     assert (picker.user.value, picker.environment.value) == ("ada", "production")
-    assert told == ["ada"]
+    assert users == ["ada"]
 
 
 def test_one_choice_is_one_change(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
     """A pick calls the listeners once, whatever the number of forms."""
     picker = make_picker()
     make_picker()
-    told = []
-    session.add_listener(lambda: told.append(session.external_user_id))
+    users = []
+    session.add_listener(lambda: users.append(session.external_user_id))
 
     pick(picker.user, "ada")
 
-    assert told == ["ada"]
+    assert users == ["ada"]
 
 
 def test_closed_form_does_not_follow(picker: UserPicker, session: Session) -> None:

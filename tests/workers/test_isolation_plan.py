@@ -114,7 +114,7 @@ def test_project_in_tmp_is_visible_and_read_only(base: Path) -> None:
 
 def test_workflow_in_the_home_folder(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of a workflow in the home folder read what is in it, but for names that begin with a dot."""
-    monkeypatch.setattr(Path, "home", lambda: base / "home")
+    monkeypatch.setenv("HOME", str(base / "home"))
     for name in (".ssh", "data"):
         (base / "home" / name).mkdir(parents=True)
     isolation_plan._too_wide.cache_clear()
@@ -168,7 +168,7 @@ class TestUser:
 
         assert (plan.uid, plan.gid) == (None, None)
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the group")
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
     def test_file_store_belongs_to_the_group(self, base: Path) -> None:
         """Every worker may change every file of the file store, those of earlier runs included."""
         hidden, access = project_in(base / "project")
@@ -181,7 +181,7 @@ class TestUser:
         assert (hidden / "files" / "old").stat().st_gid == plan.gid
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take rights away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user or without a capability")
 @pytest.mark.parametrize("server", ["root", "root without mounts", "another user"])
 def test_steps_of_a_server(base: Path, server: str) -> None:
     """Steps of every language read the code, and neither the key nor the server's environment, whatever user the server has."""

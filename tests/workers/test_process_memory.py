@@ -29,7 +29,10 @@ def test_memory_of_children_counts() -> None:
     assert min(measured) > 50 * MB
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell shared memory")
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(),
+    reason="this system has no /proc/self/smaps_rollup, which lists shared memory",
+)
 def test_shared_memory_counts_once() -> None:
     """Two processes that share their memory after a fork count about once together."""
     code = HOLD.format("import os; os.fork(); ")

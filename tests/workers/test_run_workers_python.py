@@ -486,7 +486,9 @@ async def test_error_in_a_file_of_a_step(bench: Bench) -> None:
     assert 'helper.py", line 2, in f\n    1 / 0' in (outcome.error.stack or "")
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python has what Python 3.12 has")
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="the steps use what is new in Python 3.12, and run with this Python"
+)
 @pytest.mark.parametrize(
     ("body", "name", "why"),
     [

@@ -22,7 +22,6 @@ from pdkernel.workers.recorder import MAX_OUTPUT_BYTES
 from tests.workers.conftest import Bench, OpenRun, printed
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
-GUESTS: tuple[Language, ...] = ("python", "node")
 
 
 def python(body: str) -> str:

@@ -316,7 +316,7 @@ async def test_process_killed_while_it_enters_the_sandbox_has_ended(tmp_path: Pa
     tag = "e" * 32
     gateway = await Gateway.start(tmp_path / "ca")
     if gateway.sandbox_kind != "redirect":
-        pytest.skip("NOT RUN: this system has no seccomp listener")
+        pytest.skip("NOT RUN: this system does not permit a seccomp listener")
     request = ProcessRequest(
         ["/bin/true"], {"PATH": os.defpath}, tag, sandboxed_by=gateway, caller_token=gateway.issue_token()
     )
@@ -407,7 +407,7 @@ async def test_process_enters_the_sandbox_itself(
 ) -> None:
     """A forked worker and a program are in the sandbox of the gateway before code of the step runs."""
     if kind == "redirect" and not can_redirect():
-        pytest.skip("this system permits no seccomp listener")
+        pytest.skip("this system does not permit a seccomp listener")
     if kind == "landlock" and not can_use_landlock():
         pytest.skip("this system has no Landlock for the network")
     gateway = await Gateway.start(tmp_path / "ca", sandbox_kind=kind)
@@ -423,15 +423,15 @@ async def test_process_enters_the_sandbox_itself(
 
 
 def test_trial_of_namespaces_gives_one_answer() -> None:
-    """The trial of what the system permits succeeds each time: its init process keeps its stack, however late it starts."""
-    trial = (
+    """The check of what the system permits succeeds each time: its init process keeps its stack, however late it starts."""
+    check = (
         "import runpy, sys\n"
         "sys.argv = ['zygote.py']\n"
-        f"names = runpy.run_path({str(ZYGOTE_PROGRAM)!r}, run_name='trial')\n"
+        f"names = runpy.run_path({str(ZYGOTE_PROGRAM)!r}, run_name='check')\n"
         "for _ in range(40): names['_try_namespaces']()"
     )
     environ = {**os.environ, "PDKERNEL_STEP_PROCESS": "x" * 40}
 
-    done = subprocess.run([sys.executable, "-c", trial], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", check], env=environ, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")

@@ -78,7 +78,7 @@ class CertificateAuthority:
 
     def _issue(self, authority: trustme.CA, *hosts: str) -> trustme.LeafCert:
         """
-        A certificate for *hosts*, also for names that IDNA refuses and servers have, such as `my_bucket.example.com`.
+        Issue a certificate for *hosts*, also for names that IDNA refuses, such as `my_bucket.example.com`.
 
         The chain has the authority, too: by its key a browser finds out that it may trust the certificate.
         """

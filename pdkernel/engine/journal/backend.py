@@ -96,7 +96,7 @@ class Transactions(Protocol):
         ...
 
     def hurry(self) -> None:
-        """Wait no longer for a database that cannot be reached: the journal is being closed. Any thread may call this."""
+        """Stop waiting for a database that cannot be reached, because the journal is being closed. Any thread may call this."""
         ...
 
     def close(self) -> None:

@@ -9,7 +9,11 @@ from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.text_columns import GIVEN_UP_OUTPUT, INTERRUPTED_OUTPUT
 
 _CONTINUED_ORIGIN = "serve"
-"""Runs of this origin are continued after the end of their process; another process's user watches the run and starts it again."""
+"""
+The origin whose runs others continue after the end of their process.
+
+A run of another origin has a user, who starts it again.
+"""
 
 EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and alive)"
 """The condition of each write: this executor was not taken for dead."""
@@ -17,7 +21,7 @@ EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and a
 _HAS_DEAD_OWNER = "status = 'running' and owner not in (select id from executors where alive)"
 """Runs whose owner is dead; an owner without a row has ended without its runs."""
 MAX_INTERRUPTIONS = 10
-"""Processes that may end during the same step of a run; perhaps the step ends them, so the run is then given up."""
+"""A run is given up after so many processes have ended during the same step, because the step may end them."""
 _ENDS_PROCESSES = "attempt >= :most - 1 + (select coalesce(max(s.attempt), 1) from steps s where s.run_id = runs.id)"
 """Whether a run has had so many attempts since its last recorded step."""
 _UNLOCKED = "/*postgres for update skip locked*/"

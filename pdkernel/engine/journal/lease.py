@@ -28,10 +28,10 @@ _NOW = "cast(extract(epoch from clock_timestamp()) as double precision)"
 """The time of the database, in seconds since 1970."""
 _IS_LAPSED = f"(not alive or lease_until < {_NOW})"
 _LIVES = f"exists (select 1 from executors where id = :me and alive and lease_until > {_NOW})"  # noqa: S608 - constants only
-"""Whether this executor may judge others."""
+"""The condition on which this executor may take others for dead: its own lease is valid."""
 
 _CLOCK_TOLERANCE_S = 0.05
-"""A smaller difference between the clocks is not corrected: it is in the range of what the measurement adds."""
+"""A smaller difference between the clocks is not corrected, because the measurement is not more exact."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class DatabaseClock:
         await self._clock.sleep(seconds)
 
     def adjust(self, ahead_s: float, uncertainty_s: float) -> None:
-        """Correct the clock if the database is *ahead_s* seconds ahead of `now`, by a measurement of that uncertainty."""
+        """Correct the clock: the database is *ahead_s* ahead of `now`, measured with an error of *uncertainty_s* seconds."""
         if abs(ahead_s) > _CLOCK_TOLERANCE_S + uncertainty_s:
             self._offset += timedelta(seconds=ahead_s)
 
@@ -104,7 +104,7 @@ class ExecutorLease:
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
         """Return executors whose lease has lapsed, and owners of runs that are not executors any more."""
-        if self.is_lost:  # an executor that is late itself does not judge others
+        if self.is_lost:  # an executor whose own lease has lapsed does not take others for dead
             return ()
         rows = connection.execute(
             f"select id from executors where id <> :me and {_IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only

@@ -1,8 +1,8 @@
 """
 A Postgres database that holds a journal; executors of several hosts may open it.
 
-Each transaction knows its id, so that a connection that is lost during a commit leaves no doubt: the server knows whether the
-transaction was committed.
+Each transaction reads its own id. If the connection is lost during a commit, a new connection asks the server by that id
+whether the transaction was committed.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class PostgresTransactions:
         return None if any(write.fault is not None for write in batch) else time.monotonic() - began
 
     def hurry(self) -> None:
-        """Wait no longer for a database that cannot be reached."""
+        """Stop waiting for a database that cannot be reached."""
         self._is_hurried.set()
 
     def close(self) -> None:
@@ -289,8 +289,8 @@ class PostgresTransactions:
         """
         Return whether the server has committed the transaction.
 
-        If the server does not say so in time, the writes fail, and this executor gives up its runs: one may be recorded that
-        no caller knows.
+        If the server does not answer in time, the writes fail, and this executor gives up its runs: the server may have
+        committed the writes.
         """
         while True:
             self._disconnect()

@@ -111,7 +111,7 @@ class SqlitePresence:
         return [executor for executor in executors if not self._liveness.is_alive(executor)]
 
     def confirm_dead(self, connection: Connection, executors: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
-        """Return *executors*: the dead do not come back."""
+        """Return *executors*: an executor that has released its lock has ended."""
         return executors
 
     def has_living(self, connection: Connection, origin: str) -> bool:
@@ -184,7 +184,7 @@ class SqliteTransactions:
         return time.monotonic() - began
 
     def hurry(self) -> None:
-        """Do nothing: a file is always reached."""
+        """Do nothing: a file needs no connection."""
 
     def close(self) -> None:
         """Close the file."""

@@ -110,7 +110,7 @@ def _row(row: view_model.StepRow, name_px: int) -> Html:
 
 
 def _mark(mark: str) -> Html:
-    """A badge of a step. The extension makes a mark of a stale step a button that does what its title says."""
+    """A badge of a step. The Lab extension makes the mark of a stale step a button, which runs the stale steps."""
     if mark not in (view_model.STALE_MARK, view_model.EDITED_MARK):
         return badge(mark)
     return tag("span", pill(mark, "warn"), title="Run the stale steps again: %pdrun --stale", class_="pd-stale")

@@ -71,7 +71,7 @@ async def runs_stream(visit: Visit) -> Response:
 
 @for_visitors("page")
 async def run_page(visit: Visit) -> Response:
-    """GET `/-/runs/{run_id}`: the run as a notebook shows it, and what can be done with it."""
+    """GET `/-/runs/{run_id}`: the run as a notebook shows it, and its actions."""
     return await show_run(visit, visit.request.path_params["run_id"])
 
 

@@ -55,7 +55,9 @@ class _Attempts:
 
 class ConsoleSessions:
     """
-    The one-time codes and the sessions of a project's servers. Methods that read or write the database say so.
+    The one-time codes and the sessions of a project's servers.
+
+    A method that reads or writes the database has a note about that.
 
     Args:
         project: Stores codes and sessions.

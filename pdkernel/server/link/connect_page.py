@@ -168,11 +168,7 @@ def _success_response(
         in_popup = from_callback and link_request.is_framed
         answer = html_pages.connected_page(token, account_id=account.id, app=account.app, in_popup=in_popup)
     else:
-        answer = (
-            _redirect(redirect_url)
-            if from_callback
-            else html_pages.redirect_page(token, redirect_url, "Your account is connected. Continue.")
-        )
+        answer = _leave(token, redirect_url, "Your account is connected. Continue.", from_callback=from_callback)
     answer.background = webhooks.webhook_task(
         context, token, webhooks.build_success_event(token, link_request.token_text, account)
     )
@@ -192,11 +188,7 @@ def _failure_response(
             problem, token=token, has_close_button=not link_request.hides_close_button, in_popup=in_popup
         )
     else:
-        answer = (
-            _redirect(redirect_url)
-            if from_callback
-            else html_pages.redirect_page(token, redirect_url, "The account was not connected. Continue.")
-        )
+        answer = _leave(token, redirect_url, "The account was not connected. Continue.", from_callback=from_callback)
     answer.background = webhooks.webhook_task(
         context, token, webhooks.build_error_event(token, link_request.token_text, problem)
     )
@@ -266,6 +258,11 @@ async def _read_form(request: Request) -> dict[str, str] | None:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
     except ValueError:
         return None
+
+
+def _leave(token: ConnectToken, url: str, text: str, *, from_callback: bool) -> Response:
+    """Lead to *url* of the product; the response to a form is a page with *text* that redirects by itself."""
+    return _redirect(url) if from_callback else html_pages.redirect_page(token, url, text)
 
 
 def _redirect(url: str) -> Response:

@@ -160,10 +160,12 @@ CLIENTS = {
 }
 
 for line in sys.stdin:
-    told = json.loads(line)
-    body = told["body"].encode("latin-1") if told["body"] is not None else None
+    command = json.loads(line)
+    body = command["body"].encode("latin-1") if command["body"] is not None else None
     try:
-        status, headers, content = CLIENTS[told["client"]](told["method"], told["url"], told["headers"], body)
+        status, headers, content = CLIENTS[command["client"]](
+            command["method"], command["url"], command["headers"], body
+        )
         out = {
             "status": status,
             "headers": {name.lower(): value for name, value in headers.items()},

@@ -72,7 +72,7 @@ async def test_one_of_resume_cancel_and_timeout_wins(
 
 
 async def test_one_of_two_cancels_wins(racers: tuple[DatabaseJournal, DatabaseJournal]) -> None:
-    """If two executors cancel the same runs, one of them is told that it did."""
+    """If two executors cancel the same runs, only one of the calls returns True."""
     one, other = racers
     await pause_all(one)
     ids = [f"run{number}" for number in range(RACES)]

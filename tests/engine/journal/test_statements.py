@@ -233,7 +233,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 def test_calls_follow_the_model_on_sqlite() -> None:
-    """Any sequence of calls has the results of the model in a file."""
+    """Any sequence of calls has the results of the model in a file; each rule and the invariant of the machine assert them."""
     with ExitStack() as undo:
 
         def machine() -> JournalMachine:
@@ -246,7 +246,7 @@ def test_calls_follow_the_model_on_sqlite() -> None:
 
 
 def test_calls_follow_the_model_on_postgres(postgres_database: PostgresDatabase) -> None:
-    """Any sequence of calls has the results of the model in a database on Postgres."""
+    """Any sequence of calls has the results of the model on Postgres; each rule and the invariant of the machine assert them."""
 
     def machine() -> JournalMachine:
         postgres_database.clear()

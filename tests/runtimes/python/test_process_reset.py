@@ -14,7 +14,7 @@ import pytest
 
 from pdkernel.runtimes.python.process_reset import holds_shared_descriptor, open_descriptors
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors are listed in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests read /proc, which only Linux has")
 
 
 def connected(opened: ExitStack, _: Path) -> None:

@@ -21,7 +21,7 @@ def some_steps() -> Steps:
     return Steps({"trigger": b'{"event": {"n": 1}}', "build": b'{"x": [1]}'})
 
 
-class Told:
+class SentMessages:
     """A `pd` and the messages that it sent."""
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
+def sent_messages() -> SentMessages:
     """A new `pd`."""
-    return Told()
+    return SentMessages()
 
 
 @pytest.mark.parametrize(
@@ -94,19 +94,19 @@ def test_a_missing_step_is_a_missing_key(steps: Steps) -> None:
         steps["biuld"]
 
 
-def test_exports(told: Told) -> None:
+def test_exports(sent_messages: SentMessages) -> None:
     """An export has a name and a JSON value; later changes of the value are not exported."""
     value = [1]
-    told.pd.export("é", value)
+    sent_messages.pd.export("é", value)
     value.append(2)
 
-    assert told.message == {"t": "export", "n": "é", "v": [1]}
+    assert sent_messages.message == {"t": "export", "n": "é", "v": [1]}
     for name in ("", None, 5):
         with pytest.raises(TypeError, match="takes a name as its first argument"):
-            told.pd.export(name, 1)
+            sent_messages.pd.export(name, 1)
     with pytest.raises(ExportNotJSONError, match=r"^bad\[0\] is a set"):
-        told.pd.export("bad", [{1}])
-    assert len(told.lines) == 1
+        sent_messages.pd.export("bad", [{1}])
+    assert len(sent_messages.lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -124,27 +124,27 @@ def test_exports(told: Told) -> None:
         ({"status": 200, "immediate": False}, {"status": 200, "headers": {}, "body": None}),
     ],
 )
-def test_a_response(told: Told, response: dict[str, Any], sent: dict[str, Any]) -> None:
+def test_a_response(sent_messages: SentMessages, response: dict[str, Any], sent: dict[str, Any]) -> None:
     """Status, headers as texts, and body; bytes are sent in Base64. The parts may be keywords."""
-    told.pd.respond(response)
-    told.pd.respond(**response)
+    sent_messages.pd.respond(response)
+    sent_messages.pd.respond(**response)
 
-    assert [json.loads(line) for line in told.lines] == [{"t": "respond", "r": sent}] * 2
+    assert [json.loads(line) for line in sent_messages.lines] == [{"t": "respond", "r": sent}] * 2
 
 
 @pytest.mark.parametrize("status", [None, 99, 600, "200", True, 200.0])
-def test_a_response_needs_a_status(told: Told, status: Any) -> None:
+def test_a_response_needs_a_status(sent_messages: SentMessages, status: Any) -> None:
     """A status is a whole number from 100 to 599."""
     with pytest.raises(TypeError, match="needs a status from 100 to 599"):
-        told.pd.respond({"status": status})
-    assert told.lines == []
+        sent_messages.pd.respond({"status": status})
+    assert sent_messages.lines == []
 
 
-def test_keywords_replace_the_parts_of_a_response(told: Told) -> None:
+def test_keywords_replace_the_parts_of_a_response(sent_messages: SentMessages) -> None:
     """A keyword has precedence over the dict."""
-    told.pd.respond({"status": 200, "body": "a"}, status=201)
+    sent_messages.pd.respond({"status": 200, "body": "a"}, status=201)
 
-    assert told.message["r"] == {"status": 201, "headers": {}, "body": "a"}
+    assert sent_messages.message["r"] == {"status": 201, "headers": {}, "body": "a"}
 
 
 @pytest.mark.parametrize(
@@ -161,38 +161,38 @@ def test_keywords_replace_the_parts_of_a_response(told: Told) -> None:
         (lambda flow: flow.rerun(5, max_retries=-1), {"kind": "rerun", "ms": 5, "context": None, "max": 0}),
     ],
 )
-def test_a_pause(told: Told, act: Callable[[Any], Any], message: dict[str, Any]) -> None:
+def test_a_pause(sent_messages: SentMessages, act: Callable[[Any], Any], message: dict[str, Any]) -> None:
     """A pause has its kind and milliseconds, and returns both URLs."""
-    urls = act(told.pd.flow)
+    urls = act(sent_messages.pd.flow)
 
-    assert told.message == {"t": "pause", **message}
+    assert sent_messages.message == {"t": "pause", **message}
     assert urls == URLS
     urls.clear()
-    assert told.pd.flow.delay(1) == URLS
+    assert sent_messages.pd.flow.delay(1) == URLS
 
 
 @pytest.mark.parametrize("ms", [-1, "5", True, None, float("inf"), float("nan")])
-def test_a_pause_needs_milliseconds(told: Told, ms: Any) -> None:
+def test_a_pause_needs_milliseconds(sent_messages: SentMessages, ms: Any) -> None:
     """A pause takes a finite number from 0 upwards."""
     with pytest.raises(TypeError, match=r"pd\.flow\.delay takes a number of milliseconds"):
-        told.pd.flow.delay(ms)
+        sent_messages.pd.flow.delay(ms)
     with pytest.raises(TypeError, match="no argument 'retries'"):
-        told.pd.flow.rerun(5, retries=1)
-    assert told.lines == []
+        sent_messages.pd.flow.rerun(5, retries=1)
+    assert sent_messages.lines == []
 
 
 @pytest.mark.parametrize(("reason", "sent"), [((), None), (("done",), "done"), ((5,), "5")])
-def test_an_exit(told: Told, reason: tuple[Any, ...], sent: str | None) -> None:
+def test_an_exit(sent_messages: SentMessages, reason: tuple[Any, ...], sent: str | None) -> None:
     """The reason of an exit is a text, or missing."""
-    told.pd.flow.exit(*reason)
+    sent_messages.pd.flow.exit(*reason)
 
-    assert told.message == {"t": "exit", "reason": sent}
+    assert sent_messages.message == {"t": "exit", "reason": sent}
 
 
-def test_another_workflow_is_a_service(told: Told) -> None:
+def test_another_workflow_is_a_service(sent_messages: SentMessages) -> None:
     """`trigger` waits for the answer of pdkernel."""
-    assert told.pd.flow.trigger("p_1", {"a": 1}) == "answer"
-    assert told.calls == [("flow.trigger", {"workflow": "p_1", "payload": {"a": 1}, "options": None})]
+    assert sent_messages.pd.flow.trigger("p_1", {"a": 1}) == "answer"
+    assert sent_messages.calls == [("flow.trigger", {"workflow": "p_1", "payload": {"a": 1}, "options": None})]
     refused = RefusedError({"message": "no", "name": "N", "code": "c", "fix": "f"})
     assert (str(refused), refused.pdkernel_name, refused.pdkernel_code, refused.pdkernel_fix) == ("no", "N", "c", "f")
 
@@ -209,19 +209,21 @@ def test_another_workflow_is_a_service(told: Told) -> None:
         (lambda send: send.sse("c", 1), "sse", {"channel": "c", "payload": 1}),
     ],
 )  # fmt: skip
-def test_a_message_is_queued(told: Told, act: Callable[[Any], None], kind: str, payload: dict[str, Any]) -> None:
+def test_a_message_is_queued(
+    sent_messages: SentMessages, act: Callable[[Any], None], kind: str, payload: dict[str, Any]
+) -> None:
     """Each method queues its payload; a call outside of a cell has no line."""
-    act(told.pd.send)
+    act(sent_messages.pd.send)
 
-    assert told.message == {"t": "effect", "kind": kind, "line": None, "payload": payload}
+    assert sent_messages.message == {"t": "effect", "kind": kind, "line": None, "payload": payload}
 
 
-def test_a_message_has_the_line_of_its_call(told: Told) -> None:
+def test_a_message_has_the_line_of_its_call(sent_messages: SentMessages) -> None:
     """The line is that of the cell, also if a function of the cell calls."""
     code = compile("def ask(pd):\n    pd.send.emit(1)\n\n\nask(pd)\n", "<step a>", "exec")
 
-    exec(code, {"pd": told.pd})  # the code of a cell
+    exec(code, {"pd": sent_messages.pd})  # the code of a cell
 
-    assert told.message["line"] == 2
+    assert sent_messages.message["line"] == 2
     with pytest.raises(ExportNotJSONError, match=r"^pd\.send\.emit\.event is a set"):
-        told.pd.send.emit({1})
+        sent_messages.pd.send.emit({1})
