@@ -30,11 +30,31 @@ from typing import Any, NoReturn, Self
 import pdkernel
 from pdkernel.cli import main
 from pdkernel.egress.sandbox.detection import detect_sandbox
+from pdkernel.engine.journal.sqlite import SqliteBackend
+from pdkernel.project import Project
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = (
-    *("certifi", "cronsim", "dateparser.date", "dotenv.parser", "genson", "httpcore", "httpx", "jsonschema", "jupytext", "jwt"),
-    *("jupyter_client.kernelspec", "keyring.backends.fail", "nbformat", "packaging.requirements", "pipedream.client", "psutil"),
+    *(
+        "certifi",
+        "cronsim",
+        "dateparser.date",
+        "dotenv.parser",
+        "genson",
+        "httpcore",
+        "httpx",
+        "jsonschema",
+        "jupytext",
+        "jwt",
+    ),
+    *(
+        "jupyter_client.kernelspec",
+        "keyring.backends.fail",
+        "nbformat",
+        "packaging.requirements",
+        "pipedream.client",
+        "psutil",
+    ),
     *("ruamel.yaml", "trustme", "uvloop"),
 )
 """Libraries that commands import when they use them, and that many tests would import again."""
@@ -251,6 +271,11 @@ def serve(connection: socket.socket) -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     detect_sandbox()  # which tries the sandbox once per process
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Project.open(Path(folder) / "project"),
+    ):  # SQLAlchemy caches how it compiles
+        SqliteBackend(Path(folder) / "journal.db").create_tables()
     gc.freeze()
     while True:
         head, streams, _, _ = socket.recv_fds(connection, 4, 4)
