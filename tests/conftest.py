@@ -28,6 +28,7 @@ from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.mounts import APART, may_mount
 
 if TYPE_CHECKING:
+    from tests.cli.fork_server import ForkServer
     from tests.connect.upstream import Upstream
     from tests.postgres import PostgresServer
 
@@ -182,6 +183,16 @@ def visible_test_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     os.environ[STEP_PATHS_VARIABLE] = str(tmp_path_factory.getbasetemp())
     yield
     del os.environ[STEP_PATHS_VARIABLE]
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """One process that forks a child for each command."""
+    from tests.cli.fork_server import ROOT, ForkServer
+
+    server = ForkServer({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)})
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

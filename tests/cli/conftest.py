@@ -9,7 +9,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
-from tests.cli.fork_server import ForkServer
+from tests.cli.fork_server import ForkedCommand, ForkServer
 from tests.notebook_files import notebook_of
-from tests.privileges import drop_override
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "pdkernel")
@@ -52,7 +51,7 @@ class Shell:
         self._server = server
 
     def __call__(
-        self, *args: str, stdin: str = "", within: Sequence[str] = (), unprivileged: bool = False, **environ: str
+        self, *args: str, stdin: str = "", within: Sequence[str] = (), before: Sequence[object] = (), **environ: str
     ) -> Ended:
         """
         Run the command to its end; outbound calls are answered by the stand-in by default.
@@ -61,12 +60,12 @@ class Shell:
             args: The arguments of the command.
             stdin: The standard input.
             within: A command that runs `pdkernel`, which it gets as its arguments.
-            unprivileged: Whether file modes apply to the command, even as root.
+            before: A call in the command's process before the command, as in `ForkServer.start`.
             environ: Additional environment variables.
         """
         environ = {**self.environment(), **environ}
-        if not (within or unprivileged):
-            done = self._server.run(args, folder=self.folder, environ=environ, stdin=stdin, timeout=100)
+        if not within:
+            done = self._server.run(args, folder=self.folder, environ=environ, stdin=stdin, before=before)
             return Ended(done.returncode, done.stdout, done.stderr)
         done = subprocess.run(
             [*within, *COMMAND, *args],
@@ -77,21 +76,12 @@ class Shell:
             text=True,
             timeout=100,
             check=False,
-            preexec_fn=drop_override if unprivileged else None,
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        """Start the command in the background."""
-        return subprocess.Popen(
-            [*COMMAND, *args],
-            cwd=self.folder,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *args: str, stderr: int | None = None) -> ForkedCommand:
+        """Start the command in the background; its standard error is *stderr*, or a pipe."""
+        return self._server.open(args, folder=self.folder, environ=self.environment(), stderr=stderr)
 
     def on_terminal(self, *args: str, answers: Sequence[tuple[str, str]] = (), **environ: str) -> tuple[int, str]:
         """
@@ -106,14 +96,14 @@ class Shell:
             The exit status, and all that the terminal shows.
         """
         main, terminal = pty.openpty()
-        process = subprocess.Popen(
-            [*COMMAND, *args],
-            cwd=self.folder,
-            env={**self.environment(), "TERM": "xterm-256color", **environ},
+        process = self._server.open(
+            args,
+            folder=self.folder,
+            environ={**self.environment(), "TERM": "xterm-256color", **environ},
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            start_new_session=True,
+            before=["os:setsid"],
         )
         os.close(terminal)
         shown = ""
@@ -155,14 +145,6 @@ class Shell:
         """Write a file."""
         (self.folder / name).write_text(text, encoding="utf-8")
         return name
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    """One process that forks a child for each command."""
-    server = ForkServer({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)})
-    yield server
-    server.close()
 
 
 @pytest.fixture

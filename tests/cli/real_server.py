@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli.conftest import ROOT
+from tests.cli.fork_server import ROOT, ForkServer
 
 WORKFLOW = "%%pdworkflow\nname: Greet\ntrigger: {type: http, auth: oauth, response: custom}"
 STEP = """%%pdstep answer --app slack
@@ -33,34 +31,31 @@ class Server:
     said: dict[str, Any]
     environ: dict[str, str]
     folder: Path
+    fork_server: ForkServer
     pid: int = 0
     log: Path = Path()
 
     def run(self, *words: str) -> str:
         """Run a command of the same project."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pdkernel", *words],
-            cwd=self.folder, env=self.environ, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        done = self.fork_server.run(words, folder=self.folder, environ=self.environ)
+        done.check_returncode()
         return done.stdout
 
 
 @contextmanager
-def serving(folder: Path, *sources: str, **environ: str) -> Iterator[Server]:
+def serving(fork_server: ForkServer, folder: Path, *sources: str, **environ: str) -> Iterator[Server]:
     """`pdkernel serve` in *folder*, until the block ends."""
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), **environ}
     with tempfile.NamedTemporaryFile("w+", dir=folder, suffix=".log", delete=False) as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pdkernel", "serve", *sources, "--port", "0", "--json"],
-            cwd=folder, env=env, stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
+        args = ("serve", *sources, "--port", "0", "--json")
+        process = fork_server.open(args, folder=folder, environ=env, stderr=log.fileno())
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
         assert line, Path(log.name).read_text()
         said = json.loads(line)
         endpoint = said["workflows"][0]["url"] if said["workflows"] else ""
-        yield Server(said["url"], endpoint, said, env, folder, process.pid, Path(log.name))
+        yield Server(said["url"], endpoint, said, env, folder, fork_server, process.pid, Path(log.name))
     finally:
         process.terminate()
         process.communicate(timeout=30)

@@ -90,7 +90,7 @@ def test_new_in_an_unwritable_folder(pdkernel: Shell, name: str) -> None:
     pdkernel.write("file", "")
     (pdkernel.folder / "closed").mkdir(mode=0o500)
 
-    ended = pdkernel("new", name, unprivileged=True)
+    ended = pdkernel("new", name, before=["tests.privileges:drop_override"])
 
     assert ended.status == 2
     assert f"Cannot create {name}.ipynb" in ended.stderr

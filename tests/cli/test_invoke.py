@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Ended, Shell
+from tests.cli.fork_server import ForkServer
 from tests.cli.test_serve import serving
 
 FLOW = (
@@ -24,6 +25,7 @@ def handler(pd):
     pd.respond({"status": 200, "headers": {"x-pd-seen": "yes", "x-other": "no"}, "body": received})
 """,
 )
+STRICT_CALL = ("GET", {"q": "a b&c", "n": ["1", "2"]}, None, "ada")
 TOKEN = "xoxb-planted-in-a-test"
 OWN_TOKEN = "a-token-of-the-endpoint"
 STRICT = """%%pdstep answer
@@ -41,6 +43,7 @@ class Endpoint:
     def __init__(self, shell: Shell, url: str, client: dict[str, str]) -> None:
         self.shell = shell
         self.url = url
+        self.credentials = client
         self.client = {"PDKERNEL_CLIENT_ID": client["client_id"], "PDKERNEL_CLIENT_SECRET": client["client_secret"]}
 
     def invoke(self, *args: str, url: str | None = None, **environ: str) -> Ended:
@@ -49,14 +52,58 @@ class Endpoint:
         return self.shell("invoke", url or self.url, *args, **variables)
 
 
-@pytest.fixture
-def endpoint(pdkernel: Shell) -> Iterator[Endpoint]:
+def new_project(shell: Shell) -> dict[str, str]:
+    """Write the echo workflow and an account of ada, which it requires; return a new client."""
+    shell.notebook(*FLOW)
+    add_account(shell, "ada")
+    client: dict[str, str] = shell("clients", "create", "--json").json
+    return client
+
+
+def add_account(shell: Shell, user: str) -> str:
+    """Add the account that *user* requires, and return its id."""
+    words = ("accounts", "add", "--external-user", user, "--app", "slack", "--credential", "oauth_access_token=-")
+    account: str = shell(*words, "--json", stdin=TOKEN).json["id"]
+    return account
+
+
+@pytest.fixture(scope="module")
+def endpoint(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """The served echo workflow; ada has the required account."""
-    pdkernel.notebook(*FLOW)
-    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
-    client = pdkernel("clients", "create", "--json").json
-    with serving(pdkernel, "work.ipynb") as (said, _):
-        yield Endpoint(pdkernel, said["workflows"][0]["url"], client)
+    shell = Shell(tmp_path_factory.mktemp("echo"), fork_server)
+    client = new_project(shell)
+    with serving(shell, "work.ipynb") as (said, _):
+        yield Endpoint(shell, said["workflows"][0]["url"], client)
+
+
+@pytest.fixture(scope="module")
+def secure(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Endpoint]]:
+    """
+    Three workflows served with --tls, by name; ada has the account that `work` requires.
+
+    `strict` fails for any other call than `STRICT_CALL`; `own` has a token of its own.
+    """
+    shell = Shell(tmp_path_factory.mktemp("tls"), fork_server)
+    client = new_project(shell)
+    shell.notebook(FLOW[0].replace("Echo", "strict"), STRICT.format(expected=STRICT_CALL), name="strict.ipynb")
+    header = FLOW[0].replace("Echo", "own").replace("oauth", "bearer\n  token_env: OWN")
+    shell.notebook(header, STRICT.format(expected=("POST", {}, {}, "ada")), name="own.ipynb")
+    shell("env", "set", "OWN", stdin=OWN_TOKEN)
+    with serving(shell, "work.ipynb", "strict.ipynb", "own.ipynb", "--tls") as (said, _):
+        yield {each["name"]: Endpoint(shell, each["url"], client) for each in said["workflows"]}
+
+
+@pytest.fixture(scope="module")
+def tls(secure: dict[str, Endpoint]) -> Endpoint:
+    """The echo workflow served with --tls, at `localhost`; ada has the required account."""
+    echo = secure["Echo"]
+    return Endpoint(echo.shell, echo.url.replace("127.0.0.1", "localhost"), echo.credentials)
+
+
+@pytest.fixture(scope="module")
+def ticked(tls: Endpoint) -> Ended:
+    """The snippets of the echo workflow, which ran with a relative path of the certificate authority."""
+    return _run_snippets(tls, authority=_authority(tls.shell.folder).relative_to(tls.shell.folder))
 
 
 def test_a_missing_token_is_reported_with_a_fix(endpoint: Endpoint) -> None:
@@ -159,10 +206,9 @@ def test_snippets_that_ran_are_ticked(endpoint: Endpoint) -> None:
 
 def test_failed_snippets_have_no_tick(endpoint: Endpoint) -> None:
     """Without the user's account, the same programs have no tick and show the reason."""
-    account = endpoint.shell("accounts", "list", "--json").json[0]["id"]
-    endpoint.shell("accounts", "remove", account, "--yes")
+    endpoint.shell("accounts", "remove", add_account(endpoint.shell, "bob"), "--yes")
 
-    ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", "{}", "--snippets", "--run")
+    ended = endpoint.shell("invoke", endpoint.url, "--external-user", "bob", "--body", "{}", "--snippets", "--run")
 
     assert ended.status == 1
     assert "✓" not in ended.stdout
@@ -180,32 +226,25 @@ def test_an_unknown_authority_is_named_by_its_option(tls: Endpoint) -> None:
 
 
 @pytest.mark.network
-def test_both_sdks_are_ticked_over_tls(tls: Endpoint) -> None:
+def test_both_sdks_are_ticked_over_tls(ticked: Ended) -> None:
     """With --tls every snippet runs, including those of the unmodified SDKs 1.x and 3.x."""
-    ended = _run_snippets(tls)
-
-    assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
+    assert [(each["kind"], each["works"], each["said"]) for each in ticked.json] == [
         (kind, True, "") for kind in ("curl", "python", "typescript-1", "typescript-3")
     ]
 
 
 @pytest.mark.network
-def test_an_authority_may_be_a_relative_path(tls: Endpoint) -> None:
+def test_an_authority_may_be_a_relative_path(ticked: Ended) -> None:
     """A relative path of the authority works for programs that run in another folder."""
-    file = _authority(tls.shell.folder).relative_to(tls.shell.folder)
-
-    ended = _run_snippets(tls, authority=file)
-
-    assert [each["works"] for each in ended.json] == [True] * 4, ended.stdout
+    assert [each["works"] for each in ticked.json] == [True] * 4, ticked.stdout
 
 
 @pytest.mark.network
 def test_failed_sdk_snippets_have_no_tick(tls: Endpoint) -> None:
     """Without the user's account, no snippet has a tick, and each shows the reason."""
-    account = tls.shell("accounts", "list", "--json").json[0]["id"]
-    tls.shell("accounts", "remove", account, "--yes")
+    tls.shell("accounts", "remove", add_account(tls.shell, "bob"), "--yes")
 
-    ended = _run_snippets(tls)
+    ended = _run_snippets(tls, user="bob")
 
     assert ended.status == 1
     assert [(each["kind"], each["works"]) for each in ended.json] == [
@@ -215,15 +254,12 @@ def test_failed_sdk_snippets_have_no_tick(tls: Endpoint) -> None:
 
 
 @pytest.mark.network
-def test_snippets_keep_method_and_query(pdkernel: Shell) -> None:
+def test_snippets_keep_method_and_query(secure: dict[str, Endpoint]) -> None:
     """Each snippet makes the requested call; SDK 1.x, which drops a query, has an explanation instead of a tick."""
-    expected = ("GET", {"q": "a b&c", "n": ["1", "2"]}, None, "ada")
-    pdkernel.notebook(FLOW[0], STRICT.format(expected=expected))
-    client = pdkernel("clients", "create", "--json").json
-    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
-        url = f"{said['workflows'][0]['url']}?q=a+b%26c"
-        asked = ("--method", "GET", "--query", "n=1", "--query", "n=2")
-        ended = _run_snippets(Endpoint(pdkernel, url, client), *asked)
+    strict = secure["strict"]
+    asked = ("--method", "GET", "--query", "n=1", "--query", "n=2")
+
+    ended = _run_snippets(Endpoint(strict.shell, f"{strict.url}?q=a+b%26c", strict.credentials), *asked)
 
     assert [(each["kind"], each["works"], each["said"]) for each in ended.json] == [
         ("curl", True, ""),
@@ -235,35 +271,22 @@ def test_snippets_keep_method_and_query(pdkernel: Shell) -> None:
 
 @pytest.mark.network
 @pytest.mark.parametrize(("token", "works"), [(OWN_TOKEN, True), ("another-token", False)])
-def test_snippets_for_an_endpoint_with_its_own_token(pdkernel: Shell, token: str, works: bool) -> None:
+def test_snippets_for_an_endpoint_with_its_own_token(secure: dict[str, Endpoint], token: str, works: bool) -> None:
     """Each snippet sends the token from the environment without naming it, and has a tick if the token is valid."""
-    header = FLOW[0].replace("oauth", "bearer\n  token_env: OWN")
-    pdkernel.notebook(header, STRICT.format(expected=("POST", {}, {}, "ada")))
-    pdkernel("env", "set", "OWN", stdin=OWN_TOKEN)
-    client = pdkernel("clients", "create", "--json").json
-    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
-        ended = _run_snippets(Endpoint(pdkernel, said["workflows"][0]["url"], client), PDKERNEL_TOKEN=token)
+    ended = _run_snippets(secure["own"], PDKERNEL_TOKEN=token)
 
     assert [each["works"] for each in ended.json] == [works] * 4, ended.stdout
     assert token not in ended.stdout
 
 
-@pytest.fixture
-def tls(pdkernel: Shell) -> Iterator[Endpoint]:
-    """The echo workflow served with --tls; ada has the required account."""
-    pdkernel.notebook(*FLOW)
-    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
-    client = pdkernel("clients", "create", "--json").json
-    with serving(pdkernel, "work.ipynb", "--tls") as (said, _):
-        yield Endpoint(pdkernel, said["workflows"][0]["url"].replace("127.0.0.1", "localhost"), client)
-
-
-def _run_snippets(tls: Endpoint, *asked: str, authority: Path | None = None, **environ: str) -> Ended:
+def _run_snippets(
+    tls: Endpoint, *asked: str, user: str = "ada", authority: Path | None = None, **environ: str
+) -> Ended:
     npm: Any = {
         name: value for name, value in os.environ.items() if name == "NODE_EXTRA_CA_CERTS" or "npm" in name.lower()
     }
     trusted = str(authority or _authority(tls.shell.folder))
-    return tls.shell("invoke", tls.url, "--external-user", "ada", *(asked or ("--body", "{}")), "--snippets", "--run", "--json", "--ca-file", trusted, **{"HOME": str(Path.home()), **npm, **environ})  # fmt: skip
+    return tls.shell("invoke", tls.url, "--external-user", user, *(asked or ("--body", "{}")), "--snippets", "--run", "--json", "--ca-file", trusted, **{"HOME": str(Path.home()), **npm, **environ})  # fmt: skip
 
 
 def _authority(folder: Path) -> Any:

@@ -15,6 +15,7 @@ from pdkernel.notebook import read_cells
 from pdkernel.runtimes import process_tree
 from pdkernel.session import Session
 from tests.cli.conftest import Ended, Shell
+from tests.cli.fork_server import ForkServer
 from tests.private_pytest import run_pytest
 
 GREET = '%%pdstep greet\ndef handler(pd):\n    print("hello")\n    return pd.steps["trigger"]["event"].get("body")\n'
@@ -479,10 +480,11 @@ def test_printed_protocol_text_is_a_log(pdkernel: Shell, cell: str) -> None:
     assert ended.json["steps"][0]["exports"] == {"$return_value": 1}
 
 
-@pytest.fixture
-def peak_of_a_greeting(pdkernel: Shell) -> int:
+@pytest.fixture(scope="module")
+def peak_of_a_greeting(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> int:
     """Peak memory (MiB) of a run that prints nothing."""
-    return peak(pdkernel("run", pdkernel.notebook(QUIET), "--body", "{}", "--json", within=PEAK))
+    shell = Shell(tmp_path_factory.mktemp("greeting"), fork_server)
+    return peak(shell("run", shell.notebook(QUIET), "--body", "{}", "--json", within=PEAK))
 
 
 def peak(ended: Ended) -> int:
@@ -524,7 +526,7 @@ def test_a_read_only_project_is_refused(pdkernel: Shell) -> None:
     for path in (folder, *folder.iterdir()):
         path.chmod(0o500 if path.is_dir() else 0o400)
 
-    ended = pdkernel("run", pdkernel.notebook(QUIET), "--body", "{}", unprivileged=True)
+    ended = pdkernel("run", pdkernel.notebook(QUIET), "--body", "{}", before=["tests.privileges:drop_override"])
     folder.chmod(0o700)
 
     assert ended.status == 3

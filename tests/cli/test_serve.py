@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.conftest import COMMAND, Shell
+from tests.cli.conftest import Shell
+from tests.cli.fork_server import ForkedCommand
+from tests.privileges import CAP_SYS_ADMIN
 
 ANSWER = (
     "%%pdstep answer\ndef handler(pd):\n    pd.respond({'status': 200, 'body': pd.steps['trigger']['event']['body']})\n"
@@ -29,7 +30,7 @@ GUARDED = CUSTOM.replace("http\n", "http\n  auth: oauth\n")
 
 
 @contextmanager
-def serving(shell: Shell, *args: str, port: int = 0) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
+def serving(shell: Shell, *args: str, port: int = 0) -> Iterator[tuple[dict[str, Any], ForkedCommand]]:
     """The command with --json, and the line that it prints when it is ready."""
     with shell.start("serve", *args, "--port", str(port), "--json") as process:
         try:
@@ -156,13 +157,13 @@ def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
 )
 def test_missing_isolation(pdkernel: Shell) -> None:
     """Where namespaces are not permitted, serve warns, and refuses to start if isolation is required or other machines can call."""
-    without_mounts = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    without_mounts = ["tests.privileges:drop_capabilities", CAP_SYS_ADMIN]
     pdkernel.notebook(GUARDED, ANSWER)
     pdkernel("clients", "create")
-    required = pdkernel("serve", "--require-isolation", "--port", "0", within=without_mounts)
-    exposed = pdkernel("serve", "--host", "0.0.0.0", "--port", "0", "--json", within=without_mounts)
+    required = pdkernel("serve", "--require-isolation", "--port", "0", before=without_mounts)
+    exposed = pdkernel("serve", "--host", "0.0.0.0", "--port", "0", "--json", before=without_mounts)
     accepted = ("--host", "0.0.0.0", "--accept-missing-isolation", "--trusted-proxy", "not an address")
-    later = pdkernel("serve", *accepted, within=without_mounts)
+    later = pdkernel("serve", *accepted, before=without_mounts)
 
     assert (
         required.status,
@@ -224,18 +225,10 @@ def _free_port() -> int:
 
 
 @contextmanager
-def serving_on_terminal(shell: Shell, *args: str) -> Iterator[tuple[Callable[[str], str], subprocess.Popen[str]]]:
+def serving_on_terminal(shell: Shell, *args: str) -> Iterator[tuple[Callable[[str], str], ForkedCommand]]:
     """The command with standard error on a terminal; reads the terminal until a text appears."""
     main, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "serve", *args, "--port", "0"],
-        cwd=shell.folder,
-        env=shell.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        text=True,
-    )
+    process = shell.start("serve", *args, "--port", "0", stderr=terminal)
     os.close(terminal)
     shown = ""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.cli.fork_server import ForkServer
 from tests.cli.real_server import STEP, WORKFLOW, Server, serving
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, TOKEN, Upstream, running_upstream
 from tests.notebook_files import notebook_of
@@ -25,11 +26,11 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(fork_server: ForkServer, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of a project whose environment names the real project."""
     folder = tmp_path_factory.mktemp("served")
     notebook_of(folder / "greet.ipynb", WORKFLOW, STEP)
-    with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
+    with serving(fork_server, folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
         yield running
 
 
@@ -161,7 +162,7 @@ def test_an_endpoint_refuses_other_tokens(server: Server, token: str) -> None:
     assert token not in answer.text
 
 
-def test_pipedream_is_unreachable(tmp_path: Path) -> None:
+def test_pipedream_is_unreachable(fork_server: ForkServer, tmp_path: Path) -> None:
     """If Pipedream cannot be reached, the caller gets the address and the reason."""
     environ = {
         "PDKERNEL_CLIENT_ID": "c",
@@ -170,7 +171,7 @@ def test_pipedream_is_unreachable(tmp_path: Path) -> None:
         "PDKERNEL_BASE_URL": "http://127.0.0.1:9",
     }
     notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
-    with serving(tmp_path, "greet.ipynb", **environ) as running:
+    with serving(fork_server, tmp_path, "greet.ipynb", **environ) as running:
         answer = httpx.get(f"{running.url}/v1/connect/{PROJECT}/users")
 
     assert answer.status_code == 502
@@ -199,10 +200,10 @@ print(json.dumps([accounts, link, run.json()]))
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def real(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A second server in the place of Pipedream: a project with Ada's account and a client."""
     folder = tmp_path_factory.mktemp("real")
-    with serving(folder) as running:
+    with serving(fork_server, folder) as running:
         for token in ("xoxb-older-0123456789", "xoxb-planted-newer-0123456789"):
             (folder / "token").write_text(token)
             running.run(
@@ -231,11 +232,11 @@ def login_of(real: Server) -> dict[str, str]:
     return {f"PDKERNEL_{name}": real.environ[f"PDKERNEL_{name}"] for name in names}
 
 
-def test_pdkernel_as_the_real_project(real: Server, tmp_path: Path) -> None:
+def test_pdkernel_as_the_real_project(fork_server: ForkServer, real: Server, tmp_path: Path) -> None:
     """A second server runs workflows itself and passes other requests on to the first server."""
     notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
     login = login_of(real)
-    with serving(tmp_path, "greet.ipynb", **login, PDKERNEL_EGRESS="deny") as running:
+    with serving(fork_server, tmp_path, "greet.ipynb", **login, PDKERNEL_EGRESS="deny") as running:
         client = {name: login[f"PDKERNEL_{name.upper()}"] for name in ("client_id", "client_secret")}
         issued = httpx.post(f"{running.url}/v1/oauth/token", json={"grant_type": "client_credentials", **client})
         headers = {"authorization": f"Bearer {issued.json()['access_token']}", "x-pd-environment": "development"}
@@ -251,7 +252,7 @@ def test_pdkernel_as_the_real_project(real: Server, tmp_path: Path) -> None:
 def test_accounts_are_stored_at_the_first_server(real: Server, tmp_path: Path) -> None:
     """A logged-in project connects and removes accounts at the first server."""
     (tmp_path / "key").write_text("sk-planted-0123456789")
-    used = Server("", "", {}, {**real.environ, "HOME": str(tmp_path)}, tmp_path)
+    used = Server("", "", {}, {**real.environ, "HOME": str(tmp_path)}, tmp_path, real.fork_server)
     words = ("accounts", "add", "--external-user", "bob", "--app", "openai", "--credential", "api_key=@key", "--json")
 
     made = json.loads(used.run(*words))
@@ -265,5 +266,5 @@ def test_accounts_are_stored_at_the_first_server(real: Server, tmp_path: Path) -
 def httpx_accounts(real: Server) -> list[str]:
     """The ids of the first server's accounts."""
     local = {name: value for name, value in real.environ.items() if not name.startswith("PDKERNEL_")}
-    there = Server("", "", {}, local, real.folder)
+    there = Server("", "", {}, local, real.folder, real.fork_server)
     return [account["id"] for account in json.loads(there.run("accounts", "list", "--json"))]

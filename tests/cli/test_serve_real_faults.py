@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.cli.fork_server import ForkServer
 from tests.cli.real_server import STEP, WORKFLOW, Server, serving
 from tests.connect.upstream import PROJECT, TOKEN, Upstream, running_upstream
 from tests.notebook_files import notebook_of
@@ -31,11 +32,11 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(fork_server: ForkServer, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server of a logged-in project."""
     folder = tmp_path_factory.mktemp("served")
     notebook_of(folder / "greet.ipynb", WORKFLOW, STEP)
-    with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
+    with serving(fork_server, folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
         yield running
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.cli.fork_server import ForkServer
 from tests.cli.real_server import STEP, WORKFLOW, Server, serving
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, Upstream, running_upstream
 from tests.notebook_files import notebook_of
@@ -32,9 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(upstream: Upstream, folder: Path) -> Iterator[Server]:
+def server(fork_server: ForkServer, upstream: Upstream, folder: Path) -> Iterator[Server]:
     """The project, served."""
-    with serving(folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
+    with serving(fork_server, folder, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as running:
         yield running
 
 
@@ -79,13 +80,13 @@ def test_a_token_from_pipedream(server: Server, upstream: Upstream, client: str,
     assert invoke(server, token(upstream.url, client, scope=scope)).status_code == status
 
 
-def test_a_token_is_known_after_a_restart(upstream: Upstream, tmp_path: Path) -> None:
+def test_a_token_is_known_after_a_restart(fork_server: ForkServer, upstream: Upstream, tmp_path: Path) -> None:
     """A token issued through one process opens the endpoints of the next process of the same project."""
     notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
-    with serving(tmp_path, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as first:
+    with serving(fork_server, tmp_path, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as first:
         bearer = token(first.url, scope=INVOKE)
 
-    with serving(tmp_path, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as second:
+    with serving(fork_server, tmp_path, "greet.ipynb", **upstream.environ, PDKERNEL_EGRESS="deny") as second:
         assert invoke(second, bearer).status_code == 200
 
 

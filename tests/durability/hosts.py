@@ -104,13 +104,13 @@ class Hosts:
 
 @contextmanager
 def hosts_of(
-    forks: ForkServer, folder: Path, urls: Sequence[str], cells: Sequence[str], **notebooks: Sequence[str]
+    fork_server: ForkServer, folder: Path, urls: Sequence[str], cells: Sequence[str], **notebooks: Sequence[str]
 ) -> Iterator[Hosts]:
     """
     Hosts that are started, and killed at last.
 
     Args:
-        forks: Forks the servers.
+        fork_server: Forks the servers.
         folder: The folder of the hosts.
         urls: The URL of the database for each host.
         cells: The cells of `flow.ipynb`.
@@ -123,7 +123,7 @@ def hosts_of(
             place.mkdir()
             for name, given in {"flow": cells, **notebooks}.items():
                 notebook_of(place / f"{name}.ipynb", *given)
-            server = ServerProcess(forks, place, folder / "steps.log", free_port(), url, folder / "key")
+            server = ServerProcess(fork_server, place, folder / "steps.log", free_port(), url, folder / "key")
             ending.callback(server.kill)
             servers.append(server)
         hosts = Hosts(servers)

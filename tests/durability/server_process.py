@@ -81,7 +81,7 @@ class Answer:
 @dataclass
 class ServerProcess:
     """
-    `pdkernel serve` of the notebook `flow.ipynb` in *folder*, forked from *forks*, always on the same port.
+    `pdkernel serve` of the notebook `flow.ipynb` in *folder*, forked from *fork_server*, always on the same port.
 
     Attributes:
         database_url: The project's database on PostgreSQL, or None for SQLite.
@@ -92,7 +92,7 @@ class ServerProcess:
         starts_s: Seconds of each start, until the server accepts requests.
     """
 
-    forks: ForkServer
+    fork_server: ForkServer
     folder: Path
     log: Path
     port: int
@@ -131,7 +131,7 @@ class ServerProcess:
         args = ("serve", "flow.ipynb", *self.more, "--port", str(self.port), "--json")
         with Path(os.devnull).open() as nothing, self.log.with_suffix(".errors").open("a") as errors:
             streams = (nothing.fileno(), writes, errors.fileno())
-            self.pid = self.forks.start(args, folder=self.folder, environ=environ, streams=streams, before=before)
+            self.pid = self.fork_server.start(args, folder=self.folder, environ=environ, streams=streams, before=before)
         os.close(writes)
         self._handle = os.pidfd_open(self.pid)
         ready, _, _ = select.select([reads, self._handle], [], [], LIMIT_S)
@@ -278,11 +278,11 @@ def new_project(folder: Path, cells: Sequence[str], *, token: str | None = None,
 
 
 @contextmanager
-def server_of(forks: ForkServer, folder: Path, *, template: Path | None = None) -> Iterator[ServerProcess]:
+def server_of(fork_server: ForkServer, folder: Path, *, template: Path | None = None) -> Iterator[ServerProcess]:
     """A server in *folder*, not started, which is killed at last; the folder is a copy of *template*."""
     if template is not None:
         shutil.copytree(template, folder)
-    server = ServerProcess(forks, folder, folder.parent / f"{folder.name}.log", free_port())
+    server = ServerProcess(fork_server, folder, folder.parent / f"{folder.name}.log", free_port())
     try:
         yield server
     finally:

@@ -20,9 +20,9 @@ CLIENTS = 4
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("events", [60, pytest.param(1000, marks=pytest.mark.slow)])
-def test_events_accepted_under_load_survive_kills(forks: ForkServer, tmp_path: Path, events: int) -> None:
+def test_events_accepted_under_load_survive_kills(fork_server: ForkServer, tmp_path: Path, events: int) -> None:
     """No accepted event is lost, no step begins after its commit, and a step in flight at a kill runs again as attempt 2."""
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         # the last step is long enough to be in flight when the server is killed
         steps = [logging_step("one", server.log), logging_step("two", server.log, "time.sleep(0.1)")]
         new_project(server.folder, ["%%pdworkflow\nname: Load\n", *steps, logging_step("three", server.log)])

@@ -47,7 +47,7 @@ def deploy(folder: Path, url: str) -> str:
 
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_a_kill_loses_and_repeats_no_event(
-    forks: ForkServer, tmp_path: Path, receiver: AnsweringServer, side: str
+    fork_server: ForkServer, tmp_path: Path, receiver: AnsweringServer, side: str
 ) -> None:
     """
     An event starts one run and reaches the webhook once, whichever side of its commit the server dies on.
@@ -56,7 +56,7 @@ def test_a_kill_loses_and_repeats_no_event(
     sent later; the state of the source knows the event.
     """
     folder = tmp_path / "project"
-    with server_of(forks, folder) as server:
+    with server_of(fork_server, folder) as server:
         new_project(folder, [logging_step("heard", server.log)])
         url = f"{server.url}{deploy(folder, receiver.url)}"
         server.start(KILL_AT_EVENT, side)

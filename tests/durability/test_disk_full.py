@@ -37,14 +37,14 @@ class Gate:
 
 @pytest.mark.parametrize("response", ["default", "custom"])
 def test_a_full_disk_delays_runs_and_loses_none(
-    forks: ForkServer, tmp_path: Path, receiver: AnsweringServer, response: str
+    fork_server: ForkServer, tmp_path: Path, receiver: AnsweringServer, response: str
 ) -> None:
     """
     Without room no event gets a 2xx response, a run stops after the step that cannot be recorded, and no message leaves.
 
     As soon as there is room, the run goes on in the same process, and no step is repeated.
     """
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         full = tmp_path / "full"
         held, paused = Gate(tmp_path, "held"), Gate(tmp_path, "paused")
         send = f"pd.send.http(method='POST', url='http://127.0.0.1:{receiver.server_port}/', data={{'n': 1}})\n"
@@ -88,9 +88,9 @@ def test_a_full_disk_delays_runs_and_loses_none(
         count_outcomes(server, [run]).check("a full disk")
 
 
-def test_a_server_that_starts_on_a_full_disk_continues_runs_later(forks: ForkServer, tmp_path: Path) -> None:
+def test_a_server_that_starts_on_a_full_disk_continues_runs_later(fork_server: ForkServer, tmp_path: Path) -> None:
     """If the disk is full when a server starts, the runs of a dead server go on as soon as there is room."""
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         full = tmp_path / "full"
         step = logging_step("slow", server.log, f"if attempt == 1: time.sleep(60)\nreturn {LARGE}")
         new_project(server.folder, ["%%pdworkflow\nname: Flow\n", step, logging_step("last", server.log)])

@@ -19,14 +19,14 @@ LISTENS = "%%pdworkflow\nname: Ears\ntrigger: {type: errors}"
 
 
 @pytest.mark.parametrize(("number", "side"), [(5, "after"), (6, "before"), (8, "after")])
-def test_a_kill_loses_and_repeats_no_error(forks: ForkServer, tmp_path: Path, number: int, side: str) -> None:
+def test_a_kill_loses_and_repeats_no_error(fork_server: ForkServer, tmp_path: Path, number: int, side: str) -> None:
     """
     A failed run starts one run of the workflow that listens, whichever of these commits was the last one.
 
     They are the end of the failed run with its event, the outcome of the delivery, and the start of the listener's run.
     """
     folder = tmp_path / "project"
-    with server_of(forks, folder) as server:
+    with server_of(fork_server, folder) as server:
         fails = logging_step("bad", server.log, "raise ValueError('no stock')")
         new_project(folder, [fails], ears=[LISTENS, logging_step("heard", server.log)])
         with Project.open(folder / ".pdkernel") as project:

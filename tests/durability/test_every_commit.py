@@ -184,10 +184,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tell(forks: ForkServer, folder: Path, template: Path, receiver: AnsweringServer, number: int, side: str) -> Story:
+def tell(
+    fork_server: ForkServer, folder: Path, template: Path, receiver: AnsweringServer, number: int, side: str
+) -> Story:
     """The story of an event whose server dies at one commit, checked."""
     received = len(receiver.requests)
-    with server_of(forks, folder, template=template) as server:
+    with server_of(fork_server, folder, template=template) as server:
         url = f"http://127.0.0.1:{receiver.server_port}/"
         new_project(folder, workflow(server.log, url), child=child(server.log, url))
         story = Story(server)
@@ -200,10 +202,10 @@ def tell(forks: ForkServer, folder: Path, template: Path, receiver: AnsweringSer
 
 @pytest.mark.parametrize(("number", "side"), [(2, "after"), (6, "before"), (11, "after")])
 def test_a_kill_at_a_commit_loses_nothing(
-    forks: ForkServer, tmp_path: Path, template: Path, receiver: AnsweringServer, number: int, side: str
+    fork_server: ForkServer, tmp_path: Path, template: Path, receiver: AnsweringServer, number: int, side: str
 ) -> None:
     """An event whose server was killed at one commit finishes; no step and no approval is repeated after its commit."""
-    story = tell(forks, tmp_path / "project", template, receiver, number, side)
+    story = tell(fork_server, tmp_path / "project", template, receiver, number, side)
 
     assert story.deaths == 1
 
@@ -212,11 +214,11 @@ def test_a_kill_at_a_commit_loses_nothing(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_a_kill_at_any_commit_loses_nothing(
-    forks: ForkServer, tmp_path: Path, template: Path, receiver: AnsweringServer, side: str
+    fork_server: ForkServer, tmp_path: Path, template: Path, receiver: AnsweringServer, side: str
 ) -> None:
     """The same for each commit, until a run has fewer commits than that."""
     for number in itertools.count(1):
-        if tell(forks, tmp_path / str(number), template, receiver, number, side).deaths == 0:
+        if tell(fork_server, tmp_path / str(number), template, receiver, number, side).deaths == 0:
             break
 
     assert number > 15

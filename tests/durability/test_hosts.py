@@ -42,10 +42,10 @@ def check(hosts: Hosts, title: str) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("count", "events"), [(2, 30), pytest.param(4, 1000, marks=pytest.mark.slow)])
 def test_runs_of_killed_hosts_continue_on_others(
-    forks: ForkServer, tmp_path: Path, postgres_url: str, count: int, events: int
+    fork_server: ForkServer, tmp_path: Path, postgres_url: str, count: int, events: int
 ) -> None:
     """Hosts are killed under load: the others continue their runs within 1.5 leases, and no accepted event is lost."""
-    with hosts_of(forks, tmp_path, [postgres_url] * count, load_cells(tmp_path)) as hosts:
+    with hosts_of(fork_server, tmp_path, [postgres_url] * count, load_cells(tmp_path)) as hosts:
         with hosts.load():
             while len(hosts.accepted) < events or not hosts.take_overs:
                 time.sleep(1)
@@ -59,7 +59,7 @@ def test_runs_of_killed_hosts_continue_on_others(
     assert max(hosts.take_overs) < TAKE_OVER_LIMIT_S
 
 
-def test_a_frozen_host_that_thaws_does_nothing(forks: ForkServer, tmp_path: Path, postgres_url: str) -> None:
+def test_a_frozen_host_that_thaws_does_nothing(fork_server: ForkServer, tmp_path: Path, postgres_url: str) -> None:
     """
     A host that is frozen for 1.5 leases loses its runs. Thawed, it writes nothing, its workers end, no caller gets a 2xx.
 
@@ -76,7 +76,7 @@ def test_a_frozen_host_that_thaws_does_nothing(forks: ForkServer, tmp_path: Path
         logging_step("held", log, "if attempt == 1 and body.get('n') == 0: time.sleep(60)"),
         logging_step("answer", log, "pd.respond(status=200, body='done')"),
     ]
-    with hosts_of(forks, tmp_path, [postgres_url] * 2, cells) as hosts:
+    with hosts_of(fork_server, tmp_path, [postgres_url] * 2, cells) as hosts:
         frozen, _ = hosts.servers
         answers: list[Answer] = []
         caller = threading.Thread(target=lambda: answers.append(frozen.post(frozen.endpoint, {"n": 0})))
@@ -121,12 +121,12 @@ def recorded(hosts: Hosts) -> list[object]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_database_that_starts_again_loses_nothing(forks: ForkServer, tmp_path: Path) -> None:
+def test_a_database_that_starts_again_loses_nothing(fork_server: ForkServer, tmp_path: Path) -> None:
     """PostgreSQL is stopped under load, orderly and at once, and starts again: no accepted event is lost."""
     with (
         restarting_postgres() as (server, restart),
         server.new_database() as url,
-        hosts_of(forks, tmp_path, [url] * 2, load_cells(tmp_path)) as hosts,
+        hosts_of(fork_server, tmp_path, [url] * 2, load_cells(tmp_path)) as hosts,
     ):
         with hosts.load():
             for number in (signal.SIGINT, signal.SIGQUIT):
@@ -144,12 +144,12 @@ def test_a_database_that_starts_again_loses_nothing(forks: ForkServer, tmp_path:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", ["cut", "held", "slow"])
 def test_a_host_without_its_database_loses_nothing(
-    forks: ForkServer, tmp_path: Path, postgres: PostgresServer, postgres_url: str, fault: str
+    fork_server: ForkServer, tmp_path: Path, postgres: PostgresServer, postgres_url: str, fault: str
 ) -> None:
     """One of two hosts cannot reach the database for two leases, gets no answers, or late ones: nothing is lost."""
     database = postgres_url.partition("@/")[2].partition("?")[0]
     with proxy_of(postgres.sockets, database) as proxy:
-        with hosts_of(forks, tmp_path, [postgres_url, proxy.url], load_cells(tmp_path)) as hosts:
+        with hosts_of(fork_server, tmp_path, [postgres_url, proxy.url], load_cells(tmp_path)) as hosts:
             with hosts.load():
                 time.sleep(2)
                 began = time.monotonic()

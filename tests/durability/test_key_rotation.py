@@ -13,7 +13,7 @@ from tests.durability.faults import KILL_IN_ROTATION
 MAX_POINTS = 40
 
 
-def test_a_killed_rotation_leaves_one_key(forks: ForkServer, tmp_path: Path) -> None:
+def test_a_killed_rotation_leaves_one_key(fork_server: ForkServer, tmp_path: Path) -> None:
     """
     Whatever the point of the kill, the next command opens the project, and reads and writes every value with the key file.
 
@@ -26,7 +26,7 @@ def test_a_killed_rotation_leaves_one_key(forks: ForkServer, tmp_path: Path) -> 
     replaced = []
     for number in range(1, MAX_POINTS):
         before = (folder / "key").read_bytes()
-        done = forks.run(
+        done = fork_server.run(
             ["keys", "rotate", "--yes"],
             folder=tmp_path,
             environ={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},

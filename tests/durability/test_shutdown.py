@@ -49,9 +49,9 @@ def wait_until_begun(server: ServerProcess, *steps: str) -> None:
 @pytest.mark.parametrize(
     "waits", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at once", "after the grace"]
 )
-def test_steps_in_flight_at_a_sigterm_run_again(forks: ForkServer, tmp_path: Path, waits: bool) -> None:
+def test_steps_in_flight_at_a_sigterm_run_again(fork_server: ForkServer, tmp_path: Path, waits: bool) -> None:
     """The server ends within its grace, or at once after a second signal; the next one runs the slow steps again."""
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         call = logging_step("call", server.log, "return [attempt, pd.flow.trigger('child', {})]")
         new_project(server.folder, [FLOW, logging_step("one", server.log), call], child=[held(server, "slow")])
         assert server.start()
@@ -77,9 +77,9 @@ def test_steps_in_flight_at_a_sigterm_run_again(forks: ForkServer, tmp_path: Pat
         assert returned == [[2, 2]] * 2
 
 
-def test_events_accepted_during_a_shutdown_are_not_lost(forks: ForkServer, tmp_path: Path) -> None:
+def test_events_accepted_during_a_shutdown_are_not_lost(fork_server: ForkServer, tmp_path: Path) -> None:
     """An event on a connection that is still open when the server ends is refused, or finishes with the next server."""
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         new_project(server.folder, [FLOW, logging_step("one", server.log), logging_step("two", server.log)])
         assert server.start()
         accepted: list[str] = []
@@ -112,14 +112,14 @@ def test_events_accepted_during_a_shutdown_are_not_lost(forks: ForkServer, tmp_p
         assert {status for (status,) in server.rows("select distinct status from runs")} == {"success"}
 
 
-def test_a_second_server_is_refused(forks: ForkServer, tmp_path: Path) -> None:
+def test_a_second_server_is_refused(fork_server: ForkServer, tmp_path: Path) -> None:
     """While a server runs, another one of the same project is refused; after its kill -9 the next one starts at once."""
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         new_project(server.folder, [FLOW, held(server, "slow"), logging_step("last", server.log)])
         assert server.start()
         run = run_of(server)
         wait_until_begun(server, "slow")
-        second = ServerProcess(forks, server.folder, server.log, free_port())
+        second = ServerProcess(fork_server, server.folder, server.log, free_port())
         was_started, refusal = second.start(), second.said
         status = server.rows("select status, attempt from runs")
 

@@ -64,9 +64,9 @@ def race(server: ServerProcess, run: str) -> tuple[str, str]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("runs", [24, pytest.param(200, marks=pytest.mark.slow)])
-def test_one_of_resume_cancel_and_timeout_wins(forks: ForkServer, tmp_path: Path, runs: int) -> None:
+def test_one_of_resume_cancel_and_timeout_wins(fork_server: ForkServer, tmp_path: Path, runs: int) -> None:
     """One call wins or the pause ends, the others get 409, and the run's status is the winner's."""
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         ask = logging_step("ask", server.log, f"return pd.flow.suspend({PAUSE_MS} + 250 * body['n'])")
         new_project(server.folder, [FLOW, ask, logging_step("last", server.log)])
         assert server.start()
@@ -86,9 +86,9 @@ def test_one_of_resume_cancel_and_timeout_wins(forks: ForkServer, tmp_path: Path
         assert sum(each.step == "last" for each in server.begun()) == winners["resume"]
 
 
-def test_urls_of_a_run(forks: ForkServer, tmp_path: Path) -> None:
+def test_urls_of_a_run(fork_server: ForkServer, tmp_path: Path) -> None:
     """A wrong token opens nothing; a resume before the pause counts; a resume works after the server has started again."""
-    with server_of(forks, tmp_path / "project") as server:
+    with server_of(fork_server, tmp_path / "project") as server:
         gate = server.log.with_name("opened")
         hold = f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"
         early = logging_step(
