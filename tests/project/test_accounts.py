@@ -104,12 +104,16 @@ def test_a_renewal_without_its_claim_changes_nothing(sqlite_project: Project, cl
 
 
 def test_an_account_that_exists_keeps_its_credentials(sqlite_project: Project) -> None:
-    """A second account with the same id is refused, and its user is not created."""
+    """A second account with the same id is refused, and its user is not created; a removed one leaves no grant."""
     add_account(sqlite_project, "apn_1")
+    sqlite_project.grants.set("apn_1", Grant("refresh", None, sqlite_project.clock.now()))
     with pytest.raises(AccountExistsError, match="apn_1 exists already"):
         add_account(sqlite_project, "apn_1", user="bob")
 
     assert sqlite_project.accounts.find_user("bob", "development") is None
+    assert (sqlite_project.accounts.remove("apn_1"), sqlite_project.accounts.remove("apn_1")) == (True, False)
+    assert sqlite_project.grants.find("apn_1") is None
+    assert sqlite_project.accounts.find_user("ada", "development") is not None
 
 
 def test_a_user_exists_from_the_first_account(sqlite_project: Project, clock: ManualClock) -> None:

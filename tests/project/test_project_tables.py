@@ -8,7 +8,6 @@ from pdkernel.clock import ManualClock
 from pdkernel.errors import RequestError
 from pdkernel.execution import StoredResponse
 from pdkernel.project import IdempotencyTable, Project
-from pdkernel.project.idempotency import ANSWER_RETENTION_S
 
 
 def test_variables_are_stored(project: Project) -> None:
@@ -71,6 +70,7 @@ def test_a_notebook_state_is_stored(project: Project) -> None:
     assert project.notebook_states.load("/home/ada/a.ipynb", dict) == {"event": {"body": "\ud800"}}
     assert project.notebook_states.load("/home/ada/b.ipynb", dict) == {}
     assert project.notebook_states.load("/work/c.ipynb", dict) is None
+    assert [project.notebook_states.exists(path) for path in ("/home/ada/b.ipynb", "/work/c.ipynb")] == [True, False]
 
 
 def test_an_answer_is_recorded(project: Project) -> None:
@@ -99,7 +99,10 @@ def test_a_new_answer_replaces_the_old_one(project: Project) -> None:
 def test_an_old_answer_is_removed(project: Project, clock: ManualClock) -> None:
     """Recording an answer removes answers that are older than ninety days."""
     project.idempotency.add("old", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
-    clock.advance(ANSWER_RETENTION_S + 1)
+    clock.advance(90 * 86400)
+    project.idempotency.add("new", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    assert project.idempotency.find("old") is not None
+    clock.advance(1)
 
     project.idempotency.add("new", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
 

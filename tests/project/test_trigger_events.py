@@ -77,11 +77,12 @@ def test_an_event_of_a_deployed_trigger_waits_for_each_target(project: Project) 
 
 @pytest.mark.parametrize("what", ["trigger", "user"])
 def test_events_are_removed_with_their_trigger(project: Project, what: str) -> None:
-    """Neither a removed trigger nor one of a removed user has events that wait, and both store none any more."""
+    """Neither a removed trigger nor one of a removed user has events or an endpoint, and both store no event any more."""
     stored = a_state(project)
     project.workflow_triggers.receive(stored, "key", EVENT)
     deploy(project)
     add_event(project)
+    key = project.endpoint_keys.ensure_trigger_key(TRIGGER)
 
     if what == "trigger":
         project.deployed_triggers.remove(TRIGGER)
@@ -91,6 +92,7 @@ def test_events_are_removed_with_their_trigger(project: Project, what: str) -> N
 
     assert project.trigger_events.list_targets() == [stored.target]
     assert project.deployed_triggers.list_events(TRIGGER, 10) == []
+    assert project.endpoint_keys.find_trigger_id(key) is None
 
 
 def test_events_are_encrypted(project: Project) -> None:
