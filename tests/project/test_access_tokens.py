@@ -86,13 +86,15 @@ def test_a_revocation_applies_at_once_in_its_process(sqlite_project: Project) ->
 
 
 def test_the_new_signing_key_signs(sqlite_project: Project) -> None:
-    """After a rotation, tokens name the new key, and a second rotation gives a third key."""
-    keys = [jwt.get_unverified_header(issue_token(sqlite_project))["kid"]]
+    """After a rotation, tokens name the new key, and a second rotation gives a third key; earlier tokens stay valid."""
+    first = issue_token(sqlite_project)
+    keys = [jwt.get_unverified_header(first)["kid"]]
     for _ in range(2):
         keys.append(sqlite_project.access_tokens.rotate_signing_key())
         assert jwt.get_unverified_header(issue_token(sqlite_project))["kid"] == keys[-1]
 
     assert len(set(keys)) == 3
+    assert sqlite_project.access_tokens.verify(first) is not None
 
 
 def test_a_retired_key_does_not_get_a_longer_life(sqlite_project: Project, clock: ManualClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from pdkernel.identity import Account, AccountFilters, Environment
 from pdkernel.project import Project
 from pdkernel.project.accounts import AccountExistsError
 from pdkernel.project.grants import Grant
+from tests.project.test_deployed_triggers import add_trigger
 
 
 def add_account(
@@ -104,12 +106,16 @@ def test_a_renewal_without_its_claim_changes_nothing(sqlite_project: Project, cl
 
 
 def test_an_account_that_exists_keeps_its_credentials(sqlite_project: Project) -> None:
-    """A second account with the same id is refused, and its user is not created."""
+    """A second account with the same id is refused, and its user is not created; a removed one leaves no grant."""
     add_account(sqlite_project, "apn_1")
+    sqlite_project.grants.set("apn_1", Grant("refresh", None, sqlite_project.clock.now()))
     with pytest.raises(AccountExistsError, match="apn_1 exists already"):
         add_account(sqlite_project, "apn_1", user="bob")
 
     assert sqlite_project.accounts.find_user("bob", "development") is None
+    assert (sqlite_project.accounts.remove("apn_1"), sqlite_project.accounts.remove("apn_1")) == (True, False)
+    assert sqlite_project.grants.find("apn_1") is None
+    assert sqlite_project.accounts.find_user("ada", "development") is not None
 
 
 def test_a_user_exists_from_the_first_account(sqlite_project: Project, clock: ManualClock) -> None:
@@ -130,8 +136,12 @@ def test_a_user_exists_from_the_first_account(sqlite_project: Project, clock: Ma
 
 
 def test_deleting_a_user_leaves_the_other_environment(sqlite_project: Project) -> None:
-    """A user is deleted with their accounts in one environment; other users and environments keep theirs."""
-    table = sqlite_project.accounts
+    """A user is deleted with their accounts and sources in one environment; other users and environments keep theirs."""
+    table, states = sqlite_project.accounts, [json.dumps([trigger_id, "source"]) for trigger_id in ("dc_1", "dc_2")]
+    add_trigger(sqlite_project, "dc_1")
+    add_trigger(sqlite_project, "dc_2", user="bob")
+    for key in states:
+        sqlite_project.source_states.update(key, lambda state: state.update(db={}))
     add_account(sqlite_project, "apn_1")
     add_account(sqlite_project, "apn_2", environment="production")
     add_account(sqlite_project, "apn_3", user="bob")
@@ -141,5 +151,6 @@ def test_deleting_a_user_leaves_the_other_environment(sqlite_project: Project) -
     assert (table.delete_user("ada", "development"), table.delete_user("ada", "development")) == (True, False)
 
     assert sorted(table.account_ids()) == ["apn_2", "apn_3"]
+    assert [sqlite_project.source_states.load(key) for key in states] == [{}, {"db": {}}]
     assert sqlite_project.grants.find("apn_1") is None
     assert sqlite_project.grants.find("apn_2") is not None

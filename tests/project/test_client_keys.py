@@ -25,10 +25,12 @@ def test_a_key_of_2048_bits_is_enough() -> None:
 
 
 def test_another_curve_is_refused() -> None:
-    """An EC key is on P-256, for ES256."""
+    """An EC key is on P-256, for ES256; a text without a key is refused, too."""
     assert isinstance(parse_public_key(pem(ec.generate_private_key(ec.SECP256R1()))), ec.EllipticCurvePublicKey)
     with pytest.raises(RequestError, match="of a kind that is not supported"):
         parse_public_key(pem(ec.generate_private_key(ec.SECP384R1())))
+    with pytest.raises(RequestError, match="does not contain a public key in PEM"):
+        parse_public_key("-----BEGIN PUBLIC KEY-----")
 
 
 def test_a_client_has_a_key_or_a_secret(sqlite_project: Project) -> None:
@@ -53,3 +55,5 @@ def test_an_assertion_is_used_once_by_each_client(sqlite_project: Project, clock
     assert table.consume_assertion("a", "2", expires)
     clock.advance(10)
     assert not table.consume_assertion("a", "1", expires)
+    clock.advance(1)
+    assert table.consume_assertion("a", "1", expires)

@@ -44,6 +44,8 @@ def test_a_token_is_claimed_once(project: Project, clock: ManualClock, seconds: 
 
     claims = [project.connect_tokens.claim(token.digest) for _ in range(2)]
     found = project.connect_tokens.find("ctok_1")
+    project.connect_tokens.release(hash_token("ctok_2"))
+    assert project.connect_tokens.find("ctok_1") == found
     project.connect_tokens.release(token.digest)
 
     assert claims == [claimed, False]

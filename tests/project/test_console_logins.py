@@ -36,12 +36,15 @@ def test_a_code_ends_with_its_lifetime(sqlite_project: Project, clock: ManualClo
 
 
 def test_a_session_is_ended_alone(sqlite_project: Project) -> None:
-    """The end of one session leaves the others."""
+    """The end of one session leaves the others; a code is not a session, and a session is not a code."""
     table = sqlite_project.console_logins
     table.add_session("s", 10)
     table.add_session("t", 10)
+    table.add_code("c", 10, interval_s=0)
 
     table.end_session("s")
+    table.end_session("c")
 
-    assert table.find_session("s") is None
+    assert table.find_session("s") is table.find_session("c") is None
+    assert (table.use_code("t"), table.use_code("c")) == (False, True)
     assert table.find_session("t") is not None

@@ -74,13 +74,14 @@ def test_a_new_value_replaces_the_old_one(project: Project) -> None:
 
 
 def test_stores_are_separate(project: Project) -> None:
-    """The same key in two stores names two records."""
-    project.data_stores.set("one", "key", 1)
+    """The same key in two stores names two records; stores are listed by name, an empty one too."""
     project.data_stores.set("two", "key", 2)
+    project.data_stores.set("one", "key", 1)
 
     project.data_stores.clear("one")
 
     assert (value(project, "key", "one"), value(project, "key", "two")) == ("absent", 2)
+    assert [(store.name, store.record_count) for store in project.data_stores.list_stores()] == [("one", 0), ("two", 1)]
 
 
 def test_an_expired_record_is_absent(project: Project, clock: ManualClock) -> None:
@@ -150,6 +151,7 @@ def test_an_impossible_time_to_live_is_refused(project: Project, ttl: Any) -> No
     """A time to live is a number of seconds up to two years."""
     with pytest.raises(RequestError, match="time to live"):
         project.data_stores.set("s", "key", 1, ttl=ttl)
+    project.data_stores.set("s", "key", 1, ttl=730 * 86400)
 
 
 @pytest.mark.parametrize("key", ["", "k" * 1025, "half \ud800", "nul \0", 7, None])
@@ -161,9 +163,10 @@ def test_an_impossible_key_is_refused(project: Project, key: Any) -> None:
 
 @pytest.mark.parametrize("name", ["", " padded", "two\nlines", "n" * 201])
 def test_an_impossible_name_is_refused(project: Project, name: str) -> None:
-    """A store name that cannot be written on a directive's line is refused."""
+    """A store name that cannot be written on a directive's line is refused; one of 200 characters is not."""
     with pytest.raises(RequestError, match="is not a valid name of a data store"):
         project.data_stores.set(name, "key", 1)
+    project.data_stores.set("n" * 200, "key", 1)
 
 
 @pytest.mark.parametrize("wrong", [{1, 2}, math.nan, {"deep": object()}])
@@ -200,12 +203,28 @@ def test_a_page_of_large_values_ends_early(project: Project) -> None:
 
 
 def test_a_removed_store_is_gone_with_its_records(project: Project) -> None:
-    """A later store of the same name is empty."""
+    """A later store of the same name is empty, and no record of the removed one is left in the database."""
     project.data_stores.set("s", "key", 1)
 
     assert project.data_stores.remove("s") is True
     assert project.data_stores.remove("s") is False
     assert value(project, "key") == "absent"
+    with project.sqlalchemy_engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(store_records)).scalar_one() == 0
+
+
+def test_records_of_a_file_replace_those_of_the_store(project: Project, clock: ManualClock) -> None:
+    """Each record of a file keeps its expiry; the earlier records of the store stay, unless it is cleared first."""
+    expires = clock.now() + timedelta(seconds=60)
+    records = [StoreRecord("a", 1, expires), StoreRecord("b", 2, None)]
+    for store in ("s", "t"):
+        project.data_stores.set(store, "old", 0)
+
+    project.data_stores.put_records("s", records)
+    project.data_stores.put_records("t", records, clear_first=True)
+
+    assert [record.key for record in project.data_stores.iter_records("s")] == ["old", "a", "b"]
+    assert list(project.data_stores.iter_records("t")) == records
 
 
 def test_the_error_for_an_unknown_store_lists_the_existing_ones(project: Project) -> None:

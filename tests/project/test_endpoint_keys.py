@@ -10,7 +10,7 @@ from pdkernel.project import Project
 
 
 def test_keys_and_ids_have_the_platforms_form(sqlite_project: Project, tmp_path: Path) -> None:
-    """A workflow's key begins with `eo`, a trigger's with `en`, a workflow's id with `p_`; each is created once."""
+    """A workflow's key begins with `eo`, a trigger's with `en`, a workflow's id with `p_`; each is created once, for any path."""
     table = sqlite_project.endpoint_keys
     found, again = (
         (table.ensure_workflow_key(tmp_path / "a"), table.ensure_trigger_key("dc_1"), table.workflow_id(tmp_path / "a"))
@@ -21,6 +21,8 @@ def test_keys_and_ids_have_the_platforms_form(sqlite_project: Project, tmp_path:
     for key, prefix in zip(found, ("eo", "en", "p_"), strict=True):
         assert re.fullmatch(rf"{prefix}[a-z0-9]{{16}}", key)
     assert table.ensure_workflow_key(tmp_path / "b") != found[0]
+    (tmp_path / "link").symlink_to("a")
+    assert table.ensure_workflow_key(tmp_path / "link") == found[0]
 
 
 def test_a_triggers_key_names_the_trigger(sqlite_project: Project, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from pdkernel.project import Project, find_project
-from pdkernel.project.folder import ensure_key, read_key
+from pdkernel.project.folder import decode_key, encode_key, ensure_key, read_key
 
 
 def mode(path: Path) -> int:
@@ -21,7 +21,7 @@ def test_nearest_folder_above_is_found(tmp_path: Path) -> None:
     (deep / "c").mkdir(parents=True)
     (tmp_path / "a" / ".pdkernel").mkdir()
 
-    assert find_project(deep / "c") == tmp_path / "a" / ".pdkernel"
+    assert find_project(deep / "c") == find_project(tmp_path / "a") == tmp_path / "a" / ".pdkernel"
 
 
 def test_a_new_project_is_in_the_start_folder(tmp_path: Path) -> None:
@@ -79,11 +79,12 @@ def test_key_file_may_be_elsewhere(tmp_path: Path) -> None:
 
 
 def test_an_existing_key_is_kept(tmp_path: Path) -> None:
-    """`ensure_key` returns an existing key and leaves no draft behind."""
+    """`ensure_key` returns an existing key and leaves no draft behind; a file with another character has no key."""
     first = ensure_key(tmp_path / "key")
 
     assert ensure_key(tmp_path / "key") == first
     assert read_key(tmp_path / "key") == first
+    assert (decode_key(encode_key(first)), decode_key(encode_key(first)[:-1] + b"!")) == (first, None)
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 

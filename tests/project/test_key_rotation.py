@@ -120,7 +120,7 @@ def test_many_and_large_values(project: Project) -> None:
 
     assert result.values == 1205
     assert progress[-1] == (1205, 1205)
-    assert len(progress) > 4
+    assert len(progress) > 5
     with Project.open(project.folder) as again:
         values = again.variables.values()
         answers = [again.idempotency.find(f"c{number}") for number in range(5)]
@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_written_keeps_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", encode_key(KEY)[:20], encode_key(KEY)])
 def test_a_rotation_that_did_not_commit_is_dropped(project: Project, content: bytes) -> None:
-    """The next opening removes the new key of a process that died before its commit; the old key stays."""
+    """The next opening removes the new key of a process that died before its commit; with a wrong key file both stay."""
     project.variables.set("A", "1")
     pending_file(project).write_bytes(content)
 
@@ -175,6 +175,11 @@ def test_a_rotation_that_did_not_commit_is_dropped(project: Project, content: by
         assert opened.variables.values() == {"A": "1"}
 
     assert not pending_file(project).exists()
+    pending_file(project).write_bytes(content)
+    project.key_file.write_bytes(encode_key(bytes(32)))
+    with pytest.raises(ProjectError, match="created with another key"):
+        Project.open(project.folder)
+    assert pending_file(project).read_bytes() == content
 
 
 def test_a_rotation_that_committed_is_finished(project: Project) -> None:
@@ -310,6 +315,19 @@ def test_earlier_signing_keys_end_after_the_longest_pause(project: Project, cloc
         assert later.earlier_signers == []
 
     assert (kept.keeps_signing_key, sign("text"), replaced) == (True, signature, began)
+
+
+def test_earlier_signing_keys_are_those_of_runs_that_wait(project: Project, clock: ManualClock) -> None:
+    """A rotation keeps the signing keys that were in use after the start of the oldest run, and forgets the others."""
+    start, kept = clock.now().timestamp(), []
+    for oldest_run in (start, start, start + 15, None):
+        clock.advance(10)
+        with Project.open(project.folder, clock=clock) as opened:
+            rotate(opened, oldest_run=oldest_run)
+        with Project.open(project.folder, clock=clock) as opened:
+            kept.append([replaced - start for _, replaced in opened.earlier_signers])
+
+    assert kept == [[10], [20, 10], [30, 20], []]
 
 
 def test_no_repr_shows_a_key(project: Project) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import keyring
 import pytest
+from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring
 
-from pdkernel.errors import RequestError
+from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import PIPEDREAM_API_URL
 from pdkernel.project import Project
 from pdkernel.project.login import Login, check_base_url, read_environment, read_setting
@@ -23,6 +24,26 @@ def no_keyring() -> Iterator[None]:
     keyring.set_keyring(Keyring())  # type: ignore[no-untyped-call]  # the library has no types for it
     yield
     keyring.set_keyring(own)
+
+
+def use_memory_keyring(usable: bool) -> dict[str, str]:
+    """Use a keyring that holds its passwords in the returned dictionary. One that is not *usable* is not meant for secrets."""
+    passwords: dict[str, str] = {}
+
+    class MemoryKeyring(KeyringBackend):
+        priority = 1 if usable else 0
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            passwords[username] = password
+
+        def get_password(self, service: str, username: str) -> str | None:
+            return passwords.get(username)
+
+        def delete_password(self, service: str, username: str) -> None:
+            del passwords[username]
+
+    keyring.set_keyring(MemoryKeyring())  # type: ignore[no-untyped-call]  # as above
+    return passwords
 
 
 def test_our_variable_wins() -> None:
@@ -85,10 +106,37 @@ def test_the_environments_login_needs_all_three_values(sqlite_project: Project) 
 
     assert stored == Login("stored", "stored-secret", "proj_2", "production", "https://api.example.com")
     assert login.load(CLIENT) == Login("id", "secret", "proj_1", "development", PIPEDREAM_API_URL)
+    production = {**CLIENT, "PDKERNEL_ENVIRONMENT": "production"}
+    assert login.load(production) == Login("id", "secret", "proj_1", "production", PIPEDREAM_API_URL)
     for name in CLIENT:
         assert login.load({**CLIENT, name: ""}) == stored
     theirs = {**CLIENT, "PDKERNEL_PROJECT_ID": "", "PIPEDREAM_PROJECT_ID": "proj_1"}
     assert login.load(theirs) == stored
+
+
+def test_a_secret_in_the_keyring_goes_with_its_login(sqlite_project: Project) -> None:
+    """The secret is in the keyring and nowhere else; the removal of the login removes it there."""
+    passwords, table, login = use_memory_keyring(usable=True), sqlite_project.login, Login("a", "b", "proj_1")
+
+    assert table.save(login) == "keyring"
+    assert (list(passwords.values()), table.load({})) == (["b"], login)
+    assert "secret" not in str(sqlite_project.settings.all_settings())
+    assert table.remove()
+    assert (passwords, table.load({})) == ({}, None)
+
+
+def test_a_keyring_that_is_missing_or_lost(sqlite_project: Project) -> None:
+    """A keyring that is not meant for secrets is not used, and the next login leaves nothing in the last one's keyring."""
+    table, login = sqlite_project.login, Login("a", "b", "proj_1")
+    passwords = use_memory_keyring(usable=True)
+    table.save(login)
+    keyring.set_keyring(Keyring())  # type: ignore[no-untyped-call]  # as above
+    with pytest.raises(ConnectSettingsError, match="keyring any more"):
+        table.load({})
+
+    unusable = use_memory_keyring(usable=False)
+    assert (table.save(login), table.load({}), unusable) == ("project", login, {})
+    assert list(passwords.values()) == ["b"]
 
 
 def test_a_login_is_removed_once(sqlite_project: Project) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import RequestError
 from pdkernel.execution import StoredResponse
 from pdkernel.project import IdempotencyTable, Project
-from pdkernel.project.idempotency import ANSWER_RETENTION_S
+from pdkernel.project.source_states import delete_source_states
 
 
 def test_variables_are_stored(project: Project) -> None:
@@ -71,6 +73,7 @@ def test_a_notebook_state_is_stored(project: Project) -> None:
     assert project.notebook_states.load("/notebooks/a.ipynb", dict) == {"event": {"body": "\ud800"}}
     assert project.notebook_states.load("/notebooks/b.ipynb", dict) == {}
     assert project.notebook_states.load("/notebooks/c.ipynb", dict) is None
+    assert [project.notebook_states.exists(path) for path in ("/notebooks/b.ipynb", "/notebooks/c.ipynb")] == [True, False]
 
 
 def test_an_answer_is_recorded(project: Project) -> None:
@@ -99,7 +102,10 @@ def test_a_new_answer_replaces_the_old_one(project: Project) -> None:
 def test_an_old_answer_is_removed(project: Project, clock: ManualClock) -> None:
     """Recording an answer removes answers that are older than ninety days."""
     project.idempotency.add("old", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
-    clock.advance(ANSWER_RETENTION_S + 1)
+    clock.advance(90 * 86400)
+    project.idempotency.add("new", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
+    assert project.idempotency.find("old") is not None
+    clock.advance(1)
 
     project.idempotency.add("new", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
 
@@ -125,6 +131,29 @@ def test_settings_are_stored(project: Project) -> None:
     assert project.settings.get("nothing", "default") is None
     assert project.settings.get("other", "default") == "default"
     assert project.settings.all_settings() == {"actions": {"npm": True}, "nothing": None}
+    project.set_connect_data_stores(["b", "a"])
+    assert project.connect_data_stores == {"a", "b"}
+    project.set_connect_data_stores([])
+    assert project.connect_data_stores == frozenset()
+
+
+def test_the_states_of_a_source_go_with_its_owner(project: Project) -> None:
+    """A removed owner takes its states along, not those of owners with a similar id; a failed change stores nothing."""
+    table, keys = project.source_states, [json.dumps([owner, "source"]) for owner in ("dc_1", "dc_10", "dcx1")]
+    stored: list[str] = []
+    for key in keys:
+        assert (
+            table.update(key, lambda state: str(state.setdefault("db", "new")), lambda _, result: stored.append(result))
+            == "new"
+        )
+    with pytest.raises(ZeroDivisionError):
+        table.update(keys[1], lambda state: state.update(db="lost"), lambda _connection, _result: 1 / 0)
+
+    with project.sqlalchemy_engine.begin() as connection:
+        delete_source_states(connection, "dc_1")
+
+    assert [table.load(key) for key in keys] == [{}, {"db": "new"}, {"db": "new"}]
+    assert (stored, table.remove(keys[1]), table.remove(keys[1])) == (["new"] * 3, True, False)
 
 
 def test_setting_is_removed(project: Project) -> None:

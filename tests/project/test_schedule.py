@@ -107,6 +107,7 @@ def test_an_interval_counts_from_its_start() -> None:
     schedule = Schedule(interval_s=60)
 
     assert schedule.next_after(NOON, since=NOON) == NOON + timedelta(seconds=60)
+    assert schedule.next_after(NOON - timedelta(seconds=90), since=NOON) == NOON + timedelta(seconds=60)
     assert schedule.next_after(NOON + timedelta(seconds=130), since=NOON) == NOON + timedelta(seconds=180)
     assert schedule.latest(NOON, NOON + timedelta(seconds=130)) == NOON + timedelta(seconds=120)
 
@@ -147,6 +148,24 @@ def test_a_schedule_that_is_never_due_is_refused(settings: dict[str, object], me
 def test_a_source_runs_every_fifteen_seconds_at_most(given: dict[str, int], seconds: int) -> None:
     """A shorter interval is raised; the default is fifteen minutes."""
     assert Schedule.from_timer("timer", given, NOON).interval_s == seconds
+
+
+def test_a_source_may_run_by_a_cron_expression() -> None:
+    """A cron expression of a timer has its time zone, and wins over an interval."""
+    cron = {"cron": "0 9 * * *", "timezone": "Asia/Kolkata", "intervalSeconds": 60}
+
+    assert Schedule.from_timer("timer", cron, NOON) == Schedule(cron="0 9 * * *", timezone="Asia/Kolkata")
+    both = Schedule(60, "0 9 * * *")
+    assert both.latest(NOON - timedelta(hours=3), NOON) == NOON - timedelta(hours=3)
+
+
+@pytest.mark.parametrize(
+    "given", [None, {"intervalSeconds": True}, {"intervalSeconds": 0}, {"intervalSeconds": "60"}, {"cron": 9}]
+)
+def test_an_invalid_timer_is_refused(given: object) -> None:
+    """A timer is an object with a number of seconds, or with a cron expression."""
+    with pytest.raises(RequestError, match="must be"):
+        Schedule.from_timer("timer", given, NOON)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ def add_event(project: Project) -> None:
 
 
 def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: ManualClock) -> None:
-    """An event with a key that waits already is dropped; the end of an event stores the run at its trigger."""
+    """An event with a key that waits already is dropped; the end of an event stores the run at its trigger alone."""
     table, events, stored = project.workflow_triggers, project.trigger_events, a_state(project)
+    table.save([replace(stored, key="another")])
     for _ in range(2):
         table.receive(stored, "key", EVENT)
 
@@ -42,8 +43,8 @@ def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: Manua
 
     assert not others
     assert not events.list_targets()
-    assert table.list_states()[0].run_id == "run"
-    assert table.list_states()[0].fired == clock.now()
+    assert [state.run_id for state in table.list_states()] == [None, "run"]
+    assert [state.fired for state in table.list_states()] == [None, clock.now()]
 
 
 def test_events_are_listed_in_order(project: Project) -> None:
@@ -77,11 +78,12 @@ def test_an_event_of_a_deployed_trigger_waits_for_each_target(project: Project) 
 
 @pytest.mark.parametrize("what", ["trigger", "user"])
 def test_events_are_removed_with_their_trigger(project: Project, what: str) -> None:
-    """Neither a removed trigger nor one of a removed user has events that wait, and both store none any more."""
+    """Neither a removed trigger nor one of a removed user has events or an endpoint, and both store no event any more."""
     stored = a_state(project)
     project.workflow_triggers.receive(stored, "key", EVENT)
     deploy(project)
     add_event(project)
+    key = project.endpoint_keys.ensure_trigger_key(TRIGGER)
 
     if what == "trigger":
         project.deployed_triggers.remove(TRIGGER)
@@ -91,6 +93,7 @@ def test_events_are_removed_with_their_trigger(project: Project, what: str) -> N
 
     assert project.trigger_events.list_targets() == [stored.target]
     assert project.deployed_triggers.list_events(TRIGGER, 10) == []
+    assert project.endpoint_keys.find_trigger_id(key) is None
 
 
 def test_events_are_encrypted(project: Project) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+
+import pytest
 
 from pdkernel.model import JSON
-from pdkernel.project import Project, Schedule, TriggerState
+from pdkernel.project import Project, Schedule, TriggerState, is_workflow_named
 
 EVENT: Mapping[str, JSON] = {"timestamp": 1, "token": "a-long-secret-value"}
 
@@ -54,3 +57,32 @@ def test_a_disabled_trigger_does_not_fire(project: Project) -> None:
 
     assert not table.fire(stored, None, [("key", EVENT)])
     assert not project.trigger_events.list_targets()
+
+
+def test_new_settings_are_those_of_a_trigger_that_stayed_on(project: Project) -> None:
+    """Settings, times and activity are stored, unless the trigger was disabled after it was read."""
+    table, stored = project.workflow_triggers, a_state(project)
+    changed = replace(
+        stored, settings={"a": 1}, due=None, is_active=True, result="ok", schedule=Schedule(cron="0 9 * * *")
+    )
+
+    table.configure(changed)
+    assert table.list_states() == [changed]
+    table.save([replace(changed, enabled=False)])
+    table.configure(stored)
+    assert table.list_states() == [replace(changed, enabled=False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_named"),
+    [("A", True), ("p_a", True), ("a.ipynb", True), ("a", True), ("../x/a.ipynb", True), ("b", False), ("x", False)],
+)
+def test_a_workflow_is_named_by_its_name_id_or_source(tmp_path: Path, name: str, is_named: bool) -> None:
+    """A path is relative to the folder of the workflow that names it; a file name needs no ending."""
+    source = tmp_path / "x" / "a.ipynb"
+    folder = tmp_path / "y"
+    for each in (source.parent, folder):
+        each.mkdir()
+
+    assert is_workflow_named(name, folder, workflow_name="A", workflow_id="p_a", source=source) is is_named
+    assert is_workflow_named(name, folder, workflow_name="A", workflow_id=None, source=None) is (name == "A")

@@ -147,18 +147,28 @@ async def test_each_run_of_a_process_has_its_own_variables(open_run: OpenRun, la
 
 
 async def test_open_run_waits_for_a_free_slot(open_run: OpenRun) -> None:
-    """No more runs than `max_active_runs` execute at once."""
+    """No more runs than `max_active_runs` execute at once; a run that a step starts neither waits nor makes room."""
     small = WorkerPool(max_active_runs=1)
     first = await open_run(of=small)
-    waiting = asyncio.ensure_future(open_run(of=small))
+    child = await small.open_run(first.workers._setup, wait_for_slot=False)
+    waiting = [asyncio.ensure_future(open_run(of=small)) for _ in range(2)]
+    await child.release()
     await asyncio.sleep(0.01)
-    waited = not waiting.done()
+    waited = not any(each.done() for each in waiting)
 
     await first.workers.release()
+    await first.workers.release()  # a second call makes no more room
+    second = await waiting[0]
+    await asyncio.sleep(0.01)
 
     assert waited
-    assert isinstance(await waiting, Bench)
+    assert isinstance(second, Bench)
+    assert not waiting[1].done()
+    folder = second.workers.ensure_tmp_folder()
+    waiting[1].cancel()
     await small.close()
+    await second.workers.release()
+    assert (small._slots._idle, folder.exists()) == ({}, False)
 
 
 def spare_tags(pool: WorkerPool) -> list[str]:

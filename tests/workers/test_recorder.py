@@ -9,11 +9,13 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import StepError
-from pdkernel.execution import Log, OutboundCall, StepResult
+from pdkernel.execution import AccountUse, Log, OutboundCall, StepResult
+from pdkernel.model import JSON
+from pdkernel.packages import ProgressUpdate
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepRecorder
 from pdkernel.workers.recorder import MAX_OUTPUT_BYTES, MIN_REPORT_INTERVAL_S, SHORTENED
-from pdkernel.workers.replies import Export, Respond, Response, StoreWrite, Warn
+from pdkernel.workers.replies import Exit, Export, Respond, Response, StoreWrite, Warn
 from tests.workers.conftest import printed
 
 TOKEN = "xoxb-made-up-for-tests"
@@ -50,6 +52,20 @@ def test_invalid_utf8_is_replaced() -> None:
     recorder.outcome()
 
     assert printed(recorder) == "a� b�"
+
+
+def test_a_line_without_an_end_is_cut_at_last() -> None:
+    """Output without a line's end is dropped from 64 KB above the limit on, and the rest of the output with it."""
+    recorder = StepRecorder()
+
+    for _ in range(3):
+        recorder.output("stdout", b"x" * (MAX_OUTPUT_BYTES // 2 + 40_000))
+    recorder.output("stdout", b"x\n")
+
+    assert len(printed(recorder)) == MAX_OUTPUT_BYTES + 80_000
+    assert recorder.outcome().warnings == (
+        "564,290 more bytes of output were dropped: the limit is 1,048,576 bytes per step.",
+    )
 
 
 def test_truncated_output_ends_with_a_complete_line() -> None:
@@ -157,12 +173,63 @@ def test_short_secret_is_redacted_in_the_export_of_its_name(recorder: StepRecord
     assert recorder.finish("success").exports == {"pin": "⟦secret:bank/apn_2/pin⟧", "count": "4711"}
 
 
-def test_name_of_an_error_is_redacted(recorder: StepRecorder) -> None:
-    """An error with a token as its class name has a placeholder as its name."""
-    result = recorder.finish("error", StepError("No.", name=f"Error of {TOKEN}"))
+def test_an_error_is_redacted(recorder: StepRecorder) -> None:
+    """An error with a token as its class name or in its message has a placeholder there; so has a note."""
+    recorder.add_note(f"Sent {TOKEN}.")
+    result = recorder.finish("error", StepError(f"No {TOKEN}.", name=f"Error of {TOKEN}", line=3))
 
     assert result.error is not None
-    assert result.error.name == f"Error of {PLACEHOLDER}"
+    assert (result.error.name, result.error.message) == (f"Error of {PLACEHOLDER}", f"No {PLACEHOLDER}.")
+    assert (result.error.step, result.error.line, result.error.stack) == ("code", 3, None)
+    assert result.logs == (Log("stderr", f"[pdkernel] Sent {PLACEHOLDER}.\n"),)
+
+
+def test_accounts_props_and_source_of_a_step_are_recorded() -> None:
+    """The name of an account and the props are redacted; a prop above 64 KB is replaced by its size."""
+    account = AccountUse("slack", "slack", "apn_1", "own", f"of {TOKEN}")
+    recorder = StepRecorder("code", redactor=REDACTOR, accounts=(account,), source="export default {}")
+    recorder.set_props({"text": TOKEN, "fits": "x" * 65_534, "large": "x" * 65_535})
+
+    result = recorder.finish("success")
+
+    assert result.props == {"text": PLACEHOLDER, "fits": "x" * 65_534, "large": "(65,537 bytes, not recorded)"}
+    assert [use.name for use in result.accounts] == [f"of {PLACEHOLDER}"]
+    assert result.source == "export default {}"
+
+
+@pytest.mark.parametrize("reason", [None, "", "enough"])
+def test_the_reason_of_an_exit(reason: str | None) -> None:
+    """A step that exits without a reason has exited, too."""
+    recorder = StepRecorder()
+    before = recorder.outcome()
+    recorder.add_reply(Exit(reason))
+
+    assert (before.has_exited, before.exit_reason) == (False, None)
+    assert (recorder.outcome().has_exited, recorder.outcome().exit_reason) == (True, reason)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "shown"),
+    [
+        ("application/vnd.api+json", {"$base64": "w6k="}, "é"),
+        ("Text/Plain; charset=UTF-8", {"$base64": "w6k="}, "é"),
+        ("text/plain; charset=latin-1", {"$base64": "w6k="}, None),
+        ("image/png", {"$base64": "w6k="}, None),
+        (None, {"$base64": "w6k="}, None),
+        ("text/plain", {"$base64": "/w=="}, None),
+        ("text/plain", {"$base64": "w6k=!"}, None),
+        ("text/plain", {"$base64": "w6k=", "a": 1}, None),
+    ],
+)
+def test_bytes_of_a_response(content_type: str | None, body: JSON, shown: str | None) -> None:
+    """Bytes of a text type in UTF-8 are a text in the response; others stay as they are."""
+    recorder = StepRecorder()
+    headers: dict[str, str | list[str]] = {} if content_type is None else {"Content-TYPE": content_type}
+    recorder.respond(Response(200, headers, body))
+
+    response = recorder.outcome().response
+    assert response is not None
+    assert response["body"] == (body if shown is None else shown)
 
 
 @pytest.mark.parametrize("length", range(1, len(ENCODED)))
@@ -240,6 +307,7 @@ async def test_nothing_is_reported_after_the_end_of_the_step() -> None:
 
     recorder.output("stdout", b"a")
     recorder.report_progress("compiling code.go")
+    recorder.report_progress(ProgressUpdate("half of code.go"))
     recorder.output("stdout", b"b")
     recorder.outcome()
     recorder.finish("success")
@@ -251,3 +319,4 @@ async def test_nothing_is_reported_after_the_end_of_the_step() -> None:
 
     assert count > 0
     assert len(reports) == count
+    assert [log.text for log in reports[-1].logs if log.is_note] == ["[pdkernel] compiling code.go\n"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from pdkernel.workers import WorkerPool
-from pdkernel.workers.slot_cache import SlotCache, max_idle_processes
+from pdkernel.workers.process_memory import find_memory_limit
+from pdkernel.workers.slot_cache import SlotCache, default_memory_budget, max_idle_processes
 from tests.workers.conftest import OpenRun
 from tests.workers.test_pool import PID
 
@@ -119,9 +122,13 @@ async def test_memory_is_measured_sparingly(open_run: OpenRun) -> None:
     pool = WorkerPool(measure_memory=sizes)
     for _ in range(40):
         await run_for(open_run, pool, "ada")
+    [slot] = pool._slots._slots
+    slot.runs = 126
+    for _ in range(3):
+        await run_for(open_run, pool, "ada")
     await pool.close()
 
-    assert len(sizes.measured) == 6  # after run 1, 2, 4, 8, 16 and 32
+    assert len(sizes.measured) == 7  # after run 1, 2, 4, 8, 16, 32 and 128
 
 
 async def test_new_process_of_a_slot_is_measured(open_run: OpenRun) -> None:
@@ -153,6 +160,62 @@ async def test_count_of_idle_processes_has_a_limit(open_run: OpenRun, caplog: py
         "The idle workers of external user 'ada' in development end: 2 processes are idle, and the limit of open files "
         "permits 1."
     )
+
+
+async def test_slots_without_workers_are_limited_too(open_run: OpenRun) -> None:
+    """A slot whose runs start no worker keeps files open; the slot that was used last serves the next run."""
+    pool = WorkerPool()
+    pool._slots = SlotCache(max_processes=2)
+    benches = [await open_run(of=pool) for _ in range(3)]
+    folders = [bench.workers.ensure_tmp_folder() for bench in benches]
+    for bench in benches:
+        await bench.workers.release()
+
+    left = [folder.exists() for folder in folders]
+    again = (await open_run(of=pool)).workers.ensure_tmp_folder()
+    await pool.close()
+
+    assert (left, again) == ([False, True, True], folders[2])
+
+
+async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: OpenRun) -> None:
+    """The memory of a slot is forgotten with the slot, and a measurement of others goes on."""
+    sizes, measures, goes_on = Sizes(), threading.Event(), threading.Event()
+
+    def measure(pids: Sequence[int]) -> int:
+        measures.set()
+        assert goes_on.wait(20)
+        return sizes(pids)
+
+    pool = WorkerPool(measure_memory=measure)
+    bench = await open_run(of=pool)
+    await bench.run("python", PID["python"])
+    slot = bench.workers._acquired_slot
+    await bench.workers.release()
+    await asyncio.to_thread(measures.wait, 20)
+    pool._slots.discard_idle(slot)
+    goes_on.set()
+    await measured(pool)
+    await run_for(open_run, pool, "ada")
+    used = pool._slots._used
+    await pool.close()
+
+    assert used == 100 * MB
+
+
+@pytest.mark.parametrize(
+    ("budget_mb", "max_processes", "fits"), [(64, 2, True), (63, 2, False), (64, 1, False), (1000, 2, True)]
+)
+def test_room_for_workers_that_are_started_ahead(budget_mb: int, max_processes: int, fits: bool) -> None:
+    """A Python and a Node.js worker count as 64 MB until they are measured, and as two processes."""
+    cache = SlotCache(memory_budget=budget_mb * MB, max_processes=max_processes)
+
+    assert cache.has_room(["python", "node"]) is fits
+
+
+def test_the_default_budget_is_half_of_the_memory() -> None:
+    """Without `--memory`, the other half is for the runs' steps, the server and the system."""
+    assert default_memory_budget() == find_memory_limit() // 2
 
 
 def test_limit_of_idle_processes_follows_the_limit_of_open_files() -> None:

@@ -1043,6 +1043,45 @@ async def test_concurrency_of_a_queue_is_limited(journal: DatabaseJournal) -> No
     second = await journal.claim_next("mail", limit=5)
 
     assert (len(first), len(full), len(second)) == (2, 0, 2)
+    await journal.set_queue_limits("mail", concurrency=3)
+    assert len(await journal.claim_next("mail", limit=5)) == 1
+
+
+async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: ManualClock) -> None:
+    """Runs of every queue are claimed within the limit of the call and those of each queue, the oldest of a queue first."""
+    journal = open_journal()
+    await journal.set_queue_limits("b", concurrency=1)
+    await journal.set_queue_limits("c", max_starts=1, period_s=10)
+    for queue, run_id in ("a", "a2"), ("a", "a1"), ("b", "b2"), ("b", "b1"), ("c", "c2"), ("c", "c1"):
+        await journal.accept_run(new_run(run_id, queue=queue))
+        clock.advance(1)
+    await open_journal("notebook").accept_run(new_run("other", queue="a"))
+
+    claims = [await journal.claim_ready(limit) for limit in (1, 9, 9)]
+
+    assert [sorted(run.claim.run_id for run in each) for each in claims] == [["a2"], ["a1", "b2", "c2"], []]
+    assert await journal.next_wake() == clock.now().timestamp() + 10
+    assert await journal.finish(Claim.first("b2"), "success", OUTPUT)
+    assert await journal.next_wake() == 0
+    assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["b1"]
+    clock.advance(10)
+    assert await journal.next_wake() == 0
+    assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c1"]
+
+
+async def test_a_full_queue_refuses_a_run(open_journal: Open) -> None:
+    """Only runs that wait in the queue count, of the same origin; a run that starts makes room."""
+    journal, other = open_journal(), open_journal("notebook")
+    await other.accept_run(new_run("other", queue="mail"))
+    await journal.accept_run(new_run("elsewhere", queue="post"))
+
+    accepted = [await journal.accept_run(new_run(f"run{number}", queue="mail", queue_size=2)) for number in range(3)]
+    await journal.claim("run0")
+    again = [await journal.accept_run(new_run(f"new{number}", queue="mail", queue_size=2)) for number in range(2)]
+
+    assert (accepted, again) == ([True, True, False], [True, False])
+    assert not await journal.accept_run(new_run("none", queue="mail", queue_size=0))
+    assert await journal.accept_run(new_run("unlimited", queue="mail"))
 
 
 async def test_starts_of_a_queue_are_limited(journal: DatabaseJournal, clock: ManualClock) -> None:
@@ -1234,6 +1273,46 @@ async def test_failed_delivery_is_due_again(journal: DatabaseJournal, rows: Rows
     assert await journal.record_delivery("run", outbox_row(), delivery(0, "sent"))
 
     assert (again, rows("select tries, due from outbox")) == ([(1, 9e9)], [(2, None)])
+
+
+async def test_due_messages_are_claimed(open_journal: Open, clock: ManualClock) -> None:
+    """Messages are claimed when they are due, the longest first, once a minute, and by executors of their run's origin."""
+    journal, other = open_journal(), open_journal("notebook")
+    await journal.accept_run(new_run())
+    messages = [outbox_row(position) for position in range(3)]
+    await journal.finish(FIRST, "success", OUTPUT, outbox=messages)
+    due = clock.now().timestamp() + 60
+    await journal.record_delivery("run", messages[1], delivery(1, "failed"), retry_at=due - 1)
+    await journal.record_delivery("run", messages[2], delivery(2, "sent"))
+    retried = replace(messages[1], shown=delivery(1, "failed"))
+
+    assert (await journal.next_wake(), await other.next_wake()) == (due - 1, None)
+    assert await journal.claim_deliveries() == []
+    clock.advance(60)
+    assert await other.claim_deliveries() == []
+    assert await journal.claim_deliveries(limit=1) == [("run", retried, 1)]
+    assert await journal.claim_deliveries() == [("run", messages[0], 0)]
+    assert await journal.claim_deliveries() == []
+    clock.advance(60)
+    assert len(await journal.claim_deliveries()) == 2
+
+
+@pytest.mark.parametrize("origin", ["serve", "terminal"])
+async def test_messages_of_a_dead_executor_are_due(open_journal: Open, database: Database, origin: str) -> None:
+    """Served messages that were not tried are due at once; those that were tried, at their time, and those sent, never."""
+    owner, reaper = open_journal(origin), open_journal("python")
+    await owner.accept_run(new_run())
+    await owner.accept_run(new_run("executing"))
+    messages = [outbox_row(position) for position in range(3)]
+    await owner.finish(FIRST, "success", OUTPUT, outbox=messages)
+    await owner.record_delivery("run", messages[1], delivery(1, "failed"), retry_at=9e9)
+    await owner.record_delivery("run", messages[2], delivery(2, "sent"))
+    database.kill(owner, origin)
+
+    await reaper.reap_dead()
+
+    due = [row.position for _, row, _ in await open_journal(origin).claim_deliveries()]
+    assert due == ([0] if origin == "serve" else [])
 
 
 @pytest.mark.parametrize(
