@@ -20,7 +20,7 @@ from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
 from pdkernel.session.run_settings import RunSettings
-from pdkernel.session.step_results import MAX_RECENT_RUNS, RecentRuns, compute_fingerprint
+from pdkernel.session.step_results import MAX_RECENT_RUNS, LastStepResults, RecentRuns, compute_fingerprint
 from tests.builders import a_workflow, an_event, python_step
 from tests.connect.upstream import PROJECT, Upstream
 from tests.npm_registry import npm_registry
@@ -308,11 +308,38 @@ def test_every_setting_of_a_step_makes_its_result_stale() -> None:
         {"stores": (StoreBinding("store", "other"),)},
         {"props": {"x": 2}},
         {"timeout_s": 5},
+        {"files": {"./helper.mjs": "x"}},
     ]
     fingerprints = [compute_fingerprint(replace(step, **change)) for change in changes]
 
     assert len(set(fingerprints)) == len(changes)
     assert compute_fingerprint(replace(step, notes="new", line_offset=3, cell_index=2)) == fingerprints[0]
+
+
+def test_the_order_of_results_survives_a_restart() -> None:
+    """A step that runs again after a restart makes later results stale, but not those of pinned steps."""
+    workflow = a_workflow(python_step("a"), python_step("b"), python_step("c"))
+    before = LastStepResults()
+    for step, status in zip(workflow.steps, ("success", "pinned", "success"), strict=True):
+        before.record(step, StepResult(step.name, status), "event")
+    restarted = LastStepResults(before.stored_results())
+    assert restarted.find_stale_steps(workflow, "event") == set()
+
+    restarted.record(workflow.steps[0], StepResult("a", "success"), "event")
+
+    assert restarted.find_stale_steps(workflow, "event") == {"c"}
+    assert restarted.find_stale_steps(workflow, "other event") == {"a", "c"}
+
+
+def test_a_disabled_step_is_not_edited() -> None:
+    """The result of a step that does not run is not stale because of its new code; nor is a pinned step edited."""
+    results = LastStepResults()
+    off, pinned = python_step("a"), python_step("b")
+    results.record(off, StepResult("a", "success"), "event")
+    results.record(pinned, StepResult("b", "pinned"), "event")
+    workflow = a_workflow(replace(off, disabled=True, source="new"), replace(pinned, source="new"))
+
+    assert results.find_edited_steps(workflow) == results.find_stale_steps(workflow, "event") == set()
 
 
 def test_the_latest_ten_runs_can_be_saved() -> None:
