@@ -200,16 +200,6 @@ def test_accounts_and_stores() -> None:
     assert len(files) == 2
 
 
-def test_accounts_of_a_bash_step_are_in_pdkernel_yaml() -> None:
-    """A Bash step has no accounts on the platform: only pdkernel.yaml has the choice."""
-    step = Step("count", "bash", "true", apps=(AppBinding("slack", "slack", "apn_1"),))
-
-    files = plan_files(Workflow("w", steps=(step,)))
-
-    assert "apn_1" not in text_of(files, "workflow.yaml")
-    assert "      slack: apn_1\n" in text_of(files, "pdkernel.yaml")
-
-
 def test_python_apps_are_declared_in_the_file() -> None:
     """A Python step's apps and stores are declared in its props, because its code cannot declare them."""
     step = Step("a", source=PYTHON, apps=(AppBinding("slack", "slack"),), stores=(StoreBinding("data_store", "ds_1"),))
@@ -384,6 +374,19 @@ def test_later_trigger_keeps_its_id(tmp_path: Path) -> None:
         (tmp_path / file.path).write_text(file.text)
 
     assert read_folder_workflow(tmp_path).triggers == triggers
+
+
+def test_triggers_of_both_files_are_matched_by_id(tmp_path: Path) -> None:
+    """A trigger of pdkernel.yaml without an id takes the next id of workflow.yaml that no other trigger has."""
+    (tmp_path / "workflow.yaml").write_text("name: W\ntriggers:\n- id: hi_1\n- id: hi_2\n")
+    (tmp_path / "pdkernel.yaml").write_text(
+        "triggers:\n- type: http\n  id: hi_2\n  auth: oauth\n- type: http\n  response: custom\n"
+    )
+
+    assert read_folder_workflow(tmp_path).triggers == (
+        Trigger(auth="oauth", config={"id": "hi_2"}),
+        Trigger(response="custom", config={"id": "hi_1"}),
+    )
 
 
 def test_app_of_a_prop_named_like_another_app_is_kept(tmp_path: Path) -> None:

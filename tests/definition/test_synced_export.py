@@ -167,6 +167,9 @@ def test_one_changed_line_of_code_is_one_line(project: Callable[[str], Path]) ->
 
     assert path.read_bytes() == before.replace(b"return 1", b"return 2")
     assert result.paths("changed") == ("shared/main.js",)
+    path.write_bytes(b"// one\r\n// two\n")
+    exported(source, folder, code=replace(step, source="// one\n// 2\n"))
+    assert path.read_bytes() == b"// one\n// 2\n"  # the file's line breaks differ, so the cell's are written
 
 
 def test_settings_notes_and_switches(project: Callable[[str], Path]) -> None:
