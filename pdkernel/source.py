@@ -114,7 +114,7 @@ class RefusedSource:
         try:
             name = _load(path, "keep").workflow.name
         except PdkernelError:
-            name = path.name if path.is_dir() else path.stem
+            name = _name_of(path)
         return cls(path, name, error)
 
     @property
@@ -300,7 +300,7 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
         if is_notebook_file(direct):
             return _load(direct)
         for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
-            if name in (entry.name, entry.stem) or _has_id(entry, name):
+            if name in (entry.name, _name_of(entry)) or _has_id(entry, name):
                 return _load(entry)
         repository = _find_repository(root) if _WORKFLOW_ID.fullmatch(name) else None
         for entry in iter_workflow_paths(repository) if repository is not None else ():
@@ -313,7 +313,12 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
 
 def _has_id(path: Path, workflow_id: str) -> bool:
     """Whether the name of a synced folder, or of a notebook that was imported from one, ends with that id."""
-    return (path.name if path.is_dir() else path.stem).endswith(f"-{workflow_id}")
+    return _name_of(path).endswith(f"-{workflow_id}")
+
+
+def _name_of(path: Path) -> str:
+    """The name of a workflow's folder, or of a notebook without its suffix."""
+    return path.name if path.is_dir() else path.stem
 
 
 def _find_repository(folder: Path) -> Path | None:

@@ -178,6 +178,7 @@ def test_steps_of_a_workflow() -> None:
     assert (workflow.steps_before("b"), workflow.steps_after("b")) == (steps[:1], steps[2:])
     assert (workflow.steps_before("a"), workflow.steps_after("c")) == ((), ())
     assert workflow.trigger == Trigger("http", "none", None, "default", {})
+    assert Workflow("W", triggers=()).trigger.type == "emit"  # other workflows start it
     with pytest.raises(UnknownStepError, match="Known: a, b, c"):
         workflow.step("d")
     with pytest.raises(DuplicateStepError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ import pytest
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.importer.folder_import import find_workflow_folders
 from pdkernel.model import AppBinding, Trigger
-from pdkernel.source import file_stamps, find_sources, has_workflow, load_source, load_workflow, sibling_workflow_finder
+from pdkernel.source import (
+    RefusedSource,
+    file_stamps,
+    find_sources,
+    has_workflow,
+    load_source,
+    load_workflow,
+    sibling_workflow_finder,
+)
 
 STEP = "%%pdstep a --lang node\nexport default {}"
 
@@ -66,6 +75,20 @@ def test_notebook_unanswered(tmp_path: Path) -> None:
 
     with pytest.raises(RequestError, match=r"flow\.pdkernel\.yaml: steps\.a\.accounts\.slack is unanswered"):
         load_workflow(path)
+    assert load_source(path, unanswered="keep", pinned_steps=("b",)).workflow.name == "flow"
+
+
+def test_a_step_that_does_not_run_needs_no_answer(tmp_path: Path) -> None:
+    """With pins, only a step that is neither pinned nor disabled is refused because of its account."""
+    path = notebook(tmp_path / "flow.ipynb", *(f"%%pdstep {name} --lang node\nexport default {{}}" for name in "ab"))
+    (tmp_path / "flow.pdkernel.yaml").write_text(
+        "steps: {a: {accounts: {slack: unanswered}}, b: {accounts: {slack: unanswered}}}"
+    )
+
+    with pytest.raises(RequestError, match=r"steps\.b\.accounts\.slack is unanswered"):
+        load_source(path, pinned_steps=("a",))
+    notebook(path, STEP, "%%pdstep b --lang node --disabled\nexport default {}")
+    assert load_source(path, pinned_steps=("a",)).workflow.steps[1].disabled
 
 
 def test_workflow_folder(tmp_path: Path) -> None:
@@ -88,7 +111,11 @@ def test_folder_of_workflows(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("x")
 
     assert [load_workflow(path).name for path in find_sources(tmp_path)] == ["a", "B"]
-    with pytest.raises(NotebookError, match=r"contains 2 workflows: a\.ipynb, b-p_1"):
+    with pytest.raises(NotebookError, match=r"contains 2 workflows: a\.ipynb, b-p_1\."):
+        load_workflow(tmp_path)
+    for name in "cdef":
+        notebook(tmp_path / f"{name}.ipynb", STEP)
+    with pytest.raises(NotebookError, match=r"6 workflows: a\.ipynb, c\.ipynb, d\.ipynb, e\.ipynb, f\.ipynb, \.\.\.\."):
         load_workflow(tmp_path)
 
 
@@ -159,8 +186,38 @@ def test_files_beside_a_notebook(tmp_path: Path) -> None:
     (tmp_path / "x.mjs").write_text("2 ")
 
     assert first.workflow.steps[0].files == {"x.mjs": "1"}
-    assert file_stamps(path, first.workflow) != stamps
+    changed = file_stamps(path, first.workflow)
+    assert changed != stamps
     assert load_source(path).workflow.version != first.workflow.version
+    (tmp_path / "flow.pdkernel.yaml").write_text("variables: [TOKEN]")
+    assert file_stamps(path, first.workflow) != changed
+
+
+def test_stamps_of_a_folder(tmp_path: Path) -> None:
+    """A file of another size has another stamp, even with the same time; a cache of Python has none."""
+    path = folder(tmp_path / "w-p_1", "W")
+    (path / "x.mjs").write_text("1")
+    os.utime(path / "x.mjs", (1, 1))
+    stamps = file_stamps(path)
+
+    (path / "__pycache__").mkdir()
+    (path / "__pycache__" / "x.pyc").write_text("1")
+    assert file_stamps(path) == stamps
+
+    (path / "x.mjs").write_text("12")
+    os.utime(path / "x.mjs", (1, 1))
+    assert file_stamps(path) != stamps
+
+
+def test_a_cells_file_comes_before_the_folders(tmp_path: Path) -> None:
+    """A step imports the file that a cell of the notebook has, also if the notebook's folder has a file of that name."""
+    path = notebook(tmp_path / "flow.ipynb", "%%pdstep a --lang node\nimport './x.mjs'\nexport default {}")
+    content = json.loads(path.read_text())
+    cell = {"cell_type": "raw", "source": "of the cell", "metadata": {"pdkernel": {"file": "a/x.mjs"}}}
+    path.write_text(json.dumps({**content, "cells": [*content["cells"], cell]}))
+    (tmp_path / "x.mjs").write_text("of the folder")
+
+    assert "of the cell" in load_source(path).workflow.steps[0].files.values()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +237,30 @@ def test_a_file_that_a_notebook_cannot_import(tmp_path: Path, name: str, message
     assert refused.value.message == f'Step a (cell 2, line 2) imports "{name}", {message}.'
 
 
-def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path) -> None:
+def test_a_workflow_beside_another_is_found_by_its_name(tmp_path: Path) -> None:
+    """Outside of a repository, a step finds a workflow beside its own: by its id, its folder or its file."""
+    caller = folder(tmp_path / "flows/quote", "quote")
+    folder(tmp_path / "flows/tax.v2-p_2b", "tax")
+    notebook(tmp_path / "flows/deep/mail.ipynb", STEP)
+
+    found = list(map(sibling_workflow_finder(caller), ("p_2b", "tax.v2-p_2b", "mail", "mail.ipynb", "2b", "tax")))
+
+    names = ["tax.v2-p_2b", "tax.v2-p_2b", "mail.ipynb", "mail.ipynb", None, None]
+    assert [source and source.path.name for source in found] == names
+
+
+def test_a_refused_workflow_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    """A workflow that cannot be read is named after its folder or its file."""
+    broken = folder(tmp_path / "flow.v2", "W")
+    (broken / "workflow.yaml").write_text("[")
+    (tmp_path / "flow.ipynb").write_text("{")
+
+    refused = [RefusedSource.build(path, NotebookError("No.")) for path in (broken, tmp_path / "flow.ipynb")]
+
+    assert [(each.name, each.reason) for each in refused] == [("flow.v2", "No."), ("flow", "No.")]
+
+
+def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step finds a workflow in another folder of the repository by its id, as a synced folder or as an imported notebook."""
     (tmp_path / "repo/.git").mkdir(parents=True)
     caller = folder(tmp_path / "repo/sales/quote-p_1a", "quote")
@@ -196,3 +276,5 @@ def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path) ->
         None,
     ]
     assert [find(part) for part in ("2b", "_2b", "ax-p_2b")] == [None] * 3  # a part of an id or a name is neither
+    monkeypatch.setenv("HOME", str(tmp_path / "repo"))
+    assert find("p_2b") is None  # the home folder is not searched

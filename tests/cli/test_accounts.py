@@ -20,17 +20,23 @@ def add(pdkernel: Shell, *args: str, stdin: str = TOKEN) -> None:
 
 
 def test_the_first_account_creates_the_user(pdkernel: Shell) -> None:
-    """The first account creates the external user; removing the user removes the accounts."""
+    """The first account creates the external user; removing the user of one environment removes the accounts there."""
     assert pdkernel("users", "list", "--json").json == []
 
     add(pdkernel, "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-")
-    listed = pdkernel("users", "list", "--json").json
-    pdkernel("users", "remove", "ada", "--yes")
+    add(pdkernel, "--external-user", "ada", "--app", "crm", "--credential", "key=-", "--environment", "production", "--name", "Work")  # fmt: skip
+    listed, text = pdkernel("users", "list", "--json").json, pdkernel("users", "list").stdout
+    unknown = pdkernel("users", "remove", "grace", "--yes")
+    removed = pdkernel("users", "remove", "ada", "--yes")
 
     assert [(user["external_user_id"], user["environment"], user["accounts"]) for user in listed] == [
-        ("ada", "development", 1)
+        ("ada", "development", 1),
+        ("ada", "production", 1),
     ]
-    assert pdkernel("accounts", "list", "--json").json == []
+    assert text == "ada  development  slack\nada  production  crm\n"
+    assert (unknown.status, "There is no external user 'grace' in development." in unknown.stderr) == (2, True)
+    assert removed.stdout == "Removed ada, their accounts and 0 runs in development.\n"
+    assert [(each["app"], each["name"]) for each in pdkernel("accounts", "list", "--json").json] == [("crm", "Work")]
 
 
 def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:
@@ -66,12 +72,16 @@ def test_bare_key_reads_one_line_without_a_terminal(pdkernel: Shell) -> None:
 
 
 def test_credential_from_a_file(pdkernel: Shell) -> None:
-    """`KEY=@FILE` reads the file's text."""
-    pdkernel.write("token.txt", TOKEN + "\n")
+    """`KEY=@FILE` reads the file's text, `KEY=-` standard input; the newline at the end is not part of the value."""
+    pdkernel.write("token.txt", f"{TOKEN}\n")
 
-    add(pdkernel, "--own", "--app", "slack", "--credential", "oauth_access_token=@token.txt")
+    add(
+        pdkernel, "--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=@token.txt",
+        "--credential", "key=-", stdin="two\nlines\n",
+    )  # fmt: skip
 
-    assert len(pdkernel("accounts", "list", "--json").json) == 1
+    with Project.open(pdkernel.folder / ".pdkernel") as project:
+        assert project.accounts.credentials("apn_1") == {"oauth_access_token": TOKEN, "key": "two\nlines"}
 
 
 def test_a_credential_file_that_is_not_text_is_refused(pdkernel: Shell) -> None:

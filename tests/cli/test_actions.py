@@ -173,11 +173,13 @@ def test_another_version_by_choice(checkout: Shell) -> None:
     checkout("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "api_key=-", stdin="k-0123456789")  # fmt: skip
     before = checkout("run", notebook, "--body", "{}", "--external-user", "ada")
 
+    other = checkout("actions", "add", "depot-put-thing@0.1.2", "--instead-of", "depot-get-thing@0.0.1")
     chosen = checkout("actions", "add", "depot-put-thing@0.1.2", "--instead-of", "depot-put-thing@0.0.1")
     after = checkout("run", notebook, "--body", '{"name": "box"}', "--external-user", "ada", "--json")
 
     assert before.status == 2
     assert "--instead-of depot-put-thing@0.0.1" in before.stderr
+    assert (other.status, "depot-get-thing@0.0.1 is not a version of depot-put-thing" in other.stderr) == (2, True)
     assert chosen.status == after.status == 0
     assert "instead of 0.0.1" in after.json["steps"][1]["source"]
 

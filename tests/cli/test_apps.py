@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pdkernel.connect.oauth_providers import find_provider
+from pdkernel.project import Project
 from tests.cli.conftest import Shell
 
 OAUTH = (
@@ -14,7 +16,8 @@ OAUTH = (
 
 def test_a_provider_is_added(pdkernel: Shell) -> None:
     """The secret comes from standard input and is never shown, nor readable in the project."""
-    added = pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-scope", "read", stdin="s-0123456789\n")
+    options = ("--oauth-scope", "read", "--oauth-client-auth", "basic")
+    added = pdkernel("apps", "add", "my_crm", *OAUTH, *options, stdin="s-0123456789\n")
     shown = pdkernel("project", "show", "--json")
 
     assert added.status == 0
@@ -25,6 +28,10 @@ def test_a_provider_is_added(pdkernel: Shell) -> None:
     kept = b"".join(path.read_bytes() for path in pdkernel.folder.rglob("*") if path.is_file())
     assert "s-0123456789" not in added.stdout + added.stderr + shown.stdout
     assert b"s-0123456789" not in kept
+    with Project.open(pdkernel.folder / ".pdkernel") as project:
+        provider = find_provider(project, "my_crm")
+    assert provider is not None
+    assert (provider.client_secret, provider.client_auth) == ("s-0123456789", "basic")
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,15 @@ def test_check(pdkernel: Shell) -> None:
     notebook_of(pdkernel.folder / "b.ipynb", STEP)
     passed = pdkernel("check", ".", "--markdown", "summary.md")
     outdated(pdkernel.folder / "b.ipynb")
-    failed = pdkernel("check", ".", "--json")
+    failed = pdkernel("check", ".", "--json", "--markdown", "summary.md")
+    printed = pdkernel("check", "a.ipynb", "--markdown", "-")
+    both = pdkernel("check", "a.ipynb", "--markdown", "-", "--json")
 
     assert (passed.status, passed.stdout.count("✓")) == (0, 2)
-    assert (pdkernel.folder / "summary.md").read_text().count("### ✅") == 2
+    summary = (pdkernel.folder / "summary.md").read_text()  # the second call has added its summary
+    assert (summary.count("### ✅"), summary.count("### ❌")) == (3, 1)
+    assert printed.stdout.startswith("### ✅")
+    assert (both.status, "both write to standard output" in both.stdout) == (2, True)
     assert failed.status == 1
     assert [(each["workflow"], each["passed"]) for each in failed.json] == [("a", True), ("b", False)]
     assert failed.json[1]["outdated_outputs"] == [{"cell": 1, "step": "one"}]

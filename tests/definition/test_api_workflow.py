@@ -14,7 +14,7 @@ from pdkernel.model import AppBinding, StoreBinding
 ITEM: dict[str, Any] = {
     "triggers": [
         {"id": "hi_1", "endpoint_url": "https://eo1.m.pipedream.net", "custom_response": True},
-        {"id": "ti_1", "configured_props_json": json.dumps({"cron": {"intervalSeconds": 900}})},
+        {"id": "ti_1", "configured_props_json": json.dumps({"cron": {"intervalSeconds": 900, "timezone": "UTC"}})},
         {"id": "dc_1", "component_key": "slack-new-message@0.0.1"},
     ],
     "steps": [
@@ -26,7 +26,7 @@ ITEM: dict[str, Any] = {
                 "configurableProps": [{"name": "slack", "type": "app", "app": "slack"}],
             },
             "configured_props_json": json.dumps({"text": "hi", "store": {"storeId": "ds_1"}}),
-            "authProvisionIdMap": {"slack": "apn_1"},
+            "authProvisionIdMap": {"slack": "apn_1", "text": "apn_2"},
         },
         {"namespace": "py", "lang": "python3.12", "disabled": True, "savedComponent": {"code": "def handler(pd): ..."}},
         {
@@ -36,6 +36,7 @@ ITEM: dict[str, Any] = {
         },
         {"namespace": "gone", "lang": "nodejs20.x", "savedComponent": {"id": "sc_1", "codeHash": "abc"}},
         {"namespace": "branch", "type": "Switch"},
+        {"namespace": "last", "lang": "go1.18", "savedComponent": {"code": "package main"}, "params_json": "not JSON"},
     ],
     "settings": {"name": "Orders", "concurrency": 1},
     "active": False,
@@ -51,14 +52,15 @@ def test_triggers_have_their_settings() -> None:
         "custom",
         "https://eo1.m.pipedream.net",
     )
-    assert (schedule.type, schedule.config["interval_seconds"]) == ("schedule", 900)
+    assert schedule.type == "schedule"
+    assert (schedule.config["interval_seconds"], schedule.config["timezone"]) == (900, "UTC")
     assert (source.type, source.config["uses"]) == ("source", "slack-new-message@0.0.1")
 
 
 def test_steps_have_code_or_an_action() -> None:
     """Code, language, accounts, stores and props are read; a step without its code is known as such."""
     workflow = read_api_workflow(ITEM, "p_1")
-    code, py, act, gone = workflow.steps
+    code, py, act, gone, last = workflow.steps
 
     assert (code.language, code.source, code.props) == ("node", "export default {}", {"text": "hi"})
     assert code.apps == (AppBinding("slack", "slack", "apn_1"),)
@@ -66,7 +68,8 @@ def test_steps_have_code_or_an_action() -> None:
     assert (py.language, py.disabled) == ("python", True)
     assert (act.uses, act.source) == ("http-custom-request@1.1.1", "")
     assert gone.is_code_missing
-    assert [entry.name for entry in workflow.unsupported_entries] == ["branch"]
+    assert (last.language, last.props) == ("go", {})
+    assert [(entry.name, entry.after_step) for entry in workflow.unsupported_entries] == [("branch", "gone")]
     assert (workflow.name, workflow.settings["concurrency"], workflow.extra["inactive"]) == ("Orders", 1, True)
 
 

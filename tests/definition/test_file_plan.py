@@ -21,7 +21,16 @@ from pdkernel.definition import (
 from pdkernel.definition.credential_check import check_no_credentials
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.errors import DefinitionError
-from pdkernel.model import JSON, AppBinding, Step, StoreBinding, Trigger, Workflow
+from pdkernel.model import (
+    JSON,
+    ROUND_TRIP_KEY,
+    AppBinding,
+    Step,
+    StoreBinding,
+    Trigger,
+    UnsupportedEntry,
+    Workflow,
+)
 from tests.definition.builders import GO, NODE, PYTHON, quickstart, text_of
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +102,29 @@ def test_entry_files_are_the_cells() -> None:
     assert text_of(files, "send/entry.js") == NODE
 
 
+def test_two_texts_for_one_file_are_refused() -> None:
+    """Two steps that are read from one file share it; if their code differs, no file is planned."""
+    renamed = Step("other", source=PYTHON, extra={ROUND_TRIP_KEY: {"entry": "./check/entry.py"}})
+
+    assert len(plan_files(Workflow("W", steps=(Step("check", source=PYTHON), renamed)))) == 3
+    with pytest.raises(DefinitionError, match=r"Step other: .* written to check/entry.py, and another step"):
+        plan_files(Workflow("W", steps=(Step("check", source="x = 1\n"), renamed)))
+
+
+def test_an_entry_without_a_step_above_is_at_its_end_of_the_file() -> None:
+    """An unsupported entry stays at the top; that of a removed step comes last."""
+    entries = [UnsupportedEntry(None, {"namespace": "first"}), UnsupportedEntry("gone", {"namespace": "last"})]
+    workflow = Workflow("W", steps=(Step("check", source=PYTHON),)).with_unsupported_entries(entries)
+
+    lines = text_of(plan_files(workflow), "workflow.yaml").splitlines()
+
+    assert [line for line in lines if "namespace" in line] == [
+        "- namespace: first",
+        "- namespace: check",
+        "- namespace: last",
+    ]
+
+
 @pytest.mark.parametrize(
     "step",
     [Step("send", "node", uses="slack-send@1.0.0", disabled=True), Step("send", "python", "x = 1\n", disabled=True)],
@@ -140,6 +172,7 @@ def test_accounts_and_stores() -> None:
         apps=(AppBinding("chat", "slack", "apn_1"),),
         stores=(StoreBinding("log", "ds_1"), StoreBinding("cache", "my store"), StoreBinding("rest")),
         props={"text": "{{steps.a.b}}", "as_user": False},
+        timeout_s=90,
     )
 
     files = plan_files(Workflow("w", steps=(step,)))
@@ -154,6 +187,8 @@ def test_accounts_and_stores() -> None:
         "    as_user: false\n\n"
     )
     assert text_of(files, "pdkernel.yaml").endswith(
+        "  send:\n"
+        "    timeout: 90\n"
         "    accounts:\n"
         "      chat:\n"
         "        app: slack\n"
@@ -339,6 +374,19 @@ def test_later_trigger_keeps_its_id(tmp_path: Path) -> None:
         (tmp_path / file.path).write_text(file.text)
 
     assert read_folder_workflow(tmp_path).triggers == triggers
+
+
+def test_triggers_of_both_files_are_matched_by_id(tmp_path: Path) -> None:
+    """A trigger of pdkernel.yaml without an id takes the next id of workflow.yaml that no other trigger has."""
+    (tmp_path / "workflow.yaml").write_text("name: W\ntriggers:\n- id: hi_1\n- id: hi_2\n")
+    (tmp_path / "pdkernel.yaml").write_text(
+        "triggers:\n- type: http\n  id: hi_2\n  auth: oauth\n- type: http\n  response: custom\n"
+    )
+
+    assert read_folder_workflow(tmp_path).triggers == (
+        Trigger(auth="oauth", config={"id": "hi_2"}),
+        Trigger(response="custom", config={"id": "hi_1"}),
+    )
 
 
 def test_app_of_a_prop_named_like_another_app_is_kept(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_names() -> None:
 
     assert [finding.step for finding in found("name", *steps)] == ["send", "Send"]
     assert [finding.rule for finding in lint_workflow(Workflow("…/…"))] == ["name"]
-    assert lint_workflow(Workflow("Reports / nightly")) == ()
+    assert lint_workflow(Workflow("Reports / nightly")) == lint_workflow(Workflow("Workflow")) == ()
 
 
 def test_limits() -> None:
@@ -302,6 +302,6 @@ def test_packages() -> None:
 
     findings = found("package", python_step, node_step)
 
-    assert [(finding.step, finding.line, finding.message.split(" ")[0]) for finding in findings] == [
-        ("a", 3, "requests"), ("b", 4, "dayjs"), ("b", 5, "zod"),
+    assert [(finding.step, finding.cell, finding.line, finding.message.split(" ")[0]) for finding in findings] == [
+        ("a", 1, 3, "requests"), ("b", 2, 4, "dayjs"), ("b", 2, 5, "zod"),
     ]  # fmt: skip

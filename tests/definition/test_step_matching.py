@@ -34,6 +34,9 @@ SHEET = Step("sheet", uses="sheets-add@1.0.0", props={"row": 1})
         pytest.param([A, Step("x", "node", "9"), C], [A, B, C], {"a": "a", "c": "c"}, id="place of another language"),
         pytest.param([A, Step("x", source="8"), Step("y", source="9")], [A, B], {"a": "a"}, id="two steps in a place"),
         pytest.param(
+            [A, Step("x", source="8"), Step("y", source="9")], [A, B, C], {"a": "a"}, id="two places in a row"
+        ),
+        pytest.param(
             [A, Step("x", uses="sheets-add@2.0.0")], [A, SHEET], {"a": "a", "x": "sheet"}, id="place, another version"
         ),
         pytest.param([A, Step("x", uses="sheets-get@1.0.0")], [A, SHEET], {"a": "a"}, id="place of another action"),

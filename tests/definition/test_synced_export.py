@@ -141,15 +141,18 @@ def test_a_hand_written_notebook_keeps_settings_of_the_builder(project: Callable
 
 
 def test_one_changed_prop_is_one_line(project: Callable[[str], Path]) -> None:
-    """A changed value changes only its own line."""
+    """A changed value changes only its own line; the line of a removed prop is removed."""
     folder = project(ORDERS)
     source = imported(folder)
     step = source.workflow.step("add_single_row")
+    rest = {name: value for name, value in step.props.items() if name != "col_0003"}
 
-    result = exported(source, folder, add_single_row=replace(step, props={**step.props, "col_0003": "none"}))
+    result = exported(source, folder, add_single_row=replace(step, props={**rest, "col_0003": "none"}))
+    removed = exported(source, folder, add_single_row=replace(step, props=rest))
 
     assert diff_of(result) == ['-    col_0003: "+1 555 0100"', "+    col_0003: none"]
     assert result.paths("changed") == ("workflow.yaml",)
+    assert diff_of(removed) == ["-    col_0003: none"]
 
 
 def test_one_changed_line_of_code_is_one_line(project: Callable[[str], Path]) -> None:
@@ -164,6 +167,9 @@ def test_one_changed_line_of_code_is_one_line(project: Callable[[str], Path]) ->
 
     assert path.read_bytes() == before.replace(b"return 1", b"return 2")
     assert result.paths("changed") == ("shared/main.js",)
+    path.write_bytes(b"// one\r\n// two\n")
+    exported(source, folder, code=replace(step, source="// one\n// 2\n"))
+    assert path.read_bytes() == b"// one\n// 2\n"  # the file's line breaks differ, so the cell's are written
 
 
 def test_settings_notes_and_switches(project: Callable[[str], Path]) -> None:
@@ -184,6 +190,8 @@ def test_settings_notes_and_switches(project: Callable[[str], Path]) -> None:
         "-  disabled: false", "+  disabled: true",
     ]  # fmt: skip
     assert any("memory: 512" in sentence for sentence in result.checklist)
+    bare = exported(changed, folder, **{**steps, "code": replace(steps["code"], notes=None)})
+    assert diff_of(bare) == ["-  note: Short"]
 
 
 def test_steps_are_added_removed_and_moved(project: Callable[[str], Path]) -> None:
@@ -281,6 +289,18 @@ def test_account_ids_are_the_folders(
     exported(replace(source, sidecar=sidecar), folder, send_message_public_channel=step)
 
     assert read_back(folder).step(step.name).apps == (AppBinding("slack", "slack", in_git),)
+
+
+def test_a_new_steps_account_is_the_one_of_its_file(project: Callable[[str], Path]) -> None:
+    """A step that the folder does not have is written with the account id of the file from which it was imported."""
+    folder = project(ORDERS)
+    step = Step("tell", source=PYTHON, apps=(AppBinding("slack", "slack"),))
+    choice = AccountChoice("unanswered", synced="apn_9")
+    sidecar = Sidecar(steps={step.name: StepSidecar(accounts={"slack": choice})})
+
+    export_to_synced_folder(with_step(imported(folder).workflow, step), folder, sidecar=sidecar)
+
+    assert read_back(folder).step("tell").apps == (AppBinding("slack", "slack", "apn_9"),)
 
 
 def test_python_apps_and_stores(project: Callable[[str], Path]) -> None:

@@ -474,6 +474,7 @@ def test_real_files(tmp_path: Path) -> None:
         ("- namespace: a\n  uses: http-return-http-response@0.0.3\n", "custom"),
         ("- namespace: a\n  disabled: true\n  uses: http-return-http-response@0.0.3\n", "default"),
         ("- namespace: a\n  uses: slack-send-message@0.0.20\n", "default"),
+        ("- namespace: a\n  uses: '@acme/do_it@0.0.9'\n", "default"),
         ('- namespace: a\n  uses: "./a/entry.js"\n', "custom"),
         ('- namespace: a\n  uses: "./a/other.js"\n', "default"),
     ],

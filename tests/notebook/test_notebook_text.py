@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pdkernel.model import ROUND_TRIP_KEY, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.notebook import read_notebook
 from pdkernel.notebook.notebook_text import build_workflow_cell, format_notebook
 
 HTTP = "trigger:\n  type: http\n  auth: none\n  response: default"
@@ -50,6 +53,29 @@ def cells_of(workflow: Workflow) -> list[dict[str, Any]]:
     """The cells of the notebook of *workflow*."""
     found: list[dict[str, Any]] = json.loads(format_notebook(workflow))["cells"]
     return found
+
+
+def test_a_notebook_reads_back_as_the_workflow(tmp_path: Path) -> None:
+    """Header, steps, their files and the places of unsupported entries read back unchanged; a shared file has one cell."""
+    files = {"../lib/x.mjs": "export const x = 1\r\n"}
+    steps = tuple(
+        Step(name, "node", "import '../lib/x.mjs'\nexport default {}", files=files, notes=f"about {name}")
+        for name in ("a", "b")
+    )
+    entries = [UnsupportedEntry(after, {"namespace": f"below {after}", "type": "loop"}) for after in (None, "a", "b")]
+    triggers = (Trigger(response="custom"), Trigger("email", config={"id": "e1"}))
+    settings: dict[str, JSON] = {"lambda_timeout": 40, "odd": [1]}
+    workflow = Workflow("W", triggers, steps, settings, extra={"inactive": True, "schema": "x"})
+    workflow = workflow.with_unsupported_entries(entries)
+    path = tmp_path / "work.ipynb"
+    path.write_text(format_notebook(workflow))
+
+    read = read_notebook(path)
+
+    plain = [replace(step, line_offset=0, cell_index=None) for step in read.steps]
+    assert (read.name, read.triggers, read.settings, plain) == ("W", triggers, settings, list(steps))
+    assert (read.is_inactive, read.unsupported_entries) == (True, tuple(entries))
+    assert [cell["id"][:5] for cell in cells_of(workflow)].count("file-") == 1
 
 
 def test_ids_of_cells_with_long_names() -> None:

@@ -180,6 +180,8 @@ def test_unreadable_cells_are_steps_with_a_problem() -> None:
     assert [step.name for step in steps] == ["a", "cell_2", "my_step", "cell_4"]
     assert [step.problem and step.problem[1] for step in steps] == [None, 1, 2, 1]
     assert (steps[1].execution_count, steps[1].source) == (7, "code")
+    with pytest.raises(DirectiveError, match="Cell 5"):  # a wrong header concerns every step
+        workflow_from_cells([*cells, NotebookCell("%%pdworkflow\nnme: x")], name="n", lenient=True)
 
 
 def test_two_headers() -> None:

@@ -98,6 +98,7 @@ def test_a_later_kernel_finds_the_runs_that_were_left(make_session: Make) -> Non
     before = make_session()
     paused = pause(before)
     before.paused_runs.follow(paused)
+    before.call_engine(lambda engine: engine.journal.get_execution(paused.id))  # after this, the run is being followed
     before.close()
 
     after = make_session()

@@ -20,7 +20,7 @@ from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
 from pdkernel.session.run_settings import RunSettings
-from pdkernel.session.step_results import MAX_RECENT_RUNS, RecentRuns, compute_fingerprint
+from pdkernel.session.step_results import MAX_RECENT_RUNS, LastStepResults, RecentRuns, compute_fingerprint
 from tests.builders import a_workflow, an_event, python_step
 from tests.connect.upstream import PROJECT, Upstream
 from tests.npm_registry import npm_registry
@@ -200,9 +200,13 @@ def test_pin_takes_the_last_exports(ready: Session) -> None:
 
 
 def test_a_pin_requires_exports(ready: Session) -> None:
-    """A step without a run cannot be pinned without exports."""
+    """A step without a run, or with a result without exports, cannot be pinned without exports."""
     with pytest.raises(RequestError, match="has no exports to pin yet"):
         ready.pin("check")
+    failed = LastStepResults()
+    failed.record(ready.workflow.step("check"), StepResult("check", "error"), "event")
+    with pytest.raises(RequestError, match="has no exports to pin yet"):
+        failed.get_pinnable_exports("check")
 
 
 def test_headers_follow_the_picker(ready: Session) -> None:
@@ -308,11 +312,38 @@ def test_every_setting_of_a_step_makes_its_result_stale() -> None:
         {"stores": (StoreBinding("store", "other"),)},
         {"props": {"x": 2}},
         {"timeout_s": 5},
+        {"files": {"./helper.mjs": "x"}},
     ]
     fingerprints = [compute_fingerprint(replace(step, **change)) for change in changes]
 
     assert len(set(fingerprints)) == len(changes)
     assert compute_fingerprint(replace(step, notes="new", line_offset=3, cell_index=2)) == fingerprints[0]
+
+
+def test_the_order_of_results_survives_a_restart() -> None:
+    """A step that runs again after a restart makes later results stale, but not those of pinned steps."""
+    workflow = a_workflow(python_step("a"), python_step("b"), python_step("c"))
+    before = LastStepResults()
+    for step in workflow.steps:
+        before.record(step, StepResult(step.name, "pinned" if step.name == "b" else "success"), "event")
+    restarted = LastStepResults(before.stored_results())
+    assert restarted.find_stale_steps(workflow, "event") == set()
+
+    restarted.record(workflow.steps[0], StepResult("a", "success"), "event")
+
+    assert restarted.find_stale_steps(workflow, "event") == {"c"}
+    assert restarted.find_stale_steps(workflow, "other event") == {"a", "c"}
+
+
+def test_a_disabled_step_is_not_edited() -> None:
+    """The result of a step that does not run is not stale because of its new code; nor is a pinned step edited."""
+    results = LastStepResults()
+    off, pinned = python_step("a"), python_step("b")
+    results.record(off, StepResult("a", "success"), "event")
+    results.record(pinned, StepResult("b", "pinned"), "event")
+    workflow = a_workflow(replace(off, disabled=True, source="new"), replace(pinned, source="new"))
+
+    assert results.find_edited_steps(workflow) == results.find_stale_steps(workflow, "event") == set()
 
 
 def test_the_latest_ten_runs_can_be_saved() -> None:
@@ -326,6 +357,8 @@ def test_the_latest_ten_runs_can_be_saved() -> None:
     assert [runs.is_detached(f"run{number}") for number in (0, 1, 2)] == [False, True, False]
     with pytest.raises(RequestError, match="not among the latest runs"):
         runs.get_request("run0")
+    assert runs.find_edited_steps("run1", request.workflow) == runs.find_edited_steps("run0", a_workflow()) == set()
+    assert runs.find_edited_steps("run1", a_workflow()) == {"code"}  # the step was removed
 
 
 def test_results_belong_to_user_environment_and_event() -> None:
@@ -345,6 +378,38 @@ def test_results_belong_to_user_environment_and_event() -> None:
 
     assert len(set(scopes)) == 4
     assert scopes[0] == scopes[-1]
+
+
+@pytest.mark.parametrize("is_http", [True, False])
+def test_settings_survive_a_restart(is_http: bool) -> None:
+    """The next kernel has the event, the external user, the environment and the pins; the outbound policy is the default."""
+    settings = RunSettings(egress="deny")
+    settings.choose_event(Event({"body": 1, "headers": {"x-pd-environment": "production"}}, is_http=is_http), "first")
+    settings.choose_user("ada", None)
+    settings.choose_egress("live")
+    settings.pins["a"] = {"$return_value": 1}
+
+    restored = RunSettings(egress="deny")
+    restored.restore(settings.to_state({}, ()))
+
+    assert restored.event == settings.event
+    assert restored.event is not None
+    assert restored.event.is_http == is_http
+    assert (restored.event_name, restored.external_user_id, restored.pins) == ("first", "ada", settings.pins)
+    assert (settings.environment, restored.environment) == ("production",) * 2 if is_http else ("development",) * 2
+    assert restored.egress == "deny"
+
+
+def test_no_external_user_leaves_no_header() -> None:
+    """Without an external user, the event does not name the one that it named before; the environment stays."""
+    settings = RunSettings(egress="deny")
+    headers = {"X-PD-External-User-ID": "grace", "X-PD-Environment": "production"}
+    settings.choose_event(an_event(headers=headers), "signed")
+
+    settings.choose_user(None, None)
+
+    assert settings.event is not None
+    assert settings.event.headers == {"x-pd-environment": "production"}
 
 
 def test_a_saved_state_has_no_secret_of_the_event() -> None:

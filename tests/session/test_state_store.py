@@ -10,10 +10,12 @@ import pytest
 
 from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
+from pdkernel.notebook import read_cells
 from pdkernel.project import Project
 from pdkernel.session.draft import ExecutedCell
-from pdkernel.session.state_store import SessionState, SessionStateStore
+from pdkernel.session.state_store import SessionState, SessionStateStore, find_unsaved_steps, read_pinned_steps
 from pdkernel.session.step_results import StoredResult
+from tests.notebook_files import notebook_of
 
 STATE = SessionState(
     event={"body": {"a": 1}},
@@ -50,6 +52,38 @@ def test_state_is_read_as_it_was_saved(store: SessionStateStore) -> None:
     assert saved == STATE
     assert later is not None
     assert later.event_name == "other"
+    store.schedule_save(later)
+    store.save(STATE)  # a pending state is older than this one
+    assert store.load() == STATE
+
+
+def test_the_last_of_several_states_is_saved(store: SessionStateStore) -> None:
+    """Of states that are saved in the background, the last one counts."""
+    for name in ("first", "second", "third"):
+        store.schedule_save(SessionState.from_json({**STATE.to_json(), "event_name": name}))
+
+    saved = store.load()
+
+    assert saved is not None
+    assert saved.event_name == "third"
+
+
+def test_newer_code_of_a_kernel_is_unsaved(project: Project, tmp_path: Path) -> None:
+    """A step is unsaved if its cell ran after the notebook was saved, with another text than the file has."""
+    notebook = notebook_of(tmp_path / "n.ipynb", "%%pdstep a", "%%pdstep b")
+    ids = [cell.id for cell in read_cells(notebook)]
+    assert find_unsaved_steps(project, notebook) == ()
+    at = notebook.stat().st_mtime
+    cells = [
+        ExecutedCell("%%pdstep a\nnew", ids[0], "a", at - 1),
+        ExecutedCell("%%pdstep b", ids[1], "b", at + 1),
+        ExecutedCell("%%pdstep c", "new", "c", at + 1),
+    ]
+    state = STATE.to_json() | {"cells": [cell.to_json() for cell in cells]}
+    project.notebook_states.save(str(notebook.resolve()), state)
+
+    assert find_unsaved_steps(project, notebook) == ("c",)
+    assert read_pinned_steps(project, notebook) == {"one"}
 
 
 def test_json_of_a_state() -> None:
