@@ -389,6 +389,7 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: http\n  token_env: X", 4, "only auth: bearer uses"),
         ("trigger:\n  type: http\n  response: mine", 4, "one of default, custom"),
         ("trigger:\n  type: schedule", 2, "either cron or interval_seconds"),
+        ("trigger: {type: schedule, cron: 0 9 * * 1, interval_seconds: 5}", 2, "either cron or interval_seconds"),
         ("trigger:\n  type: schedule\n  cron: soon", 4, "not a cron expression"),
         ("trigger:\n  type: schedule\n  cron: 0 9 * *", 4, "not a cron expression"),
         ("trigger:\n  type: schedule\n  cron: 0 9 * * 1 2 3", 4, "not a cron expression"),

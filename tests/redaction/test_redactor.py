@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor, Secret, StreamRedactor, find_redacted_values
+from pdkernel.redaction import Redactor, Secret, StreamRedactor, find_redacted_values, mask_values
 from pdkernel.redaction.redactor import iter_encoded_forms
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
@@ -359,9 +359,19 @@ def test_without_secrets_nothing_is_done() -> None:
 
 
 def test_redacted_values_are_found_again() -> None:
-    """Whatever a record of a value hides is found in the value, also inside of texts and as a number."""
-    secrets = (Secret("slack/apn_1/token", TOKEN), Secret("env/NUMBER", "1234567890"), Secret("env/PIN", "1234"))
-    value: JSON = {"a": f"Bearer {TOKEN}!", "b": [{"pin": "1234"}, 1234567890, "plain"], "c": "⟦secret:made-up⟧"}
+    """Whatever a record of a value hides is found in the value, also inside of texts, in several lines and as a number."""
+    secrets = (
+        Secret("slack/apn_1/token", TOKEN),
+        Secret("env/NUMBER", "1234567890"),
+        Secret("env/PIN", "1234"),
+        Secret("env/PEM", PEM),
+    )
+    value: JSON = {
+        "a": f"Bearer {TOKEN}!",
+        "b": [{"pin": "1234"}, 1234567890, "plain"],
+        "c": "⟦secret:made-up⟧",
+        "d": f"key: {PEM} end",
+    }
     found = find_redacted_values(value, Redactor(secrets).redact_value(value))
 
     assert set(found) == set(secrets)
@@ -374,3 +384,10 @@ def test_a_value_that_does_not_fit_hides_nothing() -> None:
     shown = Redactor([Secret("env/TOKEN", TOKEN)]).redact_value({"a": f"x {TOKEN} y", "b": TOKEN})
 
     assert find_redacted_values({"a": "other", "c": 1}, shown) == []
+
+
+def test_values_of_a_message_are_masked() -> None:
+    """A message has `***` for each value of four or more characters, and for an encoding of a longer one."""
+    text = "abc abcd a-longer-one YS1sb25nZXItb25l"
+
+    assert mask_values(text, ["abc", "abcd", "a-longer-one"]) == "abc *** *** ***"
