@@ -248,13 +248,14 @@ def test_short_values_are_redacted_under_their_own_key_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e-07", "-1.25e-300"]
+    "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e+21", "1.23e-07", "-1.25e-300"]
 )
 def test_a_secret_number_is_redacted_in_every_notation(number: str) -> None:
-    """A secret number is redacted in every JSON notation: 1.5e+20 and 1.5e20."""
+    """A secret number is redacted in every JSON notation, 1.5e-07 and 1.5e-7, wherever it begins in the text."""
     redactor = Redactor([Secret("env/NUMBER", number)])
 
-    assert redactor.redact_value({"x": [json.loads(number)]}) == {"x": ["⟦secret:env/NUMBER|number⟧"]}
+    for key in ("a", "ab", "abc", "abcd"):
+        assert redactor.redact_value({key: [json.loads(number)]}) == {key: ["⟦secret:env/NUMBER|number⟧"]}
 
 
 def test_a_number_that_is_a_secret_keeps_its_type() -> None:
