@@ -31,7 +31,7 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self._folder = find_components_folder(folder) or folder
-        self._cache: dict[str, tuple[float, Mapping[str, Component]]] = {}
+        self._cache: dict[str, tuple[Mapping[Path, tuple[int, int]], Mapping[str, Component]]] = {}
 
     def list_apps(self) -> list[str]:
         """The apps with components in the folder."""
@@ -59,10 +59,12 @@ class FolderSource:
         app_folder = self._folder / app
         if not app_folder.is_dir():
             return {}
-        modules = list(iter_component_modules(app_folder))
-        changed = max((path.stat().st_mtime for path in modules), default=0.0)
+        modules = {}
+        for path in iter_component_modules(app_folder):
+            facts = path.stat()
+            modules[path] = (facts.st_mtime_ns, facts.st_size)
         known = self._cache.get(app)
-        if known is not None and known[0] == changed and len(known[1]) <= len(modules):
+        if known is not None and known[0] == modules:
             return known[1]
         found = {}
         for path in modules:
@@ -74,5 +76,5 @@ class FolderSource:
                     file=build_component_file(header, path, "folder"),
                 )
                 found[header.key] = replace(component, app=app)  # the key of a private component names no app
-        self._cache[app] = (changed, found)
+        self._cache[app] = (modules, found)
         return found

@@ -268,7 +268,7 @@ def test_a_module_that_is_not_a_file_of_the_checkout(project: Project, tmp_path:
 
 
 def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> None:
-    """A change in a folder of components takes effect at once."""
+    """A change in a folder of components takes effect at once: an edit, a removal, and an older module that is moved there."""
     write_checkout(tmp_path / "checkout")
     catalog = Catalog.for_project(project, environ={})
     catalog.settings.set_sources(["checkout"], base=tmp_path)
@@ -280,6 +280,14 @@ def test_an_edited_component_is_read_again(project: Project, tmp_path: Path) -> 
     os.utime(changed, (2e9, 2e9))
 
     assert catalog.resolve("depot-put-thing", None).version == "0.1.3"
+    moved = changed.parents[1] / "odd" / "odd.mjs"
+    moved.parent.mkdir()
+    moved.write_text('export default { key: "depot-odd", name: "Odd", version: "0.0.1", type: "action" };')
+    os.utime(moved, (1e9, 1e9))
+    assert catalog.resolve("depot-odd", None).version == "0.0.1"
+    moved.unlink()
+    with pytest.raises(ActionNotFoundError):
+        catalog.resolve("depot-odd", None)
 
 
 @pytest.mark.parametrize("version", ["0.0.1", "0.0.99", None])

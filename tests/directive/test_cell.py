@@ -288,6 +288,13 @@ def test_wrong_body(body: str, line: int, says: str) -> None:
     assert (error.line, error.step) == (line, "s")
 
 
+def test_text_beside_an_expression_stays() -> None:
+    """A text that looks like a mark of the formatter is not taken for an expression."""
+    step = Step("s", "node", uses="k@1.0.0", props={"x": "xq0x {{steps.a}}"}, line_offset=1)
+
+    assert parse_step_cell(format_step_cell(step)).step == step
+
+
 @pytest.mark.parametrize("text", ["5", "true", '"5"', "null", "[1]", "a\nb", "\u2028", "NaN", "1e999", "", " 5 "])
 def test_prop_text_stays_text(text: str) -> None:
     """Text that parses as JSON, or does not fit on a line, is written in a form that reads as text."""
@@ -339,9 +346,9 @@ def test_options_have_help() -> None:
 
 
 def test_header() -> None:
-    """A header sets the name, the trigger and the settings."""
+    """A header sets the name, without blanks around it, the trigger and the settings."""
     header = parse_workflow_cell(
-        "%%pdworkflow\nname: Open issue to Slack\ntrigger:\n  type: http\n  auth: bearer\n  token_env: TOKEN\n"
+        "%%pdworkflow\nname: ' Open issue to Slack '\ntrigger:\n  type: http\n  auth: bearer\n  token_env: TOKEN\n"
         "  response: custom\nsettings:\n  lambda_timeout: 40\n  throttle: {limit: 5, interval: 60}\n"
     )
 
@@ -389,6 +396,7 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: http\n  token_env: X", 4, "only auth: bearer uses"),
         ("trigger:\n  type: http\n  response: mine", 4, "one of default, custom"),
         ("trigger:\n  type: schedule", 2, "either cron or interval_seconds"),
+        ("trigger: {type: schedule, cron: 0 9 * * 1, interval_seconds: 5}", 2, "either cron or interval_seconds"),
         ("trigger:\n  type: schedule\n  cron: soon", 4, "not a cron expression"),
         ("trigger:\n  type: schedule\n  cron: 0 9 * *", 4, "not a cron expression"),
         ("trigger:\n  type: schedule\n  cron: 0 9 * * 1 2 3", 4, "not a cron expression"),

@@ -148,6 +148,7 @@ OLD = "# top\na: 1  # one\nb:\n  - x: >-\n      folded\n      text\n    # of y\n
     ("change", "lines"),
     [
         ({"a": 2}, {2: "a: 2  # one"}),
+        ({"a": True}, {2: "a: true  # one"}),
         ({"a": "two\nlines"}, {2: 'a: "two\\nlines"  # one'}),
         ({"c": "Yes"}, {10: "c: 'Yes'"}),
         ({"b": [{"x": "folded text", "y": {"q": "1, 2", "z": ["a", "b c"]}}]},
@@ -164,11 +165,15 @@ def test_comments_and_styles_stay(change: dict[str, Any], lines: dict[int, str])
 
 
 def test_keys_are_added_and_removed() -> None:
-    """A new key follows the key before it, with its indentation; a removed key is removed with its lines."""
+    """A new key follows the key before it, with its indentation and line breaks; a removed key is removed with its lines."""
     text = "a:\n- k: 1\n  l:\n    m: 2\n  n: |\n    text\n\nz: 9\n"
 
-    patched = patch_yaml(text, read(text), {"a": [{"k": 1, "new": {"deep": [1]}, "n": "text\n"}], "yy": True, "z": 9})
+    new = {"a": [{"k": 1, "new": {"deep": [1]}, "n": "text\n"}], "yy": True, "z": 9}
 
+    patched = patch_yaml(text, read(text), new)
+    of_windows = patch_yaml(text.replace("\n", "\r\n"), read(text), new)
+
+    assert of_windows == patched.replace("\n", "\r\n")
     assert patched == "a:\n- k: 1\n  new:\n    deep:\n    - 1\n  n: |\n    text\nyy: true\n\nz: 9\n"
 
 

@@ -453,7 +453,7 @@ server.close();
 
 
 def test_python_resolves_no_name(gateway: Gateway, ledger: Ledger) -> None:
-    """A name becomes a fixed assigned address and is not resolved."""
+    """A name becomes a fixed assigned address and is not resolved; it is its own canonical name, and not a numeric host."""
     caller_token = issue_bound_token(gateway, ledger, "deny")
     code = """
 import socket
@@ -462,27 +462,28 @@ again = socket.getaddrinfo("api.example.test", 443, socket.AF_INET, socket.SOCK_
 print(one == again, one[0][4][1], one[0][4][0].startswith("198.18."), socket.gethostbyname("api.example.test") == one[0][4][0])
 six = socket.getaddrinfo("api.example.test", 443, socket.AF_INET6, socket.SOCK_STREAM)
 print(six[0][4][0].startswith("::ffff:"), socket.getaddrinfo("other.example.test", 1)[0][4][0] != one[0][4][0])
+print(socket.getaddrinfo("api.example.test", 443, flags=socket.AI_CANONNAME)[0][3])
+try:
+    socket.getaddrinfo("api.example.test", 443, flags=socket.AI_NUMERICHOST)
+except socket.gaierror:
+    print("name")
 """
-    assert run_python(code, gateway.build_environment(caller_token, "python")).split() == [
-        "True",
-        "443",
-        "True",
-        "True",
-        "True",
-        "True",
-    ]
+    out = run_python(code, gateway.build_environment(caller_token, "python")).split()
+
+    assert out == ["True", "443", "True", "True", "True", "True", "api.example.test", "name"]
 
 
 def test_python_sockets_of_either_family_reach_the_gateway(
     gateway: Gateway, ledger: Ledger, plain_outside: OutsideServer
 ) -> None:
-    """IPv6 sockets, non-blocking sockets and `connect_ex` send the original destination."""
+    """IPv6 sockets, non-blocking sockets and `connect_ex` send the original destination; a socket stays non-blocking."""
     caller_token = issue_bound_token(gateway, ledger, "deny")
     code = """
 import socket
 def ask(sock, connect):
     with sock:
         connect(sock)
+        print(sock.getblocking())
         sock.setblocking(True)
         sock.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
         print(sock.recv(12).decode())
@@ -495,7 +496,7 @@ ask(socket.socket(), lambda sock: sock.connect(("203.0.113.9", 80)))
 """
     out = run_python(code, gateway.build_environment(caller_token, "python"))
 
-    assert out.splitlines() == ["HTTP/1.1 403"] * 3
+    assert out.splitlines() == [line for blocks in (True, False, True) for line in (str(blocks), "HTTP/1.1 403")]
     hosts = [call.url for call in ledger.calls]
     assert hosts == ["http://api.example.test/", "http://api.example.test/", "http://203.0.113.9/"]
 

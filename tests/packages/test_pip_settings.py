@@ -46,7 +46,7 @@ def test_variables_of_pip_configure_uv(home: dict[str, str], tmp_path: Path) -> 
 
 
 def test_configuration_files_of_pip_are_read(tmp_path: Path) -> None:
-    """A variable has precedence over the user's file, and the section of `pip install` over the global one."""
+    """A variable that is not empty has precedence over the user's file, and the section of `pip install` over the global one."""
     folder = tmp_path / "config" / "pip"
     folder.mkdir(parents=True)
     (folder / "pip.conf").write_text(
@@ -55,7 +55,7 @@ def test_configuration_files_of_pip_are_read(tmp_path: Path) -> None:
     )
     environ = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_CONFIG_DIRS": str(tmp_path)}
 
-    variables, options = map_pip_settings({**environ, "PIP_INDEX_URL": "https://variable/simple"})
+    variables, options = map_pip_settings({**environ, "PIP_INDEX_URL": "https://variable/simple", "PIP_TIMEOUT": ""})
 
     assert options == ["--no-index"]
     assert variables["UV_DEFAULT_INDEX"] == "https://variable/simple"
@@ -64,14 +64,14 @@ def test_configuration_files_of_pip_are_read(tmp_path: Path) -> None:
 
 
 def test_a_chosen_configuration_file_replaces_that_of_the_user(tmp_path: Path) -> None:
-    """With `PIP_CONFIG_FILE`, the user's own file is not read."""
+    """With a file in `PIP_CONFIG_FILE`, the user's own file is not read; a missing file replaces nothing."""
     (tmp_path / ".pip").mkdir()
     (tmp_path / ".pip" / "pip.conf").write_text("[global]\nindex-url = https://user/simple\n")
     chosen = tmp_path / "chosen.conf"
     chosen.write_text("[global]\nretries = 1\n")
     environ = {"HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path)}
 
-    without, _ = map_pip_settings(environ)
+    without, _ = map_pip_settings({**environ, "PIP_CONFIG_FILE": str(tmp_path / "missing.conf")})
     variables, _ = map_pip_settings({**environ, "PIP_CONFIG_FILE": str(chosen)})
 
     assert without["UV_DEFAULT_INDEX"] == "https://user/simple"
@@ -80,19 +80,21 @@ def test_a_chosen_configuration_file_replaces_that_of_the_user(tmp_path: Path) -
 
 
 def test_settings_of_uv_have_precedence(home: dict[str, str]) -> None:
-    """If uv has an index of its own, it does not get those of pip."""
+    """If uv has an index of its own, it does not get those of pip; other variables of uv replace pip's one by one."""
     variables, _ = map_pip_settings(
         {
             **home,
             "UV_INDEX_URL": "https://uv/simple",
             "PIP_EXTRA_INDEX_URL": "https://pip/simple",
             "UV_LINK_MODE": "copy",
+            "UV_HTTP_TIMEOUT": "9",
+            "PIP_TIMEOUT": "3",
         }
     )
 
     assert variables["UV_INDEX_URL"] == "https://uv/simple"
     assert not {"UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_STRATEGY"} & variables.keys()
-    assert variables["UV_LINK_MODE"] == "copy"
+    assert (variables["UV_LINK_MODE"], variables["UV_HTTP_TIMEOUT"]) == ("copy", "9")
 
 
 @pytest.mark.parametrize("name", ["PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

@@ -72,16 +72,21 @@ async def test_steps_without_packages_share_a_bare_environment(opened: Open) -> 
     assert said == []
 
 
-async def test_an_import_is_installed_once(opened: Open, wheels: WheelFolder) -> None:
-    """The distribution of the module is installed with its dependencies; a second call installs nothing."""
+async def test_an_import_is_installed_once(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """The module's distribution is installed with dependencies that pip's constraints allow; a second call only marks the use."""
     wheels.publish("beautifulsoup4", modules={"bs4/__init__.py": "import soupsieve\n"}, requires=["soupsieve"])
-    wheels.publish("soupsieve", "2.5")
+    for version in ("2.5", "3.0"):
+        wheels.publish("soupsieve", version)
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("soupsieve<3\n")
     said: list[str] = []
 
-    first = await ensure(opened(), "from bs4 import x", said=said)
+    first = await ensure(opened(PIP_CONSTRAINT=str(constraints)), "from bs4 import x", said=said)
+    os.utime(first.folder, (1_000_000, 1_000_000))
     again = await ensure(opened(), "import bs4", install=False)
 
     assert first == again
+    assert first.folder.stat().st_mtime > 1_000_000
     assert first.packages() == {"beautifulsoup4": "1.0", "soupsieve": "2.5"}
     assert in_it(first, "import bs4; print('here')") == "here"
     assert said[-1].startswith("installed beautifulsoup4 1.0, soupsieve 2.5 in ")
@@ -196,13 +201,14 @@ async def test_adding_a_package_keeps_the_versions_of_the_others(opened: Open, w
 
 
 async def test_a_comment_may_provide_the_imported_module(opened: Open, wheels: WheelFolder) -> None:
-    """`add-package py-foo` with `import foo` does not install the unrelated distribution `foo`."""
-    wheels.publish("py-foo", modules={"foo.py": ""})
+    """`add-package py-foo` with `import foo` does not install the distribution `foo`; other imports are still installed."""
+    wheels.publish("py-foo", modules={"foo.py": "", "deep/__init__.py": ""})
     wheels.publish("foo", modules={"unrelated.py": ""})
+    wheels.publish("more")
 
-    environment = await ensure(opened(), "# pipedream add-package pip install py-foo\nimport foo")
+    environment = await ensure(opened(), "# pipedream add-package pip install py-foo\nimport foo, deep, more")
 
-    assert environment.packages() == {"py-foo": "1.0"}
+    assert environment.packages() == {"more": "1.0", "py-foo": "1.0"}
 
 
 async def test_commands_of_packages_start(opened: Open, wheels: WheelFolder) -> None:
@@ -364,7 +370,7 @@ async def test_all_modules_are_compiled(opened: Open, wheels: WheelFolder, is_in
 
 
 async def test_a_deleted_environment_is_created_again(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """A deleted environment is created again, also in a process that has used it, in a folder with another name."""
+    """A process that has used an environment sees that it was deleted, and creates it under another name; or that its lock was."""
     wheels.publish("tiny")
     packages = opened()
     first = await ensure(packages, "import tiny")
@@ -374,6 +380,9 @@ async def test_a_deleted_environment_is_created_again(opened: Open, wheels: Whee
 
     assert again.packages() == {"tiny": "1.0"}
     assert again.folder != first.folder
+    (tmp_path / PYTHON_LOCK_NAME).unlink()
+    with pytest.raises(PackageMissingError):
+        await ensure(packages, "import tiny", install=False)
 
 
 async def test_unused_environments_are_removed(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
@@ -444,10 +453,12 @@ async def test_locked_packages_replace_those_of_the_file(
         wheels.publish(name, "2.0")
     (tmp_path / PYTHON_LOCK_NAME).write_text("<<<<<<< HEAD\n")
     shutil.rmtree(tmp_path / "python")
-    wanted = find_python_requirements("import tiny")
+    wanted, packages = find_python_requirements("import tiny"), opened()
 
     first = await opened().ensure(wanted, install=True, progress=lambda _: None, locked=locked)
-    again = await opened().ensure(wanted, install=False, progress=lambda _: None, locked=locked)
+    again = await packages.ensure(wanted, install=False, progress=lambda _: None, locked=locked)
+    with pytest.raises(ProjectError):  # the file that counts without them cannot be read
+        await packages.ensure(wanted, install=False, progress=lambda _: None)
 
     assert first.packages() == {"deep": "1.0", "tiny": "1.0"}
     assert (again, first.locked, again.locked) == (first, locked, locked)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor, Secret, StreamRedactor, find_redacted_values
+from pdkernel.redaction import Redactor, Secret, StreamRedactor, find_redacted_values, mask_values
 from pdkernel.redaction.redactor import iter_encoded_forms
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
@@ -248,13 +248,14 @@ def test_short_values_are_redacted_under_their_own_key_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e-07", "-1.25e-300"]
+    "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e+21", "1.23e-07", "-1.25e-300"]
 )
 def test_a_secret_number_is_redacted_in_every_notation(number: str) -> None:
-    """A secret number is redacted in every JSON notation: 1.5e+20 and 1.5e20."""
+    """A secret number is redacted in every JSON notation, 1.5e-07 and 1.5e-7, wherever it begins in the text."""
     redactor = Redactor([Secret("env/NUMBER", number)])
 
-    assert redactor.redact_value({"x": [json.loads(number)]}) == {"x": ["⟦secret:env/NUMBER|number⟧"]}
+    for key in ("a", "ab", "abc", "abcd"):
+        assert redactor.redact_value({key: [json.loads(number)]}) == {key: ["⟦secret:env/NUMBER|number⟧"]}
 
 
 def test_a_number_that_is_a_secret_keeps_its_type() -> None:
@@ -359,9 +360,19 @@ def test_without_secrets_nothing_is_done() -> None:
 
 
 def test_redacted_values_are_found_again() -> None:
-    """Whatever a record of a value hides is found in the value, also inside of texts and as a number."""
-    secrets = (Secret("slack/apn_1/token", TOKEN), Secret("env/NUMBER", "1234567890"), Secret("env/PIN", "1234"))
-    value: JSON = {"a": f"Bearer {TOKEN}!", "b": [{"pin": "1234"}, 1234567890, "plain"], "c": "⟦secret:made-up⟧"}
+    """Whatever a record of a value hides is found in the value, also inside of texts, in several lines and as a number."""
+    secrets = (
+        Secret("slack/apn_1/token", TOKEN),
+        Secret("env/NUMBER", "1234567890"),
+        Secret("env/PIN", "1234"),
+        Secret("env/PEM", PEM),
+    )
+    value: JSON = {
+        "a": f"Bearer {TOKEN}!",
+        "b": [{"pin": "1234"}, 1234567890, "plain"],
+        "c": "⟦secret:made-up⟧",
+        "d": f"key: {PEM} end",
+    }
     found = find_redacted_values(value, Redactor(secrets).redact_value(value))
 
     assert set(found) == set(secrets)
@@ -374,3 +385,10 @@ def test_a_value_that_does_not_fit_hides_nothing() -> None:
     shown = Redactor([Secret("env/TOKEN", TOKEN)]).redact_value({"a": f"x {TOKEN} y", "b": TOKEN})
 
     assert find_redacted_values({"a": "other", "c": 1}, shown) == []
+
+
+def test_values_of_a_message_are_masked() -> None:
+    """A message has `***` for each value of four or more characters, and for an encoding of a longer one."""
+    text = "abc abcd a-longer-one YS1sb25nZXItb25l"
+
+    assert mask_values(text, ["abc", "abcd", "a-longer-one"]) == "abc *** *** ***"

@@ -61,10 +61,22 @@ def test_a_secret_parameter_of_a_url_is_redacted() -> None:
 
 
 def test_a_value_that_was_redacted_once_is_redacted_everywhere() -> None:
-    """A server that returns a secret under another name does not reveal it."""
+    """A server that returns a secret under another name, or decoded, does not reveal it; a longer one is redacted whole."""
     redactor = SecretPatternRedactor()
-    redactor.redact('{"password": "made-up-value"}')
+    redactor.redact('{"password": "made-up-value", "secret": "made-up-value-and-more"}')
+    redactor.redact("a=1&password=of+a%20form%2F")
 
+    assert redactor.redact("echo made-up-value made-up-value-and-more") == f"echo {REDACTED} {REDACTED}"
+    assert redactor.redact("echo of a form/") == f"echo {REDACTED}"
+
+
+def test_a_secret_part_of_a_form_is_redacted() -> None:
+    """In a form of several parts, the content of a part with a secret name is redacted, and is not revealed later."""
+    redactor = SecretPatternRedactor()
+    part = '--b\r\nContent-Disposition: form-data; name="{}"\r\nContent-Type: text/plain\r\n\r\n{}\r\n'
+    body = part.format("password", "made-up-value") + part.format("note", "stays") + "--b--"
+
+    assert redactor.redact(body) == body.replace("made-up-value", REDACTED)
     assert redactor.redact("echo made-up-value") == f"echo {REDACTED}"
 
 

@@ -42,6 +42,7 @@ def test_a_burst_at_an_endpoint() -> None:
     counts.append(passing(limiter, "a"))
 
     assert counts == [ENDPOINT_BURST, ENDPOINT_BURST, 0, 1, 2, ENDPOINT_BURST]
+    assert (ENDPOINT_REQUESTS_PER_S, ENDPOINT_BURST) == (10, 100)
 
 
 def test_windows_of_the_api() -> None:

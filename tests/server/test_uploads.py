@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from pdkernel.server.uploads import UPLOAD_LIFETIME_S, UploadFolder
 
 
 async def test_a_file_expires_after_thirty_minutes(tmp_path: Path) -> None:
-    """An expired file is not found, and the next upload removes the file from disk."""
+    """A file has a name that cannot be guessed; an expired one is not found, and the next upload removes it from disk."""
     clock = ManualClock()
     uploads = UploadFolder(tmp_path, "http://localhost", clock)
     stored = await uploads.store_copy(io.BytesIO(b"mine"), filename="a.txt", mimetype="text/plain")
@@ -24,6 +26,7 @@ async def test_a_file_expires_after_thirty_minutes(tmp_path: Path) -> None:
     gone = uploads.find(name)
     await uploads.store_copy(io.BytesIO(b"other"), filename="b.txt", mimetype="text/plain")
 
+    assert len(name) == 43
     assert there == (tmp_path / name, "a.txt", "text/plain")
     assert gone is None
     assert not (tmp_path / name).exists()
@@ -42,6 +45,27 @@ async def test_partial_uploads_of_a_killed_server_are_removed(tmp_path: Path) ->
 
     assert not (tmp_path / "partial").exists()
     assert (tmp_path / "in_progress").exists()
+
+
+async def test_an_interrupted_upload_leaves_nothing(tmp_path: Path) -> None:
+    """A body that breaks off, and a file that cannot be read, leave no file in the folder, which only its owner can read."""
+
+    async def broken_body() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ConnectionResetError
+
+    class BrokenFile(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise BrokenPipeError
+
+    uploads = UploadFolder(tmp_path / "uploads", "http://localhost", ManualClock())
+    with pytest.raises(ConnectionResetError):
+        await uploads.store_stream(broken_body(), mimetype="text/plain")
+    with pytest.raises(BrokenPipeError):
+        await uploads.store_copy(BrokenFile(), filename="a", mimetype="text/plain")
+
+    assert list((tmp_path / "uploads").iterdir()) == []
+    assert stat.S_IMODE((tmp_path / "uploads").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize(

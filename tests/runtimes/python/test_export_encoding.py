@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -39,3 +40,32 @@ def test_a_shared_object_is_not_a_cycle() -> None:
     shared = {"n": 1}
 
     assert encode_json([shared, shared], "x") == '[{"n":1},{"n":1}]'
+
+
+def test_the_depth_of_a_value() -> None:
+    """A value has at most 256 levels, with a text at the deepest."""
+    value: object = "deep"
+    for _ in range(256):
+        value = [value]
+
+    assert encode_json(value, "x").count("[") == 256
+    with pytest.raises(ExportNotJSONError, match=r"^JSON Nested Property Limit Exceeded: x\.a\[0\]"):
+        encode_json({"a": value}, "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({1, 2}, "x.a is a set, which JSON does not support. Use list(...)."),
+        (date(2026, 1, 2), "x.a is a date, which JSON does not support. Use .isoformat()."),
+        (b"a", "x.a is a bytes, which JSON does not support. Use .decode(), or base64."),
+        (float("inf"), "x.a is inf, which JSON does not support."),
+        ({5: 1}, "x.a has the key 5, an int, but keys in JSON are texts. Use str(key)."),
+    ],
+)
+def test_what_json_does_not_support_has_a_hint(value: object, says: str) -> None:
+    """The message names the type, and what to write instead."""
+    with pytest.raises(ExportNotJSONError) as caught:
+        encode_json({"a": value}, "x")
+
+    assert str(caught.value) == says

@@ -87,11 +87,16 @@ def test_a_value_is_parsed_once() -> None:
     assert steps.setdefault("later", 8) == steps["later"] == 8
 
 
-@pytest.mark.parametrize("steps", [some_steps(), Steps({})])
-def test_a_missing_step_is_a_missing_key(steps: Steps) -> None:
+@pytest.mark.parametrize(
+    ("steps", "fix"),
+    [(some_steps(), "Did you mean build?"), (Steps({"a": b"1"}), "Known: a."), (Steps({}), "Known: none.")],
+)
+def test_a_missing_step_is_a_missing_key(steps: Steps, fix: str) -> None:
     """A wrong name is a `KeyError` with the name, as that of a dict; the report of the error has the suggestion."""
-    with pytest.raises(KeyError, match=r"^'biuld'$"):
+    with pytest.raises(KeyError, match=r"^'biuld'$") as caught:
         steps["biuld"]
+
+    assert vars(caught.value)["pdkernel_fix"] == fix
 
 
 def test_exports(sent_messages: SentMessages) -> None:

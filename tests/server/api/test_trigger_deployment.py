@@ -202,7 +202,7 @@ async def test_a_delivery_resets_the_count_of_failures(site: Served, receiver: A
 
 
 async def test_webhooks_are_replaced(site: Served, receiver: AnsweringServer) -> None:
-    """An existing URL keeps its key; a key is regenerated on request; an invalid list is answered 400."""
+    """An existing URL keeps its key; the key of one webhook is regenerated on request; an invalid list is answered 400."""
     made = await deploy(site, webhook_url=receiver.url)
     path = f"/{made['id']}/webhooks"
 
@@ -212,8 +212,10 @@ async def test_webhooks_are_replaced(site: Served, receiver: AnsweringServer) ->
     one = (await call_trigger(site, "GET", f"{path}/{first['id']}")).json()["data"]
     site.clock.advance(60)
     fresh = (await call_trigger(site, "POST", f"{path}/{first['id']}/regenerate_signing_key")).json()["data"]
+    kept = (await call_trigger(site, "GET", path)).json()["webhooks"]
 
-    assert changed["webhook_urls"] == urls
+    assert changed["webhook_urls"] == [hook["url"] for hook in kept] == urls
+    assert [hook["signing_key"] for hook in kept] == [fresh["signing_key"], changed["webhooks"][1]["signing_key"]]
     assert first["signing_key"] == made["webhook_signing_key"]
     assert one["signing_key"] == first["signing_key"]
     assert fresh["signing_key"] != first["signing_key"]
@@ -287,17 +289,18 @@ async def test_a_trigger_is_visible_to_its_user_only(site: Served) -> None:
 
 
 async def test_a_trigger_is_deleted(site: Served) -> None:
-    """Its events and its state are deleted too; a failing hook prevents the deletion, unless hook errors are ignored."""
+    """Its events and state are deleted too; a failing hook prevents that, unless its errors are ignored, and a deactivation."""
     made = await deploy(site)
     state = state_key(site, made["id"])
     assert site.project.source_states.load(state)
     stuck = await deploy(site, configured_props={"size": "stuck"})
 
     gone = await call_trigger(site, "DELETE", f"/{made['id']}")
+    still_on = await call_trigger(site, "PUT", f"/{stuck['id']}", json={"active": False})
     refused = await call_trigger(site, "DELETE", f"/{stuck['id']}")
     forced = await call_trigger(site, "DELETE", f"/{stuck['id']}", params={"ignore_hook_errors": "true"})
 
-    assert (gone.status_code, refused.status_code, forced.status_code) == (204, 400, 204)
+    assert [answer.status_code for answer in (gone, still_on, refused, forced)] == [204, 400, 400, 204]
     assert (await call_trigger(site, "GET", "")).json()["data"] == []
     assert site.project.deployed_triggers.list_events(made["id"], 10) == []
     assert not site.project.source_states.load(state)

@@ -6,14 +6,14 @@ import hashlib
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import pytest
 from sqlalchemy import update
 
 from pdkernel.project.schema import console_logins
-from pdkernel.server.console.sessions import CODE_INTERVAL_S, MAX_FAILED_ATTEMPTS
+from pdkernel.server.console.sessions import CODE_INTERVAL_S, MAX_FAILED_ATTEMPTS, SESSION_LIFETIME_S
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import ADMIN, HTML, JSON, Serve, app_state, log_in
 from tests.server.endpoint.conftest import ECHO
@@ -40,7 +40,7 @@ async def test_nothing_opens_without_a_login(tmp_path: Path, peer: dict[str, str
 
 
 async def test_a_code_opens_the_console_once(tmp_path: Path) -> None:
-    """The link shows a button and does not use the code up; the form does, and its cookie is closed to scripts and sites."""
+    """The link shows a button and does not use the code up; the form does, and its cookie is closed to scripts, sites and ports."""
     async with site_of(tmp_path) as site:
         app_state(site).console.print_new_code()
         link = f"/-/login?{urlencode({'code': site.codes[0]})}"
@@ -56,6 +56,7 @@ async def test_a_code_opens_the_console_once(tmp_path: Path) -> None:
     assert f'value="{site.codes[0]}"' in previews[0].text
     assert (first.status_code, first.headers["location"]) == (303, "/-/")
     assert (cookie["path"], cookie["httponly"], cookie["samesite"], cookie["secure"]) == ("/-/", True, "strict", "")
+    assert (cookie.key, cookie["max-age"]) == (f"pdkernel_console_{urlsplit(site.url).port}", str(SESSION_LIFETIME_S))
     assert len(cookie.value) >= 43
     assert (page.status_code, second.status_code, refused.status_code) == (200, 401, 303)
 
@@ -186,18 +187,23 @@ async def test_a_login_leads_back_to_a_page_of_the_console(serve: Serve, given: 
 
 
 async def test_an_inspect_url_leads_to_the_login_and_back(tmp_path: Path) -> None:
-    """The `inspect` URL of a default response leads to the login, whose form leads to the run."""
+    """The `inspect` URL of a default response leads to the login, whose form leads to the run, also after a wrong code."""
     async with site_of(tmp_path, a_workflow(python_step())) as site:
         url = (await site.http.post(site.path())).json()["inspect"]
         refused = await site.http.get(url, headers=HTML)
         page = await site.http.get(refused.headers["location"], headers=HTML)
         app_state(site).console.print_new_code()
         target = url.removeprefix(site.url)
+        wrong = await site.http.post("/-/login", data={"secret": "wrong", "next": target}, headers=HTML)
+        filtered = await site.http.get("/-/runs?status=error", headers=HTML)
         answer = await site.http.post("/-/login", data={"secret": site.codes[0], "next": target}, headers=HTML)
         run = await site.http.get(answer.headers["location"], headers=HTML)
+        again = await site.http.get(refused.headers["location"], headers=HTML)
 
     assert (refused.status_code, run.status_code) == (303, 200)
-    assert f'name="next" value="{target}"' in page.text
+    assert [f'name="next" value="{target}"' in each.text for each in (page, wrong)] == [True, True]
+    assert filtered.headers["location"].endswith(f"?{urlencode({'next': '/-/runs?status=error'})}")
+    assert again.headers["location"] == target
 
 
 async def test_a_logout_ends_the_session(serve: Serve) -> None:
@@ -294,16 +300,17 @@ async def site(tmp_path: Path) -> Any:
 
 
 async def test_a_new_code_is_printed_on_the_terminal(site: Site) -> None:
-    """The page can have a new code printed, at most one in half a minute; earlier codes stay valid."""
+    """The page can have a new code printed, at most one in half a minute; earlier codes stay valid, and the form its target."""
     console = app_state(site).console
     console.print_new_code()
     with site.context.project.sqlalchemy_engine.begin() as connection:
         connection.execute(update(console_logins).values(created=console_logins.c.created - CODE_INTERVAL_S))
-    first = await site.http.post("/-/login/code", headers=HTML)
+    first = await site.http.post("/-/login/code", data={"next": "/-/users"}, headers=HTML)
     second = await site.http.post("/-/login/code", headers=HTML)
     old, new = await log_in(site, site.codes[0]), await log_in(site, site.codes[1])
 
     assert "shows a new code" in first.text
+    assert 'name="next" value="/-/users"' in first.text
     assert site.codes[1] not in first.text
     assert "Wait half a minute" in second.text
     assert (old.status_code, new.status_code) == (303, 303)

@@ -135,19 +135,20 @@ async def test_a_fork(serve: Serve) -> None:
     assert (refused.status_code, "third" in refused.text) == (409, True)
 
 
-@pytest.mark.parametrize("sends", [True, False])
-async def test_a_replay_sends_outbound_calls_only_if_chosen(serve: Serve, sends: bool) -> None:
-    """Without the check mark, outbound calls of the new run are refused."""
-    console = await serve(a_workflow(python_step()))
+async def test_a_replay_sends_outbound_calls_only_if_chosen(serve: Serve) -> None:
+    """Without the check mark, outbound calls of the new run are refused, also those of a fork."""
+    console = await serve(a_workflow(python_step("first"), python_step("second")))
     run_id = await console.start()
     await console.wait_until(run_id, "success")
-    engine = console.site.context.engine
-    answer = await console.act(run_id, "replay", **({"sends": "on"} if sends else {}))
-    new_id = answer.headers["location"].partition("?")[0].rpartition("/")[2]
-    loaded = await engine.journal.load_run(new_id)
-    assert loaded is not None
+    engine, sent = console.site.context.engine, []
+    for action, fields in (("replay", {}), ("fork", {"step": "second"})):
+        for mark in ({"sends": "on"}, {}):
+            answer = await console.act(run_id, action, **fields, **mark)
+            loaded = await engine.journal.load_run(answer.headers["location"].partition("?")[0].rpartition("/")[2])
+            assert loaded is not None
+            sent.append(engine.restore_request(loaded[1]).resend)
 
-    assert engine.restore_request(loaded[1]).resend == sends
+    assert sent == [True, False, True, False]
 
 
 @pytest.mark.parametrize("action", ["approve", "cancel", "fork", "replay", "reject", "resume"])

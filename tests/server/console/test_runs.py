@@ -107,21 +107,23 @@ async def store(console: Console, number: int, **fields: Any) -> str:
 
 
 async def test_paging(serve: Serve) -> None:
-    """Pages of fifty runs follow each other without a gap, also while new runs start; the last page has no link."""
+    """Pages of fifty runs follow each other without a gap, also while new runs start; the first is live, the last has no link."""
     console = await serve(GREET)
     ids = [await store(console, number) for number in range(120)]
-    pages, path = [], "/-/runs?workflow=Greet"
+    pages, paths, path = [], [], "/-/runs?workflow=Greet"
     while path:
         page = await console.page(path)
         pages.append(listed_ids(page))
+        paths.append((path.partition("&before=")[0], "data-events" in page))
         await store(console, 1000 + len(pages))
         path = page.partition('id="older" href="')[2].partition('"')[0].replace("&amp;", "&")
     first = await console.http.get("/-/runs?workflow=Greet&status=success", headers=JSON)
 
     assert [len(page) for page in pages] == [50, 50, 20]
     assert [run_id for page in pages for run_id in page] == ids[::-1]
-    assert first.headers["link"].endswith('; rel="next"')
-    assert "/-/runs?workflow=Greet&status=success&before=" in first.headers["link"]
+    assert paths == [("/-/runs?workflow=Greet", is_live) for is_live in (True, False, False)]
+    older = f"{console.site.url}/-/runs?workflow=Greet&status=success&before={first.json()[-1]['id']}"
+    assert first.headers["link"] == f'<{older}>; rel="next"'
     assert len(first.json()) == 50
 
 
@@ -151,7 +153,7 @@ async def test_a_run(serve: Serve) -> None:
     assert "Python" in page
     assert [name in page for name in ("/replay", "/fork", "/cancel", "/approve")] == [True, True, False, False]
     assert shown == execution.to_json()
-    assert none.status_code == 404
+    assert (none.status_code, none.headers["cache-control"]) == (404, "no-store")
     assert "There is no such run" in await console.page("/-/runs/none", status=404)
 
 
@@ -317,10 +319,11 @@ async def wait_for_event(found: Events, run_id: str, word: str) -> None:
 
 
 async def test_the_list_is_live(serve: Serve) -> None:
-    """The stream begins with the rows of the list, then has new runs and changed ones, of the filter's workflow only."""
+    """The stream begins with the rows of the list, oldest first, then has new and changed ones, of the filter's workflow only."""
     console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)"), name="Ask"), GREET)
-    first = await console.start(name="Ask")
-    await console.wait_until(first, "paused")
+    earlier, first = [await console.start(name="Ask") for _ in range(2)]
+    for run_id in (earlier, first):
+        await console.wait_until(run_id, "paused")
     events: Events = []
     reading = asyncio.create_task(read_events(console, "/-/events/runs?workflow=Ask", 100, events))
     await wait_for_event(events, first, "paused")
@@ -334,7 +337,7 @@ async def test_the_list_is_live(serve: Serve) -> None:
 
     assert {name for name, _ in events} == {"row"}
     # a run that is executing when the list is read has a row for that, too
-    assert list(dict.fromkeys(data["id"] for _, data in events[:-1])) == [first, second]
+    assert list(dict.fromkeys(data["id"] for _, data in events[:-1])) == [earlier, first, second]
     assert [data["id"] for _, data in events].count(first) == 2
 
 

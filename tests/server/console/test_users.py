@@ -46,12 +46,13 @@ async def test_users(serve: Serve) -> None:
 
 
 async def test_one_user(serve: Serve) -> None:
-    """A user is found by their id; the page says if there is none."""
+    """A user of an environment is found by their id, around which blanks do not count; the page says if there is none."""
     console = await with_users(serve)
-    found = (await console.http.get("/-/users?external_user=bob", headers=JSON)).json()
+    queries = ("external_user=%20bob%20", "external_user=eve&environment=production")
+    found = [(await console.http.get(f"/-/users?{query}", headers=JSON)).json() for query in queries]
     none = await console.page("/-/users?external_user=eve")
 
-    assert [line["external_user"] for line in found] == ["bob"]
+    assert [[line["external_user"] for line in lines] for lines in found] == [["bob"], ["eve"]]
     assert "There is no such external user in development." in none
 
 

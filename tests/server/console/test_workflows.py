@@ -18,7 +18,13 @@ NIGHTLY = replace(GREET, name="Nightly", triggers=(Trigger("schedule", config={"
 OFTEN = replace(GREET, name="Often", triggers=(Trigger("schedule", config={"interval_seconds": 60}),))
 SOURCE = replace(GREET, name="Source", triggers=(Trigger("source", config={"uses": "github-new-star@0.0.1"}),))
 LISTENS = replace(
-    GREET, name="Listens", triggers=(Trigger("errors"), Trigger("emit", config={"workflows": ["Greet", "Fail"]}))
+    GREET,
+    name="Listens",
+    triggers=(
+        Trigger("errors"),
+        Trigger("emit", config={"workflows": ["Greet", "Fail"]}),
+        Trigger("schedule", config={"cron": "0 7 * * *", "timezone": "Asia/Tokyo"}),
+    ),
 )
 
 
@@ -37,7 +43,11 @@ async def test_workflows(serve: Serve) -> None:
         "Nightly": [("schedule", "0 7 * * * (UTC)", False)],
         "Often": [("schedule", "every 60 s", False)],
         "Source": [("source", "github-new-star@0.0.1", False)],
-        "Listens": [("errors", "of all workflows", False), ("emit", "of Greet, Fail", False)],
+        "Listens": [
+            ("errors", "of all workflows", False),
+            ("emit", "of Greet, Fail", False),
+            ("schedule", "0 7 * * * (Asia/Tokyo)", False),
+        ],
     }
     assert lines["Greet"]["url"] == console.site.url + console.site.path("Greet")
     assert lines["Nightly"]["url"] is None

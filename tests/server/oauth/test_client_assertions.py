@@ -125,8 +125,8 @@ async def test_an_invalid_assertion_is_rejected(site: Served, change: dict[str, 
 async def test_the_time_of_an_assertion(site: Served) -> None:
     """An assertion is valid in its lifetime, which is at most five minutes, with a tolerance."""
     client, now = keyed(site), site.clock.now().timestamp()
-    good = [signed(site, client, jti="a"), signed(site, client, jti="b", exp=int(now) + 300)]
-    long = signed(site, client, jti="c", exp=int(now) + 3600)
+    good = [signed(site, client, jti="a"), signed(site, client, jti="b", exp=int(now) + 300, nbf=int(now) + 10)]
+    long = signed(site, client, jti="c", exp=int(now) + 311)
     early = signed(site, client, jti="d", nbf=int(now) + 60)
     late = signed(site, client, jti="e")
 

@@ -81,6 +81,7 @@ async def test_credentials_as_basic(site: Served) -> None:
         ({"client_secret": "a\0"}, 400, "invalid_request"),
         ({"client_assertion": "e30.e30."}, 400, "invalid_request"),
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
+        ({"grant_type": None}, 400, "unsupported_grant_type"),
     ],
 )
 async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, Any], status: int, error: str) -> None:
@@ -113,14 +114,16 @@ async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, 
     ],
 )
 async def test_parts_of_basic_credentials(site: Served, authorization: str, status: int) -> None:
-    """The scheme has no case, and each part is form-encoded (RFC 6749, section 2.3.1)."""
+    """The scheme has no case, each part is form-encoded (RFC 6749, section 2.3.1), and the form may repeat the client's id."""
     scheme, _, pair = authorization.partition(" ")
     id_, secret = site.client.client.id, site.client.secret
     encoded, encoded_secret = ("".join(f"%{ord(character):02X}" for character in part) for part in (id_, secret))
     pair = pair.format(id=id_, secret=secret, encoded=encoded, encoded_secret=encoded_secret)
     header = f"{scheme} {base64.b64encode(pair.encode()).decode()}"
 
-    answer = await site.http.post(TOKEN, data={"grant_type": "client_credentials"}, headers={"Authorization": header})
+    answer = await site.http.post(
+        TOKEN, data={"grant_type": "client_credentials", "client_id": id_}, headers={"Authorization": header}
+    )
 
     assert answer.status_code == status
 
@@ -169,11 +172,13 @@ async def test_a_token_never_has_more_scopes_than_its_client(site: Served) -> No
 
     narrower = await site.http.post(TOKEN, json={**fields, "scope": "connect:accounts:read"})
     everything = await site.http.post(TOKEN, json={**fields, "scope": "*"})
-    wider = await site.http.post(TOKEN, json={**fields, "scope": "connect:proxy"})
+    wider = [
+        await site.http.post(TOKEN, json={**fields, "scope": scope}) for scope in ("connect:proxy", "* connect:proxy")
+    ]
 
     assert narrower.json()["scope"] == "connect:accounts:read"
     assert everything.json()["scope"] == "connect:accounts:*"
-    assert (wider.status_code, wider.json()["error"]) == (400, "invalid_scope")
+    assert [(each.status_code, each.json()["error"]) for each in wider] == [(400, "invalid_scope")] * 2
 
 
 async def test_a_token_is_signed(site: Served) -> None:
