@@ -300,20 +300,15 @@ def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | No
         if is_notebook_file(direct):
             return _load(direct)
         for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
-            if name in (entry.name, _name_of(entry)) or _has_id(entry, name):
+            if name in (entry.name, _name_of(entry)) or _name_of(entry).endswith(f"-{name}"):
                 return _load(entry)
         repository = _find_repository(root) if _WORKFLOW_ID.fullmatch(name) else None
         for entry in iter_workflow_paths(repository) if repository is not None else ():
-            if _has_id(entry, name):
+            if _name_of(entry).endswith(f"-{name}"):
                 return _load(entry)
         return None
 
     return find
-
-
-def _has_id(path: Path, workflow_id: str) -> bool:
-    """Whether the name of a synced folder, or of a notebook that was imported from one, ends with that id."""
-    return _name_of(path).endswith(f"-{workflow_id}")
 
 
 def _name_of(path: Path) -> str:

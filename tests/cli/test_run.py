@@ -605,7 +605,7 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
 
-    ended = Ended(process.returncode, stdout, stderr)
+    ended = Ended(process.wait(), stdout, stderr)
     assert ended.status == 1
     assert ended.json["status"] == "cancelled"
     assert ended.json["steps"][0]["error"]["message"] == "The run was cancelled while this step ran."
