@@ -13,6 +13,7 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import DisplayHandle, display
 
+from pdkernel.analysis import check_readable
 from pdkernel.errors import DefinitionError, PdkernelError, RequestError
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
@@ -141,6 +142,7 @@ class RequestListOutput:
     def _notes(self) -> list[str]:
         """What a request runs, if that is not the code that the cells ran."""
         try:
+            check_readable(self._session.workflow)
             edited = self._session.describe_edited_steps()
         except DefinitionError as fault:
             return [f"A request runs the workflow as it was before this error: {fault.message}"]

@@ -57,7 +57,8 @@ def workflow_from_cells(
         name: The workflow's name, unless a `%%pdworkflow` cell gives another.
         source: The origin of the cells, for messages.
         file: The path of the file with the cells, for the places of errors; None for a notebook that is open.
-        lenient: Whether a step cell with an error becomes a step with a `problem`, so that other steps can run.
+        lenient: Whether a step cell with an error, or with the name of a cell above, becomes a step with a `problem`, so
+            that other steps can run.
         last_header: The last text of the header cell that could be read, or empty text. A header cell with an error then
             becomes the workflow's `problem`, unless runs would lose a protection; None raises the error.
 
@@ -66,6 +67,7 @@ def workflow_from_cells(
             first, and the message lists all of them.
     """
     steps: list[Step] = []
+    named: dict[str, Step] = {}
     headers: list[tuple[int, NotebookCell]] = []
     problems: list[DefinitionError] = []
     notes = {
@@ -83,7 +85,10 @@ def workflow_from_cells(
             continue
         try:
             if is_step_cell(cell.source):
-                steps.append(_step(cell, index, notes, file))
+                step = _step(cell, index, notes, file)
+                if lenient and (above := named.setdefault(step.name, step)) is not step:
+                    raise _build_duplicate_error([above, step])
+                steps.append(step)
             elif is_workflow_cell(cell.source):
                 headers.append((index, cell))
         except DefinitionError as error:
@@ -226,16 +231,17 @@ def _with_free_names(steps: Sequence[Step]) -> list[Step]:
     return named
 
 
+def _build_duplicate_error(steps: Sequence[Step]) -> DuplicateStepError:
+    name = steps[0].name
+    return DuplicateStepError(
+        f"{' and '.join(map(_name_place, steps))} are both called {name!r}: steps.{name} would be ambiguous.",
+        fix="Rename one of them.",
+        step=name,
+    )
+
+
 def _find_duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
     by_name: dict[str, list[Step]] = {}
     for step in steps:
         by_name.setdefault(step.name, []).append(step)
-    return [
-        DuplicateStepError(
-            f"{' and '.join(map(_name_place, same))} are both called {name!r}: steps.{name} would be ambiguous.",
-            fix="Rename one of them.",
-            step=name,
-        )
-        for name, same in by_name.items()
-        if len(same) > 1
-    ]
+    return [_build_duplicate_error(same) for same in by_name.values() if len(same) > 1]

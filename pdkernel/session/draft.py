@@ -206,7 +206,7 @@ class Draft:
         The workflow, in the notebook's order; parsed again only after a change of a cell or the document.
 
         Raises:
-            DefinitionError: The header is invalid and may set a protection, or two cells have the same step name.
+            DefinitionError: The header is invalid and may set a protection.
         """
         version = self._file_version() if self._live.document is None else None
         state = (self._changes, self._live.changes, version)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from pdkernel.analysis import check_header
+from pdkernel.analysis import check_readable
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
@@ -74,7 +74,7 @@ class DraftWorkflowSource:
 
         state = self._state
         workflow = state.workflow
-        check_header(workflow)
+        check_readable(workflow)
         return ServedWorkflow(
             self.workflow_id,
             self.endpoint,

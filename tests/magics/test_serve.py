@@ -71,12 +71,14 @@ def test_requests_run_the_screen_or_say_so(notebook: Notebook, run: Run) -> None
     header = "%%pdworkflow\ntrigger:\n  type: http\n  response: custom\n"
     edited = notebook.show(header, ANSWER.replace("return 1", 'return pd.respond({"status": 202})'))
     answered = httpx.post(url, json={}, timeout=60).status_code
+    misspelt = notebook.show(header.replace("trigger", "triger"), ANSWER)
     broken = notebook.show(header, ANSWER, ANSWER)
     served = httpx.post(url, json={}, timeout=60).status_code
     run("%pdserve stop")
 
     assert "Edited, not run: answer. The code on the screen counts." in edited
-    assert "A request runs the workflow as it was before this error: " in broken
+    assert all("A request runs the workflow as it was before this error: " in shown for shown in (misspelt, broken))
+    assert "unknown key 'triger'" in misspelt
     assert "both called 'answer'" in broken
     assert (answered, served) == (202, 202)
 

@@ -173,12 +173,15 @@ def test_unreadable_cells_are_steps_with_a_problem() -> None:
         NotebookCell("%%pdstep a --lng x\ncode", execution_count=7),
         NotebookCell("# c\n%%pdstep my-step"),
         NotebookCell("%%pdstep --lng"),
+        NotebookCell("%%pdstep a"),
     ]
 
     steps = workflow_from_cells(cells, name="n", lenient=True).steps
 
-    assert [step.name for step in steps] == ["a", "cell_2", "my_step", "cell_4"]
-    assert [step.problem and step.problem[1] for step in steps] == [None, 1, 2, 1]
+    assert [step.name for step in steps] == ["a", "cell_2", "my_step", "cell_4", "cell_5"]
+    assert [step.problem and step.problem[1] for step in steps] == [None, 1, 2, 1, 1]
+    assert steps[4].problem is not None
+    assert steps[4].problem[0].startswith("Cell 1 and Cell 5 are both called 'a'")
     assert (steps[1].execution_count, steps[1].source) == (7, "code")
     with pytest.raises(DirectiveError, match="Cell 5"):  # a wrong header concerns every step
         workflow_from_cells([*cells, NotebookCell("%%pdworkflow\nnme: x")], name="n", lenient=True)
