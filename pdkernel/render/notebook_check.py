@@ -74,7 +74,7 @@ class NotebookCheck(JsonStruct, frozen=True):
 def render_text(check: NotebookCheck) -> str:
     """Render the check as text."""
     lines = [f"{check.mark[0]} {check.notebook}"]
-    lines += [f"    {heading}: {text}" for heading, text in _rows(check)]
+    lines += [f"    {heading}: {text.replace(chr(10), f'{chr(10)}      ')}" for heading, text in _rows(check)]
     return escape_control_characters("".join(f"{line}\n" for line in lines))
 
 

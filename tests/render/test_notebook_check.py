@@ -53,7 +53,7 @@ def test_a_check_fails_for_three_reasons() -> None:
     """An error, outputs of other code, and a proof that differs fail the check; outputs without a mark do not."""
     cell = (OutputOfCell(3, "one"),)
     checks = (
-        NotebookCheck("a", error="no"),
+        NotebookCheck("a", error="no\nfix"),
         NotebookCheck("a", outdated_outputs=cell),
         NotebookCheck("a", proof="differs"),
         NotebookCheck("a", unmarked_outputs=cell),
@@ -62,6 +62,7 @@ def test_a_check_fails_for_three_reasons() -> None:
     )
 
     assert [check.is_passed for check in checks] == [False, False, False, True, True, True]
+    assert render_text(checks[0]) == "✗ a\n    error: no\n      fix\n"
     assert "proof: the export differs" in render_text(checks[2])
 
 
