@@ -13,7 +13,7 @@ import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import EventError, PdkernelError, RequestError
+from pdkernel.errors import DirectiveError, EventError, PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import RunTrigger, StepResult
 from pdkernel.model import AppBinding, Step, StoreBinding
@@ -535,6 +535,14 @@ def test_a_run_without_a_shown_event_is_not_taken_over(ready: Session) -> None:
         ready.take_over_run(sealed)
 
     assert (ready.external_user_id, ready.event_name) == ("ada", "hello")
+
+
+def test_polling_needs_a_readable_header(session: Session) -> None:
+    """The source of a workflow is not polled while its header cell has an error: the error is raised."""
+    session.record_cell("%%pdworkflow\nnme: Work\n", cell_id="head")
+
+    with pytest.raises(DirectiveError, match="unknown key 'nme'"):
+        session.poll_source(on_event=False)
 
 
 def test_a_saved_event_has_its_name(session: Session) -> None:
