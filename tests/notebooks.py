@@ -177,7 +177,7 @@ def _merged(outputs: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 
 def _is_wait_message(output: Any) -> bool:
-    """Whether *output* says that an installation is not finished: a slow machine shows it, a fast one does not."""
+    """Whether *output* reports that an installation is not finished: a slow machine shows it, a fast one does not."""
     return str(output.get("data", {}).get("text/plain", "")).startswith("still installing ")
 
 

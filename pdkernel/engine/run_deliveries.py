@@ -94,7 +94,7 @@ class RunDeliveries:
         try:
             target = self._error_notification()
         except ProjectError as fault:
-            _log.warning("The failure of the run %s is not notified: %s", execution.id, fault.message)
+            _log.warning("The notification about the failed run %s cannot be sent: %s", execution.id, fault.message)
             return
         if target:
             notification = build_notification(execution, target, request.base_url)

@@ -260,7 +260,7 @@ class DumpDownload:
         except httpx.HTTPError as fault:
             raise ProjectError(
                 f"A file's link could not be downloaded: {describe_fault(fault)}",
-                fix="Repeat the command: it goes on here.",
+                fix="Repeat the command: it continues with this file.",
             ) from None
 
     def _request(self, body: Mapping[str, object], required: str | None) -> dict[str, Any]:

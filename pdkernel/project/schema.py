@@ -32,7 +32,7 @@ INTRODUCED_IN = "since"
 metadata = MetaData()
 
 _Text = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text that both databases sort and compare by its bytes, whatever the language of a Postgres server."""
+"""Text that both databases sort and compare by its bytes, regardless of the language of a Postgres server."""
 
 meta = Table(
     "meta",

@@ -53,7 +53,7 @@ class SourceTurnTable:
             raise ProjectError(
                 f"Another server runs the source {source} now, because this one could not reach the database in time. "
                 "The events of this run were not stored.",
-                fix="Nothing: the other server continues with the state before this run.",
+                fix="No action is needed: the other server continues with the state before this run.",
             )
 
 

@@ -78,7 +78,7 @@ class PatternScanner:
         """
         Whether *text* (text or UTF-8) may contain a pattern. It is a cheap test, because most texts contain none.
 
-        A pattern of eight or more bytes contains a whole aligned word of four bytes, whatever its offset. So one check of each
+        A pattern of eight or more bytes contains a whole aligned word of four bytes, regardless of its offset. So one check of each
         aligned word of the text, in C, is enough for any number of patterns.
         """
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")

@@ -98,7 +98,7 @@ def build_timeout_error(timeout_s: float) -> StepTimeoutError:
 
 
 def build_payload_error(what: str) -> PayloadLimitError:
-    """Build the error of a step that exceeded the limit of a run; *what* says what has how many bytes."""
+    """Build the error of a step that exceeded the limit of a run; *what* names the part of the run and its bytes."""
     return PayloadLimitError(
         f"Function Payload Limit Exceeded: {what}, and the limit is {MAX_PAYLOAD_BYTES / (1 << 20):.1f} MB.",
         name="FunctionPayloadLimitExceeded",

@@ -228,7 +228,7 @@ async def test_private_component_without_its_code(run: Run, folder: Path) -> Non
 
 
 async def test_action_without_a_version(run: Run, folder: Path, ada: str) -> None:
-    """The newest version that the source has runs and is locked, and the record says so; a later version is refused."""
+    """The newest version that the source has runs and is locked, and the record has it; a later version is refused."""
     execution = await run(action("depot-put-thing", PUT), external_user_id="ada")
     module = folder / "components/depot/actions/put-thing/put-thing.mjs"
     module.write_text(module.read_text().replace('version: "0.1.2"', 'version: "0.2.0"'))

@@ -22,7 +22,7 @@ FIELDS = 'key: "slack-send", version: "1.2.3"'
 
 
 def test_declared_apps(tmp_path: Path) -> None:
-    """App props are read from literals and from imported app files, whatever the names of the props."""
+    """App props are read from literals and from imported app files, regardless of the names of the props."""
     (tmp_path / "actions" / "send").mkdir(parents=True)
     (tmp_path / "chat.app.mjs").write_text('export default { type: "app", app: "chat_v2" };\n')
     module = tmp_path / "actions" / "send" / "send.mjs"

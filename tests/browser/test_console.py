@@ -174,7 +174,7 @@ def test_the_keyboard_alone(console: ConsoleSite) -> None:
 
 
 def test_a_path_is_copied(console: ConsoleSite) -> None:
-    """A click on an export, or Enter, copies the path that its title names, and says so."""
+    """A click on an export, or Enter, copies the path that its title names, and shows a message."""
     page = console.open(f"/-/runs/{console.call('Greet')}")
     key = page.locator("#timeline code.pd-k").first
     path = (key.get_attribute("title") or "").removeprefix("Copy ")

@@ -61,7 +61,7 @@ def test_keys_rotate(pdkernel: Shell, tmp_path: Path) -> None:
 
 
 def test_keys_rotate_as_text(pdkernel: Shell, tmp_path: Path) -> None:
-    """The text says what copies of the database and other hosts need; no key is printed."""
+    """The text names what copies of the database and other hosts need; no key is printed."""
     key_file = tmp_path / "keys" / "shared"
     pdkernel("env", "set", "TOKEN", stdin="value", PDKERNEL_KEY_FILE=str(key_file))
     old = key_file.read_text().strip()

@@ -324,7 +324,7 @@ def test_run_explains_the_accounts(pdkernel: Shell) -> None:
 
 @pytest.mark.parametrize(("app", "status"), [("--app slack", 1), ("", 0)])
 def test_check_is_an_exit_status(pdkernel: Shell, app: str, status: int) -> None:
-    """With `--check` the exit status is 1 if the source lacks something; without it the report alone says so."""
+    """With `--check` the exit status is 1 if the source lacks something; without it, only the report shows that."""
     notebook = pdkernel.notebook(f"%%pdstep send {app}\ndef handler(pd):\n    return 1\n")
 
     assert pdkernel("doctor", notebook, "--check").status == status

@@ -91,7 +91,7 @@ def test_ten_thousand_records_and_the_files_come_back(pdkernel: Shell) -> None:
 
 
 def test_a_written_step_is_explained(pdkernel: Shell) -> None:
-    """The command says which store each prop is, and how the data is downloaded."""
+    """The command reports the store of each prop, and the command that downloads the data."""
     done = pdkernel("migrate", "data", "ds_1", "my orders", "--to", "rescued")
 
     assert done.status == 0
@@ -134,7 +134,7 @@ def test_an_import_with_another_number_of_records_says_so(pdkernel: Shell) -> No
 
 
 def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Upstream) -> None:
-    """The first call saves the event and names it, the second says that nothing is new."""
+    """The first call saves the event and names it, the second reports that nothing is new."""
     write_workflow(pdkernel.folder / "synced", "Orders", OMISSIONS["Node variable"])
     (folder,) = (pdkernel.folder / "synced").iterdir()
     workflow_id = folder.name.rpartition("-")[2]

@@ -100,7 +100,7 @@ WAITS = (
 
 
 def test_a_paused_run_is_resumed(pdkernel: Shell) -> None:
-    """`runs show` says what a paused run waits for; `runs resume` goes on with its steps, and has the status of `run`."""
+    """`runs show` names what a paused run waits for; `runs resume` goes on with its steps, and has the status of `run`."""
     notebook = pdkernel.notebook(*WAITS, name="waits.ipynb")
     paused = pdkernel("run", notebook, "--body", "{}")
     command = re.search(r"pdkernel runs resume (\w+)", paused.stderr)

@@ -60,7 +60,7 @@ def test_the_json_line(pdkernel: Shell) -> None:
 
 
 def test_memory_budget_is_shown(pdkernel: Shell) -> None:
-    """With -v, the server says which memory its workers may use."""
+    """With -v, the server reports which memory its workers may use."""
     pdkernel.notebook(CUSTOM, ANSWER)
     with serving(pdkernel, "-v", "--memory", "1.5GB") as (_, process):
         process.send_signal(signal.SIGTERM)

@@ -23,7 +23,7 @@ def test_a_workflow_is_fetched_with_the_clients_token(upstream: Upstream) -> Non
 
 
 def test_an_unknown_workflow_is_refused(upstream: Upstream) -> None:
-    """The error says where the id is found."""
+    """The error names the place of the id."""
     with pytest.raises(RequestError, match=r"no workflow p_1[\s\S]*--org-id"):
         WorkflowApi(Sdk(upstream.login)).fetch_workflow("p_1")
 

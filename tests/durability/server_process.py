@@ -296,7 +296,7 @@ class Counts:
 
     Attributes:
         accepted: Events that got a 2xx response.
-        finished: Accepted events whose run has ended with success, or whose record says why not.
+        finished: Accepted events whose run has ended with success, or whose record gives the reason why not.
         begun_again: Attempts that began after the commit of their step, or that have the number of an earlier attempt.
         approved_twice: Runs that more than one call has resumed in one step.
         take_overs: As in `ServerProcess`.

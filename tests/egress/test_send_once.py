@@ -168,7 +168,7 @@ def test_a_rejected_request_is_sent_again(runs: Runs, outside: OutsideServer, le
 def test_a_request_with_a_server_error_is_not_sent_again(
     runs: Runs, outside: OutsideServer, ledger: Ledger, status: int
 ) -> None:
-    """A 5xx response is returned again, and both rows say that the outcome is unknown: the host may have acted."""
+    """A 5xx response is returned again, and both rows report that the outcome is unknown: the host may have acted."""
     received = [runs.post(STATUS_URL.format(status)).status for _ in range(2)]
 
     assert received == [status, status]
@@ -229,7 +229,7 @@ def test_a_request_of_a_failed_connection_is_not_stored(runs: Runs, ledger: Ledg
 
 
 def test_an_unknown_outcome_without_a_store(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """Without a store, the row of an unsafe request also says that the outcome is unknown; that of a safe request does not."""
+    """Without a store, the row of an unsafe request also reports that the outcome is unknown; that of a safe request does not."""
 
     def hang_up(sock: socket.socket) -> None:
         sock.recv(1000)

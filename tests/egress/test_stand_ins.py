@@ -655,7 +655,7 @@ def test_a_change_keeps_the_rest_of_the_message() -> None:
 
 
 def test_a_scheduled_message_is_not_in_the_channel() -> None:
-    """The response has the time and an id; the note says that the message is scheduled."""
+    """The response has the time and an id; the note reports that the message is scheduled."""
     slack = SlackStandIn()
     body = json.dumps({"channel": "ops", "text": "Hi", "post_at": 1_700_000_060}).encode()
 

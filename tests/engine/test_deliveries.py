@@ -83,7 +83,7 @@ async def test_params_are_added_to_the_query(run: Run, server: Server) -> None:
 
 
 async def test_outbound_policy_applies_to_deliveries(run: Run) -> None:
-    """A denied request does not fail the run; the record says that it was not sent."""
+    """A denied request does not fail the run; the record reports that it was not sent."""
     step = python_step("a", "pd.send.http('POST', 'https://hooks.example.com/x', data='text')")
     execution = await run(step)
     (sent,) = execution.sends
@@ -330,5 +330,5 @@ def test_a_message_has_six_tries() -> None:
     ids=["no answer", "refused by a rule", "answered", "e-mail", "an event that is not stored"],
 )
 def test_only_a_message_without_an_answer_is_tried_again(delivery: Delivery, again: bool) -> None:
-    """A destination that answered, whatever its status, and a call that a rule refused are not tried again."""
+    """A destination that answered, regardless of its status, and a call that a rule refused are not tried again."""
     assert may_retry(delivery) == again

@@ -89,7 +89,7 @@ def test_users_of_both_environments(
     [(0, "development has no external users yet."), (1, "development: u00."), (10, "u08, u09."), (11, "u09 and more.")],
 )
 def test_known_users_are_named(directory: LocalDirectory, count: int, ending: str) -> None:
-    """A sentence names ten users, and says whether there are more."""
+    """A sentence names ten users, and reports whether there are more."""
     for number in range(count):
         add(directory, f"u{number:02}", f"apn_{number}")
 

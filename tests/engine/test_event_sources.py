@@ -241,7 +241,7 @@ async def test_missing_account_refuses_the_source(
 async def test_action_as_a_trigger_is_refused(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """An action as a trigger is refused; the message says how to write a step."""
+    """An action as a trigger is refused; the message explains how to write a step."""
     with pytest.raises(UnsupportedError, match="is an action") as caught:
         await runtime.source_runner.run(request_of("depot-look@0.1.0"))
 

@@ -323,7 +323,7 @@ class TestTrigger:
         assert (clock.now() - before).total_seconds() == 90
 
     async def test_unknown_workflow_is_named(self, run: Run) -> None:
-        """The message for an unknown workflow says where workflows are searched."""
+        """The message for an unknown workflow names the places of the search."""
         execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
         error = execution.step("call").error
         assert error is not None

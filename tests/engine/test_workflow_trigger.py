@@ -159,7 +159,7 @@ async def test_a_payload_is_an_object(tmp_path: Path, payload: JSON) -> None:
 
 
 async def test_an_unknown_workflow(tmp_path: Path) -> None:
-    """The fix says how to name a workflow; a run without a folder finds none."""
+    """The fix explains how to name a workflow; a run without a folder finds none."""
     for request in (a_request(tmp_path), a_request(tmp_path, find_workflow=None)):
         with pytest.raises(RequestError, match="There is no workflow gone beside this workflow"):
             await ask(tmp_path, Runner(), request, workflow="gone")

@@ -160,7 +160,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_an_equal_notebook_is_unchanged(tmp_path: Path) -> None:
-    """A notebook with the same content, whatever its outputs, is left unchanged."""
+    """A notebook with the same content, regardless of its outputs, is left unchanged."""
     folder = flow(tmp_path / "w")
     import_one(folder, tmp_path / "n.ipynb")
     notebook = nbformat.read(tmp_path / "n.ipynb", 4)

@@ -200,7 +200,7 @@ def test_a_folder_of_actions_is_relative_to_the_notebook(tmp_path: Path, actions
 
 
 def test_the_first_cell_says_that_the_workflow_is_off(tmp_path: Path) -> None:
-    """Only a workflow that is turned off on Pipedream says so."""
+    """Only the first cell of a workflow that is turned off on Pipedream reports it."""
     for name, top in (("on", ""), ("off", "inactive: true\n")):
         yaml = HEAD.replace("name: W\n", f"name: W\n{top}")
         import_one(synced(tmp_path / name, f"{yaml}{SEND}", send__entry_DOT_js=NODE), tmp_path / f"{name}.ipynb")

@@ -1,7 +1,7 @@
 """
 Attacks of one user's run on the runs of others: what an attack is, and the runs that show whether it works.
 
-The attacks of a language are one workflow of one step, whose event says what to do. A run plants attacks, works as any step does
+The attacks of a language are one workflow of one step, whose event names what to do. A run plants attacks, works as any step does
 (`WORK`), and looks for what was planted, also by attacks on other runs.
 """
 

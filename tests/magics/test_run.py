@@ -255,7 +255,7 @@ def test_the_urls_of_a_served_draft_resume_a_run(notebook: Notebook) -> None:
 
 
 def test_an_interrupt_cancels_a_run_that_waits(notebook: Notebook) -> None:
-    """A cancelled wait ends the run, and its record says so."""
+    """A cancelled wait ends the run, and its record reports it."""
     run_id = paused_run(notebook)
     execution = notebook.session.call_engine(lambda engine: engine.journal.get_execution(run_id))
     assert execution is not None

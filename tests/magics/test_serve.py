@@ -63,7 +63,7 @@ def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
 
 
 def test_requests_run_the_screen_or_say_so(notebook: Notebook, run: Run) -> None:
-    """A request runs the edited code, and the output names the step; for code with an error, it says what runs."""
+    """A request runs the edited code, and the output names the step; for code with an error, it names what runs."""
     run("%pdevent hello")
     run(ANSWER)
     url = url_in(run("%pdserve"))

@@ -261,7 +261,7 @@ def test_a_link_replaces_what_was_downloaded(tmp_path: Path, status: int) -> Non
 
 
 def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """After three tries the error names the URL, and says that a repeated command goes on."""
+    """After three tries the error names the URL, and reports that a repeated command goes on."""
     with pytest.raises(ProjectError, match="goes on where it stopped"):
         download("http://127.0.0.1:9", tmp_path).download_store("orders")
 

@@ -77,7 +77,7 @@ def report_on(settings: ReportSettings, *paths: Path) -> MigrationReport:
 
 @pytest.mark.parametrize("name", OMISSIONS)
 def test_a_seeded_omission_is_named(report: MigrationReport, name: str) -> None:
-    """The workflow's row has an item of the right kind that says what is left out."""
+    """The workflow's row has an item of the right kind that names what is left out."""
     omission = OMISSIONS[name]
 
     items = [item for item in row_of(report, name).items if item.kind == omission.kind]
@@ -218,7 +218,7 @@ def test_an_id_adds_the_settings_of_triggers_to_the_folder(tmp_path: Path, setti
 
 
 def test_a_workflow_without_a_trigger_needs_an_answer(tmp_path: Path, settings: ReportSettings) -> None:
-    """In Git and over the API, a workflow without a trigger says so, and has no endpoint."""
+    """In Git and over the API, the report on a workflow without a trigger mentions it, and has no endpoint."""
     write_workflow(tmp_path, "By hand", Omission("no_trigger", "", triggers=()))
     item = {**API_WORKFLOW, "triggers": []}
 

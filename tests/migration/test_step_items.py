@@ -77,7 +77,7 @@ def test_the_command_for_a_store_is_quoted() -> None:
 
 
 def test_a_started_workflow_that_is_not_part_of_the_report() -> None:
-    """The item says whether the started workflow moves too."""
+    """The item reports whether the started workflow moves too."""
     known, unknown = (
         next(iter(find_step_items(node_step(body=f'$.flow.trigger("{name}")'), AROUND)))
         for name in ("p_Other12", "p_Gone123")

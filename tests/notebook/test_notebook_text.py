@@ -100,7 +100,7 @@ def test_a_kept_entry_with_a_fence_is_one_block() -> None:
 
 
 def test_a_step_without_its_code_is_explained() -> None:
-    """A Markdown cell above the step says that its code was missing at the import."""
+    """A Markdown cell above the step reports that its code was missing at the import."""
     gone = Step("gone", extra={ROUND_TRIP_KEY: {"missing": True}})
     cells = cells_of(Workflow("W", triggers=ONE, steps=(gone, Step("here", source="x = 1\n"))))
     about = [cell for cell in cells if "about" in cell["metadata"].get("pdkernel", {})]

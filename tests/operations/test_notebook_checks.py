@@ -88,7 +88,7 @@ def test_outputs_without_a_mark(check: Check) -> None:
 
 
 def test_a_notebook_that_cannot_be_read(check: Check) -> None:
-    """The check says why, and fails."""
+    """The check gives the reason, and fails."""
     found = check(cell(ONE), cell(ONE))
 
     assert not found.is_passed

@@ -49,7 +49,7 @@ def write_notebook(path: Path, body: str) -> WorkflowSource:
 
 
 async def test_a_replay_is_a_new_run_on_the_same_event(run: Run, runtime: WorkflowEngine) -> None:
-    """The new run has the event, the trace id and the user of the first; record and context say that it is a replay."""
+    """The new run has the event, the trace id and the user of the first; record and context report that it is a replay."""
     workflow = a_workflow(python_step(body="return pd.steps['trigger']['context']['replay']"))
     first = await run(workflow, external_user_id="ada", event=an_event({"secret": 1}))
     again = await replay(runtime, first.id)
@@ -90,7 +90,7 @@ async def test_a_replay_reaches_no_more_than_its_run(
 async def test_a_replay_has_the_current_workflow_of_its_source(
     run: Run, runtime: WorkflowEngine, tmp_path: Path
 ) -> None:
-    """The edited notebook runs; without the notebook, the recorded definition does, and the description says so."""
+    """The edited notebook runs; without the notebook, the recorded definition does, and the description reports it."""
     path = tmp_path / "greet.ipynb"
     source = write_notebook(path, "return 'old'")
     first = await run(source.workflow, source_path=path, source="greet.ipynb")
@@ -347,7 +347,7 @@ def served_request(tmp_path: Path) -> RunRequest:
 async def test_a_served_run_is_queued_for_its_server(
     project: Project, directory: LocalDirectory, served_request: RunRequest
 ) -> None:
-    """With a server, the replay is ready for it, with its URLs; its record says that it is queued and a replay."""
+    """With a server, the replay is ready for it, with its URLs; its record reports that it is queued and a replay."""
     async with await WorkflowEngine.start(project, directory, origin="serve") as server:
         first = await server.run(served_request)
         async with await WorkflowEngine.start(project, directory) as terminal:

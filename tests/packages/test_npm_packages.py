@@ -343,7 +343,7 @@ async def test_a_changed_archive_is_refused(registry: NpmRegistry, opened: Open,
 
 
 async def test_a_locked_version_that_was_withdrawn(registry: NpmRegistry, opened: Open) -> None:
-    """The fix says that the lock file requires the package."""
+    """The fix explains that the lock file requires the package."""
     registry.publish("tiny", "1.0.0")
     registry.publish("tiny", "1.0.1")
     await opened().ensure([NpmSpec("tiny")])

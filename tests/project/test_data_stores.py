@@ -195,7 +195,7 @@ def test_a_large_store_is_read_in_pages(project: Project) -> None:
 
 
 def test_a_page_of_large_values_ends_early(project: Project) -> None:
-    """A page holds about a megabyte, whatever the number of its records."""
+    """A page holds about a megabyte, regardless of the number of its records."""
     project.data_stores.put_records("s", [StoreRecord(f"k{number}", "x" * 700_000, None) for number in range(5)])
 
     assert len(project.data_stores.read_page("s").records) == 2

@@ -131,7 +131,7 @@ def test_a_store_is_removed_while_others_write(processes: tuple[Project, Project
 
 
 def test_records_are_written_in_opposite_orders(processes: tuple[Project, Project]) -> None:
-    """Two processes that write the same records in opposite orders do not wait for each other for ever."""
+    """Two processes that write the same records in opposite orders do not wait for each other endlessly."""
     records = [StoreRecord(f"key{number}", number, None) for number in range(40)]
 
     def work(project: Project, chosen: list[StoreRecord]) -> None:
@@ -174,7 +174,7 @@ def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, P
 
 
 def test_text_is_sorted_by_its_bytes(processes: tuple[Project, Project]) -> None:
-    """Lists have the order that they have on SQLite, whatever the language of the server."""
+    """Lists have the order that they have on SQLite, regardless of the language of the server."""
     for name in ("b", "B", "a_", "aB", "_a"):
         processes[0].variables.set(name, "1")
 

@@ -133,7 +133,7 @@ def test_a_report_on_production(project: Project, directory: LocalDirectory) -> 
 
 
 def test_only_the_pinned_step_mentions_its_pin(project: Project) -> None:
-    """Of two steps without their action, the one that is pinned in the notebook says so."""
+    """Of two steps without their action, only the report on the step that is pinned in the notebook mentions the pin."""
     workflow = a_workflow(Step("act", uses="@acme/do_it@0.0.9"), Step("other", uses="@acme/do_it@0.0.9"))
 
     missing = collected(project, workflow, pinned_steps={"act"}).missing_requirements

@@ -57,7 +57,7 @@ def test_nothing_is_missing(project: Project) -> None:
 
 
 def test_a_pin_of_the_notebook_is_mentioned(project: Project) -> None:
-    """The report on a step without its action says what a pin of the notebook does."""
+    """The report on a step without its action names what a pin of the notebook does."""
     report = DoctorReport.collect(
         a_workflow(Step("act", uses="@acme/do_it@0.0.9")),
         directory=LocalDirectory(project),

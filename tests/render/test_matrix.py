@@ -47,7 +47,7 @@ def test_an_account_that_does_not_work_stands_out() -> None:
 
 
 def test_the_title_counts_users_that_can_run_it() -> None:
-    """A user whose account does not work can run it; an environment without users says so."""
+    """A user whose account does not work can run it; without users, the title reports it."""
     failed = MatrixRow("bob", MatrixCell("", "error", code="request", message="Gone.", fix="Connect."), (READY,))
     development = MatrixRow(None, READY, (READY,))
 

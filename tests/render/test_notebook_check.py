@@ -40,7 +40,7 @@ def test_markdown() -> None:
 
 
 def test_nothing_to_list() -> None:
-    """A workflow without accounts, reads and calls says so, and passes."""
+    """The check of a workflow without accounts, reads and calls reports it, and passes."""
     assert render_text(NotebookCheck("flow.ipynb", workflow="flow")) == (
         "✓ flow.ipynb\n"
         "    accounts: none\n"
@@ -67,7 +67,7 @@ def test_a_check_fails_for_three_reasons() -> None:
 
 
 def test_an_incomplete_proof_is_not_green() -> None:
-    """A check whose proof did not compare each step passes with a warning that says what to do."""
+    """A check whose proof did not compare each step passes with a warning that names what to do."""
     check = NotebookCheck("a.ipynb", workflow="a", proof="same", proof_summary="Not compared: send. Record its call.")
 
     assert check.is_passed

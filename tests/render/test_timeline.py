@@ -400,7 +400,7 @@ def test_a_pinned_result_has_one_mark() -> None:
 
 
 def test_a_step_has_the_kind_of_its_code() -> None:
-    """A step with a pre-built action is an action, whatever its language."""
+    """A step with a pre-built action is an action, regardless of its language."""
     workflow = a_workflow(
         python_step("check", "1"), a_step("%%pdstep send --uses slack-send-message@0.0.20\ntext: Hi\n")
     )

@@ -559,7 +559,7 @@ class TestErrors:
         assert trigger_of(handler)["event"]["original_context"]["workflow_name"] == "Work 3"
 
     async def test_an_error_of_a_handler_starts_nothing(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-        """Neither a failed run of a workflow with an errors trigger nor one that it triggers starts such a workflow; the log says so."""
+        """Neither a failed run of a workflow with an errors trigger nor one that it triggers starts such a workflow, which the log reports."""
         both = "triggers: [{type: http}, {type: errors}]"
         calling = node("await $.flow.trigger('work-3')")
         async with serve(ERRORS, both, HTTP, steps={"Work 2": calling, "Work 3": FAILING}) as site:
@@ -611,7 +611,7 @@ class TestErrors:
         assert len(runs) == len(first) == 2
 
     async def test_a_trigger_that_was_turned_off_is_left_out(self, serve: Serve) -> None:
-        """If the trigger is turned off before the event is delivered, the record says that no workflow listens."""
+        """If the trigger is turned off before the event is delivered, the record reports that no workflow listens."""
         async with serve(ERRORS, HTTP, steps={"Work 2": FAILING}) as site:
             site.enable()
             await site.post("Work 2")

@@ -65,7 +65,7 @@ def test_no_account_gives_a_reason(session: Session) -> None:
 
 
 def test_no_user_gives_a_reason(session: Session) -> None:
-    """Without an external user the reason says how to choose a user."""
+    """Without an external user the reason explains how to choose a user."""
     session.choose_user(None)
 
     page = session.actions.fetch_options("put", "shelf")

@@ -362,7 +362,7 @@ def test_the_latest_ten_runs_can_be_saved() -> None:
 
 
 def test_results_belong_to_user_environment_and_event() -> None:
-    """Results of another user, environment or event are not those of the current choice, whatever the kind of event."""
+    """Results of another user, environment or event are not those of the current choice, regardless of the kind of event."""
     scopes = []
     for user, environment, event in (
         ("ada", "development", Event({"tick": 1}, is_http=False)),

@@ -91,7 +91,7 @@ def test_frame_of_an_invalid_path_shows_an_example() -> None:
 
 
 def test_frame_of_an_item_that_does_not_exist() -> None:
-    """An index after the last item has no value, and a value without lists says so."""
+    """An index after the last item has no value, and the error for a value without lists reports it."""
     assert list(build_data_frame({"a": [{"n": 1}, {"n": 2}]}, ("a", 1))["n"]) == [2]
     with pytest.raises(RequestError, match=r"no value at a\[2\]"):
         build_data_frame({"a": [{"n": 1}, {"n": 2}]}, ("a", 2))

@@ -157,7 +157,7 @@ def test_enter_for_another_user_is_forgotten(session: Session) -> None:
 
 
 def test_the_state_of_an_account(session: Session) -> None:
-    """A row says who needs the app, whose account is missing, and whether the newest account works."""
+    """A row names the steps that need the app, and reports a missing account, or whether the newest account works."""
     account = session.directory.add_account(app="slack", credentials={"token": TOKEN}, external_user_id="ada")
     broken = replace(account, healthy=False)
     seen = []

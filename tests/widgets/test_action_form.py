@@ -92,7 +92,7 @@ def test_typed_words_and_an_app_select_actions(make_form: Callable[..., ActionFo
 
 
 def test_enter_searches_and_says_what_was_not_found(make_form: Callable[..., ActionForm]) -> None:
-    """Enter searches at once; without a match the form says so."""
+    """Enter searches at once; without a match the form reports it."""
     form = make_form()
     type_into(form.search.words, "zebra")
 
@@ -208,7 +208,7 @@ def test_account_of_the_external_user_or_of_the_author(session: Session, make_fo
 
 
 def test_missing_account_is_reported_below_its_field(session: Session, make_form: Callable[..., ActionForm]) -> None:
-    """Without an account the field says so; once there is one, the options are loaded."""
+    """Without an account the field reports it; once there is one, the options are loaded."""
     session.choose_user("ada")
     form = make_form("depot-put-thing")
     assert "ada has no Depot account" in screen(form)

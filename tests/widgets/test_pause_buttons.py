@@ -69,7 +69,7 @@ def test_a_paused_run_is_stopped(composer: EventComposer, buttons: PauseButtons)
 
 
 def test_invalid_data_is_reported(composer: EventComposer, buttons: PauseButtons) -> None:
-    """Text that is not JSON resumes nothing, and the message says where it is wrong."""
+    """Text that is not JSON resumes nothing, and the message names the line and the column."""
     type_into(buttons.data, "{approved")
     press(buttons, RESUME)
 

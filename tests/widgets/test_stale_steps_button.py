@@ -49,7 +49,7 @@ def test_a_failed_step_is_named(session: Session, issue: Event) -> None:
 
 
 def test_an_error_before_the_run(session: Session) -> None:
-    """Without an event no step runs, and the button says why."""
+    """Without an event no step runs, and the button gives the reason."""
     button = StaleStepsButton(["two"], session.run)
 
     press(button, RUN)

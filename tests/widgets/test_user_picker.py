@@ -146,7 +146,7 @@ def test_follows_the_session(picker: UserPicker, session: Session, ada: str) -> 
 
 
 def test_one_choice_is_one_change(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
-    """A pick calls the listeners once, whatever the number of forms."""
+    """A pick calls the listeners once, regardless of the number of forms."""
     picker = make_picker()
     make_picker()
     users = []

@@ -181,7 +181,7 @@ async def test_syntax_error_has_line_and_caret(bench: Bench) -> None:
 
 
 async def test_name_error_mentions_plain_cells(bench: Bench) -> None:
-    """The message for an undefined name says that names of plain cells are not visible."""
+    """The message for an undefined name reports that names of plain cells are not visible."""
     outcome = await bench.run("python", "def handler(pd):\n    return df.head()\n")
 
     assert outcome.error is not None

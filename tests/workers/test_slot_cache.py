@@ -147,7 +147,7 @@ async def test_new_process_of_a_slot_is_measured(open_run: OpenRun) -> None:
 
 
 async def test_count_of_idle_processes_has_a_limit(open_run: OpenRun, caplog: pytest.LogCaptureFixture) -> None:
-    """Idle processes keep files open, so their number is limited, whatever their memory."""
+    """Idle processes keep files open, so their number is limited, regardless of their memory."""
     caplog.set_level(logging.INFO, "pdkernel")
     pool = WorkerPool()
     pool._slots = SlotCache(max_processes=1)

@@ -1,7 +1,7 @@
 """
 Stand-in for OpenAI's API: `POST /v1/chat/completions` and `POST /v1/responses`, as in OpenAI's reference.
 
-The answer says that it comes from a stand-in and repeats the question. If the request has a JSON schema ("Structured
+The answer names the stand-in and repeats the question. If the request has a JSON schema ("Structured
 Outputs"), the answer fits the schema: of several choices, it takes the first that the question names.
 """
 

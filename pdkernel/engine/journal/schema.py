@@ -32,7 +32,7 @@ POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always
 metadata = MetaData()
 
 _Text = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text that both databases sort and compare by its bytes, whatever the language of a Postgres server."""
+"""Text that both databases sort and compare by its bytes, regardless of the language of a Postgres server."""
 
 executors = Table(
     "executors",

@@ -39,7 +39,7 @@ UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cann
 
 
 class Endpoint:
-    """The application that answers requests to endpoints, whatever their method."""
+    """The application that answers requests to endpoints, regardless of their method."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request."""

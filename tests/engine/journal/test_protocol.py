@@ -376,7 +376,7 @@ async def test_served_run_of_a_dead_executor_continues(open_journal: Open, datab
 async def test_other_run_of_a_dead_executor_is_interrupted(
     open_journal: Open, database: Database, clock: ManualClock, origin: str
 ) -> None:
-    """A run whose user saw its process end is an error that says so; its steps stay, and it is never continued."""
+    """A run whose user saw its process end becomes an error with this reason; its steps stay, and it is never continued."""
     owner, reaper = open_journal(origin), open_journal("serve")
     await owner.store_definition(WORKFLOW)
     await owner.accept_run(new_run())
@@ -493,7 +493,7 @@ async def test_run_of_a_closed_executor_is_reaped(open_journal: Open) -> None:
 
 @ONLY_SQLITE
 async def test_second_server_is_refused(open_journal: Open) -> None:
-    """One executor of the origin `serve` opens a file; the message says how to serve more."""
+    """One executor of the origin `serve` opens a file; the message explains how to serve more workflows."""
     first = open_journal("serve")
 
     with pytest.raises(RequestError, match=r"Another `pdkernel serve` serves the project in .*journal\.db") as refused:

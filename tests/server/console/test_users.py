@@ -57,7 +57,7 @@ async def test_one_user(serve: Serve) -> None:
 
 
 async def test_many_users(serve: Serve) -> None:
-    """A page has a limited number of users, and says that there are more."""
+    """A page has a limited number of users, and reports that there are more."""
     console = await serve(GREET)
     for number in range(users.MAX_USERS + 1):
         console.site.directory.add_account(app="x", credentials={"k": "v"}, external_user_id=f"user-{number:03d}")

@@ -82,7 +82,7 @@ async def test_triggers_that_are_on(serve: Serve) -> None:
 
 
 async def test_a_server_without_workflows(serve: Serve) -> None:
-    """The page says that only the Connect API is served."""
+    """The page reports that only the Connect API is served."""
     console = await serve()
 
     assert "only the Connect API is served" in await console.page("/-/")
