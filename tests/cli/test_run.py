@@ -605,7 +605,7 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
 
-    ended = Ended(process.returncode, stdout, stderr)
+    ended = Ended(process.wait(), stdout, stderr)
     assert ended.status == 1
     assert ended.json["status"] == "cancelled"
     assert ended.json["steps"][0]["error"]["message"] == "The run was cancelled while this step ran."
@@ -652,7 +652,7 @@ def test_a_run_is_saved(pdkernel: Shell) -> None:
         "Wrote events/greeting.json",
         "Run it: pytest tests/test_greeting.py",
     ]
-    assert run_pytest(pdkernel.folder) == {"passed": 1}
+    assert run_pytest(pdkernel.fork_server, pdkernel.folder) == {"passed": 1}
     written = [path for path in pdkernel.folder.rglob("*") if path.is_file() and ".pdkernel" not in path.parts]
     assert [path.name for path in written if TOKEN.encode() in path.read_bytes()] == []
 
