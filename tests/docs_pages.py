@@ -33,6 +33,7 @@ from traitlets.config import Config
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
 from pdkernel.cli.commands import pdkernel
+from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.notebooks import scrub
 
@@ -157,7 +158,7 @@ def merge(shown: str, actual: str) -> str:
 class Reader:
     """Follows a page in a folder of its own."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer) -> None:
         self.folder = folder
         self.status = 0
         self._ids: dict[str, str] = {}
@@ -166,6 +167,7 @@ class Reader:
         self._state = folder.with_name(f"{folder.name}.state")
         self._shell: Any = None
         self._monkeypatch = monkeypatch
+        self._fork_server = fork_server
         self._names: dict[str, Any] = {"__name__": "page"}
         self._set_environment()
 
@@ -291,7 +293,7 @@ class Reader:
     def _serve(self, command: str, shown: str) -> str:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = str(free.getsockname()[1])
-        server = _Server([sys.executable, "-m", *shlex.split(command), "--port", self._port])
+        server = _Server(self._fork_server, [*shlex.split(command)[1:], "--port", self._port])
         self._servers.append(server)
         output, self.status = server.read_until(lambda text: matches(shown, self._as_shown(text)) if shown else None)
         return output
@@ -319,16 +321,19 @@ class Reader:
 class _Server:
     """`pdkernel serve` in the background."""
 
-    def __init__(self, command: list[str]) -> None:
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def __init__(self, fork_server: ForkServer, args: list[str]) -> None:
+        reads, writes = os.pipe()
+        self._process = fork_server.open(args, folder=Path.cwd(), environ=os.environ, stdout=writes, stderr=writes)
+        os.close(writes)
+        self._lines = os.fdopen(reads, encoding="utf-8")
         self._output = ""
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._output += line
+        with self._lines:
+            for line in self._lines:
+                self._output += line
 
     def read_until(self, is_shown: Callable[[str], bool | None]) -> tuple[str, int]:
         """
@@ -361,19 +366,17 @@ class _Server:
     def close(self) -> None:
         """End the server and wait for its end."""
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(TimeoutError):
             self._process.wait(15)
         self._process.kill()
         self._process.wait()
         self._thread.join(5)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @contextlib.contextmanager
-def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+def reader(folder: Path, monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer) -> Iterator[Reader]:
     """A reader at the start of a page."""
-    following = Reader(folder, monkeypatch)
+    following = Reader(folder, monkeypatch, fork_server)
     try:
         yield following
     finally:

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.browser.harness import Lab, LabPage, find_barriers
+from tests.cli.fork_server import ForkServer
 from tests.private_pytest import run_pytest
 
 FOLDER = "job"
@@ -354,7 +355,7 @@ def test_no_output_has_a_barrier(edited: Job, axe: str, theme: str) -> None:
         expect(page.get_by_role("group", name=name, exact=True)).to_be_visible()
 
 
-def test_a_run_is_saved_as_a_test(edited: Job) -> None:
+def test_a_run_is_saved_as_a_test(edited: Job, fork_server: ForkServer) -> None:
     """The button below a run writes a test that passes and reports its files, which contain no token."""
     edited.page.save()
     edited.run("run")
@@ -364,7 +365,7 @@ def test_a_run_is_saved_as_a_test(edited: Job) -> None:
 
     expect(output).to_contain_text("Wrote tests/test_issues_opened.py", timeout=30_000)
     edited.look("run", "job-13-saved-as-a-test")
-    assert run_pytest(edited.folder) == {"passed": 1}
+    assert run_pytest(fork_server, edited.folder) == {"passed": 1}
     files = [path for path in (edited.folder / "tests").rglob("*") if path.is_file()]
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
 

@@ -46,9 +46,9 @@ class Ended:
 class Shell:
     """Runs `pdkernel` in one folder."""
 
-    def __init__(self, folder: Path, server: ForkServer) -> None:
+    def __init__(self, folder: Path, fork_server: ForkServer) -> None:
         self.folder = folder
-        self._server = server
+        self.fork_server = fork_server
 
     def __call__(
         self, *args: str, stdin: str = "", within: Sequence[str] = (), before: Sequence[object] = (), **environ: str
@@ -65,7 +65,7 @@ class Shell:
         """
         environ = {**self.environment(), **environ}
         if not within:
-            done = self._server.run(args, folder=self.folder, environ=environ, stdin=stdin, before=before)
+            done = self.fork_server.run(args, folder=self.folder, environ=environ, stdin=stdin, before=before)
             return Ended(done.returncode, done.stdout, done.stderr)
         done = subprocess.run(
             [*within, *COMMAND, *args],
@@ -81,7 +81,7 @@ class Shell:
 
     def start(self, *args: str, stderr: int | None = None) -> ForkedCommand:
         """Start the command in the background; its standard error is *stderr*, or a pipe."""
-        return self._server.open(args, folder=self.folder, environ=self.environment(), stderr=stderr)
+        return self.fork_server.open(args, folder=self.folder, environ=self.environment(), stderr=stderr)
 
     def on_terminal(self, *args: str, answers: Sequence[tuple[str, str]] = (), **environ: str) -> tuple[int, str]:
         """
@@ -96,7 +96,7 @@ class Shell:
             The exit status, and all that the terminal shows.
         """
         main, terminal = pty.openpty()
-        process = self._server.open(
+        process = self.fork_server.open(
             args,
             folder=self.folder,
             environ={**self.environment(), "TERM": "xterm-256color", **environ},

@@ -226,6 +226,13 @@ class ForkedCommand:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
+    def poll(self) -> int | None:
+        """The exit status, or None while the process runs."""
+        try:
+            return self.wait(0)
+        except TimeoutError:
+            return None
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the process, and return its exit status. Raises `TimeoutError`."""
         if self.returncode is None:

@@ -39,7 +39,7 @@ def test_new_makes_a_notebook_an_event_and_a_test(pdkernel: Shell, name: str) ->
     assert f"Test it: pytest {test}" in ended.lines
     assert f"Open it: pdkernel lab {notebook}" in ended.lines
     assert pdkernel("run", str(notebook), "--event", event).status == 0
-    assert run_pytest(pdkernel.folder / notebook.parent) == {"passed": 1}
+    assert run_pytest(pdkernel.fork_server, pdkernel.folder / notebook.parent) == {"passed": 1}
 
 
 def test_new_writes_a_valid_notebook(pdkernel: Shell) -> None:

@@ -282,7 +282,7 @@ def test_run_with_a_withheld_account_becomes_a_test(logged_in: Shell, upstream: 
 
     assert ended.status == 0, ended.stdout + ended.stderr
     assert ended.json["steps"][0]["exports"]["$return_value"] == "https://api.github.com/user"
-    assert run_pytest(logged_in.folder) == {"passed": 1}
+    assert run_pytest(logged_in.fork_server, logged_in.folder) == {"passed": 1}
     assert len(upstream.asked) == asked
     written = [path for path in logged_in.folder.rglob("*") if path.is_file() and ".pdkernel" not in path.parts]
     assert [path.name for path in written if b"withheld-" in path.read_bytes()] == []

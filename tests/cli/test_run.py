@@ -652,7 +652,7 @@ def test_a_run_is_saved(pdkernel: Shell) -> None:
         "Wrote events/greeting.json",
         "Run it: pytest tests/test_greeting.py",
     ]
-    assert run_pytest(pdkernel.folder) == {"passed": 1}
+    assert run_pytest(pdkernel.fork_server, pdkernel.folder) == {"passed": 1}
     written = [path for path in pdkernel.folder.rglob("*") if path.is_file() and ".pdkernel" not in path.parts]
     assert [path.name for path in written if TOKEN.encode() in path.read_bytes()] == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from IPython.core.displaypub import CapturingDisplayPublisher
 
+from tests.cli.fork_server import ForkServer
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
 from tests.private_pytest import run_pytest
@@ -76,7 +77,7 @@ def test_an_unchanged_output_is_not_updated(notebook: Notebook, run: Run, update
     assert len(updates()) == before
 
 
-def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, tmp_path: Path) -> None:
+def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, fork_server: ForkServer, tmp_path: Path) -> None:
     """`%pdrun --save-test NAME` runs, and writes and lists a test beside the notebook's file; the test passes."""
     notebook.session.notebook = notebook_of(tmp_path / "work.ipynb", HEADER, CHECK, GREET)
     run(HEADER)
@@ -88,7 +89,7 @@ def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, tmp_path: Path) 
 
     assert notebook.error is None, shown
     assert "Wrote tests/test_greeting.py" in shown
-    assert run_pytest(tmp_path) == {"passed": 1}
+    assert run_pytest(fork_server, tmp_path) == {"passed": 1}
 
 
 def test_a_notebook_without_a_file_cannot_be_saved(notebook: Notebook, run: Run) -> None:

@@ -17,6 +17,7 @@ from docs.generated_reference import (
     packages_table,
     schema,
 )
+from tests.cli.fork_server import ForkServer
 from tests.docs_pages import DATABASE_URL, WITH_OUTPUT, Block, Reader, matches, merge, read_blocks, reader
 from tests.golden import write_golden
 from tests.npm_registry import npm_registry
@@ -63,7 +64,11 @@ def follow(page: Path, following: Reader) -> tuple[str, list[str]]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page_shows_what_happens(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fork_server: ForkServer,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Every block of the page runs, in order and in one folder, and has the output that the page shows."""
     folder = tmp_path / "work"
@@ -71,7 +76,7 @@ def test_page_shows_what_happens(
     (tmp_path / "pdkernel").symlink_to(ROOT)  # the pages' `~/pdkernel`
     wheels = WheelFolder(tmp_path / "wheels")
     wheels.publish("python-slugify", "8.0.4", modules={"slugify.py": SLUGIFY})
-    with npm_registry() as registry, reader(folder, monkeypatch) as following:
+    with npm_registry() as registry, reader(folder, monkeypatch, fork_server) as following:
         if DATABASE_URL in page.read_text(encoding="utf-8"):
             following.use_database(request.getfixturevalue("postgres_url"))
         registry.publish("ms", "2.1.3", {"index.mjs": MS}, exports="./index.mjs")
@@ -144,14 +149,16 @@ def test_an_update_keeps_what_a_page_leaves_out(shown: str, actual: str, merged:
     assert matches(merged, actual)
 
 
-def test_page_that_shows_another_output_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_that_shows_another_output_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer
+) -> None:
     """A wrong output, a wrong exit status and a wrong cell output are differences; the reader's own id replaces a shown one."""
     page = ROOT / "docs" / "made-up.md"
     blocks = read_blocks(
         "```console\n$ echo one\ntwo\n```\n\n```console\n$ (exit 3)\n$ echo $?\n0\n```\n\n"
         "```cell\nprint(1 + 1)\n```\n\n```text\n3\n```\n\n<!-- not run: there is no such program -->\n```console\n$ nope\n```\n"
     )
-    with reader(tmp_path, monkeypatch) as following:
+    with reader(tmp_path, monkeypatch, fork_server) as following:
         outputs = [following.follow(block) for block in blocks if block.reason is None and block.kind != "output"]
         following.remember("apn_AbCdEf1", "apn_7GhIjK2")
         own = following.follow(read_blocks("```console\n$ echo apn_AbCdEf1\n```\n")[0])

@@ -13,6 +13,7 @@ from pdkernel.execution import Execution
 from pdkernel.session import Session
 from pdkernel.snapshot_tests import SavedTest, save_test
 from tests.builders import an_event
+from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.private_pytest import run_pytest
 
@@ -20,8 +21,9 @@ from tests.private_pytest import run_pytest
 class Notebook:
     """A notebook whose runs are saved; `work.ipynb`, with the event `hello`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fork_server: ForkServer) -> None:
         self.folder = folder
+        self._fork_server = fork_server
         self.path = folder / "work.ipynb"
         (folder / "events").mkdir()
         (folder / "events" / "hello.json").write_text(json.dumps(dict(an_event().data)))
@@ -58,12 +60,12 @@ class Notebook:
 
     def pytest(self) -> dict[str, int]:
         """The numbers of the folder's tests by result, from a separate pytest run."""
-        return run_pytest(self.folder)
+        return run_pytest(self._fork_server, self.folder)
 
 
 @pytest.fixture
-def notebook(tmp_path: Path) -> Iterator[Notebook]:
+def notebook(tmp_path: Path, fork_server: ForkServer) -> Iterator[Notebook]:
     """A notebook in an empty folder."""
-    made = Notebook(tmp_path)
+    made = Notebook(tmp_path, fork_server)
     yield made
     made.session.close()

@@ -22,6 +22,7 @@ from pdkernel.notebook import read_cells
 from pdkernel.operations.runs import MAX_TEST_NAME
 from pdkernel.session import Session
 from pdkernel.snapshot_tests import save_test
+from tests.cli.fork_server import ForkServer
 from tests.egress.kit import OutsideServer
 from tests.notebook_files import notebook_of
 from tests.private_pytest import run_pytest
@@ -89,7 +90,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_changed_step_fails_the_saved_test(quickstart: Path, tmp_path: Path) -> None:
+def test_a_changed_step_fails_the_saved_test(quickstart: Path, fork_server: ForkServer, tmp_path: Path) -> None:
     """The saved test passes without a project; a change of any of the four steps fails it."""
     for step, (before, after) in {"": ("", ""), **MUTATIONS}.items():
         copy = tmp_path / f"change_{step}"
@@ -99,8 +100,8 @@ def test_a_changed_step_fails_the_saved_test(quickstart: Path, tmp_path: Path) -
         assert (mutated == text) == (step == "")
         (copy / "quickstart.ipynb").write_text(mutated, encoding="utf-8")
 
-    passed = run_pytest(tmp_path / "change_")
-    failed = run_pytest(tmp_path, "--import-mode=importlib", *(f"change_{step}" for step in MUTATIONS))
+    passed = run_pytest(fork_server, tmp_path / "change_")
+    failed = run_pytest(fork_server, tmp_path, "--import-mode=importlib", *(f"change_{step}" for step in MUTATIONS))
 
     assert (passed, failed) == ({"passed": 1}, {"failed": 4})
 
