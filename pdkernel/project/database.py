@@ -227,7 +227,11 @@ class Database:
             if "meta" in _table_names(connection) and _facts(connection) is not None:
                 return False
             self._refuse_foreign_tables(connection, set(metadata.tables))
-            metadata.create_all(connection, checkfirst=False)
+            if self.sqlite_path is None:
+                metadata.create_all(connection, checkfirst=False)
+            else:
+                for statement in sqlite.creation_statements(metadata):
+                    connection.exec_driver_sql(statement)
             connection.execute(insert(meta), [{"name": name, "value": value} for name, value in meta_values.items()])
         return True
 

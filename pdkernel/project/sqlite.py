@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from errno import EISDIR
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pdkernel.errors import ProjectError
 from pdkernel.project.folder import folder_error
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
 
 BUSY_TIMEOUT_S = 10.0
 """Seconds to wait for another process's write."""
@@ -72,6 +78,18 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("pragma synchronous = full")
     connection.execute(f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     connection.execute("pragma foreign_keys = on")
+
+
+@cache  # compiling the statements takes longer than executing them
+def creation_statements(tables: MetaData) -> Sequence[str]:
+    """The SQL statements that create *tables* and their indexes."""
+    # imported here because only the creation of tables needs SQLAlchemy
+    from sqlalchemy.dialects import sqlite
+    from sqlalchemy.schema import CreateIndex, CreateTable
+
+    statements: list[CreateTable | CreateIndex] = [CreateTable(table) for table in tables.sorted_tables]
+    statements += [CreateIndex(index) for table in tables.sorted_tables for index in table.indexes]
+    return [str(statement.compile(dialect=sqlite.dialect())) for statement in statements]
 
 
 def is_busy(fault: sqlite3.Error) -> bool:

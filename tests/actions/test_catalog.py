@@ -12,7 +12,6 @@ from pdkernel.actions import ActionReference, Catalog, suggest_step_name
 from pdkernel.actions.builtin_source import load_builtin_actions
 from pdkernel.actions.component import parse_header
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
-from pdkernel.actions.npm_registry import NpmRegistry
 from pdkernel.actions.npm_source import NpmSource
 from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.errors import (
@@ -24,7 +23,7 @@ from pdkernel.errors import (
 )
 from pdkernel.project import Project
 from tests.actions.checkout import write_checkout
-from tests.actions.registry_server import PackageServer, archive, depot, serving
+from tests.actions.registry_server import HeldPackages, PackageServer, archive, depot, serving
 
 PACKAGE = "@pipedream/depot"
 VERSIONS = {"0.1.0": "0.0.9", "0.9.0": "0.1.1", "0.10.0": "0.1.2"}
@@ -81,15 +80,11 @@ async def test_a_missing_version_on_npm(catalog: Catalog) -> None:
     assert "pdkernel actions add depot-put-thing@0.1.2 --instead-of depot-put-thing@0.1.7" in caught.value.fix
 
 
-def history(registry: PackageServer, *held: str | None) -> None:
-    """Publish versions 1.0.0, 1.1.0 ... of the package, each with the action in the version of *held*, or without the action."""
-    made = {}
-    for minor, action in enumerate(held):
-        files = depot(action or "0.0.0")
-        if action is None:
-            del files["actions/put-thing/put-thing.mjs"]
-        made[f"1.{minor}.0"] = archive(PACKAGE, f"1.{minor}.0", files)
-    registry.packages = {PACKAGE: made}
+def source_of(tmp_path: Path, *held: str | None, max_downloads: int = 60) -> tuple[NpmSource, HeldPackages]:
+    """The source of components of a project whose registry has the versions *held*, and that registry."""
+    packages = HeldPackages(tmp_path / "installed", held)
+    lock = ActionsLock(tmp_path / LOCK_NAME)
+    return NpmSource(tmp_path / "components", packages, lock, max_downloads=max_downloads), packages
 
 
 @pytest.mark.parametrize(
@@ -103,57 +98,53 @@ def history(registry: PackageServer, *held: str | None) -> None:
     ],
 )
 async def test_a_version_is_found_at_any_position_in_the_history(
-    catalog: Catalog, registry: PackageServer, held: list[str | None], package: str
+    tmp_path: Path, held: list[str | None], package: str
 ) -> None:
     """The version is found if the action was removed for a while or for good, or if its versions do not grow."""
-    history(registry, *held)
+    source, _ = source_of(tmp_path, *held)
 
-    component = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.2"))
+    component = await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
 
     assert component.source == f"npm {PACKAGE} {package}"
 
 
-async def test_a_missing_version_is_searched_in_every_package(catalog: Catalog, registry: PackageServer) -> None:
+async def test_a_missing_version_is_searched_in_every_package(tmp_path: Path) -> None:
     """Each package is downloaded once, with a progress message, and the error names all existing versions."""
-    history(registry, "0.0.1", None, None, "0.0.4", None, "0.0.10")
+    source, packages = source_of(tmp_path, "0.0.1", None, None, "0.0.4", None, "0.0.10")
     messages: list[str] = []
 
     with pytest.raises(ActionVersionError) as caught:
-        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.2"), progress=messages.append)
+        await source.install_component(ActionReference("depot-put-thing", "0.0.2"), messages.append)
 
-    downloads = [path for path in registry.asked if path.endswith(".tgz")]
-    assert sorted(downloads) == [f"{PACKAGE}/-/1.{minor}.0.tgz" for minor in range(6)]
+    assert sorted(packages.downloads) == [f"1.{minor}.0" for minor in range(6)]
     assert "Packages contain depot-put-thing in 0.0.1, 0.0.4, 0.0.10." in caught.value.message
     assert messages[-1] == f"Searching npm for depot-put-thing@0.0.2: {PACKAGE} 1.4.0 (at most 0 left)"
 
 
-async def test_a_search_is_limited_and_continues_next_time(
-    project: Project, registry: PackageServer, tmp_path: Path
-) -> None:
+async def test_a_search_is_limited_and_continues_next_time(tmp_path: Path) -> None:
     """The error names the number of searched versions; indexed packages are not downloaded again."""
-    history(registry, None, "0.0.2", *[None] * 4)
-    folder, lock = tmp_path / "components", ActionsLock(tmp_path / LOCK_NAME)
-    packages = NpmRegistry(npm_environ(tmp_path, registry.url), folder=folder / "installed", lock=lock.path)
-    source = NpmSource(folder, packages, lock, max_downloads=3)
+    source, packages = source_of(tmp_path, None, "0.0.2", *[None] * 4, max_downloads=3)
 
     with pytest.raises(ActionNotFoundError) as caught:
         await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
+    searched = list(packages.downloads)
     found = await source.install_component(ActionReference("depot-put-thing", "0.0.2"), lambda _: None)
 
+    assert len(searched) == 3
+    assert not {*searched} & {*packages.downloads[3:]}
     assert "not in the 3 of 6 searched versions of @pipedream/depot" in caught.value.message
     assert caught.value.fix == "To continue the search, run: pdkernel actions add depot-put-thing@0.0.2"
     assert found.source == f"npm {PACKAGE} 1.1.0"
 
 
-async def test_a_long_history_is_searched_in_few_steps(catalog: Catalog, registry: PackageServer) -> None:
+async def test_a_long_history_is_searched_in_few_steps(tmp_path: Path) -> None:
     """If versions grow, the binary search finds the version."""
-    history(registry, *(f"0.0.{minor}" for minor in range(30)))
+    source, packages = source_of(tmp_path, *(f"0.0.{minor}" for minor in range(30)))
 
-    component = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.11"))
+    component = await source.install_component(ActionReference("depot-put-thing", "0.0.11"), lambda _: None)
 
-    looked = {path for path in registry.asked if path.endswith(".tgz")}
     assert component.source == f"npm {PACKAGE} 1.11.0"
-    assert len(looked) <= 6
+    assert len({*packages.downloads}) <= 6
 
 
 async def test_a_missing_action_in_a_package(catalog: Catalog) -> None:

@@ -12,6 +12,7 @@ import ssl
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,11 +166,17 @@ def public_roots(environ: Mapping[str, str]) -> bytes:
     """The roots of certifi, and those of the user's `SSL_CERT_FILE` if the file exists, as PEM."""
     import certifi
 
-    roots = _certificates(Path(certifi.where()).read_bytes())
-    own = environ.get("SSL_CERT_FILE", "")
-    if own and Path(own).is_file():
-        roots += _certificates(Path(own).read_bytes())
-    return roots
+    files = [Path(certifi.where())]
+    if (own := environ.get("SSL_CERT_FILE", "")) and Path(own).is_file():
+        files.append(Path(own))
+    found = ((file, file.stat()) for file in files)
+    return b"".join(_read_certificates(file, state.st_mtime_ns, state.st_size) for file, state in found)
+
+
+@lru_cache(maxsize=8)  # every engine of a process needs them, and finding them in the text takes milliseconds
+def _read_certificates(file: Path, _modified_ns: int, _size: int) -> bytes:
+    """The certificates of *file*, which had this time of modification and this size."""
+    return _certificates(file.read_bytes())
 
 
 def _certificates(pem: bytes) -> bytes:

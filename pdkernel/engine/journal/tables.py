@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 from pdkernel.engine.journal.text_columns import hash_definition
 from pdkernel.project.database import check_schema_version
+from pdkernel.project.sqlite import creation_statements
 
 
 def create_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Create the tables, or change those of an earlier version, in one transaction."""
-    from pdkernel.engine.journal.schema import SCHEMA_VERSION, SQLITE_MIGRATIONS
+    from pdkernel.engine.journal.schema import SCHEMA_VERSION, SQLITE_MIGRATIONS, metadata
 
     version = connection.execute("pragma user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
@@ -23,7 +23,7 @@ def create_tables(connection: sqlite3.Connection, path: Path) -> None:
     try:
         version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first
         statements = (
-            _ddl()
+            creation_statements(metadata)
             if version == 0
             else [
                 each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in SQLITE_MIGRATIONS[newer].split(";")
@@ -40,16 +40,3 @@ def create_tables(connection: sqlite3.Connection, path: Path) -> None:
 
 def _hash_or_none(content: str | None) -> str | None:
     return None if content is None else hash_definition(content)
-
-
-def _ddl() -> Sequence[str]:
-    # imported here because only the creation of tables needs SQLAlchemy
-    from sqlalchemy.dialects import sqlite
-    from sqlalchemy.schema import CreateIndex, CreateTable
-
-    from pdkernel.engine.journal.schema import metadata
-
-    tables = metadata.sorted_tables
-    statements: list[CreateTable | CreateIndex] = [CreateTable(table) for table in tables]
-    statements += [CreateIndex(index) for table in tables for index in table.indexes]
-    return [str(statement.compile(dialect=sqlite.dialect())) for statement in statements]
