@@ -94,12 +94,17 @@ async def test_payload_near_the_limit_is_a_warning(run: Run) -> None:
 
 
 def test_payload_is_counted_in_bytes() -> None:
-    """Logs and exports are counted in bytes of UTF-8."""
+    """Logs and exports are counted in bytes of UTF-8; as many as the limit are allowed."""
     payload = PayloadCounter({})
     error, near = payload.add({"a": "ä" * 1_000_000}, [Log("stdout", "ä" * (MAX_PAYLOAD_BYTES // 2 - 1_000_000))])
+    full = PayloadCounter({})
+    fits = full.add({}, [Log("stdout", "x" * (MAX_PAYLOAD_BYTES - len("{}{}")))])
 
     assert near is None
     assert error is not None
+    assert fits[0] is None
+    assert "100% of the limit of 6.0 MB" in str(fits[1])
+    assert full.add({}, [Log("stdout", "x")])[0] is not None
 
 
 @pytest.mark.parametrize(
