@@ -7,10 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from pdkernel.engine.account_lookup import Interface
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.account_lookup import (
+    Interface,
+    LookupResult,
+    RunIdentity,
+    look_up_accounts,
+    steps_by_external_user_app,
+)
+from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
+from pdkernel.identity import Environment
 from pdkernel.lookup import MAX_CANDIDATES, Lookup
+from pdkernel.model import AppBinding
+from pdkernel.project import Project
 from tests.builders import an_event, python_step
 from tests.engine.conftest import Run
 
@@ -39,6 +50,68 @@ async def test_execution_has_the_lookup(run: Run, connect: Connect) -> None:
         "failed": None,
     }
     assert [(each["id"], each["name"]) for each in candidates] == [(newest, "new"), (older, "old")]
+
+
+BINDINGS = {
+    "a": (AppBinding("slack", "slack"), AppBinding("again", "slack")),
+    "b": (AppBinding("slack", "slack"), AppBinding("hub", "github")),
+    "c": (),
+}
+
+
+def look_up(
+    directory: LocalDirectory, user: str | None, environment: Environment = "development", **own: str
+) -> LookupResult:
+    """Look up the accounts of `BINDINGS`, or the own Slack accounts that the steps *own* name."""
+    bindings = {step: (AppBinding("slack", "slack", account),) for step, account in own.items()} or BINDINGS
+    users, apps = () if user is None else (user,), steps_by_external_user_app(bindings)
+    snapshot = DirectorySnapshot(directory, environment, users, apps)
+    return look_up_accounts(bindings, RunIdentity(user, environment, "header", "of the environment"), snapshot)
+
+
+def test_the_first_of_four_errors(directory: LocalDirectory, project: Project) -> None:
+    """A run is refused for its header, its user, an account or the plan, in this order; production alone has a plan."""
+    add = directory.add_account
+    project.set_plan("free")
+    add(app="slack", credentials={"token": "x"}, external_user_id="ada", environment="production")
+    found = {"header": look_up(directory, None), "user": look_up(directory, "ada")}
+    found["account"] = look_up(directory, "ada", "production")
+    for environment in ("development", "production"):
+        for app in ("slack", "github"):
+            add(app=app, credentials={"token": "x"}, external_user_id="ada", environment=environment)
+    found["plan"] = look_up(directory, "ada", "production")
+    valid = look_up(directory, "ada")
+
+    lookups = {stage: result.lookup for stage, result in found.items()}
+    assert {stage: each and each.failed and each.failed.link for stage, each in lookups.items()} == {
+        stage: stage for stage in found
+    }
+    assert [each and each.user_exists for each in lookups.values()] == [None, False, True, True]
+    assert [each and each.plan for each in lookups.values()] == [None, None, "free", "free"]
+    assert found["account"].error is not None
+    assert "Required account for github not found" in found["account"].error.message
+    assert "Required by b." in found["account"].error.fix
+    assert (valid.error, set(valid.accounts)) == (None, {("slack", None), ("github", None)})
+    assert valid.lookup is not None
+    assert [(each.app, each.steps) for each in valid.lookup.apps] == [("slack", ("a", "b")), ("github", ("b",))]
+    assert (valid.lookup.header, valid.lookup.environment_header) == ("header", "of the environment")
+
+
+def test_an_own_account_that_does_not_fit(directory: LocalDirectory) -> None:
+    """An own account exists, belongs to no external user, and is one of the app; the first that does not fit is named."""
+    own, hub, ada = (
+        directory.add_account(app=app, credentials={"token": "x"}, external_user_id=user).id
+        for app, user in (("slack", None), ("github", None), ("slack", "ada"))
+    )
+
+    errors = [look_up(directory, None, a=own, b=wrong, c="apn_gone").error for wrong in ("apn_none", hub, ada)]
+
+    assert look_up(directory, None, a=own).error is None
+    assert [error and error.message for error in errors] == [
+        "Step 'b' uses your own slack account apn_none, which this project does not have.",
+        f"Step 'b' needs a slack account, and {hub} is a github account.",
+        f"Step 'b' names the account {ada} as your own, but it belongs to an external user.",
+    ]
 
 
 async def test_refused_run_has_the_failed_stage(run: Run, connect: Connect) -> None:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from pdkernel.engine.account_resolution import find_unauthorized_accounts
+from pdkernel.connect import LocalDirectory
+from pdkernel.engine.account_lookup import RunIdentity
+from pdkernel.engine.account_resolution import (
+    credentials_read_at,
+    find_unauthorized_accounts,
+    list_account_secrets,
+    resolve_accounts,
+)
 from pdkernel.execution import AccountUse, StepResult
+from pdkernel.identity import Account, Credentials
+from pdkernel.model import AppBinding
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
@@ -265,3 +275,67 @@ def test_accounts_that_an_app_rejected(change: dict[str, Any], found: set[str]) 
     step = StepResult("send", "error", accounts=uses, requests=(call,))
 
     assert find_unauthorized_accounts(an_execution(steps=(step,))) == found
+
+
+def test_credentials_are_read_before_the_first_step() -> None:
+    """A token that was renewed after the first step of a run began is not the one that its steps have."""
+    times = ("2026-11-24T10:00:02.000Z", "2026-11-24T10:00:01.000Z", None)
+    steps = tuple(StepResult(f"s{number}", "success", started_at=at) for number, at in enumerate(times))
+
+    assert credentials_read_at(an_execution(steps=steps)) == datetime(2026, 11, 24, 10, 0, 1, tzinfo=UTC)
+    assert credentials_read_at(an_execution(steps=steps[2:])) == datetime(2026, 11, 24, 10, tzinfo=UTC)
+
+
+def test_the_fields_of_a_key_file_are_secrets() -> None:
+    """A credential that is a JSON object is a secret, and so is each secret text in it."""
+    file = json.dumps({"private_key": "-----BEGIN", "client_email": "a@b.example", "private_key_id": 7})
+    account = Account("apn_1", "google", "", None, "development", datetime(2026, 1, 1, tzinfo=UTC))
+
+    found = list_account_secrets(account, {"key_file": file, "list": '["x"]', "brace": "{ no JSON"})
+
+    assert [(secret.ref, secret.value) for secret in found] == [
+        ("google/apn_1/key_file", file),
+        ("google/apn_1/key_file.private_key", "-----BEGIN"),
+        ("google/apn_1/list", '["x"]'),
+        ("google/apn_1/brace", "{ no JSON"),
+    ]
+
+
+class Racing(LocalDirectory):
+    """A directory whose *removals* next accounts are removed by another process just before their credentials are read."""
+
+    removals = 0
+
+    def credentials(self, account_id: str) -> Credentials:
+        """Return the credentials of an account that was not removed."""
+        if self.removals:
+            self.removals -= 1
+            self.remove_account(account_id)
+        return super().credentials(account_id)
+
+
+@pytest.mark.parametrize(("removals", "used"), [(0, 2), (1, 1), (2, None)])
+def test_an_account_that_is_removed_meanwhile(project: Project, removals: int, used: int | None) -> None:
+    """If the account is removed after its lookup, the next newest is used; if that goes too, the run is refused."""
+    directory = Racing(project)
+    ids = [
+        directory.add_account(app="slack", credentials={"token": f"of {number}"}, external_user_id="ada").id
+        for number in range(3)
+    ]
+    directory.removals = removals
+    identity = RunIdentity("ada", "development")
+
+    found = resolve_accounts({"say": (AppBinding("slack", "slack"),)}, identity, directory=directory)
+
+    if used is None:
+        assert found.error is not None
+        assert found.error.message == f"The account {ids[1]} was removed while the run started."
+        assert not found.complete
+    else:
+        (use,) = found.for_step("say").uses
+        assert (use.id, use.name, dict(found.for_step("say").auth["slack"])) == (
+            ids[used],
+            "ada",
+            {"token": f"of {used}"},
+        )
+        assert found.for_step("other").uses == ()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.data_store_service import resolve_data_stores
-from pdkernel.model import Step
+from pdkernel.engine.data_store_service import DataStoreService, resolve_data_stores
+from pdkernel.errors import StoreValueError
+from pdkernel.model import JSON, Step
 from pdkernel.project import Project, StoreRecord
 from pdkernel.workers import PropDeclaration
 from tests.builders import node_step, python_step
@@ -225,6 +226,27 @@ def test_value_of_a_synced_prop_names_the_store() -> None:
     step = Step("work", "node", stores=step.stores, props={"synced": {"storeId": "ds_1"}, "plain": "mine", "text": "x"})
 
     assert resolve_data_stores(step, declared) == {"named": "orders", "synced": "ds_1", "plain": "mine"}
+
+
+@pytest.mark.parametrize("value", ["", None, {"storeId": ""}, {}, 7])
+def test_a_prop_without_a_store_is_the_default_store(value: JSON) -> None:
+    """A prop whose value names no store means the project's default store."""
+    step = Step("work", "node", props={"data": value})
+
+    assert resolve_data_stores(step, [PropDeclaration("data", "data_store")]) == {"data": "default"}
+
+
+async def test_the_time_to_live_of_a_record(project: Project) -> None:
+    """A time to live may have a fraction, and is a number."""
+    service = DataStoreService(project.data_stores, ["s"])
+    record: dict[str, JSON] = {"store": "s", "key": "k", "value": 1}
+
+    assert await service.answer("set", {**record, "ttl": 90.5}) is None
+    assert await service.answer("get", record) == {"value": 1}
+    assert await service.answer("set_ttl", {**record, "ttl": None}) is True
+    for ttl in (True, "60"):
+        with pytest.raises(StoreValueError, match="must be a number of seconds"):
+            await service.answer("set", {**record, "ttl": ttl})
 
 
 async def test_synced_folder_finds_its_store_by_id(run: Run, project: Project, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:
         ("last", [[1, 2], [1, 2, 3]], [[1, 2], [3]]),
         ("last", [[1, 2], [7, 8]], [[1, 2], [7, 8]]),
         ("last", [[1, 2], [2]], [[1, 2], []]),
+        ("last", [[1, 2], [2, 3, 2, 4], [3, 4, 5]], [[1, 2], [4], [5]]),
+        ("greatest", [["Infinity", 1], [2]], [["Infinity", 1], [2]]),
     ],
 )
 def test_each_strategy(strategy: str | None, batches: list[list[Any]], new: list[list[Any]]) -> None:

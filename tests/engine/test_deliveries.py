@@ -14,14 +14,23 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from pdkernel.egress import parse_policy
-from pdkernel.engine.deliveries import build_notification, may_retry, retry_delay_s
-from pdkernel.engine.mail import build_message, parse_mail_settings
+from pdkernel.egress import CallContext, parse_policy
+from pdkernel.engine.deliveries import (
+    NOTIFICATION_STEP,
+    SendDelivery,
+    build_notification,
+    find_send_problem,
+    may_retry,
+    retry_delay_s,
+)
+from pdkernel.engine.mail import MailSettings, build_message, parse_mail_settings
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, ErrorRecord, Execution, StepResult
-from pdkernel.model import Step
+from pdkernel.model import JSON, Step
 from pdkernel.project import Project
+from pdkernel.redaction import Redactor, Secret
+from pdkernel.workers import Effect
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import AnsweringServer, SentRequest, serve
@@ -80,6 +89,76 @@ async def test_params_are_added_to_the_query(run: Run, server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}/hook?a=1"
     await run(node_step("first", f"$.send.http({{ method: 'GET', url: '{url}', params: {{ b: 2 }} }})"))
     assert server.heads[0].startswith("GET /hook?a=1&b=2 ")
+
+
+def calls_of(mode: str) -> CallContext:
+    """The context of the calls of a step, whose refusals nobody hears."""
+    return CallContext(
+        step="a",
+        policy=parse_policy(mode),
+        redactor=Redactor([Secret("env/KEY", "key-0123456789")]),
+        on_call_finished=lambda _: None,
+        on_call_refused=lambda _: None,
+    )
+
+
+async def test_a_request_has_what_the_step_wrote(server: Server) -> None:
+    """The default method is GET; a text is sent as it is, and a key for all tries is added unless the step has its own."""
+    url, binding, sending = f"http://127.0.0.1:{server.port}/key-0123456789", calls_of("live"), SendDelivery(None, None)
+
+    async def send(key: str | None = None, **payload: JSON) -> Delivery:
+        effect = Effect("http", {"url": url, **payload})
+        return await sending.deliver("a", effect, binding=binding, redactor=binding.redactor, idempotency_key=key)
+
+    first = await send("key-1", auth={"username": "u", "password": "p"})
+    await send("key-2", method="put", data="text", headers={"IDEMPOTENCY-KEY": "own"})
+    await send()
+
+    heads = [head.lower().split("\r\n") for head in server.heads]
+    assert [head[0].split()[0] for head in heads] == ["get", "put", "get"]
+    assert "authorization: basic dtpw" in heads[0]
+    assert [[line for line in head if "idempotency" in line] for head in heads] == [
+        ["idempotency-key: key-1"],
+        ["idempotency-key: own"],
+        [],
+    ]
+    assert server.bodies == [b"", b"text", b""]
+    assert (first.outcome, first.status, first.to) == (
+        "sent",
+        200,
+        f"GET http://127.0.0.1:{server.port}/⟦secret:env/KEY⟧",
+    )
+
+
+@pytest.mark.parametrize(("step", "to"), [("a", "me@a.example"), (NOTIFICATION_STEP, "ops@b.example")])
+async def test_outbound_policy_applies_to_e_mail(step: str, to: str) -> None:
+    """A mail server on another machine is not reached; a message of a step goes to the author, whatever it names."""
+    binding, mail = calls_of("deny"), MailSettings("me@a.example", "mail.example.com")
+    effect = Effect("email", {"to": "ops@b.example", "subject": "s"})
+
+    delivery = await SendDelivery(None, mail).deliver(step, effect, binding=binding, redactor=binding.redactor)
+
+    assert (delivery.outcome, delivery.to) == ("shown", to)
+    assert delivery.note == "Not sent: the mode for outbound calls is deny."
+
+
+@pytest.mark.parametrize(
+    ("effect", "warning"),
+    [
+        (Effect("email", {"html": "<b>"}, 3), None),
+        (Effect("email", {"to": "a"}, 3), "$.send.email (line 3): subject, text and html are missing"),
+        (Effect("http", {"url": "https://a.example"}), None),
+        (Effect("http", {"url": "a.example"}), "$.send.http: 'a.example' is not a URL"),
+        (Effect("http", {"url": "ftp://a.example"}, 0), "$.send.http (line 0): 'ftp://a.example' is not a URL"),
+        (Effect("http", {}, 3), "$.send.http (line 3): the URL is missing"),
+        (Effect("emit", {}), None),
+    ],
+)
+def test_what_a_step_is_warned_of(effect: Effect, warning: str | None) -> None:
+    """A message without content and one without a URL are reported with the line of the call."""
+    found = find_send_problem(effect, dollar_name="$")
+
+    assert found is None if warning is None else str(found).startswith(warning)
 
 
 async def test_outbound_policy_applies_to_deliveries(run: Run) -> None:

@@ -56,6 +56,7 @@ def test_headers_that_are_not_sent_are_not_recorded() -> None:
     response = build_response({"status": 200, "headers": headers, "body": None})
 
     assert response.headers == ((b"x-a", b"ab"),)
+    assert build_response({"status": 200, "headers": {"Content-TYPE": "a/b"}, "body": "x"}).media_type is None
     assert response.to_record(get_redactor()).headers == {"x-a": "ab"}
 
 
@@ -102,6 +103,18 @@ class TestCallerResponse:
         response.send(NO_RESPONSE)
 
         assert [(each.status, each.body) for each in given] == [(201, "first")]
+
+    def test_the_caller_waits_for_a_response_that_is_not_immediate(self) -> None:
+        """The response of a step is passed on at the end of the run, in place of the default."""
+        given: list[HttpResponse] = []
+        response = CallerResponse(None, is_expected=True, is_sent=False, on_respond=given.append)
+
+        response.set({"status": 201, "headers": {}, "body": "x"})
+        before = list(given)
+        response.send(NO_RESPONSE)
+
+        assert (before, [each.status for each in given]) == ([], [201])
+        assert response.settle(NO_RESPONSE, get_redactor()) == given[0].to_record(get_redactor())
 
     def test_a_step_that_does_not_respond_gives_the_default(self) -> None:
         """Without a response of a step the caller gets the default, and the record has the same."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from pdkernel.model import Step
-from tests.builders import bash_step, node_step, python_step
+from pdkernel.engine.json_limits import describe_inexact_number
+from pdkernel.model import JSON, Step
+from tests.builders import a_workflow, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
 GREAT = 2**53 + 1
@@ -56,6 +59,30 @@ async def test_expression_counts_as_javascript(run: Run) -> None:
 async def test_exact_number_causes_no_warning(run: Run, steps: tuple[Step, ...]) -> None:
     """Numbers that JavaScript reads exactly cause no warning."""
     assert await log_of_first(run, *steps) == ""
+
+
+@pytest.mark.parametrize(
+    ("exports", "warning"),
+    [
+        ({"a": GREAT}, "a is 9007199254740993. Node.js steps and expressions read it as 9007199254740992."),
+        ({"a": {"b": [GREAT]}, "c": GREAT}, "a.b[0] (and 1 others) is 9007199254740993."),
+        ({"a": 10**20 + 1}, "read it as 100000000000000000000."),
+        ({"a": 10**21 + 1}, "read it as 1e+21."),
+        ({"a": -(10**22) - 1}, "read it as -1e+22."),
+        ({"a": -(10**400)}, f"is -1{'0' * 28}... (402 digits). Node.js steps and expressions read it as -Infinity."),
+        ({"a": 2**53, "b": str(GREAT)}, None),
+    ],
+)
+def test_the_value_that_javascript_reads(exports: dict[str, JSON], warning: str | None) -> None:
+    """The first number that JavaScript rounds is named as JavaScript writes it, with the number of others."""
+    step = python_step("one")
+    found = describe_inexact_number(a_workflow(step, node_step("two")), step, exports)
+
+    assert found is None if warning is None else found is not None and warning in found
+    disabled = replace(node_step("two"), disabled=True)
+    assert describe_inexact_number(a_workflow(step, disabled), step, exports) is None
+    reads_event = python_step("one", options="--prop 'n={{ steps.trigger.event.body }}'")
+    assert describe_inexact_number(a_workflow(reads_event), reads_event, exports) is None
 
 
 async def test_number_beyond_every_double_is_infinity(run: Run) -> None:

@@ -15,6 +15,7 @@ from pdkernel.engine.limits import (
     suggest_longer_timeout,
     warn_near_limits,
 )
+from pdkernel.errors import StepTimeoutError
 from pdkernel.execution import Execution, Log
 from pdkernel.model import MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step
 from pdkernel.workers import StepOutcome
@@ -94,12 +95,17 @@ async def test_payload_near_the_limit_is_a_warning(run: Run) -> None:
 
 
 def test_payload_is_counted_in_bytes() -> None:
-    """Logs and exports are counted in bytes of UTF-8."""
+    """Logs and exports are counted in bytes of UTF-8; as many as the limit are allowed."""
     payload = PayloadCounter({})
     error, near = payload.add({"a": "ä" * 1_000_000}, [Log("stdout", "ä" * (MAX_PAYLOAD_BYTES // 2 - 1_000_000))])
+    full = PayloadCounter({})
+    fits = full.add({}, [Log("stdout", "x" * (MAX_PAYLOAD_BYTES - len("{}{}")))])
 
     assert near is None
     assert error is not None
+    assert fits[0] is None
+    assert "100% of the limit of 6.0 MB" in str(fits[1])
+    assert full.add({}, [Log("stdout", "x")])[0] is not None
 
 
 @pytest.mark.parametrize(
@@ -241,6 +247,10 @@ async def test_memory_above_the_default_is_a_warning(run: Run) -> None:
     ("outcome", "memory_mb", "words"),
     [
         (StepOutcome(duration_s=7.9), None, []),
+        (StepOutcome(duration_s=8), None, ["80% of the time limit (8.0 of 10 s)"]),
+        (StepOutcome(duration_s=10, error=StepTimeoutError("slow")), None, []),
+        (StepOutcome(peak_memory_mb=600), 512, []),
+        (StepOutcome(peak_memory_mb=DEFAULT_MEMORY_MB + 1), None, ["257 MB of memory. The platform's limit is 256 MB"]),
         (StepOutcome(duration_s=9.1), None, ["91% of the time limit (9.1 of 10 s)"]),
         (StepOutcome(duration_s=10.4), None, ["100% of the time limit"]),
         (StepOutcome(peak_memory_mb=470), 512, ["92% of the memory limit (470 of 512 MB)"]),

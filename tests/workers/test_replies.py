@@ -36,6 +36,7 @@ from pdkernel.workers.replies import (
     Warn,
     WorkerProtocolError,
     decode_reply,
+    decode_step_reply,
     parse_evaluations,
 )
 from pdkernel.workers.step_errors import PayloadLimitError
@@ -57,6 +58,7 @@ GOOD: dict[str, object] = {
     ),
     '{"t":"effect","kind":"sse","payload":{"a":1},"line":3}': Effect("sse", {"a": 1}, 3),
     '{"t":"pause","kind":"rerun","ms":5,"context":{"n":1},"max":3}': Pause("rerun", 5, {"n": 1}, 3),
+    '{"t":"pause","kind":"rerun","ms":5}': Pause("rerun", 5, None, 10),
     '{"t":"emitted","event":{"a":1},"id":7,"ts":1.5}': Emitted({"a": 1}, 7, None, None, 1.5),
     '{"t":"db","key":"k","value":null}': StoreWrite("k", None),
     '{"t":"db","key":"k"}': StoreWrite("k"),
@@ -201,6 +203,14 @@ def refusal(exchange: StepExchange) -> WorkerProtocolError:
 def test_each_kind_of_reply_is_decoded(text: str, reply: object) -> None:
     """Each kind of reply is decoded from the runtime's line."""
     assert decode_reply(text) == reply
+
+
+@pytest.mark.parametrize("text", [DONE, '{"t":"ask","id":1,"call":"store.get","args":{}}'])
+def test_a_step_without_a_worker_sends_no_message_of_a_worker(text: str) -> None:
+    """The end of a request and a call of a service are a worker's alone; what a step does is decoded."""
+    assert decode_step_reply('{"t":"warn","text":"w"}') == Warn("w")
+    with pytest.raises(ReplyError, match="only a worker sends this message"):
+        decode_step_reply(text)
 
 
 @pytest.mark.parametrize(("text", "why"), BAD.items())

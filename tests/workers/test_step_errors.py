@@ -18,7 +18,7 @@ from pdkernel.workers.step_errors import (
 
 def fault(code: str, *, line: int | None = None, prop: str | None = None) -> Fault:
     """A report without a name and with an empty stack."""
-    return Fault(code=code, name="", message="m", line=line, stack="", fix="", prop=prop)
+    return Fault(code=code, name="", message="m", line=line, stack="", fix="f", prop=prop)
 
 
 def test_a_reported_error_has_the_class_of_its_code() -> None:
@@ -32,7 +32,7 @@ def test_the_line_of_a_reported_error(line: int | None, shown: int | None) -> No
     """A line counts from 1; an error without a name is an `Error`, and an empty stack counts as missing."""
     error = parse_step_error(fault(code="step", line=line))
 
-    assert (error.line, error.name, error.stack) == (shown, "Error", None)
+    assert (error.line, error.name, error.stack, error.fix) == (shown, "Error", None, "f")
 
 
 def test_the_prop_of_a_configuration_error() -> None:

@@ -17,10 +17,12 @@ async def test_file_protocol(bench: Bench) -> None:
         "bash",
         "T=$(jq -r .build.'\"$return_value\"'.text $PIPEDREAM_STEPS)\n"
         'echo "text=$T=there" >> $PIPEDREAM_EXPORTS\necho "list:json=[1, {\\"a\\": null}]" >> $PIPEDREAM_EXPORTS\n'
-        'echo "event:json=$(jq -c .trigger.event $PIPEDREAM_STEPS)" >> "$PIPEDREAM_EXPORTS"\n',
+        'echo "event:json=$(jq -c .trigger.event $PIPEDREAM_STEPS)" >> "$PIPEDREAM_EXPORTS"\n'
+        "echo zero:json=-0 >> $PIPEDREAM_EXPORTS\n",
     )
 
     assert outcome.error is None
+    assert str(outcome.exports.pop("zero")) == "-0.0"
     assert outcome.exports == {"text": "hi=there", "list": [1, {"a": None}], "event": {"n": 7, "name": "Ada"}}
 
 
@@ -86,10 +88,12 @@ async def test_export_line_that_is_not_json_is_an_error(bench: Bench, value: str
 
 async def test_line_that_is_not_an_export_is_a_warning(bench: Bench) -> None:
     """An invalid line is not ignored silently."""
-    outcome = await bench.run("bash", "echo hello >> $PIPEDREAM_EXPORTS")
+    outcome = await bench.run("bash", "echo hello >> $PIPEDREAM_EXPORTS; echo =x >> $PIPEDREAM_EXPORTS")
 
-    assert outcome.error is None
-    assert outcome.warnings == ("Line 1 of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored.",)
+    assert (outcome.error, outcome.exports) == (None, {})
+    assert outcome.warnings == tuple(
+        f"Line {number} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored." for number in (1, 2)
+    )
 
 
 async def test_files_of_the_step_are_removed(bench: Bench) -> None:
@@ -129,9 +133,10 @@ async def test_accounts_and_a_response(bench: Bench) -> None:
 
 
 async def test_no_accounts_file_without_an_app(bench: Bench) -> None:
-    """The variable is not set, so that `set -u` reports its use."""
-    outcome = await bench.run("bash", 'set -u; cat "$PIPEDREAM_ACCOUNTS"')
+    """The variable is not set, so that `set -u` reports its use; a step may remove the files that it has."""
+    outcome = await bench.run("bash", 'rm $PIPEDREAM_EXPORTS $PIPEDREAM_RESPONSE; set -u; cat "$PIPEDREAM_ACCOUNTS"')
 
+    assert (outcome.error, outcome.exports, outcome.response) == (None, {}, None)
     assert outcome.warnings[0].startswith("exit status 1")
 
 

@@ -367,6 +367,7 @@ async def test_served_run_of_a_dead_executor_continues(open_journal: Open, datab
 
     assert ready == "resumed"
     assert (run.claim, run.external_user, run.steps) == (Claim("run", 2, attempt=2), "ada", (step_row(0, "one"),))
+    assert run.origin == "serve"
     assert (await load(successor)).attempt == 2
     assert await successor.append_step(run.claim, step_row(1, "two", encode_step(StepResult("two", "success"))))
     assert await recorded_steps(successor) == ["one", "two"]
@@ -968,7 +969,7 @@ async def test_next_wake_is_the_earliest_pause(journal: DatabaseJournal) -> None
 
 
 async def test_next_wake_is_now_for_a_ready_run_of_the_origin(open_journal: Open) -> None:
-    """A ready run is due at once for executors of its origin; a queued run waits for the limits of its queue."""
+    """A ready run is due at once for executors of its origin; a queued run waits for its queue. Only others count as executors."""
     server, notebook = open_journal("serve"), open_journal("notebook")
     await server.set_queue_limits("mail", max_starts=0, period_s=1)
     await server.accept_run(new_run("queued", queue="mail"))
@@ -977,6 +978,8 @@ async def test_next_wake_is_now_for_a_ready_run_of_the_origin(open_journal: Open
     await server.release(FIRST)
 
     assert (queued, await server.next_wake(), await notebook.next_wake()) == (None, 0.0, None)
+    found = [await executor.has_executor(origin) for executor in (server, notebook) for origin in ("serve", "notebook")]
+    assert found == [False, True, True, False]
 
 
 # ── claims, queues and release ───────────────────────────────────────────────────────────────────────────────────────
@@ -1067,6 +1070,12 @@ async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: M
     clock.advance(10)
     assert await journal.next_wake() == 0
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c1"]
+    await journal.set_queue_limits("c", max_starts=2, period_s=20)
+    for run_id in ("c3", "c4"):
+        await journal.accept_run(new_run(run_id, queue="c"))
+    clock.advance(5)
+    assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c3"]
+    assert await journal.next_wake() == clock.now().timestamp() + 15
 
 
 async def test_a_full_queue_refuses_a_run(open_journal: Open) -> None:

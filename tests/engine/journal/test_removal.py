@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pdkernel.clock import ManualClock
-from pdkernel.engine.journal import StoredLock
+from pdkernel.engine.journal import Claim, StoredLock
 from tests.engine.journal.conftest import (
     FIRST,
     WORKFLOW,
@@ -89,6 +91,39 @@ async def test_expired_runs_are_found(open_journal: Open, clock: ManualClock, da
     clock.advance(3 * 86400)
 
     assert await journal.find_expired(days) == expired
+
+
+async def test_each_workflow_has_its_retention(open_journal: Open, clock: ManualClock) -> None:
+    """The setting of a workflow's newest run counts for all of its runs, also 0 days; the oldest run is the first."""
+    journal = open_journal()
+    days = {"days 1": 3, "days 2": 1, "none 1": None, "zero 1": 0}
+    for run_id, retention in days.items():
+        workflow = replace(WORKFLOW, name=run_id[:4], settings={} if retention is None else {"retention": retention})
+        key = await journal.store_definition(workflow)
+        await journal.accept_run(new_run(run_id, workflow=workflow.name, definition=key))
+        await journal.finish(Claim.first(run_id), "success", "{}")
+        clock.advance(60)
+    clock.advance(2 * 86400)
+
+    assert sorted(await journal.find_expired(1)) == list(days)
+    assert sorted(await journal.find_expired(9)) == ["days 1", "days 2", "zero 1"]
+    assert [len(await journal.find_expired(1, limit)) for limit in (1, 3)] == [1, 3]
+    assert "days 2" not in await journal.find_expired(9, 1)
+
+
+async def test_only_unused_definitions_and_packages_go(open_journal: Open, rows: Rows) -> None:
+    """Of the definitions and packages of removed runs, those that another run has stay, and all others go."""
+    journal = open_journal()
+    versions = [replace(WORKFLOW, settings={"queue": number}) for number in range(4)]
+    keys = [await journal.store_definition(version) for version in versions]
+    for number, used in enumerate((0, 1, 2, 2, 3)):
+        lock = StoredLock(f"hash{used}", LOCK.content)
+        await journal.accept_run(new_run(f"run{number}", queue="mail", definition=keys[used], package_lock=lock))
+
+    await journal.remove_runs(["run0", "run1", "run2"])
+
+    assert {key for (key,) in rows("select hash from definitions")} == {keys[2], keys[3]}
+    assert {key for (key,) in rows("select hash from package_locks")} == {"hash2", "hash3"}
 
 
 async def test_a_run_of_another_origin_waits_for_its_executor(open_journal: Open) -> None:
