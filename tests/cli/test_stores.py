@@ -53,7 +53,7 @@ def test_an_unknown_store_or_key_is_refused(pdkernel: Shell) -> None:
         assert "orders" in refused.stderr
     assert pdkernel("store", "list", "order", "--json").json["error"]["code"] == "store_not_found"
     assert "pdkernel store list orders" in pdkernel("store", "get", "orders", "b").stderr
-    assert pdkernel("store", "remove", "orders", "b").status == 2
+    assert pdkernel("store", "remove", "orders", "b", "--yes").status == 2
 
 
 def test_records_and_stores_are_removed(pdkernel: Shell) -> None:
