@@ -134,6 +134,9 @@ def test_loading_over_changes_asks_once(
 
     assert asked == "/typed"
     assert composer.fields.path.value == "/hook"
+    type_into(composer.body.text, '{"typed": 1}')
+    press(composer, "Load")
+    assert "Discard the changes?" in screen(composer)
 
 
 def test_loading_an_invalid_file_is_reported(session: Session, make_composer: Callable[[], EventComposer]) -> None:
@@ -231,12 +234,14 @@ def test_saving_over_itself_does_not_ask(issue: Event, composer: EventComposer, 
 def test_a_changed_event_is_marked(issue: Event, composer: EventComposer, session: Session) -> None:
     """A loaded event that was changed is not shown under the saved name alone."""
     session.load_event("issue")
+    lines = [composer.magic_line]
     type_into(composer.fields.path, "/new")
+    lines.append(composer.magic_line)
 
     press(composer, "Use as the event")
 
     assert session.event_name == "issue (changed)"
-    assert composer.magic_line == "%pdevent --send"
+    assert [*lines, composer.magic_line] == ["%pdevent issue --send", "%pdevent --send", "%pdevent --send"]
 
 
 def test_secret_header_is_not_shown(composer: EventComposer, session: Session) -> None:
@@ -276,7 +281,9 @@ def test_follows_an_event_chosen_elsewhere(issue: Event, composer: EventComposer
     """An event that is chosen elsewhere is shown."""
     session.load_event("issue")
 
-    assert composer.build_event().data == issue.data
+    assert composer.build_event() == issue
+    session.choose_event(Event({"timestamp": 1}, is_http=False), "tick")
+    assert not composer.build_event().is_http
 
 
 def test_typed_text_is_not_lost(issue: Event, composer: EventComposer, session: Session) -> None:
