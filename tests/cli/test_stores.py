@@ -93,8 +93,10 @@ def test_expired_records_are_not_imported(pdkernel: Shell) -> None:
     )
 
     imported = pdkernel("store", "import", "s", "old.jsonl")
+    wrong = pdkernel("store", "import", "s", "-", stdin="no")
 
     assert "skipped 1 expired" in imported.stdout
+    assert "standard input, line 1" in wrong.stderr
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["b"]
 
 
