@@ -90,9 +90,11 @@ def test_search(checkout: Shell) -> None:
     """Built-in actions and the folder's actions are searched together, by words and by app."""
     by_word = checkout("actions", "search", "--json", "record")
     by_app = checkout("actions", "search", "--app", "depot", "--json")
+    apps = [each["app"] for each in checkout("apps", "list", "--json").json]
 
     assert "data_stores-get-record" in [each["key"] for each in by_word.json]
     assert sorted(each["key"] for each in by_app.json) == ["depot-broken", "depot-fill-form", "depot-put-thing"]
+    assert "depot" in apps
 
 
 def test_search_finds_many(checkout: Shell) -> None:

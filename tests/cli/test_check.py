@@ -29,12 +29,14 @@ def test_check(pdkernel: Shell) -> None:
     failed = pdkernel("check", ".", "--json", "--markdown", "summary.md")
     printed = pdkernel("check", "a.ipynb", "--markdown", "-")
     both = pdkernel("check", "a.ipynb", "--markdown", "-", "--json")
+    no_revision = pdkernel("check", "a.ipynb", "--base", "main")
 
     assert (passed.status, passed.stdout.count("✓")) == (0, 2)
     summary = (pdkernel.folder / "summary.md").read_text()  # the second call has added its summary
     assert (summary.count("### ✅"), summary.count("### ❌")) == (3, 1)
     assert printed.stdout.startswith("### ✅")
     assert (both.status, "both write to standard output" in both.stdout) == (2, True)
+    assert (no_revision.status, "main" in no_revision.stderr) == (2, True)
     assert failed.status == 1
     assert [(each["workflow"], each["passed"]) for each in failed.json] == [("a", True), ("b", False)]
     assert failed.json[1]["outdated_outputs"] == [{"cell": 1, "step": "one"}]
@@ -47,9 +49,13 @@ def test_check_with_a_proof(pdkernel: Shell) -> None:
     (pdkernel.folder / "events" / "e.json").write_text('{"method": "POST", "body": {}}')
 
     done = pdkernel("check", "a.ipynb", "--prove")
+    (pdkernel.folder / "b.ipynb").write_text("{")
+    unreadable = pdkernel("check", ".", "--prove")
 
     assert (done.status, "proof: the export does the same" in done.stdout) == (0, True)
-    assert sorted(path.name for path in pdkernel.folder.glob("[!.]*")) == ["a.ipynb", "events"]
+    assert (unreadable.status, "proof: the export does the same" in unreadable.stdout) == (1, True)
+    assert "b.ipynb is not a notebook" in unreadable.stdout
+    assert sorted(path.name for path in pdkernel.folder.glob("[!.]*")) == ["a.ipynb", "b.ipynb", "events"]
 
 
 def test_folder_without_notebooks(pdkernel: Shell) -> None:

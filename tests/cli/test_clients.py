@@ -30,9 +30,13 @@ def test_a_client_is_created_listed_and_removed(pdkernel: Shell) -> None:
 def test_a_client_as_text(pdkernel: Shell) -> None:
     """Without --json the secret is printed with a note that it is shown once."""
     made = pdkernel("clients", "create")
+    login = {f"PDKERNEL_{name}": "proj_1a" for name in ("CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID")}
+    logged_in = pdkernel("clients", "create", **login)
 
     assert "client secret  pds_" in made.stdout
     assert "shown only once" in made.stderr
+    assert (made.status, logged_in.status) == (0, 0)
+    assert ["Connect's routes belong to proj_1a" in each.stderr for each in (made, logged_in)] == [False, True]
 
 
 def test_an_invalid_scope_is_refused(pdkernel: Shell) -> None:
@@ -101,7 +105,7 @@ def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:
     public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
-    made = pdkernel("clients", "create", "--public-key", str(public), "--json").json
+    made = pdkernel("clients", "create", "--public-key", str(public), "--scope", "connect:*", "--json").json
     shown = pdkernel("clients", "create", "--public-key", str(public))
     refused = pdkernel("clients", "create", "--public-key", str(private))
     missing = pdkernel("clients", "create", "--public-key", str(tmp_path / "none.pem"))
@@ -110,7 +114,7 @@ def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:
     assert "secret" not in shown.stdout
     assert (refused.status, missing.status) == (2, 2)
     assert private.read_text().splitlines()[1] not in refused.stdout + refused.stderr
-    assert len(pdkernel("clients", "list", "--json").json) == 2
+    assert [each["scopes"] for each in pdkernel("clients", "list", "--json").json] == [["connect:*"], ["*"]]
 
 
 def test_a_client_is_removed_after_a_question(pdkernel: Shell) -> None:

@@ -40,7 +40,10 @@ def test_run_installs_packages(pdkernel: Shell, environ: dict[str, Any]) -> None
 
 def test_no_install_names_the_command(pdkernel: Shell, environ: dict[str, Any]) -> None:
     """`--no-install` and its variable refuse with status 2; after the named command the same run succeeds."""
-    source = pdkernel.notebook(STEP, name="my work.ipynb")
+    off = STEP.replace("%%pdstep code", "%%pdstep off --disabled").replace("'tiny'", "'missing'")
+    source = pdkernel.notebook(STEP, off, name="my work.ipynb")
+    # the owner of an account does not matter for packages
+    pdkernel.write("my work.pdkernel.yaml", "steps: {off: {accounts: {slack: unanswered}}}\n")
 
     refused = pdkernel("run", source, "--body", "{}", "--no-install", **environ)
     by_variable = pdkernel("run", source, "--body", "{}", "--json", PDKERNEL_NO_INSTALL="1", **environ)
@@ -90,6 +93,7 @@ def test_a_missing_package_fails_the_run(pdkernel: Shell, environ: dict[str, Any
     installing = pdkernel("packages", "install", source, **environ)
 
     assert (ended.status, installing.status) == (1, 1)
+    assert "The steps import no packages" not in installing.stdout
     assert "There is no npm package lodahs. Did you mean lodash" in " ".join(ended.stdout.split())
     assert "npm error" not in ended.stdout + ended.stderr + installing.stderr
 

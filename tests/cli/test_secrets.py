@@ -71,13 +71,21 @@ def test_values_are_used_and_redacted(synced: Shell) -> None:
 
 def test_list_and_remove(synced: Shell) -> None:
     """`list` shows which props have values, never a value; `remove` takes a name of the list, or `STEP.PROP`."""
+    # a question that is not answered yet keeps a run from starting, but not these commands
+    (synced.folder / NAME / "pdkernel.yaml").write_text("steps: {call_partner: {accounts: {slack: unanswered}}}\n")
     give_all(synced, NAME)
+    asked = synced("secrets", "remove", MISSING[0])
+    (synced.folder / "broken").mkdir()
+    (synced.folder / "broken" / "workflow.yaml").write_text("[")
+    broken = synced("secrets", "list", "broken")
 
     stored = [row["name"] for row in synced("secrets", "list", "--json").json]
     removed = [synced("secrets", "remove", name, "--yes") for name in (stored[0], MISSING[1])]
     rows = synced("secrets", "list", ".", "--json").json
     text = synced("secrets", "list", NAME)
 
+    assert (asked.status, f"Remove the value of {stored[0]}: not confirmed" in asked.stderr) == (2, True)
+    assert (broken.status, "broken/workflow.yaml" in broken.stderr) == (2, True)
     assert [name.partition("#")[0] for name in stored] == sorted(MISSING)
     assert [ended.status for ended in removed] == [0, 0]
     assert {f"{row['step']}.{row['prop']}": row["set"] for row in rows} == {

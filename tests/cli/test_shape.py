@@ -96,6 +96,7 @@ def test_a_synced_folder_has_a_contract(pdkernel: Shell) -> None:
         "schema: workflow/2022.04\nname: flow\ntriggers:\n- id: hi_1\nsteps:\n- namespace: read\n"
         '  runtime: nodejs20.x\n  uses: "./read/entry.js"\n  props:\n    who: "{{steps.trigger.event.body.user.id}}"\n',
     )
+    pdkernel.write("flow/pdkernel.yaml", "steps: {read: {accounts: {slack: unanswered}}}\n")
     pdkernel.write(
         "flow/read/entry.js",
         "export default defineComponent({\n  async run({ steps }) {\n    return steps.trigger.event.query.q;\n  },\n});\n",

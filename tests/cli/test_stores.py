@@ -51,8 +51,9 @@ def test_an_unknown_store_or_key_is_refused(pdkernel: Shell) -> None:
         refused = pdkernel("store", *words)
         assert refused.status == 2
         assert "orders" in refused.stderr
+    assert pdkernel("store", "list", "order", "--json").json["error"]["code"] == "store_not_found"
     assert "pdkernel store list orders" in pdkernel("store", "get", "orders", "b").stderr
-    assert pdkernel("store", "remove", "orders", "b").status == 2
+    assert pdkernel("store", "remove", "orders", "b", "--yes").status == 2
 
 
 def test_records_and_stores_are_removed(pdkernel: Shell) -> None:
@@ -61,7 +62,9 @@ def test_records_and_stores_are_removed(pdkernel: Shell) -> None:
         pdkernel("store", "set", "orders", key, "1")
 
     pdkernel("store", "remove", "orders", "a", "--yes")
+    asked = pdkernel("store", "remove", "orders")
     assert [record["key"] for record in pdkernel("store", "list", "orders", "--json").json] == ["b"]
+    assert (asked.status, "Remove the store orders with 1 record: not confirmed" in asked.stderr) == (2, True)
     assert pdkernel("store", "remove", "orders", "--yes", "--json").json == {
         "name": "orders",
         "key": None,
@@ -74,7 +77,8 @@ def test_an_export_imported_exports_the_same_bytes(pdkernel: Shell) -> None:
     """An imported export has the same values, expiry times and order, byte for byte."""
     pdkernel("store", "set", "one", "zeta", '{"b": 1, "a": [1.0, -0.0, 12345678901234567890, "\\ud800", "ü"]}')
     pdkernel("store", "set", "one", "alpha", "null", "--ttl", "3600")
-    pdkernel("store", "export", "one", "--to", "one.jsonl")
+    exported = pdkernel("store", "export", "one", "--to", "one.jsonl", "--json").json
+    assert exported == {"name": "one", "file": "one.jsonl", "records": 2}
 
     imported = pdkernel("store", "import", "two", "one.jsonl", "--json")
 
@@ -89,8 +93,10 @@ def test_expired_records_are_not_imported(pdkernel: Shell) -> None:
     )
 
     imported = pdkernel("store", "import", "s", "old.jsonl")
+    wrong = pdkernel("store", "import", "s", "-", stdin="no")
 
     assert "skipped 1 expired" in imported.stdout
+    assert "standard input, line 1" in wrong.stderr
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["b"]
 
 
@@ -100,6 +106,7 @@ def test_clear_replaces_the_store(pdkernel: Shell) -> None:
     pdkernel.write("new.jsonl", '{"key":"new","value":2}\n')
 
     pdkernel("store", "import", "s", "new.jsonl")
+    assert pdkernel("store", "import", "s", "new.jsonl", "--clear").status == 2  # not confirmed
     assert len(pdkernel("store", "list", "s", "--json").json) == 2
     pdkernel("store", "import", "s", "new.jsonl", "--clear", "--yes")
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["new"]
@@ -113,6 +120,8 @@ def test_clear_replaces_the_store(pdkernel: Shell) -> None:
         '{"key": "b"}',
         '{"key": 7, "value": 1}',
         '{"key": "b", "value": 1, "expires_at": "soon"}',
+        '{"key": "b", "value": 1, "expires_at": "2099-01-01T00:00:00"}',
+        '{"key": "b", "value": 1, "ttl": 60}',
         '{"key": "b", "value": ' + "9" * 100_000 + "}",
         '{"key": "b", "value": ' + "[" * 100_000 + "}",
         '{"key": "", "value": 1}',

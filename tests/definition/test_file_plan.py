@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def test_two_texts_for_one_file_are_refused() -> None:
         plan_files(Workflow("W", steps=(Step("check", source="x = 1\n"), renamed)))
 
 
+def test_a_renamed_step_keeps_the_folder_of_its_files(tmp_path: Path) -> None:
+    """A step that imports files stays in its folder under another name, so that its imports are found."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "entry.js").write_text("import './x.mjs'\nexport default {}")
+    (tmp_path / "a" / "x.mjs").write_text("1")
+    (tmp_path / "workflow.yaml").write_text("name: W\nsteps:\n- namespace: a\n  uses: ./a/entry.js\n")
+    (step,) = read_folder_workflow(tmp_path).steps
+
+    files = plan_files(Workflow("W", steps=(replace(step, name="b"),)))
+
+    assert [file.path for file in files[2:]] == ["a/entry.js", "a/x.mjs"]
+    assert 'uses: "./a/entry.js"' in text_of(files, "workflow.yaml")
+
+
 def test_an_entry_without_a_step_above_is_at_its_end_of_the_file() -> None:
     """An unsupported entry stays at the top; that of a removed step comes last."""
     entries = [UnsupportedEntry(None, {"namespace": "first"}), UnsupportedEntry("gone", {"namespace": "last"})]
@@ -163,8 +178,8 @@ def test_declared_apps_are_named() -> None:
     assert "    accounts:\n      slack: external_user\n" in text_of(plan_files(workflow), "pdkernel.yaml")
 
 
-def test_accounts_and_stores() -> None:
-    """Own accounts and store ids are in workflow.yaml; names of stores and slugs are in pdkernel.yaml."""
+def test_accounts_and_stores(tmp_path: Path) -> None:
+    """Own accounts and store ids are in workflow.yaml; names of stores and slugs are in pdkernel.yaml; both read back."""
     step = Step(
         "send",
         uses="slack-send-message@0.0.20",
@@ -198,6 +213,10 @@ def test_accounts_and_stores() -> None:
         "      rest: \n"
     )
     assert len(files) == 2
+    for file in files:
+        (tmp_path / file.path).write_text(file.text)
+    (back,) = read_folder_workflow(tmp_path).steps
+    assert (back.apps, sorted(back.stores, key=str)) == (step.apps, sorted(step.stores, key=str))
 
 
 def test_python_apps_are_declared_in_the_file() -> None:
@@ -378,14 +397,14 @@ def test_later_trigger_keeps_its_id(tmp_path: Path) -> None:
 
 def test_triggers_of_both_files_are_matched_by_id(tmp_path: Path) -> None:
     """A trigger of pdkernel.yaml without an id takes the next id of workflow.yaml that no other trigger has."""
-    (tmp_path / "workflow.yaml").write_text("name: W\ntriggers:\n- id: hi_1\n- id: hi_2\n")
+    (tmp_path / "workflow.yaml").write_text("name: W\ntriggers:\n- id: ti_1\n- id: hi_2\n")
     (tmp_path / "pdkernel.yaml").write_text(
-        "triggers:\n- type: http\n  id: hi_2\n  auth: oauth\n- type: http\n  response: custom\n"
+        "triggers:\n- type: http\n  id: hi_2\n  auth: oauth\n- type: schedule\n  cron: 0 9 * * *\n"
     )
 
     assert read_folder_workflow(tmp_path).triggers == (
         Trigger(auth="oauth", config={"id": "hi_2"}),
-        Trigger(response="custom", config={"id": "hi_1"}),
+        Trigger("schedule", config={"id": "ti_1", "cron": "0 9 * * *"}),
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from pdkernel.definition.sidecar import Sidecar, merge_sidecars
 from pdkernel.definition.sidecar_yaml import (
     _fulfils,
     build_sidecar_mapping,
@@ -49,6 +50,13 @@ COMPLETE: dict[str, JSON] = {
     "actions": ["../components", "npm"],
 }
 """A file with each key of the schema."""
+SIDECAR = Sidecar(
+    endpoint="eo-old",
+    test_users=("grace",),
+    test_events=("new",),
+    actions=("npm",),
+    control_flow=({"type": "branch"},),
+)
 WRONG = st.one_of(
     st.none(),
     st.booleans(),
@@ -125,3 +133,17 @@ def test_wrong_file_is_refused(text: str, message: str) -> None:
         parse_sidecar(text)
 
     assert message in caught.value.message
+
+
+def test_a_folders_own_values_are_kept() -> None:
+    """Values that only the file of the folder has are kept; the notebook's value comes first."""
+    ours = Sidecar(workflow="W", endpoint="eo-new", test_users=("ada",))
+    theirs = parse_sidecar(dump_sidecar(SIDECAR))
+
+    merged = merge_sidecars(ours, theirs)
+
+    assert (merged.workflow, merged.endpoint, merged.test_users) == ("W", "eo-new", ("ada",))
+    assert (merged.test_events, merged.actions) == (SIDECAR.test_events, SIDECAR.actions)
+    assert merged.control_flow == SIDECAR.control_flow
+    assert merge_sidecars(Sidecar(), theirs).endpoint == SIDECAR.endpoint
+    assert merge_sidecars(ours, None) is ours

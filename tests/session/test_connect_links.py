@@ -6,6 +6,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -66,13 +67,15 @@ def fill(url: str, **fields: str) -> Page:
 def test_an_account_is_connected(session: Session, link_events: LinkEvents) -> None:
     """This machine serves the page; the session reports that the link was opened, and the new account."""
     url = opened(session, link_events)
+    httpx.get(url)
+    session.links.handle_event(replace(link_events.wait("opened"), status="failed"))  # the link can be used again
     done = fill(url, oauth_access_token="a-token-of-a-test")
 
     account = session.directory.newest_account("ada", "development", "slack")
     assert account is not None
     assert urlsplit(url).hostname == "127.0.0.1"
     assert done.status == 200
-    assert link_events.kinds == ["opened", "connected"]
+    assert link_events.kinds == ["opened", "failed", "opened", "connected"]
     assert link_events.news[-1].detail == account.id
 
 

@@ -69,13 +69,14 @@ def test_cells_that_did_not_run_belong_to_the_workflow(save_notebook: Save) -> N
 
 
 def test_running_twice_takes_the_second_text(save_notebook: Save) -> None:
-    """A cell that runs again has its new text, in the same position."""
+    """A cell that runs again has its new text and number, in the same position."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
 
     draft.record_cell(cell("one", 1), cell_id="a", at=time.time())
-    draft.record_cell(cell("one", 2), cell_id="a", at=time.time())
+    draft.record_cell(cell("one", 2), cell_id="a", at=time.time(), execution_count=7)
 
     assert "return 2" in draft.workflow().step("one").source
+    assert [step.execution_count for step in draft.workflow().steps] == [7, None]
 
 
 def test_renaming_drops_the_old_name(save_notebook: Save) -> None:
@@ -89,13 +90,16 @@ def test_renaming_drops_the_old_name(save_notebook: Save) -> None:
 
 
 def test_a_deleted_cell_is_not_a_step(save_notebook: Save) -> None:
-    """A cell that Lab reports as deleted is not a step, saved or not."""
+    """A cell that Lab reports as deleted is not a step, saved or not, until it runs again."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     draft.remove_cells(["a"])
 
     assert names(draft) == ["two"]
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
+    draft.remove_cells(["c"])
+    assert names(draft) == ["one", "two"]
 
 
 def test_a_cell_missing_from_a_later_save_is_not_a_step(save_notebook: Save) -> None:
@@ -262,6 +266,7 @@ def test_an_overtaken_message_does_not_count() -> None:
 
     live.show(shown(("a", cell("new")), revision=2), at=time.time())
     live.show(shown(("a", cell("old")), revision=1), at=time.time())
+    live.show(shown(("a", cell("again")), revision=2), at=time.time())
 
     assert names(draft) == ["new"]
 
@@ -279,18 +284,21 @@ def test_a_deleted_cell_that_is_shown_again_is_a_step() -> None:
 
 
 def test_without_a_page_the_file_counts(save_notebook: Save) -> None:
-    """When a page is closed, the cells of another page count; after the last page, the file counts."""
+    """The cells of the page that sent last count; when it is closed, those of another page; after the last page, the file counts."""
     live = LiveNotebook()
     draft = Draft(save_notebook(("a", cell("saved"))), live=live)
     live.show(shown(("a", cell("left")), page="left"), at=time.time())
     live.show(shown(("a", cell("right")), page="right"), at=time.time())
     both = names(draft)
+    live.show(shown(("a", cell("typed")), page="left", revision=1), at=time.time())
+    typed = names(draft)
+    live.show(shown(("a", cell("right")), page="right", revision=1), at=time.time())
 
     live.forget("right")
     one = names(draft)
     live.forget("left")
 
-    assert (both, one, names(draft)) == (["right"], ["left"], ["saved"])
+    assert (both, typed, one, names(draft)) == (["right"], ["typed"], ["typed"], ["saved"])
 
 
 def test_only_a_change_of_cells_is_reported() -> None:

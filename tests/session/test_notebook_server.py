@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pdkernel.egress import parse_policy
 from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import DirectiveError, InternalError, RequestError
 from pdkernel.event import Event
@@ -76,6 +77,8 @@ def test_the_drafts_id_is_not_an_endpoint(session: Session) -> None:
     assert len(opened) == 2
     assert again.list_workflows()[0].id == draft.id
     assert known.find_id(draft.id) is not None
+    session.choose_egress("deny")
+    assert [each.policy for each in known.list_workflows()] == [parse_policy("deny")]
 
 
 def test_requests_during_a_run(session: Session, tmp_path: Path) -> None:
@@ -162,6 +165,9 @@ def test_a_long_run_does_not_become_the_latest_request(session: Session, tmp_pat
         httpx.post(f"{url}/{number}", timeout=60)
 
     assert not [run for run in runs if run.event["path"] == "/long" and run.finished_at]
+    oldest = next(run.id for run in runs if run.event["path"] == "/long")
+    with pytest.raises(RequestError, match="among the latest requests"):
+        session.server.get_run_request(oldest)
     gate.open()
     assert wait_for(lambda: any(run.event["path"] == "/long" and run.finished_at for run in runs))
     assert session.server.get_run_request().event.data["path"] == f"/{MAX_KEPT_REQUESTS - 1}"

@@ -13,6 +13,7 @@ import pytest
 from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer
+from pdkernel.widgets.event_composer import MAX_CONTRACT_MESSAGES
 from tests.widgets.front_end import NEEDS_SLACK, enter, everything_in_state, pick, press, screen, type_into
 
 STEP = "%%pdstep shape\ndef handler(pd):\n    print('hello')\n    return pd.steps['trigger']['event']['body']\n"
@@ -134,6 +135,9 @@ def test_loading_over_changes_asks_once(
 
     assert asked == "/typed"
     assert composer.fields.path.value == "/hook"
+    type_into(composer.body.text, '{"typed": 1}')
+    press(composer, "Load")
+    assert "Discard the changes?" in screen(composer)
 
 
 def test_loading_an_invalid_file_is_reported(session: Session, make_composer: Callable[[], EventComposer]) -> None:
@@ -210,17 +214,20 @@ def test_saving_over_another_asks(issue: Event, composer: EventComposer, session
     type_into(composer.save_name, "issue")
 
     press(composer, "Save")
+    type_into(composer.fields.path, "/x")  # a change takes the question back
+    press(composer, "Save")
     before = session.events.load("issue")[1].data["path"]
     press(composer, "Overwrite issue?")
 
     assert before == "/hook"
-    assert session.events.load("issue")[1].data["path"] == "/"
+    assert session.events.load("issue")[1].data["path"] == "/x"
 
 
 def test_saving_over_itself_does_not_ask(issue: Event, composer: EventComposer, session: Session) -> None:
     """A loaded and changed event is saved under its own name at once."""
     session.load_event("issue")
     type_into(composer.fields.path, "/new")
+    press(composer, "Use as the event")
     type_into(composer.save_name, "issue")
 
     press(composer, "Save")
@@ -231,12 +238,14 @@ def test_saving_over_itself_does_not_ask(issue: Event, composer: EventComposer, 
 def test_a_changed_event_is_marked(issue: Event, composer: EventComposer, session: Session) -> None:
     """A loaded event that was changed is not shown under the saved name alone."""
     session.load_event("issue")
+    lines = [composer.magic_line]
     type_into(composer.fields.path, "/new")
+    lines.append(composer.magic_line)
 
     press(composer, "Use as the event")
 
     assert session.event_name == "issue (changed)"
-    assert composer.magic_line == "%pdevent --send"
+    assert [*lines, composer.magic_line] == ["%pdevent issue --send", "%pdevent --send", "%pdevent --send"]
 
 
 def test_secret_header_is_not_shown(composer: EventComposer, session: Session) -> None:
@@ -276,7 +285,9 @@ def test_follows_an_event_chosen_elsewhere(issue: Event, composer: EventComposer
     """An event that is chosen elsewhere is shown."""
     session.load_event("issue")
 
-    assert composer.build_event().data == issue.data
+    assert composer.build_event() == issue
+    session.choose_event(Event({"timestamp": 1}, is_http=False), "tick")
+    assert not composer.build_event().is_http
 
 
 def test_typed_text_is_not_lost(issue: Event, composer: EventComposer, session: Session) -> None:
@@ -393,8 +404,10 @@ def test_stopping(composer: EventComposer, session: Session) -> None:
     session.record_cell("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-1")
 
     press(composer, "Send")
+    type_into(composer.body.text, "{")  # what is typed meanwhile does not keep the run
     press(composer, "Stop")
     composer.wait()
+    type_into(composer.body.text, "{}")
 
     assert composer.send_button.description == "Send"
     assert not composer.send_button.disabled
@@ -418,14 +431,14 @@ def test_second_run_is_refused_in_the_form(
 
 
 def test_an_invalid_workflow_is_reported(composer: EventComposer, session: Session) -> None:
-    """The form shows the error of an invalid workflow, and no run starts."""
-    session.record_cell("%%pdworkflow\nname: a", cell_id="one")
-    session.record_cell("%%pdworkflow\nname: b", cell_id="two")
+    """The form shows why a workflow cannot run: its header may protect the runs. No run starts."""
+    session.record_cell("%%pdworkflow\nsettings: {share_workers: sometimes}", cell_id="one")
 
     press(composer, "Send")
 
-    assert "%%pdworkflow" in screen(composer)
+    assert "share_workers" in screen(composer)
     assert composer.send_button.description == "Send"
+    assert "Sent" not in composer.saved_output.text
 
 
 def test_a_missing_account_is_shown(composer: EventComposer, session: Session) -> None:
@@ -462,6 +475,19 @@ def test_missing_fields_are_named_while_typing(composer: EventComposer, session:
     assert "body.user is missing. Read by read (" in before
     assert "note" not in before
     assert "is missing" not in screen(composer)
+
+
+@pytest.mark.parametrize("count", [MAX_CONTRACT_MESSAGES, MAX_CONTRACT_MESSAGES + 1])
+def test_many_missing_fields(composer: EventComposer, session: Session, count: int) -> None:
+    """A few missing fields are named, and further ones are counted."""
+    reads = "\n".join(f"    pd.steps['trigger']['event']['body']['f{number}'].upper()" for number in range(count))
+
+    session.record_cell(f"%%pdstep read\ndef handler(pd):\n{reads}\n", cell_id="cell-1")
+    type_into(composer.body.text, "{}")
+
+    assert screen(composer).count(" is missing. Read by read") == MAX_CONTRACT_MESSAGES
+    assert ("… 1 more: %pdshape --contract" in screen(composer)) == (count > MAX_CONTRACT_MESSAGES)
+    assert "… 0 more" not in screen(composer)
 
 
 def test_an_unexpected_type_is_reported(composer: EventComposer, session: Session) -> None:

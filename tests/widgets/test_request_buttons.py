@@ -33,7 +33,7 @@ def at(run: Execution, second: int, *, path: str = "/orders", user: str | None =
 
 
 def test_each_request_has_its_own_button(run: Execution) -> None:
-    """A click uses the request of the button, and shows the equivalent line."""
+    """A click uses the request of the button, and shows the equivalent line; a long path is cut."""
     used: list[str] = []
 
     def use(run_id: str) -> str:
@@ -41,11 +41,12 @@ def test_each_request_has_its_own_button(run: Execution) -> None:
         return "request abc"
 
     widget = RequestButtons(use)
-    widget.update([at(run, 1), at(run, 2, path="/refunds", user="ada"), at(run, 3)])
+    widget.update([at(run, 1), at(run, 2, path="/refunds", user="ada"), at(run, 3, path=f"/{'x' * 32}")])
 
     press(widget, "10:00:02.000 POST /refunds as ada")
 
     assert used == ["run2"]
+    assert f"10:00:03.000 POST /{'x' * 31}…" in screen(widget).splitlines()
     assert "The test event is now request abc. As a line: %pdserve use run2" in screen(widget)
 
 

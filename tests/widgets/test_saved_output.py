@@ -11,8 +11,10 @@ from IPython.utils.capture import capture_output
 
 from pdkernel.event import Event
 from pdkernel.model import JSON
+from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, UserPicker
+from pdkernel.widgets.saved_output import SavedOutput, build_line_output
 from tests.widgets.front_end import press, type_into
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -118,3 +120,27 @@ def test_another_event_is_distinguished_from_the_sent_event(composer: EventCompo
 
     assert "Event new event: POST /other" in composer.saved_output.text
     assert "Sent new event: POST /," in composer.saved_output.text
+
+
+@pytest.mark.usefixtures("_shell")
+def test_an_output_is_sent_after_its_display_and_if_it_changes() -> None:
+    """Nothing is sent before the display; then each change is sent once."""
+    saved = SavedOutput()
+
+    with capture_output() as captured:
+        saved.update(RichOutput("first", "first"))
+        before = len(captured.outputs)
+        saved.display()
+        for _ in range(2):
+            saved.update(RichOutput("second", "second"))
+
+    assert before == 0
+    assert [each["data"]["text/plain"] for each in outputs(captured.outputs)] == ["first", "second"]
+
+
+def test_a_saved_output_is_text() -> None:
+    """A text, a line and a field are shown as they are, and are not markup."""
+    shown = build_line_output("Steps run as <b>.", "%pduser '<b>'", [("user <b>", "<b>")]).html
+
+    assert "<b>" not in shown
+    assert shown.count("&lt;b&gt;") >= 4

@@ -353,10 +353,9 @@ def test_all_accounts_are_listed(slack_picker: UserPicker, session: Session, ada
 
 
 def test_an_invalid_workflow_is_reported(picker: UserPicker, session: Session) -> None:
-    """If the cells are not a valid workflow, the form reports it and remains usable."""
+    """If the cells are not a workflow that can run, the form reports it and remains usable."""
     session.record_cell(NEEDS_SLACK, cell_id=None)
-    session.record_cell("%%pdworkflow\nname: a", cell_id="one")
-    session.record_cell("%%pdworkflow\nname: b", cell_id="two")
+    session.record_cell("%%pdworkflow\nsettings: {share_workers: sometimes}", cell_id="one")
 
     seen = screen(picker)
     session.choose_user("ada")
