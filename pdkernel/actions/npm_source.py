@@ -7,6 +7,7 @@ the next search needs no network.
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -277,9 +278,12 @@ class NpmSource:
     def _write(self, app: str, known: Mapping[str, Sequence[_IndexedComponent]]) -> None:
         path = self._file(app)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_bytes(encode_json(dict(known)))
-        draft.replace(path)
+        draft = path.with_suffix(f".{secrets.token_hex(4)}")  # another process may write the index at the same time
+        try:
+            draft.write_bytes(encode_json(dict(known)))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _file(self, app: str) -> Path:
         return self._folder / "index" / f"{app}.json"

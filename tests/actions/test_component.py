@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pdkernel.actions.component import (
     ComponentHeader,
     build_component,
     build_component_file,
+    filter_components,
     find_declared_apps,
     iter_component_modules,
     parse_header,
@@ -120,3 +122,20 @@ def test_the_source_in_a_record(tmp_path: Path, origin: Any, changes: dict[str, 
 
     assert component.source_summary == summary
     assert component.uses == "slack-send@1.2.3"
+
+
+def test_components_are_found_by_words() -> None:
+    """Every word must be in the key, the name or the description, whose matches come last; the newest version is found."""
+    component = Component("slack-send", "0.9.0", "slack", "Send", "Sends a text to a channel.", "npm")
+    newest = replace(component, version="0.10.0")
+    channel = replace(component, key="slack-make-channel", name="Make a Channel", description="Send it a text.")
+    other = replace(component, key="github-send", description="Sends to a channel.")
+
+    def found(words: str, app: str | None = None) -> list[str]:
+        return [each.uses for each in filter_components([newest, component, channel, other], words, app)]
+
+    assert found("") == ["github-send@0.9.0", "slack-make-channel@0.9.0", "slack-send@0.10.0"]
+    assert found("CHANNEL text", "slack") == ["slack-make-channel@0.9.0", "slack-send@0.10.0"]
+    assert found("send channel") == ["github-send@0.9.0", "slack-make-channel@0.9.0", "slack-send@0.10.0"]
+    assert found("send text channel", "github") == []
+    assert build_component(ComponentHeader("slack-send", "1.0.0"), source="npm").name == "slack-send"

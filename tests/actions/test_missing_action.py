@@ -74,3 +74,17 @@ def test_a_private_component(tmp_path: Path) -> None:
 def test_the_reason_replaces_the_sentence() -> None:
     """If a source has the reason for which an action is missing, the error has it."""
     assert build_missing_action_error(USES, (), why="npm cannot run.").message == "npm cannot run."
+
+
+def test_several_sources_are_named_in_their_order() -> None:
+    """The message has the sources that were tried, and the fix for a private component keeps them."""
+    sources = (SourceSetting("npm"), SourceSetting("connect"))
+    tried = "Sources that were tried, in this order: npm, Pipedream Connect."
+
+    missing = build_missing_action_error(USES, sources)
+    other = build_missing_action_error(USES, sources, other=OTHER)
+    private = build_missing_action_error(ActionReference("@me/send", "1.0.0"), sources)
+
+    assert all(error.message.endswith(tried) for error in (missing, other, private))
+    assert "A project may have several sources: name all of them" in missing.fix
+    assert "write `actions: [FOLDER, npm, connect]` in pdkernel.yaml." in private.fix

@@ -84,6 +84,19 @@ def test_a_folder_is_stored_with_its_whole_path(settings: SettingsTable, tmp_pat
     assert ActionSettings(settings).sources == (setting,)
 
 
+def test_several_sources_are_stored_in_their_order(settings: SettingsTable, tmp_path: Path) -> None:
+    """A repeated source counts once, and the built-in actions are not a source beside others."""
+    chosen = ActionSettings(settings)
+    chosen.accept_licence()
+
+    chosen.set_sources(["npm", "builtin", "connect", "npm"], base=tmp_path)
+    several = (settings.get("actions"), chosen.sources)
+    chosen.set_sources(["connect", "connect"], base=tmp_path)
+
+    assert several == (["npm", "connect"], (SourceSetting("npm"), SourceSetting("connect")))
+    assert (settings.get("actions"), chosen.sources) == ("connect", (SourceSetting("connect"),))
+
+
 def test_the_workflow_overrides_the_project(settings: SettingsTable) -> None:
     """The source of a workflow's `pdkernel.yaml` has precedence, and does not change the project."""
     settings.set("actions", "npm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -207,11 +208,11 @@ def test_too_many_files() -> None:
 def test_missing_files() -> None:
     """Missing files are found in the step and in its files; a guarded import may fail."""
     source = "import './a.mjs';\nimport './gone.mjs';\ntry { require('./maybe'); } catch {}\n"
-    step = reading("node", source, {"a.mjs": "\nimport './lost.json'"})
+    step = replace(reading("node", source, {"a.mjs": "\nimport './lost.json'"}), line_offset=1)
 
     assert [problem.message for problem in find_missing_files(step)] == [
         'Step work (a.mjs, line 2) imports "./lost.json", and there is no such file.',
-        'Step work (line 2) imports "./gone.mjs", and there is no such file.',
+        'Step work (line 3) imports "./gone.mjs", and there is no such file.',
     ]
     with pytest.raises(NotebookError, match="2 problems"):
         check_import_complete(Workflow("W", steps=(step,)))
@@ -229,19 +230,22 @@ def test_missing_modules() -> None:
 
 
 def test_packages_of_files() -> None:
-    """The packages and variables of imported files are those of the step; own modules are not packages."""
+    """Packages and variables of imported files are those of the step, required if one file requires them; own modules are not packages."""
     python = reading(
         "python",
-        "from lib.tiny import x\nimport helper\n",
+        "from lib.tiny import x\nimport helper\ntry:\n    import slim\nexcept ImportError:\n    pass\n",
         {
             "../lib/tiny.py": "\nimport tiny\nimport os\nos.environ['KEY']\n",
             "helper.py": "import lib.tiny\nimport slim\n",
         },
     )
-    node = reading("node", "import './a.mjs'; import 'axios@1'", {"a.mjs": "import 'got'; process.env.TOKEN.trim()"})
+    node = reading("node", "import './a.mjs'; import 'axios@1'", {"a.mjs": "\nimport 'got'; process.env.TOKEN.trim()"})
     workflow = Workflow("W", steps=(python, Step("node", "node", node.source, files=node.files)))
 
-    assert [each.specifier for each in find_step_requirements(python)] == ["tiny", "slim"]
+    assert [(each.specifier, each.is_optional) for each in find_step_requirements(python)] == [
+        ("slim", False),
+        ("tiny", False),
+    ]
     assert [(each.name, each.version, each.line) for each in find_step_packages(node)] == [
         ("axios", "1", 1),
         ("got", None, 1),

@@ -50,6 +50,7 @@ GO = 'package main\nimport "os"\nfunc main() {}\n'
         ("bash", 'if [ -z "$A" ]; then exit 1; fi; echo $A', "", ""),
         ("bash", 'x="$(jq -r \'.a + $B\' <<< "$A")"', "A", ""),
         ("bash", "cat <<'END'\n$A it's\nEND\ncat <<END\nit's $B\nEND\necho $C", "BC", ""),
+        ("bash", "cat <<-'END'\n\t$A\n\tEND\necho $B", "B", ""),
         ("go", GO + 'func f() { os.Getenv("A"); os.LookupEnv("B") /* os.Getenv("C") */ }', "A", "B"),
         (
             "go",
@@ -86,7 +87,12 @@ def test_variables_name_their_steps() -> None:
 
 
 def test_reads_have_lines() -> None:
-    """A read in code has its own line; a read in a prop has the line of the directive."""
+    """A read in code has its own line, the first of several; a read in a prop has the line of the directive."""
     step = node("s", "\nreturn steps.a", line_offset=3, props={"x": "{{steps.b}}"})
 
+    python = Step(
+        "s", source="def handler(x, /):\n    a = x.steps['a']\n    if a:\n        return x.steps['a']\n", line_offset=1
+    )
+
     assert find_step_references(step) == {"a": 5, "b": 3}
+    assert find_step_references(python) == {"a": 3}

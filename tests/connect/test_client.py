@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,6 +19,21 @@ def test_the_response_wins_over_the_request() -> None:
 
     assert (full.external_user_id, full.app, full.name, full.environment) == ("bob", "github", "bob", "production")
     assert (bare.external_user_id, bare.app, bare.name, bare.healthy) == ("ada", "slack", "ada", True)
+
+
+@pytest.mark.parametrize(
+    ("value", "time"),
+    [
+        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05+01:00", datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)),
+        (datetime.fromisoformat("2026-01-02T03:04:05"), datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        (None, datetime(1970, 1, 1, tzinfo=UTC)),
+        ("soon", datetime(1970, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_the_time_of_an_account(value: object, time: datetime) -> None:
+    """Times are in UTC, also one without a zone; an account with another time counts as the oldest."""
+    assert parse_account({"id": "apn_1", "created_at": value}, "development").created_at == time
 
 
 @pytest.mark.parametrize(

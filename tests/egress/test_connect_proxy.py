@@ -146,6 +146,7 @@ def test_a_body_has_a_length(method: str, body: bytes, length: bytes | None) -> 
     [
         (200, "the account apn_1"),
         (400, "allows only hosts of the account's app"),
+        (401, "the account apn_1"),
         (403, "allows only hosts of the account's app"),
         (404, "the account apn_1"),
         (504, "waits at most 30 s for the host"),

@@ -46,6 +46,7 @@ def test_processes_of_a_project_accept_each_others_mark(base_url: str, request_:
 
     assert same.take_mark(sent) == ([HEADERS[0]], is_marked)
     assert other.take_mark(sent) == ([HEADERS[0]], False)
+    assert same.take_mark([*sent, *sent]) == ([HEADERS[0]] * 2, False)
 
 
 def test_without_a_server_nothing_is_marked() -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.clock import ManualClock
+from pdkernel.egress.pending_call import CallResult, PendingCall
+from pdkernel.egress.refusals import denied
 from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer
 
 HOST = "api.example.test"
@@ -41,6 +44,39 @@ def test_a_value_under_a_secret_name_is_redacted_in_the_ledger(
 
     assert ledger.calls[0].url == f"{URL}/?access_token={{{{redacted}}}}&page=2"
     assert "access_token=abc123" in outside.seen[0].path
+
+
+def test_a_failed_call_is_recorded_once(ledger: Ledger) -> None:
+    """The row has the milliseconds, whether the method is safe, and the cause, which the run gets too; both without secrets."""
+    failed: list[str] = []
+    clock = ManualClock()
+    call = PendingCall(ledger.binding("live", on_failed=failed.append), "GET", URL, clock)
+    clock.advance(0.25)
+
+    call.fail(f"{TOKEN} is not a host.")
+    call.finish(CallResult("sent", 200))
+    call.fail("This is not recorded.", status=200)
+
+    (row,) = ledger.calls
+    assert (row.duration_ms, row.safe, row.outcome, row.status) == (250, True, "failed", None)
+    assert row.note is not None
+    assert row.note.startswith("no response: ⟦secret:")
+    assert failed == [f"GET {URL} got {row.note}"]
+
+
+def test_a_refused_call_is_recorded(ledger: Ledger) -> None:
+    """The row has the first line of the refusal, the run and the step have all of it."""
+    refusal = denied("POST", URL, "deny")
+
+    response = PendingCall(ledger.binding("deny"), "POST", URL, ManualClock()).refuse(refusal)
+
+    (row,) = ledger.calls
+    assert (row.note, row.safe, row.status) == (refusal.message.splitlines()[0], False, 403)
+    assert ledger.refused == [refusal.message]
+    assert isinstance(response.body, bytes)
+    assert json.loads(response.body)["error"] == {
+        "code": "egress_denied", "message": refusal.message, "method": "POST", "url": URL
+    }  # fmt: skip
 
 
 def test_only_listed_hosts_are_allowed(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:

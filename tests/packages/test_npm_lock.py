@@ -80,7 +80,7 @@ def test_sets_are_written_in_the_order_of_their_names(lock: NpmLock) -> None:
 
 
 def test_a_change_of_another_process_is_read(lock: NpmLock) -> None:
-    """The file is read again if it was replaced, also by one of the same size and time; without the file there are no sets."""
+    """The file is read again if it was replaced, also by one of the same size and time, or moved back; without it there are no sets."""
     lock.add(a_set("zod", version="1.0.0"))
     assert lock.version("zod") == "1.0.0"
     times = lock.path.stat().st_mtime_ns
@@ -88,8 +88,10 @@ def test_a_change_of_another_process_is_read(lock: NpmLock) -> None:
     os.utime(lock.path, ns=(times, times))
 
     assert lock.version("zod") == "2.0.0"
-    lock.path.unlink()
+    aside = lock.path.rename(lock.path.with_suffix(".aside"))
     assert (lock.sets(), lock.load_extra()) == ((), {})
+    aside.rename(lock.path)
+    assert lock.version("zod") == "2.0.0"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,10 @@ def _fault_inside(value: Any, path: str, above: list[Any]) -> str | None:
         inside = [(_segment(key), item) for key, item in value.items()]
     else:
         inside = [(f"[{index}]", item) for index, item in enumerate(value)]
-    return next((fault for segment, item in inside if (fault := _fault(item, path + segment, above))), None)
+    for segment, item in inside:  # a generator would use a third frame for each level: a deep value has hundreds
+        if fault := _fault(item, path + segment, above):
+            return fault
+    return None
 
 
 def _segment(key: str) -> str:

@@ -69,6 +69,8 @@ def test_records(store: DataStore, service: Service) -> None:
     store.set_ttl("a", 5)
     store.set_ttl("b")
     assert service.ttls == {"a": 5, "b": None}
+    store.set_ttl("b", 0)
+    assert service.ttls == {"a": 5, "b": 0}
     del store["a"]
     assert list(store) == ["b"]
     store.clear()

@@ -47,12 +47,12 @@ def test_frames_of_libraries_are_left_out() -> None:
 
 
 def test_a_syntax_error_has_its_own_line() -> None:
-    """The message of a syntax error has no place in it; an error in another file has no line of the cell."""
+    """The message of a syntax error has no place in it; an error in another file has the line of the call."""
     found = described("a = 1\nb = = 2\n")
-    other = described("compile('x = =', 'other.py', 'exec')")
+    other = described("\ncompile('x = =', 'other.py', 'exec')")
 
     assert (found["name"], found["message"], found["line"]) == ("SyntaxError", "invalid syntax", 2)
-    assert other["line"] == 1
+    assert other["line"] == 2
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,16 @@ def test_causes_are_shown_before_the_error() -> None:
 
 def test_secrets_are_hidden_in_local_variables() -> None:
     """A secret of four characters or more is replaced; a longer one first; a short one stays."""
-    code = f"def f():\n    a = {SECRET!r}\n    b = 'abcd-long'\n    c = 'abc'\n    raise ValueError\nf()"
+    code = (
+        f"def f():\n    a = {SECRET!r}\n    b = 'abcd-long'\n    c = 'abc'\n    d = 'abcd'\n    raise ValueError\nf()"
+    )
 
     stack = described(code, (SECRET, "abcd", "abcd-long", "abc"))["stack"]
 
     assert "      a = '***'\n" in stack
     assert "      b = '***'\n" in stack
     assert "      c = 'abc'\n" in stack
+    assert "      d = '***'\n" in stack
 
 
 @pytest.mark.parametrize("before", range(175, 205, 3))

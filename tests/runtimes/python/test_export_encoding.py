@@ -43,14 +43,17 @@ def test_a_shared_object_is_not_a_cycle() -> None:
 
 
 def test_the_depth_of_a_value() -> None:
-    """A value has at most 256 levels, with a text at the deepest."""
+    """A value has at most 256 levels, with a text at the deepest; code that is called deep inside a step gets the same error."""
     value: object = "deep"
     for _ in range(256):
         value = [value]
 
+    def encode_inside(calls: int) -> str:
+        return encode_inside(calls - 1) if calls else encode_json({"a": value}, "x")
+
     assert encode_json(value, "x").count("[") == 256
     with pytest.raises(ExportNotJSONError, match=r"^JSON Nested Property Limit Exceeded: x\.a\[0\]"):
-        encode_json({"a": value}, "x")
+        encode_inside(250)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,9 @@ async def test_a_running_step_is_cancelled(serve: Serve) -> None:
     await console.wait_until(run_id, "executing")
     await console.act(run_id, "cancel")
     run = await console.wait_until(run_id, "cancelled")
+    async with asyncio.timeout(30):  # the step would run for a minute
+        while run_id in console.state.runs.active_run_ids:
+            await asyncio.sleep(0.01)
 
     assert run.step("after").status == "not_run"
 
