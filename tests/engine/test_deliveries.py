@@ -92,7 +92,7 @@ async def test_params_are_added_to_the_query(run: Run, server: Server) -> None:
 
 
 def calls_of(mode: str) -> CallContext:
-    """The context of the calls of a step, whose refusals nobody hears."""
+    """The context of the calls of a step; refusals are discarded."""
     return CallContext(
         step="a",
         policy=parse_policy(mode),
