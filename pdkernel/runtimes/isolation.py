@@ -3,8 +3,8 @@ What the process of a step does to itself before user code runs: mounts, user, c
 
 It uses only the standard library, because the zygote imports it. `workers.isolation` makes the plans, as JSON objects:
 
-- `mounts`: what `enter_namespaces` mounts, in order, each `{"target", "source", "writable"}`; without a source, an empty folder
-  covers the target.
+- `mounts`: what `enter_namespaces` mounts, in order, each `{"target", "source", "writable", "shared"}`; without a source, an empty
+  folder covers the target. What is `shared` is the same for all slots; it may be mounted before all others.
 - `uid` and `gid`: the user of the process, or null to keep it.
 - `landlock`: whether Landlock restricts files to the paths of `read` and `write`.
 
@@ -20,6 +20,7 @@ import os
 import platform
 import stat
 import struct
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,24 @@ def enter_namespaces(plan: dict[str, Any]) -> None:
     Raises:
         OSError: The system does not permit it, or a source does not exist.
     """
-    unshare(_CLONE_NEWNS | _CLONE_NEWIPC)
+    copy_namespaces()
     mount(None, "/", None, _MS_REC | _MS_SLAVE)
+    mount_paths(plan["mounts"])
+    mount_terminals()
+
+
+def copy_namespaces() -> None:
+    """Give this process a copy of its mounts, and System V objects of its own. Raises `OSError`."""
+    unshare(_CLONE_NEWNS | _CLONE_NEWIPC)
+
+
+def mount_paths(mounts: Sequence[dict[str, Any]]) -> None:
+    """Mount *mounts* of a plan. Raises `OSError`."""
     umask = os.umask(0o022)  # other users may enter the folders that are made for mounts
     covers = []
     # a cover may hide the source of a later mount, so all sources are opened first
-    sources = [each["source"] and os.open(each["source"], os.O_PATH | os.O_CLOEXEC) for each in plan["mounts"]]
-    for each, source in zip(plan["mounts"], sources, strict=True):
+    sources = [each["source"] and os.open(each["source"], os.O_PATH | os.O_CLOEXEC) for each in mounts]
+    for each, source in zip(mounts, sources, strict=True):
         target = each["target"]
         if source is None:
             Path(target).mkdir(exist_ok=True)  # in the new `/tmp`
@@ -106,8 +118,11 @@ def enter_namespaces(plan: dict[str, Any]) -> None:
     os.umask(umask)
     for target in covers:
         mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+
+
+def mount_terminals() -> None:
+    """Mount terminals of this process's own: that of the server's user would be open to steps. Raises `OSError`."""
     if os.path.isdir("/dev/pts"):  # noqa: PTH112 - as everywhere in this module's paths of the system
-        # the terminal of the server's user would be open to steps
         mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, "newinstance,mode=620,ptmxmode=666")
         mount("/dev/pts/ptmx", "/dev/ptmx", None, _MS_BIND)
 

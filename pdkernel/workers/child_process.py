@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from pdkernel.encode import encode_json
 from pdkernel.runtimes import process_tree
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
 from pdkernel.workers.protocols import OutboundGateway, SandboxPlan
@@ -63,7 +63,7 @@ class ProcessRequest:
 
     def encode_for_zygote(self, sandbox: SandboxPlan | None) -> tuple[bytes, bytes]:
         """Return the two parts of the specification for the zygote, with the result of `plan_sandbox`; the first has no secret."""
-        public = {"tag": self.process_tag, "forked": self.is_forked, "plan": self.plan.to_json()}
+        public = {"tag": self.process_tag, "forked": self.is_forked, "plan": self.plan}
         private = {
             "argv": list(self.argv),
             "env": self.complete_environment,
@@ -71,7 +71,7 @@ class ProcessRequest:
             "sandbox": sandbox
             and {"filter": sandbox.filter.hex(), "listen": sandbox.attach is not None, "port": sandbox.port},
         }
-        return json.dumps(public).encode(), json.dumps(private).encode()
+        return encode_json(public), encode_json(private)
 
 
 class ChildProcess(Protocol):

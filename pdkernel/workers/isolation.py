@@ -26,11 +26,17 @@ TMP_NAME = "tmp"
 
 
 class Mount(JsonStruct, frozen=True):
-    """A path that a process sees at *target*; with None, an empty folder hides the target."""
+    """
+    A path that a process sees at *target*; with None, an empty folder hides the target.
+
+    Attributes:
+        shared: All slots have the same mount.
+    """
 
     target: str
     source: str | None
     writable: bool = False
+    shared: bool = False
 
 
 class IsolationPlan(JsonStruct, frozen=True):

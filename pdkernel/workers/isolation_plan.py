@@ -91,7 +91,9 @@ def build_plan(isolation: Isolation, access: StepAccess, *, folder: Path, number
         return f"{folder}{path[len(any_slot) :]}" if path.startswith(any_slot) else path
 
     mounts = [
-        Mount(here(each.target), None if each.source is None else here(each.source), each.writable)
+        each
+        if each.shared
+        else Mount(here(each.target), None if each.source is None else here(each.source), each.writable)
         for each in common.mounts
     ]
     if uid is not None and isolation.namespaces:
@@ -210,7 +212,11 @@ def _plan_mounts(folder: Path, hide: Iterable[Path], read: Iterable[Path], write
                 planned[path] = Mount(str(path), None if path.is_dir() else os.devnull)
         elif is_hidden or (outer is not None and writable and not outer.writable):
             planned[path] = Mount(str(path), str(path), writable)
-    return tuple(planned.values())
+    of_slot = {TMP_FOLDER, _SHARED_MEMORY, *folder.parents}.intersection(planned)
+    return tuple(
+        each if path in of_slot or not of_slot.isdisjoint(path.parents) else msgspec.structs.replace(each, shared=True)
+        for path, each in planned.items()
+    )
 
 
 def _without(path: Path, hidden: Collection[Path]) -> list[Path]:

@@ -213,11 +213,12 @@ class ZygoteProcess:
     def _watch(self) -> None:
         if self._loop is None and self._status is not None:
             self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._status, self.poll)
+            # a number: the selector would describe a socket object in detail, to report that the object is not registered yet
+            self._loop.add_reader(self._status.fileno(), self.poll)
 
     def _close_status(self) -> None:
         if self._status is not None:
             if self._loop is not None and not self._loop.is_closed():
-                self._loop.remove_reader(self._status)
+                self._loop.remove_reader(self._status.fileno())
             self._status.close()
             self._status = None

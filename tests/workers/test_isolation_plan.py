@@ -78,9 +78,9 @@ def test_secrets_of_the_project_are_hidden(base: Path) -> None:
     plan = plan_of(base, access)
 
     assert mounts_below(plan, base / "project") == [
-        Mount(str(hidden), None),
-        Mount(str(hidden / "packages"), str(hidden / "packages")),
-        Mount(str(hidden / "files"), str(hidden / "files"), writable=True),
+        Mount(str(hidden), None, shared=True),
+        Mount(str(hidden / "packages"), str(hidden / "packages"), shared=True),
+        Mount(str(hidden / "files"), str(hidden / "files"), writable=True, shared=True),
     ]
     assert str(base / "project") in plan.read
     assert str(hidden / "files") in plan.write
@@ -155,7 +155,10 @@ class TestUser:
         plan = plan_of(base, StepAccess(read=frozenset({code})), self.rooted)
 
         assert plan.uid is not None
-        assert mounts_below(plan, code.parent) == [Mount(str(code.parent), None), Mount(str(code), str(code))]
+        assert mounts_below(plan, code.parent) == [
+            Mount(str(code.parent), None, shared=True),
+            Mount(str(code), str(code), shared=True),
+        ]
 
     @pytest.mark.parametrize("namespaces", [True, False])
     def test_user_stays_if_another_could_not_read_the_code(self, base: Path, namespaces: bool) -> None:

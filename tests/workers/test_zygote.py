@@ -24,6 +24,7 @@ from pdkernel.model import Language
 from pdkernel.runtimes import process_tree
 from pdkernel.workers import WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
+from pdkernel.workers.isolation import IsolationPlan, Mount
 from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygotes, start_process
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_worker_process import leftovers, marks_of, node, python, run_until_up
@@ -198,6 +199,7 @@ def handler(pd):
         "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],
         "random": [random.random(), uuid.uuid4().hex],
         "main": threading.current_thread() is threading.main_thread(),
+        "native": threading.main_thread().native_id == threading.get_native_id(),
         "signals": [str(signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)],
         "streams": [sys.stdout.name, sys.stdout.encoding, sys.stdout.errors, sys.stdout.seekable(), sys.stdin.name],
         "flags": [sys.flags.isolated, sys.flags.utf8_mode, sys.flags.safe_path],
@@ -357,6 +359,32 @@ async def test_end_of_each_process_is_reported() -> None:
     for process in processes:
         process.kill()
     zygote.close()
+
+
+async def test_replaced_file_is_hidden_in_later_processes(tmp_path: Path) -> None:
+    """Processes share the mounts of earlier ones; a file that replaces a hidden file is hidden as well."""
+    zygote = ZYGOTES.get()
+    assert zygote is not None
+    secret = tmp_path / "secret"
+    secret.write_text("old")
+    hidden = IsolationPlan(namespaces=True, mounts=(Mount(str(secret), os.devnull, shared=True),))
+    found = []
+    for plan in (hidden, hidden, IsolationPlan(namespaces=True)):
+        own_ends, child_ends = open_pipes("from", "from")
+        request = ProcessRequest(["/bin/cat", str(secret)], {"PATH": os.defpath}, "f" * 32, plan=plan)
+        process = start_process(request, child_ends, zygote)
+        async with asyncio.timeout(60):
+            while not process.poll():
+                await asyncio.sleep(0.01)
+        process.kill()
+        os.close(child_ends[0])
+        found.append((process.exit_code, os.read(own_ends[0], 100)))
+        for descriptor in (*own_ends, child_ends[1]):
+            os.close(descriptor)
+        (tmp_path / "new").write_text("new")
+        (tmp_path / "new").replace(secret)
+
+    assert found == [(0, b""), (0, b""), (0, b"new")]
 
 
 @pytest.fixture

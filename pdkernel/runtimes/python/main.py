@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import importlib
+import io
 import json
 import linecache
 import os
@@ -21,7 +22,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 if TYPE_CHECKING:
     from pdkernel.runtimes.python import (  # noqa: TC004 - at run time `_load_helpers` loads them
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     )
 
 _IN, _OUT = 3, 4
+_DESCRIPTORS = frozenset("01234")  # those of the program; all others are closed at its start
+_REHEARSALS = 12  # the interpreter optimizes a function after eight calls
 _HERE = Path(__file__).resolve().parent
 _SUCCESS = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'
 _INSTALLED = tuple(os.path.join(path, "") for path in {*sys.path, str(_HERE)})  # noqa: PTH118 - as strings, for `startswith`
@@ -41,9 +44,11 @@ _INSTALLED = tuple(os.path.join(path, "") for path in {*sys.path, str(_HERE)})  
 class Runtime:
     """The state of the worker, which executes one run at a time."""
 
-    def __init__(self, requests: BinaryIO, modules: dict[str, ModuleType]) -> None:
+    def __init__(self, requests: BinaryIO, replies: int) -> None:
+        """Create the state; *replies* is a descriptor."""
         self.request = 0
         self._requests = requests
+        self._replies = replies
         self._call_lock = threading.Lock()
         self._last_call_id = 0
         self._settings: dict[str, Any] = {"workflow": ""}
@@ -56,12 +61,36 @@ class Runtime:
         self._listings: dict[tuple[int, str, int], tuple[int, None, list[str], str]] = {}
         self._step_number = 0
         self._lock = threading.Lock()
-        self._installed_modules = modules
+        self._installed_modules = dict(sys.modules)
         self._threads = _count_threads()
-        self._descriptors = process_reset.open_descriptors()
         self._is_prepared = False
         self._buffered = b""
         self._fixed: Any = None
+
+    def keep_modules(self) -> None:
+        """Regard the modules that are imported now as imported for all runs."""
+        self._installed_modules = dict(sys.modules)
+
+    def serve(self) -> None:
+        """Execute requests until no more arrive."""
+        owner = os.getpid()
+        while line := self._requests.readline():
+            request = json.loads(line)
+            if "begin" in request:
+                self.begin_run(request["begin"])
+            for name in request["texts"]:
+                self.store_exports(name, self._requests.readline())
+            if request["op"] == "prepare":
+                self.prepare_steps(request)
+                continue
+            self.request = request["request"]
+            reply = self.run_step(request)
+            if os.getpid() != owner:  # a process that the step forked returned from the handler
+                os._exit(0)
+            try:
+                self.send_line(reply)
+            except OSError:  # the step closed the reply descriptor
+                os._exit(1)
 
     def begin_run(self, changes: dict[str, Any]) -> None:
         """Discard the state of the last run, and store the settings of the new run: *changes* are those that differ."""
@@ -123,7 +152,7 @@ class Runtime:
             self._step_number += 1  # code of the step that still runs cannot send messages any more
             process_reset.restore_builtins()
         _flush()
-        busy, dirty = self._has_leftovers(), process_reset.holds_shared_descriptor(self._descriptors)
+        busy, dirty = self._has_leftovers(), process_reset.holds_shared_descriptor(_DESCRIPTORS)
         spoiled = _are_streams_closed()
         if error is None and not (busy or dirty or spoiled):
             return _SUCCESS
@@ -135,7 +164,7 @@ class Runtime:
             data = memoryview(self._buffered + self._numbered(line))
             self._buffered = b""
             while data:
-                data = data[os.write(_OUT, data) :]
+                data = data[os.write(self._replies, data) :]
 
     def _numbered(self, line: str) -> bytes:
         return f"{self.request} {line}\n".encode()
@@ -226,7 +255,7 @@ class Runtime:
             data = memoryview(self._buffered)
             self._buffered = b""
             while data:
-                data = data[os.write(_OUT, data) :]
+                data = data[os.write(self._replies, data) :]
 
     def _has_leftovers(self) -> bool:
         for _ in range(5):
@@ -280,56 +309,57 @@ def _silence_child() -> None:
         os.close(fd)
 
 
-def run_forked(modules: dict[str, ModuleType], environment: dict[str, str]) -> None:
-    """
-    Execute requests in a process that the zygote forked: its standard streams and environment are those of the zygote.
-
-    Args:
-        modules: A copy of `sys.modules`. In this process, a copy would change a page of memory for each module.
-        environment: The environment.
-    """
-    process_reset.set_environment(environment)
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        stream: Any = open(fd, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
-        stream.buffer.raw.name = f"<{name}>"
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    main(modules)
-
-
-def main(modules: dict[str, ModuleType]) -> None:
-    """Execute requests until pdkernel closes the pipe on descriptor 3; *modules* have been imported for all runs."""
+def main(runtime: Runtime) -> NoReturn:
+    """Execute requests until pdkernel closes the pipe on descriptor 3; *runtime* is the result of `create_runtime`."""
     for fd in (_IN, _OUT):
         os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=_silence_child)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     _route_outbound_calls()
-    sys.modules["__main__"] = ModuleType("__main__")  # hides this program's names from steps
-    owner = os.getpid()
-    with os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False) as requests:
-        runtime = Runtime(requests, modules)
-        runtime.send_line('{"t":"ready"}')
-        while line := requests.readline():
-            request = json.loads(line)
-            if "begin" in request:
-                runtime.begin_run(request["begin"])
-            for name in request["texts"]:
-                runtime.store_exports(name, requests.readline())
-            if request["op"] == "prepare":
-                runtime.prepare_steps(request)
-                continue
-            runtime.request = request["request"]
-            reply = runtime.run_step(request)
-            if os.getpid() != owner:  # a process that the step forked returned from the handler
-                os._exit(0)
-            try:
-                runtime.send_line(reply)
-            except OSError:  # the step closed the reply descriptor
-                os._exit(1)
+    runtime.send_line('{"t":"ready"}')
+    runtime.serve()
     os._exit(0)
+
+
+def create_runtime() -> Runtime:
+    """Create the runtime and the standard streams of a process whose descriptors 1 to 3 are pipes, or will be."""
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream: Any = open(  # noqa: SIM115 - a descriptor
+            fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+        )
+        stream.buffer.raw.name = f"<{name}>"
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.modules["__main__"] = ModuleType("__main__")  # hides this program's names from steps
+    return Runtime(os.fdopen(_IN, "rb", buffering=1 << 18, closefd=False), _OUT)
+
+
+def rehearse() -> None:
+    """
+    Run a step of this program several times, without effects.
+
+    A fork then has the caches and the optimized code of the interpreter in memory that it shares with its siblings.
+    """
+    source = "def handler(pd):\n    print(end='')\n    pd.respond({'status': 200, 'body': pd.steps['trigger']})\n    return 1\n"
+    settings: dict[str, Any] = {
+        "workflow": "",
+        "env": dict(os.environ),
+        "variables": {},
+        "gateway": {},
+        "cwd": "/",
+        "kept": [],
+        "fixed": None,
+    }
+    step = {"step": "rehearsal", "file": "rehearsal.py", "offset": 0, "code": 0, "source": source}
+    inputs: dict[str, Any] = {"steps": ["trigger"], "props": {}, "auth": {}, "stores": {}, "context": {}, "flow": {}}
+    prepare = {"op": "prepare", "texts": [], "codes": [step], "begin": settings}
+    run = {"op": "run", "texts": ["trigger"], "request": 1, **step, **inputs}
+    lines = f"{json.dumps(prepare)}\n{json.dumps(run)}\n{{}}\n".encode()
+    replies = os.open(os.devnull, os.O_WRONLY)
+    for _ in range(_REHEARSALS):
+        Runtime(io.BytesIO(lines), replies).serve()
+    os.close(replies)
 
 
 if __name__ == "__main__":
     load_helpers()
-    main(dict(sys.modules))
+    main(create_runtime())

@@ -10,6 +10,7 @@ Each module is imported in a probe first, a forked process. The module is import
   did not list all variables.
 
 Other variables that it read are reported: they were not set, and a run that sets one of them gets a worker that was not forked.
+The probe also finds out whether the module registers functions that `os.fork` calls.
 """
 
 from __future__ import annotations
@@ -59,34 +60,45 @@ def import_common_modules() -> None:
         importlib.import_module(name)
 
 
-def import_ahead(names: list[str]) -> list[str]:
-    """Import those of the modules *names* whose import is harmless; return the variables that imported modules have read."""
+def import_ahead(names: list[str]) -> tuple[list[str], bool]:
+    """
+    Import those of the modules *names* whose import is harmless.
+
+    Returns the variables that imported modules have read, and whether they have registered functions that `os.fork` calls.
+    """
     sys.dont_write_bytecode = True
     for name in _BLAS_VARIABLES:  # one thread: a thread would not survive the fork
         os.environ[name] = "1"
-    read = set(_READ_BY_OPENSSL)
+    read, has_hooks = set(_READ_BY_OPENSSL), False
     for name in names:
         if name in sys.modules:
             continue
         found = _probe(name)
         if found is not None:
             importlib.import_module(name)
-            read |= found
+            read.update(found["read"])
+            has_hooks = has_hooks or found["hooks"]
     if "numpy" in sys.modules:
         read.update(_READ_BY_NUMPY)
     sys.dont_write_bytecode = False
-    return sorted(read)
+    return sorted(read), has_hooks
 
 
-def reseed() -> None:
-    """Give NumPy other random numbers than in sibling processes. `random` and OpenSSL notice a fork."""
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+def follow_fork() -> None:
+    """
+    Do what a fork needs for NumPy, and what `os.fork` does for the common modules. OpenSSL notices a fork.
+
+    The other functions that common modules register with `os.fork` release locks, which no thread of the parent holds.
+    """
+    for name in ("random", "numpy.random"):  # other numbers than in sibling processes
+        module: Any = sys.modules.get(name)
+        if module is not None:
+            module.seed()
+    vars(threading.main_thread())["_native_id"] = threading.get_native_id()
 
 
-def _probe(name: str) -> set[str] | None:
-    """Import *name* in a forked process; return the variables that it read, or None if its import is not harmless."""
+def _probe(name: str) -> dict[str, Any] | None:
+    """Import *name* in a forked process; return `{"read": VARIABLES, "hooks": BOOL}`, or None if its import is not harmless."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -94,19 +106,20 @@ def _probe(name: str) -> set[str] | None:
             os.close(read)
             signal.alarm(_PROBE_LIMIT_S)
             found = _try_import(name)
-            if found is not None:
-                os.write(write, json.dumps(sorted(found)).encode())
+            os.write(write, json.dumps(found).encode())
         finally:
             os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         answer = pipe.read()
     os.waitpid(pid, 0)
-    return set(json.loads(answer)) if answer else None
+    found = json.loads(answer or b"null")
+    return found if isinstance(found, dict) else None
 
 
-def _try_import(name: str) -> set[str] | None:
+def _try_import(name: str) -> dict[str, Any] | None:
     is_harmless = True
+    hooks: list[Any] = []
     recorder = _RecordingEnvironment
     recorder.names = set()
 
@@ -122,6 +135,7 @@ def _try_import(name: str) -> set[str] | None:
     descriptors = os.listdir("/proc/self/fd")  # noqa: PTH208 - names
     sys.addaudithook(watch)
     os.environ.__class__ = recorder
+    os.register_at_fork = lambda **functions: hooks.append(functions)  # in this process only
     try:
         importlib.import_module(name)
     except BaseException:
@@ -130,8 +144,9 @@ def _try_import(name: str) -> set[str] | None:
     gc.collect()
     if not is_harmless or not is_alone or len(os.listdir("/proc/self/fd")) > len(descriptors):  # noqa: PTH208
         return None
-    names = recorder.names
-    return None if any(_differs_in_each_run(each) for each in names) else names
+    if any(map(_differs_in_each_run, recorder.names)):
+        return None
+    return {"read": sorted(recorder.names), "hooks": bool(hooks)}
 
 
 def _is_any_port(address: Any) -> bool:

@@ -49,11 +49,6 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
         _reset_logging(logging)
 
 
-def open_descriptors() -> frozenset[str]:
-    """Return the numbers of the open descriptors, as texts; on other systems than Linux, none."""
-    return frozenset(name for name in _list_descriptors() if _mode(name) is not None)
-
-
 def holds_shared_descriptor(known: Collection[str]) -> bool:
     """
     Return whether a descriptor that is not *known* occupies an address, or locks a file, that all processes share.

@@ -98,11 +98,10 @@ class StepParent:
             os._exit(0)
         size, count = map(int, message.split())
         given, made = descriptors[:count], descriptors[count:]
-        public = json.loads(os.pread(given[0], size, 0))
         try:
             pid = self._fork_into(made[0]) if made else self._fork()
             if pid == 0:
-                self._run_child(public, size, given, made)
+                self._run_child(size, given, made)
             if made:
                 step = os.pidfd_open(pid)
                 self._steps[step] = pid, os.dup(given[1])
@@ -123,10 +122,11 @@ class StepParent:
                 enter_namespace(self._own_namespace)
         return pid
 
-    def _run_child(self, public: dict[str, Any], size: int, given: list[int], made: list[int]) -> NoReturn:
+    def _run_child(self, size: int, given: list[int], made: list[int]) -> NoReturn:
         status = given[1]
         try:
-            private = json.loads(os.pread(given[0], os.fstat(given[0]).st_size - size, size))
+            specification = os.pread(given[0], os.fstat(given[0]).st_size, 0)
+            public, private = json.loads(specification[:size]), json.loads(specification[size:])
             _set_tag(public["tag"])
             rules = None
             if made:
@@ -236,7 +236,12 @@ def report_init(status: int, init: int, message: bytes, pid: int) -> None:
 
 
 def fork() -> int:
-    """Fork as C does it: the child ends soon or executes a program, and no module needs to know. Raises `OSError`."""
+    """
+    Fork as C does it, without the functions that modules have registered with `os.fork`. Raises `OSError`.
+
+    Those of the standard library are for locks that other threads hold, and this process has one thread. A child that runs
+    code of a step calls `preload.follow_fork`.
+    """
     pid = int(_raw_fork())
     if pid < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

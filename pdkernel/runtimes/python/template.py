@@ -11,9 +11,9 @@ import gc
 import importlib
 import json
 import os
+import signal
 import site
 import sys
-from types import ModuleType
 from typing import Any, NoReturn
 
 from . import egress_hook, main, preload, process_reset, step_process
@@ -34,7 +34,6 @@ class Template:
         self._link = link
         self._control = control
         self._found = found
-        self._modules: dict[str, ModuleType] = {}
 
     def serve(self, names: list[str]) -> NoReturn:
         """Import the modules *names* if their import is harmless, report, and start workers until the starter ends."""
@@ -46,13 +45,21 @@ class Template:
         egress_hook.refuse_connections()
         if names:
             preload.import_common_modules()
-        read = preload.import_ahead(names)
+        read, has_hooks = preload.import_ahead(names)
         os.write(self._control, json.dumps({**self._found, "read": read}).encode())
-        os.close(self._control)
+        read_end, write_end = os.pipe()  # the streams of a fork have descriptors of the same kind
+        for end, number in ((write_end, 1), (write_end, 2), (read_end, self._control)):
+            os.dup2(end, number, inheritable=False)
+        os.close(read_end)
+        os.close(write_end)
+        self._runtime = main.create_runtime()
         gc.collect()
         gc.disable()
         parent = step_process.StepParent(
-            self._link, os.fork, in_namespaces=self._found["namespaces"] is None, run_worker=self._run_worker
+            self._link,
+            os.fork if has_hooks else step_process.fork,
+            in_namespaces=self._found["namespaces"] is None,
+            run_worker=self._run_worker,
         )
         self._freeze()
         for name in preload.COMMON_MODULES:
@@ -60,13 +67,22 @@ class Template:
                 pass
             importlib.import_module(name)
             self._freeze()
+        self._rehearse()
+        self._freeze()
         parent.serve()
 
     def _freeze(self) -> None:
         """Prepare what is in memory for forks."""
-        self._modules = dict(sys.modules)
+        self._runtime.keep_modules()
         process_reset.set_environment(dict(os.environ))  # it remembers the environment, which is dear to read
         gc.freeze()
+
+    @staticmethod
+    def _rehearse() -> None:
+        """Let the forks find the interpreter's caches and optimized code in the memory of this process."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        main.rehearse()
+        signal.signal(signal.SIGCHLD, handler)  # which a step starts without
 
     def _run_worker(self, python: str, environment: dict[str, str]) -> None:
         """Be a Python worker of the interpreter *python*, which may be an environment without packages of this interpreter."""
@@ -75,5 +91,6 @@ class Template:
             sys.prefix = sys.exec_prefix = os.path.dirname(os.path.dirname(python))  # noqa: PTH120 - pathlib is slower
         gc.freeze()  # otherwise, the collector would run at once
         gc.enable()
-        preload.reseed()
-        main.run_forked(self._modules, environment)
+        preload.follow_fork()
+        process_reset.set_environment(environment)
+        main.main(self._runtime)

@@ -62,6 +62,7 @@ else:  # a package whose name no step uses, with the modules of both folders
 _CONTROL = 3
 _CLONE_VM, _CLONE_FILES, _CLONE_VFORK, _CLONE_NEWPID = 0x100, 0x400, 0x4000, 0x20000000
 _STACK_BYTES = 1 << 16
+_MAX_BASES = 4
 _NO_MOUNTS: dict[str, Any] = {"mounts": [], "landlock": False}
 _SECOND_ID = 3  # of a process namespace, after init and the process that chooses the next id
 
@@ -128,6 +129,7 @@ class Namespaces:
         """Move this process, the first of its process namespace, to mounts and System V objects of its own. Raises `OSError`."""
         isolation.enter_namespaces(_NO_MOUNTS)
         self._own = step_process.open_namespaces()
+        self._bases: dict[tuple[Any, ...], list[int]] = {}  # descriptors of a mount namespace, and of what is mounted
         self._stacks = mmap.mmap(-1, 2 * _STACK_BYTES)
         self._stack_address = ctypes.addressof(ctypes.c_char.from_buffer(self._stacks))
         # an init process has the memory of this process: its namespace must not read it, nor call a function of it by a signal
@@ -146,7 +148,10 @@ class Namespaces:
         rules: list[int] = []
         made: list[int] = []
         try:
-            isolation.enter_namespaces(plan)
+            self._enter_base([each for each in plan["mounts"] if each["shared"]])
+            isolation.copy_namespaces()
+            isolation.mount_paths([each for each in plan["mounts"] if not each["shared"]])
+            isolation.mount_terminals()
             if plan["landlock"]:
                 rules = [isolation.create_file_rules(plan, without_proc=True)]
             # Its memory and descriptors are those of this process, so it costs next to nothing. It never returns from `pause`: it
@@ -164,6 +169,31 @@ class Namespaces:
             for each in self._own:
                 step_process.enter_namespace(each)
         return init, made + rules
+
+    def _enter_base(self, mounts: list[dict[str, Any]]) -> None:
+        """
+        Enter a mount namespace with *mounts*, which the starts of all slots copy: mounting takes longer. Raises `OSError`.
+
+        It is used as long as the files of *mounts* are the same: if a file is replaced, the system removes what is mounted on it.
+        Open descriptors of the files keep their inode numbers from being used again.
+        """
+        paths = [each["target"] for each in mounts] + [each["source"] for each in mounts if each["source"]]
+        key = json.dumps(mounts), *map(_identity, paths)
+        if key in self._bases:
+            step_process.enter_namespace(self._bases[key][0])
+            return
+        for outdated in list(self._bases)[: 1 - _MAX_BASES]:
+            for each in self._bases.pop(outdated):
+                os.close(each)
+        opened = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path, found in zip(paths, key[1:], strict=True) if found]
+        try:
+            isolation.enter_namespaces({"mounts": mounts})
+            opened.insert(0, os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            for each in opened:
+                os.close(each)
+            raise
+        self._bases[key] = opened
 
     def _choose_next_id(self, wanted: int, template_id: int) -> None:
         """
@@ -193,6 +223,14 @@ class Namespaces:
         if pid < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return pid
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - pathlib is slower
+    except FileNotFoundError:  # mounting creates it
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _id_outside(process: int) -> int:
