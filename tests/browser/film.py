@@ -230,7 +230,7 @@ def _insert_and_run(page: LabPage, index: int, source: str) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command of the command line."""
     match sys.argv[1:]:
         case ["time"]:
             print_time_to_first_run()
