@@ -226,7 +226,9 @@ class PythonPackages:
     async def _build(
         self, wanted: Sequence[PythonRequirement], progress: ProgressCallback, locked: LockBlock | None
     ) -> PythonEnvironment:
-        for left in self._folder.glob(f"{_BUILDING}*"):  # of a killed process: only this process builds now
+        for left in self._folder.glob(
+            f"{_BUILDING}*"
+        ):  # left by a killed process, because only this process builds now
             remove_tree(left)
         started = time.monotonic()
         kept = self._block(wanted, locked)
