@@ -1,8 +1,8 @@
 """
 Python environments for steps: one for each set of packages, separate from pdkernel's own environment.
 
-An environment is built under a temporary name, and renamed when it is complete. Afterwards only bytecode is added. Workflows without
-packages share an environment without packages; it consists of links and is created in a few milliseconds.
+An environment is built under a temporary name, and renamed when it is complete. Afterwards only bytecode is added. Workflows
+without packages share an environment without packages; it consists of links and is created in a few milliseconds.
 """
 
 from __future__ import annotations
