@@ -231,6 +231,17 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
+def real_workflow_files() -> list[Path]:
+    """Real `workflow.yaml` files, in the folder that PDKERNEL_SAMPLES names."""
+    folder = os.environ.get("PDKERNEL_SAMPLES")
+    if not folder:
+        pytest.skip(f"{NOT_RUN}PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
+    files = sorted(Path(folder).glob("*.workflow.yaml"))
+    assert files
+    return files
+
+
+@pytest.fixture
 def apart() -> tuple[str, ...]:
     """A command prefix for a private mount namespace, where a mistake about mounts is harmless."""
     if not may_mount():

@@ -1,7 +1,8 @@
 """
-`notebooks/02_languages_and_actions.ipynb`: its setup (accounts, a table, npm's actions, a Go build cache), and the results of its run.
+The setup of `notebooks/02_languages_and_actions.ipynb` (accounts, table, actions, Go cache), and the results of its run.
 
-The notebook runs in a kernel. A startup file of IPython stores the execution of the cell `%pdrun --skip-waits` and the requests so far, so that one run serves the tests of the saved outputs and those of the requests.
+The notebook runs in a kernel. A startup file of IPython stores the execution of the cell `%pdrun --skip-waits` and the
+requests so far, so that one run serves the tests of the saved outputs and those of the requests.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 A small OAuth 2 provider with an API, on the loopback interface, in place of an app's provider.
 
-The provider is strict: it checks the client, the redirect URI and PKCE, and accepts each code and each refresh token once. The sign-in
-page has a link to allow and a link to deny.
+The provider is strict: it checks the client, the redirect URI and PKCE, and accepts each code and each refresh token once.
+The sign-in page has a link to allow and a link to deny.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def add_app(
     """
     Register an app.
 
-    An app has the credentials that --field names, or an OAuth client that connects its accounts. The command asks for the OAuth client's secret, or reads it from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
+    An app has the credentials that --field names, or an OAuth client that connects its accounts. The command asks for the
+    OAuth client's secret, or reads it from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
     """
     from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
     from pdkernel.connect.registered_apps import register_app

@@ -61,8 +61,8 @@ def replay_runs(
     """
     Run the event of a run again.
 
-    The current workflow of its source runs; if the source does not exist any more, the recorded definition. A served run is queued for the project's server, if
-    one serves the project. Without ID, the options select runs, and --yes runs them.
+    The current workflow of its source runs; if the source does not exist any more, the recorded definition. A served run is
+    queued for the project's server, if one serves the project. Without ID, the options select runs, and --yes runs them.
     """
     from pdkernel.operations import run_history, run_replay
 
@@ -120,7 +120,8 @@ def fork_run(
     """
     Run the event of a run again from one of the steps.
 
-    The steps above are not run, and keep their recorded exports. SOURCE is a notebook or a workflow's folder with an edited workflow; without it, the recorded definition runs.
+    The steps above are not run, and keep their recorded exports. SOURCE is a notebook or a workflow's folder with an edited
+    workflow; without it, the recorded definition runs.
     """
     from pdkernel.operations.run_replay import prepare_fork
     from pdkernel.source import load_source

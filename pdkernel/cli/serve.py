@@ -151,7 +151,8 @@ def serve(state: CliContext, sources: tuple[Path, ...], as_json: bool, **options
     """
     Serve workflows over HTTP, with the Connect API.
 
-    SOURCE is a notebook, a workflow's folder, or a folder of them; the default is the current folder. The console at /-/ shows and steers runs: log in with the code that a terminal shows, or with the token in PDKERNEL_ADMIN_TOKEN.
+    SOURCE is a notebook, a workflow's folder, or a folder of them; the default is the current folder. The console at /-/
+    shows and steers runs: log in with the code that a terminal shows, or with the token in PDKERNEL_ADMIN_TOKEN.
     """
     from pdkernel.server.uvicorn_server import new_event_loop
 

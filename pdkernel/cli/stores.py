@@ -2,7 +2,8 @@
 `pdkernel store`: the project's data stores.
 
 Format of exported files: one JSON object a line with `key`, `value` and, for a record that expires, `expires_at`.
-An import followed by an export gives the same bytes. A store that `pdkernel migrate data` downloaded ends with a line `{"total": N}`. Values are printed without redaction.
+An import followed by an export gives the same bytes. A store that `pdkernel migrate data` downloaded ends with a line
+`{"total": N}`. Values are printed without redaction.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The official `pipedream` SDK: creates the client, iterates over pages, and translates failures into pdkernel's errors.
 
-Hides differences between SDK releases. A response that the SDK cannot parse is used as plain JSON, because releases require different
-fields of an app. Error messages never contain a token or a secret.
+Hides differences between SDK releases. A response that the SDK cannot parse is used as plain JSON, because releases require
+different fields of an app. Error messages never contain a token or a secret.
 """
 
 from __future__ import annotations

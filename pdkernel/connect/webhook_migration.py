@@ -2,8 +2,8 @@
 Moves webhooks of sources deployed at Pipedream to another endpoint, and undoes the move.
 
 A migration replaces webhooks at Pipedream's workflow endpoints and at given URLs; other webhooks stay. A source without such
-a webhook changes only if the caller names the source. A plan changes nothing at Pipedream. The project stores applied migrations, so
-that they can be undone.
+a webhook changes only if the caller names the source. A plan changes nothing at Pipedream. The project stores applied
+migrations, so that they can be undone.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ SETTING_RULES: dict[str, SettingRule] = {
     "share_workers": SettingRule(lambda value: value in ("never", "always"), "never or always"),
 }
 """
-Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum, and is a mapping in synced files; the platform has no
-`share_workers`. Synced repositories have `lambda_memory`, `rate_limit` with its `rate_limit_bucket_size_seconds`, and
-`max_event_queue_size`, which mean the same as `memory`, `throttle` and `queue`.
+Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum, and is a mapping in
+synced files; the platform has no `share_workers`. Synced repositories have `lambda_memory`, `rate_limit` with its
+`rate_limit_bucket_size_seconds`, and `max_event_queue_size`, which mean the same as `memory`, `throttle` and `queue`.
 """
 
 THROTTLE_RULES: dict[str, SettingRule] = {

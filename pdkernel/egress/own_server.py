@@ -2,7 +2,7 @@
 Marks calls of steps to the URLs of their own server.
 
 The gateway adds a secret header to such a call, and the server removes the header before anything else reads the request.
-So the server knows that a step made the call, although a reverse proxy or another program may call from the same address.
+So the server recognises the call of a step, although a reverse proxy or another program may call from the same address.
 All server processes of a project use the same secret: the call of a step may be answered by another process.
 """
 

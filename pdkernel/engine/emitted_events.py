@@ -1,8 +1,8 @@
 """
-Events that served runs emit for the triggers of other workflows: messages of `$.send.emit`, and errors of runs on the channel `$errors`.
+Events that served runs emit for triggers of other workflows: by `$.send.emit`, and errors on the channel `$errors`.
 
-An event is a message of the run's outbox, recorded with the end or the pause of the run. Its delivery stores it for each trigger that
-listens, under a key of message and trigger, so a second delivery starts no second run.
+An event is a message of the run's outbox, recorded with the end or the pause of the run. Its delivery stores it for each
+trigger that listens, under a key of message and trigger, so a second delivery starts no second run.
 """
 
 from __future__ import annotations
@@ -146,10 +146,10 @@ def _as_event(emitted: JSON) -> Mapping[str, JSON]:
 
 def build_error_event(execution: Execution, emit_id: str) -> dict[str, JSON]:
     """
-    Build the event of the failed run *execution* for a workflow with an errors trigger. It holds what the run's record shows, redacted.
+    Build the event of the failed run *execution* for a workflow with an errors trigger, from the redacted record.
 
-    The platform documents `original_event`, `original_context`, `metadata`, and of `error` the keys `code`, `cellId`, `ts` and `stack`.
-    `message`, `name`, `step` and `line` of `error` are pdkernel's own.
+    The platform documents `original_event`, `original_context`, `metadata`, and of `error` the keys `code`, `cellId`, `ts`
+    and `stack`. `message`, `name`, `step` and `line` of `error` are pdkernel's own.
     """
     # parity[errors-event]: the values of `code` and `cellId` are pdkernel's own, too
     error = execution.error

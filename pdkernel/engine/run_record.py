@@ -97,20 +97,21 @@ class RunRecord(GrowingExecution):
         self._vault = vault
         self._root = root
         self._may_have_accounts = may_have_accounts
-        self._event_text: str | None = None  # is written with the next commit
+        self._event_text: str | None = None  # the next commit writes it
         self.outbox = RunOutbox(self.run_id, vault)
         self._writes = RecordWrites()
         self._package_lock = state.package_lock
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
-        # a call that runs one action gets the error instead
+        # on a full disk, a served run waits; the API call that runs a single action gets the error at once
         self._waits_for_disk = request.is_served and request.pause_mode == "park"
-        self._has_waited = self._is_parked = False  # parked: the pause is on disk, and this executor may not write
+        self._has_waited = False
+        self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
         self._response = CallerResponse(
             state.response,
             is_expected=request.has_response,
-            # the caller of a continued run is gone, or has the response; the one of a queued run may wait for it
+            # a continued run has no caller, or its caller has the response; only the caller of a queued run may wait
             is_sent=state.response is not None or (state.created is not None and watcher.on_respond is None),
             on_respond=watcher.on_respond,
         )
@@ -187,11 +188,11 @@ class RunRecord(GrowingExecution):
         """
         try:
             await self._writes.wait(self._wait_for_room if self._waits_for_disk else None)
-            if self._journal.is_lost:  # another process may have repeated the step that follows
+            if self._journal.is_lost:  # another process may run the next step already
                 raise RunLostError
         except BaseException as fault:
             self.write_error = fault
-            # the run was not accepted or is lost, so later writes cannot succeed; or the process ends
+            # either the journal refuses each later write too, or the process ends
             self._waits_for_disk = False
             raise
 
@@ -271,7 +272,7 @@ class RunRecord(GrowingExecution):
             self._update_fields(status="paused")
             return
         if status == "cancelled":
-            self._waits_for_disk = False  # the process may be ending
+            self._waits_for_disk = False  # the process may end: it cannot wait for a free disk
         failed = next((step.error for step in self._steps.values() if step.error), None)
         self._end(status, failed, NO_RESPONSE)
 
@@ -294,7 +295,7 @@ class RunRecord(GrowingExecution):
             if last is not None:
                 event = self._take_event_text()
                 self._writes.submit(lambda: self._journal.append_step(self.claim, last, event=event))
-            with contextlib.suppress(PdkernelError):  # the row stays with this executor, which the next one finds dead
+            with contextlib.suppress(PdkernelError):  # then the next executor finds this one dead, and takes the run
                 await self._writes.wait()
                 await self._journal.release(self.claim)
         self._is_parked = True
@@ -308,11 +309,12 @@ class RunRecord(GrowingExecution):
         If a write fails (a full disk), the failure becomes the run's error, unless the run has another error.
         """
         if self._waits_for_disk:
-            with contextlib.suppress(PdkernelError):  # the end is refused too
-                await self.flush()  # a step that is written again must not come after the end
+            # steps whose writes are repeated must be on disk before the end; if they fail, so does the end below
+            with contextlib.suppress(PdkernelError):
+                await self.flush()
         execution = self.execution
         unrecorded = {step.name: step.status for step in execution.steps if step.status not in RECORDED_STATUSES}
-        if not self._is_parked and not self._journal.is_lost:  # else another process continues the run
+        if not self._is_parked and not self._journal.is_lost:  # otherwise another process continues the run
             last, self._last = self._last, None
             event = self._take_event_text()
             ended, outbox = self._ended, self.outbox.rows

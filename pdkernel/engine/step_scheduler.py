@@ -83,7 +83,7 @@ class StepScheduler:
             callback = pause.payload if carry.callback is None else carry.callback
             state = RerunState(pause.number + 1, carry.context, previous, callback, carry.retries, carry.unstarted)
             return await self._run(run, step, state)
-        run.attempt = 1  # no later step has begun
+        run.attempt = 1  # the step that follows has no earlier attempt
         exports, result = dict(known.exports), known.result
         if pause.payload is not None:
             exports[RESUME_DATA] = pause.payload
@@ -122,7 +122,7 @@ class StepScheduler:
         """Pause the run before a retry of the failed step; return False if the run fails."""
         error = outcome.error if outcome is not None else run.packages.find_temporary_failure(step.name)
         if error is None or run.request.pause_mode != "park" or run.request.interface == "notebook":
-            return False  # a person who tests a step sees its error at once
+            return False  # a person who tests a step gets its error at once
         delay_s = retry_delay_s(run.request.workflow, error, state)
         if delay_s is None:
             return False
@@ -141,7 +141,7 @@ class StepScheduler:
         state = replace(state, retries=state.retries + 1)
         if outcome is not None:
             run.record.park(result, outcome, "retry", state, wake_at=wake_at)
-        else:  # nothing of the step has begun, so an earlier interrupted attempt at it is still the last one
+        else:  # the step has not started: its attempt is still the one that was interrupted before
             state = replace(state, unstarted=state.unstarted + 1)
             run.record.park(result, StepOutcome(), "retry", state, wake_at=wake_at, interruptions=run.attempt - 1)
         return True

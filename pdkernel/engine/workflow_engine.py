@@ -340,7 +340,7 @@ class WorkflowEngine:
             state = self.restore_state(claimed)
         except PdkernelError as fault:
             error = ErrorRecord(fault.code, type(fault).__name__, str(fault))
-            if not self.journal.is_lost:  # else another process continues the run
+            if not self.journal.is_lost:  # otherwise another process continues the run
                 await self.journal.finish(claimed.claim, "error", encode_output(error=error))
             return await self._recorded(claimed.claim.run_id)
         if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
@@ -366,7 +366,7 @@ class WorkflowEngine:
             return await self._read_cancelled(await run)
         watch = partial(self._cancel_with, run_id, asyncio.current_task())
         watching = list[asyncio.Task[None]]()
-        timer = asyncio.get_running_loop().call_later(  # most runs have ended by then
+        timer = asyncio.get_running_loop().call_later(  # most runs end before the first read
             POLL_INTERVAL_S, lambda: watching.append(asyncio.create_task(watch()))
         )
         try:
@@ -378,7 +378,7 @@ class WorkflowEngine:
 
     async def _cancel_with(self, run_id: str, task: asyncio.Task[Any] | None) -> None:
         while True:
-            with contextlib.suppress(PdkernelError):  # an unreadable database is read again
+            with contextlib.suppress(PdkernelError):  # the loop reads an unreadable database again
                 if task is not None and await self.journal.find_cancelled([run_id]):
                     task.cancel()
                     return

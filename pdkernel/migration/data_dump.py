@@ -147,7 +147,8 @@ class DumpDownload:
     """
     Downloads what the step at *url* hands out.
 
-    Every method raises `RequestError` if the endpoint's response is not a page of the step, and `ProjectError` if it does not respond.
+    Every method raises `RequestError` if the endpoint's response is not a page of the step, and `ProjectError` if it does
+    not respond.
 
     Args:
         url: The URL of the workflow's endpoint.

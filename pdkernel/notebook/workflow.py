@@ -63,8 +63,8 @@ def workflow_from_cells(
             becomes the workflow's `problem`, unless runs would lose a protection; None raises the error.
 
     Raises:
-        DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own class; several problems have the class of the
-            first, and the message lists all of them.
+        DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own
+            class; several problems have the class of the first, and the message lists all of them.
     """
     steps: list[Step] = []
     named: dict[str, Step] = {}

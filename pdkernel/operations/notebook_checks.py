@@ -41,7 +41,7 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
         base: A Git revision with which the steps are compared, or None.
 
     Raises:
-        RequestError: Git does not know *base*, or *path* is not in a Git repository.
+        RequestError: The repository has no revision *base*, or *path* is not in a Git repository.
     """
     try:
         source = load_source(path, unanswered="keep", lenient=True)

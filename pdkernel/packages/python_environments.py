@@ -1,8 +1,8 @@
 """
 Python environments for steps: one for each set of packages, separate from pdkernel's own environment.
 
-An environment is built under a temporary name, and renamed when it is complete. Afterwards only bytecode is added. Workflows without
-packages share an environment without packages; it consists of links and is created in a few milliseconds.
+An environment is built under a temporary name, and renamed when it is complete. Afterwards only bytecode is added. Workflows
+without packages share an environment without packages; it consists of links and is created in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -226,7 +226,9 @@ class PythonPackages:
     async def _build(
         self, wanted: Sequence[PythonRequirement], progress: ProgressCallback, locked: LockBlock | None
     ) -> PythonEnvironment:
-        for left in self._folder.glob(f"{_BUILDING}*"):  # of a killed process: only this process builds now
+        for left in self._folder.glob(
+            f"{_BUILDING}*"
+        ):  # left by a killed process, because only this process builds now
             remove_tree(left)
         started = time.monotonic()
         kept = self._block(wanted, locked)

@@ -287,7 +287,7 @@ class DataStoreTable:
         return number
 
     def _store_number(self, connection: Connection, store: str, *, removes: bool = False) -> int | None:
-        """The number of the store, which is not removed until the end of this transaction, except by it if it *removes*."""
+        """The number of the store, which no other transaction removes before this one ends; *removes*: this one removes it."""
         query = select(stores.c.number).where(stores.c.name == check_store_name(store))
         locked = query.with_for_update() if removes else query.with_for_update(read=True, key_share=True)
         number: int | None = connection.execute(locked).scalar_one_or_none()

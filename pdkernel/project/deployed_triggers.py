@@ -1,7 +1,8 @@
 """
 Deployed triggers: event sources that run for an external user, and the newest events of each.
 
-The events that wait for workflows and webhooks are in `trigger_events`. A process claims a due trigger, so that no other process runs it at the same time. The engine runs the sources.
+The events that wait for workflows and webhooks are in `trigger_events`. A process claims a due trigger, so that no other
+process runs it at the same time. The engine runs the sources.
 """
 
 from __future__ import annotations
@@ -211,7 +212,9 @@ class DeployedTriggerTable:
         connection: Connection | None = None,
     ) -> None:
         """
-        Store *events*, and remove the trigger's oldest events beyond `MAX_EVENTS_PER_TRIGGER`. No effect if the trigger was removed.
+        Store *events*, and remove the oldest events beyond `MAX_EVENTS_PER_TRIGGER`.
+
+        The call has no effect if the trigger was removed.
 
         Args:
             trigger_id: The trigger.

@@ -2,7 +2,7 @@
 Recognises secrets whose values are not known: by the names of fields, parameters and headers, and by the forms of credentials.
 
 This is the only table of such patterns. A comment at each pattern names where the pattern is used and why it differs from the
-others. `redactor` redacts the values that a run knows to be secret.
+others. `redactor` redacts the known secrets of a run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Forwards requests to Pipedream's API, for a server with a real project, and streams the responses.
 
-Headers of the connection are not forwarded; the other headers and the body stay unchanged. Cookies of this host and tokens that this
-server issued are never sent.
+Headers of the connection are not forwarded; the other headers and the body stay unchanged. Cookies of this host and tokens
+that this server issued are never sent.
 """
 
 from __future__ import annotations

@@ -179,12 +179,12 @@ class RunRegistry:
 
     def __init__(self, context: AppContext) -> None:
         self._context = context
-        # a run that goes on after a short pause has two tasks while the first one delivers messages
+        # after a short pause, a run has two tasks as long as the first one delivers messages
         self._tasks: dict[asyncio.Task[Execution], str] = {}
         self._sources: set[asyncio.Task[Any]] = set()
         self._followers: set[asyncio.Task[None]] = set()
         self.source_turns = SourceTurns(context.project.source_turns, context.ids)
-        self._callers: dict[str, _Caller] = {}  # of runs that wait for their start
+        self._callers: dict[str, _Caller] = {}  # callers of the runs that wait for their start
         self._is_handing_over = False
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._delivery: asyncio.Task[None] | None = None
@@ -261,9 +261,9 @@ class RunRegistry:
             await asyncio.sleep(_FOLLOW_INTERVAL_S)
             if run_id not in self._callers:
                 return
-            with contextlib.suppress(PdkernelError):  # an unreadable database, which the dispatch reports
+            with contextlib.suppress(PdkernelError):  # the dispatch reports an unreadable database
                 found = await self._journal.load_run(run_id)
-                if self._callers.get(run_id) is not caller:  # this server has started the run meanwhile
+                if self._callers.get(run_id) is not caller:  # this server has started the run since
                     return
                 execution, claimed = found or (None, None)
                 response = None if claimed is None else self._context.engine.restore_state(claimed).response
@@ -326,7 +326,9 @@ class RunRegistry:
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
             is_paused = not task.cancelled() and fault is None and task.result().status == "paused"
-            if is_paused or request is None or was_full:  # a claimed run may leave room for another one of its queue
+            if (
+                is_paused or request is None or was_full
+            ):  # the end of a claimed run may make room for another run of its queue
                 self.dispatch.notify()
             if caller is not None:
                 caller.end("lost" if task.cancelled() or fault else _outcome(task.result()))
@@ -349,8 +351,8 @@ class RunRegistry:
         ends = asyncio.get_running_loop().time() + grace_s
         while (pending := [*self._tasks, *self._sources]) and (left := ends - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(pending, timeout=left)
-            await asyncio.sleep(0)  # the tasks' callbacks remove them; a source that ends may have started a run
-        # a notebook's runs end with their server, as the cells of an interrupted kernel do
+            await asyncio.sleep(0)  # callbacks of the tasks remove ended tasks; a source may have started a run
+        # the runs of a notebook end with its server; those of `serve` are left to the next process
         self._is_handing_over = self._context.engine.continues_runs
         for follower in self._followers:
             follower.cancel()
@@ -365,11 +367,11 @@ class RunRegistry:
         """Cancel the runs and sources in progress, and wait until they have ended."""
         tasks = [*self._tasks, *self._sources]
         for task in tasks:
-            if task not in self._ending:  # a second cancellation would interrupt what the first one started
+            if task not in self._ending:  # a second cancellation would interrupt the clean-up after the first one
                 self._ending.add(task)
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the tasks' callbacks remove them
+        await asyncio.sleep(0)  # callbacks of the tasks remove ended tasks
 
 
 def _outcome(execution: Execution) -> str:

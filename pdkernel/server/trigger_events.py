@@ -103,11 +103,11 @@ class TriggerEvents:
         """Start the run of *request*; return the id of the run with that key, or None if no run was recorded."""
         started = self._runs.start(request)
         recorded = await started.recorded
-        if isinstance(recorded, HttpResponse):  # too many runs wait: the record of the refused run follows
+        if isinstance(recorded, HttpResponse):  # too many runs wait: wait for the record of the refused run
             await started.outcome
         elif recorded:
             return started.run_id
-        return await self._context.engine.journal.find_run_id(dedupe_key)  # of another server that was faster
+        return await self._context.engine.journal.find_run_id(dedupe_key)  # another server has started the run before
 
     async def _build_request(self, served: ServedWorkflow, event: TriggerEvent) -> RunRequest | None:
         """The request for the run of *event*; None if its deployed trigger was removed meanwhile."""
@@ -127,7 +127,7 @@ class TriggerEvents:
         )
         workflow = served.source.workflow
         trigger = trigger_keys(workflow).get(event.target.key)
-        if trigger is None:  # of a deployed trigger, or removed from the workflow after it fired
+        if trigger is None:  # a deployed trigger has fired, or the trigger was removed from the workflow since
             return request
         emitter_id = derive_emitter_id(workflow, event.target.key)
         return replace(request, workflow=fired_by(workflow, trigger), emitter_id=emitter_id)
@@ -146,7 +146,7 @@ class TriggerEvents:
         trigger = await asyncio.to_thread(self._deployed.find, event.target.deployed_trigger_id or "")
         hooks: Sequence[Webhook] = trigger.webhooks if trigger is not None else ()
         hook = next((each for each in hooks if each.id == event.target.id), None)
-        if trigger is not None and hook is not None:  # else removed meanwhile
+        if trigger is not None and hook is not None:  # otherwise it was removed since
             failure = await self._post(trigger, hook, event)
             if failure is not None or hook.failures:
                 await asyncio.to_thread(self._deployed.record_delivery, trigger.id, hook.id, failure)

@@ -105,9 +105,9 @@ class WorkflowTriggers:
             result = f"error: {error}" if error else f"{count} new event{'' if count == 1 else 's'}"
         except PdkernelError as fault:
             error, result = fault.message, f"error: {fault.message}"
-        if error:  # redacted: the message comes from a record, or from pdkernel
+        if error:  # has no secret: the message comes from a redacted record, or from pdkernel
             _LOG.warning("The source of %r failed: %s", state.workflow_name, error)
-        with contextlib.suppress(PdkernelError):  # an unreadable database, which `run` reports
+        with contextlib.suppress(PdkernelError):  # `run` reports an unreadable database
             await asyncio.to_thread(self._table.record_fired, state, result)
         self._events.notify()
         return ran
@@ -140,7 +140,10 @@ class WorkflowTriggers:
         """Store the changed settings of a trigger; times count from now. Return the trigger's new state."""
         async with self._runs.source_turns.take(state.id) as guard:
             current = await self._reload(state)
-            if current.settings == trigger.config and current.type in (None, trigger.type):  # another server was first
+            if current.settings == trigger.config and current.type in (
+                None,
+                trigger.type,
+            ):  # another server has stored them
                 return current
             if state.is_active:
                 await self._run_hook(guard, served, state, "deactivate")
@@ -176,9 +179,9 @@ class WorkflowTriggers:
     async def _activate(self, served: ServedWorkflow, state: TriggerState) -> None:
         """Run the hooks of a source that was enabled, and compute when its timer is due."""
         async with self._runs.source_turns.take(state.id) as guard:
-            with contextlib.suppress(ProjectError):  # an unreadable database, which `run` reports
+            with contextlib.suppress(ProjectError):  # `run` reports an unreadable database
                 current = await self._reload(state)
-                # else another server was first
+                # otherwise another server has activated the source
                 if current.enabled and not current.is_active and current.due == state.due:
                     await asyncio.to_thread(self._table.configure, await self._run_hooks(guard, served, current))
         self._events.notify()
@@ -201,9 +204,9 @@ class WorkflowTriggers:
 
     async def _deactivate(self, served: ServedWorkflow, state: TriggerState) -> None:
         async with self._runs.source_turns.take(state.id) as guard:
-            with contextlib.suppress(ProjectError):  # an unreadable database, which `run` reports
+            with contextlib.suppress(ProjectError):  # `run` reports an unreadable database
                 current = await self._reload(state)
-                if not current.enabled and current.is_active:  # else another server was first
+                if not current.enabled and current.is_active:  # otherwise another server has deactivated the source
                     await self._run_hook(guard, served, current, "deactivate")
                     await asyncio.to_thread(self._table.configure, replace(current, is_active=False))
 

@@ -186,7 +186,7 @@ class ConnectLinks:
                 if new := now - before:
                     on_event(LinkEvent("", "connected", min(new)))
                     return
-            except PdkernelError:  # the next query follows in a moment
+            except PdkernelError:  # the next query repeats the request
                 pass
             if self._closed.wait(ACCOUNT_POLL_INTERVAL_S):
                 return

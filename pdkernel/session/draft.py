@@ -98,7 +98,7 @@ class LiveNotebook:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pages: dict[str, tuple[int, _Document]] = {}  # the page that sent last is the last one
+        self._pages: dict[str, tuple[int, _Document]] = {}  # by page; the page of the newest message is the last key
         self.document: _Document | None = None
         self.changes = 0
         self.on_change: Callable[[], None] = lambda: None

@@ -139,7 +139,8 @@ class Session(NotebookState):
         """
         Run the workflow, or *only* some of its steps, and wait for the end or the first pause.
 
-        With *skips_waits* the run goes on at once where the workflow pauses. An interrupt ends the running step; the execution's status is then `cancelled`.
+        With *skips_waits* the run goes on at once where the workflow pauses. An interrupt ends the running step; the
+        execution's status is then `cancelled`.
         *while_waiting* is called twice a second, except in a step with `--debug`.
 
         Raises:

@@ -1,8 +1,8 @@
 """
 Tests for workflows: a pytest plugin.
 
-The plugin does not load by itself. Write `pytest_plugins = ["pdkernel.testing"]` in a test module or in the topmost `conftest.py`, or
-run `pytest -p pdkernel.testing`. PYTEST_DONT_REWRITE: the package has no test assertions.
+The plugin does not load by itself. Write `pytest_plugins = ["pdkernel.testing"]` in a test module or in the topmost
+`conftest.py`, or run `pytest -p pdkernel.testing`. PYTEST_DONT_REWRITE: the package has no test assertions.
 
     pd_project   a new local project for the test: `connect("ada", "slack", oauth_access_token="...")`
     pd_run       runs a notebook or a workflow's folder on an event and returns the execution

@@ -90,7 +90,7 @@ def test_an_account_in_the_body() -> None:
 
 
 def test_the_declared_app_replaces_the_named_one() -> None:
-    """The component knows the app of its prop; a prop of an unknown app that is not declared is left out."""
+    """The component declares the app of its prop; a prop of an unknown app that is not declared is left out."""
     named = (AppBinding("slack", "chat", "apn_1"), AppBinding("other", "unknown"), AppBinding("hub", "github"))
     declared = (SLACK, AppBinding("web", "http"), AppBinding("sheet", "google_sheets"))
 

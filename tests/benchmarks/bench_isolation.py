@@ -104,7 +104,7 @@ class Served:
 
 
 def has_memory_of_parent(process: psutil.Process) -> bool:
-    """Whether *process* and its parent have one memory, as `kcmp` says: the init processes of a zygote share its memory."""
+    """Whether *process* and its parent have one memory, as `kcmp` reports: the init processes of a zygote share its memory."""
     number = {"x86_64": 312, "aarch64": 272}[platform.machine()]
     arguments = (number, process.pid, process.ppid(), _KCMP_VM, 0, 0)
     return bool(ctypes.CDLL(None).syscall(*map(ctypes.c_long, arguments)) == 0)

@@ -1,8 +1,8 @@
 """
 The quickstart driven as a person does: the time to the first green run, and the pictures of the documentation.
 
-    python -m tests.browser.film time               (make first-run) seconds from the answer of `pdkernel lab` to the first green run
-    python -m tests.browser.film pictures FOLDER    (make pictures) the film strip: 1,400 px, dark, 900 px, phone
+    python -m tests.browser.film time               (make first-run) seconds from the answer of `pdkernel lab` to the first
+    green run python -m tests.browser.film pictures FOLDER    (make pictures) the film strip: 1,400 px, dark, 900 px, phone
 
 Not a test: the gate asserts no time, and a picture is looked at by a person.
 """
@@ -230,7 +230,7 @@ def _insert_and_run(page: LabPage, index: int, source: str) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command of the command line."""
     match sys.argv[1:]:
         case ["time"]:
             print_time_to_first_run()

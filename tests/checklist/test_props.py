@@ -31,7 +31,8 @@ async def test_expressions_are_javascript(check: Check, language: str) -> None:
     """
     A whole `{{ }}` keeps its type, other expressions become text; a list of one expression is the list of that expression.
 
-    An expression may have nested template literals, regular expressions and comparisons, and reads `steps`, `process.env` and `event`.
+    An expression may have nested template literals, regular expressions and comparisons, and reads `steps`, `process.env`
+    and `event`.
     """
     await check("expressions", language, variables={"REGION": "eu-west"})
 

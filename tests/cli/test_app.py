@@ -38,7 +38,7 @@ def help_of(name: str) -> str:
 
 
 def test_the_help_lists_commands_in_sections() -> None:
-    """The sections of the help stand in the order of a project's life, and every command is in one of them."""
+    """The help lists its sections in the order of a project's life, and every command is in one of them."""
     sections = root.list_sections(click.Context(root))
 
     assert [section.title for section in sections] == TRIGGER_SECTIONS

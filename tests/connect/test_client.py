@@ -47,7 +47,7 @@ def test_the_time_of_an_account(value: object, time: datetime) -> None:
     ],
 )
 def test_the_health_of_an_account(item: dict[str, Any], is_healthy: bool) -> None:
-    """An account is healthy unless the response says otherwise."""
+    """An account is healthy unless the response contradicts it."""
     assert parse_account({"id": "apn_1", **item}, "development").healthy == is_healthy
 
 

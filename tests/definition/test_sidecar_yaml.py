@@ -92,7 +92,7 @@ def test_decision_is_that_of_jsonschema(data: st.DataObject) -> None:
 
 
 def test_complete_file_needs_no_jsonschema() -> None:
-    """A file with each key is accepted without jsonschema; a keyword that the check does not know is left to jsonschema."""
+    """A file with each key is accepted without jsonschema; a keyword that the check does not support is left to jsonschema."""
     assert _fulfils(COMPLETE, SCHEMA, SCHEMA)
     assert VALIDATOR.is_valid(COMPLETE)
     assert not _fulfils("a", {"format": "email"}, SCHEMA)

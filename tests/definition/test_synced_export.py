@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +25,6 @@ FOLDERS = [
     *find_workflow_folders(PROJECTS),
     *find_workflow_folders(Path(__file__).parents[1] / "importer" / "projects"),
 ]
-SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
 ORDERS, NIGHTLY, TWO, EMPTY = (
     "order-alerts-p_Ab12Cd3", "nightly-report-p_xYz9876", "two-triggers-p_Q1w2E3", "empty-p_000aaa"
 )  # fmt: skip
@@ -112,11 +110,9 @@ def test_an_existing_pdkernel_yaml_is_unchanged(project: Callable[[str], Path], 
     assert contents(folder) == before
 
 
-@pytest.mark.skipif(not SAMPLES, reason="NOT RUN: PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
-def test_real_files(tmp_path: Path) -> None:
+def test_real_files(real_workflow_files: list[Path], tmp_path: Path) -> None:
     """Every real workflow.yaml survives an import and an export unchanged."""
-    samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))
-    for number, sample in enumerate(samples):
+    for number, sample in enumerate(real_workflow_files):
         folder = tmp_path / f"{number}-p_1"
         folder.mkdir()
         (folder / "workflow.yaml").write_bytes(sample.read_bytes())
@@ -124,7 +120,6 @@ def test_real_files(tmp_path: Path) -> None:
         exported(imported(folder), folder)
 
         assert contents(folder) == {"workflow.yaml": sample.read_bytes()}
-    assert samples
 
 
 def test_a_hand_written_notebook_keeps_settings_of_the_builder(project: Callable[[str], Path]) -> None:

@@ -18,7 +18,6 @@ from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trig
 from tests.definition.builders import GO, NODE, PYTHON, quickstart, synced, text_of
 
 HEAD = "schema: workflow/2022.04\nname: W\ntriggers:\n- id: hi_1\nsteps:\n"
-SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
 
 
 def step_of(folder: Path, yaml: str, **more: Any) -> Step:
@@ -452,11 +451,9 @@ def test_bash_and_go_steps_read_back(tmp_path: Path) -> None:
     assert "slack" not in text_of(files, "workflow.yaml")
 
 
-@pytest.mark.skipif(not SAMPLES, reason="NOT RUN: PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
-def test_real_files(tmp_path: Path) -> None:
+def test_real_files(real_workflow_files: list[Path], tmp_path: Path) -> None:
     """Every real workflow.yaml is read and written again byte for byte, except for the old key `note`."""
-    samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))
-    for number, sample in enumerate(samples):
+    for number, sample in enumerate(real_workflow_files):
         text = sample.read_text()
         folder = synced(tmp_path / str(number), text)
 
@@ -465,7 +462,6 @@ def test_real_files(tmp_path: Path) -> None:
         assert workflow.steps
         if "  note: " not in text:
             assert text_of(plan_files(workflow), "workflow.yaml") == text
-    assert samples
 
 
 @pytest.mark.parametrize(

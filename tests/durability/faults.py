@@ -60,7 +60,8 @@ def kill_in_rotation(number: int) -> None:
     """
     Kill this process at one of the points of a rotation of the project's key, the one with that *number*, from 1.
 
-    A point is before an operation on a key file or its folder, before an update of one of two tables, and before and after a commit.
+    A point is before an operation on a key file or its folder, before an update of one of two tables, and before and after a
+    commit.
     """
     count = itertools.count(1)
 

@@ -409,9 +409,6 @@ def test_an_unavailable_action_of_a_disabled_step_blocks_nothing(
 # ── round trips ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-SAMPLES = os.environ.get("PDKERNEL_SAMPLES", "")
-
-
 @pytest.mark.parametrize("folder", find_workflow_folders(PROJECTS), ids=lambda folder: folder.name)
 def test_projects(folder: Path, tmp_path: Path) -> None:
     """A synced folder's notebook is valid and holds the folder's whole content, in order."""
@@ -536,17 +533,14 @@ def test_generated_workflows(tmp_path: Path, workflow: Workflow, data: st.DataOb
     check_round_trip(folder, tmp_path / "n.ipynb")
 
 
-@pytest.mark.skipif(not SAMPLES, reason="NOT RUN: PDKERNEL_SAMPLES names no folder of real workflow.yaml files")
-def test_real_files(tmp_path: Path) -> None:
+def test_real_files(real_workflow_files: list[Path], tmp_path: Path) -> None:
     """Every real workflow.yaml survives a notebook round trip."""
-    samples = sorted(Path(SAMPLES).glob("*.workflow.yaml"))
-    for number, sample in enumerate(samples):
+    for number, sample in enumerate(real_workflow_files):
         folder = synced(tmp_path / str(number), sample.read_text())
 
         back = check_round_trip(folder, tmp_path / f"{number}.ipynb")
 
         assert back.steps
-    assert samples
 
 
 @pytest.mark.parametrize("folder", find_workflow_folders(PROJECTS), ids=lambda folder: folder.name)

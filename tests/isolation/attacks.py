@@ -166,7 +166,7 @@ class Attackers:
     Runs attacks in one engine.
 
     Attributes:
-        targets: What steps may know of the machine: ports, folders and processes, by name.
+        targets: What steps receive about the machine: ports, folders and processes, by name.
     """
 
     def __init__(

@@ -6,12 +6,13 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from pdkernel.workers.zygote import ZYGOTES
 from tests.http_servers import AnsweringServer, serve
-from tests.isolation.attacks import Attack, Attackers, AttackLanguage, Attempt, Report
+from tests.isolation.attacks import Attack, Attackers, AttackLanguage, Attempt, Report, names
 
 RunAttacks = Callable[[AttackLanguage, Sequence[Attack | Attempt]], Report]
 
@@ -51,3 +52,42 @@ def run_attacks(base: Path, receiver: AnsweringServer, go_cache: Path) -> RunAtt
             return await attackers.attack(language, attacks)
 
     return lambda language, attacks: asyncio.run(attack(language, attacks))
+
+
+@pytest.fixture(scope="class")
+def report(request: pytest.FixtureRequest, run_attacks: RunAttacks) -> Report:
+    """What the attacks of a class showed."""
+    return run_attacks(request.cls.language, request.cls.attacks)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with the argument `attack` for each attack of its class."""
+    if "attack" in metafunc.fixturenames:
+        metafunc.parametrize("attack", names(metafunc.cls.attacks))
+
+
+class AttackTests:
+    """The tests of the *attacks* of a *language*; each language has a subclass."""
+
+    language: ClassVar[AttackLanguage]
+    attacks: ClassVar[Sequence[Attack | Attempt]]
+
+    def test_attack_works_in_its_own_run(self, report: Report, attack: str) -> None:
+        """The run that attacks sees what it has left, and has access to places of its own: the check finds what it looks for."""
+        assert report.sights[attack].own, report.failed
+
+    def test_attack_reaches_no_other_run(self, report: Report, attack: str) -> None:
+        """Runs of another user and of no user see nothing of an attack, and an attempt has no access."""
+        assert not report.sights[attack].reached
+
+    def test_runs_of_others_work_right(self, report: Report) -> None:
+        """After each group of attacks, runs of others have the results that they have without attacks."""
+        assert report.wrong == []
+
+    def test_records_have_no_token_of_others(self, report: Report) -> None:
+        """Exports, logs and errors of a run hold no token of another user: nothing was kept, passed on or printed."""
+        assert report.stray == []
+
+    def test_no_process_outlives_its_run(self, report: Report) -> None:
+        """When a run is over, none of the processes that it started is left, daemons included."""
+        assert {group: left for group, left in report.left.items() if left} == {}

@@ -321,5 +321,5 @@ def test_attacks_find_nothing_else(attacked: dict[str, Any]) -> None:
 
 
 def test_ports_are_shared(attacked: dict[str, Any]) -> None:
-    """Runs share the network of this machine, as `docs/explanation/isolation.md` says: a step reaches a port of another run."""
+    """Runs share the network of this machine, as in `docs/explanation/isolation.md`: a step reaches a port of another run."""
     assert attacked["yours"] in attacked["found"][PORTS]

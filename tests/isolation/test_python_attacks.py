@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.isolation.attacks import Attack, AttackLanguage, Attempt, Report, names
-from tests.isolation.conftest import RunAttacks
+from tests.isolation.attacks import Attack, AttackLanguage, Attempt
+from tests.isolation.conftest import AttackTests
 
 PYTHON = AttackLanguage(
     "python",
@@ -1103,37 +1101,9 @@ ATTEMPTS = [
     Attempt("a Unix socket of a service", "connects(place)", "own_service()", "targets['service']"),
 ]
 
-ATTACKS: list[Attack | Attempt] = [*THIEVES, *STATE, *PROCESS, *FILES, *DAEMONS, *ATTEMPTS]
 
+class TestPython(AttackTests):
+    """Attacks of Python steps."""
 
-@pytest.fixture(scope="module")
-def report(run_attacks: RunAttacks) -> Report:
-    """What the attacks of this module showed."""
-    return run_attacks(PYTHON, ATTACKS)
-
-
-@pytest.mark.parametrize("name", names(ATTACKS))
-def test_attack_works_in_its_own_run(report: Report, name: str) -> None:
-    """The run that attacks sees what it has left, and has access to places of its own: the check finds what it looks for."""
-    assert report.sights[name].own, report.failed
-
-
-@pytest.mark.parametrize("name", names(ATTACKS))
-def test_attack_reaches_no_other_run(report: Report, name: str) -> None:
-    """Runs of another user and of no user see nothing of an attack, and an attempt has no access."""
-    assert not report.sights[name].reached
-
-
-def test_runs_of_others_work_right(report: Report) -> None:
-    """After each group of attacks, runs of others have the results that they have without attacks."""
-    assert report.wrong == []
-
-
-def test_records_have_no_token_of_others(report: Report) -> None:
-    """Exports, logs and errors of a run hold no token of another user: nothing was kept, passed on or printed."""
-    assert report.stray == []
-
-
-def test_no_process_outlives_its_run(report: Report) -> None:
-    """When a run is over, none of the processes that it started is left, daemons included."""
-    assert {group: left for group, left in report.left.items() if left} == {}
+    language = PYTHON
+    attacks = (*THIEVES, *STATE, *PROCESS, *FILES, *DAEMONS, *ATTEMPTS)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.isolation.attacks import Attack, AttackLanguage, Attempt, Report, names
-from tests.isolation.conftest import RunAttacks
+from tests.isolation.attacks import Attack, AttackLanguage, Attempt
+from tests.isolation.conftest import AttackTests
 
 BASH = AttackLanguage(
     "bash",
@@ -439,46 +437,16 @@ GO_ATTACKS: list[Attack | Attempt] = [
     ),
 ]
 
-ALL = [("bash", name) for name in names(BASH_ATTACKS)] + [("go", name) for name in names(GO_ATTACKS)]
+
+class TestBash(AttackTests):
+    """Attacks of Bash steps."""
+
+    language = BASH
+    attacks = BASH_ATTACKS
 
 
-@pytest.fixture(scope="module")
-def reports(run_attacks: RunAttacks) -> dict[str, Report]:
-    """What the attacks of each language showed."""
-    return {"bash": run_attacks(BASH, BASH_ATTACKS), "go": run_attacks(GO, GO_ATTACKS)}
+class TestGo(AttackTests):
+    """Attacks of Go steps."""
 
-
-@pytest.mark.parametrize(("language", "name"), ALL)
-def test_attack_works_in_its_own_run(reports: dict[str, Report], language: str, name: str) -> None:
-    """The run that attacks sees what it has left, and has access to places of its own: the check finds what it looks for."""
-    assert reports[language].sights[name].own
-
-
-@pytest.mark.parametrize("name", names(BASH_ATTACKS))
-def test_attack_of_bash_reaches_no_other_run(reports: dict[str, Report], name: str) -> None:
-    """Runs of another user and of no user see nothing of an attack by Bash, and an attempt has no access."""
-    assert not reports["bash"].sights[name].reached
-
-
-@pytest.mark.parametrize("name", names(GO_ATTACKS))
-def test_attack_of_go_reaches_no_other_run(reports: dict[str, Report], name: str) -> None:
-    """Runs of another user and of no user see nothing of an attack by Go, and an attempt has no access."""
-    assert not reports["go"].sights[name].reached
-
-
-@pytest.mark.parametrize("language", ["bash", "go"])
-def test_runs_of_others_work_right(reports: dict[str, Report], language: str) -> None:
-    """After each group of attacks, runs of others have the results that they have without attacks."""
-    assert reports[language].wrong == []
-
-
-@pytest.mark.parametrize("language", ["bash", "go"])
-def test_records_have_no_token_of_others(reports: dict[str, Report], language: str) -> None:
-    """Exports, logs and errors of a run hold no token of another user: nothing was kept, passed on or printed."""
-    assert reports[language].stray == []
-
-
-@pytest.mark.parametrize("language", ["bash", "go"])
-def test_no_process_outlives_its_run(reports: dict[str, Report], language: str) -> None:
-    """When a run is over, none of the processes that it started is left, daemons included."""
-    assert {group: left for group, left in reports[language].left.items() if left} == {}
+    language = GO
+    attacks = GO_ATTACKS

@@ -1,4 +1,4 @@
-"""The notebook's file as a kernel knows it."""
+"""The notebook's file, as a kernel finds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.magics.conftest import Notebook
 def test_file_of_jupyters_session(
     notebook: Notebook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str | None, *, is_known: bool
 ) -> None:
-    """A session on a notebook, also one in percent format, knows its file; a console on another Python file has none."""
+    """A session on a notebook, also one in percent format, has the file; a console on another Python file has none."""
     if text is not None:
         (tmp_path / name).write_text(text)
     monkeypatch.setenv("JPY_SESSION_NAME", name)

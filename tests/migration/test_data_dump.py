@@ -96,7 +96,7 @@ def test_a_download_goes_on_after_the_last_record(tmp_path: Path) -> None:
 
 
 def test_each_request_has_the_token_of_the_plan(tmp_path: Path) -> None:
-    """The step hands out data to the holder of its token only."""
+    """The step returns data to the holder of its token only."""
     with serve(AnsweringServer(lambda _: page("a", total=1))) as server:
         download(server.url, tmp_path).download_store("orders")
 

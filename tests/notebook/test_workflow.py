@@ -369,7 +369,7 @@ def test_files_in_raw_cells(tmp_path: Path) -> None:
 
 
 def test_a_renamed_workflow_has_its_new_name() -> None:
-    """The name in the metadata counts while the header shows the name that stands for it."""
+    """The name in the metadata counts as long as the header shows the replacement of that name."""
     hidden = {"pdkernel": {"name": {"is": "Odd {{ name", "shown": "Odd"}}}
     names = [
         workflow_from_cells([NotebookCell(f"%%pdworkflow\nname: {shown}", metadata=hidden)], name="file").name

@@ -172,7 +172,7 @@ def test_a_notebook_that_the_revision_lacks(check: Check, tmp_path: Path) -> Non
 
 
 def test_an_unknown_revision(check: Check, tmp_path: Path) -> None:
-    """A revision that Git does not know is refused."""
+    """A revision that the repository does not have is refused."""
     git(tmp_path, "init", "-q")
 
     with pytest.raises(RequestError, match="Git does not know 'nowhere'"):

@@ -63,7 +63,7 @@ def test_names_are_separated_by_commas() -> None:
 
 
 def test_users_are_named_or_all(directory: LocalDirectory) -> None:
-    """`all` stands for the users of the environment; other names are taken as given."""
+    """`all` selects the users of the environment; other names are used as they are."""
     for user in ("grace", "ada"):
         directory.add_account(app="slack", credentials={"k": "v"}, external_user_id=user)
 

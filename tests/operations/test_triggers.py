@@ -30,7 +30,7 @@ REPORTS = "name: Reports\ntrigger: {type: schedule, cron: '0 9 * * *', timezone:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    """A project whose clock stands still."""
+    """A project with a fixed clock."""
     with Project.open(tmp_path / ".pdkernel", clock=ManualClock()) as project:
         yield project
 

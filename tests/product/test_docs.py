@@ -128,7 +128,7 @@ def test_every_fence_of_a_page_is_read() -> None:
     ],
 )
 def test_outputs_are_compared(shown: str, actual: str, same: bool) -> None:
-    """Times, ids and what `...` stands for may differ, and nothing else."""
+    """Times, ids and what `...` matches may differ, and nothing else."""
     assert matches(shown, actual) is same
 
 

@@ -101,5 +101,5 @@ def test_files_that_are_not_events_are_noted(directory: Directory, tmp_path: Pat
 
 
 def test_the_recording_of_an_event() -> None:
-    """A recording stands beside its event."""
+    """The recording of an event is in the folder of the event."""
     assert resolve_recording_path(Path("events/a.b.json")) == Path("events/a.b.recorded.jsonl")

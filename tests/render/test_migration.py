@@ -107,7 +107,7 @@ def test_only_an_open_answer_stops_a_workflow() -> None:
 
 
 def test_a_resource_is_named_with_its_kind() -> None:
-    """The kind stands before the name, unless the name has it."""
+    """The kind is written before the name, unless the name contains it."""
     shared = [
         SharedResource("data_store", "ds_1", ("A", "B"), ""),
         SharedResource("data_store", "the data store of orders", ("A",), ""),

@@ -1,7 +1,8 @@
 """
 Several processes that answer requests with their process id, in a process of its own.
 
-Arguments: the number of processes, and a file. A process whose number is in the file ends before it accepts: with status 7, or with 0
+Arguments: the number of processes, and a file. A process whose number is in the file ends before it accepts: with status 7,
+    or with 0
 if an exclamation mark follows the number.
 """
 

@@ -100,7 +100,8 @@ async def _server_reads() -> None:
     """
     Let the server read what its client has written.
 
-    Client and server share the event loop, and the loopback interface delivers at once: the server reads in the next turns of the loop.
+    Client and server share the event loop, and the loopback interface delivers at once: the server reads in the next turns
+    of the loop.
     """
     for _ in range(5):
         await asyncio.sleep(0)

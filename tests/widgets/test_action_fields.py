@@ -165,7 +165,7 @@ def test_a_label_stands_for_its_value() -> None:
 
 
 def test_a_picked_option_is_added_to_a_list() -> None:
-    """A list has a line for each item; a label stands for its value, and is added once."""
+    """A list has a line for each item; a label is replaced by its value, and is added once."""
     made = field("integer[]", options=[{"label": "One", "value": 1}, {"label": "Two", "value": 2}])
     for label in ("One", "Two", "One", "Three"):
         made.picker.value = label

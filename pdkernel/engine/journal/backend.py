@@ -39,8 +39,8 @@ class Connection(Protocol):
     """
     A connection that runs the journal's SQL, whose parameters are `?` or `:name`.
 
-    SQL in a comment that begins with the word `postgres` is run on Postgres only: `select ... /*postgres for update*/`. On SQLite one
-    connection writes at a time, so no statement locks rows.
+    SQL in a comment that begins with the word `postgres` is run on Postgres only: `select ... /*postgres for update*/`. On
+    SQLite one connection writes at a time, so no statement locks rows.
     """
 
     def execute(self, sql: str, parameters: Parameters = ..., /) -> Cursor:

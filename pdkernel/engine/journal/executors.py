@@ -69,7 +69,8 @@ class ExecutorStatements:
 
         A served run that was interrupted `MAX_INTERRUPTIONS` times in the same step ends too.
 
-        So do the runs of executors that had been marked or removed before: a run may be accepted at the moment of its executor's end.
+        So do the runs of executors that had been marked or removed before: a run may be accepted at the moment of its
+        executor's end.
 
         Returns:
             The number of runs that are ready.

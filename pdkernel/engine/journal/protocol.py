@@ -106,8 +106,8 @@ class RunJournal(Protocol):
         """
         Pause the run until `wait.wake_at` or `resolve_wait`; removes the owner.
 
-        The wait, the status and *outbox* are one commit: a crash loses all of them or none. If `resolve_wait` was called before, the run is
-        ready at once.
+        The wait, the status and *outbox* are one commit: a crash loses all of them or none. If `resolve_wait` was called
+        before, the run is ready at once.
         """
         ...
 

@@ -73,7 +73,7 @@ class SqliteBackend:
             if origin in EXCLUSIVE_ORIGINS:
                 _hold_origin(self._liveness, origin, self._path)
                 undo.callback(self._liveness.release, origin)
-            # before the row: others take an executor without a lock for dead
+            # the lock comes before the row, because others take an executor without a lock for dead
             self._liveness.hold(executor_id)
             undo.callback(self._liveness.release, executor_id)
             statements = ExecutorStatements(executor_id, origin)

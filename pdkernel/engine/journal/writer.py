@@ -62,7 +62,7 @@ class JournalWriter:
         self._quick_s = backend.max_inline_commit_s
         self._average_s = 0.0
         self._slow_until = 0.0
-        self._inline_loop: asyncio.AbstractEventLoop | None = None  # the loop that commits itself: the first caller's
+        self._inline_loop: asyncio.AbstractEventLoop | None = None  # the loop of the first caller, which commits itself
         self._inline_batch: list[Write] = []  # writes of the loop's current iteration
         self._lock = threading.Lock()
         self._committing = threading.Lock()

@@ -156,7 +156,8 @@ def _check_stores(call: ApiCall, description: ComponentDescription, given: Mappi
     """
     Raise `ApiError` if a Connect token would use a data store that the project has not opened to Connect tokens.
 
-    A data store belongs to the project and has data of all users. An OAuth client, the product's back end, may use every data store.
+    A data store belongs to the project and has data of all users. An OAuth client, the product's back end, may use every
+    data store.
     """
     names = {
         prop.name: _store(prop.name, given.get(prop.name))

@@ -138,8 +138,8 @@ async def build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, 
     """
     Build the webhooks for a list of URLs. A webhook of *existing* keeps its key.
 
-    A webhook that a Connect token set must have a public address, which each delivery checks again. A webhook that an OAuth client set
-    may have any address, because it belongs to the product; this stays so if a Connect token lists the URL later.
+    A webhook that a Connect token set must have a public address, which each delivery checks again. A webhook that an OAuth
+    client set may have any address, because it belongs to the product; this stays so if a Connect token lists the URL later.
 
     Raises:
         ApiError: A URL is invalid, or a Connect token sets a webhook that does not have a public address.

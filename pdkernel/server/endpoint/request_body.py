@@ -1,8 +1,8 @@
 """
 Parses the body of a request into the value of `steps.trigger.event.body`.
 
-A body with a JSON content type may be a form (Python SDKs). Large bodies and files are streamed to `uploads`: they are never in memory
-as a whole.
+A body with a JSON content type may be a form (Python SDKs). Large bodies and files are streamed to `uploads`: they are never
+in memory as a whole.
 """
 
 from __future__ import annotations

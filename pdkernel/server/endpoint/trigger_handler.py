@@ -2,8 +2,8 @@
 Handles a request to the endpoint of a deployed trigger, or of a workflow's source or e-mail trigger.
 
 If the source's HTTP interface has `customResponse`, the caller gets the response of the source, else 200 as soon as the source's
-events are stored: a request that a crash interrupts has no response, so its sender repeats it. The secret key in the URL is the only
-authorization, as on the platform.
+events are stored: a request that a crash interrupts has no response, so its sender repeats it. The secret key in the URL is
+the only authorization, as on the platform.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """
 Protection of Connect Link against cross-site request forgery.
 
-Two checks: a page of this server sent the form (`Sec-Fetch-Site`, `Origin`), and the browser that returns from an app's sign-in page
-is the browser that started the sign-in (a cookie). Without these checks, an attacker could start or finish a sign-in in a victim's
-browser, and connect the victim's account to another user. A form in a frame works without the cookie: browsers block cookies in frames.
+Two checks: a page of this server sent the form (`Sec-Fetch-Site`, `Origin`), and the browser that returns from an app's
+sign-in page is the browser that started the sign-in (a cookie). Without these checks, an attacker could start or finish a
+sign-in in a victim's browser, and connect the victim's account to another user. A form in a frame works without the cookie:
+browsers block cookies in frames.
 """
 
 from __future__ import annotations

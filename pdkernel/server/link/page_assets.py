@@ -2,8 +2,8 @@
 Style sheet and script that each page of Connect Link contains.
 
 The script reads `data-message`, `data-origins` and `data-window` of the body. A page in a frame posts its result to the product's
-page at an allowed origin, as the platform's page does. Sign-in pages of apps do not open in frames, so the script opens a window for
-them. The last page in that window posts the result to the frame.
+page at an allowed origin, as the platform's page does. Sign-in pages of apps do not open in frames, so the script opens a
+window for them. The last page in that window posts the result to the frame.
 """
 
 from __future__ import annotations

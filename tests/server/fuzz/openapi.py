@@ -1,8 +1,8 @@
 """
 Every route of the server as an OpenAPI description, built from a table.
 
-The description has parameters, bodies and responses; `test_routes` compares it with the routes of the server. The values of a project
-(its ids, users, tokens) are among the values of each parameter, so that generated requests pass the first checks.
+The description has parameters, bodies and responses; `test_routes` compares it with the routes of the server. The values of
+a project (its ids, users, tokens) are among the values of each parameter, so that generated requests pass the first checks.
 """
 
 from __future__ import annotations
