@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.schema import store_records, stores
-from pdkernel.project.upsert import insert_if_absent, upsert_row
+from pdkernel.project.upsert import insert_if_absent, upsert_rows
 
 DEFAULT_DATA_STORE = "default"
 """The name of the store for a prop that names no store."""
@@ -36,6 +37,7 @@ MAX_PAGE_CHARACTERS = 1 << 20
 _MAX_SWEPT_RECORDS = 200
 _STORES_LOCK = "stores"
 
+_JOINED = store_records.join(stores, store_records.c.store == stores.c.number)
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 Ttl: TypeAlias = "float | int | None"
 
@@ -150,9 +152,9 @@ class DataStoreTable:
 
     def find(self, store: str, key: str) -> StoreRecord | None:
         """The record with *key*, or None."""
-        query = self._records(store).where(store_records.c.key == check_key(key))
+        values = {"store": check_store_name(store), "key": check_key(key), "now": self._clock.now().timestamp()}
         with self._database.read() as connection:
-            row = connection.execute(query).first()
+            row = _ONE.fetch_first(connection, **values)
         return _record(row) if row else None
 
     def set(self, store: str, key: str, value: JSON, *, ttl: Ttl = None) -> None:
@@ -199,8 +201,7 @@ class DataStoreTable:
     def count(self, store: str) -> int:
         """The number of records; 0 if the store does not exist."""
         check_store_name(store)
-        joined = store_records.join(stores, store_records.c.store == stores.c.number)
-        query = select(func.count()).select_from(joined).where(stores.c.name == store, self._not_expired())
+        query = select(func.count()).select_from(_JOINED).where(stores.c.name == store, self._not_expired())
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -273,8 +274,13 @@ class DataStoreTable:
             if len(rows) == 1:
                 expired = expired.where(store_records.c.key == rows[0]["key"])
             connection.execute(expired)
-            for row in rows:
-                upsert_row(connection, store_records, "store", "key", store=number, updated=now, **row)
+            upsert_rows(
+                connection,
+                store_records,
+                "store",
+                "key",
+                rows=[{"store": number, "updated": now, **row} for row in rows],
+            )
             self._sweep(connection, now)
 
     def _ensure_store(self, connection: Connection, store: str, now: float) -> int:
@@ -303,11 +309,6 @@ class DataStoreTable:
     def _record_conditions(self, connection: Connection, store: str, key: str) -> tuple[ColumnElement[bool], ...]:
         number = self._store_number(connection, store)
         return store_records.c.store == number, store_records.c.key == check_key(key), self._not_expired()
-
-    def _records(self, store: str) -> Any:
-        check_store_name(store)
-        joined = store_records.join(stores, store_records.c.store == stores.c.number)
-        return _columns().select_from(joined).where(stores.c.name == store, self._not_expired())
 
     def _page_query(self, columns: Any, store: str, after: int | None) -> Any:
         check_store_name(store)
@@ -371,6 +372,17 @@ def _text(value: JSON, key: str) -> str:
 
 def _columns() -> Any:
     return select(store_records.c.number, store_records.c.key, store_records.c.value, store_records.c.expires)
+
+
+_ONE = CompiledQuery(
+    _columns()
+    .select_from(_JOINED)
+    .where(
+        stores.c.name == bindparam("store"),
+        store_records.c.key == bindparam("key"),
+        or_(store_records.c.expires.is_(None), store_records.c.expires > bindparam("now")),
+    )
+)
 
 
 def _record(row: Any) -> StoreRecord:

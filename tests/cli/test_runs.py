@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
 from tests.cli.conftest import Shell
+from tests.cli.fork_server import ForkServer
 
 GREET = (
     "%%pdworkflow\nname: Greet\n",
@@ -15,13 +17,21 @@ GREET = (
 )
 
 
+@pytest.fixture(scope="module")
+def three_runs(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A project with three runs, which tests only read: of ada, of grace in production, and a failed one."""
+    shell = Shell(tmp_path_factory.mktemp("three_runs"), fork_server)
+    notebook = shell.notebook(*GREET, name="greet.ipynb")
+    shell("run", notebook, "--body", '{"name": "Ada"}', "--external-user", "ada")
+    shell("run", notebook, "--body", '{"name": "G"}', "--external-user", "grace", "--environment", "production")
+    shell("run", notebook, "--body", "{}")
+    return shell
+
+
 @pytest.fixture
-def shell(pdkernel: Shell) -> Shell:
-    """A project with three runs: of ada, of grace in production, and a failed one."""
-    notebook = pdkernel.notebook(*GREET, name="greet.ipynb")
-    pdkernel("run", notebook, "--body", '{"name": "Ada"}', "--external-user", "ada")
-    pdkernel("run", notebook, "--body", '{"name": "G"}', "--external-user", "grace", "--environment", "production")
-    pdkernel("run", notebook, "--body", "{}")
+def shell(pdkernel: Shell, three_runs: Shell) -> Shell:
+    """A copy of the project with three runs."""
+    shutil.copytree(three_runs.folder, pdkernel.folder, dirs_exist_ok=True)
     return pdkernel
 
 
@@ -44,23 +54,23 @@ def users(shell: Shell, *args: str) -> list[str | None]:
         (["--since", "last tuesday", "--until", "2100-01-01"], [None, "grace", "ada"]),
     ],
 )
-def test_filters(shell: Shell, args: list[str], found: list[str | None]) -> None:
+def test_filters(three_runs: Shell, args: list[str], found: list[str | None]) -> None:
     """The list has the runs that fulfil all options, newest first."""
-    assert users(shell, *args) == found
+    assert users(three_runs, *args) == found
 
 
-def test_a_list_is_continued(shell: Shell) -> None:
+def test_a_list_is_continued(three_runs: Shell) -> None:
     """`--before ID` lists the runs that are older than a run; a full page names the option."""
-    page = shell("runs", "list", "--limit", "2")
+    page = three_runs("runs", "list", "--limit", "2")
 
     hint = re.search(r"--before (\w+)", page.stderr)
     assert hint is not None
-    assert users(shell, "--before", hint[1]) == ["ada"]
+    assert users(three_runs, "--before", hint[1]) == ["ada"]
 
 
-def test_the_list_as_text(shell: Shell) -> None:
+def test_the_list_as_text(three_runs: Shell) -> None:
     """A line has status, id, start, duration, user and workflow; a failed run also has its step and error."""
-    lines = shell("runs", "list").stdout.splitlines()
+    lines = three_runs("runs", "list").stdout.splitlines()
 
     assert lines[0] == "3 runs"
     assert re.fullmatch(r"  ✗ error    \w{27}  [-\d]+ [:\d]+ UTC  .*\bm?s +- +Greet", lines[1])
