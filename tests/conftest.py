@@ -83,22 +83,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """With several processes, the first one compiles the tests, and the others wait for its byte code instead of compiling them too."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    """
+    Collect the tests without garbage collection, whose later runs leave out the modules and the tests: it would take seconds.
+
+    With several processes, the first one compiles the tests, and the others wait for its byte code instead of compiling them too.
+    """
+    gc.disable()
+    try:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            return (yield)
+        shared = _shared_folder(session.config)
+        compiled = shared / "tests-compiled"
+        with _locked(shared / "compile-lock"):
+            if not compiled.exists():
+                result = yield
+                compiled.touch()
+                return result
         return (yield)
-    shared = _shared_folder(session.config)
-    compiled = shared / "tests-compiled"
-    with _locked(shared / "compile-lock"):
-        if not compiled.exists():
-            result = yield
-            compiled.touch()
-            return result
-    return (yield)
-
-
-def pytest_collection_finish() -> None:
-    """Leave the modules and the collected tests out of every later garbage collection, which would take up to a second."""
-    gc.freeze()
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

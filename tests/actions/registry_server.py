@@ -7,6 +7,7 @@ The server has two routes: the document of a package, and its archives.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -24,16 +25,16 @@ from tests.http_servers import JsonHandler, serve
 
 
 def archive(package: str, version: str, files: Mapping[str, str]) -> bytes:
-    """The archive of one version."""
+    """The archive of one version, the same bytes at every call."""
     content = {**files, "package.json": json.dumps({"name": package, "version": version, "main": "depot.app.mjs"})}
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+    with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, text in content.items():
             data = text.encode()
             entry = tarfile.TarInfo(f"package/{name}")
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    return packed.getvalue()
+    return gzip.compress(packed.getvalue(), mtime=0)
 
 
 def depot(version: str) -> dict[str, str]:

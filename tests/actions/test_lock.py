@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -43,21 +44,46 @@ def registry() -> Iterator[PackageServer]:
         yield server
 
 
+def open_catalog(project: Project, url: str) -> Catalog:
+    """The catalogue of a project with the registry at *url*."""
+    folder = project.folder.parent
+    catalog = Catalog.for_project(project, environ=npm_environ(folder, url))
+    catalog.settings.accept_licence()
+    catalog.settings.set_sources(["npm"], base=folder)
+    return catalog
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project in which npm has installed `PUT` from such a registry."""
+    folder = tmp_path_factory.mktemp("installed")
+    with (
+        serving({PACKAGE: {"0.10.0": archive(PACKAGE, "0.10.0", depot("0.1.2"))}}) as server,
+        Project.open(folder / ".pdkernel") as project,
+    ):
+        asyncio.run(open_catalog(project, server.url).resolve_or_install(PUT))
+    return folder
+
+
 @pytest.fixture
-def clone(registry: PackageServer, tmp_path: Path) -> Iterator[Clone]:
-    """Open another clone of the project, with the current lock file of the clone `ours`."""
+def clone(registry: PackageServer, installed: Path, tmp_path: Path) -> Iterator[Clone]:
+    """
+    Open another clone of the project, with the current lock file of the clone `ours`.
+
+    In the clone `ours`, `PUT` is installed.
+    """
     opened: list[Project] = []
 
     def open_project(name: str) -> Catalog:
         folder = tmp_path / name
         folder.mkdir()
-        if (tmp_path / "ours" / LOCK_NAME).exists():
+        if name == "ours":
+            shutil.copy(installed / LOCK_NAME, folder)
+            shutil.copytree(installed / ".pdkernel" / "packages", folder / ".pdkernel" / "packages", symlinks=True)
+        elif (tmp_path / "ours" / LOCK_NAME).exists():
             shutil.copy(tmp_path / "ours" / LOCK_NAME, folder)
         opened.append(Project.open(folder / ".pdkernel"))
-        catalog = Catalog.for_project(opened[-1], environ=npm_environ(folder, registry.url))
-        catalog.settings.accept_licence()
-        catalog.settings.set_sources(["npm"], base=folder)
-        return catalog
+        return open_catalog(opened[-1], registry.url)
 
     yield open_project
     for project in opened:
@@ -71,7 +97,7 @@ def publish(registry: PackageServer, package: str, action: str) -> None:
 
 async def test_the_lock_file_has_hashes_and_no_address(clone: Clone, registry: PackageServer, tmp_path: Path) -> None:
     """The lock file names the package version of each action, and the hash of each package."""
-    await clone("ours").resolve_or_install(PUT)
+    clone("ours")
 
     text = (tmp_path / "ours" / LOCK_NAME).read_text()
     kept = json.loads(text)
@@ -98,7 +124,7 @@ async def test_without_the_lock_file_the_newest_is_taken(clone: Clone, registry:
     """Without a lock file, the newer package is installed."""
     publish(registry, "0.11.0", "0.1.2")
 
-    found = await clone("ours").resolve_or_install(PUT)
+    found = await clone("theirs").resolve_or_install(PUT)
 
     assert found.source == f"npm {PACKAGE} 0.11.0"
 
