@@ -297,6 +297,7 @@ async def test_find_cancelled_returns_only_cancelled_runs(journal: DatabaseJourn
     await journal.finish(Claim.first("c"), "error", OUTPUT)
 
     assert await journal.find_cancelled(["c", "b", "a", "unknown"]) == ["b"]
+    assert await journal.find_cancelled(["b"]) == ["b"]
     assert await journal.find_cancelled([]) == []
 
 
