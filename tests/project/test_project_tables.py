@@ -73,7 +73,10 @@ def test_a_notebook_state_is_stored(project: Project) -> None:
     assert project.notebook_states.load("/notebooks/a.ipynb", dict) == {"event": {"body": "\ud800"}}
     assert project.notebook_states.load("/notebooks/b.ipynb", dict) == {}
     assert project.notebook_states.load("/notebooks/c.ipynb", dict) is None
-    assert [project.notebook_states.exists(path) for path in ("/notebooks/b.ipynb", "/notebooks/c.ipynb")] == [True, False]
+    assert [project.notebook_states.exists(path) for path in ("/notebooks/b.ipynb", "/notebooks/c.ipynb")] == [
+        True,
+        False,
+    ]
 
 
 def test_an_answer_is_recorded(project: Project) -> None:
