@@ -42,7 +42,8 @@ WEBHOOK = """
 export default {
   key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
   props: { http: { type: "$.interface.http", customResponse: true } },
-  async run(event) { this.http.respond({ status: 202 }); this.$emit(event.path === "/echo" ? event : { got: event.headers["x-depot"] }, { id: 1 }) },
+  async run(event) { this.http.respond({ status: 202 });
+    this.$emit({ "/echo": event, "/text": "text" }[event.path] ?? { got: event.headers["x-depot"] }, { id: 1, ts: 5 }) },
 };
 """
 ACTION = 'export default { key: "depot-look", name: "Look", version: "0.1.0", type: "action", run() {} };'
@@ -303,6 +304,8 @@ async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of:
     ):
         ran = await runtime.source_runner.run(replace(request, event={"path": "/echo", **given}))
         assert [found.event.data for found in ran.events] == [{"method": "POST", **echo, **expected}]
+    ran = await runtime.source_runner.run(replace(request, event={"path": "/text", "headers": {}}))
+    assert [(found.event.data, found.ts) for found in ran.events] == [({"value": "text"}, 5)]
 
 
 async def test_source_without_a_timer_requires_a_request(
