@@ -33,6 +33,7 @@ def test_memory_of_children_counts() -> None:
             proportional_bytes([process.pid]),
             resident_bytes_with_descendants(process.pid, process.pid),
             own,
+            resident_bytes_with_descendants(2**22 + 1, process.pid),  # its program has ended: no process has the number
         )
         process.stdin.close()  # type: ignore[union-attr]
 
