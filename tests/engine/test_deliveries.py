@@ -23,7 +23,7 @@ from pdkernel.engine.deliveries import (
     may_retry,
     retry_delay_s,
 )
-from pdkernel.engine.mail import MailSettings, build_message, parse_mail_settings
+from pdkernel.engine.mail import MailSettings, build_message, parse_mail_settings, send_mail
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, ErrorRecord, Execution, StepResult
@@ -224,7 +224,7 @@ class Mailbox:
 
 
 async def test_email_is_sent_to_the_own_address(run: Run, project: Project) -> None:
-    """A mail server gets one message, addressed to `mail_to`."""
+    """A mail server gets one message, addressed to `mail_to`; it gets no password without encryption."""
     box = Mailbox()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -234,6 +234,9 @@ async def test_email_is_sent_to_the_own_address(run: Run, project: Project) -> N
         project.settings.set("mail_to", "me@example.com")
         project.settings.set("mail_server", f"127.0.0.1:{port}")
         execution = await run(a_workflow(python_step("a", "pd.send.email(subject='Hello', text='There', html=None)")))
+        with_login = MailSettings("me@example.com", "127.0.0.1", port, "me", "password")
+        with pytest.raises(ValueError, match="does not offer encryption"):
+            await asyncio.to_thread(send_mail, with_login, {"text": "There"})
     finally:
         controller.stop()
     assert [sent.outcome for sent in execution.sends] == ["sent"]

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import Connection
 
 from pdkernel.egress import parse_policy
-from pdkernel.engine.event_sources import SourceEvent, SourceRequest, require_source_trigger
+from pdkernel.engine.event_sources import SourceEvent, SourceRequest, require_source_trigger, timer_setting
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ExternalUserRequiredError, ProjectError, RequestError, UnsupportedError
-from pdkernel.model import Trigger
+from pdkernel.model import JSON, Trigger
 from pdkernel.project import Project
+from pdkernel.workers import PropDeclaration
 from tests.builders import a_step, node_step
 from tests.engine.conftest import Run
 
@@ -41,7 +42,8 @@ WEBHOOK = """
 export default {
   key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
   props: { http: { type: "$.interface.http", customResponse: true } },
-  async run(event) { this.http.respond({ status: 202 }); this.$emit({ got: event.headers["x-depot"] }, { id: 1 }) },
+  async run(event) { this.http.respond({ status: 202 });
+    this.$emit({ "/echo": event, "/text": "text" }[event.path] ?? { got: event.headers["x-depot"] }, { id: 1, ts: 5 }) },
 };
 """
 ACTION = 'export default { key: "depot-look", name: "Look", version: "0.1.0", type: "action", run() {} };'
@@ -261,11 +263,26 @@ def test_state_belongs_to_a_workflow_and_a_source(request_of: Callable[..., Sour
     request = request_of()
 
     assert request.state_key != replace(request, owner_key="other.ipynb").state_key
+    assert request.state_key != replace(request, environment="production").state_key
     assert request.state_key == request_of("depot-new-parcel@0.2.0").state_key
 
 
+@pytest.mark.parametrize(
+    ("definition", "props", "setting"),
+    [
+        ({"static": {"cron": "1"}, "default": {"cron": "2"}}, {"timer": {"cron": "3"}}, {"cron": "3"}),
+        ({"static": {"cron": "1"}, "default": {"cron": "2"}}, {}, {"cron": "1"}),
+        ({"default": {"cron": "2"}}, {"timer": None}, {"cron": "2"}),
+        ({}, {"other": 1}, {}),
+    ],
+)
+def test_the_setting_of_a_timer(definition: dict[str, JSON], props: dict[str, JSON], setting: JSON) -> None:
+    """A timer has the configured value, else the one that the source fixes, else its default."""
+    assert timer_setting(PropDeclaration("timer", "$.interface.timer", definition=definition), props) == setting
+
+
 async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """A source with an HTTP interface reads the request, responds and emits."""
+    """A source with an HTTP interface reads the request, with what an HTTP server adds, responds and emits."""
     request = request_of("depot-new-call@0.1.0", event={"headers": {"x-depot": "seven"}})
 
     ran = await runtime.source_runner.run(request)
@@ -273,6 +290,22 @@ async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of:
     assert [found.event.data for found in ran.events] == [{"got": "seven"}]
     assert ran.response is not None
     assert ran.response.status == 202
+    echo = {"path": "/echo", "headers": {}, "query": {}}
+    for given, expected in (
+        (
+            {"headers": {"X-Depot": "a"}, "body": {"n": 1}},
+            {"headers": {"x-depot": "a"}, "body": {"n": 1}, "bodyRaw": '{"n":1}'},
+        ),
+        ({"method": "PUT", "body": "text"}, {"method": "PUT", "body": "text", "bodyRaw": "text"}),
+        ({"bodyRaw": '{"n": 1}'}, {"body": {"n": 1}, "bodyRaw": '{"n": 1}'}),
+        ({"bodyRaw": "text"}, {"body": "text", "bodyRaw": "text"}),
+        ({"bodyRaw": "1", "body": "2"}, {"body": "2", "bodyRaw": "1"}),
+        ({}, {"method": "GET", "body": None, "bodyRaw": None}),
+    ):
+        ran = await runtime.source_runner.run(replace(request, event={"path": "/echo", **given}))
+        assert [found.event.data for found in ran.events] == [{"method": "POST", **echo, **expected}]
+    ran = await runtime.source_runner.run(replace(request, event={"path": "/text", "headers": {}}))
+    assert [(found.event.data, found.ts) for found in ran.events] == [({"value": "text"}, 5)]
 
 
 async def test_source_without_a_timer_requires_a_request(

@@ -9,7 +9,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 import jwt
@@ -17,10 +19,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from pdkernel.egress import detect_sandbox
+from pdkernel.egress import detect_sandbox, parse_policy
+from pdkernel.engine.outbound_calls import with_calls_explained
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_state import RunState
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import OutboundCallRefusedError, StepError
 from pdkernel.execution import OutboundEnforcement
-from tests.builders import a_step, an_event, bash_step, node_step, python_step
+from pdkernel.workers import StepOutcome
+from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
@@ -42,6 +49,56 @@ AROUND = {
         '\'import socket; s = socket.create_connection(("192.0.2.7", 81), 5); s.sendall(b"never"); s.recv(1)\'], env={})',
     ),
 }
+
+
+@dataclass
+class CallsOfRun:
+    """What a run knows of the refused and failed calls of its steps."""
+
+    request: RunRequest
+    failed_calls: dict[str, list[str]] = field(default_factory=dict)
+    first_refusals: dict[str, OutboundCallRefusedError] = field(default_factory=dict)
+
+    def explain(self, error: StepError | None = None) -> StepOutcome:
+        """Return the explained outcome of the step `call`."""
+        return with_calls_explained(cast("RunState", self), "call", StepOutcome(warnings=("before",), error=error))
+
+
+def calls_of_run(mode: str) -> CallsOfRun:
+    """A run with that outbound policy."""
+    return CallsOfRun(RunRequest(a_workflow(python_step("call")), an_event(), parse_policy(mode)))
+
+
+def test_failed_calls_explain_the_error_of_their_step() -> None:
+    """The last three failed calls that the error does not name are in its fix; a later attempt does not name them."""
+    run = calls_of_run("live")
+    run.failed_calls["call"] = ["a failed", "b failed", "c failed", "d failed"]
+    run.failed_calls["other"] = ["x failed"]
+
+    first, second = run.explain(StepError("c failed", fix="Look.")), run.explain(StepError("no"))
+
+    assert first.error is not None
+    assert first.error.fix == "Look.\nb failed\nd failed"
+    assert second.error is not None
+    assert second.error.fix == ""
+    assert run.failed_calls == {"other": ["x failed"]}
+    assert calls_of_run("live").explain() == StepOutcome(warnings=("before",))
+
+
+def test_a_refusal_explains_the_outcome_of_its_step(tmp_path: Path) -> None:
+    """A refusal is in the fix of an error that does not name it; without an error it is a warning, in a replay the error."""
+    refusal = OutboundCallRefusedError("refused", name="OutboundCallRefused")
+    recording = tmp_path / "calls.jsonl"
+    recording.touch()
+    denied, replayed = calls_of_run("deny"), calls_of_run(f"replay={recording}")
+    for run in (denied, replayed):
+        run.first_refusals["call"] = refusal
+
+    outcomes = [denied.explain(error) for error in (StepError("403", fix="Look."), StepError("it was refused"), None)]
+
+    assert [outcome.error and outcome.error.fix for outcome in outcomes] == ["Look.\nrefused", "", None]
+    assert [outcome.warnings for outcome in outcomes] == [("before",), ("before",), ("before", "refused")]
+    assert replayed.explain().error is refusal
 
 
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system does not permit a seccomp listener")

@@ -285,6 +285,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
                 except RequestError:
                     return
                 stored.append(f"V_{number}_{count}")
+                time.sleep(0.001)  # SQLite gives its lock to any of those who wait, and not to the rotation by turns
                 if count == 5:
                     all_write.wait(30)
         raise AssertionError("no write was refused")

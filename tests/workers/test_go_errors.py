@@ -39,6 +39,7 @@ exit status 2
         ("example.test/a@v1: unrecognized import path: dial tcp", True, "example.test/a", 4, "The Go module example.test/a cannot be found", "GOPRIVATE"),
         (f"{NO_MODULE} other.test/x: 404", True, None, 3, "example.test/a, example.test/b/sub cannot be installed: the dependency other.test/x", "Import another version"),
         (f"{NO_MODULE} example.test/ab: 404", True, None, 3, "example.test/a, example.test/b/sub cannot be installed: the dependency example.test/ab", "Import another version"),
+        (f"{NO_MODULE} example.test/b/su: 404", True, None, 3, "example.test/a, example.test/b/sub cannot be installed: the dependency example.test/b/su", "Import another version"),
         ("module example.test/a@v1 found (v1.0.0), but does not contain package example.test/a/x", True, None, 3, "example.test/a, example.test/b/sub cannot be installed: the dependency example.test/a/x", "Import another version"),
     ],
 )  # fmt: skip

@@ -24,10 +24,12 @@ def test_node_is_found() -> None:
 
 
 def test_pdkernel_node_has_precedence(tmp_path: Path) -> None:
-    """PDKERNEL_NODE has precedence over the wheel and PATH."""
-    node = program(tmp_path / "mynode", "v22.15.0")
+    """PDKERNEL_NODE has precedence over the wheel, and the wheel over PATH; version 20 is enough."""
+    node = program(tmp_path / "mynode", "v20.0.0")
+    on_path = program(tmp_path / "node", "v99.0.0")
 
     assert find_node({"PDKERNEL_NODE": str(node), "PATH": ""}) == node
+    assert find_node({"PATH": str(tmp_path)}) == find_node({"PATH": ""}) != on_path
 
 
 def test_old_node_is_refused(tmp_path: Path) -> None:
@@ -71,10 +73,19 @@ def test_go_of_the_wheel_is_found() -> None:
 def test_go_on_path_has_precedence_over_the_wheel(tmp_path: Path) -> None:
     """Go on PATH has precedence over the wheel, and PDKERNEL_GO over both."""
     on_path = go(tmp_path / "bin" / "go", "go1.99.1")
-    chosen = go(tmp_path / "mine", "go1.98.0")
+    chosen = go(tmp_path / "mine", "go1.21")
 
     assert find_go({"PATH": str(on_path.parent)}).version == "go1.99.1"
-    assert find_go({"PATH": str(on_path.parent), "PDKERNEL_GO": str(chosen)}).version == "go1.98.0"
+    assert find_go({"PATH": str(on_path.parent), "PDKERNEL_GO": str(chosen)}).version == "go1.21"
+
+
+def test_a_script_that_calls_go_is_replaced_by_go(tmp_path: Path) -> None:
+    """If the chosen program is a script, the compiler in its root folder is used."""
+    own = program(tmp_path / "go", "")
+    own.parent.joinpath("bin").mkdir()
+    own = own.rename(tmp_path / "bin" / "go")
+
+    assert find_go({"PDKERNEL_GO": str(go(tmp_path / "script", "go1.22.1"))}).command == own
 
 
 def test_wheel_replaces_an_old_go_on_path(tmp_path: Path) -> None:
@@ -98,5 +109,6 @@ def test_unusable_pdkernel_go_is_refused(tmp_path: Path, answer: str, why: str) 
 
 def test_program_that_is_not_go_is_refused(tmp_path: Path) -> None:
     """A chosen program must answer as Go does."""
-    with pytest.raises(InterpreterMissingError, match="this program is not Go"):
-        find_go({"PDKERNEL_GO": str(program(tmp_path / "odd", "hello"))})
+    for name, answer in (("odd", "hello"), ("json", "{}")):
+        with pytest.raises(InterpreterMissingError, match="this program is not Go"):
+            find_go({"PDKERNEL_GO": str(program(tmp_path / name, answer))})

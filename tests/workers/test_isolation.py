@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from pdkernel.workers.isolation import Isolation
+from pdkernel.workers.isolation import Isolation, StepAccess
 
 EVERYTHING = Isolation(namespaces=True, landlock=True)
 WHY = (("namespaces", "Operation not permitted"), ("landlock", "the kernel does not provide it"), ("user", "not root"))
@@ -21,6 +22,9 @@ def test_report_of_a_zygote() -> None:
     )
     assert dict(Isolation.parse(report).reasons)["landlock"] == "the kernel is too old"
     assert Isolation.parse(report).namespaces is False
+    found = [Isolation.parse(report.replace(b'"landlock": 1', b'"landlock": %d' % version)) for version in (0, 2)]
+    assert [each.landlock for each in found] == [False, True]
+    assert dict(found[0].reasons)["landlock"] == "the kernel does not provide it"
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,30 @@ def test_gaps(isolation: Isolation, number: int) -> None:
     """Each missing protection that lets a run reach another one is a sentence with its reason."""
     assert len(isolation.gaps) == number
     assert all("Operation not permitted" in gap and gap.endswith(".") for gap in isolation.gaps)
+
+
+def test_a_process_serves_runs_that_need_no_more() -> None:
+    """Another path to read or to change needs another process, and so does another path to hide."""
+    a, b = Path("/a"), Path("/b")
+    access = StepAccess(read=frozenset({a, b}), write=frozenset({a}), hide=frozenset({b}))
+
+    assert access.covers(StepAccess())
+    assert access.covers(replace(access, read=frozenset({a})))
+    for wider in (
+        replace(access, read=frozenset({a, b, Path("/c")})),
+        replace(access, write=frozenset({a, b})),
+        replace(access, hide=frozenset({a, b})),
+    ):
+        assert wider.covers(access)
+        assert not access.covers(wider)
+
+
+def test_access_is_extended_by_what_it_does_not_show() -> None:
+    """A path below one that can be read is shown, unless it is below a hidden one."""
+    access = StepAccess(read=frozenset({Path("/a"), Path("/a/b/c")}), hide=frozenset({Path("/a/b")}))
+
+    assert access.extend([Path("/a"), Path("/a/x/y"), Path("/a/b/c/d")], []) is access
+    more = access.extend([Path("/a/b/x"), Path("/d")], [Path("/a/x")])
+    assert more.read - access.read == {Path("/a/b/x"), Path("/d")}
+    assert (more.write, more.hide) == (frozenset({Path("/a/x")}), access.hide)
+    assert more.extend([Path("/d/e")], [Path("/a/x")]) is more

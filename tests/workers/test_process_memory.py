@@ -10,20 +10,31 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdkernel.workers.process_memory import find_memory_limit, proportional_bytes, resident_bytes_with_descendants
+from pdkernel.workers.process_memory import (
+    find_memory_limit,
+    proportional_bytes,
+    resident_bytes,
+    resident_bytes_with_descendants,
+)
 
 MB = 1 << 20
 HOLD = "import sys; held = bytearray(50 << 20); {}print(flush=True); sys.stdin.read()"
 
 
 def test_memory_of_children_counts() -> None:
-    """The memory of a process includes that of the processes that it started."""
+    """The memory of a process includes that of the processes that it started, and of theirs."""
     child = HOLD.format("")
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        measured = (proportional_bytes([process.pid]), resident_bytes_with_descendants(process.pid, process.pid))
+        own = resident_bytes_with_descendants(os.getpid(), os.getpid()) - resident_bytes(os.getpid())
+        measured = (
+            proportional_bytes([process.pid]),
+            resident_bytes_with_descendants(process.pid, process.pid),
+            own,
+            resident_bytes_with_descendants(2**22 + 1, process.pid),  # its program has ended: no process has the number
+        )
         process.stdin.close()  # type: ignore[union-attr]
 
     assert min(measured) > 50 * MB

@@ -297,6 +297,7 @@ async def test_find_cancelled_returns_only_cancelled_runs(journal: DatabaseJourn
     await journal.finish(Claim.first("c"), "error", OUTPUT)
 
     assert await journal.find_cancelled(["c", "b", "a", "unknown"]) == ["b"]
+    assert await journal.find_cancelled(["b"]) == ["b"]
     assert await journal.find_cancelled([]) == []
 
 
@@ -1211,9 +1212,12 @@ async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: DatabaseJournal
 
 @pytest.mark.parametrize("write", ["finish", "park"])
 async def test_messages_are_written_with_the_end_or_the_pause(journal: DatabaseJournal, write: str, rows: Rows) -> None:
-    """The messages of a run are in the outbox after its end or pause, in order, and due after a minute."""
+    """The messages of a run are in the outbox after its end or pause, not before, in order, and due after a minute."""
     await journal.accept_run(new_run())
     messages = [outbox_row(0), outbox_row(1), outbox_row(0, path="two")]
+    assert not await journal.finish(SECOND, "success", OUTPUT, outbox=messages)
+    assert not await journal.park(SECOND, wait_row(), outbox=messages)
+    assert rows("select * from outbox") == []
 
     if write == "finish":
         assert await journal.finish(FIRST, "success", OUTPUT, outbox=messages)

@@ -20,6 +20,7 @@ from pdkernel.engine.journal import (
     NewRun,
     SqliteBackend,
     WaitKey,
+    WaitRow,
     encode_event,
     encode_output,
     encode_step,
@@ -27,7 +28,17 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.journal.text_columns import escape_json_text
 from pdkernel.errors import ProjectError
-from pdkernel.execution import AccountUse, ErrorRecord, Execution, Log, OutboundCall, Response, RunTrigger, StepResult
+from pdkernel.execution import (
+    AccountUse,
+    ErrorRecord,
+    Execution,
+    Log,
+    OutboundCall,
+    Response,
+    RunPause,
+    RunTrigger,
+    StepResult,
+)
 from pdkernel.model import Workflow
 from tests.engine.journal.conftest import (
     DEFINITION,
@@ -216,6 +227,7 @@ async def test_newest_first(journal: DatabaseJournal, clock: ManualClock) -> Non
         await journal.accept_run(new_run(run_id, workflow=workflow))
 
     assert await ids(journal) == ["d", "c", "b", "a"]
+    assert await ids(journal, limit=3) == ["d", "c", "b"]
     assert await ids(journal, workflow="Greet") == ["d", "b", "a"]
     assert await ids(journal, workflow="None") == []
 
@@ -280,6 +292,19 @@ async def test_paused_step_has_its_place(journal: DatabaseJournal) -> None:
     await journal.park(Claim.first("run"), wait_row(1))
 
     assert [step.name for step in (await load(journal)).steps] == ["zero", "one", "two"]
+
+
+async def test_the_pause_that_has_not_ended_is_shown(journal: DatabaseJournal) -> None:
+    """A run that pauses in a second step shows that step, and not the pause that has ended."""
+    await journal.accept_run(new_run())
+    await journal.park(Claim.first("run"), wait_row(0, wake_at=0.0))
+    await journal.wake_due()
+    claimed = await journal.claim("run")
+    assert claimed is not None
+    second = WaitRow(1, "two", kind="suspend", wake_at=9e9, data=encode_step(TWO))
+    await journal.park(claimed.claim, second)
+
+    assert (await load(journal)).pause == RunPause("two", "suspend", "2255-03-14T16:00:00.000Z")
 
 
 async def test_early_call_is_not_shown(journal: DatabaseJournal) -> None:
