@@ -156,6 +156,7 @@ def test_missing_and_wrong_values_are_reported_below_their_fields(make_form: Cal
     assert "Thing is required: type a value or an expression." in screen(form.get_field("thing").view)
     assert "many is not a whole number." in screen(form.get_field("count").view)
     assert "No cell was written: correct 3 fields." in screen(form)
+    assert "Hide 2 optional props" in screen(form)  # a wrong value is not hidden
     assert "pd-new-cell" not in screen_html(form)
 
 
