@@ -76,11 +76,15 @@ def test_new_overwrites_nothing(pdkernel: Shell) -> None:
     before = everything_in(pdkernel.folder)
 
     again = pdkernel("new", "hello.ipynb")
+    (pdkernel.folder / "hello.ipynb").rename(pdkernel.folder / "kept")
+    of_the_test = pdkernel("new", "hello")
+    (pdkernel.folder / "kept").rename(pdkernel.folder / "hello.ipynb")
 
     assert first.status == 0
     assert before["events/issues-opened.json"] == b'{"mine": true}'
     assert again.status == 2
     assert "hello.ipynb already exists; no file was written." in again.stderr
+    assert (of_the_test.status, "test_hello.py already exists; no file" in of_the_test.stderr) == (2, True)
     assert everything_in(pdkernel.folder) == before
 
 
