@@ -490,6 +490,9 @@ def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) 
 
     assert other.external_user == "grace"
     assert ready.find_stale_steps(own) == ready.find_stale_steps(other) == set()
+    ready.choose_event(an_event({"name": "Grace"}), "other")
+    assert ready.find_stale_steps(own) == {"check", "send", "last"}
+    assert ready.find_stale_steps(other) == set()  # the cells have no results of this run
 
 
 # ── a real project ──────────────────────────────────────────────────────────────────────────────────────
