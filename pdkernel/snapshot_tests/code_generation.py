@@ -82,7 +82,8 @@ def build_expectation(samples: Sequence[Execution], *, now: datetime, known_text
             merge([result.output for result in results]) if has_only_logs and first.logs else None,
         )
         steps.append(step)
-        for label, value in (("", step.exports), (" calls", step.requests), (" error", step.error)):
+        compared = {"": step.exports, " calls": step.requests, " error": step.error, " output": step.output}
+        for label, value in compared.items():
             differing += find_unstable_paths(value, f"{first.name}{label}")
     response = merge([sample.response.to_json() if sample.response else None for sample in samples])
     error = merge([[s.error.name, s.error.message] if s.error else None for s in samples])

@@ -53,16 +53,21 @@ def test_new_writes_a_valid_notebook(pdkernel: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "workflow"),
-    [("open-issue_to slack", "Open issue to slack"), ("true", "My workflow"), ("a: b", "My workflow")],
+    ("file", "workflow", "test"),
+    [
+        ("open-issue_to slack", "Open issue to slack", "test_open_issue_to_slack.py"),
+        ("true", "My workflow", "test_true.py"),
+        ("a: b", "My workflow", "test_a_b.py"),
+    ],
 )
-def test_new_names_the_workflow_after_the_file(pdkernel: Shell, file: str, workflow: str) -> None:
-    """The workflow has the file's name if the name is valid."""
+def test_new_names_the_workflow_after_the_file(pdkernel: Shell, file: str, workflow: str, test: str) -> None:
+    """The workflow and the test have the file's name, as far as the name is valid."""
     pdkernel("new", file)
 
     cells = json.loads((pdkernel.folder / f"{file}.ipynb").read_text())["cells"]
     source = "".join("".join(cell["source"]) for cell in cells)
 
+    assert [path.name for path in (pdkernel.folder / "tests").iterdir()] == [test]
     assert f"name: {workflow}\n" in source
     assert f"# {workflow}\n" in source
 
@@ -76,11 +81,15 @@ def test_new_overwrites_nothing(pdkernel: Shell) -> None:
     before = everything_in(pdkernel.folder)
 
     again = pdkernel("new", "hello.ipynb")
+    (pdkernel.folder / "hello.ipynb").rename(pdkernel.folder / "kept")
+    of_the_test = pdkernel("new", "hello")
+    (pdkernel.folder / "kept").rename(pdkernel.folder / "hello.ipynb")
 
     assert first.status == 0
     assert before["events/issues-opened.json"] == b'{"mine": true}'
     assert again.status == 2
     assert "hello.ipynb already exists; no file was written." in again.stderr
+    assert (of_the_test.status, "test_hello.py already exists; no file" in of_the_test.stderr) == (2, True)
     assert everything_in(pdkernel.folder) == before
 
 

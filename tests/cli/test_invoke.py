@@ -192,6 +192,15 @@ def test_an_invalid_url_is_refused(pdkernel: Shell, url: str) -> None:
     assert pdkernel("invoke", url).status == 2
 
 
+@pytest.mark.parametrize(("option", "text"), [("--query", "n"), ("--query", "=1"), ("--header", "X-Kind k")])
+def test_an_option_without_its_parts_is_refused(pdkernel: Shell, option: str, text: str) -> None:
+    """A query is NAME=VALUE, a header NAME: VALUE."""
+    ended = pdkernel("invoke", "http://127.0.0.1:1/eo1", option, text)
+
+    form = {"--query": "--query NAME=VALUE", "--header": "--header 'NAME: VALUE'"}[option]
+    assert (ended.status, f"Write {form}." in ended.stderr) == (2, True)
+
+
 def test_snippets_that_ran_are_ticked(endpoint: Endpoint) -> None:
     """The programs for curl and Python run against the endpoint; SDK 1.x, which requires HTTPS, has an explanation instead."""
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", '{"it\'s": 1}', "--snippets", "--run", "--json")  # fmt: skip

@@ -37,6 +37,7 @@ def test_a_missing_field_ends_with_status_1(pdkernel: Shell, source: str) -> Non
     ended = pdkernel("shape", source, "--contract", event)
 
     assert ended.status == 1
+    assert "✓ ada" not in ended.stdout  # only the named event is checked
     assert "body.name is missing. Earlier events had it. Read by greet (line 4)." in ended.stdout
     assert "body.age is now string; in earlier events it was number." in ended.stdout
 
@@ -108,6 +109,18 @@ def test_a_synced_folder_has_a_contract(pdkernel: Shell) -> None:
         "body.user.id": [{"step": "read", "cell": None, "line": 10, "prop": "who", "file": "workflow.yaml"}],
         "query.q": [{"step": "read", "cell": None, "line": 3, "prop": None, "file": None}],
     }
+
+
+def test_an_event_of_a_schedule_is_not_a_request(pdkernel: Shell) -> None:
+    """The events of a workflow with another trigger have other keys than a request."""
+    source = pdkernel.notebook(
+        "%%pdworkflow\ntrigger: {type: schedule, cron: '0 9 * * *'}",
+        "%%pdstep greet\ndef handler(pd):\n    return pd.steps['trigger']['event']['timestamp'] + 1\n",
+    )
+
+    done = pdkernel("shape", "--contract", source, pdkernel.write("tick.json", '{"timestamp": 1, "body": 1}'))
+
+    assert (done.status, "✓ tick fulfils the contract." in done.stdout) == (0, True), done.stderr
 
 
 def test_a_notebook_is_not_an_event(pdkernel: Shell) -> None:

@@ -58,10 +58,14 @@ def test_forgetting_and_polling_as_json(pdkernel: Shell) -> None:
     notebook = a_folder(pdkernel)
     pdkernel("source", "poll", notebook)
 
+    asked = pdkernel("source", "forget", notebook)
     forgotten = pdkernel("source", "forget", notebook, "--yes")
+    again = pdkernel("source", "forget", notebook, "--yes")
     polled = pdkernel("source", "poll", notebook, "--json")
 
+    assert (asked.status, "not confirmed" in asked.stderr) == (2, True)
     assert forgotten.stdout == "Removed the source's state: every event is new again.\n"
+    assert again.stdout == "The source has no stored state.\n"
     assert polled.json["events"] == [{"event": {"parcel": 7}, "id": 7, "summary": "Parcel 7", "ts": None}]
     assert polled.json["repeated"] == 0
 
@@ -71,7 +75,9 @@ def test_a_workflow_without_a_source_is_refused(pdkernel: Shell) -> None:
     notebook = pdkernel.notebook(STEP)
 
     polled = pdkernel("source", "poll", notebook)
+    hooked = pdkernel("source", "poll", notebook, "--hook", "install")
 
+    assert (hooked.status, "'install' is not a hook of a source" in hooked.stderr) == (2, True)
     assert polled.status == 2
     assert "is of type http, not an event source" in polled.stderr
 

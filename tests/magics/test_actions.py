@@ -47,6 +47,9 @@ def test_a_second_step_gets_a_number(notebook: Notebook, run: Run) -> None:
     run("%pdactions depot-put-thing")
 
     assert notebook.shell.rl_next_input.startswith("%%pdstep put_thing_1 ")
+    run("%pdactions depot-put-thing --name other")
+    assert notebook.shell.rl_next_input.startswith("%%pdstep other ")
+    assert "'2nd' is not a valid step name" in run("%pdactions depot-put-thing --name 2nd")
 
 
 def test_options_require_an_external_user(run: Run) -> None:
@@ -64,6 +67,7 @@ def test_options(notebook: Notebook, run: Run) -> None:
 
     assert '"s00"  Shelf 00 of 345' in run("%pdactions --options put shelf")
     assert '"s12"' in run("%pdactions --options put shelf --page 1")
+    assert "--page is below 0" in run("%pdactions --options put shelf --page -1")
 
 
 def test_form(run: Run) -> None:

@@ -10,6 +10,7 @@ from IPython.core.completer import provisionalcompleter
 
 from pdkernel.magics.completion import NO_COMPLETION, Vocabulary, complete_cell, register_matchers
 from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.path_completion import MAX_INDEX_ITEMS, MAX_KEY_ITEMS
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {
@@ -71,6 +72,7 @@ def offered(marked: str) -> tuple[str, list[str]] | None:
         ("steps.trigger.event.body.issue.labels.|", ".", ["[0]", "[1]"]),
         ("steps.trigger.event.body.issue.labels[1].|", "", ["name"]),
         ("steps.trigger.event.body.issue.labels[i].|", "", ["name"]),
+        ("steps.trigger.event.body.issue.labels[2].|", "", ["name"]),  # past the end
         ("steps.shape.$r|", "$r", ["$return_value"]),
         ("const x = st|", "st", ["steps"]),
         ("$.|", "", ["context", "export", "flow", "respond"]),
@@ -221,12 +223,27 @@ def test_workflow_header_is_silent() -> None:
     assert complete_cell("%%pdworkflow\nna", 15, STEPS, WORDS) == NO_COMPLETION
 
 
+def test_long_values_are_shortened() -> None:
+    """Of a long list the first indexes are offered, of a long object the first keys."""
+    steps: dict[str, JSON] = {"a": {"list": list(range(20)), "keys": {f"k{number}": 1 for number in range(300)}}}
+
+    for path, count in (("list[", MAX_INDEX_ITEMS), ("keys.", MAX_KEY_ITEMS)):
+        cell = f"%%pdstep b --lang node\nsteps.a.{path}"
+        found = complete_cell(cell, len(cell), steps, WORDS)
+        assert found is not None
+        assert len(found.items) == count
+
+
 def test_completions_have_the_type_of_the_value() -> None:
     """Each key has the type of its value for the front end."""
-    found = complete_cell(NODE + "steps.trigger.event.", len(NODE) + 20, STEPS, WORDS)
+    values: dict[str, JSON] = {"s": "", "b": True, "i": 1, "f": 1.5, "l": [], "o": {}, "n": None}
+    cell = f"{NODE}steps.a."
+
+    found = complete_cell(cell, len(cell), {"a": values}, WORDS)
 
     assert found is not None
-    assert [item.type for item in found.items] == ["string", "object", "object"]
+    types = ["string", "boolean", "number", "number", "list", "object", "null"]
+    assert [item.type for item in found.items] == types
 
 
 # ── the matcher in a real IPython shell ─────────────────────────────────────────────────────────────────

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from IPython.core.displaypub import CapturingDisplayPublisher
 
+from pdkernel.magics.live_output import MAX_LIVE_OUTPUTS, LiveOutputs
 from tests.cli.fork_server import ForkServer
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
@@ -75,6 +77,18 @@ def test_an_unchanged_output_is_not_updated(notebook: Notebook, run: Run, update
     notebook.session.choose_egress("deny")
 
     assert len(updates()) == before
+
+
+def test_the_latest_outputs_are_drawn_again(notebook: Notebook) -> None:
+    """A change draws the latest outputs; a later output of a cell replaces the cell's earlier one."""
+    drawn: list[str] = []
+    outputs = LiveOutputs(notebook.session)
+    for key in (*map(str, range(MAX_LIVE_OUTPUTS)), "0", "new"):
+        outputs.add(key, partial(drawn.append, key))
+
+    notebook.session.choose_egress("deny")
+
+    assert drawn == [*map(str, range(2, MAX_LIVE_OUTPUTS)), "0", "new"]
 
 
 def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, fork_server: ForkServer, tmp_path: Path) -> None:

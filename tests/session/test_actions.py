@@ -129,6 +129,16 @@ def test_added_props(session: Session) -> None:
     assert [prop.name for prop in added] == ["col_0", "col_1"]
 
 
+def test_a_new_step_has_a_free_name(session: Session) -> None:
+    """The name that is suggested for an action is numbered if other steps have it."""
+    name = session.actions.suggest_step_name("depot-put-thing")
+    assert name == "put_thing"
+    for number, taken in enumerate((name, f"{name}_1")):
+        session.record_cell(f"%%pdstep {taken}\ndef handler(pd):\n    return 1\n", cell_id=f"n{number}")
+
+    assert session.actions.suggest_step_name("depot-put-thing") == f"{name}_2"
+
+
 def test_a_step_of_code_has_no_form(session: Session) -> None:
     """Only a step with an action has props to choose."""
     session.record_cell("%%pdstep code\ndef handler(pd): pass\n", cell_id="c2")

@@ -346,6 +346,19 @@ def test_a_disabled_step_is_not_edited() -> None:
     assert results.find_edited_steps(workflow) == results.find_stale_steps(workflow, "event") == set()
 
 
+def test_a_failed_step_has_a_result(session: Session) -> None:
+    """The last result of a step is also an error; a step that did not run has no new result."""
+    session.record_cell(CHECK, cell_id="check")
+    session.record_cell(LAST, cell_id="last")
+    request = RunRequest(session.workflow, an_event(), parse_policy("deny"))
+    steps = (StepResult("check", "error"), StepResult("last", "not_run"))
+
+    session.record_run(request, an_execution(steps=steps, status="error"), is_detached=False)
+
+    assert session.get_result("check") == steps[0]
+    assert session.get_result("last") is None
+
+
 def test_the_latest_ten_runs_can_be_saved() -> None:
     """The request of an older run is forgotten; that of a replay in another cell counts, too."""
     runs = RecentRuns()
@@ -477,6 +490,9 @@ def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) 
 
     assert other.external_user == "grace"
     assert ready.find_stale_steps(own) == ready.find_stale_steps(other) == set()
+    ready.choose_event(an_event({"name": "Grace"}), "other")
+    assert ready.find_stale_steps(own) == {"check", "send", "last"}
+    assert ready.find_stale_steps(other) == set()  # the cells have no results of this run
 
 
 # ── a real project ──────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,11 @@ from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
         ("https://hooks.acme.test/a/secret?key=1", "https://token.made-up.example/made-up"),
         ("ada@acme.test", "token@made-up.example"),
         ("5432", "1000000007"),
+        ("wss://hooks.acme.test/", "wss://token.made-up.example/"),
+        (
+            '{"auth": {"key": "secret"}, "keys": ["one", {"n": null}]}',
+            '{"auth": {"key": "made-up-key"}, "keys": ["made-up-keys", {"n": null}]}',
+        ),
         ('{"private_key": "secret", "n": 1}', '{"private_key": "made-up-private-key", "n": 1}'),
     ],
 )

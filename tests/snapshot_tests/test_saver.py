@@ -154,12 +154,12 @@ def test_a_secret_prop_gets_a_fake_value(notebook: Notebook) -> None:
 
 def test_unstable_values_are_compared_by_type(notebook: Notebook) -> None:
     """Ids, times and today's date are compared by type and listed, other values by value; the test passes tomorrow."""
-    notebook.write(ODD)
+    notebook.write(ODD, "%%pdstep say\nimport uuid\ndef handler(pd):\n    print(uuid.uuid4())\n")
 
     saved = notebook.save(notebook.session.run())
 
     path = "odd.$return_value"
-    assert saved.unstable_paths == (f"{path}.id", f"{path}.at", f"{path}.day", f"{path}.list[0]")
+    assert saved.unstable_paths == (f"{path}.id", f"{path}.at", f"{path}.day", f"{path}.list[0]", "say output")
     assert "'id': differs(str)" in notebook.text()
     assert "'list': [differs(int, float), 2]" in notebook.text()
     assert "'n': 1" in notebook.text()
@@ -167,9 +167,12 @@ def test_unstable_values_are_compared_by_type(notebook: Notebook) -> None:
 
 
 def test_saving_sends_no_request(notebook: Notebook) -> None:
-    """The stand-in has received the request of the run only."""
+    """The stand-in has received the request of the run only; the test has the account of the user's environment."""
     notebook.write(SEND)
-    notebook.connect(oauth_access_token=TOKEN)
+    notebook.session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada", environment="production"
+    )
+    notebook.session.choose_user("ada", "production")
     notebook.session.project.variables.set("GREETING", VARIABLE)
     notebook.session.choose_egress("stand-in=slack")
     execution = notebook.session.run()
@@ -220,14 +223,21 @@ def test_a_run_without_a_recording_or_an_end_cannot_be_saved(notebook: Notebook)
     for status in ("executing", "paused", "cancelled"):
         with pytest.raises(RequestError, match=f"A run that is {status} cannot be saved"):
             save_test(request, msgspec.structs.replace(execution, status=status), **place)
+    with pytest.raises(RequestError, match="Repeated offline, the run ends with success"):
+        save_test(request, msgspec.structs.replace(execution, status="exited"), **place)
 
 
 def test_a_failed_run_is_saved(notebook: Notebook) -> None:
-    """A run that ends with an error is saved with the error, and the test passes while the error occurs."""
-    notebook.write(ONE, "%%pdstep bad\ndef handler(pd):\n    raise ValueError('no such issue')\n")
+    """A run that ends with an error is saved with the output and the error, and the test passes while the error occurs."""
+    notebook.write(
+        '%%pdworkflow\nname: Says """ in C:\\new\n',
+        "%%pdstep say\ndef handler(pd):\n    print('hello')\n",
+        "%%pdstep bad\ndef handler(pd):\n    raise ValueError('no such issue')\n",
+    )
 
     notebook.save(notebook.session.run())
 
+    assert "assert step.output == 'hello\\n'" in notebook.text()
     assert "assert execution.status == 'error'" in notebook.text()
     assert "['ValueError', 'no such issue']" in notebook.text()
     assert notebook.pytest() == {"passed": 1}
@@ -270,6 +280,10 @@ def test_a_test_that_an_earlier_version_saved_is_overwritten(notebook: Notebook)
 
     assert again.files == saved.files
     assert '"POST"' in again.files[1].read_text()
+    again.files[1].write_text('{"mine": true}')
+    notebook.session.choose_event(Event({"method": "GET"}), "unsaved")
+    with pytest.raises(RequestError, match=r"run\.json already exists .* or was changed since"):
+        notebook.save(notebook.session.run())
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
@@ -366,6 +380,18 @@ def test_secrets_cannot_be_plain(notebook: Notebook, plain: str) -> None:
 
     with pytest.raises(RequestError, match=plain):
         notebook.save(notebook.session.run(), non_secret_names=[plain])
+
+
+def test_a_secret_in_a_pin_is_not_written(notebook: Notebook) -> None:
+    """A run with the value of a variable among its pins is not saved."""
+    notebook.write(ONE, "%%pdstep two\nimport os\ndef handler(pd):\n    return len(os.environ['GREETING'])\n")
+    notebook.session.project.variables.set("GREETING", VARIABLE)
+    notebook.session.pin("one", {"$return_value": VARIABLE})
+
+    with pytest.raises(RequestError, match=r"test_run\.py would contain the value of env/GREETING"):
+        notebook.save(notebook.session.run())
+
+    assert not (notebook.folder / "tests").exists()
 
 
 @pytest.mark.parametrize(

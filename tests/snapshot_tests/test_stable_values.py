@@ -58,6 +58,10 @@ def test_differing_values(samples: list[Any], text: str) -> None:
         ("2019-05-15T15:20:18Z", False),
         (NOW.timestamp(), True),
         (int(NOW.timestamp() * 1000), True),
+        (int(NOW.timestamp() * 1_000_000), True),
+        ("2026-11-23T23:30:00-11:00", True),  # today elsewhere
+        ("2026-11-25", True),
+        ("2026-11-26", False),
         (12345, False),
         (True, False),
     ],
@@ -69,4 +73,17 @@ def test_current_dates(value: object, held_to_type: bool) -> None:
 
 def test_a_date_of_the_input_is_compared_by_value() -> None:
     """A date of today in the event or in a recorded response does not come from a clock."""
-    assert replace_current_dates("2026-11-24", NOW, known_text='{"day": "2026-11-24"}') == "2026-11-24"
+    at = int(NOW.timestamp())
+    value = {"days": ["2026-11-24"], "at": at, "now": at + 1}
+
+    found = replace_current_dates(value, NOW, known_text=f'{{"day": "2026-11-24", "at": {at}}}')
+
+    assert list(find_unstable_paths(found, "it")) == ["it.now"]  # a value with `differs` would equal the others, too
+
+
+def test_paths_of_unstable_values() -> None:
+    """A path names keys, and numbers of items in lists and tuples."""
+    assert list(find_unstable_paths({"a": [1, {"b": differs(str)}], "c": (differs(int),)}, "it")) == [
+        "it.a[1].b",
+        "it.c[0]",
+    ]

@@ -99,6 +99,7 @@ def test_every_field_is_cleared(session: Session) -> None:
     press(form.view, "Connect")
 
     assert not any(row.secret.has_value for row in form._rows)
+    assert "Type all values again" in screen(form.view)
 
 
 @pytest.mark.parametrize(("late_s", "found"), [(0.5, 1), (2.0, 0)])
@@ -120,7 +121,7 @@ def test_typed_text_may_arrive_after_the_click(session: Session, late_s: float, 
 def test_enter_connects(session: Session) -> None:
     """Enter in the value's field connects the account with the value, which the front end sends after the key."""
     form = ConnectForm("slack", lambda: None)
-    form.set_user(session.directory, "ada", "development")
+    form.set_user(session.directory, "ada", "production")
     type_into(form._rows[0].secret, "xoxb-replaced-token")
 
     enter(form._rows[0].secret)
@@ -128,6 +129,7 @@ def test_enter_connects(session: Session) -> None:
 
     (account,) = session.directory.accounts(external_user_id="ada")
     assert session.directory.credentials(account.id) == {"oauth_access_token": TOKEN}
+    assert account.environment == "production"
 
 
 def test_enter_connects_with_the_value_typed_before(session: Session) -> None:

@@ -156,6 +156,7 @@ def test_missing_and_wrong_values_are_reported_below_their_fields(make_form: Cal
     assert "Thing is required: type a value or an expression." in screen(form.get_field("thing").view)
     assert "many is not a whole number." in screen(form.get_field("count").view)
     assert "No cell was written: correct 3 fields." in screen(form)
+    assert "Hide 2 optional props" in screen(form)  # a wrong value is not hidden
     assert "pd-new-cell" not in screen_html(form)
 
 
@@ -249,6 +250,20 @@ def test_typed_values_are_in_the_cell(form: ActionForm) -> None:
 
     assert "thing: {{steps.trigger.event.body.name}}" in form.cell_source
     assert "count: 5" in form.cell_source
+    type_into(form.get_field("count").value, "")
+    assert "count" not in form.cell_source
+
+
+def test_an_account_that_the_project_does_not_have_stays(
+    session: Session, make_form: Callable[..., ActionForm]
+) -> None:
+    """The account that the cell names is shown and stays in the cell, although this project does not have it."""
+    session.record_cell(PUT.replace("put --uses", "put --app depot=apn_else --uses"), cell_id="c1")
+
+    form = make_form("put")
+
+    assert form.get_account_field("depot").value.label == "own account apn_else"
+    assert "--app depot=apn_else" in form.cell_source
 
 
 def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:

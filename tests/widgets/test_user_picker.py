@@ -350,6 +350,10 @@ def test_all_accounts_are_listed(slack_picker: UserPicker, session: Session, ada
 
     assert "GitHub · apn_" in screen(slack_picker)
     assert "oauth_access_token" in screen(slack_picker)
+    assert "· newest" not in screen(slack_picker)  # the only account of its app
+    session.directory.add_account(app="github", credentials={"oauth_access_token": "2"}, external_user_id="ada")
+    session.notify_accounts_changed()
+    assert screen(slack_picker).count("· newest") == 1
 
 
 def test_an_invalid_workflow_is_reported(picker: UserPicker, session: Session) -> None:
