@@ -223,7 +223,8 @@ class WorkerPool:
         """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""
         languages = self._spare_languages.get(key, set())
         waiting = self._slots.idle_slots(key)
-        if self._closed or sum(slot.access.covers(access) for slot in waiting) >= self._spares:
+        missing = self._spares - sum(slot.access.covers(access) for slot in waiting)
+        if self._closed or missing <= 0:
             return
         if len(waiting) >= _SPARE_SETS * self._spares:
             self._slots.discard_idle(waiting[0])  # what its processes may see is needed no more, or seldom
@@ -235,7 +236,8 @@ class WorkerPool:
             for language in sorted(languages):
                 self.get_worker(slot, language)
             self._slots.add_spare(slot)
-            asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, access)
+            if missing > 1:
+                asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, access)
 
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the active runs and free its slot."""

@@ -222,7 +222,7 @@ def forbid_tracing() -> None:
 
 def report_init(status: int, init: int, message: bytes, pid: int) -> None:
     """Send *message* and *init*, a descriptor of the process *pid*. Raises `OSError` if pdkernel has closed the socket."""
-    sender = _socket.socket(fileno=status)
+    sender = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, status)
     try:
         sender.sendmsg(
             [message],

@@ -235,8 +235,11 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def _id_outside(process: int) -> int:
     """Return the id of a process in the namespace of pdkernel, whose `/proc` this still is; *process* is a descriptor of it."""
-    with open(f"/proc/self/fdinfo/{process}", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib is slower
-        return int(file.read().split(b"Pid:", 1)[1].split(None, 1)[0])
+    file = os.open(f"/proc/self/fdinfo/{process}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(file, 4096).split(b"Pid:", 1)[1].split(None, 1)[0])
+    finally:
+        os.close(file)
 
 
 def _leave_process_namespace() -> None:
