@@ -62,7 +62,7 @@ else:  # a package whose name no step uses, with the modules of both folders
 _CONTROL = 3
 _CLONE_VM, _CLONE_FILES, _CLONE_VFORK, _CLONE_NEWPID = 0x100, 0x400, 0x4000, 0x20000000
 _STACK_BYTES = 1 << 16
-_MAX_BASES = 4
+_MAX_BASES = 8
 _NO_MOUNTS: dict[str, Any] = {"mounts": [], "landlock": False}
 _SECOND_ID = 3  # of a process namespace, after init and the process that chooses the next id
 
@@ -187,7 +187,8 @@ class Namespaces:
                 os.close(each)
         opened = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path, found in zip(paths, key[1:], strict=True) if found]
         try:
-            isolation.enter_namespaces({"mounts": mounts})
+            isolation.copy_namespaces()
+            isolation.mount_paths(mounts)
             opened.insert(0, os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             for each in opened:
