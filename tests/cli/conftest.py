@@ -79,9 +79,10 @@ class Shell:
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: str, stderr: int | None = None) -> ForkedCommand:
-        """Start the command in the background; its standard error is *stderr*, or a pipe."""
-        return self.fork_server.open(args, folder=self.folder, environ=self.environment(), stderr=stderr)
+    def start(self, *args: str, stdin: int | None = None, stderr: int | None = None) -> ForkedCommand:
+        """Start the command in the background; its standard input is *stdin* or nothing, its standard error *stderr* or a pipe."""
+        environ = self.environment()
+        return self.fork_server.open(args, folder=self.folder, environ=environ, stdin=stdin, stderr=stderr)
 
     def on_terminal(self, *args: str, answers: Sequence[tuple[str, str]] = (), **environ: str) -> tuple[int, str]:
         """

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
 
 import pytest
 
 from pdkernel.definition import read_sidecar
 from tests.actions.checkout import write_checkout
-from tests.cli.conftest import COMMAND, Shell
+from tests.cli.conftest import Shell
 
 PUT = "%%pdstep put --uses depot-put-thing@0.1.2 --app depot\nshelf: s1\nthing: a {{steps.trigger.event.body.name}}\n"
 
@@ -61,21 +60,13 @@ def test_npm_on_a_terminal_asks(pdkernel: Shell, answer: str, status: int) -> No
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
 
-    ended = subprocess.run(
-        [*COMMAND, "project", "set", "actions", "npm"],
-        cwd=pdkernel.folder,
-        env=pdkernel.environment(),
-        stdin=theirs,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    process = pdkernel.start("project", "set", "actions", "npm", stdin=theirs)
+    stdout, stderr = process.communicate(timeout=60)
     os.close(theirs)
     os.close(ours)
 
-    assert ended.returncode == status, ended.stderr
-    assert "Source Available License" in ended.stdout
+    assert process.returncode == status, stderr
+    assert "Source Available License" in stdout
 
 
 def test_an_unknown_source_is_refused(pdkernel: Shell) -> None:

@@ -126,7 +126,7 @@ def test_an_import_with_another_number_of_records_says_so(pdkernel: Shell) -> No
     )
 
     assert done.status == 1
-    assert "Pipedream counted 1 records, and orders has 2: not equal." in done.stdout
+    assert "Pipedream counted 1 record, and orders has 2: not equal." in done.stdout
     assert (cleared.status, cleared.json) == (
         0,
         {"name": "orders", "records": 1, "expired": 0, "counted": 1, "stored": 1},
