@@ -201,7 +201,7 @@ class LabPage:
         if reload or not self.page.url.startswith(self.lab.url):
             self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")
         else:
-            self.page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", name)
+            self.execute("docmanager:open", path=name)
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.wait_idle()
 
@@ -255,6 +255,12 @@ class LabPage:
         self.page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(f"^{bar}$")).click()
         for label in items:
             self.page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{re.escape(label)}$")).click()
+
+    def execute(self, command: str, **arguments: object) -> None:
+        """Execute a command of Lab; its result stays in the page: to copy a widget with all that it refers to takes seconds."""
+        self.page.evaluate(
+            "async ([command, values]) => { await jupyterapp.commands.execute(command, values); }", [command, arguments]
+        )
 
     def run_all(self) -> None:
         """Run every cell and wait for the last."""

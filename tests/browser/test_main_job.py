@@ -339,7 +339,7 @@ def test_narrow_window_hides_nothing(edited: Job, width: str) -> None:
 def test_no_output_has_a_barrier(edited: Job, axe: str, theme: str) -> None:
     """axe-core finds nothing serious in forms, timelines and shapes, with each part of a form open; forms are named groups."""
     page = edited.page.page
-    page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    edited.page.execute("apputils:change-theme", theme=theme)
     expect(page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
     for name, opened in (("Connect another", "credential"), ("What if …", "external user")):
         if not edited.picker.get_by_label(opened, exact=True).last.is_visible():
@@ -349,7 +349,7 @@ def test_no_output_has_a_barrier(edited: Job, axe: str, theme: str) -> None:
     found = find_barriers(page, axe, ".jp-OutputArea-output")
 
     edited.look("picker", f"job-14-{theme}")
-    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    edited.page.execute("apputils:change-theme", theme="JupyterLab Light")
     assert found == []
     for name in ("External user", "Test event"):
         expect(page.get_by_role("group", name=name, exact=True)).to_be_visible()
@@ -379,7 +379,7 @@ def test_the_notebook_can_be_read_without_a_kernel(edited: Job) -> None:
     (edited.folder / "clone.ipynb").write_text(json.dumps(notebook))
 
     edited.page.close_all()
-    page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'job/clone.ipynb'})")
+    edited.page.execute("docmanager:open", path="job/clone.ipynb")
     page.locator(".jp-Dialog select").select_option(label="No Kernel")
     page.click(".jp-Dialog .jp-mod-accept")
 
