@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from playwright.sync_api import BrowserContext, Locator, Page
+from playwright.sync_api import Locator, Page
 
 from pdkernel.notebook.notebook_text import LANGUAGE_INFO
 from tests.lab_files import CHECKOUT, TOKEN, private_environment, wait_for_url
@@ -212,6 +212,23 @@ class LabPage:
             return
         self.page.evaluate("[...jupyterapp.shell.widgets('main')].forEach(widget => widget.dispose())")
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Open a notebook for several tests; at the end, the page must have had no error and no call elsewhere."""
+        self.errors.clear()
+        self.open_notebook(name)
+        yield
+        errors = [*self.errors]
+        self.leave()
+        assert errors == []
+
+    def leave(self) -> None:
+        """Close every tab and end every kernel; until then, the page must have sent no request to another machine."""
+        self.close_all()
+        self.lab.end_sessions()
+        external, self.external = self.external, []
+        assert external == []
+
     def new_notebook(
         self,
         cells: Sequence[str],
@@ -335,16 +352,10 @@ def find_barriers(page: Page, axe: str, selector: str = "") -> list[str]:
 
 
 @contextmanager
-def ran_notebook(browser: BrowserContext, lab: Lab, name: str, folder: str) -> Iterator[LabPage]:
+def ran_notebook(page: LabPage, name: str, folder: str) -> Iterator[LabPage]:
     """The notebook *name* after Run All, in a *folder* of its own; at the end, the page must have had no error and no call elsewhere."""
-    lab.copy_notebooks(folder)
-    page = LabPage(lab, browser.new_page())
-    page.watch()
-    page.open_notebook(f"{folder}/{name}.ipynb")
-    page.menu("Edit", "Clear Outputs of All Cells")
-    page.run_all()
-    yield page
-    page.page.close()
-    lab.end_sessions()
-    assert page.external == []
-    assert page.errors == []
+    page.lab.copy_notebooks(folder)
+    with page.alone(f"{folder}/{name}.ipynb"):
+        page.menu("Edit", "Clear Outputs of All Cells")
+        page.run_all()
+        yield page

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import Locator, expect
 
-from tests.browser.harness import Lab, LabPage, find_barriers
+from tests.browser.harness import LabPage, find_barriers
 from tests.cli.fork_server import ForkServer
 from tests.private_pytest import run_pytest
 
@@ -73,18 +73,12 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
+def job(lab_page: LabPage) -> Iterator[Job]:
     """The quickstart, opened and not yet run, in its own folder and project."""
-    lab.copy_notebooks(FOLDER)
-    page = LabPage(lab, browser.new_page())
-    page.watch()
-    page.open_notebook(NOTEBOOK)
-    page.screenshot("job-00-opened")
-    yield Job(page)
-    page.page.close()
-    lab.end_sessions()
-    assert page.external == []
-    assert page.errors == []
+    lab_page.lab.copy_notebooks(FOLDER)
+    with lab_page.alone(NOTEBOOK):
+        lab_page.screenshot("job-00-opened")
+        yield Job(lab_page)
 
 
 @pytest.fixture(scope="module")
