@@ -49,6 +49,8 @@ AXE_RUN = """async selector => {
     .flatMap(each => each.nodes.map(node => `${each.id}: ${node.html.slice(0, 300)}`));
 }"""
 """JavaScript: what axe-core finds serious or critical in the elements of a selector, or in the whole page."""
+POLLING_MS = 50
+"""Milliseconds between two looks at the page; without the number, Playwright looks at each of 60 frames a second, and Lab draws them all."""
 RUN_ALL_TIMEOUT_MS = 110_000
 """Time limit of Run All in milliseconds: a notebook may install packages, and the machine may be busy."""
 
@@ -284,7 +286,7 @@ class LabPage:
         before = self.page.evaluate(f"({PROMPTS})()")
         self.menu("Run", "Run All Cells")
         # before the first cell is queued, the kernel is idle as well
-        self.page.wait_for_function(f"before => ({PROMPTS})() !== before", arg=before)
+        self.page.wait_for_function(f"before => ({PROMPTS})() !== before", arg=before, polling=POLLING_MS)
         self.wait_idle(timeout_ms=RUN_ALL_TIMEOUT_MS)
 
     def run_cell(self, index: int) -> None:
@@ -320,6 +322,7 @@ class LabPage:
                 && panel.context.sessionContext.session?.kernel?.status === 'idle'
                 && ![...panel.node.querySelectorAll('.jp-InputPrompt')].some(each => each.textContent.includes('*'));
             }""",
+            polling=POLLING_MS,
             timeout=timeout_ms,
         )
 
