@@ -105,10 +105,7 @@ def lab_page(browser: BrowserContext, lab: Lab) -> LabPage:
 def page(lab_page: LabPage) -> Iterator[LabPage]:
     """The shared page without tabs and kernels; after the test, the page has sent no request to another machine."""
     yield lab_page
-    lab_page.close_all()
-    lab_page.lab.end_sessions()
-    external, lab_page.external = lab_page.external, []
-    assert external == []
+    lab_page.leave()
     assert not (lab_page.lab.root / ".pdkernel").exists(), "notebooks of several tests would share this project"
 
 

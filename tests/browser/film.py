@@ -150,7 +150,7 @@ def take_pictures(folder: Path) -> None:
     ):
         page = LabPage(lab, context.new_page())
         page.open_notebook(NOTEBOOK)
-        page.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+        page.execute("application:toggle-left-area")
         film = Film(page, folder)
         film.take("01-opened")
         page.run_all()
@@ -189,11 +189,11 @@ def _find_an_action(page: LabPage, film: Film) -> None:
 
 
 def _narrow_and_dark(page: LabPage, film: Film) -> None:
-    page.page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    page.execute("apputils:change-theme", theme="JupyterLab Dark")
     page.page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
     film.show("send-about", "11-dark-run")
     film.show("user-about", "12-dark-user")
-    page.page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+    page.execute("apputils:change-theme", theme="JupyterLab Light")
     page.page.wait_for_selector("body[data-jp-theme-light=true]", state="attached")
     film.resize(900, 1100)
     film.show("user-about", "13-narrow-user")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from playwright.sync_api import BrowserContext, Locator, Page
+from playwright.sync_api import Locator, Page
 
 from pdkernel.notebook.notebook_text import LANGUAGE_INFO
 from tests.lab_files import CHECKOUT, TOKEN, private_environment, wait_for_url
@@ -49,6 +49,8 @@ AXE_RUN = """async selector => {
     .flatMap(each => each.nodes.map(node => `${each.id}: ${node.html.slice(0, 300)}`));
 }"""
 """JavaScript: what axe-core finds serious or critical in the elements of a selector, or in the whole page."""
+POLLING_MS = 50
+"""Milliseconds between two looks at the page; without the number, Playwright looks at each of 60 frames a second, and Lab draws them all."""
 RUN_ALL_TIMEOUT_MS = 110_000
 """Time limit of Run All in milliseconds: a notebook may install packages, and the machine may be busy."""
 
@@ -201,7 +203,7 @@ class LabPage:
         if reload or not self.page.url.startswith(self.lab.url):
             self.page.goto(f"{self.lab.url}/lab/tree/{quote(name)}?token={TOKEN}&reset")
         else:
-            self.page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", name)
+            self.execute("docmanager:open", path=name)
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.wait_idle()
 
@@ -211,6 +213,23 @@ class LabPage:
             self.page.goto("about:blank")
             return
         self.page.evaluate("[...jupyterapp.shell.widgets('main')].forEach(widget => widget.dispose())")
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Open a notebook for several tests; at the end, the page must have had no error and no call elsewhere."""
+        self.errors.clear()
+        self.open_notebook(name)
+        yield
+        errors = [*self.errors]
+        self.leave()
+        assert errors == []
+
+    def leave(self) -> None:
+        """Close every tab and end every kernel; until then, the page must have sent no request to another machine."""
+        self.close_all()
+        self.lab.end_sessions()
+        external, self.external = self.external, []
+        assert external == []
 
     def new_notebook(
         self,
@@ -256,12 +275,18 @@ class LabPage:
         for label in items:
             self.page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{re.escape(label)}$")).click()
 
+    def execute(self, command: str, **arguments: object) -> None:
+        """Execute a command of Lab; its result stays in the page: to copy a widget with all that it refers to takes seconds."""
+        self.page.evaluate(
+            "async ([command, values]) => { await jupyterapp.commands.execute(command, values); }", [command, arguments]
+        )
+
     def run_all(self) -> None:
         """Run every cell and wait for the last."""
         before = self.page.evaluate(f"({PROMPTS})()")
         self.menu("Run", "Run All Cells")
         # before the first cell is queued, the kernel is idle as well
-        self.page.wait_for_function(f"before => ({PROMPTS})() !== before", arg=before)
+        self.page.wait_for_function(f"before => ({PROMPTS})() !== before", arg=before, polling=POLLING_MS)
         self.wait_idle(timeout_ms=RUN_ALL_TIMEOUT_MS)
 
     def run_cell(self, index: int) -> None:
@@ -297,6 +322,7 @@ class LabPage:
                 && panel.context.sessionContext.session?.kernel?.status === 'idle'
                 && ![...panel.node.querySelectorAll('.jp-InputPrompt')].some(each => each.textContent.includes('*'));
             }""",
+            polling=POLLING_MS,
             timeout=timeout_ms,
         )
 
@@ -329,16 +355,10 @@ def find_barriers(page: Page, axe: str, selector: str = "") -> list[str]:
 
 
 @contextmanager
-def ran_notebook(browser: BrowserContext, lab: Lab, name: str, folder: str) -> Iterator[LabPage]:
+def ran_notebook(page: LabPage, name: str, folder: str) -> Iterator[LabPage]:
     """The notebook *name* after Run All, in a *folder* of its own; at the end, the page must have had no error and no call elsewhere."""
-    lab.copy_notebooks(folder)
-    page = LabPage(lab, browser.new_page())
-    page.watch()
-    page.open_notebook(f"{folder}/{name}.ipynb")
-    page.menu("Edit", "Clear Outputs of All Cells")
-    page.run_all()
-    yield page
-    page.page.close()
-    lab.end_sessions()
-    assert page.external == []
-    assert page.errors == []
+    page.lab.copy_notebooks(folder)
+    with page.alone(f"{folder}/{name}.ipynb"):
+        page.menu("Edit", "Clear Outputs of All Cells")
+        page.run_all()
+        yield page

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import expect
 
-from tests.browser.harness import Lab, LabPage, ran_notebook
+from tests.browser.harness import LabPage, ran_notebook
 from tests.lab_files import CHECKOUT
 
 FOLDER = "bring"
@@ -16,9 +16,9 @@ NAME = "04_bring_your_workflows"
 
 
 @pytest.fixture(scope="module")
-def ran(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
+def ran(lab_page: LabPage) -> Iterator[LabPage]:
     """The notebook after Run All, in its own folder."""
-    with ran_notebook(browser, lab, NAME, FOLDER) as page:
+    with ran_notebook(lab_page, NAME, FOLDER) as page:
         yield page
 
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import Locator, expect
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
 from pdkernel.redaction.secret_patterns import CREDENTIAL_FORMS
-from tests.browser.harness import Lab, LabPage, ran_notebook
+from tests.browser.harness import LabPage, ran_notebook
 
 FOLDER = "end-users"
 NAME = "03_end_users"
@@ -33,9 +33,9 @@ class Notebook:
 
 
 @pytest.fixture(scope="module")
-def ran(browser: BrowserContext, lab: Lab) -> Iterator[Notebook]:
+def ran(lab_page: LabPage) -> Iterator[Notebook]:
     """The notebook after Run All, in its own folder."""
-    with ran_notebook(browser, lab, NAME, FOLDER) as page:
+    with ran_notebook(lab_page, NAME, FOLDER) as page:
         yield Notebook(page)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import expect
 
-from tests.browser.harness import Lab, LabPage, ran_notebook
+from tests.browser.harness import LabPage, ran_notebook
 
 FOLDER = "running"
 NAME = "05_leave_it_running"
 
 
 @pytest.fixture(scope="module")
-def ran(browser: BrowserContext, lab: Lab) -> Iterator[LabPage]:
+def ran(lab_page: LabPage) -> Iterator[LabPage]:
     """The notebook after Run All, in its own folder."""
-    with ran_notebook(browser, lab, NAME, FOLDER) as page:
+    with ran_notebook(lab_page, NAME, FOLDER) as page:
         yield page
 
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import Locator, expect
 
-from tests.browser.harness import Lab, LabPage, find_barriers
+from tests.browser.harness import LabPage, find_barriers
 from tests.cli.fork_server import ForkServer
 from tests.private_pytest import run_pytest
 
@@ -73,18 +73,12 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(browser: BrowserContext, lab: Lab) -> Iterator[Job]:
+def job(lab_page: LabPage) -> Iterator[Job]:
     """The quickstart, opened and not yet run, in its own folder and project."""
-    lab.copy_notebooks(FOLDER)
-    page = LabPage(lab, browser.new_page())
-    page.watch()
-    page.open_notebook(NOTEBOOK)
-    page.screenshot("job-00-opened")
-    yield Job(page)
-    page.page.close()
-    lab.end_sessions()
-    assert page.external == []
-    assert page.errors == []
+    lab_page.lab.copy_notebooks(FOLDER)
+    with lab_page.alone(NOTEBOOK):
+        lab_page.screenshot("job-00-opened")
+        yield Job(lab_page)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +333,7 @@ def test_narrow_window_hides_nothing(edited: Job, width: str) -> None:
 def test_no_output_has_a_barrier(edited: Job, axe: str, theme: str) -> None:
     """axe-core finds nothing serious in forms, timelines and shapes, with each part of a form open; forms are named groups."""
     page = edited.page.page
-    page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    edited.page.execute("apputils:change-theme", theme=theme)
     expect(page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
     for name, opened in (("Connect another", "credential"), ("What if …", "external user")):
         if not edited.picker.get_by_label(opened, exact=True).last.is_visible():
@@ -349,7 +343,7 @@ def test_no_output_has_a_barrier(edited: Job, axe: str, theme: str) -> None:
     found = find_barriers(page, axe, ".jp-OutputArea-output")
 
     edited.look("picker", f"job-14-{theme}")
-    page.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    edited.page.execute("apputils:change-theme", theme="JupyterLab Light")
     assert found == []
     for name in ("External user", "Test event"):
         expect(page.get_by_role("group", name=name, exact=True)).to_be_visible()
@@ -379,7 +373,7 @@ def test_the_notebook_can_be_read_without_a_kernel(edited: Job) -> None:
     (edited.folder / "clone.ipynb").write_text(json.dumps(notebook))
 
     edited.page.close_all()
-    page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'job/clone.ipynb'})")
+    edited.page.execute("docmanager:open", path="job/clone.ipynb")
     page.locator(".jp-Dialog select").select_option(label="No Kernel")
     page.click(".jp-Dialog .jp-mod-accept")
 
