@@ -101,7 +101,7 @@ def test_notebooks_are_not_imported(tmp_path: Path) -> None:
 def test_only_the_first_import_asks_for_triggers(tmp_path: Path) -> None:
     """The first import asks for settings that Git does not store; the next one has the answers, and the actions, of the first."""
     folder, place = flow(tmp_path / "w"), tmp_path / "deep/er/n.ipynb"
-    (folder / "pdkernel.yaml").write_text("actions: connect\n")
+    (folder / "pdkernel.yaml").write_text("actions: connect\nvariables: [TOKEN]\n")
     asked: list[str] = []
 
     def ask(trigger: Trigger) -> Trigger:
@@ -116,6 +116,7 @@ def test_only_the_first_import_asks_for_triggers(tmp_path: Path) -> None:
     assert (first.state, again.state, asked) == ("new", "unchanged", ["http"])
     assert as_written(place)[0].trigger.auth == "oauth"
     assert as_written(place)[1].actions == ("builtin",)
+    assert as_written(place)[1].variables == ("TOKEN",)
     for _ in range(2):
         import_one(folder, tmp_path / "open.ipynb", ask_trigger=lambda trigger: asked.append(f"open {trigger.type}"))
     assert asked == ["http", "open http"]  # a question that was left open is not asked again
