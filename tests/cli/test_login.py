@@ -97,6 +97,18 @@ def test_login_in_a_keyring(pdkernel: Shell, upstream: Upstream) -> None:
         "PYTHONPATH": os.pathsep.join([pdkernel.environment()["PYTHONPATH"], str(pdkernel.folder)]),
     }
 
+    words = (
+        "--client-id",
+        f" {CLIENT_ID} ",
+        "--client-secret",
+        "-",
+        "--project-id",
+        PROJECT,
+        "--base-url",
+        upstream.url,
+    )
+    typed = pdkernel("login", *words, stdin=f"{CLIENT_SECRET}\n", **environ)
+    of_standard_input = json.loads(file.read_text())
     done = log_in(pdkernel, upstream, "--json", **environ)
     kept = json.loads(file.read_text())
     used = pdkernel("users", "list", "--json", **environ)
@@ -104,6 +116,7 @@ def test_login_in_a_keyring(pdkernel: Shell, upstream: Upstream) -> None:
 
     assert done.json["secret"] == "keyring"
     assert list(kept.values()) == [CLIENT_SECRET]
+    assert (typed.status, of_standard_input) == (0, kept)
     assert b'secret"' not in stored(pdkernel)
     assert [user["external_user_id"] for user in used.json] == ["ada", "bob", "eve"]
     assert json.loads(file.read_text()) == {}
@@ -194,7 +207,7 @@ def test_a_missing_value_is_named(pdkernel: Shell) -> None:
 
     assert done.status == 2
     assert "The client secret is missing." in done.stderr
-    assert "PDKERNEL_CLIENT_SECRET" in done.stderr
+    assert "Pass --client-secret @FILE, or set PDKERNEL_CLIENT_SECRET." in done.stderr
 
 
 def test_a_wrong_secret_is_not_stored(pdkernel: Shell, upstream: Upstream) -> None:

@@ -101,7 +101,7 @@ def test_notebooks_are_not_imported(tmp_path: Path) -> None:
 def test_only_the_first_import_asks_for_triggers(tmp_path: Path) -> None:
     """The first import asks for settings that Git does not store; the next one has the answers, and the actions, of the first."""
     folder, place = flow(tmp_path / "w"), tmp_path / "deep/er/n.ipynb"
-    (folder / "pdkernel.yaml").write_text("actions: connect\n")
+    (folder / "pdkernel.yaml").write_text("actions: connect\nvariables: [TOKEN]\n")
     asked: list[str] = []
 
     def ask(trigger: Trigger) -> Trigger:
@@ -116,6 +116,10 @@ def test_only_the_first_import_asks_for_triggers(tmp_path: Path) -> None:
     assert (first.state, again.state, asked) == ("new", "unchanged", ["http"])
     assert as_written(place)[0].trigger.auth == "oauth"
     assert as_written(place)[1].actions == ("builtin",)
+    assert as_written(place)[1].variables == ("TOKEN",)
+    for _ in range(2):
+        import_one(folder, tmp_path / "open.ipynb", ask_trigger=lambda trigger: asked.append(f"open {trigger.type}"))
+    assert asked == ["http", "open http"]  # a question that was left open is not asked again
 
 
 def test_another_file_beside_the_notebook_is_never_lost(tmp_path: Path) -> None:
@@ -160,15 +164,18 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_an_equal_notebook_is_unchanged(tmp_path: Path) -> None:
-    """A notebook with the same content, regardless of its outputs, is left unchanged."""
+    """A notebook with the same content, regardless of its outputs and its report, is left unchanged."""
     folder = flow(tmp_path / "w")
     import_one(folder, tmp_path / "n.ipynb")
     notebook = nbformat.read(tmp_path / "n.ipynb", 4)
     notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="ran")]
+    (report,) = [cell for cell in notebook.cells if cell.metadata.get("pdkernel", {}).get("report")]
+    report.source = "the report of another day"
     nbformat.write(notebook, tmp_path / "n.ipynb")
     before = (tmp_path / "n.ipynb").read_bytes()
 
     assert import_one(folder, tmp_path / "n.ipynb", force=True).state == "unchanged"
+    assert import_one(folder, tmp_path / "m.ipynb", force=True).state == "new"
     assert (tmp_path / "n.ipynb").read_bytes() == before
 
 

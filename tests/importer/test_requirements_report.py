@@ -176,7 +176,7 @@ def test_notes_about_settings(tmp_path: Path, settings: dict[str, JSON], notes: 
     """Settings that are unknown, or that mean something else here, have a sentence."""
     found = reported(tmp_path, replace(a_workflow(), settings=settings), notes=("Given.",)).notes
 
-    assert all(note.startswith(begin) for note, begin in zip(found, notes, strict=False))
+    assert all(note.startswith(begin) for note, begin in zip(found, notes, strict=True))
 
 
 def test_a_prop_that_cannot_be_read_blocks_its_step(tmp_path: Path) -> None:

@@ -125,4 +125,5 @@ def test_snippets_have_the_required_fields(served: Notebook) -> None:
     shown = served.run("%pdinvoke --snippets")
 
     assert '"user": {"email": "ada@example.com"}' in shown
+    assert '"name": "Ada"' in shown
     assert "note" not in shown

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from IPython.core.displaypub import CapturingDisplayPublisher
 
+from pdkernel.event import Event
 from pdkernel.magics.live_output import MAX_LIVE_OUTPUTS, LiveOutputs
 from tests.cli.fork_server import ForkServer
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
@@ -52,6 +53,8 @@ def test_both_outputs_show_another_user(notebook: Notebook, run: Run, updates: C
 
     assert any("The choice has changed since: steps run as grace" in text for text in updates())
     assert any(text.startswith("Event hello:") and text.endswith("as grace in development.") for text in updates())
+    notebook.session.choose_event(Event({"method": "GET"}), "other")
+    assert any("The choice has changed since: other, as grace" in text for text in updates())
 
 
 def test_a_timeline_marks_an_edited_step(run: Run) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.magics.run_settings import remove_quotes
 from pdkernel.session.state_store import read_pinned_steps
 from tests.cli.kiosk import write_kiosk
 from tests.cli.test_sources import HEADER, SOURCE, STEP
@@ -23,6 +24,25 @@ def test_pduser_reports_a_missing_account(notebook: Notebook, run: Run) -> None:
     assert notebook.session.external_user_id == "ada"
     assert "slack" in shown
     assert "pdkernel accounts add --external-user ada --app slack" in shown
+
+
+def test_pduser_changes_the_environment_alone(notebook: Notebook, run: Run) -> None:
+    """`%pduser --environment` keeps the external user; another user keeps the environment."""
+    run("%pduser ada")
+    run("%pduser --environment production")
+    changed = (notebook.session.external_user_id, notebook.session.environment)
+    run("%pduser grace")
+
+    assert changed == ("ada", "production")
+    assert (notebook.session.external_user_id, notebook.session.environment) == ("grace", "production")
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"), [("'a b'", "a b"), ('"a"', "a"), ("'a", "'a"), ("'", "'"), ("a'", "a'"), ("", "")]
+)
+def test_quotes_around_a_text_are_removed(text: str, plain: str) -> None:
+    """A pair of quotes is removed, a single one is part of the text."""
+    assert remove_quotes(text) == plain
 
 
 def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) -> None:
@@ -284,7 +304,7 @@ def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path
     """`%pdevent --emit` reports that the source waits for an event; with a file the source's emitted event is chosen."""
     write_kiosk(tmp_path)
     notebook.session.project.settings.set("actions", str(tmp_path))
-    source = "export default { ...base, key: 'kiosk-rung', version: '0.1.0', type: 'source', async run({ method, body }) { this.$emit({ method, body }, { summary: 'Rung' }) } };"
+    source = "export default { ...base, key: 'kiosk-rung', version: '0.1.0', type: 'source', async run({ method, body }) { this.$emit({}, { summary: 'First' }); this.$emit({ method, body }, { summary: 'Rung' }) } };"
     place = tmp_path / "components" / "kiosk" / "sources" / "rung"
     place.mkdir()
     place.joinpath("rung.mjs").write_text(f"const base = {{ props: {{ http: '$.interface.http' }} }};\n{source}")
@@ -295,7 +315,7 @@ def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path
     emitted = notebook.run("%pdevent request.json --emit")
 
     assert "%pdevent FILE --emit" in without
-    assert "1. Rung" in emitted
+    assert "1. First\n2. Rung" in emitted
     assert notebook.session.event is not None
     assert notebook.session.event.data == {"method": "POST", "body": {"bell": 2}}
 

@@ -183,7 +183,7 @@ def test_unreadable_cells_are_steps_with_a_problem() -> None:
     assert steps[4].problem is not None
     assert steps[4].problem[0].startswith("Cell 1 and Cell 5 are both called 'a'")
     assert (steps[1].execution_count, steps[1].source) == (7, "code")
-    with pytest.raises(DirectiveError, match="Cell 5"):  # a wrong header concerns every step
+    with pytest.raises(DirectiveError, match="unknown key 'nme'"):  # a wrong header concerns every step
         workflow_from_cells([*cells, NotebookCell("%%pdworkflow\nnme: x")], name="n", lenient=True)
 
 

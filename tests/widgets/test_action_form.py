@@ -111,6 +111,9 @@ def test_a_page_of_results(make_form: Callable[..., ActionForm]) -> None:
 
     more = len([each for each in inside(form) if isinstance(each, ipw.Button) and each.description == "Use"])
     assert (rows, more) == (8, 16)
+    press(form, "Search")
+    form.wait(WAIT_S)
+    assert screen(form).splitlines().count("Use") == 8  # a new search starts with its first actions
 
 
 def test_saved_search_lists_the_actions(make_form: Callable[..., ActionForm]) -> None:
