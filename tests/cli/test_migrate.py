@@ -83,7 +83,7 @@ def test_ten_thousand_records_and_the_files_come_back(pdkernel: Shell) -> None:
 
     assert done.status == 0, done.lines
     assert "ds_there1: 10,000 records here, 10,000 at Pipedream: equal." in done.lines
-    assert "file store: 1 files here, 1 at Pipedream: equal." in done.lines
+    assert "file store: 1 file here, 1 at Pipedream: equal." in done.lines
     assert taken.status == 0
     assert "Pipedream counted 10,000 records, and here has 10,000: equal." in taken.lines
     assert pdkernel("store", "get", "here", "key 9999 ü").json == {"n": 9999}
@@ -126,7 +126,7 @@ def test_an_import_with_another_number_of_records_says_so(pdkernel: Shell) -> No
     )
 
     assert done.status == 1
-    assert "Pipedream counted 1 records, and orders has 2: not equal." in done.stdout
+    assert "Pipedream counted 1 record, and orders has 2: not equal." in done.stdout
     assert (cleared.status, cleared.json) == (
         0,
         {"name": "orders", "records": 1, "expired": 0, "counted": 1, "stored": 1},
