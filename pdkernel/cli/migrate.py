@@ -221,13 +221,13 @@ def _download(state: CliContext, plan: DumpPlan, folder: Path, url: str, *, as_j
 
 
 def _explain_result(result: DumpResult, state: CliContext) -> list[str]:
-    name, noun = (result.name, "records") if result.name is not None else ("file store", "files")
+    name, noun = (result.name, "record") if result.name is not None else ("file store", "file")
     equal = (
         "equal"
         if result.count == result.total
         else "not equal: it changed during the download. Remove the file, and repeat"
     )
-    lines = [f"{name}: {result.count:,} {noun} here, {result.total:,} at Pipedream: {equal}."]
+    lines = [f"{name}: {format_count(result.count, noun)} here, {result.total:,} at Pipedream: {equal}."]
     if result.was_complete:
         lines[0] += " It was complete before this call."
     if result.name is not None:

@@ -136,7 +136,7 @@ def remove(state: CliContext, name: str, key: str | None, yes: bool, as_json: bo
     else:
         table.require(name)
         records = next(each.record_count for each in table.list_stores() if each.name == name)
-        confirm(f"Remove the store {name} with {records} record{'' if records == 1 else 's'}", yes=yes)
+        confirm(f"Remove the store {name} with {format_count(records, 'record')}", yes=yes)
         table.remove(name)
     if as_json:
         print_json({"name": name, "key": key, "removed": True})

@@ -24,7 +24,7 @@ from urllib.parse import quote
 import msgspec
 
 from pdkernel.encode import JsonStruct, decode_json, encode_json
-from pdkernel.errors import ProjectError, RequestError, describe_fault
+from pdkernel.errors import ProjectError, RequestError, describe_fault, format_count
 
 PLAN_FILE = "plan.json"
 STEP_FILE = "step.mjs"
@@ -190,7 +190,7 @@ class DumpDownload:
                 stream.writelines(records)
                 stream.flush()
                 count += len(records)
-                self._report(f"{name}: {count:,} of {page['total']:,} records")
+                self._report(f"{name}: {count:,} of {format_count(page['total'], 'record')}")
                 previous, after = after, page.get("next")
                 if after is None:
                     break

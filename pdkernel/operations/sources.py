@@ -5,6 +5,7 @@ from __future__ import annotations
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.event_sources import SourceRequest, SourceResult, require_source_trigger
+from pdkernel.errors import format_count
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
 from pdkernel.source import WorkflowSource
@@ -54,5 +55,5 @@ def describe_events(result: SourceResult) -> list[str]:
     new = len(result.events)
     return [
         *(f"{number}. {found.summary or found.id or 'event'}" for number, found in enumerate(result.events, start=1)),
-        f"{new} new event{'' if new == 1 else 's'}, {result.repeated_count} emitted before.",
+        f"{format_count(new, 'new event')}, {result.repeated_count} emitted before.",
     ]

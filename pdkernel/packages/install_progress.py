@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdkernel.errors import format_count
+
 ProgressCallback = Callable[[str], None]
 
 UPDATE_INTERVAL_S = 1.0
@@ -49,9 +51,9 @@ class Measurement:
         """The state in one line: `installing axios: 3 of 9 packages, 1.2 MB, 4 s, about 8 s left`."""
         facts = []
         if self.total is not None:
-            facts.append(f"{self.done or 0:,} of {self.total:,} {self.noun}{'' if self.total == 1 else 's'}")
+            facts.append(f"{self.done or 0:,} of {format_count(self.total, self.noun)}")
         elif self.done:
-            facts.append(f"{self.done:,} {self.noun}{'' if self.done == 1 else 's'}")
+            facts.append(format_count(self.done, self.noun))
         if self.total_bytes:
             facts.append(f"{self.done_bytes / 1e6:.1f} of {self.total_bytes / 1e6:.1f} MB")
         elif self.done_bytes:

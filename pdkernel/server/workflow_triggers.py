@@ -29,7 +29,7 @@ from pdkernel.engine.event_sources import (
 )
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.run_context import trigger_keys
-from pdkernel.errors import PdkernelError, ProjectError, RequestError, StepError
+from pdkernel.errors import PdkernelError, ProjectError, RequestError, StepError, format_count
 from pdkernel.event import Event
 from pdkernel.model import JSON, Trigger
 from pdkernel.project import Schedule, TriggerState
@@ -102,7 +102,7 @@ class WorkflowTriggers:
                 ran = await self._context.engine.source_runner.run(guard(request))
             error = ran.record.error.message if ran.record.error else None
             count = len(ran.events)
-            result = f"error: {error}" if error else f"{count} new event{'' if count == 1 else 's'}"
+            result = f"error: {error}" if error else format_count(count, "new event")
         except PdkernelError as fault:
             error, result = fault.message, f"error: {fault.message}"
         if error:  # has no secret: the message comes from a redacted record, or from pdkernel

@@ -83,7 +83,7 @@ def test_ten_thousand_records_and_the_files_come_back(pdkernel: Shell) -> None:
 
     assert done.status == 0, done.lines
     assert "ds_there1: 10,000 records here, 10,000 at Pipedream: equal." in done.lines
-    assert "file store: 1 files here, 1 at Pipedream: equal." in done.lines
+    assert "file store: 1 file here, 1 at Pipedream: equal." in done.lines
     assert taken.status == 0
     assert "Pipedream counted 10,000 records, and here has 10,000: equal." in taken.lines
     assert pdkernel("store", "get", "here", "key 9999 ü").json == {"n": 9999}
