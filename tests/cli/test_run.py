@@ -114,11 +114,12 @@ def test_error_of_a_notebook_file_names_the_cell_and_the_file(pdkernel: Shell) -
 
 
 def test_a_cell_that_cannot_be_read_does_not_stop_the_other_steps(pdkernel: Shell) -> None:
-    """The step of a cell with a bad header fails with its cell, and so does a step that needs it; the others run."""
+    """The step of a cell with a bad header or a taken name fails with its cell, as does a step that needs it; the others run."""
     source = pdkernel.notebook(
         "%%pdstep check --lng x\ndef handler(pd):\n    return 1\n",
         GREET,
         "%%pdstep send\ndef handler(pd):\n    return pd.steps['check']\n",
+        GREET,
     )
 
     ended = pdkernel("run", source, "--body", "{}")
@@ -127,6 +128,8 @@ def test_a_cell_that_cannot_be_read_does_not_stop_the_other_steps(pdkernel: Shel
     assert f"DirectiveError at line 1 of cell 1 of {source}:" in ended.stdout
     assert re.search(r"✓ success +greet", ended.stdout)
     assert "send did not run, because it needs steps.check, and cell 1, line 1 cannot be read." in ended.stdout
+    assert f"DirectiveError at line 1 of cell 4 of {source}:" in ended.stdout
+    assert "Cell 2 and Cell 4 are both called 'greet'" in ended.stdout
 
 
 def test_an_unreachable_host_is_exit_status_1(pdkernel: Shell) -> None:
@@ -249,7 +252,6 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
         ([GREET], ["--body", "{}", "--from", "nowhere"], "no step 'nowhere'"),
         (["%%pdstep my-step\n"], ["--body", "{}"], "is not a valid step name"),
         (["%%pdstep my step\n"], ["--body", "{}"], "step"),
-        ([GREET, GREET], ["--body", "{}"], "greet"),
         (["%%pdstep a --lang ruby\n"], ["--body", "{}"], "ruby"),
         (["%%pdstep a --colour red\n"], ["--body", "{}"], "--colour"),
         (["%%pdstep a\nx = 1\n"], ["--body", "{}"], "handler"),
