@@ -65,7 +65,7 @@ async def test_exact_number_causes_no_warning(run: Run, steps: tuple[Step, ...])
     ("exports", "warning"),
     [
         ({"a": GREAT}, "a is 9007199254740993. Node.js steps and expressions read it as 9007199254740992."),
-        ({"a": {"b": [GREAT]}, "c": GREAT}, "a.b[0] (and 1 others) is 9007199254740993."),
+        ({"a": {"b": [GREAT]}, "c": GREAT}, "a.b[0] (and 1 other) is 9007199254740993."),
         ({"a": 10**20 + 1}, "read it as 100000000000000000000."),
         ({"a": 10**21 + 1}, "read it as 1e+21."),
         ({"a": -(10**22) - 1}, "read it as -1e+22."),
