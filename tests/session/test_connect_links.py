@@ -192,8 +192,13 @@ def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, li
         app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
     )
     news = link_events.wait("connected", 3 * connect_links.ACCOUNT_POLL_INTERVAL_S)
+    again = session.links.create(
+        "openai", external_user_id="ada", environment="development", account_id=made.id, on_event=lambda _: None
+    )
     session.close()
 
+    assert dict(parse_qsl(urlsplit(again).query))["accountId"] == made.id
+    assert "accountId" not in url
     assert url.startswith("https://pipedream.com/_static/connect.html?token=ctok_")
     assert dict(parse_qsl(urlsplit(url).query))["app"] == "openai"
     assert news.detail == made.id

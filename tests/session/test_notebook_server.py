@@ -77,6 +77,7 @@ def test_the_drafts_id_is_not_an_endpoint(session: Session) -> None:
     assert len(opened) == 2
     assert again.list_workflows()[0].id == draft.id
     assert known.find_id(draft.id) is not None
+    assert known.find(draft.endpoint_key.upper()) is not None  # a key can be a part of a host name
     session.choose_egress("deny")
     assert [each.policy for each in known.list_workflows()] == [parse_policy("deny")]
 
