@@ -316,11 +316,14 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
 
 
 def _move_scripts(folder: Path, place: Path) -> None:
-    """Change the first line of each script in *folder* to the interpreter in its final folder, *place*."""
-    old, new = f"#!{folder}/bin/".encode(), f"#!{place}/bin/".encode()
+    """Change the head of each script in *folder* to the interpreter in its final folder beside it, *place*."""
+    old, new = f"/{folder.name}/bin/".encode(), f"/{place.name}/bin/".encode()
     for script in (folder / "bin").iterdir():
         if script.is_symlink() or not script.is_file():
             continue
         data = script.read_bytes()
-        if data.startswith(old):
-            script.write_bytes(new + data[len(old) :])
+        if data.startswith(b"#!"):
+            lines = data.split(b"\n", 2)
+            # where the path is long or has a space, the second line names the interpreter, which sh executes
+            lines[:2] = [line.replace(old, new) for line in lines[:2]]
+            script.write_bytes(b"\n".join(lines))

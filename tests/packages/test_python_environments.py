@@ -211,11 +211,12 @@ async def test_a_comment_may_provide_the_imported_module(opened: Open, wheels: W
     assert environment.packages() == {"more": "1.0", "py-foo": "1.0"}
 
 
-async def test_commands_of_packages_start(opened: Open, wheels: WheelFolder) -> None:
-    """A package's command runs with the environment's final path."""
+@pytest.mark.parametrize("folder", ["python", "steps' own Python"], ids=["plain", "quoted"])
+async def test_commands_of_packages_start(opened: Open, wheels: WheelFolder, folder: str) -> None:
+    """A package's command runs with the environment's final path, also with one that no `#!` line can have."""
     wheels.publish("tool", modules={"tool.py": "def main():\n    print('it runs')\n"}, scripts={"tool": "tool:main"})
 
-    environment = await ensure(opened(), "import tool")
+    environment = await ensure(opened(folder), "import tool")
 
     command = environment.folder / "bin" / "tool"
     assert subprocess.run([command], capture_output=True, text=True, check=True).stdout == "it runs\n"
