@@ -228,6 +228,7 @@ async def test_newest_first(journal: DatabaseJournal, clock: ManualClock) -> Non
 
     assert await ids(journal) == ["d", "c", "b", "a"]
     assert await ids(journal, limit=3) == ["d", "c", "b"]
+    assert await ids(journal, limit=-1) == ["d", "c", "b", "a"]
     assert await ids(journal, workflow="Greet") == ["d", "b", "a"]
     assert await ids(journal, workflow="None") == []
 
