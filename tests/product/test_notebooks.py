@@ -146,7 +146,7 @@ def test_update_never_mixes_two_runs(
     run: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If one output has changed, an update saves every output of the new run, and fails."""
-    monkeypatch.setenv(golden.VARIABLE, "1")
+    monkeypatch.setattr(golden, "UPDATES", True)
     notebook, ran = tmp_path / "work.ipynb", run(NOTEBOOKS[0])
     edited = notebooks.read(NOTEBOOKS[0])
     next(cell for cell in edited.cells if cell.id == "shape").outputs.pop()
