@@ -412,6 +412,8 @@ def test_stopping(composer: EventComposer, session: Session) -> None:
     assert composer.send_button.description == "Send"
     assert not composer.send_button.disabled
     assert "cancelled" in composer.saved_output.text or "stopped" in composer.saved_output.text
+    # a run that is stopped before its first step has no record; the time limit of a step ends a run with an error
+    assert session.last_execution is None or session.last_execution.status == "cancelled"
 
 
 def test_second_run_is_refused_in_the_form(
