@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from starlette.requests import Request
@@ -106,8 +107,11 @@ class PipedreamTokenVerifier:
     async def revoke(self, request: Request, token: str) -> Response:
         """Forward a request to revoke *token*; the token opens no endpoint afterwards."""
         await asyncio.to_thread(self._table.remove, token)
-        self._cache.pop(_digest(token), None)
-        return await self._issuer.forward(request)
+        try:
+            return await self._issuer.forward(request)
+        finally:  # a check in progress may have asked Pipedream before
+            self._cache.pop(_digest(token), None)
+            self._pending_checks.pop(_digest(token), None)
 
     async def check(self, token: str) -> TokenStatus:
         """Check *token*; concurrent checks of the same token share one request."""
@@ -125,13 +129,19 @@ class PipedreamTokenVerifier:
         task = self._pending_checks.get(key)
         if task is None:
             task = self._pending_checks[key] = asyncio.create_task(self._find(token))
-            task.add_done_callback(lambda _: self._pending_checks.pop(key, None))
-        found = await asyncio.shield(task)
-        if found != "unchecked":
-            self._cache[key] = (self._clock.monotonic() + (GOOD_CACHE_S if found == "good" else BAD_CACHE_S), found)
+            task.add_done_callback(partial(self._keep, key))
+        return await asyncio.shield(task)
+
+    def _keep(self, key: bytes, task: asyncio.Task[TokenStatus]) -> None:
+        """Cache the result of *task*, unless the token of *key* was revoked while it was checked."""
+        if self._pending_checks.get(key) is not task:
+            return
+        del self._pending_checks[key]
+        if task.cancelled() or task.exception() is not None or (found := task.result()) == "unchecked":
+            return
+        self._cache[key] = (self._clock.monotonic() + (GOOD_CACHE_S if found == "good" else BAD_CACHE_S), found)
         while len(self._cache) > _MAX_CACHED_TOKENS:
             self._cache.pop(next(iter(self._cache)))
-        return found
 
     async def _find(self, token: str) -> TokenStatus:
         issued = await asyncio.to_thread(self._table.find, token)

@@ -39,6 +39,8 @@ class Pipedream:
         self.forwarded = 0
         self.checks = 0
         self.own_tokens = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def forward(self, request: Request) -> Response:
         """An empty response."""
@@ -52,8 +54,10 @@ class Pipedream:
     async def probe_accounts(self, token: str, *, timeout_s: float) -> int | None:
         """The status for the token of a check."""
         self.checks += 1
+        accounts = self.accounts
         await asyncio.sleep(0)
-        return self.accounts
+        await self.answers.wait()
+        return accounts
 
     async def fetch_own_token(self, *, timeout_s: float) -> str | None:
         """The token of the login."""
@@ -229,6 +233,23 @@ async def test_concurrent_checks_share_one_request(verifier: Verifier) -> None:
     assert await asyncio.gather(*(verifier.tokens.check("opaque") for _ in range(3))) == ["good"] * 3
     assert [await verifier.tokens.check(token) for token in "ab"] == ["good", "good"]
     assert (verifier.pipedream.checks, verifier.pipedream.own_tokens) == (1, 1)
+
+
+async def test_the_result_of_a_check_is_not_kept_after_a_revocation(verifier: Verifier) -> None:
+    """A check that began before the token was revoked is not cached, and later checks do not share it."""
+    verifier.pipedream.answers.clear()
+    before = asyncio.create_task(verifier.tokens.check("opaque"))
+    while not verifier.pipedream.checks:
+        await asyncio.sleep(0)
+    verifier.pipedream.accounts = 401
+
+    await verifier.tokens.revoke(REQUEST, "opaque")
+    after = asyncio.create_task(verifier.tokens.check("opaque"))
+    verifier.pipedream.answers.set()
+
+    assert await before == "good"
+    assert await after == "unknown"
+    assert await verifier.tokens.check("opaque") == "unknown"
 
 
 async def test_the_oldest_results_leave_the_cache(verifier: Verifier) -> None:
