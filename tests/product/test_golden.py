@@ -12,7 +12,7 @@ from tests import golden
 @pytest.mark.parametrize("before", [None, "old\n"])
 def test_an_update_writes_and_fails(before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing or different golden file is written, and the test fails; the next run passes."""
-    monkeypatch.setenv(golden.VARIABLE, "1")
+    monkeypatch.setattr(golden, "UPDATES", True)
     path = tmp_path / "view.txt"
     if before is not None:
         path.write_text(before)
@@ -27,7 +27,7 @@ def test_an_update_writes_and_fails(before: str | None, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("before", [None, "old\n"])
 def test_a_comparison_writes_nothing(before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the variable, a missing or different golden file fails the test and stays as it is."""
-    monkeypatch.delenv(golden.VARIABLE, raising=False)
+    monkeypatch.setattr(golden, "UPDATES", False)
     path = tmp_path / "view.txt"
     if before is not None:
         path.write_text(before)
