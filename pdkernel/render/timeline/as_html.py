@@ -38,7 +38,7 @@ from pdkernel.shape import format_path
 _PREVIEW = 72
 _FEW_LINES = 12
 _LABEL_PX = 100
-_MARKER_PX = 20
+_MARKER_PX = 15
 """Width of the arrow of a collapsible part, so that the columns line up."""
 _CHARACTER_PX, _MAX_NAME_PX = 10, 240
 """Width of a character of a step's name, and of the widest column of names: longer names move their own row only."""
