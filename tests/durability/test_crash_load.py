@@ -21,7 +21,7 @@ CLIENTS = 4
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("events", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_events_accepted_under_load_survive_kills(fork_server: ForkServer, tmp_path: Path, events: int) -> None:
-    """No accepted event is lost, no step begins after its commit, and a step in flight at a kill runs again as attempt 2."""
+    """No accepted event is lost, no step begins after its commit, and a step in flight at a kill runs again as a later attempt."""
     with server_of(fork_server, tmp_path / "project") as server:
         # the last step is long enough to be in flight when the server is killed
         steps = [logging_step("one", server.log), logging_step("two", server.log, "time.sleep(0.1)")]
@@ -60,7 +60,7 @@ def test_events_accepted_under_load_survive_kills(fork_server: ForkServer, tmp_p
         for each in begun:
             attempts[each.run, each.step].append(each.attempt)
         assert attempts.keys() >= {(run, step) for run in accepted.values() for step in ("one", "two", "three")}
-        # a step whose first attempt was interrupted runs again, and reads that it does
+        # a step that was interrupted runs again, and reads the number of the attempt; a kill before it begins uses a number, too
         repeated = [each for each in attempts.values() if len(each) > 1]
         assert repeated
-        assert all(each[:2] == [1, 2] for each in repeated if each[0] == 1)
+        assert all(each == sorted({*each}) for each in repeated)
