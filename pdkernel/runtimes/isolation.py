@@ -280,9 +280,9 @@ def _allow_path(rules: int, path: str, allowed: int) -> None:
 
 def _bind(source: int, target: str, *, writable: bool) -> None:
     path = f"/proc/self/fd/{source}"
-    if not os.path.lexists(target):  # in a cover
+    if not os.path.lexists(target):  # in a cover; another worker of the slot may create it at the same time
         if stat.S_ISDIR(os.fstat(source).st_mode):
-            Path(target).mkdir(parents=True)
+            Path(target).mkdir(parents=True, exist_ok=True)
         else:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(target).touch()
