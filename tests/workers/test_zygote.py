@@ -146,10 +146,12 @@ def test_kill_9_in_mid_step_leaves_no_process(tmp_path: Path, language: str, whi
 async def test_zygote_that_was_killed_is_replaced(bench: Bench) -> None:
     """The step fails, and the next step runs in a process of another zygote."""
     task = await run_until_up(bench, "python", python("print('up', flush=True); time.sleep(1000)"))
-    for zygote in descendants(os.getpid(), ZYGOTE_PROGRAM.name):  # of earlier tests, too
+    zygotes = list(descendants(os.getpid(), ZYGOTE_PROGRAM.name))  # of earlier tests, too
+    for zygote in zygotes:
         with suppress(psutil.NoSuchProcess):  # it has ended with its launcher
             zygote.kill()
     outcome = await task
+    await asyncio.to_thread(psutil.wait_procs, zygotes, 5)  # a killed process ends a moment later
     after = await bench.run("python", python("return 1"), name="after")
 
     assert outcome.error is not None
