@@ -226,9 +226,8 @@ class PythonPackages:
     async def _build(
         self, wanted: Sequence[PythonRequirement], progress: ProgressCallback, locked: LockBlock | None
     ) -> PythonEnvironment:
-        for left in self._folder.glob(
-            f"{_BUILDING}*"
-        ):  # left by a killed process, because only this process builds now
+        # only this process builds now, so a killed process has left these
+        for left in self._folder.glob(f"{_BUILDING}*"):
             remove_tree(left)
         started = time.monotonic()
         kept = self._block(wanted, locked)
