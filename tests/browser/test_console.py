@@ -149,6 +149,30 @@ def test_a_suspended_run_is_approved(console: ConsoleSite) -> None:
     console.screenshot("approved")
 
 
+def test_an_update_does_not_take_the_focus(console: ConsoleSite) -> None:
+    """Text that is typed while the page is updated is in the field."""
+    run_id = console.call("Pay out")
+    page = console.open(f"/-/runs/{run_id}")
+    expect(page.locator("#live")).to_have_text("Status: paused")
+    page.get_by_label("Note").press_sequentially("Before ")
+    page.evaluate("showContent(forms, shown.get(forms) + '<p>changed</p>')")
+    page.keyboard.type("and after")
+
+    expect(page.get_by_text("changed")).to_be_visible()
+    expect(page.get_by_label("Note")).to_have_value("Before and after")
+
+
+def test_the_first_update_leaves_forms_that_have_not_changed(console: ConsoleSite) -> None:
+    """The stream sends the forms as the page has them, so that they are not replaced under a person's hands."""
+    run_id = console.call("Pay out")
+    response = console.page.goto(f"{console.site.url}/-/runs/{run_id}")
+    assert response is not None
+    expect(console.page.locator("#live")).to_have_text("Status: paused")
+    same = "html => new DOMParser().parseFromString(html, 'text/html').querySelector('#actions').innerHTML.trim() === shown.get(forms)"
+
+    assert console.page.evaluate(same, response.text())
+
+
 def test_the_keyboard_alone(console: ConsoleSite) -> None:
     """Tab reaches the skip link, the navigation and the first row, each with a visible focus; Enter opens them."""
     run_id = console.call("Greet")

@@ -1,17 +1,19 @@
 // Keeps an open page up to date. Every page and every form also works without this script.
 const region = document.querySelector('[data-events]');
 const live = document.querySelector('#live');
+const forms = document.querySelector('#actions');
+const shown = new Map([region, forms].map((each) => [each, each?.innerHTML.trim()])); // before a person types
 let source = null;
 let ended = false;
 
 function parse(html) {
   const template = document.createElement('template');
-  template.innerHTML = html; // escaped by the server
-  return template.content.firstElementChild;
+  template.innerHTML = html.trim(); // escaped by the server
+  return template;
 }
 
 function showRow({ id, html }) {
-  const row = parse(html);
+  const row = parse(html).content.firstElementChild;
   const old = document.getElementById(`run-${id}`);
   if (old?.dataset.version === row.dataset.version) return;
   if (old) {
@@ -34,21 +36,34 @@ function showRow({ id, html }) {
   live.textContent = `${row.querySelector('.state').textContent.trim()}: ${name}`;
 }
 
-function showRun({ timeline, actions, status }) {
-  const open = [...region.querySelectorAll('details')].map((each) => each.open);
-  region.innerHTML = timeline;
-  [...region.querySelectorAll('details')].forEach((each, index) => { if (open[index]) each.open = true; });
+// replaces content that has changed; open parts, typed text and the focus stay where the new content has the same element
+function showContent(container, html) {
+  const markup = parse(html).innerHTML;
+  if (markup === shown.get(container)) return;
+  shown.set(container, markup);
+  const find = (selector) => [...container.querySelectorAll(selector)];
+  const open = find('details').map((each) => each.open);
+  const typed = find('input:not([type=hidden]), textarea').map(({ name, value }) => [name, value]);
+  const key = ({ tagName, name, title }) => `${tagName} ${name} ${title}`;
+  const alike = (element) => find('a, button, summary, input, select, textarea, code').filter((each) => key(each) === key(element));
+  const focused = container.contains(document.activeElement) ? document.activeElement : null;
+  const index = focused && alike(focused).indexOf(focused);
+
+  container.innerHTML = markup;
   prepareKeys();
-  const forms = document.querySelector('#actions');
-  if (forms.dataset.shown !== actions) {
-    const typed = [...forms.querySelectorAll('input:not([type=hidden]), textarea')].map(({ name, value }) => [name, value]);
-    forms.innerHTML = actions;
-    forms.dataset.shown = actions;
-    for (const [name, value] of typed) {
-      const field = forms.querySelector(`[name="${CSS.escape(name)}"]`);
-      if (field && value) field.value = value;
-    }
+  find('details').forEach((each, index) => { if (open[index]) each.open = true; });
+  for (const [name, value] of typed) {
+    const field = container.querySelector(`[name="${CSS.escape(name)}"]`);
+    if (field && value) field.value = value;
   }
+  const same = focused && alike(focused)[index];
+  same?.focus();
+  if (same?.tagName === 'TEXTAREA') same.setSelectionRange(focused.selectionStart, focused.selectionEnd);
+}
+
+function showRun({ timeline, actions, status }) {
+  showContent(region, timeline);
+  showContent(forms, actions);
   live.textContent = `Status: ${status}`;
 }
 
