@@ -113,8 +113,8 @@ class ChildProcess(Protocol):
         """Whether processes that the program started still run (Linux only)."""
         ...
 
-    def kill(self) -> None:
-        """End every process at once, and forget it. Blocks for a few milliseconds."""
+    def kill(self, *, wait: bool = True) -> None:
+        """End every process at once, and forget it. Blocks for a few milliseconds until all have ended, unless *wait* is False."""
         ...
 
     async def end_leftovers(self) -> None:
@@ -219,14 +219,14 @@ class SpawnedProcess:
         except OSError:
             return False
 
-    def kill(self) -> None:
-        """End every process at once, and forget it. Blocks for a few milliseconds."""
+    def kill(self, *, wait: bool = True) -> None:
+        """End every process at once, and forget it. Blocks for a few milliseconds until all have ended, unless *wait* is False."""
         if self._is_killed:
             return
         self._is_killed = True
         self._unwatch()
         process_tree.kill_processes([] if self._has_ended else [self.pid], [self._tag])
-        for _ in range(_REAP_TRIES):
+        for _ in range(_REAP_TRIES if wait else 0):
             if self.poll():
                 break
             time.sleep(0.001)

@@ -94,15 +94,18 @@ class WorkerSlot:
         found = os.lstat(self.tmp_folder)
         return stat.S_ISDIR(found.st_mode) and self._tmp_identity in (None, found.st_ino)
 
-    def end_worker(self, language: WorkerLanguage) -> None:
-        """End the worker of *language*."""
+    def end_worker(self, language: WorkerLanguage, *, wait: bool = True) -> None:
+        """End the worker of *language*; return before its processes have ended if *wait* is False."""
         worker = self.workers.pop(language, None)
         if worker is not None:
-            worker.kill()
+            worker.kill(wait=wait)
 
-    def close(self) -> None:
-        """End every worker, and remove the folder."""
+    def end_workers(self, *, wait: bool = True) -> None:
+        """End every worker; return before their processes have ended if *wait* is False."""
         for language in list(self.workers):
-            self.end_worker(language)
+            self.end_worker(language, wait=wait)
+
+    def remove_folder(self) -> None:
+        """Remove the folder of a slot whose workers have ended."""
         remove_tree(self.folder)
         account_file(self.folder).unlink(missing_ok=True)

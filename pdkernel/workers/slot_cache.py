@@ -29,6 +29,7 @@ _ASSUMED_BYTES: dict[WorkerLanguage, int] = {"python": 16 * BYTES_PER_MB, "node"
 _DESCRIPTORS_PER_PROCESS = 8  # its pipes, and what reports its exit and its children
 _RESERVED_DESCRIPTORS = 128  # for connections and files of the server
 _MAX_DESCRIPTORS = 1 << 16
+_REMOVAL_DELAY_S = 0.1  # its processes have ended by then; otherwise, the pool removes the folder when it closes
 
 
 _Kind = frozenset[WorkerLanguage]
@@ -119,9 +120,11 @@ class SlotCache:
         return list(self._idle_by_key.get(key, ()))
 
     def discard_idle(self, slot: WorkerSlot) -> None:
-        """Close the idle *slot*."""
+        """Close the idle *slot*, without waiting for the end of its processes: other runs would wait, too."""
         self._remove_idle(slot)
-        self.discard(slot)
+        self._forget(slot)
+        slot.end_workers(wait=False)
+        asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, slot.remove_folder)
 
     def has_room(self, languages: Iterable[WorkerLanguage]) -> bool:
         """Return whether another slot with workers of *languages* fits into the budget."""
@@ -148,16 +151,21 @@ class SlotCache:
 
     def discard(self, slot: WorkerSlot) -> None:
         """Close *slot*, which serves no run any more."""
-        self._used -= self._slots.pop(slot, 0)
-        self._unmeasured.discard(slot)
-        slot.close()
+        self._forget(slot)
+        slot.end_workers()
+        slot.remove_folder()
 
     def close(self) -> None:
         """Close the idle slots, and stop measuring."""
         if self._measuring is not None:
             self._measuring.cancel()
         for slot in list(self._idle):
-            self.discard_idle(slot)
+            self._remove_idle(slot)
+            self.discard(slot)
+
+    def _forget(self, slot: WorkerSlot) -> None:
+        self._used -= self._slots.pop(slot, 0)
+        self._unmeasured.discard(slot)
 
     def _remove_idle(self, slot: WorkerSlot) -> None:
         del self._idle[slot]

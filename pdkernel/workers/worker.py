@@ -194,10 +194,10 @@ class Worker:
         if self._gateway and self.caller_token:
             self._gateway.unbind(self.caller_token)
 
-    def kill(self) -> None:
-        """End the worker and every process that it started."""
+    def kill(self, *, wait: bool = True) -> None:
+        """End the worker and every process that it started; return before they have ended if *wait* is False."""
         if self.process.is_alive:
-            self.process.kill()
+            self.process.kill(wait=wait)
         if self._gateway and self.caller_token:
             self._gateway.revoke_token(self.caller_token)
             self.caller_token = None

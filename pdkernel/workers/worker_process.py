@@ -115,12 +115,12 @@ class WorkerProcess:
             while left > 0 and (read := self._read_output(stream)):
                 left -= read
 
-    def kill(self) -> None:
-        """End the whole process tree at once. Blocks for a few milliseconds."""
+    def kill(self, *, wait: bool = True) -> None:
+        """End the whole process tree at once. Blocks for a few milliseconds until it has ended, unless *wait* is False."""
         if not self.is_alive:
             return
         self.is_alive = False
-        self.child.kill()
+        self.child.kill(wait=wait)
         self.drain()
         self._loop.remove_reader(self._read_fd)
         self._loop.remove_writer(self._write_fd)

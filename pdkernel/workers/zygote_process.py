@@ -108,8 +108,12 @@ class ZygoteProcess:
         self._on_exit = on_exit
         self._watch()
 
-    def kill(self) -> None:
-        """End every process of the step at once, and forget it. Blocks for a few milliseconds."""
+    def kill(self, *, wait: bool = True) -> None:
+        """
+        End every process of the step at once, and forget it.
+
+        Blocks for a few milliseconds until all have ended, unless *wait* is False.
+        """
         self._on_exit = None
         if self._status is not None:
             with contextlib.suppress(OSError):
@@ -121,9 +125,10 @@ class ZygoteProcess:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             if not self._in_namespaces:
                 process_tree.kill_processes([pid for pid in (self._init_pid, self._pid) if pid], [self._tag])
-            ended = select.poll()
-            ended.register(self._pidfd, select.POLLIN)
-            ended.poll(_END_TIMEOUT_MS)
+            if wait:
+                ended = select.poll()
+                ended.register(self._pidfd, select.POLLIN)
+                ended.poll(_END_TIMEOUT_MS)
             os.close(self._pidfd)
             self._pidfd = None
         for descriptor in self._children or ():

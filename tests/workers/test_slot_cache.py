@@ -8,9 +8,10 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil
 import pytest
 
 from pdkernel.workers import WorkerPool
@@ -56,6 +57,13 @@ async def measured(pool: WorkerPool) -> None:
         await measuring
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until *holds* returns True. Raises `TimeoutError`."""
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
 async def test_oldest_idle_worker_ends_first(open_run: OpenRun, caplog: pytest.LogCaptureFixture) -> None:
     """Beyond the budget, the worker that was idle for the longest time ends, and the log says whose it was and why."""
     caplog.set_level(logging.INFO, "pdkernel")
@@ -74,6 +82,20 @@ async def test_oldest_idle_worker_ends_first(open_run: OpenRun, caplog: pytest.L
     )
     assert again[0] == grace
     assert again[1] != ada
+
+
+async def test_slot_that_ends_leaves_nothing(open_run: OpenRun) -> None:
+    """The processes of a slot that is beyond the budget end, and its folder is removed, without a wait of other runs."""
+    pool = WorkerPool(memory_budget=50 * MB, measure_memory=Sizes())
+    bench = await open_run(of=pool, external_user="ada")
+    await bench.run("python", PID["python"])
+    (slot,) = pool._slots._slots
+    pid = slot.workers["python"].process.child.pid or 0
+    await bench.workers.release()
+    await measured(pool)
+
+    await until(lambda: not slot.folder.exists() and not psutil.pid_exists(pid))
+    await pool.close()
 
 
 async def test_worker_of_an_active_run_does_not_end(open_run: OpenRun) -> None:
@@ -171,6 +193,7 @@ async def test_slots_without_workers_are_limited_too(open_run: OpenRun) -> None:
     for bench in benches:
         await bench.workers.release()
 
+    await until(lambda: not folders[0].exists())
     left = [folder.exists() for folder in folders]
     again = (await open_run(of=pool)).workers.ensure_tmp_folder()
     await pool.close()
