@@ -171,9 +171,10 @@ def test_a_failed_run_names_the_command_that_shows_it(pdkernel: Shell) -> None:
 
 
 def test_runs_are_removed(shell: Shell) -> None:
-    """Runs are removed by their ids or by filters, after a confirmation; `users remove` removes those of the user."""
+    """Runs are removed by their ids or by filters, after a confirmation; `users remove` those of the user in one environment."""
     (failed,) = shell("runs", "list", "--status", "error", "--json").json
     shell("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "bot_token=xoxb-0123456789")
+    shell("run", "greet.ipynb", "--body", '{"name": "Ada"}', "--external-user", "ada", "--environment", "production")
     unconfirmed = shell("runs", "remove", failed["id"])
     by_id = shell("runs", "remove", failed["id"], "--yes")
     gone = shell("runs", "remove", failed["id"], "--yes")
@@ -190,6 +191,6 @@ def test_runs_are_removed(shell: Shell) -> None:
     assert "exclude each other" in both.stderr
     assert "No run is named" in unnamed.stderr
     assert (user["removed"], user["runs"]) == (True, 1)
-    assert rest == ["grace"]
-    assert by_filter.json == {"removed": 1}
+    assert rest == ["ada", "grace"]
+    assert by_filter.json == {"removed": 2}
     assert users(shell) == []
