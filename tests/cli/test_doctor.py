@@ -248,25 +248,23 @@ def test_doctor_names_a_missing_file(pdkernel: Shell) -> None:
     ]
 
 
-def test_a_pinned_step_needs_nothing(pdkernel: Shell) -> None:
-    """A step that is pinned in its notebook lacks nothing."""
-    source = pdkernel.notebook(READS.replace(" --app slack", ""))
-    before = pdkernel("doctor", source, "--json").json
+def test_doctor_mentions_a_pin(pdkernel: Shell) -> None:
+    """For a step without its action that is pinned in the notebook, the message mentions the pin."""
+    source = pdkernel.notebook("%%pdstep act --uses @acme/do_it@0.0.9\n")
     state = SessionState(
         event=None,
         event_name=None,
         external_user_id=None,
         environment="development",
-        pins={"send": {"$return_value": 1}},
+        pins={"act": {"$return_value": 1}},
         results={},
     )
+    messages = [pdkernel("doctor", source, "--json").json["missing"][0]["message"]]
     with Project.open(pdkernel.folder / ".pdkernel") as project:
         project.notebook_states.save(str((pdkernel.folder / source).resolve()), state.to_json())
+    messages.append(pdkernel("doctor", source, "--json").json["missing"][0]["message"])
 
-    after = pdkernel("doctor", source, "--json").json
-
-    assert [each["name"] for each in before["missing"]] == ["CHANNEL"]
-    assert (after["ready"], after["missing"]) == (True, [])
+    assert ["is pinned in the notebook" in message for message in messages] == [False, True]
 
 
 def test_what_is_beside_the_notebook_counts(pdkernel: Shell) -> None:
