@@ -66,6 +66,7 @@ def test_a_list_is_continued(three_runs: Shell) -> None:
     hint = re.search(r"--before (\w+)", page.stderr)
     assert hint is not None
     assert users(three_runs, "--before", hint[1]) == ["ada"]
+    assert "--before" not in three_runs("runs", "list", "--limit", "4").stderr
 
 
 def test_the_list_as_text(three_runs: Shell) -> None:
@@ -168,6 +169,23 @@ def test_a_failed_run_names_the_command_that_shows_it(pdkernel: Shell) -> None:
     assert "! The run was not completed: greet: KeyError: 'name'" in shown.stdout
     assert pdkernel("run", notebook, "--body", "{}", "--json").stderr == ""
     assert "runs show" not in pdkernel("run", notebook, "--body", '{"name": "Ada"}').stderr
+
+
+def test_a_resumed_run_ends_the_command_with_its_status(pdkernel: Shell) -> None:
+    """A run that fails after its pause ends `runs resume` with status 1, and names the next command."""
+    fails = "%%pdstep after\ndef handler(pd):\n    raise ValueError('no')\n"
+    run_id = pdkernel("run", pdkernel.notebook(WAITS[1], fails), "--body", "{}", "--json").json["id"]
+
+    resumed = pdkernel("runs", "resume", run_id)
+
+    assert (resumed.status, f"pdkernel runs show {run_id}" in resumed.stderr) == (1, True)
+
+
+def test_nothing_to_remove_is_not_asked_about(three_runs: Shell) -> None:
+    """Filters that select no run need no confirmation."""
+    done = three_runs("runs", "remove", "--workflow", "Other")
+
+    assert (done.status, done.stdout) == (0, "Removed 0 runs.\n")
 
 
 def test_runs_are_removed(shell: Shell) -> None:
