@@ -170,7 +170,7 @@ def test_own_accounts_answer_for_props_of_the_code(pdkernel: Shell) -> None:
 def test_a_repository(pdkernel: Shell) -> None:
     """An invalid workflow is reported with status 2, and the other workflows are imported."""
     workflow(pdkernel, "repo/good-p_1")
-    synced(pdkernel.folder / "repo/team/bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
+    synced(pdkernel.folder / "repo/team/a-bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
     workflow(pdkernel, "repo/team/also-p_3")
 
     ended = pdkernel("import", "repo", "--to", "notebooks", "--accounts", "external-user", "--json")
@@ -178,11 +178,11 @@ def test_a_repository(pdkernel: Shell) -> None:
 
     assert (ended.status, text.status) == (2, 2)
     states = {Path(one["folder"]).name: one["state"] for one in ended.json}
-    assert states == {"good-p_1": "new", "bad-p_2": "failed", "also-p_3": "new"}
+    assert states == {"good-p_1": "new", "a-bad-p_2": "failed", "also-p_3": "new"}
     error = next(one["error"] for one in ended.json if one["error"])
     assert error["line"] == 3
-    assert "repo/team/bad-p_2/workflow.yaml has the key 'name' twice (line 3)" in error["message"]
-    assert "Not imported: repo/team/bad-p_2" in text.stderr
+    assert "repo/team/a-bad-p_2/workflow.yaml has the key 'name' twice (line 3)" in error["message"]
+    assert "Not imported: repo/team/a-bad-p_2" in text.stderr
     assert "2 of 3 workflows imported" in text.stdout
     assert sorted(str(path.relative_to(pdkernel.folder)) for path in pdkernel.folder.rglob("*.ipynb")) == [
         "notebooks/good-p_1.ipynb",
@@ -290,6 +290,39 @@ def test_the_enter_key_decides_nothing(pdkernel: Shell) -> None:
     assert status == 0, said
     assert as_written(pdkernel.folder / "n.ipynb")[1].steps["send"].accounts["slack"].account == "unanswered"
     assert json.loads((pdkernel.folder / "n.ipynb").read_text())["nbformat"] == 4
+
+
+def test_the_output_of_a_second_import(pdkernel: Shell) -> None:
+    """The output distinguishes new, unchanged and replaced notebooks, and names the copy of a replaced one."""
+    workflow(pdkernel)
+    command = ("import", "send-it-p_1", "--to", "n.ipynb")
+
+    first, second = pdkernel(*command), pdkernel(*command)
+    (pdkernel.folder / "send-it-p_1" / "count" / "entry.py").write_text(COUNT.replace("counted", "added"))
+    refused, forced = pdkernel(*command), pdkernel(*command, "--force")
+
+    assert first.stdout.startswith("Imported send-it-p_1 as n.ipynb\n")
+    assert second.stdout.startswith("Unchanged: send-it-p_1 as n.ipynb\n")
+    assert (refused.status, "--force" in refused.stderr) == (2, True)
+    assert forced.stdout.startswith("Imported again send-it-p_1 as n.ipynb\n  The previous file is now ")
+    backup = Path(forced.stdout.splitlines()[1].removeprefix("  The previous file is now "))
+    assert "counted" in (pdkernel.folder / backup).read_text()
+
+
+def test_action_folders_are_beside_the_settings(pdkernel: Shell) -> None:
+    """A folder of components in `pdkernel.yaml` is relative to that file, in a first import and in a later one."""
+    place = pdkernel.folder / "components" / "depot" / "actions" / "put"
+    place.mkdir(parents=True)
+    place.joinpath("put.mjs").write_text(
+        'export default { key: "depot-put", name: "Put", version: "0.0.1", type: "action", props: {}, async run() {} };'
+    )
+    place.parents[1].joinpath("depot.app.mjs").write_text('export default { type: "app", app: "depot" };')
+    folder = workflow(pdkernel, "repo/put-p_1", "- namespace: put\n  runtime: nodejs20.x\n  uses: depot-put@0.0.1\n")
+    (folder / "pdkernel.yaml").write_text("schema: pdkernel/1\nactions: [../../components]\n")
+
+    reports = [pdkernel("import", "repo/put-p_1", "--to", "n.ipynb", "--json").json["report"] for _ in range(2)]
+
+    assert [[(use["step"], use["runs"]) for use in report["actions"]] for report in reports] == [[("put", True)]] * 2
 
 
 def test_an_option_replaces_the_questions(pdkernel: Shell) -> None:
