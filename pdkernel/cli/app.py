@@ -281,7 +281,7 @@ def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     def call(ctx: click.Context, *args: Any, **kwargs: Any) -> None:
         state = ctx.ensure_object(CliContext)
-        _configure_logging(state)
+        configure_logging(state)
         try:
             status = function(state, *args, **kwargs)
         except PdkernelError as error:
@@ -293,7 +293,7 @@ def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _configure_logging(state: CliContext) -> None:
+def configure_logging(state: CliContext) -> None:
     """Print log messages to standard error: warnings, with `--verbose` more, with `--quiet` errors only."""
     logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
     levels = {0: logging.WARNING, 1: logging.INFO}

@@ -40,8 +40,6 @@ def lab(state: CliContext, arguments: tuple[str, ...], no_browser: bool, port: i
 
     New notebooks use the workflow kernel. Options that the command does not have are passed to JupyterLab.
     """
-    from pdkernel.project import find_project
-
     is_first_a_path = bool(arguments) and not arguments[0].startswith("-")
     path = Path(arguments[0]) if is_first_a_path else Path.cwd()
     notebook = None if path.is_dir() else path
@@ -51,19 +49,28 @@ def lab(state: CliContext, arguments: tuple[str, ...], no_browser: bool, port: i
             fix=f"Create it: pdkernel new {shlex.quote(str(notebook.with_suffix('')))}",
         )
     root = notebook.parent if notebook else path
-    # a kernel runs in its notebook's folder, where it would otherwise search for a project or create one
-    project = (
-        Path(state.project_folder).resolve()
-        if state.project_folder
-        else find_project(Path.cwd() if notebook else path).parent
-    )
-    os.environ.setdefault("PDKERNEL_PROJECT", str(project))
-    if state.database_url:
-        os.environ.setdefault("PDKERNEL_DATABASE", state.database_url)
+    set_project(os.environ, state, Path.cwd() if notebook else path)
     options = [*arguments[is_first_a_path:]]
     options += ["--no-browser"] if no_browser else []
     options += [] if port is None else [f"--port={port}"]
     return run_lab(options, root, notebook)
+
+
+def set_project(environ: MutableMapping[str, str], state: CliContext, start: Path) -> None:
+    """
+    Name the project to kernels, each of which would otherwise search for a project in its notebook's folder, or create one.
+
+    Args:
+        environ: The environment variables of the kernels; existing ones stay.
+        state: The context with the options of the command.
+        start: The folder in which the search begins if no folder is named.
+    """
+    from pdkernel.project import find_project
+
+    folder = Path(state.project_folder).resolve() if state.project_folder else find_project(start).parent
+    environ.setdefault("PDKERNEL_PROJECT", str(folder))
+    if state.database_url:
+        environ.setdefault("PDKERNEL_DATABASE", state.database_url)
 
 
 def lab_options(folder: Path, notebook: Path | None, *, root: bool) -> list[str]:

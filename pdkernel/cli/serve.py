@@ -32,7 +32,7 @@ from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from ssl import SSLContext
 
     from pdkernel.project import Project
@@ -220,7 +220,8 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
         url = public or local
         tls, notes = None, [f"Listening at {local}"] if public else []
         if options["tls"]:
-            tls, notes = _build_tls(project, options["host"], url)
+            tls, exports = _build_tls(project, options["host"], url)
+            notes += exports
         if pipedream is not None:
             login = pipedream.login
             notes.append(f"Requests to Connect's routes go to {login.base_url}, project {login.project_id}")
@@ -333,7 +334,7 @@ async def _answer_requests(
             directory=directory,
             engine=engine,
             workflows=site.workflows,
-            settings=_settings(options, site.url),
+            settings=build_settings(options, site.url, os.environ),
             clock=project.clock,
             ids=project.ids,
             write_line=write_line,
@@ -371,15 +372,16 @@ def _passthrough(project: Project) -> PipedreamPassthrough | None:
     return PipedreamPassthrough(login, project.pipedream_tokens, project.clock)
 
 
-def _settings(options: ServeOptions, url: str) -> ServeSettings:
+def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) -> ServeSettings:
+    """The settings of the server at *url*, from the options and the environment."""
     from pdkernel.egress import default_mode, parse_policy
     from pdkernel.server import ServeSettings
     from pdkernel.server.client_address import parse_networks
 
-    admin = os.environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
+    admin = environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
     return ServeSettings(
         base_url=url,
-        policy=parse_policy(options["egress"] or default_mode(os.environ), via=options["via"]),
+        policy=parse_policy(options["egress"] or default_mode(environ), via=options["via"]),
         allowed_hosts=tuple(_host_names(options["host"], url)),
         trusted_proxies=parse_networks(options["proxies"]),
         max_development_users=options["user_cap"],

@@ -53,6 +53,37 @@ def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:
     assert account["fields"] == ["oauth_access_token"]
 
 
+def test_the_filters_of_accounts_and_users(pdkernel: Shell) -> None:
+    """Accounts are selected by owner, app and environment, and users by environment."""
+    add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_1", "--credential", "key=-")
+    add(pdkernel, "--external-user", "ada", "--app", "crm", "--id", "apn_2", "--environment", "production", "--credential", "key=-")  # fmt: skip
+    add(pdkernel, "--external-user", "grace", "--app", "slack", "--id", "apn_3", "--credential", "key=-")
+    add(pdkernel, "--own", "--app", "slack", "--id", "apn_4", "--credential", "key=-")
+    pdkernel("accounts", "remove", "apn_3", "--yes")
+
+    def ids(*options: str) -> set[str]:
+        return {each["id"] for each in pdkernel("accounts", "list", "--json", *options).json}
+
+    assert ids() == {"apn_1", "apn_2", "apn_4"}
+    assert ids("--external-user", "ada") == {"apn_1", "apn_2"}
+    assert ids("--environment", "production") == {"apn_2", "apn_4"}  # your own accounts have no environment
+    assert ids("--app", "slack") == {"apn_1", "apn_4"}
+    assert ids("--own") == {"apn_4"}
+    assert pdkernel("accounts", "list", "--app", "none").stdout == "No accounts.\n"
+    assert pdkernel("accounts", "show", "apn_2").stdout == (
+        "apn_2  crm  ada in production  ada\n  credentials: key (values are never shown)\n"
+    )
+    assert pdkernel("users", "list", "--environment", "production").stdout == "ada  production  crm\n"
+    assert pdkernel("users", "list").stdout.splitlines()[1] == "grace  development  no accounts"
+
+
+def test_an_owner_is_checked_before_the_prompts(pdkernel: Shell) -> None:
+    """An invalid external user is refused before a credential is read."""
+    refused = pdkernel("accounts", "add", "--external-user", " ", "--app", "slack", "--credential", "key")
+
+    assert (refused.status, "cannot be blank" in refused.stderr) == (2, True)
+
+
 def test_a_broken_account_is_marked(pdkernel: Shell) -> None:
     """The list marks the account that must be connected again."""
     add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_test123", "--credential", "oauth_access_token=-")  # fmt: skip
@@ -147,6 +178,52 @@ def test_the_plan_is_shown(pdkernel: Shell) -> None:
     pdkernel("project", "set", "plan", "free")
 
     assert pdkernel("project", "show", "--json").json["plan"] == "free"
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "problem"),
+    [
+        ("plan", ["gold"], "'gold' is not a plan"),
+        ("plan", ["free", "business"], "plan has one value"),
+        ("error_notification", ["me"], "is neither a URL nor an e-mail address"),
+        ("error_notification", ["ftp://h.test/x"], "is neither a URL nor an e-mail address"),
+        ("error_notification", ["https://"], "is neither a URL nor an e-mail address"),
+    ],
+)
+def test_a_wrong_setting_is_refused(pdkernel: Shell, setting: str, values: list[str], problem: str) -> None:
+    """A value that the setting cannot have is refused, and not stored."""
+    before = pdkernel("project", "show", "--json").json
+
+    refused = pdkernel("project", "set", setting, *values)
+
+    assert (refused.status, problem in refused.stderr) == (2, True)
+    assert pdkernel("project", "show", "--json").json == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("error_notification", "https://h.test/x"), ("error_notification", "me@h.test"), ("mail_to", "me@h.test")],
+)
+def test_a_setting_is_set_and_reset(pdkernel: Shell, setting: str, value: str) -> None:
+    """A setting is shown until an empty value resets it."""
+    said = pdkernel("project", "set", setting, value)
+    shown = pdkernel("project", "show")
+    reset = pdkernel("project", "set", setting, "")
+
+    assert (said.stdout, reset.stdout) == (f"{setting} is {value}.\n", f"{setting} is not set.\n")
+    assert f"{setting}: {value}\n" in shown.stdout
+    assert "users and accounts: of this project" in shown.stdout
+    assert setting not in pdkernel("project", "show", "--json").json
+
+
+def test_a_removed_variable_is_gone(pdkernel: Shell) -> None:
+    """`env remove` removes the variable; an unknown one is refused without a question."""
+    pdkernel("env", "set", "KEY", stdin="value-of-key")
+
+    assert pdkernel("env", "remove", "KEY", "--yes", "--json").json == {"name": "KEY", "removed": True}
+    assert pdkernel("env", "list").stdout.startswith("No environment variables.")
+    unknown = pdkernel("env", "remove", "KEY")
+    assert (unknown.status, "There is no environment variable 'KEY'" in unknown.stderr) == (2, True)
 
 
 def test_data_stores_are_opened_to_connect_tokens(pdkernel: Shell) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
+from pdkernel.cli.app import CliContext, configure_logging, print_error
 from pdkernel.cli.command_help import Command, Section
 from pdkernel.cli.commands import pdkernel as root
 from tests.cli.conftest import Shell
@@ -192,6 +195,73 @@ def test_colors_are_for_terminals(pdkernel: Shell) -> None:
 
     assert "\x1b[36m" in colored
     assert "\x1b[" not in plain + piped
+
+
+@pytest.mark.parametrize("count", [1, 14, 15, 30])
+def test_a_long_error_is_cut(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error has at most 15 lines, the last of which has the number of lines that are left out."""
+    lines = [f"line {number}" for number in range(count)]
+
+    print_error("entry_point", "\n".join(lines))
+
+    shown = capsys.readouterr().err.removeprefix("Error: ").splitlines()
+    if count < 15:
+        assert shown == lines
+    else:
+        assert shown == [*lines[:13], f"... and {count - 13} more lines (entry_point); --json prints all lines"]
+
+
+@pytest.mark.parametrize(
+    ("quiet", "verbosity", "level"),
+    [(False, 0, logging.WARNING), (False, 1, logging.INFO), (False, 2, logging.DEBUG), (True, 2, logging.ERROR)],
+)
+def test_log_messages(quiet: bool, verbosity: int, level: int) -> None:
+    """Warnings are printed, with -v more, with -q errors only."""
+    state = CliContext()
+    state.quiet, state.verbosity = quiet, verbosity
+    logger = logging.getLogger("pdkernel")
+    before = logger.level
+    try:
+        configure_logging(state)
+        assert logger.level == level
+    finally:
+        logger.setLevel(before)
+
+
+@pytest.mark.parametrize("named", ["option", "database", "PDKERNEL_PROJECT", "PDKERNEL_DATABASE", "folder", None])
+def test_a_project_exists_or_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None) -> None:
+    """A project is there if an option, a variable or a folder upwards names it; otherwise a command would create one."""
+    for name in ("PDKERNEL_PROJECT", "PDKERNEL_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    state = CliContext()
+    match named:
+        case "option":
+            state.project_folder = "elsewhere"
+        case "database":
+            state.database_url = "postgresql://h.test/db"
+        case "folder":
+            (tmp_path / ".pdkernel").mkdir()
+        case str():
+            monkeypatch.setenv(named, "elsewhere")
+
+    assert state.has_project() == (named is not None)
+
+
+def test_a_new_project_names_its_key(pdkernel: Shell, postgres_url: str) -> None:
+    """The note about a new project has its folder or its database, and where its key is."""
+    key = pdkernel.folder / "keys" / "shared"
+    own = pdkernel("env", "list")
+    apart = pdkernel("env", "list", "--project", "two", PDKERNEL_KEY_FILE=str(key))
+    database = pdkernel("env", "list", "--project", "three", "--database", postgres_url)
+    again = pdkernel("env", "list")
+
+    place = pdkernel.folder / ".pdkernel"
+    assert own.stderr == f"Created a local project in {place} (ignored by Git; includes the key).\n"
+    assert apart.stderr.endswith(f"(ignored by Git; the key is in {key}).\n")
+    assert re.fullmatch(r"Created a project in postgresql://\S+ \(the key is in \S+\)\.\n", database.stderr)
+    assert again.stderr == ""
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -72,6 +72,17 @@ def test_an_app_with_a_provider_is_listed(pdkernel: Shell) -> None:
     ]
 
 
+def test_apps_of_accounts_are_listed(pdkernel: Shell) -> None:
+    """The list has registered apps and those of accounts, with the fields of their credentials."""
+    pdkernel("apps", "add", "acme", "--field", "api_key", "--field", "subdomain")
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "token=a")
+
+    rows = {row["app"]: row["fields"] for row in pdkernel("apps", "list", "--json").json}
+
+    assert (rows["acme"], rows["depot"]) == (["api_key", "subdomain"], ["token"])
+    assert "acme  api_key, subdomain\n" in pdkernel("apps", "list").stdout
+
+
 def test_the_webhooks_key(pdkernel: Shell) -> None:
     """The key of the webhooks is created once."""
     first, second = pdkernel("apps", "webhook-key", "--json"), pdkernel("apps", "webhook-key")

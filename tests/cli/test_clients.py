@@ -83,8 +83,39 @@ def test_keys_rotate_as_text(pdkernel: Shell, tmp_path: Path) -> None:
     assert f"Encrypted 2 values with the new key in {key_file}." in done.stdout
     assert "Copies of the database from before need the old key" in done.stderr
     assert f"Every other host of this project needs the new file {key_file}." in done.stderr
-    assert (own.status, "other host" in own.stderr) == (0, False)
+    assert (own.status, "other host" in own.stderr, "URLs that resume" in own.stdout) == (0, False, False)
     assert not any(key in done.stdout + done.stderr for key in (old, key_file.read_text().strip()))
+
+
+def test_urls_of_a_paused_run_stay_valid(pdkernel: Shell) -> None:
+    """While a run is paused, the rotation reports that the URLs that resume the run stay valid."""
+    pdkernel(
+        "run", pdkernel.notebook("%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend(3600_000)\n"), "--body", "{}"
+    )
+
+    done = pdkernel("keys", "rotate", "--yes")
+
+    assert "URLs that resume or cancel a run stay valid until their runs end." in done.stdout
+    assert "New access tokens are signed with the key " in done.stdout
+
+
+def test_the_question_names_the_key(pdkernel: Shell) -> None:
+    """The question about the key of access tokens is not that about encrypted values."""
+    asked = [pdkernel("keys", "rotate", "-q", "--only", only) for only in ("access-tokens", "encryption")]
+
+    assert [each.stderr.partition(" with a new key")[0] for each in asked] == [
+        "Error: Sign new access tokens",
+        "Error: Encrypt every value",
+    ]
+
+
+def test_clients_as_text(pdkernel: Shell) -> None:
+    """A line of the list has the id, the scopes and the name."""
+    empty = pdkernel("clients", "list")
+    made = pdkernel("clients", "create", "--name", "product", "--scope", "connect:*", "--scope", "b", "--json").json
+
+    assert empty.stdout == "No clients yet. Create one: pdkernel clients create\n"
+    assert pdkernel("clients", "list").stdout == f"{made['client_id']}  connect:* b  product\n"
 
 
 def test_keys_rotate_on_a_terminal(pdkernel: Shell) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from pdkernel.cli.doctor import find_platform_python
+from pdkernel.project import Project
+from pdkernel.session.state_store import SessionState
 from tests.cli.conftest import Shell
 from tests.private_pytest import run_pytest
 
@@ -246,6 +248,50 @@ def test_doctor_names_a_missing_file(pdkernel: Shell) -> None:
     ]
 
 
+def test_doctor_mentions_a_pin(pdkernel: Shell) -> None:
+    """For a step without its action that is pinned in the notebook, the message mentions the pin."""
+    source = pdkernel.notebook("%%pdstep act --uses @acme/do_it@0.0.9\n")
+    state = SessionState(
+        event=None,
+        event_name=None,
+        external_user_id=None,
+        environment="development",
+        pins={"act": {"$return_value": 1}},
+        results={},
+    )
+    messages = [pdkernel("doctor", source, "--json").json["missing"][0]["message"]]
+    with Project.open(pdkernel.folder / ".pdkernel") as project:
+        project.notebook_states.save(str((pdkernel.folder / source).resolve()), state.to_json())
+    messages.append(pdkernel("doctor", source, "--json").json["missing"][0]["message"])
+
+    assert ["is pinned in the notebook" in message for message in messages] == [False, True]
+
+
+def test_what_is_beside_the_notebook_counts(pdkernel: Shell) -> None:
+    """A variable in the `.env` beside the notebook is not missing; its test users are those of its `pdkernel.yaml`."""
+    (pdkernel.folder / "there").mkdir()
+    source = pdkernel.notebook(READS, name="there/work.ipynb")
+    pdkernel.write("there/.env", "CHANNEL=general")
+    pdkernel.write("there/work.pdkernel.yaml", "test_users: [grace]\n")
+
+    missing = pdkernel("doctor", source, "--json").json["missing"]
+
+    assert [(each["kind"], each["name"]) for each in missing] == [("external_user", "grace")]
+
+
+def test_doctor_reports_what_is_not_served(pdkernel: Shell) -> None:
+    """A workflow that can run but not be served is reported with the reason."""
+    header = "%%pdworkflow\nname: Closed\ntrigger: {type: http, auth: bearer, token_env: OWN}\n"
+    source = pdkernel.notebook(header, "%%pdstep one\ndef handler(pd):\n    return 1\n")
+
+    before = pdkernel("doctor", source, "--json").json
+    pdkernel("env", "set", "OWN", stdin="token-of-the-endpoint")
+    after = pdkernel("doctor", source, "--json").json
+
+    assert "its environment variable OWN is not set" in before["not_served"]
+    assert after.get("not_served") is None
+
+
 def test_doctor_reports_a_ready_workflow(pdkernel: Shell) -> None:
     """A notebook without requirements is ready to run."""
     ended = pdkernel("doctor", pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n"))
@@ -277,8 +323,11 @@ def test_doctor_checks_every_workflow_of_a_folder(pdkernel: Shell) -> None:
 
     text = pdkernel("doctor", "all")
     found = pdkernel("doctor", "all", "--json").json
+    checked = pdkernel("doctor", "all", "--check")
+    (pdkernel.folder / "all/deep/needs.ipynb").unlink()
+    unreadable = pdkernel("doctor", "all", "--check")
 
-    assert text.status == 0
+    assert (text.status, checked.status, unreadable.status) == (0, 1, 1)
     assert "all/good.ipynb is ready to run." in text.stdout
     assert "all/deep/needs.ipynb needs:" in text.stdout
     assert "Cannot read all/broken.ipynb: all/broken.ipynb is not a notebook" in text.stdout

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from pdkernel.cli.app import CliContext
+from pdkernel.cli.import_workflows import ImportPrompts
+from pdkernel.connect import LocalDirectory
 from pdkernel.definition import plan_files, read_folder_workflow
+from pdkernel.importer import AccountQuestion
 from pdkernel.model import Trigger
+from pdkernel.project import Project
 from tests.cli.conftest import Shell
 from tests.cli.kiosk import Kiosk, open_kiosk
 from tests.definition.builders import synced
@@ -145,9 +151,10 @@ def test_a_run_refuses_unsupported_entries(pdkernel: Shell, source: str) -> None
 
 
 def test_own_accounts_answer_for_props_of_the_code(pdkernel: Shell) -> None:
-    """`--accounts own` gives an app prop that only code declares the project's one account of the app, and the run uses it."""
+    """`--accounts own` gives an app prop that only code declares the developer's one account of the app, and the run uses it."""
     steps = '- namespace: send\n  runtime: nodejs20.x\n  uses: "./send/entry.js"\n  props:\n    n: 3\n'
     workflow(pdkernel, steps=steps)
+    account(pdkernel, "--external-user", "ada")
     before = pdkernel("import", "send-it-p_1", "--to", "before.ipynb", "--accounts", "own", "--json")
     account(pdkernel, "--own")
 
@@ -163,7 +170,7 @@ def test_own_accounts_answer_for_props_of_the_code(pdkernel: Shell) -> None:
 def test_a_repository(pdkernel: Shell) -> None:
     """An invalid workflow is reported with status 2, and the other workflows are imported."""
     workflow(pdkernel, "repo/good-p_1")
-    synced(pdkernel.folder / "repo/team/bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
+    synced(pdkernel.folder / "repo/team/a-bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
     workflow(pdkernel, "repo/team/also-p_3")
 
     ended = pdkernel("import", "repo", "--to", "notebooks", "--accounts", "external-user", "--json")
@@ -171,11 +178,11 @@ def test_a_repository(pdkernel: Shell) -> None:
 
     assert (ended.status, text.status) == (2, 2)
     states = {Path(one["folder"]).name: one["state"] for one in ended.json}
-    assert states == {"good-p_1": "new", "bad-p_2": "failed", "also-p_3": "new"}
+    assert states == {"good-p_1": "new", "a-bad-p_2": "failed", "also-p_3": "new"}
     error = next(one["error"] for one in ended.json if one["error"])
     assert error["line"] == 3
-    assert "repo/team/bad-p_2/workflow.yaml has the key 'name' twice (line 3)" in error["message"]
-    assert "Not imported: repo/team/bad-p_2" in text.stderr
+    assert "repo/team/a-bad-p_2/workflow.yaml has the key 'name' twice (line 3)" in error["message"]
+    assert "Not imported: repo/team/a-bad-p_2" in text.stderr
     assert "2 of 3 workflows imported" in text.stdout
     assert sorted(str(path.relative_to(pdkernel.folder)) for path in pdkernel.folder.rglob("*.ipynb")) == [
         "notebooks/good-p_1.ipynb",
@@ -285,6 +292,39 @@ def test_the_enter_key_decides_nothing(pdkernel: Shell) -> None:
     assert json.loads((pdkernel.folder / "n.ipynb").read_text())["nbformat"] == 4
 
 
+def test_the_output_of_a_second_import(pdkernel: Shell) -> None:
+    """The output distinguishes new, unchanged and replaced notebooks, and names the copy of a replaced one."""
+    workflow(pdkernel)
+    command = ("import", "send-it-p_1", "--to", "n.ipynb")
+
+    first, second = pdkernel(*command), pdkernel(*command)
+    (pdkernel.folder / "send-it-p_1" / "count" / "entry.py").write_text(COUNT.replace("counted", "added"))
+    refused, forced = pdkernel(*command), pdkernel(*command, "--force")
+
+    assert first.stdout.startswith("Imported send-it-p_1 as n.ipynb\n")
+    assert second.stdout.startswith("Unchanged: send-it-p_1 as n.ipynb\n")
+    assert (refused.status, "--force" in refused.stderr) == (2, True)
+    assert forced.stdout.startswith("Imported again send-it-p_1 as n.ipynb\n  The previous file is now ")
+    backup = Path(forced.stdout.splitlines()[1].removeprefix("  The previous file is now "))
+    assert "counted" in (pdkernel.folder / backup).read_text()
+
+
+def test_action_folders_are_beside_the_settings(pdkernel: Shell) -> None:
+    """A folder of components in `pdkernel.yaml` is relative to that file, in a first import and in a later one."""
+    place = pdkernel.folder / "components" / "depot" / "actions" / "put"
+    place.mkdir(parents=True)
+    place.joinpath("put.mjs").write_text(
+        'export default { key: "depot-put", name: "Put", version: "0.0.1", type: "action", props: {}, async run() {} };'
+    )
+    place.parents[1].joinpath("depot.app.mjs").write_text('export default { type: "app", app: "depot" };')
+    folder = workflow(pdkernel, "repo/put-p_1", "- namespace: put\n  runtime: nodejs20.x\n  uses: depot-put@0.0.1\n")
+    (folder / "pdkernel.yaml").write_text("schema: pdkernel/1\nactions: [../../components]\n")
+
+    reports = [pdkernel("import", "repo/put-p_1", "--to", "n.ipynb", "--json").json["report"] for _ in range(2)]
+
+    assert [[(use["step"], use["runs"]) for use in report["actions"]] for report in reports] == [[("put", True)]] * 2
+
+
 def test_an_option_replaces_the_questions(pdkernel: Shell) -> None:
     """With --accounts there are no questions on a terminal."""
     workflow(pdkernel)
@@ -303,6 +343,129 @@ def test_there_are_no_questions_in_a_notebook_cell(pdkernel: Shell) -> None:
 
     assert status == 0
     assert "The owner of these accounts is unknown" in said
+
+
+# ── the questions ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def asking(folder: Path, *answers: str, ask: Callable[[ImportPrompts], Any], workflows: int = 1) -> tuple[Any, str]:
+    """Call *ask* with the prompts of an import of *folder* and a person who types *answers*; returns also what is shown."""
+    state = CliContext()
+    state.project_folder, state.quiet = str(folder / ".pdkernel"), True
+    try:
+        with CliRunner().isolation(input="".join(f"{answer}\n" for answer in answers)) as (_, shown, *_rest):
+            asked = ask(ImportPrompts(state, root=folder / "repo", workflows=workflows))
+            return asked, shown.getvalue().decode()
+    finally:
+        state.close()
+
+
+@pytest.mark.parametrize(
+    ("answers", "config"),
+    [
+        (["0 9 * * *", "Asia/Kolkata"], {"cron": "0 9 * * *", "timezone": "Asia/Kolkata"}),
+        (["3600", ""], {"interval_seconds": 3600, "timezone": "UTC"}),
+        ([""], None),
+    ],
+)
+def test_a_schedule_is_asked_for(tmp_path: Path, answers: list[str], config: dict[str, Any] | None) -> None:
+    """The answers are a cron expression or seconds, and the time zone; an empty answer keeps what is assumed."""
+    trigger = Trigger("schedule", config={"id": "ti_1"})
+
+    asked, _ = asking(tmp_path, *answers, ask=lambda prompts: prompts.ask_trigger(trigger))
+
+    assert asked == (None if config is None else Trigger("schedule", config={"id": "ti_1", **config}))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("slack-new-message@0.1.0", Trigger("source", config={"id": "dc_1", "uses": "slack-new-message@0.1.0"})),
+        ("errors", Trigger("errors", config={"id": "dc_1"})),
+        ("", None),
+    ],
+)
+def test_a_source_is_asked_for(tmp_path: Path, answer: str, expected: Trigger | None) -> None:
+    """The answer is a component, or `errors`; an empty answer keeps what is assumed."""
+    trigger = Trigger("source", config={"id": "dc_1"})
+
+    assert asking(tmp_path, answer, ask=lambda prompts: prompts.ask_trigger(trigger))[0] == expected
+
+
+def test_an_http_trigger_is_asked_for(tmp_path: Path) -> None:
+    """A token is asked for with bearer authentication only; Enter keeps the response that is assumed."""
+    trigger = Trigger("http", response="custom", config={"id": "hi_1"})
+
+    asked, _ = asking(tmp_path, "bearer", "MY_TOKEN", "", ask=lambda prompts: prompts.ask_trigger(trigger))
+    plain, _ = asking(tmp_path, "", "default", ask=lambda prompts: prompts.ask_trigger(trigger))
+
+    assert asked == replace(trigger, auth="bearer", token_env="MY_TOKEN")
+    assert plain == replace(trigger, response="default")
+
+
+def test_each_trigger_is_asked_for_once(tmp_path: Path) -> None:
+    """Two triggers of one type have answers of their own, which a later workflow with the same trigger takes over."""
+    first, second = (Trigger("schedule", config={"id": f"ti_{number}"}) for number in (1, 2))
+
+    def ask(prompts: ImportPrompts) -> list[Any]:
+        return [prompts.ask_trigger(each) for each in (first, second, first, Trigger("email", config={"id": "em_1"}))]
+
+    asked, shown = asking(tmp_path, "y", "60", "", "90", "", ask=ask, workflows=2)
+
+    assert [each and each.config["interval_seconds"] for each in asked] == [60, 90, 60, None]
+    assert [shown.count(text) for text in ("Enter them now", "Schedule ti_1", "Schedule ti_2")] == [1, 1, 1]
+
+
+def test_the_questions_of_a_repository_can_be_left_out(tmp_path: Path) -> None:
+    """For several workflows the first question is whether to ask for triggers; Enter means no."""
+    trigger = Trigger("schedule", config={"id": "ti_1"})
+
+    asked, shown = asking(tmp_path, "", ask=lambda prompts: prompts.ask_trigger(trigger), workflows=2)
+
+    assert (asked, "Schedule ti_1" in shown) == (None, False)
+
+
+def choices_of(folder: Path, account_id: str, *uses: tuple[str, str]) -> tuple[Any, list[str]]:
+    """The answer to a question for a Slack account if a person presses Enter, and the lines that are shown."""
+    question = AccountQuestion("slack", account_id, uses)
+    asked, shown = asking(folder, "", ask=lambda prompts: prompts.ask_accounts([question, question]))
+    return asked[("slack", account_id)], shown.splitlines()
+
+
+def test_the_choices_of_an_account(tmp_path: Path) -> None:
+    """The choices are the external user, own accounts, a new own account with an id of its own, and no decision, the default."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        add = LocalDirectory(project).add_account
+        add(app="slack", credentials={"a": "b"}, external_user_id=None, account_id="apn_own")
+        add(app="slack", credentials={"a": "b"}, external_user_id="ada", account_id="apn_ada")
+        add(app="github", credentials={"a": "b"}, external_user_id=None, account_id="apn_hub")
+    own, later = "  2  your own apn_own  slack", "decide later: the workflow can be exported, but not run"
+
+    unknown = choices_of(tmp_path, "apn_Git", ("send", "slack"))
+    known, without = choices_of(tmp_path, "apn_own"), choices_of(tmp_path, "")
+
+    assert unknown[0] == "unanswered"
+    assert unknown[1][:5] == [
+        "slack, apn_Git: used by send.slack",
+        "  1  the external user's account",
+        own,
+        "  3  your own account; adds it now with the id apn_Git",
+        f"  4  {later}",
+    ]
+    assert [each[1][1:4] for each in (known, without)] == [
+        ["  1  the external user's account", own, f"  3  {later}"],
+        ["  1  the external user's account", own, f"  3  {later}"],
+    ]
+
+
+@pytest.mark.parametrize(("count", "more"), [(5, ""), (7, " and 2 more")])
+def test_the_first_uses_of_an_account_are_shown(tmp_path: Path, count: int, more: str) -> None:
+    """A question lists five uses of the account, and the number of others."""
+    uses = [(f"s{number}", "slack") for number in range(count)]
+
+    _, lines = choices_of(tmp_path, "apn_Git", *uses)
+
+    assert lines[0] == f"slack, apn_Git: used by s0.slack, s1.slack, s2.slack, s3.slack, s4.slack{more}"
 
 
 # ── every form of a prop's value ────────────────────────────────────────────────────────────────────────

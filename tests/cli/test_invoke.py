@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tests.cli.conftest import Ended, Shell
 from tests.cli.fork_server import ForkServer
 from tests.cli.test_serve import serving
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 FLOW = (
     "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  auth: oauth\n  response: custom\n",
@@ -172,6 +174,59 @@ def test_a_call_without_a_client_is_refused(endpoint: Endpoint) -> None:
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--json")
 
     assert (ended.status, ended.json["status"]) == (2, 401)
+
+
+def test_options_are_parts_of_the_request(pdkernel: Shell) -> None:
+    """Method, query, headers and body of the options are sent; a token wins over a client, whose token has its own endpoint."""
+    with serve(AnsweringServer(lambda request: (200, {"access_token": "issued"}, {}))) as server:
+        url = f"{server.url}/eo1"
+        environ = {"PDKERNEL_CLIENT_ID": "id", "PDKERNEL_CLIENT_SECRET": "a-secret", "PDKERNEL_TOKEN_URL": f"{server.url}/t"}  # fmt: skip
+        put = ("--method", "put", "--query", "q= a ", "--header", "X-Kind:  k ", "--environment", "production")
+        done = pdkernel("invoke", url, *put, "--body", "7", "--token", "own", **environ)
+        with_client = pdkernel("invoke", url, "--external-user", "ada", **environ)
+        plain = pdkernel("invoke", url)
+
+    assert (done.status, with_client.status, plain.status) == (0, 0, 0)
+    sent = [(each.method, each.path, each.headers.get("authorization")) for each in server.requests]
+    assert sent == [
+        ("PUT", "/eo1?q=+a+", "Bearer own"),
+        ("POST", "/t", None),
+        ("POST", "/eo1", "Bearer issued"),
+        ("GET", "/eo1", None),
+    ]
+    first, _, second, _ = server.requests
+    assert (first.headers["x-kind"], first.headers["x-pd-environment"], first.json()) == ("k", "production", 7)
+    assert (second.headers["x-pd-external-user-id"], second.body) == ("ada", b"")
+
+
+def test_the_time_limit_of_a_call(pdkernel: Shell) -> None:
+    """An endpoint that does not answer within --timeout ends the command and each of its snippets."""
+    released = threading.Event()
+
+    def wait(_: SentRequest) -> Answer:
+        released.wait(30)
+        return 200, {}
+
+    with serve(AnsweringServer(wait)) as server:
+        call = ("invoke", f"{server.url}/eo1", "--external-user", "ada", "--timeout", "0.2")
+        ended = pdkernel(*call)
+        snippets = pdkernel(*call, "--snippets", "--run", "--json").json
+        released.set()
+
+    assert (ended.status, "did not respond in time" in ended.stderr, "--timeout" in ended.stderr) == (3, True, True)
+    said = {each["kind"]: each["said"] for each in snippets}
+    assert said["curl"] == said["python"] == "The program took longer than 0.2 seconds."
+
+
+def test_snippets_are_printed_without_a_call(pdkernel: Shell) -> None:
+    """Without --run no program is marked, and the status is 0; snippets need an external user."""
+    url = "http://127.0.0.1:9/eo1"
+    shown = pdkernel("invoke", url, "--external-user", "ada", "--snippets")
+    nobody = pdkernel("invoke", url, "--snippets")
+
+    assert shown.status == 0
+    assert not {"✓", "✗"} & {*shown.stdout}
+    assert (nobody.status, "Pass --external-user ID." in nobody.stderr) == (2, True)
 
 
 def test_an_unreachable_endpoint_ends_with_status_3(pdkernel: Shell) -> None:

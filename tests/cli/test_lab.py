@@ -11,7 +11,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from pdkernel.cli.lab import CONFIG_FOLDER, lab_options, set_defaults
+import pytest
+
+from pdkernel.cli.app import CliContext
+from pdkernel.cli.lab import CONFIG_FOLDER, lab_options, set_defaults, set_project
 from tests.cli.conftest import Shell
 from tests.lab_files import TOKEN, private_environment, wait_for_url
 
@@ -40,6 +43,25 @@ def test_other_configuration_comes_first() -> None:
     set_defaults(environ)
 
     assert environ["JUPYTER_CONFIG_PATH"] == f"/mine{os.pathsep}{CONFIG_FOLDER}"
+
+
+def test_kernels_have_the_project_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels, which run in folders of their own, get the absolute path of the project, and its database."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work" / ".pdkernel").mkdir(parents=True)
+    (tmp_path / "work" / "deep").mkdir()
+
+    def variables(start: str, project: str | None = None, database: str | None = None, **own: str) -> dict[str, str]:
+        state = CliContext()
+        state.project_folder, state.database_url = project, database
+        set_project(own, state, tmp_path / start)
+        return own
+
+    url, named = "postgresql://h.test/db", str(tmp_path / "named")
+    assert variables("work/deep") == {"PDKERNEL_PROJECT": str(tmp_path / "work")}
+    assert variables("new") == {"PDKERNEL_PROJECT": str(tmp_path / "new")}
+    assert variables("work", "named", url) == {"PDKERNEL_PROJECT": named, "PDKERNEL_DATABASE": url}
+    assert variables("work", "named", PDKERNEL_PROJECT="mine") == {"PDKERNEL_PROJECT": "mine"}
 
 
 def test_lab_runs(tmp_path: Path) -> None:

@@ -370,6 +370,45 @@ def test_moving_can_be_undone(pdkernel: Shell) -> None:
         assert again.stdout.splitlines() == ["Nothing to change: checked 1 source."]
 
 
+def test_some_moves_are_undone(pdkernel: Shell) -> None:
+    """Options of an undo select moved sources by user, id and environment; by default both environments are undone."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        words = (
+            "triggers",
+            "move",
+            "--to",
+            TO,
+            "--external-user",
+            "ada",
+            "--environment",
+            "production",
+            "--only",
+            "dc_1",
+        )
+        moved = pdkernel(*words, "--yes", "--json").json
+
+        def planned(*options: str) -> list[str]:
+            return [each["id"] for each in pdkernel("triggers", "move", "--undo", "--json", *options).json]
+
+        selections = {"--environment": ("production", "development"), "--external-user": ("ada", "bob"), "--only": ("dc_1", "dc_2")}  # fmt: skip
+        found = {name: [planned(name, value) for value in values] for name, values in selections.items()}
+        undone = planned()
+
+    assert [(each["id"], each["environment"], each["changed"]) for each in moved] == [("dc_1", "production", True)]
+    assert found == {name: [["dc_1"], []] for name in selections}
+    assert undone == ["dc_1"]
+
+
+def test_the_sources_of_one_user_are_moved(logged_in: Shell) -> None:
+    """With --external-user only the sources of that user are checked; in JSON a source without changes is not changed."""
+    nobody = logged_in("triggers", "move", "--to", TO, "--external-user", "bob")
+    checked = logged_in("triggers", "move", "--to", TO, "--external-user", "ada", "--json").json
+
+    assert nobody.stdout == "Nothing to change: checked 0 sources.\n"
+    assert [(each["id"], each["changed"]) for each in checked] == [("dc_1", False), ("dc_2", False)]
+
+
 def test_an_undo_cannot_be_undone(pdkernel: Shell) -> None:
     """After an undo the output names no further undo, and a second undo is refused."""
     with running_upstream() as fresh:
@@ -394,6 +433,15 @@ def test_an_interrupted_move_can_be_undone(pdkernel: Shell) -> None:
 
         assert (failed.status, moved != before) == (3, True)
         assert webhooks_of(fresh, "dc_1") == before
+
+
+def test_a_source_that_stays_is_not_changed(pdkernel: Shell) -> None:
+    """With --yes the JSON marks the sources that were changed."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        moved = pdkernel("triggers", "move", "--to", TO, "--yes", "--json").json
+
+    assert [(each["id"], each["changed"]) for each in moved] == [("dc_1", True), ("dc_2", False)]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,28 @@ def test_a_report_over_the_api(pdkernel: Shell, upstream: Upstream) -> None:
     assert (done.status, done.json["workflows"][0]["id"]) == (0, "p_Api1234")
 
 
+def test_the_workspace_is_passed_on(pdkernel: Shell, upstream: Upstream) -> None:
+    """Reports and events of an id are read with `--org-id`."""
+    upstream.workflows["p_Api1234"] = API_WORKFLOW
+    environ: Any = upstream.environ
+    queries = []
+    for words in (["report", "p_Api1234"], ["events", "p_Api1234", "--to", "there"]):
+        upstream.asked.clear()
+        pdkernel("migrate", *words, "--org-id", "o_1", **environ)
+        queries += [each["query"] for each in upstream.asked if each["path"] == "/v1/workflows/p_Api1234"]
+
+    assert queries == [{"org_id": "o_1"}] * 2
+
+
+def test_a_report_looks_beside_the_workflow(pdkernel: Shell) -> None:
+    """A variable in the `.env` beside a workflow has its value, whichever the current folder is."""
+    write_workflow(pdkernel.folder / "synced", "Orders", OMISSIONS["Node variable"])
+    (folder,) = (pdkernel.folder / "synced").iterdir()
+    (folder / ".env").write_text("NODE_TOKEN=value-of-a-test\n")
+
+    assert "pdkernel env set NODE_TOKEN" not in pdkernel("migrate", "report", "synced").stdout
+
+
 def test_an_id_without_a_login_is_refused(pdkernel: Shell) -> None:
     """The error names the command that logs in."""
     refused = pdkernel("migrate", "report", "p_Api1234")
@@ -104,6 +126,7 @@ def test_a_written_step_is_explained(pdkernel: Shell) -> None:
     [
         (["--to", "rescued"], "--files"),
         (["ds_1", "--to", "rescued", "--from", "http://127.0.0.1:9"], "Leave out STORE"),
+        (["--files", "--to", "rescued", "--from", "http://127.0.0.1:9"], "Leave out STORE and --files"),
         (["--to", "rescued", "--from", "http://127.0.0.1:9"], "Write the step first"),
     ],
 )
@@ -134,7 +157,7 @@ def test_an_import_with_another_number_of_records_says_so(pdkernel: Shell) -> No
 
 
 def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Upstream) -> None:
-    """The first call saves the event and names it, the second reports that nothing is new."""
+    """The first call saves the event and names it, the second reports that nothing is new; `--to` names another folder."""
     write_workflow(pdkernel.folder / "synced", "Orders", OMISSIONS["Node variable"])
     (folder,) = (pdkernel.folder / "synced").iterdir()
     workflow_id = folder.name.rpartition("-")[2]
@@ -152,8 +175,13 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
 
     first = pdkernel("migrate", "events", "synced", **environ)
     second = pdkernel("migrate", "events", "synced", **environ)
+    elsewhere = pdkernel("migrate", "events", "synced", "--to", "there", "--json", **environ)
 
     assert (first.status, second.status) == (0, 0)
+    assert elsewhere.json == [
+        {"id": workflow_id, "name": "Orders", "added": ["failed-16-0"], "known": [], "skipped": []}
+    ]
+    assert (pdkernel.folder / "there" / "events" / "failed-16-0.json").is_file()
     assert "  failed-16-0  Failure" in first.lines
     assert f"Orders ({workflow_id}): nothing new. 1 were saved before." in second.lines
     assert json.loads((folder / "events" / "failed-16-0.json").read_text())["headers"] == {"cookie": "***"}

@@ -87,6 +87,8 @@ def test_what_cannot_be_replayed_is_refused(shell: Shell) -> None:
     shell.notebook("%%pdworkflow\nname: [\n", name="greet.ipynb")
     broken = shell("runs", "replay", first)
     selected = shell("runs", "replay", "--status", "success", "--yes")
+    as_json = shell("runs", "replay", "--status", "success", "--yes", "--json")
+    plan = shell("runs", "replay", "--status", "success", "--json")
     other = shell.folder / "other"
     shell("project", "show", "--project", str(other / ".pdkernel"))
     shutil.copy(next((other / ".pdkernel").glob("*key*")), shell.folder / ".pdkernel")
@@ -96,4 +98,7 @@ def test_what_cannot_be_replayed_is_refused(shell: Shell) -> None:
     assert "There is no run 'nope'" in unknown.stderr
     assert "No run is named" in nothing.stderr
     assert (selected.status, first in selected.stderr) == (2, True)
+    assert (as_json.status, as_json.json, first in as_json.stderr) == (2, [], True)
+    assert (plan.status, plan.json["runs"], plan.stderr) == (0, [], "")
+    assert [(each["id"], each["error"]["code"]) for each in plan.json["refused"]] == [(first, "directive")]
     assert "key" in wrong_key.stderr

@@ -221,6 +221,31 @@ def test_a_failure_of_any_user_is_the_exit_status(pdkernel: Shell) -> None:
     assert ended.status == 1
 
 
+def test_all_users_are_those_of_the_environment(pdkernel: Shell) -> None:
+    """`--external-users all` runs for the users of the event's environment, unless `--environment` names another one."""
+    for user, environment in (("ada", "development"), ("grace", "production"), ("lin", "production")):
+        pdkernel("accounts", "add", "--external-user", user, "--environment", environment, "--app", "crm", "--credential", "a=b")  # fmt: skip
+    event = pdkernel.write("event.json", '{"headers": {"x-pd-environment": "production"}}')
+    command = ("run", pdkernel.notebook(GREET), "--event", event, "--external-users", "all", "--json")
+
+    found = [pdkernel(*command, *more).json for more in ((), ("--environment", "development"))]
+
+    assert [[(each["external_user"], each["environment"]) for each in runs] for runs in found] == [
+        [("grace", "production"), ("lin", "production")],
+        [("ada", "development")],
+    ]
+
+
+@pytest.mark.parametrize(("options", "status", "word"), [(["--skip-waits"], 0, "success"), ([], 4, "paused")])
+def test_pauses_are_skipped_on_request(pdkernel: Shell, options: list[str], status: int, word: str) -> None:
+    """With --skip-waits the run goes on at once; by default the command ends, and the run stays paused."""
+    notebook = pdkernel.notebook("%%pdstep wait\ndef handler(pd):\n    pd.flow.delay(3600_000)\n", GREET)
+
+    ended = pdkernel("run", notebook, "--body", "{}", *options, "--json")
+
+    assert (ended.status, ended.json["status"]) == (status, word)
+
+
 def test_from_a_step_with_a_pin(pdkernel: Shell) -> None:
     """`--from` skips the steps above; `--pin` provides their exports."""
     last = '%%pdstep last\ndef handler(pd):\n    return pd.steps["greet"]["$return_value"]\n'
@@ -249,6 +274,14 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
         ([GREET], [], "Pass --event FILE"),
         ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
         ([GREET], ["--body", "{}", "--environment", "staging"], "'staging' is not one of 'development', 'production'"),
+        ([GREET], ["--body", "{}", "--egress", "deny", "--via", "http://proxy.test:3128"], "upstream proxy has no effect"),
+        ([GREET], ["--body", "{}", "--egress", "deny", "--unopened", "https://bank.test"], "'https://bank.test' is not a host name"),
+        ([GREET], ["--body", "{}", "--unopened", "https://bank.test"], "'https://bank.test' is not a host name"),
+        ([GREET], ["--body", "{}", "--event", "-"], "--event and --body exclude each other"),
+        ([GREET], ["--body", "{}", "--wait", "--skip-waits"], "--wait and --skip-waits exclude each other"),
+        ([GREET], ["--body", "{}", "--external-user", "a", "--external-users", "b"], "exclude each other"),
+        ([GREET], ["--body", "{}", "--external-users", "all"], "There are no external users in development"),
+        ([GREET], ["--body", "{}", "--pin", "greet"], "Write --pin STEP=FILE"),
         ([GREET], ["--body", "{}", "--from", "nowhere"], "no step 'nowhere'"),
         (["%%pdstep my-step\n"], ["--body", "{}"], "is not a valid step name"),
         (["%%pdstep my step\n"], ["--body", "{}"], "step"),
@@ -586,9 +619,13 @@ def test_a_recording_that_cannot_be_read_refuses_the_run(pdkernel: Shell, mode: 
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, language: str) -> None:
-    """An interrupted command prints the cancelled execution, exits with 1 and leaves no process."""
+@pytest.mark.parametrize(
+    ("language", "sent"), [*((each, signal.SIGINT) for each in LANGUAGES), ("bash", signal.SIGTERM)]
+)
+def test_a_signal_ends_the_step_and_is_recorded(
+    pdkernel: Shell, tmp_path: Path, language: str, sent: signal.Signals
+) -> None:
+    """An interrupted or terminated command prints the cancelled execution, starts no other, exits with 1 and leaves no process."""
     up = tmp_path / "up"
     loop = {
         "python": python(
@@ -601,16 +638,18 @@ def test_ctrl_c_ends_the_step_and_is_recorded(pdkernel: Shell, tmp_path: Path, l
             f"cat /proc/$$/environ | tr '\\0' '\\n' | sed -n s/PDKERNEL_STEP_PROCESS=//p > {up}; while :; do :; done"
         ),
     }
-    process = pdkernel.start("run", pdkernel.notebook(loop[language]), "--body", "{}", "--json")
+    command = ("run", pdkernel.notebook(loop[language]), "--body", "{}", "--external-users", "ada,grace", "--json")
+    process = pdkernel.start(*command)
     mark = mark_in(up)
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     stdout, stderr = process.communicate(timeout=30)
 
     ended = Ended(process.wait(), stdout, stderr)
+    (execution,) = ended.json
     assert ended.status == 1
-    assert ended.json["status"] == "cancelled"
-    assert ended.json["steps"][0]["error"]["message"] == "The run was cancelled while this step ran."
+    assert execution["status"] == "cancelled"
+    assert execution["steps"][0]["error"]["message"] == "The run was cancelled while this step ran."
     assert process_tree.find_processes([], [mark]) == set()
 
 
@@ -690,13 +729,16 @@ def test_an_existing_file_is_reported_after_the_run(pdkernel: Shell) -> None:
 
 
 def test_an_event_by_its_name(pdkernel: Shell) -> None:
-    """`--event NAME` is a saved event beside the notebook; the timeline names the event and the language of each step."""
+    """`--event NAME` is a saved event beside the notebook, unless there is such a file; the timeline names the event and languages."""
     (pdkernel.folder / "work" / "events").mkdir(parents=True)
     notebook = pdkernel.notebook(GREET, name="work/greet.ipynb")
     pdkernel.write("work/events/order.json", '{"body": {"name": "Ada"}}')
 
     ended = pdkernel("run", notebook, "--event", "order")
+    pdkernel.write("order", '{"body": {"name": "Grace"}}')
+    file = pdkernel("run", notebook, "--event", "order", "--json")
 
+    assert file.json["trigger"]["event"]["body"] == {"name": "Grace"}
     assert ended.status == 0
     assert "\n  order\n" in ended.stdout
     assert re.search(r"✓ success +greet +Python ", ended.stdout)

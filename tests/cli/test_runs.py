@@ -66,6 +66,7 @@ def test_a_list_is_continued(three_runs: Shell) -> None:
     hint = re.search(r"--before (\w+)", page.stderr)
     assert hint is not None
     assert users(three_runs, "--before", hint[1]) == ["ada"]
+    assert "--before" not in three_runs("runs", "list", "--limit", "4").stderr
 
 
 def test_the_list_as_text(three_runs: Shell) -> None:
@@ -170,10 +171,28 @@ def test_a_failed_run_names_the_command_that_shows_it(pdkernel: Shell) -> None:
     assert "runs show" not in pdkernel("run", notebook, "--body", '{"name": "Ada"}').stderr
 
 
+def test_a_resumed_run_ends_the_command_with_its_status(pdkernel: Shell) -> None:
+    """A run that fails after its pause ends `runs resume` with status 1, and names the next command."""
+    fails = "%%pdstep after\ndef handler(pd):\n    raise ValueError('no')\n"
+    run_id = pdkernel("run", pdkernel.notebook(WAITS[1], fails), "--body", "{}", "--json").json["id"]
+
+    resumed = pdkernel("runs", "resume", run_id)
+
+    assert (resumed.status, f"pdkernel runs show {run_id}" in resumed.stderr) == (1, True)
+
+
+def test_nothing_to_remove_is_not_asked_about(three_runs: Shell) -> None:
+    """Filters that select no run need no confirmation."""
+    done = three_runs("runs", "remove", "--workflow", "Other")
+
+    assert (done.status, done.stdout) == (0, "Removed 0 runs.\n")
+
+
 def test_runs_are_removed(shell: Shell) -> None:
-    """Runs are removed by their ids or by filters, after a confirmation; `users remove` removes those of the user."""
+    """Runs are removed by their ids or by filters, after a confirmation; `users remove` those of the user in one environment."""
     (failed,) = shell("runs", "list", "--status", "error", "--json").json
     shell("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "bot_token=xoxb-0123456789")
+    shell("run", "greet.ipynb", "--body", '{"name": "Ada"}', "--external-user", "ada", "--environment", "production")
     unconfirmed = shell("runs", "remove", failed["id"])
     by_id = shell("runs", "remove", failed["id"], "--yes")
     gone = shell("runs", "remove", failed["id"], "--yes")
@@ -190,6 +209,6 @@ def test_runs_are_removed(shell: Shell) -> None:
     assert "exclude each other" in both.stderr
     assert "No run is named" in unnamed.stderr
     assert (user["removed"], user["runs"]) == (True, 1)
-    assert rest == ["grace"]
-    assert by_filter.json == {"removed": 1}
+    assert rest == ["ada", "grace"]
+    assert by_filter.json == {"removed": 2}
     assert users(shell) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -12,12 +13,16 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from pdkernel.cli.serve import ServeOptions, build_settings
+from pdkernel.egress import parse_policy
+from pdkernel.server import ServeSettings
 from tests.cli.conftest import Shell
 from tests.cli.fork_server import ForkedCommand
 from tests.privileges import CAP_SYS_ADMIN
@@ -122,19 +127,100 @@ def test_tls(pdkernel: Shell) -> None:
 
 
 def test_public_url(pdkernel: Shell) -> None:
-    """Printed URLs have the public base; the server accepts its host only, and prints its own address."""
+    """Printed URLs have the public base; the server accepts its host only, and prints its own address and a warning."""
     pdkernel.notebook(ANSWER)
     port = _free_port()
-    with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/", port=port) as (said, _):
+    with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/", port=port) as (said, process):
         path = said["workflows"][0]["url"].removeprefix("https://flows.example.com")
         statuses = [
             httpx.post(f"http://127.0.0.1:{port}{path}", headers={"host": host}, timeout=60)
             for host in ("flows.example.com", "evil.example")
         ]
+        process.send_signal(signal.SIGTERM)
+        _, lines = process.communicate(timeout=60)
 
     assert said["url"] == "https://flows.example.com"
     assert [answer.status_code for answer in statuses] == [200, 421]
     assert statuses[0].json()["inspect"].startswith("https://flows.example.com/-/runs/")
+    assert f"Listening at http://127.0.0.1:{port}\n" in lines
+    assert "Every client that reaches https://flows.example.com can start 'work'" in lines
+
+
+def test_tls_behind_a_public_url(pdkernel: Shell) -> None:
+    """The certificate is valid for the host of the public URL; the local address and the settings of clients are printed."""
+    pdkernel.notebook(ANSWER)
+    port = _free_port()
+    with serving(pdkernel, "--tls", "--public-url", "https://flows.example.com", port=port) as (_, process):
+        (authority,) = (pdkernel.folder / ".pdkernel" / "egress").glob("*ca*.pem")
+        trusting = ssl.create_default_context(cafile=authority)
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            trusting.wrap_socket(plain, server_hostname="flows.example.com") as secure,
+        ):
+            certificate = secure.getpeercert()
+        process.send_signal(signal.SIGTERM)
+        _, lines = process.communicate(timeout=60)
+
+    assert certificate
+    assert ("DNS", "flows.example.com") in certificate["subjectAltName"]
+    assert f"Listening at https://127.0.0.1:{port}\n" in lines
+    assert f"export NODE_EXTRA_CA_CERTS={authority}" in lines
+
+
+OPTIONS = ServeOptions(
+    host="::",
+    port=0,
+    tls=False,
+    public_url="https://flows.example.com",
+    proxies=("10.0.0.0/8", "192.0.2.1"),
+    max_active_runs=8,
+    server_processes=1,
+    memory=None,
+    require_isolation=False,
+    accept_missing_isolation=False,
+    egress=None,
+    via=("http://proxy.test:3128",),
+    user_cap=3,
+    rate_limits=True,
+)
+
+
+def test_options_are_settings_of_the_server() -> None:
+    """Each option of requests and outbound calls reaches the server; the token of the console has no blanks around it."""
+    environ = {"PDKERNEL_ADMIN_TOKEN": " token-of-a-test\n", "PDKERNEL_EGRESS": "allow=api.example.com"}
+
+    assert build_settings(OPTIONS, "https://flows.example.com", environ) == ServeSettings(
+        base_url="https://flows.example.com",
+        policy=parse_policy("allow=api.example.com", via=OPTIONS["via"]),
+        allowed_hosts=("flows.example.com",),
+        trusted_proxies=("10.0.0.0/8", "192.0.2.1"),
+        max_development_users=3,
+        applies_rate_limits=True,
+        admin_token_hash=hashlib.sha256(b"token-of-a-test").digest(),
+    )
+
+
+def test_settings_without_options() -> None:
+    """Without a token, the console opens with a code only; `--egress` precedes the variable; hosts are those of the address."""
+    options = OPTIONS | {"host": "0.0.0.0", "egress": "deny", "via": (), "proxies": (), "user_cap": None, "rate_limits": False}  # fmt: skip
+    environ = {"PDKERNEL_ADMIN_TOKEN": "  ", "PDKERNEL_EGRESS": "live"}
+
+    settings = build_settings(cast("ServeOptions", options), "http://hooks.test:8765", environ)
+
+    assert settings == ServeSettings("http://hooks.test:8765", parse_policy("deny"), ("hooks.test",))
+
+
+def test_active_runs_are_limited(pdkernel: Shell) -> None:
+    """With `--max-active-runs 1`, a run begins when the one before has ended."""
+    log = pdkernel.folder / "log"
+    step = f"import time\ndef handler(pd):\n    for mark in '+-':\n        open({str(log)!r}, 'a').write(mark)\n        time.sleep(0.1)\n"
+    pdkernel.notebook(CUSTOM, f"%%pdstep one\n{step}", ANSWER)
+    with serving(pdkernel, "--max-active-runs", "1") as (said, _), ThreadPoolExecutor(4) as threads:
+        url = said["workflows"][0]["url"]
+        statuses = list(threads.map(lambda body: httpx.post(url, json=body, timeout=60).status_code, range(4)))
+
+    assert statuses == [200] * 4
+    assert log.read_text() == "+-" * 4
 
 
 def test_other_addresses_require_authorization(pdkernel: Shell) -> None:

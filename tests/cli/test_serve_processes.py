@@ -155,8 +155,14 @@ def database(postgres: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def two(fork_server: ForkServer, database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Two server processes, which run until the end of the module."""
-    with processes_of(fork_server, tmp_path_factory.mktemp("two"), database) as running:
+    folder = tmp_path_factory.mktemp("two")
+    with processes_of(fork_server, folder, database, "-v", "--memory", "4G") as running:
         yield running
+
+
+def test_the_processes_share_the_memory(two: Processes) -> None:
+    """Each process takes its part of --memory for its workers."""
+    assert two.wait_for(r"the workers of this process use more than (\d+) MB")[1] == "2048"
 
 
 def test_both_processes_answer(two: Processes, tmp_path: Path) -> None:

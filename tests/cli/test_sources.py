@@ -169,6 +169,43 @@ def test_dedupe_last(poll: Poll, kiosk: Kiosk) -> None:
     assert (found(first), found(second), found(third)) == ([1, 2], [3], [1])
 
 
+def test_a_source_of_another_environment(poll: Poll, pdkernel: Shell, kiosk: Kiosk) -> None:
+    """A poll uses the account of --environment, and `forget` removes the state of that environment only."""
+    kiosk.sell(1, "paper", 2)
+    account = ("accounts", "add", "--external-user", "ada", "--app", "kiosk", "--environment", "production")
+    pdkernel(*account, "--credential", "api_key=-", stdin="key-of-production-1")
+    user = ("--external-user", "ada")
+
+    there = [poll("each-sale@0.0.1", "--environment", "production", "--json") for _ in range(2)]
+    here = poll("each-sale@0.0.1", "--json")
+    gone = [pdkernel("source", "forget", "work.ipynb", *user, "--environment", "production", "--yes", "--json").json for _ in range(2)]  # fmt: skip
+
+    assert [*map(found, there), found(here)] == [[1], [], [1]]
+    assert kiosk.keys == {"Bearer key-of-production-1", f"Bearer {KEY}"}
+    assert gone == [{"forgotten": True}, {"forgotten": False}]
+    assert found(poll("each-sale@0.0.1", "--json")) == []
+
+
+def test_a_hook_that_a_source_lacks(poll: Poll) -> None:
+    """A source without the hook says so, and the status is 0."""
+    ended = poll("opens@0.1.0", "--hook", "activate")
+
+    assert (ended.status, ended.stdout) == (0, "kiosk-opens@0.1.0 does not have this hook.\n")
+
+
+def test_events_can_be_saved(poll: Poll, kiosk: Kiosk) -> None:
+    """The output names the option that saves events, or the command that runs a saved one."""
+    kiosk.sell(1, "paper", 2)
+    shown = poll("each-sale@0.0.1")
+    kiosk.sell(2, "gum", 1)
+    saved = poll("each-sale@0.0.1", "--save", "sale")
+    none = poll("each-sale@0.0.1")
+
+    assert shown.stdout.splitlines()[-1] == "To save them as test events, pass --save NAME."
+    assert saved.stdout.splitlines()[-1].startswith("Run one: pdkernel run work.ipynb --event ")
+    assert none.stdout.splitlines()[-1] == "0 new events, 2 emitted before."
+
+
 def test_a_timer_with_a_cron_expression(poll: Poll) -> None:
     """The tick and the prop have the cron expression."""
     ticked = poll("opens@0.1.0", "--json")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from pdkernel.cli.triggers import trigger_lines
+from pdkernel.model import Trigger
+from pdkernel.operations.triggers import TriggerView
+from pdkernel.project import Project, TriggerState
 from tests.cli.conftest import Shell
 from tests.cli.test_serve import serving
 
@@ -58,6 +66,70 @@ def test_listening_triggers(pdkernel: Shell) -> None:
         "on   Ears  errors of all workflows  fires when a run fails",
         "on   Ears  events of Depot, Mail    fires when a run emits an event",
     ]
+
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+STATE = TriggerState("p_1", "dc_1", "Sales", "sales.ipynb", {}, enabled=True, since=NOON, type="source")
+SOURCE = Trigger("source", config={"uses": "depot-new-sale@0.1.0"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "starts when it is served"),
+        ({"is_active": True}, "fires on requests to http://h.test/{key}"),
+        ({"is_active": True, "due": NOON}, "next 2026-01-02 12:00:00 UTC"),
+        ({"is_active": True, "result": "failed: no account"}, "failed: no account"),
+        ({"enabled": False, "fired": NOON, "result": "1 event"}, "pdkernel triggers enable /sales.ipynb, last 2026-01-02 12:00:00 UTC, 1 event"),
+        ({"is_active": True, "fired": NOON, "run_id": "removed"}, "fires on requests to http://h.test/{key}, last 2026-01-02 12:00:00 UTC"),
+    ],
+)  # fmt: skip
+def test_the_state_of_a_source(tmp_path: Path, changes: dict[str, Any], shown: str) -> None:
+    """A line ends with what happens next, and with the last fire and its result."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        key = project.endpoint_keys.ensure_trigger_key("p_1/dc_1")
+        view = TriggerView("p_1", "Sales", Path("/sales.ipynb"), "dc_1", SOURCE, replace(STATE, **changes))
+
+        (line,) = trigger_lines(project, [view], base_url="http://h.test")
+
+    state = "off" if changes.get("enabled") is False else "on "
+    assert line == f"{state}  Sales  source depot-new-sale@0.1.0  {shown.format(key=key)}"
+
+
+def test_the_status_of_the_last_run(pdkernel: Shell) -> None:
+    """The line and the JSON of a trigger have the status of its last run, as long as the run is recorded."""
+    notebook = pdkernel.notebook(MAIL.replace("{type: email}, ", ""), STEP)
+    run_id = pdkernel("run", notebook, "--body", "{}", "--json").json["id"]
+    pdkernel("triggers", "enable", notebook)
+    with Project.open(pdkernel.folder / ".pdkernel") as project:
+        (state,) = project.workflow_triggers.list_states()
+        project.workflow_triggers.save([replace(state, fired=NOON, run_id=run_id)])
+
+    listed = pdkernel("triggers", "list")
+    as_json = pdkernel("triggers", "list", "--json").json
+
+    assert listed.stdout.endswith(", last 2026-01-02 12:00:00 UTC, success\n")
+    assert [as_json[0][name] for name in ("last_fire", "last_run", "last_result")] == [
+        "2026-01-02T12:00:00.000Z",
+        run_id,
+        "success",
+    ]
+
+
+def test_triggers_of_the_given_sources(pdkernel: Shell) -> None:
+    """SOURCE selects workflows; the triggers of others are listed only if they are on."""
+    (pdkernel.folder / "there").mkdir()
+    pdkernel.notebook(MAIL, STEP)
+    pdkernel.notebook(MAIL.replace("Mail", "Other"), STEP, name="there/other.ipynb")
+
+    def names(*sources: str) -> list[str]:
+        return [each["workflow"] for each in pdkernel("triggers", "list", *sources, "--json").json]
+
+    off = names("there")
+    pdkernel("triggers", "enable", "work.ipynb")
+
+    assert off == ["Other", "Other"]
+    assert names("there") == ["Other", "Other", "Mail", "Mail"]
 
 
 def test_no_triggers(pdkernel: Shell) -> None:
