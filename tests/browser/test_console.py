@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 from sqlalchemy import update
 
+from pdkernel.engine.journal import Claim, NewRun, encode_event, encode_output
 from pdkernel.loop_thread import LoopThread
 from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import CODE_INTERVAL_S
@@ -63,6 +65,10 @@ class ConsoleSite:
         answer = httpx.post(self.site.url + self.site.path(name), json={"amount": 12}, headers=headers, timeout=60)
         return str(answer.json()["event_id"])
 
+    def store(self, number: int, workflow: str) -> None:
+        """Store a finished run without running it; the run with a higher number is newer."""
+        self.loop.run(store_run(self.site, number, workflow))
+
     def cancel(self, run_id: str) -> None:
         """Cancel a run, as another process does."""
         assert self.loop.run(self.site.context.engine.journal.cancel(run_id))
@@ -78,12 +84,28 @@ class ConsoleSite:
         self.page.goto(self.site.url + path)
         return self.page
 
+    def open_ended(self, name: str) -> Page:
+        """Call an endpoint, and open the page of its run, which has ended."""
+        page = self.open(f"/-/runs/{self.call(name)}")
+        expect(page.get_by_role("button", name="Replay")).to_be_visible()
+        return page
+
     def screenshot(self, name: str) -> None:
         """Take a picture of the page into the folder PDKERNEL_SCREENSHOTS, if the variable is set."""
         folder = os.environ.get("PDKERNEL_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+async def store_run(site: Site, number: int, workflow: str) -> None:
+    """Store a finished run without running it."""
+    journal, run_id = site.context.engine.journal, f"{number:027d}"
+    definition = await journal.store_definition(replace(GREETS, name=workflow))
+    await journal.accept_run(
+        NewRun(run_id, "t", workflow, definition, encode_event({}, {}), environment="development", created=1e9 + number)
+    )
+    await journal.finish(Claim.first(run_id), "success", encode_output())
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +220,8 @@ def test_the_keyboard_alone(console: ConsoleSite) -> None:
 
 
 def test_a_path_is_copied(console: ConsoleSite) -> None:
-    """A click on an export, or Enter, copies the path that its title names, and shows a message."""
-    page = console.open(f"/-/runs/{console.call('Greet')}")
+    """A click on an export copies the path that its title names, and shows a message."""
+    page = console.open_ended("Greet")
     key = page.locator("#timeline code.pd-k").first
     path = (key.get_attribute("title") or "").removeprefix("Copy ")
 
@@ -208,6 +230,99 @@ def test_a_path_is_copied(console: ConsoleSite) -> None:
     expect(page.locator("#live")).to_have_text(f"Copied {path}")
     assert path
     assert page.evaluate("navigator.clipboard.readText()") == path
+
+
+def test_a_path_is_copied_by_the_keyboard(console: ConsoleSite) -> None:
+    """A part of an export can be focused, and Enter copies its path."""
+    page = console.open_ended("Greet")
+    page.evaluate("document.querySelectorAll('#timeline details').forEach((each) => { each.open = true; })")
+    key = page.locator("#timeline code.pd-k[role=button]").first
+    path = (key.get_attribute("title") or "").removeprefix("Copy ")
+
+    key.press("Enter")
+
+    expect(page.locator("#live")).to_have_text(f"Copied {path}")
+    assert path
+    assert page.evaluate("navigator.clipboard.readText()") == path
+
+
+def test_a_path_that_is_not_copied(console: ConsoleSite) -> None:
+    """If the browser does not permit the copy, the page reports that."""
+    page = console.open_ended("Greet")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('not permitted')); }")
+    key = page.locator("#timeline code.pd-k").first
+
+    key.click()
+
+    expect(page.locator("#live")).to_have_text((key.get_attribute("title") or "").replace("Copy ", "Could not copy "))
+
+
+HIDE = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true}); document.dispatchEvent(new Event('visibilitychange')); }"
+"""JavaScript: the page is hidden behind another tab, or visible again."""
+
+
+def test_a_hidden_page_has_no_connection(console: ConsoleSite) -> None:
+    """A hidden page closes its stream, and opens it again when it is visible, unless the run has ended."""
+    run_id = console.call("Pay out")
+    page = console.open(f"/-/runs/{run_id}")
+    expect(page.locator("body.live")).to_be_attached()
+    page.evaluate(HIDE, True)
+    hidden = page.evaluate("source === null && !document.body.classList.contains('live')")
+    page.evaluate(HIDE, False)
+    expect(page.locator("body.live")).to_be_attached()
+    console.cancel(run_id)
+    expect(page.locator("#live")).to_have_text("Status: cancelled")
+    page.wait_for_function("ended")
+    page.evaluate(HIDE, True)
+    page.evaluate(HIDE, False)
+
+    assert hidden
+    assert page.evaluate("source === null")
+
+
+def test_a_second_click_does_not_act_twice(console: ConsoleSite) -> None:
+    """A form is sent once; after the Back button it can be sent again."""
+    page = console.open(f"/-/runs/{console.call('Pay out')}")
+    page.evaluate(
+        """() => {
+          window.prevented = [];
+          addEventListener('submit', (event) => { window.prevented.push(event.defaultPrevented); event.preventDefault(); });
+        }"""
+    )
+    cancel = page.get_by_role("button", name="Cancel")
+    cancel.click()
+    cancel.click()
+    page.evaluate("dispatchEvent(new Event('pageshow'))")  # the browser shows a page that it has kept
+    cancel.click()
+
+    assert page.evaluate("prevented") == [False, True, False]
+
+
+def test_a_long_list(console: ConsoleSite) -> None:
+    """An open list has at most two hundred rows, newest first; its link to older runs follows the last row."""
+    for number in range(51):
+        console.store(number, "Long")
+    page = console.open("/-/runs?workflow=Long")
+    expect(page.locator("#older")).to_be_attached()
+    expect(page.locator("body.live")).to_be_attached()
+    console.store(51, "Long")
+    expect(page.locator("#runs li")).to_have_count(51)
+    first = page.evaluate(
+        """() => {
+          const [row] = region.children;
+          for (let number = 0; number < 160; number += 1) {
+            const id = String(number + 1000).padStart(27, '0');
+            showRow({ id, html: row.outerHTML.replaceAll(row.id.slice(4), id) });
+          }
+          return region.firstElementChild.id;
+        }"""
+    )
+    last = page.locator("#runs li").last.get_attribute("id") or ""
+
+    assert page.locator("#runs li").count() == 200
+    assert first == f"run-{1159:027d}"
+    older = page.locator("#older").get_attribute("href") or ""
+    assert parse_qs(urlsplit(older).query) == {"workflow": ["Long"], "before": [last.removeprefix("run-")]}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -154,6 +154,22 @@ def test_an_allowed_origin_may_frame_the_page(site: Site, page: Page, product: s
     assert messages == [{"type": "success", "authProvisionId": account.id}, {"type": "close"}]
 
 
+def test_only_the_sign_in_window_reports_to_the_frame(site: Site, page: Page, product: str) -> None:
+    """A message of another window, also of one of this server, does not reach the product; that of the sign-in window does."""
+    link = site.link("my_mail", "kim", allowed_origins=[product])
+    page.goto(f"{product}/?{urlencode({'link': link})}")
+    frame = page.frame_locator("iframe")
+    with page.expect_popup() as opened:
+        frame.get_by_role("button", name="Continue to 127.0.0.1").click()
+    forged = {"type": "success", "authProvisionId": "apn_forged"}
+    frame.locator("body").evaluate("(_, message) => window.postMessage(message, window.location.origin)", forged)
+    opened.value.get_by_role("link", name="Deny").click()
+
+    expect(page.locator("#messages")).to_contain_text("access_denied")
+    (message,) = json.loads(page.locator("#messages").inner_text())
+    assert message["type"] == "error"
+
+
 def test_other_origins_may_not_frame_the_page(site: Site, browser: BrowserContext, product: str) -> None:
     """Without an allowed origin the browser does not show the page in the frame."""
     page = browser.new_page()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from pdkernel.server.access_log import redact_path
 from tests.builders import a_workflow, python_step
 from tests.server.site import site_of
 
@@ -46,3 +49,23 @@ async def test_the_line_of_a_run_that_pauses(tmp_path: Path) -> None:
         (line,) = await site.wait_for_lines(1)
 
     assert line.endswith(" paused")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/v1/connect/users/ada", "/v1/connect/users/ada"),
+        (f"/v1/connect/tokens/ctok_{'0' * 32}/validate", "/v1/connect/tokens/***/validate"),
+        (f"/x/{'a' * 40}/y", f"/x/{'a' * 40}/y"),
+        (f"/x/{'a' * 41}/y", "/x/***/y"),
+        (f"/x/eyJ{'a' * 20}.b.c/y", "/x/***/y"),
+        (f"/-/resume/run/ask/1.1.{'0f' * 16}", "/-/resume/run/ask/1.1.***"),
+        ("/https:/eo1.m.pipedream.net/a?key=hidden", "/https:/eo1.m.pipedream.net/a"),
+        ("/a\nPOST /b\x1b[31m", "/a?POST /b?[31m"),
+        (f"/{'ab/' * 60}{'t' * 64}", f"/{'ab/' * 60}***"),
+        (f"/{'ab/' * 100}", f"/{'ab/' * 66}a"),
+    ],
+)
+def test_the_path_of_a_line(path: str, shown: str) -> None:
+    """Tokens are masked before a long path is shortened; a query and control characters are not shown."""
+    assert redact_path({"path": path}) == shown

@@ -13,7 +13,7 @@ from pdkernel.errors import RequestError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.server.exposure import check_exposure, check_isolation
+from pdkernel.server.exposure import check_exposure, check_isolation, is_loopback
 from pdkernel.source import WorkflowSource
 from pdkernel.workers import Isolation
 from tests.builders import a_workflow, python_step
@@ -79,13 +79,13 @@ def test_auth_and_a_client_are_served(project: Project) -> None:
 
 
 def test_a_folder_without_pdkernel_yaml_is_served_on_loopback_only(project: Project) -> None:
-    """A synced folder without pdkernel.yaml is served on loopback with a warning."""
+    """Each synced folder without pdkernel.yaml is served on loopback with a warning of its own."""
     project.oauth_clients.create("one")
-    (warning,) = check_exposure("127.0.0.1", [folder(CLOSED)], project)
+    warnings = check_exposure("127.0.0.1", [folder(CLOSED), folder(CLOSED, Sidecar()), folder(CLOSED)], project)
     with pytest.raises(RequestError, match="on this machine only"):
         check_exposure("192.0.2.1", [folder(CLOSED)], project)
 
-    assert "no account is needed" in warning
+    assert ["no account is needed" in warning for warning in warnings] == [True, True]
 
 
 COMPLETE = Isolation(namespaces=True, landlock=True)
@@ -111,3 +111,29 @@ def test_missing_isolation_is_refused(host: str, required: bool) -> None:
     """A missing protection is refused if isolation is required, or if other machines can call."""
     with pytest.raises(RequestError, match="solation is incomplete"):
         check_isolation(host, INCOMPLETE, is_required=required, accepts_gaps=False)
+
+
+def test_clients_of_a_real_project_are_sufficient(project: Project) -> None:
+    """With a login at a real project, another address requires no OAuth client of this server."""
+    assert check_exposure("0.0.0.0", [notebook(CLOSED)], project, has_pipedream_login=True) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("0.0.0.0", False), ("::", False),
+     ("", False), ("10.0.0.1", False), ("localhost.example", False), ("box.lan", False)],
+)  # fmt: skip
+def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+    """Loopback addresses and `localhost` are reached by this machine only."""
+    assert is_loopback(host) is expected
+
+
+def test_the_messages_name_every_open_workflow(project: Project) -> None:
+    """The refusal and the warning name each workflow that every client could start, and no other."""
+    served = [notebook(replace(workflow, name=name)) for name, workflow in (("A", OPEN), ("B", CLOSED), ("C", OPEN))]
+    with pytest.raises(RequestError, match=r"every client could start 'A', 'C': ") as refused:
+        check_exposure("0.0.0.0", served, project)
+    (warning,) = check_exposure("127.0.0.1", served, project, public_url="https://hooks.example.com")
+
+    assert warning.endswith("can start 'A', 'C': the trigger requires no auth.")
+    assert "auth: oauth" in (refused.value.fix or "")

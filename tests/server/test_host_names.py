@@ -51,8 +51,13 @@ def test_the_base_of_urls(port: int, public_url: str | None, base: str) -> None:
     ["flows.example.com", "ftp://a.example", "https://", "https://a.example/?x=1", "https://a.example/#x", "https://[", "https://a.example:0"],
 )  # fmt: skip
 def test_what_is_not_a_public_url(url: str) -> None:
-    """Another scheme, a query, a fragment, and an invalid host or port are refused; a name and a password are not repeated."""
+    """Another scheme, a query, a fragment, and an invalid host or port are refused."""
     with pytest.raises(RequestError, match=r"is not a valid public URL"):
         parse_public_url(url)
+
+
+@pytest.mark.parametrize("url", ["https://ada:hidden@a.example", "https://:hidden@a.example", "https://ada@a.example"])
+def test_a_public_url_has_no_password(url: str) -> None:
+    """A URL with a name or a password is refused, and not repeated."""
     with pytest.raises(RequestError, match=r"^A URL with a name or a password in it is not"):
-        parse_public_url("https://ada:hidden@a.example")
+        parse_public_url(url)

@@ -14,6 +14,7 @@ import pytest
 from pdkernel.project import Login
 from pdkernel.server import create_app
 from pdkernel.server.passthrough import PipedreamPassthrough
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.served import Served, served
 
 
@@ -94,3 +95,41 @@ async def test_control_characters_in_a_header(tmp_path: Path) -> None:
         answer = await http.get("/v1/connect/proj_1/users")
 
     assert (answer.status_code, answer.headers["x-other"]) == (200, "ab")
+
+
+async def test_the_requests_that_check_tokens(tmp_path: Path) -> None:
+    """A token is checked in the login's project and environment; the login's own token is requested with its credentials."""
+
+    def answer(request: SentRequest) -> Answer:
+        return 200, {"access_token": "own"} if request.method == "POST" else {"data": []}
+
+    with serve(AnsweringServer(answer)) as pipedream:
+        login = Login("client", "a-secret-0123456789", "proj_1", "development", base_url=pipedream.url)
+        async with served(tmp_path) as site:
+            api = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
+            found = [await api.probe_accounts("a-token", timeout_s=10), await api.fetch_own_token(timeout_s=10)]
+            await api.close()
+
+    check, issue = pipedream.requests
+    assert found == [200, "own"]
+    assert (check.method, check.path) == ("GET", "/v1/connect/proj_1/accounts?limit=1")
+    assert (check.headers["authorization"], check.headers["x-pd-environment"]) == ("Bearer a-token", "development")
+    assert (issue.method, issue.path) == ("POST", "/v1/oauth/token")
+    assert issue.json() == {
+        "grant_type": "client_credentials",
+        "client_id": "client",
+        "client_secret": "a-secret-0123456789",
+    }
+
+
+@pytest.mark.parametrize(("status", "body"), [(401, {"access_token": "own"}), (200, {}), (200, {"access_token": 7})])
+async def test_a_login_that_gets_no_token(tmp_path: Path, status: int, body: dict[str, object]) -> None:
+    """If Pipedream issues no token to the login, there is none; the status of a check is that of Pipedream."""
+    with serve(AnsweringServer(lambda _: (status, body))) as pipedream:
+        login = Login("client", "a-secret-0123456789", "proj_1", base_url=pipedream.url)
+        async with served(tmp_path) as site:
+            api = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
+            found = [await api.probe_accounts("a-token", timeout_s=10), await api.fetch_own_token(timeout_s=10)]
+            await api.close()
+
+    assert found == [status, None]

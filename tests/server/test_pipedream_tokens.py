@@ -166,6 +166,7 @@ async def test_a_revoked_token_is_forgotten(verifier: Verifier) -> None:
         (("other", "o_1", ("*",)), token_of(sub="o_1"), 401, "good", 0),
         (("other", "o_2", ("*",)), token_of(sub="o_1"), 401, "unknown", 1),
         (("other", None, ("*",)), token_of(sub="u_1"), 401, "unknown", 1),
+        (("other", None, ("*",)), None, 401, "unknown", 1),
         (("other", "o_1", ("*",)), None, 200, "good", 1),
         (None, None, 200, "good", 1),
         (None, None, 401, "unknown", 1),

@@ -10,18 +10,25 @@ from typing import Any
 
 import pytest
 
+from pdkernel.server.app_state import get_state
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.site import Site, site_of
 
 
 async def test_health_checks(tmp_path: Path) -> None:
-    """The server is live and ready."""
+    """The server is live, and ready until its shutdown begins."""
     async with site_of(tmp_path) as site:
-        live = await site.http.get("/-/live")
-        ready = await site.http.get("/-/ready")
+        answers = [await site.http.get(path) for path in ("/-/live", "/-/ready")]
+        get_state(site.server.config.loaded_app).is_stopping = True
+        answers += [await site.http.get(path) for path in ("/-/live", "/-/ready")]
 
-    assert (live.status_code, ready.status_code) == (200, 200)
+    assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [
+        (200, "live"),
+        (200, "ready"),
+        (200, "live"),
+        (503, "stopping"),
+    ]
 
 
 ASKS = python_step("ask", "pd.respond(status=200, body=pd.flow.suspend(60000), immediate=True)")
@@ -122,6 +129,25 @@ async def test_a_get_of_the_resume_url_shows_a_page(tmp_path: Path) -> None:
     assert page.status_code == 200
     assert '<form method="post"><button>Continue the run</button></form>' in page.text
     assert run.status == "paused"
+
+
+async def test_the_pages_of_the_urls(tmp_path: Path) -> None:
+    """A page has the workflow's name as text, is not stored or framed, and has no button after the end of the run."""
+    async with site_of(tmp_path, a_workflow(ASKS, ANSWERS, name="<img src=x>", response="custom")) as site:
+        urls = (await site.http.post(site.path("<img src=x>"))).json()
+        await site.wait_for_status("paused")
+        before = [await site.http.get(urls[name]) for name in ("resume_url", "cancel_url")]
+        await site.http.post(urls["cancel_url"])
+        after = [await site.http.get(urls[name]) for name in ("resume_url", "cancel_url")]
+
+    buttons = [page.text.partition("<button>")[2].partition("</button>")[0] for page in before + after]
+    assert buttons == ["Continue the run", "Cancel the run", "", ""]
+    assert ["The run has ended already (status: cancelled)." in page.text for page in after] == [True, True]
+    assert {"<h1>&lt;img src=x&gt;</h1>" in page.text for page in before + after} == {True}
+    assert {page.headers["cache-control"] for page in before + after} == {"no-store"}
+    assert {
+        "form-action 'self'; frame-ancestors 'none'" in page.headers["content-security-policy"] for page in before
+    } == {True}
 
 
 @pytest.mark.parametrize("language", ["node", "python"])

@@ -53,6 +53,16 @@ async def test_two_servers_take_turns(database: Database) -> None:
     assert events == ["first begins", "first ends", "second begins", "second ends"]
 
 
+async def test_an_ended_turn_is_not_extended(database: Database) -> None:
+    """After its end, nothing takes a turn again: another server may run the source."""
+    before = asyncio.all_tasks()
+    async with SourceTurns(SourceTurnTable(database, lease_s=LEASE_S), RANDOM_IDS).take("source"):
+        during = asyncio.all_tasks() - before
+    after = asyncio.all_tasks() - before
+
+    assert (len(during), after) == (1, set())
+
+
 async def test_a_server_that_lost_its_turn_stores_nothing(database: Database) -> None:
     """The guard of a turn that another server has taken refuses the transaction with the source's state."""
     table, stored = SourceTurnTable(database, lease_s=LEASE_S), list[object]()

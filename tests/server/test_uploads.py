@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import stat
@@ -9,8 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from pdkernel.clock import ManualClock
+from pdkernel.server.endpoint.request_body import BodyTooLargeError
 from pdkernel.server.uploads import UPLOAD_LIFETIME_S, UploadFolder
 
 
@@ -47,21 +50,22 @@ async def test_partial_uploads_of_a_killed_server_are_removed(tmp_path: Path) ->
     assert (tmp_path / "in_progress").exists()
 
 
-async def test_an_interrupted_upload_leaves_nothing(tmp_path: Path) -> None:
-    """A body that breaks off, and a file that cannot be read, leave no file in the folder, which only its owner can read."""
+@pytest.mark.parametrize("reason", [ConnectionResetError, ClientDisconnect, BodyTooLargeError, asyncio.CancelledError])
+async def test_an_interrupted_upload_leaves_nothing(tmp_path: Path, reason: type[BaseException]) -> None:
+    """A body that breaks off, for whatever *reason*, and a file that cannot be read leave no file in the private folder."""
 
     async def broken_body() -> AsyncIterator[bytes]:
         yield b"half"
-        raise ConnectionResetError
+        raise reason
 
     class BrokenFile(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            raise BrokenPipeError
+            raise reason
 
     uploads = UploadFolder(tmp_path / "uploads", "http://localhost", ManualClock())
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(reason):
         await uploads.store_stream(broken_body(), mimetype="text/plain")
-    with pytest.raises(BrokenPipeError):
+    with pytest.raises(reason):
         await uploads.store_copy(BrokenFile(), filename="a", mimetype="text/plain")
 
     assert list((tmp_path / "uploads").iterdir()) == []

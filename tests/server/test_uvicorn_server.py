@@ -109,3 +109,19 @@ async def test_a_server_removes_runs_whose_retention_is_over(tmp_path: Path) -> 
         left = [each.id for each in await journal.list_executions()]
 
     assert left == [new.id]
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "url"),
+    [
+        ("127.0.0.1", False, "http://127.0.0.1:PORT"),
+        ("0.0.0.0", True, "https://127.0.0.1:PORT"),
+        ("::", False, "http://[::1]:PORT"),
+        ("::1", True, "https://[::1]:PORT"),
+        ("box.lan", False, "http://box.lan:PORT"),
+    ],
+)
+def test_the_url_for_clients_on_this_machine(host: str, tls: bool, url: str) -> None:
+    """The URL has the port that the system has chosen, and an address that clients can call."""
+    with listen("127.0.0.1", 0) as opened:
+        assert local_url(opened, host, tls=tls) == url.replace("PORT", str(opened.getsockname()[1]))

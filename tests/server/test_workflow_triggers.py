@@ -26,6 +26,7 @@ from pdkernel.project import Project, TriggerState
 from pdkernel.project.schema import source_state
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
+from pdkernel.server.rate_limits import ENDPOINT_BURST
 from pdkernel.server.run_registry import RunRegistry, build_run_request
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
 from pdkernel.server.trigger_events import TriggerEvents
@@ -46,7 +47,10 @@ export default {
       this.db.set("log", ["activate"]);
       this.db.set("activations", (this.db.get("activations") || 0) + 1);
     },
-    async deactivate() { this.db.set("log", [...this.db.get("log"), `deactivate ${this.size}`]) },
+    async deactivate() {
+      this.db.set("log", [...this.db.get("log"), `deactivate ${this.size}`]);
+      this.db.set("deactivated", this.size);
+    },
   },
   async run() { for (let id = 0; id <= this.size; id++) this.$emit({ parcel: id }, { id }) },
 };
@@ -396,6 +400,7 @@ class TestSources:
             runs = await site.pass_time(60)
 
         assert events_of(runs) == [{"parcel": number} for number in (1, 2, 3)]
+        assert (source_log(site, "deactivated"), source_log(site)) == (1, ["activate"])
 
     async def test_a_failing_activation_is_tried_again(self, serve: Serve) -> None:
         """The reason is stored, and the next try is some minutes later."""
@@ -462,6 +467,17 @@ class TestEmails:
         assert [answer.status_code for answer in (unknown, accepted, *refused)] == [404, 200, 400, 400]
         assert events_of([run]) == [email]
         assert (run.external_user, context_of(run)["emitter_id"][:3]) == (None, "ei_")
+
+    async def test_the_rate_limit_of_a_triggers_endpoint(self, serve: Serve) -> None:
+        """If rate limits apply, requests above a burst get 429; a key in capital letters is the same endpoint."""
+        async with serve("trigger: {type: email}") as site:
+            object.__setattr__(site.context.settings, "applies_rate_limits", True)
+            key = site.context.project.endpoint_keys.ensure_trigger_key(site.enable().id)
+            within = {(await site.http.get(f"/{key}")).status_code for _ in range(int(ENDPOINT_BURST))}
+            above = [await site.http.get(f"/{each}") for each in (key, key.upper(), key.capitalize())]
+
+        assert within == {400}
+        assert [answer.status_code for answer in above] == [429] * 3
 
 
 ERRORS = "trigger: {type: errors}"

@@ -1,8 +1,8 @@
 """
 Routes of apps.
 
-The list has the apps of accounts and components, registered apps, and apps with built-in credential names. pdkernel does not have
-a list of all apps of Pipedream.
+The list has the apps of accounts and components, and those that a user of Connect Link can choose. pdkernel does not have a list
+of all apps of Pipedream.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from typing import Any
 
 from pdkernel.actions import Catalog
 from pdkernel.actions.component import ComponentKind
-from pdkernel.connect.credential_fields import FIELDS_BY_APP
-from pdkernel.connect.registered_apps import load_registered_apps
 from pdkernel.model import JSON, get_app_slug
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.pagination import Page
 from pdkernel.server.app_context import AppContext
-from pdkernel.server.app_serializers import resolve_slug, serialize_app
+from pdkernel.server.app_serializers import list_offered_apps, resolve_slug, serialize_app
 
 _SORTS: dict[str, Callable[[str], Any]] = {"name": format_app_name, "name_slug": str, "featured_weight": str}
 
@@ -62,13 +60,9 @@ async def resolve_app_slug(call: ApiCall, text: str) -> str:
 
 def list_known_apps(context: AppContext) -> set[str]:
     """Slugs of the apps in the list."""
-    project = context.project
     catalog = context.engine.catalog
-    connected = set(context.directory.connected_apps())
     return (
-        connected
-        | set(load_registered_apps(project))
-        | set(FIELDS_BY_APP)
+        {*context.directory.connected_apps(), *list_offered_apps(context)}
         | _apps_with_components(catalog, "action")
         | _apps_with_components(catalog, "source")
     )

@@ -77,6 +77,8 @@ def _interfaces(call: ApiCall, trigger: DeployedTrigger, description: ComponentD
 
 
 def _visible_props(trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
-    """Configured props without secrets."""
-    secret = {prop.name for prop in description.props if prop.definition.get("secret")} if description else set()
+    """Configured props without secrets; none if the source cannot be loaded, because any of them may be a secret."""
+    if description is None:
+        return {}
+    secret = {prop.name for prop in description.props if prop.definition.get("secret")}
     return {name: value for name, value in trigger.props.items() if name not in secret}

@@ -76,7 +76,7 @@ async def _stream(visit: Visit, changes: Changes) -> AsyncIterator[bytes]:
                 silence_s = 0.0
             if events and events[-1].name == "end":
                 return
-            await asyncio.sleep(POLL_INTERVAL_S)
+            await visit.state.context.clock.sleep(POLL_INTERVAL_S)
             silence_s += POLL_INTERVAL_S
 
 

@@ -141,13 +141,13 @@ async def _has_custom_response(context: AppContext, uses: ActionReference) -> bo
 
 
 def _split_key(request: Request) -> tuple[str | None, str]:
-    """The endpoint key in the host or the path of *request*, or None, and the rest of the path."""
+    """The endpoint key in the host or the path of *request*, in lower case, or None, and the rest of the path."""
     raw = (request.scope.get("raw_path") or request.scope["path"].encode()).decode("latin-1")
     key = request.scope.get("pdkernel.key")
     if key is None:
         key, _, raw = raw.removeprefix("/").partition("/")
         raw = f"/{raw}"
-    return (key if _KEY.match(key) else None), unquote(raw) or "/"
+    return (key.lower() if _KEY.match(key) else None), unquote(raw) or "/"
 
 
 def _find(context: AppContext, key: str) -> tuple[DeployedTrigger | None, TriggerState | None]:

@@ -54,6 +54,18 @@ async def test_accounts_are_listed_newest_first(site: Served) -> None:
     assert "credentials" not in answer["data"][0]
 
 
+async def test_accounts_are_filtered_by_app(site: Served) -> None:
+    """The app is named by slug or by id; an account never belongs to a custom OAuth client."""
+    slack, github = connect(site), connect(site, app="github")
+    app_id = (await site.call("GET", "/v1/connect/apps/slack")).json()["data"]["id"]
+    found = [
+        [each["id"] for each in (await site.call("GET", "/accounts", params=params)).json()["data"]]
+        for params in ({}, {"app": "slack"}, {"app": app_id}, {"app": "gitlab"}, {"oauth_app_id": "oa_1"})
+    ]
+
+    assert found == [[github, slack], [slack], [slack], [], []]
+
+
 async def test_credentials_are_returned_on_request(site: Served) -> None:
     """`include_credentials` may be `true` (Python) or `1` (JS); without it, there are no credentials."""
     account = connect(site)

@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
+from pdkernel.connect.registered_apps import register_app
+from pdkernel.render.apps import format_app_name
 from tests.server.served import Served
 
 
@@ -29,6 +32,46 @@ async def test_fields_of_a_key_based_app(site: Served) -> None:
 
     assert app["auth_type"] == "keys"
     assert [field["name"] for field in json.loads(app["custom_fields_json"])] == ["AccountSid", "AuthToken"]
+
+
+async def test_the_types_of_fields(site: Served) -> None:
+    """A form shows a host and a user in plain text, and hides every other credential."""
+    register_app(site.project, "my_database", ["host", "user", "secret_word"])
+    app = (await site.call("GET", "/v1/connect/apps/my_database")).json()["data"]
+
+    types = {field["name"]: field["type"] for field in json.loads(app["custom_fields_json"])}
+    assert types == {"host": "string", "user": "string", "secret_word": "password"}
+
+
+async def test_an_app_with_a_provider(site: Served) -> None:
+    """An app for which an OAuth provider is registered is listed; it has a sign-in and no fields."""
+    register_provider(site.project, "my_mail", OAuthProvider("https://a.example/auth", "https://a.example/token", "id"))
+    app = (await site.call("GET", "/v1/connect/apps/my_mail")).json()["data"]
+
+    listed = (await site.call("GET", "/v1/connect/apps", params={"q": "my_mail"})).json()["data"]
+    assert (app["auth_type"], app["custom_fields_json"]) == ("oauth", "[]")
+    assert listed == [app]
+
+
+async def test_apps_are_sorted(site: Served) -> None:
+    """Apps are sorted by slug, or by name, in both directions; another key is answered 400, and no app has a category."""
+    for app in ("zz_last", "aa_first"):
+        register_app(site.project, app, ["api_key"])
+
+    async def listed(**params: str) -> list[str]:
+        answer = await site.call("GET", "/v1/connect/apps", params={"limit": "100", **params})
+        assert answer.status_code == 200, answer.text
+        return [app["name_slug"] for app in answer.json()["data"]]
+
+    up, down = await listed(), await listed(sort_direction="desc")
+    by_name = await listed(sort_key="name")
+
+    assert (up[0], up) == ("aa_first", sorted(up))
+    assert down == up[::-1]
+    assert by_name == sorted(up, key=format_app_name)
+    assert by_name != up
+    assert await listed(category_ids="c_1") == []
+    assert (await site.call("GET", "/v1/connect/apps", params={"sort_key": "size"})).status_code == 400
 
 
 async def test_apps_are_filtered_by_components(depot: Served) -> None:

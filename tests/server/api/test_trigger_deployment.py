@@ -131,6 +131,18 @@ async def test_a_trigger_is_deployed(site: Served) -> None:
     assert await events(site, made["id"]) == [{"past": True}]
 
 
+async def test_a_source_that_cannot_be_loaded_shows_no_props(site: Served, tmp_path: Path) -> None:
+    """Without the source, nothing tells which props are secret: the trigger is listed without any of them."""
+    made = await deploy(site, configured_props={"size": "xl", "pin": TOKEN})
+    (tmp_path / "components/components/depot/sources/new-parcel/new-parcel.mjs").write_text("throw new Error('moved');")
+
+    listed = await call_trigger(site, "GET", "")
+    one = await call_trigger(site, "GET", f"/{made['id']}")
+
+    assert [each["configured_props"] for each in (*listed.json()["data"], one.json()["data"])] == [{}, {}]
+    assert TOKEN not in listed.text + one.text
+
+
 async def test_a_timer_runs_a_trigger(site: Served) -> None:
     """The source runs once per interval, with the user's account and the configured props."""
     made = await deploy(site, configured_props={"size": "{{x}}"}, emit_on_deploy=False)
@@ -224,6 +236,42 @@ async def test_webhooks_are_replaced(site: Served, receiver: AnsweringServer) ->
     assert (await call_trigger(site, "GET", f"{path}/wh_none")).status_code == 404
     for bad in (["ftp://x"], ["/x"], "https://x.example", [1], None):
         assert (await call_trigger(site, "PUT", path, json={"webhook_urls": bad})).status_code == 400
+
+
+async def test_a_connect_token_gets_no_signing_key(live: Served) -> None:
+    """A browser never receives the key of a webhook: at the deployment, in lists, alone, and when the key is replaced."""
+    token = bearer(connect_token(live))
+    made = await deploy(live, webhook_url="http://hooks.test/hook", headers=token)
+    path = f"/{made['id']}/webhooks"
+    listed = await call_trigger(live, "GET", path, headers=token)
+    (hook,) = listed.json()["webhooks"]
+    answers = [
+        listed,
+        await call_trigger(live, "GET", f"{path}/{hook['id']}", headers=token),
+        await call_trigger(live, "PUT", path, json={"webhook_urls": ["http://hooks.test/hook"]}, headers=token),
+        await call_trigger(live, "POST", f"{path}/{hook['id']}/regenerate_signing_key", headers=token),
+        await call_trigger(live, "POST", f"{path}/{hook['id']}/reset_delivery_state", headers=token),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert "whsec_" not in json.dumps(made) + "".join(answer.text for answer in answers)
+    assert "whsec_" in (await call_trigger(live, "GET", path)).text
+
+
+async def test_triggers_are_listed_by_kind(site: Served) -> None:
+    """Every deployed trigger is a source; another kind has none, and an unknown one is answered 400."""
+    made = await deploy(site)
+    kinds = ("source", "email", "http", "timer", "sms")
+    answers = [await call_trigger(site, "GET", "", params={"emitter_type": kind}) for kind in kinds]
+
+    assert [[each["id"] for each in answer.json().get("data", ())] for answer in answers] == [
+        [made["id"]],
+        [],
+        [],
+        [],
+        [],
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 400]
 
 
 async def test_an_event_starts_a_workflow(site: Served) -> None:

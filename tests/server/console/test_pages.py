@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import HTML, Serve
 
 
@@ -53,3 +54,39 @@ async def test_files(serve: Serve) -> None:
         (200, "image/svg+xml"),
     ]
     assert {status for status, _ in found[3:]} == {404}
+
+
+ADDRESS = re.compile(r'\b(?:href|src|action|formaction|data-events)="([^"]+)"')
+
+
+async def test_addresses_below_a_public_url(serve: Serve) -> None:
+    """Below a public URL's path, the addresses of every page have the path: links, files, forms, streams, and redirects."""
+    ask = a_workflow(python_step("ask", "pd.flow.suspend(60000)"), name="Ask")
+    console = await serve(ask, a_workflow(python_step("greet"), name="Greet"), base_url="http://127.0.0.1:4000/base")
+    waiting, ended = await console.start(name="Ask"), await console.start(name="Greet")
+    await console.wait_until(waiting, "paused")
+    await console.wait_until(ended, "success")
+    paths = ("/-/", "/-/runs", f"/-/runs?before={ended}", "/-/users?external_user=ada", "/-/runs/none")
+    pages = [await console.http.get(f"/base{path}", headers=HTML) for path in paths]
+    pages += [await console.http.get(f"/base/-/runs/{run_id}", headers=HTML) for run_id in (waiting, ended)]
+    login = await console.site.http.get("/base/-/login", params={"next": "/-/runs"}, headers=HTML)
+    (csrf, *_) = re.findall(r'name="csrf" value="([^"]+)"', pages[-1].text)
+    acted = await console.http.post(f"/base/-/runs/{waiting}/cancel", data={"csrf": csrf}, headers=HTML)
+
+    found = {address for page in (*pages, login) for address in ADDRESS.findall(page.text)}
+    assert [address for address in found if not address.startswith(("/base/-/", "#main"))] == []
+    assert {f"/base/-/runs/{waiting}/reject", f"/base/-/events/runs/{waiting}", f"/base/-/runs/{ended}/fork"} <= found
+    assert {"/base/-/events/runs?", "/base/-/logout", "/base/-/login", "/base/-/static/icon.svg"} <= found
+    assert acted.headers["location"] == f"/base/-/runs/{waiting}?done=cancelled"
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [("/-/", "Workflows"), ("/-/runs", "Runs"), ("/-/runs?status=error", "Runs"), ("/-/users", "External users")],
+)
+async def test_the_navigation_marks_the_page(serve: Serve, path: str, label: str) -> None:
+    """The navigation marks the part of the console that is open."""
+    console = await serve()
+    marked = re.findall(r'aria-current="page">([^<]+)<', await console.page(path))
+
+    assert marked == [label]

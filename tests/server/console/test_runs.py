@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
 from pdkernel.encode import decode_json
-from pdkernel.engine.journal import Claim, NewRun, StepRow, encode_event, encode_output, encode_step
+from pdkernel.engine.journal import Claim, JournalReader, NewRun, StepRow, encode_event, encode_output, encode_step
 from pdkernel.execution import ErrorRecord, Log, StepResult
+from pdkernel.server import create_app
+from pdkernel.server.app_state import get_state
+from pdkernel.server.console.access import Visit
+from pdkernel.server.console.live import LiveEvent, stream_response
 from tests.builders import Gate, a_workflow, python_step
 from tests.server.console.conftest import ADMIN, HTML, JSON, Console, Serve
+from tests.server.served import served
 
 GREET = a_workflow(python_step("greet"), name="Greet")
 FAIL = a_workflow(python_step("fail", "raise ValueError('no <b>luck</b>')"), name="Fail")
@@ -401,6 +408,25 @@ async def test_a_stream_ends_with_its_session_or_the_server(serve: Serve, end: s
         console.site.server.stop()
 
     assert await asyncio.wait_for(reading, 10) == b":\n\n"  # the comment with which a stream begins
+
+
+async def test_a_quiet_stream_shows_that_it_is_in_use(tmp_path: Path) -> None:
+    """After fifteen seconds without an event a stream sends a comment, so that no proxy closes the connection."""
+    async with served(tmp_path) as site:
+        state = get_state(create_app(site.context))
+        visit = Visit(Request({"type": "http"}), state, None, {})
+
+        async def no_changes(_: JournalReader) -> list[LiveEvent]:
+            return []
+
+        stream = stream_response(visit, no_changes)
+        assert isinstance(stream, StreamingResponse)
+        began, found = site.clock.monotonic(), list[tuple[object, float]]()
+        async for part in stream.body_iterator:
+            found.append((part, site.clock.monotonic() - began))
+            state.is_stopping = len(found) == 3
+
+    assert found == [(b":\n\n", 0.0), (b":\n\n", 15.0), (b":\n\n", 30.0)]
 
 
 async def test_a_damaged_record(serve: Serve) -> None:

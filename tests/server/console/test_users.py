@@ -12,19 +12,20 @@ SECRET = "xoxb-a-secret-of-ada"
 
 
 async def with_users(serve: Serve) -> Console:
-    """A console whose project has two users in development and one in production."""
+    """A console whose project has ada and bob in development, and bob and eve in production."""
     console = await serve(GREET, SLACK)
     directory = console.site.directory
     directory.add_account(app="slack", credentials={"oauth_access_token": SECRET}, external_user_id="ada", name="Ada's")
     directory.add_account(app="github", credentials={"oauth_access_token": SECRET}, external_user_id="bob")
-    directory.add_account(
-        app="slack", credentials={"oauth_access_token": SECRET}, external_user_id="eve", environment="production"
-    )
+    for user in ("bob", "eve"):
+        directory.add_account(
+            app="slack", credentials={"oauth_access_token": SECRET}, external_user_id=user, environment="production"
+        )
     return console
 
 
 async def test_users(serve: Serve) -> None:
-    """Each user of the environment has their accounts, without credentials, and the readiness of each workflow."""
+    """Each user of an environment has their accounts there, without credentials, and the readiness of each workflow."""
     console = await with_users(serve)
     page = await console.page("/-/users")
     lines = (await console.http.get("/-/users", headers=JSON)).json()
@@ -39,7 +40,10 @@ async def test_users(serve: Serve) -> None:
         [("Greet", "ready"), ("Post", "error")],
     ]
     assert lines[1]["workflows"][1]["readiness"]["error"]["message"].startswith("Pipedream Connect Error: ")
-    assert [line["external_user"] for line in production] == ["eve"]
+    assert [(line["external_user"], [each["app"] for each in line["accounts"]]) for line in production] == [
+        ("bob", ["slack"]),
+        ("eve", ["slack"]),
+    ]
     assert "Ada&#39;s" in page
     assert "✗ no Slack" in page
     assert SECRET not in page + str(lines)

@@ -163,15 +163,17 @@ async def test_users_are_isolated_in_shared_workers(tmp_path: Path) -> None:
         assert [other for other in range(USERS) if f"{other:03d}" != mine and f"event-mark-{other:03d}" in text] == []
 
 
-async def test_a_run_that_cannot_be_recorded(serve: Serve) -> None:
-    """If the journal cannot be written, the caller gets 400 instead of the id of a missing run."""
-    site = await serve(python_step(), response="default")
-    await site.context.engine.journal.close()
-    answer = await site.http.post(site.path(), json={})
+@pytest.mark.parametrize(("limits", "outcome"), [({}, "error: ProjectError"), ({"concurrency": 1}, "lost")])
+async def test_a_run_that_cannot_be_recorded(tmp_path: Path, limits: dict[str, Any], outcome: str) -> None:
+    """If the journal cannot be written, the caller gets 400 instead of the id of a missing run, also with a queue."""
+    async with site_of(tmp_path, a_workflow(python_step(), **limits)) as site:
+        await site.context.engine.journal.close()
+        answer = await site.http.post(site.path(), json={})
+        (line,) = await site.wait_for_lines(1)
 
     assert answer.status_code == 400
     assert "could not be recorded" in answer.text
-    assert "error: ProjectError" in (await site.wait_for_lines(1))[0]
+    assert outcome in line
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "PURGE"])

@@ -41,6 +41,7 @@ async def test_an_account_is_connected(site: Served, visitor: Visitor) -> None:
     assert account is not None
     assert dict(site.directory.credentials(account.id)) == {"subdomain": "acme", "api_key": "k-0123456789"}
     assert page.inputs == {"field:subdomain": "text", "field:api_key": "password"}
+    assert page.html.count('autocomplete="new-password"') == 1  # the browser offers no saved password
     assert (done.status, "Your My CRM account is connected." in done.words) == (200, True)
     assert "k-0123456789" not in done.html
 
@@ -537,6 +538,36 @@ async def test_a_sign_in_from_a_frame_ends_in_a_popup(site: Served, visitor: Vis
         {"type": "error", "error": "My CRM answered: access_denied: No <b>thanks</b>"},
         {"type": "success", "authProvisionId": account.id},
     ]
+
+
+@pytest.mark.parametrize("framed", ["true", ""])
+async def test_a_sign_in_for_a_deleted_account(site: Served, visitor: Visitor, provider: Provider, framed: str) -> None:
+    """If the account to reconnect was deleted, no sign-in starts; the window of a frame reports the reason and closes."""
+    account = connect_account(site.project, provider)
+    made = await make(site, allowed_origins=["https://app.example.com"])
+    page = await visitor.open(made["connect_link_url"], app=APP, accountId=account)
+    site.directory.remove_account(account)
+
+    end = await visitor.send({**page.hidden, "framed": framed})
+
+    message = f"There is no My CRM account {account} of this user to reconnect."
+    assert (end.status, end.refresh) == (400, None)
+    assert json.loads(end.body["data-message"] or "") == {"type": "error", "error": message}
+    assert end.body.get("data-window") == ("sign-in" if framed else None)
+
+
+async def test_a_long_reason_of_an_app_is_shortened(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """Of an app's reason, which anyone can write into the URL, the page has three hundred characters."""
+    register(site.project, provider)
+    made = await make(site)
+    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    assert away.refresh is not None
+    state = httpx.URL(away.refresh).params["state"]
+
+    back = await visitor.open("/_static/connect/callback", state=state, error="e" * 400)
+
+    assert "My CRM answered: " + "e" * 300 in back.words
+    assert "e" * 301 not in back.html
 
 
 async def test_the_browsers_cookie(site: Served, visitor: Visitor, provider: Provider) -> None:

@@ -256,13 +256,24 @@ async def test_the_rate_limit_of_new_tokens(tmp_path: Path) -> None:
 
 
 async def test_a_link_is_created_without_the_api(site: Served) -> None:
-    """`create_link` returns a link for one app, with a valid token."""
-    url = create_link(site.context, external_user_id="ada", environment="production", app="slack").url
+    """`create_link` returns a link for one app, with a token that is valid for the given time."""
+    link = create_link(site.context, external_user_id="ada", environment="production", app="slack", lifetime_s=60)
 
-    found = find_token(site.context, token_of(url))
-    assert url.endswith("&connectLink=true&app=slack")
+    found = find_token(site.context, token_of(link.url))
+    site.clock.advance(60)
+    assert link.url.endswith("&connectLink=true&app=slack")
     assert found is not None
-    assert (found.external_user_id, found.environment) == ("ada", "production")
+    assert (found.external_user_id, found.environment, found.digest) == ("ada", "production", link.digest)
+    assert find_token(site.context, token_of(link.url)) is None
+
+
+async def test_a_link_to_reconnect_is_created_without_the_api(site: Served, visitor: Visitor) -> None:
+    """`create_link` returns a link whose page connects the given account again."""
+    site.directory.add_account(app="slack", credentials={"api_key": "k"}, external_user_id="ada", account_id="apn_1")
+
+    link = create_link(site.context, external_user_id="ada", environment="development", app="slack", account_id="apn_1")
+
+    assert "Connect Slack again" in (await visitor.open(link.url)).words
 
 
 async def test_a_user_id_that_cannot_be_stored_is_rejected(site: Served) -> None:

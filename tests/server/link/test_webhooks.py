@@ -105,12 +105,15 @@ async def test_a_failed_connection_is_reported(tmp_path: Path, back_end: BackEnd
 
 
 async def test_a_failed_delivery_is_repeated_twice(site: Served, visitor: Visitor, back_end: BackEnd) -> None:
-    """A back end that fails twice receives the event at the third attempt."""
+    """A back end that fails twice receives the event at the third attempt; each attempt has its own time."""
     back_end.answers = [500, 503]
+    began = int(site.clock.now().timestamp())
 
     await connect(site, visitor, back_end)
 
-    assert len(back_end.got) == 3
+    stamps = [header.partition(",")[0].removeprefix("t=") for header, _ in back_end.got]
+    assert [int(at) - began for at in stamps] == [0, 0, 2]
+    assert len({body for _, body in back_end.got}) == 1
 
 
 async def test_a_failing_back_end_does_not_prevent_the_connection(
