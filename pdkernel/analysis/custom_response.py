@@ -96,7 +96,11 @@ def _python_responds(source: str) -> Responds:
         return "never"
     tree = parse_source(source)
     handlers = (
-        [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == ENTRY_FUNCTION]
+        [
+            node
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == ENTRY_FUNCTION
+        ]
         if tree
         else []
     )

@@ -217,6 +217,7 @@ def _sidecar(
         steps={name: StepSidecar(accounts=accounts) for name, accounts in choices.items()},
         variables=workflow.variables,
         test_users=next((found.test_users for found in sources if found.test_users), ()),
+        test_events=next((found.test_events for found in sources if found.test_events), ()),
         actions=(earlier.actions if earlier else ())
         or tuple(_relocate_source(each, read.folder, place) for each in folder_actions),
         control_flow=next((found.control_flow for found in sources if found.control_flow), ()),

@@ -41,3 +41,11 @@ def test_go_names_apps_by_reading_them() -> None:
     own = AppBinding("slack", "slack", "apn_1")
 
     assert find_app_bindings(Step("a", "go", code, apps=(own,))) == (own, AppBinding("github", "github"))
+
+
+def test_one_account_belongs_to_one_prop() -> None:
+    """`--app slack` sets the account of the first prop of that app; a second prop has the external user's account."""
+    source = COMPONENT.replace("{ app: 'gmail', type: `app` }", '{ type: "app", app: "slack" }')
+    step = Step("s", "node", source, apps=(AppBinding("slack", "slack", "apn_1"),))
+
+    assert find_app_bindings(step) == (AppBinding("chat", "slack", "apn_1"), AppBinding("mail-box", "slack"))

@@ -79,8 +79,8 @@ def test_one_problem_is_unchanged() -> None:
 
 @pytest.mark.parametrize(("count", "last"), [(10, "- Problem 10. Fix 10."), (11, "- and 1 more"), (13, "- and 3 more")])
 def test_several_problems_are_listed(count: int, last: str) -> None:
-    """Ten problems are listed with their fixes, without code, and the others are counted; the class is that of the first."""
-    first = StepOrderError("Problem 1,\nin two lines.", fix="Write\ncode()")
+    """Ten problems are listed with their fixes, without code, and the others are counted; class and place are those of the first."""
+    first = StepOrderError("Problem 1,\nin two lines.", fix="Write\ncode()", step="a", line=3)
     more = [DefinitionError(f"Problem {number}.", fix=f"Fix {number}.") for number in range(2, count + 1)]
 
     with pytest.raises(StepOrderError) as caught:
@@ -89,4 +89,4 @@ def test_several_problems_are_listed(count: int, last: str) -> None:
     lines = caught.value.message.splitlines()
     assert lines[:3] == [f"{count} problems:", "- Problem 1, in two lines.", "- Problem 2. Fix 2."]
     assert (len(lines), lines[-1]) == (min(count, 11) + 1, last)
-    assert caught.value.fix == ""
+    assert (caught.value.fix, caught.value.step, caught.value.line) == ("", "a", 3)

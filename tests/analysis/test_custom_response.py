@@ -57,6 +57,8 @@ def test_only_the_handler_that_runs_counts() -> None:
 
     assert responds(Step("a", "python", last + first)) == "always"
     assert responds(Step("a", "python", first + last)) == "maybe"
+    assert responds(Step("a", "python", f"async {first}")) == "always"
+    assert responds(Step("a", "python", f"{first}async {last}")) == "maybe"
     assert responds(Step("a", "python", "def helper(pd):\n    pd.respond(200)\n")) == "maybe"
     assert responds(Step("a", "python", "def handler(pd):\n    pd.respond(\n")) == "maybe"
 

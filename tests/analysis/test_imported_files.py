@@ -253,6 +253,15 @@ def test_packages_of_files() -> None:
     assert find_workflow_variables(workflow) == {"KEY": ["work"], "TOKEN": ["node"]}
 
 
+def test_a_package_has_the_line_of_the_steps_own_import() -> None:
+    """A package that both the step and its file import has the line of the step; one of a file alone has line 1."""
+    python = reading("python", "import helper\nimport tiny\n", {"helper.py": "\n\nimport tiny\nimport slim\n"})
+    node = reading("node", "import './a.mjs';\nimport 'axios';\n", {"a.mjs": "\n\nimport 'axios';\nimport 'got';\n"})
+
+    assert {each.name: each.line for each in find_step_requirements(python)} == {"tiny": 2, "slim": 1}
+    assert {each.name: each.line for each in find_step_packages(node)} == {"axios": 2, "got": 1}
+
+
 def test_the_version_depends_on_the_files() -> None:
     """Another text of a file is another version, and a stored version has the files."""
     first, second = (

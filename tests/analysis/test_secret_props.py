@@ -48,3 +48,12 @@ def test_values_replace_encrypted_values() -> None:
     }
     assert PROPS["request"] == {"headers": {"X": {"_enc": "b"}}, "items": ["x", {"_enc": "c"}]}
     assert find_missing_secrets(a_workflow(step), variables) == (item,)
+
+
+def test_a_given_value_wins_over_the_stored_value() -> None:
+    """A variable `STEP.PROP` of a caller replaces the value that the project stores under the prop's key."""
+    (secret,) = find_secret_props(a_workflow(Step("ask", "node", props={"key": {"_enc": "a"}})))
+
+    assert secret.find_value({secret.key: "stored", secret.name: "given"}) == "given"
+    assert secret.find_value({secret.key: "stored"}) == "stored"
+    assert secret.find_value({f"{secret.name}#0": "of another text"}) is None

@@ -9,6 +9,7 @@ import pytest
 from pdkernel.analysis import (
     find_step_references,
     find_workflow_variables,
+    needs_step,
 )
 from pdkernel.model import Language, Step, Workflow
 
@@ -71,7 +72,7 @@ def test_variables(language: Language, source: str, required: str, optional: str
     flow = workflow(Step("s", language, source))
 
     assert "".join(find_workflow_variables(flow)) == required
-    assert set(find_workflow_variables(flow, include_optional=True)) >= set(required + optional)
+    assert "".join(find_workflow_variables(flow, include_optional=True)) == "".join(sorted(required + optional))
 
 
 def test_variables_name_their_steps() -> None:
@@ -96,3 +97,28 @@ def test_reads_have_lines() -> None:
 
     assert find_step_references(step) == {"a": 5, "b": 3}
     assert find_step_references(python) == {"a": 3}
+
+
+@pytest.mark.parametrize(
+    ("step", "needs"),
+    [
+        (node("s", "return steps.a"), True),
+        (node("s", "return steps.b"), False),
+        (node("s", "return Object.keys(steps)"), True),
+        (node("s", "return steps[name]"), True),
+        (node("s", "// all steps\n/* of steps */ return 1"), False),
+        (Step("s", source="def handler(pd):\n    return pd.steps[name]"), True),
+        (Step("s", source="def handler(pd):\n    return pd.steps['b']"), False),
+        (Step("s", source="def handler(pd):\n    return getattr(pd, 'steps')"), True),
+        (Step("s", "bash", "cat $PIPEDREAM_STEPS"), True),
+        (Step("s", "bash", "echo steps.a"), False),
+        (Step("s", "go", "package main\nfunc main() { f(pd.Steps) }"), True),
+        (Step("s", "go", 'package main\nfunc main() { f(pd.Steps["b"]) }'), False),
+        (Step("s", "node", uses="k@1.0.0", props={"x": "{{ steps.a }}"}), True),
+        (Step("s", "node", uses="k@1.0.0", props={"x": "{{ steps.b }}"}), False),
+        (Step("s", "node", uses="k@1.0.0", props={"x": "{{ steps.b"}), True),
+    ],
+)  # fmt: skip
+def test_a_step_that_may_need_another(step: Step, needs: bool) -> None:
+    """A step needs another if it names it, or reads `steps` without a literal name; an unreadable prop may read any step."""
+    assert needs_step(step, "a") is needs

@@ -349,6 +349,21 @@ def test_packages_of_a_disabled_step_are_not_checked() -> None:
     assert refusals == {True: None, False: PackageNameError}
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("work", "node", "\n" + WRONG_IMPORT, line_offset=3),
+        Step("work", source="\n# pipedream add-package ./wheel\n", line_offset=3),
+    ],
+)
+def test_the_line_of_a_package_counts_in_the_cell(step: Step) -> None:
+    """The line of a wrong package is that of the cell, in the message and in the error."""
+    with pytest.raises(PackageNameError, match=r"Step work \(line 5\) ") as caught:
+        check_packages(workflow(step))
+
+    assert caught.value.line == 5
+
+
 @pytest.mark.parametrize("name", ["\ud800", "a\udcff"])
 def test_a_name_that_is_not_text_is_refused(name: str) -> None:
     """Half a surrogate pair, and a byte of a file's name that is not UTF-8, cannot be recorded."""

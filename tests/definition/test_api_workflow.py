@@ -73,6 +73,40 @@ def test_steps_have_code_or_an_action() -> None:
     assert (workflow.name, workflow.settings["concurrency"], workflow.extra["inactive"]) == ("Orders", 1, True)
 
 
+@pytest.mark.parametrize(
+    ("item", "name"),
+    [
+        ({"name": "Own", "settings": {"name": "Other"}}, "Own"),
+        ({"settings": {"name": "Other"}}, "Other"),
+        ({"name": "", "settings": None}, "p_1"),
+        ({}, "p_1"),
+    ],
+)
+def test_the_name_of_a_workflow(item: dict[str, Any], name: str) -> None:
+    """The workflow's own name counts before that of its settings; without a name the id is the name."""
+    assert read_api_workflow({"steps": [], "triggers": [], **item}, "p_1").name == name
+
+
+def test_an_action_without_a_version_is_an_action() -> None:
+    """An action whose version the API does not report is a step that uses its key."""
+    item = {"steps": [{"namespace": "act", "component_key": "http-custom-request"}], "triggers": []}
+
+    (step,) = read_api_workflow(item, "p_1").steps
+
+    assert (step.uses, step.is_code_missing) == ("http-custom-request", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_inactive"),
+    [({"active": False}, True), ({"inactive": True}, True), ({"active": True, "inactive": False}, False), ({}, False)],
+)
+def test_a_workflow_that_is_turned_off(state: dict[str, bool], is_inactive: bool) -> None:
+    """Both `active` and `inactive` say that a workflow is turned off; without them the workflow is on."""
+    workflow = read_api_workflow({"steps": [], "triggers": [], **state}, "p_1")
+
+    assert workflow.is_inactive is is_inactive
+
+
 @pytest.mark.parametrize("item", [{}, {"steps": [], "triggers": None}, {"data": []}])
 def test_another_object_is_refused(item: dict[str, Any]) -> None:
     """A response without steps or triggers is not a workflow."""

@@ -19,7 +19,7 @@ from pdkernel.definition.sidecar_yaml import (
     parse_sidecar,
 )
 from pdkernel.errors import NotebookError
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Trigger
 
 SCHEMA = load_sidecar_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
@@ -123,6 +123,11 @@ def test_sources_of_actions(text: str, sources: tuple[str, ...]) -> None:
             "schema: pdkernel/1\nlimits: {memory: 10241}\n",
             "limits.memory: 10241 is greater than the maximum of 10240 (line 2)",
         ),
+        (
+            "steps: {a: {timeout: 0}}\n",
+            "steps.a.timeout: 0 is less than or equal to the minimum of 0 (line 1)",
+        ),
+        ("steps: {a: {timeout: 750.5}}\n", "steps.a.timeout: 750.5 is greater than the maximum of 750 (line 1)"),
         ("actions: [npm, npm]\n", "actions: ['npm', 'npm'] has non-unique elements (line 1)"),
         ("variables: [A, A]\n", "variables: ['A', 'A'] has non-unique elements (line 1)"),
     ],
@@ -133,6 +138,41 @@ def test_wrong_file_is_refused(text: str, message: str) -> None:
         parse_sidecar(text)
 
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("limits", "low", "high"),
+    [
+        ("memory: {}", 256, 10_240),
+        ("concurrency: {}", 1, 10_000),
+        ("throttle: {{limit: {}, interval: 1}}", 0, 10_000),
+        ("throttle: {{limit: 1, interval: {}}}", 1, 36_000_000),
+        ("queue: {}", 1, 10_000),
+        ("retention: {}", 1, 3650),
+    ],
+)
+def test_a_limit_has_a_lowest_and_a_highest_value(limits: str, low: int, high: int) -> None:
+    """The lowest and the highest value of a limit are accepted, and the numbers beside them are refused."""
+    for value in (low, high):
+        assert parse_sidecar(f"schema: pdkernel/1\nlimits: {{{limits.format(value)}}}\n").limits
+    for value in (low - 1, high + 1):
+        with pytest.raises(NotebookError, match=r"limits\.\w+"):
+            parse_sidecar(f"schema: pdkernel/1\nlimits: {{{limits.format(value)}}}\n")
+
+
+def test_the_id_of_a_trigger_is_written_only_if_another_trigger_has_none() -> None:
+    """The order tells which id a trigger has in `workflow.yaml`; if a trigger has no id there, the others carry theirs."""
+    first, second, new = Trigger(config={"id": "hi_1"}), Trigger("email", config={"id": "ei_1"}), Trigger("email")
+
+    all_synced = build_sidecar_mapping(Sidecar(triggers=(first, second)))["triggers"]
+    with_a_new_one = build_sidecar_mapping(Sidecar(triggers=(first, new, second)))["triggers"]
+
+    assert all_synced == [{"type": "http", "auth": "none", "response": "default"}, {"type": "email"}]
+    assert with_a_new_one == [
+        {"type": "http", "auth": "none", "response": "default", "id": "hi_1"},
+        {"type": "email"},
+        {"type": "email", "id": "ei_1"},
+    ]
 
 
 def test_a_folders_own_values_are_kept() -> None:

@@ -397,6 +397,17 @@ def test_answers_are_added_to_an_existing_pdkernel_yaml(project: Callable[[str],
     assert result.paths("changed") == ("workflow.yaml", "pdkernel.yaml")
 
 
+def test_the_sources_of_actions_are_the_folders(project: Callable[[str], Path]) -> None:
+    """A path in `actions` is relative to its file, so the notebook's sources never replace those of the folder."""
+    folder = project(ORDERS)
+    source = imported(folder)
+    (folder / "pdkernel.yaml").write_text("actions: ../components\n")
+
+    export_to_synced_folder(source.workflow, folder, sidecar=Sidecar(actions=("../../components", "npm")))
+
+    assert "actions: ../components\n" in (folder / "pdkernel.yaml").read_text()
+
+
 def test_credentials(project: Callable[[str], Path]) -> None:
     """A credential that the folder has already is reported and not refused; a new one is refused."""
     folder = project(ORDERS)

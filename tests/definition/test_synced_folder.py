@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.definition import Sidecar, describe_assumptions, plan_files, read_folder_workflow, write_files
+from pdkernel.definition.workflow_document import MAX_WORKFLOW_FILE_BYTES
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, RequestError, UnsupportedError
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.definition.builders import GO, NODE, PYTHON, quickstart, synced, text_of
@@ -249,6 +250,37 @@ def test_wrong_files(tmp_path: Path, yaml: str, kind: type[DefinitionError], say
         read_folder_workflow(synced(tmp_path, yaml))
 
     assert says in caught.value.message
+
+
+def test_a_huge_workflow_file_is_refused(tmp_path: Path) -> None:
+    """A file above the size limit is refused before its YAML is read."""
+    folder = synced(tmp_path / "w", HEAD + "- namespace: a\n  uses: k-x@1.0.0\n")
+    with (folder / "workflow.yaml").open("a") as stream:
+        stream.write("#\n" * (MAX_WORKFLOW_FILE_BYTES // 2))
+
+    with pytest.raises(NotebookError, match=rf"the limit is {MAX_WORKFLOW_FILE_BYTES} bytes"):
+        read_folder_workflow(folder)
+
+
+def test_settings_belong_to_the_triggers_in_their_order(tmp_path: Path) -> None:
+    """Settings without an id belong to the ids of workflow.yaml one after the other; settings with an id keep theirs."""
+    folder = synced(
+        tmp_path,
+        "name: W\ntriggers:\n- id: hi_1\n- id: ti_2\n- id: ti_3\n- id: ei_4\n",
+        pdkernel_DOT_yaml=(
+            "triggers:\n- type: http\n- {type: schedule, id: ti_3, cron: 0 3 * * *}\n"
+            "- {type: schedule, cron: 0 2 * * *}\n"
+        ),
+    )
+
+    triggers = read_folder_workflow(folder).triggers
+
+    assert [(trigger.config["id"], trigger.config.get("cron")) for trigger in triggers] == [
+        ("hi_1", None),
+        ("ti_3", "0 3 * * *"),
+        ("ti_2", "0 2 * * *"),
+        ("ei_4", None),
+    ]
 
 
 def test_no_workflow(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pdkernel.directive import (
     parse_step_cell,
     parse_workflow_cell,
 )
+from pdkernel.directive.cell import build_unreadable_step
 from pdkernel.directive.located_yaml import parse_yaml
 from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.errors import DefinitionError, DirectiveError, StepNameError
@@ -286,6 +287,34 @@ def test_wrong_body(body: str, line: int, says: str) -> None:
 
     assert says in error.message
     assert (error.line, error.step) == (line, "s")
+
+
+def test_props_beside_a_long_expression_keep_their_lines() -> None:
+    """An expression of several lines counts for the lines below it, and not for its own first line."""
+    step = parse_step_cell("%%pdstep s --uses k@1.0.0\na: 1\nb: {{\n 1 +\n 1 }}\nc: [{{ 2 }},\n {{ 3 }}]\nd: 4").step
+
+    assert {path: line for path, line in step.prop_lines.items() if len(path) == 1} == {
+        ("a",): 2, ("b",): 3, ("c",): 6, ("d",): 8,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "line"),
+    [
+        ("# above\n%%pdstep ask --uses k@1.0.0\na: 1\na: 2\n", "ask", 4),
+        ("# above\n%%pdstep ask --lng node\nx", "ask", 2),
+        ("%%pdstep ask-me --uses k@1.0.0\n- a\n", "ask_me", 1),
+        ("%%pdstep trigger\nx", "cell_5", 1),
+        ("%%pdstep --lang node\nx", "cell_5", 1),
+    ],
+)
+def test_an_unreadable_cell_is_a_step_with_a_problem(text: str, name: str, line: int) -> None:
+    """The step has the name of the cell if that is a name, else one by its position; the problem has the line of the error."""
+    step = build_unreadable_step(text, error_of(text), cell=4)
+
+    assert (step.name, step.cell_index) == (name, 4)
+    assert step.problem is not None
+    assert step.problem[1] == line
 
 
 def test_text_beside_an_expression_stays() -> None:

@@ -180,14 +180,23 @@ def sidecar_of(tmp_path: Path, earlier: Sidecar | None, *, place: str = "deep/er
 
 
 def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
-    """Endpoint, test users and actions of the earlier import stay; else those of the folder's file are taken."""
-    own = "endpoint: eofolder\ntest_users: [bob]\nactions: npm\n"
+    """Values that only pdkernel.yaml has are those of the earlier import; else those of the folder's file are taken."""
+    own = "endpoint: eofolder\ntest_users: [bob]\ntest_events: [new]\nactions: npm\ncontrol_flow: [{type: branch}]\n"
+    earlier = Sidecar(
+        endpoint="eoearlier",
+        test_users=("ada",),
+        test_events=("old",),
+        actions=("connect",),
+        control_flow=({"type": "delay"},),
+    )
 
     taken = sidecar_of(tmp_path, None, pdkernel_DOT_yaml=own)
-    kept = sidecar_of(tmp_path, Sidecar(endpoint="eoearlier", test_users=("ada",), actions=("connect",)), pdkernel_DOT_yaml=own)  # fmt: skip
+    kept = sidecar_of(tmp_path, earlier, pdkernel_DOT_yaml=own)
 
-    assert (taken.endpoint, taken.test_users, taken.actions) == ("eofolder", ("bob",), ("npm",))
-    assert (kept.endpoint, kept.test_users, kept.actions) == ("eoearlier", ("ada",), ("connect",))
+    assert (taken.endpoint, taken.test_users, taken.test_events) == ("eofolder", ("bob",), ("new",))
+    assert (taken.actions, taken.control_flow) == (("npm",), ({"type": "branch"},))
+    assert (kept.endpoint, kept.test_users, kept.test_events) == ("eoearlier", ("ada",), ("old",))
+    assert (kept.actions, kept.control_flow) == (("connect",), ({"type": "delay"},))
 
 
 @pytest.mark.parametrize(

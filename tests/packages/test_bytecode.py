@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -98,8 +99,10 @@ def test_the_cache_is_limited(tmp_path: Path) -> None:
     """A full folder of the cache loses its oldest files."""
     full = tmp_path / "cache" / "00"
     write_modules(full, {f"{number:03}": "" for number in range(105)})
+    for number in range(105):
+        os.utime(full / f"{number:03}", (number, number))
     write_modules(tmp_path / "site", {"top.py": ""})
 
     BytecodeCompiler(tmp_path / "site", tmp_path / "cache").compile_all()
 
-    assert len(list(full.iterdir())) == 100
+    assert {file.name for file in full.iterdir()} == {f"{number:03}" for number in range(5, 105)}

@@ -240,6 +240,20 @@ async def test_old_sets_are_removed(registry: NpmRegistry, opened: Open, tmp_pat
     assert await opened().ensure([NpmSpec("old")]) == old
 
 
+async def test_sets_in_use_are_not_removed(registry: NpmRegistry, opened: Open) -> None:
+    """Each use of a set counts, so that a set is not removed because its installation was long ago."""
+    for name in ("old", "new"):
+        registry.publish(name, "1.0.0")
+    old = await opened().ensure([NpmSpec("old")])
+    year = time.time() - 365 * 24 * 3600
+    os.utime(old.folder, (year, year))
+
+    await opened().ensure([NpmSpec("old")], install=False)
+    await opened().ensure([NpmSpec("new")])
+
+    assert old.folder.is_dir()
+
+
 async def test_a_cancelled_installation_leaves_nothing(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
     """The cancelled npm process ends, and the next installation succeeds."""
     registry.publish("tiny", "1.0.0")

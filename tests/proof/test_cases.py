@@ -62,6 +62,7 @@ def test_each_event_is_run_for_each_user(directory: Directory, tmp_path: Path) -
         (replace(USER, disabled=True), 1),
         (python_step("say", "return pd.steps['trigger']['event']['headers']['x-pd-external-user-id']"), 5),
         (python_step("say", "externalUser = 1"), 5),
+        (python_step("say", options="--prop 'id={{ steps.trigger.context.external_user_id }}'"), 5),
         (a_step("%%pdstep say --uses slack-send@1.0.0\ntext: Hi\n"), 5),
         (USER, 5),
     ],

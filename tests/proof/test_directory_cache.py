@@ -27,6 +27,8 @@ def test_answers_do_not_change_during_a_proof(tmp_path: Path) -> None:
         assert before[1]["token"] == "one"
         assert cached.newest_account("bob", "development", "slack") is not None
         assert cached.newest_account("ada", "production", "slack") is None
+        assert [account.app for account in cached.accounts(external_user_id="bob")] == ["slack"]
+        assert list(cached.accounts(external_user_id="eve")) == []
         assert cached.project_id == directory.project_id
         assert cached.report_unauthorized(first.id, clock.now()) is False
         with cached.nonblocking():

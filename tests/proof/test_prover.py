@@ -83,6 +83,10 @@ def handler(pd):
     store["list"] = ["a"]
     return store["n"]
 """
+KEEP = """%%pdstep keep --data-store kept=visits
+def handler(pd):
+    pd.inputs["kept"].set("n", 1, ttl=60)
+"""
 CHANCE = "%%pdstep chance --lang bash\necho n=$RANDOM$RANDOM >> $PIPEDREAM_EXPORTS\necho kept=1 >> $PIPEDREAM_EXPORTS\n"
 
 
@@ -232,6 +236,18 @@ def test_stores_are_copies(notebook: Notebook) -> None:
     assert found_in(other, "whole run").differences[0].path == "stores.visits.list[0]"
     assert found_in(other, "count").verdict == "same"
     assert [record.value for record in notebook.project.data_stores.iter_records("visits")] == [41]
+
+
+def test_the_end_of_a_record_is_compared(notebook: Notebook) -> None:
+    """A record that one side lets expire at another time is a difference."""
+    notebook.write(KEEP)
+    notebook.event()
+
+    same = notebook.prove()
+    other = notebook.prove(changed("keep/entry.py", "ttl=60", "ttl=90"))
+
+    assert verdicts(same) == {"hello/": ["same", "same"]}
+    assert [place.path for place in found_in(other, "whole run").differences] == ["stores.visits.n.expires"]
 
 
 def test_the_project_is_unchanged(notebook: Notebook) -> None:

@@ -61,6 +61,28 @@ def test_what_a_step_did_is_compared(changes: dict[str, Any], path: str | None) 
 
 
 @pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"step": "b"}, 0),
+        ({"kind": "http"}, 1),
+        ({"outcome": "failed"}, 2),
+        ({"to": "you@a"}, 3),
+        ({"status": 500}, 4),
+        ({"payload": {"subject": "Other"}}, 5),
+        ({"note": "Other"}, None),
+    ],
+)
+def test_what_a_message_has_is_compared(changes: dict[str, Any], place: int | None) -> None:
+    """Step, kind, outcome, receiver, status and content of a message count."""
+    sent = Delivery("a", "email", "sent", to="me@a", status=200, payload={"subject": "One"})
+    one, other = (SideRun(an_execution(sends=(each,)), {}) for each in (sent, replace(sent, **changes)))
+
+    paths = [difference.path for difference in compare_runs(one, other)[WHOLE_RUN]]
+
+    assert {path.partition(".")[0] for path in paths} == (set() if place is None else {f"sends[0][{place}]"})
+
+
+@pytest.mark.parametrize(
     ("changes", "stores", "path"),
     [
         ({"status": "exited"}, {}, "status"),
