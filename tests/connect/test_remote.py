@@ -110,8 +110,15 @@ def test_responses_are_cached_for_some_seconds(directory: Directory, upstream: U
 
 def test_own_accounts_are_local(directory: Directory, home: Project, upstream: Upstream) -> None:
     """An account of your own is stored in the local project, without a request."""
-    made = directory.add_account(app="slack", credentials={"oauth_access_token": "mine"}, external_user_id=None)
+    made = directory.add_account(
+        app="slack",
+        credentials={"oauth_access_token": "mine"},
+        external_user_id=None,
+        account_id="apn_mine",
+        name="Mine",
+    )
 
+    assert (made.id, made.name) == ("apn_mine", "Mine")
     assert dict(directory.credentials(made.id)) == {"oauth_access_token": "mine"}
     assert [account.id for account in directory.accounts(own=True)] == [made.id]
     assert [account.id for account in LocalDirectory(home).accounts()] == [made.id]
@@ -396,3 +403,15 @@ def test_a_cleared_cache_is_loaded_again(directory: Directory, upstream: Upstrea
 
     assert cached == before
     assert after == (["ada", "bob", "cyd"], ["apn_more", "apn_held", "apn_new", "apn_old"], "renamed", [True], {})
+
+
+def test_an_account_changes_in_its_own_environment(directory: Directory) -> None:
+    """An account of production is reconnected and removed there, although the login's environment is development."""
+    directory.reconnect_account("apn_prod", {"oauth_access_token": "entered"})
+    assert dict(directory.credentials("apn_prod")) == {"oauth_access_token": "entered"}
+    assert len(directory.accounts()) == 5
+
+    assert directory.remove_account("apn_prod")
+    assert not directory.remove_account("apn_prod")
+    assert directory.delete_user("bob", "development")
+    assert [account.id for account in directory.accounts()] == ["apn_held", "apn_new", "apn_old"]
