@@ -1,4 +1,4 @@
-"""httpcore's network backend for upstream connections: resolves names, checks addresses, applies host overrides."""
+"""httpcore's network backends for upstream connections: name resolution, check of addresses, TLS through a proxy."""
 
 from __future__ import annotations
 
@@ -87,11 +87,82 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
         await self._real.sleep(seconds)
 
 
-class Opened(httpcore.AsyncNetworkStream):
+class TunnelBackend(httpcore.AsyncNetworkBackend):
+    """
+    Opens connections to an upstream proxy.
+
+    TLS with the host behind the proxy is established for *server_name*. httpcore takes the host of the URL, which may be an
+    address, and would take the extension `sni_hostname` for TLS with the proxy.
+
+    Args:
+        backend: Opens the connections.
+        server_name: The name that TLS with the host verifies.
+        has_proxy_tls: Whether TLS with the proxy comes first.
+    """
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, server_name: str, *, has_proxy_tls: bool) -> None:
+        self._backend = backend
+        self._server_name = server_name
+        self._has_proxy_tls = has_proxy_tls
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the proxy."""
+        plain = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
+        return _TunnelStream(plain, self._server_name, has_proxy_tls=self._has_proxy_tls)
+
+
+class _WrappedStream(httpcore.AsyncNetworkStream):
+    """A stream that differs from *stream* in `start_tls` only."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read at most *max_bytes*."""
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write *buffer*."""
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return information of the transport: `socket`, `ssl_object`."""
+        return self._stream.get_extra_info(info)
+
+
+class _TunnelStream(_WrappedStream):
+    """A connection to an upstream proxy, or through it; the arguments are those of `TunnelBackend`."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, server_name: str, *, has_proxy_tls: bool) -> None:
+        super().__init__(stream)
+        self._server_name = server_name
+        self._has_proxy_tls = has_proxy_tls
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Establish TLS with the proxy, if TLS with the proxy comes first; otherwise with the host."""
+        name = server_hostname if self._has_proxy_tls else self._server_name
+        secure = await self._stream.start_tls(ssl_context, name, timeout)
+        return _TunnelStream(secure, self._server_name, has_proxy_tls=False)
+
+
+class Opened(_WrappedStream):
     """A connection with TLS already established; its `start_tls` only returns the encrypted stream."""
 
     def __init__(self, secure: httpcore.AsyncNetworkStream, server_name: str, waiting: list[Opened]) -> None:
-        self._secure = secure
+        super().__init__(secure)
         self._server_name = server_name
         self._waiting = waiting
 
@@ -111,20 +182,4 @@ class Opened(httpcore.AsyncNetworkStream):
         if server_hostname != self._server_name:
             await self.aclose()
             raise httpcore.ConnectError(f"the connection was opened for {self._server_name}")
-        return self._secure
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read at most *max_bytes*."""
-        return await self._secure.read(max_bytes, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write *buffer*."""
-        await self._secure.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._secure.aclose()
-
-    def get_extra_info(self, info: str) -> Any:
-        """Return information of the transport: `socket`, `ssl_object`."""
-        return self._secure.get_extra_info(info)
+        return self._stream

@@ -131,7 +131,7 @@ class Upstream:
             get_header(headers, b"content-length") is not None or get_header(headers, b"transfer-encoding") is not None
         )
         extensions: dict[str, Any] = {"timeout": _TIMEOUT}
-        if to.server_name:
+        if to.server_name and via is None:
             extensions["sni_hostname"] = to.server_name
         request = httpcore.Request(
             method.encode("ascii"),
@@ -141,7 +141,7 @@ class Upstream:
             extensions=extensions,
         )
         try:
-            response = await self._pool(via, public_only=public_only).handle_async_request(request)
+            response = await self._pool_for(to, via, public_only=public_only).handle_async_request(request)
         except _failures() as error:
             raise _failure(error, to) from error
         return UpstreamResponse(
@@ -215,24 +215,40 @@ class Upstream:
             raise _failure(error, to) from error
         return replace(to, host=f"[{address}]" if ":" in address else address, server_name=to.server_name or to.host)
 
+    def _pool_for(self, to: Destination, via: str | None, *, public_only: bool) -> httpcore.AsyncConnectionPool:
+        """The pool for a request to *to*; a new one for TLS through a proxy with a name that is not the host of the URL."""
+        name = to.server_name
+        if via is None or to.scheme != "https" or name is None or name == to.host:
+            return self._pool(via, public_only=public_only)
+        from pdkernel.egress.network_backend import TunnelBackend
+
+        has_proxy_tls = urlsplit(via).scheme == "https"
+        backend = TunnelBackend(self._backend(public_only=False), name, has_proxy_tls=has_proxy_tls)
+        # no connection is kept: httpcore identifies it by the host, which several names may share
+        return self._build_pool(via, backend, max_idle=0)
+
     def _pool(self, via: str | None, *, public_only: bool) -> httpcore.AsyncConnectionPool:
         pool = self._pools.get((via, public_only))
         if pool is None:
-            import httpcore
-
-            if self._context is None:
-                self._context = upstream_context(self._environ, self._extra_cas)
-            pool = httpcore.AsyncConnectionPool(
-                ssl_context=self._context,
-                proxy=_proxy(via) if via else None,
-                max_connections=256,
-                # httpcore identifies a proxied connection by its address, which several names may share
-                max_keepalive_connections=0 if via and public_only else 64,
-                keepalive_expiry=5.0,
-                network_backend=self._backend(public_only=public_only and not via),
-            )
+            pool = self._build_pool(via, self._backend(public_only=public_only and not via), max_idle=64)
             self._pools[via, public_only] = pool
         return pool
+
+    def _build_pool(
+        self, via: str | None, backend: httpcore.AsyncNetworkBackend, *, max_idle: int
+    ) -> httpcore.AsyncConnectionPool:
+        import httpcore
+
+        if self._context is None:
+            self._context = upstream_context(self._environ, self._extra_cas)
+        return httpcore.AsyncConnectionPool(
+            ssl_context=self._context,
+            proxy=_proxy(via, self._context) if via else None,
+            max_connections=256,
+            max_keepalive_connections=max_idle,
+            keepalive_expiry=5.0,
+            network_backend=backend,
+        )
 
     def _backend(self, *, public_only: bool) -> HostOverrideBackend:
         """The network backend, one for each value of *public_only*: a connection that `open` made belongs to one pool."""
@@ -243,13 +259,14 @@ class Upstream:
         return self._backends[public_only]
 
 
-def _proxy(url: str) -> httpcore.Proxy:
-    """An upstream proxy; its URL may contain user name and password."""
+def _proxy(url: str, context: ssl.SSLContext) -> httpcore.Proxy:
+    """An upstream proxy; its URL may contain user name and password, and *context* verifies an https proxy."""
     import httpcore
 
     parts = urlsplit(url)
     auth = (unquote(parts.username or ""), unquote(parts.password or "")) if parts.username is not None else None
-    return httpcore.Proxy(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), auth=auth)
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return httpcore.Proxy(plain, auth=auth, ssl_context=context if parts.scheme == "https" else None)
 
 
 async def _chunks(response: httpcore.Response, to: Destination) -> AsyncIterator[bytes]:

@@ -33,9 +33,10 @@ class IdempotencyTable:
         self._clock = clock
 
     def find(self, key: str) -> StoredResponse | None:
-        """The stored response to the call *key*, or None."""
+        """The stored response to the call *key*; None if it does not exist or has expired."""
+        oldest = self._clock.now().timestamp() - ANSWER_RETENTION_S
+        query = select(sent.c.sealed_answer).where(sent.c.request == key, sent.c.created >= oldest)
         with self._database.read() as connection:
-            query = select(sent.c.sealed_answer).where(sent.c.request == key)
             sealed = connection.execute(query).scalar_one_or_none()
         return None if sealed is None else self._vault.unseal_json(sealed, _vault_context(key), StoredResponse)
 

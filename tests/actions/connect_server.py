@@ -42,6 +42,8 @@ class ConnectServer(ThreadingHTTPServer):
         asked: Method, path, environment and body of each request, except requests for tokens.
         answer: The response to a run of the action.
         status: The status of that response.
+        token_lifetime_s: The seconds for which a token is valid.
+        token_count: The number of tokens that were issued.
     """
 
     def __init__(self) -> None:
@@ -49,6 +51,8 @@ class ConnectServer(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, str | None, Any]] = []
         self.answer: dict[str, Any] = {"exports": {"$summary": "Opened A"}, "os": [], "ret": {"open": True}}
         self.status = 200
+        self.token_lifetime_s = 3600
+        self.token_count = 0
         self.accounts = [
             {"id": "apn_older01", "created_at": "2025-01-01T00:00:00.000Z"},
             {"id": "apn_newer01", "created_at": "2025-02-01T00:00:00.000Z"},
@@ -78,7 +82,8 @@ class _Handler(JsonHandler):
         sent: Any = json.loads(body) if body else None
         if url.path == "/v1/oauth/token":
             known = all(sent.get(key) == value for key, value in CLIENT.items())
-            good = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
+            good = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": self.server.token_lifetime_s}
+            self.server.token_count += known
             return (200, good) if known else (401, {"error": "invalid_client"})
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
             return 401, {"error": "unauthorized"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pdkernel.actions import Catalog
+from pdkernel.actions.connect_source import ConnectSource
 from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
@@ -18,8 +19,8 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ConnectSettingsError
 from pdkernel.execution import Execution
 from pdkernel.model import Step
-from pdkernel.project import Project
-from tests.actions.connect_server import TOKEN, ConnectServer, connect_api
+from pdkernel.project import Login, Project
+from tests.actions.connect_server import CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, an_event, python_step
 
@@ -230,3 +231,16 @@ async def test_a_search_reads_every_page(project: Project, api: ConnectServer, t
     found = await catalog.search("door", app="hangar")
 
     assert [component.key for component in found] == ["hangar-open-door", "hangar-close-door"]
+
+
+@pytest.mark.parametrize(("lifetime_s", "count"), [(3600, 1), (60, 2)])
+async def test_a_token_is_replaced_a_minute_before_it_expires(api: ConnectServer, lifetime_s: int, count: int) -> None:
+    """A token is used for several requests, but not in the last minute of its lifetime."""
+    api.token_lifetime_s = lifetime_s
+    url = api.environ["PIPEDREAM_BASE_URL"]
+    source = ConnectSource(Login(CLIENT["client_id"], CLIENT["client_secret"], PROJECT, base_url=url))
+
+    for _ in range(2):
+        assert await source.fetch_newest_account("hangar", "ada", "development") == "apn_newer01"
+
+    assert api.token_count == count

@@ -110,8 +110,15 @@ def test_responses_are_cached_for_some_seconds(directory: Directory, upstream: U
 
 def test_own_accounts_are_local(directory: Directory, home: Project, upstream: Upstream) -> None:
     """An account of your own is stored in the local project, without a request."""
-    made = directory.add_account(app="slack", credentials={"oauth_access_token": "mine"}, external_user_id=None)
+    made = directory.add_account(
+        app="slack",
+        credentials={"oauth_access_token": "mine"},
+        external_user_id=None,
+        account_id="apn_mine",
+        name="Mine",
+    )
 
+    assert (made.id, made.name) == ("apn_mine", "Mine")
     assert dict(directory.credentials(made.id)) == {"oauth_access_token": "mine"}
     assert [account.id for account in directory.accounts(own=True)] == [made.id]
     assert [account.id for account in LocalDirectory(home).accounts()] == [made.id]
@@ -153,7 +160,8 @@ def test_an_oauth_account_is_not_connected_with_keys(directory: Directory) -> No
 def test_an_error_has_no_credential(directory: Directory, upstream: Upstream, status: int) -> None:
     """If Pipedream repeats the request in its error, the credentials are masked."""
     key = "sk-planted-key-0123456789"
-    error = f"{'This is the reason. ' * 10}Bad cfmap_json {json.dumps(json.dumps({'api_key': key}))} for ctok_1"
+    # the key is where the message is cut, and is masked before that
+    error = f"{'This is the reason. ' * 7}ctok_1 has a bad cfmap_json {json.dumps(json.dumps({'api_key': key}))}"
     upstream.set(fault={"path": "/accounts", "method": "POST", "kind": "status", "status": status, "error": error})
 
     with pytest.raises(PdkernelError) as caught:
@@ -345,3 +353,65 @@ def test_account_ids_match_accounts(directory: Directory) -> None:
         assert found
         assert list(directory.account_ids(**filters)) == [account.id for account in found]
     assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}
+
+
+def test_the_newest_accounts_of_one_user(directory: Directory, upstream: Upstream) -> None:
+    """The accounts are newest first, within the limit of each app; the one that a run uses is marked if it is withheld."""
+    upstream.set(held=[("apn_newest", "ada", "slack")])
+
+    found = directory.newest_accounts(["ada"], "development", ["slack", "github"], limit=2)
+
+    assert [(account.id, account.withheld) for account in found] == [
+        ("apn_newest", True),
+        ("apn_held", True),
+        ("apn_new", False),
+    ]
+
+
+def test_the_newest_accounts_of_several_users(directory: Directory, upstream: Upstream) -> None:
+    """One listing has the accounts of all users; other users, other apps and older accounts are left out."""
+    upstream.set(held=[("apn_bob", "bob", "slack"), ("apn_cyd", "cyd", "slack")])
+
+    found = directory.newest_accounts(["ada", "bob"], "development", ["slack"], limit=1)
+
+    assert [(account.id, account.withheld) for account in found] == [("apn_bob", True), ("apn_new", False)]
+
+
+def test_a_cleared_cache_is_loaded_again(directory: Directory, upstream: Upstream) -> None:
+    """Every kind of response comes from the cache until the cache is cleared, and from Pipedream after that."""
+    assert isinstance(directory, RemoteDirectory)
+
+    def responses() -> tuple[object, ...]:
+        found = directory.find_account("apn_new")
+        newest = directory.newest_accounts(["ada", "bob"], "development", ["slack"], limit=1)
+        return (
+            [user.external_id for user in directory.users("development")],
+            [account.id for account in directory.accounts(external_user_id="ada", environment="development")],
+            found and found.name,
+            [account.withheld for account in newest],
+            dict(directory.credentials("apn_new")),
+        )
+
+    before = responses()
+    upstream.set(held=[("apn_cyd", "cyd", "slack"), ("apn_more", "ada", "gitlab")])
+    account = next(each for each in upstream.accounts["development"] if each["id"] == "apn_new")
+    account |= {"name": "renamed", "credentials": None}
+
+    cached = responses()
+    directory.clear_cache()
+    after = responses()
+
+    assert cached == before
+    assert after == (["ada", "bob", "cyd"], ["apn_more", "apn_held", "apn_new", "apn_old"], "renamed", [True], {})
+
+
+def test_an_account_changes_in_its_own_environment(directory: Directory) -> None:
+    """An account of production is reconnected and removed there, although the login's environment is development."""
+    directory.reconnect_account("apn_prod", {"oauth_access_token": "entered"})
+    assert dict(directory.credentials("apn_prod")) == {"oauth_access_token": "entered"}
+    assert len(directory.accounts()) == 5
+
+    assert directory.remove_account("apn_prod")
+    assert not directory.remove_account("apn_prod")
+    assert directory.delete_user("bob", "development")
+    assert [account.id for account in directory.accounts()] == ["apn_held", "apn_new", "apn_old"]

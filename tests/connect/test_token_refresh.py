@@ -215,6 +215,18 @@ def test_a_rejected_refresh_token_marks_the_account_unhealthy(
     assert len(provider.requests) == 1
 
 
+def test_credentials_that_a_person_enters_are_not_refreshed(
+    directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock
+) -> None:
+    """Credentials in place of those of a sign-in stay, also when the token of the sign-in would be due."""
+    directory.reconnect_account(account, {"oauth_access_token": "entered"})
+
+    moving.advance(DUE_S)
+
+    assert token_of(directory, account) == "entered"
+    assert provider.requests == []
+
+
 def test_removing_an_account_removes_its_refresh_token(
     directory: LocalDirectory, account: str, home: Project, provider: Provider
 ) -> None:

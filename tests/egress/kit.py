@@ -365,10 +365,12 @@ def issue_bound_token(gateway: Gateway, ledger: Ledger, mode: str = "live", **bi
     return caller_token
 
 
-def knock(gateway: Gateway, caller_token: str, host: str, port: int, *, secure: bool) -> socket.socket:
+def knock(
+    gateway: Gateway, caller_token: str, host: str, port: int, *, secure: bool, server_name: str | None = None
+) -> socket.socket:
     """A connection to the gateway as a hook makes one; with *secure*, plain HTTP represents https."""
     sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
-    line = {"host": host, "port": port, "tls": secure, "token": caller_token}
+    line = {"host": host, "port": port, "tls": secure, "token": caller_token, "servername": server_name}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
     return sock
 

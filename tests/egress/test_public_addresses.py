@@ -14,6 +14,7 @@ import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.public_addresses import NotPublicError, is_inside, is_public, public_addresses
+from pdkernel.egress.tls.client_hello import parse_client_hello
 from tests.egress.hosts import host
 from tests.egress.kit import (
     ClientProcess,
@@ -248,6 +249,30 @@ def test_an_upstream_proxy_is_given_the_address(public: Gateway, names: Names, l
     assert code_of(refused) == "egress_not_public"
     assert [each.partition(b" HTTP")[0] for each in asked] == [f"GET http://{PUBLIC}:80/".encode()]
     assert b"Host: x" in asked[0]
+
+
+def test_tls_through_an_upstream_proxy_has_the_name(public: Gateway, names: Names, ledger: Ledger) -> None:
+    """The upstream proxy gets the address, and TLS with the host still asks for the host's name."""
+    names.answers["far.test"] = [[PUBLIC]]
+    asked: list[bytes] = []
+
+    def proxy(sock: socket.socket) -> None:
+        asked.append(read_until(sock, b"\r\n\r\n"))
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        asked.append(sock.recv(1 << 16))
+
+    caller_token = public.issue_token(public_only=True)
+    with host(proxy) as port:
+        public.bind(caller_token, ledger.binding("live", via=f"http://127.0.0.1:{port}", public_only=True))
+        with (
+            knock(public, caller_token, "far.test", 443, secure=True) as sock,
+            contextlib.suppress(ConnectionResetError),
+        ):
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: far.test\r\n\r\n")
+            read_all(sock)
+
+    assert asked[0].startswith(f"CONNECT {PUBLIC}:443 ".encode())
+    assert parse_client_hello(asked[1]).server_name == "far.test"
 
 
 def test_a_process_does_not_reach_this_machine(process: ClientProcess, plain_outside: OutsideServer) -> None:

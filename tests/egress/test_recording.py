@@ -140,6 +140,25 @@ def test_a_recording_in_memory_counts_both_bodies() -> None:
     assert [recording.has_room_for(size) for size in (left, left + 1)] == [True, False]
 
 
+def test_calls_that_do_not_fit_in_memory_are_named(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A call whose request or response is larger than the rest of the room is left out, and is named; a later call may fit."""
+    recording, big = MemoryRecording(), "https://api.example.test/big/{}"
+    first = CallRedactor().redact_request("GET", URL, [], b"", redactor())
+    body = b"x" * (MAX_MEMORY_RECORDING_BYTES - 100)
+    recording.add("step", 0, first, RecordedResponse(200, "OK", (), body), 1.0)
+    python.bind(ledger.binding("live", memory_recording=recording))
+
+    python.request("requests", "POST", URL, "x" * 101)
+    python.request("requests", "GET", big.format(101))
+    python.request("requests", "GET", big.format(10))
+
+    assert recording.skipped == [f"POST {URL}", f"GET {big.format(101)}"]
+    assert len(recording) == 2
+    assert len(outside.seen) == 3
+
+
 @pytest.mark.parametrize(
     ("content_type", "one", "two"),
     [

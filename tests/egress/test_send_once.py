@@ -11,8 +11,10 @@ import pytest
 import trustme
 
 from pdkernel.egress import Gateway, StoredResponse
+from pdkernel.identity import ProxyAccess
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import (
+    REF,
     ClientProcess,
     Got,
     Ledger,
@@ -24,6 +26,7 @@ from tests.egress.kit import (
     outside_context,
     python_process,
     read_all,
+    redactor,
     wait_until,
 )
 
@@ -191,6 +194,19 @@ def test_a_final_response_is_stored(runs: Runs, outside: OutsideServer, status: 
     """An accepted request, and one with a final rejection, are not sent twice."""
     for _ in range(2):
         runs.start().request("http.client", "POST", STATUS_URL.format(status), "hello")
+
+    assert len(outside.seen) == 1
+
+
+def test_a_request_with_a_withheld_credential_is_not_sent_again(runs: Runs, outside: OutsideServer) -> None:
+    """The placeholder of a withheld credential is new in each run; a request that has it in its URL is still the same."""
+    access = ProxyAccess("https://api.example.test/proxy", "apn_1", "ada", "production", lambda: "token")
+    for placeholder in ("withheld-in-the-first-run", "withheld-in-the-second-run"):
+        runs.post(
+            f"https://slack.com/api/chat?token={placeholder}",
+            redactor=redactor({REF: placeholder}),
+            proxy_by_secret_ref={REF: access},
+        )
 
     assert len(outside.seen) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -12,9 +13,13 @@ import pytest
 import trustme
 
 from pdkernel.egress import Gateway
+from pdkernel.egress.tls.client_hello import parse_client_hello
+from pdkernel.identity import ProxyAccess
 from tests.egress.hosts import client_context, gateway_to, host
 from tests.egress.kit import (
     NODE_CLIENTS,
+    REF,
+    TOKEN,
     ClientProcess,
     Ledger,
     Loop,
@@ -28,6 +33,7 @@ from tests.egress.kit import (
     python_process,
     read_all,
     read_until,
+    redactor,
 )
 
 
@@ -47,6 +53,26 @@ def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger:
 
     assert answer.endswith(b"ok")
     assert asked[0].startswith(b"GET http://nowhere.invalid:80/a%2Fb HTTP/1.1")
+
+
+def test_calls_through_connects_proxy_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """With `via`, a call with a withheld credential reaches Connect's proxy through the upstream proxy."""
+    asked: list[bytes] = []
+
+    def proxy(sock: socket.socket) -> None:
+        asked.append(read_until(sock, b"\r\n\r\n"))
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    access = ProxyAccess("http://connect.invalid/proxy", "apn_1", "ada", "production", lambda: "token")
+    with host(proxy) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, caller_token):
+        via = f"http://127.0.0.1:{port}"
+        gateway.bind(caller_token, ledger.binding("live", via=via, proxy_by_secret_ref={REF: access}))
+        with knock(gateway, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(f"GET /?token={TOKEN} HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n".encode())
+            answer = read_all(sock)
+
+    assert answer.endswith(b"ok")
+    assert asked[0].startswith(b"GET http://connect.invalid:80/proxy/")
 
 
 def test_two_gateways_in_a_row(
@@ -76,6 +102,34 @@ def test_two_gateways_in_a_row(
     assert by_tls.startswith(b"HTTP/1.1 200")
     assert [seen.path for seen in outside.seen] == ["/far", "/tls"]
     assert [call.outcome for call in ledger.calls] == [call.outcome for call in behind.calls] == ["sent"] * 2
+
+
+def test_an_upstream_proxy_with_tls(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """TLS with the upstream proxy verifies the proxy's name, and TLS with the host inside it has the host's name."""
+    asked: list[bytes] = []
+
+    def proxy(sock: socket.socket) -> None:
+        asked.append(read_until(sock, b"\r\n\r\n"))
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        asked.append(sock.recv(1 << 16))
+
+    with (
+        host(proxy, outside_context(authority)) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
+    ):
+        gateway.bind(caller_token, ledger.binding("live", via="https://slack.com:443"))
+        name = "www.example.test"
+        with (
+            knock(gateway, caller_token, "db.example.test", 443, secure=True, server_name=name) as sock,
+            contextlib.suppress(ConnectionResetError),
+        ):
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: db.example.test\r\n\r\n")
+            read_all(sock)
+
+    assert asked[0].startswith(b"CONNECT db.example.test:443 ")
+    assert parse_client_hello(asked[1]).server_name == name
 
 
 # ── unreachable hosts ───────────────────────────────────────────────────────────────────────────────────
@@ -316,3 +370,14 @@ def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Led
         "port": 5432,
     }
     assert why(other, port) == why(caller_token, port % 65535 + 1) == {}
+
+
+def test_the_cause_has_no_secret(lost: ClientProcess, ledger: Ledger) -> None:
+    """A secret in the name of a host is redacted in the error that the client raises."""
+    lost.bind(ledger.binding("live", redactor=redactor({REF: "refused.test"})))
+
+    out = lost.ask("http.client", "GET", "http://refused.test/")
+
+    assert (
+        out["error"] == f"ConnectionRefusedError: [Errno 111] ⟦secret:{REF}⟧:80 refused the connection (ECONNREFUSED)."
+    )

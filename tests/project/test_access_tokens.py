@@ -6,7 +6,7 @@ import jwt
 
 from pdkernel.clock import ManualClock
 from pdkernel.project import Project
-from pdkernel.project.access_tokens import CACHE_TTL_S, TOKEN_LIFETIME_S
+from pdkernel.project.access_tokens import _MAX_VERIFIED_TOKENS, CACHE_TTL_S, TOKEN_LIFETIME_S
 
 
 def issue_token(project: Project, *scopes: str) -> str:
@@ -111,3 +111,23 @@ def test_a_retired_key_does_not_get_a_longer_life(sqlite_project: Project, clock
     forged = jwt.encode(late, old.key, algorithm="EdDSA", headers={"kid": old.id})
 
     assert sqlite_project.access_tokens.verify(forged) is None
+
+
+def test_a_new_client_of_another_process_is_accepted_at_once(sqlite_project: Project, clock: ManualClock) -> None:
+    """A token of a client that another process has just created is accepted, although the clients are cached."""
+    assert sqlite_project.access_tokens.verify(issue_token(sqlite_project)) is not None
+
+    with Project.open(sqlite_project.folder, clock=clock) as other:
+        token = issue_token(other)
+
+    assert sqlite_project.access_tokens.verify(token) is not None
+
+
+def test_more_tokens_than_the_cache_holds_are_accepted(sqlite_project: Project) -> None:
+    """A full cache of verified tokens is emptied, and refuses no token."""
+    claims = jwt.decode(issue_token(sqlite_project), options={"verify_signature": False})
+    signer = sqlite_project.access_tokens._signer()
+
+    for number in range(_MAX_VERIFIED_TOKENS + 2):
+        token = jwt.encode({**claims, "jti": f"{number}"}, signer.key, algorithm="EdDSA", headers={"kid": signer.id})
+        assert sqlite_project.access_tokens.verify(token) is not None

@@ -225,6 +225,8 @@ def test_records_of_a_file_replace_those_of_the_store(project: Project, clock: M
 
     assert [record.key for record in project.data_stores.iter_records("s")] == ["old", "a", "b"]
     assert list(project.data_stores.iter_records("t")) == records
+    project.data_stores.put_records("t", [], clear_first=True)
+    assert project.data_stores.count("t") == 0
 
 
 def test_the_error_for_an_unknown_store_lists_the_existing_ones(project: Project) -> None:

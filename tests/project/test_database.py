@@ -14,11 +14,13 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Account
 from pdkernel.project import Project, StoreRecord
+from pdkernel.project.postgres import unreachable_error
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
 from tests.postgres import PostgresServer
 from tests.project.conftest import Location
@@ -111,6 +113,13 @@ def test_processes_sign_with_one_key(processes: tuple[Project, Project]) -> None
     assert [processes[1 - n].access_tokens.verify(token) is not None for n, token in enumerate(tokens)] == [True, True]
     with processes[0].sqlalchemy_engine.connect() as connection:
         assert connection.execute(text("select count(*) from signing_keys")).scalar_one() == 1
+
+
+def test_processes_get_one_secret(processes: tuple[Project, Project]) -> None:
+    """Two processes that set a missing secret at the same time get the same one."""
+    for number in range(20):
+        calls = [partial(project.secrets.get_or_set, f"name{number}", f"of {project.folder}") for project in processes]
+        assert len(set(together(*calls))) == 1
 
 
 def test_a_store_is_removed_while_others_write(processes: tuple[Project, Project]) -> None:
@@ -313,6 +322,15 @@ def test_the_location_shows_no_password(postgres_url: str, tmp_path: Path) -> No
 
     assert project.location.startswith("postgresql://postgres:***@/test_")
     assert "pw-471" not in shown
+
+
+def test_the_reason_of_an_error_shows_no_password() -> None:
+    """An error of the driver that repeats the password is shown without the password, and only its first line."""
+    url = make_url("postgresql://ada:planted-password@server/name")
+
+    error = unreachable_error("the location", "bad planted-password\nin the second line", url)
+
+    assert error.message == "The project's database the location cannot be reached: bad ***"
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")

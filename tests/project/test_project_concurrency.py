@@ -92,3 +92,13 @@ def test_reads_of_a_thread_see_writes_of_other_threads(project: Project) -> None
 
     assert before is None
     assert after == added
+
+
+def test_a_shared_connection_in_use_is_closed_later(sqlite_project: Project) -> None:
+    """The connection that a thread reads with while the project is closed is closed when the thread has finished."""
+    database = sqlite_project.sqlite_path
+    with sqlite_project.shared_read_connection():
+        sqlite_project.settings.get("any")
+        sqlite_project.close()
+
+    assert database not in [each.resolve() for each in Path("/proc/self/fd").iterdir()]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from sqlalchemy import select
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import RequestError
 from pdkernel.execution import StoredResponse
 from pdkernel.project import IdempotencyTable, Project
+from pdkernel.project.schema import sent
 from pdkernel.project.source_states import delete_source_states
 
 
@@ -103,16 +105,19 @@ def test_a_new_answer_replaces_the_old_one(project: Project) -> None:
 
 
 def test_an_old_answer_is_removed(project: Project, clock: ManualClock) -> None:
-    """Recording an answer removes answers that are older than ninety days."""
+    """An answer that is older than ninety days is not returned any more; recording another answer removes it."""
     project.idempotency.add("old", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
     clock.advance(90 * 86400)
     project.idempotency.add("new", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
     assert project.idempotency.find("old") is not None
     clock.advance(1)
+    assert project.idempotency.find("old") is None
 
     project.idempotency.add("new", StoredResponse(200, "", (), b"", "2026-01-01T00:00:00.000Z"))
 
-    assert (project.idempotency.find("old"), project.idempotency.find("new") is not None) == (None, True)
+    with project.sqlalchemy_engine.connect() as connection:
+        assert connection.execute(select(sent.c.request)).scalars().all() == ["new"]
+    assert project.idempotency.find("new") is not None
 
 
 def test_the_number_of_answers_is_limited(project: Project, clock: ManualClock) -> None:

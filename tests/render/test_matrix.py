@@ -47,12 +47,13 @@ def test_an_account_that_does_not_work_stands_out() -> None:
 
 
 def test_the_title_counts_users_that_can_run_it() -> None:
-    """A user whose account does not work can run it; without users, the title reports it."""
+    """A user whose account does not work, or whose calls take the proxy, can run it; without users, the title reports it."""
+    proxied = MatrixRow("eve", MatrixCell("", "proxy", ("apn_1",)), (READY,))
     failed = MatrixRow("bob", MatrixCell("", "error", code="request", message="Gone.", fix="Connect."), (READY,))
     development = MatrixRow(None, READY, (READY,))
 
-    assert matrix.render_text(msgspec.structs.replace(TABLE, rows=(ROW, failed))).startswith(
-        "Flow, production: 1 of 2 external users can run it."
+    assert matrix.render_text(msgspec.structs.replace(TABLE, rows=(ROW, failed, proxied))).startswith(
+        "Flow, production: 2 of 3 external users can run it."
     )
     assert matrix.render_text(TABLE).startswith("Flow, production: 1 of 1 external user can run it.")
     empty = matrix.render_text(msgspec.structs.replace(TABLE, rows=(development,)))
