@@ -19,7 +19,7 @@ from pdkernel.runtimes import process_tree
 from pdkernel.workers import WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, SpawnedProcess, open_pipes
 from pdkernel.workers.warden_client import WARDEN
-from pdkernel.workers.zygote import ZYGOTES, Zygotes, start_process
+from pdkernel.workers.zygote import Zygotes, start_process
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_warden_client import ROOT, left_of
 from tests.workers.test_worker_process import SOURCES, leftovers, marks_of, run_until_up
@@ -96,20 +96,25 @@ def test_process_that_left_an_ended_step_ends_with_the_owner(tmp_path: Path) -> 
     assert left_of(tag) == set()
 
 
-@pytest.mark.parametrize("kind", ["spawned", "zygote", "zygote, at once"])
-async def test_killed_process_leaves_no_open_file(kind: str) -> None:
+@pytest.mark.parametrize("when", ["at once", "running", "ended"])
+@pytest.mark.parametrize("kind", ["spawned", "zygote"])
+async def test_killed_process_leaves_no_open_file(kind: str, when: str) -> None:
     """`kill` closes every descriptor that leads to a process, whose end is not reported; the warden does not look for it any more."""
     own_zygotes = Zygotes()  # has not started when the first process is killed
-    zygote = {"zygote": ZYGOTES, "zygote, at once": own_zygotes}[kind].get() if kind != "spawned" else None
+    zygote = own_zygotes.get() if kind == "zygote" else None
     registered = dict(WARDEN._registered)
     exits: list[int] = []
     counts = []
 
     for number in range(3):
         own_ends, child_ends = open_pipes("from", "from")
-        request = ProcessRequest(["/bin/sleep", "1000"], {"PATH": os.defpath}, f"{number:032x}")
-        process = start_process(request, child_ends, zygote)
-        if kind != "zygote, at once":
+        argv = ["/bin/true"] if when == "ended" else ["/bin/sleep", "1000"]
+        process = start_process(ProcessRequest(argv, {"PATH": os.defpath}, f"{number:032x}"), child_ends, zygote)
+        if when == "ended":
+            async with asyncio.timeout(60):
+                while not process.poll():
+                    await asyncio.sleep(0.001)
+        elif when == "running":
             process.watch_exit(partial(exits.append, number))
             async with asyncio.timeout(60):
                 while process.pid is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -103,8 +104,10 @@ def test_memory_limit_without_proc(tmp_path: Path) -> None:
 
 
 def test_own_memory_is_measured() -> None:
-    """This process, whose memory is known to psutil, has a plausible size."""
-    known = psutil.Process().memory_info().rss
+    """This process, whose memory is known to psutil, has a plausible size; memory that it does not use does not count."""
+    with mmap.mmap(-1, 1 << 30):
+        known = psutil.Process().memory_info().rss
+        proportional, resident = proportional_bytes([os.getpid()]), resident_bytes(os.getpid())
 
-    assert 10 * MB < proportional_bytes([os.getpid()]) <= 4 * known  # with children
-    assert known / 1.2 < resident_bytes(os.getpid()) < 1.2 * known
+    assert 10 * MB < proportional <= 4 * known  # with children
+    assert known / 1.2 < resident < 1.2 * known
