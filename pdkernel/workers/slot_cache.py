@@ -42,10 +42,10 @@ def default_memory_budget() -> int:
     return find_memory_limit() // 2
 
 
-def raise_descriptor_limit() -> None:
-    """Let this process open as many files as the system permits: each idle worker keeps some open."""
+def raise_descriptor_limit(maximum: int = _MAX_DESCRIPTORS) -> None:
+    """Let this process open as many files as the system permits, up to *maximum*: each idle worker keeps some open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    wanted = maximum if hard == resource.RLIM_INFINITY else min(hard, maximum)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

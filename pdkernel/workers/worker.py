@@ -16,6 +16,7 @@ from pdkernel.analysis import find_python_requirements
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.execution import Stream
 from pdkernel.model import Step
+from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
 from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
@@ -146,7 +147,9 @@ class Worker:
         self._run = run
         self._sent_values = {}
         environment = base_environment(setup["cwd"], self.process_tag)
-        settings = {**setup, "cwd": str(setup["cwd"]), "env": environment, "gateway": self.gateway_variables}
+        # the worker applies `gateway` last: no variable of the workflow replaces the tag, by which processes are found
+        last_variables = {**self.gateway_variables, PROCESS_TAG_VARIABLE: self.process_tag}
+        settings = {**setup, "cwd": str(setup["cwd"]), "env": environment, "gateway": last_variables}
         last, self._sent_settings = self._sent_settings, settings
         return {"begin": {name: value for name, value in settings.items() if name not in last or last[name] != value}}
 

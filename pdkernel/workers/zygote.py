@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from pdkernel import runtimes
@@ -39,7 +39,7 @@ _TAG_BYTES = 32
 _MIN_PARENT_FD = 10
 _SEND_TRIES = 1000
 _RELOAD_AFTER_S = 10.0
-_MAX_ZYGOTES = 16  # more stay only while their processes run
+_MAX_ZYGOTES = 16
 _IS_SUPPORTED = sys.platform == "linux" and hasattr(os, "pidfd_open")
 
 
@@ -200,7 +200,9 @@ class Zygotes:
     Environments without packages share one, which also starts the programs that are not Python workers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_zygotes: int = _MAX_ZYGOTES) -> None:
+        self._clock = clock
+        self._max_zygotes = max_zygotes  # more stay only while their processes run
         self._zygotes: dict[Path, Zygote] = {}
         self._loading: dict[Path, Zygote] = {}
         self._replaced: list[Zygote] = []
@@ -251,7 +253,7 @@ class Zygotes:
                 self._load_if_due(python, zygote)
 
     def _load_if_due(self, python: Path, zygote: Zygote) -> None:
-        wanted, now = self._wanted.get(python, set()), time.monotonic()
+        wanted, now = self._wanted.get(python, set()), self._clock()
         if zygote.modules.issuperset(wanted) or python in self._loading or now < self._next_load.get(python, now):
             return
         self._next_load[python] = now + _RELOAD_AFTER_S
@@ -263,7 +265,7 @@ class Zygotes:
         for replaced in [each for each in self._replaced if each.is_unused]:
             self._replaced.remove(replaced)
             replaced.close()
-        for python, zygote in list(self._zygotes.items())[: max(0, len(self._zygotes) - _MAX_ZYGOTES)]:
+        for python, zygote in list(self._zygotes.items())[: max(0, len(self._zygotes) - self._max_zygotes)]:
             if zygote.is_unused:
                 del self._zygotes[python]
                 zygote.close()

@@ -79,6 +79,7 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
         node_packages: Mapping[str, NpmTree] | None = None,
         of: WorkerPool = pool,
         guarded: bool = False,
+        public_only: bool = False,
     ) -> Bench:
         nonlocal opened
         opened += 1
@@ -97,6 +98,7 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
             import_folder=folder,
             node_packages=node_packages or {},
             is_sandboxed=guarded,
+            public_only=public_only,
         )
         return Bench(await of.open_run(setup))
 

@@ -192,12 +192,15 @@ async def test_replaced_process_has_the_same_tmp(open_one: Open) -> None:
     assert outcome.exports["$return_value"] == "x"
 
 
-async def test_missing_interpreter_is_named(open_one: Open, base: Path) -> None:
-    """The wrapper program does not hide that the interpreter is missing."""
+@pytest.mark.parametrize(("exists", "reason"), [(False, "No such file or directory"), (True, "Permission denied")])
+async def test_unusable_interpreter_is_named(open_one: Open, base: Path, exists: bool, reason: str) -> None:
+    """The wrapper program does not hide that the interpreter is missing or cannot be executed."""
+    if exists:
+        (base / "no-node").touch(mode=0o600)
     pool = WorkerPool(node=base / "no-node")
     bench = await open_one(of=pool)
 
-    with pytest.raises(InterpreterMissingError, match="no-node cannot be started: No such file or directory"):
+    with pytest.raises(InterpreterMissingError, match=f"no-node cannot be started: {reason}"):
         await bench.run("node", node("return 1"))
 
     await pool.close()
@@ -229,27 +232,34 @@ from pathlib import Path
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.isolation import IsolationPlan, StepAccess
 from pdkernel.workers.slot import WorkerSlot
-folder, outside = map(Path, sys.argv[1:])
+folder, outside = map(Path, sys.argv[1:3])
 key = WorkerKey("development", None, None, False, False)
-slot = WorkerSlot(key, folder, StepAccess(), IsolationPlan(namespaces=True))
+mounted = folder / sys.argv[3]
+slot = WorkerSlot(key, folder, StepAccess(), IsolationPlan(namespaces=sys.argv[4] == "namespaces"))
 folder.mkdir()
-(slot.ensure_tmp_folder() / "mounted").mkdir()
-(slot.tmp_folder / "beside").mkdir()
-subprocess.run(["mount", "--bind", outside, slot.tmp_folder / "mounted"], check=True)
+(slot.ensure_tmp_folder() / "beside").mkdir()
+mounted.mkdir()
+subprocess.run(["mount", "--bind", outside, mounted], check=True)
 print(slot.clear())
 """
 
 
-def test_mount_in_tmp_is_not_emptied(base: Path, apart: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("kind", ["namespaces", "no namespaces"])
+@pytest.mark.parametrize("mounted", ["tmp/mounted", "mounted"])
+def test_mount_in_a_slot_is_not_emptied(base: Path, apart: tuple[str, ...], mounted: str, kind: str) -> None:
     """The files behind a mount stay, and the next run gets another slot."""
     outside = base / "outside"
     outside.mkdir()
     (outside / "file").touch()
 
     done = subprocess.run(
-        [*apart, sys.executable, "-c", EMPTIED, base / "slot", outside], capture_output=True, text=True, check=True
+        [*apart, sys.executable, "-c", EMPTIED, base / "slot", outside, mounted, kind],
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert done.stdout.strip() == "False"
     assert (outside / "file").exists()
-    assert [path.name for path in (base / "slot" / "tmp").iterdir()] == ["mounted"]
+    assert (base / "slot" / mounted).is_dir()
+    assert not (base / "slot" / "tmp" / "beside").exists()

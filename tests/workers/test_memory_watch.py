@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from pdkernel.workers.child_process import ChildProcess
-from pdkernel.workers.memory_watch import MemoryWatch, StepMemoryError, build_memory_error
+from pdkernel.workers.memory_watch import LIMITED_SAMPLE_INTERVAL_S, MemoryWatch, StepMemoryError, build_memory_error
 from pdkernel.workers.process_memory import BYTES_PER_MB, resident_bytes
 
 LARGE = 10**6
@@ -85,6 +85,29 @@ async def test_the_last_sample_counts() -> None:
 
     assert len(errors) == 1
     assert (limited.peak_bytes > 0, free.peak_bytes > 0, free.error) == (True, True, None)
+
+
+async def test_an_ended_step_is_not_measured_again() -> None:
+    """A step that ends while it is measured is not measured again."""
+    samples = 0
+
+    class EndsMeanwhile:
+        """This process, as that of a step which ends when a sample begins."""
+
+        pid = os.getpid()
+
+        @property
+        def root_pid(self) -> int:
+            nonlocal samples
+            samples += 1
+            watching.close()
+            return os.getpid()
+
+    watching = MemoryWatch(cast("ChildProcess", EndsMeanwhile()), LARGE, lambda _: None)
+    await until(lambda: samples > 0)
+    await asyncio.sleep(3 * LIMITED_SAMPLE_INTERVAL_S)
+
+    assert samples == 1
 
 
 async def test_less_than_the_limit_is_allowed() -> None:

@@ -171,6 +171,38 @@ async def test_open_run_waits_for_a_free_slot(open_run: OpenRun) -> None:
     assert (small._slots._idle, folder.exists()) == ({}, False)
 
 
+async def test_release_by_a_cancelled_caller_goes_on(open_run: OpenRun) -> None:
+    """A run whose caller is cancelled during the release makes room for another run, which finds no file of the first."""
+    small = WorkerPool(max_active_runs=1)
+    first = await open_run(of=small)
+    await first.run("bash", "touch file")
+    folder = first.workers.ensure_tmp_folder()
+
+    task = asyncio.create_task(first.workers.release())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(60):
+        second = await open_run(of=small)
+    again = second.workers.ensure_tmp_folder()
+    await small.close()
+
+    assert again == folder
+    assert not (folder / "file").exists()
+
+
+async def test_interpreter_of_the_pool_overrides_that_of_a_run(open_run: OpenRun, tmp_path: Path) -> None:
+    """A pool with an interpreter runs all Python steps with it."""
+    pool = WorkerPool(python=Path(sys.executable))
+    bench = await open_run(of=pool, python=tmp_path / "nothing")
+
+    outcome = await bench.run("python", "import sys\ndef handler(pd):\n    return sys.executable\n")
+    await pool.close()
+
+    assert outcome.exports == {"$return_value": sys.executable}
+
+
 def spare_tags(pool: WorkerPool) -> list[str]:
     """Return the tags of the worker processes that no run has used."""
     spares = [slot for slot in pool._slots._idle if slot.runs == 0]
@@ -189,19 +221,21 @@ async def worker_tags(open_run: OpenRun, pool: WorkerPool, **setup: Any) -> list
 
 
 async def test_spare_workers_serve_the_next_external_user(open_run: OpenRun) -> None:
-    """After the first run, workers of the same languages are started ahead; another user gets them, and others replace them."""
+    """After the first run, workers of the same languages are started ahead; another user gets and keeps them, and others replace them."""
     pool = WorkerPool(spares=1)
     first = await worker_tags(open_run, pool, external_user="ada")
     spare = spare_tags(pool)
 
     second = await worker_tags(open_run, pool, external_user="grace")
     later = spare_tags(pool)
-    again = await worker_tags(open_run, pool, external_user="ada")
+    third = await worker_tags(open_run, pool, external_user="linus")
+    again = [await worker_tags(open_run, pool, external_user=user) for user in ("ada", "grace")]
     await pool.close()
 
     assert len(spare) == len(later) == 2
     assert second == spare
-    assert again == first
+    assert third == later
+    assert again == [first, second]
     assert not {*first, *spare} & {*later}
 
 
@@ -267,3 +301,15 @@ async def test_spare_workers_see_the_packages_of_the_run(open_run: OpenRun, tmp_
     assert not {*first} & {*without}
     assert len(both) == 4
     assert {*second} == {*both} - {*without}
+
+
+async def test_closed_pool_starts_no_worker(open_run: OpenRun) -> None:
+    """A pool that is closed right after a run does not start workers for the next external user."""
+    pool = WorkerPool(spares=1)
+    bench = await open_run(of=pool, external_user="ada")
+    await bench.run("python", PID["python"])
+    await bench.workers.release()
+
+    await pool.close()
+
+    assert list(pool._slots._slots) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -21,10 +22,13 @@ MB = 1 << 20
 HOLD = "import sys; held = bytearray(50 << 20); {}print(flush=True); sys.stdin.read()"
 
 
-def test_memory_of_children_counts() -> None:
-    """The memory of a process includes that of the processes that it started, and of theirs."""
+@pytest.mark.parametrize("start", ["run", "threading.Thread(target=run).start"])
+def test_memory_of_children_counts(start: str) -> None:
+    """The memory of a process includes that of the processes that its threads started, and of theirs."""
     child = HOLD.format("")
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    parent = (
+        f"import subprocess, sys, threading\ndef run(): subprocess.run([sys.executable, '-c', {child!r}])\n{start}()"
+    )
     with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -100,5 +104,10 @@ def test_memory_limit_without_proc(tmp_path: Path) -> None:
 
 
 def test_own_memory_is_measured() -> None:
-    """This process, whose memory is known to psutil, has a plausible size."""
-    assert 10 * MB < proportional_bytes([os.getpid()]) <= 4 * psutil.Process().memory_info().rss
+    """This process, whose memory is known to psutil, has a plausible size; memory that it does not use does not count."""
+    with mmap.mmap(-1, 1 << 30):
+        known = psutil.Process().memory_info().rss
+        proportional, resident = proportional_bytes([os.getpid()]), resident_bytes(os.getpid())
+
+    assert 10 * MB < proportional <= 4 * known  # with children
+    assert known / 1.2 < resident < 1.2 * known

@@ -148,13 +148,14 @@ async def test_forged_description_is_refused(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "start",
-    ["threading.Thread(target=talk, daemon=True).start()", "_thread.start_new_thread(talk, ()); time.sleep(0.01)"],
+    ["threading.Thread(target=talk, daemon=True).start()", "_thread.start_new_thread(talk, ())"],
 )
 async def test_running_threads_are_stopped_and_reported(bench: Bench, start: str) -> None:
     """Output of a thread after the end of its step is not in the next step's logs."""
     source = (
-        "import _thread, threading, time\ndef talk():\n    while True:\n        print('late')\n        time.sleep(0.001)\n"
-        f"def handler(pd):\n    {start}\n    return 1\n"
+        "import _thread, threading, time\nruns = threading.Event()\n"
+        "def talk():\n    runs.set()\n    while True:\n        print('late')\n        time.sleep(0.001)\n"
+        f"def handler(pd):\n    {start}\n    runs.wait()\n    return 1\n"
     )
 
     outcome = await bench.run("python", source)
@@ -186,6 +187,33 @@ async def test_exception_of_a_callback_reaches_the_caller(bench: Bench) -> None:
 
     with pytest.raises(LookupError, match="return_value"):
         await bench.run("python", GOOD["python"], recorder=StepRecorder(on_change=fail))
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("python", "held = b'x' * (100 << 20)\ndef handler(pd):\n    return 1\n"),
+        ("node", "globalThis.held = Buffer.alloc(100 << 20, 1);\nexport default { run() { return 1 } }"),
+    ],
+)
+async def test_memory_of_a_step_is_in_megabytes(bench: Bench, language: Language, source: str) -> None:
+    """The outcome has the memory of the process, which holds 100 MB for the step."""
+    before = await bench.run(language, GOOD[language], name="before", memory_limit_mb=4000)
+
+    outcome = await bench.run(language, source, memory_limit_mb=4000)
+
+    assert outcome.error is None
+    assert 90 < outcome.peak_memory_mb - before.peak_memory_mb < 150
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_step_that_exceeds_its_memory_at_its_end_fails(bench: Bench, language: Language) -> None:
+    """A step that ends before the first sample fails by the last one, with its exports."""
+    outcome = await bench.run(language, GOOD[language], memory_limit_mb=1)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "memory"
+    await run_good(bench, language)
 
 
 async def test_interpreter_that_does_not_start_is_named(open_run: OpenRun, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,33 @@ async def test_step_refused_before_its_start_does_not_run(language: Language, op
     assert printed(recorder) == ""
     assert outcome.error is None
     assert run.printed() == "ran\n"
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_step_after_a_step_that_was_cancelled_before_its_start_has_its_values(
+    language: Language, open_run: OpenRun
+) -> None:
+    """A worker that did not receive the exports of a cancelled call does not serve the next call."""
+    look: dict[Language, str] = {
+        "python": "def handler(pd):\n    return [pd.steps['a'], pd.steps['trigger']['event']]\n",
+        "node": "export default { run({ steps }) { return [steps.a, steps.trigger.event] } }",
+    }
+    run = await open_run(event={"n": 7})
+    run.steps["a"] = {"x": 1}
+    waits = asyncio.Event()
+
+    async def wait() -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(run.run(language, look[language], name="one", before_start=wait))
+    await waits.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    outcome = await run.run(language, look[language], name="two")
+
+    assert outcome.exports == {"$return_value": [{"x": 1}, {"n": 7}]}
 
 
 async def test_exit_after_the_return_loses_no_result(open_run: OpenRun) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from pdkernel.workers import WorkerPool
+from pdkernel.workers.calls import WorkerKey
+from pdkernel.workers.isolation import IsolationPlan, StepAccess, write_account
+from pdkernel.workers.slot import WorkerSlot
+from pdkernel.workers.warden_client import WARDEN
 from tests.workers.conftest import OpenRun
 
 
@@ -79,7 +85,7 @@ async def test_concurrent_runs_have_separate_folders(open_run: OpenRun, names_in
 
 
 async def test_pool_removes_every_folder(open_run: OpenRun) -> None:
-    """The end of the pool removes the folders of idle slots, and of a run that did not end."""
+    """The end of the pool removes the folders of idle slots, and of a run that did not end; until then, the warden would."""
     pool = WorkerPool()
     folders = []
     for user in ("ada", "grace"):
@@ -89,6 +95,55 @@ async def test_pool_removes_every_folder(open_run: OpenRun) -> None:
         if user == "ada":
             await bench.workers.release()
 
+    was_registered = folders[0].parent in WARDEN._folders
     await pool.close()
 
     assert [folder.exists() for folder in folders] == [False, False]
+    assert was_registered
+    assert folders[0].parent not in WARDEN._folders
+
+
+async def test_only_the_worker_reads_the_files_of_a_run(open_run: OpenRun) -> None:
+    """Other users of this machine do not enter the folder of a slot, and cannot list the folder of the pool."""
+    bench = await open_run()
+    tmp = bench.workers.ensure_tmp_folder()
+
+    modes = [stat.S_IMODE(folder.stat().st_mode) for folder in (tmp, tmp.parent, tmp.parent.parent)]
+
+    assert modes == [0o700, 0o700, 0o711]
+
+
+@pytest.mark.parametrize("in_its_place", ["folder", "link", "file", "nothing"])
+def test_replaced_tmp_folder_is_not_used_again(tmp_path: Path, in_its_place: str) -> None:
+    """Workers with a private `/tmp` keep the folder that they have mounted: a slot with another one is not clean."""
+    key = WorkerKey("development", None, None, is_sandboxed=False, public_only=False)
+    slot = WorkerSlot(key, tmp_path / "slot", StepAccess(), IsolationPlan(namespaces=True))
+    slot.folder.mkdir()
+    folder = slot.ensure_tmp_folder()
+    before = slot.is_empty()
+
+    folder.rename(tmp_path / "moved")
+    if in_its_place == "folder":
+        slot.ensure_tmp_folder()
+    elif in_its_place == "link":
+        folder.symlink_to(tmp_path / "moved")
+    elif in_its_place == "file":
+        folder.touch()
+
+    assert before
+    assert not slot.is_empty()
+    assert not slot.clear()
+
+
+def test_closed_slot_leaves_no_file(tmp_path: Path) -> None:
+    """The folder of a slot and the accounts that its processes see are removed with the slot."""
+    key = WorkerKey("development", None, None, is_sandboxed=False, public_only=False)
+    plan = IsolationPlan(namespaces=True, uid=os.getuid(), gid=os.getgid())
+    slot = WorkerSlot(key, tmp_path / "slot", StepAccess(), plan)
+    slot.folder.mkdir()
+    slot.ensure_tmp_folder()
+    write_account(plan, slot.folder)
+
+    slot.close()
+
+    assert list(tmp_path.iterdir()) == []

@@ -202,7 +202,7 @@ async def test_slots_without_workers_are_limited_too(open_run: OpenRun) -> None:
 
 
 async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: OpenRun) -> None:
-    """The memory of a slot is forgotten with the slot, and a measurement of others goes on."""
+    """The memory of a slot is forgotten with the slot, which is not measured later, and a measurement of others goes on."""
     sizes, measures, goes_on = Sizes(), threading.Event(), threading.Event()
 
     def measure(pids: Sequence[int]) -> int:
@@ -216,7 +216,12 @@ async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: Op
     slot = bench.workers._acquired_slot
     await bench.workers.release()
     await asyncio.to_thread(measures.wait, 20)
-    pool._slots.discard_idle(slot)
+    later = await open_run(of=pool, external_user="grace")
+    await later.run("node", PID["node"])
+    waiting = later.workers._acquired_slot
+    await later.workers.release()
+    for each in (slot, waiting):
+        pool._slots.discard_idle(each)
     goes_on.set()
     await measured(pool)
     await run_for(open_run, pool, "ada")
@@ -224,6 +229,7 @@ async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: Op
     await pool.close()
 
     assert used == 100 * MB
+    assert [len(pids) for pids in sizes.measured] == [1]
 
 
 @pytest.mark.parametrize(
@@ -255,13 +261,14 @@ def test_limit_of_idle_processes_follows_the_limit_of_open_files() -> None:
     assert soft <= 1024 or before > lower
 
 
-def test_soft_limit_of_open_files_is_raised() -> None:
-    """The server may open as many files as the hard limit permits."""
+@pytest.mark.parametrize(("maximum", "soft"), [("", 2000), ("1000", 1000), ("200", 256)])
+def test_soft_limit_of_open_files_is_raised(maximum: str, soft: int) -> None:
+    """The server may open as many files as the hard limit permits, up to a maximum; no limit is lowered."""
     code = (
         "import resource as r\nfrom pdkernel.workers import raise_descriptor_limit\n"
-        "r.setrlimit(r.RLIMIT_NOFILE, (256, 2000))\nraise_descriptor_limit()\nprint(r.getrlimit(r.RLIMIT_NOFILE))"
+        f"r.setrlimit(r.RLIMIT_NOFILE, (256, 2000))\nraise_descriptor_limit({maximum})\nprint(r.getrlimit(r.RLIMIT_NOFILE))"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout.strip() == "(2000, 2000)"
+    assert done.stdout.strip() == f"({soft}, 2000)"

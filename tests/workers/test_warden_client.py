@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -125,3 +126,63 @@ def test_files_behind_a_mount_stay_when_the_owner_is_killed(tmp_path: Path, apar
 
     assert not (doomed / "beside").exists()
     assert (outside / "file").exists()
+
+
+def wait_until_removed(*folders: Path) -> list[Path]:
+    """Return which of *folders* the warden has not removed after ten seconds."""
+    deadline = time.monotonic() + 10
+    while (left := [folder for folder in folders if folder.exists()]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def test_warden_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    """The next warden ends the processes and removes the folders that were registered with the warden before."""
+    before, after, tag = tmp_path / "before", tmp_path / "after", secrets.token_hex(16)
+    for folder in (before, after):
+        folder.mkdir()
+    program = (
+        "import os, sys, pathlib, psutil, subprocess\nfrom pdkernel.workers import WARDEN\n"
+        "before, after = map(pathlib.Path, sys.argv[1:3])\nprocess = subprocess.Popen(['sleep', '1000'], "
+        f"env={{**os.environ, {SAY!r}: sys.argv[3]}}, start_new_session=True)\n"
+        "WARDEN.register(process.pid, sys.argv[3])\nWARDEN.register_folder(before)\n"
+        "[warden] = [each for each in psutil.Process().children() if 'warden.py' in each.cmdline()[-1]]\n"
+        "count = len(os.listdir('/proc/self/fd'))\n"
+        "warden.kill()\nwarden.wait()\nWARDEN.register_folder(after)\n"
+        "print(len(os.listdir('/proc/self/fd')) - count, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, before, after, tag], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+
+    assert wait_until_removed(before, after) == []
+    assert left_of(tag) == set()
+    assert done.stdout == "0\n"  # the pipe to the first warden is closed
+
+
+def test_warden_does_not_wait_for_a_fork_of_its_owner(tmp_path: Path) -> None:
+    """The folders of a process that is killed are removed while its fork goes on; the fork removes what it registered itself."""
+    doomed, later = tmp_path / "doomed", tmp_path / "later"
+    for folder in (doomed, later):
+        folder.mkdir()
+    program = (
+        "import os, pathlib, signal, sys\nfrom pdkernel.workers import WARDEN\n"
+        "doomed, later = map(pathlib.Path, sys.argv[1:])\nWARDEN.register_folder(doomed)\n"
+        "WARDEN._lock.acquire()  # as another thread does\nchild = os.fork()\nsignal.alarm(30)\n"
+        "if child == 0:\n    WARDEN.register_folder(later)\n    print(flush=True)\n"
+        "sys.stdin.read()\nos._exit(0)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, doomed, later], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        owner.kill()
+        left, stayed = wait_until_removed(doomed), later.exists()
+        owner.stdin.close()
+
+    assert left == []
+    assert stayed
+    assert wait_until_removed(later) == []

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -72,11 +73,11 @@ def test_worker_starts_without_a_usable_cache(folder: Path) -> None:
 
 
 def test_changed_source_gets_a_new_cache(folder: Path) -> None:
-    """A cache of other sources is not used, and is replaced."""
+    """A cache of other sources is not used, and is replaced, although the sources have the same size."""
     cache = write_cache(folder)
     stamp = json.loads(cache.read_bytes().partition(b"\n")[0])["stamp"]
-    with (folder / "props.mjs").open("a") as file:
-        file.write("// changed\n")
+    changed = folder / "props.mjs"
+    changed.write_text(changed.read_text()[:-1] + " ")
     find_code_cache.cache_clear()
 
     assert find_code_cache(find_node(), folder) is None
@@ -93,9 +94,33 @@ def test_cache_that_cannot_be_written_is_not_used(folder: Path) -> None:
     assert find_code_cache.cache_info().hits == hits + 1
 
 
+def test_program_that_writes_no_cache_is_started_once(folder: Path, tmp_path: Path) -> None:
+    """If Node.js cannot write the cache, no later worker tries again."""
+    node, starts = tmp_path / "node.sh", tmp_path / "starts"
+    node.write_text(f"#!/bin/sh\necho x >> {starts}\nexit 1\n")
+    node.chmod(0o755)
+
+    for _ in range(3):
+        assert find_code_cache(node, folder) is None
+        for thread in threading.enumerate():
+            if "_write_code_cache" in thread.name:
+                thread.join(60)
+
+    assert starts.read_text() == "x\n"
+
+
 def test_command_of_a_node_worker() -> None:
     """A worker is started by `start.mjs`, with the cache if there is one."""
     command = build_worker_command("node", python=None, node=None)
 
     assert command.argv[:5] == [str(find_node()), *FLAGS, str(Path(runtimes.__file__).parent / "node" / "start.mjs")]
     assert not command.is_forked
+
+
+@pytest.mark.parametrize("ignores", [True, False])
+def test_command_of_a_python_worker(ignores: bool) -> None:
+    """A worker whose environment fixes the order of sets is executed, not forked: the zygote has another order."""
+    command = build_worker_command("python", python=Path("/env/bin/python"), node=None, ignore_environment=ignores)
+
+    assert command.argv[0] == "/env/bin/python"
+    assert ("-I" in command.argv, command.is_forked) == (ignores, ignores)

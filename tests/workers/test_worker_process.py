@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from pdkernel.errors import OutboundCallRefusedError, UnsupportedError
-from pdkernel.execution import StepResult
+from pdkernel.errors import InterpreterMissingError, OutboundCallRefusedError, UnsupportedError
+from pdkernel.execution import StepResult, Stream
 from pdkernel.model import Language, Step
 from pdkernel.runtimes import process_tree
 from pdkernel.workers import GoBuildCache, StepOutcome, StepRecorder, WorkerPool
+from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.recorder import MAX_OUTPUT_BYTES
+from pdkernel.workers.worker_process import MAX_LINE_BYTES, WorkerProcess
 from tests.workers.conftest import Bench, OpenRun, printed
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
@@ -338,6 +342,18 @@ async def test_environment_is_a_fixed_list(bench: Bench, language: Language) -> 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+async def test_variable_of_a_workflow_does_not_replace_the_process_tag(open_run: OpenRun, language: Language) -> None:
+    """The processes of a step are found by their tag, whatever variables the workflow has."""
+    bench = await open_run(variables={process_tree.PROCESS_TAG_VARIABLE: "mine"})
+
+    outcome = await bench.run(language, SOURCES["environment"][language])
+
+    environment = outcome.exports["$return_value"]
+    assert isinstance(environment, dict)
+    assert len(str(environment[process_tree.PROCESS_TAG_VARIABLE])) == 32
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 async def test_event_of_10_mb_arrives(open_run: OpenRun, language: Language) -> None:
     """A large event reaches the step completely."""
     bench = await open_run(event={"big": "ä" * 10_000_000})
@@ -420,6 +436,90 @@ class TestWarmth:
 
         assert new != old
 
+    async def test_worker_with_many_sources_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
+        """A process that has received more than 500 different texts does not serve the next run."""
+        pids = []
+        for texts in (499, 500, 0):  # besides the step
+            bench = await open_run()
+            pids.append((await bench.run(language, pid)).exports["$return_value"])
+            worker = bench.workers._acquired_slot.workers[language]  # type: ignore[index]
+            for number in range(texts):
+                worker.build_code(Step("text", language, f"text {number}"))
+            await bench.workers.release()
+
+        assert pids[0] == pids[1] != pids[2]
+
+    async def test_stale_worker_serves_its_own_run_only(self, open_run: OpenRun, language: Language, pid: str) -> None:
+        """A process that a step left dirty runs the later steps of its run, also new ones, and no step of another run."""
+        bench = await open_run()
+        pids = [(await bench.run(language, pid)).exports["$return_value"]]
+        bench.workers._acquired_slot.workers[language].is_stale = True  # type: ignore[index]
+        pids.append((await bench.run(language, f"{pid}\n", name="new")).exports["$return_value"])
+        await bench.workers.release()
+
+        after = await (await open_run()).run(language, pid)
+
+        assert pids[0] == pids[1] != after.exports["$return_value"]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b'1 {"t":"export","n":"a","v":%b%b}' % (b"[" * 300_000, b"]" * 300_000),
+            b'1 {"t":"exit","reason":null}',
+            None,
+        ],
+        ids=["deep", "shallow", "too long"],
+    )
+    async def test_worker_that_sends_lines_without_a_request_is_replaced(
+        self, bench: Bench, language: Language, pid: str, line: bytes | None
+    ) -> None:
+        """A process that sends a line that nothing asked for, or a line that is too long, does not run another step."""
+        await bench.run(language, pid, name="first")
+        worker = bench.workers._acquired_slot.workers[language]  # type: ignore[index]
+
+        if line is None:
+            worker.on_line_too_long()
+        else:
+            worker.on_line(line)
+        ended = not worker.is_alive
+        outcome = await bench.run(language, SOURCES["lookalike"][language])
+
+        assert ended
+        assert worker.intruded
+        assert outcome.exports == {"$return_value": 1}
+
+
+async def test_worker_that_a_step_left_dirty_is_replaced(open_run: OpenRun, tmp_path: Path) -> None:
+    """A process that has imported a file of the project does not serve the next run, whatever steps follow in its own run."""
+    dirty = "import { x } from './helper.mjs';\nexport default { run() { return process.pid + x } }"
+    bench = await open_run()
+    (tmp_path / "project" / "helper.mjs").write_text("export const x = 0;\n")
+    pids = [
+        (await bench.run("node", source, name=name)).exports["$return_value"]
+        for name, source in (("dirty", dirty), ("new", node("return process.pid")))
+    ]
+    await bench.workers.release()
+
+    after = await (await open_run()).run("node", node("return process.pid"))
+
+    assert pids[0] == pids[1] != after.exports["$return_value"]
+
+
+@pytest.mark.parametrize("language", ["python", "node", "bash"])
+async def test_release_of_an_active_run_ends_its_step(bench: Bench, language: Language) -> None:
+    """A run that is released while a step executes leaves no process, and its step fails."""
+    of_others = marks_of(bench)
+    task = await run_until_up(bench, language, SOURCES["escape"][language])
+    marks = marks_of(bench) - of_others
+
+    await bench.workers.release()
+    outcome = await task
+
+    assert outcome.error is not None
+    assert outcome.error.message.startswith("The step was stopped.")
+    assert marks
+    assert await leftovers(marks) == set()
+
 
 async def test_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
     """A warm process keeps nothing of the run before."""
@@ -444,14 +544,14 @@ async def test_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
 
 
 async def test_changed_value_is_sent_again(bench: Bench) -> None:
-    """Pinned exports replace exports that a process already has."""
-    look = python("return pd.steps['a']['x']")
-    bench.steps["a"] = {"x": 1}
-    first = await bench.run("python", look, name="look1")
-    bench.steps["a"] = {"x": 2}
-    second = await bench.run("python", look, name="look2")
+    """Pinned exports replace exports that a process already has, also with a value that Python compares as equal."""
+    look = python("return repr(pd.steps['a']['x'])")
+    seen = []
+    for number, value in enumerate((1, True, 2, 2.0)):
+        bench.steps["a"] = {"x": value}
+        seen.append((await bench.run("python", look, name=f"look{number}")).exports["$return_value"])
 
-    assert (first.exports["$return_value"], second.exports["$return_value"]) == (1, 2)
+    assert seen == ["1", "True", "2", "2.0"]
 
 
 async def test_removed_step_is_removed_in_the_process(bench: Bench) -> None:
@@ -472,14 +572,22 @@ async def test_action_without_its_component_is_refused(bench: Bench) -> None:
 
 
 class GatewaySpy:
-    """A gateway that lists its calls."""
+    """
+    A gateway that lists its calls.
+
+    Attributes:
+        calls: The name and the arguments of each call.
+        public_only: Of each issued token, whether it reaches public addresses only.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
+        self.public_only: list[bool] = []
 
     def issue_token(self, *, public_only: bool = False) -> str:
         """Issue token1, token2 and so on."""
         self.calls.append(("issue",))
+        self.public_only.append(public_only)
         return f"token{sum(entry[0] == 'issue' for entry in self.calls)}"
 
     def bind(self, token: str, context: Any) -> None:
@@ -544,6 +652,165 @@ async def test_sandboxed_run_does_not_reuse_a_process_without_a_sandbox(
     started = [entry for entry in gateway.calls if entry[0] in ("issue", "sandboxed")]
     once_each = [("issue",), ("issue",), ("sandboxed", "token2")]
     assert started == ([*once_each, ("issue",), ("sandboxed", "token3")] if language in ("bash", "go") else once_each)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_run_for_public_addresses_has_processes_of_its_own(
+    open_run: OpenRun, go_programs: GoBuildCache, language: Language
+) -> None:
+    """The token of a process says whether its run reaches public addresses only, and no other run uses the process."""
+    gateway = GatewaySpy()
+    pool = WorkerPool(gateway=gateway, go_cache=go_programs)  # type: ignore[arg-type]
+
+    for public_only in (False, True):
+        bench = await open_run(of=pool, public_only=public_only)
+        await bench.run(language, SOURCES["lookalike"][language])
+        await bench.workers.release()
+    await pool.close()
+
+    assert gateway.public_only == [False, True]
+
+
+async def test_token_of_a_worker_that_does_not_start_is_revoked(open_run: OpenRun, tmp_path: Path) -> None:
+    """A token is not valid without its process."""
+    gateway = GatewaySpy()
+    pool = WorkerPool(gateway=gateway, python=tmp_path / "nothing")  # type: ignore[arg-type]
+    bench = await open_run(of=pool)
+
+    with pytest.raises(InterpreterMissingError, match="nothing cannot be started"):
+        await bench.run("python", SOURCES["lookalike"]["python"])
+    await pool.close()
+
+    assert gateway.calls == [("issue",), ("revoke", "token1")]
+
+
+@pytest.mark.parametrize("end", ["fail_step", "kill"])
+@pytest.mark.parametrize("language", ["python", "node", "bash"])
+async def test_last_output_of_an_ended_step_is_kept(bench: Bench, language: Language, end: str) -> None:
+    """What a step printed before it was ended is in its logs, although the event loop has not read it yet."""
+    sources = {
+        "python": python(
+            "print('up', flush=True)\n    while not os.path.exists('go'): time.sleep(0.001)\n"
+            "    print('last', flush=True); print('words', file=sys.stderr); open('printed', 'w'); time.sleep(1000)"
+        ),
+        "node": "import fs from 'fs';\nexport default { run() { console.log('up'); while (!fs.existsSync('go'));"
+        " console.log('last'); console.error('words'); fs.writeFileSync('printed', ''); for (;;); } }",
+        "bash": "echo up; until [ -e go ]; do sleep 0.01; done; echo last; echo words >&2; touch printed; sleep 1000",
+    }
+    task = await run_until_up(bench, language, sources[language])
+    folder = bench.workers.ensure_tmp_folder()
+
+    (folder / "go").touch()
+    deadline = time.monotonic() + 60
+    while not (folder / "printed").exists() and time.monotonic() < deadline:  # the event loop does not turn
+        time.sleep(0.001)
+    if end == "kill":
+        bench.workers.kill()
+    else:
+        bench.workers.fail_step(OutboundCallRefusedError("no answer for api.example.com"))
+    outcome = await task
+
+    assert outcome.error is not None
+    assert (bench.printed(), bench.printed("stderr")) == ("up\nlast\n", "words\n")
+
+
+class Lines:
+    """
+    A listener of a worker process.
+
+    Attributes:
+        lines: The lines of the process.
+        too_long: How often a line was too long.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.too_long = 0
+
+    def on_line(self, line: bytes) -> None:
+        """Add the line to `lines`."""
+        self.lines.append(line)
+
+    def on_output(self, stream: Stream, data: bytes) -> None:
+        """Ignore the output."""
+
+    def on_line_too_long(self) -> None:
+        """Count the line."""
+        self.too_long += 1
+
+    def on_closed(self) -> None:
+        """Ignore the end of the process."""
+
+
+def echo_process(max_line_bytes: int = MAX_LINE_BYTES) -> tuple[WorkerProcess, Lines]:
+    """Start a process that returns each line."""
+    request = ProcessRequest(["/bin/sh", "-c", "exec cat <&3 >&4"], {"PATH": os.defpath}, "a" * 32)
+    process = WorkerProcess(request, max_line_bytes=max_line_bytes)
+    process.listener = listener = Lines()
+    return process, listener
+
+
+async def test_limit_of_a_line_counts_for_each_line() -> None:
+    """Lines up to the limit arrive, however many they are; a longer line is reported once, and nothing is read after it."""
+    process, echo = echo_process(max_line_bytes=4 << 20)
+    line = b"x" * ((4 << 20) - 1)  # several times what one read returns
+
+    for _ in range(3):
+        process.send(line + b"\n")
+    async with asyncio.timeout(60):
+        while len(echo.lines) < 3:
+            await asyncio.sleep(0.001)
+        process.send(3 * line + b"\nlater\n")
+        while not echo.too_long:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)
+    process.kill()
+
+    assert [len(each) for each in echo.lines] == [len(line)] * 3
+    assert echo.too_long == 1
+
+
+async def test_program_that_does_not_start_leaves_no_open_file(tmp_path: Path) -> None:
+    """The pipes of a worker are closed if its program cannot be started."""
+    request = ProcessRequest([str(tmp_path / "nothing")], {}, "a" * 32)
+    before = set(Path("/proc/self/fd").iterdir())
+
+    with pytest.raises(FileNotFoundError):
+        WorkerProcess(request)
+
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+async def test_message_to_an_ended_process_is_ignored() -> None:
+    """A message after the end of the process is not an error of pdkernel; the end itself is reported."""
+    process = WorkerProcess(ProcessRequest(["/bin/true"], {}, "a" * 32))
+    async with asyncio.timeout(60):
+        while not process.child.poll():
+            await asyncio.sleep(0.001)
+
+    process.send(b"late\n")
+    process.kill()
+    process.send(b"later\n")
+
+    assert process.child.exit_code == 0
+
+
+async def test_later_message_follows_a_large_one() -> None:
+    """A message that is sent while the pipe is full arrives after the message before, and then nothing waits for the pipe."""
+    process, echo = echo_process()
+    large = b"x" * (8 << 20)
+
+    process.send(large + b"\n")
+    select.select([], [process._write_fd], [])  # the process has read a part, and the event loop has not turned
+    process.send(b"later\n")
+    async with asyncio.timeout(60):
+        while len(echo.lines) < 2:
+            await asyncio.sleep(0.001)
+    is_watched = asyncio.get_running_loop().remove_writer(process._write_fd)
+    process.kill()
+
+    assert [len(line) for line in echo.lines] == [len(large), len(b"later")]
+    assert not is_watched
 
 
 async def test_command_line_has_no_secret(bench: Bench) -> None:

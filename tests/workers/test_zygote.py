@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.sandbox.detection import SandboxKind, can_redirect, can_use_landlock
+from pdkernel.egress.sandbox.launcher import SandboxPlan
 from pdkernel.model import Language
 from pdkernel.runtimes import process_tree
 from pdkernel.workers import WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.isolation import IsolationPlan, Mount
-from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygotes, start_process
+from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygote, Zygotes, _send_fds, start_process
 from tests.workers.conftest import Bench, OpenRun
-from tests.workers.test_worker_process import leftovers, marks_of, node, python, run_until_up
+from tests.workers.test_worker_process import python, run_until_up
 
 ROOT = Path(__file__).parents[2]
 GONE_WITHIN_S = 1.0
@@ -162,19 +165,19 @@ async def test_zygote_that_was_killed_is_replaced(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("language", "source"),
     [
-        ("python", python("subprocess.run('setsid env -i setsid sleep 1000 > /dev/null 2>&1 &', shell=True)")),
-        ("node", node("execSync('setsid env -i setsid sleep 1000 > /dev/null 2>&1 &')")),
+        ("python", python("subprocess.run({daemon!r}, shell=True)")),
+        ("node", "import {{ execSync }} from 'child_process';\nexport default {{ run() {{ execSync({daemon!r}) }} }}"),
     ],
 )
 async def test_daemon_of_a_step_is_reported_and_ended(bench: Bench, language: Language, source: str) -> None:
-    """A process without a parent counts as code that still runs: the step gets a warning, and the worker ends."""
-    of_others = marks_of(bench)
+    """A process without a parent counts as code that still runs: the step gets a warning, and the process ends with its worker."""
+    marker = f"1000.{os.getpid()}{time.monotonic_ns() % 10**6:06}"
 
-    outcome = await bench.run(language, source)
+    outcome = await bench.run(language, source.format(daemon=DAEMON.format(marker=marker)))
 
     assert outcome.error is None
     assert any("still running" in warning for warning in outcome.warnings)
-    assert await leftovers(marks_of(bench) - of_others) == set()
+    assert wait_until_gone(partial(processes_with, marker)) == []
 
 
 @pytest.mark.parametrize(
@@ -352,6 +355,69 @@ async def test_process_killed_while_it_enters_the_sandbox_has_ended(tmp_path: Pa
     await gateway.close()
 
 
+async def test_process_that_cannot_enter_the_sandbox_ends(open_run: OpenRun, tmp_path: Path) -> None:
+    """If the system does not let pdkernel supervise a process, no code of the step runs, and the error names the reason."""
+    gateway = await Gateway.start(tmp_path / "ca")
+    if gateway.sandbox_kind != "redirect":
+        pytest.skip("NOT RUN: this system does not permit a seccomp listener")
+
+    class Forbidding:
+        """The gateway, but the notifications of a filter cannot be received."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(gateway, name)
+
+        def plan_sandbox(self, token: str) -> SandboxPlan | None:
+            def attach(descriptor: int) -> None:
+                os.close(descriptor)
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+            plan = gateway.plan_sandbox(token)
+            assert plan is not None
+            return SandboxPlan(plan.filter, attach, plan.port)
+
+    pool = WorkerPool(gateway=Forbidding())
+    bench = await open_run(of=pool, guarded=True)
+
+    outcomes = [
+        await bench.run("python", python("print('ran')"), name="forked"),
+        await bench.run("bash", "echo ran", name="program"),
+    ]
+    printed = bench.printed()
+    await pool.close()
+    await gateway.close()
+
+    messages = [outcome.error.message for outcome in outcomes if outcome.error is not None]
+    assert len(messages) == 2
+    assert all("its outbound calls cannot be supervised: Operation not permitted" in each for each in messages)
+    assert printed == ""
+
+
+@pytest.mark.parametrize(
+    ("program", "folder", "reason"),
+    [("/bin/true", "/nowhere", "No such file or directory"), ("/etc/passwd", "/", "Permission denied")],
+)
+async def test_end_of_a_process_that_does_not_start_has_its_reason(program: str, folder: str, reason: str) -> None:
+    """When the end of a process is reported, it is known why its program was not started."""
+    zygote = ZYGOTES.get()
+    assert zygote is not None
+    own_ends, child_ends = open_pipes("from", "from")
+    reasons: list[str | None] = []
+    request = ProcessRequest([program], {"PATH": os.defpath}, "d" * 32, folder=folder)
+
+    process = zygote.start(request, child_ends)
+    process.watch_exit(lambda: reasons.append(process.start_error))
+    async with asyncio.timeout(60):
+        while not reasons:
+            await asyncio.sleep(0.001)
+    process.kill()
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+
+    assert len(reasons) == 1
+    assert reason in str(reasons[0])
+
+
 async def test_end_of_each_process_is_reported() -> None:
     """No end is lost when processes end while others start."""
     zygote = Zygotes().get()
@@ -425,10 +491,131 @@ async def test_imported_packages_are_loaded_ahead(open_run: OpenRun, own_pool: W
 
     later = await open_run(of=own_pool, external_user="ada")
     after = await later.run("python", look)
-    with_variable = await open_run(of=own_pool, external_user="bob", variables={"PSUTIL_DEBUG": "1"})
-    alone = await with_variable.run("python", look)
+    await later.workers.release()
+    with_variable = []
+    for user in ("bob", "ada"):  # a new worker, and in place of a warm one
+        bench = await open_run(of=own_pool, external_user=user, variables={"PSUTIL_DEBUG": "1"})
+        with_variable.append(await bench.run("python", look))
 
-    assert [each.exports["$return_value"] for each in (before, after, alone)] == [False, True, False]
+    assert [each.exports["$return_value"] for each in (before, after, *with_variable)] == [False, True, False, False]
+
+
+async def loaded(zygotes: Zygotes, module: str) -> Zygote:
+    """Return the zygote of this interpreter when it has imported *module*."""
+    async with asyncio.timeout(30):
+        while (zygote := zygotes.get(Path(sys.executable))) is None or module not in zygote.modules:
+            await asyncio.sleep(0.01)
+    return zygote
+
+
+async def test_replaced_zygote_ends_with_its_last_process() -> None:
+    """A zygote that another one replaced serves its processes to their end, and then ends itself."""
+    zygotes = Zygotes()
+    first = zygotes.get(Path(sys.executable))
+    assert first is not None
+    own_ends, child_ends = open_pipes("from", "from")
+    process = start_process(ProcessRequest(["/bin/sleep", "1000"], {"PATH": os.defpath}, "b" * 32), child_ends, first)
+
+    zygotes.import_ahead(Path(sys.executable), ["json"])
+    second = await loaded(zygotes, "json")
+    zygotes.import_ahead(Path(sys.executable), [])
+    stayed = first.is_alive and not process.poll()
+    process.kill()
+    zygotes.import_ahead(Path(sys.executable), [])
+    left = [first.is_alive, second.is_alive]
+    zygotes.close()
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+
+    assert stayed
+    assert left == [False, True]
+
+
+async def test_modules_are_imported_together_after_a_pause() -> None:
+    """A zygote with new modules is started ten seconds after the last one was, whether the last one lives or not."""
+    now = 0.0
+    zygotes = Zygotes(clock=lambda: now)
+    python = Path(sys.executable)
+    zygotes.get(python)
+
+    def starting() -> frozenset[str] | None:
+        zygotes.get(python)
+        return zygotes._loading[python].modules if python in zygotes._loading else None
+
+    zygotes.import_ahead(python, ["json"])
+    lost = zygotes._loading[python]
+    assert lost._pid is not None
+    os.kill(lost._pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while starting() is not None:
+            await asyncio.sleep(0.01)
+    zygotes.import_ahead(python, ["csv"])
+    now = 9.9
+    early = starting()
+    now = 10.1
+    late = starting()
+    started = [*zygotes._zygotes.values(), *zygotes._loading.values()]
+    zygotes.close()
+
+    assert early is None
+    assert late == frozenset({"json", "csv"})
+    assert [zygote.is_alive for zygote in started] == [False, False]
+
+
+def test_fork_has_zygotes_of_its_own() -> None:
+    """A fork of this process starts another zygote, and leaves that of its parent alone, whatever threads did meanwhile."""
+    program = (
+        "import os, signal\nfrom pdkernel.workers.zygote import Zygotes\nzygotes = Zygotes()\nparents = zygotes.get()\n"
+        "zygotes._lock.acquire()  # as another thread does\nchild = os.fork()\n"
+        "if child == 0:\n    signal.alarm(30)\n    own = zygotes.get()\n    zygotes.close()\n"
+        "    os._exit(own is parents or parents.is_alive)\n"
+        "zygotes._lock.release()\nprint(os.waitpid(child, 0)[1], parents.is_alive)\nzygotes.close()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
+@pytest.mark.parametrize("has_packages", [False, True])
+def test_environment_without_packages_has_no_zygote_of_its_own(tmp_path: Path, has_packages: bool) -> None:
+    """Environments share the zygote of their interpreter, unless they have packages."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(os.path.realpath(sys.executable))
+    (tmp_path / "pyvenv.cfg").touch()
+    (tmp_path / "lib" / "python3.11" / "site-packages" / ("psutil" if has_packages else "")).mkdir(parents=True)
+    zygotes = Zygotes()
+
+    is_shared = zygotes.get(python) is zygotes.get()
+    zygotes.close()
+
+    assert is_shared is not has_packages
+
+
+def test_zygotes_of_unused_interpreters_end(tmp_path: Path) -> None:
+    """Beyond the limit, the zygotes that were started first end, but not while a process of theirs runs."""
+    pythons = [tmp_path / name for name in ("one", "two", "three", "four")]
+    for each in pythons:
+        each.symlink_to(os.path.realpath(sys.executable))
+    zygotes = Zygotes(max_zygotes=1)
+    one, two = [zygotes.get(each) for each in pythons[:2]]
+    assert one is not None
+    assert two is not None
+    own_ends, child_ends = open_pipes("from", "from")
+    process = start_process(ProcessRequest(["/bin/sleep", "1000"], {"PATH": os.defpath}, "c" * 32), child_ends, one)
+
+    zygotes.get(pythons[2])
+    used = [one.is_alive, two.is_alive]
+    process.kill()
+    zygotes.get(pythons[3])
+    unused = [one.is_alive, two.is_alive]
+    zygotes.close()
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+
+    assert used == [True, True]
+    assert unused == [False, False]
 
 
 CONNECT = "env -i bash -c 'exec 3<>/dev/tcp/192.0.2.1/7 && echo connected' 2>&1"
@@ -461,6 +648,27 @@ async def test_process_enters_the_sandbox_itself(
 
     assert outcome.error is None
     assert answer in bench.printed()
+
+
+@pytest.mark.parametrize(("number", "sent"), [(errno.ETOOMANYREFS, 3), (errno.EPIPE, 1)])
+def test_start_waits_while_too_many_descriptors_are_under_way(number: int, sent: int) -> None:
+    """The system limits how many descriptors wait for their receivers; another error is raised at once."""
+    tries = 0
+
+    class Socket:
+        """A socket that accepts the third message."""
+
+        def sendmsg(self, *_: object) -> int:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
+                raise OSError(number, os.strerror(number))
+            return 1
+
+    with nullcontext() if sent == 3 else pytest.raises(BrokenPipeError):
+        _send_fds(cast("socket.socket", Socket()), b"1", [])
+
+    assert tries == sent
 
 
 def test_trial_of_namespaces_gives_one_answer() -> None:
