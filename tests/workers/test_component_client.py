@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pdkernel.errors import StepError
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.workers import ComponentFile, Emitted, PropOption, SourceCall, StepRecorder, WorkerPool
 from tests.workers.conftest import Bench, OpenRun
+from tests.workers.test_worker_process import GatewaySpy
 
 APP = """
 export default {
@@ -238,12 +240,26 @@ async def test_value_is_converted_to_the_type_of_its_prop(
     assert outcome.exports["$return_value"] == expected
 
 
-async def test_number_outside_its_limits_is_a_warning(bench: Bench, write: Write) -> None:
-    """The component gets the value, and the user gets a warning."""
-    outcome = await run(bench, write(action("", "count: { type: 'integer', max: 5 }")), props={"count": 9})
+@pytest.mark.parametrize(
+    ("count", "warnings"),
+    [
+        (9, ("The prop count is 9, but its maximum is 5.",)),
+        (1, ("The prop count is 1, but its minimum is 2.",)),
+        ([2, 5, "6"], ("The prop count is 6, but its maximum is 5.",)),
+    ],
+)
+async def test_number_outside_its_limits_is_a_warning(
+    bench: Bench, write: Write, count: Any, warnings: tuple[str, ...]
+) -> None:
+    """The component gets the value, and the user gets a warning; the limits themselves are valid."""
+    type_ = "integer[]" if isinstance(count, list) else "integer"
+    component = write(action("return this.count", f"count: {{ type: '{type_}', min: 2, max: 5 }}"))
+
+    outcome = await run(bench, component, props={"count": count})
 
     assert outcome.error is None
-    assert outcome.warnings == ("The prop count is 9, but its maximum is 5.",)
+    assert outcome.exports["$return_value"] == ([2, 5, 6] if isinstance(count, list) else count)
+    assert outcome.warnings == warnings
 
 
 async def test_missing_optional_prop_is_undefined(bench: Bench, write: Write) -> None:
@@ -407,6 +423,31 @@ async def test_options_may_read_the_value_of_their_own_prop(bench: Bench, write:
     assert [option.value for option in page.options] == ["a", "b"]
 
 
+@pytest.mark.parametrize(("uses_query", "found"), [(True, ["one", "two", "w"]), (False, ["two", "w"])])
+async def test_found_options_are_filtered_by_the_query(
+    bench: Bench, write: Write, uses_query: bool, found: list[str]
+) -> None:
+    """Options of a function are filtered, unless the function filters them itself (`useQuery`), for example by other fields."""
+    options = "async options({ query }) { return ['one', 'two', query] }"
+    props = f'x: {{ type: "string", useQuery: {str(uses_query).lower()}, {options} }}'
+
+    page = await bench.workers.options(write(action("", props)), "x", account_fields={"desk": {}}, query="w")
+
+    assert [option.value for option in page.options] == found
+
+
+async def test_options_of_a_copy_of_the_app(bench: Bench, write: Write) -> None:
+    """Options that another copy of the app defines have the account and the methods of the component's own app."""
+    text = """
+const desk = { type: "app", app: "desk", methods: { greet() { return `hello ${this.$auth.token}` } } };
+const copy = { type: "app", app: "desk", propDefinitions: { x: { type: "string", options() { return [this.greet()] } } } };
+export default { props: { desk, x: { propDefinition: [copy, "x"] } }, run() {} };
+"""
+    page = await bench.workers.options(write(text), "x", account_fields={"desk": {"token": "T"}})
+
+    assert [option.value for option in page.options] == ["hello T"]
+
+
 async def test_static_options_are_filtered_by_the_query(bench: Bench, write: Write) -> None:
     """A list of options is filtered without the code of the component, on one page."""
     component = write(ACTION)
@@ -469,6 +510,45 @@ async def test_run_has_the_defaults_of_additional_props(bench: Bench, write: Wri
     assert outcome.error is None
     assert outcome.exports["$return_value"] == value
     assert outcome.warnings == ()
+
+
+async def test_outbound_calls_of_a_component_have_the_rules_of_the_caller(open_run: OpenRun, write: Write) -> None:
+    """While options, additional props or a source run, the rules of the caller apply to their outbound calls."""
+    gateway = GatewaySpy()
+    pool = WorkerPool(gateway=gateway)  # type: ignore[arg-type]
+    workers = (await open_run(of=pool)).workers
+    action_file, source_file = write(ACTION), write(SOURCE, name="new-ticket", kind="source")
+
+    await workers.options(action_file, "fromSite", values={"site": "Home"}, call_context="options")
+    await workers.additional_props(action_file, values={"site": "Home"}, call_context="additional")
+    await workers.run_source(SourceCall(source_file, "dc_1", operation="deploy", call_context="source"), StepRecorder())
+    await workers.release()
+    await pool.close()
+
+    bound = [context for kind, _, *contexts in gateway.calls[1:] if kind == "bind" for context in contexts]
+    assert bound == ["options", "additional", "source"]
+
+
+async def test_description_of_an_edited_component_is_new(open_run: OpenRun, write: Write) -> None:
+    """A component of a folder is described again after a change that keeps its size."""
+    found = []
+    for name in ("Make Ticket", "Take Ticket"):
+        bench = await open_run()
+        component = write(ACTION.replace("Make Ticket", name), origin="folder")
+        found.append((await bench.workers.describe(component)).name)
+        await bench.workers.release()
+
+    assert found == ["Make Ticket", "Take Ticket"]
+
+
+async def test_description_depends_on_the_files_of_a_step(bench: Bench) -> None:
+    """A changed file that a code step imports changes its description."""
+    source = "import { props } from './props.mjs';\nexport default { props, run() {} }"
+    texts = [f"export const props = {{ {name}: 'string' }}" for name in ("one", "two")]
+
+    found = [await bench.workers.describe(Step("work", "node", source, files={"props.mjs": text})) for text in texts]
+
+    assert [prop.name for each in found for prop in each.props] == ["one", "two"]
 
 
 async def test_failed_additional_props_are_a_warning(bench: Bench, write: Write) -> None:
@@ -551,6 +631,19 @@ async def test_class_instance_is_exported_as_its_data(bench: Bench, write: Write
 
     assert outcome.exports["$return_value"] == [{"id": 1, "_same": {"a": 1}, "again": {"a": 1}}]
     assert outcome.warnings == ()
+
+
+@pytest.mark.parametrize("exported", ["exports.default = made", "module.exports = made"])
+async def test_component_in_common_js(bench: Bench, write: Write, exported: str) -> None:
+    """A component may be a CommonJS file, also one that was compiled from a module."""
+    written = write("")
+    path = written.path.with_suffix(".cjs")
+    path.write_text(f"const made = {{ props: {{ n: 'integer' }}, run() {{ return this.n + 1 }} }};\n{exported};")
+
+    outcome = await run(bench, replace(written, path=path), props={"n": 1}, account_fields={})
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == 2
 
 
 async def test_component_of_a_folder_is_reloaded_in_each_run(open_run: OpenRun, write: Write) -> None:
@@ -659,6 +752,26 @@ async def test_metadata_that_is_not_text_is_converted_or_ignored(bench: Bench, w
     assert (described.key, described.version, described.description) == ("odd", None, None)
     assert outcome.error is None
     assert outcome.emitted_events == (Emitted(1, '{"a":1}', "2", "[3]", None),)
+
+
+@pytest.mark.parametrize(
+    ("meta", "emitted"),
+    [
+        ("{ id: 10, ts: new Date(7) }", Emitted(1, 10, None, None, 7)),
+        ("{ id: 1.5, ts: 0 }", Emitted(1, 1.5, None, None, 0)),
+        ("{ id: '10', name: null }", Emitted(1, "10")),
+        ("undefined", Emitted(1)),
+    ],
+)
+async def test_metadata_of_an_event(bench: Bench, write: Write, meta: str, emitted: Emitted) -> None:
+    """A number stays a number, because a source with `dedupe: greatest` compares ids; a date is its milliseconds."""
+    source = f"export default {{ key: 'k', version: '1', type: 'source', run() {{ this.$emit(1, {meta}) }} }}"
+    component = write(source, name="meta", kind="source")
+
+    outcome = await bench.workers.run_source(SourceCall(component, "dc_1"), StepRecorder())
+
+    assert outcome.error is None
+    assert outcome.emitted_events == (emitted,)
 
 
 async def test_failed_source_keeps_its_events_and_db(bench: Bench, write: Write) -> None:

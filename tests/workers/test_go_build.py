@@ -140,6 +140,16 @@ async def test_kinds_of_panics(bench: Bench, body: str, name: str, message: str)
     assert (outcome.error.name, outcome.error.message, outcome.error.line) == (name, message, 5)
 
 
+async def test_panic_after_much_output_is_an_error(bench: Bench) -> None:
+    """The end of a long stderr has the panic."""
+    body = 'for i := 0; i < 2000; i++ { println(strings.Repeat("x", 99)) }\npanic("at last")'
+
+    outcome = await bench.run("go", program(body, "strings"))
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.message, outcome.error.line) == ("panic", "at last", 5)
+
+
 async def test_output_that_looks_like_a_panic_is_output(bench: Bench) -> None:
     """Only a panic message of the Go runtime makes an exit a panic."""
     outcome = await bench.run("go", program('println("panic: no"); os.Exit(2)', "os"))
@@ -348,6 +358,17 @@ async def test_concurrent_runs_compile_a_step_once(go_programs: GoBuildCache) ->
     )
 
     assert lasting(reported) == ["compiling work.go"]
+
+
+async def test_step_is_compiled_for_this_machine(go_cache: Path) -> None:
+    """Variables of the user that name another system have no effect."""
+    environ = {**os.environ, "GOOS": "plan9", "GOARCH": "386", "GOFLAGS": "-mod=vendor", "GOWORK": "/nothing"}
+    programs = GoBuildCache(go_cache, lock=go_cache / "go.mod", environ=environ)
+    step = Step("work", "go", program(f'println("{time.time_ns()}")'))
+
+    built = await programs.build_program(step, install=False, report_progress=lambda _: None)
+
+    assert subprocess.run([built], check=False, capture_output=True).returncode == 0
 
 
 async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCache, go_cache: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pdkernel.workers.isolation import Isolation, StepAccess
+from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder
 
 EVERYTHING = Isolation(namespaces=True, landlock=True)
 WHY = (("namespaces", "Operation not permitted"), ("landlock", "the kernel does not provide it"), ("user", "not root"))
@@ -40,6 +41,20 @@ def test_gaps(isolation: Isolation, number: int) -> None:
     """Each missing protection that lets a run reach another one is a sentence with its reason."""
     assert len(isolation.gaps) == number
     assert all("Operation not permitted" in gap and gap.endswith(".") for gap in isolation.gaps)
+
+
+@pytest.mark.parametrize(("temporary", "parent"), [("/tmp", "/var/tmp"), (None, None)])
+def test_scratch_folder_is_outside_of_tmp(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, temporary: str | None, parent: str | None
+) -> None:
+    """Processes with a `/tmp` of their own see the folder; another temporary folder that the user has chosen is used."""
+    monkeypatch.setattr(tempfile, "tempdir", temporary or str(tmp_path))
+
+    folder = make_scratch_folder("pdkernel-test-")
+    folder.rmdir()
+
+    assert str(folder.parent) == (parent or str(tmp_path))
+    assert folder.name.startswith("pdkernel-test-")
 
 
 def test_a_process_serves_runs_that_need_no_more() -> None:

@@ -57,6 +57,51 @@ def mounts_below(plan: IsolationPlan, folder: Path) -> list[Mount]:
     return [each for each in plan.mounts if Path(each.target).is_relative_to(folder)]
 
 
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("components/desk/actions/send/send.mjs", ""),
+        ("components/desk/sources/new/new.mjs", ""),
+        ("apps/desk/actions/send/send.mjs", "apps"),
+        ("apps/desk/sources/new/new.mjs", "apps"),
+        ("own/send.mjs", "own"),
+        ("missing.mjs", "missing.mjs"),
+    ],
+)
+def test_folder_of_a_component(tmp_path: Path, file: str, folder: str) -> None:
+    """A component may load the files of all apps beside its own, and otherwise the files beside it."""
+    if "/" in file:
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+
+    assert isolation_plan.component_folder(tmp_path / file) == tmp_path / folder
+
+
+def test_folders_of_a_program(tmp_path: Path) -> None:
+    """An interpreter needs its own folder, and that of the program to which its path leads."""
+    for name in ("real", "environment"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+    (tmp_path / "real" / "bin" / "python3").touch()
+    link = tmp_path / "environment" / "bin" / "python"
+    link.symlink_to(tmp_path / "real" / "bin" / "python3")
+    beside = tmp_path / "beside" / "node"
+    beside.parent.mkdir()
+    beside.touch()
+
+    assert isolation_plan.program_folders(link) == {tmp_path / "environment", tmp_path / "real"}
+    assert isolation_plan.program_folders(beside) == {tmp_path / "beside"}
+
+
+def test_packages_above_a_folder(tmp_path: Path) -> None:
+    """Node.js loads packages from each folder above, the nearest first."""
+    for name in ("node_modules", "a/node_modules", "a/b/c/node_modules"):
+        (tmp_path / name).mkdir(parents=True)
+
+    found = isolation_plan.node_modules_above(tmp_path / "a" / "b" / "c")
+
+    assert found[:2] == (tmp_path / "a" / "node_modules", tmp_path / "node_modules")
+
+
 def test_slot_has_its_own_tmp_and_no_other_slot(base: Path) -> None:
     """`/tmp` and shared memory are a folder of the slot; the folders of other slots are hidden."""
     plan = plan_of(base, StepAccess())
@@ -122,6 +167,28 @@ def test_workflow_in_the_home_folder(base: Path, monkeypatch: pytest.MonkeyPatch
     isolation_plan._too_wide.cache_clear()
 
     assert [path for path in plan.read if path.startswith(str(base))] == [str(base / "home" / "data")]
+
+
+@pytest.mark.parametrize("wide", ["/", "/tmp", "/var", "/dev", "~"])
+def test_workflow_in_a_wide_folder(base: Path, monkeypatch: pytest.MonkeyPatch, wide: str) -> None:
+    """A folder with more than code is not shown as a whole, also if a workflow is in it."""
+    monkeypatch.setenv("HOME", str(base / "home"))
+    (base / "home" / ".ssh").mkdir(parents=True)
+    isolation_plan._too_wide.cache_clear()
+    folder = Path(wide).expanduser()
+    plan = plan_of(base, StepAccess(read=frozenset({folder})))
+    isolation_plan._too_wide.cache_clear()
+
+    assert str(folder) not in plan.read
+    assert str(base / "home" / ".ssh") not in plan.read
+
+
+def test_programs_of_version_managers_are_visible(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts in a folder `shims` of PATH call programs in the folder above."""
+    (base / "manager" / "shims").mkdir(parents=True)
+    monkeypatch.setenv("PATH", f"{base}/manager/shims:/usr/bin")
+
+    assert str(base / "manager") in plan_of(base, StepAccess(read=frozenset({base / "slots"}))).read
 
 
 def test_more_paths_are_configured(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

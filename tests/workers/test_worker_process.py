@@ -17,7 +17,7 @@ from pdkernel.errors import OutboundCallRefusedError, UnsupportedError
 from pdkernel.execution import StepResult
 from pdkernel.model import Language, Step
 from pdkernel.runtimes import process_tree
-from pdkernel.workers import GoBuildCache, StepOutcome, StepRecorder, WorkerPool
+from pdkernel.workers import GoBuildCache, RunSetup, StepOutcome, StepRecorder, WorkerPool
 from pdkernel.workers.recorder import MAX_OUTPUT_BYTES
 from tests.workers.conftest import Bench, OpenRun, printed
 
@@ -479,7 +479,7 @@ class GatewaySpy:
 
     def issue_token(self, *, public_only: bool = False) -> str:
         """Issue token1, token2 and so on."""
-        self.calls.append(("issue",))
+        self.calls.append(("issue", "public addresses only") if public_only else ("issue",))
         return f"token{sum(entry[0] == 'issue' for entry in self.calls)}"
 
     def bind(self, token: str, context: Any) -> None:
@@ -525,6 +525,24 @@ async def test_outbound_calls_are_bound_to_the_step(
     assert isinstance(environment, dict)
     assert environment["HTTPS_PROXY"] == f"http://token1@{language}"
     assert gateway.calls == [("issue",), ("bind", "token1", "the binding"), ("unbind", "token1"), ("revoke", "token1")]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_limit_to_public_addresses_is_a_property_of_the_token(
+    go_programs: GoBuildCache, language: Language, tmp_path: Path
+) -> None:
+    """The process of a run that reaches public addresses only has a token with this limit."""
+    gateway = GatewaySpy()
+    pool = WorkerPool(gateway=gateway, go_cache=go_programs)  # type: ignore[arg-type]
+    setup = RunSetup("run", "demo", {"event": {}, "context": {}}, {}, tmp_path, public_only=True)
+    bench = Bench(await pool.open_run(setup))
+
+    outcome = await bench.run(language, SOURCES["environment"][language])
+    await bench.workers.release()
+    await pool.close()
+
+    assert outcome.error is None
+    assert gateway.calls[0] == ("issue", "public addresses only")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
