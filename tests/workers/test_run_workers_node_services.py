@@ -71,6 +71,25 @@ async def test_request_has_method_params_headers_and_auth(bench: Bench, server: 
     assert "authorization: Basic dTpw\r\n" in server.head
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "head"])
+async def test_fields_may_be_objects(bench: Bench, server: Server, method: str) -> None:
+    """Parameters and headers may be objects; a request without a body ignores the field."""
+    request = {
+        "method": method,
+        "url": server.url,
+        "params": {"y": "2 3", "n": 5, "o": {"a": 1}},
+        "headers": {"X-Mine": "m"},
+        "body": {"mode": "raw", "raw": "x"},
+    }
+
+    outcome = await bench.run("node", STEP, props={"r": request})
+
+    assert outcome.error is None
+    assert server.head.startswith(f"{method.upper()} /?y=2+3&n=5&o=%7B%22a%22%3A1%7D HTTP/1.1\r\n")
+    assert "x-mine: m\r\n" in server.head.lower()
+    assert server.body == b""
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "sent"),
     [
@@ -254,7 +273,7 @@ async def test_a_description_of_a_path_outside_is_no_file(filing: Bench) -> None
     assert "../secret is outside of the file store" in outcome.error.message
 
 
-@pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x"])
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x", "../files-of-others/x", "../filesx"])
 async def test_path_outside_of_the_file_store_is_refused(filing: Bench, path: str) -> None:
     """A path with `..` that leaves the file store is refused."""
     outcome = await filing.run("node", f"export default {{ run({{ $ }}) {{ $.files.open('{path}') }} }}")
