@@ -295,7 +295,7 @@ async def test_accounts(bench: Bench) -> None:
     ("body", "expected"),
     [
         ('"hello"', "hello"),
-        ("[]byte{0, 255}", {"$base64": "AP8="}),
+        ("[]byte{251, 255}", {"$base64": "+/8="}),
         ('map[string]int{"a": 1}', {"a": 1}),
         ("nil", None),
     ],
@@ -506,6 +506,32 @@ async def test_modules_of_a_lock_replace_those_of_the_project(go_cache: Path, tm
     ]
     assert again == old
     assert programs.read_lock() == changed
+
+
+async def test_run_with_a_lock_uses_its_modules(go_cache: Path, tmp_path: Path) -> None:
+    """Go steps of a run have the modules of its setup, not those of the project's lock file."""
+    module = "example.test/terms"
+    source = IMPORTER.replace("words", "terms")
+    environ = {**os.environ, "GONOSUMDB": "*", "GOFLAGS": ""}
+    locks = []
+    for version in ("v1.0.0", "v1.1.0"):
+        environ["GOPROXY"] = proxy_with(
+            tmp_path / version, module, version, f'package terms\n\nconst Word = "{version}"\n'
+        )
+        programs = GoBuildCache(go_cache, lock=tmp_path / f"{version}.mod", environ=environ)
+        await programs.build_program(Step("work", "go", source), install=True, report_progress=lambda _: None)
+        locks.append(programs.read_lock())
+    pool = WorkerPool(go_cache=programs)
+    printed = []
+    for lock in (locks[0], None):
+        setup = RunSetup("run", "demo", {"event": {}, "context": {}}, {}, tmp_path, go_lock=lock)
+        run = Bench(await pool.open_run(setup))
+        outcome = await run.run("go", source)
+        printed.append((outcome.error, run.printed("stderr")))
+        await run.workers.release()
+    await pool.close()
+
+    assert printed == [(None, "v1.0.0\n"), (None, "v1.1.0\n")]
 
 
 @pytest.mark.parametrize(
