@@ -221,6 +221,24 @@ async def test_empty_expression_of_a_required_prop_is_a_warning(bench: Bench, wr
         ('"sql"', {"query": "select $1", "params": [1]}, {"query": "select $1", "params": [1]}),
         ('"string"', {"__lv": {"label": "One", "value": "1"}}, "1"),
         ('"string[]"', {"__lv": [{"label": "One", "value": "1"}]}, ["1"]),
+        ('"string[]"', {"__lv": {"label": ["One", "Two"], "value": ["1", "2"]}}, ["1", "2"]),
+        ('"string[]"', [{"__lv": {"label": "One", "value": "1"}}, "2"], ["1", "2"]),
+        (
+            '{ type: "string[]", withLabel: true }',
+            {"__lv": {"label": ["One", "Two"], "value": ["1", "2"]}},
+            [{"label": "One", "value": "1"}, {"label": "Two", "value": "2"}],
+        ),
+        ('"integer"', " -7 ", -7),
+        ('"integer"', "9007199254740993", "9007199254740993"),
+        ('"boolean"', "true", True),
+        ('"boolean"', "True", "True"),
+        ('"boolean[]"', "false", [False]),
+        ('"object"', "[1]", [1]),
+        ('"object"', "5", "5"),
+        ('"object[]"', '{"a": 1}', [{"a": 1}]),
+        ('"string[]"', "[", ["["]),
+        ('"sql"', '{"query": "select $1", "params": [1]}', {"query": "select $1", "params": [1]}),
+        ('{ type: "string", default: "d" }', "", ""),
         (
             '{ type: "string", withLabel: true }',
             {"__lv": {"label": "One", "value": "1"}},
@@ -269,6 +287,32 @@ async def test_missing_optional_prop_is_undefined(bench: Bench, write: Write) ->
     outcome = await run(bench, component)
 
     assert outcome.exports["$return_value"] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "value", "warns"),
+    [
+        ('{ type: "string", default: "d" }', {}, "d", False),
+        ('{ type: "string", default: "d" }', {"x": None}, None, False),
+        ('{ type: "string", default: false }', {}, False, False),
+        ('{ type: "string", optional: true }', {"x": None}, None, False),
+        ('{ type: "string", hidden: true }', {}, "undefined", False),
+        ('{ type: "string", disabled: true }', {}, "undefined", False),
+        ('"string"', {"x": None}, None, True),
+    ],
+)
+async def test_value_of_an_empty_prop(
+    bench: Bench, write: Write, declared: str, given: dict[str, JSON], value: JSON, warns: bool
+) -> None:
+    """A default replaces a missing value, and not null; a required prop may not be null."""
+    component = write(action("return this.x === undefined ? 'undefined' : this.x", f"x: {declared}"))
+
+    outcome = await run(bench, component, props=given)
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == value
+    expected = "The prop x is required, but its expression evaluates to null."
+    assert outcome.warnings == ((expected,) if warns else ())
 
 
 async def test_dir_prop_is_a_folder_of_the_run(bench: Bench, write: Write) -> None:
@@ -434,6 +478,28 @@ async def test_found_options_are_filtered_by_the_query(
     page = await bench.workers.options(write(action("", props)), "x", account_fields={"desk": {}}, query="w")
 
     assert [option.value for option in page.options] == found
+
+
+async def test_forms_of_options(bench: Bench, write: Write) -> None:
+    """An option is a value, or an object with a value, a label or both; the label of a value is its text."""
+    listed = "['a', 5, null, { value: 6 }, { label: 'L' }, { label: 'M', value: { n: 1 } }, { value: { n: 2 } }]"
+    props = f'x: {{ type: "string", options: {listed} }}, y: {{ type: "string", options() {{ return {{ options: {listed} }} }} }}'
+    component = write(action("", props))
+
+    pages = [await bench.workers.options(component, name, account_fields={"desk": {}}) for name in ("x", "y")]
+    found = await bench.workers.options(component, "x", query="5")
+
+    expected = (
+        PropOption("a", "a"),
+        PropOption("5", 5),
+        PropOption("null", None),
+        PropOption("6", 6),
+        PropOption("L", "L"),
+        PropOption("M", {"n": 1}),
+        PropOption('{"n":2}', {"n": 2}),
+    )
+    assert [page.options for page in pages] == [expected, expected]
+    assert found.options == (PropOption("5", 5),)
 
 
 async def test_options_of_a_copy_of_the_app(bench: Bench, write: Write) -> None:

@@ -94,12 +94,12 @@ def test_folders_of_a_program(tmp_path: Path) -> None:
 
 def test_packages_above_a_folder(tmp_path: Path) -> None:
     """Node.js loads packages from each folder above, the nearest first."""
-    for name in ("node_modules", "a/node_modules", "a/b/c/node_modules"):
+    for name in ("node_modules", "a/b/node_modules", "a/b/c/node_modules"):
         (tmp_path / name).mkdir(parents=True)
 
     found = isolation_plan.node_modules_above(tmp_path / "a" / "b" / "c")
 
-    assert found[:2] == (tmp_path / "a" / "node_modules", tmp_path / "node_modules")
+    assert found[:2] == (tmp_path / "a" / "b" / "node_modules", tmp_path / "node_modules")
 
 
 def test_slot_has_its_own_tmp_and_no_other_slot(base: Path) -> None:
@@ -172,8 +172,9 @@ def test_workflow_in_the_home_folder(base: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("wide", ["/", "/tmp", "/var", "/dev", "~"])
 def test_workflow_in_a_wide_folder(base: Path, monkeypatch: pytest.MonkeyPatch, wide: str) -> None:
     """A folder with more than code is not shown as a whole, also if a workflow is in it."""
-    monkeypatch.setenv("HOME", str(base / "home"))
+    home = base / "home" if wide == "~" else Path("/home/nobody")  # the folders above the home are too wide, too
     (base / "home" / ".ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
     isolation_plan._too_wide.cache_clear()
     folder = Path(wide).expanduser()
     plan = plan_of(base, StepAccess(read=frozenset({folder})))
@@ -242,13 +243,18 @@ class TestUser:
     def test_file_store_belongs_to_the_group(self, base: Path) -> None:
         """Every worker may change every file of the file store, those of earlier runs included."""
         hidden, access = project_in(base / "project")
-        (hidden / "files" / "old").write_text("x")
+        (hidden / "files" / "sub").mkdir(mode=0o700)
+        for old in (hidden / "files" / "old", hidden / "files" / "sub" / "older"):
+            old.write_text("x")
+            old.chmod(0o600)
 
         plan = plan_of(base, access, self.rooted)
 
         store = (hidden / "files").stat()
         assert (store.st_gid, stat.S_IMODE(store.st_mode)) == (plan.gid, 0o2770)
-        assert (hidden / "files" / "old").stat().st_gid == plan.gid
+        for name, mode in (("old", 0o660), ("sub", 0o2770), ("sub/older", 0o660)):
+            found = (hidden / "files" / name).stat()
+            assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (plan.gid, mode)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user or without a capability")

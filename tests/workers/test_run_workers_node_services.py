@@ -95,6 +95,10 @@ async def test_fields_may_be_objects(bench: Bench, server: Server, method: str) 
     [
         ({"mode": "raw", "raw": '{"a":1}', "contentType": "application/json"}, "application/json", b'{"a":1}'),
         ({"type": "raw", "raw": "hello", "contentType": "text/plain"}, "text/plain", b"hello"),
+        ({"raw": {"a": 1}}, "application/json", b'{"a":1}'),
+        ({"a": 1}, "application/json", b'{"a":1}'),
+        ("hello", "text/plain;charset=utf-8", b"hello"),
+        ({"fields": [{"name": "a", "value": 1}, {"name": "b", "disabled": True}]}, "application/json", b'{"a":1}'),
         (
             {"type": "fields", "contentType": "application/json", "fields": [{"name": "a", "value": [1]}]},
             "application/json",
@@ -121,6 +125,34 @@ async def test_forms_of_a_body(bench: Bench, server: Server, body: Any, kind: st
     assert f"content-type: {kind}\r\n" in server.head.lower()
     assert "authorization: Bearer T\r\n" in server.head
     assert server.body == sent
+
+
+@pytest.mark.parametrize("body", [None, "", {}, {"mode": "raw", "raw": ""}, {"mode": "fields", "fields": []}])
+async def test_empty_body_is_not_sent(bench: Bench, server: Server, body: Any) -> None:
+    """A request whose body has no content has no content type."""
+    outcome = await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "body": body}})
+
+    assert outcome.error is None
+    assert "content-type" not in server.head.lower()
+    assert server.body == b""
+
+
+async def test_headers_of_request_and_response(bench: Bench, server: Server) -> None:
+    """A content type among the headers replaces that of the body; the step reads the headers of the response."""
+    source = STEP.replace(
+        "return this.r.execute()", "await this.r.execute(); return this.r.responseHeaders['content-type']"
+    )
+    request = {
+        "method": "POST",
+        "url": f" {server.url} ",
+        "headers": [{"name": "Content-Type", "value": "application/vnd.x+json"}],
+        "body": {"mode": "raw", "raw": "{}", "contentType": "application/json"},
+    }
+
+    outcome = await bench.run("node", source, props={"r": request})
+
+    assert outcome.exports["$return_value"] == "application/json"
+    assert "content-type: application/vnd.x+json\r\n" in server.head.lower()
 
 
 async def test_multipart_form(bench: Bench, server: Server) -> None:
@@ -220,6 +252,35 @@ async def test_files_are_written_listed_and_read(filing: Bench, tmp_path: Path) 
         "all": ["hello", 5, "hello", "hello"],
     }
     assert not (tmp_path / "files" / "a" / "one.txt").exists()
+
+
+async def test_folders_of_the_file_store(filing: Bench, tmp_path: Path) -> None:
+    """A store without files is empty, and a folder that does not exist is an error; entries have the size and the time."""
+    empty = await filing.run(
+        "node",
+        "export default { async run({ $ }) { for await (const f of $.files.dir()) return f.path; return 'none' } }",
+    )
+    missing = await filing.run(
+        "node", "export default { async run({ $ }) { for await (const f of $.files.dir('no')) return f.path } }"
+    )
+    (tmp_path / "files" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "files" / "a" / "x").write_bytes(b"12345678")
+    listed = await filing.run(
+        "node",
+        "export default { async run({ $ }) { const found = [];\n"
+        "for await (const f of $.files.dir('/a')) found.push([f.path, f.name, f.isFile(), f.modifiedAt instanceof Date]);\n"
+        "return [found, await $.files.open('a/x').toEncodedString('base64', 0, 3), await $.files.open('/a/./x').toEncodedString('utf8', 2, 4)] } }",
+    )
+
+    assert empty.exports["$return_value"] == "none"
+    assert missing.error is not None
+    assert "ENOENT" in missing.error.message
+    assert listed.error is None
+    assert listed.exports["$return_value"] == [
+        [["a/b", "b", False, True], ["a/x", "x", True, True]],
+        "MTIz",
+        "34",
+    ]
 
 
 async def test_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) -> None:
