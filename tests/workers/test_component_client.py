@@ -156,6 +156,26 @@ export default { key: "k", version: "1", type: "action", run() {},
     assert [option.value for option in page.options] == [1, 7]
 
 
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ('[desk, "nothing"]', 'The prop x refers to propDefinition [desk, "nothing"], which does not exist.'),
+        ('[undefined, "queue"]', 'The prop x refers to propDefinition [undefined, "queue"], which does not exist.'),
+        ('[loop, "y"]', 'The prop x refers to propDefinition [loop, "y"], which refers to itself.'),
+    ],
+)
+async def test_wrong_prop_definition_is_reported(bench: Bench, write: Write, definition: str, message: str) -> None:
+    """The error names the prop, the app and the key."""
+    loop = 'const loop = { type: "app", app: "loop", propDefinitions: {} };\nloop.propDefinitions.y = { propDefinition: [loop, "y"] };\n'
+    component = write(loop + action("", f"x: {{ propDefinition: {definition} }}"))
+
+    with pytest.raises(StepError) as caught:
+        await bench.workers.describe(component)
+
+    assert (caught.value.code, caught.value.message) == ("configuration", message)
+    assert getattr(caught.value, "prop", None) == "x"
+
+
 async def test_missing_prop_is_reported_with_a_fix(bench: Bench, write: Write) -> None:
     """A missing prop is an error before the component runs."""
     component = write(
@@ -578,6 +598,15 @@ async def test_run_has_the_defaults_of_additional_props(bench: Bench, write: Wri
     assert outcome.warnings == ()
 
 
+async def test_additional_props_that_need_an_account_have_a_reason(bench: Bench, write: Write) -> None:
+    """If an account is not known yet, the error names its app, also if the code replaces the error by its own."""
+    for body in ("this.desk.token()", "try { this.desk.token() } catch { throw new Error('Sign in') }"):
+        component = write(action("", "", f"async additionalProps() {{ {body}; return {{}} }},"), name=f"n{len(body)}")
+
+        with pytest.raises(StepError, match=r"^The desk account is only known at run time\.$"):
+            await bench.workers.additional_props(component)
+
+
 async def test_outbound_calls_of_a_component_have_the_rules_of_the_caller(open_run: OpenRun, write: Write) -> None:
     """While options, additional props or a source run, the rules of the caller apply to their outbound calls."""
     gateway = GatewaySpy()
@@ -869,6 +898,19 @@ async def test_hooks_of_a_source(bench: Bench, write: Write) -> None:
     assert [(e.event, e.id, e.summary, e.ts) for e in deployed.emitted_events] == [({"old": True}, 1, "Old", 5)]
     assert active.service_db == {"hook": "http://127.0.0.1/x"}
     assert (deployed.is_implemented, none.is_implemented) == (True, False)
+
+
+async def test_source_without_a_public_url_fails_when_it_reads_the_url(bench: Bench, write: Write) -> None:
+    """A source that would register a webhook without a URL fails with a fix; a source that does not read the URL runs."""
+    component = write(SOURCE, name="new-ticket", kind="source")
+
+    active = await bench.workers.run_source(SourceCall(component, "dc_1", operation="activate"), StepRecorder())
+    deployed = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deploy"), StepRecorder())
+
+    assert active.error is not None
+    assert "reads the public URL of its HTTP interface (endpoint), which is not configured" in active.error.message
+    assert "--endpoint URL" in active.error.fix
+    assert deployed.error is None
 
 
 async def test_step_with_an_interface_prop_fails(bench: Bench, write: Write) -> None:

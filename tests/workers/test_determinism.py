@@ -120,6 +120,30 @@ async def test_fixed_clock_in_node(tmp_path: Path) -> None:
     assert len({str(each) for each in value["ids"]}) == 3
 
 
+async def test_all_functions_of_python_have_the_fixed_time(tmp_path: Path) -> None:
+    """Functions that format the current time, and time zones, have the fixed time; a given time is used as it is."""
+    source = """
+import time
+from datetime import date, datetime, timedelta, timezone
+
+def handler(pd):
+    east = timezone(timedelta(hours=9))
+    return [
+        [time.asctime(), time.localtime().tm_hour, datetime.utcnow().isoformat(), datetime.now(east).isoformat()],
+        [time.strftime("%Y", time.gmtime(0)), time.ctime(0)[-4:], time.asctime(time.gmtime(0))[-4:], time.gmtime(0).tm_year],
+        [issubclass(datetime, date), isinstance(date.today(), datetime), type(datetime.now() - datetime.now()).__name__],
+    ]
+"""
+
+    value, _ = await twice(tmp_path, "python", source, Determinism(AT, "seed"))
+
+    assert value == [
+        ["Sun Mar  1 12:30:15 2026", 12, "2026-03-01T12:30:15", "2026-03-01T21:30:15+09:00"],
+        ["1970", "1970", "1970", 1970],
+        [True, False, "timedelta"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("language", "source"),
     [

@@ -191,6 +191,17 @@ async def test_export_that_is_not_json_is_an_error(bench: Bench, value: str) -> 
     assert outcome.error.message.startswith('pd.Export("bad"): json: unsupported')
 
 
+@pytest.mark.parametrize("name", ["", "a=b", "a\\nb", "a\\rb"])
+async def test_export_needs_a_name(bench: Bench, name: str) -> None:
+    """A name that would end the name or the line in the file of exports is refused at the export."""
+    outcome = await bench.run("go", program(f'pd.Export("kept", 1)\npd.Export("{name}", 1)'))
+
+    assert outcome.error is not None
+    assert outcome.error.line == 5
+    assert "the name must not be empty and must not contain = or a line break" in outcome.error.message
+    assert outcome.exports == {"kept": 1}
+
+
 async def test_numbers(open_run: OpenRun) -> None:
     """`pd.Steps` has float64, so a large integer loses digits there; as int64 the integer is exact. -0 stays."""
     bench = await open_run(event={"n": 2**53 + 1})

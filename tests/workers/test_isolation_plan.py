@@ -239,6 +239,29 @@ class TestUser:
 
         assert (plan.uid, plan.gid) == (None, None)
 
+    @pytest.mark.parametrize(("mode", "stays"), [(0o755, False), (0o744, True), (0o751, True)])
+    def test_other_users_must_list_and_enter_the_code(self, base: Path, mode: int, stays: bool) -> None:
+        """A folder of code that another user can enter or list, but not both, does not suffice."""
+        code = base / "project"
+        code.mkdir()
+        code.chmod(mode)
+
+        plan = plan_of(base, StepAccess(read=frozenset({code})), self.rooted)
+
+        assert (plan.uid is None) == stays
+
+    def test_other_users_must_change_configured_paths(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers keep the user if another could not change a path of `PDKERNEL_STEP_PATHS`."""
+        users = []
+        for mode in (0o777, 0o775):
+            data = base / f"data{mode:o}"
+            data.mkdir()
+            data.chmod(mode)
+            monkeypatch.setenv(STEP_PATHS_VARIABLE, str(data))
+            users.append(plan_of(base, StepAccess(), self.rooted).uid)
+
+        assert [uid is None for uid in users] == [False, True]
+
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
     def test_file_store_belongs_to_the_group(self, base: Path) -> None:
         """Every worker may change every file of the file store, those of earlier runs included."""

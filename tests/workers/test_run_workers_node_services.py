@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.model import JSON
 from pdkernel.workers import RunSetup, WorkerPool
 from tests.workers.conftest import Bench
 
@@ -206,6 +207,65 @@ async def test_request_without_a_url_is_an_error(bench: Bench) -> None:
         "ConfigurationError",
         "The HTTP request has no URL. Set the field url.",
     )
+
+
+class Records:
+    """A service of data stores, with pages of two records."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Any] = {}
+        self.ttls: dict[str, Any] = {}
+
+    async def call(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """Answer a call."""
+        assert args["store"] == "orders"
+        key = str(args.get("key"))
+        match operation:
+            case "store.get":
+                return {"value": self.records[key]} if key in self.records else None
+            case "store.set":
+                self.records[key], self.ttls[key] = args["value"], args["ttl"]
+            case "store.set_ttl":
+                self.ttls[key] = args["ttl"]
+            case "store.has":
+                return key in self.records
+            case "store.keys" | "store.entries":
+                what = operation.partition(".")[2]
+                start = int(str(args["after"] or 0))
+                found: list[JSON] = [key if what == "keys" else [key, value] for key, value in self.records.items()]
+                return {what: found[start : start + 2], "after": start + 2 if start + 2 < len(found) else None}
+        return None
+
+
+STORE = "export default { props: { s: 'data_store' }, async run() { const { s } = this; BODY } }"
+
+
+async def test_data_store_of_a_node_step(bench: Bench) -> None:
+    """Records are read page by page; without a time they never expire; what JSON does not support is refused or named."""
+    records = Records()
+    body = """
+    for (let n = 0; n < 5; n++) await s.set(`k${n}`, { n });
+    await s.set("k1", [1], { ttl: 60 }); await s.setTtl("k2", 5); await s.setTtl("k3", 5); await s.setTtl("k3");
+    await s.set("warned", { f() {} });
+    const entries = []; for await (const each of s.entries()) entries.push(each);
+    const same = []; for await (const each of s) same.push(each);
+    const failed = async (act) => { try { await act() } catch (error) { return `${error.name}: ${error.message}` } };
+    return [await s.keys(), entries.length, same.length, entries[4], await s.get("k1"), await s.has("no"), String(await s.get("no")),
+      await failed(() => s.get(5)), await failed(() => s.set("a", undefined)), await failed(() => s.set("a", { b: 1n }))];
+    """
+
+    outcome = await bench.run("node", STORE.replace("BODY", body), services=records, store_names={"s": "orders"})
+
+    assert outcome.error is None
+    keys = [*(f"k{n}" for n in range(5)), "warned"]
+    assert outcome.exports["$return_value"] == [
+        keys, 6, 6, ["k4", {"n": 4}], [1], False, "undefined",
+        "StoreValueError: A key of a data store must be a text, not 5. Use String(...).",
+        "StoreValueError: orders['a'] cannot be set to undefined, which JSON does not support. Use delete, or set null.",
+        "StoreValueError: orders['a'].b is a BigInt, which JSON does not support. Use String(...) or Number(...).",
+    ]  # fmt: skip
+    assert records.ttls == {"k0": None, "k1": 60, "k2": 5, "k3": None, "k4": None, "warned": None}
+    assert outcome.warnings == ("orders['warned'].f is a function, so it is not stored.",)
 
 
 @pytest.fixture
