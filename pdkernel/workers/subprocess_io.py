@@ -155,7 +155,8 @@ def _text(path: Path, name: str) -> str:
         return ""
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise build_payload_error(f"{name} has {path.stat().st_size / (1 << 20):.1f} MB")
-    return path.read_text(encoding="utf-8", errors="replace")
+    # not `read_text`, which also ends a line at a lone carriage return
+    return path.read_bytes().decode("utf-8", "replace")
 
 
 def _reason(wrong: Exception) -> str:

@@ -536,6 +536,54 @@ secure.destroy();
     ]
 
 
+def test_secure_socket_of_node_has_its_options(gateway: Gateway, ledger: Ledger, node_path: Path) -> None:
+    """A secure socket calls its callback, has a timeout, and offers the protocols of a list or a buffer."""
+    caller_token = issue_bound_token(gateway, ledger, "deny")
+    code = """
+import tls from "node:tls";
+const names = ["h2", "http/1.1"];
+const buffer = Buffer.concat(names.map((name) => Buffer.concat([Buffer.from([name.length]), Buffer.from(name)])));
+for (const ALPNProtocols of [names, buffer, ["h3"], undefined]) {
+  const socket = await new Promise((resolve) => {
+    const made = tls.connect({ host: "a.example.test", port: 443, ALPNProtocols }, () => resolve(made));
+  });
+  console.log(socket.alpnProtocol, socket.getPeerCertificate().subjectaltname);
+  socket.destroy();
+}
+const silent = tls.connect({ host: "a.example.test", port: 443, timeout: 10 });
+const ended = new Promise((resolve) => setTimeout(resolve, 10_000, "no timeout").unref());
+console.log(await Promise.race([ended, new Promise((resolve) => silent.once("timeout", () => resolve("timeout")))]));
+process.exit();
+"""
+    out = run_node(node_path, code, gateway.build_environment(caller_token, "node"))
+
+    protocols = ["http/1.1", "http/1.1", "h3", "false"]
+    assert out.splitlines()[:4] == [f"{each} DNS:a.example.test" for each in protocols]
+    assert out.splitlines()[4:] == ["timeout"]
+
+
+def test_names_of_python_share_no_address(gateway: Gateway, ledger: Ledger) -> None:
+    """Of more names than there are addresses, the last ones have different addresses, which lead to them, and an early one gets another."""
+    caller_token = issue_bound_token(gateway, ledger, "deny")
+    code = """
+import socket
+names = [f"{number}.example.test" for number in range(65_010)]
+assign = socket.gethostbyname.__globals__["_assign_address"]
+for name in names:
+    assign(name)
+for name in (names[0], names[-1], names[-2]):
+    address = socket.gethostbyname(name)
+    with socket.create_connection((address, 80)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        sock.recv(12)
+    print(address)
+"""
+    out = run_python(code, gateway.build_environment(caller_token, "python")).split()
+
+    assert len(set(out)) == 3
+    assert [call.url for call in ledger.calls] == [f"http://{n}.example.test/" for n in (0, 65_009, 65_008)]
+
+
 def test_a_process_without_the_variables_is_unchanged(plain_outside: OutsideServer) -> None:
     """Importing the hook changes nothing if no gateway is set."""
     code = "import socket; print(socket.getaddrinfo.__module__, socket.socket.connect.__qualname__)"

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from pdkernel.runtimes import process_tree
+import psutil
+import pytest
+
+from pdkernel.runtimes import process_tree, warden
+
+
+def ignored_signals(pid: int) -> int:
+    """The mask of the signals that the process *pid* ignores."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("SigIgn:")[2].split()[0], 16)
 
 
 def test_members_are_found_by_group_parent_and_mark() -> None:
@@ -32,6 +42,24 @@ def test_members_are_found_by_group_parent_and_mark() -> None:
     assert process_tree.find_processes([root.pid], [mark]) == set()
 
 
+def test_the_session_finds_a_job_with_a_group_of_its_own() -> None:
+    """A background job that has its own group, lost its parent and cleared its environment is found by its session."""
+    shell = "set -m; (env -i sleep 1000 & echo $!); read"
+    with subprocess.Popen(
+        ["bash", "-c", shell], start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as root:
+        assert root.stdout is not None
+        job = psutil.Process(int(root.stdout.readline()))
+        while job.name() != "sleep" or job.ppid() == root.pid or os.getpgid(job.pid) == root.pid:
+            pass
+
+        found = process_tree.find_processes([root.pid])
+        process_tree.kill_processes([root.pid])
+
+    assert found == {root.pid, job.pid}
+    assert process_tree.find_processes([root.pid]) == set()
+
+
 def test_the_mark_finds_a_daemon() -> None:
     """A daemon that has forked twice is found by its environment."""
     mark = f"orphan-{os.getpid()}"
@@ -49,6 +77,28 @@ def test_the_mark_finds_a_daemon() -> None:
     assert len(found) == 1
     assert said.strip()
     assert process_tree.find_processes([], [mark]) == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc, which only Linux has")
+def test_signals_do_not_end_the_warden() -> None:
+    """A service manager signals the warden, too: the warden stays until its owner ends, then ends the steps."""
+    command = ["sh", "-c", 'exec "$0" -I -S "$1" 3<&0', sys.executable, str(warden.__file__)]
+    with (
+        subprocess.Popen(["sleep", "1000"], start_new_session=True) as step,
+        subprocess.Popen(command, stdin=subprocess.PIPE) as guard,
+    ):
+        assert guard.stdin is not None
+        guard.stdin.write(f"+ {step.pid} none\n".encode())
+        while guard.poll() is None and not ignored_signals(guard.pid) >> (signal.SIGHUP - 1) & 1:  # the last of three
+            pass
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            guard.send_signal(number)
+        guard.stdin.close()
+        status = guard.wait()
+        step.terminate()  # without effect on a step that the warden has ended
+
+    assert (status, step.returncode) == (0, -signal.SIGKILL)
 
 
 def test_programs_for_other_interpreters_import_only_the_standard_library() -> None:

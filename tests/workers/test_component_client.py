@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pdkernel.errors import StepError
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.workers import ComponentFile, Emitted, PropOption, SourceCall, StepRecorder, WorkerPool
 from tests.workers.conftest import Bench, OpenRun
+from tests.workers.test_worker_process import GatewaySpy
 
 APP = """
 export default {
@@ -154,6 +156,26 @@ export default { key: "k", version: "1", type: "action", run() {},
     assert [option.value for option in page.options] == [1, 7]
 
 
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ('[desk, "nothing"]', 'The prop x refers to propDefinition [desk, "nothing"], which does not exist.'),
+        ('[undefined, "queue"]', 'The prop x refers to propDefinition [undefined, "queue"], which does not exist.'),
+        ('[loop, "y"]', 'The prop x refers to propDefinition [loop, "y"], which refers to itself.'),
+    ],
+)
+async def test_wrong_prop_definition_is_reported(bench: Bench, write: Write, definition: str, message: str) -> None:
+    """The error names the prop, the app and the key."""
+    loop = 'const loop = { type: "app", app: "loop", propDefinitions: {} };\nloop.propDefinitions.y = { propDefinition: [loop, "y"] };\n'
+    component = write(loop + action("", f"x: {{ propDefinition: {definition} }}"))
+
+    with pytest.raises(StepError) as caught:
+        await bench.workers.describe(component)
+
+    assert (caught.value.code, caught.value.message) == ("configuration", message)
+    assert getattr(caught.value, "prop", None) == "x"
+
+
 async def test_missing_prop_is_reported_with_a_fix(bench: Bench, write: Write) -> None:
     """A missing prop is an error before the component runs."""
     component = write(
@@ -219,6 +241,24 @@ async def test_empty_expression_of_a_required_prop_is_a_warning(bench: Bench, wr
         ('"sql"', {"query": "select $1", "params": [1]}, {"query": "select $1", "params": [1]}),
         ('"string"', {"__lv": {"label": "One", "value": "1"}}, "1"),
         ('"string[]"', {"__lv": [{"label": "One", "value": "1"}]}, ["1"]),
+        ('"string[]"', {"__lv": {"label": ["One", "Two"], "value": ["1", "2"]}}, ["1", "2"]),
+        ('"string[]"', [{"__lv": {"label": "One", "value": "1"}}, "2"], ["1", "2"]),
+        (
+            '{ type: "string[]", withLabel: true }',
+            {"__lv": {"label": ["One", "Two"], "value": ["1", "2"]}},
+            [{"label": "One", "value": "1"}, {"label": "Two", "value": "2"}],
+        ),
+        ('"integer"', " -7 ", -7),
+        ('"integer"', "9007199254740993", "9007199254740993"),
+        ('"boolean"', "true", True),
+        ('"boolean"', "True", "True"),
+        ('"boolean[]"', "false", [False]),
+        ('"object"', "[1]", [1]),
+        ('"object"', "5", "5"),
+        ('"object[]"', '{"a": 1}', [{"a": 1}]),
+        ('"string[]"', "[", ["["]),
+        ('"sql"', '{"query": "select $1", "params": [1]}', {"query": "select $1", "params": [1]}),
+        ('{ type: "string", default: "d" }', "", ""),
         (
             '{ type: "string", withLabel: true }',
             {"__lv": {"label": "One", "value": "1"}},
@@ -238,12 +278,26 @@ async def test_value_is_converted_to_the_type_of_its_prop(
     assert outcome.exports["$return_value"] == expected
 
 
-async def test_number_outside_its_limits_is_a_warning(bench: Bench, write: Write) -> None:
-    """The component gets the value, and the user gets a warning."""
-    outcome = await run(bench, write(action("", "count: { type: 'integer', max: 5 }")), props={"count": 9})
+@pytest.mark.parametrize(
+    ("count", "warnings"),
+    [
+        (9, ("The prop count is 9, but its maximum is 5.",)),
+        (1, ("The prop count is 1, but its minimum is 2.",)),
+        ([2, 5, "6"], ("The prop count is 6, but its maximum is 5.",)),
+    ],
+)
+async def test_number_outside_its_limits_is_a_warning(
+    bench: Bench, write: Write, count: Any, warnings: tuple[str, ...]
+) -> None:
+    """The component gets the value, and the user gets a warning; the limits themselves are valid."""
+    type_ = "integer[]" if isinstance(count, list) else "integer"
+    component = write(action("return this.count", f"count: {{ type: '{type_}', min: 2, max: 5 }}"))
+
+    outcome = await run(bench, component, props={"count": count})
 
     assert outcome.error is None
-    assert outcome.warnings == ("The prop count is 9, but its maximum is 5.",)
+    assert outcome.exports["$return_value"] == ([2, 5, 6] if isinstance(count, list) else count)
+    assert outcome.warnings == warnings
 
 
 async def test_missing_optional_prop_is_undefined(bench: Bench, write: Write) -> None:
@@ -253,6 +307,32 @@ async def test_missing_optional_prop_is_undefined(bench: Bench, write: Write) ->
     outcome = await run(bench, component)
 
     assert outcome.exports["$return_value"] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "value", "warns"),
+    [
+        ('{ type: "string", default: "d" }', {}, "d", False),
+        ('{ type: "string", default: "d" }', {"x": None}, None, False),
+        ('{ type: "string", default: false }', {}, False, False),
+        ('{ type: "string", optional: true }', {"x": None}, None, False),
+        ('{ type: "string", hidden: true }', {}, "undefined", False),
+        ('{ type: "string", disabled: true }', {}, "undefined", False),
+        ('"string"', {"x": None}, None, True),
+    ],
+)
+async def test_value_of_an_empty_prop(
+    bench: Bench, write: Write, declared: str, given: dict[str, JSON], value: JSON, warns: bool
+) -> None:
+    """A default replaces a missing value, and not null; a required prop may not be null."""
+    component = write(action("return this.x === undefined ? 'undefined' : this.x", f"x: {declared}"))
+
+    outcome = await run(bench, component, props=given)
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == value
+    expected = "The prop x is required, but its expression evaluates to null."
+    assert outcome.warnings == ((expected,) if warns else ())
 
 
 async def test_dir_prop_is_a_folder_of_the_run(bench: Bench, write: Write) -> None:
@@ -407,6 +487,53 @@ async def test_options_may_read_the_value_of_their_own_prop(bench: Bench, write:
     assert [option.value for option in page.options] == ["a", "b"]
 
 
+@pytest.mark.parametrize(("uses_query", "found"), [(True, ["one", "two", "w"]), (False, ["two", "w"])])
+async def test_found_options_are_filtered_by_the_query(
+    bench: Bench, write: Write, uses_query: bool, found: list[str]
+) -> None:
+    """Options of a function are filtered, unless the function filters them itself (`useQuery`), for example by other fields."""
+    options = "async options({ query }) { return ['one', 'two', query] }"
+    props = f'x: {{ type: "string", useQuery: {str(uses_query).lower()}, {options} }}'
+
+    page = await bench.workers.options(write(action("", props)), "x", account_fields={"desk": {}}, query="w")
+
+    assert [option.value for option in page.options] == found
+
+
+async def test_forms_of_options(bench: Bench, write: Write) -> None:
+    """An option is a value, or an object with a value, a label or both; the label of a value is its text."""
+    listed = "['a', 5, null, { value: 6 }, { label: 'L' }, { label: 'M', value: { n: 1 } }, { value: { n: 2 } }]"
+    props = f'x: {{ type: "string", options: {listed} }}, y: {{ type: "string", options() {{ return {{ options: {listed} }} }} }}'
+    component = write(action("", props))
+
+    pages = [await bench.workers.options(component, name, account_fields={"desk": {}}) for name in ("x", "y")]
+    found = await bench.workers.options(component, "x", query="5")
+
+    expected = (
+        PropOption("a", "a"),
+        PropOption("5", 5),
+        PropOption("null", None),
+        PropOption("6", 6),
+        PropOption("L", "L"),
+        PropOption("M", {"n": 1}),
+        PropOption('{"n":2}', {"n": 2}),
+    )
+    assert [page.options for page in pages] == [expected, expected]
+    assert found.options == (PropOption("5", 5),)
+
+
+async def test_options_of_a_copy_of_the_app(bench: Bench, write: Write) -> None:
+    """Options that another copy of the app defines have the account and the methods of the component's own app."""
+    text = """
+const desk = { type: "app", app: "desk", methods: { greet() { return `hello ${this.$auth.token}` } } };
+const copy = { type: "app", app: "desk", propDefinitions: { x: { type: "string", options() { return [this.greet()] } } } };
+export default { props: { desk, x: { propDefinition: [copy, "x"] } }, run() {} };
+"""
+    page = await bench.workers.options(write(text), "x", account_fields={"desk": {"token": "T"}})
+
+    assert [option.value for option in page.options] == ["hello T"]
+
+
 async def test_static_options_are_filtered_by_the_query(bench: Bench, write: Write) -> None:
     """A list of options is filtered without the code of the component, on one page."""
     component = write(ACTION)
@@ -469,6 +596,54 @@ async def test_run_has_the_defaults_of_additional_props(bench: Bench, write: Wri
     assert outcome.error is None
     assert outcome.exports["$return_value"] == value
     assert outcome.warnings == ()
+
+
+async def test_additional_props_that_need_an_account_have_a_reason(bench: Bench, write: Write) -> None:
+    """If an account is not known yet, the error names its app, also if the code replaces the error by its own."""
+    for body in ("this.desk.token()", "try { this.desk.token() } catch { throw new Error('Sign in') }"):
+        component = write(action("", "", f"async additionalProps() {{ {body}; return {{}} }},"), name=f"n{len(body)}")
+
+        with pytest.raises(StepError, match=r"^The desk account is only known at run time\.$"):
+            await bench.workers.additional_props(component)
+
+
+async def test_outbound_calls_of_a_component_have_the_rules_of_the_caller(open_run: OpenRun, write: Write) -> None:
+    """While options, additional props or a source run, the rules of the caller apply to their outbound calls."""
+    gateway = GatewaySpy()
+    pool = WorkerPool(gateway=gateway)  # type: ignore[arg-type]
+    workers = (await open_run(of=pool)).workers
+    action_file, source_file = write(ACTION), write(SOURCE, name="new-ticket", kind="source")
+
+    await workers.options(action_file, "fromSite", values={"site": "Home"}, call_context="options")
+    await workers.additional_props(action_file, values={"site": "Home"}, call_context="additional")
+    await workers.run_source(SourceCall(source_file, "dc_1", operation="deploy", call_context="source"), StepRecorder())
+    await workers.release()
+    await pool.close()
+
+    bound = [context for kind, _, *contexts in gateway.calls[1:] if kind == "bind" for context in contexts]
+    assert bound == ["options", "additional", "source"]
+
+
+async def test_description_of_an_edited_component_is_new(open_run: OpenRun, write: Write) -> None:
+    """A component of a folder is described again after a change that keeps its size."""
+    found = []
+    for name in ("Make Ticket", "Take Ticket"):
+        bench = await open_run()
+        component = write(ACTION.replace("Make Ticket", name), origin="folder")
+        found.append((await bench.workers.describe(component)).name)
+        await bench.workers.release()
+
+    assert found == ["Make Ticket", "Take Ticket"]
+
+
+async def test_description_depends_on_the_files_of_a_step(bench: Bench) -> None:
+    """A changed file that a code step imports changes its description."""
+    source = "import { props } from './props.mjs';\nexport default { props, run() {} }"
+    texts = [f"export const props = {{ {name}: 'string' }}" for name in ("one", "two")]
+
+    found = [await bench.workers.describe(Step("work", "node", source, files={"props.mjs": text})) for text in texts]
+
+    assert [prop.name for each in found for prop in each.props] == ["one", "two"]
 
 
 async def test_failed_additional_props_are_a_warning(bench: Bench, write: Write) -> None:
@@ -551,6 +726,19 @@ async def test_class_instance_is_exported_as_its_data(bench: Bench, write: Write
 
     assert outcome.exports["$return_value"] == [{"id": 1, "_same": {"a": 1}, "again": {"a": 1}}]
     assert outcome.warnings == ()
+
+
+@pytest.mark.parametrize("exported", ["exports.default = made", "module.exports = made"])
+async def test_component_in_common_js(bench: Bench, write: Write, exported: str) -> None:
+    """A component may be a CommonJS file, also one that was compiled from a module."""
+    written = write("")
+    path = written.path.with_suffix(".cjs")
+    path.write_text(f"const made = {{ props: {{ n: 'integer' }}, run() {{ return this.n + 1 }} }};\n{exported};")
+
+    outcome = await run(bench, replace(written, path=path), props={"n": 1}, account_fields={})
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == 2
 
 
 async def test_component_of_a_folder_is_reloaded_in_each_run(open_run: OpenRun, write: Write) -> None:
@@ -661,6 +849,26 @@ async def test_metadata_that_is_not_text_is_converted_or_ignored(bench: Bench, w
     assert outcome.emitted_events == (Emitted(1, '{"a":1}', "2", "[3]", None),)
 
 
+@pytest.mark.parametrize(
+    ("meta", "emitted"),
+    [
+        ("{ id: 10, ts: new Date(7) }", Emitted(1, 10, None, None, 7)),
+        ("{ id: 1.5, ts: 0 }", Emitted(1, 1.5, None, None, 0)),
+        ("{ id: '10', name: null }", Emitted(1, "10")),
+        ("undefined", Emitted(1)),
+    ],
+)
+async def test_metadata_of_an_event(bench: Bench, write: Write, meta: str, emitted: Emitted) -> None:
+    """A number stays a number, because a source with `dedupe: greatest` compares ids; a date is its milliseconds."""
+    source = f"export default {{ key: 'k', version: '1', type: 'source', run() {{ this.$emit(1, {meta}) }} }}"
+    component = write(source, name="meta", kind="source")
+
+    outcome = await bench.workers.run_source(SourceCall(component, "dc_1"), StepRecorder())
+
+    assert outcome.error is None
+    assert outcome.emitted_events == (emitted,)
+
+
 async def test_failed_source_keeps_its_events_and_db(bench: Bench, write: Write) -> None:
     """Emitted events and the db survive a failure."""
     component = write(SOURCE, name="new-ticket", kind="source")
@@ -690,6 +898,19 @@ async def test_hooks_of_a_source(bench: Bench, write: Write) -> None:
     assert [(e.event, e.id, e.summary, e.ts) for e in deployed.emitted_events] == [({"old": True}, 1, "Old", 5)]
     assert active.service_db == {"hook": "http://127.0.0.1/x"}
     assert (deployed.is_implemented, none.is_implemented) == (True, False)
+
+
+async def test_source_without_a_public_url_fails_when_it_reads_the_url(bench: Bench, write: Write) -> None:
+    """A source that would register a webhook without a URL fails with a fix; a source that does not read the URL runs."""
+    component = write(SOURCE, name="new-ticket", kind="source")
+
+    active = await bench.workers.run_source(SourceCall(component, "dc_1", operation="activate"), StepRecorder())
+    deployed = await bench.workers.run_source(SourceCall(component, "dc_1", operation="deploy"), StepRecorder())
+
+    assert active.error is not None
+    assert "reads the public URL of its HTTP interface (endpoint), which is not configured" in active.error.message
+    assert "--endpoint URL" in active.error.fix
+    assert deployed.error is None
 
 
 async def test_step_with_an_interface_prop_fails(bench: Bench, write: Write) -> None:

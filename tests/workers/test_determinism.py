@@ -120,11 +120,37 @@ async def test_fixed_clock_in_node(tmp_path: Path) -> None:
     assert len({str(each) for each in value["ids"]}) == 3
 
 
+async def test_all_functions_of_python_have_the_fixed_time(tmp_path: Path) -> None:
+    """Functions that format the current time, and time zones, have the fixed time; a given time is used as it is."""
+    source = """
+import time
+from datetime import date, datetime, timedelta, timezone
+
+def handler(pd):
+    east = timezone(timedelta(hours=9))
+    return [
+        [time.asctime(), time.localtime().tm_hour, datetime.utcnow().isoformat(), datetime.now(east).isoformat()],
+        [time.strftime("%Y", time.gmtime(0)), time.ctime(0)[-4:], time.asctime(time.gmtime(0))[-4:], time.gmtime(0).tm_year],
+        [issubclass(datetime, date), isinstance(date.today(), datetime), type(datetime.now() - datetime.now()).__name__],
+    ]
+"""
+
+    value, _ = await twice(tmp_path, "python", source, Determinism(AT, "seed"))
+
+    assert value == [
+        ["Sun Mar  1 12:30:15 2026", 12, "2026-03-01T12:30:15", "2026-03-01T21:30:15+09:00"],
+        ["1970", "1970", "1970", 1970],
+        [True, False, "timedelta"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("language", "source"),
     [
         ("python", "import random\ndef handler(pd):\n    return random.random()"),
+        ("python", "import os\ndef handler(pd):\n    return os.urandom(100).hex()"),
         ("node", "export default { run: () => Math.random() }"),
+        ("node", "import { randomBytes } from 'crypto';\nexport default { run: () => randomBytes(100) }"),
     ],
 )
 async def test_random_numbers_depend_only_on_the_step(tmp_path: Path, language: Language, source: str) -> None:
@@ -135,6 +161,41 @@ async def test_random_numbers_depend_only_on_the_step(tmp_path: Path, language: 
         again = (await bench.run(language, source, name="a")).exports
 
     assert first == again != other
+
+
+async def test_node_functions_fill_the_named_part_of_a_buffer(tmp_path: Path) -> None:
+    """A random function of Node.js changes the part of a buffer that it is given, and no other part."""
+    source = """
+    import { randomFill, randomFillSync } from "node:crypto";
+    export default { async run() {
+      const buffers = Array.from({ length: 4 }, () => new ArrayBuffer(96));
+      randomFillSync(new Uint8Array(buffers[0], 32, 32));
+      crypto.getRandomValues(new Uint32Array(buffers[1], 32, 8));
+      randomFillSync(Buffer.from(buffers[2]), 32, 32);
+      await new Promise((resolve) => randomFill(Buffer.from(buffers[3]), 32, 32, resolve));
+      const isFilled = (buffer, from) => new Uint8Array(buffer, from, 32).some((byte) => byte > 0);
+      return buffers.map((buffer) => [0, 32, 64].map((from) => isFilled(buffer, from)));
+    } }
+    """
+
+    value, _ = await twice(tmp_path, "node", source, Determinism(AT, "seed"))
+
+    assert value == [[False, True, False]] * 4
+
+
+async def test_random_integers_of_node_are_in_their_range(tmp_path: Path) -> None:
+    """`randomInt` takes a maximum, or a minimum and a maximum, which is not included, and may have a callback."""
+    source = """
+    import { randomInt } from "node:crypto";
+    export default { async run() {
+      const called = await new Promise((resolve) => randomInt(7, 8, (error, value) => resolve([error, value])));
+      return [randomInt(1), randomInt(5, 6), ...called, new Set(Array.from({ length: 200 }, () => randomInt(3, 6))).size];
+    } }
+    """
+
+    value, _ = await twice(tmp_path, "node", source, Determinism(AT, "seed"))
+
+    assert value == [0, 5, None, 7, 3]
 
 
 async def test_expressions_and_another_seed(tmp_path: Path) -> None:

@@ -140,6 +140,16 @@ async def test_kinds_of_panics(bench: Bench, body: str, name: str, message: str)
     assert (outcome.error.name, outcome.error.message, outcome.error.line) == (name, message, 5)
 
 
+async def test_panic_after_much_output_is_an_error(bench: Bench) -> None:
+    """The end of a long stderr has the panic."""
+    body = 'for i := 0; i < 2000; i++ { println(strings.Repeat("x", 99)) }\npanic("at last")'
+
+    outcome = await bench.run("go", program(body, "strings"))
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.message, outcome.error.line) == ("panic", "at last", 5)
+
+
 async def test_output_that_looks_like_a_panic_is_output(bench: Bench) -> None:
     """Only a panic message of the Go runtime makes an exit a panic."""
     outcome = await bench.run("go", program('println("panic: no"); os.Exit(2)', "os"))
@@ -179,6 +189,17 @@ async def test_export_that_is_not_json_is_an_error(bench: Bench, value: str) -> 
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.line) == ("export_not_json", 5)
     assert outcome.error.message.startswith('pd.Export("bad"): json: unsupported')
+
+
+@pytest.mark.parametrize("name", ["", "a=b", "a\\nb", "a\\rb"])
+async def test_export_needs_a_name(bench: Bench, name: str) -> None:
+    """A name that would end the name or the line in the file of exports is refused at the export."""
+    outcome = await bench.run("go", program(f'pd.Export("kept", 1)\npd.Export("{name}", 1)'))
+
+    assert outcome.error is not None
+    assert outcome.error.line == 5
+    assert "the name must not be empty and must not contain = or a line break" in outcome.error.message
+    assert outcome.exports == {"kept": 1}
 
 
 async def test_numbers(open_run: OpenRun) -> None:
@@ -285,7 +306,7 @@ async def test_accounts(bench: Bench) -> None:
     ("body", "expected"),
     [
         ('"hello"', "hello"),
-        ("[]byte{0, 255}", {"$base64": "AP8="}),
+        ("[]byte{251, 255}", {"$base64": "+/8="}),
         ('map[string]int{"a": 1}', {"a": 1}),
         ("nil", None),
     ],
@@ -348,6 +369,17 @@ async def test_concurrent_runs_compile_a_step_once(go_programs: GoBuildCache) ->
     )
 
     assert lasting(reported) == ["compiling work.go"]
+
+
+async def test_step_is_compiled_for_this_machine(go_cache: Path) -> None:
+    """Variables of the user that name another system have no effect."""
+    environ = {**os.environ, "GOOS": "plan9", "GOARCH": "386", "GOFLAGS": "-mod=vendor", "GOWORK": "/nothing"}
+    programs = GoBuildCache(go_cache, lock=go_cache / "go.mod", environ=environ)
+    step = Step("work", "go", program(f'println("{time.time_ns()}")'))
+
+    built = await programs.build_program(step, install=False, report_progress=lambda _: None)
+
+    assert subprocess.run([built], check=False, capture_output=True).returncode == 0
 
 
 async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCache, go_cache: Path) -> None:
@@ -485,6 +517,32 @@ async def test_modules_of_a_lock_replace_those_of_the_project(go_cache: Path, tm
     ]
     assert again == old
     assert programs.read_lock() == changed
+
+
+async def test_run_with_a_lock_uses_its_modules(go_cache: Path, tmp_path: Path) -> None:
+    """Go steps of a run have the modules of its setup, not those of the project's lock file."""
+    module = "example.test/terms"
+    source = IMPORTER.replace("words", "terms")
+    environ = {**os.environ, "GONOSUMDB": "*", "GOFLAGS": ""}
+    locks = []
+    for version in ("v1.0.0", "v1.1.0"):
+        environ["GOPROXY"] = proxy_with(
+            tmp_path / version, module, version, f'package terms\n\nconst Word = "{version}"\n'
+        )
+        programs = GoBuildCache(go_cache, lock=tmp_path / f"{version}.mod", environ=environ)
+        await programs.build_program(Step("work", "go", source), install=True, report_progress=lambda _: None)
+        locks.append(programs.read_lock())
+    pool = WorkerPool(go_cache=programs)
+    printed = []
+    for lock in (locks[0], None):
+        setup = RunSetup("run", "demo", {"event": {}, "context": {}}, {}, tmp_path, go_lock=lock)
+        run = Bench(await pool.open_run(setup))
+        outcome = await run.run("go", source)
+        printed.append((outcome.error, run.printed("stderr")))
+        await run.workers.release()
+    await pool.close()
+
+    assert printed == [(None, "v1.0.0\n"), (None, "v1.1.0\n")]
 
 
 @pytest.mark.parametrize(

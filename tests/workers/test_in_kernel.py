@@ -32,10 +32,23 @@ class Kernel:
         self.printed: list[tuple[Stream, bytes]] = []
 
     def run(
-        self, step: Step, *, variables: Mapping[str, str] | None = None, site: Path | None = None
+        self,
+        step: Step,
+        *,
+        variables: Mapping[str, str] | None = None,
+        site: Path | None = None,
+        auth: Mapping[str, Mapping[str, str]] | None = None,
     ) -> StepError | None:
         """The error of *step*."""
-        request = {"step": step.name, "file": FILE, "props": {}, "auth": {}, "stores": {}, "context": {}, "flow": []}
+        request: dict[str, Any] = {
+            "step": step.name,
+            "file": FILE,
+            "props": {},
+            "stores": {},
+            "context": {},
+            "flow": [],
+        }
+        request["auth"] = auth or {}
         return self.runner.run_step(
             step,
             request,
@@ -111,6 +124,33 @@ def test_an_error_has_the_lines_of_the_cell(kernel: Kernel) -> None:
     assert f'File "{step.filename}", line 5' in error.stack
     assert FILE not in error.stack
     assert linecache.getline(FILE, 5).strip() == "raise ValueError('no')"
+
+
+def test_secrets_in_local_variables_are_hidden(kernel: Kernel) -> None:
+    """The stack of an error has neither the value of a variable nor a field of an account."""
+    body = "import os\na, b = os.environ['A'], pd.inputs['slack']['$auth']['token']\n1 / 0"
+
+    error = kernel.run(
+        python_step("bad", body), variables={"A": "value-of-a"}, auth={"slack": {"token": "xoxb-of-slack"}}
+    )
+
+    assert error is not None
+    assert error.stack is not None
+    assert "a = '***'" in error.stack
+    assert "b = '***'" in error.stack
+
+
+async def test_a_coroutine_is_awaited_while_the_kernel_has_an_event_loop(kernel: Kernel) -> None:
+    """The handler of a step may be a coroutine; its result and its error are those of the step."""
+    source = "import asyncio\nasync def handler(pd):\n    await asyncio.sleep(0)\n    return 5 // pd.steps['trigger']['event']['n']\n"
+    step = replace(python_step(), source=source)
+
+    errors = [kernel.run(step), kernel.run(replace(step, source=source.replace("5 //", "1 // 0 *")))]
+
+    assert errors[0] is None
+    assert [line["v"] for line in kernel.lines] == [0]
+    assert errors[1] is not None
+    assert (errors[1].name, errors[1].line) == ("ZeroDivisionError", 5)
 
 
 def test_a_debugger_that_quits_stops_the_step(kernel: Kernel) -> None:

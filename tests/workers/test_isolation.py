@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pdkernel.workers.isolation import Isolation, StepAccess
+from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder
 
 EVERYTHING = Isolation(namespaces=True, landlock=True)
 WHY = (("namespaces", "Operation not permitted"), ("landlock", "the kernel does not provide it"), ("user", "not root"))
@@ -40,6 +42,48 @@ def test_gaps(isolation: Isolation, number: int) -> None:
     """Each missing protection that lets a run reach another one is a sentence with its reason."""
     assert len(isolation.gaps) == number
     assert all("Operation not permitted" in gap and gap.endswith(".") for gap in isolation.gaps)
+
+
+def test_what_is_in_force_is_described() -> None:
+    """Each protection has a sentence, with the reason if it is missing."""
+    missing = Isolation(reasons=WHY).describe()
+
+    assert replace(EVERYTHING, first_uid=2_000_000_000).describe() == {
+        "isolation_processes": "own processes, mounts and /tmp",
+        "isolation_files": "Landlock permits the system's programs, packages, the project's code and /tmp",
+        "isolation_user": "workers have a user id of their own, per slot",
+    }
+    assert missing == {
+        "isolation_processes": "not in force: Operation not permitted",
+        "isolation_files": "not in force: the kernel does not provide it",
+        "isolation_user": "workers have the user of this process: not root",
+    }
+    assert Isolation.unavailable("no reason").describe()["isolation_files"] == "not in force: no reason"
+
+
+def test_server_of_root_says_who_runs_its_steps() -> None:
+    """The line names the user of the steps; a server of another user has no line."""
+    lines = [isolation.describe_root() for isolation in (Isolation(reasons=WHY), replace(EVERYTHING, first_uid=60_000))]
+
+    if os.geteuid() != 0:
+        assert lines == [[], []]
+    else:
+        assert lines[0] == ["This server runs as root, and so do steps, without its rights: not root."]
+        assert lines[1][0].startswith("This server runs as root. Steps run as other users")
+
+
+@pytest.mark.parametrize(("temporary", "parent"), [("/tmp", "/var/tmp"), (None, None)])
+def test_scratch_folder_is_outside_of_tmp(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, temporary: str | None, parent: str | None
+) -> None:
+    """Processes with a `/tmp` of their own see the folder; another temporary folder that the user has chosen is used."""
+    monkeypatch.setattr(tempfile, "tempdir", temporary or str(tmp_path))
+
+    folder = make_scratch_folder("pdkernel-test-")
+    folder.rmdir()
+
+    assert str(folder.parent) == (parent or str(tmp_path))
+    assert folder.name.startswith("pdkernel-test-")
 
 
 def test_a_process_serves_runs_that_need_no_more() -> None:

@@ -57,6 +57,51 @@ def mounts_below(plan: IsolationPlan, folder: Path) -> list[Mount]:
     return [each for each in plan.mounts if Path(each.target).is_relative_to(folder)]
 
 
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("components/desk/actions/send/send.mjs", ""),
+        ("components/desk/sources/new/new.mjs", ""),
+        ("apps/desk/actions/send/send.mjs", "apps"),
+        ("apps/desk/sources/new/new.mjs", "apps"),
+        ("own/send.mjs", "own"),
+        ("missing.mjs", "missing.mjs"),
+    ],
+)
+def test_folder_of_a_component(tmp_path: Path, file: str, folder: str) -> None:
+    """A component may load the files of all apps beside its own, and otherwise the files beside it."""
+    if "/" in file:
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+
+    assert isolation_plan.component_folder(tmp_path / file) == tmp_path / folder
+
+
+def test_folders_of_a_program(tmp_path: Path) -> None:
+    """An interpreter needs its own folder, and that of the program to which its path leads."""
+    for name in ("real", "environment"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+    (tmp_path / "real" / "bin" / "python3").touch()
+    link = tmp_path / "environment" / "bin" / "python"
+    link.symlink_to(tmp_path / "real" / "bin" / "python3")
+    beside = tmp_path / "beside" / "node"
+    beside.parent.mkdir()
+    beside.touch()
+
+    assert isolation_plan.program_folders(link) == {tmp_path / "environment", tmp_path / "real"}
+    assert isolation_plan.program_folders(beside) == {tmp_path / "beside"}
+
+
+def test_packages_above_a_folder(tmp_path: Path) -> None:
+    """Node.js loads packages from each folder above, the nearest first."""
+    for name in ("node_modules", "a/b/node_modules", "a/b/c/node_modules"):
+        (tmp_path / name).mkdir(parents=True)
+
+    found = isolation_plan.node_modules_above(tmp_path / "a" / "b" / "c")
+
+    assert found[:2] == (tmp_path / "a" / "b" / "node_modules", tmp_path / "node_modules")
+
+
 def test_slot_has_its_own_tmp_and_no_other_slot(base: Path) -> None:
     """`/tmp` and shared memory are a folder of the slot; the folders of other slots are hidden."""
     plan = plan_of(base, StepAccess())
@@ -124,6 +169,29 @@ def test_workflow_in_the_home_folder(base: Path, monkeypatch: pytest.MonkeyPatch
     assert [path for path in plan.read if path.startswith(str(base))] == [str(base / "home" / "data")]
 
 
+@pytest.mark.parametrize("wide", ["/", "/tmp", "/var", "/dev", "~"])
+def test_workflow_in_a_wide_folder(base: Path, monkeypatch: pytest.MonkeyPatch, wide: str) -> None:
+    """A folder with more than code is not shown as a whole, also if a workflow is in it."""
+    home = base / "home" if wide == "~" else Path("/home/nobody")  # the folders above the home are too wide, too
+    (base / "home" / ".ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    isolation_plan._too_wide.cache_clear()
+    folder = Path(wide).expanduser()
+    plan = plan_of(base, StepAccess(read=frozenset({folder})))
+    isolation_plan._too_wide.cache_clear()
+
+    assert str(folder) not in plan.read
+    assert str(base / "home" / ".ssh") not in plan.read
+
+
+def test_programs_of_version_managers_are_visible(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts in a folder `shims` of PATH call programs in the folder above."""
+    (base / "manager" / "shims").mkdir(parents=True)
+    monkeypatch.setenv("PATH", f"{base}/manager/shims:/usr/bin")
+
+    assert str(base / "manager") in plan_of(base, StepAccess(read=frozenset({base / "slots"}))).read
+
+
 def test_more_paths_are_configured(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`PDKERNEL_STEP_PATHS` names paths that steps may change; a path that does not exist is ignored."""
     (base / "data").mkdir()
@@ -171,17 +239,45 @@ class TestUser:
 
         assert (plan.uid, plan.gid) == (None, None)
 
+    @pytest.mark.parametrize(("mode", "stays"), [(0o755, False), (0o744, True), (0o751, True)])
+    def test_other_users_must_list_and_enter_the_code(self, base: Path, mode: int, stays: bool) -> None:
+        """A folder of code that another user can enter or list, but not both, does not suffice."""
+        code = base / "project"
+        code.mkdir()
+        code.chmod(mode)
+
+        plan = plan_of(base, StepAccess(read=frozenset({code})), self.rooted)
+
+        assert (plan.uid is None) == stays
+
+    def test_other_users_must_change_configured_paths(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers keep the user if another could not change a path of `PDKERNEL_STEP_PATHS`."""
+        users = []
+        for mode in (0o777, 0o775):
+            data = base / f"data{mode:o}"
+            data.mkdir()
+            data.chmod(mode)
+            monkeypatch.setenv(STEP_PATHS_VARIABLE, str(data))
+            users.append(plan_of(base, StepAccess(), self.rooted).uid)
+
+        assert [uid is None for uid in users] == [False, True]
+
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
     def test_file_store_belongs_to_the_group(self, base: Path) -> None:
         """Every worker may change every file of the file store, those of earlier runs included."""
         hidden, access = project_in(base / "project")
-        (hidden / "files" / "old").write_text("x")
+        (hidden / "files" / "sub").mkdir(mode=0o700)
+        for old in (hidden / "files" / "old", hidden / "files" / "sub" / "older"):
+            old.write_text("x")
+            old.chmod(0o600)
 
         plan = plan_of(base, access, self.rooted)
 
         store = (hidden / "files").stat()
         assert (store.st_gid, stat.S_IMODE(store.st_mode)) == (plan.gid, 0o2770)
-        assert (hidden / "files" / "old").stat().st_gid == plan.gid
+        for name, mode in (("old", 0o660), ("sub", 0o2770), ("sub/older", 0o660)):
+            found = (hidden / "files" / name).stat()
+            assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (plan.gid, mode)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user or without a capability")

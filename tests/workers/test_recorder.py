@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.clock import ManualClock, format_iso
 from pdkernel.errors import StepError
 from pdkernel.execution import AccountUse, Log, OutboundCall, StepResult
 from pdkernel.model import JSON
@@ -195,6 +195,21 @@ def test_accounts_props_and_source_of_a_step_are_recorded() -> None:
     assert result.props == {"text": PLACEHOLDER, "fits": "x" * 65_534, "large": "(65,537 bytes, not recorded)"}
     assert [use.name for use in result.accounts] == [f"of {PLACEHOLDER}"]
     assert result.source == "export default {}"
+
+
+def test_time_and_usage_of_a_step() -> None:
+    """The record has the start and the duration by the clock, and none before the end; the outcome has what was measured."""
+    clock = ManualClock()
+    began = format_iso(clock.now())
+    recorder = StepRecorder("code", clock=clock)
+    clock.advance(1.5)
+    recorder.set_usage(seconds=1.25, memory_mb=30.5)
+    snapshot, outcome = recorder.snapshot(), recorder.outcome()
+    result = recorder.finish("success")
+
+    assert (snapshot.started_at, snapshot.duration_ms, snapshot.status) == (began, None, "not_run")
+    assert (result.started_at, result.duration_ms, result.status) == (began, 1500, "success")
+    assert (outcome.duration_s, outcome.peak_memory_mb) == (1.25, 30.5)
 
 
 @pytest.mark.parametrize("reason", [None, "", "enough"])

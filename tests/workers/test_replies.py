@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pdkernel.errors import ExportNotJSONError, StepError, exit_status_of
+from pdkernel.errors import ExportNotJSONError, StepError, StepTimeoutError, exit_status_of
 from pdkernel.model import JSON
 from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.declarations import ComponentDescription, PropDeclaration, PropOptionsPage
@@ -41,7 +41,7 @@ from pdkernel.workers.replies import (
 )
 from pdkernel.workers.step_errors import PayloadLimitError
 from pdkernel.workers.step_exchange import StepExchange
-from pdkernel.workers.worker import Worker
+from pdkernel.workers.worker import READY_LINE, Worker
 from pdkernel.workers.worker_command import WorkerCommand
 from pdkernel.workers.worker_process import WorkerProcess
 
@@ -355,6 +355,45 @@ async def test_worker_that_started_early_is_ready(start: Start) -> None:
 
     assert exchange.reply.result() == Done(None, False, False, False)
     assert exchange.elapsed_s > 0
+
+
+async def test_start_of_a_worker_is_not_time_of_the_step() -> None:
+    """The time limit of a step counts from the time at which its worker is ready."""
+    worker = Worker("python", WorkerCommand([sys.executable, "-c", "import time; time.sleep(60)"]), {}, None)
+    exchange = StepExchange(worker, StepRecorder())
+
+    exchange.send({"op": "run"}, [], timeout_s=0.001)
+    finished, _ = await asyncio.wait([exchange.reply], timeout=0.05)
+    elapsed_s = exchange.elapsed_s
+    exchange.on_line(READY_LINE)
+
+    with pytest.raises(StepTimeoutError, match=r"longer than 0\.001 seconds"):
+        await exchange.reply
+    assert (finished, elapsed_s) == (set(), 0)
+    worker.kill()
+
+
+async def test_service_call_ends_with_its_step(start: Start) -> None:
+    """A service call that a step has not waited for is cancelled at the end of the step."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    class Services:
+        async def call(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            return None
+
+    exchange = StepExchange(start(['N {"t":"ask","id":1,"call":"store.get","args":{}}']), StepRecorder(), Services())
+    exchange.send({"op": "run"}, [], timeout_s=20)
+    await began.wait()
+
+    exchange.close()
+
+    async with asyncio.timeout(20):
+        await ended.wait()
 
 
 async def test_line_above_the_limit_is_refused() -> None:

@@ -135,6 +135,27 @@ async def test_unusual_code_succeeds(bench: Bench, language: Language, source: s
     await run_good(bench, language)
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("language", "close", "write"),
+    [
+        ("python", "sys.{}.close()", "print('out'); print('err', file=sys.stderr)"),
+        ("node", "process.{}.end()", "console.log('out'); console.error('err')"),
+    ],
+)
+async def test_step_after_a_closed_stream_prints(
+    bench: Bench, language: Language, close: str, write: str, stream: str
+) -> None:
+    """A step that closes one of its streams does not take the stream from the next step."""
+    form = "import sys\ndef handler(pd):\n    {}\n" if language == "python" else "export default {{ run() {{ {} }} }}"
+    await bench.run(language, form.format(close.format(stream)))
+
+    outcome = await bench.run(language, form.format(write), name="after")
+
+    assert outcome.error is None
+    assert (bench.printed(), bench.printed("stderr")) == ("out\n", "err\n")
+
+
 async def test_forged_description_is_refused(bench: Bench) -> None:
     """The description of a component is validated like the replies of a step."""
     forged = '1 {"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false,"value":{"props":[{}]}}\\n'
@@ -175,6 +196,7 @@ async def test_deep_recursion_has_a_short_stack(bench: Bench) -> None:
     assert "more of your frames" in str(python.error.stack)
     assert node.error is not None
     assert (node.error.name, node.error.line) == ("RangeError", 1)
+    assert "more of your frames" in str(node.error.stack)
     assert len(str(node.error.stack).splitlines()) < 40
 
 

@@ -142,6 +142,21 @@ async def test_error_has_the_line_of_the_cell(bench: Bench) -> None:
     assert "node:internal" not in error.stack
 
 
+async def test_error_of_moved_code_has_its_new_line(bench: Bench) -> None:
+    """Unchanged code that moves in its notebook or has another name is reported at its new place."""
+    source = "export default {\n  run() { throw new Error('no') }\n}"
+
+    errors = [
+        (await bench.run("node", source, line_offset=offset, name=name)).error
+        for offset, name in ((0, "one"), (3, "one"), (0, "two"), (3, "one"))
+    ]
+
+    assert [(error.line, (error.stack or "").splitlines()[1:3]) for error in errors if error is not None] == [
+        (line, [f"    at Object.run (<step {name}>:{line}:17)", "      run() { throw new Error('no') }"])
+        for line, name in ((2, "one"), (5, "one"), (2, "two"), (5, "one"))
+    ]
+
+
 @pytest.mark.parametrize(
     ("thrown", "message"),
     [
@@ -158,6 +173,19 @@ async def test_thrown_value_of_any_type_is_reported(bench: Bench, thrown: str, m
 
     assert outcome.error is not None
     assert outcome.error.message == message
+
+
+async def test_line_of_the_cause_is_the_line_of_the_error(bench: Bench) -> None:
+    """An error without a frame of the cell has the line of its cause."""
+    outcome = await bench.run(
+        "node",
+        component(
+            "const cause = new TypeError('inner');\nthrow Object.assign(new Error('outer', { cause }), { stack: 'Error: outer' })"
+        ),
+    )
+
+    assert outcome.error is not None
+    assert (outcome.error.message, outcome.error.line) == ("outer", 2)
 
 
 async def test_configuration_error_is_recognized_by_its_name(bench: Bench) -> None:
@@ -308,6 +336,19 @@ async def test_asynchronous_code_and_built_in_modules(bench: Bench, body: str, v
     assert outcome.exports == {"$return_value": value}
 
 
+async def test_value_with_its_own_json_is_exported_without_a_warning(bench: Bench) -> None:
+    """Dates, URLs and other objects with `toJSON` are exported as that, whatever they hold."""
+    outcome = await bench.run(
+        "node",
+        component(
+            "const own = { a: 1n, toJSON() { return 'own' } }; own.self = own; return [new Date(0), new URL('https://a.test/'), own]"
+        ),
+    )
+
+    assert outcome.exports["$return_value"] == ["1970-01-01T00:00:00.000Z", "https://a.test/", "own"]
+    assert outcome.warnings == ()
+
+
 async def test_value_that_stringify_drops_is_a_warning(bench: Bench) -> None:
     """Functions, NaN and Maps are exported as JSON.stringify does, and a warning has the path."""
     outcome = await bench.run(
@@ -344,17 +385,31 @@ async def test_bodies_of_a_response(bench: Bench, body: str, expected: object) -
     assert outcome.response == {"status": 200, "headers": {"x-n": "1"}, "body": expected}
 
 
+async def test_header_of_a_response_is_a_text_or_a_list_of_texts(bench: Bench) -> None:
+    """A number or boolean in a header becomes text, also in a list."""
+    outcome = await bench.run(
+        "node", component("await $.respond({ status: 200, headers: { a: true, b: [1, false, 'c'], d: [] } })")
+    )
+
+    assert outcome.response == {
+        "status": 200,
+        "headers": {"a": "true", "b": ["1", "false", "c"], "d": []},
+        "body": None,
+    }
+
+
 async def test_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
     """An immediate response is marked; a stream is read to its end."""
     immediate = await bench.run("node", component("await $.respond({ status: 202, immediate: true })"))
-    stream = await bench.run(
-        "node",
-        "import { Readable } from 'stream';\nexport default { async run({ $ }) { await $.respond({ status: 200, body: Readable.from(['a', 'b']) }) } }",
-    )
+    source = "import { Readable } from 'stream';\nexport default { async run({ $ }) { await $.respond({ status: 200, body: Readable.from(BODY) }) } }"
+    stream = await bench.run("node", source.replace("BODY", "['a', 'b']"))
+    mixed = await bench.run("node", source.replace("BODY", "[Buffer.from('a'), 'b']"))
 
     assert immediate.response == {"status": 202, "headers": {}, "body": None, "immediate": True}
     assert stream.response is not None
     assert stream.response["body"] == "ab"
+    assert mixed.response is not None
+    assert mixed.response["body"] == {"$base64": "YWI="}
 
 
 @pytest.mark.parametrize(
@@ -428,6 +483,64 @@ async def test_throw_in_a_callback_fails_the_running_step(bench: Bench) -> None:
     assert outcome.error.message == "thrown"
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import dgram from 'dgram'; const leave = (done) => dgram.createSocket('udp4').bind(0, '127.0.0.1', done);",
+        "import net from 'net'; const leave = (done) => net.createServer().listen(0, '127.0.0.1', done);",
+        "import net from 'net'; const leave = (done) => net.createServer().listen('socket', done);",
+        "import child from 'child_process'; const leave = (done) => child.spawn('sleep', ['1000']).on('spawn', done);",
+        """import { Worker } from 'worker_threads';
+        const leave = (done) => new Worker('setInterval(() => {}, 99)', { eval: true }).on('online', done);""",
+    ],
+    ids=["datagrams", "server", "Unix socket", "child", "thread"],
+)
+async def test_each_kind_of_running_code_is_noticed(bench: Bench, start: str) -> None:
+    """A worker whose step left a socket, a program or a thread is not used again."""
+    source = f"{start}\nexport default {{ async run() {{ await new Promise(leave); return process.pid }} }}"
+
+    outcome = await bench.run("node", source)
+    after = await bench.run("node", component("return process.pid"), name="after")
+
+    assert outcome.error is None
+    assert "still running" in outcome.warnings[0]
+    assert after.exports != outcome.exports
+
+
+async def test_thread_that_does_not_keep_the_process_is_not_running_code(bench: Bench) -> None:
+    """A thread after `unref`, as loggers start one, and a thread that ends by itself, keep the worker."""
+    source = (
+        "import { Worker } from 'worker_threads';\nexport default { async run() {\n"
+        "new Worker('setInterval(() => {}, 99)', { eval: true }).unref();\n"
+        "await new Promise((r) => new Worker('1', { eval: true }).on('exit', r));\nreturn process.pid } }"
+    )
+
+    outcome = await bench.run("node", source)
+    after = await bench.run("node", component("return process.pid"), name="after")
+
+    assert (outcome.error, outcome.warnings) == (None, ())
+    assert after.exports == outcome.exports
+
+
+async def test_failure_of_an_earlier_step_does_not_fail_the_running_step(bench: Bench) -> None:
+    """Code that a step left running fails while another step runs: the other step has a warning."""
+    first = component(
+        "const poll = setInterval(() => {\n"
+        "  if (!globalThis.isSecond) return;\n"
+        "  clearInterval(poll); globalThis.isSecond = false; throw new Error('too late')\n"
+        "}, 1).unref()"
+    )
+    second = component(
+        "globalThis.isSecond = true; while (globalThis.isSecond) await new Promise((r) => setTimeout(r, 1)); return 1"
+    )
+
+    await bench.run("node", first, name="first")
+    outcome = await bench.run("node", second, name="second")
+
+    assert (outcome.error, outcome.exports) == (None, {"$return_value": 1})
+    assert outcome.warnings == ("A step failed after it had ended: too late",)
+
+
 async def test_running_code_is_stopped_and_reported(bench: Bench) -> None:
     """Output of code that a step left running is not in the logs of the next step."""
     first = await bench.run("node", component("setInterval(() => console.log('late'), 1)"), name="first")
@@ -489,27 +602,43 @@ async def test_each_step_has_its_own_lazy_steps_object(bench: Bench) -> None:
     first = await bench.run(
         "node",
         component(
-            "console.log(steps); steps.trigger.event.n = 0; return [JSON.parse(JSON.stringify({ ...steps })), Object.keys(steps)]"
+            "console.log(steps); steps.trigger.event.n = 0; steps.other = 1;\n"
+            "const seen = [JSON.parse(JSON.stringify({ ...steps })), Object.keys(steps)]; steps.trigger = 5; return [...seen, steps.trigger]"
         ),
         name="first",
     )
     second = await bench.run("node", component("return steps.trigger.event.n"), name="second")
 
     assert first.exports["$return_value"] == [
-        {"trigger": {"event": {"n": 0, "name": "Ada"}, "context": {"id": "ctx1"}}},
-        ["trigger"],
+        {"trigger": {"event": {"n": 0, "name": "Ada"}, "context": {"id": "ctx1"}}, "other": 1},
+        ["trigger", "other"],
+        5,
     ]
     assert second.exports["$return_value"] == 7
 
 
-async def test_edited_file_of_the_project_is_reloaded_in_the_next_run(open_run: OpenRun, tmp_path: Path) -> None:
-    """A relative import is loaded again in each run."""
-    source = "import { x } from './helper.mjs';\nexport default { run() { return x } }"
+@pytest.mark.parametrize(
+    ("name", "text", "source"),
+    [
+        ("helper.mjs", "export const x = {}", "import {{ x }} from './{}';\nexport default {{ run() {{ return x }} }}"),
+        (
+            "helper.cjs",
+            "exports.x = {}",
+            "const {{ x }} = require('./{}');\nmodule.exports = {{ run() {{ return x }} }}",
+        ),
+        ("x.json", '{{"x": {}}}', "export default {{ async run() {{ return (await import('./{}')).default.x }} }}"),
+    ],
+)
+async def test_edited_file_of_the_project_is_reloaded_in_the_next_run(
+    open_run: OpenRun, tmp_path: Path, name: str, text: str, source: str
+) -> None:
+    """A relative import or `require` is loaded again in each run."""
+    source = source.format(name)
     values = []
 
     for value in (1, 2):
         bench = await open_run()
-        tmp_path.joinpath("project/helper.mjs").write_text(f"export const x = {value}")
+        tmp_path.joinpath("project", name).write_text(text.format(value))
         values.append((await bench.run("node", source)).exports["$return_value"])
         await bench.workers.release()
 
@@ -573,6 +702,13 @@ async def test_expressions_are_full_javascript(bench: Bench) -> None:
     assert results[6]["error"]["name"] == "TypeError"
     assert results[7]["error"]["name"] == "SyntaxError"
     assert results[8] == {"value": None}
+
+
+async def test_expression_does_not_change_the_variables_of_others(bench: Bench) -> None:
+    """`process.env` of expressions is a copy of the workflow's variables."""
+    await bench.workers.evaluate(["(process.env.TOKEN = 'changed')"], {})
+
+    assert await bench.workers.evaluate(["process.env.TOKEN + ''"], {}) == [{"value": "tok-123456"}]
 
 
 async def test_describe_and_evaluate_have_time_limits(bench: Bench) -> None:

@@ -47,6 +47,15 @@ async def test_credential_in_a_local_is_replaced(bench: Bench) -> None:
     assert "xoxb-secret-token" not in stack
 
 
+async def test_variable_of_the_workflow_in_a_local_is_replaced(open_run: OpenRun) -> None:
+    """Stars replace the values of environment variables; a longer value is replaced before a value that it contains."""
+    variables = {"SHORT": "abcd", "LONG": "abcd-long-value"}
+    bench = await open_run(context={"test": True}, variables=variables)
+    code = "export default { run() { const { SHORT, LONG } = process.env; const all = `${SHORT} ${LONG}`; throw new Error('no') } }"
+
+    assert "all = '*** ***'" in await stack_of(bench, code)
+
+
 @pytest.mark.parametrize(
     ("token", "value"),
     [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.model import JSON
 from pdkernel.workers import RunSetup, WorkerPool
 from tests.workers.conftest import Bench
 
@@ -71,11 +72,34 @@ async def test_request_has_method_params_headers_and_auth(bench: Bench, server: 
     assert "authorization: Basic dTpw\r\n" in server.head
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "head"])
+async def test_fields_may_be_objects(bench: Bench, server: Server, method: str) -> None:
+    """Parameters and headers may be objects; a request without a body ignores the field."""
+    request = {
+        "method": method,
+        "url": server.url,
+        "params": {"y": "2 3", "n": 5, "o": {"a": 1}},
+        "headers": {"X-Mine": "m"},
+        "body": {"mode": "raw", "raw": "x"},
+    }
+
+    outcome = await bench.run("node", STEP, props={"r": request})
+
+    assert outcome.error is None
+    assert server.head.startswith(f"{method.upper()} /?y=2+3&n=5&o=%7B%22a%22%3A1%7D HTTP/1.1\r\n")
+    assert "x-mine: m\r\n" in server.head.lower()
+    assert server.body == b""
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "sent"),
     [
         ({"mode": "raw", "raw": '{"a":1}', "contentType": "application/json"}, "application/json", b'{"a":1}'),
         ({"type": "raw", "raw": "hello", "contentType": "text/plain"}, "text/plain", b"hello"),
+        ({"raw": {"a": 1}}, "application/json", b'{"a":1}'),
+        ({"a": 1}, "application/json", b'{"a":1}'),
+        ("hello", "text/plain;charset=utf-8", b"hello"),
+        ({"fields": [{"name": "a", "value": 1}, {"name": "b", "disabled": True}]}, "application/json", b'{"a":1}'),
         (
             {"type": "fields", "contentType": "application/json", "fields": [{"name": "a", "value": [1]}]},
             "application/json",
@@ -102,6 +126,34 @@ async def test_forms_of_a_body(bench: Bench, server: Server, body: Any, kind: st
     assert f"content-type: {kind}\r\n" in server.head.lower()
     assert "authorization: Bearer T\r\n" in server.head
     assert server.body == sent
+
+
+@pytest.mark.parametrize("body", [None, "", {}, {"mode": "raw", "raw": ""}, {"mode": "fields", "fields": []}])
+async def test_empty_body_is_not_sent(bench: Bench, server: Server, body: Any) -> None:
+    """A request whose body has no content has no content type."""
+    outcome = await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "body": body}})
+
+    assert outcome.error is None
+    assert "content-type" not in server.head.lower()
+    assert server.body == b""
+
+
+async def test_headers_of_request_and_response(bench: Bench, server: Server) -> None:
+    """A content type among the headers replaces that of the body; the step reads the headers of the response."""
+    source = STEP.replace(
+        "return this.r.execute()", "await this.r.execute(); return this.r.responseHeaders['content-type']"
+    )
+    request = {
+        "method": "POST",
+        "url": f" {server.url} ",
+        "headers": [{"name": "Content-Type", "value": "application/vnd.x+json"}],
+        "body": {"mode": "raw", "raw": "{}", "contentType": "application/json"},
+    }
+
+    outcome = await bench.run("node", source, props={"r": request})
+
+    assert outcome.exports["$return_value"] == "application/json"
+    assert "content-type: application/vnd.x+json\r\n" in server.head.lower()
 
 
 async def test_multipart_form(bench: Bench, server: Server) -> None:
@@ -157,6 +209,65 @@ async def test_request_without_a_url_is_an_error(bench: Bench) -> None:
     )
 
 
+class Records:
+    """A service of data stores, with pages of two records."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Any] = {}
+        self.ttls: dict[str, Any] = {}
+
+    async def call(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """Answer a call."""
+        assert args["store"] == "orders"
+        key = str(args.get("key"))
+        match operation:
+            case "store.get":
+                return {"value": self.records[key]} if key in self.records else None
+            case "store.set":
+                self.records[key], self.ttls[key] = args["value"], args["ttl"]
+            case "store.set_ttl":
+                self.ttls[key] = args["ttl"]
+            case "store.has":
+                return key in self.records
+            case "store.keys" | "store.entries":
+                what = operation.partition(".")[2]
+                start = int(str(args["after"] or 0))
+                found: list[JSON] = [key if what == "keys" else [key, value] for key, value in self.records.items()]
+                return {what: found[start : start + 2], "after": start + 2 if start + 2 < len(found) else None}
+        return None
+
+
+STORE = "export default { props: { s: 'data_store' }, async run() { const { s } = this; BODY } }"
+
+
+async def test_data_store_of_a_node_step(bench: Bench) -> None:
+    """Records are read page by page; without a time they never expire; what JSON does not support is refused or named."""
+    records = Records()
+    body = """
+    for (let n = 0; n < 5; n++) await s.set(`k${n}`, { n });
+    await s.set("k1", [1], { ttl: 60 }); await s.setTtl("k2", 5); await s.setTtl("k3", 5); await s.setTtl("k3");
+    await s.set("warned", { f() {} });
+    const entries = []; for await (const each of s.entries()) entries.push(each);
+    const same = []; for await (const each of s) same.push(each);
+    const failed = async (act) => { try { await act() } catch (error) { return `${error.name}: ${error.message}` } };
+    return [await s.keys(), entries.length, same.length, entries[4], await s.get("k1"), await s.has("no"), String(await s.get("no")),
+      await failed(() => s.get(5)), await failed(() => s.set("a", undefined)), await failed(() => s.set("a", { b: 1n }))];
+    """
+
+    outcome = await bench.run("node", STORE.replace("BODY", body), services=records, store_names={"s": "orders"})
+
+    assert outcome.error is None
+    keys = [*(f"k{n}" for n in range(5)), "warned"]
+    assert outcome.exports["$return_value"] == [
+        keys, 6, 6, ["k4", {"n": 4}], [1], False, "undefined",
+        "StoreValueError: A key of a data store must be a text, not 5. Use String(...).",
+        "StoreValueError: orders['a'] cannot be set to undefined, which JSON does not support. Use delete, or set null.",
+        "StoreValueError: orders['a'].b is a BigInt, which JSON does not support. Use String(...) or Number(...).",
+    ]  # fmt: skip
+    assert records.ttls == {"k0": None, "k1": 60, "k2": 5, "k3": None, "k4": None, "warned": None}
+    assert outcome.warnings == ("orders['warned'].f is a function, so it is not stored.",)
+
+
 @pytest.fixture
 async def filing(pool: WorkerPool, tmp_path: Path) -> Bench:
     """A run with a file store in `files`."""
@@ -201,6 +312,35 @@ async def test_files_are_written_listed_and_read(filing: Bench, tmp_path: Path) 
         "all": ["hello", 5, "hello", "hello"],
     }
     assert not (tmp_path / "files" / "a" / "one.txt").exists()
+
+
+async def test_folders_of_the_file_store(filing: Bench, tmp_path: Path) -> None:
+    """A store without files is empty, and a folder that does not exist is an error; entries have the size and the time."""
+    empty = await filing.run(
+        "node",
+        "export default { async run({ $ }) { for await (const f of $.files.dir()) return f.path; return 'none' } }",
+    )
+    missing = await filing.run(
+        "node", "export default { async run({ $ }) { for await (const f of $.files.dir('no')) return f.path } }"
+    )
+    (tmp_path / "files" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "files" / "a" / "x").write_bytes(b"12345678")
+    listed = await filing.run(
+        "node",
+        "export default { async run({ $ }) { const found = [];\n"
+        "for await (const f of $.files.dir('/a')) found.push([f.path, f.name, f.isFile(), f.modifiedAt instanceof Date]);\n"
+        "return [found, await $.files.open('a/x').toEncodedString('base64', 0, 3), await $.files.open('/a/./x').toEncodedString('utf8', 2, 4)] } }",
+    )
+
+    assert empty.exports["$return_value"] == "none"
+    assert missing.error is not None
+    assert "ENOENT" in missing.error.message
+    assert listed.error is None
+    assert listed.exports["$return_value"] == [
+        [["a/b", "b", False, True], ["a/x", "x", True, True]],
+        "MTIz",
+        "34",
+    ]
 
 
 async def test_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) -> None:
@@ -254,7 +394,7 @@ async def test_a_description_of_a_path_outside_is_no_file(filing: Bench) -> None
     assert "../secret is outside of the file store" in outcome.error.message
 
 
-@pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x"])
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/../x", "../files-of-others/x", "../filesx"])
 async def test_path_outside_of_the_file_store_is_refused(filing: Bench, path: str) -> None:
     """A path with `..` that leaves the file store is refused."""
     outcome = await filing.run("node", f"export default {{ run({{ $ }}) {{ $.files.open('{path}') }} }}")

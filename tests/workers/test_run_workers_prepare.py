@@ -88,6 +88,24 @@ async def test_worker_survives_an_unused_preparation(language: Language, open_ru
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
+async def test_unused_preparation_does_not_reach_the_next_run(language: Language, open_run: OpenRun) -> None:
+    """The variables of a run that was prepared, and ended before its first step, are not those of the next run."""
+    first = await open_run()
+    before = await first.run(language, PIDS[language])
+    await first.workers.release()
+    second = await open_run(variables={"LEFT": "behind"})
+    second.workers.prepare_steps([Step("work", language, FACES[language])])
+    await second.workers.release()
+
+    third = await open_run()
+    outcome = await third.run(language, FACES[language])
+    after = await third.run(language, PIDS[language], name="pid")
+
+    assert outcome.exports["$return_value"][1:] == [None, None]  # type: ignore[index]
+    assert after.exports == before.exports
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
 async def test_steps_after_a_prepared_step_start_fresh(language: Language, open_run: OpenRun) -> None:
     """A preparation counts for one step: the next step does not find its leftovers."""
     first = await open_run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +159,21 @@ async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, toke
     assert "text = " in str(outcome.error.stack)
     assert "…\n" in str(outcome.error.stack)
     assert "secr" not in str(outcome.error.stack)
+
+
+async def test_error_of_moved_code_has_its_new_line(bench: Bench) -> None:
+    """Unchanged code that moves in its notebook or has another name is reported at its new place."""
+    source = "def handler(pd):\n    return 1 / 0\n"
+
+    errors = [
+        (await bench.run("python", source, line_offset=offset, name=name)).error
+        for offset, name in ((0, "one"), (3, "one"), (0, "two"), (3, "one"))
+    ]
+
+    assert [(error.line, (error.stack or "").splitlines()[:2]) for error in errors if error is not None] == [
+        (line, [f'  File "<step {name}>", line {line}, in handler', "    return 1 / 0"])
+        for line, name in ((2, "one"), (5, "one"), (2, "two"), (5, "one"))
+    ]
 
 
 async def test_failing_repr_does_not_hide_the_error(bench: Bench) -> None:
@@ -343,6 +359,34 @@ async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
     assert bench.printed() == "listener\n"
 
 
+async def test_settings_of_standard_modules_do_not_reach_the_next_step(bench: Bench) -> None:
+    """Arguments, temporary folder, root logger and signal handlers are those of a new process again."""
+    dirty = (
+        "import logging, signal, sys, tempfile\n"
+        "def handler(pd):\n"
+        "    sys.argv.append('x'); tempfile.tempdir = '/'; logging.basicConfig(level=10, stream=sys.stdout)\n"
+        "    for name in ('INT', 'TERM', 'ALRM', 'CHLD', 'USR1', 'USR2'):\n"
+        "        signal.signal(signal.Signals['SIG' + name], lambda *_: None)\n"
+    )
+    look = (
+        "import logging, signal, sys, tempfile, os\n"
+        "def handler(pd):\n"
+        "    names = ('INT', 'TERM', 'ALRM', 'CHLD', 'USR1', 'USR2')\n"
+        "    return [sys.argv, tempfile.gettempdir() == os.environ['TMPDIR'], logging.root.level, len(logging.root.handlers),\n"
+        "            [str(signal.getsignal(signal.Signals['SIG' + name])) for name in names]]\n"
+    )
+    before = await bench.run("python", look, name="before")
+    await bench.run("python", dirty, name="dirty")
+
+    outcome = await bench.run("python", look, name="after")
+
+    assert before.exports == outcome.exports
+    value = outcome.exports["$return_value"]
+    assert isinstance(value, list)
+    assert value[:4] == [[""], True, 30, 0]
+    assert "lambda" not in str(value[4])
+
+
 async def test_replaced_os_environ_is_restored_for_the_next_step(bench: Bench) -> None:
     """`os.environ` is the environment of the process again, as programs that a step starts see it."""
     await bench.run("python", "import os\ndef handler(pd):\n    os.environ = {'LEAK': '1'}\n", name="first")
@@ -468,6 +512,54 @@ async def test_steps_have_files_of_their_own(open_run: OpenRun) -> None:
 
     assert [name for name, _ in found] == ["one", "two", "one", "two"]
     assert len({pid for _, pid in found}) == 1
+
+
+async def test_file_named_like_a_standard_module(bench: Bench) -> None:
+    """A file of a step does not replace a module of the standard library that the worker uses."""
+    step = Step(
+        "work",
+        "python",
+        "import json, helper\ndef handler(pd):\n    return [json.loads('[1]'), helper.json is json]\n",
+        files={"json.py": "loads = None\n", "helper.py": "import json\n"},
+    )
+
+    outcome = await bench.run("python", "", step=step)
+    after = await bench.run("python", "import json\ndef handler(pd):\n    return json.loads('2')\n", name="after")
+
+    assert (outcome.error, after.error) == (None, None)
+    assert (outcome.exports["$return_value"], after.exports["$return_value"]) == ([[1], True], 2)
+
+
+async def test_lines_of_changed_files_are_new(open_run: OpenRun) -> None:
+    """The stack of the next run has the new text of a file, which has the path of the old one."""
+    stacks = []
+    for text in ("def f():\n    1 / 0  # old\n", "def f():\n    1 / 0  # new\n"):
+        bench = await open_run()
+        step = Step("work", "python", "from helper import f\ndef handler(pd):\n    f()\n", files={"helper.py": text})
+        outcome = await bench.run("python", "", step=step)
+        await bench.workers.release()
+        assert outcome.error is not None
+        stacks.append(outcome.error.stack or "")
+
+    assert [("# old" in stack, "# new" in stack) for stack in stacks] == [(True, False), (False, True)]
+
+
+async def test_module_that_a_file_has_shadowed_is_back(bench: Bench, tmp_path: Path) -> None:
+    """A module that an earlier step imported from elsewhere is the same one after a step with a file of its name."""
+    folder = tmp_path / "project"
+    (folder / "helper.py").write_text("calls = []\n")
+    use = f"import sys\nsys.path.append({str(folder)!r})\nimport helper\ndef handler(pd):\n    helper.calls.append(1)\n    return len(helper.calls)\n"
+    own = Step(
+        "own", "python", "import helper\ndef handler(pd):\n    return helper.OWN\n", files={"helper.py": "OWN = 5\n"}
+    )
+
+    outcomes = [
+        await bench.run("python", use, name="one"),
+        await bench.run("python", "", step=own),
+        await bench.run("python", use, name="two"),
+    ]
+
+    assert [outcome.exports.get("$return_value") for outcome in outcomes] == [1, 5, 2]
 
 
 async def test_error_in_a_file_of_a_step(bench: Bench) -> None:

@@ -6,10 +6,19 @@ import signal
 
 import pytest
 
-from pdkernel.errors import StepError, StepTimeoutError
+from pdkernel.errors import (
+    ExportNotJSONError,
+    OutboundCallRefusedError,
+    StepError,
+    StepProcessExitedError,
+    StepTimeoutError,
+    StoreValueError,
+)
 from pdkernel.workers.replies import Fault
 from pdkernel.workers.step_errors import (
     StepConfigurationError,
+    StepEntryPointError,
+    StepUnsupportedError,
     build_process_died_error,
     build_timeout_error,
     parse_step_error,
@@ -21,10 +30,24 @@ def fault(code: str, *, line: int | None = None, prop: str | None = None) -> Fau
     return Fault(code=code, name="", message="m", line=line, stack="", fix="f", prop=prop)
 
 
-def test_a_reported_error_has_the_class_of_its_code() -> None:
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("step_failed", StepError),
+        ("step_died", StepProcessExitedError),
+        ("timeout", StepTimeoutError),
+        ("export_not_json", ExportNotJSONError),
+        ("entry_point", StepEntryPointError),
+        ("unsupported", StepUnsupportedError),
+        ("configuration", StepConfigurationError),
+        ("egress_refused", OutboundCallRefusedError),
+        ("store_value", StoreValueError),
+        ("unheard_of", StepError),
+    ],
+)
+def test_a_reported_error_has_the_class_of_its_code(code: str, kind: type[StepError]) -> None:
     """The code of a report decides on the class; an unknown code is an error of the step."""
-    assert type(parse_step_error(fault(code="timeout"))) is StepTimeoutError
-    assert type(parse_step_error(fault(code="unheard_of"))) is StepError
+    assert type(parse_step_error(fault(code=code))) is kind
 
 
 @pytest.mark.parametrize(("line", "shown"), [(1, 1), (0, None), (-3, None), (None, None)])

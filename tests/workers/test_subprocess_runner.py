@@ -34,6 +34,15 @@ async def test_export_that_is_not_utf8_is_replaced(bench: Bench) -> None:
     assert outcome.exports == {"a": "\ufffd!", "b": "1"}
 
 
+@pytest.mark.parametrize("headers", ["null", "{}"])
+async def test_response_needs_no_headers(bench: Bench, headers: str) -> None:
+    """Headers may be null."""
+    outcome = await bench.run("bash", f'echo \'{{"headers": {headers}, "body": 1}}\' >> $PIPEDREAM_RESPONSE\n')
+
+    assert outcome.error is None
+    assert outcome.response == {"status": 200, "headers": {}, "body": 1}
+
+
 async def test_headers_of_a_response_are_texts(bench: Bench) -> None:
     """A number and a boolean in a header are written as in JSON, also in a list."""
     headers = '{"x-a": 1, "x-b": true, "x-c": [2, false, "d"]}'
@@ -86,6 +95,22 @@ async def test_export_line_that_is_not_json_is_an_error(bench: Bench, value: str
     assert outcome.exports == {"a": "1", "c": "3"}
 
 
+async def test_carriage_return_inside_of_a_text_is_kept(bench: Bench) -> None:
+    """Only a line feed ends a line of the exports; a carriage return before it is removed."""
+    outcome = await bench.run("bash", "printf 'a=1\\r2\\r\\nb:json={\\r\"c\": 3}\\n' >> $PIPEDREAM_EXPORTS\n")
+
+    assert (outcome.error, outcome.warnings) == (None, ())
+    assert outcome.exports == {"a": "1\r2", "b": {"c": 3}}
+
+
+async def test_program_that_writes_to_a_closed_pipe_ends_silently(bench: Bench) -> None:
+    """Programs of a step have the usual handling of SIGPIPE."""
+    outcome = await bench.run("bash", "yes | head -n 1")
+
+    assert (outcome.error, outcome.warnings) == (None, ())
+    assert (bench.printed(), bench.printed("stderr")) == ("y\n", "")
+
+
 async def test_line_that_is_not_an_export_is_a_warning(bench: Bench) -> None:
     """An invalid line is not ignored silently."""
     outcome = await bench.run("bash", "echo hello >> $PIPEDREAM_EXPORTS; echo =x >> $PIPEDREAM_EXPORTS")
@@ -117,6 +142,32 @@ async def test_background_processes_end_with_the_run(bench: Bench) -> None:
 
     assert during.count("sleep") == 1
     assert process_tree.find_processes([], [mark]) == set()
+
+
+async def test_kill_ends_what_earlier_steps_left(bench: Bench) -> None:
+    """When the processes of a run are ended, so are those that a finished step left behind."""
+    outcome = await bench.run(
+        "bash",
+        "setsid sleep 1000 & until [ $(cut -d' ' -f6 /proc/$!/stat) = $! ]; do :; done  # its session is its own\n"
+        f'echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
+    )
+    mark = str(outcome.exports["mark"])
+    during = process_tree.find_processes([], [mark])
+
+    bench.workers.kill()
+
+    assert during
+    assert process_tree.find_processes([], [mark]) == set()
+
+
+async def test_end_of_the_process_is_reported_before_an_invalid_export(bench: Bench) -> None:
+    """If a process was ended by a signal, this is the error, whatever the process had written until then."""
+    outcome = await bench.run(
+        "bash", "echo 'bad:json={' >> $PIPEDREAM_EXPORTS; echo no > $PIPEDREAM_RESPONSE; kill -9 $$"
+    )
+
+    assert outcome.error is not None
+    assert outcome.error.code == "step_died"
 
 
 async def test_accounts_and_a_response(bench: Bench) -> None:

@@ -4,6 +4,7 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
+import { subscribe } from "node:diagnostics_channel";
 import { describeError } from "./error_report.mjs";
 import { restartForStep } from "./determinism.mjs";
 import { resetProcess } from "./process_reset.mjs";
@@ -13,8 +14,10 @@ import { FrameLocals } from "./frame_locals.mjs";
 /** @typedef {import("./error_report.mjs").StepCode} StepCode */
 
 const GRACE_MS = 5;
+/** The number of grace periods for threads, whose end takes longer. */
+const THREAD_GRACES = 20;
 const PERSISTENT_RESOURCES = new Set(
-  ["Timeout", "ProcessWrap", "TCPSocketWrap", "TCPServerWrap", "TLSWrap", "PipeWrap", "Worker", "UDPWrap"],
+  ["Timeout", "ProcessWrap", "TCPSocketWrap", "TCPServerWrap", "TLSWrap", "PipeWrap", "UDPWrap"],
 );
 const { stringify } = JSON;
 const { getActiveResourcesInfo } = process;
@@ -29,6 +32,13 @@ let running = null;
 let number = 0;
 /** @type {Map<string, number>} */
 let idle = new Map();
+/** Threads that code has started and that run; `getActiveResourcesInfo` does not list threads. @type {Set<any>} */
+const threads = new Set();
+
+subscribe("worker_threads", (/** @type {any} */ { worker }) => {
+  threads.add(worker);
+  worker.once("exit", () => threads.delete(worker));
+});
 
 /**
  * Whether step number *mine* is running.
@@ -92,9 +102,17 @@ export function recordIdleResources() {
   idle = countPersistentResources();
 }
 
+/** Whether a thread runs that the process waits for (not after `unref`). */
+function hasThreads() {
+  return [...threads].some((thread) => {
+    const handle = Object.getOwnPropertySymbols(thread).find((symbol) => symbol.description === "kHandle");
+    return (handle && thread[handle]?.hasRef?.()) ?? true;
+  });
+}
+
 function isBusy() {
   for (const [kind, count] of countPersistentResources()) if (count > (idle.get(kind) ?? 0)) return true;
-  return false;
+  return hasThreads();
 }
 
 /** Whether the step left code running (after a short grace period), and whether it closed its output. */
@@ -105,8 +123,10 @@ export async function findLeftovers() {
   if (process.stderr.writableLength) await new Promise((resolve) => process.stderr.write("", resolve));
   if (busy) {
     await new Promise((resolve) => soon(resolve));
-    await new Promise((resolve) => later(resolve, GRACE_MS));
-    busy = isBusy();
+    for (let left = hasThreads() ? THREAD_GRACES : 1; busy && left > 0; left -= 1) {
+      await new Promise((resolve) => later(resolve, GRACE_MS));
+      busy = isBusy();
+    }
   }
   const spoiled = [process.stdout, process.stderr].some((stream) => stream.destroyed || stream.writableEnded);
   return { busy, spoiled };

@@ -20,6 +20,7 @@ from __future__ import annotations
 import _socket
 import errno
 import ipaddress
+import itertools
 import json
 import os
 import socket
@@ -37,6 +38,7 @@ _real_gethostbyname = socket.gethostbyname
 _lock = threading.Lock()
 _address_of: dict[str, str] = {}
 _name_of: dict[str, str] = {}
+_numbers = itertools.count()
 _explained_kinds: set[type] = set()
 
 
@@ -73,11 +75,11 @@ def _text(host: Any) -> str:
 
 
 def _assign_address(name: str) -> str:
-    """Return the address that is assigned to *name*; each call returns the same address."""
+    """Return the address of *name*. If all addresses are assigned, the name gets the one that was assigned first."""
     with _lock:
         known = _address_of.get(name)
         if known is None:
-            known = str(ipaddress.IPv4Address(_FIRST + len(_address_of) % _COUNT))
+            known = str(ipaddress.IPv4Address(_FIRST + next(_numbers) % _COUNT))
             _address_of.pop(_name_of.get(known, ""), None)
             _address_of[name] = known
             _name_of[known] = name
