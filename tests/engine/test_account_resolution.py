@@ -19,6 +19,7 @@ from pdkernel.engine.account_resolution import (
     list_account_secrets,
     resolve_accounts,
 )
+from pdkernel.errors import AccountNotFoundError, ProjectError
 from pdkernel.execution import AccountUse, StepResult
 from pdkernel.identity import Account, Credentials
 from pdkernel.model import AppBinding
@@ -124,6 +125,21 @@ async def test_newest_account_is_used(run: Run, connect: Connect) -> None:
 
     assert execution.step("say").accounts[0].id == newest
     assert execution.step("say").return_value == len("xoxb-new")
+
+
+async def test_chosen_account_is_used(run: Run, connect: Connect) -> None:
+    """A run that names an account of an app uses this account, and not the newest one."""
+    chosen = connect("ada", "xoxb-old-account")
+    connect("ada", "xoxb-new")
+
+    execution = await run(
+        python_step("say", TOKEN_LENGTH, options="--app slack"),
+        external_user_id="ada",
+        account_overrides={"slack": chosen},
+    )
+
+    assert execution.step("say").accounts[0].id == chosen
+    assert execution.step("say").return_value == len("xoxb-old-account")
 
 
 async def test_environments_are_separate(run: Run, connect: Connect) -> None:
@@ -299,6 +315,28 @@ def test_the_fields_of_a_key_file_are_secrets() -> None:
         ("google/apn_1/list", '["x"]'),
         ("google/apn_1/brace", "{ no JSON"),
     ]
+
+
+class Unreadable(LocalDirectory):
+    """A directory whose credentials cannot be read."""
+
+    def credentials(self, account_id: str) -> Credentials:
+        """Refuse."""
+        raise ProjectError(f"The credentials of {account_id} are damaged.")
+
+
+@pytest.mark.parametrize("kind", [LocalDirectory, Unreadable])
+def test_a_refused_run_knows_whether_it_has_all_secrets(project: Project, kind: type[LocalDirectory]) -> None:
+    """A run without one of its accounts has the error of the lookup, and the secrets of the others if these can be read."""
+    directory = kind(project)
+    directory.add_account(app="slack", credentials={"token": "xoxb-0123456789"}, external_user_id="ada")
+    bindings = {"say": (AppBinding("slack", "slack"), AppBinding("github", "github"))}
+
+    found = resolve_accounts(bindings, RunIdentity("ada", "development"), directory=directory)
+
+    assert isinstance(found.error, AccountNotFoundError)
+    assert found.lookup is not None
+    assert (found.complete, len(found.secrets)) == ((True, 1) if kind is LocalDirectory else (False, 0))
 
 
 class Racing(LocalDirectory):

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from pdkernel.connect import open_directory
-from pdkernel.egress import StoredResponse
+from pdkernel.egress import StoredResponse, parse_policy
+from pdkernel.engine.action_forms import FormRequest
+from pdkernel.engine.event_sources import SourceRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
-from pdkernel.model import Step
+from pdkernel.model import Step, Trigger
 from pdkernel.project import Project
-from tests.builders import node_step, python_step
+from tests.builders import a_step, node_step, python_step
 from tests.connect.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
 from tests.engine.conftest import Run
 
@@ -31,6 +33,37 @@ def call(url, data=None, **headers):
     except urllib.error.HTTPError as fault:
         return {"status": fault.code, "body": json.load(fault)}
 """
+
+COMPONENTS = {
+    "sources/new-user/new-user.mjs": """
+  key: "github-new-user", name: "New User", version: "0.0.1", type: "source",
+  props: { github: { type: "app", app: "github" } },
+  async run() { this.$emit({ target: await ask(this.github) }) },
+""",
+    "actions/pick/pick.mjs": """
+  key: "github-pick", name: "Pick", version: "0.0.1", type: "action",
+  props: { github: { type: "app", app: "github" }, choice: { type: "string", optional: true, reloadProps: true,
+    async options() { return [await ask(this.github)] } } },
+  async additionalProps() { return { more: { type: "string", label: await ask(this.github) } } },
+  run() {},
+""",
+}
+"""Components of GitHub that ask for the user's name."""
+ASK = """
+async function ask({ $auth }) {
+  const headers = { authorization: `token ${$auth.oauth_access_token}` };
+  return (await (await fetch("https://api.github.com/user", { headers })).json()).target;
+}
+"""
+
+
+def write_components(project: Project, folder: Path) -> None:
+    """Add the components to the project."""
+    for path, text in COMPONENTS.items():
+        file = folder / "components" / "github" / path
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{ASK}export default {{{text}}};\n")
+    project.settings.set("actions", str(folder / "components"))
 
 
 @pytest.fixture
@@ -70,6 +103,16 @@ async def test_step_gets_the_credentials_from_connect(run: Run) -> None:
 
     assert returned(execution) == [len(SLACK_TOKEN), "⟦secret:slack/apn_new/oauth_access_token⟧"]
     assert execution.context["project_id"] == PROJECT
+
+
+async def test_step_gets_the_credentials_of_a_chosen_account(run: Run) -> None:
+    """A run that names an account of the Connect project uses this account, and not the newest one."""
+    step = python_step("act", "return len(pd.inputs['slack']['$auth']['oauth_access_token'])", options="--app slack")
+
+    execution = await run(step, external_user_id="ada", account_overrides={"slack": "apn_old"})
+
+    assert returned(execution) == len("xoxb-older-0123456789")
+    assert execution.steps[0].accounts[0].id == "apn_old"
 
 
 async def test_withheld_account_goes_through_the_proxy(run: Run, upstream: Upstream) -> None:
@@ -115,6 +158,38 @@ async def test_node_step_goes_through_the_proxy(run: Run) -> None:
     assert answer["status"] == 201
     assert (answer["seen"]["method"], answer["seen"]["target"]) == ("GET", "https://api.github.com/user")
     assert answer["seen"]["headers"]["x-pd-proxy-accept"] == "application/json"
+
+
+async def test_source_goes_through_the_proxy(
+    runtime: WorkflowEngine, project: Project, tmp_path: Path, upstream: Upstream
+) -> None:
+    """An event source with a withheld account uses the proxy."""
+    write_components(project, tmp_path)
+    trigger = Trigger("source", config={"uses": "github-new-user@0.0.1"})
+
+    ran = await runtime.source_runner.run(
+        SourceRequest(trigger, "w", parse_policy("live"), external_user_id="ada", folder=tmp_path)
+    )
+
+    assert ran.record.error is None
+    assert [event.event.data for event in ran.events] == [{"target": "https://api.github.com/user"}]
+    assert len(proxied(upstream)) == 1
+
+
+async def test_options_of_an_action_go_through_the_proxy(
+    runtime: WorkflowEngine, project: Project, tmp_path: Path, upstream: Upstream
+) -> None:
+    """The code that returns the options and the additional props of an action uses the proxy for a withheld account."""
+    write_components(project, tmp_path)
+    step = a_step("%%pdstep pick --uses github-pick@0.0.1\n")
+    request = FormRequest(step, parse_policy("live"), external_user_id="ada", folder=tmp_path)
+
+    page = await runtime.forms.load_options(request, "choice")
+    added = await runtime.forms.load_additional_props(request)
+
+    assert [option.value for option in page.options] == ["https://api.github.com/user"]
+    assert [prop.definition["label"] for prop in added if prop.name == "more"] == ["https://api.github.com/user"]
+    assert len(proxied(upstream)) == 2
 
 
 async def test_proxy_replaces_a_placeholder_in_the_url(run: Run) -> None:

@@ -130,6 +130,17 @@ async def test_a_request_has_what_the_step_wrote(server: Server) -> None:
     )
 
 
+async def test_the_note_of_a_failure_shows_no_secret() -> None:
+    """An error that repeats a part of the address has a placeholder for a secret in it."""
+    binding = calls_of("live")
+    effect = Effect("http", {"url": "http://127.0.0.1:key-0123456789/"})
+
+    delivery = await SendDelivery(None, None).deliver("a", effect, binding=binding, redactor=binding.redactor)
+
+    assert (delivery.outcome, delivery.note) == ("failed", "Not sent: Invalid port: '⟦secret:env/KEY⟧'")
+    assert "key-0123456789" not in str(delivery)
+
+
 @pytest.mark.parametrize(("step", "to"), [("a", "me@a.example"), (NOTIFICATION_STEP, "ops@b.example")])
 async def test_outbound_policy_applies_to_e_mail(step: str, to: str) -> None:
     """A mail server on another machine is not reached; a message of a step goes to the author, whatever it names."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pdkernel.engine.dispatch import TIMER_HORIZON_S, Dispatch, open_dispatch
+from pdkernel.engine.dispatch import TIMER_HORIZON_S, Dispatch, look_repeatedly, open_dispatch
 from pdkernel.engine.journal import Claim, ClaimedRun, DatabaseJournal, SqliteBackend, WaitKey
 from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.schema import metadata
@@ -42,6 +42,7 @@ class Starter:
     cancelled: list[str] = field(default_factory=list)
     abandoned: list[str] = field(default_factory=list)
     deliveries: int = 0
+    on_abandon: Callable[[], None] = lambda: None
 
     @property
     def free_runs(self) -> int:
@@ -69,6 +70,7 @@ class Starter:
 
     async def abandon_runs(self) -> None:
         """Record the end of all runs."""
+        self.on_abandon()
         self.abandoned += self.active_run_ids
 
 
@@ -354,6 +356,8 @@ class TestSeveralProcesses:
         await lost.wait_until_started("run")
         other = await hosts.open()
         old = lost.journal.executor_id
+        abandoned_by = []
+        lost.starter.on_abandon = lambda: abandoned_by.append(lost.journal.executor_id)
         lost.starter.free = 0
         hosts.kill(lost.journal)
         await other.wait_until_started("run")
@@ -363,7 +367,7 @@ class TestSeveralProcesses:
         await lost.pause("next", 0)
         await wait_until(lambda: "next" in {**lost.starter.started, **other.starter.started})
 
-        assert lost.starter.abandoned == ["run"]
+        assert (lost.starter.abandoned, abandoned_by) == (["run"], [old])  # before it is a new executor
         assert other.starter.claims[0] == Claim("run", 2, 2)
         assert not refused
         assert not lost.journal.is_lost
@@ -383,6 +387,42 @@ class TestSeveralProcesses:
         await wait_until(lambda: lost.journal.executor_id != old)
 
         assert kept == old
+
+
+async def test_a_notice_during_a_look_is_followed_by_another_look() -> None:
+    """A notice that comes while the database is read does not wait for the next interval."""
+    notice, looks = asyncio.Event(), 0
+
+    async def look() -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            notice.set()
+        return NEVER_S
+
+    task = asyncio.create_task(look_repeatedly(look, notice, problem="", retry_s=NEVER_S))
+    await wait_until(lambda: looks == 2)
+    task.cancel()
+
+
+async def test_each_outage_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A database that cannot be read several times in a row causes one warning; after a success, a new one is reported."""
+    fails, done = iter([True, True, False, True, True]), asyncio.Event()
+
+    async def look() -> float:
+        match next(fails, None):
+            case True:
+                raise ProjectError("The disk is full.")
+            case None:
+                done.set()
+                return NEVER_S
+        return 0
+
+    task = asyncio.create_task(look_repeatedly(look, asyncio.Event(), problem="Cannot look", retry_s=0))
+    await asyncio.wait_for(done.wait(), 10)
+    task.cancel()
+
+    assert caplog.messages == ["Cannot look: The disk is full."] * 2
 
 
 async def test_the_extra_is_named_if_it_is_missing(postgres_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ export default {
     this.db.set("seen", seen + this.size);
     this.db.set("token", this.depot.token());
     console.log("using", this.depot.token());
-    this.$emit({ parcel: seen, every: event.interval_seconds, by: this.depot.token() }, { id: seen, summary: `Parcel ${seen}` });
+    this.$emit({ parcel: seen, every: event.interval_seconds, tick: event, by: this.depot.token() }, { id: seen, summary: event.fail ? `By ${this.depot.token()}` : `Parcel ${seen}` });
     this.$emit({ parcel: 0 }, { id: 0 });
     if (event.fail) throw new Error(`no more for ${this.depot.token()}`);
   },
@@ -43,6 +43,8 @@ export default {
   key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
   props: { http: { type: "$.interface.http", customResponse: true } },
   async run(event) { this.http.respond({ status: 202 });
+    if (event.path === "/where") return this.$emit(this.http.endpoint);
+    if (event.path === "/slow") await new Promise((done) => setTimeout(done, 5_000));
     this.$emit({ "/echo": event, "/text": "text" }[event.path] ?? { got: event.headers["x-depot"] }, { id: 1, ts: 5 }) },
 };
 """
@@ -165,7 +167,8 @@ async def test_results_have_no_credential(runtime: WorkflowEngine, request_of: C
     ran = await runtime.source_runner.run(request)
 
     assert ran.record.error is not None
-    assert TOKEN not in repr((ran.record, ran.events[0].event.data))
+    assert TOKEN not in repr((ran.record, ran.events[0]))
+    assert str(ran.events[0].summary).startswith("By ⟦secret:depot/")
     assert "⟦secret:depot/" in str(ran.events[0].event.data["by"])
     assert "⟦secret:depot/" in ran.record.error.message
 
@@ -281,6 +284,27 @@ def test_the_setting_of_a_timer(definition: dict[str, JSON], props: dict[str, JS
     assert timer_setting(PropDeclaration("timer", "$.interface.timer", definition=definition), props) == setting
 
 
+@pytest.mark.parametrize(
+    ("timer", "tick"),
+    [
+        ({"cron": "0 9 * * *", "timezone": "Asia/Kolkata"}, {"cron": "0 9 * * *", "timezone": "Asia/Kolkata"}),
+        ({"cron": "0 9 * * *"}, {"cron": "0 9 * * *"}),
+        ({"intervalSeconds": 30}, {"interval_seconds": 30}),
+        ({}, {"interval_seconds": 60}),
+    ],
+)
+async def test_a_tick_names_its_schedule(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest], timer: JSON, tick: dict[str, JSON]
+) -> None:
+    """The event of a timer has its time in seconds, and the cron expression with its time zone, or the interval."""
+    ran = await runtime.source_runner.run(request_of(props={"timer": timer}))
+
+    event = ran.events[0].event.data["tick"]
+    assert isinstance(event, dict)
+    assert isinstance(event.pop("timestamp"), int)
+    assert event == tick
+
+
 async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
     """A source with an HTTP interface reads the request, with what an HTTP server adds, responds and emits."""
     request = request_of("depot-new-call@0.1.0", event={"headers": {"x-depot": "seven"}})
@@ -306,6 +330,42 @@ async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of:
         assert [found.event.data for found in ran.events] == [{"method": "POST", **echo, **expected}]
     ran = await runtime.source_runner.run(replace(request, event={"path": "/text", "headers": {}}))
     assert [(found.event.data, found.ts) for found in ran.events] == [({"value": "text"}, 5)]
+
+
+async def test_http_source_knows_its_endpoint(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
+    """A source reads the public URL of its HTTP interface."""
+    request = request_of("depot-new-call@0.1.0", event={"path": "/where"}, endpoint_url="https://hooks.example/depot")
+
+    ran = await runtime.source_runner.run(request)
+
+    assert [found.event.data for found in ran.events] == [{"value": "https://hooks.example/depot"}]
+
+
+async def test_source_has_a_time_limit(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
+    """A source that runs longer than its time limit is ended."""
+    request = request_of("depot-new-call@0.1.0", event={"path": "/slow"}, timeout_s=0.3)
+
+    ran = await runtime.source_runner.run(request)
+
+    assert ran.record.error is not None
+    assert (ran.record.error.code, ran.events) == ("timeout", ())
+
+
+async def test_source_uses_a_chosen_account(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest], connect: Callable[..., str]
+) -> None:
+    """A source uses the account that the request names, and otherwise the newest account."""
+    newest = connect(app="depot", credentials={"api_key": "tok-of-newest-1"})
+    accounts = [(await runtime.source_runner.run(request_of())).record.accounts]
+    chosen = connect(app="depot", credentials={"api_key": "tok-of-another-1"})
+    request = request_of(account_overrides={"depot": newest})
+
+    accounts.append((await runtime.source_runner.run(request)).record.accounts)
+
+    assert chosen != newest
+    assert [[use.id for use in each] for each in accounts] == [[newest], [newest]]
 
 
 async def test_source_without_a_timer_requires_a_request(

@@ -48,6 +48,7 @@ def test_headers_that_are_not_sent_are_not_recorded() -> None:
         "x-a": "a\r\nb",
         "X-None": [],
         "bad name": "1",
+        "X-Line\n": "1",
         "Content-Length": "99",
         "Connection": "X-Hop",
         "X-Hop": "1",

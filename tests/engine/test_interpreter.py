@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import Step
+from pdkernel.project import Project
 from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
@@ -107,6 +109,56 @@ async def test_exit_ends_the_run_as_exited(run: Run, step: Any) -> None:
     assert statuses(execution) == {"one": "success", "two": "skipped"}
     logs = {log.stream: log.text for log in execution.step("one").logs}
     assert logs == {"stdout": "before\n", "stderr": "[pdkernel] The run ends after this step: enough\n"}
+
+
+@pytest.mark.parametrize(("ending", "status"), [("pd.flow.exit('enough')", "skipped"), ("pass", "success")])
+async def test_an_unreadable_cell_fails_a_run_that_goes_on(run: Run, ending: str, status: str) -> None:
+    """A run with a step that cannot be read runs its other steps, and is an error, also if a step ends the run."""
+    broken = Step("broken", problem=("There is no option --lng.", 1), cell_index=0)
+
+    execution = await run(broken, python_step("one", ending), python_step("two"))
+
+    assert statuses(execution) == {"broken": "error", "one": "success", "two": status}
+    assert execution.status == "error"
+    assert execution.error is not None
+    assert (execution.error.step, execution.error.message) == ("broken", "There is no option --lng.")
+
+
+async def test_a_damaged_recording_refuses_the_run(run: Run, tmp_path: Path) -> None:
+    """A recording that cannot be replayed is reported before the first step, also if no step makes a call."""
+    recording = tmp_path / "calls.jsonl"
+    recording.write_text("<<<<<<< HEAD\n")
+
+    execution = await run(python_step("one"), egress=f"replay={recording}")
+
+    assert statuses(execution) == {"one": "not_run"}
+    assert execution.error is not None
+    assert "calls.jsonl" in execution.error.message
+
+
+async def test_steps_that_were_not_selected_are_not_skipped(run: Run) -> None:
+    """After a failure the selected steps are skipped; a step that the caller did not select is not."""
+    steps = python_step("one", "1 / 0"), python_step("two"), python_step("three")
+
+    execution = await run(*steps, only_steps=frozenset({"one", "three"}))
+
+    assert statuses(execution) == {"one": "error", "two": "not_run", "three": "skipped"}
+
+
+async def test_refused_runs_leave_room_for_others(project: Project, directory: LocalDirectory) -> None:
+    """A run that is refused when its workers are reserved gives them back."""
+    refused = RunRequest(
+        a_workflow(python_step("one", options="--app slack")),
+        an_event(),
+        parse_policy("deny"),
+        external_user_id="nobody",
+    )
+    async with await WorkflowEngine.start(project, directory, max_active_runs=1) as engine:
+        statuses_of = [(await engine.run(refused)).status for _ in range(2)]
+        async with asyncio.timeout(60):
+            last = await engine.run(RunRequest(a_workflow(python_step("one")), an_event(), parse_policy("deny")))
+
+    assert (statuses_of, last.status) == (["error", "error"], "success")
 
 
 async def test_bare_exit_lets_the_step_finish(run: Run) -> None:
@@ -403,6 +455,17 @@ async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
     assert step.exports["$return_value"] == ["Bearer ⟦secret:event/authorization⟧", 30]
     assert "".join(log.text for log in step.logs) == "Bearer ⟦secret:event/authorization⟧\n"
     assert "header-token" not in json.dumps(execution.to_json())
+    assert execution.event["headers"] == {"Authorization": "***"}
+
+
+async def test_secret_header_of_any_length_is_masked(run: Run, runtime: WorkflowEngine) -> None:
+    """The record does not show a secret header that is too short to be searched for."""
+    execution = await run(python_step("one"), event=Event({"headers": {"X-Api-Key": "abc", "accept": "abc"}}))
+    kept = await runtime.journal.get_execution(execution.id)
+
+    assert kept is not None
+    for each in (execution, kept):
+        assert each.event["headers"] == {"X-Api-Key": "***", "accept": "abc"}
 
 
 async def test_refused_run_has_its_end_in_the_journal(run: Run, runtime: WorkflowEngine) -> None:

@@ -15,21 +15,24 @@ from typing import Any
 
 import pytest
 
+from pdkernel.actions import Catalog
 from pdkernel.actions.lock import LOCK_NAME
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.journal import StoredLock, WaitKey
-from pdkernel.engine.package_lock import PackageLock
+from pdkernel.engine.package_lock import PackageLock, PackageLocks
+from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.run_request import RunRequest, RunWatcher
+from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
 from pdkernel.model import Step, Workflow
 from pdkernel.operations.run_replay import prepare_fork, prepare_replay, start_replay
-from pdkernel.packages import NPM_LOCK_NAME, PYTHON_LOCK_NAME
+from pdkernel.packages import NPM_LOCK_NAME, PYTHON_LOCK_NAME, LockBlock, LockedSet, NpmTree, PythonEnvironment
 from pdkernel.project import Project
-from pdkernel.workers import GO_LOCK_NAME
+from pdkernel.workers import GO_LOCK_NAME, GoLock
 from tests.actions.registry_server import PackageServer, archive, depot, serving
 from tests.actions.test_catalog import PACKAGE
 from tests.builders import Gate, a_step, a_workflow, an_event, go_step, node_step, python_step
@@ -458,3 +461,34 @@ async def test_an_action_that_is_gone_fails_its_step(action_host: Host, actions:
     assert (failed.error.step, failed.step("ask").status) == ("put", "success")
     assert PACKAGE in failed.error.message
     assert f"pdkernel runs fork {failed.id} --from put --send" in failed.error.message
+
+
+def test_a_lock_is_that_of_the_installed_packages(tmp_path: Path) -> None:
+    """Each change of what is installed for a workflow changes the lock of its next run; the same packages have the same lock."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    workflow = a_workflow(PYTHON, NODE)
+    installed = [
+        PreparedPackages(),
+        PreparedPackages(python_environment=PythonEnvironment(one, one)),
+        *(
+            PreparedPackages(python_environment=PythonEnvironment(folder, folder, LockBlock(folder.name, "m", ())))
+            for folder in (one, two)
+        ),
+        *(
+            PreparedPackages(node_packages={step: NpmTree(folder, {}, LockedSet({"a": folder.name}, {}))})
+            for folder in (one, two)
+            for step in ("js", "more")
+        ),
+        *(PreparedPackages(go_lock=GoLock("mod", text)) for text in ("1", "2")),
+    ]
+    with Project.open(tmp_path / ".pdkernel") as project:
+        request = RunRequest(workflow, an_event(), parse_policy("deny"))
+        actions, locks = StepActions(Catalog.for_project(project, environ={}), request), PackageLocks()
+        found = [locks.describe(workflow, each, actions, None) for each in installed]
+        again = [locks.describe(workflow, each, actions, None) for each in installed]
+
+    assert found[:2] == [None, None]
+    assert len({each.hash for each in found[2:] if each}) == len(installed) - 2
+    assert again == found
+    assert locks.predict(workflow) == found[-1]
+    assert locks.predict(a_workflow(PYTHON)) is None

@@ -22,6 +22,7 @@ from pdkernel.engine.pauses import (
 )
 from pdkernel.errors import StepError, StepTimeoutError
 from pdkernel.workers import Pause
+from pdkernel.workers.memory_watch import StepMemoryError
 from tests.builders import a_workflow, python_step
 
 RETRIED = a_workflow(python_step("one", "return 1"), auto_retry=True)
@@ -44,9 +45,10 @@ def test_a_failed_step_is_retried_eight_times_in_ten_hours() -> None:
 
 
 def test_what_is_not_retried() -> None:
-    """A step that exceeded its time fails the run at once, and so does each step without `auto_retry`."""
+    """A step that exceeded its time or memory fails the run at once, and so does each step without `auto_retry`."""
     plain, odd = a_workflow(python_step("one", "return 1")), a_workflow(python_step("one", "return 1"), auto_retry="no")
     assert retry_delay_s(RETRIED, StepTimeoutError("slow"), RerunState()) is None
+    assert retry_delay_s(RETRIED, StepMemoryError("large"), RerunState()) is None
     assert retry_delay_s(plain, StepError("no"), RerunState()) is None
     assert retry_delay_s(odd, StepError("no"), RerunState()) is None
     assert retry_delay_s(RETRIED, StepError("no"), RerunState()) is not None

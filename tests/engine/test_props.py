@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pdkernel.analysis import responds
+from pdkernel.engine.props import add_option_labels
 from pdkernel.errors import InterpreterMissingError
-from pdkernel.model import Step
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Step
 from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 
@@ -143,3 +145,28 @@ async def test_files_of_a_step_read_variables_and_declare_props(run: Run, connec
     assert (execution.response.status, responds(node)) == (201, "maybe")
     assert execution.step("node").return_value == ["⟦secret:env/TOKEN⟧", len("xoxb-0123456789")]
     assert execution.step("python").return_value == "⟦secret:env/TOKEN⟧"
+
+
+def test_labels_of_picked_options() -> None:
+    """A Node.js step gets the labels of options that were picked in the builder, unless an expression gave the prop another value."""
+    label: JSON = {"__lv": {"label": "One", "value": 1}}
+    written: dict[str, tuple[JSON, JSON]] = {
+        "one": (1, label),
+        "many": ([1, 2], [label, 2]),
+        "changed": ("{{ n }}", label),
+        "inside": ({"a": 1}, {"a": label}),
+    }
+    step = Step(
+        "code",
+        "node",
+        props={name: value for name, (value, _) in written.items()} | {"plain": 3},
+        extra={
+            ROUND_TRIP_KEY: {
+                "picked": {name: {"value": value, "written": kept} for name, (value, kept) in written.items()}
+            }
+        },
+    )
+    props = {**step.props, "changed": 2}
+
+    assert add_option_labels(step, props) == {**props, "one": label, "many": [label, 2]}
+    assert add_option_labels(replace(step, language="python"), props) == props

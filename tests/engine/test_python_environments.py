@@ -60,6 +60,17 @@ async def test_missing_package_fails_only_its_step(run: Run, wheels: WheelFolder
     assert execution.error.line == 3
 
 
+async def test_package_that_is_published_later_is_installed(run: Run, wheels: WheelFolder) -> None:
+    """A package that could not be installed is tried again by the next run that needs it."""
+    failed = await run(importing("tiny"))
+    wheels.publish("tiny")
+
+    execution = await run(importing("tiny"))
+
+    assert failed.step("code").status == "error"
+    assert execution.step("code").return_value == "1.0"
+
+
 async def test_each_step_with_a_missing_package_has_its_own_line(run: Run) -> None:
     """Each step with a missing package has the line of its own import or comment."""
     imports = a_step("%%pdstep code\nimport json\n\ndef handler(pd):\n    import nosuch.part\n")

@@ -6,21 +6,26 @@ import asyncio
 import json
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.journal import ClaimedRun, WaitKey
+from pdkernel.engine.restored_run import build_carry, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.execution import Execution
-from pdkernel.model import Step, Workflow
-from pdkernel.project import Project
+from pdkernel.execution import Execution, StepResult
+from pdkernel.model import JSON, Step, Workflow
+from pdkernel.project import Project, Vault
+from pdkernel.redaction import Secret
 from pdkernel.source import sibling_workflow_finder
+from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_workflow, an_event, node_step, python_step
 from tests.notebook_files import notebook_of
 
@@ -310,20 +315,36 @@ async def test_a_removed_account_is_named(
     assert "slack" in execution.error.message
 
 
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda _run_id, _vault: {"request": b"\x01" + b"0" * 40}, "cannot be decrypted"),
+        (lambda _run_id, _vault: {"request": None}, "cannot be continued: its record has no request"),
+        (lambda _run_id, _vault: {"definition": ""}, "cannot be continued: its record has no request"),
+        (lambda _run_id, _vault: {"definition": "{}"}, "cannot be continued: its request is damaged"),
+        (lambda run_id, vault: {"request": seal_request("{}", run_id, vault)}, "its request is damaged"),
+        (lambda _run_id, vault: {"request": seal_request("{}", "another", vault)}, "cannot be decrypted"),
+    ],
+    ids=["not sealed", "no request", "no definition", "damaged definition", "damaged request", "another run's request"],
+)
 async def test_a_run_that_cannot_be_restored_ends_with_the_reason(
-    runtime: WorkflowEngine, start: Continue, project: Project
+    runtime: WorkflowEngine,
+    start: Continue,
+    project: Project,
+    damage: Callable[[str, Vault], dict[str, Any]],
+    reason: str,
 ) -> None:
-    """A run whose stored request cannot be decrypted ends as an error, and no step runs."""
+    """A run whose stored request or definition is missing or damaged ends as an error, and no step runs."""
     paused = await start(node_step("ask", "$.flow.suspend(60000)"), node_step("last"))
     await resume(runtime, paused, "ask")
     (claimed,) = await runtime.journal.claim_next()
-    damaged = ClaimedRun(**{**{f: getattr(claimed, f) for f in claimed.__slots__}, "request": b"\x01" + b"0" * 40})
+    damaged = replace(claimed, **damage(paused.id, project.vault))
 
     execution = await runtime.continue_run(damaged)
 
     assert execution.status == "error"
     assert execution.error is not None
-    assert (execution.error.code, "cannot be decrypted" in execution.error.message) == ("project", True)
+    assert (execution.error.code, reason in execution.error.message) == ("project", True)
     assert execution.step("last").status == "not_run"
 
 
@@ -461,3 +482,17 @@ async def test_a_triggered_run_is_left_to_the_next_process(
 
     assert {claimed.claim.run_id for claimed in claims} == {left.id, f"{left.id}:call:1.1:1"}
     assert {claimed.claim.attempt for claimed in claims} == {2}
+
+
+def test_a_carry_has_only_the_secrets_of_its_exports() -> None:
+    """What a step carries to later steps has the secrets that its exports contain, and no other secret of the run."""
+    secrets = [Secret("env/A", "value-a-0123456789"), Secret("env/B", "value-b-0123456789")]
+    exports: dict[str, JSON] = {"x": "value-a-0123456789", "n": 1}
+    shown = StepResult("one", "success", exports={"x": "⟦secret:env/A⟧", "n": 1})
+
+    carry = build_carry(shown, StepOutcome(exports), secrets, number=2, response=None)
+    plain = build_carry(replace_struct(shown, exports=exports), StepOutcome(exports), secrets, number=2, response=None)
+
+    assert carry is not None
+    assert (carry.exports, carry.secrets) == (exports, (("env/A", "value-a-0123456789"),))
+    assert plain is None

@@ -1,4 +1,4 @@
-"""Credentials of the run's account in the event's body, in the journal."""
+"""The record of a run in the journal: what it shows of secrets, and what it leaves to the next process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
+from pdkernel.clock import SYSTEM_CLOCK
+from pdkernel.egress import parse_policy
+from pdkernel.engine.http_response import NO_RESPONSE
+from pdkernel.engine.journal import Claim, DatabaseJournal, SqliteBackend
+from pdkernel.engine.restored_run import RestoredRun
+from pdkernel.engine.run_record import RunRecord
+from pdkernel.engine.run_request import UNWATCHED, RequestRefusal, RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.execution import Execution
+from pdkernel.errors import RequestError
+from pdkernel.execution import Execution, StepResult
 from pdkernel.project import Project
-from tests.builders import an_event, node_step, python_step
+from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 
 TOKEN = "xoxb-event-token-0123456789"
@@ -205,3 +212,37 @@ async def test_event_of_a_workflow_without_apps_is_not_sealed(run: Run, disk: Di
     )
 
     assert json.dumps({"said": "hello-hello"}, separators=(",", ":")).encode() in during[0]
+
+
+async def test_a_refusal_shows_no_secret(run: Run) -> None:
+    """The error of a refused run has placeholders for the secrets of the run."""
+    refusal = RequestRefusal(RequestError("No key-0123456789.", fix="Replace key-0123456789."), NO_RESPONSE)
+
+    execution = await run(python_step("one"), variables={"KEY": "key-0123456789"}, refusal=refusal)
+
+    assert execution.error is not None
+    assert execution.error.message == "No ⟦secret:env/KEY⟧.\nReplace ⟦secret:env/KEY⟧."
+
+
+async def test_a_run_that_is_left_has_its_last_step(runtime: WorkflowEngine, project: Project, tmp_path: Path) -> None:
+    """If the process leaves a run between its last step and its end, the next process does not run the step again."""
+    record = RunRecord(
+        RunRequest(a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny")),
+        state=RestoredRun(Claim.first("run"), "trace", {}),
+        watcher=UNWATCHED,
+        journal=runtime.journal,
+        clock=SYSTEM_CLOCK,
+        vault=project.vault,
+        root=tmp_path,
+        may_have_accounts=False,
+    )
+    record.record_start()
+    for step in ("one", "two"):
+        record.record_step(StepResult(step, "success"))
+
+    left = await record.hand_over()
+    claimed = await runtime.journal.claim("run")
+
+    assert left.status == "executing"
+    assert claimed is not None
+    assert (claimed.claim.attempt, [step.name for step in claimed.steps]) == (2, ["one", "two"])

@@ -42,6 +42,15 @@ async def test_run_with_an_unwritten_end_is_an_error(run: Run) -> None:
     assert execution.step("one").status == "success"
 
 
+@pytest.mark.usefixtures("full")
+async def test_error_of_a_step_is_not_replaced(run: Run) -> None:
+    """A run that has failed before the disk was full keeps the error of its step."""
+    execution = await run(python_step("one", "print('x' * 400_000)\nraise ValueError('own')"))
+
+    assert execution.error is not None
+    assert (execution.error.step, execution.error.message) == ("one", "own")
+
+
 async def test_missing_temporary_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the temporary folder does not exist, the error names the fix."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))

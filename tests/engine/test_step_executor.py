@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from pdkernel.definition import read_folder_workflow
+from pdkernel.engine.step_executor import Service, StepServiceRouter
+from pdkernel.errors import StepError
 from pdkernel.execution import Execution
-from pdkernel.model import Step
+from pdkernel.model import JSON, Step
 from tests.builders import a_step, node_step, python_step, with_step
 from tests.definition.builders import synced
 from tests.engine.conftest import Run
@@ -117,3 +120,31 @@ async def test_errors_of_a_synced_folder_name_its_files(run: Run, tmp_path: Path
     assert thrown.error is not None
     assert "The prop other (workflow.yaml, line 10) cannot be evaluated" in thrown.error.message
     assert line_of(absent) == 3
+
+
+class Echo:
+    """A service that returns what it was asked."""
+
+    async def answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """Return the operation and the arguments."""
+        return [operation, dict(args)]
+
+
+async def test_a_call_reaches_its_service() -> None:
+    """A call names a service and an operation; services are built once, and an unknown service is an error of the step."""
+    built: list[bool] = []
+
+    def build() -> Mapping[str, Service]:
+        built.append(True)
+        return {"store": Echo()}
+
+    router = StepServiceRouter(build)
+
+    assert [await router.call(call, {"a": 1}) for call in ("store.get", "store.a.b")] == [
+        ["get", {"a": 1}],
+        ["a.b", {"a": 1}],
+    ]
+    assert built == [True]
+    with pytest.raises(StepError, match=r"This version does not support files\.open\.") as refused:
+        await router.call("files.open", {})
+    assert refused.value.name == "UnsupportedError"

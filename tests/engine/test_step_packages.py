@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.connect import LocalDirectory
+from pdkernel.engine.step_packages import StepPackages, step_access
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step
@@ -236,8 +237,6 @@ async def test_app_prop_from_a_package_uses_the_account_of_the_external_user(
 
 def test_workflow_without_packages_installs_nothing(tmp_path: Path) -> None:
     """Without packages nothing is installed: Node.js gets no folder, Python a shared empty environment."""
-    from pdkernel.engine.step_packages import StepPackages
-
     with Project.open(tmp_path / ".pdkernel") as project:
         steps = a_workflow(python_step("one"), importing("fs", name="two")).steps
         ready = asyncio.run(StepPackages.for_project(project.folder, {}).prepare(steps, tmp_path))
@@ -246,3 +245,21 @@ def test_workflow_without_packages_installs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / ".pdkernel" / "packages" / "node").exists()
     assert ready.python_environment is not None
     assert ready.python_environment.packages() == {}
+
+
+def test_what_steps_may_see(tmp_path: Path) -> None:
+    """Steps read the code, packages and certificates, write the file store, and see neither key nor database, wherever these are."""
+    folder, database, key = tmp_path / ".pdkernel", tmp_path / "shared.db", tmp_path / "key"
+    with Project.open(folder, database_url=f"sqlite:///{database}", key_file=key) as project:
+        access = step_access(folder, [tmp_path / "ca.pem"], project=project)
+    with Project.open(tmp_path / "other" / ".pdkernel") as project:
+        inside = step_access(project.folder, [], project=project)
+
+    assert access.read == {tmp_path, folder / "packages", folder / "cache" / "go", tmp_path / "ca.pem"}
+    assert access.write == {folder / "files"}
+    assert access.hide == {
+        folder,
+        key,
+        *(tmp_path / f"shared.db{suffix}" for suffix in ("", "-wal", "-shm", "-journal")),
+    }
+    assert inside.hide == {project.folder}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -228,6 +229,40 @@ class TestRerun:
         execution = await run(python_step("again", "pd.flow.rerun(1)\nraise ValueError('no')"))
         assert execution.status == "error"
         assert execution.step("again").attempt == 1
+
+
+class TestRetry:
+    """`auto_retry` pauses a run after an error."""
+
+    FAILING = a_workflow(python_step("a", "import os\nraise ValueError('no ' + os.environ['KEY'])"), auto_retry=True)
+    KEY: ClassVar = {"KEY": "key-0123456789"}
+
+    async def test_a_paused_run_shows_its_error_and_its_urls(self, run: Run) -> None:
+        """`$attempt` has the redacted error, the time of the retry, and URLs for the pause of this run of the step."""
+        execution = await run(self.FAILING, pause_mode="park", base_url="https://flows.example.com", variables=self.KEY)
+
+        assert (execution.status, execution.error) == ("paused", None)
+        assert execution.pause is not None
+        assert execution.pause.kind == "retry"
+        attempt = execution.step("a").exports["$attempt"]
+        assert isinstance(attempt, dict)
+        assert attempt["error"] == {"name": "ValueError", "message": "no ⟦secret:env/KEY⟧"}
+        assert attempt["resume_ts"] == execution.pause.until
+        urls = [str(attempt[name]) for name in ("cancel_url", "rerun_url")]
+        start = f"https://flows.example.com/-/{{}}/{execution.id}/a/1.1."
+        assert [url.startswith(start.format(verb)) for url, verb in zip(urls, ("cancel", "resume"), strict=True)] == [
+            True
+        ] * 2
+
+    @pytest.mark.parametrize(
+        "choices", [{"pause_mode": "park", "interface": "notebook"}, {"pause_mode": "wait"}, {"pause_mode": "skip"}]
+    )
+    async def test_a_person_gets_the_error_at_once(self, run: Run, choices: dict[str, Any]) -> None:
+        """A run of a notebook, and a run that does not leave its pauses to a server, fails without a retry."""
+        execution = await run(self.FAILING, variables=self.KEY, **choices)
+
+        assert execution.status == "error"
+        assert "$attempt" not in execution.step("a").exports
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -15,8 +16,10 @@ from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.deliveries import FIRST_RETRY_S
+from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event, python_step
@@ -125,6 +128,69 @@ async def test_an_unreadable_message_does_not_hold_up_others(
     assert kept is not None
     assert [request.body for request in destination.requests] == [b"2"]
     assert [each.outcome for each in kept.sends] == ["sent"]
+
+
+@pytest.mark.parametrize("public_only", [False, True])
+async def test_a_continued_run_keeps_to_public_addresses(
+    runtime: WorkflowEngine, destination: AnsweringServer, tmp_path: Path, public_only: bool
+) -> None:
+    """The policy of the process replaces that of a run, and not whether the run may call this machine."""
+    ask = f"import urllib.request\nrequest = urllib.request.Request({destination.url!r}, headers={{'idempotency-key': 'a'}})\n"
+    attempt = "try:\n    urllib.request.urlopen(request)\nexcept OSError:\n    pass"
+    workflow = a_workflow(python_step("wait", "pd.flow.suspend(60000)"), python_step("ask", ask + attempt))
+    policy = replace(parse_policy("live"), public_only=public_only)
+    paused = await runtime.run(RunRequest(workflow, an_event(), policy, folder=tmp_path, pause_mode="park"))
+    assert await runtime.resolve_wait(WaitKey(paused.id, "wait"), "resume") == "done"
+    (claimed,) = await runtime.journal.claim_next()
+
+    execution = await runtime.continue_run(claimed, policy=parse_policy("deny"))
+
+    assert execution.outbound_enforcement is not None
+    assert execution.outbound_enforcement.mode == "deny"
+    assert len(destination.requests) == (0 if public_only else 1)
+
+
+async def test_an_engine_that_cannot_start_leaves_the_project(project: Project, directory: LocalDirectory) -> None:
+    """A server that is refused because the project has another key is not an executor: the next one starts."""
+    change = "update meta set value = '{}' where name = 'key_fingerprint'"
+    with project.sqlalchemy_engine.begin() as connection:
+        key = connection.exec_driver_sql("select value from meta where name = 'key_fingerprint'").scalar_one()
+        connection.exec_driver_sql(change.format("another"))
+    with pytest.raises(PdkernelError, match="key"):
+        await WorkflowEngine.start(project, directory, origin="serve")
+    with project.sqlalchemy_engine.begin() as connection:
+        left = connection.exec_driver_sql("select id from executors").all()
+        connection.exec_driver_sql(change.format(key))
+
+    async with await WorkflowEngine.start(project, directory, origin="serve"):
+        assert left == []
+
+
+async def test_a_second_try_shows_no_credential(
+    runtime: WorkflowEngine,
+    destination: AnsweringServer,
+    clock: ManualClock,
+    connect: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """The record of a message that is sent again has placeholders for the credentials of the run's accounts."""
+    token = "xoxb-0123456789"
+    connect("ada", token)
+    data = "pd.inputs['slack']['$auth']['oauth_access_token']"
+    step = python_step(
+        "tell", f"pd.send.http(method='POST', url={destination.url!r}, data={data})", options="--app slack"
+    )
+    request = RunRequest(a_workflow(step), an_event(), parse_policy("deny"), external_user_id="ada", folder=tmp_path)
+    execution = await runtime.run(replace(request, interface="http", pause_mode="park"))
+    clock.advance(FIRST_RETRY_S)
+    await runtime.deliver_due()
+    kept = await runtime.journal.get_execution(execution.id)
+
+    assert kept is not None
+    assert [request.body.decode() for request in destination.requests] == [token] * 2
+    assert [each.outcome for each in kept.sends] == ["sent"]
+    assert "⟦secret:slack/" in str(kept.sends[0].payload)
+    assert token not in str(kept.to_json())
 
 
 async def test_a_process_that_was_taken_for_dead_runs_again(postgres_url: str, tmp_path: Path) -> None:

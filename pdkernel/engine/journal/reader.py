@@ -88,8 +88,8 @@ class JournalReader:
         start = until.timestamp() - hours * 3600
 
         def count(connection: Connection, workflow: str) -> Sequence[tuple[int, int]]:
-            counts = [(0, 0)] * hours
-            for hour, runs, failed in connection.execute(_BY_HOUR, (start, workflow, start)):
+            stored, counts = replace_unstorable(workflow), [(0, 0)] * hours
+            for hour, runs, failed in connection.execute(_BY_HOUR, (start, stored, start)):
                 hour = min(hour, hours - 1)  # noqa: PLW2901 - a run of this moment belongs to the last hour
                 counts[hour] = (counts[hour][0] + runs, counts[hour][1] + failed)
             return counts

@@ -215,7 +215,7 @@ class Statements(QueueStatements):
         """Return messages of served runs that are due, with their run and number of tries; others get them at *retry_at*."""
         rows = connection.execute(
             "select o.run_id, path, number, position, message, shown, tries from outbox o join runs r on r.id = o.run_id"
-            " where due <= ? and r.origin = ? and length(message) > 0"
+            " where due <= ? and r.origin = ?"
             " order by due limit ? /*postgres for update of o skip locked*/",
             (now, self.origin, limit),
         ).fetchall()

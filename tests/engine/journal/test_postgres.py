@@ -20,7 +20,7 @@ import pytest
 
 from pdkernel.clock import SYSTEM_CLOCK, ManualClock
 from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output, open_journal, open_reader
-from pdkernel.engine.journal.postgres import PostgresBackend, translate_sql
+from pdkernel.engine.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.project import Project
 from tests.engine.journal.conftest import (
@@ -110,18 +110,40 @@ async def test_lease_is_extended(journals: Journals, server: PostgresDatabase) -
 
 async def test_run_of_a_lapsed_executor_continues_elsewhere(journals: Journals) -> None:
     """An executor whose lease has lapsed is lost, its served run is ready for the others, and its writes are refused."""
-    frozen, other = journals(lease_s=0.2), journals()
+    other, frozen = journals(), journals(lease_s=0.8)
     await frozen.store_definition(WORKFLOW)
     await frozen.accept_run(new_run())
     before = (await other.reap_dead(), frozen.is_lost)
-    await asyncio.sleep(0.25)
+    reaped = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while not reaped:
+            await asyncio.sleep(0.05)
+            reaped = await other.reap_dead()
 
     assert before == (0, False)
     assert frozen.is_lost
-    assert await other.reap_dead() == 1
+    assert reaped == 1
     assert not await frozen.append_step(FIRST, step_row(0, "one"))
     (claimed,) = await other.claim_next()
     assert claimed.claim == Claim("run", 2, 2)
+
+
+async def test_an_executor_that_extends_its_lease_at_this_moment_lives(
+    journals: Journals, server: PostgresDatabase
+) -> None:
+    """An executor whose lapsed lease is extended while another one reaps keeps its runs, and the reaper does not wait."""
+    owner, reaper = journals(), journals()
+    await owner.accept_run(new_run())
+    server.kill(owner)
+    with closing(server.postgres_backend().connect()) as extending:
+        extending.execute("begin")
+        extending.execute("update executors set lease_until = lease_until + 1e10 where id = %s", (owner.executor_id,))
+        async with asyncio.timeout(PATIENCE_S):
+            reaped = await reaper.reap_dead()
+        extending.execute("commit")
+
+    assert reaped == 0
+    assert await owner.append_step(FIRST, step_row(0, "one"))
 
 
 async def test_late_executor_does_not_judge_others(journals: Journals) -> None:
@@ -265,6 +287,19 @@ async def test_others_are_notified(journals: Journals, server: PostgresDatabase,
     assert not own.is_set()
 
 
+async def test_others_are_notified_of_runs_that_a_lost_executor_had(journals: Journals) -> None:
+    """An executor that joins again notifies the others of its earlier runs, which are ready."""
+    lost, listener = journals(), journals()
+    await lost.accept_run(new_run())
+    called = threading.Event()
+    listener.on_change(called.set)
+
+    await lost.rejoin()
+
+    await until(called.is_set)
+    assert await status(listener) == "resumed"
+
+
 WAITING = "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
 
@@ -313,6 +348,28 @@ async def test_definition_of_an_accepted_run_stays(journals: Journals, server: P
         await one.remove_runs([f"next{number}"])
 
 
+async def test_failed_write_fails_only_its_caller(journals: Journals, server: PostgresDatabase) -> None:
+    """A write that the server refuses has its own error; writes of the same transaction are run again without it."""
+    journal = journals()
+    for run_id in ("a", "b", "c"):
+        await journal.accept_run(new_run(run_id))
+    positions = {"a": 0, "b": 2**40, "c": 0}  # a position is a number of 32 bits
+
+    with closing(server.postgres_backend().connect()) as other:  # the writes wait, so that they share a transaction
+        other.execute("begin")
+        other.execute("lock table steps")
+        first = journal.append_step(Claim.first("a"), step_row(0, "zero"))
+        await until(lambda: waits(server))
+        others = [journal.append_step(Claim.first(run_id), step_row(at, "one")) for run_id, at in positions.items()]
+        other.execute("rollback")
+    done = await asyncio.gather(first, *others, return_exceptions=True)
+
+    assert (done[:2], done[3]) == ([True, True], True)
+    assert isinstance(done[2], ProjectError)
+    assert "refused a statement: integer out of range" in done[2].message
+    assert server.rows("select run_id, path from steps order by 1, 2") == [("a", "one"), ("a", "zero"), ("c", "one")]
+
+
 async def test_deadlock_is_retried(journals: Journals, server: PostgresDatabase) -> None:
     """If the server ends a transaction because of a deadlock, its writes are run again, and all succeed."""
     server.execute(
@@ -335,6 +392,33 @@ async def test_deadlock_is_retried(journals: Journals, server: PostgresDatabase)
 
 
 # ── lost connections ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("state", "is_lost"),
+    [
+        ("08006", True),  # the connection failed
+        ("25006", True),  # the server is not the primary one any more
+        ("25P03", True),  # idle in a transaction for too long
+        ("53300", True),  # too many connections
+        ("57P01", True),  # the server shuts down
+        ("57P03", True),  # the server starts
+        ("57014", False),  # the statement was cancelled
+        ("25P02", False),  # an earlier statement of the transaction failed
+        ("40P01", False),  # a deadlock
+        ("23505", False),  # a duplicate key
+    ],
+)
+def test_errors_of_a_lost_connection(state: str, is_lost: bool) -> None:
+    """Errors of the connection or of the server's state need a new connection; a statement's own error does not."""
+    assert is_lost_connection(psycopg.errors.lookup(state)("no")) is is_lost
+
+
+def test_errors_without_a_state() -> None:
+    """An error without a SQL state is that of a connection, unless another class says otherwise."""
+    faults = psycopg.OperationalError("no"), psycopg.InterfaceError("no"), psycopg.DataError("no"), OSError("no")
+
+    assert [is_lost_connection(fault) for fault in faults] == [True, True, False, False]
 
 
 def end_connections(server: PostgresDatabase) -> None:
@@ -382,7 +466,7 @@ class Proxy:
     A Unix socket before the server's, which can lose a connection during a commit.
 
     Attributes:
-        loses: Whether the next commit loses its connection: `before` or `after` the server gets it; None for neither.
+        loses: When the next commit loses its connection: `before` the server gets it, `during` or `after` its work; or None.
     """
 
     def __init__(self, folder: Path, target: Path) -> None:
@@ -404,11 +488,15 @@ class Proxy:
 
     def stop(self) -> None:
         """Refuse connections, and end those that are open."""
+        self.refuse()
+        self._end(*self._connections)
+
+    def refuse(self) -> None:
+        """Refuse connections; those that are open stay."""
         assert self._listener is not None
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._end(*self._connections)
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -433,7 +521,9 @@ class Proxy:
                 if loses == "before":
                     break
                 server.sendall(data)
-        if not cut.is_set() or loses == "before":  # else the answer ends the connection
+                if loses == "during":
+                    break
+        if not cut.is_set() or loses in ("before", "during"):  # else the answer ends the connection
             self._end(client, server)
 
     def _return(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
@@ -493,6 +583,38 @@ async def test_lost_commit_is_neither_lost_nor_repeated(
     assert results[4].claim == Claim("run", 2)
     assert server.rows("select status, fence from runs") == [("success", 2)]
     assert server.rows("select path from steps") == [("zero",)]
+
+
+async def test_commit_in_progress_is_awaited(distant: DatabaseJournal, proxy: Proxy, server: PostgresDatabase) -> None:
+    """A commit that goes on after its connection was lost is awaited: its write is not done again."""
+    server.execute(
+        "create function wait_in_commit() returns trigger language plpgsql as 'begin perform pg_sleep(0.3); return null; end'"
+    )
+    server.execute(
+        "create constraint trigger wait_in_commit after insert on runs deferrable initially deferred"
+        " for each row execute function wait_in_commit()"
+    )
+    try:
+        proxy.loses = "during"
+        accepted = await distant.accept_run(new_run())
+    finally:
+        server.execute("drop function wait_in_commit cascade")
+
+    assert (accepted, proxy.lost) == (True, 1)
+    assert server.rows("select id, owner from runs") == [("run", distant.executor_id)]
+
+
+async def test_executor_with_an_unknown_write_gives_up_its_runs(distant: DatabaseJournal, proxy: Proxy) -> None:
+    """If the server cannot be asked whether it has committed a write, the executor gives up its runs, although its lease is valid."""
+    await distant.accept_run(new_run())
+    proxy.refuse()
+    proxy.loses = "after"
+
+    with pytest.raises(ProjectError, match="cannot be reached"):
+        await distant.append_step(FIRST, step_row(0, "one"))
+
+    assert distant.is_lost
+    proxy.start()
 
 
 async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: Proxy) -> None:

@@ -301,6 +301,16 @@ async def test_find_cancelled_returns_only_cancelled_runs(journal: DatabaseJourn
     assert await journal.find_cancelled([]) == []
 
 
+async def test_each_of_many_runs_is_looked_up(journal: DatabaseJournal) -> None:
+    """Of more runs than one query names, each cancelled one is found."""
+    cancelled = ["run0", "run199", "run200", "run399", "run400"]
+    for run_id in cancelled:
+        await journal.accept_run(new_run(run_id))
+        await journal.cancel(run_id)
+
+    assert sorted(await journal.find_cancelled([f"run{number}" for number in range(402)])) == sorted(cancelled)
+
+
 # ── dead executors ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -484,6 +494,18 @@ async def test_a_run_that_ends_its_servers_is_given_up(
         assert "ended before the same step did" in run.error.message
 
 
+async def test_attempts_since_the_last_step_count(open_journal: Open, database: Database) -> None:
+    """A run with more attempts than the maximum is continued if its last recorded step was recorded recently."""
+    server = open_journal("serve")
+    await server.accept_run(new_run())
+    await server.append_step(Claim("run", 1, attempt=2), step_row(0, "one"))
+    await server.append_step(Claim("run", 1, attempt=15), step_row(1, "two"))
+    database.execute("update runs set attempt = 20")
+    database.kill(server)
+
+    assert await open_journal("serve").reap_dead() == 1
+
+
 async def test_run_of_a_closed_executor_is_reaped(open_journal: Open) -> None:
     """Runs that an executor left running when it was closed are reaped."""
     owner = open_journal("serve")
@@ -650,11 +672,12 @@ async def test_recorded_step_replaces_its_pause(journal: DatabaseJournal) -> Non
 
 
 async def test_cancelled_pause_still_shows_its_step(journal: DatabaseJournal) -> None:
-    """A run that was cancelled in its pause shows the step's result so far."""
+    """A run that was cancelled in its pause shows the step's result so far, and no pause."""
     await pause(journal)
     await journal.cancel("run")
 
-    assert (await load(journal)).step("one").exports == {"$return_value": "before"}
+    execution = await load(journal)
+    assert (execution.step("one").exports, execution.pause) == ({"$return_value": "before"}, None)
 
 
 async def test_paused_run_is_woken_once(journal: DatabaseJournal, clock: ManualClock) -> None:
@@ -1051,6 +1074,33 @@ async def test_concurrency_of_a_queue_is_limited(journal: DatabaseJournal) -> No
     assert len(await journal.claim_next("mail", limit=5)) == 1
 
 
+async def test_lower_limits_start_no_further_run(journal: DatabaseJournal) -> None:
+    """If more runs execute, or have started, than new limits of their queue allow, no run starts."""
+    for queue in ("busy", "throttled"):
+        for number in range(4):
+            await journal.accept_run(new_run(f"{queue}{number}", queue=queue))
+        assert len(await journal.claim_next(queue, limit=2)) == 2
+    await journal.set_queue_limits("busy", concurrency=1)
+    await journal.set_queue_limits("throttled", max_starts=1, period_s=10)
+    assert len(await journal.claim_next("throttled", limit=5)) == 1  # starts before the first limit do not count
+    await journal.set_queue_limits("throttled", max_starts=0, period_s=10)
+
+    assert [await journal.claim_next(queue, limit=5) for queue in ("busy", "throttled")] == [[], []]
+
+
+@ONLY_SQLITE
+async def test_limits_that_could_not_be_written_are_written_again(journal: DatabaseJournal, database: Database) -> None:
+    """After a failed write the next call with the same limits writes them."""
+    database.execute("alter table limits rename to away")
+    with pytest.raises(ProjectError):
+        await journal.set_queue_limits("mail", concurrency=1)
+    database.execute("alter table away rename to limits")
+
+    await journal.set_queue_limits("mail", concurrency=1)
+
+    assert database.rows("select queue, concurrency from limits") == [("mail", 1)]
+
+
 async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: ManualClock) -> None:
     """Runs of every queue are claimed within the limit of the call and those of each queue, the oldest of a queue first."""
     journal = open_journal()
@@ -1326,6 +1376,20 @@ async def test_messages_of_a_dead_executor_are_due(open_journal: Open, database:
 
     due = [row.position for _, row, _ in await open_journal(origin).claim_deliveries()]
     assert due == ([0] if origin == "serve" else [])
+
+
+async def test_messages_of_a_run_in_progress_are_not_due(open_journal: Open, database: Database) -> None:
+    """The end of another process leaves messages of a run in progress to the process of the run."""
+    server, other = open_journal("serve"), open_journal()
+    await server.accept_run(new_run())
+    await server.park(FIRST, wait_row(wake_at=0.0), outbox=[outbox_row()])
+    await server.wake_due()
+    await server.claim("run")
+    database.kill(other, "terminal")
+
+    await server.reap_dead()
+
+    assert await server.claim_deliveries() == []
 
 
 @pytest.mark.parametrize(

@@ -487,6 +487,16 @@ async def test_runs_are_counted_by_hour(journal: DatabaseJournal, clock: ManualC
     assert now == {"A": [(1, 1), (1, 0), (0, 0), (2, 0)]}
 
 
+async def test_runs_of_a_name_that_cannot_be_stored_are_counted(journal: DatabaseJournal, database: Database) -> None:
+    """A workflow whose name has NUL or a lone surrogate is counted by the name with which it was accepted."""
+    name = "a\ud800\0"
+    await journal.accept_run(new_run(workflow=name))
+    with closing(open_reader(database.backend())) as reader:
+        counts = await reader.count_by_hour([name], journal.clock.now(), 1)
+
+    assert counts == {name: [(1, 0)]}
+
+
 @ONLY_SQLITE
 async def test_the_version_changes_with_the_file(journal: DatabaseJournal, database: Database) -> None:
     """The version stays the same between reads, and changes after a write of another connection."""

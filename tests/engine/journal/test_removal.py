@@ -93,6 +93,18 @@ async def test_expired_runs_are_found(open_journal: Open, clock: ManualClock, da
     assert await journal.find_expired(days) == expired
 
 
+async def test_a_long_run_expires_by_its_end(open_journal: Open, clock: ManualClock) -> None:
+    """A run that began before the retention and ended within it is kept."""
+    journal = open_journal()
+    await journal.store_definition(WORKFLOW)
+    await journal.accept_run(new_run())
+    clock.advance(3 * 86400)
+    await journal.finish(FIRST, "success", "{}")
+    clock.advance(86400)
+
+    assert await journal.find_expired(2) == []
+
+
 async def test_each_workflow_has_its_retention(open_journal: Open, clock: ManualClock) -> None:
     """The setting of a workflow's newest run counts for all of its runs, also 0 days; the oldest run is the first."""
     journal = open_journal()

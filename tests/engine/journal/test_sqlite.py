@@ -328,7 +328,8 @@ async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: Databas
     message = replace(outbox_row(), shown='{"step":"one","kind":"http","outcome":"waiting","to":"a\ud800\0"}')
     assert await journal.accept_run(new_run(event=event))
     assert await journal.append_step(Claim.first("run"), step_row(0, "one", data))
-    assert await journal.finish(Claim.first("run"), "success", output, outbox=[message])
+    assert await journal.finish(Claim.first("run"), "success", output, outbox=[message, outbox_row(1)])
+    assert await journal.record_delivery("run", outbox_row(1), message.shown)
 
     execution = await journal.get_execution("run")
 
@@ -336,7 +337,7 @@ async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: Databas
     assert execution.event == {"body": BROKEN}
     assert execution.step("one").exports == {"x": BROKEN}
     assert execution.response is not None
-    assert (execution.response.body, execution.sends[0].to) == (BROKEN, BROKEN)
+    assert (execution.response.body, [send.to for send in execution.sends]) == (BROKEN, [BROKEN] * 2)
 
 
 async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: DatabaseJournal) -> None:
@@ -388,7 +389,7 @@ async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: Datab
 
 async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: DatabaseJournal) -> None:
     """A run is found, claimed and cancelled by the texts with which it was accepted."""
-    await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user=BROKEN, queue="mail"))
+    await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user=BROKEN, queue="mail", dedupe_key=BROKEN))
 
     by_id = await journal.get_execution(BROKEN)
     listed = await journal.list_executions(workflow=BROKEN, external_user=BROKEN)
@@ -404,6 +405,7 @@ async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: Database
     assert claimed is not None
     assert cancelled
     assert await journal.find_cancelled([BROKEN]) == [BROKEN]
+    assert await journal.find_run_id(BROKEN) == STORED
 
 
 async def test_any_loop_may_write(journal: DatabaseJournal) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from pdkernel.engine.journal.text_columns import (
     RunRow,
     build_execution,
+    build_summary,
     decode_retention,
     encode_definition,
     encode_event,
@@ -224,3 +225,13 @@ def test_retention_of_a_definition(settings: dict[str, JSON], days: int | None) 
     """Only a whole number is a number of days; a damaged definition has none."""
     assert decode_retention(json.dumps({"steps": [], "settings": settings})) == days
     assert decode_retention("{") is None
+
+
+def test_duration_of_a_summary() -> None:
+    """A finished run has a duration in milliseconds, 0 if the clock was set back during the run; an unfinished run has none."""
+    durations = [
+        build_summary("run", "Greet", None, "development", "success", 1, 1, 10.0, ended, None).duration_ms
+        for ended in (10.25, 9.0, None)
+    ]
+
+    assert durations == [250, 0, None]

@@ -90,3 +90,41 @@ async def test_nothing_of_a_failed_compound_write_is_committed(tmp_path: Path, w
         written = [value for (value,) in other.execute("select value from written order by rowid")]
         assert written == [*range(1, writes), 9]
         writer.close(lambda _: None)
+
+
+async def test_a_closed_loop_does_not_end_the_thread(tmp_path: Path) -> None:
+    """A write whose loop has closed before the commit is committed, and so are later writes of other loops."""
+    path = tmp_path / "journal.db"
+    with closing(connect(path)) as other:
+        other.execute("create table written (value integer)")
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=0))
+
+        async def submit() -> None:
+            writer.write(insert(1))
+
+        other.execute("begin immediate")  # the commit waits
+        await asyncio.to_thread(asyncio.run, submit())
+        other.execute("rollback")
+        async with asyncio.timeout(20):
+            await writer.write(insert(2))
+
+        assert [value for (value,) in other.execute("select value from written order by rowid")] == [1, 2]
+        writer.close(lambda _: None)
+
+
+async def test_a_transaction_that_ends_early_stores_nothing(tmp_path: Path) -> None:
+    """If SQLite rolls back a transaction at one of its writes, as on a full disk, every write fails, and none is stored."""
+    path = tmp_path / "journal.db"
+    with closing(connect(path)) as other:
+        other.execute("create table written (value integer)")
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
+
+        def end(connection: Connection) -> object:
+            return connection.execute("rollback")
+
+        results = await asyncio.gather(*map(writer.write, (insert(1), end, insert(2))), return_exceptions=True)
+
+        assert [type(result) for result in results] == [ProjectError] * 3
+        assert other.execute("select value from written").fetchall() == []
+        await writer.write(insert(3))
+        writer.close(lambda _: None)

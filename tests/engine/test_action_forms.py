@@ -1,0 +1,82 @@
+"""Forms of local actions: what their code may read, and what its answers may show. `tests/session/test_actions.py` has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdkernel.egress import parse_policy
+from pdkernel.engine.action_forms import FormRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.project import Project
+from tests.builders import a_step
+
+ACTION = """
+export default {
+  key: "depot-pick", name: "Pick", version: "0.0.1", type: "action",
+  props: {
+    depot: { type: "app", app: "depot" },
+    pin: { type: "string", secret: true, optional: true },
+    seen: { type: "string", async options() {
+      return [process.env.PLAIN, this.depot.$auth.api_key, this.pin, this.note].map((value) => ({ label: `is ${value}`, value }));
+    } },
+    hidden: { type: "string", async options() { return Object.values(process.env).filter((value) => value.includes("1234-")) } },
+    failing: { type: "string", async options() { throw new Error(`no ${this.depot.$auth.api_key}`) } },
+    note: { type: "string", optional: true },
+  },
+  run() {},
+};
+"""
+VARIABLES = {"PLAIN": "plain-0123456789", "form.pin": "1234-secret-pin"}
+
+
+@pytest.fixture
+def form(project: Project, tmp_path: Path, connect: Callable[..., str]) -> Callable[..., FormRequest]:
+    """Returns a function that makes the form of an action, for ada, who has an account."""
+    path = tmp_path / "components" / "depot" / "actions" / "pick" / "pick.mjs"
+    path.parent.mkdir(parents=True)
+    path.write_text(ACTION)
+    project.settings.set("actions", str(tmp_path / "components"))
+    connect(app="depot", credentials={"api_key": "key-0123456789"})
+
+    def make(values: str = "", **choices: Any) -> FormRequest:
+        step = a_step(f"%%pdstep form --uses depot-pick@0.0.1\n{values}")
+        fields: dict[str, Any] = {"external_user_id": "ada", "variables": VARIABLES, "folder": tmp_path}
+        return FormRequest(step, parse_policy("deny"), **(fields | choices))
+
+    return make
+
+
+async def test_options_show_no_secret(runtime: WorkflowEngine, form: Callable[..., FormRequest]) -> None:
+    """Labels and values have placeholders for variables, credentials and secret props that the action's code returns."""
+    request = form('note: "{{ steps.one.n }}"\npin: {_enc: x}\n', exports={"one": {"n": "exported"}})
+
+    page = await runtime.forms.load_options(request, "seen")
+
+    assert page.empty_reason is None
+    values = [option.value for option in page.options]
+    assert [option.label for option in page.options] == [f"is {value}" for value in values]
+    assert [values[0], *values[2:]] == ["⟦secret:env/PLAIN⟧", "⟦secret:prop/form/pin⟧", "exported"]
+    assert str(values[1]).startswith("⟦secret:depot/")
+
+
+async def test_secret_props_are_not_in_the_environment(
+    runtime: WorkflowEngine, form: Callable[..., FormRequest]
+) -> None:
+    """The process of the action has no environment variable with the value of a secret prop."""
+    page = await runtime.forms.load_options(form(), "hidden")
+
+    assert page.options == ()
+
+
+async def test_the_reason_for_missing_options_shows_no_secret(
+    runtime: WorkflowEngine, form: Callable[..., FormRequest]
+) -> None:
+    """If the action's code fails, the reason has placeholders for its secrets."""
+    page = await runtime.forms.load_options(form(), "failing")
+
+    assert page.options == ()
+    assert str(page.empty_reason).startswith("Error: no ⟦secret:depot/")
