@@ -225,19 +225,51 @@ def test_pauses(folder: Path, engine: pdkernel.Engine, mode: Any, status: str) -
 
 
 def test_variables_and_changes(folder: Path, engine: pdkernel.Engine, capfd: pytest.CaptureFixture[str]) -> None:
-    """A step reads a variable of the caller; the caller hears of each change; the API prints nothing."""
+    """A step reads a variable of the caller, which wins over `.env`; the caller hears of each change; the API prints nothing."""
+    beside = folder.parent / "with_variables"
+    beside.mkdir()
+    (beside / ".env").write_text("OWN=1\nFILE=123\n")
     source = notebook_of(
-        folder.parent / "env.ipynb",
-        "%%pdstep env\nimport os\ndef handler(pd):\n    print('of the step')\n    return len(os.environ['OWN'])\n",
+        beside / "env.ipynb",
+        "%%pdstep env\nimport os\ndef handler(pd):\n    print('of the step')\n"
+        "    return [len(os.environ['OWN']), len(os.environ['FILE'])]\n",
     )
     seen: list[pdkernel.Execution] = []
 
     execution = pdkernel.run(source, event={}, variables={"OWN": "12345"}, on_change=seen.append, engine=engine)
 
-    assert execution.step("env").return_value == 5
+    assert execution.step("env").return_value == [5, 3]
     assert seen[0].status == "executing"
     assert seen[-1] == execution
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_event_names_the_external_user(folder: Path, engine: pdkernel.Engine) -> None:
+    """A run is for the user and the environment that the event names, unless the arguments name others."""
+    event: JSON = {"headers": {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}}
+
+    named = pdkernel.run(folder / "echo.ipynb", event=event, engine=engine)
+    other = pdkernel.run(
+        folder / "echo.ipynb", event=event, external_user="grace", environment="development", engine=engine
+    )
+
+    assert [(run.external_user, run.environment) for run in (named, other)] == [
+        ("ada", "production"),
+        ("grace", "development"),
+    ]
+
+
+def test_nothing_is_installed_on_request(folder: Path, engine: pdkernel.Engine) -> None:
+    """With `install=False` a missing package refuses the run."""
+    source = notebook_of(
+        folder.parent / "package.ipynb",
+        "%%pdstep code --lang node\nimport x from 'a-missing-package';\nexport default { run: () => x }",
+    )
+
+    execution = pdkernel.run(source, event={}, install=False, engine=engine)
+
+    assert execution.error is not None
+    assert execution.error.code == "package_missing"
 
 
 def test_run_without_an_engine_makes_a_project(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +430,25 @@ def test_export_with_a_proof(folder: Path, tmp_path: Path) -> None:
     assert exported.proof.verdict != "differs"
 
 
+def test_an_unanswered_question_about_an_account(folder: Path, engine: pdkernel.Engine, tmp_path: Path) -> None:
+    """A workflow with an unanswered question is exported; a proof is refused, and a run unless the step is pinned."""
+    source = notebook_of(
+        tmp_path / "send.ipynb",
+        "%%pdstep send --lang node\nexport default { props: { slack: { type: 'app', app: 'slack' } }, run() {} }",
+    )
+    sidecar = "schema: pdkernel/1\nsteps:\n  send:\n    accounts:\n      slack: unanswered\n"
+    (tmp_path / "send.pdkernel.yaml").write_text(sidecar)
+
+    assert pdkernel.export(source, to=tmp_path / "exported").files.paths("new")
+    pinned = pdkernel.run(source, event={}, pins={"send": 1}, engine=engine)
+    assert pinned.step("send").status == "pinned"
+    with pytest.raises(RequestError, match="unanswered"):
+        pdkernel.run(source, event={}, engine=engine)
+    with pytest.raises(RequestError, match="unanswered"):
+        pdkernel.export(source, to=tmp_path / "proven", prove=True, project=tmp_path / ".pdkernel")
+    assert not (tmp_path / "proven").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -429,5 +480,6 @@ def test_runs_are_a_data_frame(folder: Path, tmp_path: Path) -> None:
     assert frame["id"].tolist() == [made[1].id, made[0].id]
     assert pdkernel.runs(project=project, external_user="ada", since="1h")["id"].tolist() == [made[0].id]
     assert len(pdkernel.runs(project=project, limit=1)) == 1
+    assert len(pdkernel.runs(project=project, until="1h")) == 0
     with pytest.raises(pdkernel.PdkernelError, match="is not a status"):
         pdkernel.runs(project=project, status="failed")

@@ -68,7 +68,7 @@ def is_notebook_file(path: Path) -> bool:
     try:
         if path.stat().st_size > _MAX_PERCENT_BYTES:
             return False
-        return _PERCENT_WORKFLOW.search(read_file(path).decode("utf-8-sig").replace("\r\n", "\n")) is not None
+        return _PERCENT_WORKFLOW.search(read_file(path).decode("utf-8-sig")) is not None
     except (OSError, UnicodeDecodeError):
         return False
 

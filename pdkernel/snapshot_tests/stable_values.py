@@ -72,8 +72,6 @@ def replace_current_dates(value: Any, now: datetime, known_text: str) -> Any:
             return [replace_current_dates(item, now, known_text) for item in value]
         case str() if _has_today(value, now) and value not in known_text:
             return differs(str)
-        case bool():
-            return value
         case int() | float() if _is_now(value, now) and str(value) not in known_text:
             return differs(int, float)
         case _:

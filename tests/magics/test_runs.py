@@ -9,6 +9,7 @@ from IPython.utils.capture import capture_output
 
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.operations.run_replay import prepare_replay, start_replay
+from tests.builders import an_event
 from tests.magics.conftest import CHECK, Notebook
 
 WAIT = "%%pdstep wait --no-run\ndef handler(pd):\n    pd.flow.suspend(1000)\n"
@@ -59,8 +60,9 @@ def test_a_page_names_the_next(ran: Notebook) -> None:
 
 
 def test_a_run_is_replayed_with_the_draft(ran: Notebook) -> None:
-    """A replay runs the notebook as it is now, and does not change the results of the cells."""
+    """A replay runs the notebook as it is now, and does not change the results of the cells; its pins count with `--draft`."""
     run_id = newest(ran)
+    ran.session.pin("check", {"$return_value": {"name": "Grace"}})
     before = ran.session.get_result("greet")
     ran.run(GREET.replace("Hello", "Welcome"))
     shown = ran.run(f"%pdruns replay {run_id}")
@@ -72,7 +74,7 @@ def test_a_run_is_replayed_with_the_draft(ran: Notebook) -> None:
     assert f"replay of {run_id}" in shown
     assert "Hello, Ada" in forked
     assert "pinned" in forked
-    assert "Welcome, Ada" in draft
+    assert "Welcome, Grace" in draft
     assert ran.session.get_result("greet") == before
     assert "Known: check, greet." in ran.run(f"%pdruns fork {run_id} --from nope")
 
@@ -84,6 +86,18 @@ def test_selected_runs_are_listed_before_they_run(ran: Notebook) -> None:
     ran.run("%pdruns replay --status success --yes")
     assert len(ran.shell.run_line_magic("pdruns", "--frame")) == 2
     assert "No run is named" in ran.run("%pdruns replay")
+
+
+def test_selected_runs_run_in_their_order(ran: Notebook) -> None:
+    """The oldest of the selected runs is replayed first."""
+    older = newest(ran)
+    ran.session.choose_event(an_event({"name": "Grace"}), "grace")
+    ran.run("%pdrun")
+    newer = newest(ran)
+
+    shown = ran.run("%pdruns replay --since 1h --yes")
+
+    assert shown.index(f"replay of {older}") < shown.index(f"replay of {newer}")
 
 
 def test_every_selected_run_runs_before_a_failure_is_raised(ran: Notebook) -> None:

@@ -52,6 +52,17 @@ def test_the_console_in_a_terminal(notebook: Notebook, run: Run) -> None:
     assert re.search(re.escape(url.rpartition("/")[0]) + r"/-/login\?code=(\w{4}-){3}\w{4} ", link)
 
 
+def test_only_the_latest_output_is_shown_after_a_cell(notebook: Notebook, run: Run) -> None:
+    """After another start of the server, the output of the earlier one is not drawn at the end of each cell."""
+    run(ANSWER)
+    for _ in range(2):
+        run("%pdserve")
+        run("%pdserve stop")
+
+    called = [getattr(each, "__self__", None) for each in notebook.shell.events.callbacks["post_run_cell"]]
+    assert len([each for each in called if isinstance(each, RequestListOutput)]) == 1
+
+
 def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
     """A plain cell can call the draft by the variable `endpoint`."""
     run(ANSWER)

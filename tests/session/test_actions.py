@@ -119,6 +119,25 @@ def test_choices_that_depend_on_another_prop(
     assert (why or "") in (page.empty_reason or "")
 
 
+def test_emptied_fields_replace_the_values_of_the_cell(session: Session, tmp_path: Path) -> None:
+    """Options are loaded with the given values, also if there are none; without them, with those of the cell."""
+    place = tmp_path / "checkout" / "components" / "depot" / "actions" / "pick" / "pick.mjs"
+    place.parent.mkdir()
+    place.write_text(PICK)
+    session.record_cell("%%pdstep pick --uses depot-pick@0.0.1\nshelf: top\n", cell_id="c2")
+
+    own, given, emptied = (
+        session.actions.fetch_options("pick", "slot", values=values) for values in (None, {"shelf": "low"}, {})
+    )
+
+    assert [[option.value for option in page.options] for page in (own, given, emptied)] == [
+        ["top-1", "top-2"],
+        ["low-1", "low-2"],
+        [],
+    ]
+    assert "Set that prop first." in (emptied.empty_reason or "")
+
+
 def test_added_props(session: Session) -> None:
     """The action adds props for the current values, with expressions evaluated."""
     connect(session)

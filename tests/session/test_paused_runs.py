@@ -138,3 +138,17 @@ def test_a_later_run_keeps_the_results_of_the_cells(session: Session) -> None:
 
     assert session.get_exports()["wait"] == {"$return_value": "later"}
     assert later.status == "success"
+
+
+def test_a_run_for_another_user_keeps_the_results_of_the_cells(session: Session) -> None:
+    """A paused run for another user than the chosen one does not change the results of the cells when it goes on."""
+    pause(session)
+    before = session.get_exports()
+    paused = session.run(external_user_id="grace")
+    task = session.paused_runs.follow(paused)
+
+    session.paused_runs.end_pause(paused.id, "for grace")
+
+    assert task.result().step("after").return_value == "for grace"
+    assert session.get_exports() == before
+    assert "after" not in before

@@ -383,15 +383,35 @@ def test_secrets_cannot_be_plain(notebook: Notebook, plain: str) -> None:
 
 
 def test_a_secret_in_a_pin_is_not_written(notebook: Notebook) -> None:
-    """A run with the value of a variable among its pins is not saved."""
+    """A run with the values of a variable and a secret header among its pins is not saved."""
     notebook.write(ONE, "%%pdstep two\nimport os\ndef handler(pd):\n    return len(os.environ['GREETING'])\n")
     notebook.session.project.variables.set("GREETING", VARIABLE)
-    notebook.session.pin("one", {"$return_value": VARIABLE})
+    headers = {"authorization": "Bearer planted-in-a-header"}
+    notebook.session.choose_event(Event({"method": "POST", "headers": headers}), "mine")
+    notebook.session.pin("one", {"$return_value": [VARIABLE, "Bearer planted-in-a-header"]})
 
-    with pytest.raises(RequestError, match=r"test_run\.py would contain the value of env/GREETING"):
+    with pytest.raises(RequestError, match=r"test_run\.py would contain the value of .*env/GREETING") as refused:
         notebook.save(notebook.session.run())
 
+    assert "event/authorization" in refused.value.message
+    assert "planted" not in str(refused.value)
+
     assert not (notebook.folder / "tests").exists()
+
+
+def test_a_later_secret_in_the_event_is_not_written(notebook: Notebook) -> None:
+    """A run is not saved if its event has the value of a credential that the account got after the run."""
+    notebook.write("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
+    account = notebook.connect(oauth_access_token="xoxb-before-0123456789")
+    notebook.session.choose_event(Event({"method": "PUT", "body": {"said": TOKEN}}), "unsaved")
+    execution = notebook.session.run()
+    notebook.session.directory.reconnect_account(account, {"oauth_access_token": TOKEN})
+
+    with pytest.raises(RequestError, match=rf"run\.json would contain the value of slack/{account}/oauth_access_token"):
+        notebook.save(execution)
+
+    assert not (notebook.folder / "tests").exists()
+    assert sorted(path.name for path in (notebook.folder / "events").iterdir()) == ["hello.json"]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ def test_a_date_of_the_input_is_compared_by_value() -> None:
     assert list(find_unstable_paths(found, "it")) == ["it.now"]  # a value with `differs` would equal the others, too
 
 
+def test_a_value_of_another_type_is_different() -> None:
+    """A number that becomes true, or a text that becomes null, fails the test; each of several types is equal."""
+    assert [value == differs(int, float) for value in (1, 1.5, True, "1", None)] == [True, True, False, False, False]
+    assert [value == differs(str, None) for value in ("", None, 0, [])] == [True, True, False, False]
+
+
 def test_paths_of_unstable_values() -> None:
     """A path names keys, and numbers of items in lists and tuples."""
     assert list(find_unstable_paths({"a": [1, {"b": differs(str)}], "c": (differs(int),)}, "it")) == [

@@ -10,6 +10,7 @@ import pytest
 
 from pdkernel.errors import EventError, NotebookError, RequestError, UnknownStepError
 from pdkernel.testing import MakeEvent, RunWorkflow, SettableClock, TemporaryProject
+from pdkernel.testing.fixtures import _events_at, _resolve_recording_path
 from tests.builders import a_workflow, node_step, python_step
 
 pytest_plugins = ["pdkernel.testing"]
@@ -183,6 +184,41 @@ def test_events(pd_event: MakeEvent, request: pytest.FixtureRequest, tmp_path: P
 
     assert [event.data["method"] for event in events] == ["PUT", "PUT", "POST"]
     assert events[2].data["body"] == {"name": "Ada"}
+
+
+def test_an_event_of_a_folder_above(tmp_path: Path) -> None:
+    """A name is that of the nearest folder `events`, of the test or of a folder above; an error names the events there."""
+    below = tmp_path / "tests" / "orders"
+    below.mkdir(parents=True)
+    for folder, method in ((tmp_path, "PUT"), (below, "PATCH")):
+        (folder / "events").mkdir()
+        (folder / "events" / "hello.json").write_text(json.dumps({"method": method}))
+    (tmp_path / "events" / "above.json").write_text(json.dumps({"method": "GET"}))
+
+    assert [_events_at(below)(name).data["method"] for name in ("hello", "above")] == ["PATCH", "GET"]
+    assert _events_at(below.parent)("hello").data["method"] == "PUT"
+    with pytest.raises(EventError) as missing:
+        _events_at(below)("helo")
+    assert missing.value.fix == "Known events: above, hello."
+
+
+def test_an_event_or_a_body(pd_event: MakeEvent) -> None:
+    """An event and a body together are refused, an empty event too; without both the event is empty."""
+    for of in ({"method": "PUT"}, {}):
+        with pytest.raises(RequestError, match="Give an event or a body, not both"):
+            pd_event(of, body=1)
+    assert pd_event().data == {}
+
+
+@pytest.mark.parametrize("mode", ["record", "replay"])
+def test_a_recording_is_beside_the_test(tmp_path: Path, mode: str) -> None:
+    """The file of a recording is relative to the folder of the test; other outbound policies have no file."""
+    assert _resolve_recording_path(tmp_path, f"{mode}=calls.jsonl") == f"{mode}={tmp_path / 'calls.jsonl'}"
+    assert [_resolve_recording_path(tmp_path, other) for other in ("deny", "stand-in=slack", "allow=a.test")] == [
+        "deny",
+        "stand-in=slack",
+        "allow=a.test",
+    ]
 
 
 def test_a_missing_event(pd_event: MakeEvent) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
+from pdkernel.connect.registered_apps import register_app
 from pdkernel.identity import Account
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
@@ -116,6 +117,46 @@ def test_typed_text_may_arrive_after_the_click(session: Session, late_s: float, 
     assert len(session.directory.accounts(external_user_id="ada")) == found
     assert form._rows[0].secret.has_value is not bool(found)
     assert TOKEN not in everything_in_state()
+
+
+def test_text_after_a_click_that_connected_waits_for_the_next(session: Session) -> None:
+    """A value that arrives just after a click that had its value belongs to the next account."""
+    form = ConnectForm("slack", lambda: None, monotonic=ManualClock().monotonic)
+    form.set_user(session.directory, "ada", "development")
+    type_into(form._rows[0].secret, TOKEN)
+
+    press(form.view, "Connect")
+    type_into(form._rows[0].secret, "xoxb-next-token")
+
+    (account,) = session.directory.accounts(external_user_id="ada")
+    assert session.directory.credentials(account.id) == {"oauth_access_token": TOKEN}
+    assert form._rows[0].secret.has_value
+
+
+def test_one_late_value_of_several_does_not_connect(session: Session) -> None:
+    """With several fields a late value waits for a click: the values of the others may still be missing."""
+    form = ConnectForm("slack", lambda: None, monotonic=ManualClock().monotonic)
+    form.set_user(session.directory, "ada", "development")
+    press(form.view, "Add a field")
+    type_into(form._rows[1].name, "other")
+
+    press(form.view, "Connect")
+    type_into(form._rows[0].secret, TOKEN)
+
+    assert not session.directory.accounts()
+    assert form._rows[0].secret.has_value
+
+
+def test_another_field_has_the_next_credential_of_the_app(session: Session) -> None:
+    """Each field that is added has the name of a credential of the app that no other field has, and at last none."""
+    register_app(session.project, "my_crm", ["key", "region"])
+    form = ConnectForm("my_crm", lambda: None)
+    form.set_user(session.directory, "ada", "development")
+
+    press(form.view, "Add a field")
+    press(form.view, "Add a field")
+
+    assert [row.name.value for row in form._rows] == ["key", "region", ""]
 
 
 def test_enter_connects(session: Session) -> None:

@@ -224,6 +224,14 @@ def test_an_answer_for_other_values_is_out_of_date() -> None:
     made.show_options(PropOptionsPage((PropOption("A", "a"),), context="next"))
     before = made.position
 
+    made.discard_options()
+    assert made.position != before
+    before = made.position
+    made.discard_options()  # the same page of another list
+    assert made.position != before
+    made.show_options(PropOptionsPage((PropOption("A", "a"),), context="next"))
+    before = made.position
+
     made.more_button.click()
     made.search.value = " box "
     made.load_button.click()

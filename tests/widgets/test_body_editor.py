@@ -158,10 +158,22 @@ def test_big_body_can_be_replaced(editor: BodyEditor) -> None:
     editor.load(BIG)
 
     press(editor.view, "Write another body")
+    emptied = (editor.read_body(), editor.is_modified, editor.text.disabled)
+    type_into(editor.text, "[1]")
+
+    assert emptied == (ABSENT, True, False)
+    assert editor.read_body() == [1]
+    assert editor.is_modified
+
+
+def test_a_text_in_the_place_of_the_preview_is_the_body(editor: BodyEditor) -> None:
+    """A front end that lets a person edit the shown part replaces the whole body."""
+    editor.load(BIG)
+
     type_into(editor.text, "[1]")
 
     assert editor.read_body() == [1]
-    assert editor.is_modified
+    assert not editor.text.disabled
 
 
 def test_pasting_a_big_body(editor: BodyEditor) -> None:

@@ -20,12 +20,13 @@ from pdkernel.widgets.components import (
     close_tree,
     create_message,
     format_message_html,
+    press,
     set_children,
     set_value,
     show_message,
     show_message_html,
 )
-from tests.widgets.front_end import type_into
+from tests.widgets.front_end import enter, type_into
 
 TOKEN = "xoxb-planted-token"
 
@@ -57,8 +58,9 @@ def field(comm: RecordingComm) -> SecretField:
 
 
 def test_take_clears_the_field(field: SecretField) -> None:
-    """`take` returns the typed text once."""
+    """`take` returns the typed text once, and the field no longer confirms it."""
     taken = field.take_value()
+    assert field.placeholder == ""
 
     assert taken == TOKEN
     assert not field.has_value
@@ -193,6 +195,39 @@ def test_another_question_needs_another_click() -> None:
     confirmed.question = ""
     confirmed.button.view.click()
     assert confirmed.look == ("Go", "primary", 1)
+
+
+def test_a_confirmation_is_about_the_value_of_its_field() -> None:
+    """Enter in the field presses the button; another value needs a confirmation again."""
+    acts: list[str] = []
+    name = ipw.Text()
+    button = ConfirmButton("Go", act=lambda: acts.append(name.value), question=lambda: "Sure?", field=name)
+    type_into(name, "a")
+    enter(name)
+
+    type_into(name, "b")
+    changed = button.view.description
+    enter(name)
+    before = list(acts)
+    enter(name)
+
+    assert (changed, before, acts) == ("Go", [], ["b"])
+
+
+def test_a_button_is_pressed_unless_it_must_not() -> None:
+    """A disabled button, and one whose act is in progress, does nothing."""
+    acts: list[int] = []
+    button = ipw.Button()
+    button.on_click(lambda _: acts.append(1))
+
+    press(button, unless=True)
+    button.disabled = True
+    press(button)
+    assert acts == []
+
+    button.disabled = False
+    press(button)
+    assert acts == [1]
 
 
 def test_unchanged_widgets_send_nothing(comm: RecordingComm) -> None:

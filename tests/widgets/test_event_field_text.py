@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pdkernel.errors import EventError
 from pdkernel.widgets.event_field_text import (
     EventFieldTexts,
+    describe_event_fields,
     find_lost_headers,
     find_masked_headers,
     format_event_fields,
@@ -97,6 +98,9 @@ def test_name_may_hold_a_colon() -> None:
     read = parse_event_fields(EventFieldTexts(headers="a:b: 2\n:path: /x"), data)
 
     assert read == {"headers": {"a:b": "2", ":path": "/x"}}
+    data = {"query": {"a": "1", "a:b": "2"}}
+    read = parse_event_fields(EventFieldTexts(query="a: 1\na:b: 3"), data)
+    assert read == {"query": {"a": "1", "a:b": "3"}}
 
 
 @pytest.mark.parametrize(
@@ -127,3 +131,29 @@ def test_identity_is_the_sessions() -> None:
 def test_one_is_not_true() -> None:
     """Values that are equal in Python and different in JSON are different."""
     assert not is_same_event({"body": 1}, {"body": True})
+
+
+def test_a_saved_notebook_has_no_value_that_may_be_secret() -> None:
+    """Of query and body the keys are shown; of the path, no value of a secret parameter; an empty field is left out."""
+    data: dict[str, Any] = {
+        "method": "POST",
+        "path": "/in?token=planted-1&page=2",
+        "query": {"key": "planted-2", "page": "\ud800"},
+        "headers": {"authorization": "planted-3"},
+        "body": {"name": "planted-4"},
+        "client_ip": "planted-5",
+    }
+
+    described = dict(describe_event_fields(data))
+
+    assert "planted" not in str(described)
+    assert (described["path"].partition("?")[0], "page=2" in described["path"]) == ("/in", True)
+    assert (described["query"], described["headers"]) == ("key, page", "authorization: ***")
+    assert described["body"] == "object: name"
+    assert [dict(describe_event_fields({"body": body})) for body in ([1], "text", 5, None)] == [
+        {"body": "array"},
+        {"body": "text"},
+        {"body": "JSON"},
+        {"body": "JSON"},
+    ]
+    assert describe_event_fields({"query": "planted", "client_ip": "::1"}) == []

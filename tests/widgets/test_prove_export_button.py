@@ -14,7 +14,7 @@ from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets import ProveExportButton
 from tests.notebook_files import notebook_of
-from tests.widgets.front_end import press, screen
+from tests.widgets.front_end import NEEDS_SLACK, press, screen
 
 ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
 SLACK = "%%pdstep send --lang node\nexport default { props: { slack: { type: 'app', app: 'slack' } }, run() {} }\n"
@@ -36,6 +36,19 @@ def test_pressing_proves(session: Session, issue: Event, tmp_path: Path) -> None
 
     assert "workflow same; 1 run, steps: 1 same." in screen(button)
     assert not button.button.disabled
+
+
+def test_the_chosen_user_is_a_test_user(session: Session, issue: Event, tmp_path: Path) -> None:
+    """Both sides run for the chosen external user, and for no other without test users."""
+    for user in ("ada", "grace"):
+        session.directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-1"}, external_user_id=user)
+    session.choose_user("ada")
+    button = a_button(session, tmp_path, NEEDS_SLACK)
+
+    press(button, "Prove")
+
+    assert "issue as ada same same" in screen(button)
+    assert "grace" not in screen(button)
 
 
 def test_an_error_is_shown(session: Session, tmp_path: Path) -> None:

@@ -369,8 +369,14 @@ def test_an_invalid_workflow_is_reported(picker: UserPicker, session: Session) -
 
 
 def test_closing_removes_every_widget(slack_picker: UserPicker, session: Session) -> None:
-    """Closing a form leaves no widget of the form."""
+    """Closing a form leaves no widget of the form, and neither does an account that was removed from its list."""
     session.choose_user("ada")
+    before = len(ipw.widgets.widget._instances)
+    account = session.directory.add_account(app="other", credentials={"k": "v"}, external_user_id="ada")
+    session.notify_accounts_changed()
+    session.directory.remove_account(account.id)
+    session.notify_accounts_changed()
+    assert len(ipw.widgets.widget._instances) == before
 
     slack_picker.close()
 

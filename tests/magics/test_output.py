@@ -1,0 +1,90 @@
+"""Timelines of cells: which pauses a cell waits for, and what is drawn after a pause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from IPython.core.displaypub import CapturingDisplayPublisher
+from msgspec.structs import replace
+
+from pdkernel.clock import ManualClock
+from pdkernel.execution import Execution, RunPause
+from pdkernel.magics.output import CellError, LiveTimeline, _is_short, raise_on_failure
+from tests.magics.conftest import Notebook
+from tests.render.builders import an_execution
+
+NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "until", "is_short"),
+    [
+        ("delay", "2026-11-24T10:01:00Z", True),
+        ("delay", "2026-11-24T10:01:01Z", False),
+        ("retry", "2026-11-24T10:00:01Z", True),
+        ("rerun", None, False),
+        ("suspend", "2026-11-24T10:00:01Z", False),
+    ],
+)
+def test_a_cell_waits_for_a_delay_of_a_minute(kind: Any, until: str | None, is_short: bool) -> None:
+    """A cell does not wait for a person who ends a suspend, nor for a longer pause, or one whose end is not known."""
+    assert _is_short(RunPause("wait", kind, until), ManualClock(NOW)) is is_short
+
+
+@pytest.fixture
+def drawn(notebook: Notebook) -> Iterator[Callable[[], list[str]]]:
+    """Returns what was drawn so far, as text, in order."""
+    front_end = CapturingDisplayPublisher()
+    original, notebook.shell.display_pub = notebook.shell.display_pub, front_end
+    yield lambda: [output["data"]["text/plain"] for output in front_end.outputs]
+    notebook.shell.display_pub = original
+
+
+def wait_for(drawn: Callable[[], list[str]], word: str) -> bool:
+    """Whether *word* is in the last drawing, after it was drawn."""
+    until = time.monotonic() + 30
+    while word not in drawn()[-1] and time.monotonic() < until:
+        time.sleep(0.01)
+    return word in drawn()[-1]
+
+
+def test_a_run_is_drawn_after_its_pause(notebook: Notebook, drawn: Callable[[], list[str]]) -> None:
+    """The timeline of a paused run is drawn again while the run goes on, and never after its end."""
+    run = an_execution()
+    going_on = replace(run, status="executing", finished_at=None)
+    timeline = LiveTimeline(notebook.session)
+
+    timeline.finish(replace(run, status="paused", finished_at=None, pause=RunPause("wait", "suspend", None)))
+    assert "paused" in drawn()[-1]
+    for number in range(3):
+        for change in ("drawn later", f"change {number}"):  # of changes in quick succession, the last is drawn
+            timeline.update(replace(going_on, workflow=change))
+        assert wait_for(drawn, f"change {number}")
+    timeline.finish(run)
+    timeline.update(replace(going_on, workflow="Too late"))
+    timeline.finish(run)
+
+    assert "success" in drawn()[-1]
+    assert "Too late" not in "".join(drawn())
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        (an_execution(status="cancelled"), "The run was interrupted, and its workers were stopped."),
+        (an_execution(status="success"), None),
+        (an_execution(status="paused"), None),
+    ],
+)
+def test_a_cell_fails_with_its_run(execution: Execution, message: str | None) -> None:
+    """A cancelled run stops Run All; a successful or paused one does not."""
+    if message is None:
+        raise_on_failure(execution)
+        return
+    with pytest.raises(CellError) as raised:
+        raise_on_failure(execution)
+    assert raised.value.message == message
