@@ -164,6 +164,16 @@ def test_the_platforms_python_is_found(tmp_path: Path, place: str, environ: dict
     assert find_platform_python(given, tmp_path) == python
 
 
+def test_no_program_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty entry of PATH is not the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("python3.12").write_text("#!/bin/sh\ntouch ran; echo 3.12\n")
+    Path("python3.12").chmod(0o755)
+
+    assert find_platform_python({"PATH": ":"}, tmp_path / "home") is None
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_python_of_another_version_is_not_the_platforms(tmp_path: Path) -> None:
     """A program with the name of the platform's Python counts only if it reports that version."""
     (tmp_path / "python3.12").symlink_to(sys.executable)
