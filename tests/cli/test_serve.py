@@ -144,6 +144,7 @@ def test_public_url(pdkernel: Shell) -> None:
     assert statuses[0].json()["inspect"].startswith("https://flows.example.com/-/runs/")
     assert f"Listening at http://127.0.0.1:{port}\n" in lines
     assert "Every client that reaches https://flows.example.com can start 'work'" in lines
+    assert ("This server runs as root" in lines) == (os.geteuid() == 0)
 
 
 def test_tls_behind_a_public_url(pdkernel: Shell) -> None:
