@@ -197,7 +197,10 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
     first = pdkernel("migrate", "events", "synced", **environ)
     second = pdkernel("migrate", "events", "synced", **environ)
     elsewhere = pdkernel("migrate", "events", "synced", "--to", "there", "--json", **environ)
+    (folder / "workflow.yaml").write_text("[")
+    unreadable = pdkernel("migrate", "events", "synced", "--to", "more", "--json", **environ)
 
+    assert (unreadable.status, unreadable.json[0]["added"]) == (0, ["failed-16-0"])
     assert (first.status, second.status) == (0, 0)
     assert elsewhere.json == [
         {"id": workflow_id, "name": "Orders", "added": ["failed-16-0"], "known": [], "skipped": []}
