@@ -84,7 +84,12 @@ def show_contract(source: Path, events: Sequence[str], *, schema: bool, example:
 
     opened = load_source(source, unanswered="keep")
     http = opened.workflow.trigger.type == "http"
-    given = {} if schema or example else {Path(name).stem: _read_event(name, http=http) for name in events}
+    checked = () if schema or example else events
+    stems = [Path(name).stem for name in checked]
+    given = {
+        stem if stems.count(stem) == 1 else name: _read_event(name, http=http)
+        for stem, name in zip(stems, checked, strict=True)
+    }
     own_events = opened.sidecar.test_events if opened.sidecar else ()
     report = check_contract(
         opened.workflow, EventLibrary(opened.folder), given, include_saved=not given, test_events=own_events

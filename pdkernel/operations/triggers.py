@@ -65,7 +65,7 @@ class TriggerView:
 
 def workflow_id(project: Project, source: WorkflowSource) -> str:
     """The id of a workflow: at the end of a synced folder's name, else from the project."""
-    found = _FOLDER_ID.search(source.path.resolve().name) if source.kind == "folder" else None
+    found = _FOLDER_ID.search(source.path.resolve().name)  # the name of a notebook ends with its suffix
     return found[1] if found else project.endpoint_keys.workflow_id(source.path)
 
 

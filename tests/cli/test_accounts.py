@@ -28,6 +28,8 @@ def test_the_first_account_creates_the_user(pdkernel: Shell) -> None:
     listed, text = pdkernel("users", "list", "--json").json, pdkernel("users", "list").stdout
     unknown = pdkernel("users", "remove", "grace", "--yes")
     removed = pdkernel("users", "remove", "ada", "--yes")
+    left = pdkernel("accounts", "list", "--json").json
+    in_production = pdkernel("users", "remove", "ada", "--environment", "production", "--yes", "--json").json
 
     assert [(user["external_user_id"], user["environment"], user["accounts"]) for user in listed] == [
         ("ada", "development", 1),
@@ -36,7 +38,9 @@ def test_the_first_account_creates_the_user(pdkernel: Shell) -> None:
     assert text == "ada  development  slack\nada  production  crm\n"
     assert (unknown.status, "There is no external user 'grace' in development." in unknown.stderr) == (2, True)
     assert removed.stdout == "Removed ada, their accounts and 0 runs in development.\n"
-    assert [(each["app"], each["name"]) for each in pdkernel("accounts", "list", "--json").json] == [("crm", "Work")]
+    assert [(each["app"], each["name"]) for each in left] == [("crm", "Work")]
+    assert in_production == {"external_user_id": "ada", "environment": "production", "removed": True, "runs": 0}
+    assert pdkernel("users", "list", "--json").json == pdkernel("accounts", "list", "--json").json == []
 
 
 def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:

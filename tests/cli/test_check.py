@@ -45,6 +45,7 @@ def test_check(pdkernel: Shell) -> None:
 def test_check_with_a_proof(pdkernel: Shell) -> None:
     """--prove exports to a temporary folder, and reports whether the export does the same."""
     notebook_of(pdkernel.folder / "a.ipynb", STEP)
+    without_event = pdkernel("check", "a.ipynb", "--prove", "--json").json[0]
     (pdkernel.folder / "events").mkdir()
     (pdkernel.folder / "events" / "e.json").write_text('{"method": "POST", "body": {}}')
 
@@ -52,6 +53,7 @@ def test_check_with_a_proof(pdkernel: Shell) -> None:
     (pdkernel.folder / "b.ipynb").write_text("{")
     unreadable = pdkernel("check", ".", "--prove")
 
+    assert without_event["proof_summary"].startswith("Not proven for every step.")
     assert (done.status, "proof: the export does the same" in done.stdout) == (0, True)
     assert (unreadable.status, "proof: the export does the same" in unreadable.stdout) == (1, True)
     assert "b.ipynb is not a notebook" in unreadable.stdout

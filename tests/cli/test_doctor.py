@@ -120,6 +120,16 @@ def test_demo_requires_an_empty_folder(pdkernel: Shell) -> None:
     assert sorted(everything_in(pdkernel.folder)) == ["full/file"]
 
 
+def test_demo_ends_with_a_failed_run(pdkernel: Shell) -> None:
+    """If the run of the demo fails, its reason is shown, the status is 1, and no further step follows."""
+    ended = pdkernel("demo", "--keep", "demo", PATH=str(pdkernel.folder / "nothing"))
+
+    assert ended.status == 1
+    assert "bash is not on PATH" in ended.stdout
+    assert "5. The event's shape" not in ended.stdout
+    assert (pdkernel.folder / "demo" / "quickstart.ipynb").is_file()
+
+
 def test_doctor_describes_the_machine(pdkernel: Shell) -> None:
     """Without a source, doctor lists versions, interpreters, the kernel and the project, and exits with 0."""
     ended = pdkernel("doctor", "--json")
@@ -162,6 +172,17 @@ def test_the_platforms_python_is_found(tmp_path: Path, place: str, environ: dict
 
     assert before is None
     assert find_platform_python(given, tmp_path) == python
+
+
+def test_no_program_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty entry of PATH is not the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ":")
+    Path("python3.12").write_text("#!/bin/sh\n: >ran; echo 3.12\n")
+    Path("python3.12").chmod(0o755)
+
+    assert find_platform_python({"PATH": ":"}, tmp_path / "home") is None
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_python_of_another_version_is_not_the_platforms(tmp_path: Path) -> None:

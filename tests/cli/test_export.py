@@ -286,7 +286,7 @@ def test_invalid_requests(pdkernel: Shell) -> None:
 
 
 def test_a_synced_folder(pdkernel: Shell) -> None:
-    """A synced folder that was imported, changed and patched is proven; a setting that the notebook lacks is not a difference."""
+    """A synced folder that was imported, changed and patched is proven; a key that the notebook lacks is not a difference."""
     flow = pdkernel.folder / "synced-p_abc1234"
     for name, text in {
         "workflow.yaml": SYNCED,
@@ -301,7 +301,9 @@ def test_a_synced_folder(pdkernel: Shell) -> None:
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "token=made-up-token")
     notebook = pdkernel.folder / "work.ipynb"
     notebook.write_text(notebook.read_text().replace("return [this.many", "return [1, this.many"))
-    (flow / "workflow.yaml").write_text(SYNCED.replace("_notification: true\n", "_notification: true\n  later: 1\n"))
+    (flow / "workflow.yaml").write_text(
+        SYNCED.replace("  runtime: nodejs20.x\n", "  runtime: nodejs20.x\n  later: 1\n")
+    )
 
     ended = pdkernel("export", "work.ipynb", "--into", flow.name, "--prove", "--json")
 

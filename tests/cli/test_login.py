@@ -175,7 +175,9 @@ def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -
     }
 
     done = pdkernel("login", "--json", **environ)
+    option = pdkernel("login", "--json", "--environment", "development", **environ)
 
+    assert option.json["environment"] == "development"
     assert done.json == {
         "project_id": PROJECT,
         "client_id": CLIENT_ID,

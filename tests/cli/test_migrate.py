@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.conftest import Shell
 from tests.connect.upstream import Upstream
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.migration.omissions import API_WORKFLOW, OMISSIONS, write_workflow
 from tests.serve_process import serving
 
@@ -121,6 +122,26 @@ def test_a_written_step_is_explained(pdkernel: Shell) -> None:
     assert "5. Download: pdkernel migrate data --to rescued --from URL" in done.lines
 
 
+def test_another_number_of_records_ends_with_status_1(pdkernel: Shell) -> None:
+    """If one of the stores has another number of records than Pipedream counted, the status is 1, and the output names it."""
+
+    def page(request: SentRequest) -> Answer:
+        return 200, {"total": 2 if request.json()["store"] == "ds_b" else 1, "records": [["k", 1]], "next": None}
+
+    pdkernel("migrate", "data", "ds_a", "ds_b", "--to", "rescued")
+    with serve(AnsweringServer(page)) as server:
+        done = pdkernel("migrate", "data", "--to", "rescued", "--from", server.url)
+        again = pdkernel("migrate", "data", "--to", "rescued", "--from", server.url, "--json")
+        text = pdkernel("migrate", "data", "--to", "rescued", "--from", server.url).lines
+
+    assert (done.status, again.status) == (1, 1)
+    assert "ds_a: 1 record here, 1 at Pipedream: equal." in done.lines
+    assert any(line.startswith("ds_b: 1 record here, 2 at Pipedream: not equal: it changed") for line in done.lines)
+    assert "  Import: pdkernel store import ds_a rescued/stores/ds_a.jsonl" in done.lines
+    assert [(each["store"], each["count"], each["total"]) for each in again.json] == [("ds_a", 1, 1), ("ds_b", 1, 2)]
+    assert "ds_a: 1 record here, 1 at Pipedream: equal. It was complete before this call." in text
+
+
 @pytest.mark.parametrize(
     ("words", "fix"),
     [
@@ -176,7 +197,10 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
     first = pdkernel("migrate", "events", "synced", **environ)
     second = pdkernel("migrate", "events", "synced", **environ)
     elsewhere = pdkernel("migrate", "events", "synced", "--to", "there", "--json", **environ)
+    (folder / "workflow.yaml").write_text("[")
+    unreadable = pdkernel("migrate", "events", "synced", "--to", "more", "--json", **environ)
 
+    assert (unreadable.status, unreadable.json[0]["added"]) == (0, ["failed-16-0"])
     assert (first.status, second.status) == (0, 0)
     assert elsewhere.json == [
         {"id": workflow_id, "name": "Orders", "added": ["failed-16-0"], "known": [], "skipped": []}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pdkernel.packages import NPM_LOCK_NAME
+from pdkernel.packages import NPM_LOCK_NAME, PYTHON_LOCK_NAME
+from pdkernel.packages.python_lock import describe_machine
 from tests.cli.conftest import Shell
 from tests.npm_registry import NpmRegistry, npm_registry
 
@@ -111,3 +112,15 @@ def test_list_shows_locked_and_installed_packages(pdkernel: Shell, environ: dict
     assert before.stdout.startswith("No packages.")
     assert after.json == [{"language": "node", "import": "tiny", "version": "1.0.0", "installed": True}]
     assert fresh.stdout == "tiny  1.0.0  (not installed)\n"
+
+
+def test_python_packages_are_listed_once(pdkernel: Shell) -> None:
+    """A Python package that several blocks of the lock file have is one row for each of its versions."""
+    blocks = [f"# {name} for {name} | {describe_machine()}\ntiny=={version} \\\n    --hash=sha256:{'0' * 64}\n" for name, version in (("a", "1.0"), ("b", "1.0"), ("c", "2.0"))]  # fmt: skip
+    pdkernel.write(PYTHON_LOCK_NAME, "\n".join(blocks))
+
+    listed = pdkernel("packages", "list", "--json").json
+
+    assert listed == [
+        {"language": "python", "import": "tiny", "version": version, "installed": False} for version in ("1.0", "2.0")
+    ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
+import time
 
 import pytest
 
@@ -78,6 +81,28 @@ def test_selected_runs_are_listed_first(shell: Shell) -> None:
         ("Greet", "current", False)
     ]
     assert (replayed.status, [each["status"] for each in replayed.json]) == (1, ["success", "error"])
+
+
+def test_an_interrupt_ends_all_replays(pdkernel: Shell) -> None:
+    """An interrupted command cancels the replay in progress, and starts no other."""
+    up, gate = pdkernel.folder / "up", pdkernel.folder / "gate"
+    notebook = pdkernel.notebook(
+        f"%%pdstep wait\nimport os, time\ndef handler(pd):\n    open({str(up)!r}, 'a').close()\n"
+        f"    while os.path.exists({str(gate)!r}):\n        time.sleep(0.02)\n"
+    )
+    ids = [pdkernel("run", notebook, "--body", "{}", "--json").json["id"] for _ in range(2)]
+    up.unlink()
+    gate.touch()
+
+    with pdkernel.start("runs", "replay", *ids, "--json") as replaying:
+        ends = time.monotonic() + 30
+        while not up.exists() and time.monotonic() < ends:
+            time.sleep(0.02)
+        replaying.send_signal(signal.SIGINT)
+        printed, _ = replaying.communicate(timeout=60)
+
+    assert [(each["replay_of"], each["status"]) for each in json.loads(printed)] == [(ids[0], "cancelled")]
+    assert replaying.returncode == 1
 
 
 def test_what_cannot_be_replayed_is_refused(shell: Shell) -> None:

@@ -83,7 +83,10 @@ def test_list_and_remove(synced: Shell) -> None:
     removed = [synced("secrets", "remove", name, "--yes") for name in (stored[0], MISSING[1])]
     rows = synced("secrets", "list", ".", "--json").json
     text = synced("secrets", "list", NAME)
+    (synced.folder / NAME / ".env").write_text(f"{MISSING[1]}=value-in-a-file\n")
+    from_file = synced("secrets", "list", NAME, "--json").json
 
+    assert [row["set"] for row in from_file] == [False, True, True]
     assert (asked.status, f"Remove the value of {stored[0]}: not confirmed" in asked.stderr) == (2, True)
     assert (broken.status, "broken/workflow.yaml" in broken.stderr) == (2, True)
     assert [name.partition("#")[0] for name in stored] == sorted(MISSING)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -144,6 +144,7 @@ def test_public_url(pdkernel: Shell) -> None:
     assert statuses[0].json()["inspect"].startswith("https://flows.example.com/-/runs/")
     assert f"Listening at http://127.0.0.1:{port}\n" in lines
     assert "Every client that reaches https://flows.example.com can start 'work'" in lines
+    assert ("This server runs as root" in lines) == (os.geteuid() == 0)
 
 
 def test_tls_behind_a_public_url(pdkernel: Shell) -> None:
@@ -205,7 +206,7 @@ def test_settings_without_options() -> None:
     options = OPTIONS | {"host": "0.0.0.0", "egress": "deny", "via": (), "proxies": (), "user_cap": None, "rate_limits": False}  # fmt: skip
     environ = {"PDKERNEL_ADMIN_TOKEN": "  ", "PDKERNEL_EGRESS": "live"}
 
-    settings = build_settings(cast("ServeOptions", options), "http://hooks.test:8765", environ)
+    settings = build_settings(options, "http://hooks.test:8765", environ)
 
     assert settings == ServeSettings("http://hooks.test:8765", parse_policy("deny"), ("hooks.test",))
 

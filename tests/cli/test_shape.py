@@ -42,6 +42,21 @@ def test_a_missing_field_ends_with_status_1(pdkernel: Shell, source: str) -> Non
     assert "body.age is now string; in earlier events it was number." in ended.stdout
 
 
+def test_events_of_one_name_are_all_checked(pdkernel: Shell, source: str) -> None:
+    """Two events whose files have one name are both checked, and named by their paths."""
+    for folder, body in (("old", {}), ("new", {"name": "Ada", "age": 36})):
+        (pdkernel.folder / folder).mkdir()
+        pdkernel.write(f"{folder}/event.json", json.dumps({"method": "POST", "body": body}))
+
+    ended = pdkernel("shape", source, "--contract", "old/event.json", "new/event.json", "--json")
+
+    assert ended.status == 1
+    assert [(each["event"], bool(each["findings"])) for each in ended.json["events"]] == [
+        ("old/event.json", True),
+        ("new/event.json", False),
+    ]
+
+
 def test_the_contract_as_json(pdkernel: Shell, source: str) -> None:
     """One JSON value: fields, events with findings and drift, an example."""
     event = pdkernel.write("new.json", json.dumps({"method": "POST", "body": {"name": 1}}))

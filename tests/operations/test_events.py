@@ -112,6 +112,17 @@ def test_a_large_event_is_not_compared(library: EventLibrary) -> None:
     assert library.load_newest() == {}
 
 
+def test_only_the_newest_events_are_compared(library: EventLibrary) -> None:
+    """Of more events than the limit, the oldest are left out of comparisons."""
+    for number in range(operations.MAX_COMPARED_EVENTS + 2):
+        save_at(library, f"event{number}", number, seconds=number + 1)
+
+    found = list(library.load_newest())
+
+    assert len(found) == operations.MAX_COMPARED_EVENTS
+    assert (found[0], found[-1]) == (f"event{operations.MAX_COMPARED_EVENTS + 1}", "event2")
+
+
 def test_a_changed_event_is_read_again(library: EventLibrary) -> None:
     """The data of a file that changed is new."""
     save_at(library, "a", 1, seconds=1)

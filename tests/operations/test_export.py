@@ -110,7 +110,8 @@ def test_a_synced_workflow_is_exported_as_it_is(tmp_path: Path) -> None:
 
 def test_a_proof_runs_for_further_users(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
     """The proof of a workflow with accounts has a case for each external user that is named besides the test users."""
-    source = replace(a_notebook(tmp_path), workflow=a_workflow(python_step("one", options="--app slack")))
+    workflow = a_workflow(python_step("one", options="--app slack"))
+    source = replace(a_notebook(tmp_path), workflow=workflow, sidecar=Sidecar(test_users=("ada",)))
     for user in ("ada", "grace"):
         directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-0123456789"}, external_user_id=user)
     files = export_workflow(source, tmp_path / "flow", is_patch=False)
@@ -119,7 +120,7 @@ def test_a_proof_runs_for_further_users(project: Project, directory: LocalDirect
         source, files.folder, project=project, directory=directory, environ={}, is_patch=False, extra_users=["grace"]
     )
 
-    assert "grace" in [case.external_user for case in proof.cases]
+    assert {case.external_user for case in proof.cases} == {"ada", "grace"}
 
 
 @pytest.mark.parametrize(("is_patch", "verdict"), [(True, "same"), (False, "differs")])

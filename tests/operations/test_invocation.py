@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
+from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON
 from pdkernel.operations.invocation import (
@@ -183,6 +186,47 @@ def test_a_missing_token_is_explained_once(endpoint: HttpEndpoint) -> None:
 def test_tokens_come_from_the_origin_or_from_pipedream(url: str, token_url: str) -> None:
     """Endpoints of Pipedream have their tokens at Pipedream's API."""
     assert resolve_token_url(url) == token_url
+
+
+def test_an_authority_is_trusted_besides_the_public_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a certificate authority of its own, a call still trusts the authorities of the system."""
+    own, public = (CertificateAuthority(tmp_path / name, environ={}) for name in ("own", "public"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(public.certificate_file))
+    statuses = []
+    for authority in (own, public):
+        server = AnsweringServer(lambda _: (200, {}, {}))
+        server.socket = authority.server_context("127.0.0.1").wrap_socket(server.socket, server_side=True)
+        with serve(server):
+            url = server.url.replace("http:", "https:")
+            statuses.append(invoke(InvokeRequest(url), ca_file=own.certificate_file).status)
+
+    assert statuses == [200, 200]
+
+
+@pytest.mark.parametrize("text", [None, "not a certificate"])
+def test_a_wrong_file_of_certificates_is_named(tmp_path: Path, text: str | None) -> None:
+    """A file that is missing or has no certificate is refused by name."""
+    file = tmp_path / "ca.pem"
+    if text is not None:
+        file.write_text(text)
+
+    with pytest.raises(RequestError, match=f"Cannot read certificates from {re.escape(str(file))}"):
+        invoke(InvokeRequest("https://127.0.0.1:9/eo1"), ca_file=file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "body"),
+    [
+        ("application/json", b'{"a": 1}', {"a": 1}),
+        ("application/problem+json", b"[1]", [1]),
+        ("application/json", b"{broken", "{broken"),
+        ("text/plain", b"7", "7"),
+    ],
+)
+def test_the_body_of_a_response(kind: str, content: bytes, body: JSON) -> None:
+    """A body is JSON if its type is and the text can be parsed; any other body is text."""
+    with serve(AnsweringServer(lambda _: (200, content, {"content-type": kind}))) as server:
+        assert invoke(InvokeRequest(server.url)).body == body
 
 
 def test_an_address_without_a_server_is_an_error() -> None:

@@ -52,7 +52,7 @@ def parsed(text: str) -> datetime:
 @pytest.mark.parametrize(
     ("text", "before"),
     [("90s", timedelta(seconds=90)), ("5m", timedelta(minutes=5)), ("2h", timedelta(hours=2)), ("3 d", timedelta(days=3)), ("1w", timedelta(weeks=1)),
-     ("2 hours ago", timedelta(hours=2)), ("10 minutes ago", timedelta(minutes=10))],
+     ("2 hours ago", timedelta(hours=2)), ("10 minutes ago", timedelta(minutes=10)), ("now", timedelta())],
 )  # fmt: skip
 def test_a_span_ends_now(text: str, before: timedelta) -> None:
     """A span is so long before now, to the second."""
@@ -69,6 +69,22 @@ def test_a_day_is_its_beginning(text: str, day: int) -> None:
 
     assert (found.year, found.month, found.day, found.time()) == (2026, 11, day, datetime.min.time())
     assert found.utcoffset() == found.replace(tzinfo=None).astimezone().utcoffset()
+
+
+@pytest.mark.parametrize(
+    ("text", "hour", "minute"),
+    [
+        ("yesterday at 10:30", 10, 30),
+        ("yesterday at 3 pm", 15, 0),
+        ("yesterday 3am", 3, 0),
+        ("yesterday at noon", 12, 0),
+    ],
+)
+def test_a_day_with_a_time_is_that_time(text: str, hour: int, minute: int) -> None:
+    """Words that have a time are not the beginning of their day."""
+    found = parsed(text)
+
+    assert (found.day, found.hour, found.minute) == (26, hour, minute)
 
 
 def test_a_time_without_a_zone_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +252,20 @@ async def test_a_run_whose_pause_is_over_is_continued(run: Run, runtime: Workflo
     with pytest.raises(RequestError, match="is not paused: it is resumed"):
         await resume_run(runtime, paused.id, {"body": "would be lost"})
     assert (await resume_run(runtime, paused.id)).claimed is not None
+
+
+async def test_only_the_pause_that_is_meant_ends(run: Run, runtime: WorkflowEngine) -> None:
+    """A pause that is not the current one of its run is not ended; the current one is."""
+    paused = await run(WAITS, pause_mode="park")
+    found = await runtime.journal.load_run(paused.id)
+    assert found is not None
+    assert found[1].open_wait is not None
+    key = found[1].open_wait.key(paused.id)
+
+    with pytest.raises(RequestError, match=r"The pause of the run .* has ended already"):
+        await resume_run(runtime, paused.id, pause=replace(key, number=key.number + 1))
+    assert (await _get(runtime.journal, paused.id)).status == "paused"
+    assert (await resume_run(runtime, paused.id, pause=key)).claimed is not None
 
 
 async def test_a_run_in_progress_is_not_resumed(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:

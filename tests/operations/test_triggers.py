@@ -50,6 +50,8 @@ def test_a_workflow_is_enabled(project: Project, tmp_path: Path, name: str) -> N
     assert view.is_enabled
     assert view.state is not None
     assert view.state.due == datetime(2026, 1, 1, 3, 30, tzinfo=UTC)
+    assert view.state.settings == {"cron": "0 9 * * *", "timezone": "Asia/Kolkata"}
+    assert (view.state.type, view.state.source) == ("schedule", str((tmp_path / "reports.ipynb").resolve()))
 
 
 def test_enabling_twice_keeps_the_times(project: Project, tmp_path: Path) -> None:
@@ -190,3 +192,19 @@ def test_emitters_that_are_not_served(project: Project, tmp_path: Path) -> None:
     (view,) = enable_triggers(project, "Listen", tmp_path)
 
     assert find_unserved_emitters(view, [("p_1", load_source(tmp_path / "reports.ipynb"))]) == ["Gone"]
+
+
+def test_emitters_are_named_from_the_folder_of_the_listener(project: Project, tmp_path: Path) -> None:
+    """A path in an emit trigger is relative to the workflow with the trigger, not to the current folder."""
+    (tmp_path / "deep").mkdir()
+    write(
+        tmp_path,
+        "name: Listen\ntrigger: {type: emit, workflows: [deep/reports.ipynb, gone/reports.ipynb]}",
+        "listen.ipynb",
+    )
+    write(tmp_path / "deep")
+    (view,) = enable_triggers(project, "Listen", tmp_path)
+
+    assert find_unserved_emitters(view, [("p_1", load_source(tmp_path / "deep/reports.ipynb"))]) == [
+        "gone/reports.ipynb"
+    ]
