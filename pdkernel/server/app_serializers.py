@@ -44,7 +44,7 @@ def resolve_link_app(context: LinkContext, text: str) -> str:
     offered = list_offered_apps(context)
     known = {*offered, *context.directory.connected_apps()}
     slug = resolve_slug(text, lambda: known)
-    names = {format_app_name(app).casefold(): app for app in reversed(offered)}
+    names = {format_app_name(app).casefold(): app for app in offered}
     return slug if slug in known else names.get(slug.strip().casefold(), slug)
 
 

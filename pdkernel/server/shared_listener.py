@@ -85,20 +85,22 @@ class SharedListener:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._yields = 0
+        self._is_closed = False
         self._pause: asyncio.TimerHandle | None = None
         self.update()
         self._listen()
 
     def update(self) -> None:
-        """Publish the number of connections: one was opened or closed."""
-        self._share.publish(self._count_open() + len(self._opening))
+        """Publish the number of connections: one was opened or closed. After `close`, this process counts no more."""
+        if not self._is_closed:
+            self._share.publish(self._count_open() + len(self._opening))
 
     def close(self) -> None:
         """Accept no more connections."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listening)
-        self.update = lambda: None  # type: ignore[method-assign]  # connections that close later are not published
+        self._is_closed = True
         self._share.leave()
 
     def _listen(self) -> None:

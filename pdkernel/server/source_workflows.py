@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pdkernel.analysis import find_secret_props
 from pdkernel.engine.preflight_checks import check_secrets
-from pdkernel.errors import PdkernelError, RequestError, UnsupportedError, describe_fault
+from pdkernel.errors import PdkernelError, RequestError, UnsupportedError
 from pdkernel.operations.triggers import workflow_id
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
@@ -153,8 +153,7 @@ class SourceWorkflows:
             try:
                 source = load_served_source(path)
                 self._check(self._add(source))
-            except (PdkernelError, OSError) as fault:
-                error = fault if isinstance(fault, PdkernelError) else RequestError(describe_fault(fault))
+            except PdkernelError as error:
                 self.refuse(RefusedSource.build(path, error))
             else:
                 del self._refused[path]
@@ -196,7 +195,7 @@ class SourceWorkflows:
             if written is not None and written.lower() != key.lower():
                 raise RequestError(f"The endpoint has changed to {written}.", fix="Restart `pdkernel serve`.")
             self._check(changed)
-        except (PdkernelError, OSError) as fault:
+        except PdkernelError as fault:
             self._write_line(f"{path} has changed but could not be reloaded; the previous version is served. {fault}")
             return
         try:

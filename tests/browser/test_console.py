@@ -298,6 +298,53 @@ def test_a_second_click_does_not_act_twice(console: ConsoleSite) -> None:
     assert page.evaluate("prevented") == [False, True, False]
 
 
+def test_an_update_keeps_open_parts(console: ConsoleSite) -> None:
+    """A part that a person has opened stays open when its content changes."""
+    page = console.open(f"/-/runs/{console.call('Pay out')}")
+    expect(page.locator("#live")).to_have_text("Status: paused")
+    part = "<details><summary>{0}</summary>{0}</details>"
+    page.evaluate("markup => showContent(forms, markup)", part.format("one") * 2)
+    page.locator("#actions summary").last.click()
+    page.evaluate("markup => showContent(forms, markup)", part.format("two") * 2)
+
+    opened = page.locator("#actions details").evaluate_all(
+        "parts => parts.map((each) => [each.open, each.innerText.trim()])"
+    )
+    assert [(is_open, text.split()[0]) for is_open, text in opened] == [(False, "two"), (True, "two")]
+
+
+def test_a_row_that_changes_keeps_the_focus(console: ConsoleSite) -> None:
+    """The first run of a list replaces the words that there are none; a row that is updated keeps the focus on its link."""
+    page = console.open("/-/runs?workflow=Pay+out&status=paused&external_user=rosa")
+    expect(page.get_by_text("No runs match.")).to_be_visible()
+    expect(page.locator("body.live")).to_be_attached()
+    run_id = console.call("Pay out", **{"x-pd-external-user-id": "rosa"})
+    link = page.locator(f"#run-{run_id} a")
+    expect(link).to_be_visible()
+    none = page.get_by_text("No runs match.").is_visible()
+    link.focus()
+    console.cancel(run_id)
+
+    expect(page.locator(f"#run-{run_id}")).to_contain_text("cancelled")
+    expect(link).to_be_focused()
+    assert not none
+
+
+def test_the_end_of_the_updates_is_reported(console: ConsoleSite) -> None:
+    """If the server refuses the stream, the page reports that, and waits for no more updates; a short interruption is not reported."""
+    page = console.open(f"/-/runs/{console.call('Pay out')}")
+    expect(page.locator("#live")).to_have_text("Status: paused")
+    page.evaluate("source.dispatchEvent(new Event('error'))")
+    interrupted = page.locator("#live").inner_text(), page.evaluate("source !== null")
+    page.evaluate("() => { const old = source; old.close(); old.dispatchEvent(new Event('error')); }")
+
+    expect(page.locator("#live")).to_have_text(
+        "Updates have ended: the session or the server has. Load the page again."
+    )
+    assert interrupted == ("Status: paused", True)
+    assert page.evaluate("source === null && !document.body.classList.contains('live')")
+
+
 def test_a_long_list(console: ConsoleSite) -> None:
     """An open list has at most two hundred rows, newest first; its link to older runs follows the last row."""
     for number in range(51):

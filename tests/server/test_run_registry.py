@@ -16,6 +16,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, Execution
 from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
+from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.site import Site, site_of
@@ -110,6 +111,23 @@ class TestLimits:
         assert len(refused) == 2
         assert {run.error.code for run in refused if run.error} == {"queue_full"}
         assert all("Event Queue Full" in answer.text for answer in answers[1:])
+
+    async def test_the_limit_of_runs_in_progress(self, tmp_path: Path) -> None:
+        """At the limit of runs and sources in progress, an endpoint responds 429 and starts no run, until one of them has ended."""
+        ends, last = asyncio.Event(), asyncio.Event()
+        async with site_of(tmp_path, a_workflow(python_step())) as site:
+            for _ in range(MAX_UNFINISHED_RUNS - 1):
+                site.registry.start_source(ends.wait())
+            last_source = site.registry.start_source(last.wait())
+            full, refused = site.registry.is_full, await site.http.post(site.path())
+            last.set()
+            await last_source
+            accepted = await site.http.post(site.path())
+            ends.set()
+            runs = await site.runs()
+
+        assert (full, refused.status_code, refused.headers["retry-after"]) == (True, 429, "1")
+        assert (accepted.status_code, len(runs)) == (200, 1)
 
     async def test_a_throttle_limits_the_starts_of_a_period(self, tmp_path: Path) -> None:
         """Of four events at a throttle of two in a second, the third starts after the first second."""

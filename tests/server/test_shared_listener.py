@@ -150,12 +150,13 @@ def test_a_process_that_stops_accepts_nothing_more() -> None:
         async def run() -> None:
             here.other.publish(0)
             listener = here.listen(1)
+            on_change = listener.update
             here.dial()
             while not here.loop.waits:
                 await asyncio.sleep(0)
             listener.close()
             await here.turns()
-            listener.update()
+            on_change()  # a connection ends after the stop
 
         here.loop.run_until_complete(run())
 

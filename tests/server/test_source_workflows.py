@@ -307,6 +307,28 @@ def test_a_mended_workflow_is_served(tmp_path: Path) -> None:
     assert lines == [f"{folder / 'b.ipynb'} has changed and is served."]
 
 
+def test_a_refused_workflow_that_is_deleted(tmp_path: Path) -> None:
+    """A refused workflow that does not exist any more, or that is a folder now, stays refused with the new reason."""
+    clock, folder = ManualClock(), tmp_path / "flows"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        notebook_of(folder / f"{name}.ipynb", STEP.format(name="one"))
+    for name in ("b", "c"):
+        (folder / f"{name}.ipynb").write_text("{")
+    with Project.open(tmp_path / "other" / ".pdkernel", clock=clock) as own:
+        workflows = SourceWorkflows(own, select_sources([folder], folder))
+        for name in ("b", "c"):
+            (folder / f"{name}.ipynb").unlink()
+        (folder / "c.ipynb").mkdir()
+        (folder / "c.ipynb" / "file").touch()
+        clock.advance(RELOAD_INTERVAL_S)
+        served = [each.source.path.stem for each in workflows.list_workflows()]
+        reasons = [each.reason for each in workflows.not_served]
+
+    assert served == ["a"]
+    assert ["There is no notebook" in reasons[0], "is not a workflow's folder" in reasons[1]] == [True, True]
+
+
 def test_a_folder_in_which_nothing_can_be_served(project: Project, tmp_path: Path) -> None:
     """If no workflow of a folder can be served, the error lists every reason; a source that is named is refused alone."""
     folder = tmp_path / "flows"

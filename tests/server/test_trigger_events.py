@@ -105,6 +105,18 @@ async def test_a_failed_delivery_is_not_repeated(site: Served) -> None:
     assert [(hook.failures, hook.last_error) for hook in trigger.webhooks] == [(2, "ConnectError")]
 
 
+async def test_a_delivery_ends_the_failures_of_a_webhook(site: Served, receiver: AnsweringServer) -> None:
+    """After a successful delivery, the webhook has no failures and no last error."""
+    deploy(site, receiver.url)
+    site.project.deployed_triggers.record_delivery(TRIGGER, HOOK, "status 500")
+
+    await hand_over(site)
+
+    trigger = site.project.deployed_triggers.find(TRIGGER)
+    assert trigger is not None
+    assert [(hook.failures, hook.failing_since, hook.last_error) for hook in trigger.webhooks] == [(0, None, None)]
+
+
 async def test_events_of_a_removed_webhook_are_dropped(site: Served, receiver: AnsweringServer) -> None:
     """A webhook that was replaced after the events were stored gets none of them; the workflow starts."""
     trigger = deploy(site, receiver.url)

@@ -15,8 +15,11 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import InternalError
 from pdkernel.project import Project
-from pdkernel.server.uvicorn_server import UvicornServer, listen, local_url
+from pdkernel.server import create_app
+from pdkernel.server.shared_listener import share_connections
+from pdkernel.server.uvicorn_server import Server, UvicornServer, listen, local_url
 from tests.builders import Gate, a_workflow, an_event, python_step
+from tests.server.served import served
 from tests.server.site import site_of
 
 
@@ -54,6 +57,23 @@ async def test_stop_lets_runs_end(tmp_path: Path) -> None:
         answer = await request
 
     assert answer.text == "made"
+
+
+async def test_a_stopped_server_leaves_the_shared_socket(tmp_path: Path) -> None:
+    """A process that shares its socket with others counts for them while it serves, and no more after its stop."""
+    share, _ = share_connections(2)
+    opened = listen("127.0.0.1", 0)
+    url = local_url(opened, "127.0.0.1", tls=False)
+    async with served(tmp_path) as site, httpx.AsyncClient() as http:
+        server = Server(create_app(site.context), share=share)
+        serving = await server.start(opened)
+        answer = await http.get(f"{url}/-/live")
+        during = share.counts[share.index]
+        server.stop()
+        await asyncio.wait_for(serving, 20)
+
+    assert (answer.status_code, during) == (200, 1)
+    assert share.counts[share.index] == -1
 
 
 async def test_a_stopping_server_refuses_events(tmp_path: Path) -> None:

@@ -468,6 +468,18 @@ class TestEmails:
         assert events_of([run]) == [email]
         assert (run.external_user, context_of(run)["emitter_id"][:3]) == (None, "ei_")
 
+    @pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+    async def test_a_deep_body_is_refused(self, serve: Serve, start: str, end: str) -> None:
+        """A body with more than 256 levels is answered 400 with the reason, whichever its levels are; it starts no run."""
+        async with serve("trigger: {type: email}") as site:
+            path = f"/{site.context.project.endpoint_keys.ensure_trigger_key(site.enable().id)}"
+            body = f'{{"a":{start * 256}1{end * 256}}}'
+            refused = await site.http.post(path, content=body, headers={"content-type": "application/json"})
+            runs = await site.pass_time()
+
+        assert (refused.status_code, runs) == (400, [])
+        assert refused.text == "The body is nested more than 256 levels deep.\n"
+
     async def test_the_rate_limit_of_a_triggers_endpoint(self, serve: Serve) -> None:
         """If rate limits apply, requests above a burst get 429; a key in capital letters is the same endpoint."""
         async with serve("trigger: {type: email}") as site:

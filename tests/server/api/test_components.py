@@ -16,7 +16,11 @@ SIGN_IN = """
 export default {
   key: "depot-sign-in", name: "Sign In", version: "0.0.1", type: "action", description: "Signs in.",
   props: { pin: { type: "string", secret: true }, who: { type: "string" } },
-  async run() { console.log("pin", this.pin); return { length: this.pin.length, pin: this.pin, who: this.who } },
+  async run() {
+    console.log("pin", this.pin);
+    const inEnvironment = Object.values(process.env).includes(this.pin);
+    return { length: this.pin.length, pin: this.pin, who: this.who, inEnvironment };
+  },
 };
 """
 FALL = """
@@ -36,6 +40,21 @@ export default {
   async run() {},
 };
 async function fetchStatus(url) { return (await fetch(url, { method: "POST", body: "{}" })).status }
+"""
+WALKS = """
+export default {
+  key: "depot-walk", name: "Walk", version: "0.0.1", type: "action", description: "Has pages.",
+  props: {
+    place: {
+      type: "string",
+      async options({ prevContext }) {
+        const next = prevContext?.next ?? 0;
+        return { options: [`at ${next}`], context: { next: next + 1 } };
+      },
+    },
+  },
+  async run() {},
+};
 """
 ADA = {"authProvisionId": "apn_ada"}
 
@@ -109,6 +128,25 @@ async def test_options_come_from_the_users_account(depot: Served) -> None:
     assert found["options"][0]["value"] == "s00"
     assert second["options"][0]["value"] == "s10"
     assert (found["errors"], found["observations"]) == ([], [])
+
+
+async def test_the_words_and_the_context_of_a_page(depot: Served, tmp_path: Path) -> None:
+    """The component's code gets the words that a person has typed, and the context of the page before."""
+    write_action(tmp_path, "walk", WALKS)
+    words = await post(
+        depot,
+        "/actions/configure",
+        id="depot-put-thing",
+        prop_name="shelf",
+        configured_props={"depot": ADA},
+        query="Shelf 01",
+    )
+    first = await post(depot, "/actions/configure", id="depot-walk", prop_name="place")
+    second = await post(depot, "/actions/configure", id="depot-walk", prop_name="place", prev_context=first["context"])
+
+    assert [option["value"] for option in words["options"]] == ["s01"]
+    assert [[option["value"] for option in page["options"]] for page in (first, second)] == [["at 0"], ["at 1"]]
+    assert (first["context"], second["context"]) == ({"next": 1}, {"next": 2})
 
 
 async def test_options_without_an_account(depot: Served) -> None:
@@ -243,13 +281,13 @@ async def test_an_error_of_an_action(depot: Served, tmp_path: Path) -> None:
 
 
 async def test_a_secret_value_is_not_recorded(depot: Served, tmp_path: Path) -> None:
-    """The action gets the value of a secret prop; the journal and the response do not contain it."""
+    """The action gets the value of a secret prop; the journal, the response and the environment do not contain it."""
     write_action(tmp_path, "sign-in", SIGN_IN)
 
     answer = await post(depot, "/actions/run", id="depot-sign-in", configured_props={"pin": KEY, "who": "ada-marked"})
 
     kept = str([each.to_json() for each in await depot.context.engine.journal.list_executions(limit=10)])
-    assert answer["ret"]["length"] == len(KEY)
+    assert (answer["ret"]["length"], answer["ret"]["inEnvironment"]) == (len(KEY), False)
     assert "ada-marked" in kept
     assert KEY not in kept
     assert KEY not in str(answer)

@@ -7,6 +7,7 @@ import html.parser
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -62,6 +63,9 @@ async def test_filters(serve: Serve) -> None:
         page = await console.page(f"/-/runs?{query}")
         found[query] = [next(name for name, run_id in runs.items() if run_id == each["id"]) for each in listed]
         assert [each["id"] for each in listed] == listed_ids(page), query
+        stream = page.partition('data-events="')[2].partition('"')[0].replace("&amp;", "&")
+        assert stream.partition("?")[0] == "/-/events/runs"
+        assert parse_qs(urlsplit(stream).query) == parse_qs(query), query
 
     everything = ["greet", "fail ada", "greet production", "greet ada"]
     assert found == {

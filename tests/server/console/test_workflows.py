@@ -31,8 +31,8 @@ LISTENS = replace(
 async def test_workflows(serve: Serve) -> None:
     """Each workflow has its trigger, its URL, its last run, and the runs and failures of the last hours."""
     console = await serve(GREET, FAIL, NIGHTLY, OFTEN, SOURCE, LISTENS)
-    for name in ("Greet", "Greet", "Fail"):
-        last = await console.start(name=name)
+    started = [(name, await console.start(name=name)) for name in ("Greet", "Greet", "Fail")]
+    newest = dict(started)
     await console.site.runs()
     page = await console.page("/-/")
     lines = {line["name"]: line for line in (await console.http.get("/-/", headers=JSON)).json()}
@@ -53,9 +53,13 @@ async def test_workflows(serve: Serve) -> None:
     assert lines["Nightly"]["url"] is None
     assert (lines["Greet"]["runs"], lines["Greet"]["failed"]) == ([0] * 23 + [2], [0] * 24)
     assert (lines["Fail"]["runs"][-1], lines["Fail"]["failed"][-1]) == (1, 1)
-    assert (lines["Fail"]["last_run"]["id"], lines["Nightly"]["last_run"]) == (last, None)
+    assert {name: line["last_run"] and line["last_run"]["id"] for name, line in lines.items()} == dict.fromkeys(
+        lines
+    ) | newest
     assert 'aria-label="2 runs in the last 24 hours, 0 failed; at most 2 in an hour"' in page
     assert 'aria-label="1 run in the last 24 hours, 1 failed; at most 1 in an hour"' in page
+    assert page.count('<rect class="all" x="115" width="4" y="1.0" height="26.0" />') == 2
+    assert page.count('<rect class="failed" x="115" width="4" y="1.0" height="26.0" />') == 1
     assert "ValueError: no luck" in page
 
 

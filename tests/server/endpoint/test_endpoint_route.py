@@ -39,6 +39,14 @@ async def test_a_key_below_other_segments(echo: Site, before: str) -> None:
     assert event["path"] == "/"
 
 
+@pytest.mark.parametrize(("depth", "status"), [(7, 200), (8, 404)])
+async def test_the_key_is_among_the_first_segments(echo: Site, depth: int, status: int) -> None:
+    """The first eight segments of a path are searched for the key."""
+    answer = await echo.http.post("/x" * depth + echo.path())
+
+    assert answer.status_code == status
+
+
 @pytest.mark.parametrize("domain", ["m.pipedream.net", "localhost", "M.PIPEDREAM.NET:443"])
 async def test_a_key_in_the_host_name(echo: Site, domain: str) -> None:
     """With the key in the host name, the whole path is the event's path."""

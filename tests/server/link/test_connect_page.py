@@ -56,6 +56,18 @@ async def test_the_page_names_the_user_as_text(site: Served, visitor: Visitor) -
     assert "<img src=x" not in page.html
 
 
+async def test_fields_with_the_same_title_are_told_apart(site: Served, visitor: Visitor) -> None:
+    """Fields whose titles are the same are shown with their names."""
+    register_app(site.project, "my_crm", ["api_key", "apiKey", "subdomain"])
+    made = await make(site)
+
+    page = await visitor.open(made["connect_link_url"], app="my_crm")
+
+    assert [title in page.html for title in (">api_key<", ">apiKey<", ">Subdomain<", ">API key<")] == [True] * 3 + [
+        False
+    ]
+
+
 async def test_a_link_without_an_app_asks_for_the_app(site: Served, visitor: Visitor) -> None:
     """The page offers the known apps and goes on with the same token."""
     register_app(site.project, "my_crm", ["api_key"])
