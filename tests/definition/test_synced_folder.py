@@ -359,6 +359,7 @@ def test_code_behind_a_link_outside(tmp_path: Path) -> None:
         ("variables: [A-B]", "variables.0"),
         ("limits:\n  memory: 5", "limits.memory: 5 is less than the minimum of 256 (line 2)"),
         ("triggers:\n- type: http\n  auth: baerer", "Did you mean bearer?"),
+        ("triggers:\n- {type: schedule, cron: 0 9 * * 1, interval_seconds: 5}", "either cron or interval_seconds"),
         ("a: [", "is not YAML"),
     ],
 )
