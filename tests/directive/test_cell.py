@@ -327,6 +327,25 @@ def test_text_beside_an_expression_stays() -> None:
     assert parse_step_cell(format_step_cell(step)).step == step
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {{ steps.a ? '' : 1 }}",
+        'a: {{ steps.a ? "" : 1 }}',
+        "# {{ steps.a['b'] }}",
+        '- {{ steps.a["b"].replace("\\n", "") }}',
+        "it's: {{ '' }} and {{ 1 }}",
+        "{{ steps.a }}\n{{ '' }}",
+        " {{ '' }}",
+    ],
+)
+def test_text_that_needs_quotes_beside_an_expression(text: str) -> None:
+    """A value that YAML would not read unquoted reads back the same, with the quotation marks of its expressions."""
+    step = Step("s", "node", uses="k@1.0.0", props={"x": text, "y": [text]}, line_offset=1)
+
+    assert parse_step_cell(format_step_cell(step)).step.props == step.props
+
+
 @pytest.mark.parametrize("text", ["5", "true", '"5"', "null", "[1]", "a\nb", "\u2028", "NaN", "1e999", "", " 5 "])
 def test_prop_text_stays_text(text: str) -> None:
     """Text that parses as JSON, or does not fit on a line, is written in a form that reads as text."""
