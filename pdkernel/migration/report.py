@@ -14,7 +14,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment, WithheldCredentials
 from pdkernel.migration.items import find_items
 from pdkernel.migration.sources import MigrationSource
-from pdkernel.migration.step_items import Surroundings, find_invoked
+from pdkernel.migration.step_items import UNNAMED_STORE, Surroundings, find_invoked
 from pdkernel.model import AppBinding
 from pdkernel.readiness import MAX_MATRIX_USERS, DoctorReport
 from pdkernel.render.migration import (
@@ -258,7 +258,7 @@ def _format_data_command(rows: Sequence[WorkflowMigration]) -> str:
     """The command that rescues all data stores and files of the report at once."""
     items = [item for row in rows for item in row.items]
     names = dict.fromkeys(
-        shlex.quote(item.name) for item in items if item.kind == "data_store" and " " not in item.name
+        shlex.quote(item.name) for item in items if item.kind == "data_store" and item.name != UNNAMED_STORE
     )
     files = ["--files"] if any(item.kind == "file_store" for item in items) else []
     return " ".join(["pdkernel migrate data", *(names or ([] if files else ["NAME"])), *files, "--to rescued"])

@@ -12,6 +12,9 @@ from pdkernel.migration.sources import MigrationSource
 from pdkernel.model import Step
 from pdkernel.render.migration import SHUTDOWN_DAY, ItemKind, MigrationItem
 
+UNNAMED_STORE = "a data store without a name"
+"""The name of the item of a data store that the source does not name."""
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -64,7 +67,7 @@ def build_store_item(name: str | None, message: str) -> MigrationItem:
     """The item of a data store; *name* is None if the source does not name the store."""
     return MigrationItem(
         "data_store",
-        name or "a data store without a name",
+        name or UNNAMED_STORE,
         message,
         "The command writes a step to paste into a workflow at Pipedream, which hands out the records.",
         f"pdkernel migrate data {shlex.quote(name or 'NAME')} --to rescued",

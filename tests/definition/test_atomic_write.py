@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,26 @@ def test_a_rename_that_fails_midway_undoes_the_others(folder: Path) -> None:
 
     with pytest.raises(RequestError, match="It is unchanged"):
         write_files_atomically(files, folder)
+
+    assert contents(folder) == before
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+
+
+class InterruptedFiles(dict[str, bytes]):
+    """Files whose writing is interrupted after the last one."""
+
+    def items(self) -> Iterator[tuple[str, bytes]]:  # type: ignore[override]
+        """Each file, then an interrupt."""
+        yield from super().items()
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_changes_nothing(folder: Path) -> None:
+    """An interrupt is passed on, and no temporary file and no new folder is left."""
+    before = contents(folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_files_atomically(InterruptedFiles({"a/one": b"1", "new/deep/three": b"3"}), folder)
 
     assert contents(folder) == before
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]

@@ -126,6 +126,32 @@ def test_a_renamed_step_keeps_the_folder_of_its_files(tmp_path: Path) -> None:
     assert 'uses: "./a/entry.js"' in text_of(files, "workflow.yaml")
 
 
+@pytest.mark.parametrize(
+    ("entry", "path"),
+    [
+        ("./old/code.py", "old/code.py"),
+        ("./old/run", "old/run"),
+        ("./old/code.mjs", "a/entry.py"),
+        (None, "a/entry.py"),
+    ],
+)
+def test_a_step_stays_in_its_file_unless_its_language_changes(entry: JSON, path: str) -> None:
+    """The file that a step was read from is kept, except for one of another language."""
+    step = Step("a", source=PYTHON, extra={ROUND_TRIP_KEY: {"entry": entry}})
+
+    assert [file.path for file in plan_files(Workflow("W", steps=(step,)))[2:]] == [path]
+
+
+@pytest.mark.parametrize(("uses", "is_kept"), [("slack-send@1.0.0", True), ("slack-send@1.0.1", False)])
+def test_a_cursor_belongs_to_a_version(uses: str, is_kept: bool) -> None:
+    """The platform's id of an action's added props is not written for another version of the action."""
+    extra: dict[str, JSON] = {"_props_cursor": "dyp_1", ROUND_TRIP_KEY: {"cursor_of": "slack-send@1.0.0"}}
+
+    text = text_of(plan_files(Workflow("W", steps=(Step("a", "node", uses=uses, extra=extra),))), "workflow.yaml")
+
+    assert ("_props_cursor: dyp_1" in text) is is_kept
+
+
 def test_an_entry_without_a_step_above_is_at_its_end_of_the_file() -> None:
     """An unsupported entry stays at the top; that of a removed step comes last."""
     entries = [UnsupportedEntry(None, {"namespace": "first"}), UnsupportedEntry("gone", {"namespace": "last"})]

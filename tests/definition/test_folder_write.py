@@ -75,16 +75,27 @@ def test_dry_run(tmp_path: Path) -> None:
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
-    """Files that an export did not write are listed and left alone."""
+    """Files that an export did not write are listed, without those of Git, and left alone."""
     export_to_folder(quickstart(), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "app").mkdir()
+    (tmp_path / ".git").mkdir()
     (tmp_path / "check/helper.py").write_text("mine")
 
     result = export_to_folder(quickstart(), tmp_path)
 
     assert result.paths("left alone") == ("app/", "notes.txt", "check/helper.py")
     assert (tmp_path / "check/helper.py").read_text() == "mine"
+
+
+def test_half_a_surrogate_pair_is_written_as_it_is(tmp_path: Path) -> None:
+    """Code that is not text is not changed by an export, so that the next export finds it unchanged."""
+    workflow = with_step(quickstart(), Step("check", source=f"{PYTHON}  # \ud83d"))
+
+    export_to_folder(workflow, tmp_path)
+
+    assert (tmp_path / "check/entry.py").read_bytes().endswith(b"  # \xed\xa0\xbd")
+    assert {file.state for file in export_to_folder(workflow, tmp_path).files} == {"unchanged"}
 
 
 def test_values_of_the_folder_survive_an_export(tmp_path: Path) -> None:

@@ -268,6 +268,18 @@ def test_limits() -> None:
     assert findings[1].message == 'share_workers is "sometimes"; expected never or always.'
 
 
+def test_a_setting_below_its_range_is_found() -> None:
+    """Zero is a value like any other, and so is false."""
+    settings: dict[str, JSON] = {"lambda_timeout": 0, "rate_limit": 0, "network": False}
+
+    findings = found("limit", settings=settings)
+
+    assert [finding.message for finding in findings] == [
+        "lambda_timeout is 0; expected a whole number of seconds from 1 to 750.",
+        "network is false; expected the id of a network (net_...).",
+    ]
+
+
 def test_values_at_the_limits_are_not_found() -> None:
     """750 seconds and 64 KB are allowed."""
     step = Step("a", source=PYTHON, timeout_s=750, props={"text": "é" * 32_768})
@@ -290,7 +302,10 @@ def test_own_accounts_of_disabled_steps_are_not_found() -> None:
 def test_packages() -> None:
     """Packages without an exact version are found with their line; exact ones and the platform's are not."""
     python_step = Step(
-        "a", source=f"# pipedream add-package PyYAML==6.0.1\nimport yaml\nimport requests\n{PYTHON}", cell_index=0
+        "a",
+        source="# pipedream add-package PyYAML==6.0.1\n# pipedream add-package rich>=13\nimport yaml\nimport requests\n"
+        f"{PYTHON}",
+        cell_index=0,
     )
     node_step = Step(
         "b",
@@ -303,5 +318,5 @@ def test_packages() -> None:
     findings = found("package", python_step, node_step)
 
     assert [(finding.step, finding.cell, finding.line, finding.message.split(" ")[0]) for finding in findings] == [
-        ("a", 1, 3, "requests"), ("b", 2, 4, "dayjs"), ("b", 2, 5, "zod"),
+        ("a", 1, 2, "rich"), ("a", 1, 4, "requests"), ("b", 2, 4, "dayjs"), ("b", 2, 5, "zod"),
     ]  # fmt: skip

@@ -17,7 +17,8 @@ def test_a_readme() -> None:
     """The file has triggers, a table of steps, the variables with their readers, and the manual steps."""
     workflow = a_workflow(
         replace(
-            python_step("read", "import os\nreturn os.environ['KEY']", options="--app slack=apn_1"), notes="Two\nlines"
+            python_step("read", "import os\nreturn os.environ['KEY']", options="--app slack=apn_1"),
+            notes="Two\nlines | one\n<b>",
         ),
         replace(node_step("send", options="--app chat:slack"), disabled=True),
         a_step("%%pdstep post --uses slack-send@1.0.0\ntext: Hi\n"),
@@ -35,7 +36,7 @@ def test_a_readme() -> None:
         "",
         "| step | runs | accounts | notes |",
         "|---|---|---|---|",
-        r"| `read` | Python | slack: apn\_1 | Two lines |",
+        r"| `read` | Python | slack: apn\_1 | Two lines \| one \<b\> |",
         "| `send` | Node.js, disabled | slack: of the external user |  |",
         "| `post` | `slack-send@1.0.0` |  |  |",
         "",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from pdkernel.definition.sidecar_yaml import (
     dump_sidecar,
     load_sidecar_schema,
     parse_sidecar,
+    read_sidecar,
 )
 from pdkernel.errors import NotebookError
 from pdkernel.model import JSON, Trigger
@@ -187,3 +190,30 @@ def test_a_folders_own_values_are_kept() -> None:
     assert merged.control_flow == SIDECAR.control_flow
     assert merge_sidecars(Sidecar(), theirs).endpoint == SIDECAR.endpoint
     assert merge_sidecars(ours, None) is ours
+
+
+def test_the_file_beside_a_notebook_may_be_a_link(tmp_path: Path) -> None:
+    """Notebooks may share a file by a link; a folder's own pdkernel.yaml that leads out of the folder is refused."""
+    (tmp_path / "shared.yaml").write_text("endpoint: eo1\n")
+    (tmp_path / "flows").mkdir()
+    for name in ("work.pdkernel.yaml", "pdkernel.yaml"):
+        (tmp_path / "flows" / name).symlink_to("../shared.yaml")
+
+    found = read_sidecar(tmp_path / "flows" / "work.pdkernel.yaml")
+
+    assert found is not None
+    assert (found.endpoint, found.path) == ("eo1", tmp_path / "flows" / "work.pdkernel.yaml")
+    with pytest.raises(NotebookError, match="a link that leads out of its folder"):
+        read_sidecar(tmp_path / "flows" / "pdkernel.yaml")
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    """A pipe or a folder in the place of the file is refused, and a missing file is none."""
+    os.mkfifo(tmp_path / "work.pdkernel.yaml")
+    (tmp_path / "pdkernel.yaml").mkdir()
+
+    for name in ("work.pdkernel.yaml", "pdkernel.yaml"):
+        with pytest.raises(NotebookError, match=rf"{name} is not a file"):
+            read_sidecar(tmp_path / name)
+    assert read_sidecar(tmp_path / "other.pdkernel.yaml") is None
+    assert read_sidecar(tmp_path / "missing" / "pdkernel.yaml") is None

@@ -13,7 +13,7 @@ from pdkernel.definition.step_props import (
     parse_props,
     strip_labels,
 )
-from pdkernel.model import ROUND_TRIP_KEY, AppBinding, Step, StoreBinding
+from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, StoreBinding
 
 
 def parse(raw: dict[str, Any], *, action: str | None = None, **slugs: str) -> tuple[Any, ...]:
@@ -41,6 +41,35 @@ def parse(raw: dict[str, Any], *, action: str | None = None, **slugs: str) -> tu
 def test_the_app_of_an_account(raw: dict[str, Any], action: str | None, slugs: dict[str, str], app: str) -> None:
     """The app is that of the definition, else of the code, else of the action's key, else the prop's name."""
     assert parse(raw, action=action, **slugs)[0] == (AppBinding("a", app, "apn_1"),)
+
+
+def test_definitions_of_removed_props_are_not_written() -> None:
+    """Definitions of apps and stores that the step has keep their keys, others are gone, and new ones are added."""
+    kept: list[JSON] = [
+        {"name": "slack", "type": "app", "app": "slack", "appId": "app_1"},
+        {"name": "gone", "type": "app", "app": "github"},
+        {"name": "old", "type": "data_store"},
+        {"name": "text", "type": "string"},
+        None,
+    ]
+    step = Step(
+        "a",
+        source="def handler(pd): ...",
+        stores=(StoreBinding("new"),),
+        extra={ROUND_TRIP_KEY: {"configurable": kept}},
+    )
+
+    written = build_props_mapping(step, (AppBinding("slack", "slack"), AppBinding("mail", "gmail")))
+
+    assert written == {
+        "__configurableProps": [
+            kept[0],
+            kept[3],
+            None,
+            {"app": "gmail", "name": "mail", "type": "app"},
+            {"name": "new", "type": "data_store"},
+        ]
+    }
 
 
 def test_props_without_an_account_or_a_store() -> None:

@@ -379,6 +379,19 @@ def test_omissions_are_listed(project: Callable[[str], Path]) -> None:
     assert "| `send_message_public_channel` |" in (folder / "README.md").read_text()
 
 
+def test_a_readme_of_a_person_is_not_overwritten(project: Callable[[str], Path]) -> None:
+    """With --docs, a README that an export did not write stops the export before anything is written."""
+    folder = project(ORDERS)
+    workflow = imported(folder).workflow
+    (folder / "README.md").write_text("# Mine\n")
+    before = contents(folder)
+
+    with pytest.raises(RequestError, match=r"README\.md exists and was not written by an export"):
+        export_to_synced_folder(replace(workflow, name="Renamed"), folder, include_readme=True)
+
+    assert contents(folder) == before
+
+
 def test_answers_are_added_to_an_existing_pdkernel_yaml(project: Callable[[str], Path]) -> None:
     """A new answer is added to a folder's pdkernel.yaml; an unanswered prop is not."""
     folder = project(ORDERS)

@@ -179,6 +179,13 @@ def test_old_note(tmp_path: Path) -> None:
     assert "notes: " in text_of(plan_files(Workflow("w", steps=(step,))), "workflow.yaml")
 
 
+def test_both_keys_for_a_note(tmp_path: Path) -> None:
+    """The note is that of the new key; the text of the old key is kept for the file."""
+    step = step_of(tmp_path, "- namespace: a\n  note: old\n  notes: new\n  uses: k-x@1.0.0\n")
+
+    assert (step.notes, step.extra) == ("new", {"note": "old"})
+
+
 def test_a_props_cursor_belongs_to_its_action(tmp_path: Path) -> None:
     """A props cursor is written again with its action, and dropped with another version of it."""
     step = step_of(tmp_path, "- namespace: a\n  uses: k-x@1.0.0\n  _props_cursor: dyp_1\n")
@@ -352,6 +359,7 @@ def test_code_behind_a_link_outside(tmp_path: Path) -> None:
         ("variables: [A-B]", "variables.0"),
         ("limits:\n  memory: 5", "limits.memory: 5 is less than the minimum of 256 (line 2)"),
         ("triggers:\n- type: http\n  auth: baerer", "Did you mean bearer?"),
+        ("triggers:\n- {type: schedule, cron: 0 9 * * 1, interval_seconds: 5}", "either cron or interval_seconds"),
         ("a: [", "is not YAML"),
     ],
 )

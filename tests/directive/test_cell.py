@@ -17,6 +17,7 @@ from pdkernel.directive import (
     format_step_line,
     is_step_cell,
     is_workflow_cell,
+    names_protective_setting,
     parse_step_cell,
     parse_workflow_cell,
 )
@@ -191,6 +192,8 @@ def test_workflow_cell_is_recognized() -> None:
         ("a b", "unexpected word 'b'"),
         ("a --langg node", "there is no option --langg"),
         ("a --langg node", "Did you mean --lang?"),
+        ("a --timeout=5 --langg node", "Did you mean --lang?"),
+        ("a --timeout 5 --langg=node", "there is no option --langg."),
         ("a --lang javascript", "Did you mean node?"),
         ("a --lang pyton", "Did you mean python?"),
         ("a --lang cobol", "Known: python, node, bash, go."),
@@ -324,6 +327,25 @@ def test_text_beside_an_expression_stays() -> None:
     assert parse_step_cell(format_step_cell(step)).step == step
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {{ steps.a ? '' : 1 }}",
+        'a: {{ steps.a ? "" : 1 }}',
+        "# {{ steps.a['b'] }}",
+        '- {{ steps.a["b"].replace("\\n", "") }}',
+        "it's: {{ '' }} and {{ 1 }}",
+        "{{ steps.a }}\n{{ '' }}",
+        " {{ '' }}",
+    ],
+)
+def test_text_that_needs_quotes_beside_an_expression(text: str) -> None:
+    """A value that YAML would not read unquoted reads back the same, with the quotation marks of its expressions."""
+    step = Step("s", "node", uses="k@1.0.0", props={"x": text, "y": [text]}, line_offset=1)
+
+    assert parse_step_cell(format_step_cell(step)).step.props == step.props
+
+
 @pytest.mark.parametrize("text", ["5", "true", '"5"', "null", "[1]", "a\nb", "\u2028", "NaN", "1e999", "", " 5 "])
 def test_prop_text_stays_text(text: str) -> None:
     """Text that parses as JSON, or does not fit on a line, is written in a form that reads as text."""
@@ -433,6 +455,8 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: schedule\n  interval_seconds: 0", 4, "1 or more"),
         ("trigger:\n  type: schedule\n  interval_seconds: 5\n  timezone: berlin", 5, "Did you mean Europe/Berlin?"),
         ("trigger:\n  type: source", 2, "a source without uses"),
+        ("trigger:\n  type: source\n  uses: a-b@1.0.0\n  props: all", 5, "expected a mapping of keys"),
+        ("trigger:\n  type: source\n  uses: a-b@1.0.0\n  app: 5", 5, "expected text"),
         ("trigger:\n  type: errors\n  workflows: Depot", 4, "expected a list of names"),
         ("trigger:\n  type: errors\n  workflows: []", 4, "expected a list of names"),
         ("trigger:\n  type: errors\n  workflow: Depot", 4, "Did you mean workflows?"),
@@ -440,6 +464,7 @@ def test_several_triggers() -> None:
         ("trigger:\n  type: emit\n  workflows: [5]", 4, "expected a list of names"),
         ("trigger:\n  type: emit\n  workflows: [a]\n  channel: 5", 5, "expected text"),
         ("trigger: http\ntriggers: [http]", 3, "both trigger and triggers"),
+        ("trigger: http\ntriggers:", 3, "both trigger and triggers"),
         ("inactive: maybe", 2, "true or false"),
         ("settings:\n  lambda_timeot: 4", 3, "Did you mean lambda_timeout or lambda_memory?"),
         ("settings:\n  lambda_timeout: 900", 3, "a whole number of seconds from 1 to 750"),
@@ -515,6 +540,36 @@ def test_a_huge_header(body: str, line: int, says: str) -> None:
 
     assert says in str(error)
     assert error.line == line
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named"),
+    [
+        ("settings:\n  network: x", True),
+        ("settings:\n  netwrok: x", True),
+        ("settings:\n  NETWORK = x", True),
+        ("settings:\n  where: net_1aB", True),
+        ("settings:\n  share_workers: [", True),
+        ("settings:\n  share_worker: never", True),
+        ("name: Works\nsettings: {memory: 512}", False),
+        ("name: net", False),
+        ("", False),
+    ],
+)
+def test_a_broken_header_may_set_what_protects(text: str, is_named: bool) -> None:
+    """The network and the sharing of workers are recognized in a text that cannot be read, misspelt or not."""
+    assert names_protective_setting(f"%%pdworkflow\n{text}") is is_named
+
+
+def test_repeated_aliases_count_as_values() -> None:
+    """A short text whose aliases stand for more values than are read is refused."""
+    text = "a: &a [x]\n" + "".join(
+        f"{name}: &{name} [{', '.join([f'*{inner}'] * 18)}]\n" for inner, name in ("ab", "bc", "cd", "de")
+    )
+
+    with pytest.raises(DirectiveError, match="is too large"):
+        parse_yaml(text, allow_expressions=False)
+    assert parse_yaml(text[: text.index("e:")], allow_expressions=False).value
 
 
 def test_a_long_text_is_one_value() -> None:

@@ -204,3 +204,23 @@ def test_anchors_are_refused(new: dict[str, Any]) -> None:
 
     assert "workflow.yaml" in caught.value.message
     assert patch_yaml(text, read(text), {**read(text), "x": 2}) == text.replace("x: 1", "x: 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "new"),
+    [
+        ("a: 1\nb: &x 2\nc: *x\n", {"a": 1, "c": 2}),
+        ("a: 1\nb: &x 2\nc: *x\n", {"a": 1, "b": 3, "c": 2}),
+        ("a:\n- &x 1\n- 2\nb: *x\n", {"a": [2], "b": 1}),
+        ("a:\n- &x {k: 1}\n- 2\n", {"a": [2]}),
+    ],
+    ids=["a removed key", "a changed value", "a removed item", "an anchor without an alias"],
+)
+def test_the_error_of_an_anchor_has_its_line(text: str, new: dict[str, Any]) -> None:
+    """The place of the anchor is named, not that of the aliases, which would lose their value."""
+    with pytest.raises(
+        UnsupportedError, match=r"an anchor or an alias \(& or \*\) at the changed place \(line 2\)"
+    ) as caught:
+        patch_yaml(text, read(text), new)
+
+    assert caught.value.line == 2

@@ -19,11 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pdkernel
+from pdkernel.actions import Catalog
 from pdkernel.analysis import check_workflow
-from pdkernel.definition import export_to_synced_folder, plan_files, read_folder_workflow, write_files
+from pdkernel.definition import Sidecar, export_to_synced_folder, plan_files, read_folder_workflow, write_files
 from pdkernel.definition.file_plan import WORKFLOW_SCHEMA
 from pdkernel.errors import NotebookError, PdkernelError, RequestError
-from pdkernel.importer import AccountQuestion, ImportResult, find_workflow_folders, plan_notebook_paths
+from pdkernel.importer import (
+    AccountQuestion,
+    ImportResult,
+    find_workflow_folders,
+    import_folder,
+    plan_notebook_paths,
+)
 from pdkernel.model import Trigger, Workflow
 from pdkernel.notebook import read_notebook
 from pdkernel.render.import_report import ImportReport
@@ -120,6 +127,30 @@ def test_only_the_first_import_asks_for_triggers(tmp_path: Path) -> None:
     for _ in range(2):
         import_one(folder, tmp_path / "open.ipynb", ask_trigger=lambda trigger: asked.append(f"open {trigger.type}"))
     assert asked == ["http", "open http"]  # a question that was left open is not asked again
+
+
+def test_the_next_import_looks_up_actions_where_the_notebook_does(tmp_path: Path) -> None:
+    """The sources of actions are those of the notebook's pdkernel.yaml, and before it exists those of the folder's."""
+    folder = synced(tmp_path / "w", HEAD + "- namespace: a\n  uses: k-x@1.0.0\n", pdkernel_DOT_yaml="actions: npm\n")
+    notebook = tmp_path / "n.ipynb"
+    looked_up: list[tuple[str, ...]] = []
+
+    def import_again() -> None:
+        def build_catalog(sidecar: Sidecar) -> Catalog:
+            looked_up.append(sidecar.actions)
+            return Catalog.without_project(tmp_path / ".pdkernel", environ={})
+
+        found = import_folder(
+            folder, notebook, build_catalog=build_catalog, ask_accounts=lambda _: {}, ask_trigger=None, force=True
+        )
+        assert found.error is None
+
+    import_again()
+    beside = tmp_path / "n.pdkernel.yaml"
+    beside.write_text(beside.read_text().replace("actions: npm", "actions: builtin"))
+    import_again()
+
+    assert looked_up == [("npm",), ("builtin",)]
 
 
 def test_another_file_beside_the_notebook_is_never_lost(tmp_path: Path) -> None:

@@ -168,7 +168,16 @@ def test_assumed_triggers_are_marked(tmp_path: Path) -> None:
     [
         ({}, ["Given."]),
         ({"lambda_timeout": 40, "concurrency": 1}, ["Given."]),
-        ({"network": "my vpc"}, ["Given.", "On Pipedream, outbound calls leave through the network `my vpc` (a VPC)."]),
+        (
+            {"network": "my vpc"},
+            [
+                "Given.",
+                (
+                    "On Pipedream, outbound calls leave through the network `my vpc` (a VPC). To send them through a proxy: "
+                    "`pdkernel serve --via 'my vpc'=http://HOST:PORT`."
+                ),
+            ],
+        ),
         ({"odd": 1}, ["Given.", "The setting `odd` is unknown"]),
     ],
 )

@@ -107,8 +107,10 @@ def test_records_that_changed_are_counted(tmp_path: Path) -> None:
     """The number of the last page is the one that is compared."""
     with endpoint(lambda _: page("a", "b", total=3)) as (url, _):
         result = download(url, tmp_path).download_store("orders")
+        again = download(url, tmp_path).download_store("orders")
 
     assert (result.count, result.total) == (2, 3)
+    assert (again.count, again.total, again.was_complete) == (2, 3, True)
 
 
 def test_a_file_without_a_number_is_complete(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pdkernel.identity import Account
 from pdkernel.migration.items import find_items
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.step_items import Surroundings
-from pdkernel.model import ROUND_TRIP_KEY, Step, UnsupportedEntry, Workflow
+from pdkernel.model import ROUND_TRIP_KEY, Step, StoreBinding, UnsupportedEntry, Workflow
 from pdkernel.readiness import DoctorReport, MissingRequirement
 from pdkernel.render.files import Finding
 from pdkernel.render.import_report import AccountAssignment, ImportReport, StoreUse, UnsupportedItem, VariableRead
@@ -226,11 +226,13 @@ def test_a_workflow_that_is_turned_off() -> None:
 def test_data_stores() -> None:
     """A store has its name and its props; an action on a store that the source does not name is one item too."""
     step = Step("put", uses="data_stores-add@0.0.1")
+    named = replace(step, name="named", stores=(StoreBinding("dataStore", "ds_1"),))
 
-    found = items(workflow=a_workflow(step), stores=(StoreUse("orders", ("say.db", "also.db")),))
+    found = items(workflow=a_workflow(step, named), stores=(StoreUse("orders", ("say.db", "also.db")),))
 
     assert [(item.kind, item.name) for item in found] == [("data_store", "orders"), ("data_store", "a data store without a name")]  # fmt: skip
     assert "say.db, also.db" in found[0].message
+    assert "Step put uses a data store" in found[1].message
 
 
 @pytest.mark.parametrize(("path", "end"), [(Path("flow"), ""), (None, " --to FOLDER")])

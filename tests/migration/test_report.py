@@ -31,6 +31,7 @@ from tests.migration.omissions import (
     write_project,
     write_workflow,
 )
+from tests.notebook_files import notebook_of
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +283,21 @@ def test_the_command_for_events_quotes_the_path(tmp_path: Path, settings: Report
         f"pdkernel migrate events {shlex.quote(str(root))}",
     )
     assert not any(step.title.startswith("Give callers") for step in order)
+
+
+def test_the_command_for_data_names_stores_with_spaces(tmp_path: Path, settings: ReportSettings) -> None:
+    """The name of a store is quoted; a store whose name is unknown adds no word to the command."""
+    notebook = tmp_path / "count.ipynb"
+    notebook_of(
+        notebook,
+        "%%pdstep count --data-store \"kept=My store\"\ndef handler(pd):\n    pd.inputs['data_store']['n'] = 1\n",
+    )
+
+    report = build_migration_report(read_sources([str(notebook)], lambda _: {}), settings)
+
+    data = next(step for step in report.order if step.title == "Copy data stores and files")
+    assert data.commands == ("pdkernel migrate data 'My store' --to rescued",)
+    assert data.subjects == ("count: My store", "count: a data store without a name")
 
 
 def test_files_alone_are_saved_without_a_name_of_a_store(tmp_path: Path, settings: ReportSettings) -> None:

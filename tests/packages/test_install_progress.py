@@ -10,6 +10,7 @@ import pytest
 from pdkernel.packages.install_progress import (
     Measurement,
     ProgressUpdate,
+    installation_lock,
     measure_go_modules,
     measure_node_modules,
     report_each_second,
@@ -84,3 +85,20 @@ def test_modules_of_go_are_counted(tmp_path: Path) -> None:
     measured = measure_go_modules(tmp_path, "compiling one.go")
 
     assert measured.describe(2.0) == "compiling one.go: 1 module, 0.0 MB, 2 s"
+
+
+async def test_an_installation_says_once_that_it_waits(tmp_path: Path) -> None:
+    """A task that waits for the folder's lock reports one line, and gets the lock when the first one has ended."""
+    order: list[str] = []
+
+    async def install() -> None:
+        async with installation_lock(tmp_path / "packages", order.append):
+            order.append("second")
+
+    async with installation_lock(tmp_path / "packages", order.append):
+        waiting = asyncio.create_task(install())
+        await asyncio.sleep(0.3)
+        order.append("first")
+    await waiting
+
+    assert order == ["Waiting for another process that installs packages", "first", "second"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,19 @@ def test_a_merge_marker_between_hashes_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ProjectError, match=f"line {number + 1},"):
         lock.read()
+
+
+def test_the_file_has_a_limited_number_of_blocks(tmp_path: Path) -> None:
+    """Beyond the limit, a new block replaces another one; a block that is written again replaces itself."""
+    lock = PythonLock(tmp_path / "lock")
+    blocks = [replace(block(describe_python()), requirements=f"tiny{number:03}") for number in range(62)]
+    for each in blocks:
+        lock.write(each)
+    full = lock.read()
+    newer = replace(blocks[-1], pins=block(describe_python(), "2.0").pins)
+
+    lock.write(newer)
+
+    assert len(full) == 60
+    assert blocks[-1] in full
+    assert set(lock.read()) == {*full, newer} - {blocks[-1]}

@@ -15,7 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.definition import Sidecar, export_to_synced_folder, grade_fields, plan_files, write_files
-from pdkernel.model import LANGUAGES, AppBinding, Step, StoreBinding, Trigger, UnsupportedEntry, Workflow
+from pdkernel.model import (
+    JSON,
+    LANGUAGES,
+    ROUND_TRIP_KEY,
+    AppBinding,
+    Step,
+    StoreBinding,
+    Trigger,
+    UnsupportedEntry,
+    Workflow,
+)
 from pdkernel.proof.definition_comparison import compare_workflows
 from pdkernel.proof.exported_folder import normalize_for_run, read_exported_folder
 from pdkernel.proof.value_differences import MISSING
@@ -130,6 +140,7 @@ WHOLE = Workflow(
     extra={"schema": "workflow/2022.04", "kept_key": 1},
 )
 WHOLE = WHOLE.with_unsupported_entries([UnsupportedEntry("a", {"namespace": "branch"})])
+LABELLED: dict[str, JSON] = {"__lv": {"label": "One", "value": 1}}
 SIDECAR = Sidecar(
     endpoint="eo1", actions=("npm",), test_users=("ada",), test_events=("e.json",), control_flow=("b",), path=Path("p")
 )
@@ -162,6 +173,8 @@ def change(**changes: Any) -> Workflow:
         (change(props={"x": 2}), {"steps.a.props.x": (1, 2)}),
         (change(source="one\n2\n"), {"steps.a.code line 2": ("two\n", "2\n")}),
         (change(extra={"runtime": "other"}), {"steps.a.runtime": ("bash", "other")}),
+        (change(files={"lib.sh": "1"}), {'steps.a.files["lib.sh"]': (MISSING, "1")}),
+        (change(extra={"runtime": "bash", ROUND_TRIP_KEY: {"picked": {"x": {"written": LABELLED, "value": 1}}}}), {"steps.a.picked.x": (MISSING, LABELLED)}),
     ],
 )  # fmt: skip
 def test_every_field_is_compared(files: Workflow, differences: dict[str, tuple[Any, Any]]) -> None:
@@ -189,6 +202,16 @@ def test_keys_of_the_files_only(patched: bool) -> None:
         "triggers[1]",
         "settings.lambda_timeout",
     ]
+
+
+def test_entries_of_the_files_only() -> None:
+    """An update keeps entries that are not steps, so only a lost entry is a difference."""
+    more = WHOLE.with_unsupported_entries([*WHOLE.unsupported_entries, UnsupportedEntry("b", {"namespace": "new"})])
+    lost = replace(WHOLE, extra={key: value for key, value in WHOLE.extra.items() if key != ROUND_TRIP_KEY})
+
+    assert list(compare_workflows(WHOLE, more, is_patched=True)) == []
+    assert [each.path for each in compare_workflows(WHOLE, more)] == ["kept[1]"]
+    assert [each.path for each in compare_workflows(WHOLE, lost, is_patched=True)] == ["kept[0]"]
 
 
 @pytest.mark.parametrize(

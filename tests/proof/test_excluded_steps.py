@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.actions import Catalog
 from pdkernel.errors import OutboundCallRefusedError
 from pdkernel.execution import ErrorRecord, StepResult
 from pdkernel.model import Step
-from pdkernel.proof.excluded_steps import add_dependents, describe_unrecorded_call, has_unrecorded_call
+from pdkernel.proof.excluded_steps import (
+    add_dependents,
+    describe_unrecorded_call,
+    find_unavailable_actions,
+    has_unrecorded_call,
+)
 from tests.builders import a_step, a_workflow, bash_step, go_step, node_step, python_step
 from tests.render.builders import a_call
 
@@ -84,3 +90,15 @@ def test_an_unrecorded_call() -> None:
         "GET https://slack.com/api/chat.postMessage is not in events/x.recorded.jsonl. Record the call: pdkernel run"
     )
     assert describe_unrecorded_call(refused, Path("x.recorded.jsonl"), "c").startswith("a call is not in")
+
+
+def test_an_action_that_is_missing_excludes_its_step(tmp_path: Path) -> None:
+    """A step whose action is not installed is excluded with the reason; a disabled step and a built-in action are not."""
+    far = a_step("%%pdstep far --uses slack-send-message@0.0.20\ntext: hi\n")
+    near = a_step("%%pdstep near --uses filter-end-workflow@0.0.1\nreason: x\n")
+    catalog = Catalog.without_project(tmp_path / ".pdkernel", environ={})
+
+    found = find_unavailable_actions(a_workflow(far, near, replace(far, name="off", disabled=True), FIRST), catalog)
+
+    assert list(found) == ["far"]
+    assert "slack-send-message" in found["far"]

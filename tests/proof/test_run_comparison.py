@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from pdkernel.execution import AccountUse, Delivery, ErrorRecord, Log, OutboundCall, Response, StepResult
-from pdkernel.proof.run_comparison import compare_runs, separate_flaky
+from pdkernel.proof.run_comparison import compare_runs, is_refused_before_start, separate_flaky
 from pdkernel.proof.side_runner import SideRun
 from pdkernel.proof.value_differences import ValueDifference
 from pdkernel.render.proof import WHOLE_RUN
@@ -107,6 +107,23 @@ def test_a_step_of_one_side_only() -> None:
 
     assert [each.path for each in found["check"]] == [""]
     assert set(found) == {"check", "build", "count", "send", WHOLE_RUN}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "has_error", "is_refused"),
+    [
+        (("not_run", "disabled", "not_run"), True, True),
+        (("not_run", "not_run"), False, False),
+        (("error", "skipped"), True, False),
+        (("success", "not_run"), True, False),
+    ],
+)
+def test_a_run_that_is_refused(statuses: tuple[Any, ...], has_error: bool, is_refused: bool) -> None:
+    """A run is refused if it has an error and no step has run; a disabled step never runs."""
+    steps = tuple(StepResult(f"s{number}", status) for number, status in enumerate(statuses))
+    execution = an_execution(steps=steps, error=ErrorRecord("c", "N", "m") if has_error else None)
+
+    assert is_refused_before_start(execution) is is_refused
 
 
 def test_flaky_places_are_separated() -> None:
