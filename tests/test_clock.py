@@ -12,6 +12,7 @@ from pdkernel.clock import RANDOM_IDS, format_iso
 def test_an_id_has_its_length() -> None:
     """The length of an id does not include its prefix."""
     assert [len(RANDOM_IDS.new("apn_", length)) for length in (1, 7, 27, 100)] == [5, 11, 31, 104]
+    assert {len(RANDOM_IDS.new("", 1)) for _ in range(20_000)} == {1}
 
 
 def test_every_letter_of_an_id_is_as_likely() -> None:

@@ -178,3 +178,19 @@ def test_a_word_like_a_scheme_inside_a_secret_is_part_of_it() -> None:
     event = Event({"headers": {"cookie": "token a; basic b", "authorization": "  Basic   c"}})
 
     assert event.header_secrets() == {"cookie": "a; basic b", "authorization": "c"}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"orders": [1], "total": 2}, "it has 'orders', 'total'"),
+        ([1], "it is a list"),
+        ({"body": 1, "headers": ["a"]}, "its headers are a list"),
+    ],
+)
+def test_a_value_that_is_not_an_event(value: Any, message: str) -> None:
+    """A payload is refused with its keys or its type; an object with one key of an event is an event, whatever else it has."""
+    with pytest.raises(EventError, match=f"^the file is not an event: {message}"):
+        Event.from_value(value, label="the file")
+
+    assert Event.from_value({"body": 1, "more": 2}).data == {"body": 1, "more": 2}

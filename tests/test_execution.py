@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from pdkernel.execution import (
     AccountUse,
@@ -21,6 +22,7 @@ from pdkernel.execution import (
     OutboundCall,
     OutboundEnforcement,
     Response,
+    RunFailedError,
     RunTrigger,
     Status,
     StepResult,
@@ -353,3 +355,18 @@ def test_step_is_read_from_its_json(step: StepResult) -> None:
 def test_enforcement_of_outbound_calls_is_not_in_the_json() -> None:
     """How outbound calls were enforced is in the journal and the timeline only."""
     assert Execution.from_json(RUN.to_json()).outbound_enforcement is None
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [("error", "The run of 'flow' failed."), ("cancelled", "The run of 'flow' was cancelled.")]
+)
+def test_a_failed_or_cancelled_run_raises(status: Status, message: str) -> None:
+    """A failed and a cancelled run raise an error that has the run; any other status returns it."""
+    run = replace(NEW_RUN, workflow="flow", status=status, error=None)
+
+    with pytest.raises(RunFailedError) as caught:
+        run.raise_for_status()
+
+    assert caught.value.execution is run
+    assert caught.value.message == message
+    assert NEW_RUN.raise_for_status() is NEW_RUN

@@ -85,6 +85,15 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> 
         write_inside(tmp_path, name, b"new")
 
 
+def test_a_written_file_has_the_usual_mode(tmp_path: Path) -> None:
+    """A file has the mode that a file which an editor creates has: other users may read it as the umask allows."""
+    (tmp_path / "usual").touch()
+
+    write_inside(tmp_path, "a", b"new")
+
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     """A failed write leaves no temporary file."""
     (tmp_path / "a").mkdir()

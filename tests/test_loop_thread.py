@@ -49,3 +49,22 @@ def test_a_waiting_caller_is_called_back(loop: LoopThread) -> None:
 
     assert loop.submit(work()).result(while_waiting=lambda: calls.append(1)) == 7
     assert calls
+
+
+def test_an_interrupt_is_raised_after_the_cleanup(loop: LoopThread) -> None:
+    """A caller that asks for the interrupt gets it when the coroutine has ended."""
+    seen: list[str] = []
+
+    async def work() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cleaned up")
+        return "cancelled"
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.submit(work()).result(raises_interrupt=True, while_waiting=interrupt)
+    assert seen == ["cleaned up"]

@@ -89,6 +89,9 @@ def test_the_version_is_a_hash_of_the_content() -> None:
     assert one.version == other.version == "".join(c for c in one.version if c in "0123456789abcdef")
     assert len(one.version) == 12
     assert replace(one, name="V").version != one.version
+    changed = ({"source": "other"}, {"disabled": True}, {"timeout_s": 6.0}, {"files": {"./x.mjs": "1"}}, {"uses": None})
+    versions = [replace(WHOLE, steps=(replace(STEP, **each), Step("b"))).version for each in changed]  # type: ignore[arg-type]
+    assert len({WHOLE.version, *versions}) == 6
     assert replace(WHOLE, origin="x", extra={"k": 1}, steps=(replace(STEP, cell_index=7, extra={"k": 1}), Step("b"))).version == WHOLE.version  # fmt: skip
 
 
@@ -193,6 +196,7 @@ def test_steps_of_a_workflow() -> None:
         ("schedule", {}, None, 60),
         ("source", {}, None, 60),
         ("http", {"lambda_timeout": 40}, None, 40),
+        ("http", {"lambda_timeout": 0.5}, None, 0.5),
         ("http", {"lambda_timeout": True}, None, 30),
         ("http", {"lambda_timeout": "40"}, None, 30),
         ("http", {"lambda_timeout": 40}, 0.5, 0.5),

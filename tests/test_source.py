@@ -204,6 +204,13 @@ def test_stamps_of_a_folder(tmp_path: Path) -> None:
     (path / "__pycache__" / "x.pyc").write_text("1")
     assert file_stamps(path) == stamps
 
+    deepest = path / "1/2/3/4/5"
+    deepest.mkdir(parents=True)
+    (deepest / "data.json").write_text("1")
+    assert file_stamps(path) == stamps
+    (deepest.parent / "data.json").write_text("1")
+    assert len(file_stamps(path)) == len(stamps) + 1
+
     (path / "x.mjs").write_text("12")
     os.utime(path / "x.mjs", (1, 1))
     assert file_stamps(path) != stamps
@@ -275,6 +282,9 @@ def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path, mo
         "mail-p_3c.ipynb",
         None,
     ]
+    (tmp_path / "repo/.git").rmdir()
+    (tmp_path / "repo/.git").write_text("gitdir: elsewhere")  # as in a worktree of Git
+    assert find("p_2b") is not None
     assert [find(part) for part in ("2b", "_2b", "ax-p_2b")] == [None] * 3  # a part of an id or a name is neither
     monkeypatch.setenv("HOME", str(tmp_path / "repo"))
     assert find("p_2b") is None  # the home folder is not searched

@@ -21,10 +21,17 @@ def project(tmp_path: Path) -> Project:
 def test_a_value_without_interpolation(project: Project, tmp_path: Path) -> None:
     """Quoted values, comments and exports are read unchanged, and a name without a value sets nothing."""
     (tmp_path / ".env").write_text(
-        "\ufeff# note\nA=1\nexport B='two words'\nC=\"x\\ny\"\nD=${A}\nE\nF=\n", encoding="utf-8"
+        "\ufeffZ=0\n# note\nA=1\nexport B='two words'\nC=\"x\\ny\"\nD=${A}\nE\nF=\n", encoding="utf-8"
     )
 
-    assert load_variables(project, tmp_path) == {"A": "1", "B": "two words", "C": "x\ny", "D": "${A}", "F": ""}
+    assert load_variables(project, tmp_path) == {
+        "Z": "0",
+        "A": "1",
+        "B": "two words",
+        "C": "x\ny",
+        "D": "${A}",
+        "F": "",
+    }
 
 
 def test_the_file_takes_precedence(project: Project, tmp_path: Path) -> None:

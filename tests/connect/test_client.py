@@ -57,6 +57,13 @@ def test_a_credential_without_a_value_is_left_out() -> None:
     assert parse_credentials({"credentials": None}) == {}
 
 
+def test_a_credential_that_is_not_a_text_is_json() -> None:
+    """A number, a Boolean or an object among the credentials is the text of its JSON."""
+    credentials = {"port": 5432, "tls": True, "options": {"a": None}}
+
+    assert parse_credentials({"credentials": credentials}) == {"port": "5432", "tls": "true", "options": '{"a": null}'}
+
+
 @pytest.mark.parametrize(
     ("kind", "credentials", "is_withheld"),
     [

@@ -356,3 +356,11 @@ def test_account_ids_match_accounts(directory: Directory, clock: ManualClock) ->
         assert found
         assert list(directory.account_ids(**filters)) == [account.id for account in found]
     assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}
+
+
+def test_the_name_of_an_account(directory: Directory) -> None:
+    """Without a name, an account is named after its user, and an account of your own after its app."""
+    accounts = [connect(directory, user, app="github") for user in ("ada", None)]
+
+    assert [account.name for account in accounts] == ["ada", "github"]
+    assert [account.name for account in directory.accounts()] == ["github", "ada"]

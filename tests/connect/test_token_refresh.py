@@ -215,6 +215,15 @@ def test_a_rejected_refresh_token_marks_the_account_unhealthy(
     assert len(provider.requests) == 1
 
 
+def test_a_token_that_is_not_due_any_more_is_left(home: Project, account: str, provider: Provider) -> None:
+    """A process that finds the token already refreshed sends nothing, and leaves the next refresh to any process."""
+    before = home.accounts.credentials(account)
+
+    assert token_refresh.refresh_credentials(home, account, before) == before
+    assert not home.grants.is_renewing(account)
+    assert provider.requests == []
+
+
 def test_credentials_that_a_person_enters_are_not_refreshed(
     directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock
 ) -> None:

@@ -194,6 +194,25 @@ def test_an_encoded_secret_is_restored_encoded() -> None:
     assert restore_placeholders(insert_placeholders(text, MINE), MINE) == text
 
 
+@pytest.mark.parametrize(("length_only", "more"), [(False, ()), (True, (("content-length", "5"),))])
+def test_the_head_of_a_response_has_no_secret(length_only: bool, more: tuple[tuple[str, str], ...]) -> None:
+    """Reason and headers have no secret, and headers of one answer or of its connection are left out."""
+    headers = [
+        (b"Date", b"today"),
+        (b"Server", b"nginx"),
+        (b"Set-Cookie", b"session=1"),
+        (b"Connection", b"close"),
+        (b"Keep-Alive", b"timeout=5"),
+        (b"X-Token", TOKEN.encode()),
+        (b"Content-Length", b"5"),
+    ]
+
+    kept = CallRedactor().redact_response(200, TOKEN.encode(), headers, b"", redactor(), length_only=length_only)
+
+    assert kept.reason == "{{secret:slack.bot_token}}"
+    assert kept.headers == (("x-token", "{{secret:slack.bot_token}}"), *more)
+
+
 def test_an_unknown_secret_stays_a_placeholder() -> None:
     """Without the account the placeholder is not replaced."""
     assert restore_placeholders("{{secret:github.token}}", MINE) == "{{secret:github.token}}"

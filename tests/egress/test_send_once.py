@@ -215,11 +215,14 @@ def test_a_request_without_a_complete_response_is_not_sent_again(
     runs: Runs, outside: OutsideServer, ledger: Ledger
 ) -> None:
     """If the connection breaks after the request, its outcome is unknown: the next run fails and sends nothing."""
-    errors = [runs.fail(CUT_URL) for _ in range(2)]
+    failed: list[str] = []
+    errors = [runs.fail(CUT_URL, on_failed=failed.append) for _ in range(2)]
 
     assert len(outside.seen) == 1
     assert "api.example.test:443" in errors[0]
     assert "was not sent again: it was sent at" in errors[1]
+    assert len(failed) == 2
+    assert failed[1].startswith(f"POST {CUT_URL} was not sent again: it was sent at")
     assert [(call.outcome, call.status) for call in ledger.calls] == [("failed", None), ("not_sent", None)]
     assert ledger.calls[1].same_as == ledger.calls[0].at
     assert all("The outcome is unknown" in (call.note or "") for call in ledger.calls)

@@ -25,6 +25,7 @@ from pdkernel.readiness.requirements import (
 )
 from pdkernel.render.accounts import AppReadiness
 from pdkernel.render.import_report import AccountAssignment, ImportReport
+from pdkernel.version import INSTALL_COMMANDS
 from tests.builders import a_workflow, bash_step, go_step, node_step, python_step
 
 Connect = Callable[..., str]
@@ -159,6 +160,21 @@ def test_a_disabled_step_of_an_unknown_app_is_not_asked_for(project: Project) ->
     assert [item[:2] for item in missing(project, a_workflow(app, code)) if item[0] != "interpreter"] == [
         ("file", "code")
     ]
+
+
+def test_a_disabled_step_needs_no_interpreter(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing interpreter is required once, by the steps that run."""
+    for language in ("NODE", "GO"):
+        monkeypatch.setenv(f"PDKERNEL_{language}", "/nowhere/interpreter")
+    node = node_step("off")
+    go = [go_step(name) for name in ("one", "two")]
+
+    found = missing(project, a_workflow(python_step(), replace(node, disabled=True), *go))
+
+    assert [(kind, name, command) for kind, name, _, command in found] == [
+        ("interpreter", "go", INSTALL_COMMANDS["go"])
+    ]
+    assert [item[1] for item in missing(project, a_workflow(node))] == ["node"]
 
 
 def test_the_command_for_a_secret_names_the_source(project: Project) -> None:

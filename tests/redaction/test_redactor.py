@@ -317,6 +317,8 @@ def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
     hidden = redactor.redact_text(f"Bearer {TOKEN}")
 
     assert hidden == "Bearer ⟦secret:env/TOKEN|trimmed⟧"
+    encoded = base64.b64encode(b"u:" + TOKEN.encode() + b"!!").decode()
+    assert "⟦secret:env/TOKEN|trimmed-base64+" in redactor.redact_text(f"Basic {encoded}")
 
 
 def test_a_secret_with_a_lone_surrogate_is_redacted() -> None:

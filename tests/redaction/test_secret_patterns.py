@@ -39,7 +39,11 @@ def test_other_credential_fields_are_not_secret(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("apiKey", True), ("token", True), ("passwd", True), ("token_type", False), ("key", False)]
+    ("name", "expected"),
+    [
+        *((name, True) for name in ("apiKey", "api-key", "API_KEY", "privateKey", "token", "passwd")),
+        *((name, False) for name in ("token_type", "key", "api_key_id")),
+    ],
 )
 def test_a_prop_is_named_like_a_credential(name: str, expected: bool) -> None:
     """`token_type` and `key` are common names of props that are not secret."""
