@@ -144,6 +144,6 @@ def test_closed_slot_leaves_no_file(tmp_path: Path) -> None:
     slot.ensure_tmp_folder()
     write_account(plan, slot.folder)
 
-    slot.close()
+    slot.remove_folder()
 
     assert list(tmp_path.iterdir()) == []

@@ -636,7 +636,6 @@ async def test_outbound_calls_are_bound_to_the_step(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("language", LANGUAGES)
 async def test_sandboxed_run_does_not_reuse_a_process_without_a_sandbox(
     open_run: OpenRun, go_programs: GoBuildCache, language: Language
 ) -> None:
