@@ -44,7 +44,7 @@ export default {
   props: { http: { type: "$.interface.http", customResponse: true } },
   async run(event) { this.http.respond({ status: 202 });
     if (event.path === "/where") return this.$emit(this.http.endpoint);
-    if (event.path === "/slow") await new Promise((done) => setTimeout(done, 60_000));
+    if (event.path === "/slow") await new Promise((done) => setTimeout(done, 5_000));
     this.$emit({ "/echo": event, "/text": "text" }[event.path] ?? { got: event.headers["x-depot"] }, { id: 1, ts: 5 }) },
 };
 """

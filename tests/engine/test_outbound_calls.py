@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
@@ -19,17 +20,22 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from pdkernel.egress import detect_sandbox, parse_policy
-from pdkernel.engine.outbound_calls import with_calls_explained
+from pdkernel.egress import StoredResponse, detect_sandbox, parse_policy
+from pdkernel.egress.recording import MemoryRecording
+from pdkernel.engine.account_resolution import AccountResolution
+from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explained
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import OutboundCallRefusedError, StepError
-from pdkernel.execution import OutboundEnforcement
+from pdkernel.execution import OutboundCall, OutboundEnforcement
+from pdkernel.identity import ProxyAccess
+from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepOutcome
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+from tests.render.builders import a_call
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -99,6 +105,49 @@ def test_a_refusal_explains_the_outcome_of_its_step(tmp_path: Path) -> None:
     assert [outcome.error and outcome.error.fix for outcome in outcomes] == ["Look.\nrefused", "", None]
     assert [outcome.warnings for outcome in outcomes] == [("before",), ("before",), ("before", "refused")]
     assert replayed.explain().error is refusal
+
+
+class NothingSent:
+    """A store of sent requests that is empty."""
+
+    def find(self, key: str) -> StoredResponse | None:
+        """Return nothing."""
+        return None
+
+    def add(self, key: str, recorded: StoredResponse) -> None:
+        """Store nothing."""
+
+
+@pytest.mark.parametrize("sends_once", [True, False])
+def test_the_calls_of_a_step_belong_to_its_run(sends_once: bool) -> None:
+    """The context of a step's calls has the user, the accounts and the choices of its run; only a run that sends once has a scope."""
+    sent = NothingSent() if sends_once else None
+    request = RunRequest(
+        a_workflow(python_step("call"), network="net_a"),
+        an_event(),
+        parse_policy("live", via=("net_a=http://proxy.test:1",)),
+        external_user_id="ada",
+        idempotency=sent,
+        resend=True,
+        recording=MemoryRecording(),
+    )
+    access = ProxyAccess("https://api.test/proxy", "apn_1", "ada", "development", lambda: "token")
+    run = SimpleNamespace(
+        request=request,
+        resolution=AccountResolution(app_by_secret={"slack/a/t": "slack"}, proxy_by_secret={"github/b/t": access}),
+        record=SimpleNamespace(redactor=Redactor([Secret("slack/a/t", "xoxb-0123456789")])),
+    )
+    calls: list[OutboundCall] = []
+
+    context = build_call_binding(cast("RunState", run), "call", calls.append)
+
+    assert (context.step, context.external_user, context.policy.via) == ("call", "ada", "http://proxy.test:1")
+    assert context.redactor is run.record.redactor
+    assert (context.app_by_secret_ref, context.proxy_by_secret_ref) == ({"slack/a/t": "slack"}, {"github/b/t": access})
+    assert (context.sent_requests, context.send_again, context.memory_recording) == (sent, True, request.recording)
+    assert context.send_once_scope == (request.idempotency_scope if sends_once else "")
+    context.on_call_finished(a_call())
+    assert calls == [a_call()]
 
 
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system does not permit a seccomp listener")

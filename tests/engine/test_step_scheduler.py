@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -257,7 +257,7 @@ class TestRetry:
     @pytest.mark.parametrize(
         "choices", [{"pause_mode": "park", "interface": "notebook"}, {"pause_mode": "wait"}, {"pause_mode": "skip"}]
     )
-    async def test_a_person_gets_the_error_at_once(self, run: Run, choices: dict[str, str]) -> None:
+    async def test_a_person_gets_the_error_at_once(self, run: Run, choices: dict[str, Any]) -> None:
         """A run of a notebook, and a run that does not leave its pauses to a server, fails without a retry."""
         execution = await run(self.FAILING, variables=self.KEY, **choices)
 
