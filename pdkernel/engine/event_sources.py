@@ -323,6 +323,7 @@ def _build_call_context(
         step=SOURCE_STEP_NAME,
         policy=request.policy,
         redactor=redactor,
+        external_user=request.external_user_id,
         app_by_secret_ref=resolution.app_by_secret,
         proxy_by_secret_ref=resolution.proxy_by_secret,
         on_call_finished=recorder.add_outbound_call,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.project import Project
 from tests.builders import a_step
+from tests.http_servers import AnsweringServer, serve
 
 ACTION = """
 export default {
@@ -24,6 +26,7 @@ export default {
       return [process.env.PLAIN, this.depot.$auth.api_key, this.pin, this.note].map((value) => ({ label: `is ${value}`, value }));
     } },
     hidden: { type: "string", async options() { return Object.values(process.env).filter((value) => value.includes("1234-")) } },
+    called: { type: "string", async options() { return [(await fetch(this.note)).status] } },
     failing: { type: "string", async options() { throw new Error(`no ${this.depot.$auth.api_key}`) } },
     note: { type: "string", optional: true },
   },
@@ -80,3 +83,17 @@ async def test_the_reason_for_missing_options_shows_no_secret(
 
     assert page.options == ()
     assert str(page.empty_reason).startswith("Error: no ⟦secret:depot/")
+
+
+@pytest.mark.parametrize("public_only", [False, True])
+async def test_forms_keep_to_public_addresses(
+    runtime: WorkflowEngine, form: Callable[..., FormRequest], public_only: bool
+) -> None:
+    """The code of a form whose policy allows public addresses only does not reach this machine."""
+    with serve(AnsweringServer(lambda _: (200, b""))) as server:
+        request = form(f"note: {server.url}\n")
+        policy = replace(request.policy, public_only=public_only)
+        page = await runtime.forms.load_options(replace(request, policy=policy), "called")
+
+    assert len(server.requests) == (0 if public_only else 1)
+    assert [option.value for option in page.options] == [403 if public_only else 200]

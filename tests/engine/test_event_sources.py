@@ -19,6 +19,7 @@ from pdkernel.project import Project
 from pdkernel.workers import PropDeclaration
 from tests.builders import a_step, node_step
 from tests.engine.conftest import Run
+from tests.http_servers import AnsweringServer, serve
 
 TOKEN = "tok-8c1f4a6e0b"
 SOURCE = """
@@ -43,6 +44,7 @@ export default {
   key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
   props: { http: { type: "$.interface.http", customResponse: true } },
   async run(event) { this.http.respond({ status: 202 });
+    if (event.path === "/call") return this.$emit({ status: (await fetch(event.body)).status });
     if (event.path === "/where") return this.$emit(this.http.endpoint);
     if (event.path === "/slow") await new Promise((done) => setTimeout(done, 5_000));
     this.$emit({ "/echo": event, "/text": "text" }[event.path] ?? { got: event.headers["x-depot"] }, { id: 1, ts: 5 }) },
@@ -351,6 +353,23 @@ async def test_source_has_a_time_limit(runtime: WorkflowEngine, request_of: Call
 
     assert ran.record.error is not None
     assert (ran.record.error.code, ran.events) == ("timeout", ())
+
+
+@pytest.mark.parametrize("public_only", [False, True])
+async def test_source_keeps_to_public_addresses(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest], public_only: bool
+) -> None:
+    """A source whose policy allows public addresses only does not reach this machine."""
+    with serve(AnsweringServer(lambda _: (200, b""))) as server:
+        request = request_of("depot-new-call@0.1.0", event={"path": "/call", "body": server.url})
+        policy = replace(request.policy, public_only=public_only)
+        ran = await runtime.source_runner.run(replace(request, policy=policy))
+
+    assert len(server.requests) == (0 if public_only else 1)
+    assert [found.event.data for found in ran.events] == [{"status": 403 if public_only else 200}]
+    calls = [(call.outcome, call.external_user) for call in ran.record.requests]
+    assert calls == ([("denied", "ada")] if public_only else [])
+    assert ("may call public addresses only" in ran.record.output) is public_only
 
 
 async def test_source_uses_a_chosen_account(
