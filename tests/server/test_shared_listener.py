@@ -174,7 +174,7 @@ def test_a_process_that_stops_accepts_nothing_more() -> None:
     ("fault", "waits"), [(errno.EMFILE, [FULL_PAUSE_S]), (errno.EAGAIN, []), (errno.ECONNABORTED, [])]
 )
 def test_a_connection_that_cannot_be_accepted(fault: int, waits: list[float]) -> None:
-    """A process with too many open files tries again after a pause; a connection that is gone is no reason to wait."""
+    """A process with too many open files tries again after a pause; one whose connection is gone does not wait."""
     with process() as here:
 
         async def run() -> None:
