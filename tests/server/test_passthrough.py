@@ -101,7 +101,7 @@ async def test_the_requests_that_check_tokens(tmp_path: Path) -> None:
     """A token is checked in the login's project and environment; the login's own token is requested with its credentials."""
 
     def answer(request: SentRequest) -> Answer:
-        return 200, {"access_token": "own"} if request.method == "POST" else {"data": []}
+        return 200, {"access_token": "own"} if request.method == "POST" else {"data": "none"}
 
     with serve(AnsweringServer(answer)) as pipedream:
         login = Login("client", "a-secret-0123456789", "proj_1", "development", base_url=pipedream.url)

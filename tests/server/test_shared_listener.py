@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import Context
+from typing import Any, TypeVarTuple
 
 import pytest
 
@@ -19,6 +20,8 @@ from pdkernel.server.shared_listener import (
     share_connections,
 )
 
+Ts = TypeVarTuple("Ts")
+
 
 class Loop(asyncio.SelectorEventLoop):
     """An event loop that does not wait, and that records for how long it should."""
@@ -27,7 +30,9 @@ class Loop(asyncio.SelectorEventLoop):
         super().__init__()
         self.waits: list[float] = []
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         """Call *callback* in the next iteration."""
         self.waits.append(delay)
         return super().call_later(0, callback, *args, context=context)
@@ -169,7 +174,7 @@ def test_a_process_that_stops_accepts_nothing_more() -> None:
     ("fault", "waits"), [(errno.EMFILE, [FULL_PAUSE_S]), (errno.EAGAIN, []), (errno.ECONNABORTED, [])]
 )
 def test_a_connection_that_cannot_be_accepted(fault: int, waits: list[float]) -> None:
-    """A process with too many open files tries again after a pause; a connection that is gone is no reason to wait."""
+    """A process with too many open files tries again after a pause; one whose connection is gone does not wait."""
     with process() as here:
 
         async def run() -> None:
