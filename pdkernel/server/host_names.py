@@ -27,7 +27,7 @@ def parse_public_url(url: str) -> str:
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # brackets without an address, an invalid port
         fits = False
-    if not fits or parts.query or parts.fragment or "@" in parts.netloc:
+    if not fits or not url.isprintable() or " " in url or parts.query or parts.fragment or "@" in parts.netloc:
         shown = "A URL with a name or a password in it" if "@" in url else repr(url)
         raise RequestError(
             f"{shown} is not a valid public URL (--public-url, or PDKERNEL_PUBLIC_URL).",

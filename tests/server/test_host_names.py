@@ -48,10 +48,11 @@ def test_the_base_of_urls(port: int, public_url: str | None, base: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["flows.example.com", "ftp://a.example", "https://", "https://a.example/?x=1", "https://a.example/#x", "https://[", "https://a.example:0"],
+    ["flows.example.com", "ftp://a.example", "https://", "https://a.example/?x=1", "https://a.example/#x", "https://[", "https://a.example:0",
+     "https://a example", "https://a.example/the hooks", "https://a.example\n"],
 )  # fmt: skip
 def test_what_is_not_a_public_url(url: str) -> None:
-    """Another scheme, a query, a fragment, and an invalid host or port are refused."""
+    """Another scheme, a query, a fragment, a blank, and an invalid host or port are refused."""
     with pytest.raises(RequestError, match=r"is not a valid public URL"):
         parse_public_url(url)
 
