@@ -176,3 +176,21 @@ async def test_end_that_other_code_has_read_is_reported() -> None:
 
     assert has_ended
     assert process.exit_code is None
+
+
+def test_pipes_are_not_inherited() -> None:
+    """No other process that is started meanwhile holds a pipe open, and no descriptor has a number that a child gives to another one."""
+    own_ends, child_ends = open_pipes("to", "from")
+
+    inheritable = [os.get_inheritable(each) for each in (*own_ends, *child_ends)]
+    blocking = [os.get_blocking(each) for each in (*own_ends, *child_ends)]
+    os.write(own_ends[0], b"there")
+    os.write(child_ends[1], b"back")
+    passed = os.read(child_ends[0], 9), os.read(own_ends[1], 9)
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+
+    assert inheritable == [False] * 4
+    assert blocking == [False, False, True, True]
+    assert passed == (b"there", b"back")
+    assert min(child_ends) > 4

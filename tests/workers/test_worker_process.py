@@ -543,6 +543,23 @@ async def test_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
     ]
 
 
+@pytest.mark.parametrize("language", ["python", "node", "bash"])
+async def test_duration_of_a_step_is_in_seconds(bench: Bench, language: Language) -> None:
+    """The outcome has the duration of the step's code: no less than it waits, and no more than the whole call takes."""
+    sources: dict[Language, str] = {
+        "python": python("time.sleep(0.1)"),
+        "node": node("await new Promise((r) => setTimeout(r, 110))"),
+        "bash": "sleep 0.1",
+    }
+
+    began = time.monotonic()
+    outcome = await bench.run(language, sources[language])
+    whole = time.monotonic() - began
+
+    assert outcome.error is None
+    assert 0.1 <= outcome.duration_s <= whole
+
+
 async def test_changed_value_is_sent_again(bench: Bench) -> None:
     """Pinned exports replace exports that a process already has, also with a value that Python compares as equal."""
     look = python("return repr(pd.steps['a']['x'])")

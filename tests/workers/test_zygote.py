@@ -500,6 +500,19 @@ async def test_imported_packages_are_loaded_ahead(open_run: OpenRun, own_pool: W
     assert [each.exports["$return_value"] for each in (before, after, *with_variable)] == [False, True, False, False]
 
 
+async def test_variable_that_common_modules_read_prevents_a_fork(open_run: OpenRun) -> None:
+    """A run that sets a variable of OpenSSL gets a worker that reads it: that of the zygote has loaded OpenSSL before."""
+    forked, alone = await open_run(), await open_run(variables={"OPENSSL_CONF": "/nowhere"})
+
+    found = []
+    for bench in (forked, alone):
+        await bench.run("python", python("return 1"))
+        found.append(bench.workers._acquired_slot.workers["python"].read_variables)
+
+    assert "OPENSSL_CONF" in found[0]
+    assert found[1] == frozenset()
+
+
 async def loaded(zygotes: Zygotes, module: str) -> Zygote:
     """Return the zygote of this interpreter when it has imported *module*."""
     async with asyncio.timeout(30):
