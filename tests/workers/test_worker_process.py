@@ -383,11 +383,12 @@ class TestWarmth:
     async def test_next_run_of_the_workflow_reuses_the_worker(
         self, open_run: OpenRun, language: Language, pid: str
     ) -> None:
-        """Steps and runs of one workflow share a process, one after the other."""
+        """Steps and runs of one workflow share a process, one after the other, also after a step in a process of its own."""
         pids = []
         for _ in range(2):
             bench = await open_run()
             pids += [(await bench.run(language, pid, name=name)).exports["$return_value"] for name in ("a", "b")]
+            await bench.run("bash", "true")
             await bench.workers.release()
 
         assert len(set(pids)) == 1
