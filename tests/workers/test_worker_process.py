@@ -478,10 +478,12 @@ class TestWarmth:
         await bench.run(language, pid, name="first")
         worker = bench.workers._acquired_slot.workers[language]  # type: ignore[index]
 
+        listener = worker.process.listener
+        assert listener is not None
         if line is None:
-            worker.on_line_too_long()
+            listener.on_line_too_long()
         else:
-            worker.on_line(line)
+            listener.on_line(line)
         ended = not worker.is_alive
         outcome = await bench.run(language, SOURCES["lookalike"][language])
 
