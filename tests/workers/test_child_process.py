@@ -19,7 +19,7 @@ from pdkernel.runtimes import process_tree
 from pdkernel.workers import WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, SpawnedProcess, open_pipes
 from pdkernel.workers.warden_client import WARDEN
-from pdkernel.workers.zygote import Zygotes, start_process
+from pdkernel.workers.zygote import ZYGOTES, Zygotes, start_process
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_warden_client import ROOT, left_of
 from tests.workers.test_worker_process import SOURCES, leftovers, marks_of, run_until_up
@@ -176,3 +176,59 @@ async def test_end_that_other_code_has_read_is_reported() -> None:
 
     assert has_ended
     assert process.exit_code is None
+
+
+async def test_group_of_a_program_ends_with_it() -> None:
+    """When the end of a program is known, the processes that it left in its group have ended, too."""
+    tag = secrets.token_hex(16)
+    own_ends, child_ends = open_pipes("from", "from")
+    process = SpawnedProcess(ProcessRequest(["/bin/sh", "-c", "sleep 1000 &"], {"PATH": os.defpath}, tag), child_ends)
+
+    async with asyncio.timeout(60):
+        while not process.poll():
+            await asyncio.sleep(0.001)
+    left = await leftovers({tag})
+    process.kill()
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+
+    assert left == set()
+
+
+@pytest.mark.parametrize("kind", ["spawned", "zygote"])
+async def test_program_starts_in_its_folder(tmp_path: Path, kind: str) -> None:
+    """The working folder of a program may have any name, and its arguments are not changed."""
+    folder = tmp_path / "a  b $HOME 'c'"
+    folder.mkdir()
+    own_ends, child_ends = open_pipes("from", "from")
+    argv = ["/bin/sh", "-c", 'pwd; echo "$1"', "sh", "a  b"]
+    request = ProcessRequest(argv, {"PATH": os.defpath}, "f" * 32, folder=str(folder))
+
+    process = start_process(request, child_ends, ZYGOTES.get() if kind == "zygote" else None)
+    async with asyncio.timeout(60):
+        while not process.poll():
+            await asyncio.sleep(0.001)
+    printed = os.read(own_ends[0], 1000)
+    process.kill()
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+
+    assert printed.decode() == f"{folder}\na  b\n"
+
+
+def test_pipes_are_not_inherited() -> None:
+    """No other process that is started meanwhile holds a pipe open, and no descriptor has a number that a child gives to another one."""
+    own_ends, child_ends = open_pipes("to", "from")
+
+    inheritable = [os.get_inheritable(each) for each in (*own_ends, *child_ends)]
+    blocking = [os.get_blocking(each) for each in (*own_ends, *child_ends)]
+    os.write(own_ends[0], b"there")
+    os.write(child_ends[1], b"back")
+    passed = os.read(child_ends[0], 9), os.read(own_ends[1], 9)
+    for descriptor in (*own_ends, *child_ends):
+        os.close(descriptor)
+
+    assert inheritable == [False] * 4
+    assert blocking == [False, False, True, True]
+    assert passed == (b"there", b"back")
+    assert min(child_ends) > 4

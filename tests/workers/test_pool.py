@@ -313,3 +313,18 @@ async def test_closed_pool_starts_no_worker(open_run: OpenRun) -> None:
     await pool.close()
 
     assert list(pool._slots._slots) == []
+
+
+async def test_workers_are_started_ahead_for_few_kinds_of_runs(open_run: OpenRun, tmp_path: Path) -> None:
+    """Of runs that see different packages, the last three kinds find workers that were started ahead."""
+    pool = WorkerPool(spares=1)
+    trees = [tmp_path / f"tree{number}" for number in range(5)]
+    for tree in trees:
+        bench = await open_run(of=pool, external_user=tree.name, node_packages={"work": NpmTree(tree, {})})
+        await bench.run("python", PID["python"])
+        await bench.workers.release()
+        await asyncio.sleep(0.01)
+    spares = [slot for slot in pool._slots._idle if slot.runs == 0]
+    await pool.close()
+
+    assert [next(tree for tree in trees if tree in slot.access.read) for slot in spares] == trees[2:]

@@ -383,11 +383,12 @@ class TestWarmth:
     async def test_next_run_of_the_workflow_reuses_the_worker(
         self, open_run: OpenRun, language: Language, pid: str
     ) -> None:
-        """Steps and runs of one workflow share a process, one after the other."""
+        """Steps and runs of one workflow share a process, one after the other, also after a step in a process of its own."""
         pids = []
         for _ in range(2):
             bench = await open_run()
             pids += [(await bench.run(language, pid, name=name)).exports["$return_value"] for name in ("a", "b")]
+            await bench.run("bash", "true")
             await bench.workers.release()
 
         assert len(set(pids)) == 1
@@ -477,10 +478,12 @@ class TestWarmth:
         await bench.run(language, pid, name="first")
         worker = bench.workers._acquired_slot.workers[language]  # type: ignore[index]
 
+        listener = worker.process.listener
+        assert listener is not None
         if line is None:
-            worker.on_line_too_long()
+            listener.on_line_too_long()
         else:
-            worker.on_line(line)
+            listener.on_line(line)
         ended = not worker.is_alive
         outcome = await bench.run(language, SOURCES["lookalike"][language])
 
@@ -541,6 +544,23 @@ async def test_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
         [["trigger", "only2"], 2, None],
         [["trigger", "only2"], 2, None],
     ]
+
+
+@pytest.mark.parametrize("language", ["python", "node", "bash"])
+async def test_duration_of_a_step_is_in_seconds(bench: Bench, language: Language) -> None:
+    """The outcome has the duration of the step's code: no less than it waits, and no more than the whole call takes."""
+    sources: dict[Language, str] = {
+        "python": python("time.sleep(0.1)"),
+        "node": node("await new Promise((r) => setTimeout(r, 110))"),
+        "bash": "sleep 0.1",
+    }
+
+    began = time.monotonic()
+    outcome = await bench.run(language, sources[language])
+    whole = time.monotonic() - began
+
+    assert outcome.error is None
+    assert 0.1 <= outcome.duration_s <= whole
 
 
 async def test_changed_value_is_sent_again(bench: Bench) -> None:

@@ -28,6 +28,7 @@ from pdkernel.runtimes import process_tree
 from pdkernel.workers import WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.isolation import IsolationPlan, Mount
+from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygote, Zygotes, _send_fds, start_process
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_worker_process import python, run_until_up
@@ -306,7 +307,7 @@ def read_memory(pid: int) -> list[bytes]:
 
 
 async def test_process_that_was_killed_before_its_start_does_not_run(tmp_path: Path) -> None:
-    """A process that is killed right after its request runs no code, though the zygote has not read the request."""
+    """A process that is killed right after its request runs no code, though the zygote has not read it, and a fork holds its socket."""
     zygotes = Zygotes()
     zygote = zygotes.get()
     assert zygote is not None
@@ -314,7 +315,9 @@ async def test_process_that_was_killed_before_its_start_does_not_run(tmp_path: P
     mark = tmp_path / "mark"
     request = ProcessRequest(["/bin/sh", "-c", f"touch {mark}"], {"PATH": os.defpath}, "d" * 32)
 
-    process = start_process(request, child_ends, zygote)
+    process = zygote.start(request, child_ends)
+    assert process._status is not None
+    held = os.dup(process._status.fileno())  # as in a fork of this process
     process.kill()
     for descriptor in (*own_ends, *child_ends):
         os.close(descriptor)
@@ -323,6 +326,7 @@ async def test_process_that_was_killed_before_its_start_does_not_run(tmp_path: P
 
     assert not mark.exists()
     assert process_tree.find_processes([], ["d" * 32]) == set()
+    os.close(held)
     zygote.close()
 
 
@@ -500,6 +504,19 @@ async def test_imported_packages_are_loaded_ahead(open_run: OpenRun, own_pool: W
     assert [each.exports["$return_value"] for each in (before, after, *with_variable)] == [False, True, False, False]
 
 
+async def test_variable_that_common_modules_read_prevents_a_fork(open_run: OpenRun) -> None:
+    """A run that sets a variable of OpenSSL gets a worker that reads it: that of the zygote has loaded OpenSSL before."""
+    forked, alone = await open_run(), await open_run(variables={"OPENSSL_CONF": "/nowhere"})
+
+    found = []
+    for bench in (forked, alone):
+        await bench.run("python", python("return 1"))
+        found.append(bench.workers._acquired_slot.workers["python"].read_variables)
+
+    assert "OPENSSL_CONF" in found[0]
+    assert found[1] == frozenset()
+
+
 async def loaded(zygotes: Zygotes, module: str) -> Zygote:
     """Return the zygote of this interpreter when it has imported *module*."""
     async with asyncio.timeout(30):
@@ -514,13 +531,18 @@ async def test_replaced_zygote_ends_with_its_last_process() -> None:
     first = zygotes.get(Path(sys.executable))
     assert first is not None
     own_ends, child_ends = open_pipes("from", "from")
-    process = start_process(ProcessRequest(["/bin/sleep", "1000"], {"PATH": os.defpath}, "b" * 32), child_ends, first)
+    one, other = [
+        start_process(ProcessRequest(["/bin/sleep", "1000"], {"PATH": os.defpath}, tag * 32), child_ends, first)
+        for tag in ("a", "b")
+    ]
 
     zygotes.import_ahead(Path(sys.executable), ["json"])
     second = await loaded(zygotes, "json")
+    one.kill()
+    one.kill()  # ends no other process
     zygotes.import_ahead(Path(sys.executable), [])
-    stayed = first.is_alive and not process.poll()
-    process.kill()
+    stayed = first.is_alive and not other.poll()
+    other.kill()
     zygotes.import_ahead(Path(sys.executable), [])
     left = [first.is_alive, second.is_alive]
     zygotes.close()
@@ -560,6 +582,22 @@ async def test_modules_are_imported_together_after_a_pause() -> None:
     assert early is None
     assert late == frozenset({"json", "csv"})
     assert [zygote.is_alive for zygote in started] == [False, False]
+
+
+def test_closed_zygote_leaves_nothing(tmp_path: Path) -> None:
+    """The end of a zygote, whether it has started or not, closes its socket, and the warden does not look for it any more."""
+    before = set(Path("/proc/self/fd").iterdir()), dict(WARDEN._registered)
+    zygotes = Zygotes()
+
+    zygote = zygotes.get()
+    zygotes.close()
+    with pytest.raises(FileNotFoundError) as caught:
+        zygotes.get(tmp_path / "nothing")
+
+    assert zygote is not None
+    assert not zygote.is_alive
+    assert caught.value.errno == errno.ENOENT
+    assert (set(Path("/proc/self/fd").iterdir()), dict(WARDEN._registered)) == before
 
 
 def test_fork_has_zygotes_of_its_own() -> None:
