@@ -36,6 +36,16 @@ for await (const line of createInterface(process.stdin)) {
 Steps = dict[str, Any]
 
 
+@pytest.mark.parametrize(
+    ("number", "written"), [(1e21, "1e+21"), (-1e21, "-1e+21"), (1e20, "1" + "0" * 20), (2.0**53, "9007199254740992")]
+)
+def test_a_large_number_is_written_as_in_javascript(number: float, written: str) -> None:
+    """A whole number from 1e21 has an exponent, and a smaller one has not."""
+    (found,) = evaluate_plain_paths(["steps.a.n"], {"a": {"n": number}}, {}) or ()
+
+    assert substitute_results("n: {{ 1 }}", [found["value"]]) == f"n: {written}"
+
+
 class NodeEvaluator:
     """The runtime's own evaluator in one Node.js process."""
 
