@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pdkernel.analysis import Contract, check_event, derive_contract
+from pdkernel.analysis.abstract_values import FieldPath
 from pdkernel.analysis.contract import PathExpectation
 from tests.builders import a_workflow, an_event, node_step, python_step
 
@@ -129,7 +130,10 @@ def test_json_of_a_violation() -> None:
 )
 def test_the_types_of_a_required_value(types: tuple[str, ...], value: Any, found: list[tuple[str, str, str]]) -> None:
     """A whole number is a number, and a numeric text too where the code accepts both; null is a wrong type."""
-    expected = {("body",): PathExpectation(True, ("object",)), ("body", "n"): PathExpectation(True, types)}
+    expected: dict[FieldPath, PathExpectation] = {
+        ("body",): PathExpectation(True, ("object",)),
+        ("body", "n"): PathExpectation(True, types),
+    }
 
     assert findings(Contract(expectations=expected), {"n": value}) == found
 

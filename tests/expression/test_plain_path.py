@@ -41,9 +41,20 @@ Steps = dict[str, Any]
 )
 def test_a_large_number_is_written_as_in_javascript(number: float, written: str) -> None:
     """A whole number from 1e21 has an exponent, and a smaller one has not."""
-    (found,) = evaluate_plain_paths(["steps.a.n"], {"a": {"n": number}}, {}) or ()
+    found = evaluate_plain_paths(["steps.a.n"], {"a": {"n": number}}, {})
 
-    assert substitute_results("n: {{ 1 }}", [found["value"]]) == f"n: {written}"
+    assert found is not None
+    assert substitute_results("n: {{ 1 }}", [found[0]["value"]]) == f"n: {written}"
+
+
+def test_only_array_indexes_come_first() -> None:
+    """The largest index of an array is 2 to the power of 32 minus 2; a larger number is a name like any other."""
+    keys = dict.fromkeys(("x", "4294967295", "4294967294", "01", "2"), 0)
+
+    found = evaluate_plain_paths(["steps.a"], {"a": keys}, {})
+
+    assert found is not None
+    assert json.dumps(found[0]["value"]) == json.dumps(dict.fromkeys(("2", "4294967294", "x", "4294967295", "01"), 0))
 
 
 class NodeEvaluator:
