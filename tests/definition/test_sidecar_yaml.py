@@ -208,7 +208,7 @@ def test_the_file_beside_a_notebook_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_pipe_are_not_read(tmp_path: Path) -> None:
-    """A folder or a pipe in the place of the file is refused, and a missing file is none."""
+    """A folder or a pipe in the place of the file is refused, and a missing file is accepted."""
     os.mkfifo(tmp_path / "work.pdkernel.yaml")
     (tmp_path / "pdkernel.yaml").mkdir()
 
