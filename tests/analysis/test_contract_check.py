@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from pdkernel.analysis import Contract, check_event, derive_contract
+from pdkernel.analysis.abstract_values import FieldPath
+from pdkernel.analysis.contract import PathExpectation
 from tests.builders import a_workflow, an_event, node_step, python_step
 
 
@@ -109,3 +111,40 @@ def test_json_of_a_violation() -> None:
             {"kind": "type", "path": "body.n", "expected": ["number"], "found": "array", "readers": [reader]},
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("types", "value", "found"),
+    [
+        (("numeric",), 1, []),
+        (("numeric",), 1.5, []),
+        (("numeric",), "1.5", []),
+        (("numeric",), "one", [("type", "body.n", "string")]),
+        (("numeric",), True, [("type", "body.n", "boolean")]),
+        (("number",), 1, []),
+        (("number",), "1", [("type", "body.n", "string")]),
+        (("string", "number"), "1", []),
+        ((), None, []),
+        (("string",), None, [("type", "body.n", "null")]),
+    ],
+)
+def test_the_types_of_a_required_value(types: tuple[str, ...], value: Any, found: list[tuple[str, str, str]]) -> None:
+    """A whole number is a number, and a numeric text too where the code accepts both; null is a wrong type."""
+    expected: dict[FieldPath, PathExpectation] = {
+        ("body",): PathExpectation(True, ("object",)),
+        ("body", "n"): PathExpectation(True, types),
+    }
+
+    assert findings(Contract(expectations=expected), {"n": value}) == found
+
+
+def test_null_among_the_items_of_a_list_is_accepted() -> None:
+    """An item may be null, and an item of another type is a violation."""
+    expected = {
+        ("body",): PathExpectation(True, ("object",)),
+        ("body", "list"): PathExpectation(True, ("array",)),
+        ("body", "list", 0): PathExpectation(True, ("string",)),
+    }
+
+    assert findings(Contract(expectations=expected), {"list": ["a", None]}) == []
+    assert findings(Contract(expectations=expected), {"list": ["a", 1]}) == [("type", "body.list[]", "integer")]

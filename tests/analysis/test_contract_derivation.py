@@ -95,6 +95,16 @@ def test_a_computed_result_is_not_followed() -> None:
     assert [use.path for use in contract.dynamic] == ["body"]
 
 
+def test_an_export_with_two_values_is_not_followed() -> None:
+    """What a step exports twice under one name may be either value, so its reads are not fields of the event."""
+    first = python_step(
+        "first", "body = pd.steps['trigger']['event']['body']\npd.export('x', body['a'])\npd.export('x', body['b'])"
+    )
+    second = node_step("second", "return steps.first.x.title;")
+
+    assert paths(derive_contract(a_workflow(first, second))) == {"body.a": True, "body.b": True}
+
+
 def test_a_disabled_step_reads_nothing() -> None:
     """A disabled step is not part of the contract."""
     step = replace(python_step("off", "return pd.steps['trigger']['event']['body']['title']"), disabled=True)

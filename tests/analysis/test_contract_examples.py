@@ -6,12 +6,14 @@ import jsonschema
 import pytest
 
 from pdkernel.analysis import (
+    Contract,
     build_contract_schema,
     build_example_body,
     build_example_event,
     check_event,
     derive_contract,
 )
+from pdkernel.analysis.contract import PathExpectation
 from pdkernel.model import Workflow
 from tests.analysis.labelled import Case, cases
 from tests.builders import a_workflow, an_event, python_step
@@ -111,3 +113,30 @@ def test_the_schema() -> None:
         },
         "required": ["count", "items", "title"],
     }
+
+
+def test_the_schema_of_numbers_and_of_a_list_with_an_item() -> None:
+    """Numeric text is a text or a number; a list whose first item is read has at least one item."""
+    contract = Contract(
+        expectations={
+            ("n",): PathExpectation(True, ("numeric",)),
+            ("list",): PathExpectation(False, ("array",)),
+            ("list", 0): PathExpectation(True, ("string",)),
+        }
+    )
+
+    schema = build_contract_schema(contract)
+
+    assert schema["properties"] == {
+        "n": {"type": ["number", "string"]},
+        "list": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    }
+    assert schema["required"] == ["n"]
+
+
+def test_the_content_type_of_a_saved_event_is_kept() -> None:
+    """Of the headers that no step reads, the example has the content type, however it is written."""
+    contract = derive_contract(a_workflow(python_step("read", "return pd.steps['trigger']['event']['body']['a']")))
+    saved = {**an_event({"a": "1"}).data, "headers": {"Content-Type": "text/plain", "x-other": "1"}}
+
+    assert build_example_event(contract, [saved])["headers"] == {"Content-Type": "text/plain"}

@@ -103,7 +103,18 @@ def test_uses_of_props() -> None:
 
 def test_endpoints_of_bash_code() -> None:
     """URLs are found in every language."""
-    step = bash_step("work", "curl https://eoabc.m.pipedream.net\ncurl https://hooks.acme.example/x")
+    step = bash_step(
+        "work",
+        "curl https://eoabc.m.pipedream.net\ncurl https://hooks.acme.example/x\ncurl https://Hooks.acme.example/y",
+    )
 
     assert find_platform_uses(step) == (PlatformUse("endpoint", "eoabc.m.pipedream.net", 1),)
     assert find_hosts(step) == {"eoabc.m.pipedream.net": 1, "hooks.acme.example": 2}
+
+
+def test_the_id_of_a_workflow_in_a_prop() -> None:
+    """A prop of an action that is a workflow's id names a started workflow; a prop of code may be any text."""
+    action = a_step("%%pdstep next --uses a-b@1.0.0\nworkflow: p_Ab12Cd3\n")
+
+    assert find_platform_uses(action) == (PlatformUse("workflow", "p_Ab12Cd3", None),)
+    assert find_platform_uses(node_step("next", options="--prop workflow=p_Ab12Cd3")) == ()

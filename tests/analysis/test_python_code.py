@@ -17,6 +17,8 @@ from pdkernel.analysis.python_code import has_entry_point, parse_source
         ("from other import handler", True),
         ("import other as handler", True),
         ("if True:\n    def handler(pd): pass", True),
+        ("try:\n    pass\nfinally:\n    def handler(pd): pass", True),
+        ("try:\n    pass\nexcept ValueError:\n    pass\nelse:\n    handler = print", True),
         ("from pipedream.script_helpers import steps", True),
         ("def handler(", True),
         ("", False),

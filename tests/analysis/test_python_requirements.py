@@ -20,6 +20,8 @@ from pdkernel.analysis import find_python_requirements, find_unreadable_requirem
         ("import google\n", []),
         ("from . import beside\n", []),
         ("if TYPE_CHECKING:\n    import numpy\n", []),
+        ("if typing.TYPE_CHECKING:\n    import numpy\nelse:\n    import tiny\n", ["tiny for tiny"]),
+        ("if checking:\n    import tiny\n", ["tiny for tiny"]),
         ("import distutils\n", []),
         ("from pipedream.script_helpers import (steps, export)\n", []),
         ("from pipedream import script_helpers\n", []),
@@ -35,6 +37,24 @@ from pdkernel.analysis import find_python_requirements, find_unreadable_requirem
 def test_requirements_of_a_step(source: str, found: list[str]) -> None:
     """The distributions of imports outside the standard library, and the packages of comments."""
     assert [str(requirement) for requirement in find_python_requirements(source)] == found
+
+
+def test_names_of_distributions_are_normalized() -> None:
+    """Capitals, underscores and dots do not matter, so that a comment and an import of one distribution are one package."""
+    (both,) = find_python_requirements("# pipedream add-package pyyaml==6.0.1\nimport yaml\n")
+    (dotted,) = find_python_requirements("# pipedream add-package Ruamel_.YAML[jinja2]>=0.18\n")
+
+    assert (both.name, both.version) == ("pyyaml", "==6.0.1")
+    assert (dotted.name, dotted.version) == ("ruamel-yaml", ">=0.18")
+
+
+def test_the_import_of_a_fallback_is_required() -> None:
+    """Without the first module the code needs the module of the handler."""
+    found = find_python_requirements(
+        "try:\n    import fast\nexcept ImportError:\n    import slow\nelse:\n    import more\n"
+    )
+
+    assert {each.specifier: each.is_optional for each in found} == {"fast": True, "slow": False, "more": False}
 
 
 def test_a_guarded_import_is_optional() -> None:

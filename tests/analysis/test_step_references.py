@@ -11,6 +11,7 @@ from pdkernel.analysis import (
     find_workflow_variables,
     needs_step,
 )
+from pdkernel.errors import ExpressionError
 from pdkernel.model import Language, Step, Workflow
 
 NODE = "export default defineComponent({ async run({ steps, $ }) { "
@@ -41,6 +42,7 @@ GO = 'package main\nimport "os"\nfunc main() {}\n'
         ("node", "process.env.A ?? 1; process.env.B || 1; (process.env.C) || 1; x || process.env.D", "D", "ABC"),
         ("node", "if (process.env.A) {} process.env.B ? 1 : 2; !process.env.C; process.env.D === '1'", "", "ABCD"),
         ("node", "process.env.A?.trim(); process.env.B.trim()", "B", "A"),
+        ("node", "process.env.A && f(1); x && process.env.B", "B", "A"),
         ("node", "const { A, B = 1, C: c, D: d = 1 } = process.env", "AC", "BD"),
         ("node", "process.env.A = '1'; process.env.A; process.env.B ||= 1", "", "B"),
         ("node", "if (!process.env.A) throw 1; f(process.env.A)", "", "A"),
@@ -87,6 +89,15 @@ def test_variables_name_their_steps() -> None:
     assert find_workflow_variables(flow) == {"TOKEN": ["b", "a"]}
 
 
+def test_variables_beside_a_prop_that_cannot_be_read() -> None:
+    """The code of a step is read although an expression of its props is invalid, if the caller wants that."""
+    flow = workflow(node("a", "return process.env.TOKEN", props={"x": "{{ ( }}"}))
+
+    assert find_workflow_variables(flow, ignore_bad_props=True) == {"TOKEN": ["a"]}
+    with pytest.raises(ExpressionError, match=r"Step a.*the prop x"):
+        find_workflow_variables(flow)
+
+
 def test_reads_have_lines() -> None:
     """A read in code has its own line, the first of several; a read in a prop has the line of the directive."""
     step = node("s", "\nreturn steps.a", line_offset=3, props={"x": "{{steps.b}}"})
@@ -95,8 +106,11 @@ def test_reads_have_lines() -> None:
         "s", source="def handler(x, /):\n    a = x.steps['a']\n    if a:\n        return x.steps['a']\n", line_offset=1
     )
 
+    other = Step("s", source="def handler(pd, other):\n    return other.steps['a'], pd.steps['b']\n")
+
     assert find_step_references(step) == {"a": 5, "b": 3}
     assert find_step_references(python) == {"a": 3}
+    assert find_step_references(other) == {"b": 2}
 
 
 @pytest.mark.parametrize(

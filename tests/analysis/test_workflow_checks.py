@@ -26,7 +26,7 @@ from pdkernel.errors import (
     UnknownStepError,
     UnsupportedError,
 )
-from pdkernel.model import Step, Workflow
+from pdkernel.model import ROUND_TRIP_KEY, Step, Workflow
 
 PYTHON = "def handler(pd):\n    "
 NODE = "export default defineComponent({ async run({ steps, $ }) { "
@@ -211,6 +211,7 @@ def test_no_default_export(source: str) -> None:
         "const c = {}; export { c as default }",
         "module.exports = {}",
         "module.exports.run = 1",
+        "exports.default = {}",
         "export default {",
     ],
 )
@@ -218,6 +219,15 @@ def test_default_export(source: str) -> None:
     """A default export of either module system is an entry point; the run reports a syntax error."""
     assert refusal(check_workflow, Step("a", "node", source)) is None
     assert refusal(check_workflow, Step("a", "node", source), Step("b", "node", "")) is EntryPointError
+
+
+def test_missing_code_needs_no_entry_point() -> None:
+    """A step whose code is missing is refused by the check of an import, and not for its empty code."""
+    missing = Step("a", "node", extra={ROUND_TRIP_KEY: {"missing": True}})
+
+    assert refusal(check_workflow, missing) is None
+    with pytest.raises(EntryPointError, match="has no code: its entry file was missing"):
+        check_import_complete(workflow(missing))
 
 
 def test_component_that_is_not_exported() -> None:
@@ -362,6 +372,19 @@ def test_the_line_of_a_package_counts_in_the_cell(step: Step) -> None:
         check_packages(workflow(step))
 
     assert caught.value.line == 5
+
+
+def test_an_export_accepts_what_a_synced_workflow_has() -> None:
+    """A synced workflow may have invalid expressions and code without an entry point; a run, and another workflow, may not."""
+    steps = (Step("a", "node", uses="k@1.0.0", props={"x": "{{steps"}), Step("b", "node", "const x = 1"))
+    synced = workflow(*steps, extra={"schema": "workflow/2022.04"})
+
+    check_workflow(synced, to_run=False)
+
+    with pytest.raises(ExpressionError):
+        check_workflow(synced)
+    with pytest.raises(ExpressionError):
+        check_workflow(workflow(*steps), to_run=False)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\udcff"])

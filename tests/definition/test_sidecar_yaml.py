@@ -207,12 +207,12 @@ def test_the_file_beside_a_notebook_may_be_a_link(tmp_path: Path) -> None:
         read_sidecar(tmp_path / "flows" / "pdkernel.yaml")
 
 
-def test_a_pipe_is_not_read(tmp_path: Path) -> None:
-    """A pipe or a folder in the place of the file is refused, and a missing file is none."""
+def test_a_folder_and_a_pipe_are_not_read(tmp_path: Path) -> None:
+    """A folder or a pipe in the place of the file is refused, and a missing file is accepted."""
     os.mkfifo(tmp_path / "work.pdkernel.yaml")
     (tmp_path / "pdkernel.yaml").mkdir()
 
-    for name in ("work.pdkernel.yaml", "pdkernel.yaml"):
+    for name in ("pdkernel.yaml", "work.pdkernel.yaml"):
         with pytest.raises(NotebookError, match=rf"{name} is not a file"):
             read_sidecar(tmp_path / name)
     assert read_sidecar(tmp_path / "other.pdkernel.yaml") is None

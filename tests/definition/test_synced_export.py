@@ -189,6 +189,32 @@ def test_settings_notes_and_switches(project: Callable[[str], Path]) -> None:
     assert diff_of(bare) == ["-  note: Short"]
 
 
+@pytest.mark.parametrize("steps", ["", "steps: []\n", "steps:\n"])
+def test_a_workflow_without_steps_is_unchanged(tmp_path: Path, steps: str) -> None:
+    """A file may lack the key of its steps, or have it without a step."""
+    text = f"schema: workflow/2022.04\nname: W\ntriggers: []\n{steps}"
+    (tmp_path / "workflow.yaml").write_text(text)
+
+    result = export_to_synced_folder(read_back(tmp_path), tmp_path)
+
+    assert result.paths("unchanged") == ("workflow.yaml",)
+    assert (tmp_path / "workflow.yaml").read_text() == text
+
+
+def test_a_limit_is_written_where_the_file_has_it(tmp_path: Path) -> None:
+    """A limit that workflow.yaml has is changed and removed there; another limit is for pdkernel.yaml only."""
+    head = "schema: workflow/2022.04\nname: W\nsettings:\n"
+    (tmp_path / "workflow.yaml").write_text(f"{head}  concurrency: 1\n  queue: 5\n  lambda_timeout: 30\ntriggers: []\n")
+    workflow = read_back(tmp_path)
+
+    result = export_to_synced_folder(
+        replace(workflow, settings={"concurrency": 2, "lambda_timeout": 30, "memory": 512}), tmp_path
+    )
+
+    assert diff_of(result) == ["-  concurrency: 1", "-  queue: 5", "+  concurrency: 2"]
+    assert "Set in the workflow's settings: memory: 512." in result.checklist
+
+
 def test_steps_are_added_removed_and_moved(project: Callable[[str], Path]) -> None:
     """A new step is written, a removed step leaves its file behind, and a moved step keeps its text."""
     folder = project(ORDERS)
@@ -408,6 +434,9 @@ def test_answers_are_added_to_an_existing_pdkernel_yaml(project: Callable[[str],
         "        app: google_sheets\n        account: apn_9\n"
     )
     assert result.paths("changed") == ("workflow.yaml", "pdkernel.yaml")
+    assert (
+        "Step add_single_row: apn_9 must be an account of the workspace, shared with the project." in result.checklist
+    )
 
 
 def test_the_sources_of_actions_are_the_folders(project: Callable[[str], Path]) -> None:

@@ -36,6 +36,27 @@ for await (const line of createInterface(process.stdin)) {
 Steps = dict[str, Any]
 
 
+@pytest.mark.parametrize(
+    ("number", "written"), [(1e21, "1e+21"), (-1e21, "-1e+21"), (1e20, "1" + "0" * 20), (2.0**53, "9007199254740992")]
+)
+def test_a_large_number_is_written_as_in_javascript(number: float, written: str) -> None:
+    """A whole number from 1e21 has an exponent, and a smaller one has not."""
+    found = evaluate_plain_paths(["steps.a.n"], {"a": {"n": number}}, {})
+
+    assert found is not None
+    assert substitute_results("n: {{ 1 }}", [found[0]["value"]]) == f"n: {written}"
+
+
+def test_only_array_indexes_come_first() -> None:
+    """The largest index of an array is 2 to the power of 32 minus 2; a larger number is a name like any other."""
+    keys = dict.fromkeys(("x", "4294967295", "4294967294", "01", "2"), 0)
+
+    found = evaluate_plain_paths(["steps.a"], {"a": keys}, {})
+
+    assert found is not None
+    assert json.dumps(found[0]["value"]) == json.dumps(dict.fromkeys(("2", "4294967294", "x", "4294967295", "01"), 0))
+
+
 class NodeEvaluator:
     """The runtime's own evaluator in one Node.js process."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pdkernel.analysis import PythonRequirement
 from pdkernel.packages.uv_command import Uv
 
 
@@ -22,3 +23,12 @@ def test_large_downloads_are_measured(tmp_path: Path) -> None:
     assert (
         uv.measure().describe(4.0) == "downloading pandas: 1 of 2 large packages, 16.8 of 25.2 MB, 4 s, about 2 s left"
     )
+
+
+async def test_an_error_shows_no_address(tmp_path: Path) -> None:
+    """The address of a registry may contain a password, so the lines of uv are shown without it."""
+    uv = Uv({}, tmp_path, [PythonRequirement("tiny")], lambda _: None)
+
+    error = await uv._explain("Resolving\nerror: Failed to parse https://ada:pa55word@host/simple/tiny\nhint: x\n")
+
+    assert error.message == "tiny could not be installed:\nFailed to parse (address)"

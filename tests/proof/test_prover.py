@@ -131,6 +131,19 @@ def test_an_unrecorded_call_is_not_compared(notebook: Notebook) -> None:
     assert proof.verdict == "same"
 
 
+def test_the_command_that_records_a_call_names_the_user(notebook: Notebook) -> None:
+    """The command runs the event as the user of the case, and quotes the names of files."""
+    notebook.write(FETCH)
+    notebook.event("my event", headers={"x-pd-external-user-id": "ada"})
+
+    proof = notebook.prove()
+
+    assert str(found_in(proof, "fetch").reason).endswith(
+        "Record the call: pdkernel run work.ipynb --event 'events/my event.json' --external-user ada "
+        "--egress 'record=events/my event.recorded.jsonl'"
+    )
+
+
 def test_a_request_of_one_side_only(notebook: Notebook) -> None:
     """Files with another request differ, whether or not the request was recorded."""
     notebook.write(FETCH)

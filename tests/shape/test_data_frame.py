@@ -98,3 +98,12 @@ def test_frame_of_an_item_that_does_not_exist() -> None:
     with pytest.raises(RequestError) as caught:
         build_data_frame({"a": 1}, "b")
     assert caught.value.fix == "Use the path of a list: none."
+
+
+def test_a_path_of_steps_in_a_value_with_steps() -> None:
+    """The path of the event is that of the value itself, unless the value has a key `steps` of its own."""
+    event = {"tags": ["a", "b"]}
+
+    for value in (event, {"steps": {"trigger": {"event": event}}}):
+        frame = build_data_frame(value, list_path="steps.trigger.event.tags")
+        assert list(frame["value"]) == ["a", "b"]
