@@ -50,7 +50,7 @@ def test_the_session_finds_a_job_with_a_group_of_its_own() -> None:
     ) as root:
         assert root.stdout is not None
         job = psutil.Process(int(root.stdout.readline()))
-        while job.name() != "sleep" or job.ppid() == root.pid or os.getpgid(job.pid) == root.pid:
+        while psutil.Process(root.pid).children() or job.name() != "sleep":  # its parent has not ended yet
             pass
 
         found = process_tree.find_processes([root.pid])
