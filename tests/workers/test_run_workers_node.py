@@ -522,6 +522,27 @@ async def test_thread_that_does_not_keep_the_process_is_not_running_code(bench: 
     assert after.exports == outcome.exports
 
 
+async def test_code_of_an_earlier_step_has_no_effect_on_the_running_step(bench: Bench) -> None:
+    """Exports, responses and calls of a step that has ended are not those of the step that runs."""
+    first = component(
+        "const poll = setInterval(() => {\n"
+        "  if (!globalThis.isSecond) return;\n"
+        "  clearInterval(poll); $.export('late', 1); $.respond({ status: 500 }); $.flow.exit('late'); $.send.emit(1);\n"
+        "  $.flow.trigger('p_1').catch((error) => { globalThis.refused = error.message; globalThis.isSecond = false });\n"
+        "}, 1).unref()"
+    )
+    second = component(
+        "globalThis.isSecond = true; while (globalThis.isSecond) await new Promise((r) => setTimeout(r, 1)); return globalThis.refused"
+    )
+
+    await bench.run("node", first, name="first")
+    outcome = await bench.run("node", second, name="second")
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": "The step has ended, so it cannot call flow.trigger."}
+    assert (outcome.response, outcome.has_exited, outcome.queued_sends, outcome.warnings) == (None, False, (), ())
+
+
 async def test_failure_of_an_earlier_step_does_not_fail_the_running_step(bench: Bench) -> None:
     """Code that a step left running fails while another step runs: the other step has a warning."""
     first = component(
