@@ -194,8 +194,8 @@ class SubprocessRunner:
             )
             try:
                 child = step.start(request, self._zygotes.get() if self._zygotes else None)
-            except OSError as error:
-                return build_process_not_started_error(f"{type(error).__name__}: {error}")
+            except OSError as refusal:
+                return build_process_not_started_error(f"{type(refusal).__name__}: {refusal}")
             watch = MemoryWatch(child, call.memory_limit_mb, step.fail)
             error = await step.finished
             if error is not None:

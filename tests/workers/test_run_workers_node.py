@@ -336,6 +336,14 @@ async def test_asynchronous_code_and_built_in_modules(bench: Bench, body: str, v
     assert outcome.exports == {"$return_value": value}
 
 
+async def test_instance_that_keeps_its_content_elsewhere_is_a_warning(bench: Bench) -> None:
+    """A response of `fetch` has no properties of its own: its content is not exported."""
+    outcome = await bench.run("node", component("return { answer: new Response('text'), empty: {} }"))
+
+    assert outcome.exports["$return_value"] == {"answer": {}, "empty": {}}
+    assert outcome.warnings == ("$return_value.answer is a Response, so it is exported without its content.",)
+
+
 async def test_value_with_its_own_json_is_exported_without_a_warning(bench: Bench) -> None:
     """Dates, URLs and other objects with `toJSON` are exported as that, whatever they hold."""
     outcome = await bench.run(
