@@ -951,6 +951,25 @@ async def test_hooks_of_a_source(bench: Bench, write: Write) -> None:
     assert (deployed.is_implemented, none.is_implemented) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("declared", "timer"),
+    [
+        ("default: { intervalSeconds: 60 }", {"intervalSeconds": 60}),
+        ("static: { intervalSeconds: 5 }", {"intervalSeconds": 5}),
+    ],
+)
+async def test_timer_of_a_source(bench: Bench, write: Write, declared: str, timer: JSON) -> None:
+    """A source reads the default of its timer, or what it declares as static."""
+    source = f"""export default {{ key: "k", version: "1", type: "source",
+      props: {{ timer: {{ type: "$.interface.timer", {declared} }} }}, run() {{ this.$emit(this.timer) }} }}"""
+
+    outcome = await bench.workers.run_source(
+        SourceCall(write(source, name="timer", kind="source"), "dc_1"), StepRecorder()
+    )
+
+    assert [each.event for each in outcome.emitted_events] == [timer]
+
+
 async def test_source_without_a_public_url_fails_when_it_reads_the_url(bench: Bench, write: Write) -> None:
     """A source that would register a webhook without a URL fails with a fix; a source that does not read the URL runs."""
     component = write(SOURCE, name="new-ticket", kind="source")
