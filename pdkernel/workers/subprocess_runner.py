@@ -23,7 +23,7 @@ from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.slot import WorkerSlot
-from pdkernel.workers.step_errors import build_timeout_error
+from pdkernel.workers.step_errors import build_process_not_started_error, build_timeout_error
 from pdkernel.workers.subprocess_io import SubprocessIO
 from pdkernel.workers.subprocess_step import SubprocessStep, ignore_exit_status
 from pdkernel.workers.zygote import Zygotes
@@ -192,7 +192,10 @@ class SubprocessRunner:
                 sandboxed_by=gateway if self._setup.is_sandboxed else None,
                 caller_token=token or "",
             )
-            child = step.start(request, self._zygotes.get() if self._zygotes else None)
+            try:
+                child = step.start(request, self._zygotes.get() if self._zygotes else None)
+            except OSError as refusal:
+                return build_process_not_started_error(f"{type(refusal).__name__}: {refusal}")
             watch = MemoryWatch(child, call.memory_limit_mb, step.fail)
             error = await step.finished
             if error is not None:

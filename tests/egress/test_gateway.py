@@ -452,6 +452,37 @@ server.close();
     assert run_node(node_path, code, lost_gateway()).split() == ["200", "unix"]
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+def test_calls_to_the_own_server_go_to_the_gateway(plain_outside: OutsideServer, node_path: Path, is_own: bool) -> None:
+    """Of the ports of this machine, only that of the server of the workflow is not reached without the gateway."""
+    port = plain_outside.port
+    environment = lost_gateway() | {"PDK_OWN_PORT": str(port if is_own else port + 1)}
+    python = f"""
+import socket
+for host in ("127.0.0.1", "localhost", "::ffff:127.0.0.1"):
+    try:
+        socket.create_connection((host, {port}), timeout=5).close()
+        print("direct")
+    except ConnectionRefusedError:
+        print("refused")
+with socket.socket() as sock:
+    print("refused" if sock.connect_ex(("127.0.0.1", {port})) else "direct")
+"""
+    node = f"""
+import net from "node:net";
+for (const host of ["127.0.0.1", "localhost", "::ffff:127.0.0.1", undefined]) await new Promise((resolve) => {{
+  const socket = net.connect({{ port: {port}, host }});
+  for (const [event, word] of [["connect", "direct"], ["error", "refused"]]) {{
+    socket.once(event, () => {{ console.log(word); socket.destroy(); resolve(); }});
+  }}
+}});
+"""
+
+    found = run_python(python, environment).split(), run_node(node_path, node, environment).split()
+
+    assert found == (["refused" if is_own else "direct"] * 4,) * 2
+
+
 def test_python_resolves_no_name(gateway: Gateway, ledger: Ledger) -> None:
     """A name becomes a fixed assigned address and is not resolved; it is its own canonical name, and not a numeric host."""
     caller_token = issue_bound_token(gateway, ledger, "deny")

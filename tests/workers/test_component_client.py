@@ -336,10 +336,14 @@ async def test_value_of_an_empty_prop(
 
 
 async def test_dir_prop_is_a_folder_of_the_run(bench: Bench, write: Write) -> None:
-    """A `dir` prop is a path in which the component can write."""
-    outcome = await run(bench, write(action("return this.d === process.env.TMPDIR", 'd: { type: "dir", sync: true }')))
+    """A `dir` prop is a path in which the component can write; a given path is used."""
+    component = write(action("return [this.d === process.env.TMPDIR, this.d]", 'd: { type: "dir", sync: true }'))
 
-    assert outcome.exports["$return_value"] is True
+    outcome = await run(bench, component)
+    given = await run(bench, component, props={"d": "/given"})
+
+    assert outcome.exports["$return_value"][0] is True
+    assert given.exports["$return_value"] == [False, "/given"]
 
 
 async def test_changes_to_this_do_not_reach_the_next_run(bench: Bench, write: Write) -> None:
@@ -364,6 +368,53 @@ async def test_account_is_found_by_the_slug_of_its_app(bench: Bench, write: Writ
     outcome = await run(bench, write(text))
 
     assert outcome.exports["$return_value"] == "tok-1"
+
+
+async def test_two_accounts_of_one_app(bench: Bench, write: Write) -> None:
+    """Each app prop has the account of its name; one without has that of its app."""
+    text = 'import desk from "../../desk.app.mjs";\nexport default { props: { a: desk, b: desk, c: desk }, run() { return [this.a, this.b, this.c].map((one) => one.token()) } }'
+
+    outcome = await run(
+        bench, write(text), account_fields={"a": {"token": "1"}, "desk": {"token": "3"}, "b": {"token": "2"}}
+    )
+
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == ["1", "2", "3"]
+
+
+async def test_additional_props_have_the_account(bench: Bench, write: Write) -> None:
+    """The code that adds props may call the app with the account of the form."""
+    extra = 'async additionalProps() { return { added: { type: "string", label: this.desk.token() } } },'
+
+    (added,) = await bench.workers.additional_props(
+        write(action("", "", extra)), account_fields={"desk": {"token": "T"}}
+    )
+
+    assert (added.name, added.definition["label"]) == ("added", "T")
+
+
+async def test_declared_prop_that_a_component_changes_is_still_required(bench: Bench, write: Write) -> None:
+    """A prop that is required stays so if `additionalProps` changes it; a prop that it adds may be missing."""
+    extra = 'async additionalProps(existing) { existing.team.label = "Crew"; return { added: { type: "string" } } },'
+    component = write(action("return 1", 'team: { type: "string" }', extra))
+
+    failed = await run(bench, component)
+    outcome = await run(bench, component, props={"team": "t"})
+
+    assert failed.error is not None
+    assert failed.error.message == 'The prop team ("Crew") is required, but the step does not set it.'
+    assert (outcome.error, outcome.exports["$return_value"]) == (None, 1)
+
+
+async def test_own_options_replace_those_of_the_app(bench: Bench, write: Write) -> None:
+    """Options that the component writes beside a `propDefinition` have the component as `this`."""
+    props = 'site: "string", x: { propDefinition: [desk, "queue"], async options() { return [this.site] } }'
+
+    page = await bench.workers.options(
+        write(action("", props)), "x", values={"site": "home"}, account_fields={"desk": {"token": "T"}}
+    )
+
+    assert [option.value for option in page.options] == ["home"]
 
 
 async def test_context_of_a_page_of_options_reaches_the_next_page(bench: Bench, write: Write) -> None:
@@ -898,6 +949,25 @@ async def test_hooks_of_a_source(bench: Bench, write: Write) -> None:
     assert [(e.event, e.id, e.summary, e.ts) for e in deployed.emitted_events] == [({"old": True}, 1, "Old", 5)]
     assert active.service_db == {"hook": "http://127.0.0.1/x"}
     assert (deployed.is_implemented, none.is_implemented) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("declared", "timer"),
+    [
+        ("default: { intervalSeconds: 60 }", {"intervalSeconds": 60}),
+        ("static: { intervalSeconds: 5 }", {"intervalSeconds": 5}),
+    ],
+)
+async def test_timer_of_a_source(bench: Bench, write: Write, declared: str, timer: JSON) -> None:
+    """A source reads the default of its timer, or what it declares as static."""
+    source = f"""export default {{ key: "k", version: "1", type: "source",
+      props: {{ timer: {{ type: "$.interface.timer", {declared} }} }}, run() {{ this.$emit(this.timer) }} }}"""
+
+    outcome = await bench.workers.run_source(
+        SourceCall(write(source, name="timer", kind="source"), "dc_1"), StepRecorder()
+    )
+
+    assert [each.event for each in outcome.emitted_events] == [timer]
 
 
 async def test_source_without_a_public_url_fails_when_it_reads_the_url(bench: Bench, write: Write) -> None:

@@ -117,6 +117,15 @@ def test_slot_has_its_own_tmp_and_no_other_slot(base: Path) -> None:
     assert f"{base}/slots/1" in plan.write
 
 
+@pytest.mark.skipif(not Path("/run").is_dir(), reason="this system has no /run")
+def test_sockets_of_services_are_hidden(base: Path) -> None:
+    """Steps do not see the sockets in `/run`, such as that of Docker, also if a step may read something there."""
+    plan = plan_of(base, StepAccess(read=frozenset({Path("/run/nothing")})))
+
+    assert [each.source for each in plan.mounts if each.target == "/run"] == [None]
+    assert "/run" not in (*plan.read, *plan.write)
+
+
 def test_secrets_of_the_project_are_hidden(base: Path) -> None:
     """Of `.pdkernel`, packages can be read and the file store can be changed; the rest is not there."""
     hidden, access = project_in(base / "project")

@@ -135,6 +135,19 @@ async def test_unusual_code_succeeds(bench: Bench, language: Language, source: s
     await run_good(bench, language)
 
 
+async def test_fork_of_a_step_cannot_export(bench: Bench) -> None:
+    """A process that a Python step forks has no connection to pdkernel: an export of it fails, and is not recorded."""
+    source = (
+        "import os\ndef handler(pd):\n    if os.fork() == 0:\n        try:\n            pd.export('of_child', 1)\n"
+        "        except OSError:\n            os._exit(3)\n        os._exit(0)\n    return os.waitstatus_to_exitcode(os.wait()[1])\n"
+    )
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": 3}
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 @pytest.mark.parametrize(
     ("language", "close", "write"),

@@ -336,6 +336,14 @@ async def test_asynchronous_code_and_built_in_modules(bench: Bench, body: str, v
     assert outcome.exports == {"$return_value": value}
 
 
+async def test_instance_that_keeps_its_content_elsewhere_is_a_warning(bench: Bench) -> None:
+    """A response of `fetch` has no properties of its own: its content is not exported."""
+    outcome = await bench.run("node", component("return { answer: new Response('text'), empty: {} }"))
+
+    assert outcome.exports["$return_value"] == {"answer": {}, "empty": {}}
+    assert outcome.warnings == ("$return_value.answer is a Response, so it is exported without its content.",)
+
+
 async def test_value_with_its_own_json_is_exported_without_a_warning(bench: Bench) -> None:
     """Dates, URLs and other objects with `toJSON` are exported as that, whatever they hold."""
     outcome = await bench.run(
@@ -522,6 +530,27 @@ async def test_thread_that_does_not_keep_the_process_is_not_running_code(bench: 
     assert after.exports == outcome.exports
 
 
+async def test_code_of_an_earlier_step_has_no_effect_on_the_running_step(bench: Bench) -> None:
+    """Exports, responses and calls of a step that has ended are not those of the step that runs."""
+    first = component(
+        "const poll = setInterval(() => {\n"
+        "  if (!globalThis.isSecond) return;\n"
+        "  clearInterval(poll); $.export('late', 1); $.respond({ status: 500 }); $.flow.exit('late'); $.send.emit(1);\n"
+        "  $.flow.trigger('p_1').catch((error) => { globalThis.refused = error.message; globalThis.isSecond = false });\n"
+        "}, 1).unref()"
+    )
+    second = component(
+        "globalThis.isSecond = true; while (globalThis.isSecond) await new Promise((r) => setTimeout(r, 1)); return globalThis.refused"
+    )
+
+    await bench.run("node", first, name="first")
+    outcome = await bench.run("node", second, name="second")
+
+    assert outcome.error is None
+    assert outcome.exports == {"$return_value": "The step has ended, so it cannot call flow.trigger."}
+    assert (outcome.response, outcome.has_exited, outcome.queued_sends, outcome.warnings) == (None, False, (), ())
+
+
 async def test_failure_of_an_earlier_step_does_not_fail_the_running_step(bench: Bench) -> None:
     """Code that a step left running fails while another step runs: the other step has a warning."""
     first = component(
@@ -603,16 +632,17 @@ async def test_each_step_has_its_own_lazy_steps_object(bench: Bench) -> None:
         "node",
         component(
             "console.log(steps); steps.trigger.event.n = 0; steps.other = 1;\n"
-            "const seen = [JSON.parse(JSON.stringify({ ...steps })), Object.keys(steps)]; steps.trigger = 5; return [...seen, steps.trigger]"
+            "return [JSON.parse(JSON.stringify({ ...steps })), Object.keys(steps)]"
         ),
         name="first",
     )
     second = await bench.run("node", component("return steps.trigger.event.n"), name="second")
+    third = await bench.run("node", component("steps.trigger = 5; return steps.trigger"), name="third")
 
+    assert third.exports["$return_value"] == 5
     assert first.exports["$return_value"] == [
         {"trigger": {"event": {"n": 0, "name": "Ada"}, "context": {"id": "ctx1"}}, "other": 1},
         ["trigger", "other"],
-        5,
     ]
     assert second.exports["$return_value"] == 7
 

@@ -79,6 +79,17 @@ async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, toke
     assert "xoxb" not in stack
 
 
+async def test_inner_variable_hides_the_outer_one(bench: Bench) -> None:
+    """Of two variables with one name, the value that the code sees is shown, once."""
+    stack = await stack_of(
+        bench, "export default { run() { const x = 1, y = 3; { const x = 2; throw new Error(String(x + y)); } } }"
+    )
+
+    assert "x = 2" in stack
+    assert "y = 3" in stack
+    assert "x = 1" not in stack.split("throw new Error")[-1]
+
+
 async def test_names_of_pdkernel_are_not_shown(bench: Bench) -> None:
     """`steps` and `$` are not shown among the locals."""
     stack = await stack_of(bench, CODE)

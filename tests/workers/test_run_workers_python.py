@@ -81,6 +81,13 @@ async def test_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
     assert list(outcome.exports.items()) == [("twice", 14), ("$return_value", {"id": "ctx1"})]
 
 
+async def test_source_may_begin_with_a_byte_order_mark(bench: Bench) -> None:
+    """Code of a file that an editor saved with a byte order mark runs."""
+    outcome = await bench.run("python", "\ufeffdef handler(pd):\n    return 1\n")
+
+    assert (outcome.error, outcome.exports) == (None, {"$return_value": 1})
+
+
 async def test_coroutine_is_awaited(bench: Bench) -> None:
     """`async def handler(pd)` works."""
     outcome = await bench.run(

@@ -6,7 +6,9 @@ import psutil
 import pytest
 
 from pdkernel.runtimes import process_tree
-from tests.workers.conftest import Bench
+from pdkernel.workers import WorkerPool
+from pdkernel.workers.zygote import ZYGOTES, Zygotes
+from tests.workers.conftest import Bench, OpenRun
 
 
 async def test_file_protocol(bench: Bench) -> None:
@@ -168,6 +170,23 @@ async def test_end_of_the_process_is_reported_before_an_invalid_export(bench: Be
 
     assert outcome.error is not None
     assert outcome.error.code == "step_died"
+
+
+@pytest.mark.parametrize("zygotes", [ZYGOTES, None])
+async def test_process_that_cannot_be_started_is_an_error_of_the_step(
+    open_run: OpenRun, zygotes: Zygotes | None
+) -> None:
+    """If the system refuses to start the program, for example because a variable is too long, the reason is in the error."""
+    pool = WorkerPool(zygotes=zygotes)
+    bench = await open_run(of=pool, variables={"LONG": "x" * 200_000})
+
+    outcome = await bench.run("bash", "true")
+    await bench.workers.release()
+    await pool.close()
+
+    assert outcome.error is not None
+    assert outcome.error.name == "ProcessNotStarted"
+    assert "could not be started: OSError: [Errno 7] Argument list too long" in outcome.error.message
 
 
 async def test_accounts_and_a_response(bench: Bench) -> None:

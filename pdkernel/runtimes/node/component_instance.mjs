@@ -91,7 +91,7 @@ export class ComponentInstance {
     } else if (type === "dir") self[name] ??= around.folder;
     else if (type === "$.service.db") self[name] = around.db;
     else if (type === "$.interface.http" && around.http) self[name] = around.http;
-    else if (type.startsWith("$.interface.") && around.http) self[name] ??= { ...definition.default, ...definition.static };
+    else if (type.startsWith("$.interface.") && around.http) self[name] ??= { ...definition.static };
     else if (type.startsWith("$.") && !this.#input.tolerant) throw new UnsupportedFeatureError(`A prop of type ${type} (${name}) in a step`);
   }
 
