@@ -233,8 +233,13 @@ class WorkerPool:
         # a run that needs the same reports the error
         with contextlib.suppress(OSError, InterpreterMissingError):
             slot = self._create_slot(key, access)
-            for language in sorted(languages):
-                self.get_worker(slot, language)
+            self._slots.add(slot)
+            try:
+                for language in sorted(languages):
+                    self.get_worker(slot, language)
+            except BaseException:
+                self._slots.discard(slot)
+                raise
             self._slots.add_spare(slot)
             if missing > 1:
                 asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, access)

@@ -89,7 +89,7 @@ class SlotCache:
         self._has_warned = False
 
     def add(self, slot: WorkerSlot) -> None:
-        """Add a new slot, which serves a run."""
+        """Add a new slot, which serves a run or will be kept."""
         self._slots[slot] = 0
 
     def take(self, key: WorkerKey, access: StepAccess) -> WorkerSlot | None:
@@ -111,8 +111,7 @@ class SlotCache:
         self._keep(slot)
 
     def add_spare(self, slot: WorkerSlot) -> None:
-        """Keep a new slot that no run has used."""
-        self.add(slot)
+        """Keep a slot that was added and that no run has used."""
         self._keep(slot)
 
     def idle_slots(self, key: WorkerKey) -> list[WorkerSlot]:

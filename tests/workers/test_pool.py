@@ -239,6 +239,26 @@ async def test_spare_workers_serve_the_next_external_user(open_run: OpenRun) -> 
     assert not {*first, *spare} & {*later}
 
 
+async def test_spare_workers_of_which_one_does_not_start_end(open_run: OpenRun, tmp_path: Path) -> None:
+    """If an interpreter is gone, no spare is kept, and what was started for it ends: the worker of the other language."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    pool = WorkerPool(spares=1, python=python)
+    bench = await open_run(of=pool)
+    for language, source in PID.items():
+        await bench.run(language, source)
+    python.unlink()
+
+    await bench.workers.release()
+    await asyncio.sleep(0.01)
+    slots = list(pool._slots._slots)
+    folders = list(slots[0].folder.parent.glob("*/"))
+    await pool.close()
+
+    assert folders == [slot.folder for slot in slots]
+    assert len(slots) == 1
+
+
 async def test_oldest_spare_workers_serve_first(open_run: OpenRun) -> None:
     """Of several spare workers, a user gets those that were started first, and so are ready."""
     pool = WorkerPool(spares=2)
