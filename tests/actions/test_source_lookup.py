@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -183,6 +184,29 @@ async def test_a_run_goes_on_with_its_source(open_catalog: OpenCatalog, tmp_path
     assert locked.source == "./second"
     assert found.file is not None
     assert found.file.path.is_relative_to(tmp_path / "second")
+
+
+async def test_a_run_does_not_go_on_with_npm(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A component of a folder that is gone is not restored from npm, although npm has an action of that key and version."""
+    write_checkout(tmp_path / "first")
+    catalog = open_catalog("first", "npm")
+    locked = catalog.describe_lock(await catalog.resolve_or_install(PUT))
+    assert (await open_catalog("npm").resolve_or_install(PUT)).file is not None
+    shutil.rmtree(tmp_path / "first/components/depot/actions/put-thing")
+
+    with pytest.raises(ActionNotFoundError):
+        await open_catalog("first", "npm").restore(locked)
+
+
+async def test_a_built_in_action_is_not_locked(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A step without a version locks the version of an action of a folder, but not of a built-in action."""
+    write_checkout(tmp_path / "first")
+    catalog, versions = open_catalog("first"), []
+    for reference in (ActionReference("http-custom-request", None), ActionReference(PUT.key, None)):
+        found = catalog.lock_version(reference, await catalog.resolve_or_install(reference))
+        versions.append((found.requested_version, dict(catalog.lock.version_overrides)))
+
+    assert versions == [("", {}), ("", {PUT.key: PUT.version})]
 
 
 async def test_a_missing_action_names_all_sources(open_catalog: OpenCatalog, registry: PackageServer) -> None:
