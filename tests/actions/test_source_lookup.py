@@ -281,12 +281,14 @@ async def test_pipedream_after_a_folder(open_catalog: OpenCatalog, tmp_path: Pat
 
         own = await catalog.resolve_or_install(ActionReference("hangar-open-door", "0.0.3"))
         remote = await catalog.resolve_or_install(ActionReference("hangar-open-door", "1.2.3"))
-        listed = {each.key: each.version for each in await catalog.search("door", app="hangar")}
+        found = await catalog.search("door", app="hangar")
+        listed = {each.key: each.version for each in found}
         other_order = open_catalog("connect", "own", environ=api.environ)
         remote_first = {each.key: each.version for each in await other_order.search("door", app="hangar")}
 
     assert own.file is not None
     assert remote.file is None
+    assert len(found) == len(listed)
     assert listed["hangar-open-door"] == "0.0.3"
     assert "hangar-close-door" in listed
     assert remote_first["hangar-open-door"] == "1.2.3"
