@@ -90,7 +90,7 @@ def test_the_version_is_a_hash_of_the_content() -> None:
     assert len(one.version) == 12
     assert replace(one, name="V").version != one.version
     changed = ({"source": "other"}, {"disabled": True}, {"timeout_s": 6.0}, {"files": {"./x.mjs": "1"}}, {"uses": None})
-    versions = [replace(WHOLE, steps=(replace(STEP, **each), Step("b"))).version for each in changed]  # type: ignore[arg-type]
+    versions = [replace(WHOLE, steps=(replace(STEP, **each), Step("b"))).version for each in changed]
     assert len({WHOLE.version, *versions}) == 6
     assert replace(WHOLE, origin="x", extra={"k": 1}, steps=(replace(STEP, cell_index=7, extra={"k": 1}), Step("b"))).version == WHOLE.version  # fmt: skip
 

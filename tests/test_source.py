@@ -227,6 +227,19 @@ def test_a_cells_file_comes_before_the_folders(tmp_path: Path) -> None:
     assert "of the cell" in load_source(path).workflow.steps[0].files.values()
 
 
+def test_a_missing_file_in_a_folder_of_cells(tmp_path: Path) -> None:
+    """Where cells have the files of a folder, a file that they lack does not exist, whatever is above the notebook."""
+    path = notebook(
+        tmp_path / "sub" / "flow.ipynb", "%%pdstep a --lang node\nimport '../lib/x.mjs'\nimport '../lib/y.mjs'"
+    )
+    content = json.loads(path.read_text())
+    cell = {"cell_type": "raw", "source": "of the cell", "metadata": {"pdkernel": {"file": "lib/x.mjs"}}}
+    path.write_text(json.dumps({**content, "cells": [*content["cells"], cell]}))
+
+    with pytest.raises(NotebookError, match=r'line 3\) imports "\.\./lib/y\.mjs", and there is no such file'):
+        load_source(path)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("../up.mjs", "which is outside of the notebook's folder"), ("./gone.mjs", "and there is no such file")],

@@ -132,7 +132,10 @@ def test_components_are_found_by_words() -> None:
     other = replace(component, key="github-send", description="Sends to a channel.")
 
     def found(words: str, app: str | None = None) -> list[str]:
-        return [each.uses for each in filter_components([newest, component, channel, other], words, app)]
+        components = [newest, component, channel, other]
+        keys = [each.uses for each in filter_components(components, words, app)]
+        assert keys == [each.uses for each in filter_components(reversed(components), words, app)]
+        return keys
 
     assert found("") == ["github-send@0.9.0", "slack-make-channel@0.9.0", "slack-send@0.10.0"]
     assert found("CHANNEL text", "slack") == ["slack-make-channel@0.9.0", "slack-send@0.10.0"]

@@ -192,6 +192,33 @@ async def test_options_of_an_added_prop(runtime: WorkflowEngine, api: ConnectSer
     assert api.bodies("/actions/configure")[0]["dynamic_props_id"] == "dyp_123"
 
 
+async def test_the_next_page_of_options(api: ConnectServer) -> None:
+    """A request for a page has its number, the context of the page before and the search text."""
+    url = api.environ["PIPEDREAM_BASE_URL"]
+    source = ConnectSource(Login(CLIENT["client_id"], CLIENT["client_secret"], PROJECT, base_url=url))
+    component, _ = await source.fetch_action("hangar-open-door", None)
+
+    await source.fetch_options(
+        component,
+        "door",
+        props={},
+        external_user_id="ada",
+        environment="production",
+        page=1,
+        context={"next": 2},
+        query="d",
+    )
+
+    (asked,) = api.bodies("/actions/configure")
+    assert {name: asked[name] for name in ("prop_name", "page", "prev_context", "query")} == {
+        "prop_name": "door",
+        "page": 1,
+        "prev_context": {"next": 2},
+        "query": "d",
+    }
+    assert [environment for _, _, environment, _ in api.asked] == ["development", "production"]
+
+
 async def test_additional_props(runtime: WorkflowEngine) -> None:
     """Pipedream returns the props for the current values; those that the action adds are the result."""
     request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -185,6 +186,29 @@ async def test_a_run_goes_on_with_its_source(open_catalog: OpenCatalog, tmp_path
     assert found.file.path.is_relative_to(tmp_path / "second")
 
 
+async def test_a_run_does_not_go_on_with_npm(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A component of a folder that is gone is not restored from npm, although npm has an action of that key and version."""
+    write_checkout(tmp_path / "first")
+    catalog = open_catalog("first", "npm")
+    locked = catalog.describe_lock(await catalog.resolve_or_install(PUT))
+    assert (await open_catalog("npm").resolve_or_install(PUT)).file is not None
+    shutil.rmtree(tmp_path / "first/components/depot/actions/put-thing")
+
+    with pytest.raises(ActionNotFoundError):
+        await open_catalog("first", "npm").restore(locked)
+
+
+async def test_a_built_in_action_is_not_locked(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A step without a version locks the version of an action of a folder, but not of a built-in action."""
+    write_checkout(tmp_path / "first")
+    catalog, versions = open_catalog("first"), []
+    for reference in (ActionReference("http-custom-request", None), ActionReference(PUT.key, None)):
+        found = catalog.lock_version(reference, await catalog.resolve_or_install(reference))
+        versions.append((found.requested_version, dict(catalog.lock.version_overrides)))
+
+    assert versions == [("", {}), ("", {PUT.key: PUT.version})]
+
+
 async def test_a_missing_action_names_all_sources(open_catalog: OpenCatalog, registry: PackageServer) -> None:
     """The message names the sources in the order in which they were tried, and why each does not have the action."""
     with pytest.raises(ActionNotFoundError) as caught:
@@ -257,12 +281,14 @@ async def test_pipedream_after_a_folder(open_catalog: OpenCatalog, tmp_path: Pat
 
         own = await catalog.resolve_or_install(ActionReference("hangar-open-door", "0.0.3"))
         remote = await catalog.resolve_or_install(ActionReference("hangar-open-door", "1.2.3"))
-        listed = {each.key: each.version for each in await catalog.search("door", app="hangar")}
+        found = await catalog.search("door", app="hangar")
+        listed = {each.key: each.version for each in found}
         other_order = open_catalog("connect", "own", environ=api.environ)
         remote_first = {each.key: each.version for each in await other_order.search("door", app="hangar")}
 
     assert own.file is not None
     assert remote.file is None
+    assert len(found) == len(listed)
     assert listed["hangar-open-door"] == "0.0.3"
     assert "hangar-close-door" in listed
     assert remote_first["hangar-open-door"] == "1.2.3"

@@ -57,6 +57,28 @@ def test_an_invalid_request_is_a_bad_request(gateway: Gateway, ledger: Ledger) -
     assert answer.startswith(b"HTTP/1.1 400")
 
 
+def test_an_invalid_body_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
+    """A request whose body is not in chunks, as its head announces, is answered with 400."""
+    caller_token = issue_bound_token(gateway, ledger)
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: api.example.test\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n")
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(("size", "is_closed"), [(10, False), ((1 << 20) + 1, True)])
+def test_a_body_that_nothing_reads(gateway: Gateway, size: int, is_closed: bool) -> None:
+    """After a refusal without a step, the rest of a short body is read, and the connection is closed after a long one."""
+    head = b"POST / HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: %d\r\n\r\n"
+    with knock(gateway, gateway.issue_token(), HOST, 443, secure=True) as sock:
+        sock.sendall(head % (3 << 20 if is_closed else size) + bytes(size))
+        answer = read_until(sock, b"\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert (b"connection: close" in answer) == is_closed
+
+
 def test_plain_http_is_routed(
     node: ClientProcess, plain_outside: OutsideServer, outside: OutsideServer, ledger: Ledger
 ) -> None:

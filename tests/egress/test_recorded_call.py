@@ -130,6 +130,15 @@ def test_archive_that_is_too_large_is_refused() -> None:
         check_archives(zipped(bytes(40 << 20)), "", starred)
 
 
+def test_archives_of_one_body_share_the_limit() -> None:
+    """Two archives that are small enough by themselves, and too large together, are refused."""
+    part = b"--x\r\n\r\n" + gzip.compress(bytes(17 << 20), 1) + b"\r\n"
+
+    check_archives(part + b"--x--", "multipart/form-data; boundary=x", starred)
+    with pytest.raises(NotSearchableError, match="too large when it is unpacked"):
+        check_archives(part + part + b"--x--", "multipart/form-data; boundary=x", starred)
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [

@@ -116,10 +116,12 @@ def test_processes_sign_with_one_key(processes: tuple[Project, Project]) -> None
 
 
 def test_processes_get_one_secret(processes: tuple[Project, Project]) -> None:
-    """Two processes that set a missing secret at the same time get the same one."""
+    """Two processes that set a missing secret, or create the key of an endpoint, at the same time get the same one."""
     for number in range(20):
         calls = [partial(project.secrets.get_or_set, f"name{number}", f"of {project.folder}") for project in processes]
         assert len(set(together(*calls))) == 1
+        keys = [partial(project.endpoint_keys.ensure_trigger_key, f"dc_{number}") for project in processes]
+        assert len(set(together(*keys))) == 1
 
 
 def test_a_store_is_removed_while_others_write(processes: tuple[Project, Project]) -> None:

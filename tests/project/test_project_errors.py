@@ -192,6 +192,7 @@ def test_wrong_key(existing: Path, tmp_path: Path) -> None:
         f"The database {existing}/project.db was created with another key than the one in {tmp_path}/other. "
         "Neither was changed."
     )
+    assert existing / "project.db" not in [each.resolve() for each in Path("/proc/self/fd").iterdir()]
     with Project.open(existing) as project:
         assert project.variables.values() == {"A": "1"}
 

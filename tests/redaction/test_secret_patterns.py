@@ -82,6 +82,7 @@ def test_a_secret_part_of_a_form_is_redacted() -> None:
 
     assert redactor.redact(body) == body.replace("made-up-value", REDACTED)
     assert redactor.redact("echo made-up-value") == f"echo {REDACTED}"
+    assert redactor.redact(part.format("password", "short")) == part.format("password", REDACTED)
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,13 @@ def test_names_in_an_event_are_escaped() -> None:
 def test_a_long_contract_is_cut() -> None:
     """Rows beyond the limit are counted, not shown."""
     body = "body = pd.steps['trigger']['event']['body']\n" + "\n".join(f"print(body['f{n}'])" for n in range(12))
-    shown = drawn.render_text(derive_contract(a_workflow(python_step("read", body))), "Many", max_rows=10)
-    assert "… 2 more lines not shown" in shown
+    contract = derive_contract(a_workflow(python_step("read", body)))
+    for max_rows, hidden in ((10, "… 2 more lines not shown"), (11, "… 1 more line not shown"), (12, "")):
+        shown = drawn.render_text(contract, "Many", max_rows=max_rows)
+        page = Page(drawn.render_html(contract, "Many", max_rows=max_rows)).text
+        assert hidden in shown
+        assert hidden in page
+        assert ("not shown" in shown, "not shown" in page) == (bool(hidden), bool(hidden))
 
 
 @pytest.mark.parametrize("draw", [drawn.render_text, drawn.render_html])

@@ -84,3 +84,10 @@ def test_markup_is_shown_as_text() -> None:
     page = Page(render_views({EVIL: EVIL, "rows": [{EVIL: EVIL}]}, path_of))
 
     assert page.text.count("<b>bold</b>") >= 6
+
+
+def test_one_hidden_row_is_counted() -> None:
+    """A table has ten rows; an eleventh is counted."""
+    shown = [Page(render_views([{"a": 1}] * count, path_of)).text for count in (10, 11)]
+
+    assert ["… 1 more row not shown" in each for each in shown] == [False, True]

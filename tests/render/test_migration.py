@@ -71,6 +71,7 @@ def test_the_page_says_what_the_text_says() -> None:
         "pdkernel migrate data ds_1",
         "Off there before on here.",
         "<code>KEY</code>",
+        "<pre>pdkernel triggers enable orders</pre>",
     ):
         assert words in page
     assert page.count("<details") == 3
@@ -104,6 +105,8 @@ def test_only_an_open_answer_stops_a_workflow() -> None:
     rows = [WorkflowMigration("a", "A", items=(item,)) for item in (lost, VARIABLE)]
 
     assert [row.state for row in rows] == ["runs", "needs_answers"]
+    unreadable = MigrationItem("unreadable", "bad", "No.")
+    assert WorkflowMigration("a", "A", items=(VARIABLE, unreadable)).state == "unreadable"
 
 
 def test_a_resource_is_named_with_its_kind() -> None:

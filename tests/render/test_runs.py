@@ -119,3 +119,9 @@ def test_a_row_has_the_facts_of_a_run() -> None:
     ]
     assert second == "      read: KeyError: 'a'"
     assert render_text([]) == "No runs.\n"
+
+
+@pytest.mark.parametrize("status", ["success", "exited"])
+def test_a_run_that_has_succeeded_needs_no_reason(status: Status) -> None:
+    """A run that a step has ended early has succeeded, too."""
+    assert explain_status(an_execution(status=status)) is None

@@ -49,3 +49,11 @@ def test_markup_in_a_store_is_escaped() -> None:
 
     assert page.text.count("<b>bold</b>") == 4 + 1
     assert "\x1b" not in page.text + text
+
+
+@pytest.mark.parametrize("total", [1, 2])
+def test_the_command_for_hidden_records(total: int) -> None:
+    """One hidden record is counted too, and the name of the store is quoted for the shell."""
+    shown = stores.render_records_text("my store", RECORDS[:1], total=total)
+
+    assert ("… 1 more record: pdkernel store export 'my store'" in shown) == (total == 2)
