@@ -9,6 +9,7 @@ import pytest
 
 from pdkernel.event import Event
 from pdkernel.magics.invoke import _call
+from pdkernel.model import JSON
 from tests.builders import an_event
 from tests.magics.conftest import Notebook, Run
 
@@ -144,7 +145,12 @@ def test_a_call_has_the_choices_of_the_notebook(notebook: Notebook) -> None:
     """Path, query, method and body are those of the event, with the chosen user and environment, and no token for others."""
     session = notebook.session
     session.choose_user("ada", "production")
-    event = {"method": "put", "path": "/50%25 off", "query": {"n": ["1", "2"], "q": "a"}, "body": {"name": "Ada"}}
+    event: dict[str, JSON] = {
+        "method": "put",
+        "path": "/50%25 off",
+        "query": {"n": ["1", "2"], "q": "a"},
+        "body": {"name": "Ada"},
+    }
     session.choose_event(Event(event))
 
     call = _call(session, "https://hooks.example.test/in")

@@ -220,6 +220,22 @@ def test_waits_are_skipped_on_request(notebook: Notebook) -> None:
         assert notebook.error is None
 
 
+def test_each_of_several_users_counts(notebook: Notebook, run: Run) -> None:
+    """The cell fails if the run of one of the external users fails, after all have run."""
+    run("%pdevent hello")
+    run(
+        "%%pdstep one --no-run\ndef handler(pd):\n"
+        "    return 1 / len(pd.steps['trigger']['event']['headers']['x-pd-external-user-id'].replace('ada', ''))\n"
+    )
+
+    run("%pdrun --users ada,bob")
+
+    assert str(notebook.error) == "Step one failed: see the error above."
+    last = notebook.session.last_execution
+    assert last is not None
+    assert (last.external_user, last.status) == ("bob", "success")
+
+
 def test_a_suspended_run_leaves_the_notebook_usable(notebook: Notebook) -> None:
     """A suspend ends the cell; another cell runs; `%pdruns resume` lets the run go on, whose results the cells show."""
     run_id = paused_run(notebook)
