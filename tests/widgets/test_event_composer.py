@@ -195,6 +195,16 @@ def test_saving(composer: EventComposer, session: Session, tmp_path: Path) -> No
     assert composer.magic_line == "%pdevent mine --send"
 
 
+def test_the_line_quotes_an_odd_name(composer: EventComposer) -> None:
+    """The line is one that can be run, in the form and in the saved output."""
+    type_into(composer.save_name, "my order")
+
+    press(composer, "Save")
+
+    assert composer.magic_line == "%pdevent 'my order' --send"
+    assert "%pdevent 'my order' --send" in composer.saved_output.text
+
+
 def test_saving_requires_a_name(composer: EventComposer) -> None:
     """Save without a name shows a message."""
     press(composer, "Save")
