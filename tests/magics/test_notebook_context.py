@@ -12,6 +12,7 @@ from comm.base_comm import BaseComm, CommManager
 from pdkernel.errors import RequestError
 from pdkernel.magics.notebook_context import (
     COMM_TARGET,
+    close_session,
     get_live_notebook,
     register_comm_target,
     unregister_comm_target,
@@ -44,6 +45,15 @@ def test_the_named_file_is_the_notebook(
 
     expected = "named.ipynb" if name == "PDKERNEL_NOTEBOOK" else "code.ipynb"
     assert notebook.session.notebook == tmp_path / expected
+
+
+def test_a_closed_session_is_not_used_again(notebook: Notebook) -> None:
+    """After the end of a session, the next use of the shell creates another one; a second end has no effect."""
+    closed = notebook.session
+    for _ in range(2):
+        close_session(notebook.shell)
+
+    assert notebook.session is not closed
 
 
 class FrontEndComm(BaseComm):

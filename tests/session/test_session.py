@@ -616,6 +616,7 @@ def test_a_change_that_fails_changes_nothing(ready: Session, make_session: Make)
     ready.add_listener(lambda: heard.append(1))
     with pytest.raises(PdkernelError):
         ready.choose_egress("nonsense")
+    assert ready.egress == "stand-in=slack"
     with pytest.raises(PdkernelError):
         ready.pin("gone", {})
     assert heard == []
