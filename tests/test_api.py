@@ -246,7 +246,7 @@ def test_variables_and_changes(folder: Path, engine: pdkernel.Engine, capfd: pyt
 
 def test_the_event_names_the_external_user(folder: Path, engine: pdkernel.Engine) -> None:
     """A run is for the user and the environment that the event names, unless the arguments name others."""
-    event: JSON = {"headers": {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}}
+    event: dict[str, JSON] = {"headers": {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}}
 
     named = pdkernel.run(folder / "echo.ipynb", event=event, engine=engine)
     other = pdkernel.run(

@@ -157,7 +157,7 @@ class RunMagics(Magics):
         note = None if exported.is_written else "No file was written. To write the files: %pdexport --to FOLDER"
         if chosen.dry_run:
             note = DRY_RUN_NOTE
-        note = " ".join(filter(None, (note, session.describe_edited_steps()))) or None
+        note = " ".join(filter(None, (note, session.describe_edited_steps(source.workflow)))) or None
         where = target or str(exported.folder)
         display(
             RichOutput(

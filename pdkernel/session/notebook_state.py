@@ -305,10 +305,10 @@ class NotebookState:
         stale = set() if self._latest.is_detached(execution.id) else self.stale_steps
         return stale | self._latest.find_edited_steps(execution.id, self.workflow)
 
-    def find_edited_steps(self) -> set[str]:
-        """Steps whose code was edited since their last result."""
+    def find_edited_steps(self, workflow: Workflow | None = None) -> set[str]:
+        """Steps whose code was edited since their last result; *workflow* as the draft was read for an export."""
         self._load()
-        return self._results.find_edited_steps(self.workflow)
+        return self._results.find_edited_steps(self.workflow if workflow is None else workflow)
 
     def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:
         """The last exports of each step, with placeholders for secrets."""

@@ -25,7 +25,7 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.loop_thread import ThreadTask
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Workflow
 from pdkernel.operations.runs import build_run_request
 from pdkernel.redaction import Redactor
 from pdkernel.session.draft import Draft, LiveNotebook
@@ -341,10 +341,20 @@ class Session(NotebookState):
         notes = (*proof.notes, *((edited,) if edited else ()))
         return msgspec.structs.replace(proof, folder=str(shown), notes=notes)
 
-    def describe_edited_steps(self) -> str | None:
-        """A sentence with the steps that were edited and have not run since, or None. Raises `DefinitionError`."""
-        edited = self.find_edited_steps()
-        named = ", ".join(step.name for step in self.workflow.steps if step.name in edited)
+    def describe_edited_steps(self, workflow: Workflow | None = None) -> str | None:
+        """
+        A sentence with the steps that were edited and have not run since, or None.
+
+        Args:
+            workflow: The workflow of `source_for_export`; None for that of `source`.
+
+        Raises:
+            DefinitionError: The notebook's workflow is invalid.
+            RequestError: The owner of a step's account is not decided.
+        """
+        workflow = self.workflow if workflow is None else workflow
+        edited = self.find_edited_steps(workflow)
+        named = ", ".join(step.name for step in workflow.steps if step.name in edited)
         return f"Edited, not run: {named}. The code on the screen counts." if edited else None
 
     def build_steps_value(self) -> dict[str, Any]:

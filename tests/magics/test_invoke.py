@@ -8,6 +8,9 @@ import re
 import pytest
 
 from pdkernel.event import Event
+from pdkernel.magics.invoke import _call
+from pdkernel.model import JSON
+from tests.builders import an_event
 from tests.magics.conftest import Notebook, Run
 
 HEADER = "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  response: custom\n"
@@ -119,11 +122,39 @@ def test_an_endpoint_is_required(run: Run) -> None:
 def test_snippets_have_the_required_fields(served: Notebook) -> None:
     """The body of the snippets has the required fields that the chosen event lacks, and keeps its own."""
     served.run(
-        "%%pdstep greet\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n    return [body['user']['email'], body.get('note')]\n"
+        "%%pdstep greet\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n"
+        "    return [body['user']['email'], body['user']['name'], body['name'], body.get('note')]\n"
     )
+    served.session.choose_event(an_event({"name": "Ada", "user": {"name": "Grace"}}))
 
     shown = served.run("%pdinvoke --snippets")
 
-    assert '"user": {"email": "ada@example.com"}' in shown
+    assert '"user": {"name": "Grace", "email": "ada@example.com"}' in shown
     assert '"name": "Ada"' in shown
     assert "note" not in shown
+
+
+def test_an_authority_that_cannot_be_read_is_an_error(served: Notebook) -> None:
+    """The file of `--ca-file` is read before the call."""
+    served.run("%pdinvoke --ca-file nowhere.pem")
+
+    assert "nowhere.pem" in str(served.error)
+
+
+def test_a_call_has_the_choices_of_the_notebook(notebook: Notebook) -> None:
+    """Path, query, method and body are those of the event, with the chosen user and environment, and no token for others."""
+    session = notebook.session
+    session.choose_user("ada", "production")
+    event: dict[str, JSON] = {
+        "method": "put",
+        "path": "/50%25 off",
+        "query": {"n": ["1", "2"], "q": "a"},
+        "body": {"name": "Ada"},
+    }
+    session.choose_event(Event(event))
+
+    call = _call(session, "https://hooks.example.test/in")
+
+    assert call.url == "https://hooks.example.test/in/50%2525%20off"
+    assert (call.external_user_id, call.environment, call.method) == ("ada", "production", "PUT")
+    assert (call.query, call.body, call.bearer) == ([("n", "1"), ("n", "2"), ("q", "a")], {"name": "Ada"}, None)

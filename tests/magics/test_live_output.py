@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from IPython.core.displaypub import CapturingDisplayPublisher
 
+from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.magics.live_output import MAX_LIVE_OUTPUTS, LiveOutputs
+from pdkernel.magics.live_output import MAX_LIVE_OUTPUTS, LiveOutputs, keep_updated
 from tests.cli.fork_server import ForkServer
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
@@ -92,6 +93,22 @@ def test_the_latest_outputs_are_drawn_again(notebook: Notebook) -> None:
     notebook.session.choose_egress("deny")
 
     assert drawn == [*map(str, range(2, MAX_LIVE_OUTPUTS)), "0", "new"]
+
+
+def test_two_magics_of_a_cell_are_drawn_again(notebook: Notebook) -> None:
+    """A cell may have an output of each magic; an error of one does not keep the others from being drawn."""
+    drawn: list[str] = []
+
+    def fail() -> None:
+        raise RequestError("The workflow is invalid.")
+
+    keep_updated(notebook.shell, "%pdrun", fail)
+    for name in ("%pduser", "%pdevent"):
+        keep_updated(notebook.shell, name, partial(drawn.append, name))
+
+    notebook.session.choose_egress("deny")
+
+    assert drawn == ["%pduser", "%pdevent"]
 
 
 def test_a_run_is_saved_as_a_test(notebook: Notebook, run: Run, fork_server: ForkServer, tmp_path: Path) -> None:

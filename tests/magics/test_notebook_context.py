@@ -12,6 +12,7 @@ from comm.base_comm import BaseComm, CommManager
 from pdkernel.errors import RequestError
 from pdkernel.magics.notebook_context import (
     COMM_TARGET,
+    close_session,
     get_live_notebook,
     register_comm_target,
     unregister_comm_target,
@@ -46,6 +47,15 @@ def test_the_named_file_is_the_notebook(
     assert notebook.session.notebook == tmp_path / expected
 
 
+def test_a_closed_session_is_not_used_again(notebook: Notebook) -> None:
+    """After the end of a session, the next use of the shell creates another one; a second end has no effect."""
+    closed = notebook.session
+    for _ in range(2):
+        close_session(notebook.shell)
+
+    assert notebook.session is not closed
+
+
 class FrontEndComm(BaseComm):
     """A comm that keeps what the kernel sends."""
 
@@ -53,7 +63,7 @@ class FrontEndComm(BaseComm):
         self.sent: list[Any] = []
         super().__init__(**options)
 
-    def publish_msg(self, msg_type: str, data: Any = None, **_: Any) -> None:
+    def publish_msg(self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **_: Any) -> None:
         """Keep the message."""
         if msg_type == "comm_msg":
             self.sent.append(data)
@@ -66,7 +76,7 @@ def receive(comm: FrontEndComm, data: object) -> None:
 
 def test_the_messages_of_a_front_end() -> None:
     """The cells of a page count until the page leaves; a request to run the stale steps is answered with its error."""
-    shell = SimpleNamespace(kernel=SimpleNamespace(comm_manager=CommManager()))
+    shell: Any = SimpleNamespace(kernel=SimpleNamespace(comm_manager=CommManager()))
     requests: list[int] = []
 
     def run_stale() -> None:
@@ -77,7 +87,7 @@ def test_the_messages_of_a_front_end() -> None:
     register_comm_target(shell, run_stale)
     opened, comm = shell.kernel.comm_manager.targets[COMM_TARGET], FrontEndComm(target_name=COMM_TARGET)
     cell = {"index": 0, "id": "c", "type": "code", "source": "%%pdstep a", "pdkernel": {}}
-    live = get_live_notebook(shell)  # type: ignore[arg-type]
+    live = get_live_notebook(shell)
 
     opened(comm, {"content": {"data": {"page": "p", "revision": 0, "cells": [cell]}}})
     shown = live.document

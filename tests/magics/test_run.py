@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
@@ -57,6 +58,7 @@ def test_contract_of_a_named_event(run: Run, tmp_path: Path) -> None:
     shown = run("%pdshape --contract empty")
 
     assert "body is missing, and with it body.name" in shown
+    assert "hello" not in shown
 
 
 def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
@@ -68,7 +70,8 @@ def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
     assert "No file was written. To write the files" in preview
     assert not (tmp_path / "out").exists()
 
-    run("%pdexport --to out")
+    run("%pdpin check 1")
+    assert "Pins are not exported: check will run." in run("%pdexport --to out")
     assert (tmp_path / "out" / "workflow.yaml").is_file()
     assert (tmp_path / "out" / "check" / "entry.py").read_text() == CHECK.split("\n", 1)[1]
 
@@ -89,6 +92,40 @@ def test_export_patches_a_synced_folder(run: Run, tmp_path: Path) -> None:
     report = json.loads(run("%pdexport --into flow --json"))
     assert [file["state"] for file in report["files"]] == ["changed", "new"]
     assert synced.read_text().startswith("name: flow # ours\ntriggers:\n- id: hi_1\nsteps:\n- namespace: check\n")
+
+
+def test_an_unanswered_question_is_exported(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of a workflow with an unanswered question about an account are written; a proof is refused."""
+    monkeypatch.setenv("PDKERNEL_NOTEBOOK", str(tmp_path / "work.ipynb"))
+    (tmp_path / "work.pdkernel.yaml").write_text(
+        "schema: pdkernel/1\nsteps:\n  send:\n    accounts:\n      slack: unanswered\n"
+    )
+    run(
+        "%%pdstep send --lang node --no-run\n"
+        "export default { props: { slack: { type: 'app', app: 'slack' } }, run() {} };"
+    )
+
+    written, refused = run("%pdexport --to out"), run("%pdexport --to other --prove")
+
+    assert "out: 3 new" in written
+    assert "unanswered" in refused
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_call_is_repeated_on_request(notebook: Notebook, run: Run) -> None:
+    """Run All and `%pdrun` send a message once; `--send` repeats it."""
+    run("%pdevent hello")
+    run(
+        "%%pdstep say\nimport urllib.request\ndef handler(pd):\n"
+        "    return urllib.request.urlopen('https://slack.com/api/chat.postMessage', data=b'{}').status\n"
+    )
+    outcomes = []
+    for line in ("%pdrun", "%pdrun --send"):
+        run(line)
+        assert notebook.session.last_execution is not None
+        outcomes += [call.outcome for call in notebook.session.last_execution.requests]
+
+    assert outcomes == ["not_sent", "stand_in"]
 
 
 # ── %pdexport --prove ───────────────────────────────────────────────────────────────────────────────────
@@ -147,11 +184,11 @@ def last_status(notebook: Notebook) -> str:
     return "none" if last is None else last.status
 
 
-def paused_run(notebook: Notebook) -> str:
+def paused_run(notebook: Notebook, after: str = AFTER) -> str:
     """The id of a new run that waits for an approval."""
     notebook.run("%pdevent hello")
     notebook.run(APPROVE.format(" --no-run"))
-    notebook.run(AFTER)
+    notebook.run(after)
     shown = notebook.run("%pdrun")
     found = re.search(r"Paused in approve \(suspend\) until .* %pdruns resume (\w{27})", " ".join(shown.split()))
     assert found is not None
@@ -183,6 +220,22 @@ def test_waits_are_skipped_on_request(notebook: Notebook) -> None:
         assert notebook.error is None
 
 
+def test_each_of_several_users_counts(notebook: Notebook, run: Run) -> None:
+    """The cell fails if the run of one of the external users fails, after all have run."""
+    run("%pdevent hello")
+    run(
+        "%%pdstep one --no-run\ndef handler(pd):\n"
+        "    return 1 / len(pd.steps['trigger']['event']['headers']['x-pd-external-user-id'].replace('ada', ''))\n"
+    )
+
+    run("%pdrun --users ada,bob")
+
+    assert str(notebook.error) == "Step one failed: see the error above."
+    last = notebook.session.last_execution
+    assert last is not None
+    assert (last.external_user, last.status) == ("bob", "success")
+
+
 def test_a_suspended_run_leaves_the_notebook_usable(notebook: Notebook) -> None:
     """A suspend ends the cell; another cell runs; `%pdruns resume` lets the run go on, whose results the cells show."""
     run_id = paused_run(notebook)
@@ -196,6 +249,15 @@ def test_a_suspended_run_leaves_the_notebook_usable(notebook: Notebook) -> None:
     assert "Exactly one run must be named" in notebook.run("%pdruns resume")
     assert result is not None
     assert result.return_value == {"ok": True}
+
+
+def test_a_run_that_fails_after_its_pause_stops_run_all(notebook: Notebook) -> None:
+    """The cell that resumes a run waits for its end, and fails with it."""
+    run_id = paused_run(notebook, after=AFTER.replace('return pd.steps["approve"].get("$resume_data")', "1 / 0"))
+
+    notebook.run(f"%pdruns resume {run_id}")
+
+    assert str(notebook.error) == "Step after failed: see the error above."
 
 
 def test_a_later_run_keeps_its_results(notebook: Notebook) -> None:

@@ -47,13 +47,18 @@ def test_quotes_around_a_text_are_removed(text: str, plain: str) -> None:
 
 def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) -> None:
     """`--sandbox` connects an account with made-up credentials for a user without one, and keeps an account that is there."""
+    heard: list[int] = []
+    run("%pduser ada")
+    notebook.session.add_listener(lambda: heard.append(1))
     first = run("%pduser ada --sandbox slack")
+    changes = len(heard)
     second = run("%pduser ada --sandbox slack")
 
     (account,) = notebook.session.directory.accounts(external_user_id="ada")
     assert (account.app, account.name) == ("slack", "sandbox")
     assert "Connected a sandbox account of Slack for ada. Its credentials are made up, for a stand-in." in first
     assert "Connected" not in second
+    assert (changes, len(heard) - changes) == (2, 1)  # of the user, and of the accounts
 
 
 def test_pduser_reports_a_missing_own_account(notebook: Notebook, run: Run) -> None:
@@ -96,12 +101,14 @@ def test_choosing_an_event_reports_drift(run: Run, tmp_path: Path) -> None:
     (tmp_path / "events" / "same.json").write_text('{"method": "POST", "body": {"name": "Bo", "more": [1]}}')
     run(CHECK)
 
-    chosen, sent, same = run("%pdevent new"), run("%pdevent new --send"), run("%pdevent same")
+    chosen, sent, again = run("%pdevent new"), run("%pdevent new --send"), run("%pdevent --send")
+    same = run("%pdevent same")
 
     assert re.search(r"body.name is now number; in earlier events it was string. Read by check \(.*line 4\)", chosen), (
         chosen
     )
     assert "body.name is now number" in sent
+    assert "body.name is now number" in again
     assert "body.name" not in same
 
 
@@ -160,7 +167,8 @@ def test_pdsecrets_lists_sets_and_removes(run: Run, monkeypatch: pytest.MonkeyPa
 
     before, said, after = run("%pdsecrets"), run("%pdsecrets set ask key"), run("%pdsecrets")
     variables, ran = run("%pdenv"), run(cell)
-    removed, unnamed = run("%pdsecrets remove ask key"), run("%pdsecrets set ask")
+    unknown, removed = run("%pdsecrets remove ask kye"), run("%pdsecrets remove ask key")
+    unnamed = run("%pdsecrets set ask")
 
     assert "Give the value: %pdsecrets set ask key" in refused
     assert before.strip() == "ask.key  NOT SET: %pdsecrets set ask key"
@@ -168,6 +176,7 @@ def test_pdsecrets_lists_sets_and_removes(run: Run, monkeypatch: pytest.MonkeyPa
     assert after.strip() == "ask.key  set"
     assert "ask.key" not in variables
     assert str(len("a-value-of-a-test")) in ran
+    assert "removed" not in unknown
     assert "removed" in removed
     assert "%pdsecrets set STEP PROP" in unnamed
 
@@ -187,6 +196,14 @@ def test_pin_and_release(run: Run) -> None:
     assert "Hello, Grace" in greeted
     assert "check is pinned" in listed
     assert "Released: check" in released
+    run('%pdpin check {"n":1}')
+    run('%pdpin greet {"n":1}')
+    one, all_others, none = run("%pdpin greet --clear"), run("%pdpin --clear"), run("%pdpin --clear")
+    assert [shown.strip() for shown in (one, all_others, none)] == [
+        "Released: greet.",
+        "Released: check.",
+        "No step was pinned.",
+    ]
 
 
 # ── %pduser --matrix and --what-if ──────────────────────────────────────────────────────────────────────
@@ -243,6 +260,18 @@ def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> No
     assert "'ada' exists in development" in said
     assert (notebook.session.external_user_id, notebook.session.environment) == ("ada", "development")
     assert notebook.session.last_execution is None
+
+
+def test_what_if_without_an_id_explains_the_picked_user(notebook: Notebook) -> None:
+    """Without an id the lookup is that of the picked external user."""
+    connect(notebook, "ada")
+    notebook.run(SAY)
+    notebook.run("%pduser ada")
+
+    said = notebook.run("%pduser --what-if")
+
+    assert "ada" in said
+    assert "✗" not in said
 
 
 def test_what_if_without_accounts(notebook: Notebook) -> None:
@@ -311,6 +340,7 @@ def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path
     tmp_path.joinpath("request.json").write_text('{"body": {"bell": 2}}')
     notebook.run(HEADER.replace("depot-new-parcel", "kiosk-rung"))
 
+    notebook.run("%pdevent hello")  # only an event that the line names is passed to the source
     without = notebook.run("%pdevent --emit")
     emitted = notebook.run("%pdevent request.json --emit")
 
@@ -318,6 +348,24 @@ def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path
     assert "1. First\n2. Rung" in emitted
     assert notebook.session.event is not None
     assert notebook.session.event.data == {"method": "POST", "body": {"bell": 2}}
+
+
+def test_events_before_an_error_of_the_source_count(notebook: Notebook, tmp_path: Path) -> None:
+    """The error of a source is shown, and its newest event of before is chosen."""
+    place = tmp_path / "components" / "depot" / "sources" / "new-parcel"
+    place.mkdir(parents=True)
+    place.joinpath("new-parcel.mjs").write_text(
+        "export default { key: 'depot-new-parcel', version: '0.0.1', type: 'source', props: {},"
+        " async run() { this.$emit({ n: 1 }); throw new Error('out of parcels') } };"
+    )
+    notebook.session.project.settings.set("actions", str(tmp_path / "components"))
+    notebook.run("%%pdworkflow\ntrigger: {type: source, uses: depot-new-parcel@0.0.1}")
+
+    said = notebook.run("%pdevent --emit")
+
+    assert "out of parcels" in said
+    assert notebook.session.event is not None
+    assert notebook.session.event.data == {"n": 1}
 
 
 def test_external_user_and_event_of_variables(notebook: Notebook) -> None:

@@ -126,6 +126,16 @@ def test_the_event_of_a_run_is_taken_over(ran: Notebook) -> None:
     assert "Hello, Ada" in ran.run("%pdrun greet")
 
 
+def test_a_run_is_replayed_for_another_user(ran: Notebook) -> None:
+    """A replay is for the user of the run, or for the one that the line names."""
+    run_id = newest(ran)
+
+    ran.run(f"%pdruns replay {run_id}")
+    ran.run(f"%pdruns replay {run_id} --external-user grace")
+
+    assert list(ran.shell.run_line_magic("pdruns", "--frame")["external_user"]) == ["grace", "ada", "ada"]
+
+
 def test_a_handler_is_tried_on_the_error_of_a_run(ran: Notebook) -> None:
     """In a workflow with an errors trigger, `--event` chooses the error of another workflow's failed run."""
     ran.run(GREET.replace('return "Hello, "', "1 / 0\n    return "))

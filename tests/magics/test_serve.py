@@ -105,7 +105,9 @@ def test_the_output_follows_the_requests(notebook: Notebook, run: Run) -> None:
         for number in range(MAX_LISTED_REQUESTS + 1):
             started = f"2026-01-01T00:00:00.{number:03}Z"
             requests.update(msgspec.structs.replace(first, id=f"run-{number}", started_at=started))
-        requests.update(msgspec.structs.replace(first, id="run-1", started_at="2026-01-01T00:00:00.001Z"))
+        for number in (1, 0):  # the end of a run that is listed, and of the one that left the list
+            started = f"2026-01-01T00:00:00.{number:03}Z"
+            requests.update(msgspec.structs.replace(first, id=f"run-{number}", started_at=started))
         until = time.monotonic() + 20
         while not any(output.update for output in captured.outputs[2:]) and time.monotonic() < until:
             time.sleep(0.02)

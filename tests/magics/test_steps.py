@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from comm.base_comm import CommManager
 from IPython.utils.capture import capture_output
 
 from pdkernel.notebook import hash_cell, read_output_hash
@@ -165,6 +168,72 @@ def test_first_cell_reports_missing_requirements(run: Run) -> None:
 
     assert "pdkernel accounts add --external-user ID --app slack" in shown
     assert "pdkernel env set CHANNEL" in shown
+
+
+def test_requirements_are_reported_once(notebook: Notebook, run: Run) -> None:
+    """Only the first cell of a kernel lists what is missing; it does so for the picked user's environment."""
+    run("%pduser ada --environment production")
+    notebook.session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": "a-token-of-a-test"}, external_user_id="ada"
+    )
+    cell = "%%pdstep send --app slack --no-run\ndef handler(pd):\n    return 1\n"
+
+    first, second = run(cell), run(cell)
+
+    missing = first.partition("This project is missing:")[2]
+    assert "--external-user ada --app slack --environment production" in missing
+    assert "missing" not in second
+
+
+def test_requirements_of_test_users(notebook: Notebook, run: Run, tmp_path: Path) -> None:
+    """The first cell checks the picked user and the test users of the notebook's `pdkernel.yaml`."""
+    (tmp_path / "work.pdkernel.yaml").write_text("test_users: [grace]\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PDKERNEL_NOTEBOOK", str(tmp_path / "work.ipynb"))
+        run("%pduser ada")
+
+    shown = run("%%pdstep send --app slack --no-run\ndef handler(pd):\n    return 1\n")
+
+    assert "--external-user ada" in shown
+    assert "--external-user grace" in shown
+
+
+def test_a_disabled_step_does_not_run(notebook: Notebook, run: Run) -> None:
+    """The cell of a disabled step reports it."""
+    run("%pdevent hello")
+
+    shown = run(CHECK.replace("check", "check --disabled", 1))
+
+    assert "Step check is step 1 of 1. It is disabled." in shown
+    assert notebook.session.last_execution is None
+
+
+def test_a_front_end_reports_deleted_cells(notebook: Notebook, run: Run) -> None:
+    """The cells that a front end names as deleted are not steps, once another cell runs."""
+    metadata: dict[str, object] = {"cellId": "a"}
+    notebook.shell.kernel = SimpleNamespace(
+        get_parent=lambda: {"metadata": metadata, "content": {}}, comm_manager=CommManager()
+    )
+    run("%%pdstep one --no-run\ndef handler(pd):\n    return 1\n")
+    metadata |= {"cellId": "b", "deletedCells": ["a"]}
+    run("%%pdstep two --no-run\ndef handler(pd):\n    return 2\n")
+
+    assert [step.name for step in notebook.session.workflow.steps] == ["two"]
+
+
+def test_stale_steps_are_drawn_in_their_own_cells(notebook: Notebook, run: Run) -> None:
+    """A request of the front end runs the stale steps; the timelines of other steps do not change."""
+    run("%pdevent hello")
+    run(CHECK)
+    run(GREET)
+    run(CHECK)
+    with capture_output() as captured:
+        execution = notebook.shell.magics_manager.registry["StepMagics"].run_stale()
+
+    drawn = [str(output.data["text/plain"]) for output in captured.outputs]
+    assert execution.status == "success"
+    assert any("Hello, Ada" in text for text in drawn)
+    assert not any("not run" in text for text in drawn)
 
 
 def test_editing_a_step_marks_later_steps_stale(run: Run) -> None:

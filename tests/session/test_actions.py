@@ -138,6 +138,53 @@ def test_emptied_fields_replace_the_values_of_the_cell(session: Session, tmp_pat
     assert "Set that prop first." in (emptied.empty_reason or "")
 
 
+OPTIONS = """
+export default {
+  key: "depot-list", version: "0.0.1", type: "action",
+  props: {
+    shelf: { type: "string" },
+    page: { type: "string", options: ({ prevContext, page }) => ({ options: [`${page}${prevContext.token ?? ""}`], context: { token: "next" } }) },
+    sent: { type: "string", async options() { return [await (await fetch("https://shelves.example.test/")).text()] } },
+  },
+  async run() {},
+};
+"""
+
+
+def test_options_have_the_choices_of_the_notebook(session: Session, tmp_path: Path) -> None:
+    """A page has the context of the page before; calls are subject to the outbound policy; exports are those of the last runs."""
+    for key, source in (("list", OPTIONS), ("pick", PICK)):
+        place = tmp_path / "checkout" / "components" / "depot" / "actions" / key / f"{key}.mjs"
+        place.parent.mkdir()
+        place.write_text(source)
+    session.choose_event(an_event(), "hello")
+    session.choose_egress("deny")
+    session.record_cell("%%pdstep make\ndef handler(pd):\n    return 'made'\n", cell_id="c0")
+    session.record_cell("%%pdstep list --uses depot-list@0.0.1\nshelf: x\n", cell_id="c2")
+    session.record_cell("%%pdstep pick --uses depot-pick@0.0.1\nshelf: '{{steps.make.$return_value}}'\n", cell_id="c3")
+    session.run(only=frozenset({"make"}))
+    fetch = session.actions.fetch_options
+
+    first = fetch("list", "page")
+    second = fetch("list", "page", page=1, context=first.context)
+
+    assert [option.value for page in (first, second) for option in page.options] == ["0", "1next"]
+    assert [option.value for option in fetch("pick", "slot").options] == ["made-1", "made-2"]
+    assert "the mode for outbound calls is deny" in str(fetch("list", "sent").options)
+
+
+def test_options_are_those_of_the_environment(session: Session) -> None:
+    """In production the account of production is used."""
+    session.directory.add_account(
+        app="depot", credentials={"api_key": KEY}, external_user_id="ada", environment="production"
+    )
+    in_development = session.actions.fetch_options("put", "shelf")
+    session.choose_user("ada", "production")
+
+    assert in_development.options == ()
+    assert len(session.actions.fetch_options("put", "shelf").options) == 3
+
+
 def test_added_props(session: Session) -> None:
     """The action adds props for the current values, with expressions evaluated."""
     connect(session)

@@ -321,3 +321,42 @@ def test_a_message_of_another_form_is_refused() -> None:
         live.show({"page": "page", "cells": [{"source": 1}]}, at=time.time())
 
     assert live.document is None
+
+
+def test_a_save_within_the_same_second_is_read(save_notebook: Save) -> None:
+    """A file of the same size is read again if only the fraction of its time has changed."""
+    path = save_notebook(("a", cell("one", 1)))
+    os.utime(path, ns=(10**18, 10**18))
+    draft = Draft(path)
+    before = draft.workflow().step("one").source
+
+    save_notebook(("a", cell("one", 2)))
+    os.utime(path, ns=(10**18 + 1000, 10**18 + 1000))
+
+    assert "return 1" in before
+    assert "return 2" in draft.workflow().step("one").source
+
+
+def test_a_half_written_file_has_no_cells(save_notebook: Save) -> None:
+    """While the file is not a notebook, the executed cells are the workflow."""
+    path = save_notebook(("a", cell("saved")))
+    draft = Draft(path)
+    draft.record_cell(cell("one"), cell_id="b", at=time.time())
+
+    path.write_text("{")
+
+    assert names(draft) == ["one"]
+
+
+def test_the_last_readable_header_outlives_several_errors() -> None:
+    """A second header cell is not a second step; after several errors in a row, the header is the last that could be read."""
+    draft = Draft()
+    texts = ["name: Work\ntrigger: {type: http, response: custom}", "nme: x", "nmae: x"]
+    found = []
+    for text in texts:
+        draft.record_cell(f"%%pdworkflow\n{text}", cell_id="h", at=time.time())
+        found.append((draft.workflow().name, draft.workflow().trigger.response))
+    draft.record_cell("%%pdworkflow\nname: Other", cell_id="other", at=time.time())
+
+    assert found == [("Work", "custom")] * 3
+    assert draft.workflow().problem is not None

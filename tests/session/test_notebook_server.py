@@ -82,6 +82,16 @@ def test_the_drafts_id_is_not_an_endpoint(session: Session) -> None:
     assert [each.policy for each in known.list_workflows()] == [parse_policy("deny")]
 
 
+def test_the_endpoint_of_the_sidecar_is_served(
+    make_session: Callable[..., Session], save_notebook: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The notebook's `pdkernel.yaml` names the key of the endpoint."""
+    path = save_notebook(("h", HEADER), ("a", step("yes")))
+    (tmp_path / "work.pdkernel.yaml").write_text("endpoint: eo1234567890abc\n")
+
+    assert DraftWorkflowSource(make_session(path.name)).endpoint == "eo1234567890abc"
+
+
 def test_requests_during_a_run(session: Session, tmp_path: Path) -> None:
     """A request is answered while a cell runs."""
     session.record_cell(HEADER, cell_id="h")

@@ -105,15 +105,15 @@ def test_a_later_kernel_finds_the_runs_that_were_left(make_session: Make) -> Non
     for name, source in (("wait", WAIT), ("after", AFTER)):
         after.record_cell(source, cell_id=name)
     found = [each.id for each in after.paused_runs.list_left()]
+    others = list(make_session("other.ipynb").paused_runs.list_left())
     after.paused_runs.end_pause(paused.id, "now")
     resumed = [(each.id, each.status) for each in after.paused_runs.list_left()]
     ended = after.paused_runs.follow(paused).result()
-    other = make_session("other.ipynb")
 
     assert found == [paused.id]
     assert resumed == [(paused.id, "resumed")]
     assert ended.step("after").return_value == "now"
-    assert list(other.paused_runs.list_left()) == []
+    assert others == []
 
 
 def test_a_run_of_a_terminal_is_not_left_to_the_notebook(session: Session) -> None:

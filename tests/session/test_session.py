@@ -234,15 +234,19 @@ def test_a_run_requires_an_event(session: Session) -> None:
 
 
 def test_steps_value_is_redacted(ready: Session) -> None:
-    """The values for completion contain no credential."""
+    """The values for completion contain no credential and no secret header; the context is that of the last run."""
+    ready.choose_event(an_event({"name": "Ada"}, headers={"authorization": "Bearer planted-in-a-header"}), "signed")
     ready.record_cell(
         SEND.replace("return (await", "return this.slack.$auth.oauth_access_token || (await"), cell_id="send"
     )
 
-    ready.run()
+    execution = ready.run()
 
-    assert TOKEN not in str(ready.build_steps_value())
-    assert "secret:slack" in str(ready.build_steps_value()["send"])
+    value = ready.build_steps_value()
+    assert TOKEN not in str(value)
+    assert "planted-in-a-header" not in str(value)
+    assert "secret:slack" in str(value["send"])
+    assert value["trigger"]["context"] == execution.context
 
 
 def test_apps_are_found_without_running(session: Session) -> None:
@@ -454,6 +458,29 @@ def test_a_session_respects_no_install(tmp_path: Path, value: str) -> None:
     assert error.message.endswith("Install it: pdkernel packages install 'my work.ipynb'")
 
 
+@pytest.mark.parametrize(
+    ("value", "is_installed"), [("", True), ("0", True), ("False", True), ("NO", True), ("1", False), ("on", False)]
+)
+def test_values_of_no_install(tmp_path: Path, value: str, *, is_installed: bool) -> None:
+    """A blank value, 0, false and no allow an installation; any other value does not."""
+    session = Session(folder=tmp_path, environ={"PDKERNEL_NO_INSTALL": value})
+    session.choose_event(an_event())
+
+    assert session._request(None, False, None, skips_waits=False).install is is_installed
+    session.close()
+
+
+def test_names_that_are_not_secret_are_checked(make_session: Make, save_notebook: Callable[..., Path]) -> None:
+    """A run is not saved as a test with a plain name that the run did not use."""
+    path = save_notebook(("one", "%%pdstep one\ndef handler(pd):\n    return 1\n"))
+    session = make_session(path.name)
+    session.choose_event(an_event())
+    execution = session.run()
+
+    with pytest.raises(RequestError, match="did not use NOBODY"):
+        session.save_as_test(execution, "one", non_secret_names=["NOBODY"])
+
+
 def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """The progress of an installation is in the growing record, as the cell shows it."""
     seen: list[str] = []
@@ -589,6 +616,7 @@ def test_a_change_that_fails_changes_nothing(ready: Session, make_session: Make)
     ready.add_listener(lambda: heard.append(1))
     with pytest.raises(PdkernelError):
         ready.choose_egress("nonsense")
+    assert ready.egress == "stand-in=slack"
     with pytest.raises(PdkernelError):
         ready.pin("gone", {})
     assert heard == []

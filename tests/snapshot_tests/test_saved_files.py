@@ -48,7 +48,7 @@ def test_unchanged_files_are_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_file_with_the_same_content_is_used(tmp_path: Path) -> None:
-    """A file of a person that has the content already is no reason to refuse the test."""
+    """A test is saved if a file of a person already has the content."""
     for path, content in attachments(tmp_path).items():
         path.parent.mkdir(parents=True)
         path.write_bytes(content)

@@ -83,8 +83,11 @@ def test_a_date_of_the_input_is_compared_by_value() -> None:
 
 def test_a_value_of_another_type_is_different() -> None:
     """A number that becomes true, or a text that becomes null, fails the test; each of several types is equal."""
-    assert [value == differs(int, float) for value in (1, 1.5, True, "1", None)] == [True, True, False, False, False]
-    assert [value == differs(str, None) for value in ("", None, 0, [])] == [True, True, False, False]
+    numbers: list[Any] = [1, 1.5, True, "1", None]
+    texts: list[Any] = ["", None, 0, []]
+
+    assert [value == differs(int, float) for value in numbers] == [True, True, False, False, False]
+    assert [value == differs(str, None) for value in texts] == [True, True, False, False]
 
 
 def test_paths_of_unstable_values() -> None:

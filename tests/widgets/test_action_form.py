@@ -269,6 +269,76 @@ def test_an_account_that_the_project_does_not_have_stays(
     assert "--app depot=apn_else" in form.cell_source
 
 
+def test_the_cell_of_a_step_is_written_again(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """A step keeps its name; a new step can be written again after its cell ran; an error of another cell does not count."""
+    form, new, last = make_form("put"), make_form("depot-put-thing"), make_form("depot-put-thing")
+    type_into(form.get_field("shelf").value, "s77")
+    type_into(form.get_field("thing").value, "<b> & co")
+    press(form, "Write cell")
+    for each in (new, last):
+        for prop in ("shelf", "thing"):
+            type_into(each.get_field(prop).value, "x")
+    type_into(new.name, "fresh")
+    press(new, "Write cell")
+    session.record_cell(new.cell_source, cell_id="c9")
+    press(new, "Write cell")
+    session.record_cell("%%pdworkflow\nsettings: {share_workers: sometimes}", cell_id="head")
+    press(last, "Write cell")
+
+    assert (form.name.disabled, new.name.disabled) == (True, False)
+    assert "thing: &quot;&lt;b&gt; &amp; co&quot;" in screen_html(form)
+    assert 'data-number="2"' in screen_html(new)
+    assert 'data-number="1"' in screen_html(last)
+
+
+def test_a_prop_without_a_field_stays_in_the_cell(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """A prop that the action does not declare is kept, at its place."""
+    session.record_cell(PUT.replace("thing: box", "older: 5\nthing: box"), cell_id="c1")
+
+    form = make_form("put")
+    type_into(form.get_field("thing").value, "bag")
+
+    assert "\nolder: 5\nthing: bag\n" in form.cell_source
+
+
+def test_an_own_account_is_given_up(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """The external user's account replaces the author's own on the line of the cell."""
+    session.record_cell(PUT.replace("put --uses", "put --app depot=apn_else --uses"), cell_id="c1")
+    form = make_form("put")
+
+    pick(form.get_account_field("depot").value, "")
+
+    assert "--app depot\n" in form.cell_source
+
+
+def test_an_account_that_is_not_changed_keeps_the_name_of_its_prop(
+    session: Session, make_form: Callable[..., ActionForm]
+) -> None:
+    """The line of the cell stays as it is, unless another account is picked."""
+    session.record_cell(PUT.replace("put --uses", "put --app mine:depot=apn_else --uses"), cell_id="c1")
+
+    assert "--app mine:depot=apn_else\n" in make_form("put").cell_source
+
+
+def test_options_do_not_depend_on_the_own_text(
+    session: Session, make_form: Callable[..., ActionForm], tmp_path: Path
+) -> None:
+    """The options of a prop are loaded without the text that is typed into its field."""
+    place = tmp_path / "checkout" / "components" / "depot" / "actions" / "own" / "own.mjs"
+    place.parent.mkdir()
+    place.write_text(
+        'export default { key: "depot-own", version: "0.0.1", type: "action", props: { shelf: { type: "string",'
+        ' async options() { return [String(this.shelf ?? "none")] } } }, async run() {} };'
+    )
+    session.record_cell("%%pdstep own --uses depot-own@0.0.1\n{}\n", cell_id="c5")
+    form = make_form("own")
+    type_into(form.get_field("shelf").value, "half")
+
+    press(form.get_field("shelf").view, "Load options")
+
+    assert form.get_field("shelf").value.options == ("none",)
+
+
 def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:
     """The cell is shown below the form as a block with its line breaks."""
     assert 'title="Copy %%pdstep put --uses depot-put-thing@0.1.2\nthing: box\ncount: 3' in form.saved_output.html

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pdkernel.event import Event
+from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer
 from pdkernel.widgets.event_composer import MAX_CONTRACT_MESSAGES
@@ -130,10 +131,12 @@ def test_loading_over_changes_asks_once(
     pick(composer.library, "issue")
 
     press(composer, "Load")
+    type_into(composer.fields.path, "/typed again")  # a change takes the question back
+    press(composer, "Load")
     asked = composer.fields.path.value
     press(composer, "Discard the changes?")
 
-    assert asked == "/typed"
+    assert asked == "/typed again"
     assert composer.fields.path.value == "/hook"
     type_into(composer.body.text, '{"typed": 1}')
     press(composer, "Load")
@@ -192,6 +195,16 @@ def test_saving(composer: EventComposer, session: Session, tmp_path: Path) -> No
     assert composer.magic_line == "%pdevent mine --send"
 
 
+def test_the_line_quotes_an_odd_name(composer: EventComposer) -> None:
+    """The line is one that can be run, in the form and in the saved output."""
+    type_into(composer.save_name, "my order")
+
+    press(composer, "Save")
+
+    assert composer.magic_line == "%pdevent 'my order' --send"
+    assert "%pdevent 'my order' --send" in composer.saved_output.text
+
+
 def test_saving_requires_a_name(composer: EventComposer) -> None:
     """Save without a name shows a message."""
     press(composer, "Save")
@@ -215,6 +228,8 @@ def test_saving_over_another_asks(issue: Event, composer: EventComposer, session
 
     press(composer, "Save")
     type_into(composer.fields.path, "/x")  # a change takes the question back
+    press(composer, "Save")
+    type_into(composer.save_name, "issue.json")  # another text of the same name
     press(composer, "Save")
     before = session.events.load("issue")[1].data["path"]
     press(composer, "Overwrite issue?")
@@ -440,6 +455,7 @@ def test_an_invalid_workflow_is_reported(composer: EventComposer, session: Sessi
 
     assert "share_workers" in screen(composer)
     assert composer.send_button.description == "Send"
+    session.choose_event(Event({"method": "GET"}), "other")
     assert "Sent" not in composer.saved_output.text
 
 
@@ -516,6 +532,35 @@ def test_the_example_is_written_on_demand(composer: EventComposer, session: Sess
     assert kept == '{"title": "mine"}'
     assert json.loads(composer.body.text.value) == written
     assert session.event is None
+
+
+def test_the_example_has_values_of_saved_events(composer: EventComposer, session: Session) -> None:
+    """The example takes the values of the fields from the events of the library."""
+    session.record_cell(READS, cell_id="cell-1")
+    session.events.save("old", Event.from_body({"title": "A real title", "user": {"id": 5}}))
+    session.notify_accounts_changed()
+
+    press(composer, "Write the example")
+
+    assert json.loads(composer.body.text.value) == {"title": "A real title", "user": {"id": 5}}
+
+
+def test_the_output_of_a_run_names_the_event_that_was_sent(composer: EventComposer, session: Session) -> None:
+    """After another event was chosen, the output has both, and what is drawn of the run belongs to the sent one."""
+    session.record_cell(STEP, cell_id="cell-1")
+    type_into(composer.fields.path, "/sent")
+    press(composer, "Send")
+    composer.wait()
+    session.choose_event(Event({"method": "GET", "path": "/other"}), "other")
+
+    composer._show_run(RichOutput.from_message("the timeline"))
+
+    lines = [line for line in composer.saved_output.text.splitlines() if line.startswith(("Event", "Sent", "the"))]
+    assert [line.split(",")[0] for line in lines] == [
+        "Event other: GET /other",
+        "Sent new event: POST /sent",
+        "the timeline",
+    ]
 
 
 def test_drift_is_shown_in_the_form(composer: EventComposer, session: Session) -> None:

@@ -53,6 +53,18 @@ def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> 
     assert f"Uses {account.id}" in screen(slack_picker)
 
 
+def test_an_account_is_connected_again(slack_picker: UserPicker, session: Session) -> None:
+    """With an account, the link gives it new credentials and does not connect a second one."""
+    session.choose_user("ada")
+    account = session.directory.add_account(app="slack", credentials={"k": "old-value"}, external_user_id="ada")
+    session.notify_accounts_changed()
+    press(slack_picker, "Reconnect with Link")
+    send(shown_link(slack_picker), **{"field:oauth_access_token": TOKEN})
+
+    assert [each.id for each in session.directory.accounts(external_user_id="ada")] == [account.id]
+    assert TOKEN in session.directory.credentials(account.id).values()
+
+
 def test_an_opened_link_is_removed(slack_picker: UserPicker, session: Session) -> None:
     """An opened link and the typed credentials are in no widget's state, which a notebook might save."""
     session.choose_user("ada")
@@ -143,6 +155,17 @@ class TestConsole:
         assert link.endswith("code=2")
         assert "Press the button again" in screen(console)
         assert "hub.example" not in everything_in_state()
+
+    def test_a_link_of_another_host_needs_no_tunnel(self) -> None:
+        """Only an address on the loopback interface is explained; the address is escaped."""
+        hints = []
+        for host in ("hub.example", "127.0.0.1:8000"):
+            console = ConsoleLinkButton(lambda _, host=host: f'https://{host}/-/login?code="1"&a=2')  # type: ignore[misc]
+            console.show_link()
+            hints.append("ssh -L" in screen(console))
+            assert 'login?code=&quot;1&quot;&amp;a=2"' in console.children[1].value
+
+        assert hints == [False, True]
 
     @pytest.mark.usefixtures("_shell")
     def test_the_saved_output_has_no_link(self) -> None:

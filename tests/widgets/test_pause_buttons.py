@@ -11,6 +11,7 @@ from IPython.utils.capture import capture_output
 
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, PauseButtons
+from tests.render.builders import an_execution
 from tests.widgets.front_end import enter, press, screen, type_into
 
 APPROVE = "%%pdstep approve\ndef handler(pd):\n    pd.flow.suspend(3600_000)\n"
@@ -57,6 +58,24 @@ def test_a_paused_run_is_cancelled(composer: EventComposer, buttons: PauseButton
 
     assert "cancelled" in composer.saved_output.text
     assert composer.send_button.description == "Send"
+
+
+def test_typed_data_stays_while_the_run_is_paused(session: Session) -> None:
+    """Data that is typed stays when the same pause is drawn again, and is removed at the next one; an ended run has no buttons."""
+    paused = an_execution(status="paused")
+    buttons = PauseButtons(session, paused)
+    type_into(buttons.data, "1")
+    buttons.set_execution(paused)
+    kept = buttons.data.value
+    buttons.set_execution(an_execution(status="paused", attempt=2))
+    emptied = buttons.data.value
+
+    buttons.set_execution(an_execution(status="success"))
+    buttons.cancel_button.click()  # a click that was on its way
+
+    assert (kept, emptied) == ("1", "")
+    assert screen(buttons) == ""
+    assert buttons.message.value == ""
 
 
 def test_a_paused_run_is_stopped(composer: EventComposer, buttons: PauseButtons) -> None:

@@ -62,6 +62,25 @@ def test_a_button_stays_with_its_request(run: Execution) -> None:
     assert screen(widget).splitlines()[1:] == ["10:00:02.000 POST /orders", "10:00:03.000 POST /orders"]
 
 
+def test_a_request_that_comes_back_has_a_new_button(run: Execution) -> None:
+    """A request that left the list and is listed again has a button that works."""
+    used: list[str] = []
+
+    def use(run_id: str) -> str:
+        used.append(run_id)
+        return "request abc"
+
+    widget = RequestButtons(use)
+    for number in (1, 2, 1):
+        widget.update([at(run, number)])
+
+    shown = button(widget, "10:00:01.000 POST /orders")
+    press(widget, "10:00:01.000 POST /orders")
+
+    assert shown.comm is not None
+    assert used == ["run1"]
+
+
 def test_nothing_is_offered_before_the_first_request() -> None:
     """Without a request there are no buttons."""
     widget = RequestButtons(str)

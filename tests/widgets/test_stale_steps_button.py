@@ -9,6 +9,7 @@ from IPython.utils.capture import capture_output
 from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets.stale_steps_button import StaleStepsButton
+from tests.render.builders import an_execution
 from tests.widgets.front_end import press, screen
 
 ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
@@ -35,6 +36,18 @@ def test_pressing_runs_the_stale_steps(session: Session, issue: Event) -> None:
     assert screen(button).splitlines()[-1] == "two: success."
     assert session.stale_steps == set()
     assert not button.button.disabled
+
+
+@pytest.mark.parametrize(
+    ("status", "is_good"), [("success", True), ("exited", True), ("paused", True), ("cancelled", False)]
+)
+def test_the_color_of_the_result(status: str, *, is_good: bool) -> None:
+    """A run that exited early or waits is not an error."""
+    button = StaleStepsButton(["two"], lambda: an_execution(status=status))
+
+    press(button, RUN)
+
+    assert ('role="alert"' in button.message.value) is not is_good
 
 
 def test_a_failed_step_is_named(session: Session, issue: Event) -> None:

@@ -38,7 +38,15 @@ def test_a_missing_own_account_is_shown(session: Session, make_picker: Callable[
     """The form shows the command that adds a missing own account, and no button to connect."""
     session.record_cell("%%pdstep a --app slack=apn_own1\ndef handler(pd):\n    return 1\n", cell_id="a")
 
-    assert "pdkernel accounts add --own --app slack --id apn_own1" in screen(make_picker())
+    picker = make_picker()
+    missing = screen(picker)
+    session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id=None, account_id="apn_own1"
+    )
+    session.notify_accounts_changed()
+
+    assert "pdkernel accounts add --own --app slack --id apn_own1" in missing
+    assert "no account of your own" not in screen(picker)
 
 
 def test_users_of_the_environment_are_offered(
@@ -194,6 +202,15 @@ def test_an_account_is_shown(session: Session, ada: str, make_picker: Callable[[
 
     assert f"Uses {newer.id} (Second), the newest of 2." in seen
     assert "connected" in seen
+
+
+def test_an_account_of_another_app_is_not_used(slack_picker: UserPicker, session: Session) -> None:
+    """The row of an app reports its missing account, whatever other accounts the user has."""
+    session.directory.add_account(app="github", credentials={"k": "v"}, external_user_id="ada")
+
+    session.choose_user("ada")
+
+    assert "Slack: needed by send. ada has no account yet." in screen(slack_picker)
 
 
 def test_rows_follow_the_steps(picker: UserPicker, session: Session) -> None:
@@ -366,6 +383,8 @@ def test_an_invalid_workflow_is_reported(picker: UserPicker, session: Session) -
 
     assert "Cannot determine the accounts" in seen
     assert picker.user.value == "ada"
+    session.record_cell("%%pdworkflow\nname: Work", cell_id="one")
+    assert "Cannot determine the accounts" not in screen(picker)
 
 
 def test_closing_removes_every_widget(slack_picker: UserPicker, session: Session) -> None:
@@ -409,6 +428,9 @@ def test_another_user(slack_picker: UserPicker, session: Session) -> None:
     assert "Older: apn_first" in said
     assert "%pduser ada --environment development --what-if" in said
     assert (session.external_user_id, session.last_execution) == ("grace", None)
+    type_into(slack_picker.lookup_preview.user, "an odd id")
+    press(slack_picker, "Look up")
+    assert "%pduser 'an odd id' --environment development --what-if" in screen(slack_picker)
 
 
 def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -> None:
