@@ -95,3 +95,18 @@ async def test_an_action_is_described_by_its_key(
 
     assert component.uses == "depot-put-thing@0.1.2"
     assert [prop.name for prop in description.props][:2] == ["shelf", "thing"]
+
+
+async def test_an_action_of_a_notebooks_own_source_is_described(
+    catalog: Catalog, project: Project, directory: LocalDirectory, tmp_path: Path
+) -> None:
+    """The sources of a notebook are searched instead of those of the project."""
+    write_checkout(tmp_path / "own")
+    own = catalog.with_sources(["own"], base=tmp_path)
+
+    async with await WorkflowEngine.start(project, directory, max_active_runs=1) as engine:
+        component, _ = await describe_action(engine, "depot-put-thing", catalog=own)
+        with pytest.raises(ActionNotFoundError):
+            await describe_action(engine, "depot-put-thing")
+
+    assert component.uses == "depot-put-thing@0.1.2"
