@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +333,22 @@ async def test_async_runs_at_the_same_time(folder: Path, engine: pdkernel.Engine
     )
 
     assert [execution.status for execution in runs] == ["success", "success"]
+
+
+async def test_active_runs_of_an_engine_are_limited(tmp_path: Path) -> None:
+    """With `max_active_runs=1` a run begins when the one before has ended; the engine is known as one of a Python program."""
+    log = tmp_path / "log"
+    step = f"    for mark in '+-':\n        open({str(log)!r}, 'a').write(mark)\n        time.sleep(0.1)\n"
+    notebook = notebook_of(tmp_path / "one.ipynb", f"%%pdstep one\nimport time\ndef handler(pd):\n{step}")
+
+    with pdkernel.Engine(project=tmp_path / ".pdkernel", max_active_runs=1) as engine:
+        runs = await asyncio.gather(*(pdkernel.run_async(notebook, event={}, engine=engine) for _ in range(3)))
+        with closing(sqlite3.connect(tmp_path / ".pdkernel" / "project.db")) as connection:
+            origins = connection.execute("select origin from executors where alive").fetchall()
+
+    assert [execution.status for execution in runs] == ["success"] * 3
+    assert log.read_text() == "+-" * 3
+    assert origins == [("python",)]
 
 
 async def test_cancelled_task_cancels_the_run(folder: Path, engine: pdkernel.Engine) -> None:

@@ -83,7 +83,7 @@ def test_the_filters_of_accounts_and_users(pdkernel: Shell) -> None:
 
 def test_an_owner_is_checked_before_the_prompts(pdkernel: Shell) -> None:
     """An invalid external user is refused before a credential is read."""
-    refused = pdkernel("accounts", "add", "--external-user", " ", "--app", "slack", "--credential", "key")
+    refused = pdkernel("accounts", "add", "--external-user", " ", "--app", "slack", "--credential", "key=@gone")
 
     assert (refused.status, "cannot be blank" in refused.stderr) == (2, True)
 

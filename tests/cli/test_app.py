@@ -264,6 +264,16 @@ def test_a_new_project_names_its_key(pdkernel: Shell, postgres_url: str) -> None
     assert again.stderr == ""
 
 
+def test_a_command_closes_its_project(pdkernel: Shell) -> None:
+    """After a command, also one that is refused, the database is one file: it can be copied."""
+    pdkernel("env", "set", "KEY", stdin="value-of-key")
+    files = [{path.name for path in (pdkernel.folder / ".pdkernel").glob("project.db*")}]
+    pdkernel("env", "remove", "OTHER", "--yes")
+    files.append({path.name for path in (pdkernel.folder / ".pdkernel").glob("project.db*")})
+
+    assert files == [{"project.db"}] * 2
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(pdkernel: Shell, shell: str) -> None:
     """The script of each shell completes `pdkernel`."""

@@ -239,6 +239,18 @@ def test_equal_files_are_proven(pdkernel: Shell) -> None:
     ]
 
 
+def test_the_progress_of_a_proof(pdkernel: Shell) -> None:
+    """A terminal shows the progress, but not beside the one JSON value of --json."""
+    saved_event(pdkernel)
+    command = ("export", pdkernel.notebook(GREET), "--to", "flow", "--prove")
+
+    _, shown = pdkernel.on_terminal(*command)
+    _, as_json = pdkernel.on_terminal(*command, "--json", "-q")
+
+    assert shown.index("hello") < shown.index("Proof of flow")
+    assert json.loads(as_json)["proof"]["verdict"] == "same"
+
+
 def test_as_json(pdkernel: Shell) -> None:
     """The JSON has the files and the proof: verdicts, reasons for skipped comparisons, and every field's grade."""
     saved_event(pdkernel)

@@ -348,10 +348,16 @@ def test_there_are_no_questions_in_a_notebook_cell(pdkernel: Shell) -> None:
 # ── the questions ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def asking(folder: Path, *answers: str, ask: Callable[[ImportPrompts], Any], workflows: int = 1) -> tuple[Any, str]:
+def asking(
+    folder: Path,
+    *answers: str,
+    ask: Callable[[ImportPrompts], Any],
+    workflows: int = 1,
+    project: str | None = ".pdkernel",
+) -> tuple[Any, str]:
     """Call *ask* with the prompts of an import of *folder* and a person who types *answers*; returns also what is shown."""
     state = CliContext()
-    state.project_folder, state.quiet = str(folder / ".pdkernel"), True
+    state.project_folder, state.quiet = project and str(folder / project), True
     try:
         with CliRunner().isolation(input="".join(f"{answer}\n" for answer in answers)) as (_, shown, *_rest):
             asked = ask(ImportPrompts(state, root=folder / "repo", workflows=workflows))
@@ -425,10 +431,12 @@ def test_the_questions_of_a_repository_can_be_left_out(tmp_path: Path) -> None:
     assert (asked, "Schedule ti_1" in shown) == (None, False)
 
 
-def choices_of(folder: Path, account_id: str, *uses: tuple[str, str]) -> tuple[Any, list[str]]:
+def choices_of(
+    folder: Path, account_id: str, *uses: tuple[str, str], project: str | None = ".pdkernel"
+) -> tuple[Any, list[str]]:
     """The answer to a question for a Slack account if a person presses Enter, and the lines that are shown."""
     question = AccountQuestion("slack", account_id, uses)
-    asked, shown = asking(folder, "", ask=lambda prompts: prompts.ask_accounts([question, question]))
+    asked, shown = asking(folder, "", ask=lambda prompts: prompts.ask_accounts([question, question]), project=project)
     return asked[("slack", account_id)], shown.splitlines()
 
 
@@ -456,6 +464,28 @@ def test_the_choices_of_an_account(tmp_path: Path) -> None:
         ["  1  the external user's account", own, f"  3  {later}"],
         ["  1  the external user's account", own, f"  3  {later}"],
     ]
+
+
+@pytest.mark.parametrize("has_project", [True, False])
+def test_no_project_is_created_in_the_imported_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_project: bool
+) -> None:
+    """In the imported folder, own accounts are choices if there is a project; otherwise none is created for them."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("PDKERNEL_PROJECT", "PDKERNEL_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    if has_project:
+        with Project.open(folder / ".pdkernel") as project:
+            LocalDirectory(project).add_account(
+                app="slack", credentials={"a": "b"}, external_user_id=None, account_id="apn_own"
+            )
+
+    _, lines = choices_of(tmp_path, "apn_Git", ("send", "slack"), project=None)
+
+    assert len(lines[:-1]) == (5 if has_project else 3)
+    assert (folder / ".pdkernel").exists() == has_project
 
 
 @pytest.mark.parametrize(("count", "more"), [(5, ""), (7, " and 2 more")])

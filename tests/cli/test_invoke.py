@@ -222,11 +222,12 @@ def test_snippets_are_printed_without_a_call(pdkernel: Shell) -> None:
     """Without --run no program is marked, and the status is 0; snippets need an external user."""
     url = "http://127.0.0.1:9/eo1"
     shown = pdkernel("invoke", url, "--external-user", "ada", "--snippets")
-    nobody = pdkernel("invoke", url, "--snippets")
+    lower = pdkernel("invoke", url, "--external-user", "ada", "--snippets", "--method", "post")
+    without_user = pdkernel("invoke", url, "--snippets")
 
-    assert shown.status == 0
+    assert (shown.status, lower.stdout) == (0, shown.stdout)
     assert not {"✓", "✗"} & {*shown.stdout}
-    assert (nobody.status, "Pass --external-user ID." in nobody.stderr) == (2, True)
+    assert (without_user.status, "Pass --external-user ID." in without_user.stderr) == (2, True)
 
 
 def test_an_unreachable_endpoint_ends_with_status_3(pdkernel: Shell) -> None:

@@ -404,10 +404,10 @@ def test_some_moves_are_undone(pdkernel: Shell) -> None:
 
 def test_the_sources_of_one_user_are_moved(logged_in: Shell) -> None:
     """With --external-user only the sources of that user are checked; in JSON a source without changes is not changed."""
-    nobody = logged_in("triggers", "move", "--to", TO, "--external-user", "bob")
+    without_user = logged_in("triggers", "move", "--to", TO, "--external-user", "bob")
     checked = logged_in("triggers", "move", "--to", TO, "--external-user", "ada", "--json").json
 
-    assert nobody.stdout == "Nothing to change: checked 0 sources.\n"
+    assert without_user.stdout == "Nothing to change: checked 0 sources.\n"
     assert [(each["id"], each["changed"]) for each in checked] == [("dc_1", False), ("dc_2", False)]
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import Shell
 from tests.connect.upstream import Upstream
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
-from tests.migration.omissions import API_WORKFLOW, OMISSIONS, write_workflow
+from tests.migration.omissions import API_WORKFLOW, OMISSIONS, Omission, action, write_workflow
 from tests.serve_process import serving
 
 
@@ -59,6 +59,40 @@ def test_a_report_looks_beside_the_workflow(pdkernel: Shell) -> None:
     (folder / ".env").write_text("NODE_TOKEN=value-of-a-test\n")
 
     assert "pdkernel env set NODE_TOKEN" not in pdkernel("migrate", "report", "synced").stdout
+
+
+def test_a_report_finds_actions_beside_the_workflow(pdkernel: Shell) -> None:
+    """A folder of components in a workflow's `pdkernel.yaml` is relative to that file."""
+    write_workflow(pdkernel.folder / "synced", "Put", Omission("action", "depot-put", steps=action("depot-put@0.0.1")))
+    (folder,) = (pdkernel.folder / "synced").iterdir()
+    before = pdkernel("migrate", "report", "synced", "--json").json["workflows"][0]
+    place = folder / "components" / "depot"
+    (place / "actions" / "put").mkdir(parents=True)
+    (place / "depot.app.mjs").write_text('export default { type: "app", app: "depot" };')
+    (place / "actions" / "put" / "put.mjs").write_text(
+        'export default { key: "depot-put", name: "Put", version: "0.0.1", type: "action", props: {}, async run() {} };'
+    )
+    (folder / "pdkernel.yaml").write_text("schema: pdkernel/1\nactions: [components]\n")
+
+    after = pdkernel("migrate", "report", "synced", "--json").json["workflows"][0]
+
+    found = [{item["kind"] for item in row["items"]} & {"action", "unreadable"} for row in (before, after)]
+    assert found == [{"action"}, set()]
+
+
+def test_a_report_checks_the_users_of_an_environment(pdkernel: Shell) -> None:
+    """With --environment the report looks at the accounts of the users there."""
+    account = ("accounts", "add", "--external-user", "ada", "--environment", "production", "--app", "slack")
+    pdkernel(*account, "--credential", "oauth_access_token=xoxb-0123456789")
+    step = 'export default { props: { slack: { type: "app", app: "slack" } }, run() {} }'
+    write_workflow(pdkernel.folder / "synced", "Send", Omission("account", "slack", files={"work/entry.js": step}))
+
+    states = [
+        pdkernel("migrate", "report", "synced", *options, "--json").json["workflows"][0]["state"]
+        for options in ([], ["--environment", "production"])
+    ]
+
+    assert states == ["needs_answers", "runs"]
 
 
 def test_an_id_without_a_login_is_refused(pdkernel: Shell) -> None:

@@ -97,6 +97,17 @@ def test_a_run_reports_drift_on_standard_error(pdkernel: Shell, source: str) -> 
     assert "Drift" not in same.stderr
 
 
+def test_a_broken_contract_is_not_drift(pdkernel: Shell, source: str) -> None:
+    """A field that is missing in saved events too is reported by the steps that read it, not as drift."""
+    pdkernel.write("events/ada.json", '{"method": "POST", "body": {"age": 36}}')
+    event = pdkernel.write("new.json", '{"method": "POST", "body": {"age": 37}}')
+
+    ended = pdkernel("run", source, "--event", event)
+
+    assert ended.status == 1
+    assert "Drift" not in ended.stderr
+
+
 def test_an_event_in_the_place_of_the_source_is_refused(pdkernel: Shell) -> None:
     """An event in the place of the source is refused with a fix."""
     ended = pdkernel("shape", pdkernel.write("e.json", "{}"), "--contract")

@@ -70,6 +70,19 @@ def test_forgetting_and_polling_as_json(pdkernel: Shell) -> None:
     assert polled.json["repeated"] == 0
 
 
+def test_a_source_that_cannot_be_loaded_is_an_error(pdkernel: Shell) -> None:
+    """The error is shown, and nothing about a hook."""
+    notebook = a_folder(pdkernel)
+    module = next(pdkernel.folder.rglob("new-parcel.mjs"))
+    module.write_text(module.read_text() + "\nthrow new Error('broken on load');\n")
+
+    ended = pdkernel("source", "poll", notebook)
+
+    assert ended.status == 1
+    assert "broken on load" in ended.stderr
+    assert "does not have this hook" not in ended.stdout
+
+
 def test_a_workflow_without_a_source_is_refused(pdkernel: Shell) -> None:
     """The status is 2, with an example of a source trigger."""
     notebook = pdkernel.notebook(STEP)

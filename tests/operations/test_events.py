@@ -112,6 +112,16 @@ def test_a_large_event_is_not_compared(library: EventLibrary) -> None:
     assert library.load_newest() == {}
 
 
+def test_a_table_of_an_event_has_no_secret() -> None:
+    """The table of an event masks headers like the other views."""
+    event = operations.TestEvent({"headers": {"authorization": "Bearer abc", "x": "y"}})
+
+    shown = event.frame().to_csv()
+
+    assert "Bearer abc" not in shown
+    assert "***" in shown
+
+
 def test_only_the_newest_events_are_compared(library: EventLibrary) -> None:
     """Of more events than the limit, the oldest are left out of comparisons."""
     for number in range(operations.MAX_COMPARED_EVENTS + 2):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, LargeBinary, MetaData, select, update
+from sqlalchemy import Column, LargeBinary, MetaData, insert, select, update
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.encode import encode_json
 from pdkernel.engine.journal import Claim, NewRun, OutboxRow, StepRow, WaitKey, WaitRow, encode_event, encode_step
+from pdkernel.engine.journal.schema import executors, steps
 from pdkernel.engine.journal.schema import metadata as journal_tables
-from pdkernel.engine.journal.schema import steps
 from pdkernel.engine.restored_run import (
     Carry,
     restore_run,
@@ -259,6 +259,20 @@ async def test_a_rotation_is_refused_while_another_process_runs_workflows(
         assert "--only access-tokens" in refused.value.fix
         assert refused.value.exit_status == 2
         assert (kept == key, read_key(project.key_file) == key) == (True, False)
+
+
+async def test_a_process_that_was_killed_does_not_keep_the_key(open_project: Callable[[], Project]) -> None:
+    """A server that has ended without a word, on this machine or long ago on another, does not refuse the rotation."""
+    with open_project() as project:
+        async with an_executor(project, "serve"):
+            pass
+        with project.sqlalchemy_engine.begin() as connection:
+            connection.execute(insert(executors).values(id="dead", origin="serve", lease_until=1.0, alive=True))
+        key = read_key(project.key_file)
+
+        await rotate(project)
+
+        assert read_key(project.key_file) != key
 
 
 async def test_a_process_that_opened_the_project_before_starts_no_run(open_project: Callable[[], Project]) -> None:

@@ -139,6 +139,18 @@ def test_changes_since_a_revision(check: Check, tmp_path: Path) -> None:
     )
 
 
+def test_a_changed_setting(check: Check, tmp_path: Path) -> None:
+    """A setting that changed is named, also if the trigger did not."""
+    git(tmp_path, "init", "-q")
+    check(new_code_cell("%%pdworkflow\nname: flow\nsettings: {retention: 3}"), cell(ONE))
+    git(tmp_path, "add", "flow.ipynb")
+    git(tmp_path, "commit", "-qm", "first")
+
+    found = check(new_code_cell("%%pdworkflow\nname: flow\nsettings: {retention: 4}"), cell(ONE), base="HEAD")
+
+    assert found.changes == (StepChange("", "trigger or settings"),)
+
+
 def test_changed_order(check: Check, tmp_path: Path) -> None:
     """Steps that only changed places are not changed steps: the check names the order."""
     git(tmp_path, "init", "-q")

@@ -157,7 +157,7 @@ def test_a_request_finds_the_workflows_beside_its_source(project: Project, tmp_p
 
 
 def test_a_recorded_request_keeps_outbound_calls(project: Project, tmp_path: Path) -> None:
-    """A run that can be saved as a test has a recording."""
+    """A run that can be saved as a test has a recording; pauses, installation and steps are as requested."""
     source = WorkflowSource(tmp_path, "folder", WORKFLOW)
 
     request = build_run_request(
@@ -169,9 +169,19 @@ def test_a_recorded_request_keeps_outbound_calls(project: Project, tmp_path: Pat
         environment="development",
         source_argument=".",
         is_recorded=True,
+        pause_mode="wait",
+        install=False,
+        only_steps=frozenset("a"),
+        interface="python",
     )
 
     assert request.recording is not None
+    assert (request.pause_mode, request.install, request.only_steps, request.interface) == (
+        "wait",
+        False,
+        frozenset("a"),
+        "python",
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,7 +222,7 @@ def test_the_name_of_a_test(given: str, name: str) -> None:
     assert normalize_test_name(given) == name
 
 
-@pytest.mark.parametrize("given", ["", "test_", "_a", "a b", "é", "../a", "a" * 101, "nul", "COM1"])
+@pytest.mark.parametrize("given", ["", "test_", "_a", "a b", "a.b", "é", "../a", "a" * 101, "nul", "COM1"])
 def test_what_cannot_name_a_test(given: str) -> None:
     """An empty, long or reserved name, and a name with other characters, is refused."""
     with pytest.raises(RequestError, match="cannot name a test"):

@@ -26,7 +26,9 @@ from pdkernel.render.snippets import (
 from tests.operations.http_endpoint import HttpEndpoint
 
 
-@pytest.mark.parametrize(("method", "body", "sent"), [("POST", None, {}), ("GET", None, None), ("POST", [1], [1])])
+@pytest.mark.parametrize(
+    ("method", "body", "sent"), [("POST", None, {}), ("GET", None, None), ("PUT", None, None), ("POST", [1], [1])]
+)
 def test_a_post_has_a_body(method: str, body: JSON, sent: JSON) -> None:
     """A POST without a body sends an empty object."""
     request = InvokeRequest("http://h.test/eo1", body=body, method=method)

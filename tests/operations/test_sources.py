@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.actions import Component
+from pdkernel.definition import Sidecar
 from pdkernel.egress import parse_policy
 from pdkernel.engine.event_sources import SourceEvent, SourceResult
 from pdkernel.errors import RequestError
@@ -29,6 +30,20 @@ def test_a_request_identifies_the_state_by_the_workflows_path(tmp_path: Path) ->
 
     assert request.owner_key == str(tmp_path / "a.ipynb")
     assert (request.trigger, request.folder, request.event) == (TRIGGER, tmp_path, {"body": 1})
+
+
+def test_a_request_has_what_is_beside_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a relative path is absolute, and the sources of actions are those of the `pdkernel.yaml`."""
+    monkeypatch.chdir(tmp_path)
+    workflow, sidecar = Workflow("Parcels", triggers=(TRIGGER,)), Sidecar(actions=("../components", "npm"))
+    source = WorkflowSource(Path("deep/a.ipynb"), "notebook", workflow, sidecar)
+
+    request = build_source_request(
+        source, policy=parse_policy("deny"), external_user_id=None, environment="production", install=False
+    )
+
+    assert (request.folder, request.action_sources) == (tmp_path / "deep", ("../components", "npm"))
+    assert (request.environment, request.install, request.event) == ("production", False, None)
 
 
 def test_a_workflow_without_an_event_source_is_refused(tmp_path: Path) -> None:
