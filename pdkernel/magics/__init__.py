@@ -99,4 +99,12 @@ def _vocabulary(ip: Any) -> Vocabulary:
     from pdkernel.magics.notebook_context import get_session
 
     session = get_session(ip)
-    return Vocabulary(apps=session.actions.list_apps(), stores=session.project.data_stores.names())
+    accounts: dict[str, list[str]] = {}
+    for account in session.directory.accounts(own=True):
+        accounts.setdefault(account.app, []).append(account.id)
+    return Vocabulary(
+        apps=session.actions.list_apps(),
+        accounts=accounts,
+        stores=session.project.data_stores.names(),
+        actions=[f"{each.key}@{each.version}" for each in session.catalog.list_components()],
+    )

@@ -164,7 +164,7 @@ def _list_shown_calls(cells: Sequence[NotebookCell]) -> Iterator[tuple[str, str]
             data = output.get("data")
             text = data.get("text/plain", "") if isinstance(data, dict) else ""
             for method, url in _SHOWN_CALL.findall("".join(text)):
-                yield method, _without_query(url)
+                yield method, _public_part(url)
 
 
 def _list_recorded_calls(workflow: Workflow, folder: Path) -> Iterator[tuple[str, str]]:
@@ -173,9 +173,11 @@ def _list_recorded_calls(workflow: Workflow, folder: Path) -> Iterator[tuple[str
     for file in sorted((folder / EVENTS_FOLDER).glob("*.recorded.jsonl")):
         for step, method, url in read_recorded_requests(file):
             if step in steps:  # notebooks of one folder share the events
-                yield method, _without_query(url)
+                yield method, _public_part(url)
 
 
-def _without_query(url: str) -> str:
+def _public_part(url: str) -> str:
+    """*url* without its user name, password and query, which may be secrets."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"

@@ -179,7 +179,7 @@ class ForkServer:
     def close(self) -> None:
         """End the process."""
         self._client.close()
-        self._process.wait(10)
+        self._process.wait(60)  # on a busy machine, it may still import
 
 
 class ForkedCommand:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -334,3 +335,24 @@ def test_steps_above_are_offered_before_they_run(shell: Any, tmp_path: Path, mon
         get_session(shell).record_cell(f"%%pdstep {name}\ndef handler(pd): ...", cell_id=None)
 
     assert completions(shell, "%%pdstep second --lang node\nsteps.") == ["steps.trigger", "steps.first"]
+
+
+def test_the_words_of_a_notebook(shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extension's provider offers actions with their versions, apps, the author's own accounts, and data stores."""
+    monkeypatch.chdir(tmp_path)
+    session = get_session(shell)
+    own, _ = [
+        session.directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-1"}, external_user_id=owner)
+        for owner in (None, "ada")
+    ]
+    session.project.data_stores.set("seen", "k", 1)
+
+    actions = completions(shell, "%%pdstep a --uses http-get-")
+    others = [completions(shell, f"%%pdstep a {text}") for text in ("--app sla", "--app slack=", "--data-store seen=s")]
+
+    assert [re.sub(r"[\d.]+$", "VERSION", each) for each in actions] == ["%%pdstep a --uses http-get-request@VERSION"]
+    assert others == [
+        ["%%pdstep a --app slack"],
+        [f"%%pdstep a --app slack={own.id}"],
+        ["%%pdstep a --data-store seen=seen"],
+    ]

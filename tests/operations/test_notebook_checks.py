@@ -97,10 +97,10 @@ def test_a_notebook_that_cannot_be_read(check: Check) -> None:
 
 
 def test_accounts_reads_and_calls(check: Check, tmp_path: Path) -> None:
-    """A reviewer sees the apps, the fields of the event, and the calls of outputs and recordings without their query."""
+    """A reviewer sees the apps, the fields of the event, and the calls of outputs and recordings without query and password."""
     (tmp_path / "events").mkdir()
     line = (
-        '{"key":"k","step":"STEP","nth":0,"ms":1,"request":{"method":"PUT","url":"https://x.example/a?secret=1"},'
+        '{"key":"k","step":"STEP","nth":0,"ms":1,"request":{"method":"PUT","url":"https://ada:hidden@x.example/a?secret=1"},'
         '"response":{"status":200,"reason":"","headers":[],"body":{"text":""}}}\n'
     )
     text = line.replace("STEP", "two") + line.replace("STEP", "of_another_notebook").replace("/a", "/b")
