@@ -121,7 +121,7 @@ def test_many_and_large_values(project: Project) -> None:
     assert result.values == 1205
     assert progress[-1] == (1205, 1205)
     assert len(progress) > 5
-    with Project.open(project.folder) as again:
+    with Project.open(project.folder, clock=project.clock) as again:
         values = again.variables.values()
         answers = [again.idempotency.find(f"c{number}") for number in range(5)]
     assert values == {f"V{number:04}": f"value {number}" for number in range(1200)}

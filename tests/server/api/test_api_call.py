@@ -11,6 +11,7 @@ import pytest
 
 from pdkernel.project import DeployedTrigger
 from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
+from tests.actions.checkout import write_checkout
 from tests.builders import a_workflow, python_step
 from tests.server.served import Served, served
 from tests.server.site import Site, site_of
@@ -268,7 +269,9 @@ async def reach(site: Site, number: int, other: int) -> tuple[list[int], str]:
 
 async def test_a_connect_token_reads_only_its_user(tmp_path: Path) -> None:
     """A token reads its user's accounts, triggers and events, and nothing of another user."""
+    checkout = write_checkout(tmp_path / "components")
     async with site_of(tmp_path, a_workflow(python_step())) as site:
+        site.context.project.settings.set("actions", str(checkout))
         for number in range(USERS):
             site.directory.add_account(
                 app="slack",
