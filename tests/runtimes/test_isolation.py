@@ -43,6 +43,7 @@ READ = {
     "key below a cover, in a user namespace": (
         "libc.unshare(0x10020000); libc.umount2(hidden.encode(), 2); return open(key).read() == 'the key'"
     ),
+    "file in a cover": "open(hidden + '/new', 'w').close(); return True",
     "file of another slot": "return open(other).read() == 'of another user'",
     "environment of the server": "return 'MARK=' in open(f'/proc/{server}/environ').read()",
     "memory of the server": (

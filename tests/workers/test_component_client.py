@@ -649,6 +649,25 @@ async def test_run_has_the_defaults_of_additional_props(bench: Bench, write: Wri
     assert outcome.warnings == ()
 
 
+async def test_one_of_several_props_that_reload_adds_props(bench: Bench, write: Write) -> None:
+    """Additional props of a run need a value of one prop that reloads them, not of all."""
+    second = 'also: { type: "string", optional: true, reloadProps: true },'
+
+    outcome = await run(bench, write(action(GIVES_BACK, ADDING + second, ADDS)), props={"wanted": "x"})
+
+    assert outcome.exports["$return_value"] == {"mode": "x mode", "how": "CONTAINS", "tags": ["a"]}
+
+
+async def test_change_of_a_default_does_not_reach_the_next_step(bench: Bench, write: Write) -> None:
+    """Each step of a component has its own copy of a default."""
+    component = write(action('this.tags.push("b"); return this.tags', 'tags: { type: "string[]", default: ["a"] }'))
+
+    first = await run(bench, component)
+    second = await run(bench, component)
+
+    assert [each.exports["$return_value"] for each in (first, second)] == [["a", "b"]] * 2
+
+
 async def test_additional_props_that_need_an_account_have_a_reason(bench: Bench, write: Write) -> None:
     """If an account is not known yet, the error names its app, also if the code replaces the error by its own."""
     for body in ("this.desk.token()", "try { this.desk.token() } catch { throw new Error('Sign in') }"):

@@ -383,7 +383,10 @@ async def test_step_is_compiled_for_this_machine(go_cache: Path) -> None:
 
 
 async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCache, go_cache: Path) -> None:
-    """The cache is limited, and keeps the programs that were used last."""
+    """The cache is limited, and keeps the programs that were used last, however old they are."""
+    kept = Step("kept", "go", program(f'println("kept {time.time_ns()}")'))
+    used = await go_programs.build_program(kept, install=False, report_progress=lambda _: None)
+    os.utime(used, (0, 0))
     old = [go_cache / "programs" / f"old{number}" for number in range(go_module.MAX_CACHED_PROGRAMS)]
     go_cache.joinpath("programs").mkdir(exist_ok=True)
     for path in old:
@@ -391,9 +394,11 @@ async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCach
         os.utime(path, (0, 0))
     step = Step("work", "go", program(f'println("{time.time_ns()}")'))
 
+    await go_programs.build_program(kept, install=False, report_progress=lambda _: None)
     built = await go_programs.build_program(step, install=False, report_progress=lambda _: None)
 
     assert built.is_file()
+    assert used.is_file()
     assert len(list(built.parent.iterdir())) == go_module.MAX_CACHED_PROGRAMS
     for path in old:
         path.unlink(missing_ok=True)

@@ -40,6 +40,20 @@ async def test_each_frame_has_its_own_locals(bench: Bench) -> None:
     assert "event = { body: { a: 1 } }" in outer
 
 
+async def test_calls_of_a_recursive_function_have_their_own_locals(bench: Bench) -> None:
+    """Frames at the same line have the variables of their own call."""
+    code = """export default { run() {
+      const add = (n) => {
+        return n < 3 ? 1 + add(n + 1) : null.x;
+      };
+      return add(1);
+    } }"""
+
+    stack = await stack_of(bench, code)
+
+    assert [line.strip() for line in stack.splitlines() if " n = " in line] == ["n = 3", "n = 2", "n = 1"]
+
+
 async def test_credential_in_a_local_is_replaced(bench: Bench) -> None:
     """Stars replace the value of a local that contains a credential."""
     stack = await stack_of(bench, CODE)

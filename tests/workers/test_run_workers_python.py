@@ -88,6 +88,14 @@ async def test_source_may_begin_with_a_byte_order_mark(bench: Bench) -> None:
     assert (outcome.error, outcome.exports) == (None, {"$return_value": 1})
 
 
+async def test_print_escapes_a_lone_surrogate(bench: Bench) -> None:
+    """A step may print half of an emoji, which UTF-8 cannot encode."""
+    outcome = await bench.run("python", "def handler(pd):\n    print('half \\ud83d')\n")
+
+    assert outcome.error is None
+    assert bench.printed() == "half \\ud83d\n"
+
+
 async def test_coroutine_is_awaited(bench: Bench) -> None:
     """`async def handler(pd)` works."""
     outcome = await bench.run(

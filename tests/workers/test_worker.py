@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -83,6 +84,36 @@ class TestServiceCalls:
         outcome = await bench.run(language, code)
         assert outcome.error is not None
         assert "flow.trigger" in outcome.error.message
+
+
+class Waiting:
+    """A service whose only call never returns."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def call(self, _operation: str, _args: Mapping[str, JSON]) -> JSON:
+        """Wait until the call is cancelled."""
+        self.began.set()
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+
+async def test_service_call_ends_with_its_step(bench: Bench) -> None:
+    """A step that is stopped cancels the service call for whose answer it waits."""
+    waiting = Waiting()
+    step = asyncio.create_task(bench.run("node", in_node("await $.flow.trigger('p')"), services=waiting))
+    await waiting.began.wait()
+
+    bench.workers.fail_step(StepError("Stopped."))
+    outcome = await step
+
+    assert outcome.error is not None
+    async with asyncio.timeout(5):
+        await waiting.cancelled.wait()
 
 
 async def test_concurrent_service_calls_get_their_own_answers(bench: Bench) -> None:
