@@ -13,7 +13,7 @@ import msgspec
 from pdkernel.encode import encode_json
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError
 from pdkernel.execution import Stream
-from pdkernel.model import JSON, MAX_PAYLOAD_BYTES
+from pdkernel.model import JSON
 from pdkernel.workers.protocols import StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import (
@@ -26,6 +26,7 @@ from pdkernel.workers.replies import (
     describe_mismatch,
 )
 from pdkernel.workers.step_errors import (
+    MAX_EXPORT_LINE_BYTES,
     PayloadLimitError,
     build_payload_error,
     build_process_died_error,
@@ -37,9 +38,6 @@ from pdkernel.workers.worker_process import MAX_LINE_BYTES
 
 STARTUP_TIMEOUT_S = 30.0
 """The time limit for the start of a worker in seconds. It does not count as the step's time."""
-
-MAX_EXPORT_LINE_BYTES = 3 * MAX_PAYLOAD_BYTES
-"""The longest line of an export in bytes: the escapes of a worker triple the bytes of an export at most."""
 
 _EXPORT = re.compile(rb'\d+ \{"t":"export"')
 
