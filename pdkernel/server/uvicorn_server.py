@@ -16,9 +16,10 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from pdkernel.errors import InternalError, PdkernelError, RequestError
+from pdkernel.engine.dispatch import look_repeatedly
+from pdkernel.engine.journal import Journal
+from pdkernel.errors import InternalError, RequestError
 from pdkernel.operations.run_history import remove_expired
-from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.http_protocol import Pace, StrictHttpProtocol
 from pdkernel.server.shared_listener import ConnectionShare, SharedListener
@@ -28,8 +29,6 @@ REMOVAL_INTERVAL_S = 3600.0
 """Seconds between two removals of runs whose retention is over."""
 SHUTDOWN_GRACE_S = 10.0
 """Seconds for runs to end after a shutdown has begun."""
-
-_LOG = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -195,10 +194,13 @@ class Server(UvicornServer):
             asyncio.create_task(state.runs.dispatch.run()),
             asyncio.create_task(state.deployed_triggers.run_due()),
             asyncio.create_task(state.events.run()),
-            asyncio.create_task(_remove_expired_runs(state.context)),
-            # a notebook serves drafts, whose triggers do not fire
-            *([asyncio.create_task(state.triggers.run())] if state.context.engine.continues_runs else []),
         )
+        engine = state.context.engine
+        if engine.continues_runs:  # a notebook serves drafts, whose triggers do not fire
+            self._tasks += (
+                asyncio.create_task(state.triggers.run()),
+                asyncio.create_task(_remove_expired_runs(engine.journal)),
+            )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the runs first, because their callers wait for responses; then close the connections."""
@@ -235,14 +237,15 @@ class _ObservedConnections(set[Any]):
         self.on_change()
 
 
-async def _remove_expired_runs(context: AppContext) -> None:
-    """Remove runs that ended before their workflow's retention, at the start and then once an hour."""
-    while context.engine.continues_runs:
-        try:
-            await remove_expired(context.engine.journal)
-        except PdkernelError as fault:
-            _LOG.warning("Runs beyond their retention cannot be removed at the moment: %s", fault.message)
-        await asyncio.sleep(REMOVAL_INTERVAL_S)
+async def _remove_expired_runs(journal: Journal) -> None:
+    """Remove runs that ended before their workflow's retention, at the start and then once an hour, until the task is cancelled."""
+
+    async def remove() -> float:
+        await remove_expired(journal)
+        return REMOVAL_INTERVAL_S
+
+    problem = "Runs beyond their retention cannot be removed at the moment"
+    await look_repeatedly(remove, asyncio.Event(), problem=problem, retry_s=REMOVAL_INTERVAL_S)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from pdkernel.project import Login
 from pdkernel.server import create_app
@@ -55,6 +57,30 @@ async def test_a_timeout_is_answered_502(tmp_path: Path) -> None:
     assert answer.json()["error"] == (
         f"Pipedream Connect at {url.removeprefix('http://')} does not respond (ReadTimeout). Try again."
     )
+
+
+async def test_a_caller_that_disconnects_after_its_body(tmp_path: Path) -> None:
+    """If the caller disconnects after its body was sent, the request at Pipedream ends at once, before the timeout."""
+    messages = iter(list[Message]([{"type": "http.request", "body": b"{}"}, {"type": "http.disconnect"}]))
+
+    async def receive() -> Message:
+        return next(messages)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/x",
+        "raw_path": b"/v1/x",
+        "query_string": b"",
+        "headers": [(b"content-length", b"2")],
+    }
+    async with served(tmp_path) as site, hanging(b"") as url:
+        login = Login("client", "a-secret-0123456789", "proj_1", base_url=url)
+        pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock, timeout_s=5)
+        answer = await pipedream.forward(Request(scope, receive))
+        await pipedream.close()
+
+    assert answer.status_code == 499
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"])

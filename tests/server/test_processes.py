@@ -210,6 +210,18 @@ def test_a_later_start_that_fails_ends_all(tmp_path: Path) -> None:
         assert "cannot start" in started.errors.read_text()
 
 
+def test_a_replacement_of_a_replacement_continues_the_first_runs(tmp_path: Path) -> None:
+    """If a replacement dies before it is ready, the next one is told of the process that had runs."""
+    with example(tmp_path, 2) as started:
+        (tmp_path / "failing").write_text("0")
+        victim = started.children()[0]
+        os.kill(victim, signal.SIGKILL)
+        started.wait_for_error("has ended with status 7")
+        (tmp_path / "failing").write_text("")
+
+        started.wait_for_error(f"predecessor executor-{victim}\n")
+
+
 def test_a_process_that_dies_again_and_again_is_replaced_later(tmp_path: Path) -> None:
     """The second death of a new process delays the next start; SIGTERM does not wait for it."""
     with example(tmp_path, 2) as started:

@@ -293,6 +293,23 @@ async def test_another_process_resumes_and_replays_runs(tmp_path: Path) -> None:
     assert (again.replay_of, again.trace_id) == (run_id, ended.trace_id)
 
 
+async def test_a_run_goes_on_under_the_policy_of_its_server(tmp_path: Path) -> None:
+    """A run that paused in a server with a stand-in calls nothing in the next server, which denies outbound calls."""
+    with serve(AnsweringServer(lambda _: (204, b""))) as destination:
+        call = "import urllib.request\nurllib.request.urlopen('http://api.example.com/').read()"
+        workflow = a_workflow(python_step("wait", "pd.flow.suspend(3600_000)"), python_step("call", call))
+        async with site_of(tmp_path, workflow, egress=f"stand-in={destination.url}") as first:
+            await first.http.post(first.path())
+            paused = await until(first, "paused")
+        async with site_of(tmp_path, workflow, egress="deny") as second:
+            await resume_run(second.context.engine, paused.id, {})
+            second.registry.dispatch.notify()
+            (run,) = await second.runs()
+
+    assert (run.status, run.error and run.error.step) == ("error", "call")
+    assert destination.requests == []
+
+
 async def test_a_run_that_goes_on_while_its_messages_are_sent_is_in_progress(tmp_path: Path) -> None:
     """A run whose pause ends while a destination is slow is known as running, so that a shutdown waits for it."""
     gate, slow = Gate(tmp_path), threading.Event()

@@ -11,7 +11,7 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.definition import Sidecar
 from pdkernel.engine.run_context import derive_id
-from pdkernel.errors import RequestError, UnsupportedError
+from pdkernel.errors import PdkernelError, RequestError, UnsupportedError
 from pdkernel.model import Trigger
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
@@ -327,6 +327,16 @@ def test_a_refused_workflow_that_is_deleted(tmp_path: Path) -> None:
 
     assert served == ["a"]
     assert ["There is no notebook" in reasons[0], "is not a workflow's folder" in reasons[1]] == [True, True]
+
+
+def test_a_named_workflow_file_that_cannot_be_served(tmp_path: Path) -> None:
+    """A workflow.yaml that is named beside a notebook is not skipped: its error is raised."""
+    notebook_of(tmp_path / "a.ipynb", STEP.format(name="one"))
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "workflow.yaml").write_text("steps: 1\n")
+
+    with pytest.raises(PdkernelError, match=r"workflow\.yaml"):
+        select_sources([tmp_path / "a.ipynb", tmp_path / "flow" / "workflow.yaml"], tmp_path)
 
 
 def test_a_folder_in_which_nothing_can_be_served(project: Project, tmp_path: Path) -> None:

@@ -297,6 +297,14 @@ class TestSchedules:
 
         assert (idle, before, after) == (5, 2, 2)
 
+    async def test_a_late_look_does_not_move_an_interval(self, serve: Serve) -> None:
+        """If a server fires an interval late, the next time counts from the start of the interval, not from that look."""
+        async with serve("trigger: {type: schedule, interval_seconds: 60}") as site:
+            started = site.enable().since
+            await site.pass_time(90)
+
+            assert site.state().due == started + timedelta(seconds=120)
+
     async def test_a_disabled_schedule_does_not_fire(self, serve: Serve) -> None:
         """A schedule that was disabled starts no run."""
         async with serve(HOURLY) as site:

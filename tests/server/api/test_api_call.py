@@ -13,6 +13,7 @@ from pdkernel.project import DeployedTrigger
 from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
 from tests.actions.checkout import write_checkout
 from tests.builders import a_workflow, python_step
+from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served, served
 from tests.server.site import Site, site_of
 
@@ -61,6 +62,25 @@ async def test_each_route_requires_a_scope(site: Served, method: str, path: str,
     assert (await site.call(method, path, headers=wider)).status_code != 403
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/users"),
+        ("DELETE", "/users/ada"),
+        ("DELETE", "/accounts/app/slack"),
+        ("DELETE", "/apps/slack/accounts"),
+        ("GET", "/v1/connect/projects"),
+        ("GET", "/v1/connect/projects/proj_1"),
+    ],
+)
+async def test_a_route_of_the_back_end_rejects_a_connect_token(site: Served, method: str, path: str) -> None:
+    """A Connect token with every scope is answered 403 by the routes that list or delete more than its user's accounts."""
+    answer = await site.call(method, path, headers=bearer(connect_token(site, scope="connect:*")))
+
+    assert answer.status_code == 403
+    assert "not a Connect token" in answer.json()["error"]
+
+
 async def test_another_project_is_not_found(site: Served) -> None:
     """A path with the id of another project is answered 404."""
     answer = await site.call("GET", "/v1/connect/proj_other/users")
@@ -82,6 +102,7 @@ async def test_an_invalid_body_is_rejected(site: Served, body: bytes) -> None:
     answer = await site.call("POST", "/actions/run", content=body, headers={"Content-Type": "application/json"})
 
     assert answer.status_code == 400
+    assert answer.json()["error"] in ("The body is not JSON.", "The body is not a JSON object.")
 
 
 @pytest.mark.parametrize(

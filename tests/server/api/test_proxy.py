@@ -272,6 +272,30 @@ async def test_a_rejected_token_is_refreshed_once(site: Served, outside: str) ->
     assert other.status_code == 401
 
 
+async def test_a_token_that_was_renewed_meanwhile_is_used(tmp_path: Path) -> None:
+    """If the token was renewed while the app rejected the old one, the request is repeated without another refresh."""
+
+    def answer(request: SentRequest) -> Answer:
+        if request.path.endswith("guarded") and request.headers["authorization"] != "Bearer renewed-token-1":
+            there.clock.advance(1)
+            there.directory.report_unauthorized("apn_ada", there.clock.now())
+            there.directory.credentials("apn_ada")  # another request renews the token
+            there.clock.advance(1)
+        return respond(request)
+
+    with serve(AnsweringServer(answer)) as app:
+        async with served(tmp_path, egress=f"stand-in={app.url}") as there:
+            add_accounts(there)
+            register_provider(
+                there.project, "slack", OAuthProvider(f"{app.url}/authorize", f"{app.url}/token", "client-1")
+            )
+            store_grant(there.project, "apn_ada", OAuthTokens("old", "refresh-token-1", 3600.0))
+            found = await send(there, "https://slack.com/api/guarded")
+
+    assert found.status_code == 201
+    assert [request.path for request in app.requests].count("/token") == 1
+
+
 async def test_a_truncated_response(site: Served) -> None:
     """The caller gets the data so far without an end; the server raises no error."""
     sent: list[Message] = []

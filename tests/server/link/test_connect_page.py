@@ -338,7 +338,11 @@ async def test_a_key_file_keeps_its_lines(site: Served, visitor: Visitor) -> Non
 
 
 async def test_the_limit_of_users_in_development(tmp_path: Path) -> None:
-    """If the platform's limit is set, a new user above the limit is rejected; a known user, and those of production, are accepted."""
+    """
+    If the platform's limit is set, a new user above the limit is rejected, without another form.
+
+    A known user, and those of production, are accepted.
+    """
     async with served(tmp_path, max_development_users=1) as site:
         visitor = Visitor(site)
         first, second, again = await make(site, "ada"), await make(site, "bob"), await make(site, "ada")
@@ -355,6 +359,7 @@ async def test_the_limit_of_users_in_development(tmp_path: Path) -> None:
 
     assert [end.status for end in ends] == [200, 400, 200, 200, 200]
     assert "You've hit your limit on the number of external users you can connect." in ends[1].words
+    assert ends[1].inputs == {}
     assert users == ["ada"]
 
 
