@@ -26,6 +26,7 @@ CONNECT_LIMITATIONS = (
     "Pipedream runs the action: no $.flow, data stores or files of this run, and its outbound calls are not recorded"
 )
 _NO_VALUE = frozenset({"alert", "dir", "$.service.db", "$.interface.http", "$.interface.timer", "$.interface.apphook"})
+_WRONG_RESPONSE_FIX = "Check PIPEDREAM_BASE_URL, and the proxy on the way to the API. To log in again: pdkernel login"
 _TOKEN_RENEWAL_MARGIN_S = 60
 """Seconds before its expiry at which a token is replaced."""
 _MAX_SEARCH_PAGES = 10
@@ -174,12 +175,7 @@ class ConnectSource:
         Raises:
             ActionSourceError: The API cannot be reached or refuses the call.
         """
-        body: dict[str, JSON] = {
-            "id": component.key,
-            "version": component.version,
-            "external_user_id": external_user_id,
-            "configured_props": dict(props),
-        }
+        body = _build_body(component, props, external_user_id)
         if has_dynamic_props:
             reloaded = await self._reload_props(body, environment=environment, timeout_s=timeout_s)
             if reloaded.get("id"):
@@ -196,12 +192,7 @@ class ConnectSource:
         Raises:
             ActionSourceError: The API cannot be reached or refuses the call, or the action's code fails.
         """
-        body: dict[str, JSON] = {
-            "id": component.key,
-            "version": component.version,
-            "external_user_id": external_user_id,
-            "configured_props": dict(props),
-        }
+        body = _build_body(component, props, external_user_id)
         reloaded = await self._reload_props(body, environment=environment)
         if "configurableProps" not in reloaded and reloaded["errors"]:
             raise ActionSourceError(f"Pipedream Connect cannot reload the props: {str(reloaded['errors'][0])[:300]}")
@@ -237,12 +228,7 @@ class ConnectSource:
         Raises:
             ActionSourceError: The API cannot be reached or refuses the call.
         """
-        body: dict[str, JSON] = {
-            "id": component.key,
-            "version": component.version,
-            "external_user_id": external_user_id,
-            "configured_props": dict(props),
-        }
+        body = _build_body(component, props, external_user_id)
         if is_added_prop:
             reloaded = await self._reload_props(body, environment=environment)
             if reloaded.get("id"):
@@ -319,9 +305,11 @@ class ConnectSource:
                 f"Pipedream does not accept the OAuth client {self.login.client_id} (HTTP {answer.status_code}).",
                 fix="Log in again: pdkernel login, or check PIPEDREAM_CLIENT_ID and PIPEDREAM_CLIENT_SECRET.",
             )
-        data = answer.json()
+        data = self._data(answer, bare=True)
+        if not isinstance(data.get("access_token"), str):
+            raise ActionSourceError("The response of Pipedream Connect has no token.", fix=_WRONG_RESPONSE_FIX)
         self._token = (
-            str(data["access_token"]),
+            data["access_token"],
             time.monotonic() + float(data.get("expires_in", 3600)) - _TOKEN_RENEWAL_MARGIN_S,
         )
         return self._token[0]
@@ -335,7 +323,9 @@ class ConnectSource:
         try:
             data = answer.json()
         except ValueError:
-            raise ActionSourceError("The response of Pipedream Connect is not JSON.") from None
+            data = None
+        if not isinstance(data, dict):
+            raise ActionSourceError("The response of Pipedream Connect is not a JSON object.", fix=_WRONG_RESPONSE_FIX)
         return data if bare else data.get("data")
 
     def _component(self, data: Mapping[str, Any]) -> Component:
@@ -344,6 +334,16 @@ class ConnectSource:
         )
         found = build_component(header, source=str(self))
         return replace(found, limitations=CONNECT_LIMITATIONS)
+
+
+def _build_body(component: Component, props: Mapping[str, JSON], external_user_id: str) -> dict[str, JSON]:
+    """The part of a request that names an action, its user and the values of its props."""
+    return {
+        "id": component.key,
+        "version": component.version,
+        "external_user_id": external_user_id,
+        "configured_props": dict(props),
+    }
 
 
 def _get_error_message(answer: httpx.Response) -> str:

@@ -16,13 +16,14 @@ from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.errors import ConnectSettingsError
+from pdkernel.errors import ActionSourceError, ConnectSettingsError
 from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.project import Login, Project
 from tests.actions.connect_server import CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, an_event, python_step
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 OPEN = "hangar-open-door@1.2.3"
 RunSteps = Callable[..., Awaitable[Execution]]
@@ -271,3 +272,31 @@ async def test_a_token_is_replaced_a_minute_before_it_expires(api: ConnectServer
         assert await source.fetch_newest_account("hangar", "ada", "development") == "apn_newer01"
 
     assert api.token_count == count
+
+
+@pytest.mark.parametrize("content", [b"<html>Log in</html>", b"[]", b"null", b"{}"])
+async def test_a_response_without_a_token_is_an_error(content: bytes) -> None:
+    """The page of a proxy, or another value in the place of a token, is an error that asks to check the address."""
+    with serve(AnsweringServer(lambda _: (200, content))) as server:
+        source = ConnectSource(Login(CLIENT["client_id"], CLIENT["client_secret"], PROJECT, base_url=server.url))
+
+        with pytest.raises(ActionSourceError, match="The response of Pipedream Connect") as caught:
+            await source.fetch_action("hangar-open-door", None)
+
+    assert "PIPEDREAM_BASE_URL" in caught.value.fix
+
+
+@pytest.mark.parametrize("content", [b"<html>Log in</html>", b"[]"])
+async def test_a_response_that_is_not_an_object_is_an_error(content: bytes) -> None:
+    """A response of the API that is not a JSON object is an error that asks to check the address."""
+
+    def respond(request: SentRequest) -> Answer:
+        return 200, {"access_token": TOKEN} if request.path == "/v1/oauth/token" else content
+
+    with serve(AnsweringServer(respond)) as server:
+        source = ConnectSource(Login(CLIENT["client_id"], CLIENT["client_secret"], PROJECT, base_url=server.url))
+
+        with pytest.raises(ActionSourceError, match="is not a JSON object") as caught:
+            await source.fetch_action("hangar-open-door", None)
+
+    assert "PIPEDREAM_BASE_URL" in caught.value.fix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from pdkernel.operations.invocation import (
     invoke,
     resolve_token_url,
 )
-from tests.http_servers import AnsweringServer, serve
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.operations.http_endpoint import HttpEndpoint
 
 
@@ -239,6 +240,22 @@ def test_an_address_without_a_server_is_an_error() -> None:
         invoke(InvokeRequest(f"{url}/eo1"))
 
     assert "pdkernel serve SOURCE" in str(caught.value)
+
+
+def test_the_time_limit_is_that_of_the_caller() -> None:
+    """A response after the caller's time limit is an error, and the message names the option."""
+    released = threading.Event()
+
+    def wait(_: SentRequest) -> Answer:
+        released.wait(2)  # less than the default of httpx: with that limit, the call succeeds
+        return 200, {}
+
+    with serve(AnsweringServer(wait)) as server:
+        with pytest.raises(InvokeError, match="did not respond in time") as caught:
+            invoke(InvokeRequest(f"{server.url}/eo1"), timeout_s=0.1)
+        released.set()
+
+    assert "--timeout" in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["eoabc123", "ftp://127.0.0.1/x", "http://", "http://[::1"])

@@ -148,6 +148,29 @@ def test_a_path_that_does_not_exist_is_refused(project: Project, tmp_path: Path)
         list_triggers(project, [tmp_path / "gone"])
 
 
+def write_unanswered(folder: Path) -> None:
+    """Save the notebook with a `pdkernel.yaml` in which the account of its step is unanswered."""
+    write(folder)
+    (folder / "reports.pdkernel.yaml").write_text("steps: {one: {accounts: {slack: unanswered}}}")
+
+
+def test_a_workflow_with_an_unanswered_account_is_listed(project: Project, tmp_path: Path) -> None:
+    """The triggers of a workflow are shown before its account questions are answered."""
+    write_unanswered(tmp_path)
+
+    (view,) = list_triggers(project, [tmp_path])
+
+    assert (view.workflow_name, view.is_enabled) == ("Reports", False)
+
+
+def test_a_workflow_with_an_unanswered_account_is_not_enabled(project: Project, tmp_path: Path) -> None:
+    """If the named workflow has an unanswered account question, the error names the question."""
+    write_unanswered(tmp_path)
+
+    with pytest.raises(RequestError, match=r"steps\.one\.accounts\.slack is unanswered"):
+        enable_triggers(project, "Reports", tmp_path)
+
+
 def test_a_workflow_shows_its_own_states(project: Project, tmp_path: Path) -> None:
     """A trigger that another workflow has under the same key does not make a trigger look enabled."""
     write(tmp_path)

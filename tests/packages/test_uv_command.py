@@ -1,11 +1,14 @@
-"""The progress of uv, read from its output."""
+"""uv: what it resolves, its progress and its errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pdkernel.analysis import PythonRequirement
 from pdkernel.packages.uv_command import Uv
+from tests.wheels import WheelFolder
 
 
 def test_large_downloads_are_measured(tmp_path: Path) -> None:
@@ -23,6 +26,24 @@ def test_large_downloads_are_measured(tmp_path: Path) -> None:
     assert (
         uv.measure().describe(4.0) == "downloading pandas: 1 of 2 large packages, 16.8 of 25.2 MB, 4 s, about 2 s left"
     )
+
+
+@pytest.mark.parametrize("name", ["uv.toml", "pyproject.toml"])
+async def test_settings_of_the_current_folder_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A file with settings of uv in the folder of the kernel does not change what steps get."""
+    wheels = WheelFolder(tmp_path / "wheels")
+    wheels.publish("tiny", "1.0")
+    wheels.publish("tiny", "2.0")
+    head = "[tool.uv]\n" if name == "pyproject.toml" else ""
+    (tmp_path / name).write_text(f'{head}constraint-dependencies = ["tiny<2"]\n')
+    monkeypatch.chdir(tmp_path)
+    uv = Uv(wheels.environ(), tmp_path, [PythonRequirement("tiny")], lambda _: None)
+
+    pins = await uv.resolve([PythonRequirement("tiny")], is_universal=True)
+
+    assert [(pin.name, pin.version) for pin in pins] == [("tiny", "2.0")]
 
 
 async def test_an_error_shows_no_address(tmp_path: Path) -> None:
