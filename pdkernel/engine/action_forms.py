@@ -287,7 +287,7 @@ class ActionForms:
             trigger={"event": dict(request.event), "context": {}},
             variables={name: value for name, value in request.variables.items() if not is_secret_prop_name(name)},
             import_folder=request.folder,
-            is_sandboxed=request.policy.public_only,
+            is_sandboxed=request.policy.guarded,
             public_only=request.policy.public_only,
             extra_code_folders=(component.path,),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.project import Project
-from tests.builders import a_step
+from tests.builders import Gate, a_step, a_workflow, an_event, python_step
 from tests.http_servers import AnsweringServer, serve
 
 ACTION = """
@@ -27,6 +30,11 @@ export default {
     } },
     hidden: { type: "string", async options() { return Object.values(process.env).filter((value) => value.includes("1234-")) } },
     called: { type: "string", async options() { return [(await fetch(this.note)).status] } },
+    bypassed: { type: "string", async options() {
+      const { execFileSync } = await import("node:child_process");
+      const call = "exec 3<>/dev/tcp/192.0.2.77/80; printf 'GET / HTTP/1.1\\r\\nHost: a.test\\r\\n\\r\\n' >&3; head -c 12 <&3";
+      return [execFileSync("bash", ["-c", call], { env: {}, timeout: 15000, encoding: "utf8" })];
+    } },
     failing: { type: "string", async options() { throw new Error(`no ${this.depot.$auth.api_key}`) } },
     note: { type: "string", optional: true },
   },
@@ -97,3 +105,35 @@ async def test_forms_keep_to_public_addresses(
 
     assert len(server.requests) == (0 if public_only else 1)
     assert [option.value for option in page.options] == [403 if public_only else 200]
+
+
+async def test_a_form_does_not_wait_for_runs(
+    project: Project, directory: LocalDirectory, form: Callable[..., FormRequest], tmp_path: Path
+) -> None:
+    """A form loads its options while runs have all slots."""
+    gate = Gate(tmp_path)
+    request = RunRequest(a_workflow(python_step("held", gate.code)), an_event(), parse_policy("deny"), folder=tmp_path)
+
+    async with await WorkflowEngine.start(project, directory, max_active_runs=1) as engine:
+        running = asyncio.ensure_future(engine.run(request))
+        await gate.wait_until_reached()
+        try:
+            async with asyncio.timeout(30):
+                page = await engine.forms.load_options(form(), "seen")
+        finally:
+            gate.open()
+            execution = await running
+
+    assert (page.empty_reason, execution.status) == (None, "success")
+
+
+async def test_programs_of_a_form_keep_to_the_outbound_policy(
+    runtime: WorkflowEngine, form: Callable[..., FormRequest]
+) -> None:
+    """In a policy other than live, a program that the form's code starts without proxy variables is led to the gateway."""
+    if runtime.gateway.sandbox_kind != "redirect":
+        pytest.skip("NOT RUN: this system does not permit a seccomp listener")
+
+    page = await runtime.forms.load_options(form(), "bypassed")
+
+    assert (page.empty_reason, [option.value for option in page.options]) == (None, ["HTTP/1.1 403"])

@@ -247,6 +247,24 @@ class TestEveryDispatch:
 
         assert host.starter.claims == [Claim("run", 2, 2)]
 
+    async def test_runs_of_a_dead_process_continue_after_an_outage(
+        self, hosts: Hosts, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """If the database cannot be read when the process starts, the run of a process that died starts later."""
+        dead = await hosts.open_journal()
+        await dead.accept_run(new_run("run"))
+        hosts.kill(dead)
+        journal, starter = await hosts.open_journal(), Starter()
+        hosts.execute("alter table executors rename to moved")
+        async with running(open_dispatch(hosts.project, journal, starter)):
+            try:
+                await wait_until(lambda: "Runs cannot be continued at the moment" in caplog.text)
+            finally:
+                hosts.execute("alter table moved rename to executors")
+            await wait_until(lambda: starter.started)
+
+        assert starter.claims == [Claim("run", 2, 2)]
+
     async def test_a_full_process_starts_runs_when_it_has_room(self, hosts: Hosts) -> None:
         """No more runs start than the process has room for; the others start when a run has ended."""
         host = await hosts.open(free=2)

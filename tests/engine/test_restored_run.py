@@ -125,14 +125,25 @@ async def test_the_event_of_a_continued_run_is_not_redacted(
     assert "0123456789abcdef" not in json.dumps(execution.to_json())
 
 
+@pytest.mark.parametrize("pausing", ["token", "ask"])
 async def test_an_export_with_a_secret_is_restored(
-    runtime: WorkflowEngine, start: Continue, go_on: Continue, connect: Callable[..., str], directory: LocalDirectory
+    runtime: WorkflowEngine,
+    start: Continue,
+    go_on: Continue,
+    connect: Callable[..., str],
+    directory: LocalDirectory,
+    pausing: str,
 ) -> None:
-    """A step after the pause gets the token that an earlier step exported, although the account has another one by now."""
+    """
+    A step after the pause gets the token that an earlier step exported, although the account has another one by now.
+
+    The record does not show the token, whether the step that exported it has paused or an earlier one.
+    """
     account = connect("ada", "xoxb-first-0123456789")
+    pause = "pd.flow.suspend(60000)\n" if pausing == "token" else ""
     paused = await start(
-        python_step("token", "return pd.inputs['slack']['$auth']['oauth_access_token']", options="--app slack"),
-        node_step("ask", "$.flow.suspend(60000)"),
+        python_step("token", f"{pause}return pd.inputs['slack']['$auth']['oauth_access_token']", options="--app slack"),
+        *([node_step("ask", "$.flow.suspend(60000)")] if pausing == "ask" else []),
         python_step(
             "use", "t = pd.steps['token']['$return_value']\nreturn [t, len(t), t.endswith('first-0123456789')]"
         ),
@@ -140,7 +151,7 @@ async def test_an_export_with_a_secret_is_restored(
     )
     directory.reconnect_account(account, {"oauth_access_token": "xoxb-second-0123456789"})
 
-    await resume(runtime, paused, "ask")
+    await resume(runtime, paused, pausing)
     execution = await go_on()
 
     shown = execution.step("use").return_value
@@ -367,9 +378,9 @@ async def test_messages_of_steps_before_a_pause_are_sent_once(
 async def test_a_repeated_step_finds_the_run_that_it_triggered(
     runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
 ) -> None:
-    """A step that is repeated gets the result of the workflow that its interrupted attempt has triggered, once."""
+    """A step that is repeated gets the result of the workflow that its interrupted attempt has triggered, with its secrets."""
     log, gate = tmp_path / "log", Gate(tmp_path)
-    body = f"    open({str(log)!r}, 'a').write('x')\n    return 'token'"
+    body = f"    open({str(log)!r}, 'a').write('x')\n    return 'token-0123456789'"
     notebook_of(tmp_path / "child.ipynb", f"%%pdstep only\ndef handler(pd):\n{body}\n")
     path = tmp_path / "parent.ipynb"
 
@@ -377,12 +388,13 @@ async def test_a_repeated_step_finds_the_run_that_it_triggered(
         "call",
         f"import os\nresult = pd.flow.trigger('child', {{}})\nif not os.path.exists({str(tmp_path / 'again')!r}): {gate.code}\nreturn result",
     )
-    await interrupt(start, gate, held, source_path=path, find_workflow=sibling_workflow_finder(path))
+    others = {"source_path": path, "find_workflow": sibling_workflow_finder(path)}
+    await interrupt(start, gate, held, variables={"TOKEN": "token-0123456789"}, **others)
     (tmp_path / "again").touch()
 
     execution = await go_on()
 
-    assert execution.step("call").return_value == "token"
+    assert execution.step("call").return_value == "token-0123456789"
     assert log.read_text() == "x"
     child_run = await runtime.journal.get_execution(f"{execution.id}:call:1.1:1")
     assert child_run is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from pdkernel.engine.journal import DatabaseJournal
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from tests.builders import python_step
+from tests.builders import Gate, python_step
 from tests.engine.conftest import Run
 
 
@@ -49,6 +50,21 @@ async def test_error_of_a_step_is_not_replaced(run: Run) -> None:
 
     assert execution.error is not None
     assert (execution.error.step, execution.error.message) == ("one", "own")
+
+
+@pytest.mark.usefixtures("full")
+async def test_a_cancelled_run_does_not_wait_for_room(run: Run, tmp_path: Path) -> None:
+    """A served run, which waits for room on the disk, ends at once if it is cancelled: its process may end."""
+    gate = Gate(tmp_path)
+    held = python_step("one", f"pd.export('x', 'x' * 400_000)\n{gate.code}")
+    running = asyncio.ensure_future(run(held, python_step("two"), interface="http", pause_mode="park"))
+    await gate.wait_until_reached()
+
+    running.cancel()
+    async with asyncio.timeout(30):
+        execution = await running
+
+    assert (execution.status, execution.step("two").status) == ("cancelled", "skipped")
 
 
 async def test_missing_temporary_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.run_request import RunRequest, decode_request, encode_request
@@ -108,3 +111,20 @@ def test_the_proxy_of_the_workflows_network() -> None:
     request = replace(REQUEST, workflow=a_workflow(python_step("one"), network="net_a"))
 
     assert (REQUEST.outbound_policy.via, request.outbound_policy.via) == ("http://proxy.test", "http://other.test")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"event": Event({"body": {"a": 2}}, is_http=False)},
+        {"environment": "development"},
+        {"external_user_id": "bob"},
+        {"external_user_id": None},
+    ],
+)
+def test_an_unsafe_call_is_sent_once_for_each_event_user_and_environment(other: dict[str, Any]) -> None:
+    """A run with another event, external user or environment sends its own unsafe calls; a repeated run does not."""
+    repeated = replace(REQUEST, run_ids=("second", "trace"))
+
+    assert repeated.idempotency_scope == REQUEST.idempotency_scope
+    assert replace(REQUEST, **other).idempotency_scope != REQUEST.idempotency_scope

@@ -179,6 +179,24 @@ async def test_an_executor_that_was_late_stays_lost(journals: Journals) -> None:
     assert executor.is_lost
 
 
+async def test_a_late_answer_does_not_extend_a_lease(journals: Journals, server: PostgresDatabase) -> None:
+    """A lease begins with the request for it, so an extension that is answered after the end of the lease comes too late."""
+    executor = journals(lease_s=0.4, beat_s=0.05)
+    server.execute(
+        "create function answer_late() returns trigger language plpgsql"
+        " as 'begin perform pg_sleep(0.6); return new; end';"
+        " create trigger late before update on executors for each row execute function answer_late()"
+    )
+    try:
+        before = server.rows("select lease_until from executors")
+        await until(lambda: server.rows("select lease_until from executors") != before)
+        was_lost = executor.is_lost
+    finally:
+        server.execute("drop function answer_late cascade")
+
+    assert was_lost
+
+
 async def test_lost_executor_joins_again(journals: Journals, server: PostgresDatabase) -> None:
     """A lost executor gets a new id; its runs are ready at once, and its earlier claims stay invalid."""
     executor = journals(lease_s=0.2)
