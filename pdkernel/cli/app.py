@@ -333,8 +333,10 @@ def encode_error(error: PdkernelError) -> dict[str, Any]:
 
 
 def print_error(code: str, message: str) -> None:
-    """Print an error to stderr, in at most `MAX_ERROR_LINES` lines."""
-    lines = message.splitlines()
+    """Print an error to stderr, in at most `MAX_ERROR_LINES` lines and without control characters of names."""
+    from pdkernel.render.markup import escape_control_characters
+
+    lines = escape_control_characters(message).splitlines()
     if len(lines) > MAX_ERROR_LINES - 1:
         hidden = len(lines) - (MAX_ERROR_LINES - 2)
         lines = [

@@ -115,11 +115,15 @@ def trigger_lines(project: Project, views: Sequence[TriggerView], *, base_url: s
         views: The triggers.
         base_url: The URL of the server, for the URLs of endpoints.
     """
+    from pdkernel.render.markup import escape_control_characters
+
     rows = [("on " if view.is_enabled else "off", view.workflow_name, view.description) for view in views]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        + f"  {_trigger_state(project, view, base_url)}"
+        escape_control_characters(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            + f"  {_trigger_state(project, view, base_url)}"
+        )
         for row, view in zip(rows, views, strict=True)
     ]
 

@@ -26,6 +26,7 @@ from pdkernel.render import lookup as lookup_view
 from pdkernel.render import matrix as matrix_view
 from pdkernel.render.files import Finding, format_findings
 from pdkernel.render.import_report import ImportReport
+from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.matrix import ReadinessMatrix
 
 SHARED_WORKERS_NOTE = (
@@ -171,4 +172,4 @@ class DoctorReport(JsonStruct, frozen=True):
             parts.append(lookup_view.render_output(self.lookup).text)
         if self.matrix is not None:
             parts.append(matrix_view.render_text(self.matrix))
-        return "\n".join(parts)
+        return escape_control_characters("\n".join(parts))

@@ -60,6 +60,23 @@ def test_a_reader_is_a_step_its_cell_and_the_line_in_it() -> None:
     assert [str(reader) for reader in field.readers] == ["build (line 3)", "send (prop text, line 2)"]
 
 
+def test_a_reader_in_a_synced_folder_names_the_file_of_its_prop() -> None:
+    """The line of a folder's prop belongs to workflow.yaml, and the line of its code to the entry file."""
+    step = replace(
+        python_step("send", "return pd.steps['trigger']['event']['body']['title']"),
+        props={"text": "{{steps.trigger.event.body.title}}"},
+        props_file="workflow.yaml",
+        prop_lines={("text",): 12},
+    )
+
+    (field,) = derive_contract(a_workflow(step)).fields
+
+    assert [str(reader) for reader in field.readers] == [
+        "send (line 3)",
+        "send (workflow.yaml, prop text, line 12)",
+    ]
+
+
 def test_a_field_is_required_if_one_step_requires_it() -> None:
     """A field that is optional for one step and required by the next is required."""
     copes = python_step("first", "print(pd.steps['trigger']['event']['body'].get('title'))")

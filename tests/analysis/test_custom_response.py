@@ -112,6 +112,7 @@ def test_a_file_that_is_imported_may_respond() -> None:
 
 ALWAYS, MAYBE, NEVER = python_step("always", "pd.respond(200)"), python_step("maybe", "if pd:\n    pd.respond(200)"), python_step("never")  # fmt: skip
 EXIT = python_step("exit", "pd.flow.exit('done')")
+ENDS_ITSELF = python_step("both", "if pd:\n    pd.flow.exit('done')\npd.respond(200)")
 FILTER = Step("filter", uses="filter-end-workflow@0.0.1")
 
 
@@ -129,6 +130,7 @@ FILTER = Step("filter", uses="filter-end-workflow@0.0.1")
         ((Step("shell", "bash", 'echo > "$PIPEDREAM_RESPONSE"'),), []),
         ((EXIT, ALWAYS), [("exit", True)]),
         ((ALWAYS, EXIT), []),
+        ((ENDS_ITSELF,), [("both", True)]),
         ((FILTER, ALWAYS), [("filter", True)]),
         ((replace(FILTER, disabled=True), ALWAYS), []),
         ((Step("act", uses="slack-send@1.0.0", source="flow.exit"), ALWAYS), []),
@@ -137,7 +139,7 @@ FILTER = Step("filter", uses="filter-end-workflow@0.0.1")
     ],
 )
 def test_why_a_response_may_be_missing(steps: tuple[Step, ...], missing: list[tuple[str | None, bool]]) -> None:
-    """No step responds, a step above may end the workflow, or the only call is in a condition."""
+    """No step responds, the step or one above it may end the workflow, or the only call is in a condition."""
     workflow = a_workflow(*steps, response="custom")
 
     assert [(each.step and each.step.name, each.ends) for each in missing_responses(workflow)] == missing

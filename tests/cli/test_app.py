@@ -211,6 +211,13 @@ def test_a_long_error_is_cut(count: int, capsys: pytest.CaptureFixture[str]) -> 
         assert shown == [*lines[:13], f"... and {count - 13} more lines (entry_point); --json prints all lines"]
 
 
+def test_an_error_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters of a foreign name are shown as text, and the lines of a message stay."""
+    print_error("unsupported_form", "2 problems:\n- \x1b]0;owned\x07 has no uses")
+
+    assert capsys.readouterr().err == "Error: 2 problems:\n- \\x1b]0;owned\\x07 has no uses\n"
+
+
 @pytest.mark.parametrize(
     ("quiet", "verbosity", "level"),
     [(False, 0, logging.WARNING), (False, 1, logging.INFO), (False, 2, logging.DEBUG), (True, 2, logging.ERROR)],

@@ -77,6 +77,17 @@ def test_the_text_of_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ]
 
 
+def test_the_start_cannot_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters in the name of a workflow are shown as text."""
+    header = 'name: "\\e]0;owned\\a"\ntrigger: {type: http}'
+
+    print_startup(URL, served(tmp_path, header), [], [], as_json=False)
+
+    shown = capsys.readouterr().err
+    assert "  \\x1b]0;owned\\x07  http://127.0.0.1:8765/eo0\n" in shown
+    assert all(line.isprintable() for line in shown.split("\n"))
+
+
 def test_the_text_beside_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Beside the JSON line, standard error has what is not served and the notes; without both it is empty."""
     print_startup(URL, served(tmp_path, BOTH), [], [], as_json=True)

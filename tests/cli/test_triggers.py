@@ -68,6 +68,15 @@ def test_listening_triggers(pdkernel: Shell) -> None:
     ]
 
 
+def test_the_list_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in the name of a workflow are shown as text."""
+    pdkernel.notebook('%%pdworkflow\nname: "\\e]0;owned\\a"\ntrigger: {type: email}', STEP)
+
+    listed = pdkernel("triggers", "list").stdout
+
+    assert listed == "off  \\x1b]0;owned\\x07  email  pdkernel triggers enable work.ipynb\n"
+
+
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 STATE = TriggerState("p_1", "dc_1", "Sales", "sales.ipynb", {}, enabled=True, since=NOON, type="source")
 SOURCE = Trigger("source", config={"uses": "depot-new-sale@0.1.0"})

@@ -265,6 +265,16 @@ def test_entry_files_of_other_names_stay(project: Callable[[str], Path]) -> None
     assert diff_of(result) == ["-- namespace: code", "+- namespace: main"]
 
 
+def test_an_unsupported_entry_stays_without_the_step_above_it(project: Callable[[str], Path]) -> None:
+    """The removal of a step removes no other entry of workflow.yaml."""
+    folder = project(TWO)
+
+    result = exported(imported(folder), folder, code=None)
+
+    removed = [line for line in diff_of(result) if "namespace:" in line]
+    assert removed == ["-- namespace: code"]
+
+
 def test_another_version_drops_the_props_cursor(project: Callable[[str], Path]) -> None:
     """A props cursor is dropped with another version of the action, and kept when a prop changes."""
     folder = project(ORDERS)

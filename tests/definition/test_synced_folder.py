@@ -275,7 +275,7 @@ def test_settings_belong_to_the_triggers_in_their_order(tmp_path: Path) -> None:
         tmp_path,
         "name: W\ntriggers:\n- id: hi_1\n- id: ti_2\n- id: ti_3\n- id: ei_4\n",
         pdkernel_DOT_yaml=(
-            "triggers:\n- type: http\n- {type: schedule, id: ti_3, cron: 0 3 * * *}\n"
+            "triggers:\n- type: http\n- {type: schedule, id: ti_2, cron: 0 3 * * *}\n"
             "- {type: schedule, cron: 0 2 * * *}\n"
         ),
     )
@@ -284,8 +284,8 @@ def test_settings_belong_to_the_triggers_in_their_order(tmp_path: Path) -> None:
 
     assert [(trigger.config["id"], trigger.config.get("cron")) for trigger in triggers] == [
         ("hi_1", None),
-        ("ti_3", "0 3 * * *"),
-        ("ti_2", "0 2 * * *"),
+        ("ti_2", "0 3 * * *"),
+        ("ti_3", "0 2 * * *"),
         ("ei_4", None),
     ]
 

@@ -293,11 +293,13 @@ def test_wrong_body(body: str, line: int, says: str) -> None:
 
 
 def test_props_beside_a_long_expression_keep_their_lines() -> None:
-    """An expression of several lines counts for the lines below it, and not for its own first line."""
-    step = parse_step_cell("%%pdstep s --uses k@1.0.0\na: 1\nb: {{\n 1 +\n 1 }}\nc: [{{ 2 }},\n {{ 3 }}]\nd: 4").step
+    """Expressions of several lines count for the lines below them, and not for their own first line."""
+    step = parse_step_cell(
+        "%%pdstep s --uses k@1.0.0\na: 1\nb: {{\n 1 +\n 1 }} or {{\n 2 }}\nc: [{{ 2 }},\n {{ 3 }}]\nd: 4"
+    ).step
 
     assert {path: line for path, line in step.prop_lines.items() if len(path) == 1} == {
-        ("a",): 2, ("b",): 3, ("c",): 6, ("d",): 8,
+        ("a",): 2, ("b",): 3, ("c",): 7, ("d",): 9,
     }  # fmt: skip
 
 

@@ -175,6 +175,23 @@ def test_what_a_report_says_about_the_workflow(project: Project) -> None:
     assert "Contents:\n" in of_folder
 
 
+def test_a_report_cannot_control_the_terminal() -> None:
+    """Control characters of foreign names are shown as text in requirements, findings and the reason against serving."""
+    name = "\x1b]0;owned\x07"
+    report = DoctorReport(
+        (MissingRequirement("unsupported", name, f"{name} has no uses.", f"fix {name}"),),
+        ImportReport("Greet"),
+        lint_findings=(Finding("git-form", name, None, None, f"Control flow {name}"),),
+        not_served=f"{name} has no uses.",
+    )
+
+    text = report.format_text("folder")
+
+    assert text.count("\\x1b]0;owned\\x07") == 5
+    assert text.isascii()
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_findings_do_not_make_a_workflow_unready(project: Project) -> None:
     """A finding is for a deployment: the workflow runs here."""
     report = collected(project, a_workflow(python_step("say", "return pd.steps['gone']")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -437,6 +438,20 @@ def test_an_error_of_a_step_is_shown_once() -> None:
 
     assert timeline.render_text(execution).count("no such key") == 1
     assert timeline.render_html(execution).count("no such key") == 1
+
+
+@pytest.mark.parametrize(("is_edited", "place"), [(False, "work.py:13"), (True, "line 4 of the cell `check`")])
+def test_an_error_of_a_file_that_has_changed_has_the_line_of_its_step(is_edited: bool, place: str) -> None:
+    """A line of the file is shown only if the run had the same code."""
+    workflow = a_workflow(dataclasses.replace(python_step("check"), file="work.py", file_line=10))
+    error = ErrorRecord("c", "KeyError", "no such key", step="check", line=4)
+    execution = builders.with_step(
+        builders.an_execution(version="0" * 12 if is_edited else workflow.version), "check", error=error
+    )
+
+    drawn = timeline.render_text(execution, timeline.TimelineContext(workflow=workflow))
+
+    assert f"KeyError at {place}" in drawn
 
 
 def test_a_very_short_step_has_a_bar() -> None:
