@@ -478,7 +478,7 @@ def test_a_source_is_not_installed_with_no_install(tmp_path: Path) -> None:
     session.catalog.settings.set_sources(["npm"], base=tmp_path)
     session.record_cell("%%pdworkflow\ntrigger: {type: source, uses: depot-new-thing@0.0.1}", cell_id="head")
 
-    with pytest.raises(ActionNotFoundError, match="is not installed"):
+    with pytest.raises(ActionNotFoundError, match="or PDKERNEL_NO_INSTALL forbids its installation"):
         session.poll_source(on_event=False)
     session.close()
 
