@@ -369,7 +369,7 @@ def get_package_version(component: Component) -> str:
 def build_not_installed_error(uses: ActionReference) -> ActionNotFoundError:
     """The error for an action that is not installed and must not be installed."""
     return ActionNotFoundError(
-        f"The action {uses} is not installed in this project, and --no-install forbids its installation.",
+        f"The action {uses} is not installed in this project, and --no-install or PDKERNEL_NO_INSTALL forbids its installation.",
         fix=f"Install the action: pdkernel actions add {uses}",
     )
 

@@ -72,7 +72,7 @@ export default {
   },
   async additionalProps() {
     const props = {};
-    for (let n = 0; n < this.columns; n++) props[`col_${n}`] = { type: "string", label: `Column ${n}` };
+    for (let n = 0; n < this.columns; n++) props[`col_${n}`] = { type: "string", label: `Column ${n} of ${this.columns}` };
     return props;
   },
   async run() {

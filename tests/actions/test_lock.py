@@ -210,7 +210,7 @@ async def test_a_kept_component_is_restored(clone: Clone, registry: PackageServe
     publish(registry, "0.11.0", "0.1.2")
     theirs = clone("theirs")
 
-    with pytest.raises(ActionNotFoundError, match="is not installed in this project, and --no-install forbids"):
+    with pytest.raises(ActionNotFoundError, match="--no-install or PDKERNEL_NO_INSTALL forbids"):
         await theirs.restore(kept, install=False)
     found = await theirs.restore(kept)
 

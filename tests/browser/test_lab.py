@@ -278,6 +278,21 @@ def test_the_screen_is_the_draft(page: LabPage, kernel: str) -> None:
     expect(page.output(2)).to_have_text("['first', 'last']")
 
 
+def test_a_page_that_leaves_takes_its_cells_along(page: LabPage) -> None:
+    """After a page has left, the kernel reads the notebook's file again, not the cells that the page has shown last."""
+    page.new_notebook(["%load_ext pdkernel", "%%pdstep one\n", STEPS], name="left.ipynb", kernel="python3")
+    page.run_cell(0)
+    page.edit_cell(1, "%%pdstep first\n")
+    page.run_cell(2)
+    shown = page.output(2).inner_text()
+
+    page.page.evaluate("window.dispatchEvent(new Event('pagehide'))")
+    page.run_cell(2)
+
+    assert shown.strip() == "['first']"
+    expect(page.output(2)).to_have_text("['one']")
+
+
 def test_the_mark_of_an_edited_step_runs_it(page: LabPage) -> None:
     """An edit marks the step's result and the results below at once; a click on a mark, or Enter, runs them again."""
     event = 'open("event.json", "w").write(\'{"body": {}}\');\n%pdevent event.json'

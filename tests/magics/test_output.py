@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from comm.base_comm import CommManager
 from IPython.core.displaypub import CapturingDisplayPublisher
+from ipywidgets import Button
 from msgspec.structs import replace
 
 from pdkernel.clock import ManualClock
 from pdkernel.execution import Execution, RunPause
-from pdkernel.magics.output import CellError, LiveTimeline, _is_short, raise_on_failure
+from pdkernel.magics.output import CellError, LiveTimeline, _is_short, raise_on_failure, show_button
 from tests.magics.conftest import Notebook
 from tests.render.builders import an_execution
 
@@ -88,3 +91,24 @@ def test_a_cell_fails_with_its_run(execution: Execution, message: str | None) ->
     with pytest.raises(CellError) as raised:
         raise_on_failure(execution)
     assert raised.value.message == message
+
+
+def test_buttons_stay_until_their_own_cell_runs_again(notebook: Notebook, drawn: Callable[[], list[str]]) -> None:
+    """A cell shows several buttons; they are closed when the cell runs again, not when another cell runs."""
+    metadata: dict[str, object] = {}
+    notebook.shell.kernel = SimpleNamespace(get_parent=lambda: {"metadata": metadata}, comm_manager=CommManager())
+
+    def show(cell: str, count: int) -> Button:
+        button = Button()
+        metadata["cellId"], notebook.shell.execution_count = cell, count
+        show_button(notebook.shell, button)
+        return button
+
+    shown = [show("a", 1), show("a", 1), show("b", 2)]
+    before = [button.comm is not None for button in shown]
+    shown.append(show("a", 3))
+    after = [button.comm is not None for button in shown]
+
+    assert before == [True, True, True]
+    assert after == [False, False, True, True]
+    assert len(drawn()) == 4

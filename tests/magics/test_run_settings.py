@@ -37,6 +37,17 @@ def test_pduser_changes_the_environment_alone(notebook: Notebook, run: Run) -> N
     assert (notebook.session.external_user_id, notebook.session.environment) == ("grace", "production")
 
 
+def test_pduser_clears_the_user_and_sets_the_environment(notebook: Notebook, run: Run) -> None:
+    """`%pduser --clear` keeps the environment, and `--environment` changes it."""
+    run("%pduser ada")
+    run("%pduser --clear --environment production")
+    changed = (notebook.session.external_user_id, notebook.session.environment)
+    run("%pduser --clear")
+
+    assert changed == (None, "production")
+    assert notebook.session.environment == "production"
+
+
 @pytest.mark.parametrize(
     ("text", "plain"), [("'a b'", "a b"), ('"a"', "a"), ("'a", "'a"), ("'", "'"), ("a'", "a'"), ("", "")]
 )

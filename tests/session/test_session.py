@@ -13,7 +13,7 @@ import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import DirectiveError, EventError, PdkernelError, RequestError
+from pdkernel.errors import ActionNotFoundError, DirectiveError, EventError, PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import RunTrigger, StepResult
 from pdkernel.model import AppBinding, Step, StoreBinding
@@ -470,6 +470,19 @@ def test_values_of_no_install(tmp_path: Path, value: str, *, is_installed: bool)
     session.close()
 
 
+def test_a_source_is_not_installed_with_no_install(tmp_path: Path) -> None:
+    """With `PDKERNEL_NO_INSTALL`, a poll asks no registry for a source that is not installed."""
+    environ = {"PDKERNEL_NO_INSTALL": "1", "PATH": os.environ["PATH"], "npm_config_registry": "http://127.0.0.1:1/"}
+    session = Session(folder=tmp_path, environ=environ)
+    session.catalog.settings.accept_licence()
+    session.catalog.settings.set_sources(["npm"], base=tmp_path)
+    session.record_cell("%%pdworkflow\ntrigger: {type: source, uses: depot-new-thing@0.0.1}", cell_id="head")
+
+    with pytest.raises(ActionNotFoundError, match="or PDKERNEL_NO_INSTALL forbids its installation"):
+        session.poll_source(on_event=False)
+    session.close()
+
+
 def test_names_that_are_not_secret_are_checked(make_session: Make, save_notebook: Callable[..., Path]) -> None:
     """A run is not saved as a test with a plain name that the run did not use."""
     path = save_notebook(("one", "%%pdstep one\ndef handler(pd):\n    return 1\n"))
@@ -598,8 +611,8 @@ def test_a_saved_event_has_its_name(session: Session) -> None:
     assert session.event_name == "kept"
 
 
-def test_a_pin_is_released_once(ready: Session) -> None:
-    """A released pin leaves no result of its step; a step that is not pinned has none to release."""
+def test_a_pin_is_released_once(ready: Session, make_session: Make) -> None:
+    """A released pin leaves no result of its step, in the next kernel too; a step that is not pinned has none to release."""
     ready.pin("check", {"$return_value": 1})
     result = ready.get_result("check")
 
@@ -607,7 +620,7 @@ def test_a_pin_is_released_once(ready: Session) -> None:
     assert (result.status, ready.get_exports()["check"]) == ("pinned", {"$return_value": 1})
     assert (ready.unpin("check"), ready.unpin("check")) == (True, False)
     assert ready.get_result("check") is None
-    assert ready.pins == {}
+    assert (ready.pins, make_session().pins) == ({}, {})
 
 
 def test_a_change_that_fails_changes_nothing(ready: Session, make_session: Make) -> None:

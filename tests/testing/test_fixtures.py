@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import EventError, NotebookError, RequestError, UnknownStepError
+from pdkernel.model import JSON
 from pdkernel.testing import MakeEvent, RunWorkflow, SettableClock, TemporaryProject
 from pdkernel.testing.fixtures import _events_at, _resolve_recording_path
 from tests.builders import a_workflow, node_step, python_step
@@ -184,6 +185,14 @@ def test_events(pd_event: MakeEvent, request: pytest.FixtureRequest, tmp_path: P
 
     assert [event.data["method"] for event in events] == ["PUT", "PUT", "POST"]
     assert events[2].data["body"] == {"name": "Ada"}
+
+
+@pytest.mark.parametrize("body", [{}, [], "", 0, False])
+def test_an_empty_body_is_a_body(pd_event: MakeEvent, body: JSON) -> None:
+    """An empty payload is wrapped in a POST event, like any other."""
+    event = pd_event(body=body)
+
+    assert (event.data["method"], event.data["body"]) == ("POST", body)
 
 
 def test_an_event_of_a_folder_above(tmp_path: Path) -> None:

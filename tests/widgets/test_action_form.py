@@ -389,6 +389,19 @@ def test_added_props(session: Session, make_form: Callable[..., ActionForm]) -> 
     assert "col_1" not in form.cell_source
 
 
+def test_a_typed_value_stays_if_its_prop_changes(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """A typed value stays in its field if the action declares the added prop with another label."""
+    connect(session)
+    form = make_form("fill")
+    type_into(form.get_field("col_0").value, "a")
+
+    type_into(form.get_field("columns").value, "3")
+    form.wait(WAIT_S)
+
+    assert form.get_field("col_0").prop.definition["label"] == "Column 0 of 3"
+    assert "col_0: a" in form.cell_source
+
+
 def test_no_credential_in_the_form(session: Session, make_form: Callable[..., ActionForm]) -> None:
     """The form contains only the action's results of the account."""
     connect(session)
