@@ -441,9 +441,12 @@ def test_export_is_that_of_the_command(folder: Path, tmp_path: Path) -> None:
 
 
 def test_export_with_a_proof(folder: Path, tmp_path: Path) -> None:
-    """`prove` compares runs of the files with runs of the notebook."""
-    exported = pdkernel.export(folder / "echo.ipynb", to=tmp_path / "flow", prove=True, project=tmp_path / ".pdkernel")
+    """`prove` compares runs of the files with runs of the notebook, in the project that the caller names."""
+    project = tmp_path / "elsewhere" / ".pdkernel"
 
+    exported = pdkernel.export(folder / "echo.ipynb", to=tmp_path / "flow", prove=True, project=project)
+
+    assert (project / "project.db").is_file()
     assert exported.proof is not None
     assert exported.proof.verdict != "differs"
 

@@ -370,3 +370,11 @@ def test_a_failed_or_cancelled_run_raises(status: Status, message: str) -> None:
     assert caught.value.execution is run
     assert caught.value.message == message
     assert NEW_RUN.raise_for_status() is NEW_RUN
+
+
+def test_a_step_that_fails_with_an_error_named_cancelled_is_not_cancelled() -> None:
+    """A step counts as cancelled if pdkernel cancelled it; an error of that name in the step's code has a stack."""
+    by_pdkernel = StepResult("wait", "error", error=ErrorRecord("step_failed", "Cancelled", "The run was cancelled."))
+    by_its_code = StepResult("order", "error", error=replace(ERROR, name="Cancelled"))
+
+    assert (by_pdkernel.is_cancelled, by_its_code.is_cancelled) == (True, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -67,4 +68,32 @@ def test_an_interrupt_is_raised_after_the_cleanup(loop: LoopThread) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         loop.submit(work()).result(raises_interrupt=True, while_waiting=interrupt)
+    assert seen == ["cleaned up"]
+
+
+async def test_a_cancelled_wait_ends_after_the_cleanup(loop: LoopThread) -> None:
+    """A task that waits in another loop and is cancelled ends when the coroutine has cleaned up."""
+    begun, cleaning, may_end = threading.Event(), threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cleaning.set()
+            await asyncio.to_thread(may_end.wait, 20)
+            seen.append("cleaned up")
+
+    waiting = asyncio.create_task(loop.submit(work()).result_async())
+    assert await asyncio.to_thread(begun.wait, 20)
+
+    waiting.cancel()
+    assert await asyncio.to_thread(cleaning.wait, 20)
+    has_waited = not waiting.done()
+    may_end.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert has_waited
     assert seen == ["cleaned up"]

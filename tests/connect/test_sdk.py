@@ -126,6 +126,27 @@ def test_a_revoked_token_is_requested_anew_once(sdk: Sdk) -> None:
     assert len(twice.clients) == 2
 
 
+def test_a_call_that_is_repeated_with_a_new_token_has_its_default(sdk: Sdk) -> None:
+    """If the repeated call gets a 404, it returns the default of the call."""
+    first = sdk.client
+
+    assert sdk.call(Answering(fault(401), fault(404)), default=[]) == []
+    assert sdk.client is not first
+
+
+@pytest.mark.parametrize("status", [401, 422])
+def test_the_message_of_a_call_that_is_repeated_has_no_secret(sdk: Sdk, status: int) -> None:
+    """If the repeated call is rejected, the message masks the secrets of the call."""
+    first = sdk.client
+    rejected = fault(status, {"error": "the key my-own-key-0123456789 is wrong"})
+
+    with pytest.raises(PdkernelError, match=r"Pipedream's message: the key .* is wrong") as caught:
+        sdk.call(Answering(fault(401), rejected), secrets=["my-own-key-0123456789"])
+
+    assert "my-own-key-0123456789" not in str(caught.value)
+    assert sdk.client is not first
+
+
 def test_a_new_token_that_is_rejected_is_final(sdk: Sdk) -> None:
     """The first call of a client is not repeated: its token is new."""
     rejected = Answering(fault(401))

@@ -10,6 +10,7 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory, token_refresh
+from pdkernel.connect.oauth_providers import PROVIDERS_SETTING
 from pdkernel.project import Project
 from tests.oauth_provider import Provider, connect_account, oauth_provider, register
 
@@ -222,6 +223,19 @@ def test_a_token_that_is_not_due_any_more_is_left(home: Project, account: str, p
     assert token_refresh.refresh_credentials(home, account, before) == before
     assert not home.grants.is_renewing(account)
     assert provider.requests == []
+
+
+def test_a_token_of_an_app_without_a_client_is_left(
+    home: Project, directory: LocalDirectory, account: str, moving: ManualClock
+) -> None:
+    """If the project has no OAuth client of the app any more, the token stays, and no other process waits for a refresh."""
+    before = token_of(directory, account)
+    home.settings.remove(PROVIDERS_SETTING)
+
+    moving.advance(DUE_S)
+
+    assert token_of(directory, account) == before
+    assert not home.grants.is_renewing(account)
 
 
 def test_credentials_that_a_person_enters_are_not_refreshed(

@@ -130,6 +130,18 @@ def test_archive_that_is_too_large_is_refused() -> None:
         check_archives(zipped(bytes(40 << 20)), "", starred)
 
 
+def test_members_of_one_archive_share_the_limit() -> None:
+    """Two members that are small enough by themselves, and too large together, are refused."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("a.bin", bytes(17 << 20))
+        archive.writestr("b.bin", bytes(17 << 20))
+
+    check_archives(zipped(bytes(17 << 20)), "", starred)
+    with pytest.raises(NotSearchableError, match="too large when it is unpacked"):
+        check_archives(made.getvalue(), "", starred)
+
+
 def test_archives_of_one_body_share_the_limit() -> None:
     """Two archives that are small enough by themselves, and too large together, are refused."""
     part = b"--x\r\n\r\n" + gzip.compress(bytes(17 << 20), 1) + b"\r\n"

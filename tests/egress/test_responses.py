@@ -1,4 +1,4 @@
-"""Large bodies pass the gateway without being held."""
+"""Large bodies pass the gateway without being held, and a response that is read in part is recorded."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from pdkernel.egress.responses import is_bodyless
-from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, OutsideServer, node_paths
+from pdkernel.clock import ManualClock
+from pdkernel.egress.message import Response, close_stream
+from pdkernel.egress.pending_call import CallResult, PendingCall
+from pdkernel.egress.responses import UpstreamResult, is_bodyless, stream_response
+from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, Ledger, OutsideServer, node_paths
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the tests read the peak of a process's memory from /proc, which only Linux has"
@@ -136,3 +139,26 @@ def test_large_recorded_bodies_are_not_held(measured: MeasuredGateway, tmp_path:
 def test_responses_without_a_body(method: str, status: int, expected: bool) -> None:
     """A response to HEAD, and a 204 or 304, has no body, whatever its length says."""
     assert is_bodyless(method, status) is expected
+
+
+async def test_a_response_that_is_not_read_to_its_end_is_recorded(ledger: Ledger) -> None:
+    """If the step closes the connection early, the row has the bytes so far, and the host's connection is closed."""
+    closed: list[bool] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield b"abc"
+            yield b"def"
+        finally:
+            closed.append(True)
+
+    call = PendingCall(ledger.binding("live"), "GET", "https://api.example.test/", ManualClock())
+    result = UpstreamResult(Response(200, b"OK", [], b""), CallResult("sent", 200))
+    stream = stream_response(call, result, body(), None, has_no_body=False)
+
+    first = await anext(stream)
+    await close_stream(stream)
+
+    (row,) = ledger.calls
+    assert (first, row.outcome, row.status, row.bytes) == (b"abc", "sent", 200, 3)
+    assert closed == [True]

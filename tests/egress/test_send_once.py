@@ -270,7 +270,7 @@ def test_an_unknown_outcome_without_a_store(loop: Loop, tmp_path: Path, ledger: 
 def test_a_stored_response_needs_no_connection(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
-    """If the host cannot be reached any more, its step still gets the stored response; another step fails."""
+    """If the host cannot be reached any more, its step still gets the stored response; another step, and `send`, fail."""
 
     def answer(sock: socket.socket) -> None:
         sock.recv(1000)
@@ -288,11 +288,14 @@ def test_a_stored_response_needs_no_connection(
             second = process.request("urllib", "POST", "https://slack.com/messages", "hello")
             process.bind(ledger.binding("live", sent_requests=sent, step="other"))
             third = process.ask("urllib", "POST", "https://slack.com/messages", "hello")
+            process.bind(ledger.binding("live", sent_requests=sent, send_again=True))
+            fourth = process.ask("urllib", "POST", "https://slack.com/messages", "hello")
             process.stop()
 
     assert first.body == second.body == b"hi"
     assert third["error"].startswith("URLError")
-    assert [call.outcome for call in ledger.calls] == ["sent", "not_sent", "failed"]
+    assert fourth["error"] == third["error"]
+    assert [call.outcome for call in ledger.calls] == ["sent", "not_sent", "failed", "failed"]
 
 
 def test_without_a_store_every_run_sends(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:

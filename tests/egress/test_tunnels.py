@@ -149,6 +149,28 @@ def test_tls_without_http_is_passed_on(
     assert greeting == b"220 ready\r\n"
 
 
+def test_the_first_bytes_inside_tls_are_passed_on(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """A host receives the bytes by which the gateway has recognized that a client's protocol inside TLS is not HTTP."""
+    with (
+        host(echo, outside_context(authority)) as port,
+        gateway_to(loop, tmp_path, port, meant=8883, ca=outside_ca) as (gateway, caller_token),
+    ):
+        gateway.bind(caller_token, ledger.binding("live"))
+        project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
+        context = ssl.create_default_context(cafile=project_ca)
+        with (
+            knock(gateway, caller_token, "slack.com", 8883, secure=False) as plain,
+            context.wrap_socket(plain, server_hostname="slack.com") as sock,
+        ):
+            sock.sendall(b"\x10\x0c\x00\x04MQTT")
+            answer = sock.recv(100)
+
+    assert answer == b"\x10\x0c\x00\x04MQTT"
+    assert [(call.url, call.outcome) for call in ledger.calls] == [("https://slack.com:8883", "sent")]
+
+
 # ── TLS, WebSockets and HTTP/2 ──────────────────────────────────────────────────────────────────────────
 
 

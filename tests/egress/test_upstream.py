@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import socket
@@ -53,6 +54,24 @@ def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger:
 
     assert answer.endswith(b"ok")
     assert asked[0].startswith(b"GET http://nowhere.invalid:80/a%2Fb HTTP/1.1")
+
+
+def test_the_name_and_password_of_an_upstream_proxy_are_decoded(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The proxy receives the characters that are percent-encoded in the URL of `via`."""
+    asked: list[bytes] = []
+
+    def proxy(sock: socket.socket) -> None:
+        asked.append(read_until(sock, b"\r\n\r\n"))
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    with host(proxy) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live", via=f"http://ada%40corp:p%3Aw%2F@127.0.0.1:{port}"))
+        with knock(gateway, caller_token, "nowhere.invalid", 80, secure=False) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: nowhere.invalid\r\nConnection: close\r\n\r\n")
+            read_all(sock)
+
+    sent = next(line for line in asked[0].split(b"\r\n") if line.lower().startswith(b"proxy-authorization:"))
+    assert base64.b64decode(sent.rpartition(b" ")[2]) == b"ada@corp:p:w/"
 
 
 def test_calls_through_connects_proxy_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:

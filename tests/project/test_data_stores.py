@@ -84,6 +84,17 @@ def test_stores_are_separate(project: Project) -> None:
     assert [(store.name, store.record_count) for store in project.data_stores.list_stores()] == [("one", 0), ("two", 1)]
 
 
+def test_the_size_of_a_store_is_that_of_its_values(project: Project) -> None:
+    """The size is counted in characters of JSON, without keys; an empty store has 0."""
+    project.data_stores.set("full", "a long key", "é1")
+    project.data_stores.set("full", "another key", [1, 2])
+    project.data_stores.set("was full", "key", 1)
+
+    project.data_stores.clear("was full")
+
+    assert [store.characters for store in project.data_stores.list_stores()] == [len('"\\u00e91"') + len("[1,2]"), 0]
+
+
 def test_an_expired_record_is_absent(project: Project, clock: ManualClock) -> None:
     """No method finds an expired record."""
     project.data_stores.set("s", "short", 1, ttl=60)

@@ -90,6 +90,20 @@ def test_a_rotation_replaces_the_key(tmp_path: Path, database_url: str | None) -
     assert "copy the key file of that host" in refused.value.fix
 
 
+def test_the_log_has_no_value_of_the_earlier_key(project: Project) -> None:
+    """After a rotation, no value that was encrypted with the earlier key is left in SQLite's log."""
+    project.variables.set("A", "1")
+    with project.sqlalchemy_engine.connect() as connection:
+        sealed = bytes(connection.execute(select(variables.c.sealed_value)).scalar_one())
+    log = project.folder / "project.db-wal"
+    was_in_log = sealed in log.read_bytes()
+
+    rotate(project)
+
+    assert was_in_log
+    assert sealed not in log.read_bytes()
+
+
 def test_a_key_behind_a_link_is_replaced(tmp_path: Path) -> None:
     """If the key file is a link, the file that the link names is replaced."""
     (tmp_path / "secrets").mkdir()
