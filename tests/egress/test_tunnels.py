@@ -7,7 +7,8 @@ import socket
 import ssl
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,18 @@ def test_a_rejected_certificate_is_reported(
     assert "does not accept the project's certificate" in (ledger.calls[0].note or "")
 
 
+@contextmanager
+def knock_by_tls(gateway: Gateway, caller_token: str, port: int) -> Iterator[ssl.SSLSocket]:
+    """A connection to *port* of slack.com, with TLS that verifies the certificate of the project."""
+    project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
+    context = ssl.create_default_context(cafile=project_ca)
+    with (
+        knock(gateway, caller_token, "slack.com", port, secure=False) as plain,
+        context.wrap_socket(plain, server_hostname="slack.com") as sock,
+    ):
+        yield sock
+
+
 def test_tls_without_http_is_passed_on(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
@@ -137,12 +150,7 @@ def test_tls_without_http_is_passed_on(
         gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, caller_token),
     ):
         gateway.bind(caller_token, ledger.binding("live"))
-        project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
-        context = ssl.create_default_context(cafile=project_ca)
-        with (
-            knock(gateway, caller_token, "slack.com", 993, secure=False) as plain,
-            context.wrap_socket(plain, server_hostname="slack.com") as sock,
-        ):
+        with knock_by_tls(gateway, caller_token, 993) as sock:
             greeting = read_until(sock, b"\n")
             sock.sendall(b"QUIT\r\n")
 
@@ -158,12 +166,7 @@ def test_the_first_bytes_inside_tls_are_passed_on(
         gateway_to(loop, tmp_path, port, meant=8883, ca=outside_ca) as (gateway, caller_token),
     ):
         gateway.bind(caller_token, ledger.binding("live"))
-        project_ca = gateway.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
-        context = ssl.create_default_context(cafile=project_ca)
-        with (
-            knock(gateway, caller_token, "slack.com", 8883, secure=False) as plain,
-            context.wrap_socket(plain, server_hostname="slack.com") as sock,
-        ):
+        with knock_by_tls(gateway, caller_token, 8883) as sock:
             sock.sendall(b"\x10\x0c\x00\x04MQTT")
             answer = sock.recv(100)
 

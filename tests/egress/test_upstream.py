@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,15 +38,21 @@ from tests.egress.kit import (
 )
 
 
-def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """With `via`, the gateway connects to the proxy and not to the host."""
-    asked: list[bytes] = []
+def answering_proxy(asked: list[bytes]) -> Callable[[socket.socket], None]:
+    """A proxy that answers `ok`, and adds the head of each request to *asked*."""
 
     def proxy(sock: socket.socket) -> None:
         asked.append(read_until(sock, b"\r\n\r\n"))
         sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
-    with host(proxy) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, caller_token):
+    return proxy
+
+
+def test_calls_go_through_the_upstream_proxy(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """With `via`, the gateway connects to the proxy and not to the host."""
+    asked: list[bytes] = []
+
+    with host(answering_proxy(asked)) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, caller_token):
         gateway.bind(caller_token, ledger.binding("live", via=f"http://127.0.0.1:{port}"))
         with knock(gateway, caller_token, "nowhere.invalid", 80, secure=False) as sock:
             sock.sendall(b"GET /a%2Fb HTTP/1.1\r\nHost: nowhere.invalid\r\nConnection: close\r\n\r\n")
@@ -60,11 +66,7 @@ def test_the_name_and_password_of_an_upstream_proxy_are_decoded(loop: Loop, tmp_
     """The proxy receives the characters that are percent-encoded in the URL of `via`."""
     asked: list[bytes] = []
 
-    def proxy(sock: socket.socket) -> None:
-        asked.append(read_until(sock, b"\r\n\r\n"))
-        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-
-    with host(proxy) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, caller_token):
+    with host(answering_proxy(asked)) as port, gateway_to(loop, tmp_path, port, meant=1) as (gateway, caller_token):
         gateway.bind(caller_token, ledger.binding("live", via=f"http://ada%40corp:p%3Aw%2F@127.0.0.1:{port}"))
         with knock(gateway, caller_token, "nowhere.invalid", 80, secure=False) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: nowhere.invalid\r\nConnection: close\r\n\r\n")

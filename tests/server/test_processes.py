@@ -219,7 +219,9 @@ def test_a_replacement_of_a_replacement_continues_the_first_runs(tmp_path: Path)
         started.wait_for_error("has ended with status 7")
         (tmp_path / "failing").write_text("")
 
-        started.wait_for_error(f"predecessor executor-{victim}\n")
+        printed = started.wait_for_error(f"predecessor executor-{victim}\n")
+
+        assert printed.count(f"predecessor executor-{victim}\n") == 1
 
 
 def test_a_process_that_dies_again_and_again_is_replaced_later(tmp_path: Path) -> None:

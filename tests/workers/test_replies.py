@@ -394,6 +394,7 @@ async def test_service_call_ends_with_its_step(start: Start) -> None:
 
     async with asyncio.timeout(20):
         await ended.wait()
+    assert ended.is_set()
 
 
 async def test_line_above_the_limit_is_refused() -> None:

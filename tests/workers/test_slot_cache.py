@@ -95,7 +95,10 @@ async def test_slot_that_ends_leaves_nothing(open_run: OpenRun) -> None:
     await measured(pool)
 
     await until(lambda: not slot.folder.exists() and not psutil.pid_exists(pid))
+    left = list(pool._slots._slots), slot.folder.exists(), psutil.pid_exists(pid)
     await pool.close()
+
+    assert left == ([], False, False)
 
 
 async def test_worker_of_an_active_run_does_not_end(open_run: OpenRun) -> None:

@@ -51,7 +51,7 @@ function showContent(container, html) {
 
   container.innerHTML = markup;
   prepareKeys();
-  find('details').forEach((each, index) => { if (open[index]) each.open = true; });
+  find('details').forEach((each, number) => { if (open[number]) each.open = true; });
   for (const [name, value] of typed) {
     const field = container.querySelector(`[name="${CSS.escape(name)}"]`);
     if (field && value) field.value = value;
