@@ -74,8 +74,6 @@ def register_comm_target(shell: Any, run_stale: Callable[[], object]) -> None:
         data = message["content"]["data"]
         if "cells" in data:
             get_live_notebook(shell).show(data, at=time.time())
-        elif data.get("left"):
-            get_live_notebook(shell).forget(str(data.get("page")))
         elif data.get("run") == "stale":
             try:
                 run_stale()

@@ -70,12 +70,12 @@ class ShownCells(JsonStruct, frozen=True):
     Attributes:
         page: The id of the page; each page that shows the notebook has its own.
         revision: The number of the message, which increases: two shells of a kernel can receive messages in another order.
-        cells: The cells that belong to the workflow, in the notebook's order.
+        cells: The cells that belong to the workflow, in the notebook's order; None if the page no longer shows the notebook.
     """
 
     page: str
     revision: int
-    cells: tuple[ShownCell, ...]
+    cells: tuple[ShownCell, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,50 +98,40 @@ class LiveNotebook:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pages: dict[str, tuple[int, _Document]] = {}  # by page; the page of the newest message is the last key
+        self._pages: dict[
+            str, tuple[int, _Document | None]
+        ] = {}  # by page; the page of the newest message is the last key
         self.document: _Document | None = None
         self.changes = 0
         self.on_change: Callable[[], None] = lambda: None
 
     def show(self, message: object, *, at: float) -> None:
         """
-        Store the cells of a front end's *message*, unless a later message of the page has arrived.
+        Store the cells of a front end's *message*, or forget those of a page that leaves, unless a later message of the page has arrived.
+
+        The page that sent last counts; without any page, the file.
 
         Raises:
             msgspec.ValidationError: The message is not a `ShownCells`.
         """
         shown = msgspec.convert(message, ShownCells)
-        cells = tuple(
-            NotebookCell(
-                source=cell.source,
-                type=cell.type,
-                id=cell.id,
-                metadata={METADATA_KEY: dict(cell.pdkernel)} if cell.pdkernel else {},
-                index=cell.index,
-            )
-            for cell in shown.cells
-        )
+        document = None if shown.cells is None else _Document(tuple(map(_read_shown_cell, shown.cells)), at)
         with self._lock:
             if shown.page in self._pages and shown.revision <= self._pages[shown.page][0]:
                 return
             self._pages.pop(shown.page, None)
-            self._pages[shown.page] = (shown.revision, _Document(cells, at))
-        self._choose_document()
-
-    def forget(self, page: str) -> None:
-        """Forget the cells of *page*, which no longer shows the notebook; without any page, the file counts."""
-        with self._lock:
-            self._pages.pop(page, None)
-        self._choose_document()
-
-    def _choose_document(self) -> None:
-        with self._lock:
+            self._pages[shown.page] = (shown.revision, document)
             before = self.document
-            self.document = next((document for _, document in reversed(self._pages.values())), None)
+            self.document = next((each for _, each in reversed(self._pages.values()) if each), None)
             self.changes += 1
             now = self.document
         if before is None or now is None or before.cells != now.cells:
             self.on_change()
+
+
+def _read_shown_cell(cell: ShownCell) -> NotebookCell:
+    metadata = {METADATA_KEY: dict(cell.pdkernel)} if cell.pdkernel else {}
+    return NotebookCell(source=cell.source, type=cell.type, id=cell.id, metadata=metadata, index=cell.index)
 
 
 class Draft:

@@ -123,7 +123,7 @@ def test_cells_of_the_front_end_are_the_draft(start_kernel: Start, name: str) ->
     edited = steps()
     kernel.run("%reload_ext pdkernel")
     loaded = steps()
-    send("comm_msg", data={"page": "p", "left": True})
+    send("comm_msg", data={"page": "p", "revision": 2, "cells": None})
 
     assert [opened, edited, loaded, steps()] == ["['one']", "['edited']", "['edited']", "[]"]
 

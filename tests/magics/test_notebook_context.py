@@ -91,7 +91,7 @@ def test_the_messages_of_a_front_end() -> None:
 
     opened(comm, {"content": {"data": {"page": "p", "revision": 0, "cells": [cell]}}})
     shown = live.document
-    receive(comm, {"page": "p", "left": True})
+    receive(comm, {"page": "p", "revision": 1, "cells": None})
     receive(comm, {"run": "stale"})
     silent = list(comm.sent)
     receive(comm, {"run": "stale"})

@@ -294,11 +294,24 @@ def test_without_a_page_the_file_counts(save_notebook: Save) -> None:
     typed = names(draft)
     live.show(shown(("a", cell("right")), page="right", revision=1), at=time.time())
 
-    live.forget("right")
+    live.show({"page": "right", "revision": 2, "cells": None}, at=time.time())
     one = names(draft)
-    live.forget("left")
+    live.show({"page": "left", "revision": 2, "cells": None}, at=time.time())
 
     assert (both, typed, one, names(draft)) == (["right"], ["typed"], ["typed"], ["saved"])
+
+
+def test_cells_that_arrive_after_their_page_has_left_do_not_count(save_notebook: Save) -> None:
+    """A message that the page sent before it left, and that arrives later, does not bring its cells back; a later message does."""
+    live = LiveNotebook()
+    draft = Draft(save_notebook(("a", cell("saved"))), live=live)
+    live.show({"page": "page", "revision": 2, "cells": None}, at=time.time())
+
+    live.show(shown(("a", cell("late")), page="page", revision=1), at=time.time())
+    late = names(draft)
+    live.show(shown(("a", cell("back")), page="page", revision=3), at=time.time())
+
+    assert (late, names(draft)) == (["saved"], ["back"])
 
 
 def test_only_a_change_of_cells_is_reported() -> None:

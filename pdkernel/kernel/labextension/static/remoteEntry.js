@@ -67,6 +67,7 @@
       this.page = `${Date.now()}-${Math.random()}`;
       this.revision = 0;
       this.comm = null;
+      this.commKernel = null; // the kernel of the comm; the panel has none when it is closed
       this.refusedBy = null; // the id of a kernel without pdkernel
       this.timer = null;
       this.sent = '';
@@ -126,6 +127,7 @@
         return;
       }
       const comm = (this.comm = kernel.createComm(COMM));
+      this.commKernel = kernel;
       comm.onClose = () => {
         if (this.comm === comm) {
           this.comm = null;
@@ -150,11 +152,14 @@
       }
     }
 
-    /** Send the cells in the order of the requests to run cells: a comm's own messages may overtake them, or come later. */
-    sendInOrder() {
-      const kernel = this.kernel;
-      if (this.comm && kernel) {
-        const content = { comm_id: this.comm.commId, data: this.message(this.read()) };
+    /**
+     * Send the *cells* in the order of the requests to run cells: a comm's own messages may overtake them, or come later.
+     * `null` says that the page leaves.
+     */
+    sendInOrder(cells = this.read()) {
+      const { comm, commKernel: kernel } = this;
+      if (comm && !comm.isDisposed) {
+        const content = { comm_id: comm.commId, data: this.message(cells) };
         const header = { msgType: 'comm_msg', channel: 'shell', username: kernel.username, session: kernel.clientId };
         kernel.sendShellMessage(services.KernelMessage.createMessage({ ...header, content }), false, true);
       }
@@ -178,12 +183,9 @@
     /** Tell the kernel that the page leaves. The kernel's end of the comm stays: it shows the next page that pdkernel is loaded. */
     close() {
       clearTimeout(this.timer);
-      const comm = this.comm;
+      this.sendInOrder(null);
+      this.comm?.dispose();
       this.comm = null;
-      if (comm && !comm.isDisposed) {
-        comm.send({ page: this.page, left: true });
-        comm.dispose();
-      }
     }
   }
 
