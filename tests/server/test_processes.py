@@ -234,4 +234,4 @@ def test_a_process_that_dies_again_and_again_is_replaced_later(tmp_path: Path) -
         started.process.terminate()
 
         assert "A new process starts in 1 s." in printed
-        assert started.process.wait(5) == 0
+        assert started.process.wait(60) == 0

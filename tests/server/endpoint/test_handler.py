@@ -65,13 +65,12 @@ async def test_a_flag_other_than_1_is_off(echo: Site) -> None:
 async def test_the_rate_limit_of_an_endpoint(serve: Serve) -> None:
     """If rate limits apply, requests above a burst are answered 429 with `retry-after`."""
     site = await serve(python_step("quick"), response="default", applies_rate_limits=True)
-    for _ in range(200):
-        answer = await site.http.post(site.path(), headers={"x-pd-nostore": "1"})
-        if answer.status_code == 429:
-            break
 
-    assert answer.status_code == 429
-    assert answer.headers["retry-after"] == "1"
+    answers = await asyncio.gather(*(site.http.post(site.path(), headers={"x-pd-nostore": "1"}) for _ in range(150)))
+
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert 0 < len(refused) <= 50
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
 
 
 USERS = 50
