@@ -24,11 +24,12 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
     log = folder / f"serve{''.join(word for word in words if word.startswith('--'))}.log"
     command = (sys.executable, "-m", "pdkernel", "serve", *words, "--port", "0", "--json")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    step_paths = os.environ.get(STEP_PATHS_VARIABLE, str(folder))  # unset in a script of `make conformance`
     with log.open("w") as errors:
         server = subprocess.Popen(
             command,
             cwd=folder,
-            env={**environ, "PYTHONPATH": str(ROOT), STEP_PATHS_VARIABLE: os.environ[STEP_PATHS_VARIABLE]},
+            env={**environ, "PYTHONPATH": str(ROOT), STEP_PATHS_VARIABLE: step_paths},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
