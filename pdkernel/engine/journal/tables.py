@@ -12,7 +12,7 @@ from pdkernel.project.sqlite import creation_statements
 
 def create_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Create the tables, or change those of an earlier version, in one transaction."""
-    from pdkernel.engine.journal.schema import SCHEMA_VERSION, SQLITE_MIGRATIONS, metadata
+    from pdkernel.engine.journal.schema import MIGRATIONS, SCHEMA_VERSION, metadata
 
     version = connection.execute("pragma user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
@@ -25,9 +25,7 @@ def create_tables(connection: sqlite3.Connection, path: Path) -> None:
         statements = (
             creation_statements(metadata)
             if version == 0
-            else [
-                each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in SQLITE_MIGRATIONS[newer].split(";")
-            ]
+            else [each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in MIGRATIONS[newer].split(";")]
         )
         for statement in statements:
             connection.execute(statement)

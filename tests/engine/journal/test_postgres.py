@@ -19,7 +19,15 @@ import psycopg
 import pytest
 
 from pdkernel.clock import SYSTEM_CLOCK, ManualClock
-from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output, open_journal, open_reader
+from pdkernel.engine.journal import (
+    Claim,
+    DatabaseJournal,
+    StoredLock,
+    WaitKey,
+    encode_output,
+    open_journal,
+    open_reader,
+)
 from pdkernel.engine.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.project import Project
@@ -29,6 +37,7 @@ from tests.engine.journal.conftest import (
     PostgresDatabase,
     load,
     new_run,
+    outbox_row,
     status,
     step_row,
     wait_row,
@@ -679,6 +688,18 @@ async def test_newer_tables_are_refused(server: PostgresDatabase) -> None:
             server.backend().create_tables()
     finally:
         server.execute(version.format(current))
+
+
+async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Journals) -> None:
+    """Tables of an earlier version get what is new, once, and are used after that."""
+    server.execute("alter table outbox drop column owner; alter table runs drop column package_lock")
+    server.execute("drop table package_locks; update meta set value = '3' where name = 'journal_schema_version'")
+
+    journal, other = journals(), journals()
+
+    assert await journal.accept_run(new_run(package_lock=StoredLock("hash", "{}")))
+    assert await journal.finish(FIRST, "success", encode_output(), outbox=[outbox_row()])
+    assert await other.record_delivery("run", outbox_row(), outbox_row().shown)
 
 
 def test_tables_are_created_once(postgres_url: str, tmp_path: Path) -> None:

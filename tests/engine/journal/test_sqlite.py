@@ -970,11 +970,11 @@ async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) 
     """A process that is killed within the migration leaves the earlier file, which the next process migrates."""
     code = (
         "import os, signal, sqlite3, sys\n"
-        "from pdkernel.engine.journal.schema import SQLITE_MIGRATIONS\n"
+        "from pdkernel.engine.journal.schema import MIGRATIONS\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "connection.create_function('hash_definition', 1, lambda text: text and str(hash(text)))\n"
         "connection.execute('begin immediate')\n"
-        "for statement in SQLITE_MIGRATIONS[int(sys.argv[2]) + 1].split(';')[:5]:\n"
+        "for statement in MIGRATIONS[int(sys.argv[2]) + 1].split(';')[:5]:\n"
         "    connection.execute(statement)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
