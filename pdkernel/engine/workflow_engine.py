@@ -93,7 +93,7 @@ class WorkflowEngine:
         self._shares_workers = shares_workers
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
         emitted = self.emitted_events if self.continues_runs else None
-        self._deliveries = RunDeliveries.for_project(project, journal, workers.gateway, clock, emitted)
+        self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
             directory=directory,
             stores=project.data_stores,
