@@ -166,6 +166,21 @@ async def test_an_engine_that_cannot_start_leaves_the_project(project: Project, 
         assert left == []
 
 
+async def test_an_engine_without_a_gateway_leaves_the_project(project: Project, directory: LocalDirectory) -> None:
+    """A server whose folder of certificates cannot be made is not an executor: the next one starts."""
+    place = project.folder / "egress"
+    place.write_text("")
+    with pytest.raises((PdkernelError, OSError)):
+        await WorkflowEngine.start(project, directory, origin="serve")
+    place.unlink()
+
+    async with await WorkflowEngine.start(project, directory, origin="serve") as engine:
+        with project.sqlalchemy_engine.begin() as connection:
+            left = connection.exec_driver_sql("select id from executors").scalars().all()
+
+    assert left == [engine.journal.executor_id]
+
+
 async def test_a_second_try_shows_no_credential(
     runtime: WorkflowEngine,
     destination: AnsweringServer,
