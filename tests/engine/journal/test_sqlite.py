@@ -992,6 +992,20 @@ async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) 
     assert execution.status == "success"
 
 
+def test_a_failed_migration_changes_nothing(path: Path) -> None:
+    """A file that cannot be changed as a whole stays as it is, and the error is that of the file."""
+    old_file(path, 2)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("alter table waits rename to other_waits")
+    before = columns(path), rows(path, "select * from steps")
+
+    with pytest.raises(ProjectError):
+        DatabaseJournal.open(SqliteBackend(path))
+
+    assert (columns(path), rows(path, "select * from steps")) == before
+    assert rows(path, "pragma user_version") == [(2,)]
+
+
 async def test_concurrent_processes_migrate_once(old_path: Path) -> None:
     """Processes that open an earlier file at the same time all open the migrated file."""
     journals = await asyncio.gather(
