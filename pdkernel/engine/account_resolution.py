@@ -7,7 +7,8 @@ Credentials that Connect withholds are replaced by placeholders. `account_lookup
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -39,6 +40,7 @@ class StepAccounts:
 
 
 _NO_ACCOUNTS = StepAccounts()
+_PLACEHOLDER = re.compile(r"withheld-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,24 @@ def insert_placeholders(account: Account, credentials: Credentials) -> tuple[Cre
     placeholders = {name: f"withheld-{token_hex(16)}" for name in credentials.withheld_names}
     proxies = {format_credential_ref(account, name): credentials.proxy for name in placeholders}
     return Credentials({**credentials, **placeholders}), proxies
+
+
+def restore_proxy_access(secrets: Iterable[Secret], directory: Directory) -> Mapping[str, ProxyAccess]:
+    """
+    Return access to Connect's proxy, by secret reference, for the placeholders of an earlier run among *secrets*.
+
+    Raises:
+        AccountGoneError: The account of a placeholder was removed, or Connect does not withhold its credentials any more.
+    """
+    proxies: dict[str, ProxyAccess] = {}
+    for secret in secrets:
+        if _PLACEHOLDER.fullmatch(secret.value):
+            account_id = secret.ref.split("/")[1]
+            credentials = directory.credentials(account_id)
+            if not isinstance(credentials, WithheldCredentials):
+                raise AccountGoneError(account_id)
+            proxies[secret.ref] = credentials.proxy
+    return proxies
 
 
 def format_credential_ref(account: Account, name: str) -> str:

@@ -204,15 +204,15 @@ def retry_delay_s(tries: int) -> float | None:
 
 def may_retry(delivery: Delivery) -> bool:
     """Return whether another try of a message may succeed: its destination did not answer, and no rule refused the call."""
-    return (
-        delivery.outcome == "failed"
-        and delivery.kind in ("http", "emit")
-        and (delivery.note or "").startswith(NOT_SENT)
-    )
+    if delivery.outcome != "failed" or delivery.kind not in ("http", "emit"):
+        return False
+    if (call := delivery.request) is not None:
+        return call.outcome == "failed" and call.status is None
+    return (delivery.note or "").startswith(NOT_SENT)
 
 
 NOT_SENT = "Not sent: "
-"""The beginning of the note of a delivery that another try may send."""
+"""The beginning of the note of a delivery without an outbound call that another try may send."""
 
 
 def _headers(payload: Mapping[str, JSON], idempotency_key: str | None) -> dict[str, str]:

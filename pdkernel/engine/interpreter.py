@@ -37,7 +37,7 @@ from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
-from pdkernel.engine.run_state import RunState, scratch_write_error
+from pdkernel.engine.run_state import RunState, build_system_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
@@ -184,8 +184,8 @@ class Interpreter:
             if record.is_handed_over:
                 return await record.hand_over(), exports
             record.set_final_status("cancelled")
-        except OSError as fault:  # from the run's own files
-            record.record_refusal(scratch_write_error(fault))
+        except OSError as fault:
+            record.record_refusal(build_system_error(fault))
         self._deliveries.queue_failure(request, record)
         execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":

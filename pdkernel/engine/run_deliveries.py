@@ -6,6 +6,7 @@ Delivers the messages of a run: those that steps have queued, and the notificati
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Self
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext
 from pdkernel.encode import decode_json, encode_json
+from pdkernel.engine.account_resolution import restore_proxy_access
 from pdkernel.engine.deliveries import NOTIFICATION_STEP, SendDelivery, build_notification, may_retry, retry_delay_s
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
 from pdkernel.engine.journal import OutboxRow, RunJournal
@@ -25,9 +27,10 @@ from pdkernel.engine.run_request import RunRequest, collect_request_secrets
 from pdkernel.engine.run_state import RunState
 from pdkernel.errors import InternalError, ProjectError
 from pdkernel.execution import Delivery
+from pdkernel.identity import AccountGoneError, Directory
 from pdkernel.model import JSON
 from pdkernel.project import Project
-from pdkernel.redaction import Redactor, get_redactor
+from pdkernel.redaction import Redactor, find_redacted_values, get_redactor
 from pdkernel.workers import Effect, OutboundGateway
 
 _log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class RunDeliveries:
     Delivers the messages of runs.
 
     Args:
+        directory: Accounts whose credentials Connect withholds.
         journal: The journal.
         gateway: The gateway for outbound calls, or None to connect directly.
         clock: For the times of further tries.
@@ -49,6 +53,7 @@ class RunDeliveries:
     def __init__(
         self,
         *,
+        directory: Directory,
         journal: RunJournal,
         gateway: OutboundGateway | None,
         clock: Clock,
@@ -56,6 +61,7 @@ class RunDeliveries:
         error_notification: Callable[[], str | None] = lambda: None,
         emitted_events: EmittedEvents | None = None,
     ) -> None:
+        self._directory = directory
         self._journal = journal
         self._gateway = gateway
         self._clock = clock
@@ -67,6 +73,7 @@ class RunDeliveries:
     def for_project(
         cls,
         project: Project,
+        directory: Directory,
         journal: RunJournal,
         gateway: OutboundGateway | None,
         clock: Clock,
@@ -74,6 +81,7 @@ class RunDeliveries:
     ) -> Self:
         """Return the deliveries with the mail server and the `error_notification` of the project's settings."""
         return cls(
+            directory=directory,
             journal=journal,
             gateway=gateway,
             clock=clock,
@@ -117,22 +125,29 @@ class RunDeliveries:
 
     async def deliver_again(self, request: RunRequest, run_id: str, row: OutboxRow, effect: Effect, tries: int) -> None:
         """Deliver a message of the run of *request*, which has ended or waits, after *tries* tries; record the result."""
-        redactor = get_redactor(*collect_request_secrets(request))
-        binding = CallContext(
-            step=row.path,
-            policy=request.outbound_policy,
-            redactor=redactor,
-            external_user=request.external_user_id,
-            on_call_finished=lambda _: None,
-            on_call_refused=lambda _: None,
-        )
-        delivery = await self._send(request, run_id, row, effect, binding, redactor)
-        # the first record of the message was redacted with the secrets of the run's accounts, which are not resolved here
         shown = decode_json(row.shown, Delivery)
-        to = delivery.to if effect.kind == "emit" else shown.to
-        delivery = replace(shown, outcome=delivery.outcome, to=to, status=delivery.status, note=delivery.note)
+        # the first record of the message was redacted with the secrets of the run's accounts, which are not resolved here
+        secrets = find_redacted_values(dict(effect.payload), shown.payload)
+        redactor = get_redactor(*collect_request_secrets(request), *secrets)
+        try:
+            proxies = await asyncio.to_thread(restore_proxy_access, secrets, self._directory)
+        except AccountGoneError as gone:
+            note = f"The message cannot be sent again: the account {gone} was removed, or connected in another way."
+            delivery = replace(shown, outcome="failed", note=note, request=None)
+        else:
+            binding = CallContext(
+                step=row.path,
+                policy=request.outbound_policy,
+                redactor=redactor,
+                external_user=request.external_user_id,
+                proxy_by_secret_ref=proxies,
+                on_call_finished=lambda _: None,
+                on_call_refused=lambda _: None,
+            )
+            delivery = await self._send(request, run_id, row, effect, binding, redactor)
         delay_s = retry_delay_s(tries + 1) if may_retry(delivery) else None
         retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
+        delivery = replace(shown, outcome=delivery.outcome, to=delivery.to, status=delivery.status, note=delivery.note)
         await self._journal.record_delivery(run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
 
     async def _send(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,9 +56,17 @@ class RunState:
     running_step: str | None = None
 
 
-def scratch_write_error(fault: OSError) -> InternalError:
-    """Return the error for a run whose files cannot be written."""
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT})
+
+
+def build_system_error(fault: OSError) -> InternalError:
+    """Return the error for an error of the operating system outside of a step's code, mostly of the files of the run."""
+    if fault.errno in _NOT_WRITTEN:
+        return InternalError(
+            f"The files of the run cannot be written: {fault.strerror}.",
+            fix=f"Free space in {tempfile.gettempdir()}, or set TMPDIR to another folder.",
+        )
     return InternalError(
-        f"The files of the run cannot be written: {fault.strerror or fault}.",
-        fix=f"Free space in {tempfile.gettempdir()}, or set TMPDIR to another folder.",
+        f"The operating system refused an operation of the run: {fault}.",
+        fix="If the machine has too few files or processes, raise its limits (ulimit -n, ulimit -u), and run the event again.",
     )

@@ -27,7 +27,7 @@ from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause
 from pdkernel.engine.props import add_option_labels, evaluate_props, warn_undeclared_props
 from pdkernel.engine.run_context import build_step_context
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.engine.run_state import RunState, scratch_write_error
+from pdkernel.engine.run_state import RunState, build_system_error
 from pdkernel.engine.step_actions import StepAction
 from pdkernel.engine.workflow_trigger import ChildIds, WorkflowRunner, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
@@ -135,7 +135,7 @@ class StepExecutor:
             _explain_error(error if isinstance(error, StepError) else None, run, step)
             return recorder.finish("error", error), None
         except OSError as fault:
-            return recorder.finish("error", scratch_write_error(fault)), None
+            return recorder.finish("error", build_system_error(fault)), None
         _explain_error(outcome.error, run, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = _limited(run, step, recorder, outcome)

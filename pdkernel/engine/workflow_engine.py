@@ -26,14 +26,7 @@ from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.emitted_events import EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
-from pdkernel.engine.journal import (
-    ClaimedRun,
-    Journal,
-    WaitKey,
-    WaitResolution,
-    encode_output,
-    open_journal,
-)
+from pdkernel.engine.journal import ClaimedRun, Journal, WaitKey, WaitResolution, encode_output, open_journal
 from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.record_writes import RunLostError, retry_unreachable
@@ -93,7 +86,7 @@ class WorkflowEngine:
         self._shares_workers = shares_workers
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
         emitted = self.emitted_events if self.continues_runs else None
-        self._deliveries = RunDeliveries.for_project(project, journal, workers.gateway, clock, emitted)
+        self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
             directory=directory,
             stores=project.data_stores,
@@ -154,36 +147,38 @@ class WorkflowEngine:
             python_executable: An interpreter with packages for all Python steps; None for an environment per workflow.
             origin: As the attribute.
         """
-        journal = open_journal(project, clock=clock, ids=ids, origin=origin)
-        try:
-            project.check_key()
-        except BaseException:
-            await journal.close()
-            raise
-        gateway = gateway or await Gateway.start(project.folder / "egress", clock=clock)
         environ = os.environ if environ is None else environ
-        return cls(
-            project,
-            directory,
-            journal=journal,
-            gateway=gateway,
-            workers=workers
-            or WorkerPool(
+        async with contextlib.AsyncExitStack() as undo:
+            journal = open_journal(project, clock=clock, ids=ids, origin=origin)
+            undo.push_async_callback(journal.close)
+            project.check_key()
+            if gateway is None:
+                gateway = await Gateway.start(project.folder / "egress", clock=clock)
+                undo.push_async_callback(gateway.close)
+            engine = cls(
+                project,
+                directory,
+                journal=journal,
                 gateway=gateway,
-                max_active_runs=max_active_runs,
-                memory_budget=memory_budget,
-                spares=spares,
-                python=python_executable,
-                go_cache=go_programs(project.folder, environ),
-                access=step_access(project.folder, gateway.certificate_files, project=project),
-            ),
-            packages=packages or StepPackages.for_project(project.folder, environ, python=python_executable),
-            environ=environ,
-            clock=journal.clock,
-            ids=ids,
-            shares_workers=workers is not None,
-            origin=origin,
-        )
+                workers=workers
+                or WorkerPool(
+                    gateway=gateway,
+                    max_active_runs=max_active_runs,
+                    memory_budget=memory_budget,
+                    spares=spares,
+                    python=python_executable,
+                    go_cache=go_programs(project.folder, environ),
+                    access=step_access(project.folder, gateway.certificate_files, project=project),
+                ),
+                packages=packages or StepPackages.for_project(project.folder, environ, python=python_executable),
+                environ=environ,
+                clock=journal.clock,
+                ids=ids,
+                shares_workers=workers is not None,
+                origin=origin,
+            )
+            undo.pop_all()
+        return engine
 
     @property
     def continues_runs(self) -> bool:

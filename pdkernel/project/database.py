@@ -256,31 +256,37 @@ class Database:
             version = update(meta).where(meta.c.name == "schema_version")
             connection.execute(version.values(value=str(SCHEMA_VERSION)))
 
-    def create_tables(self, tables: MetaData, version_name: str, version: int, more: Sequence[str]) -> None:
+    def create_tables(self, tables: MetaData, name: str, more: Sequence[str], changes: Mapping[int, str]) -> None:
         """
-        Create *tables*, which are not the project's own, and run the statements *more*, unless a row of `meta` has their version.
+        Create *tables*, which are not the project's own, or change those of an earlier version; a row of `meta` has the version.
 
         Args:
             tables: The tables.
-            version_name: The name of the row of `meta`.
-            version: The schema version of the tables.
-            more: SQL that completes the tables.
+            name: The name of the row of `meta`.
+            more: SQL that completes new tables.
+            changes: For each version, SQL that changes the tables of the version before; semicolons divide statements. The
+                last version is that of *tables*.
 
         Raises:
             ProjectError: The database has a foreign table with one of the names, or a newer version has written the tables.
         """
-        known = (self.read_meta() or {}).get(version_name)
-        if known is None:
+        version, known = max(changes), (self.read_meta() or {}).get(name)
+        if known is None or int(known) < version:
             with self.write() as connection:
                 self.lock(connection, "schema")
-                known = (_facts(connection) or {}).get(version_name)
+                known = (_facts(connection) or {}).get(name)  # another process may have been first
                 if known is None:
                     self._refuse_foreign_tables(connection, set(tables.tables))
                     tables.create_all(connection, checkfirst=False)
                     for statement in more:
                         connection.exec_driver_sql(statement)
-                    connection.execute(insert(meta), {"name": version_name, "value": str(version)})
+                    connection.execute(insert(meta), {"name": name, "value": str(version)})
                     return
+                for newer in range(int(known) + 1, version + 1):
+                    for statement in changes[newer].split(";"):
+                        connection.exec_driver_sql(statement)
+                    change = update(meta).where(meta.c.name == name)
+                    connection.execute(change.values(value=str(newer)))
         check_schema_version(int(known), self.location, supported=version)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ project. Each table has its own module.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
@@ -187,9 +187,9 @@ class Project:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
 
-    def create_tables(self, tables: MetaData, version_name: str, version: int, more: Sequence[str]) -> None:
+    def create_tables(self, tables: MetaData, name: str, more: Sequence[str], changes: Mapping[int, str]) -> None:
         """Create the tables of another package in the project's database; see `Database.create_tables`."""
-        self._database.create_tables(tables, version_name, version, more)
+        self._database.create_tables(tables, name, more, changes)
 
     def shared_read_connection(self) -> AbstractContextManager[None]:
         """A context in which all reads of this thread share one connection: opening one is slower than most queries."""

@@ -24,7 +24,6 @@ from pdkernel.errors import (
     ConnectSettingsError,
     InterpreterMissingError,
     LicenceError,
-    RequestError,
 )
 from pdkernel.identity import Directory, Environment
 from pdkernel.lookup import Lookup
@@ -117,11 +116,7 @@ def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequir
     for step in workflow.steps:
         if step.uses is None or step.disabled:
             continue
-        try:
-            uses = ActionReference.parse(step.uses)
-        except RequestError as fault:
-            found.append(MissingRequirement("action", step.name, f"Step {step.name}: {fault.message}"))
-            continue
+        uses = ActionReference.parse(step.uses)
         try:
             catalog.resolve(uses.key, uses.version)
         except ActionNotFoundError as fault:

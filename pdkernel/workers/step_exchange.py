@@ -78,11 +78,22 @@ class StepExchange:
         """Seconds since the ready worker received the request."""
         return asyncio.get_running_loop().time() - self._began if self._began is not None else 0.0
 
-    def send(self, request: Mapping[str, Any], texts: list[bytes], *, timeout_s: float) -> None:
+    def send(
+        self,
+        request: Mapping[str, Any],
+        texts: list[bytes],
+        *,
+        timeout_s: float,
+        startup_timeout_s: float = STARTUP_TIMEOUT_S,
+    ) -> None:
         """Send the request; *timeout_s* counts from the time at which the worker is ready."""
         self._timeout_s = timeout_s
-        self._start_timer(0.0 if self._worker.is_ready else STARTUP_TIMEOUT_S)
         worker = self._worker
+        if worker.is_ready:
+            self._start_timer()
+        else:
+            error = build_process_not_started_error(f"it was not ready after {startup_timeout_s:g} s")
+            self._timer = asyncio.get_running_loop().call_later(startup_timeout_s, self.fail_step, error)
         if worker.intruded:
             self.fail_step(build_protocol_error(self._name, "it came when no step ran"))
         elif not worker.is_alive:
@@ -151,12 +162,12 @@ class StepExchange:
             if not self.reply.done():
                 self.reply.set_exception(error)
 
-    def _start_timer(self, allowance_s: float = 0.0) -> None:
+    def _start_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
-        loop, limit = asyncio.get_running_loop(), self._timeout_s
-        self._began = None if allowance_s else loop.time()
-        self._timer = loop.call_later(limit + allowance_s, lambda: self.fail_step(build_timeout_error(limit)))
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        self._timer = loop.call_later(self._timeout_s, self.fail_step, build_timeout_error(self._timeout_s))
 
     def _parse_message(self, line: bytes) -> Callable[[], None]:
         """

@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 
-from pdkernel.actions import Catalog
+from pdkernel.actions import Catalog, Component
 from pdkernel.actions.connect_source import ConnectSource
 from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.step_actions import StepAction, StepActions, is_connect_call_allowed
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.errors import ActionSourceError, ConnectSettingsError
+from pdkernel.errors import ActionSourceError, ConnectSettingsError, OutboundCallRefusedError, StepError
 from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.project import Login, Project
+from pdkernel.workers import StepRecorder
 from tests.actions.connect_server import CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, an_event, python_step
@@ -238,6 +240,49 @@ async def test_options_require_the_users_account_at_pipedream(runtime: WorkflowE
     assert page.options == ()
     assert "grace's hangar account" in str(page.empty_reason)
     assert api.bodies("/actions/configure") == []
+
+
+async def test_choices_require_a_user(runtime: WorkflowEngine, api: ConnectServer) -> None:
+    """Without an external user a form has the reason instead of choices, and the action gets no request."""
+    request = FormRequest(action(OPEN), parse_policy("deny"))
+
+    page = await runtime.forms.load_options(request, "door")
+    with pytest.raises(StepError) as refused:
+        await runtime.forms.load_additional_props(request)
+
+    assert (page.options, page.empty_reason) == ((), refused.value.message)
+    assert "no external user is chosen: %pduser" in refused.value.message
+    assert api.bodies("/actions/configure") == []
+
+
+async def test_a_prop_without_options(runtime: WorkflowEngine) -> None:
+    """A prop that declares no options has the reason instead of choices."""
+    request = FormRequest(action(OPEN), parse_policy("deny"), external_user_id="ada")
+
+    page = await runtime.forms.load_options(request, "wide")
+
+    assert page.empty_reason == "wide is boolean and has no options."
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_allowed"),
+    [("live", True), ("allow=api.pipedream.com", True), ("allow=example.com", False), ("deny", False)],
+)
+async def test_the_outbound_policy_applies_to_pipedream(
+    project: Project, tmp_path: Path, policy: str, is_allowed: bool
+) -> None:
+    """A call that lets Pipedream run an action requires that the policy allows the host of Pipedream's API."""
+    environ = {"PIPEDREAM_CLIENT_ID": "id", "PIPEDREAM_CLIENT_SECRET": "secret", "PIPEDREAM_PROJECT_ID": "proj_1"}
+    catalog = Catalog.for_project(project, environ=environ)
+    request = RunRequest(a_workflow(), an_event(), parse_policy(policy), folder=tmp_path)
+    component = Component("hangar-open-door", "1.2.3", "hangar", "Open", "", "Pipedream Connect")
+
+    assert is_connect_call_allowed(catalog.connect_source, request.policy) == is_allowed
+    if not is_allowed:
+        with pytest.raises(OutboundCallRefusedError, match="runs at Pipedream Connect, and outbound calls are refused"):
+            await StepActions(catalog, request).run_remote(
+                Step("open"), StepAction(component), {}, StepRecorder("open"), timeout_s=1
+            )
 
 
 async def test_missing_settings(project: Project, tmp_path: Path) -> None:

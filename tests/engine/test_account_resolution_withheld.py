@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.clock import ManualClock
 from pdkernel.connect import open_directory
 from pdkernel.egress import StoredResponse, parse_policy
 from pdkernel.engine.action_forms import FormRequest
+from pdkernel.engine.deliveries import FIRST_RETRY_S
 from pdkernel.engine.event_sources import SourceRequest
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step, Trigger
 from pdkernel.project import Project
-from tests.builders import a_step, node_step, python_step
+from tests.builders import a_step, a_workflow, an_event, node_step, python_step
 from tests.connect.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
 from tests.engine.conftest import Run
 
@@ -428,3 +433,40 @@ async def test_failed_lookup_at_pipedream_refuses_the_run(run: Run, upstream: Up
     assert "rate limit" in execution.error.message
     assert "Try again in 9 s." in execution.error.message
     assert execution.steps[0].status == "not_run"
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_a_second_try_goes_through_the_proxy(
+    project: Project, upstream: Upstream, tmp_path: Path, is_removed: bool
+) -> None:
+    """A message with a placeholder is sent again as the account, or it fails with the reason if the account was removed."""
+    await asyncio.to_thread(project.login.save, upstream.login)
+    upstream.set(fault={"within": "/proxy/", "kind": "close"})
+    headers = "{'Authorization': f'Bearer {token}'}"
+    step = github_step(f"pd.send.http(method='POST', url='https://api.github.com/user', headers={headers}, data={{}})")
+    request = RunRequest(a_workflow(step), an_event(), parse_policy("live"), external_user_id="ada", folder=tmp_path)
+    clock = ManualClock()
+    start = partial(WorkflowEngine.start, project, origin="serve", clock=clock)
+    async with await start(open_directory(project, {})) as engine:
+        execution = await engine.run(replace(request, interface="http", pause_mode="park"))
+    upstream.set()
+    upstream.asked.clear()
+    if is_removed:
+        upstream.accounts["development"].clear()
+    clock.advance(FIRST_RETRY_S)
+    async with await start(open_directory(project, {})) as engine:
+        await engine.deliver_due()
+        kept = await engine.journal.get_execution(execution.id)
+
+    assert kept is not None
+    (delivery,), calls = kept.sends, proxied(upstream)
+    if is_removed:
+        assert calls == []
+        assert delivery.note == (
+            "The message cannot be sent again: the account apn_held was removed, or connected in another way."
+        )
+    else:
+        assert [call["query"] for call in calls] == [{"external_user_id": "ada", "account_id": "apn_held"}]
+        assert "x-pd-proxy-authorization" not in calls[0]["headers"]
+    assert delivery.outcome == ("failed" if is_removed else "sent")
+    assert delivery.to == "POST https://api.github.com/user"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pdkernel.engine.data_store_service import DataStoreService, resolve_data_stores
-from pdkernel.errors import StoreValueError
+from pdkernel.errors import PdkernelError, StoreValueError
 from pdkernel.model import JSON, Step
 from pdkernel.project import Project, StoreRecord
 from pdkernel.workers import PropDeclaration
@@ -247,6 +247,28 @@ async def test_the_time_to_live_of_a_record(project: Project) -> None:
     for ttl in (True, "60"):
         with pytest.raises(StoreValueError, match="must be a number of seconds"):
             await service.answer("set", {**record, "ttl": ttl})
+
+
+@pytest.mark.parametrize(
+    ("operation", "key", "message"),
+    [
+        ("get", 1, "A key of a data store must be a text, not 1."),
+        ("set", {}, "A key of a data store must be a text, not {}."),
+        ("drop", "k", "Data stores do not support the operation drop."),
+    ],
+)
+async def test_a_call_that_is_not_one_of_the_library_is_refused(
+    project: Project, operation: str, key: JSON, message: str
+) -> None:
+    """Code that writes its own calls gets an error, and the store stays as it is."""
+    service = DataStoreService(project.data_stores, ["s"])
+    await service.answer("set", {"store": "s", "key": "k", "value": 1})
+
+    with pytest.raises(PdkernelError) as refused:
+        await service.answer(operation, {"store": "s", "key": key, "value": 2})
+
+    assert refused.value.message == message
+    assert await service.answer("get", {"store": "s", "key": "k"}) == {"value": 1}
 
 
 async def test_synced_folder_finds_its_store_by_id(run: Run, project: Project, tmp_path: Path) -> None:

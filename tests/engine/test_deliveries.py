@@ -181,15 +181,17 @@ async def test_outbound_policy_applies_to_deliveries(run: Run) -> None:
     assert sent.outcome == "failed"
     assert sent.request is not None
     assert sent.request.outcome == "denied"
+    assert not may_retry(sent)
 
 
 async def test_unreachable_host_is_recorded(run: Run) -> None:
-    """A request without an answer is recorded as failed, with the gateway's reason."""
+    """A request without an answer is recorded as failed, with the gateway's reason, and may be tried again."""
     done = await run(python_step("a", "pd.send.http('POST', 'http://nowhere.invalid/x', data='text')"), egress="live")
 
     (sent,) = done.sends
     assert (sent.outcome, sent.status) == ("failed", None)
     assert (sent.note or "").startswith("POST http://nowhere.invalid/x got no response: nowhere.invalid ")
+    assert may_retry(sent)
 
 
 async def test_failed_step_does_not_prevent_a_queued_delivery(run: Run, server: Server) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from pdkernel.engine.mail import MailSettings, build_message, parse_mail_server, parse_mail_settings
+from pdkernel.egress.tls.certificates import CertificateAuthority
+from pdkernel.engine.mail import MailSettings, build_message, parse_mail_server, parse_mail_settings, send_mail
 from pdkernel.errors import RequestError
 
 
@@ -68,3 +73,51 @@ def test_a_message(payload: dict[str, Any], subject: str, kind: str, content: st
 
     assert (message["From"], message["To"], message["Subject"]) == ("me@a", "me@a", subject)
     assert (message.get_content_type(), message.get_content()) == (kind, content)
+
+
+class Inbox:
+    """What a mail server has received, in order: passwords, and the first lines of messages."""
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+
+    def log_in(
+        self, _server: SMTP, _session: Session, _envelope: Envelope, _method: str, data: LoginPassword
+    ) -> AuthResult:
+        """Accept every password."""
+        self.received.append(data.password.decode())
+        return AuthResult(success=True)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - the library's name
+        """Store the message; refuse an empty one."""
+        body = (envelope.content or b"").decode().split("\r\n\r\n", 1)[1].strip()  # type: ignore[union-attr]  # bytes
+        self.received.append(body)
+        return "250 OK" if body else "554 No text"
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_password_needs_a_verified_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_trusted: bool) -> None:
+    """With STARTTLS, the password and the message leave after the server's certificate was verified, or not at all."""
+    authority, other = (CertificateAuthority(tmp_path / name, environ={}) for name in ("own", "other"))
+    monkeypatch.setenv("SSL_CERT_FILE", str((authority if is_trusted else other).certificate_file))
+    inbox = Inbox()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    controller = Controller(
+        inbox,
+        hostname="127.0.0.1",
+        port=port,
+        tls_context=authority.server_context("127.0.0.1"),
+        authenticator=inbox.log_in,
+    )
+    controller.start()
+    failure = None
+    try:
+        send_mail(MailSettings("me@a", "127.0.0.1", port, "me", "the password"), {"text": "hi"})
+    except OSError as fault:
+        failure = str(fault)
+    finally:
+        controller.stop()
+
+    assert inbox.received == (["the password", "hi"] if is_trusted else [])
+    assert ("certificate verify failed" in (failure or "")) != is_trusted

@@ -447,6 +447,23 @@ async def test_a_continued_run_has_the_same_action(action_host: Host, actions: P
     assert host.rows("select count(*) from package_locks") == [(1,)]
 
 
+async def test_a_new_run_keeps_the_action_of_its_own_start(action_host: Host, actions: PackageServer) -> None:
+    """If the lock file names another package of an action, a new run keeps that package, and an earlier run its own."""
+    host = action_host
+    before = await host.start(ASK, PUT, external_user_id="ada")
+    actions.packages = {PACKAGE: {**actions.packages[PACKAGE], "0.11.0": archive(PACKAGE, "0.11.0", depot("0.1.2"))}}
+    lock = host.folder / LOCK_NAME
+    lock.write_text(lock.read_text().replace('@0.1.2": "0.10.0"', '@0.1.2": "0.11.0"'))
+    after = await host.start(ASK, PUT, external_user_id="ada")
+
+    executions = await host.resume(before, after)
+
+    assert {each.id: each.step("put").source for each in executions} == {
+        before.id: f"npm {PACKAGE} 0.10.0",
+        after.id: f"npm {PACKAGE} 0.11.0",
+    }
+
+
 async def test_an_action_that_is_gone_fails_its_step(action_host: Host, actions: PackageServer) -> None:
     """The approved step is recorded, and the error names the package and the command that continues the run."""
     host = action_host

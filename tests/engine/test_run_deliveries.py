@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.clock import ManualClock
+from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.deliveries import NOTIFICATION_STEP
 from pdkernel.engine.journal import Claim, UnrecordedRuns
@@ -28,10 +29,17 @@ SERVED = RunRequest(
 )
 
 
-def queue(request: RunRequest, target: Callable[[], str | None], *, fails: bool = True) -> list[tuple[str, str]]:
+def queue(
+    directory: LocalDirectory, request: RunRequest, target: Callable[[], str | None], *, fails: bool = True
+) -> list[tuple[str, str]]:
     """Return path and shown text of the messages that the end of *request* queues."""
     deliveries = RunDeliveries(
-        journal=UnrecordedRuns(), gateway=None, clock=ManualClock(), error_notification=target, emitted_events=None
+        directory=directory,
+        journal=UnrecordedRuns(),
+        gateway=None,
+        clock=ManualClock(),
+        error_notification=target,
+        emitted_events=None,
     )
     record = RunRecord(
         request,
@@ -64,19 +72,21 @@ def queue(request: RunRequest, target: Callable[[], str | None], *, fails: bool 
     ],
     ids=["failed", "switched on", "switched off", "success", "no target", "terminal", "not recorded"],
 )
-def test_a_failed_served_run_notifies(request_of: RunRequest, fails: bool, target: str | None, count: int) -> None:
+def test_a_failed_served_run_notifies(
+    directory: LocalDirectory, request_of: RunRequest, fails: bool, target: str | None, count: int
+) -> None:
     """A served run that failed queues one message if the project has an address and the workflow does not switch it off."""
-    messages = queue(request_of, lambda: target, fails=fails)
+    messages = queue(directory, request_of, lambda: target, fails=fails)
 
     assert [path for path, _ in messages] == [NOTIFICATION_STEP] * count
     assert all("key-0123456789" not in shown and "env/KEY" in shown for _, shown in messages)
 
 
-def test_settings_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_that_cannot_be_read(directory: LocalDirectory, caplog: pytest.LogCaptureFixture) -> None:
     """If the address cannot be read, the run ends without a notification, and the log has the reason."""
 
     def fail() -> str:
         raise ProjectError("The disk is full.")
 
-    assert queue(SERVED, fail) == []
+    assert queue(directory, SERVED, fail) == []
     assert caplog.messages == ["The notification about the failed run run cannot be sent: The disk is full."]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pdkernel.engine.journal import DatabaseJournal
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from tests.builders import Gate, python_step
+from pdkernel.model import Trigger
+from tests.builders import Gate, a_workflow, python_step
 from tests.engine.conftest import Run
 
 
@@ -65,6 +67,29 @@ async def test_a_cancelled_run_does_not_wait_for_room(run: Run, tmp_path: Path) 
         execution = await running
 
     assert (execution.status, execution.step("two").status) == ("cancelled", "skipped")
+
+
+async def test_a_served_run_waits_for_room(run: Run, full: WorkflowEngine, caplog: pytest.LogCaptureFixture) -> None:
+    """On a full disk a served run answers its caller and waits, with one warning; with room on the disk, it loses no step."""
+    answered = asyncio.get_running_loop().create_future()
+    steps = python_step("one", "return 'x' * 400_000"), python_step("two", "return 2"), python_step("three", "return 3")
+    workflow = replace(a_workflow(*steps), triggers=(Trigger("http", response="custom"),))
+    running = asyncio.ensure_future(run(workflow, interface="http", pause_mode="park", on_respond=answered.set_result))
+    async with asyncio.timeout(20):
+        response = await answered
+    waits = [] if running.done() else ["waits"]
+
+    journal = full.journal
+    assert isinstance(journal, DatabaseJournal)
+    await journal._writer.write(lambda connection: connection.execute("pragma max_page_count = 100000").fetchone())
+    execution = await running
+    kept = await journal.get_execution(execution.id)
+
+    assert kept is not None
+    assert [step.return_value for step in kept.steps] == ["x" * 400_000, 2, 3]
+    assert (kept.status, execution.status, response.status, waits) == ("success", "success", 400, ["waits"])
+    assert len(caplog.messages) == 1
+    assert "waits, because it cannot be recorded" in caplog.messages[0]
 
 
 async def test_missing_temporary_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

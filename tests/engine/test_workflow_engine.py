@@ -150,6 +150,29 @@ async def test_a_continued_run_keeps_to_public_addresses(
     assert len(destination.requests) == (0 if public_only else 1)
 
 
+@pytest.mark.parametrize(
+    ("own", "policy", "mode"),
+    [
+        ("deny", "allow=example.com", "deny"),
+        ("live", "allow=example.com", "allow"),
+        ("allow=example.com", "live", "allow"),
+    ],
+)
+async def test_a_continued_run_keeps_its_refusal(
+    runtime: WorkflowEngine, tmp_path: Path, own: str, policy: str, mode: str
+) -> None:
+    """The policy of the process limits a run, and does not allow calls that the run itself refuses, such as a replay."""
+    workflow = a_workflow(python_step("wait", "pd.flow.suspend(60000)"), python_step("one", "return 1"))
+    paused = await runtime.run(RunRequest(workflow, an_event(), parse_policy(own), folder=tmp_path, pause_mode="park"))
+    await runtime.resolve_wait(WaitKey(paused.id, "wait"), "resume")
+    (claimed,) = await runtime.journal.claim_next()
+
+    execution = await runtime.continue_run(claimed, policy=parse_policy(policy))
+
+    assert execution.outbound_enforcement is not None
+    assert execution.outbound_enforcement.mode == mode
+
+
 async def test_an_engine_that_cannot_start_leaves_the_project(project: Project, directory: LocalDirectory) -> None:
     """A server that is refused because the project has another key is not an executor: the next one starts."""
     change = "update meta set value = '{}' where name = 'key_fingerprint'"
@@ -164,6 +187,21 @@ async def test_an_engine_that_cannot_start_leaves_the_project(project: Project, 
 
     async with await WorkflowEngine.start(project, directory, origin="serve"):
         assert left == []
+
+
+async def test_an_engine_without_a_gateway_leaves_the_project(project: Project, directory: LocalDirectory) -> None:
+    """A server whose folder of certificates cannot be made is not an executor: the next one starts."""
+    place = project.folder / "egress"
+    place.write_text("")
+    with pytest.raises((PdkernelError, OSError)):
+        await WorkflowEngine.start(project, directory, origin="serve")
+    place.unlink()
+
+    async with await WorkflowEngine.start(project, directory, origin="serve") as engine:
+        with project.sqlalchemy_engine.begin() as connection:
+            left = connection.exec_driver_sql("select id from executors").scalars().all()
+
+    assert left == [engine.journal.executor_id]
 
 
 async def test_a_second_try_shows_no_credential(

@@ -96,6 +96,16 @@ def test_a_name_that_leaves_the_folder_is_refused(library: EventLibrary, name: s
         library.save(name, Event({}))
 
 
+def test_an_event_that_cannot_be_written_is_refused(library: EventLibrary) -> None:
+    """The error names the file, the reason and the folder."""
+    library.folder.write_text("")
+
+    with pytest.raises(EventError, match=r"Cannot save the event as one\.json: File exists\.") as refused:
+        library.save("one", Event({}))
+
+    assert refused.value.fix == "Make events/ a writable folder, or choose another name."
+
+
 def test_the_newest_events_come_first(library: EventLibrary) -> None:
     """Events are sorted by their time of change, and unreadable files are left out."""
     save_at(library, "old", 1, seconds=1)

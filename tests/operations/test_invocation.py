@@ -204,6 +204,33 @@ def test_an_authority_is_trusted_besides_the_public_ones(tmp_path: Path, monkeyp
     assert statuses == [200, 200]
 
 
+def test_an_unknown_certificate_is_explained(tmp_path: Path) -> None:
+    """A server with a certificate authority of its own is not called, and the error names the option for its file."""
+    server = AnsweringServer(lambda _: (200, {}, {}))
+    context = CertificateAuthority(tmp_path, environ={}).server_context("127.0.0.1")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # the client ends the handshake
+    with serve(server), pytest.raises(InvokeError) as refused:
+        invoke(InvokeRequest(server.url.replace("http:", "https:")))
+
+    assert server.requests == []
+    assert "--ca-file FILE" in (refused.value.fix or "")
+
+
+@pytest.mark.parametrize("body", ["<p>Sign in", '["access_token"]', '{"access_token": 1}'])
+def test_a_token_endpoint_that_issues_no_token(body: str) -> None:
+    """A page, or JSON without a token, is an error that names the token endpoint and not the secret."""
+    with serve(AnsweringServer(lambda _: (200, body.encode()))) as server:
+        request = InvokeRequest(server.url, client=ClientCredentials("id", "planted-secret"))
+        with pytest.raises(
+            RequestError, match=r"/v1/oauth/token returned no token for the client id: the status was 200\."
+        ) as refused:
+            invoke(request)
+
+    assert "planted-secret" not in str(refused.value)
+    assert [request.path for request in server.requests] == ["/v1/oauth/token"]
+
+
 @pytest.mark.parametrize("text", [None, "not a certificate"])
 def test_a_wrong_file_of_certificates_is_named(tmp_path: Path, text: str | None) -> None:
     """A file that is missing or has no certificate is refused by name."""

@@ -142,6 +142,27 @@ def test_two_workflows_with_one_name_are_not_disabled(project: Project, tmp_path
     assert [view.source.name for view in list_triggers(project, []) if view.is_enabled] == ["copy.ipynb"]
 
 
+def test_a_trigger_is_described(project: Project, tmp_path: Path) -> None:
+    """Each trigger shows its type and what makes it fire; a trigger that the workflow has no more shows its key."""
+    others = (
+        "{type: source, uses: rss-new-item@1.0.0}, {type: errors}, {type: emit, workflows: [Orders]}, {type: email}"
+    )
+    write(tmp_path, f"name: Reports\ntriggers: [{{type: schedule, interval_seconds: 60}}, {others}]")
+    enabled = enable_triggers(project, "Reports", tmp_path)
+    (tmp_path / "reports.ipynb").unlink()
+
+    gone = list_triggers(project, [])
+
+    assert {view.key: view.description for view in enabled} == {
+        "schedule": "schedule every 60 s",
+        "source": "source rss-new-item@1.0.0",
+        "errors": "errors of all workflows",
+        "emit": "events of Orders",
+        "email": "email",
+    }
+    assert sorted(view.description for view in gone) == sorted(view.key for view in enabled)
+
+
 def test_a_path_that_does_not_exist_is_refused(project: Project, tmp_path: Path) -> None:
     """A wrong path is not an empty list."""
     with pytest.raises(RequestError, match="gone does not exist"):

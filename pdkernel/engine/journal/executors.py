@@ -67,7 +67,8 @@ class ExecutorStatements:
         """
         Mark *executors* as dead. Their served runs are ready for the next attempt; the others end as interrupted.
 
-        A served run that was interrupted `MAX_INTERRUPTIONS` times in the same step ends too.
+        A served run that was interrupted `MAX_INTERRUPTIONS` times in the same step ends too. Messages of served runs that
+        *executors* were sending are due at once.
 
         So do the runs of executors that had been marked or removed before: a run may be accepted at the moment of its
         executor's end.
@@ -89,8 +90,8 @@ class ExecutorStatements:
             (_CONTINUED_ORIGIN,),
         ).rowcount
         connection.execute(
-            "update outbox set due = 0 where tries = 0 and due is not null"
-            " and run_id in (select id from runs where origin = ? and owner is null)",
+            "update outbox set due = 0, owner = null where due is not null"
+            " and owner not in (select id from executors where alive) and run_id in (select id from runs where origin = ?)",
             (_CONTINUED_ORIGIN,),
         )
         connection.execute(

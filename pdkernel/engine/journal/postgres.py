@@ -126,10 +126,10 @@ class PostgresBackend:
         return connection
 
     def create_tables(self) -> None:
-        """Create missing tables. Raises `ProjectError` if a newer version has written them, or if tables of others have their names."""
-        from pdkernel.engine.journal.schema import POSTGRES_COLUMNS, SCHEMA_VERSION, metadata
+        """Create missing tables, or change earlier ones. Raises `ProjectError` if they are newer, or tables of others."""
+        from pdkernel.engine.journal.schema import MIGRATIONS, POSTGRES_COLUMNS, metadata
 
-        self._project.create_tables(metadata, "journal_schema_version", SCHEMA_VERSION, POSTGRES_COLUMNS)
+        self._project.create_tables(metadata, "journal_schema_version", POSTGRES_COLUMNS, MIGRATIONS)
 
     def enter(self, executor_id: str, origin: str, clock: Clock) -> ExecutorLease:
         """Insert the row of an executor, and begin to extend its lease in a thread."""

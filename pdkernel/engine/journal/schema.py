@@ -23,8 +23,8 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 4
-"""The version of the tables; SQLite stores it as the file's `user_version`."""
+SCHEMA_VERSION = 5
+"""The version of the tables, the last one of `MIGRATIONS`; SQLite stores it as the file's `user_version`."""
 
 POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always as identity",)
 """Statements for columns that a table of SQLite has by itself."""
@@ -146,6 +146,7 @@ outbox = Table(
     Column("shown", _Text, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("due", Double),  # None once delivered or given up
+    Column("owner", _Text),  # the executor that sends the message now
     PrimaryKeyConstraint("run_id", "path", "number", "position"),
 )
 _undelivered = text("due is not null")
@@ -180,7 +181,7 @@ _END_UNFINISHED = (
     " where status in ('ready', 'running', 'paused')"
 )
 
-SQLITE_MIGRATIONS: Mapping[int, str] = {
+MIGRATIONS: Mapping[int, str] = {
     # keys of steps and waits are paths; an unfinished run lacks what a continued run needs, so it ends
     2: f"""
         alter table steps rename to steps_1;
@@ -251,5 +252,10 @@ SQLITE_MIGRATIONS: Mapping[int, str] = {
         create table package_locks (hash text not null primary key, content text not null);
         alter table runs add column package_lock text
     """,
+    5: "alter table outbox add column owner text",
 }
-"""The statements, divided by semicolons, that change the tables of the version before to each version."""
+"""
+The statements, divided by semicolons, that change the tables of the version before to each version.
+
+Tables on Postgres have version 3 or newer.
+"""

@@ -194,7 +194,8 @@ class Statements(QueueStatements):
     def fill_outbox(self, connection: Connection, run_id: str, rows: Sequence[OutboxRow], due: float) -> None:
         """Insert messages, which the caller delivers; another process delivers them if they are not delivered when *due*."""
         connection.executemany(
-            "insert into outbox values (?, ?, ?, ?, ?, ?, 0, ?) on conflict do nothing",
+            "insert into outbox (run_id, path, number, position, message, shown, tries, due, owner)"
+            " values (?, ?, ?, ?, ?, ?, 0, ?, ?) on conflict do nothing",
             [
                 (
                     run_id,
@@ -204,6 +205,7 @@ class Statements(QueueStatements):
                     row.message,
                     escape_json_text(row.shown),
                     due,
+                    self.executor_id,
                 )
                 for row in rows
             ],
@@ -220,8 +222,8 @@ class Statements(QueueStatements):
             (now, self.origin, limit),
         ).fetchall()
         connection.executemany(
-            "update outbox set due = ? where run_id = ? and path = ? and number = ? and position = ?",
-            [(retry_at, *row[:4]) for row in rows],
+            "update outbox set due = ?, owner = ? where run_id = ? and path = ? and number = ? and position = ?",
+            [(retry_at, self.executor_id, *row[:4]) for row in rows],
         )
         return [(run_id, OutboxRow(*row), tries) for run_id, *row, tries in rows]
 
@@ -230,7 +232,7 @@ class Statements(QueueStatements):
     ) -> bool:
         """Record the outcome of a delivery."""
         done = connection.execute(
-            "update outbox set shown = ?, tries = tries + 1, due = ?"
+            "update outbox set shown = ?, tries = tries + 1, due = ?, owner = null"
             " where run_id = ? and path = ? and number = ? and position = ? and due is not null",
             (escape_json_text(shown), retry_at, run_id, replace_unstorable(row.path), row.number, row.position),
         )

@@ -11,8 +11,8 @@ from pdkernel.project.sqlite import creation_statements
 
 
 def create_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables, or change those of an earlier version, in one transaction."""
-    from pdkernel.engine.journal.schema import SCHEMA_VERSION, SQLITE_MIGRATIONS, metadata
+    """Create the tables, or change those of an earlier version, in one transaction, which ends with *connection* if it fails."""
+    from pdkernel.engine.journal.schema import MIGRATIONS, SCHEMA_VERSION, metadata
 
     version = connection.execute("pragma user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
@@ -20,22 +20,16 @@ def create_tables(connection: sqlite3.Connection, path: Path) -> None:
     check_schema_version(version, path, supported=SCHEMA_VERSION)
     connection.create_function("hash_definition", 1, _hash_or_none, deterministic=True)
     connection.execute("begin immediate")
-    try:
-        version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first
-        statements = (
-            creation_statements(metadata)
-            if version == 0
-            else [
-                each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in SQLITE_MIGRATIONS[newer].split(";")
-            ]
-        )
-        for statement in statements:
-            connection.execute(statement)
-        connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
-        connection.execute("commit")
-    finally:
-        if connection.in_transaction:
-            connection.execute("rollback")
+    version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first
+    statements = (
+        creation_statements(metadata)
+        if version == 0
+        else [each for newer in range(version + 1, SCHEMA_VERSION + 1) for each in MIGRATIONS[newer].split(";")]
+    )
+    for statement in statements:
+        connection.execute(statement)
+    connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+    connection.execute("commit")
 
 
 def _hash_or_none(content: str | None) -> str | None:

@@ -17,9 +17,19 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from psycopg.errors import SerializationFailure
 
 from pdkernel.clock import SYSTEM_CLOCK, ManualClock
-from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output, open_journal, open_reader
+from pdkernel.engine.journal import (
+    Claim,
+    DatabaseJournal,
+    StoredLock,
+    WaitKey,
+    encode_output,
+    open_journal,
+    open_reader,
+)
+from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.project import Project
@@ -29,6 +39,7 @@ from tests.engine.journal.conftest import (
     PostgresDatabase,
     load,
     new_run,
+    outbox_row,
     status,
     step_row,
     wait_row,
@@ -657,6 +668,47 @@ async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: 
     assert await distant.get_execution("refused") is None
 
 
+@pytest.mark.parametrize("conflicts", [3, 11])
+async def test_a_write_that_meets_a_concurrent_one_is_repeated(journals: Journals, conflicts: int) -> None:
+    """A transaction that the server ends for a concurrent one runs again ten times; its writes are those of the last try."""
+    journal, tries = journals(), []
+    await journal.accept_run(new_run("before"))
+
+    def act(connection: Connection) -> int:
+        tries.append(connection.execute("update runs set attempt = attempt + 1 where id = 'before'").rowcount)
+        if len(tries) <= conflicts:
+            raise SerializationFailure("could not serialize access due to concurrent update")
+        return len(tries)
+
+    if conflicts < 10:
+        assert await journal._writer.write(act) == conflicts + 1
+    else:
+        with pytest.raises(ProjectError, match="refused a statement: could not serialize"):
+            await journal._writer.write(act)
+
+    assert len(tries) == min(conflicts + 1, 11)
+    found = await journal.load_run("before")
+    assert found is not None
+    assert found[1].claim.attempt == (2 if conflicts < 10 else 1)
+
+
+async def test_a_failing_callback_keeps_the_lease(journals: Journals, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of a callback is logged, the other callbacks are called, and the lease is extended."""
+    journal, called = journals(lease_s=5, beat_s=0.05), threading.Event()
+
+    def fail() -> None:
+        raise ValueError("own")
+
+    journal.on_change(fail)
+    journal.on_change(called.set)
+    await journals().announce()
+
+    await until(called.is_set)
+    assert "A callback of the journal failed" in caplog.messages
+    assert not journal.is_lost
+    assert await journal.accept_run(new_run())
+
+
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -679,6 +731,18 @@ async def test_newer_tables_are_refused(server: PostgresDatabase) -> None:
             server.backend().create_tables()
     finally:
         server.execute(version.format(current))
+
+
+async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Journals) -> None:
+    """Tables of an earlier version get what is new, once, and are used after that."""
+    server.execute("alter table outbox drop column owner; alter table runs drop column package_lock")
+    server.execute("drop table package_locks; update meta set value = '3' where name = 'journal_schema_version'")
+
+    journal, other = journals(), journals()
+
+    assert await journal.accept_run(new_run(package_lock=StoredLock("hash", "{}")))
+    assert await journal.finish(FIRST, "success", encode_output(), outbox=[outbox_row()])
+    assert await other.record_delivery("run", outbox_row(), outbox_row().shown)
 
 
 def test_tables_are_created_once(postgres_url: str, tmp_path: Path) -> None:

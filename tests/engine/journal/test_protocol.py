@@ -1378,6 +1378,32 @@ async def test_messages_of_a_dead_executor_are_due(open_journal: Open, database:
     assert due == ([0] if origin == "serve" else [])
 
 
+async def test_messages_of_a_living_executor_are_not_due(open_journal: Open, database: Database) -> None:
+    """The end of another process leaves messages of an ended run to the process that sends them."""
+    server, other = open_journal("serve"), open_journal()
+    await server.accept_run(new_run())
+    await server.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])
+    database.kill(other, "terminal")
+
+    await server.reap_dead()
+
+    assert await server.claim_deliveries() == []
+
+
+async def test_interrupted_try_is_due(open_journal: Open, database: Database, clock: ManualClock) -> None:
+    """A message that a server claimed for a further try is due at once when that server ends."""
+    owner, reaper = open_journal("serve"), open_journal("python")
+    await owner.accept_run(new_run())
+    await owner.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])
+    await owner.record_delivery("run", outbox_row(), delivery(0, "failed"), retry_at=0)
+    claimed = await owner.claim_deliveries()
+    database.kill(owner)
+
+    await reaper.reap_dead()
+
+    assert await open_journal("serve").claim_deliveries() == claimed != []
+
+
 async def test_messages_of_a_run_in_progress_are_not_due(open_journal: Open, database: Database) -> None:
     """The end of another process leaves messages of a run in progress to the process of the run."""
     server, other = open_journal("serve"), open_journal()

@@ -970,11 +970,11 @@ async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) 
     """A process that is killed within the migration leaves the earlier file, which the next process migrates."""
     code = (
         "import os, signal, sqlite3, sys\n"
-        "from pdkernel.engine.journal.schema import SQLITE_MIGRATIONS\n"
+        "from pdkernel.engine.journal.schema import MIGRATIONS\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "connection.create_function('hash_definition', 1, lambda text: text and str(hash(text)))\n"
         "connection.execute('begin immediate')\n"
-        "for statement in SQLITE_MIGRATIONS[int(sys.argv[2]) + 1].split(';')[:5]:\n"
+        "for statement in MIGRATIONS[int(sys.argv[2]) + 1].split(';')[:5]:\n"
         "    connection.execute(statement)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -990,6 +990,20 @@ async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) 
     assert unchanged == (before, [(version,)])
     assert execution is not None
     assert execution.status == "success"
+
+
+def test_a_failed_migration_changes_nothing(path: Path) -> None:
+    """A file that cannot be changed as a whole stays as it is, and the error is that of the file."""
+    old_file(path, 2)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("alter table waits rename to other_waits")
+    before = columns(path), rows(path, "select * from steps")
+
+    with pytest.raises(ProjectError):
+        DatabaseJournal.open(SqliteBackend(path))
+
+    assert (columns(path), rows(path, "select * from steps")) == before
+    assert rows(path, "pragma user_version") == [(2,)]
 
 
 async def test_concurrent_processes_migrate_once(old_path: Path) -> None:
