@@ -391,7 +391,7 @@ class _Reader:
                 return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
             if not _FLOAT.match(text):
                 return text
-            number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+            number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
             raise self._fault("holds a number that is too long", line) from None
         if not math.isfinite(number):
