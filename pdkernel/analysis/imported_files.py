@@ -83,7 +83,7 @@ def find_missing_files(step: Step) -> Iterator[NotebookError]:
 
 
 def find_step_requirements(step: Step) -> tuple[PythonRequirement, ...]:
-    """Return the packages that a Python step and its files require; those of files have the line of the entry file's first import."""
+    """Return the packages that a Python step and its files require; those of files have line 1."""
     if not step.files:
         return find_python_requirements(step.source)
     files = _known_files(step)

@@ -1,8 +1,8 @@
 """
 The event fields that a Python step reads.
 
-The trace starts at `handler`, or at the top for steps with the old helper module, and follows the functions of the
-step. Code that is never called is ignored.
+The trace reads the statements of the module, then a call of `handler`, and follows calls of the step's own functions. The body of
+a function without a call is ignored.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class PythonStepTracer(PythonCallTracer):
 
 
 def _is_exit(body: Sequence[ast.stmt]) -> bool:
-    """Whether *body* always leaves, so that the code after it is not reached."""
+    """Whether *body* always ends with a return, an error, or the end of its loop or process: the code below does not run."""
     if not body:
         return False
     last = body[-1]
