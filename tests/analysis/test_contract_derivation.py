@@ -42,9 +42,19 @@ def test_expressions_in_props_are_read() -> None:
 
 
 def test_a_bare_object_in_a_prop_is_an_expression() -> None:
-    """A JavaScript object without braces in a prop reads the paths that the object names."""
-    step = replace(node_step(), props={"data": "{ name: steps.trigger.event.body.name }"})
-    assert paths(derive_contract(a_workflow(step))) == {"body.name": True}
+    """A JavaScript object without braces in a prop of code reads the paths that the object names; in an action it is text."""
+    props = {"data": "{ name: steps.trigger.event.body.name }"}
+    code, action = replace(node_step(), props=props), Step("act", "node", uses="slack-send@1.0.0", props=props)
+
+    assert paths(derive_contract(a_workflow(code))) == {"body.name": True}
+    assert paths(derive_contract(a_workflow(action))) == {}
+
+
+def test_a_prop_that_cannot_be_read_hides_no_other_prop() -> None:
+    """The run of the step reports the error; the props around the invalid one are read."""
+    props = {"a": "{{steps.trigger.event.body.a}}", "b": "{{ ( }}", "c": "{{steps.trigger.event.body.c}}"}
+
+    assert paths(derive_contract(a_workflow(replace(node_step(), props=props)))) == {"body.a": True, "body.c": True}
 
 
 def test_a_reader_is_a_step_its_cell_and_the_line_in_it() -> None:

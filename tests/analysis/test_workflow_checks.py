@@ -98,6 +98,26 @@ def test_reading_a_missing_step(reader: Step) -> None:
     assert caught.value.fix == "Read an earlier step: c."
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("fetch_late", "Did you mean fetch_lately?"),
+        (
+            "other",
+            f"Read an earlier step: fetch_lately, {', '.join(sorted(f's{number}' for number in range(11, 30)))}.",
+        ),
+    ],
+)
+def test_a_missing_step_is_compared_with_the_steps_above(name: str, fix: str) -> None:
+    """The fix of a message names the nearest of the twenty steps above, or all of them."""
+    steps = [python(f"s{number}") for number in range(30)]
+
+    with pytest.raises(UnknownStepError) as caught:
+        check_step_order(workflow(*steps, python("fetch_lately"), node("b", f"return steps.{name}"), python("others")))
+
+    assert caught.value.fix == fix
+
+
 def test_a_step_that_reads_its_own_exports() -> None:
     """A step cannot read its own exports."""
     with pytest.raises(StepOrderError, match="its own exports"):

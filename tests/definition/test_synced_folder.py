@@ -43,7 +43,8 @@ def test_the_app_of_a_private_actions_prop(tmp_path: Path) -> None:
         tmp_path,
         f"{HEAD}- namespace: a\n  uses: '@acme/do_it@0.0.9'\n  {account}One\n"
         f"- namespace: b\n  uses: '@acme/do_it@0.0.9'\n  {account}Two\n"
-        f"- namespace: c\n  uses: slack_v2-send@0.1.0\n  {account}One\n",
+        f"- namespace: c\n  uses: slack_v2-send@0.1.0\n  {account}One\n"
+        f"- namespace: d\n  uses: '@acme/do_it@0.0.9'\n  {account}One\n",
     )
 
     steps = read_folder_workflow(folder).steps
@@ -51,6 +52,7 @@ def test_the_app_of_a_private_actions_prop(tmp_path: Path) -> None:
     assert [step.apps for step in steps] == [
         (AppBinding("sender", "slack_v2"),),
         (AppBinding("sender", "unknown"),),
+        (AppBinding("sender", "slack_v2"),),
         (AppBinding("sender", "slack_v2"),),
     ]
 

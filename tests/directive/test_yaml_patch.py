@@ -177,6 +177,15 @@ def test_keys_are_added_and_removed() -> None:
     assert patched == "a:\n- k: 1\n  new:\n    deep:\n    - 1\n  n: |\n    text\nyy: true\n\nz: 9\n"
 
 
+def test_a_file_that_the_platform_does_not_read() -> None:
+    """In YAML 1.2, an unquoted text that Ruby would read as another type stays as it is."""
+    text = "a: yes\nb: 0o17 # one\n"
+    old = parse_yaml(text, allow_expressions=False).value
+
+    assert old == {"a": "yes", "b": 15}
+    assert patch_yaml(text, old, {"a": "yes", "b": 16}, psych=False) == "a: yes\nb: 16 # one\n"
+
+
 def test_empty_brackets_become_a_block() -> None:
     """A value that is no longer empty is written in the platform's style."""
     text = "a: []\nb: {} # none\nc: [1]\n"
