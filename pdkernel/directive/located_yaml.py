@@ -343,9 +343,8 @@ class _Reader:
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
-        if isinstance(node, ScalarNode):
-            return self._scalar(node, line, path)
-        raise self._fault(f"holds a node that is not a value: {node.tag}", line)
+        assert isinstance(node, ScalarNode), "YAML has no other nodes"
+        return self._scalar(node, line, path)
 
     def _mapping(self, node: MappingNode, path: ValuePath) -> dict[str, JSON]:
         result: dict[str, JSON] = {}

@@ -17,7 +17,7 @@ from pdkernel.definition import (
 )
 from pdkernel.model import JSON, AppBinding, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.render.files import Finding
-from tests.definition.builders import PYTHON
+from tests.definition.builders import PYTHON, synced
 
 PROJECTS = Path(__file__).parent / "projects"
 
@@ -68,6 +68,21 @@ def test_a_folders_findings_name_its_files() -> None:
     text = (PROJECTS / "order-alerts-p_Ab12Cd3" / "workflow.yaml").read_text().splitlines()
     assert [finding.file for finding in stale] == ["workflow.yaml"]
     assert "steps.gone_since" in text[(stale[0].line or 1) - 1]
+
+
+def test_an_invalid_expression_of_a_folder_has_the_line_of_its_prop(tmp_path: Path) -> None:
+    """The place of an expression that cannot be read is in workflow.yaml, and the other rules are applied."""
+    folder = synced(
+        tmp_path / "w",
+        "name: W\nsteps:\n- namespace: a\n  uses: k-x@1.0.0\n  props:\n    api_key: 0123456789\n    list:\n    - '{{steps.b'\n",
+    )
+
+    findings = lint_workflow(read_folder_workflow(folder))
+
+    assert [(finding.rule, finding.location) for finding in findings] == [
+        ("reference", "step a, workflow.yaml, line 8"),
+        ("secret", "step a, workflow.yaml, line 6"),
+    ]
 
 
 def test_secrets() -> None:

@@ -253,5 +253,7 @@ def test_a_folder_and_a_pipe_are_not_read(tmp_path: Path) -> None:
     for name in ("pdkernel.yaml", "work.pdkernel.yaml"):
         with pytest.raises(NotebookError, match=rf"{name} is not a file"):
             read_sidecar(tmp_path / name)
+    with pytest.raises(NotebookError, match=r"pdkernel\.yaml cannot be read: File name too long\."):
+        read_sidecar(tmp_path / ("n" * 300) / "pdkernel.yaml")
     assert read_sidecar(tmp_path / "other.pdkernel.yaml") is None
     assert read_sidecar(tmp_path / "missing" / "pdkernel.yaml") is None

@@ -278,6 +278,26 @@ def test_answers_are_added_to_an_existing_pdkernel_yaml(project: Callable[[str],
     )
 
 
+@pytest.mark.parametrize(
+    ("account", "text"),
+    [
+        (None, "# ours\n"),
+        ("apn_9", "schema: pdkernel/1\n"),
+    ],
+)
+def test_an_empty_pdkernel_yaml(project: Callable[[str], Path], account: str | None, text: str) -> None:
+    """A file with comments only stays until there is a value for it."""
+    folder = project(ORDERS)
+    (folder / "pdkernel.yaml").write_text("# ours\n")
+    source = imported(folder)
+    step = source.workflow.step("add_single_row")
+    apps = (AppBinding("googleSheets", "google_sheets", account),)
+
+    exported(source, folder, add_single_row=replace(step, apps=apps) if account else step)
+
+    assert (folder / "pdkernel.yaml").read_text().startswith(text)
+
+
 def test_the_sources_of_actions_are_the_folders(project: Callable[[str], Path]) -> None:
     """A path in `actions` is relative to its file, so the notebook's sources never replace those of the folder."""
     folder = project(ORDERS)

@@ -56,6 +56,8 @@ def test_a_file_that_cannot_be_read(
 
 def test_a_folder_without_a_workflow(folder: Path) -> None:
     """A folder, a file and a missing folder without a `workflow.yaml` are refused."""
+    with pytest.raises(NotebookError, match=r"workflow\.yaml cannot be read: File name too long\."):
+        read_document(folder / ("n" * 300))
     for place in (folder.parent, folder / "workflow.yaml", folder / "missing"):
         with pytest.raises(NotebookError, match=r" is not a workflow's folder: it has no workflow\.yaml\.$"):
             read_document(place)
