@@ -183,7 +183,7 @@ class _Files:
             )
         for target in found.files:
             if target in self._active and not found.is_data:
-                circle = [*(each or "the step" for each in self._active[self._active.index(target) :]), target]
+                circle = [*self._active[self._active.index(target) :], target]
                 what = f"which imports itself: {' -> '.join(circle)}"
                 raise self._error(path, found, what, "Move what both files use into a third file.")
             text = self._read_texts[target]

@@ -209,7 +209,7 @@ def _with(data: dict[str, Any], key: str, value: JSON) -> dict[str, Any]:
 
 def _merge_folder_facts(workflow: Workflow, folder_workflow: Workflow, data: Mapping[str, Any]) -> Workflow:
     """*workflow* with the ids of the folder's triggers, and without the limits that the file stores."""
-    ids = [str(trigger.config["id"]) for trigger in folder_workflow.triggers if "id" in trigger.config]
+    ids = [str(trigger.config["id"]) for trigger in folder_workflow.triggers]
     says_nothing = workflow.triggers == (Trigger(),)
     triggers = folder_workflow.triggers if says_nothing else assign_trigger_ids(workflow.triggers, ids)
     written = data.get("settings") or {}

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from pdkernel.definition.folder_patch import FolderPatch, build_folder_patch, get_workflow_id
+from pdkernel.definition.sidecar import AccountChoice, Sidecar, StepSidecar
 from pdkernel.definition.synced_folder import build_workflow
 from pdkernel.errors import DefinitionError, UnsupportedError
 from pdkernel.files import BYTE_ORDER_MARK
-from pdkernel.model import Step, StoreBinding, Trigger, Workflow
+from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.definition.builders import NODE, PYTHON, document_of, synced
 
 HEAD = "schema: workflow/2022.04\nname: W\n"
@@ -26,6 +27,8 @@ STEPS = """steps:
 # about b
 - namespace: b
   uses: k-two@1.0.0
+- namespace: end
+  type: branch
 """
 
 
@@ -65,12 +68,12 @@ def test_the_first_and_the_last_step() -> None:
 @pytest.mark.parametrize(
     ("names", "order"),
     [
-        ("ab", ["start", "a", "below_a", "b"]),
-        ("ba", ["start", "b", "a", "below_a"]),
-        ("b", ["start", "below_a", "b"]),
-        ("a", ["start", "a", "below_a"]),
-        ("cab", ["start", "c", "a", "below_a", "b"]),
-        ("", ["start", "below_a"]),
+        ("ab", ["start", "a", "below_a", "b", "end"]),
+        ("ba", ["start", "b", "end", "a", "below_a"]),
+        ("b", ["start", "below_a", "b", "end"]),
+        ("a", ["start", "a", "below_a", "end"]),
+        ("cab", ["start", "c", "a", "below_a", "b", "end"]),
+        ("", ["start", "below_a", "end"]),
     ],
     ids=["unchanged", "moved", "the first is removed", "the last is removed", "added", "all are removed"],
 )
@@ -133,6 +136,31 @@ def test_a_file_that_another_step_uses_is_not_unused(tmp_path: Path) -> None:
     assert unused("a", "d") == ()
     assert unused("b", "c") == ("lib/d.mjs",)
     assert unused("d") == ("lib/x.mjs",)
+
+
+def test_code_is_written_with_the_line_breaks_of_its_file(tmp_path: Path) -> None:
+    """A changed cell is written as its entry file is."""
+    text = f"{HEAD}steps:\n- namespace: a\n  uses: ./a/entry.py\n"
+    folder = synced(tmp_path / "w", text, a__entry_DOT_py="")
+    (folder / "a/entry.py").write_bytes(b"x = 1\r\ny = 1\r\n")
+    document = document_of(text, folder)
+    step = replace(build_workflow(document).steps[0], source="x = 2\ny = 1\n")
+
+    found = build_folder_patch(replace(build_workflow(document), steps=(step,)), document)
+
+    assert found.files[1].text == "x = 2\r\ny = 1\r\n"
+
+
+def test_the_choices_of_the_notebook_count() -> None:
+    """The file keeps its account if the account on the step is a choice of the `pdkernel.yaml` beside the notebook."""
+    text = f"{HEAD}steps:\n- namespace: a\n  uses: slack-send@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_file\n"
+    apps = (AppBinding("slack", "slack", "apn_here"),)
+    workflow = replace(read(text), steps=(replace(read(text).steps[0], apps=apps),))
+    sidecar = Sidecar(steps={"a": StepSidecar(accounts={"slack": AccountChoice("apn_here", synced="apn_file")})})
+
+    found = build_folder_patch(workflow, document_of(text), sidecar=sidecar)
+
+    assert (found.files[0].text, found.kept_accounts) == (text, {("a", "slack"): "apn_file"})
 
 
 def test_a_byte_order_mark_stays() -> None:

@@ -85,6 +85,19 @@ def test_an_invalid_expression_of_a_folder_has_the_line_of_its_prop(tmp_path: Pa
     ]
 
 
+def test_a_finding_in_the_code_of_a_folder_names_the_entry_file(tmp_path: Path) -> None:
+    """The line of a step's code belongs to its entry file, and the line of its props to workflow.yaml."""
+    folder = synced(
+        tmp_path / "w",
+        "name: W\nsteps:\n- namespace: a\n  uses: ./a/entry.mjs\n",
+        a__entry_DOT_mjs='\nimport a from "axios";\nexport default {}\n',
+    )
+
+    (finding,) = lint_workflow(read_folder_workflow(folder))
+
+    assert (finding.rule, finding.location) == ("package", "step a, a/entry.mjs, line 2")
+
+
 def test_secrets() -> None:
     """Well-known credentials and text under a credential's name are found; expressions and short words are not."""
     step = Step(
@@ -108,24 +121,29 @@ def test_secrets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "says"),
+    ("own", "other", "says"),
     [
-        (AppBinding("slack", "slack"), "step b uses the external user's"),
-        (AppBinding("github", "github"), "other steps use the external user's accounts"),
-        (AppBinding("github", "github", "apn_2"), None),
+        ("slack", AppBinding("slack", "slack"), "step b uses the external user's.\nWrite `--app slack` without"),
+        ("chat", AppBinding("slack", "slack"), "step b uses the external user's.\nWrite `--app chat:slack` without"),
+        (
+            "slack",
+            AppBinding("github", "github"),
+            "other steps use the external user's accounts.\nWrite `--app slack` ",
+        ),
+        ("slack", AppBinding("github", "github", "apn_2"), None),
     ],
 )
-def test_own_accounts(other: AppBinding, says: str | None) -> None:
+def test_own_accounts(own: str, other: AppBinding, says: str | None) -> None:
     """An own account is found if other steps use the external user's; if all are own, there is no finding."""
     steps = (
-        Step("a", source=PYTHON, apps=(AppBinding("slack", "slack", "apn_1"),)),
+        Step("a", source=PYTHON, apps=(AppBinding(own, "slack", "apn_1"),)),
         Step("b", source=PYTHON, apps=(other,)),
     )
 
     findings = found("own-account", *steps)
 
     assert [finding.step for finding in findings] == (["a"] if says else [])
-    assert all(says is not None and says in finding.message for finding in findings)
+    assert all(says is not None and says in f"{finding.message}\n{finding.fix}" for finding in findings)
 
 
 def test_an_unanswered_account_is_found() -> None:
@@ -138,6 +156,8 @@ def test_an_unanswered_account_is_found() -> None:
     assert [(finding.rule, finding.message) for finding in findings] == [
         ("own-account", "The owner of the account for slack is not set.")
     ]
+    chosen = Sidecar(steps={"a": StepSidecar(accounts={"slack": AccountChoice("external_user")})})
+    assert found("own-account", step, sidecar=chosen) == []
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ SHEETS = """
   props:
     sheet: {__lv: {label: Orders, value: 1}}
     columns: [{__lv: {label: Name, value: a}}, {__lv: {label: City, value: b}}]
-    deep: {row: {__lv: {label: First, value: 1}}}
+    deep: {row: {__lv: {label: First, value: 1}}, column: {__lv: {label: Second, value: 2}}}
+    plain: key
     dataStore: {storeId: ds_file}
 """
 CODE = "\n  runtime: nodejs18.x\n  uses: ./a/entry.js\n  note: Why\n  retries: 3\n"
@@ -49,7 +50,11 @@ def merged(
     return merge_step(replace(step, **changes), step, value, step_sidecar=sidecar, is_complete=is_complete)
 
 
-@pytest.mark.parametrize("entry", [SLACK, SHEETS, CODE])
+EMPTY_NOTES = "\n  uses: k-x@1.0.0\n  notes: ''\n"
+TWO_NOTES = "\n  uses: k-x@1.0.0\n  note: old\n  notes: new\n"
+
+
+@pytest.mark.parametrize("entry", [SLACK, SHEETS, CODE, EMPTY_NOTES, TWO_NOTES])
 def test_an_unchanged_step_keeps_its_entry(entry: str) -> None:
     """The entry of a step that the notebook has not changed is the folder's, with labels, unknown keys and the old key for notes."""
     assert merged(entry).entry == folder_step(entry)[1]
@@ -84,6 +89,12 @@ def test_a_new_steps_account_is_the_one_of_its_file() -> None:
 
     assert found.step.apps == (AppBinding("slack", "slack", "apn_9"),)
     assert found.kept_accounts == {"slack": "apn_9"}
+    assert build_new_step(step, None).kept_accounts == {}
+
+
+def test_an_empty_account_id_is_missing() -> None:
+    """An app prop whose account id in the file is empty has no account to keep."""
+    assert merged("\n  uses: slack-send@1.0.0\n  props:\n    slack: {authProvisionId: ''}\n").kept_accounts == {}
 
 
 @pytest.mark.parametrize(("store", "in_git"), [(None, "ds_file"), ("A local name", "ds_file"), ("ds_cell", "ds_cell")])
@@ -99,7 +110,16 @@ def test_a_label_belongs_to_its_value() -> None:
     step, entry = folder_step(SHEETS)
 
     same, other = (
-        merged(SHEETS, props={**step.props, "sheet": sheet, "columns": ["a", column], "deep": {"row": sheet}}).entry
+        merged(
+            SHEETS,
+            props={
+                **step.props,
+                "sheet": sheet,
+                "columns": ["a", column],
+                "deep": {"row": sheet, "column": 2},
+                "plain": {"key": "k"} if sheet == 2 else "key",
+            },
+        ).entry
         for sheet, column in ((1, "b"), (2, "c"))
     )
 
@@ -107,19 +127,22 @@ def test_a_label_belongs_to_its_value() -> None:
     assert other["props"] == {
         "sheet": 2,
         "columns": [{"__lv": {"label": "Name", "value": "a"}}, "c"],
-        "deep": {"row": 2},
+        "deep": {"row": 2, "column": {"__lv": {"label": "Second", "value": 2}}},
+        "plain": {"key": "k"},
         "dataStore": {"storeId": "ds_file"},
     }
 
 
 @pytest.mark.parametrize(("is_complete", "stays"), [(True, False), (False, True)])
 def test_a_prop_that_the_notebook_lacks(is_complete: bool, stays: bool) -> None:
-    """A prop that is missing in an imported notebook is removed; one that a hand-written notebook lacks stays."""
+    """A prop that an imported notebook or an action's cell lacks is removed; one that hand-written code lacks stays."""
     entry = "\n  uses: ./a/entry.py\n  props:\n    text: Hello\n    more: 1\n"
 
     found = merged(entry, is_complete=is_complete, props={"text": "Hi"})
 
     assert ("more" in found.step.props, found.step.props["text"]) == (stays, "Hi")
+    action = merged(SLACK, is_complete=is_complete, props={})
+    assert "text" not in action.step.props
 
 
 def test_the_settings_of_code_that_the_notebook_lacks() -> None:
@@ -144,6 +167,13 @@ def test_a_note_keeps_the_folders_key(notes: str | None, entry_note: str | None)
     entry = merged(CODE, notes=notes).entry
 
     assert (entry.get("note"), "notes" in entry) == (entry_note, False)
+    both = merged(TWO_NOTES, notes=notes).entry
+    assert (both["note"], both.get("notes")) == ("old", notes)
+
+
+def test_a_notebook_without_the_empty_note_keeps_it() -> None:
+    """A cell shows no difference between an empty note and none, so the file keeps its own."""
+    assert merged(EMPTY_NOTES, notes=None).entry == folder_step(EMPTY_NOTES)[1]
 
 
 def test_another_version_drops_the_props_cursor() -> None:
@@ -175,6 +205,15 @@ def test_a_step_of_another_kind(step: Step, expected: dict[str, Any]) -> None:
     found = merge_step(step, old, entry, step_sidecar=None, is_complete=True)
 
     assert found.entry == {"namespace": "a", **expected}
+
+
+def test_an_action_in_place_of_code_has_the_default_runtime() -> None:
+    """A folder's step with the default runtime leaves that runtime to the action."""
+    old, entry = folder_step("\n  runtime: nodejs20.x\n  uses: ./a/entry.js\n")
+
+    found = merge_step(Step("a", "node", uses="slack-send@1.0.0"), old, entry, step_sidecar=None, is_complete=True)
+
+    assert found.entry == {"namespace": "a", "runtime": "nodejs20.x", "uses": "slack-send@1.0.0"}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def test_the_text_is_read_byte_for_byte(folder: Path) -> None:
         (b"", NotebookError, None, "is not a workflow: it is not a mapping of keys (line 1)."),
         (b"\na: [", NotebookError, 2, "is not YAML"),
         (b"a: 1\nname: \xff\n", NotebookError, 2, "is not UTF-8 text (byte 12, line 2)."),
+        (b"name: W\nx: {{ steps }}\n", NotebookError, 2, "has a key that is not text"),
         (b"name: W\nschema: workflow/2030.01", UnsupportedError, 2, "has the schema 'workflow/2030.01', and this version reads 'workflow/2022.04' (line 2)."),
     ],
 )  # fmt: skip
@@ -52,6 +53,13 @@ def test_a_file_that_cannot_be_read(
 
     assert caught.value.message.startswith(str(folder / "workflow.yaml"))
     assert (says in caught.value.message, caught.value.line) == (True, line)
+
+
+def test_the_text_is_read_as_the_platform_reads_it(folder: Path) -> None:
+    """An unquoted `yes` is true, and an unquoted `0899` is text."""
+    (folder / "workflow.yaml").write_text("flag: yes\ncode: 0899\n")
+
+    assert read_document(folder).data == {"flag": True, "code": "0899"}
 
 
 def test_a_folder_without_a_workflow(folder: Path) -> None:
