@@ -133,7 +133,7 @@ class AccessTracker(ABC):
 
         Args:
             value: An object or a list.
-            key: A key, or `ITEM`.
+            key: A key, or `LIST_ITEM`.
             is_optional: The lookup of a missing key does not fail, and the code continues without the value.
             default: A default replaces a missing value.
             chained: If *value* is null or undefined, so is the result (`?.`).
@@ -176,7 +176,7 @@ class AccessTracker(ABC):
         return (PathValue(place, state),)
 
     def _require_container(self, at: PathValue, *, chained: bool) -> None:
-        """Record that the code looks up a key in the value *at*."""
+        """Record whether the lookup of a key in the value *at* fails if that value is missing."""
         if chained or at.presence == "maybe":
             self.add_access("tolerates", at.path)
         elif at.presence == "optional" or (at.presence == "plain" and not self.fails_on_missing_key):
@@ -203,7 +203,7 @@ class AccessTracker(ABC):
         default: bool = False,
         chained: bool = False,
     ) -> ValueSet:
-        """The value of a key in *value*, where the key is a value set."""
+        """The values in *value* of the possible *keys*; a key that is not a literal is a computed key."""
         literal = [atom.value for atom in keys if isinstance(atom, LiteralValue)]
         if len(literal) != len(keys) or not keys:
             self.add_use(keys)
@@ -222,7 +222,7 @@ class AccessTracker(ABC):
         )
 
     def get_position(self, value: ValueSet, index: int) -> ValueSet:
-        """The item at *index* of *value*, which the code takes apart: an item of a list of the code, or any item."""
+        """The item at *index* in a destructuring of *value*. The index counts for a list literal; another list has any item there."""
         return union(self.get_member(select(value, ObjectValue), index), self.get_item(exclude(value, ObjectValue)))
 
     def get_item(self, value: ValueSet, *, is_optional: bool = False) -> ValueSet:

@@ -83,7 +83,7 @@ def suggest_key(step: Step, missing: str, values: Mapping[str, JSON]) -> str:
 
     Args:
         step: The step, which failed because of a missing key.
-        missing: The missing key (Python), or the key that was read from the undefined value of the missing key (JavaScript).
+        missing: For Python, the missing key. For JavaScript, the key that the step read from `undefined`.
         values: The values below `steps` that the step could read.
     """
     from pdkernel.analysis import node_trace
@@ -175,7 +175,7 @@ def _summarize_accesses(accesses: Iterable[tuple[PathAccess, FieldReader]]) -> d
 
 
 def _resolve_key_checks(by_place: dict[FieldPath, list[tuple[PathAccess, FieldReader]]]) -> None:
-    """Interpret `"x" in value`: a check for a key if the value has keys, else for a part of a text or list."""
+    """Interpret `"x" in value`: the check of a key if the step reads another key of the value, else a search in a text or list."""
     for place in list(by_place):
         kinds = {access.kind for access, _ in by_place[place]}
         above = place[:-1]

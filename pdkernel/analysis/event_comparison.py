@@ -82,7 +82,7 @@ def detect_drift(contract: Contract, earlier_events: Sequence[EventData], new_ev
     for field in contract.fields:
         earlier = [_collect_types(event, field.segments) for event in earlier_events]
         now = _collect_types(new_event, field.segments)
-        types = frozenset().union(*(seen.types for seen in earlier)) if earlier else frozenset()
+        types = frozenset[str]().union(*(seen.types for seen in earlier))
         if not types:
             continue
         if now.missing is not None and all(seen.missing is None for seen in earlier):

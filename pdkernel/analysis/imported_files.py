@@ -83,7 +83,7 @@ def find_missing_files(step: Step) -> Iterator[NotebookError]:
 
 
 def find_step_requirements(step: Step) -> tuple[PythonRequirement, ...]:
-    """Return the packages that a Python step and its files require; those of files have the line of the entry file's first import."""
+    """Return the packages that a Python step and its files require; those of files have line 1."""
     if not step.files:
         return find_python_requirements(step.source)
     files = _known_files(step)
@@ -183,7 +183,7 @@ class _Files:
             )
         for target in found.files:
             if target in self._active and not found.is_data:
-                circle = [*(each or "the step" for each in self._active[self._active.index(target) :]), target]
+                circle = [*self._active[self._active.index(target) :], target]
                 what = f"which imports itself: {' -> '.join(circle)}"
                 raise self._error(path, found, what, "Move what both files use into a third file.")
             text = self._read_texts[target]

@@ -296,7 +296,7 @@ def package_fault(name: str, version: str | None) -> str | None:
 
 
 def import_faults(source: str) -> Iterator[tuple[str, int]]:
-    """Imports of *source* with a literal name of neither a package nor a file: the reason, and the line."""
+    """Imports of *source* by a literal name that names neither a package nor a file, each with the reason and the line."""
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         specifier = _get_import_specifier(node)
         fault = None if specifier is None else _import_fault(specifier)

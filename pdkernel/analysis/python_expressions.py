@@ -81,7 +81,7 @@ class PythonExpressionTracer(StepTracer):
         minus = isinstance(node.slice, ast.UnaryOp) and isinstance(node.slice.operand, ast.Constant)
         if minus or (keys and all(isinstance(atom, LiteralValue) and isinstance(atom.value, int) for atom in keys)):
             return self._item(value, None if minus else keys)
-        if not keys and _counts(node.slice):
+        if not keys and _is_calculation(node.slice):
             return self._item(value, None)
         return self.get_members(value, keys)
 
@@ -185,7 +185,7 @@ class PythonExpressionTracer(StepTracer):
             return UNTRACKED
         for value, other in ((left, node.right), (right, node.left)):
             if isinstance(node.op, ast.Add):
-                types = _type_of_text(other)
+                types = _get_literal_types(other)
                 if types:
                     self.expect_type(value, *types)
             elif not isinstance(node.op, ast.BitOr | ast.BitAnd | ast.Mult | ast.Mod) or (
@@ -283,7 +283,7 @@ class PythonExpressionTracer(StepTracer):
             return (NO_PATHS, places) if isinstance(operator, ast.Is | ast.Eq) else (places, NO_PATHS)
         for each, other in ((left, right), (right, left)):
             value = self.evaluate(each)
-            types = _type_of_text(other)
+            types = _get_literal_types(other)
             if types and isinstance(operator, ast.Eq | ast.NotEq | ast.Is | ast.IsNot):
                 self.expect_type(value, *types)
             elif _is_number(other):
@@ -298,7 +298,7 @@ class PythonExpressionTracer(StepTracer):
         if names and len(names) == len(keys) and select(value, PathValue):
             return frozenset().union(*(self.key_check(value, name) for name in names))
         if isinstance(right, ast.Tuple | ast.List | ast.Set) and right.elts:
-            kinds = {_type_of_text(each) for each in right.elts}
+            kinds = {_get_literal_types(each) for each in right.elts}
             if len(kinds) == 1 and (types := kinds.pop()):
                 self.expect_type(keys, *types)
         self.add_use(keys)
@@ -331,7 +331,7 @@ class PythonExpressionTracer(StepTracer):
             self.add_use(value, "passes_on")
 
 
-def _counts(node: ast.expr) -> bool:
+def _is_calculation(node: ast.expr) -> bool:
     """Whether *node* can only be a number: `i + 1`, `len(x) - 1`."""
     return isinstance(node, ast.BinOp) and _is_number(node.right)
 
@@ -340,8 +340,8 @@ def _is_number(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool)
 
 
-def _type_of_text(node: ast.expr) -> tuple[str, ...]:
-    """The types of a value that is compared with a literal or added to it."""
+def _get_literal_types(node: ast.expr) -> tuple[str, ...]:
+    """The types of the literal *node*; a value that is compared with it, or added to it, has these types."""
     match node:
         case ast.JoinedStr():
             return ("string",)

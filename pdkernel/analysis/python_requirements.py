@@ -155,7 +155,7 @@ def _imports(source: str) -> Iterator[tuple[str, bool, int]]:
 
 
 def iter_import_nodes(node: ast.AST, *, optional: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Yield the imports in *node*, without those for type checkers, and whether the code works without the module."""
+    """Yield the imports in *node* except for those for type checkers; each with whether the code works without the module."""
     match node:
         case ast.Import() | ast.ImportFrom():
             yield node, optional

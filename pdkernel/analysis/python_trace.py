@@ -1,8 +1,8 @@
 """
 The event fields that a Python step reads.
 
-The trace starts at `handler`, or at the top for steps with the old helper module, and follows the functions of the
-step. Code that is never called is ignored.
+The trace reads the statements of the module, then a call of `handler`, and follows calls of the step's own functions. The body of
+a function without a call is ignored.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class PythonStepTracer(PythonCallTracer):
         values = list(arguments)
         if parameters and parameters[0].arg in {"self", "cls"}:
             values.insert(0, (PlatformValue("self"),))
-        defaults = dict(
+        defaults: dict[str, ast.expr | None] = dict(
             zip([p.arg for p in parameters][len(parameters) - len(given.defaults) :], given.defaults, strict=True)
         )
+        defaults |= zip([p.arg for p in given.kwonlyargs], given.kw_defaults, strict=True)
         for index, parameter in enumerate([*parameters, *given.kwonlyargs]):
             if index < len(values) and index < len(parameters):
                 value = values[index]
@@ -171,8 +172,12 @@ class PythonStepTracer(PythonCallTracer):
             self.add_use(self.expect_type(subject, *_value_types(patterns)))
         for case in node.cases:
             self._pattern(case.pattern, subject)
-            there = self.evaluate_condition(case.guard)[0] if case.guard is not None else NO_PATHS
-            self.trace_optional_branch(there, NO_PATHS, partial(self._body, case.body))
+            self.trace_optional_branch(NO_PATHS, NO_PATHS, partial(self._case, case))
+
+    def _case(self, case: ast.match_case) -> ValueSet:
+        there = self.evaluate_condition(case.guard)[0] if case.guard is not None else NO_PATHS
+        with self.assuming(there):
+            return self._body(case.body)
 
     def _pattern(self, pattern: ast.pattern, subject: ValueSet) -> None:
         match pattern:
@@ -195,7 +200,7 @@ class PythonStepTracer(PythonCallTracer):
 
 
 def _is_exit(body: Sequence[ast.stmt]) -> bool:
-    """Whether *body* always leaves, so that the code after it is not reached."""
+    """Whether *body* always ends with a return, an error, or the end of its loop or process: the code below does not run."""
     if not body:
         return False
     last = body[-1]

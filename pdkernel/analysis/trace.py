@@ -149,7 +149,7 @@ class StepTracer(AccessTracker):
             self._present, self._absent = before
 
     def assume(self, present: frozenset[FieldPath], *, required: bool = False) -> None:
-        """Assume that the paths *present* exist from here on. Otherwise the code has left; if *required*, by an error."""
+        """Trace the code below with the paths *present*: without them it does not run. If *required*, the step then fails."""
         for place in present if required else ():
             self.require_path(place)
         self._present |= present

@@ -23,7 +23,7 @@ from pdkernel.definition.file_plan import (
 from pdkernel.definition.sidecar import Sidecar
 from pdkernel.definition.step_matching import match_steps
 from pdkernel.definition.step_merge import MergedStep, build_new_step, insert_key, merge_step, merge_value
-from pdkernel.definition.synced_folder import build_workflow
+from pdkernel.definition.synced_folder import assign_trigger_ids, build_workflow
 from pdkernel.definition.workflow_document import WorkflowDocument
 from pdkernel.directive import is_same_value, patch_yaml
 from pdkernel.errors import UnsupportedError
@@ -209,15 +209,9 @@ def _with(data: dict[str, Any], key: str, value: JSON) -> dict[str, Any]:
 
 def _merge_folder_facts(workflow: Workflow, folder_workflow: Workflow, data: Mapping[str, Any]) -> Workflow:
     """*workflow* with the ids of the folder's triggers, and without the limits that the file stores."""
-    ids = [trigger.config["id"] for trigger in folder_workflow.triggers if "id" in trigger.config]
-    own_triggers = list(workflow.triggers)
-    says_nothing = own_triggers == [Trigger()]
-    if says_nothing:
-        own_triggers = list(folder_workflow.triggers)
-    triggers = [
-        replace(trigger, config={"id": ids[index], **trigger.config}) if index < len(ids) else trigger
-        for index, trigger in enumerate(own_triggers)
-    ]
+    ids = [str(trigger.config["id"]) for trigger in folder_workflow.triggers]
+    says_nothing = workflow.triggers == (Trigger(),)
+    triggers = folder_workflow.triggers if says_nothing else assign_trigger_ids(workflow.triggers, ids)
     written = data.get("settings") or {}
     return replace(
         workflow,

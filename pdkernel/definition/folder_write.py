@@ -18,7 +18,7 @@ from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, DefinitionF
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME
 from pdkernel.directive import parse_yaml
 from pdkernel.encode import JsonStruct
-from pdkernel.errors import DefinitionError, RequestError, UnsupportedError
+from pdkernel.errors import NotebookError, RequestError, UnsupportedError
 from pdkernel.render.files import FileChange, FileState, Finding
 
 
@@ -52,6 +52,7 @@ def compare_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: S
     Raises:
         RequestError: The files may not be written; the message gives the reason.
         UnsupportedError: The folder holds another workflow, or one that Pipedream synced.
+        NotebookError: The folder's `workflow.yaml` is not YAML.
     """
     try:
         _check_folder(files, folder)
@@ -70,6 +71,7 @@ def write_files(files: Sequence[DefinitionFile], folder: Path, *, checklist: Seq
     Raises:
         RequestError: As for `compare_files`, or the folder cannot be written.
         UnsupportedError: As for `compare_files`.
+        NotebookError: As for `compare_files`.
     """
     return apply_changes(compare_files(files, folder, checklist=checklist), files)
 
@@ -119,8 +121,8 @@ def _check_same_workflow(files: Sequence[DefinitionFile], folder: Path) -> None:
             f"{path} was not written by an export: there is no {SIDECAR_FILE_NAME} beside it.",
             fix="Patch it with --into FOLDER, or export to another folder.",
         )
-    name = next((_name_in(file.text) for file in files if file.path == WORKFLOW_FILE), None)
-    existing_name = _name_in(path.read_text(encoding="utf-8", errors="replace"))
+    name = next((_name_in(file.text, path) for file in files if file.path == WORKFLOW_FILE), None)
+    existing_name = _name_in(path.read_text(encoding="utf-8", errors="replace"), path)
     if existing_name != name:
         raise UnsupportedError(
             f"{path} belongs to another workflow: it is called {existing_name!r}, and this one {name!r}.",
@@ -128,11 +130,10 @@ def _check_same_workflow(files: Sequence[DefinitionFile], folder: Path) -> None:
         )
 
 
-def _name_in(text: str) -> object:
-    try:
-        value = parse_yaml(text, allow_expressions=False, as_psych=True).value
-    except DefinitionError:
-        return None
+def _name_in(text: str, path: Path) -> object:
+    value = parse_yaml(
+        text, allow_expressions=False, error_class=NotebookError, document_name=str(path), as_psych=True
+    ).value
     return value.get("name") if isinstance(value, dict) else None
 
 

@@ -24,7 +24,7 @@ from pdkernel.definition.languages import INFERRED_LANGUAGES
 from pdkernel.definition.sidecar import EXTERNAL_USER, UNANSWERED, Sidecar, StepSidecar
 from pdkernel.definition.slug import slugify
 from pdkernel.directive.setting_rules import SETTING_RULES
-from pdkernel.errors import DefinitionError
+from pdkernel.errors import DefinitionError, ExpressionError
 from pdkernel.model import LANGUAGE_NAMES, MAX_PROP_BYTES, AppBinding, Step, Workflow
 from pdkernel.render.files import Finding
 
@@ -44,10 +44,11 @@ def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def _path_of_reference(step: Step, problem: DefinitionError) -> tuple[str | int, ...] | None:
-    """The path of the prop whose expression caused *problem*, found by the step name in the message; for a folder's step."""
+    """The path of the prop with the invalid expression, or with the step name of the message; for a folder's step."""
+    if isinstance(problem, ExpressionError):
+        return problem.path
     named = re.search(r"reads steps\.(\w+)", problem.message)
-    if named is None:
-        return None
+    assert named is not None, "other problems name the step that the prop reads"
     read = re.compile(rf"steps\s*(?:\??\.\s*|\[\s*['\"]){named[1]}\b")
     return next((path for path, text in iter_texts(step.props) if read.search(text)), None)
 
@@ -261,10 +262,5 @@ def lint_workflow(workflow: Workflow, sidecar: Sidecar | None = None) -> tuple[F
         workflow: The workflow of a notebook or a folder.
         sidecar: The `pdkernel.yaml` that belongs to it.
     """
-    found: list[Finding] = []
-    for rule in LINT_RULES.values():
-        try:
-            found += rule(workflow, sidecar or Sidecar())
-        except DefinitionError:  # an expression that cannot be read; the rule `reference` reports it
-            continue
+    found = (finding for rule in LINT_RULES.values() for finding in rule(workflow, sidecar or Sidecar()))
     return tuple(dict.fromkeys(found))

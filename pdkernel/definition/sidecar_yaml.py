@@ -104,9 +104,8 @@ def _validate(located: LocatedYaml, name: str) -> None:
     fix = ""
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = list(error.schema.get("properties", ()))
-        unknown = next((key for key in error.instance if key not in known), None)
-        if unknown is not None:
-            path, fix = (*path, unknown), did_you_mean(unknown, known)
+        unknown = next(key for key in error.instance if key not in known)
+        path, fix = (*path, unknown), did_you_mean(unknown, known)
     line = located.get_line(path)
     where = ".".join(map(str, path)) or "the file"
     raise NotebookError(f"{name}: {where}: {error.message} (line {line}).", fix=fix, line=line)
@@ -169,8 +168,6 @@ def _fulfils(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> 
                 fulfilled = not others if rule is False else all(_fulfils(value[key], rule, root) for key in others)
             case "items" if isinstance(value, list):
                 fulfilled = all(_fulfils(item, rule, root) for item in value)
-            case "properties" | "additionalProperties" | "items":
-                fulfilled = True  # the value has no such parts
             case _:
                 check = _KEYWORDS.get(keyword)
                 fulfilled = check is not None and check(value, rule)

@@ -32,6 +32,7 @@ from pdkernel.model import (
     AppBinding,
     Language,
     Step,
+    StoreBinding,
     Trigger,
     TriggerType,
     UnsupportedEntry,
@@ -184,14 +185,8 @@ def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
 
 def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequence[Step]) -> tuple[Trigger, ...]:
     """The triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by id, else by position."""
-    configured = sidecar.triggers if sidecar is not None else ()
-    named = {trigger.config["id"] for trigger in configured if "id" in trigger.config}
     ids = [str(trigger["id"]) for trigger in raw if trigger.get("id")]
-    left = [id_ for id_ in ids if id_ not in named]
-    result: list[Trigger] = []
-    for trigger in configured:
-        given = {} if "id" in trigger.config or not left else {"id": left.pop(0)}
-        result.append(replace(trigger, config={**given, **trigger.config}))
+    result = assign_trigger_ids(sidecar.triggers if sidecar is not None else (), ids)
     known = {trigger.config.get("id") for trigger in result}
     result += [
         replace(assume_trigger(TRIGGER_TYPES.get(id_.partition("_")[0], "source"), steps), config={"id": id_})
@@ -199,6 +194,18 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
         if id_ not in known
     ]
     return tuple(result)
+
+
+def assign_trigger_ids(triggers: Sequence[Trigger], ids: Sequence[str]) -> list[Trigger]:
+    """*triggers*; those without an id get, in order, the *ids* that the others do not have."""
+    named = {trigger.config.get("id") for trigger in triggers}
+    left = [id_ for id_ in ids if id_ not in named]
+    return [
+        replace(trigger, config={"id": left.pop(0), **trigger.config})
+        if left and "id" not in trigger.config
+        else trigger
+        for trigger in triggers
+    ]
 
 
 def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
@@ -246,6 +253,7 @@ class _StepReader:
     def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[UnsupportedEntry]]:
         """The steps, and the unsupported entries."""
         steps: dict[str, Step] = {}
+        places: dict[str, int] = {}
         kept: list[UnsupportedEntry] = []
         for index, raw in enumerate(raw_steps):
             if not self._is_step(raw):
@@ -253,20 +261,14 @@ class _StepReader:
                 continue
             step = self._step(index, raw)
             if step.name in steps:
-                first = self._located.get_line(
-                    (
-                        "steps",
-                        next(
-                            n for n, one in enumerate(raw_steps) if one is not raw and one.get("namespace") == step.name
-                        ),
-                    )
-                )
+                first = self._located.get_line(("steps", places[step.name]))
                 raise self._fault(
                     DuplicateStepError,
                     index,
                     f"two steps are called {step.name!r}, the other in line {first}: steps.{step.name} would be ambiguous",
                     step.name,
                 )
+            places[step.name] = index
             steps[step.name] = step
         return tuple(map(self._with_known_apps, steps.values())), kept
 
@@ -367,9 +369,7 @@ class _StepReader:
         return replace(
             step,
             apps=tuple(self._resolve_account(step, app) for app in props.apps),
-            stores=tuple(
-                props.stores if not self._get_step_sidecar(step.name).stores else self._stores(step, props.stores)
-            ),
+            stores=self._stores(step, props.stores),
             props=props.values,
             prop_lines=self._prop_lines.get(index, {}),
             props_file=WORKFLOW_FILE,
@@ -385,7 +385,7 @@ class _StepReader:
                 found.setdefault(path[1], {})[path[3:]] = line
         return found
 
-    def _stores(self, step: Step, stores: Any) -> Any:
+    def _stores(self, step: Step, stores: Sequence[StoreBinding]) -> tuple[StoreBinding, ...]:
         named = self._get_step_sidecar(step.name).stores
         return tuple(replace(store, store=named.get(store.prop, store.store)) for store in stores)
 

@@ -23,8 +23,6 @@ _STATE_ID = re.compile(r"^id:[ \t]*[\"']?(p_\w+)", re.MULTILINE)
 MAX_WORKFLOW_FILE_BYTES = 4 * 1024 * 1024
 """Size limit of a `workflow.yaml`; the largest observed one has a few thousand bytes."""
 
-"""The byte order mark, which some editors put at the start of a file."""
-
 
 @dataclass(frozen=True, slots=True)
 class WorkflowDocument:

@@ -343,9 +343,8 @@ class _Reader:
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
-        if isinstance(node, ScalarNode):
-            return self._scalar(node, line, path)
-        raise self._fault(f"holds a node that is not a value: {node.tag}", line)
+        assert isinstance(node, ScalarNode), "YAML has no other nodes"
+        return self._scalar(node, line, path)
 
     def _mapping(self, node: MappingNode, path: ValuePath) -> dict[str, JSON]:
         result: dict[str, JSON] = {}
@@ -391,7 +390,7 @@ class _Reader:
                 return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
             if not _FLOAT.match(text):
                 return text
-            number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+            number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
             raise self._fault("holds a number that is too long", line) from None
         if not math.isfinite(number):

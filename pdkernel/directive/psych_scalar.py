@@ -174,6 +174,7 @@ def _format_plain(text: str, column: int, indent: int, *, fold: bool) -> str:
 
 
 def _single(text: str, column: int, indent: int, *, fold: bool) -> str:
+    """*text* in single quotes; line breaks are at its end only."""
     out = ["'"]
     column += 1
     spaces = breaks = False
@@ -191,12 +192,9 @@ def _single(text: str, column: int, indent: int, *, fold: bool) -> str:
             out.append("\n" if breaks else "\n\n")
             spaces, breaks = False, True
         else:
-            if breaks:
-                out.append(" " * indent)
-                column = indent
             out.append("''" if char == "'" else char)
             column += len(out[-1])
-            spaces = breaks = False
+            spaces = False
     if breaks:
         out.append(" " * indent)
     return "".join(out) + "'"

@@ -70,32 +70,30 @@ def workflow_from_cells(
     named: dict[str, Step] = {}
     headers: list[tuple[int, NotebookCell]] = []
     problems: list[DefinitionError] = []
-    notes = {
-        str(cell.pdkernel_metadata["note"]): cell.source
-        for cell in cells
-        if cell.type != "code" and "note" in cell.pdkernel_metadata
-    }
     kept: list[UnsupportedEntry] = []
-    files: dict[str, str] = {}
+    texts = [cell for cell in cells if cell.type != "code"]
+    notes = {str(cell.pdkernel_metadata["note"]): cell.source for cell in texts if "note" in cell.pdkernel_metadata}
+    files = {
+        path: restore_source(cell.source, cell.pdkernel_metadata.get("source"))
+        for cell in texts
+        if isinstance(path := cell.pdkernel_metadata.get("file"), str)
+    }
     for index, cell in enumerate_cells(cells):
         if cell.type != "code":
             kept += _kept(cell, steps)
-            if isinstance(path := cell.pdkernel_metadata.get("file"), str):
-                files[path] = restore_source(cell.source, cell.pdkernel_metadata.get("source"))
-            continue
-        try:
-            if is_step_cell(cell.source):
+        elif is_workflow_cell(cell.source):
+            headers.append((index, cell))
+        elif is_step_cell(cell.source):
+            try:
                 step = _step(cell, index, notes, file)
                 if lenient and (above := named.setdefault(step.name, step)) is not step:
                     raise _build_duplicate_error([above, step])
-                steps.append(step)
-            elif is_workflow_cell(cell.source):
-                headers.append((index, cell))
-        except DefinitionError as error:
-            if lenient and is_step_cell(cell.source):
-                steps.append(_at(build_unreadable_step(cell.source, error, cell=index), cell, file))
-            else:
-                problems.append(_in_cell(error, cell, index, file))
+            except DefinitionError as error:
+                if not lenient:
+                    problems.append(_in_cell(error, cell, index, file))
+                    continue
+                step = _at(build_unreadable_step(cell.source, error, cell=index), cell, file)
+            steps.append(step)
     problems += _find_duplicates(steps := _with_free_names(steps))
     header, errors = _read_headers(headers, file)
     replaced = None

@@ -7,7 +7,7 @@ Without `pdkernel.yaml` in the folder, missing settings are taken from the noteb
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,9 @@ def _complete_workflow(workflow: Workflow, notebook: Workflow, sidecar: Sidecar)
     """*workflow* with the settings of *notebook* that the folder cannot hold."""
     notebook_steps = {step.name: step for step in notebook.steps}
     limits = {key: notebook.settings[key] for key in SIDECAR_SETTINGS if key in notebook.settings}
-    same = [_key(trigger) for trigger in workflow.triggers] == [_key(trigger) for trigger in notebook.triggers]
     return replace(
         workflow,
-        triggers=notebook.triggers if same or not _ids(notebook) else workflow.triggers,
+        triggers=_complete_triggers(workflow.triggers, notebook.triggers),
         settings={**limits, **workflow.settings},
         variables=notebook.variables,
         steps=tuple(
@@ -106,12 +105,13 @@ def _complete_workflow(workflow: Workflow, notebook: Workflow, sidecar: Sidecar)
     )
 
 
-def _ids(workflow: Workflow) -> list[object]:
-    return [trigger.config["id"] for trigger in workflow.triggers if "id" in trigger.config]
-
-
-def _key(trigger: Trigger) -> object:
-    return trigger.config.get("id")
+def _complete_triggers(triggers: Sequence[Trigger], notebook: Sequence[Trigger]) -> tuple[Trigger, ...]:
+    """The *notebook*'s triggers, except for lost ones, then other *triggers* of the folder. Git holds only the ids of triggers."""
+    written, known = ({trigger.config.get("id") for trigger in each} - {None} for each in (triggers, notebook))
+    if not known:
+        return tuple(notebook)
+    kept = (trigger for trigger in notebook if trigger.config.get("id") in {None, *written})
+    return (*kept, *(trigger for trigger in triggers if trigger.config.get("id") not in known))
 
 
 def _complete_step(step: Step, notebook_step: Step, sidecar: Sidecar) -> Step:

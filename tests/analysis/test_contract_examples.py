@@ -13,6 +13,7 @@ from pdkernel.analysis import (
     check_event,
     derive_contract,
 )
+from pdkernel.analysis.abstract_values import FieldPath
 from pdkernel.analysis.contract import PathExpectation
 from pdkernel.model import Workflow
 from tests.analysis.labelled import Case, cases
@@ -54,6 +55,35 @@ def test_the_event_without_violations_comes_first() -> None:
     bad = an_event({"title": 7}).data
     good = {**an_event({"title": "t", "count": 3, "items": [{"sku": "B"}]}).data, "headers": {"x-kind": "k"}}
     assert build_example_body(CONTRACT, [bad, good]) == {"title": "t", "count": 3, "items": [{"sku": "B"}]}
+
+
+def test_a_value_of_every_type() -> None:
+    """A saved value of another type stays unless the steps expect an object; missing values have the expected type."""
+    types = {
+        "any": (),
+        "object": ("object",),
+        "flag": ("boolean",),
+        "list": ("array",),
+        "empty": ("object",),
+        "n": ("numeric",),
+    }
+    expectations: dict[FieldPath, PathExpectation] = {
+        (key,): PathExpectation(True, kinds) for key, kinds in types.items()
+    }
+    expectations |= {(key, "inner_url"): PathExpectation(True, ("string",)) for key in ("any", "object")}
+
+    made = build_example_event(Contract(expectations=expectations), [{"any": "text", "object": "text"}], is_http=False)
+
+    assert made == {
+        "any": "text", "object": {"inner_url": "https://example.com"}, "flag": True, "list": [], "empty": {}, "n": 1,
+    }  # fmt: skip
+
+
+def test_an_event_that_a_step_reads_as_a_list() -> None:
+    """An event is an object, so an item of it has no example."""
+    contract = derive_contract(a_workflow(python_step("read", "return pd.steps['trigger']['event'][0]")))
+
+    assert build_example_event(contract, is_http=False) == {}
 
 
 def test_only_required_fields() -> None:

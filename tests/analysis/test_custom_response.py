@@ -43,6 +43,7 @@ def test_bash_and_go_steps_that_may_respond(step: Step, expected: str) -> None:
         ("x = pd and pd.respond(200)", "maybe"),
         ("x = pd.respond(200) if pd else 1", "maybe"),
         ("def answer():\n    pd.respond(200)", "maybe"),
+        ("call(pd.respond)", "maybe"),
         ("return 1", "never"),
     ],
 )
@@ -73,6 +74,10 @@ def test_only_the_handler_that_runs_counts() -> None:
         ("steps && $.respond({ status: 200 });", "maybe"),
         ("const x = steps ? $.respond({}) : 1;", "maybe"),
         ("const answer = () => $.respond({});", "maybe"),
+        ("steps.a.forEach((item) => $.respond(item));", "maybe"),
+        ("for (const item of steps.a) { $.respond(item); }", "maybe"),
+        ("try { $.respond({}); } catch (error) { console.log(error); }", "maybe"),
+        ("switch (steps.a) { case 1: $.respond(1); break; }", "maybe"),
         ("const answer = function () { $.respond({}); };", "maybe"),
         ("respond({});", "maybe"),
         ("return 1;", "never"),

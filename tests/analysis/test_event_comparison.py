@@ -59,7 +59,46 @@ def test_a_missing_field_names_its_readers() -> None:
 def test_a_missing_container_is_named() -> None:
     """If the object around a field is missing, the drift names the field and the object."""
     (found,) = drifts({**{key: value for key, value in BEFORE.items() if key != "issue"}})
-    assert (found.path, found.to_json()["at"]) == ("body.issue.number", "body.issue")
+    assert (found.kind, found.path, found.to_json()["at"]) == ("gone", "body.issue.number", "body.issue")
+
+
+def test_the_items_of_a_list_are_compared_together() -> None:
+    """A key that one item of a list lacks is missing, and a type that one item has is new."""
+    assert [(each.kind, each.path) for each in drifts({**BEFORE, "labels": [{"name": "x"}, {}]})] == [
+        ("gone", "body.labels[].name")
+    ]
+    assert [(each.kind, each.types_after) for each in drifts({**BEFORE, "labels": [{"name": "x"}, {"name": 1}]})] == [
+        ("type", ("number", "string"))
+    ]
+
+
+def test_an_object_that_became_a_list_has_none_of_its_keys() -> None:
+    """The keys of the items of a list are not keys of the list."""
+    (as_list,) = drifts({**BEFORE, "issue": [{"number": 1}]})
+    (as_object,) = drifts({**BEFORE, "labels": {"name": "x"}})
+
+    assert (as_list.kind, as_list.path, as_list.types_after) == ("type", "body.issue.number", ("array",))
+    assert (as_object.kind, as_object.path, as_object.types_after) == ("type", "body.labels[].name", ("object",))
+
+
+def test_without_earlier_events_nothing_is_drift() -> None:
+    """An event is not compared with nothing."""
+    assert detect_drift(CONTRACT, [], an_event({}).data) == ()
+
+
+def test_a_compatible_event_has_neither_violations_nor_drift() -> None:
+    """An event with a violation, or with drift alone, is not compatible."""
+    earlier = {"old": an_event(BEFORE).data}
+    events: list[Any] = [{**BEFORE, "title": "b"}, {"title": "b"}, {**BEFORE, "title": 1}]
+
+    found = [compare_event(CONTRACT, "new", an_event(each).data, earlier) for each in events]
+
+    assert [(bool(each.violations), bool(each.drifts), each.is_compatible) for each in found] == [
+        (False, False, True),
+        (True, True, False),
+        (False, True, False),
+    ]
+    assert not compare_event(CONTRACT, "new", an_event({"title": "b"}).data, {}).is_compatible
 
 
 def test_another_type_is_drift() -> None:

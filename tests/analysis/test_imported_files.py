@@ -73,6 +73,8 @@ def test_files_of_a_node_step(source: str, found: list[str]) -> None:
             "import sys, os\nsys.path.append(os.path.join(os.path.dirname(__file__), '..', 'lib'))\nimport shared\n",
             ["../lib/shared.py"],
         ),
+        ("NAMES = ['../lib']\nimport shared\n", []),
+        ("open(__file__)\nopen('/data/table.json')\nopen(os.path.join('/', 'data', 'table.json'))\n", []),
         ("def handler(pd):\n    from helper import x\n", ["helper.py"]),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import helper\n", []),
         ("from pathlib import Path\nPath(__file__).parent / 'data' / 'table.json'\n", ["data/table.json"]),
@@ -89,6 +91,7 @@ def test_files_of_a_python_step(source: str, found: list[str]) -> None:
         "pkg/mod.py": "",
         "../lib/shared.py": "",
         "data/table.json": "[]",
+        "/data/table.json": "[]",
         "string.py": "",
     }
 
@@ -210,9 +213,9 @@ def test_missing_files() -> None:
     source = "import './a.mjs';\nimport './gone.mjs';\ntry { require('./maybe'); } catch {}\n"
     step = replace(reading("node", source, {"a.mjs": "\nimport './lost.json'"}), line_offset=1)
 
-    assert [problem.message for problem in find_missing_files(step)] == [
-        'Step work (a.mjs, line 2) imports "./lost.json", and there is no such file.',
-        'Step work (line 3) imports "./gone.mjs", and there is no such file.',
+    assert [(problem.message, problem.line) for problem in find_missing_files(step)] == [
+        ('Step work (a.mjs, line 2) imports "./lost.json", and there is no such file.', None),
+        ('Step work (line 3) imports "./gone.mjs", and there is no such file.', 3),
     ]
     with pytest.raises(NotebookError, match="2 problems"):
         check_import_complete(Workflow("W", steps=(step,)))

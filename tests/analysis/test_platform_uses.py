@@ -36,9 +36,17 @@ def test_uses_of_node_code(body: str, uses: list[PlatformUse]) -> None:
 
 def test_uses_of_node_props() -> None:
     """Data stores and state that the code declares are found with the name of the prop."""
-    step = node_step("work", "return 1", props='{ orders: { type: "data_store" }, db: "$.service.db", name: "string" }')
+    props = (
+        '{ orders: { label: "Orders", type: "data_store" }, db: "$.service.db", state: { type: "$.service.db" }, '
+        'name: "string", [computed]: "$.service.db", shared }'
+    )
+    step = node_step("work", "return 1", props=props)
 
-    assert [use[:2] for use in find_platform_uses(step)] == [("data_store", "orders"), ("source_state", "db")]
+    assert [use[:2] for use in find_platform_uses(step)] == [
+        ("data_store", "orders"),
+        ("source_state", "db"),
+        ("source_state", "state"),
+    ]
 
 
 def test_uses_of_imported_files() -> None:
@@ -90,6 +98,7 @@ def test_uses_of_props() -> None:
         workflowId: p_abc123
         url: https://eoabc.m.pipedream.net
         text: "{{steps.wait.$return_value.resume_url}} {{steps.trigger.event.original_event.body}}"
+        files: ["{{steps.trigger.context.attachments['a.csv']}}", {from: "https://eodef.m.d.pipedream.net/x"}]
         """
     )
 
@@ -98,7 +107,10 @@ def test_uses_of_props() -> None:
         ("endpoint", "eoabc.m.pipedream.net"),
         ("resume_url", ""),
         ("error", ""),
+        ("attachment", ""),
+        ("endpoint", "eodef.m.d.pipedream.net"),
     ]
+    assert find_hosts(step) == {"eoabc.m.pipedream.net": None, "eodef.m.d.pipedream.net": None}
 
 
 def test_endpoints_of_bash_code() -> None:

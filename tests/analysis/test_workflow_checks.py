@@ -95,7 +95,30 @@ def test_reading_a_missing_step(reader: Step) -> None:
         check_step_order(workflow(python("c"), reader))
 
     assert "no such step" in caught.value.message
-    assert caught.value.fix == "Read an earlier step: c."
+    assert (caught.value.fix, caught.value.step) == ("Read an earlier step: c.", "b")
+    with pytest.raises(UnknownStepError) as first:
+        check_step_order(workflow(reader))
+    assert first.value.fix == "Read an earlier step: none."
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("fetch_late", "Did you mean fetch_lately?"),
+        (
+            "other",
+            f"Read an earlier step: fetch_lately, {', '.join(sorted(f's{number}' for number in range(11, 30)))}.",
+        ),
+    ],
+)
+def test_a_missing_step_is_compared_with_the_steps_above(name: str, fix: str) -> None:
+    """The fix of a message names the nearest of the twenty steps above, or all of them."""
+    steps = [python(f"s{number}") for number in range(30)]
+
+    with pytest.raises(UnknownStepError) as caught:
+        check_step_order(workflow(*steps, python("fetch_lately"), node("b", f"return steps.{name}"), python("others")))
+
+    assert caught.value.fix == fix
 
 
 def test_a_step_that_reads_its_own_exports() -> None:
@@ -223,11 +246,12 @@ def test_default_export(source: str) -> None:
 
 def test_missing_code_needs_no_entry_point() -> None:
     """A step whose code is missing is refused by the check of an import, and not for its empty code."""
-    missing = Step("a", "node", extra={ROUND_TRIP_KEY: {"missing": True}})
+    missing = Step("a", "node", extra={ROUND_TRIP_KEY: {"missing": True}}, line_offset=2)
 
     assert refusal(check_workflow, missing) is None
-    with pytest.raises(EntryPointError, match="has no code: its entry file was missing"):
+    with pytest.raises(EntryPointError, match="has no code: its entry file was missing") as caught:
         check_import_complete(workflow(missing))
+    assert (caught.value.step, caught.value.line) == ("a", 3)
 
 
 def test_component_that_is_not_exported() -> None:
@@ -402,19 +426,23 @@ def test_steps_that_need_an_unreadable_cell_are_blocked() -> None:
     direct = python("b", '\n    return pd.steps["a"]', cell_index=1, line_offset=1)
     indirect = Step("c", "bash", "cat $PIPEDREAM_STEPS", cell_index=2)
     free = Step("d", "bash", "true")
+    disabled = python("e", 'return pd.steps["a"]', disabled=True)
+    flow = workflow(broken, direct, indirect, free, disabled)
 
-    blocked = find_blocked_steps(workflow(broken, direct, indirect, free), {"a"})
+    blocked = find_blocked_steps(flow, {"a"})
 
     assert list(blocked) == ["a", "b", "c"]
     assert blocked["a"] == ("There is no option --lng.", 1)
     assert "needs steps.a, and cell [3], line 1 cannot be read" in blocked["b"][0]
     assert "needs steps.a" in blocked["c"][0]
     assert blocked["b"][1] == 4
+    assert find_blocked_steps(flow, set()) == {}
 
 
 def test_a_definition_with_an_unreadable_cell_is_refused() -> None:
     """An export of a workflow with a cell that cannot be read is refused, and names the cell."""
     broken = Step("a", problem=("There is no option --lng.", 1), cell_index=0)
 
-    with pytest.raises(DirectiveError, match=r"In cell 1, line 1: There is no option --lng\."):
+    with pytest.raises(DirectiveError, match=r"In cell 1, line 1: There is no option --lng\.") as caught:
         check_workflow(workflow(broken), to_run=False)
+    assert (caught.value.step, caught.value.line) == ("a", 1)

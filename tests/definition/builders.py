@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pdkernel.definition import DefinitionFile
+from pdkernel.definition.workflow_document import WorkflowDocument
+from pdkernel.directive import parse_yaml
 from pdkernel.model import AppBinding, Step, Trigger, Workflow
 
 PYTHON = 'def handler(pd):\n    return {"text": "hi"}'
@@ -44,3 +46,9 @@ def synced(folder: Path, workflow_yaml: str, **files: str) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     return folder
+
+
+def document_of(workflow_yaml: str, folder: Path = Path("flow-p_1"), **attributes: str) -> WorkflowDocument:
+    """The document with the text *workflow_yaml*; *attributes* are `id` and `byte_order_mark`."""
+    located = parse_yaml(workflow_yaml, allow_expressions=False, as_psych=True)
+    return WorkflowDocument(folder, workflow_yaml, located=located, **{"byte_order_mark": "", **attributes})

@@ -87,6 +87,63 @@ def test_the_name_of_a_workflow(item: dict[str, Any], name: str) -> None:
     assert read_api_workflow({"steps": [], "triggers": [], **item}, "p_1").name == name
 
 
+def test_triggers_keep_their_ids() -> None:
+    """Each trigger has its id."""
+    assert [trigger.config["id"] for trigger in read_api_workflow(ITEM, "p_1").triggers] == ["hi_1", "ti_1", "dc_1"]
+
+
+@pytest.mark.parametrize(("custom", "response"), [(True, "custom"), (False, "default"), (None, "custom")])
+def test_the_response_of_a_trigger(custom: bool | None, response: str) -> None:
+    """The setting counts; without it the response is custom if a step responds."""
+    responds = {"namespace": "a", "component_key": "http-return-http-response", "savedComponent": {"version": "0.0.1"}}
+
+    workflow = read_api_workflow({"steps": [responds], "triggers": [{"id": "hi_1", "custom_response": custom}]}, "p_1")
+
+    assert workflow.trigger.response == response
+
+
+@pytest.mark.parametrize(
+    ("raw", "uses", "source", "is_missing"),
+    [
+        ({"savedComponent": {"key": "a-b", "version": "1.0.0", "code": "x"}}, "a-b@1.0.0", "", False),
+        ({"lang": "python3.12", "code": "x = 1"}, None, "x = 1", False),
+        ({"lang": "python3.12", "savedComponent": {"code": ""}}, None, "", False),
+        ({"lang": "python3.12", "savedComponent": {"id": "sc_1"}}, None, "", True),
+    ],
+    ids=["an action of the component", "code of the step", "empty code", "no code"],
+)
+def test_the_code_of_a_step(raw: dict[str, Any], uses: str | None, source: str, is_missing: bool) -> None:
+    """Code is that of the component, else that of the step; a component with a key is an action."""
+    (step,) = read_api_workflow({"steps": [{"namespace": "a", **raw}], "triggers": []}, "p_1").steps
+
+    assert (step.uses, step.source, step.is_code_missing) == (uses, source, is_missing)
+
+
+def test_definitions_of_props_name_the_app() -> None:
+    """The app of a prop is that of its definition; a prop without an account is an app prop too."""
+    component = {
+        "code": "def handler(pd): ...",
+        "configurableProps": [
+            {"name": "chat", "type": "app", "app": "slack"}, {"name": "mail", "type": "app", "app": "gmail"}, None,
+        ],
+    }  # fmt: skip
+    raw = {"namespace": "a", "lang": "python", "savedComponent": component, "authProvisionIdMap": {"chat": "apn_1"}}
+
+    (step,) = read_api_workflow({"steps": [raw], "triggers": []}, "p_1").steps
+
+    assert step.apps == (AppBinding("chat", "slack", "apn_1"), AppBinding("mail", "gmail"))
+
+
+def test_what_is_not_a_step_is_kept() -> None:
+    """An entry without a name, also at the top, is an unsupported entry; settings that are not an object are ignored."""
+    item = {"steps": [{"lang": "python", "code": "x"}, "text"], "triggers": ["text"], "settings": ["x"], "name": "W"}
+
+    workflow = read_api_workflow(item, "p_1")
+
+    assert [entry.after_step for entry in workflow.unsupported_entries] == [None]
+    assert (workflow.steps, workflow.triggers, workflow.settings) == ((), (), {})
+
+
 def test_an_action_without_a_version_is_an_action() -> None:
     """An action whose version the API does not report is a step that uses its key."""
     item = {"steps": [{"namespace": "act", "component_key": "http-custom-request"}], "triggers": []}
@@ -107,7 +164,7 @@ def test_a_workflow_that_is_turned_off(state: dict[str, bool], is_inactive: bool
     assert workflow.is_inactive is is_inactive
 
 
-@pytest.mark.parametrize("item", [{}, {"steps": [], "triggers": None}, {"data": []}])
+@pytest.mark.parametrize("item", [{}, {"steps": [], "triggers": None}, {"steps": {}, "triggers": []}, {"data": []}])
 def test_another_object_is_refused(item: dict[str, Any]) -> None:
     """A response without steps or triggers is not a workflow."""
     with pytest.raises(RequestError, match="not a workflow"):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pdkernel.definition.checklist import build_checklist, list_omissions
-from pdkernel.definition.sidecar import Sidecar
-from pdkernel.model import StoreBinding, Trigger, Workflow
+from pdkernel.definition.sidecar import AccountChoice, Sidecar, StepSidecar
+from pdkernel.model import AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.builders import a_workflow, bash_step, node_step, python_step
+from tests.definition.builders import GO
 
 SYNCED = {"schema": "x"}
 NO_TRIGGER = Workflow(name="Flow", triggers=(), steps=(), extra=SYNCED)
@@ -23,7 +24,7 @@ def with_steps(*steps: Any, **changes: Any) -> Workflow:
 
 def test_nothing_to_do() -> None:
     """A synced workflow without triggers, accounts and settings needs no manual step."""
-    assert build_checklist(with_steps(python_step("a"))) == ()
+    assert build_checklist(with_steps(python_step("a", "pd.respond({})"))) == ()
 
 
 def test_a_new_workflow_is_created_first() -> None:
@@ -47,6 +48,7 @@ def test_a_new_workflow_is_created_first() -> None:
         (Trigger("email"), "Create the email trigger in the builder."),
         (Trigger("errors"), "Create the trigger `Workspace $error events` of the Pipedream app in the builder."),
         (Trigger("errors", config={"workflows": ["A", "B"]}), "Create the trigger `Workspace $error events` of the Pipedream app in the builder. It fires for every workflow: let it exit unless the error is of A, B."),
+        (Trigger("emit", config={"workflows": ["A"]}), "Create the subscription to events of A with the REST API (POST /v1/subscriptions). A project with GitHub Sync has no subscriptions: there, call $.flow.trigger in the emitting workflow instead."),
         (Trigger("source", config={"uses": "slack-new@1.0.0"}), "Create the trigger slack-new@1.0.0 in the builder, with its props and account."),
     ],
 )  # fmt: skip
@@ -67,21 +69,26 @@ def test_accounts_are_chosen_in_the_builder() -> None:
     assert [
         sentence.partition(". If")[0] for sentence in build_checklist(with_steps(user, own), kept_accounts=kept)
     ] == ["Step a: the file keeps apn_9 for slack"]
+    shell = build_checklist(with_steps(bash_step("a", options="--app slack")), kept_accounts=kept)
+    assert "Step a: on Pipedream Bash steps have no accounts." in shell[0]
 
 
 def test_limitations_of_the_platform_are_named() -> None:
-    """Bash steps have no accounts and cannot respond; props of Python steps, time limits and `--debug` are not exported."""
+    """Bash and Go steps have no accounts and cannot respond; props of Python steps, time limits and `--debug` are not exported."""
     step = replace(python_step("p", options="--timeout 5 --debug"), props={"x": 1, "y": 2})
+    shell = bash_step("b", "echo '{}' > $PIPEDREAM_RESPONSE", options="--app slack")
+    compiled = Step("g", "go", GO, apps=(AppBinding("slack", "slack"),))
 
-    assert [
-        sentence.partition(".")[0]
-        for sentence in build_checklist(with_steps(step, bash_step("b", options="--app slack")))
-    ] == [
+    assert [sentence.partition(".")[0] for sentence in build_checklist(with_steps(step, shell, compiled))] == [
         "Step p: only Node",
         "Step p: Pipedream has no time limit per step; the workflow's limit applies",
         "Step p: --debug is for the notebook and is not exported",
         "Step b: on Pipedream Bash steps have no accounts",
+        "Step b: on Pipedream Bash steps cannot respond",
         "Step b: check it after the sync",
+        "Step g: on Pipedream Go steps have no accounts",
+        "Step g: on Pipedream Go steps cannot respond",
+        "Step g: check it after the sync",
     ]
     assert "; x, y will be ignored." in build_checklist(with_steps(step))[0]
     assert build_checklist(with_steps(replace(node_step("n"), props={"x": 1}))) == ()
@@ -118,9 +125,21 @@ def test_settings_variables_and_pins() -> None:
 
 def test_omissions_of_a_folder_without_a_sidecar() -> None:
     """A sidecar without values omits nothing; each kind of value is named."""
-    full = replace(Sidecar(), test_users=("ada",), variables=("X",), triggers=(Trigger(auth="oauth"),))
+    steps = {
+        "a": StepSidecar(accounts={"slack": AccountChoice("external_user"), "mail": AccountChoice("apn_1")}),
+        "b": StepSidecar(stores={"db": None}),
+    }
+    full = Sidecar(
+        endpoint="eo1", triggers=(Trigger(auth="oauth"),), steps=steps, limits={"memory": 512}, variables=("X",),
+        test_users=("ada",), test_events=("new",), actions=("npm",),
+    )  # fmt: skip
 
     assert list_omissions(Sidecar()) == ()
-    assert list_omissions(replace(Sidecar(), triggers=(Trigger(config={"id": "hi_1"}),))) == ()
-    (sentence,) = list_omissions(full)
-    assert sentence.endswith(": its environment variables; its test users; the trigger's settings.")
+    assert list_omissions(Sidecar(triggers=(Trigger(config={"id": "hi_1"}),))) == ()
+    assert list_omissions(full) == (
+        (
+            "Left out, as the folder has no pdkernel.yaml (--docs writes one): the account choices of a.slack, a.mail; "
+            "the data stores of b.db; the key of its endpoint; its limits; its environment variables; its test users; "
+            "the names of its test events; the source of actions; the trigger's settings."
+        ),
+    )

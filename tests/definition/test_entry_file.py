@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,27 @@ def test_an_imported_file_is_in_the_workflows_folder(folder: Path) -> None:
     assert [read(path) for path in ("../workflow.yaml", "../pdkernel.yaml", "../.workflow.state", "lib")] == [None] * 4
     with pytest.raises(StepFileError, match="outside of the workflow's folder"):
         read("../../secret.js")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("pipe.js", "which is not a file"),
+        ("latin.js", r"which is not UTF-8 text \(its line 2\)"),
+        ("big.js", "which has 33554433 bytes, more than the 33554432"),
+        ("a\0b", r"which cannot be read \("),
+        ("n" * 300, r"which cannot be read \(File name too long\)"),
+    ],
+)
+def test_an_imported_file_that_cannot_be_read(folder: Path, name: str, why: str) -> None:
+    """A pipe, other bytes, a large file and an impossible name are refused with the reason."""
+    os.mkfifo(folder / "step" / "pipe.js")
+    (folder / "step" / "latin.js").write_bytes(b"\n// caf\xe9")
+    with (folder / "step" / "big.js").open("wb") as file:
+        file.truncate(MAX_ENTRY_FILE_BYTES + 1)
+
+    with pytest.raises(StepFileError, match=why):
+        build_file_reader(folder, "step")(name)
 
 
 def test_an_imported_link_is_refused(folder: Path) -> None:

@@ -18,7 +18,7 @@ from pdkernel.definition import (
     read_sidecar,
     write_files,
 )
-from pdkernel.errors import RequestError, UnsupportedError
+from pdkernel.errors import NotebookError, RequestError, UnsupportedError
 from pdkernel.model import Step
 from pdkernel.render.files import Finding
 from tests.builders import with_step
@@ -146,6 +146,17 @@ def test_another_workflow(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedError, match="it is called 'Open issue to Slack', and this one 'Other'"):
         export_to_folder(replace(quickstart(), name="Other"), tmp_path)
+
+
+def test_a_folder_whose_workflow_is_not_yaml(tmp_path: Path) -> None:
+    """A folder whose `workflow.yaml` cannot be read is not overwritten; the message names the file and the line."""
+    export_to_folder(quickstart(), tmp_path)
+    (tmp_path / "workflow.yaml").write_text("name: Open issue to Slack\nsteps: [\n")
+
+    with pytest.raises(NotebookError, match=rf"^{tmp_path}/workflow\.yaml is not YAML: .*\(line 3\)"):
+        export_to_folder(quickstart(), tmp_path)
+
+    assert (tmp_path / "workflow.yaml").read_text() == "name: Open issue to Slack\nsteps: [\n"
 
 
 def test_links_and_paths_outside(tmp_path: Path) -> None:

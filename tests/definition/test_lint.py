@@ -17,9 +17,8 @@ from pdkernel.definition import (
 )
 from pdkernel.model import JSON, AppBinding, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.render.files import Finding
-from tests.definition.builders import PYTHON
+from tests.definition.builders import PYTHON, synced
 
-CUSTOM = (Trigger(response="custom"),)
 PROJECTS = Path(__file__).parent / "projects"
 
 
@@ -27,12 +26,6 @@ def python(*lines: str, name: str = "a", cell: int = 1) -> Step:
     """A Python step whose handler has *lines*."""
     body = "".join(f"    {line}\n" for line in lines)
     return Step(name, source=f"def handler(pd):\n{body}", line_offset=1, cell_index=cell)
-
-
-def node(code: str, name: str = "a", cell: int = 1) -> Step:
-    """A Node.js step whose `run` has *code*."""
-    source = f"export default defineComponent({{\n  async run({{ steps, $ }}) {{\n{code}\n  }}\n}})"
-    return Step(name, "node", source, line_offset=1, cell_index=cell)
 
 
 def found(rule: str, *steps: Step, sidecar: Sidecar | None = None, **more: object) -> list[Finding]:
@@ -77,13 +70,32 @@ def test_a_folders_findings_name_its_files() -> None:
     assert "steps.gone_since" in text[(stale[0].line or 1) - 1]
 
 
-def test_references_in_props_of_a_synced_workflow() -> None:
-    """A stale reference is found in a synced workflow, too."""
-    findings = lint_workflow(read_folder_workflow(PROJECTS / "order-alerts-p_Ab12Cd3"))
+def test_an_invalid_expression_of_a_folder_has_the_line_of_its_prop(tmp_path: Path) -> None:
+    """The place of an expression that cannot be read is in workflow.yaml, and the other rules are applied."""
+    folder = synced(
+        tmp_path / "w",
+        "name: W\nsteps:\n- namespace: a\n  uses: k-x@1.0.0\n  props:\n    api_key: 0123456789\n    list:\n    - '{{steps.b'\n",
+    )
 
-    assert [(finding.step, "steps.gone_since" in finding.message) for finding in findings if finding.rule == "reference"] == [
-        ("pick", True)
-    ]  # fmt: skip
+    findings = lint_workflow(read_folder_workflow(folder))
+
+    assert [(finding.rule, finding.location) for finding in findings] == [
+        ("reference", "step a, workflow.yaml, line 8"),
+        ("secret", "step a, workflow.yaml, line 6"),
+    ]
+
+
+def test_a_finding_in_the_code_of_a_folder_names_the_entry_file(tmp_path: Path) -> None:
+    """The line of a step's code belongs to its entry file, and the line of its props to workflow.yaml."""
+    folder = synced(
+        tmp_path / "w",
+        "name: W\nsteps:\n- namespace: a\n  uses: ./a/entry.mjs\n",
+        a__entry_DOT_mjs='\nimport a from "axios";\nexport default {}\n',
+    )
+
+    (finding,) = lint_workflow(read_folder_workflow(folder))
+
+    assert (finding.rule, finding.location) == ("package", "step a, a/entry.mjs, line 2")
 
 
 def test_secrets() -> None:
@@ -109,24 +121,29 @@ def test_secrets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "says"),
+    ("own", "other", "says"),
     [
-        (AppBinding("slack", "slack"), "step b uses the external user's"),
-        (AppBinding("github", "github"), "other steps use the external user's accounts"),
-        (AppBinding("github", "github", "apn_2"), None),
+        ("slack", AppBinding("slack", "slack"), "step b uses the external user's.\nWrite `--app slack` without"),
+        ("chat", AppBinding("slack", "slack"), "step b uses the external user's.\nWrite `--app chat:slack` without"),
+        (
+            "slack",
+            AppBinding("github", "github"),
+            "other steps use the external user's accounts.\nWrite `--app slack` ",
+        ),
+        ("slack", AppBinding("github", "github", "apn_2"), None),
     ],
 )
-def test_own_accounts(other: AppBinding, says: str | None) -> None:
+def test_own_accounts(own: str, other: AppBinding, says: str | None) -> None:
     """An own account is found if other steps use the external user's; if all are own, there is no finding."""
     steps = (
-        Step("a", source=PYTHON, apps=(AppBinding("slack", "slack", "apn_1"),)),
+        Step("a", source=PYTHON, apps=(AppBinding(own, "slack", "apn_1"),)),
         Step("b", source=PYTHON, apps=(other,)),
     )
 
     findings = found("own-account", *steps)
 
     assert [finding.step for finding in findings] == (["a"] if says else [])
-    assert all(says is not None and says in finding.message for finding in findings)
+    assert all(says is not None and says in f"{finding.message}\n{finding.fix}" for finding in findings)
 
 
 def test_an_unanswered_account_is_found() -> None:
@@ -139,94 +156,27 @@ def test_an_unanswered_account_is_found() -> None:
     assert [(finding.rule, finding.message) for finding in findings] == [
         ("own-account", "The owner of the account for slack is not set.")
     ]
-
-
-SENT = "pd.respond({'status': 200})"
-ENDS = "The workflow may not respond: this step may end it before a response is sent."
-CONDITION = "The workflow may not respond: this step sends the response only under a condition."
-NONE = "The trigger waits for a custom response, and no step sends one."
+    chosen = Sidecar(steps={"a": StepSidecar(accounts={"slack": AccountChoice("external_user")})})
+    assert found("own-account", step, sidecar=chosen) == []
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "place", "message"),
     [
-        ([SENT], None),
-        ([f"return {SENT}"], None),
-        (["with open(x) as f:", f"    {SENT}"], None),
-        (["try:", "    load()", "finally:", f"    {SENT}"], None),
-        (["if x:", f"    {SENT}"], CONDITION),
-        (["for x in y:", f"    {SENT}"], CONDITION),
-        (["try:", f"    {SENT}", "except OSError:", "    pass"], CONDITION),
-        (["x and pd.respond({})"], CONDITION),
-        (["pd.respond({}) if x else None"], CONDITION),
-        (["helper_elsewhere(pd.respond)"], CONDITION),
-        (["if x:", "    pd.flow.exit('no')", SENT], ENDS),
-        (["return 1"], NONE),
+        (["pd.respond({})"], None, None),
+        (["return 1"], (None, None), "The trigger waits for a custom response, and no step sends one."),
+        (["if x:", "    pd.respond({})"], ("a", 2), "The workflow may not respond: this step sends the response only under a condition."),
+        (["if x:", "    pd.flow.exit('no')", "pd.respond({})"], ("a", 2), "The workflow may not respond: this step may end it before a response is sent."),
     ],
-)
-def test_a_python_step_that_may_not_respond_is_found(lines: list[str], message: str | None) -> None:
-    """A call of `pd.respond` counts if every run of the handler reaches its statement."""
-    findings = found("response", python(*lines), triggers=CUSTOM)
+)  # fmt: skip
+def test_a_workflow_that_may_not_respond_is_found(
+    lines: list[str], place: tuple[str | None, int | None] | None, message: str | None
+) -> None:
+    """The finding has the reason, and the step that may prevent the response."""
+    findings = found("response", python(*lines), triggers=(Trigger(response="custom"),))
 
+    assert [(finding.step, finding.cell) for finding in findings] == ([] if place is None else [place])
     assert [finding.message for finding in findings] == ([] if message is None else [message])
-
-
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("await $.respond({ status: 200 })", None),
-        ("return $.respond({})", None),
-        ("const sent = await $.respond({})", None),
-        ("if (x) await $.respond({})", CONDITION),
-        ("for (const y of x) { await $.respond(y) }", CONDITION),
-        ("try { load(); await $.respond({}) } catch (error) { console.log(error) }", CONDITION),
-        ("switch (x) { case 1: await $.respond(1); break }", CONDITION),
-        ("x && $.respond(1)", CONDITION),
-        ("x.forEach((y) => $.respond(y))", CONDITION),
-        ("if (x) $.flow.exit('no')\nawait $.respond({})", ENDS),
-        ("return 1", NONE),
-    ],
-)
-def test_a_node_step_that_may_not_respond_is_found(code: str, message: str | None) -> None:
-    """A call of `$.respond` counts if every call of `run` reaches its statement."""
-    findings = found("response", node(code), triggers=CUSTOM)
-
-    assert [finding.message for finding in findings] == ([] if message is None else [message])
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        Step("a", "bash", "[ -n \"$X\" ] && echo '{}' > $PIPEDREAM_RESPONSE"),
-        Step("a", "node", uses="@mine/answer@0.0.1"),
-    ],
-)
-def test_a_step_whose_code_is_not_read_may_respond(step: Step) -> None:
-    """A Bash step that names the response file and a private action are not reported."""
-    assert found("response", step, triggers=CUSTOM) == []
-
-
-def test_a_step_above_may_end_the_workflow_before_it_responds() -> None:
-    """A filter above the first step that responds is reported; one below is not."""
-    sends = python(SENT, name="sends")
-    gate = Step("gate", "node", uses="filter-continue-based-on-condition@0.0.2", cell_index=3)
-
-    assert [finding.step for finding in found("response", gate, sends, triggers=CUSTOM)] == ["gate"]
-    assert found("response", sends, gate, triggers=CUSTOM) == []
-
-
-def test_a_later_step_may_send_a_missing_response() -> None:
-    """A step that responds under a condition is not reported if the action below it responds in any case."""
-    answer = Step("answer", "node", uses="http-return-http-response@0.0.3")
-    partly = python("if x:", f"    {SENT}", name="partly")
-
-    assert found("response", partly, answer, triggers=CUSTOM) == []
-    assert [finding.step for finding in found("response", partly, triggers=CUSTOM)] == ["partly"]
-
-
-def test_a_default_response_needs_no_step_that_responds() -> None:
-    """Nothing is reported if no trigger waits for a custom response."""
-    assert found("response", python("return 1")) == []
 
 
 def test_forms_that_are_unknown_to_git() -> None:

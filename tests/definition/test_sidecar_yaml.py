@@ -133,6 +133,17 @@ def test_sources_of_actions(text: str, sources: tuple[str, ...]) -> None:
         ("steps: {a: {timeout: 750.5}}\n", "steps.a.timeout: 750.5 is greater than the maximum of 750 (line 1)"),
         ("actions: [npm, npm]\n", "actions: ['npm', 'npm'] has non-unique elements (line 1)"),
         ("variables: [A, A]\n", "variables: ['A', 'A'] has non-unique elements (line 1)"),
+        ("variables: [A-B]\n", "variables.0: 'A-B' does not match"),
+        ("endpoint: xx\n", "endpoint: 'xx' does not match"),
+        (
+            "steps:\n  a:\n    acounts: {}\n",
+            "steps.a.acounts: Additional properties are not allowed ('acounts' was unexpected) (line 3)",
+        ),
+        (
+            "triggers:\n- {type: schedule, cron: 0 9 * * 1, interval_seconds: 5}\n",
+            "either cron or interval_seconds (line 2)",
+        ),
+        ("a: [\n", "is not YAML"),
     ],
 )
 def test_wrong_file_is_refused(text: str, message: str) -> None:
@@ -141,6 +152,33 @@ def test_wrong_file_is_refused(text: str, message: str) -> None:
         parse_sidecar(text)
 
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("endpont: eo1\n", "Did you mean endpoint?"),
+        ("steps: {a: {acounts: {}}}\n", "Did you mean accounts?"),
+        ("triggers: [{type: http, auth: baerer}]\n", "Did you mean bearer?"),
+    ],
+)
+def test_a_misspelt_word_has_a_suggestion(text: str, fix: str) -> None:
+    """The fix of an unknown key or value is the nearest known one."""
+    with pytest.raises(NotebookError) as caught:
+        parse_sidecar(text)
+
+    assert caught.value.fix == fix
+
+
+def test_a_file_that_is_not_text_is_refused_with_its_line(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are refused by file, byte and line."""
+    path = tmp_path / "pdkernel.yaml"
+    path.write_bytes(b"# one\nworkflow: \xff\n")
+
+    with pytest.raises(NotebookError, match=r"pdkernel\.yaml is not UTF-8 text \(byte 17, line 2\)") as caught:
+        read_sidecar(path)
+
+    assert caught.value.line == 2
 
 
 @pytest.mark.parametrize(
@@ -215,5 +253,7 @@ def test_a_folder_and_a_pipe_are_not_read(tmp_path: Path) -> None:
     for name in ("pdkernel.yaml", "work.pdkernel.yaml"):
         with pytest.raises(NotebookError, match=rf"{name} is not a file"):
             read_sidecar(tmp_path / name)
+    with pytest.raises(NotebookError, match=r"pdkernel\.yaml cannot be read: File name too long\."):
+        read_sidecar(tmp_path / ("n" * 300) / "pdkernel.yaml")
     assert read_sidecar(tmp_path / "other.pdkernel.yaml") is None
     assert read_sidecar(tmp_path / "missing" / "pdkernel.yaml") is None

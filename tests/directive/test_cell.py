@@ -22,7 +22,6 @@ from pdkernel.directive import (
     parse_workflow_cell,
 )
 from pdkernel.directive.cell import build_unreadable_step
-from pdkernel.directive.located_yaml import parse_yaml
 from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.errors import DefinitionError, DirectiveError, StepNameError
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger
@@ -234,73 +233,21 @@ def test_wrong_name(name: str, better: str) -> None:
     assert error.line == 1
 
 
-def test_action_body_needs_no_quotes() -> None:
-    """In an action's YAML, `{{ }}` means the same without quotes, in quotes and in blocks."""
-    step = parse_step_cell(
-        "%%pdstep send --uses slack-send-message@0.0.20\n"
-        "# {{ a comment\n"
-        "text: {{steps.a.b}} and {{ {x: {y: 1}} }}\n"
-        'double: "{{steps.a.split(\\"}}\\")}}"\n'
-        "single: '{{steps.a[''b'']}}'\n"
-        "list: [1, {{steps.a.x ? 1 : 2}}]\n"
-        "block: |\n"
-        "  one {{\n"
-        "    steps.a\n"
-        "  }}\n"
-        "{{steps.key}}: yes\n"
-    ).step
-
-    assert step.props == {
-        "text": "{{steps.a.b}} and {{ {x: {y: 1}} }}",
-        "double": '{{steps.a.split("}}")}}',
-        "single": "{{steps.a['b']}}",
-        "list": [1, "{{steps.a.x ? 1 : 2}}"],
-        "block": "one {{\n  steps.a\n}}\n",
-        "{{steps.key}}": "yes",
-    }
-
-
-def test_yaml_is_1_2() -> None:
-    """`yes` and dates are text, numbers are numbers."""
-    step = parse_step_cell(
-        "%%pdstep a --uses k@1.0.0\na: yes\nb: 2024-01-01\nc: 0o10\nd: 1_000\ne: 1e3\nf: ~\ng: 007"
-    ).step
-
-    assert step.props == {"a": "yes", "b": "2024-01-01", "c": 8, "d": "1_000", "e": 1000.0, "f": None, "g": 7}
-
-
 @pytest.mark.parametrize(
     ("body", "line", "says"),
     [
         ("a: 1\nb: [1", 4, "is not YAML"),
-        ("a: 1\na: 2", 4, "has the key 'a' twice"),
         ("- a", 3, "a mapping in YAML"),
-        ("a: {{\n 1 +\n 1 }}\nb: {{steps.x", 6, "{{steps.x is not closed"),
-        ("a: {{ }}", 3, "{{ }} is empty"),
-        ("a: {{ if (x) }}", 3, "does not contain exactly one JavaScript expression"),
-        ("a: .inf", 3, "not a number in JSON"),
-        ("a: !!binary aGk=", 3, "a value of the type binary"),
-        ("a: &x [*x]", 3, "refers to itself"),
+        ("a: 1\nb: {{steps.x", 4, "{{steps.x is not closed"),
         ("n: 1", 3, "on the line and in the body"),
     ],
 )
 def test_wrong_body(body: str, line: int, says: str) -> None:
-    """Invalid props are refused with the cell's line, however long the expressions above are."""
+    """Invalid props are refused with the cell's line and the step."""
     error = error_of(f"# above\n%%pdstep s --uses k@1.0.0 --prop n=1\n{body}")
 
     assert says in error.message
     assert (error.line, error.step) == (line, "s")
-
-
-def test_props_beside_a_long_expression_keep_their_lines() -> None:
-    """Expressions of several lines count for the lines below them, and not for their own first line."""
-    step = parse_step_cell(
-        "%%pdstep s --uses k@1.0.0\na: 1\nb: {{\n 1 +\n 1 }} or {{\n 2 }}\nc: [{{ 2 }},\n {{ 3 }}]\nd: 4"
-    ).step
-
-    assert {path: line for path, line in step.prop_lines.items() if len(path) == 1} == {
-        ("a",): 2, ("b",): 3, ("c",): 7, ("d",): 9,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -512,6 +459,16 @@ def test_token_written_for_its_variable() -> None:
     assert "pdkernel env set" in error.fix
 
 
+def test_a_cell_that_is_not_a_header() -> None:
+    """A cell without `%%pdworkflow` has an error, and not the default settings."""
+    error = error_of("%%pdstep a", workflow=True)
+
+    assert (error.message, error.line) == (
+        "This is not a workflow's header: it does not start with %%pdworkflow.",
+        1,
+    )
+
+
 def test_text_after_the_header_magic() -> None:
     """Text on the line of `%%pdworkflow` is refused."""
     assert "takes no text on its line" in error_of("%%pdworkflow My flow", workflow=True).message
@@ -522,26 +479,6 @@ def test_any_line_is_parsed_or_refused(line: str) -> None:
     """Any line is parsed, or refused with a `DefinitionError`."""
     with contextlib.suppress(DefinitionError):
         assert parse_step_cell(f"%%pdstep {line}").step.name
-
-
-@pytest.mark.parametrize(
-    ("body", "line", "says"),
-    [
-        ("settings:\n" + "  - 1\n" * 150_000, 100_002, "more than 100,000 values"),
-        ("settings: [" + "1," * 1_500_000 + "]", 2, "more than 100,000 values"),
-        ("settings: {" + ", ".join(f"k{n}: 1" for n in range(200_000)) + "}", 2, "more than 100,000 values"),
-        ("settings:\n- [\n" + "  1, 2, 3, 4,\n" * 40_000 + "]", 20_003, "more than 100,000 values"),
-        ("settings: " + "[" * 500 + "]" * 500, 2, "nested too deeply"),
-        ("".join(" " * n + "k:\n" for n in range(300)), 202, "nested too deeply"),
-    ],
-    ids=["block", "flow", "flow mapping", "flow of several lines", "brackets", "indentation"],
-)
-def test_a_huge_header(body: str, line: int, says: str) -> None:
-    """Too many values, or values too deep, are refused with the line, before the whole text is parsed."""
-    error = error_of(f"%%pdworkflow\n{body}", workflow=True)
-
-    assert says in str(error)
-    assert error.line == line
 
 
 @pytest.mark.parametrize(
@@ -561,26 +498,6 @@ def test_a_huge_header(body: str, line: int, says: str) -> None:
 def test_a_broken_header_may_set_what_protects(text: str, is_named: bool) -> None:
     """The network and the sharing of workers are recognized in a text that cannot be read, misspelt or not."""
     assert names_protective_setting(f"%%pdworkflow\n{text}") is is_named
-
-
-def test_repeated_aliases_count_as_values() -> None:
-    """A short text whose aliases stand for more values than are read is refused."""
-    text = "a: &a [x]\n" + "".join(
-        f"{name}: &{name} [{', '.join([f'*{inner}'] * 18)}]\n" for inner, name in ("ab", "bc", "cd", "de")
-    )
-
-    with pytest.raises(DirectiveError, match="is too large"):
-        parse_yaml(text, allow_expressions=False)
-    assert parse_yaml(text[: text.index("e:")], allow_expressions=False).value
-
-
-def test_a_long_text_is_one_value() -> None:
-    """Lines of a block of text are not counted as values."""
-    text = "".join(f"    - {n}\n" for n in range(101_000))
-
-    value = parse_yaml(f"note: |\n{text}after: 1\n", allow_expressions=False).value
-
-    assert value == {"note": text.replace("    ", ""), "after": 1}
 
 
 def test_options_of_a_language() -> None:

@@ -127,9 +127,3 @@ def test_blocks_and_folds() -> None:
         '  quoted: "{{aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa aa\n'
         '    aa aa aa aa aa aa aa }}"\n'
     )
-
-
-def test_plain_text_that_looks_like_a_number() -> None:
-    """An unquoted `0899` is text in the platform's files, and a number in a cell."""
-    assert parse_yaml("a: 0899", allow_expressions=False, as_psych=True).value == {"a": "0899"}
-    assert parse_yaml("a: 0899", allow_expressions=False).value == {"a": 899}

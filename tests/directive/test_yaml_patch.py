@@ -177,6 +177,59 @@ def test_keys_are_added_and_removed() -> None:
     assert patched == "a:\n- k: 1\n  new:\n    deep:\n    - 1\n  n: |\n    text\nyy: true\n\nz: 9\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "new", "expected"),
+    [
+        ("b: 1\n", {"a": 0, "b": 1}, "a: 0\nb: 1\n"),
+        ("x:\n- b: 1\n  c: 2\n", {"x": [{"a": [1], "b": 1, "c": 2}]}, "x:\n- a:\n  - 1\n  b: 1\n  c: 2\n"),
+        ("x:\n- b: 1\n  c: 2\n", {"x": [{"c": 2}]}, "x:\n- c: 2\n"),
+        ("x:\n- b: 1\n  c: 2\n", {"x": [{"d": 2}]}, "x:\n- d: 2\n"),
+        ("a: 1\nb: 2", {"a": 1}, "a: 1"),
+        ("a: 1\r\nb: 2", {"a": 1}, "a: 1"),
+        ("a: 1\nb: 2\n", {"a": 1, "z": 3, "b": 2, "x": 4}, "a: 1\nz: 3\nb: 2\nx: 4\n"),
+        ("a: 1\r\nb: 2\r\n", {"a": 1, "z": ["x"], "b": 2}, "a: 1\r\nz:\r\n- x\r\nb: 2\r\n"),
+        ("? a\n: 1\nb: 2\n", {"a": 3, "b": 2}, "? a\n: 3\nb: 2\n"),
+        ("- 1\n- 2\n", [1, 3, 4], "- 1\n- 3\n- 4\n"),
+        ("a:   # note\nb: 1\n", {"a": 5, "b": 1}, "a: 5   # note\nb: 1\n"),
+        ("a: |\n  x\n\nb: 1\n", {"a": "y\nz\n", "b": 1}, "a: |\n  y\n  z\n\nb: 1\n"),
+        ("a: {b: [1]}\n", {"a": {"b": [], "c": "x y"}}, 'a: {b: [], c: "x y"}\n'),
+        ("%YAML 1.1\n--- # one\na: 1\n...\n", {"a": 2}, "%YAML 1.1\n--- # one\na: 2\n...\n"),
+    ],
+)
+def test_a_change_has_a_place(text: str, new: Any, expected: str) -> None:
+    """A change is made at its own place: in the first and the last line, after a dash, with every form of line break."""
+    assert patch_yaml(text, read(text), new) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "new", "line"),
+    [
+        ("b: 2\n? a\n: 1\n", {"b": 2}, 2),
+        ("? a\n: 1\nb: 2\n", {"z": 1, "a": 1, "b": 2}, 1),
+        ("b: 2\n&x a: 1\n", {"b": 3, "a": 1}, 2),
+        ("5\n", 6, 1),
+        ("", {"a": 1}, 1),
+        ("a: 1\n", {"b": 1}, None),
+        ("- 1\n", [], None),
+    ],
+)
+def test_a_change_that_cannot_be_made(text: str, new: Any, line: int | None) -> None:
+    """A form that is not supported, and a document that would have no old line, are refused with the name and the line."""
+    with pytest.raises(UnsupportedError, match=r"^w\.yaml has a form in which this change cannot be made") as caught:
+        patch_yaml(text, read(text), new, name="w.yaml")
+
+    assert (caught.value.line, f"(line {line})" in caught.value.message) == (line, line is not None)
+
+
+def test_a_file_that_the_platform_does_not_read() -> None:
+    """In YAML 1.2, an unquoted text that Ruby would read as another type stays as it is."""
+    text = "a: yes\nb: 0o17 # one\n"
+    old = parse_yaml(text, allow_expressions=False).value
+
+    assert old == {"a": "yes", "b": 15}
+    assert patch_yaml(text, old, {"a": "yes", "b": 16}, psych=False) == "a: yes\nb: 16 # one\n"
+
+
 def test_empty_brackets_become_a_block() -> None:
     """A value that is no longer empty is written in the platform's style."""
     text = "a: []\nb: {} # none\nc: [1]\n"
