@@ -372,6 +372,13 @@ def test_the_host_is_connected_once(
     assert [call.outcome for call in ledger.calls] == ["sent"]
 
 
+def find_cause(gateway: Gateway, caller_token: str, port: int) -> dict[str, object]:
+    """The gateway's answer to a hook that asks why the connection from *port* was dropped."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as asking:
+        asking.sendall(f"PDK1 {json.dumps({'token': caller_token, 'dropped': port})}\n".encode())
+        return dict(json.loads(read_all(asking)))
+
+
 def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Ledger) -> None:
     """A hook requests the cause with its caller token and port; another token or port gets no answer."""
     caller_token, other = nowhere.issue_token(), nowhere.issue_token()
@@ -381,18 +388,13 @@ def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Led
         with pytest.raises(ConnectionResetError):
             sock.recv(100)
 
-    def why(token: str, number: int) -> object:
-        with socket.create_connection(("127.0.0.1", nowhere.port), timeout=10) as asking:
-            asking.sendall(f"PDK1 {json.dumps({'token': token, 'dropped': number})}\n".encode())
-            return json.loads(read_all(asking))
-
-    assert why(caller_token, port) == {
+    assert find_cause(nowhere, caller_token, port) == {
         "code": "ECONNREFUSED",
         "message": "refused.test:5432 refused the connection (ECONNREFUSED).",
         "host": "refused.test",
         "port": 5432,
     }
-    assert why(other, port) == why(caller_token, port % 65535 + 1) == {}
+    assert find_cause(nowhere, other, port) == find_cause(nowhere, caller_token, port % 65535 + 1) == {}
 
 
 def test_the_cause_has_no_secret(lost: ClientProcess, ledger: Ledger) -> None:
@@ -404,3 +406,17 @@ def test_the_cause_has_no_secret(lost: ClientProcess, ledger: Ledger) -> None:
     assert (
         out["error"] == f"ConnectionRefusedError: [Errno 111] ⟦secret:{REF}⟧:80 refused the connection (ECONNREFUSED)."
     )
+
+
+def test_the_cause_names_no_secret_host(nowhere: Gateway, ledger: Ledger) -> None:
+    """A hook that requests the cause gets no secret, neither in the message nor as the host."""
+    caller_token = issue_bound_token(nowhere, ledger, redactor=redactor({REF: "refused.test"}))
+    with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock:
+        port = sock.getsockname()[1]
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+
+    cause = find_cause(nowhere, caller_token, port)
+
+    assert cause["host"] == f"⟦secret:{REF}⟧"
+    assert "refused.test" not in str(cause)
