@@ -209,6 +209,20 @@ def test_one_process_claims_a_renewal(processes: tuple[Project, Project], clock:
         assert processes[1].grants.claim_renewal(account_id) is not None
 
 
+def test_items_of_a_setting_are_added_by_two_processes(processes: tuple[Project, Project]) -> None:
+    """Two processes that add items to one setting, such as registered apps, lose none; an item is replaced by its key."""
+
+    def add(project: Project) -> None:
+        for number in range(10):
+            project.settings.set_item("items", f"{project.folder.name}{number}", number)
+
+    together(*[partial(add, project) for project in processes])
+    processes[0].settings.set_item("items", "a0", "again")
+
+    items = {f"{name}{number}": number for name in "ab" for number in range(10)}
+    assert processes[1].settings.get("items") == {**items, "a0": "again"}
+
+
 def test_an_event_waits_once(processes: tuple[Project, Project]) -> None:
     """An event that two processes store under one key waits once, and either process may finish the event."""
     target = EventTarget("p_once", "timer")
