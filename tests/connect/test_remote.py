@@ -135,8 +135,9 @@ def test_a_key_based_account_is_connected_at_pipedream(directory: Directory) -> 
 
 
 def test_an_account_is_reconnected(directory: Directory) -> None:
-    """The account keeps its id and creation time, and gets the new credentials at Pipedream."""
+    """The account keeps its id and creation time; the next request gets the new credentials, although the old ones are cached."""
     old = directory.find_account("apn_keys")
+    assert dict(directory.credentials("apn_keys")) != {"api_key": "sk-a-newer-key-0123456789"}
     made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
 
     assert old is not None

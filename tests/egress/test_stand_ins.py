@@ -445,14 +445,18 @@ def test_the_token_is_not_in_the_ledger(
     assert outside.seen == []
 
 
-def test_a_form_is_read_like_json() -> None:
-    """The arguments may be a form, with blocks as JSON text."""
-    form = urlencode({"channel": "C0123456789", "blocks": json.dumps([{"type": "section", "text": {"text": "Hi"}}])})
+@pytest.mark.parametrize(
+    ("name", "part"), [("blocks", {"type": "section", "text": {"text": "Hi"}}), ("attachments", {"text": "Hi"})]
+)
+def test_a_form_is_read_like_json(name: str, part: object) -> None:
+    """The arguments may be a form, with blocks and attachments as JSON text."""
+    form = urlencode({"channel": "C0123456789", name: json.dumps([part])})
 
     answer = SlackStandIn().answer(received(form, **{"content-type": "application/x-www-form-urlencoded"}))
 
     assert isinstance(answer.body, dict)
     assert answer.body["channel"] == "C0123456789"
+    assert answer.body["message"][name] == [part]
     assert answer.note == 'Slack message to C0123456789: "Hi"'
 
 

@@ -114,6 +114,17 @@ def test_the_environments_login_needs_all_three_values(sqlite_project: Project) 
     assert login.load(theirs) == stored
 
 
+@pytest.mark.parametrize("variable", ["PDKERNEL_BASE_URL", "PIPEDREAM_BASE_URL"])
+def test_the_url_of_the_environments_login_is_checked(sqlite_project: Project, variable: str) -> None:
+    """The URL in the environment is that of the login; a URL that would send the secret without encryption is refused."""
+    found = sqlite_project.login.load({**CLIENT, variable: "https://api.example.com/"})
+
+    assert found is not None
+    assert found.base_url == "https://api.example.com"
+    with pytest.raises(RequestError, match="without encryption"):
+        sqlite_project.login.load({**CLIENT, variable: "http://api.example.com"})
+
+
 def test_a_secret_in_the_keyring_goes_with_its_login(sqlite_project: Project) -> None:
     """The secret is in the keyring and nowhere else; the removal of the login removes it there."""
     passwords, table, login = use_memory_keyring(usable=True), sqlite_project.login, Login("a", "b", "proj_1")
