@@ -15,13 +15,14 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Account
 from pdkernel.project import EventTarget, Grant, Project, StoreRecord
 from pdkernel.project.accounts import AccountExistsError
-from pdkernel.project.postgres import unreachable_error
+from pdkernel.project.postgres import translate_error, unreachable_error
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
 from tests.postgres import PostgresServer
@@ -425,6 +426,18 @@ def test_the_reason_of_an_error_shows_no_password() -> None:
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_pool_without_a_free_connection_is_named() -> None:
+    """If every connection of the process is in use for too long, the error gives that reason."""
+    url = make_url("postgresql://ada:pw-4712@db.example/shop")
+
+    found = translate_error(PoolTimeoutError("QueuePool limit of size 5 overflow 60 reached"), "postgresql://db", url)
+
+    assert found is not None
+    assert found.message == (
+        "The project's database postgresql://db cannot be used: all connections of this process are in use"
+    )
+
+
 def test_a_connection_in_use_is_closed_later(postgres_url: str, tmp_path: Path) -> None:
     """A connection that a thread uses while the project is closed is closed when the thread returns it."""
     project = Project.open(tmp_path, database_url=postgres_url)

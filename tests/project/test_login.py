@@ -8,6 +8,7 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring
+from keyring.errors import KeyringLocked
 
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import PIPEDREAM_API_URL
@@ -148,6 +149,24 @@ def test_a_keyring_that_is_missing_or_lost(sqlite_project: Project) -> None:
     unusable = use_memory_keyring(usable=False)
     assert (table.save(login), table.load({}), unusable) == ("project", login, {})
     assert list(passwords.values()) == ["b"]
+
+
+def test_a_keyring_that_fails_is_not_used(sqlite_project: Project) -> None:
+    """A keyring that is locked is a missing one: the secret is encrypted in the project."""
+
+    class LockedKeyring(KeyringBackend):
+        priority = 1
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            raise KeyringLocked
+
+        get_password = delete_password = set_password  # type: ignore[assignment]  # all of them fail
+
+    keyring.set_keyring(LockedKeyring())  # type: ignore[no-untyped-call]  # as above
+    table, login = sqlite_project.login, Login("a", "client-secret", "proj_1")
+
+    assert (table.save(login), table.load({})) == ("project", login)
+    assert "client-secret" not in str(sqlite_project.settings.all_settings())
 
 
 def test_a_login_is_removed_once(sqlite_project: Project) -> None:
