@@ -159,6 +159,40 @@ def test_calls_that_do_not_fit_in_memory_are_named(
     assert len(outside.seen) == 3
 
 
+def test_a_replayed_call_is_recorded_in_memory(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A run that replays calls can be saved as a test: its calls are in memory, in order, as in the file."""
+    file, recording = tmp_path / "calls.jsonl", MemoryRecording()
+    python.bind(ledger.binding(f"record={file}"))
+    for _ in range(2):
+        python.request("requests", "GET", URL)
+    python.bind(ledger.binding(f"replay={file}", memory_recording=recording))
+    for _ in range(2):
+        python.request("requests", "GET", URL)
+
+    recording.append_to(tmp_path / "saved.jsonl")
+    assert [each["response"] for each in lines(tmp_path / "saved.jsonl")] == [each["response"] for each in lines(file)]
+    assert len(outside.seen) == 2
+
+
+def test_a_call_to_a_built_in_stand_in_is_recorded_in_memory(
+    python: ClientProcess, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A safe call that a built-in stand-in answers is recorded too."""
+    recording = MemoryRecording()
+    python.bind(ledger.binding("stand-in=slack", memory_recording=recording))
+
+    answer = python.request(
+        "requests", "GET", "https://slack.com/api/auth.test", None, {"authorization": f"Bearer {TOKEN}"}
+    )
+
+    assert answer.json()["ok"] is True
+    recording.append_to(tmp_path / "saved.jsonl")
+    assert [json.loads(each["response"]["body"]["text"])["ok"] for each in lines(tmp_path / "saved.jsonl")] == [True]
+    assert TOKEN not in (tmp_path / "saved.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     ("content_type", "one", "two"),
     [

@@ -197,6 +197,24 @@ def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -
     ]
 
 
+def test_a_websocket_to_a_host_that_refuses(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The connection is reset as without a gateway, and the row has the cause."""
+    with gateway_to(loop, tmp_path, closed_port(), meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "db.example.test", 80, secure=False) as sock:
+            sock.sendall(ASK)
+            with pytest.raises(ConnectionResetError):
+                sock.recv(100)
+
+    assert [(call.url, call.outcome, call.note) for call in ledger.calls] == [
+        (
+            "http://db.example.test/ws",
+            "failed",
+            "no response: db.example.test:80 refused the connection (ECONNREFUSED).",
+        )
+    ]
+
+
 @pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
 def test_a_websocket_is_refused_in_other_modes(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
     """In other modes the request is answered with 403."""

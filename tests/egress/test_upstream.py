@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
 from pdkernel.egress import Gateway
+from pdkernel.egress.message import Body
 from pdkernel.egress.tls.client_hello import parse_client_hello
+from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.errors import ProjectError
 from pdkernel.identity import ProxyAccess
 from tests.egress.hosts import client_context, gateway_to, host
 from tests.egress.kit import (
@@ -420,3 +424,77 @@ def test_the_cause_names_no_secret_host(nowhere: Gateway, ledger: Ledger) -> Non
 
     assert cause["host"] == f"⟦secret:{REF}⟧"
     assert "refused.test" not in str(cause)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "why"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "x"), "EAI_AGAIN", "far.test cannot be resolved: no name server answers"),
+        (socket.gaierror(socket.EAI_NONAME, "x"), "ENOTFOUND", "far.test was not found"),
+        (ConnectionRefusedError(), "ECONNREFUSED", "far.test:443 refused the connection"),
+        (ConnectionResetError(), "ECONNRESET", "far.test:443 closed the connection"),
+        (TimeoutError(), "ETIMEDOUT", "far.test:443 did not answer in time"),
+        (
+            OSError(errno.EHOSTUNREACH, "No route to host"),
+            "EHOSTUNREACH",
+            "far.test:443 cannot be reached, No route to host",
+        ),
+        (OSError("odd."), "ECONNRESET", "far.test:443: odd"),
+    ],
+    ids=lambda each: each if isinstance(each, str) and each.isupper() else "",
+)
+@pytest.mark.parametrize("way", ["send", "open", "connect", "via"])
+async def test_the_cause_of_a_failed_connection(way: str, fault: OSError, code: str, why: str) -> None:
+    """The error has Node.js's code of the cause, and a sentence that names host and port."""
+
+    async def lookup(_host: str, _port: int) -> list[str]:
+        raise fault
+
+    async def empty() -> AsyncIterator[bytes]:
+        yield b""
+
+    upstream = Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=lookup)
+    to = Destination("https", "far.test", 443)
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "send": lambda: upstream.send(to, "GET", b"/", [], Body(empty()), via=None, public_only=True),
+        "via": lambda: upstream.send(to, "GET", b"/", [], Body(empty()), via="http://127.0.0.1:9", public_only=True),
+        "open": lambda: upstream.open(to, public_only=True),
+        "connect": lambda: upstream.connect(to, tls=True, public_only=True),
+    }
+    with pytest.raises(UpstreamError) as caught:
+        await calls[way]()
+    await upstream.close()
+
+    error = caught.value
+    assert (str(error), error.code, error.host, error.port) == (f"{why} ({code}).", code, "far.test", 443)
+
+
+def test_a_token_for_connects_proxy_that_is_not_issued(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """If Pipedream issues no token for its proxy, the call fails with that reason."""
+
+    def refuse() -> str:
+        raise ProjectError("Pipedream reports a server error (500).")
+
+    access = ProxyAccess("http://connect.invalid/proxy", "apn_1", "ada", "production", refuse)
+    with gateway_to(loop, tmp_path, 9, meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live", proxy_by_secret_ref={REF: access}))
+        with knock(gateway, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(f"GET /?token={TOKEN} HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n".encode())
+            with pytest.raises(ConnectionResetError):
+                sock.recv(100)
+
+    assert [(call.outcome, call.note) for call in ledger.calls] == [
+        ("failed", "no response: Pipedream reports a server error (500).")
+    ]
+
+
+def test_a_service_of_this_machine_that_refuses(nowhere: Gateway, ledger: Ledger) -> None:
+    """A connection to a closed port of this machine is reset, its cause is known, and it is not recorded."""
+    caller_token, closed = issue_bound_token(nowhere, ledger, "deny"), closed_port()
+    with knock(nowhere, caller_token, "127.0.0.1", closed, secure=False) as sock:
+        port = sock.getsockname()[1]
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+
+    assert find_cause(nowhere, caller_token, port)["code"] == "ECONNREFUSED"
+    assert ledger.calls == []
