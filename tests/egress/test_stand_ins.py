@@ -105,6 +105,19 @@ class TestGitHub:
         assert note == "GitHub labels on o/r#7: bug, urgent"
         assert ask(GitHubStandIn(), "POST", url, [])[0] == 422
 
+    @pytest.mark.parametrize("labels", ["bug", 5, True, {"name": "bug"}])
+    def test_labels_that_are_not_a_list_are_refused(self, labels: Any) -> None:
+        """An issue and its labels get GitHub's 422, and the letters of a text do not become labels."""
+        for path, body in (("issues", {"title": "Broken", "labels": labels}), ("issues/7/labels", {"labels": labels})):
+            status, answer, _ = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/{path}", body)
+            assert (status, "is not an array" in answer["message"]) == (422, True)
+
+    def test_an_issue_without_a_title_is_refused(self) -> None:
+        """The response is 422, with the missing field."""
+        status, body, _ = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues", {"body": "Broken"})
+
+        assert (status, body["errors"][0]["field"]) == (422, "title")
+
     def test_the_older_scheme_of_a_token_is_accepted(self) -> None:
         """`Authorization: token ...` is as good as `Bearer`; the scheme alone is refused."""
         url = f"{GITHUB}/repos/o/r/issues/7"
@@ -299,6 +312,9 @@ class TestOpenAI:
             ({"type": "number", "minimum": 3}, 3),
             ({"type": "null"}, None),
             ({"type": "object", "properties": {"sure": {"const": True}}}, {"sure": True}),
+            ({"type": "object", "properties": {"any": True}}, {"any": None}),
+            ({"type": "object", "properties": 5}, {}),
+            ({"type": "boolean", "enum": 5, "anyOf": {"type": "string"}}, False),
         ],
     )
     def test_an_answer_fits_the_schema(self, schema: Any, said: Any) -> None:
@@ -743,6 +759,24 @@ def test_a_note_has_the_first_visible_text() -> None:
     ]
 
 
+def test_users_and_members() -> None:
+    """A user is created with their id, has a profile, and is listed; the members of a conversation are its user and the own one."""
+    slack = SlackStandIn()
+    own = call(slack, "auth.test")["user_id"]
+    general = call(slack, "conversations.list")["channels"][0]["id"]
+    direct = call(slack, "chat.postMessage", channel="U0123456789", text="Hi")["channel"]
+
+    user = call(slack, "users.info", user="U9876543210")["user"]
+    profile = call(slack, "users.profile.get", user="U9876543210")["profile"]
+    listed = [each["id"] for each in call(slack, "users.list")["members"]]
+    members = [call(slack, "conversations.members", channel=each)["members"] for each in (direct, general)]
+
+    assert (user["id"], user["profile"]) == ("U9876543210", profile)
+    assert {own, "U0123456789", "U9876543210"} <= set(listed)
+    assert members == [[own, "U0123456789"], [own]]
+    assert call(slack, "users.profile.get")["profile"] != profile
+
+
 @pytest.mark.parametrize(
     ("method", "arguments", "error"),
     [
@@ -756,6 +790,8 @@ def test_a_note_has_the_first_visible_text() -> None:
         ("conversations.list", {"types": "secret"}, "invalid_types"),
         ("conversations.list", {"cursor": "***"}, "invalid_cursor"),
         ("users.info", {"user": "ada"}, "user_not_found"),
+        ("users.profile.get", {"user": "ada"}, "user_not_found"),
+        ("chat.postMessage", {"channel": "general", "blocks": "[not json"}, "no_text"),
         ("conversations.replies", {"channel": "C0123456789", "ts": "1700000000.000001"}, "thread_not_found"),
     ],
 )
