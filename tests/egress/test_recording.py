@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from pdkernel.egress import parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError
 from pdkernel.egress.recorded_call import CallRedactor, RecordedCall, RecordedResponse, restore_secrets
-from pdkernel.egress.recording import MAX_MEMORY_RECORDING_BYTES, MemoryRecording, RecordingError, RecordingFile
+from pdkernel.egress.recording import (
+    MAX_MEMORY_RECORDING_BYTES,
+    MemoryRecording,
+    RecordingError,
+    RecordingFile,
+    read_recorded_requests,
+)
 from tests.egress.kit import REF, TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
 URL = "https://api.example.test/things"
@@ -601,6 +607,28 @@ def test_a_line_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> None
     recording_file, call, answer = recorded(tmp_path, f"one{separator}two".encode())
 
     assert recording_file.find("send", 0, call, safe=True) == answer
+
+
+def test_the_recorded_requests_of_a_file(tmp_path: Path) -> None:
+    """Each step, method and URL is listed once, in the order of the file."""
+    recording_file, call, answer = recorded(tmp_path)
+    recording_file.add("send", 1, call, answer, 1.0)
+    recording_file.add("other", 0, call, answer, 1.0)
+
+    found = read_recorded_requests(recording_file.file)
+
+    assert found == [("send", call.method, call.url), ("other", call.method, call.url)]
+
+
+@pytest.mark.parametrize("content", [b'{"key": "\xff"}', b"{", b"[" * 100_000, b"null", None])
+def test_a_file_without_recorded_requests_is_named(tmp_path: Path, content: bytes | None) -> None:
+    """A file that is not UTF-8 or has another line, and a missing one, is an error that names the file."""
+    file = tmp_path / "calls.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(RecordingError, match=r"calls\.jsonl cannot be read as recorded calls"):
+        read_recorded_requests(file)
 
 
 @pytest.mark.parametrize("mode", ["record", "replay"])
