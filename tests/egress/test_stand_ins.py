@@ -10,6 +10,7 @@ import pytest
 
 from pdkernel.egress import Gateway, ReceivedRequest, parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError
+from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES
 from pdkernel.egress.stand_ins import (
     GitHubStandIn,
     GoogleSheetsStandIn,
@@ -18,7 +19,7 @@ from pdkernel.egress.stand_ins import (
     StandIn,
     select_stand_in,
 )
-from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, issue_bound_token, knock, read_all
 
 GITHUB, SHEETS, OPENAI = "api.github.com", "sheets.googleapis.com", "api.openai.com"
 HEADERS = {"authorization": "Bearer a-token", "user-agent": "test"}
@@ -445,6 +446,19 @@ def test_a_message_is_answered_as_slack_does(node: ClientProcess, gateway: Gatew
     assert got["channel"].startswith("C")
     assert ledger.calls[0].note == 'Slack message to #general: "New issue: it is broken"'
     assert (ledger.calls[0].outcome, ledger.calls[0].app) == ("stand_in", "slack")
+
+
+def test_a_huge_request_to_a_stand_in_is_refused(gateway: Gateway, ledger: Ledger) -> None:
+    """A body that is longer than a stand-in reads gets 413, with the limit in the row."""
+    size = MAX_RECORDED_BODY_BYTES + 1
+    caller_token = issue_bound_token(gateway, ledger, "stand-in=slack")
+    with knock(gateway, caller_token, "slack.com", 443, secure=True) as sock:
+        head = f"POST /api/files.upload HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+        sock.sendall(head.encode() + bytes(size))
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert [(call.status, call.note) for call in ledger.calls] == [(413, "the stand-in reads bodies up to 32 MB")]
 
 
 def test_the_token_is_not_in_the_ledger(

@@ -174,6 +174,18 @@ def test_the_first_bytes_inside_tls_are_passed_on(
     assert [(call.url, call.outcome) for call in ledger.calls] == [("https://slack.com:8883", "sent")]
 
 
+def test_closing_the_gateway_ends_a_silent_client_inside_tls(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The gateway does not wait for a client that has established TLS and sends nothing."""
+    with gateway_to(loop, tmp_path, closed_port(), meant=8080) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("deny"))
+        with knock_by_tls(gateway, caller_token, 8080) as sock:
+            loop.run(gateway.close())
+            with suppress(OSError):
+                assert sock.recv(100) == b""
+
+    assert ledger.calls == []
+
+
 # ── TLS, WebSockets and HTTP/2 ──────────────────────────────────────────────────────────────────────────
 
 
