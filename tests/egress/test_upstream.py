@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import trustme
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.message import Body
+from pdkernel.egress.public_addresses import system_lookup
 from pdkernel.egress.tls.client_hello import parse_client_hello
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 from pdkernel.errors import ProjectError
@@ -445,7 +447,7 @@ def test_the_cause_names_no_secret_host(nowhere: Gateway, ledger: Ledger) -> Non
 )
 @pytest.mark.parametrize("way", ["send", "open", "connect", "via"])
 async def test_the_cause_of_a_failed_connection(way: str, fault: OSError, code: str, why: str) -> None:
-    """The error has Node.js's code of the cause, and a sentence that names host and port."""
+    """The error has Node.js's code of the cause, and a sentence that names host and port; no part of a request was sent."""
 
     async def lookup(_host: str, _port: int) -> list[str]:
         raise fault
@@ -467,6 +469,30 @@ async def test_the_cause_of_a_failed_connection(way: str, fault: OSError, code: 
 
     error = caught.value
     assert (str(error), error.code, error.host, error.port) == (f"{why} ({code}).", code, "far.test", 443)
+    assert not error.sent or way == "connect"
+
+
+async def test_a_connection_is_not_used_for_another_name(authority: trustme.CA, outside_ca: Path) -> None:
+    """A request for another name in TLS than that of the connection which was opened first fails, and closes the connection."""
+    received: list[bytes] = []
+
+    def read(sock: socket.socket) -> None:
+        received.append(sock.recv(100))
+
+    async def empty() -> AsyncIterator[bytes]:
+        yield b""
+
+    with host(read, outside_context(authority)) as port:
+        overrides = {("db.example.test", 443): ("127.0.0.1", port)}
+        upstream = Upstream(environ={}, host_overrides=overrides, extra_cas=[outside_ca], lookup=system_lookup)
+        to = Destination("https", "db.example.test", 443, "slack.com")
+        assert await upstream.open(to) is not None
+        other = replace(to, server_name="api.example.test")
+        with pytest.raises(UpstreamError, match=r"the connection was opened for slack\.com"):
+            await upstream.send(other, "GET", b"/", [], Body(empty()), via=None)
+        await upstream.close()
+
+    assert received == [b""]
 
 
 def test_a_token_for_connects_proxy_that_is_not_issued(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
