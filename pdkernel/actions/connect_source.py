@@ -116,7 +116,7 @@ class ConnectSource:
         answer = await self._request("GET", f"actions/{key}", params={"version": version} if version else {})
         if answer.status_code == 404:
             raise ActionNotFoundError(f"Pipedream has no action {key}{f' in version {version}' if version else ''}.")
-        data = self._data(answer)
+        data = _read_object(answer, dict)["data"]
         return self._component(data), _description(data)
 
     async def search(self, query: str, app: str | None, *, limit: int | None = None) -> list[Component]:
@@ -129,11 +129,10 @@ class ConnectSource:
         params = {"q": query, "app": app, "limit": "100"}
         found: list[Component] = []
         for _ in range(_MAX_SEARCH_PAGES):
-            answer = await self._request(
-                "GET", "actions", params={key: value for key, value in params.items() if value}
-            )
-            page = self._data(answer, bare=True)
-            found += (self._component(each) for each in page["data"])
+            given = {key: value for key, value in params.items() if value}
+            answer = await self._request("GET", "actions", params=given)
+            page = _read_object(answer, list)
+            found += map(self._component, page["data"])
             params["after"] = (page.get("page_info") or {}).get("end_cursor")
             if not page["data"] or not params["after"] or (limit is not None and len(found) >= limit):
                 break
@@ -147,7 +146,7 @@ class ConnectSource:
             params={"external_user_id": external_user_id, "app": app, "limit": "100"},
             environment=environment,
         )
-        accounts: list[dict[str, Any]] = self._data(answer)
+        accounts: list[dict[str, Any]] = _read_object(answer, list)["data"]
         newest = max(accounts, key=lambda account: str(account.get("created_at") or ""), default=None)
         return None if newest is None else str(newest["id"])
 
@@ -181,7 +180,7 @@ class ConnectSource:
             if reloaded.get("id"):
                 body["dynamic_props_id"] = reloaded["id"]
         answer = await self._request("POST", "actions/run", json=body, environment=environment, timeout_s=timeout_s)
-        return _parse_run_result(self._data(answer, bare=True), answer.status_code)
+        return _parse_run_result(_read_object(answer), answer.status_code)
 
     async def fetch_additional_props(
         self, component: Component, *, props: Mapping[str, JSON], external_user_id: str, environment: str
@@ -235,7 +234,7 @@ class ConnectSource:
                 body["dynamic_props_id"] = reloaded["id"]
         body |= {"prop_name": prop, "page": page, "prev_context": context or {}, "query": query}
         answer = await self._request("POST", "actions/configure", json=body, environment=environment)
-        data = self._data(answer, bare=True)
+        data = _read_object(answer)
         errors = data.get("errors") or []
         found = data.get("options") or data.get("stringOptions") or []
         return PropOptionsPage(
@@ -254,7 +253,7 @@ class ConnectSource:
     ) -> Mapping[str, Any]:
         """The dynamic props for the values of *body*: their `id`, all props for these values, and errors of the action's code."""
         answer = await self._request("POST", "actions/props", json=body, environment=environment, timeout_s=timeout_s)
-        data = self._data(answer, bare=True)
+        data = _read_object(answer)
         return {"errors": data.get("errors") or [], **(data.get("dynamicProps") or {})}
 
     async def _request(
@@ -305,28 +304,12 @@ class ConnectSource:
                 f"Pipedream does not accept the OAuth client {self.login.client_id} (HTTP {answer.status_code}).",
                 fix="Log in again: pdkernel login, or check PIPEDREAM_CLIENT_ID and PIPEDREAM_CLIENT_SECRET.",
             )
-        data = self._data(answer, bare=True)
+        data = _read_object(answer)
         if not isinstance(data.get("access_token"), str):
             raise ActionSourceError("The response of Pipedream Connect has no token.", fix=_WRONG_RESPONSE_FIX)
-        self._token = (
-            data["access_token"],
-            time.monotonic() + float(data.get("expires_in", 3600)) - _TOKEN_RENEWAL_MARGIN_S,
-        )
+        lifetime_s = float(data.get("expires_in") or 3600)
+        self._token = data["access_token"], time.monotonic() + lifetime_s - _TOKEN_RENEWAL_MARGIN_S
         return self._token[0]
-
-    def _data(self, answer: httpx.Response, *, bare: bool = False) -> Any:
-        if answer.status_code >= 400:
-            raise ActionSourceError(
-                f"Pipedream Connect responded with HTTP {answer.status_code} to {answer.request.method} {answer.request.url.path}: "
-                f"{_get_error_message(answer)}"
-            )
-        try:
-            data = answer.json()
-        except ValueError:
-            data = None
-        if not isinstance(data, dict):
-            raise ActionSourceError("The response of Pipedream Connect is not a JSON object.", fix=_WRONG_RESPONSE_FIX)
-        return data if bare else data.get("data")
 
     def _component(self, data: Mapping[str, Any]) -> Component:
         header = ComponentHeader(
@@ -344,6 +327,23 @@ def _build_body(component: Component, props: Mapping[str, JSON], external_user_i
         "external_user_id": external_user_id,
         "configured_props": dict(props),
     }
+
+
+def _read_object(answer: httpx.Response, data_kind: type[object] = object) -> dict[str, Any]:
+    """The JSON object in *answer*. Raises `ActionSourceError`, also if its field `data` is not of *data_kind*."""
+    if answer.status_code >= 400:
+        request = f"{answer.request.method} {answer.request.url.path}"
+        why = f"HTTP {answer.status_code} to {request}: {_get_error_message(answer)}"
+        raise ActionSourceError(f"Pipedream Connect responded with {why}")
+    try:
+        data = answer.json()
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise ActionSourceError("The response of Pipedream Connect is not a JSON object.", fix=_WRONG_RESPONSE_FIX)
+    if not isinstance(data.get("data"), data_kind):
+        raise ActionSourceError("The response of Pipedream Connect has no data.", fix=_WRONG_RESPONSE_FIX)
+    return data
 
 
 def _get_error_message(answer: httpx.Response) -> str:

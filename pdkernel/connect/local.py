@@ -101,7 +101,7 @@ class LocalDirectory:
             WouldBlockError: The token is due for a refresh, and this directory is `nonblocking`.
         """
         credentials, has_grant = self._table.credentials_and_grant(account_id)
-        if not has_grant or not is_refresh_due(self._project, account_id, credentials):
+        if not has_grant or not is_refresh_due(self._project, account_id):
             return credentials
         if not self._can_block:
             raise WouldBlockError

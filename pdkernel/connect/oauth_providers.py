@@ -61,9 +61,7 @@ def register_provider(project: Project, app: str, provider: OAuthProvider) -> No
         project.secrets.remove(_secret_name(app))
     else:
         project.secrets.set(_secret_name(app), provider.client_secret)
-    project.settings.set(
-        PROVIDERS_SETTING, {**_load_setting(project), app: {**public, "scopes": list(provider.scopes)}}
-    )
+    project.settings.set_item(PROVIDERS_SETTING, app, {**public, "scopes": list(provider.scopes)})
 
 
 def find_provider(project: Project, app: str) -> OAuthProvider | None:

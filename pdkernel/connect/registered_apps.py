@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from pdkernel.errors import RequestError
+from pdkernel.model import JSON
 from pdkernel.project import Project
 
 APPS_SETTING = "apps"
@@ -42,5 +43,4 @@ def register_app(project: Project, app: str, fields: Sequence[str]) -> None:
             f"The app {app} has no credential fields.",
             fix=f"Name at least one credential: pdkernel apps add {app} --field api_key",
         )
-    known = {slug: list(names) for slug, names in load_registered_apps(project).items()}
-    project.settings.set(APPS_SETTING, {**known, app: named})
+    project.settings.set_item(APPS_SETTING, app, list[JSON](named))

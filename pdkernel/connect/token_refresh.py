@@ -42,10 +42,8 @@ def refresh_due_at(grant: Grant) -> datetime | None:
     return grant.expires_at - min(REFRESH_MARGIN, (grant.expires_at - grant.renewed_at) / 5)
 
 
-def is_refresh_due(project: Project, account_id: str, credentials: Credentials) -> bool:
+def is_refresh_due(project: Project, account_id: str) -> bool:
     """Whether `refresh_credentials` would request a new access token, or wait for another process that requests a token."""
-    if ACCESS_TOKEN_FIELD not in credentials:
-        return False
     grant = project.grants.find(account_id)
     return grant is not None and _is_due(project, grant)
 
@@ -57,17 +55,14 @@ def refresh_credentials(project: Project, account_id: str, credentials: Credenti
     If the provider is unreachable, the credentials stay unchanged. If the provider rejects the refresh token, the account becomes
     unhealthy.
     """
-    grant = project.grants.find(account_id)
-    if grant is None:
-        return credentials
     claim = project.grants.claim_renewal(account_id)
     if claim is None:
         return _wait_for_refresh(project, account_id)
-    # another process may have refreshed the token before this process claimed the refresh
-    grant = project.grants.find(account_id) or grant
-    account = project.accounts.find(account_id)
-    if account is None or not _is_due(project, grant):
-        project.grants.finish_renewal(account_id, claim, grant)
+    # another process may have refreshed the token, or removed the account, before this process claimed the refresh
+    grant, account = project.grants.find(account_id), project.accounts.find(account_id)
+    if grant is None or account is None or not _is_due(project, grant):
+        if grant is not None:
+            project.grants.finish_renewal(account_id, claim, grant)
         return project.accounts.credentials(account_id)
     return _renew(project, account, grant, claim, credentials)
 

@@ -176,7 +176,6 @@ class WebhookMigrator:
         ]
 
     def _store_changes(self, moves: Sequence[WebhookMigration]) -> None:
-        kept = self._settings.get(MIGRATION_SETTING)
         rows: list[JSON] = [
             {
                 "id": each.id,
@@ -188,8 +187,7 @@ class WebhookMigrator:
             }
             for each in moves
         ]
-        project = self._sdk.login.project_id
-        self._settings.set(MIGRATION_SETTING, {**(kept if isinstance(kept, dict) else {}), project: rows})
+        self._settings.set_item(MIGRATION_SETTING, self._sdk.login.project_id, rows)
 
 
 def check_target_url(url: str, *, api_url: str) -> str:

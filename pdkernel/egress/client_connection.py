@@ -349,8 +349,11 @@ class ClientConnection:
     def _remember_failure(self, caller: CallerToken | None, error: UpstreamError) -> None:
         if caller is not None:
             binding = caller.step_binding
-            message = binding.context.redactor.redact_text(str(error)) if binding is not None else str(error)
-            why: dict[str, JSON] = {"code": error.code, "message": message, "host": error.host, "port": error.port}
+            message, host = (
+                text if binding is None else binding.context.redactor.redact_text(text)
+                for text in (str(error), error.host)
+            )
+            why: dict[str, JSON] = {"code": error.code, "message": message, "host": host, "port": error.port}
             caller.add_failure(self._port, why)
 
     def _find_failure(self, token: str, port: int) -> Mapping[str, JSON]:

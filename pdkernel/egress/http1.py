@@ -45,15 +45,21 @@ class Http1ServerConnection:
         return event if isinstance(event, h11.Request) else None
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The body of the current request; sends `100 Continue` to a client that expects it."""
+        """
+        The body of the current request; sends `100 Continue` to a client that expects it.
+
+        Raises:
+            h11.RemoteProtocolError: The client closed its connection too early, or sent an invalid body.
+        """
         if self._h11.they_are_waiting_for_100_continue:
             self.writer.write(self._send(h11.InformationalResponse(status_code=100, headers=[])))
         while self._h11.their_state is h11.SEND_BODY:
-            event = await self._next_event()
+            try:
+                event = await self._next_event()
+            except OSError as fault:  # otherwise the sender would take it for an error of the host's connection
+                raise h11.RemoteProtocolError("The client reset its connection.") from fault
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
-            elif not isinstance(event, h11.EndOfMessage):
-                raise ConnectionResetError("the client closed the connection before the end of its request")
 
     async def send(self, response: Response) -> None:
         """Send *response* completely."""

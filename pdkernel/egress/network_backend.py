@@ -69,22 +69,16 @@ class HostOverrideBackend(httpcore.AsyncNetworkBackend):
         if waiting := self._opened.get((host, port)):
             return waiting.pop(0)
         failure: Exception | None = None
-        for address, number in await places(host, port, self._resolve, self._lookup):
+        try:
+            found = await places(host, port, self._resolve, self._lookup)
+        except OSError as error:  # a failed lookup: unlike another OSError, nothing was sent
+            raise httpcore.ConnectError(str(error)) from error
+        for address, number in found:
             try:
                 return await self._real.connect_tcp(address, number, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure or httpcore.ConnectError(f"{host} has no address")
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to a Unix socket."""
-        return await self._real.connect_unix_socket(path, timeout, socket_options)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait for *seconds*."""
-        await self._real.sleep(seconds)
 
 
 class TunnelBackend(httpcore.AsyncNetworkBackend):

@@ -104,9 +104,8 @@ def read_recorded_requests(file: Path) -> list[tuple[str, str, str]]:
         RecordingError: The file cannot be read, or a line is not a recorded call.
     """
     try:
-        lines = file.read_bytes().splitlines()
-        calls = [_decode_line(line) for line in lines if line.strip()]
-    except (OSError, msgspec.DecodeError) as fault:
+        calls = [_decode_line(line) for line in read_file(file).split(b"\n") if line.strip()]
+    except (OSError, ValueError, RecursionError) as fault:  # errors of msgspec are ValueErrors
         raise RecordingError(f"{file} cannot be read as recorded calls: {fault}.") from None
     return list(dict.fromkeys((call.step, call.request.method, call.request.url) for call in calls))
 

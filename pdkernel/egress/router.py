@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import h11
+
 from pdkernel.clock import Clock
 from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call_recorder import CallRecorder, max_recorded_bytes
@@ -226,10 +228,11 @@ class CallRouter:
         await self.upstream.close()
 
     async def _refuse(self, call: PendingCall, request: Request, refusal: refusals.Refusal) -> Response:
+        response = call.refuse(refusal)
         # Read to the end: a client that cannot finish its request does not read the response.
         async for _ in request.body.stream():
             pass
-        return call.refuse(refusal)
+        return response
 
     async def _send_and_stream(self, binding: StepBinding, call: PendingCall, request: Request) -> Response:
         """Send the request, and stream the response."""
@@ -242,6 +245,9 @@ class CallRouter:
         except UpstreamError as error:
             unknown = error.sent and not is_safe_method(request.method)
             call.fail(f"{error} {UNKNOWN}" if unknown else str(error))
+            raise
+        except h11.RemoteProtocolError:  # of the client: the host has received a part of the request
+            call.fail("the client did not send its whole request.")
             raise
         except NotPublicError:
             return await self._refuse(call, request, refusals.not_public(call.method, call.url))

@@ -212,7 +212,9 @@ class Upstream:
         try:
             address = (await public_addresses(to.host, to.port, self._lookup))[0]
         except OSError as error:
-            raise _failure(error, to) from error
+            failure = _failure(error, to)
+            failure.sent = False
+            raise failure from error
         return replace(to, host=f"[{address}]" if ":" in address else address, server_name=to.server_name or to.host)
 
     def _pool_for(self, to: Destination, via: str | None, *, public_only: bool) -> httpcore.AsyncConnectionPool:

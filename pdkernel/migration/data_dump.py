@@ -219,8 +219,10 @@ class DumpDownload:
             page = self._request({"after": after}, "files")
             yield page
             previous, after = after, page.get("next")
-            if after is None or after == previous:
+            if after is None:
                 return
+            if not isinstance(after, str) or after == previous:
+                raise _wrong_page(self._url, "its page has no next file")
 
     def _download_file(self, root: Path, entry: Mapping[str, Any]) -> bool:
         """Download one file; False if a file of that size is here."""

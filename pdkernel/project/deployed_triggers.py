@@ -7,7 +7,7 @@ process runs it at the same time. The engine runs the sources.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import deployed_events, deployed_triggers, endpoints, trigger_events
 from pdkernel.project.sealed_columns import locate
+from pdkernel.project.source_states import delete_source_states
 from pdkernel.project.trigger_events import EventTarget, TriggerEventTable
 from pdkernel.project.vault import Vault
 
@@ -124,12 +125,22 @@ class DeployedTriggerTable:
                 )
             )
 
-    def update(self, trigger: DeployedTrigger) -> DeployedTrigger:
-        """Store a changed trigger; returns it with the new `updated_at`."""
-        changed = replace(trigger, updated_at=self._clock.now())
+    def update(self, trigger_id: str, change: Callable[[DeployedTrigger], DeployedTrigger]) -> DeployedTrigger | None:
+        """
+        Store the result of *change*, which gets the stored trigger. The next run of its timer moves only with its schedule.
+
+        Returns:
+            The trigger with the new `updated_at`, or None if it was removed.
+        """
         with self._database.write() as connection:
-            query = update(deployed_triggers).where(deployed_triggers.c.id == trigger.id)
-            connection.execute(query.values(**self._values(changed)))
+            trigger = self._lock(connection, trigger_id)
+            if trigger is None:
+                return None
+            changed = replace(change(trigger), updated_at=self._clock.now())
+            values = self._values(changed)
+            if (changed.schedule, changed.active) == (trigger.schedule, trigger.active):
+                del values["due"]  # the timer goes on
+            connection.execute(update(deployed_triggers).where(deployed_triggers.c.id == trigger_id).values(**values))
         return changed
 
     def find(self, trigger_id: str) -> DeployedTrigger | None:
@@ -148,12 +159,13 @@ class DeployedTriggerTable:
         return [self._trigger(row) for row in rows]
 
     def remove(self, trigger_id: str) -> bool:
-        """Remove the trigger, its events, those that wait too, and its endpoint key; False if the trigger does not exist."""
+        """Remove the trigger, its state, its events, those that wait too, and its endpoint key; False if it does not exist."""
         with self._database.write() as connection:
             key = format_trigger_source(trigger_id)
             connection.execute(delete(trigger_events).where(trigger_events.c.trigger == key))
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
             connection.execute(delete(endpoints).where(endpoints.c.source == key))
+            delete_source_states(connection, trigger_id)
             found = connection.execute(delete(deployed_triggers).where(deployed_triggers.c.id == trigger_id))
             return found.rowcount > 0
 
@@ -184,10 +196,8 @@ class DeployedTriggerTable:
 
     def record_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
         """Record a delivery to a webhook: its *error*, or None for success. No effect if trigger or webhook was removed."""
-        query = select(deployed_triggers).where(deployed_triggers.c.id == trigger_id).with_for_update()
         with self._database.write() as connection:
-            row = connection.execute(query).first()
-            trigger = self._trigger(row) if row else None
+            trigger = self._lock(connection, trigger_id)
             hook = next((each for each in trigger.webhooks if each.id == webhook_id), None) if trigger else None
             if trigger is None or hook is None or (error is None and not hook.failures):
                 return
@@ -210,11 +220,9 @@ class DeployedTriggerTable:
         targets: Iterable[str] = (),
         *,
         connection: Connection | None = None,
-    ) -> None:
+    ) -> bool:
         """
-        Store *events*, and remove the oldest events beyond `MAX_EVENTS_PER_TRIGGER`.
-
-        The call has no effect if the trigger was removed.
+        Store *events*, and remove the oldest events beyond `MAX_EVENTS_PER_TRIGGER`; False, without a change, if it was removed.
 
         Args:
             trigger_id: The trigger.
@@ -226,7 +234,7 @@ class DeployedTriggerTable:
         with self._database.write() if connection is None else nullcontext(connection) as opened:
             is_trigger = deployed_triggers.c.id == trigger_id
             if opened.execute(select(deployed_triggers.c.id).where(is_trigger).with_for_update()).first() is None:
-                return
+                return False
             for event in events:
                 sealed = self._vault.seal_json(dict(event), _events_vault_context(trigger_id))
                 opened.execute(insert(table).values(trigger=trigger_id, sealed_event=sealed))
@@ -239,6 +247,7 @@ class DeployedTriggerTable:
             oldest = opened.execute(newest_first.offset(MAX_EVENTS_PER_TRIGGER - 1).limit(1)).scalar_one_or_none()
             if oldest is not None:
                 opened.execute(delete(table).where(table.c.trigger == trigger_id, table.c.number < oldest))
+        return True
 
     def list_events(self, trigger_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """The trigger's newest events, newest first; at most *limit*."""
@@ -246,6 +255,12 @@ class DeployedTriggerTable:
         with self._database.read() as connection:
             found = connection.execute(query.order_by(deployed_events.c.number.desc()).limit(limit)).scalars().all()
         return [self._vault.unseal_json(sealed, _events_vault_context(trigger_id), dict[str, Any]) for sealed in found]
+
+    def _lock(self, connection: Connection, trigger_id: str) -> DeployedTrigger | None:
+        """The trigger, which cannot change before *connection* commits; None if it was removed."""
+        query = select(deployed_triggers).where(deployed_triggers.c.id == trigger_id).with_for_update()
+        row = connection.execute(query).first()
+        return self._trigger(row) if row else None
 
     def _values(self, trigger: DeployedTrigger) -> dict[str, Any]:
         return {

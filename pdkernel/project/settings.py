@@ -31,6 +31,16 @@ class SettingsTable:
         with self._database.write() as connection:
             upsert_row(connection, settings, "name", name=name, value=json.dumps(value))
 
+    def set_item(self, name: str, key: str, value: JSON) -> None:
+        """Store *value* under *key* of the setting *name*, a JSON object. Items that other processes set at the same time stay."""
+        query = select(settings.c.value).where(settings.c.name == name)
+        with self._database.write() as connection:
+            self._database.lock(connection, f"settings/{name}")
+            text = connection.execute(query).scalar_one_or_none()
+            stored = None if text is None else _load(text)
+            items = {**(stored if isinstance(stored, dict) else {}), key: value}
+            upsert_row(connection, settings, "name", name=name, value=json.dumps(items))
+
     def remove(self, name: str) -> bool:
         """Remove the setting, so that the default applies; False if it was not set."""
         with self._database.write() as connection:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.model import JSON, Trigger
 from pdkernel.project import DeployedTrigger, EventTarget
 from pdkernel.project.endpoint_keys import format_trigger_source
@@ -76,7 +76,7 @@ class DeployedTriggers:
         targets = self._find_targets(trigger)
 
         def store_events(connection: Connection, events: Sequence[SourceEvent]) -> None:
-            self._table.add_events(trigger.id, self._serialize(events), targets, connection=connection)
+            self._store_events(connection, trigger, events, targets)
 
         request = replace(request, store_events=store_events)
         if event is not None:
@@ -97,8 +97,12 @@ class DeployedTriggers:
         Raises:
             PdkernelError: The source cannot run; see `SourceRunner.run`.
         """
+
+        def check_trigger(connection: Connection, _: Sequence[SourceEvent]) -> None:
+            self._store_events(connection, trigger, (), ())
+
         async with self._runs.source_turns.take(trigger.id) as guard:
-            request = build_source_request(self._context, trigger, hook)
+            request = replace(build_source_request(self._context, trigger, hook), store_events=check_trigger)
             return await self._context.engine.source_runner.run(guard(request))
 
     async def emit(self, trigger: DeployedTrigger, events: Sequence[SourceEvent]) -> None:
@@ -114,6 +118,16 @@ class DeployedTriggers:
         key = format_trigger_source(trigger.id)
         webhooks = [EventTarget(hook.id, key) for hook in trigger.webhooks]
         await asyncio.gather(self._events.start_runs(), *map(self._events.send_to_webhook, webhooks))
+
+    def _store_events(
+        self, connection: Connection, trigger: DeployedTrigger, events: Sequence[SourceEvent], targets: Sequence[str]
+    ) -> None:
+        """Store *events* in the transaction of the source's state. Raises `RequestError`, so that none is stored, if it was removed."""
+        if not self._table.add_events(trigger.id, self._serialize(events), targets, connection=connection):
+            raise RequestError(
+                f"The deployed trigger {trigger.id} was removed while its source ran. Nothing was stored.",
+                fix="Deploy the trigger again.",
+            )
 
     def _serialize(self, events: Sequence[SourceEvent]) -> list[dict[str, JSON]]:
         """Serialize events for the API, each with a new id."""

@@ -345,3 +345,23 @@ async def test_a_response_that_is_not_an_object_is_an_error(content: bytes) -> N
             await source.fetch_action("hangar-open-door", None)
 
     assert "PIPEDREAM_BASE_URL" in caught.value.fix
+
+
+@pytest.mark.parametrize("content", [{"data": None}, {}, {"data": "Log in"}])
+async def test_a_response_without_data_is_an_error(content: dict[str, object]) -> None:
+    """An action, a search and a list of accounts without data are errors that ask to check the address."""
+
+    def respond(request: SentRequest) -> Answer:
+        token = {"access_token": TOKEN, "expires_in": None}
+        return 200, token if request.path == "/v1/oauth/token" else content
+
+    with serve(AnsweringServer(respond)) as server:
+        source = ConnectSource(Login(CLIENT["client_id"], CLIENT["client_secret"], PROJECT, base_url=server.url))
+        for request in (
+            source.fetch_action("hangar-open-door", None),
+            source.search("door", None),
+            source.fetch_newest_account("hangar", "ada", "development"),
+        ):
+            with pytest.raises(ActionSourceError, match="has no data") as caught:
+                await request
+            assert "PIPEDREAM_BASE_URL" in caught.value.fix

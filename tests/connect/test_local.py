@@ -277,6 +277,14 @@ def test_an_account_id_is_used_once(directory: Directory) -> None:
     assert directory.find_user("grace", "development") is None
 
 
+def test_an_unknown_account_is_not_reconnected(directory: Directory) -> None:
+    """The error names the id, and the account is not created."""
+    with pytest.raises(RequestError, match="There is no account 'apn_none'"):
+        directory.reconnect_account("apn_none", {"oauth_access_token": "t"})
+
+    assert directory.find_account("apn_none") is None
+
+
 def test_removing_an_account_twice(directory: Directory) -> None:
     """The second removal returns False."""
     account = connect(directory, "ada")

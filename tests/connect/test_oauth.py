@@ -152,3 +152,25 @@ def test_unreadable_certificates_are_named(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "was not asked for a token. The certificates cannot be read (No such file" in str(refused.value)
     assert "SSL_CERT_FILE" in str(refused.value)
     assert not refused.value.is_permanent
+
+
+def test_a_huge_response_is_not_read_to_its_end() -> None:
+    """A response is read up to a limit; a longer one has no token, and a retry may succeed."""
+    start = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + b" " * (1 << 18)
+    token = b'{"access_token": "access-0123456789"}'
+
+    with provider([start, token, b" " * 1000]) as endless, pytest.raises(ProviderError) as caught:
+        refresh_tokens(endless, REFRESH)
+
+    assert "issued no token (200): no reason given." in str(caught.value)
+    assert caught.value.is_permanent is False
+
+
+def test_an_unreachable_provider_is_named() -> None:
+    """The error names the host and the kind of failure; a retry may succeed."""
+    closed = OAuthProvider("http://127.0.0.1:9/authorize", "http://127.0.0.1:9/token", "client", SECRET)
+
+    with pytest.raises(ProviderError, match=r"127\.0\.0\.1:9 is unreachable: ConnectError") as caught:
+        refresh_tokens(closed, REFRESH)
+
+    assert caught.value.is_permanent is False

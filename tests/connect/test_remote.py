@@ -17,7 +17,7 @@ from pdkernel.connect.sdk import Sdk
 from pdkernel.engine.account_lookup import RunIdentity
 from pdkernel.engine.account_resolution import resolve_accounts
 from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
-from pdkernel.identity import Directory, WithheldCredentials
+from pdkernel.identity import AccountGoneError, Directory, WithheldCredentials
 from pdkernel.model import AppBinding
 from pdkernel.project import Login, Project
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream
@@ -109,7 +109,7 @@ def test_responses_are_cached_for_some_seconds(directory: Directory, upstream: U
 
 
 def test_own_accounts_are_local(directory: Directory, home: Project, upstream: Upstream) -> None:
-    """An account of your own is stored in the local project, without a request."""
+    """An account of your own is stored, reconnected and removed in the local project, without a request."""
     made = directory.add_account(
         app="slack",
         credentials={"oauth_access_token": "mine"},
@@ -122,6 +122,10 @@ def test_own_accounts_are_local(directory: Directory, home: Project, upstream: U
     assert dict(directory.credentials(made.id)) == {"oauth_access_token": "mine"}
     assert [account.id for account in directory.accounts(own=True)] == [made.id]
     assert [account.id for account in LocalDirectory(home).accounts()] == [made.id]
+    directory.reconnect_account(made.id, {"oauth_access_token": "newer"})
+    assert dict(LocalDirectory(home).credentials(made.id)) == {"oauth_access_token": "newer"}
+    assert directory.remove_account(made.id)
+    assert LocalDirectory(home).accounts() == []
     assert upstream.asked == []
 
 
@@ -135,8 +139,9 @@ def test_a_key_based_account_is_connected_at_pipedream(directory: Directory) -> 
 
 
 def test_an_account_is_reconnected(directory: Directory) -> None:
-    """The account keeps its id and creation time, and gets the new credentials at Pipedream."""
+    """The account keeps its id and creation time; the next request gets the new credentials, although the old ones are cached."""
     old = directory.find_account("apn_keys")
+    assert dict(directory.credentials("apn_keys")) != {"api_key": "sk-a-newer-key-0123456789"}
     made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
 
     assert old is not None
@@ -144,6 +149,42 @@ def test_an_account_is_reconnected(directory: Directory) -> None:
     assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-a-newer-key-0123456789"}
     with pytest.raises(RequestError, match="There is no account 'apn_none'"):
         directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
+
+
+def test_an_account_that_pipedream_does_not_reconnect(directory: Directory, upstream: Upstream) -> None:
+    """The error has Pipedream's reason and a fix, and not the credential; the old credentials stay."""
+    fault = {"path": "/accounts", "method": "POST", "kind": "status", "status": 400, "error": "no such field"}
+    upstream.set(fault=fault)
+
+    with pytest.raises(RequestError) as caught:
+        directory.reconnect_account("apn_keys", {"api_key": "planted-0123"})
+
+    assert "The openai account was not reconnected at Pipedream" in caught.value.message
+    assert "no such field" in caught.value.message
+    assert "Connect Link" in caught.value.fix
+    assert "planted-0123" not in str(caught.value)
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
+
+
+def test_pipedream_chooses_the_ids_of_accounts(directory: Directory, upstream: Upstream) -> None:
+    """An account of an external user cannot have an id of the caller's choice."""
+    with pytest.raises(RequestError, match="creates the ids of its accounts itself"):
+        directory.add_account(app="openai", credentials={"api_key": "k"}, external_user_id="cyd", account_id="apn_1")
+
+    assert upstream.asked == []
+
+
+def test_an_account_that_is_removed_before_its_credentials_are_read(directory: Directory, upstream: Upstream) -> None:
+    """The error names the account, and the cached lists that still have the account are loaded again."""
+    assert directory.newest_account("ada", "development", "slack") == directory.find_account("apn_new")
+    httpx.delete(f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS).raise_for_status()
+
+    with pytest.raises(AccountGoneError, match="apn_new"):
+        directory.credentials("apn_new")
+
+    newest = directory.newest_account("ada", "development", "slack")
+    assert newest is not None
+    assert newest.id == "apn_old"
 
 
 def test_an_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory, token_refresh
 from pdkernel.connect.oauth_providers import PROVIDERS_SETTING
+from pdkernel.identity import AccountGoneError
 from pdkernel.project import Project
 from tests.oauth_provider import Provider, connect_account, oauth_provider, register
 
@@ -261,3 +262,16 @@ def test_removing_an_account_removes_its_refresh_token(
     directory.delete_user("ada", "development")
 
     assert (home.grants.find(account), home.grants.find(other)) == (None, None)
+
+
+def test_a_refresh_of_a_removed_account_reports_that(
+    home: Project, directory: LocalDirectory, account: str, provider: Provider
+) -> None:
+    """If the account is removed after its credentials were read, the refresh sends no request and names the account."""
+    before = directory.credentials(account)
+    directory.remove_account(account)
+
+    with pytest.raises(AccountGoneError, match=account):
+        token_refresh.refresh_credentials(home, account, before)
+
+    assert provider.requests == []

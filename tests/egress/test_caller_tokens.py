@@ -67,6 +67,29 @@ def test_a_call_after_its_step_is_refused(python: ClientProcess, gateway: Gatewa
     assert outside.seen == []
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
+    ],
+    ids=["proxy", "websocket", "database"],
+)
+def test_a_connection_after_its_step_is_refused(gateway: Gateway, plain_outside: OutsideServer, first: bytes) -> None:
+    """Between steps, a proxy and a WebSocket get 403, another protocol is closed, and the host gets nothing."""
+    plain_outside.seen.clear()
+    with knock(gateway, gateway.issue_token(), "api.example.test", 80, secure=False) as sock:
+        sock.sendall(first)
+        try:
+            answer = read_until(sock, b"\r\n\r\n")
+        except ConnectionResetError:
+            answer = b""
+
+    assert answer == b"" if first.startswith(b"\0") else answer.startswith(b"HTTP/1.1 403")
+    assert plain_outside.seen == []
+
+
 def test_an_unknown_token_behind_the_hook_is_refused(gateway: Gateway, outside: OutsideServer) -> None:
     """An unknown caller token gets 403: a response, so that clients do not retry."""
     with knock(gateway, "guessed", "api.example.test", 443, secure=True) as sock:

@@ -19,7 +19,7 @@ import trustme
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.gateway import NODE_HOOK
-from pdkernel.egress.tls.certificates import CertificateAuthority
+from pdkernel.egress.tls.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority
 from pdkernel.egress.tls.client_hello import hello_is_complete, parse_client_hello
 from pdkernel.errors import ProjectError
 from tests.egress.kit import (
@@ -97,6 +97,18 @@ def shake_hands(authority: CertificateAuthority, host: str) -> ssl.SSLObject:
 def test_a_host_certificate_is_trusted_by_the_bundle(tmp_path: Path, host: str) -> None:
     """A client with the project's bundle accepts the gateway's certificate for a host, also with an underscore in its name."""
     assert shake_hands(CertificateAuthority(tmp_path, environ={}), host).getpeercert() is not None
+
+
+def test_certificates_of_many_hosts_are_not_all_kept(tmp_path: Path) -> None:
+    """The authority keeps the certificates of the hosts that were called last; another one is issued again."""
+    authority = CertificateAuthority(tmp_path, environ={})
+    first, second = authority.server_context("first.test"), authority.server_context("second.test")
+    for number in range(_MAX_CACHED_CONTEXTS - 1):
+        authority.server_context(f"host{number}.test")
+        assert authority.server_context("first.test") is first
+
+    assert authority.server_context("second.test") is not second
+    assert shake_hands(authority, "second.test").getpeercert() is not None
 
 
 def test_the_gateway_speaks_http1_only(tmp_path: Path) -> None:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import base64
 import socket
+import struct
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pdkernel.egress import Gateway
-from tests.egress.kit import ClientProcess, Ledger, OutsideServer, issue_bound_token, knock, read_all, read_until
+from tests.egress.hosts import gateway_to, host
+from tests.egress.kit import (
+    ClientProcess,
+    Ledger,
+    Loop,
+    OutsideServer,
+    issue_bound_token,
+    knock,
+    read_all,
+    read_until,
+    wait_until,
+)
 
 HOST = "api.example.test"
 
@@ -65,6 +79,69 @@ def test_an_invalid_body_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> N
         answer = read_all(sock)
 
     assert answer.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome", "note"),
+    [
+        ("live", "failed", "no response: the client did not send its whole request."),
+        ("deny", "denied", "POST https://api.example.test/half was not sent"),
+    ],
+)
+def test_a_client_that_leaves_before_the_end_of_its_request(
+    gateway: Gateway, outside: OutsideServer, ledger: Ledger, mode: str, outcome: str, note: str
+) -> None:
+    """The call has a row, which does not blame the host."""
+    caller_token = issue_bound_token(gateway, ledger, mode)
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
+        sock.sendall(b"POST /half HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 100\r\n\r\nhalf")
+    wait_until(lambda: bool(ledger.calls))
+
+    assert [(call.outcome, str(call.note)[: len(note)]) for call in ledger.calls] == [(outcome, note)]
+
+
+def test_a_client_that_resets_its_connection_in_a_request(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """A killed process is not an error of the host: the row has the cause, and the host's connection is closed."""
+    received: list[bytes] = []
+    has_half = threading.Event()
+
+    def read(sock: socket.socket) -> None:
+        received.append(read_until(sock, b"half"))
+        has_half.set()
+        received.append(sock.recv(100))
+
+    with host(read) as port, gateway_to(loop, tmp_path, port, meant=80) as (own, caller_token):
+        own.bind(caller_token, ledger.binding("live"))
+        with knock(own, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: slack.com\r\nContent-Length: 100\r\n\r\nhalf")
+            assert has_half.wait(10)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(lambda: bool(ledger.calls))
+
+    assert [call.note for call in ledger.calls] == ["no response: the client did not send its whole request."]
+    assert received[1:] == [b""]
+
+
+def test_the_head_of_a_slow_response_is_passed_on_at_once(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """A client gets the head of a response whose body has not begun, as from an endpoint for long polling."""
+    go_on = threading.Event()
+
+    def slow(sock: socket.socket) -> None:
+        read_until(sock, b"\r\n\r\n")
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        go_on.wait(10)
+        sock.sendall(b"body")
+
+    with host(slow) as port, gateway_to(loop, tmp_path, port, meant=80) as (own, caller_token):
+        own.bind(caller_token, ledger.binding("live"))
+        with knock(own, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
+            head = read_until(sock, b"\r\n\r\n")
+            go_on.set()
+            body = read_all(sock)
+
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert body == b"body"
 
 
 @pytest.mark.parametrize(("size", "is_closed"), [(10, False), ((1 << 20) + 1, True)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import struct
 
 import pytest
 
@@ -71,3 +73,25 @@ async def test_bytes_are_read_twice() -> None:
         far.close()
         assert await peek(near) == b""
         assert await peek_until(near, lambda _: False) == b""
+
+
+async def test_a_connection_that_is_reset_is_not_awaited() -> None:
+    """If a client resets its connection while more of its first bytes are awaited, the wait ends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = socket.create_connection(server.getsockname())
+        near, _ = server.accept()
+        with near, far:
+            near.setblocking(False)
+            far.sendall(b"GE")
+            has_begun = asyncio.Event()
+
+            def is_complete(_: bytes) -> bool:
+                has_begun.set()
+                return False
+
+            waiting = asyncio.ensure_future(peek_until(near, is_complete))
+            await has_begun.wait()
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            far.close()
+
+            assert await waiting == b"GE"

@@ -15,12 +15,13 @@ import pytest
 from pdkernel.egress import Gateway
 from pdkernel.egress.public_addresses import NotPublicError, is_inside, is_public, public_addresses
 from pdkernel.egress.tls.client_hello import parse_client_hello
-from tests.egress.hosts import host
+from tests.egress.hosts import client_context, host
 from tests.egress.kit import (
     ClientProcess,
     Ledger,
     Loop,
     OutsideServer,
+    SentMemory,
     knock,
     node_paths,
     node_process,
@@ -228,6 +229,30 @@ def test_a_websocket_is_refused(public: Gateway, names: Names, caller_token: str
 
     assert head == b"HTTP/1.1 403 Forbidden\r\n"
     assert [call.outcome for call in ledger.calls] == ["denied"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_name_with_a_private_address_is_refused_inside_tls(
+    public: Gateway, names: Names, ledger: Ledger, method: str
+) -> None:
+    """A client with its own TLS gets the refusal for its request; a request that is sent once is not stored as sent."""
+    names.answers["inside.test"] = [["10.0.0.1"]]
+    sent = SentMemory()
+    caller_token = public.issue_token(public_only=True)
+    public.bind(caller_token, ledger.binding("live", public_only=True, sent_requests=sent))
+    ca = public.build_environment(caller_token, "python")["NODE_EXTRA_CA_CERTS"]
+    with (
+        knock(public, caller_token, "inside.test", 443, secure=False) as plain,
+        client_context(Path(ca), "http/1.1").wrap_socket(plain, server_hostname="inside.test") as sock,
+    ):
+        sock.sendall(f"{method} /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi".encode())
+        answer = read_all(sock)
+
+    assert code_of(answer) == "egress_not_public"
+    assert [(call.method, call.url, call.outcome) for call in ledger.calls] == [
+        (method, "https://inside.test/x", "denied")
+    ]
+    assert sent.kept == {}
 
 
 def test_an_upstream_proxy_is_given_the_address(public: Gateway, names: Names, ledger: Ledger) -> None:

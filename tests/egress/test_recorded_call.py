@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pdkernel.egress.recorded_call import (
     CallRedactor,
+    LargeBody,
     NotSearchableError,
     check_archives,
     decode_content_coding,
@@ -240,6 +241,30 @@ def test_an_unknown_secret_stays_a_placeholder() -> None:
 
 
 PIECES = [*"{}|:.[]⟦⟧ab", "secret", "{{secret:", "slack.bot_token", "token-of-mine-1"]
+
+
+def test_a_large_body_is_stored_by_its_length_and_hash() -> None:
+    """A body that is too long to be searched for secrets is left out of a recording; two of them have two keys."""
+    bodies = [LargeBody(40_000_000, digest * 64) for digest in "ab"]
+
+    calls = [CallRedactor().redact_request("POST", "https://a/", [], body, redactor()) for body in bodies]
+    response = CallRedactor().redact_response(200, b"OK", [], bodies[0], redactor())
+
+    assert calls[0].key != calls[1].key
+    assert calls[0].body == response.body
+    assert b"it has 40,000,000 bytes (SHA-256 aaaa" in response.body
+    assert b"up to 32 MB" in response.body
+
+
+def test_a_body_that_is_not_the_json_of_its_type_has_a_key() -> None:
+    """A body that is announced as JSON and is not is compared as text."""
+    headers = [(b"content-type", b"application/json")]
+    keys = {
+        CallRedactor().redact_request("POST", "https://a/", headers, body, redactor()).key
+        for body in (b"{not json", b"{not  json", b"[" * 100_000)
+    }
+
+    assert len(keys) == 3
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))

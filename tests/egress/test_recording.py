@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from pdkernel.egress import parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError
 from pdkernel.egress.recorded_call import CallRedactor, RecordedCall, RecordedResponse, restore_secrets
-from pdkernel.egress.recording import MAX_MEMORY_RECORDING_BYTES, MemoryRecording, RecordingError, RecordingFile
+from pdkernel.egress.recording import (
+    MAX_MEMORY_RECORDING_BYTES,
+    MemoryRecording,
+    RecordingError,
+    RecordingFile,
+    read_recorded_requests,
+)
 from tests.egress.kit import REF, TOKEN, ClientProcess, Ledger, OutsideServer, SentMemory, redactor
 
 URL = "https://api.example.test/things"
@@ -157,6 +163,40 @@ def test_calls_that_do_not_fit_in_memory_are_named(
     assert recording.skipped == [f"POST {URL}", f"GET {big.format(101)}"]
     assert len(recording) == 2
     assert len(outside.seen) == 3
+
+
+def test_a_replayed_call_is_recorded_in_memory(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A run that replays calls can be saved as a test: its calls are in memory, in order, as in the file."""
+    file, recording = tmp_path / "calls.jsonl", MemoryRecording()
+    python.bind(ledger.binding(f"record={file}"))
+    for _ in range(2):
+        python.request("requests", "GET", URL)
+    python.bind(ledger.binding(f"replay={file}", memory_recording=recording))
+    for _ in range(2):
+        python.request("requests", "GET", URL)
+
+    recording.append_to(tmp_path / "saved.jsonl")
+    assert [each["response"] for each in lines(tmp_path / "saved.jsonl")] == [each["response"] for each in lines(file)]
+    assert len(outside.seen) == 2
+
+
+def test_a_call_to_a_built_in_stand_in_is_recorded_in_memory(
+    python: ClientProcess, ledger: Ledger, tmp_path: Path
+) -> None:
+    """A safe call that a built-in stand-in answers is recorded too."""
+    recording = MemoryRecording()
+    python.bind(ledger.binding("stand-in=slack", memory_recording=recording))
+
+    answer = python.request(
+        "requests", "GET", "https://slack.com/api/auth.test", None, {"authorization": f"Bearer {TOKEN}"}
+    )
+
+    assert answer.json()["ok"] is True
+    recording.append_to(tmp_path / "saved.jsonl")
+    assert [json.loads(each["response"]["body"]["text"])["ok"] for each in lines(tmp_path / "saved.jsonl")] == [True]
+    assert TOKEN not in (tmp_path / "saved.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -567,6 +607,28 @@ def test_a_line_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> None
     recording_file, call, answer = recorded(tmp_path, f"one{separator}two".encode())
 
     assert recording_file.find("send", 0, call, safe=True) == answer
+
+
+def test_the_recorded_requests_of_a_file(tmp_path: Path) -> None:
+    """Each step, method and URL is listed once, in the order of the file."""
+    recording_file, call, answer = recorded(tmp_path)
+    recording_file.add("send", 1, call, answer, 1.0)
+    recording_file.add("other", 0, call, answer, 1.0)
+
+    found = read_recorded_requests(recording_file.file)
+
+    assert found == [("send", call.method, call.url), ("other", call.method, call.url)]
+
+
+@pytest.mark.parametrize("content", [b'{"key": "\xff"}', b"{", b"[" * 100_000, b"null", None])
+def test_a_file_without_recorded_requests_is_named(tmp_path: Path, content: bytes | None) -> None:
+    """A file that is not UTF-8 or has another line, and a missing one, is an error that names the file."""
+    file = tmp_path / "calls.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(RecordingError, match=r"calls\.jsonl cannot be read as recorded calls"):
+        read_recorded_requests(file)
 
 
 @pytest.mark.parametrize("mode", ["record", "replay"])

@@ -264,6 +264,18 @@ def test_the_probe_of_a_browser_is_not_a_call(gateway: Gateway, bound: str, ledg
     assert ledger.calls == []
 
 
+def test_the_probe_of_a_resolver_is_not_a_call(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """A resolver connects a datagram socket to an address to sort the addresses of a name: that works, and has no row."""
+    if own_address() is None:
+        pytest.skip("this machine has no route to another")
+    code = "import socket\nprint(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect_ex((HOST, PORT)))"
+
+    done = run_sandboxed(gateway, bound, python(code, PLACE, 9))
+
+    assert done.stdout == "0\n"
+    assert ledger.calls == []
+
+
 def _waits(server: socket.socket) -> bool:
     try:
         return bool(server.recv(10, socket.MSG_PEEK))
@@ -302,6 +314,20 @@ def test_a_query_to_a_name_server_is_refused(gateway: Gateway, bound: str, ledge
 
 
 # ── systems without a seccomp listener ──────────────────────────────────────────────────────────────────
+
+
+def test_a_program_runs_without_a_sandbox(loop: Loop, plain_outside: OutsideServer, tmp_path: Path) -> None:
+    """On a system without a sandbox, programs start as they are, and a process has no plan to sandbox itself."""
+    kind: SandboxKind = "none"
+    gateway = loop.run(Gateway.start(tmp_path, environ={}, sandbox_kind=kind))
+    try:
+        caller_token = gateway.issue_token()
+        done = run_sandboxed(gateway, caller_token, python(TCP, "127.0.0.1", plain_outside.port))
+        plan = gateway.plan_sandbox(caller_token)
+    finally:
+        loop.run(gateway.close())
+
+    assert (done.stdout, plan) == ("HTTP/1.1 200\n", None)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.egress.kit import (
     outside_context,
     python_process,
     read_all,
+    read_until,
     redactor,
     wait_until,
 )
@@ -341,6 +342,26 @@ def test_a_request_is_stored_if_the_client_disconnects(
     assert answer.endswith(b"onetwo")
     assert len(outside.seen) == 1
     assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]
+
+
+def test_closing_the_gateway_ends_a_call_without_a_response(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The gateway does not wait for a host that never answers, and closes the host's connection."""
+    received: list[bytes] = []
+
+    def silent(sock: socket.socket) -> None:
+        received.append(read_until(sock, b"hi"))
+        received.append(sock.recv(100))
+
+    with host(silent) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live", sent_requests=SentMemory()))
+        with knock(gateway, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: slack.com\r\nContent-Length: 2\r\n\r\nhi")
+            wait_until(lambda: bool(received))
+            loop.run(gateway.close())
+            assert read_all(sock) == b""
+        wait_until(lambda: len(received) == 2)
+
+    assert received[1] == b""
 
 
 class FullStore(SentMemory):

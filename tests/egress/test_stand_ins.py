@@ -10,6 +10,7 @@ import pytest
 
 from pdkernel.egress import Gateway, ReceivedRequest, parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError
+from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES
 from pdkernel.egress.stand_ins import (
     GitHubStandIn,
     GoogleSheetsStandIn,
@@ -18,7 +19,7 @@ from pdkernel.egress.stand_ins import (
     StandIn,
     select_stand_in,
 )
-from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer
+from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer, issue_bound_token, knock, read_all
 
 GITHUB, SHEETS, OPENAI = "api.github.com", "sheets.googleapis.com", "api.openai.com"
 HEADERS = {"authorization": "Bearer a-token", "user-agent": "test"}
@@ -104,6 +105,19 @@ class TestGitHub:
         assert (status, [each["name"] for each in body]) == (200, ["bug", "urgent"])
         assert note == "GitHub labels on o/r#7: bug, urgent"
         assert ask(GitHubStandIn(), "POST", url, [])[0] == 422
+
+    @pytest.mark.parametrize("labels", ["bug", 5, True, {"name": "bug"}])
+    def test_labels_that_are_not_a_list_are_refused(self, labels: Any) -> None:
+        """An issue and its labels get GitHub's 422, and the letters of a text do not become labels."""
+        for path, body in (("issues", {"title": "Broken", "labels": labels}), ("issues/7/labels", {"labels": labels})):
+            status, answer, _ = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/{path}", body)
+            assert (status, "is not an array" in answer["message"]) == (422, True)
+
+    def test_an_issue_without_a_title_is_refused(self) -> None:
+        """The response is 422, with the missing field."""
+        status, body, _ = ask(GitHubStandIn(), "POST", f"{GITHUB}/repos/o/r/issues", {"body": "Broken"})
+
+        assert (status, body["errors"][0]["field"]) == (422, "title")
 
     def test_the_older_scheme_of_a_token_is_accepted(self) -> None:
         """`Authorization: token ...` is as good as `Bearer`; the scheme alone is refused."""
@@ -299,6 +313,9 @@ class TestOpenAI:
             ({"type": "number", "minimum": 3}, 3),
             ({"type": "null"}, None),
             ({"type": "object", "properties": {"sure": {"const": True}}}, {"sure": True}),
+            ({"type": "object", "properties": {"any": True}}, {"any": None}),
+            ({"type": "object", "properties": 5}, {}),
+            ({"type": "boolean", "enum": 5, "anyOf": {"type": "string"}}, False),
         ],
     )
     def test_an_answer_fits_the_schema(self, schema: Any, said: Any) -> None:
@@ -431,6 +448,19 @@ def test_a_message_is_answered_as_slack_does(node: ClientProcess, gateway: Gatew
     assert (ledger.calls[0].outcome, ledger.calls[0].app) == ("stand_in", "slack")
 
 
+def test_a_huge_request_to_a_stand_in_is_refused(gateway: Gateway, ledger: Ledger) -> None:
+    """A body that is longer than a stand-in reads gets 413, with the limit in the row."""
+    size = MAX_RECORDED_BODY_BYTES + 1
+    caller_token = issue_bound_token(gateway, ledger, "stand-in=slack")
+    with knock(gateway, caller_token, "slack.com", 443, secure=True) as sock:
+        head = f"POST /api/files.upload HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+        sock.sendall(head.encode() + bytes(size))
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert [(call.status, call.note) for call in ledger.calls] == [(413, "the stand-in reads bodies up to 32 MB")]
+
+
 def test_the_token_is_not_in_the_ledger(
     python: ClientProcess, gateway: Gateway, ledger: Ledger, outside: OutsideServer
 ) -> None:
@@ -445,14 +475,18 @@ def test_the_token_is_not_in_the_ledger(
     assert outside.seen == []
 
 
-def test_a_form_is_read_like_json() -> None:
-    """The arguments may be a form, with blocks as JSON text."""
-    form = urlencode({"channel": "C0123456789", "blocks": json.dumps([{"type": "section", "text": {"text": "Hi"}}])})
+@pytest.mark.parametrize(
+    ("name", "part"), [("blocks", {"type": "section", "text": {"text": "Hi"}}), ("attachments", {"text": "Hi"})]
+)
+def test_a_form_is_read_like_json(name: str, part: object) -> None:
+    """The arguments may be a form, with blocks and attachments as JSON text."""
+    form = urlencode({"channel": "C0123456789", name: json.dumps([part])})
 
     answer = SlackStandIn().answer(received(form, **{"content-type": "application/x-www-form-urlencoded"}))
 
     assert isinstance(answer.body, dict)
     assert answer.body["channel"] == "C0123456789"
+    assert answer.body["message"][name] == [part]
     assert answer.note == 'Slack message to C0123456789: "Hi"'
 
 
@@ -739,6 +773,24 @@ def test_a_note_has_the_first_visible_text() -> None:
     ]
 
 
+def test_users_and_members() -> None:
+    """A user is created with their id, has a profile, and is listed; the members of a conversation are its user and the own one."""
+    slack = SlackStandIn()
+    own = call(slack, "auth.test")["user_id"]
+    general = call(slack, "conversations.list")["channels"][0]["id"]
+    direct = call(slack, "chat.postMessage", channel="U0123456789", text="Hi")["channel"]
+
+    user = call(slack, "users.info", user="U9876543210")["user"]
+    profile = call(slack, "users.profile.get", user="U9876543210")["profile"]
+    listed = [each["id"] for each in call(slack, "users.list")["members"]]
+    members = [call(slack, "conversations.members", channel=each)["members"] for each in (direct, general)]
+
+    assert (user["id"], user["profile"]) == ("U9876543210", profile)
+    assert {own, "U0123456789", "U9876543210"} <= set(listed)
+    assert members == [[own, "U0123456789"], [own]]
+    assert call(slack, "users.profile.get")["profile"] != profile
+
+
 @pytest.mark.parametrize(
     ("method", "arguments", "error"),
     [
@@ -752,6 +804,8 @@ def test_a_note_has_the_first_visible_text() -> None:
         ("conversations.list", {"types": "secret"}, "invalid_types"),
         ("conversations.list", {"cursor": "***"}, "invalid_cursor"),
         ("users.info", {"user": "ada"}, "user_not_found"),
+        ("users.profile.get", {"user": "ada"}, "user_not_found"),
+        ("chat.postMessage", {"channel": "general", "blocks": "[not json"}, "no_text"),
         ("conversations.replies", {"channel": "C0123456789", "ts": "1700000000.000001"}, "thread_not_found"),
     ],
 )

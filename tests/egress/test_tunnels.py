@@ -174,6 +174,18 @@ def test_the_first_bytes_inside_tls_are_passed_on(
     assert [(call.url, call.outcome) for call in ledger.calls] == [("https://slack.com:8883", "sent")]
 
 
+def test_closing_the_gateway_ends_a_silent_client_inside_tls(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The gateway does not wait for a client that has established TLS and sends nothing."""
+    with gateway_to(loop, tmp_path, closed_port(), meant=8080) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("deny"))
+        with knock_by_tls(gateway, caller_token, 8080) as sock:
+            loop.run(gateway.close())
+            with suppress(OSError):
+                assert sock.recv(100) == b""
+
+    assert ledger.calls == []
+
+
 # ── TLS, WebSockets and HTTP/2 ──────────────────────────────────────────────────────────────────────────
 
 
@@ -194,6 +206,24 @@ def test_a_websocket_works_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -
     assert answer == b"ping"
     assert [(call.method, call.url, call.status) for call in ledger.calls] == [
         ("GET", "http://db.example.test/ws", 101)
+    ]
+
+
+def test_a_websocket_to_a_host_that_refuses(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The connection is reset as without a gateway, and the row has the cause."""
+    with gateway_to(loop, tmp_path, closed_port(), meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "db.example.test", 80, secure=False) as sock:
+            sock.sendall(ASK)
+            with pytest.raises(ConnectionResetError):
+                sock.recv(100)
+
+    assert [(call.url, call.outcome, call.note) for call in ledger.calls] == [
+        (
+            "http://db.example.test/ws",
+            "failed",
+            "no response: db.example.test:80 refused the connection (ECONNREFUSED).",
+        )
     ]
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
 
 from pdkernel.egress import Gateway
+from pdkernel.egress.message import Body
+from pdkernel.egress.public_addresses import system_lookup
 from pdkernel.egress.tls.client_hello import parse_client_hello
+from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.errors import ProjectError
 from pdkernel.identity import ProxyAccess
 from tests.egress.hosts import client_context, gateway_to, host
 from tests.egress.kit import (
@@ -372,6 +378,13 @@ def test_the_host_is_connected_once(
     assert [call.outcome for call in ledger.calls] == ["sent"]
 
 
+def find_cause(gateway: Gateway, caller_token: str, port: int) -> dict[str, object]:
+    """The gateway's answer to a hook that asks why the connection from *port* was dropped."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as asking:
+        asking.sendall(f"PDK1 {json.dumps({'token': caller_token, 'dropped': port})}\n".encode())
+        return dict(json.loads(read_all(asking)))
+
+
 def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Ledger) -> None:
     """A hook requests the cause with its caller token and port; another token or port gets no answer."""
     caller_token, other = nowhere.issue_token(), nowhere.issue_token()
@@ -381,18 +394,13 @@ def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Led
         with pytest.raises(ConnectionResetError):
             sock.recv(100)
 
-    def why(token: str, number: int) -> object:
-        with socket.create_connection(("127.0.0.1", nowhere.port), timeout=10) as asking:
-            asking.sendall(f"PDK1 {json.dumps({'token': token, 'dropped': number})}\n".encode())
-            return json.loads(read_all(asking))
-
-    assert why(caller_token, port) == {
+    assert find_cause(nowhere, caller_token, port) == {
         "code": "ECONNREFUSED",
         "message": "refused.test:5432 refused the connection (ECONNREFUSED).",
         "host": "refused.test",
         "port": 5432,
     }
-    assert why(other, port) == why(caller_token, port % 65535 + 1) == {}
+    assert find_cause(nowhere, other, port) == find_cause(nowhere, caller_token, port % 65535 + 1) == {}
 
 
 def test_the_cause_has_no_secret(lost: ClientProcess, ledger: Ledger) -> None:
@@ -404,3 +412,115 @@ def test_the_cause_has_no_secret(lost: ClientProcess, ledger: Ledger) -> None:
     assert (
         out["error"] == f"ConnectionRefusedError: [Errno 111] ⟦secret:{REF}⟧:80 refused the connection (ECONNREFUSED)."
     )
+
+
+def test_the_cause_names_no_secret_host(nowhere: Gateway, ledger: Ledger) -> None:
+    """A hook that requests the cause gets no secret, neither in the message nor as the host."""
+    caller_token = issue_bound_token(nowhere, ledger, redactor=redactor({REF: "refused.test"}))
+    with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock:
+        port = sock.getsockname()[1]
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+
+    cause = find_cause(nowhere, caller_token, port)
+
+    assert cause["host"] == f"⟦secret:{REF}⟧"
+    assert "refused.test" not in str(cause)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "why"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "x"), "EAI_AGAIN", "far.test cannot be resolved: no name server answers"),
+        (socket.gaierror(socket.EAI_NONAME, "x"), "ENOTFOUND", "far.test was not found"),
+        (ConnectionRefusedError(), "ECONNREFUSED", "far.test:443 refused the connection"),
+        (ConnectionResetError(), "ECONNRESET", "far.test:443 closed the connection"),
+        (TimeoutError(), "ETIMEDOUT", "far.test:443 did not answer in time"),
+        (
+            OSError(errno.EHOSTUNREACH, "No route to host"),
+            "EHOSTUNREACH",
+            "far.test:443 cannot be reached, No route to host",
+        ),
+        (OSError("odd."), "ECONNRESET", "far.test:443: odd"),
+    ],
+    ids=lambda each: each if isinstance(each, str) and each.isupper() else "",
+)
+@pytest.mark.parametrize("way", ["send", "open", "connect", "via"])
+async def test_the_cause_of_a_failed_connection(way: str, fault: OSError, code: str, why: str) -> None:
+    """The error has Node.js's code of the cause, and a sentence that names host and port; no part of a request was sent."""
+
+    async def lookup(_host: str, _port: int) -> list[str]:
+        raise fault
+
+    async def empty() -> AsyncIterator[bytes]:
+        yield b""
+
+    upstream = Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=lookup)
+    to = Destination("https", "far.test", 443)
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "send": lambda: upstream.send(to, "GET", b"/", [], Body(empty()), via=None, public_only=True),
+        "via": lambda: upstream.send(to, "GET", b"/", [], Body(empty()), via="http://127.0.0.1:9", public_only=True),
+        "open": lambda: upstream.open(to, public_only=True),
+        "connect": lambda: upstream.connect(to, tls=True, public_only=True),
+    }
+    with pytest.raises(UpstreamError) as caught:
+        await calls[way]()
+    await upstream.close()
+
+    error = caught.value
+    assert (str(error), error.code, error.host, error.port) == (f"{why} ({code}).", code, "far.test", 443)
+    assert not error.sent or way == "connect"
+
+
+async def test_a_connection_is_not_used_for_another_name(authority: trustme.CA, outside_ca: Path) -> None:
+    """A request for another name in TLS than that of the connection which was opened first fails, and closes the connection."""
+    received: list[bytes] = []
+
+    def read(sock: socket.socket) -> None:
+        received.append(sock.recv(100))
+
+    async def empty() -> AsyncIterator[bytes]:
+        yield b""
+
+    with host(read, outside_context(authority)) as port:
+        overrides = {("db.example.test", 443): ("127.0.0.1", port)}
+        upstream = Upstream(environ={}, host_overrides=overrides, extra_cas=[outside_ca], lookup=system_lookup)
+        to = Destination("https", "db.example.test", 443, "slack.com")
+        assert await upstream.open(to) is not None
+        other = replace(to, server_name="api.example.test")
+        with pytest.raises(UpstreamError, match=r"the connection was opened for slack\.com"):
+            await upstream.send(other, "GET", b"/", [], Body(empty()), via=None)
+        await upstream.close()
+
+    assert received == [b""]
+
+
+def test_a_token_for_connects_proxy_that_is_not_issued(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """If Pipedream issues no token for its proxy, the call fails with that reason."""
+
+    def refuse() -> str:
+        raise ProjectError("Pipedream reports a server error (500).")
+
+    access = ProxyAccess("http://connect.invalid/proxy", "apn_1", "ada", "production", refuse)
+    with gateway_to(loop, tmp_path, 9, meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live", proxy_by_secret_ref={REF: access}))
+        with knock(gateway, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(f"GET /?token={TOKEN} HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n".encode())
+            with pytest.raises(ConnectionResetError):
+                sock.recv(100)
+
+    assert [(call.outcome, call.note) for call in ledger.calls] == [
+        ("failed", "no response: Pipedream reports a server error (500).")
+    ]
+
+
+def test_a_service_of_this_machine_that_refuses(nowhere: Gateway, ledger: Ledger) -> None:
+    """A connection to a closed port of this machine is reset, its cause is known, and it is not recorded."""
+    caller_token, closed = issue_bound_token(nowhere, ledger, "deny"), closed_port()
+    with knock(nowhere, caller_token, "127.0.0.1", closed, secure=False) as sock:
+        port = sock.getsockname()[1]
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+
+    assert find_cause(nowhere, caller_token, port)["code"] == "ECONNREFUSED"
+    assert ledger.calls == []

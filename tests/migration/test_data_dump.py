@@ -310,3 +310,16 @@ def test_a_file_outside_of_the_folder_is_refused(tmp_path: Path, path: Any) -> N
         download(url, tmp_path / "rescued").download_files()
 
     assert [*tmp_path.rglob("*")] == []
+
+
+@pytest.mark.parametrize("after", ["a.txt", "", 7])
+def test_a_page_of_files_that_names_no_next_file_is_an_error(tmp_path: Path, after: object) -> None:
+    """A page that names itself or something other than a file as the next page does not end the download as if complete."""
+
+    def respond(body: Any) -> Answer:
+        if "file" in body:
+            return part_of(b"a", 1)
+        return 200, {"total": 2, "files": [{"path": "a.txt", "size": 1}], "next": after}, {}
+
+    with endpoint(respond) as (url, _), pytest.raises(RequestError, match="has no next file"):
+        download(url, tmp_path).download_files()

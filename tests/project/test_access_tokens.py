@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import jwt
+from sqlalchemy import func, select
 
 from pdkernel.clock import ManualClock
 from pdkernel.project import Project
 from pdkernel.project.access_tokens import _MAX_VERIFIED_TOKENS, CACHE_TTL_S, TOKEN_LIFETIME_S
+from pdkernel.project.schema import revoked_tokens
 
 
 def issue_token(project: Project, *scopes: str) -> str:
@@ -83,6 +85,22 @@ def test_a_revocation_applies_at_once_in_its_process(sqlite_project: Project) ->
 
     assert sqlite_project.access_tokens.verify(revoked) is None
     assert sqlite_project.access_tokens.verify(valid) is not None
+
+
+def test_an_earlier_revocation_lasts_until_its_token_expires(sqlite_project: Project, clock: ManualClock) -> None:
+    """A revoked token stays refused when later tokens are revoked; the project forgets the revocation when the token expires."""
+    client = sqlite_project.oauth_clients.create().client.id
+    tokens = []
+    for _ in range(3):
+        tokens.append(sqlite_project.access_tokens.issue(client, ("*",)))
+        found = sqlite_project.access_tokens.verify(tokens[-1])
+        assert found is not None
+        sqlite_project.access_tokens.revoke(found)
+        assert [sqlite_project.access_tokens.verify(token) for token in tokens] == [None] * len(tokens)
+        clock.advance(TOKEN_LIFETIME_S / 2 + 1)
+
+    with sqlite_project.sqlalchemy_engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(revoked_tokens)).scalar_one() == 2
 
 
 def test_the_new_signing_key_signs(sqlite_project: Project) -> None:

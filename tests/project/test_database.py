@@ -15,15 +15,19 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Account
-from pdkernel.project import Project, StoreRecord
-from pdkernel.project.postgres import unreachable_error
+from pdkernel.project import EventTarget, Grant, Project, StoreRecord
+from pdkernel.project.accounts import AccountExistsError
+from pdkernel.project.postgres import translate_error, unreachable_error
+from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
 from tests.postgres import PostgresServer
 from tests.project.conftest import Location
+from tests.project.test_deployed_triggers import add_trigger
 
 
 @pytest.fixture
@@ -167,6 +171,92 @@ def test_a_user_is_deleted_while_an_account_is_added(processes: tuple[Project, P
         )
         accounts = first.accounts.list_accounts(external_user_id="ada")
         assert not accounts or first.accounts.find_user("ada", "development") is not None
+
+
+def test_one_process_gets_an_account_id(processes: tuple[Project, Project], clock: ManualClock) -> None:
+    """Of two processes that add an account with one id, one is refused, and the account has the credentials of the other."""
+
+    def add(project: Project, account_id: str) -> str | None:
+        name = project.folder.name
+        account = Account(account_id, "slack", name, f"user {name}", "development", clock.now())
+        try:
+            project.accounts.add(account, {"t": name})
+        except AccountExistsError:
+            return None
+        return name
+
+    for number in range(10):
+        account_id = f"apn_one{number}"
+        winners = together(*[partial(add, project, account_id) for project in processes])
+
+        (winner,) = filter(None, winners)
+        found = processes[0].accounts.find(account_id)
+        assert found is not None
+        assert (found.name, dict(processes[0].accounts.credentials(account_id))) == (winner, {"t": winner})
+        assert {name: processes[0].accounts.remove(account_id) for name in winners if name} == {winner: True}
+
+
+def test_one_process_claims_a_renewal(processes: tuple[Project, Project], clock: ManualClock) -> None:
+    """Of two processes that refresh a token at the same time, one has the claim; after that the other may claim too."""
+    grant = Grant("refresh", None, clock.now())
+    for number in range(10):
+        account_id = f"apn_claim{number}"
+        processes[0].grants.set(account_id, grant)
+
+        claims = together(*[partial(project.grants.claim_renewal, account_id) for project in processes])
+
+        (claim,) = [each for each in claims if each is not None]
+        assert processes[1].grants.finish_renewal(account_id, claim, grant)
+        assert processes[1].grants.claim_renewal(account_id) is not None
+
+
+def test_items_of_a_setting_are_added_by_two_processes(processes: tuple[Project, Project]) -> None:
+    """Two processes that add items to one setting, such as registered apps, lose none; an item is replaced by its key."""
+
+    def add(project: Project) -> None:
+        for number in range(10):
+            project.settings.set_item("items", f"{project.folder.name}{number}", number)
+
+    together(*[partial(add, project) for project in processes])
+    processes[0].settings.set_item("items", "a0", "again")
+
+    items = {f"{name}{number}": number for name in "ab" for number in range(10)}
+    assert processes[1].settings.get("items") == {**items, "a0": "again"}
+
+
+def test_an_event_waits_once(processes: tuple[Project, Project]) -> None:
+    """An event that two processes store under one key waits once, and either process may finish the event."""
+    target = EventTarget("p_once", "timer")
+    keys = [f"once/{number}" for number in range(20)]
+
+    def store(project: Project) -> None:
+        for key in keys:
+            with project.sqlalchemy_engine.begin() as connection:
+                project.trigger_events.add(connection, target, [(key, {"by": project.folder.name})])
+
+    together(*[partial(store, project) for project in processes])
+
+    waiting = processes[0].trigger_events.list_waiting([target], 100)
+    assert sorted(event.dedupe_key for event in waiting) == sorted(keys)
+    together(*[partial(list, map(project.trigger_events.finish, waiting)) for project in processes])
+    assert processes[1].trigger_events.list_waiting([target], 100) == []
+
+
+def test_one_process_claims_a_due_trigger(processes: tuple[Project, Project], clock: ManualClock) -> None:
+    """Two processes that look for due triggers at the same time claim each trigger once."""
+    ids = [f"dc_due{number}" for number in range(6)]
+    for trigger_id in ids:
+        add_trigger(processes[0], trigger_id, Schedule(interval_s=60))
+    clock.advance(60)
+
+    def claim(project: Project) -> list[str]:
+        return [found.id for found in iter(project.deployed_triggers.claim_due, None)]
+
+    claimed = together(*[partial(claim, project) for project in processes])
+
+    assert sorted(each for found in claimed for each in found if each in ids) == ids
+    for trigger_id in ids:
+        processes[0].deployed_triggers.remove(trigger_id)
 
 
 def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, Project]) -> None:
@@ -336,6 +426,18 @@ def test_the_reason_of_an_error_shows_no_password() -> None:
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_pool_without_a_free_connection_is_named() -> None:
+    """If every connection of the process is in use for too long, the error gives that reason."""
+    url = make_url("postgresql://ada:pw-4712@db.example/shop")
+
+    found = translate_error(PoolTimeoutError("QueuePool limit of size 5 overflow 60 reached"), "postgresql://db", url)
+
+    assert found is not None
+    assert found.message == (
+        "The project's database postgresql://db cannot be used: all connections of this process are in use"
+    )
+
+
 def test_a_connection_in_use_is_closed_later(postgres_url: str, tmp_path: Path) -> None:
     """A connection that a thread uses while the project is closed is closed when the thread returns it."""
     project = Project.open(tmp_path, database_url=postgres_url)

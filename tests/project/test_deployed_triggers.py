@@ -12,6 +12,7 @@ from pdkernel.identity import Environment
 from pdkernel.project import Project
 from pdkernel.project.deployed_triggers import MAX_EVENTS_PER_TRIGGER, DeployedTrigger, Webhook
 from pdkernel.project.schedule import Schedule
+from tests.project.conftest import Location
 
 
 def add_trigger(
@@ -53,10 +54,40 @@ def test_a_trigger_is_read_back(sqlite_project: Project, clock: ManualClock) -> 
     assert sqlite_project.deployed_triggers.find("dc_1") == trigger
     clock.advance(5)
 
-    changed = sqlite_project.deployed_triggers.update(replace(trigger, name="Renamed"))
+    changed = sqlite_project.deployed_triggers.update("dc_1", lambda each: replace(each, name="Renamed"))
 
     assert changed == replace(trigger, name="Renamed", updated_at=trigger.created_at + timedelta(seconds=5))
     assert sqlite_project.deployed_triggers.find("dc_1") == changed
+
+
+def test_a_change_begins_with_the_stored_trigger(location: Location, project: Project) -> None:
+    """Two processes that change one trigger keep each other's changes; a removed trigger does not change."""
+    add_trigger(project, "dc_1")
+    with location.open(clock=project.clock) as other:
+        other.deployed_triggers.update("dc_1", lambda each: replace(each, workflows=()))
+        other.deployed_triggers.record_delivery("dc_1", "wh_1", "500")
+
+    changed = project.deployed_triggers.update("dc_1", lambda each: replace(each, name="Renamed"))
+
+    assert changed is not None
+    assert (changed.name, changed.workflows, [hook.failures for hook in changed.webhooks]) == ("Renamed", (), [1, 0])
+    assert project.deployed_triggers.find("dc_1") == changed
+    assert project.deployed_triggers.update("dc_2", lambda each: each) is None
+
+
+def test_only_another_schedule_moves_the_next_run(sqlite_project: Project, clock: ManualClock) -> None:
+    """A trigger that is renamed runs when it would have run; with another interval the time begins anew."""
+    table = sqlite_project.deployed_triggers
+    add_trigger(sqlite_project, "dc_1", Schedule(interval_s=60))
+    begin = clock.now()
+    clock.advance(50)
+
+    table.update("dc_1", lambda each: replace(each, name="Renamed"))
+    renamed = table.next_due()
+    table.update("dc_1", lambda each: replace(each, schedule=Schedule(interval_s=30)))
+
+    assert renamed == begin + timedelta(seconds=60)
+    assert table.next_due() == begin + timedelta(seconds=80)
 
 
 def test_triggers_are_listed_by_user_and_environment(sqlite_project: Project) -> None:
@@ -91,12 +122,12 @@ def test_a_due_trigger_is_claimed_once(sqlite_project: Project, clock: ManualClo
 def test_an_inactive_trigger_is_not_due(sqlite_project: Project, clock: ManualClock) -> None:
     """A trigger that is inactive is not claimed; it is due again an interval after it is active."""
     table = sqlite_project.deployed_triggers
-    trigger = add_trigger(sqlite_project, "dc_1", Schedule(interval_s=60))
-    table.update(replace(trigger, active=False))
+    add_trigger(sqlite_project, "dc_1", Schedule(interval_s=60))
+    table.update("dc_1", lambda each: replace(each, active=False))
     clock.advance(100)
     assert (table.claim_due(), table.next_due()) == (None, None)
 
-    table.update(trigger)
+    table.update("dc_1", lambda each: replace(each, active=True))
 
     assert table.next_due() == clock.now() + timedelta(seconds=60)
 
@@ -135,17 +166,20 @@ def test_the_newest_events_are_kept(sqlite_project: Project, count: int, oldest:
 
 
 def test_a_removed_trigger_leaves_nothing(sqlite_project: Project) -> None:
-    """Removing a trigger removes its events and its endpoint's key, and no other trigger's; it gets no events after that."""
+    """Removing a trigger removes its events, state and endpoint key, and no other trigger's; it gets no events after that."""
     table = sqlite_project.deployed_triggers
     keys = {}
     for trigger_id in ("dc_1", "dc_2"):
         add_trigger(sqlite_project, trigger_id)
         keys[trigger_id] = sqlite_project.endpoint_keys.ensure_trigger_key(trigger_id)
-        table.add_events(trigger_id, [{"id": "1", "e": {}}], ["p_1"])
+        assert table.add_events(trigger_id, [{"id": "1", "e": {}}], ["p_1"])
+        sqlite_project.source_states.update(f'["{trigger_id}", "key"]', lambda state: state.update(db=1))
 
     assert (table.remove("dc_1"), table.remove("dc_1")) == (True, False)
-    table.add_events("dc_1", [{"id": "2", "e": {}}])
 
+    assert not table.add_events("dc_1", [{"id": "2", "e": {}}])
+    states = [sqlite_project.source_states.load(f'["{each}", "key"]') for each in keys]
+    assert states == [{}, {"db": 1}]
     assert table.list_events("dc_1", 10) == []
     assert len(table.list_events("dc_2", 10)) == 1
     assert [sqlite_project.endpoint_keys.find_trigger_id(key) for key in keys.values()] == [None, "dc_2"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
+from pdkernel.errors import ProjectError
 from pdkernel.project import Project, find_project
 from pdkernel.project.folder import decode_key, encode_key, ensure_key, read_key
 
@@ -92,3 +95,14 @@ def test_a_named_project_is_its_folder_or_the_folder_above(tmp_path: Path) -> No
     """A name that is not `.pdkernel` is the folder in which the project's folder is."""
     assert find_project(tmp_path, named="other") == Path("other/.pdkernel")
     assert find_project(tmp_path, named="other/.pdkernel") == Path("other/.pdkernel")
+
+
+def test_a_key_file_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    """If a part of the key's path is a file, the error names the path and the fix, and leaves no draft."""
+    (tmp_path / "keys").write_text("")
+
+    with pytest.raises(ProjectError, match=r"key file .*keys/key cannot be written: .* is a file") as caught:
+        ensure_key(tmp_path / "keys" / "key")
+
+    assert "PDKERNEL_KEY_FILE" in caught.value.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from pdkernel.execution import StoredResponse
 from pdkernel.project import Project, Vault
 from pdkernel.project.database import Database
 from pdkernel.project.folder import encode_key, read_key
-from pdkernel.project.key_rotation import RotationResult, RotationScope, settle_rotation
+from pdkernel.project.key_rotation import EarlierSigningKey, RotationResult, RotationScope, settle_rotation
 from pdkernel.project.schema import meta, sent, variables
 
 KEY = bytes(range(32))
@@ -355,3 +356,25 @@ def test_no_repr_shows_a_key(project: Project) -> None:
 
     assert encode_key(secret).decode().strip() not in shown
     assert repr(secret)[2:-1] not in shown
+
+
+def test_a_key_whose_folder_is_gone_is_not_replaced(tmp_path: Path) -> None:
+    """If the new key cannot be written, nothing is encrypted again: the project is read with the earlier key."""
+    key_file = tmp_path / "keys" / "key"
+    with Project.open(tmp_path / ".pdkernel", key_file=key_file) as project:
+        project.variables.set("A", "1")
+        key = key_file.read_bytes()
+        shutil.rmtree(key_file.parent)
+
+        with pytest.raises(ProjectError, match="cannot be written"):
+            rotate(project)
+
+    key_file.parent.mkdir()
+    key_file.write_bytes(key)
+    with Project.open(tmp_path / ".pdkernel", key_file=key_file) as again:
+        assert again.variables.values() == {"A": "1"}
+
+
+def test_an_earlier_signing_key_is_not_shown() -> None:
+    """The text form of an earlier signing key has its time, and not the key."""
+    assert repr(EarlierSigningKey("c2VjcmV0", 1.0)) == "EarlierSigningKey(replaced=1.0)"

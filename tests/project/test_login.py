@@ -8,6 +8,7 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring
+from keyring.errors import KeyringLocked
 
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import PIPEDREAM_API_URL
@@ -114,6 +115,17 @@ def test_the_environments_login_needs_all_three_values(sqlite_project: Project) 
     assert login.load(theirs) == stored
 
 
+@pytest.mark.parametrize("variable", ["PDKERNEL_BASE_URL", "PIPEDREAM_BASE_URL"])
+def test_the_url_of_the_environments_login_is_checked(sqlite_project: Project, variable: str) -> None:
+    """The URL in the environment is that of the login; a URL that would send the secret without encryption is refused."""
+    found = sqlite_project.login.load({**CLIENT, variable: "https://api.example.com/"})
+
+    assert found is not None
+    assert found.base_url == "https://api.example.com"
+    with pytest.raises(RequestError, match="without encryption"):
+        sqlite_project.login.load({**CLIENT, variable: "http://api.example.com"})
+
+
 def test_a_secret_in_the_keyring_goes_with_its_login(sqlite_project: Project) -> None:
     """The secret is in the keyring and nowhere else; the removal of the login removes it there."""
     passwords, table, login = use_memory_keyring(usable=True), sqlite_project.login, Login("a", "b", "proj_1")
@@ -137,6 +149,24 @@ def test_a_keyring_that_is_missing_or_lost(sqlite_project: Project) -> None:
     unusable = use_memory_keyring(usable=False)
     assert (table.save(login), table.load({}), unusable) == ("project", login, {})
     assert list(passwords.values()) == ["b"]
+
+
+def test_a_keyring_that_fails_is_not_used(sqlite_project: Project) -> None:
+    """A keyring that is locked is a missing one: the secret is encrypted in the project."""
+
+    class LockedKeyring(KeyringBackend):
+        priority = 1
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            raise KeyringLocked
+
+        get_password = delete_password = set_password  # type: ignore[assignment]  # all of them fail
+
+    keyring.set_keyring(LockedKeyring())  # type: ignore[no-untyped-call]  # as above
+    table, login = sqlite_project.login, Login("a", "client-secret", "proj_1")
+
+    assert (table.save(login), table.load({})) == ("project", login)
+    assert "client-secret" not in str(sqlite_project.settings.all_settings())
 
 
 def test_a_login_is_removed_once(sqlite_project: Project) -> None:

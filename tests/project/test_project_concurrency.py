@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
 from tests.project.processes import run_together, start_process
@@ -102,3 +104,18 @@ def test_a_shared_connection_in_use_is_closed_later(sqlite_project: Project) -> 
         sqlite_project.close()
 
     assert database not in [each.resolve() for each in Path("/proc/self/fd").iterdir()]
+
+
+def test_shared_reads_may_be_nested(sqlite_project: Project) -> None:
+    """An inner block shares the connection of the outer one, whose later reads still work; an error ends both."""
+    sqlite_project.variables.set("A", "1")
+    with sqlite_project.shared_read_connection():
+        with sqlite_project.shared_read_connection():
+            assert sqlite_project.variables.list() == ["A"]
+        assert sqlite_project.variables.list() == ["A"]
+
+    with pytest.raises(KeyError), sqlite_project.shared_read_connection(), sqlite_project.shared_read_connection():
+        raise KeyError
+
+    sqlite_project.variables.set("B", "2")
+    assert sqlite_project.variables.list() == ["A", "B"]

@@ -12,6 +12,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.folder import ensure_key
 from pdkernel.project.schema import SCHEMA_VERSION
+from pdkernel.project.sqlite import translate_error
 from tests.privileges import run_unprivileged
 
 OPEN_AND_WRITE = """
@@ -247,6 +248,20 @@ def test_foreign_database(tmp_path: Path) -> None:
         Project.open(tmp_path / ".pdkernel", database_url=f"sqlite:///{path}")
 
     assert "is not a project of pdkernel, but it has tables with the same names: accounts" in caught.value.message
+
+
+def test_a_locked_database_is_named(existing: Path) -> None:
+    """The error of a database that another process has locked for too long names the file, and how to go on."""
+    path = existing / "project.db"
+    with sqlite3.connect(path, timeout=0) as first, sqlite3.connect(path, timeout=0) as second:
+        first.execute("begin immediate")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            second.execute("begin immediate")
+
+    error = translate_error(caught.value, path)
+
+    assert f"{path} was locked by another process" in error.message
+    assert "End the process that uses it" in error.fix
 
 
 def test_row_that_was_moved(existing: Path) -> None:

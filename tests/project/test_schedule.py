@@ -131,6 +131,7 @@ def test_the_latest_of_missed_times(cron: str, zone: str, hours: int) -> None:
     ("settings", "message"),
     [
         ({"cron": "0 0 31 2 *"}, "'0 0 31 2 *' is invalid, or it matches no time"),
+        ({"cron": "0 0 */3 2 1#5"}, "'0 0 */3 2 1#5' matches no time."),
         ({"cron": "0 0 9 * * 1-5"}, "does not have five fields"),
         ({"cron": "0 9 * * *", "timezone": "Mars/Olympus"}, "no time zone 'Mars/Olympus'"),
         ({}, "The schedule has no times"),

@@ -119,8 +119,8 @@ async def test_a_delivery_ends_the_failures_of_a_webhook(site: Served, receiver:
 
 async def test_events_of_a_removed_webhook_are_dropped(site: Served, receiver: AnsweringServer) -> None:
     """A webhook that was replaced after the events were stored gets none of them; the workflow starts."""
-    trigger = deploy(site, receiver.url)
-    site.project.deployed_triggers.update(replace(trigger, webhooks=()))
+    deploy(site, receiver.url)
+    site.project.deployed_triggers.update(TRIGGER, lambda trigger: replace(trigger, webhooks=()))
 
     await hand_over(site)
 

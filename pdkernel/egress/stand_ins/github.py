@@ -7,6 +7,7 @@ of a notebook do not change.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from typing import Any
@@ -101,7 +102,10 @@ def _open_issue(found: re.Match[str], body: Any) -> StandInAnswer:
         return _invalid("Issue", "title")
     where = f"{found['owner']}/{found['repo']}"
     number = derive_number(where, title) % 10_000 + 1
-    labels = [label for label in body.get("labels") or [] if isinstance(label, str)]
+    named = body.get("labels") or []
+    if not isinstance(named, list):
+        return _not_an_array(named)
+    labels = [label for label in named if isinstance(label, str)]
     created = _issue(where, number, title, body.get("body"), labels)
     return StandInAnswer(201, created, note=f'GitHub issue {where}#{number}: "{shorten(title)}"')
 
@@ -113,11 +117,17 @@ def _get_issue(found: re.Match[str], _: Any) -> StandInAnswer:
 
 def _label(found: re.Match[str], body: Any) -> StandInAnswer:
     named = body.get("labels") if isinstance(body, dict) else body
+    if not isinstance(named or [], list):
+        return _not_an_array(named)
     labels = [label for label in named or [] if isinstance(label, str)]
     if not labels:
         return _invalid("Label", "labels")
     where, number = f"{found['owner']}/{found['repo']}", int(found["number"])
     return StandInAnswer(200, _labels(labels), note=f"GitHub labels on {where}#{number}: {shorten(', '.join(labels))}")
+
+
+def _not_an_array(labels: object) -> StandInAnswer:
+    return _refusal(422, f"Invalid request.\n\nFor 'properties/labels', {json.dumps(labels)} is not an array.")
 
 
 def _issue(where: str, number: int, title: str, text: Any, labels: list[str]) -> dict[str, Any]:

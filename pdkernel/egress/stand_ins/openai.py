@@ -142,17 +142,18 @@ def _build_schema_value(schema: Any, question: str) -> Any:
     if not isinstance(schema, dict):
         return None
     choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if choices:
+    if choices and isinstance(choices, list):
         words = re.findall(r"\w+", question.lower())
         return next((choice for choice in choices if str(choice).lower() in words), choices[0])
-    if alternatives := schema.get("anyOf"):
+    alternatives = schema.get("anyOf")
+    if alternatives and isinstance(alternatives, list):
         return _build_schema_value(alternatives[0], question)
     kind = schema.get("type")
     match kind[0] if isinstance(kind, list) and kind else kind:
         case "object":
-            return {
-                name: _build_schema_value(part, question) for name, part in (schema.get("properties") or {}).items()
-            }
+            properties = schema.get("properties")
+            parts = properties.items() if isinstance(properties, dict) else ()
+            return {name: _build_schema_value(part, question) for name, part in parts}
         case "array":
             return [_build_schema_value(schema.get("items"), question)]
         case "string":

@@ -242,7 +242,7 @@ def _arguments(request: ReceivedRequest) -> SlackObject:
             return arguments
         return arguments | (found if isinstance(found, dict) else {})
     arguments |= dict(parse_qsl(text, keep_blank_values=True))
-    for name in ("blocks", "attachments", "metadata"):
+    for name in ("blocks", "attachments"):
         try:
             arguments[name] = json.loads(arguments.get(name) or "null")
         except ValueError:

@@ -6,7 +6,9 @@ A caller sees only triggers of the external user and of the request's environmen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from starlette.responses import Response
 
@@ -25,7 +27,6 @@ from pdkernel.server.api.trigger_deployment import (
     resolve_schedule_and_endpoint,
 )
 from pdkernel.server.api.trigger_serializers import serialize_trigger, serialize_webhook
-from pdkernel.server.trigger_runner import build_source_request
 from pdkernel.workers import ComponentDescription
 
 _EMITTERS = ("email", "http", "source", "timer")
@@ -59,12 +60,8 @@ async def update(call: ApiCall) -> JSON:
         raise ApiError(400, "active and emit_on_deploy must be true or false.")
     if name is not None and not isinstance(name, str):
         raise ApiError(400, "name must be a string.")
-    changed = replace(
-        trigger,
-        active=trigger.active if active is None else active,
-        name=name or trigger.name,
-        emits_on_deploy=trigger.emits_on_deploy if emits is None else emits,
-    )
+    fields = {"active": active, "name": name or None, "emits_on_deploy": emits}
+    changes: dict[str, Any] = {field: value for field, value in fields.items() if value is not None}
     if body.get("configured_props") is not None:
         request_body = {
             "id": f"{trigger.key}@{trigger.version}",
@@ -72,11 +69,13 @@ async def update(call: ApiCall) -> JSON:
             "configured_props": body["configured_props"],
         }
         given = await parse_component_request(call, request_body, "source")
-        configured = replace(changed, props=given.values, accounts=given.accounts, public_only=call.policy.public_only)
-        changed = await resolve_schedule_and_endpoint(call, configured, given.description)
+        configured = await resolve_schedule_and_endpoint(call, replace(trigger, props=given.values), given.description)
+        changes |= {"accounts": given.accounts, "public_only": call.policy.public_only}
+        changes |= {"props": configured.props, "schedule": configured.schedule, "endpoint": configured.endpoint}
+    changed = replace(trigger, **changes)
     if changed.active != trigger.active:
         await _run_hook(call, changed, "activate" if changed.active else "deactivate")
-    changed = await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
+    changed = await _change(call, trigger, lambda current: replace(current, **changes))
     return {"data": serialize_trigger(call, changed, await _description(call, changed))}
 
 
@@ -93,9 +92,7 @@ async def delete(call: ApiCall) -> Response:
     except (ApiError, PdkernelError):
         if not call.query_flag("ignore_hook_errors"):
             raise
-    project = call.context.project
-    await call.run_in_thread(project.deployed_triggers.remove, trigger.id)
-    await call.run_in_thread(project.source_states.remove, build_source_request(call.context, trigger, "run").state_key)
+    await call.run_in_thread(call.context.project.deployed_triggers.remove, trigger.id)
     return Response(status_code=204)
 
 
@@ -117,8 +114,8 @@ async def list_workflows(call: ApiCall) -> JSON:
 async def update_workflows(call: ApiCall) -> JSON:
     """`PUT .../{id}/pipelines`."""
     trigger, body = await _find(call), await call.read_json()
-    changed = replace(trigger, workflows=parse_workflow_ids(call, body.get("workflow_ids")))
-    await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
+    workflows = parse_workflow_ids(call, body.get("workflow_ids"))
+    changed = await _change(call, trigger, lambda current: replace(current, workflows=workflows))
     return {"workflow_ids": list(changed.workflows)}
 
 
@@ -130,9 +127,14 @@ async def list_webhooks(call: ApiCall) -> JSON:
 async def update_webhooks(call: ApiCall) -> JSON:
     """`PUT .../{id}/webhooks`: replaces the URLs; an existing URL keeps its key."""
     trigger, body = await _find(call), await call.read_json()
-    changed = replace(trigger, webhooks=await build_webhooks(call, body.get("webhook_urls"), trigger.webhooks))
-    await call.run_in_thread(call.context.project.deployed_triggers.update, changed)
-    return _webhooks(call, changed)
+    built = await build_webhooks(call, body.get("webhook_urls"), trigger.webhooks)
+
+    def set_webhooks(current: DeployedTrigger) -> DeployedTrigger:
+        stored = {hook.id: hook for hook in current.webhooks}  # with the deliveries that were recorded meanwhile
+        hooks = (replace(stored.get(hook.id, hook), public_only=hook.public_only) for hook in built)
+        return replace(current, webhooks=tuple(hooks))
+
+    return _webhooks(call, await _change(call, trigger, set_webhooks))
 
 
 async def retrieve_webhook(call: ApiCall) -> JSON:
@@ -144,10 +146,15 @@ async def regenerate_key(call: ApiCall) -> JSON:
     """`POST .../{id}/webhooks/{wid}/regenerate_signing_key`: creates and returns a new key."""
     trigger = await _find(call)
     old = _webhook(call, trigger)
-    new = replace(old, signing_key=generate_signing_key(), key_created=call.context.clock.now().timestamp())
-    hooks = tuple(new if hook.id == old.id else hook for hook in trigger.webhooks)
-    await call.run_in_thread(call.context.project.deployed_triggers.update, replace(trigger, webhooks=hooks))
-    return {"data": serialize_webhook(call, new)}
+    key, now = generate_signing_key(), call.context.clock.now().timestamp()
+
+    def set_key(current: DeployedTrigger) -> DeployedTrigger:
+        hooks = (
+            replace(hook, signing_key=key, key_created=now) if hook.id == old.id else hook for hook in current.webhooks
+        )
+        return replace(current, webhooks=tuple(hooks))
+
+    return {"data": serialize_webhook(call, _webhook(call, await _change(call, trigger, set_key)))}
 
 
 async def reset_delivery_state(call: ApiCall) -> JSON:
@@ -163,10 +170,22 @@ async def _find(call: ApiCall) -> DeployedTrigger:
     user = call.resolve_user(call.query_param("external_user_id"))
     trigger = await call.run_in_thread(call.context.project.deployed_triggers.find, call.path_param("trigger_id"))
     if trigger is None or trigger.external_user_id != user or trigger.environment != call.environment:
-        raise ApiError(
-            404, f"There is no deployed trigger {call.path_param('trigger_id')[:80]!r} of this external user."
-        )
+        raise _build_unknown_error(call)
     return trigger
+
+
+async def _change(
+    call: ApiCall, trigger: DeployedTrigger, change: Callable[[DeployedTrigger], DeployedTrigger]
+) -> DeployedTrigger:
+    """Store the result of *change*, which gets the trigger as it is now: other calls may have changed it since it was read."""
+    changed = await call.run_in_thread(call.context.project.deployed_triggers.update, trigger.id, change)
+    if changed is None:
+        raise _build_unknown_error(call)
+    return changed
+
+
+def _build_unknown_error(call: ApiCall) -> ApiError:
+    return ApiError(404, f"There is no deployed trigger {call.path_param('trigger_id')[:80]!r} of this external user.")
 
 
 def _webhook(call: ApiCall, trigger: DeployedTrigger) -> Webhook:

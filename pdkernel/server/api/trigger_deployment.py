@@ -20,8 +20,7 @@ from pdkernel.project import DeployedTrigger, Schedule, Webhook
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.component_request import ComponentRequest, parse_component_request
 from pdkernel.server.api.trigger_serializers import serialize_trigger
-from pdkernel.server.app_context import AppContext
-from pdkernel.server.trigger_runner import build_source_request, find_workflow
+from pdkernel.server.trigger_runner import find_workflow
 from pdkernel.workers import ComponentDescription
 
 _HOOKS: tuple[SourceAct, ...] = ("deploy", "activate")
@@ -42,7 +41,7 @@ async def deploy(call: ApiCall) -> JSON:
     try:
         emitted = await _run_hooks(call, trigger)
     except BaseException:
-        await asyncio.shield(call.run_in_thread(_delete, call.context, trigger))
+        await asyncio.shield(call.run_in_thread(call.context.project.deployed_triggers.remove, trigger.id))
         raise
     if trigger.emits_on_deploy:
         await call.state.deployed_triggers.emit(trigger, emitted)
@@ -61,11 +60,6 @@ async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEven
             raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")
         emitted += run.events
     return emitted
-
-
-def _delete(context: AppContext, trigger: DeployedTrigger) -> None:
-    context.project.deployed_triggers.remove(trigger.id)
-    context.project.source_states.remove(build_source_request(context, trigger, "run").state_key)
 
 
 async def _parse_trigger(call: ApiCall, configured: ComponentRequest, body: Mapping[str, Any]) -> DeployedTrigger:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 
 from pdkernel.egress import Gateway
+from pdkernel.errors import RequestError
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers, build_source_request
 from pdkernel.source import load_source
 from tests.actions.checkout import write_checkout
-from tests.http_servers import AnsweringServer
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.notebook_files import notebook_of
 from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.deploying import call_trigger, deploy, events
@@ -51,7 +53,7 @@ FETCHES = """
 export default {
   key: "depot-fetches", name: "Fetches", version: "0.1.0", type: "source", description: "Fetches a URL.",
   props: { url: "string", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
-  hooks: { async deploy() { await this.fetch() } },
+  hooks: { async deploy() { await this.fetch() }, async deactivate() { await this.fetch() } },
   methods: { async fetch() { this.$emit({ status: (await fetch(this.url, { method: "POST", body: "{}" })).status }) } },
   async run() { await this.fetch() },
 };
@@ -544,6 +546,49 @@ async def test_the_last_configuration_decides_the_reachable_hosts(live: Served, 
 
     assert [each["status"] for each in reversed(found)] == [204, 403, 204]
     assert len(receiver.requests) == 2
+
+
+async def test_a_change_keeps_what_another_call_has_changed_meanwhile(live: Served) -> None:
+    """A name that is set while the deactivate hook of another call runs stays."""
+    renamed: list[str] = []
+
+    def rename(_: SentRequest) -> Answer:
+        for trigger in renamed:
+            live.project.deployed_triggers.update(trigger, lambda stored: replace(stored, name="Mine"))
+        return 204, b""
+
+    with serve(AnsweringServer(rename)) as app:
+        made = await deploy(live, id="depot-fetches", configured_props={"url": app.url})
+        renamed.append(made["id"])
+        changed = (await call_trigger(live, "PUT", f"/{made['id']}", json={"active": False})).json()["data"]
+
+    assert (changed["name"], changed["active"]) == ("Mine", False)
+
+
+async def test_a_trigger_that_is_removed_while_its_source_runs_leaves_nothing(live: Served) -> None:
+    """The state of that run is not stored, and a change of the trigger whose hook ran is answered as an error."""
+    removed: list[str] = []
+
+    def remove(_: SentRequest) -> Answer:
+        for trigger in removed:
+            live.project.deployed_triggers.remove(trigger)
+        return 204, b""
+
+    with serve(AnsweringServer(remove)) as app:
+        for by_timer in (True, False):
+            made = await deploy(live, id="depot-fetches", configured_props={"url": app.url})
+            trigger = live.project.deployed_triggers.find(made["id"])
+            assert trigger is not None
+            removed.append(trigger.id)
+            if by_timer:
+                runs = RunRegistry(live.context)
+                runner = DeployedTriggers(live.context, runs, TriggerEvents(live.context, runs))
+                with pytest.raises(RequestError, match="was removed while its source ran"):
+                    await runner.run(trigger)
+            else:
+                changed = await call_trigger(live, "PUT", f"/{trigger.id}", json={"active": False})
+                assert (changed.status_code, "was removed" in changed.text) == (400, True)
+            assert live.project.source_states.load(build_source_request(live.context, trigger, "run").state_key) == {}
 
 
 async def test_a_trigger_of_a_connect_token_uses_opened_data_stores(site: Served) -> None:

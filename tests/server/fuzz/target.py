@@ -210,7 +210,8 @@ def refill(project: Project) -> None:
         if found is None:
             project.deployed_triggers.add(trigger)
         elif found.webhooks != trigger.webhooks:
-            project.deployed_triggers.update(trigger)
+            project.deployed_triggers.remove(trigger.id)
+            project.deployed_triggers.add(trigger)
 
 
 def _trigger(project: Project, environment: Environment) -> DeployedTrigger:
