@@ -182,19 +182,17 @@ def authenticated_endpoint(
 
     async def endpoint(request: Request) -> Response:
         state = get_state(request.app)
-        origin = None
+        # lets a web page read the response to its Connect token, also why the token is refused
+        origin = request.headers.get("origin") if _connect_token(request) is not None else None
         answer: Response | JSON
         try:
             call = await _authenticate(request, state, backend_only=backend_only)
-            origin = request.headers.get("origin") if call.token is not None else None
             call.check_scope(*scopes)
             call.check_project()
             if bucket is not None and state.context.settings.applies_rate_limits:
                 rate_limiter.count(bucket, state.context.clock)
             answer = await handler(call)
         except UnauthorizedError as refused:
-            if _connect_token(request) is not None:
-                origin = request.headers.get("origin")  # lets a web page read that its token is invalid
             answer = _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})
         except RateLimitedError as refused:
             answer = _error(429, "Throttled", refused.headers)

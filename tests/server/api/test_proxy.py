@@ -272,6 +272,38 @@ async def test_a_rejected_token_is_refreshed_once(site: Served, outside: str) ->
     assert other.status_code == 401
 
 
+async def test_a_rejected_request_ends_its_connection(tmp_path: Path, outside: str) -> None:
+    """Before a request is sent again with a new token, its first connection is closed, although the 401's body was not read."""
+    is_closed = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"renewed-token-1" in await reader.readuntil(b"\r\n\r\n"):
+            async with asyncio.timeout(5):
+                await is_closed.wait()
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        else:
+            writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 9\r\n\r\n")
+            await reader.read()
+            is_closed.set()
+        writer.close()
+
+    app = await asyncio.start_server(answer, "127.0.0.1")
+    host, port = app.sockets[0].getsockname()
+    async with app, served(tmp_path, egress=f"allow={host}") as there:
+        register_provider(there.project, "depot", OAuthProvider(f"{outside}/authorize", f"{outside}/token", "client-1"))
+        there.directory.add_account(
+            app="depot",
+            credentials={"oauth_access_token": TOKEN},
+            external_user_id="ada",
+            account_id="apn_ada",
+        )
+        store_grant(there.project, "apn_ada", OAuthTokens("old", "refresh-token-1", 3600.0))
+
+        found = await send(there, f"http://{host}:{port}/guarded")
+
+    assert found.status_code == 204
+
+
 async def test_a_token_that_was_renewed_meanwhile_is_used(tmp_path: Path) -> None:
     """If the token was renewed while the app rejected the old one, the request is repeated without another refresh."""
 
