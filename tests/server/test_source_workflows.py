@@ -198,13 +198,6 @@ def test_files_of_a_synced_folder(tmp_path: Path) -> None:
 OPEN = a_workflow(python_step())
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """An empty project."""
-    with Project.open(tmp_path / ".pdkernel") as opened:
-        yield opened
-
-
 def test_endpoint_keys_stay(project: Project, tmp_path: Path) -> None:
     """A workflow has the same endpoint key at the next start, and another workflow has another key."""
     sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
