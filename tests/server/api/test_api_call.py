@@ -13,6 +13,7 @@ from pdkernel.project import DeployedTrigger
 from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
 from tests.actions.checkout import write_checkout
 from tests.builders import a_workflow, python_step
+from tests.server.deploying import PARCELS, write_sources
 from tests.server.served import Served, served
 from tests.server.site import Site, site_of
 
@@ -39,6 +40,19 @@ async def test_the_environment_header(site: Served) -> None:
     assert (await site.call("GET", "/users", environment="staging")).status_code == 400
     assert (await site.call("GET", "/users", environment=None)).status_code == 200
     assert (await site.call("GET", "/users", environment="Production")).status_code == 200
+
+
+async def test_an_error_has_no_fix_for_the_owner(depot: Served) -> None:
+    """A documented error is the platform's message alone: how its fix names users and commands is not for the caller."""
+    body = {"external_user_id": "bob", "id": "depot-new-parcel", "configured_props": {}}
+    write_sources(Path(str(depot.project.settings.get("actions"))), new_parcel=PARCELS)
+
+    answer = await depot.call("POST", "/triggers/deploy", json=body)
+
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "Pipedream Connect Error: No matching external user ID: bob in development"},
+    )
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'"\\ud800"', b'{"id": "\\ud800"}', b"[" * 50_000, b"\xff"])
