@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
+from pdkernel.errors import (
+    AccountNotFoundError,
+    ActionNotFoundError,
+    PdkernelError,
+    ProductionPlanError,
+    ProjectError,
+    RequestError,
+    StepError,
+)
 from pdkernel.project import DeployedTrigger
+from pdkernel.server import create_app
+from pdkernel.server.api.api_call import MAX_BODY_BYTES, http_status
 from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
 from tests.actions.checkout import write_checkout
 from tests.builders import a_workflow, python_step
@@ -53,6 +65,53 @@ async def test_an_error_has_no_fix_for_the_owner(depot: Served) -> None:
         400,
         {"error": "Pipedream Connect Error: No matching external user ID: bob in development"},
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ActionNotFoundError("x"), 404),
+        (ProductionPlanError("x", fix="x"), 403),
+        (AccountNotFoundError("x", fix="x"), 400),
+        (RequestError("x"), 400),
+        (StepError("x"), 400),
+        (ProjectError("x"), 500),
+    ],
+)
+def test_the_status_of_an_error(error: PdkernelError, status: int) -> None:
+    """Only an error that may pass has status 5xx, after which SDKs repeat the request."""
+    assert http_status(error) == status
+
+
+async def test_a_large_body_is_rejected(site: Served) -> None:
+    """A body above the limit is answered 413, and a body of that size is read."""
+    padding = b" " * (MAX_BODY_BYTES - 2)
+    answers = [await site.call("POST", "/actions/run", content=b"{}" + padding + more) for more in (b"", b" ")]
+
+    assert [answer.status_code for answer in answers] == [400, 413]
+    assert answers[1].json() == {"error": f"The body has more than {MAX_BODY_BYTES} bytes."}
+
+
+async def test_a_client_that_disconnects(site: Served) -> None:
+    """A request that ends before its body is not an error of the server."""
+    messages = iter(
+        list[Message]([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    )
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = f"/v1/connect/{site.project.project_id}/actions/run"
+    headers = {**site.headers(), "host": "localhost", "content-length": "10"}
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await create_app(site.context)({**scope, "headers": raw, "client": ("127.0.0.1", 1)}, receive, send)
+
+    assert sent[0]["status"] == 400
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'"\\ud800"', b'{"id": "\\ud800"}', b"[" * 50_000, b"\xff"])

@@ -255,6 +255,32 @@ async def test_an_app_without_known_hosts(site: Served, tmp_path: Path) -> None:
     assert refused.status_code == 400
 
 
+async def test_an_account_without_the_apps_credential(site: Served) -> None:
+    """An account that lacks the credential of its app's API is answered 400 with the name of the credential."""
+    site.directory.add_account(
+        app="slack", credentials={"other": "x-0123456789"}, external_user_id="ada", account_id="apn_odd"
+    )
+
+    answer = await send(site, account="apn_odd")
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "The slack account apn_odd has no credential 'oauth_access_token'."
+
+
+async def test_a_header_with_a_forbidden_character(site: Served) -> None:
+    """A header that HTTP cannot send to the app is answered 400."""
+    path = f"/v1/connect/{site.project.project_id}/proxy/{encoded()}"
+    headers = [(name.encode(), value.encode()) for name, value in site.headers().items()]
+    answer = await site.http.get(
+        path,
+        params={"external_user_id": "ada", "account_id": "apn_ada"},
+        headers=[*headers, (b"x-pd-proxy-x-name", b"M\xc3\xbcller")],
+    )
+
+    assert answer.status_code == 400
+    assert "a header contains a forbidden character" in answer.json()["error"]
+
+
 async def test_a_rejected_token_is_refreshed_once(site: Served, outside: str) -> None:
     """An account with a refresh token is sent again with a new token; an account without one is not."""
     register_provider(site.project, "slack", OAuthProvider(f"{outside}/authorize", f"{outside}/token", "client-1"))

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ async def test_a_trigger_is_updated(site: Served) -> None:
     assert (changed["name"], changed["active"], changed["configured_props"]) == ("Mine", False, {"size": "xl"})
     assert asleep is None
     assert found[0]["size"] == "xl"
-    assert (await call_trigger(site, "PUT", path, json={"active": "yes"})).status_code == 400
+    for bad in ({"active": "yes"}, {"emit_on_deploy": 1}, {"name": 5}):
+        assert (await call_trigger(site, "PUT", path, json=bad)).status_code == 400
     changes = [{"emit_on_deploy": True}, {}, {"emit_on_deploy": False}, {"name": ""}]
     emits = [(await call_trigger(site, "PUT", path, json=change)).json()["data"] for change in changes]
     assert [each["emit_on_deploy"] for each in emits] == [True, True, False, False]
@@ -253,6 +255,18 @@ async def test_a_trigger_is_deleted(site: Served) -> None:
     assert (await call_trigger(site, "GET", "")).json()["data"] == []
     assert site.project.deployed_triggers.list_events(made["id"], 10) == []
     assert not site.project.source_states.load(state)
+
+
+async def test_a_trigger_that_is_off_is_deleted_without_its_hook(site: Served) -> None:
+    """An inactive trigger is already deactivated: its failing hook does not run again, and does not prevent the deletion."""
+    made = await deploy(site, configured_props={"size": "stuck"})
+    stored = site.project.deployed_triggers.find(made["id"])
+    assert stored is not None
+    site.project.deployed_triggers.update(replace(stored, active=False))
+
+    answer = await call_trigger(site, "DELETE", f"/{made['id']}")
+
+    assert answer.status_code == 204
 
 
 async def test_the_number_of_listed_events(site: Served) -> None:
@@ -300,6 +314,9 @@ def state_key(site: Served, trigger_id: str) -> str:
         ({"external_user_id": "bob"}, 400, "No matching external user"),
         ({"workflow_id": "p_none"}, 404, "p_none"),
         ({"webhook_url": "x"}, 400, "URL"),
+        ({"webhook_url": "http://[::1"}, 400, "URL"),
+        ({"webhook_url": "https://a.example:99999/"}, 400, "URL"),
+        ({"webhook_url": "https://ada:pw@a.example/"}, 400, "URL"),
         ({"emit_on_deploy": 1}, 400, "emit_on_deploy"),
         ({"configured_props": {"timer": {"cron": "* * *"}}}, 400, "five fields"),
         ({"configured_props": {"timer": {"cron": "61 * * * *"}}}, 400, "is invalid"),
