@@ -28,6 +28,7 @@ from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.mounts import APART, may_mount
 
 if TYPE_CHECKING:
+    from pdkernel.project import Project
     from tests.cli.fork_server import ForkServer
     from tests.connect.upstream import Upstream
     from tests.postgres import PostgresServer
@@ -251,6 +252,16 @@ def apart() -> tuple[str, ...]:
     if not may_mount():
         pytest.skip("this user may not mount in a namespace of its own (unshare --mount)")
     return APART
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A project whose clock stands still until a test advances it."""
+    from pdkernel.clock import ManualClock
+    from pdkernel.project import Project
+
+    with Project.open(tmp_path / ".pdkernel", clock=ManualClock()) as project:
+        yield project
 
 
 @pytest.fixture

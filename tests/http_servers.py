@@ -59,7 +59,7 @@ class SentRequest:
     Attributes:
         method: The method.
         path: The path and the query.
-        headers: The headers, with names in lower case.
+        headers: The headers, with names in lower case; repeated ones are joined by commas.
         body: The body.
     """
 
@@ -86,7 +86,7 @@ class AnsweringServer(ThreadingHTTPServer):
 
         class Handler(JsonHandler):
             def answer(self, body: bytes) -> Answer:
-                headers = {name.lower(): value for name, value in self.headers.items()}
+                headers = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
                 request = SentRequest(self.command, self.path, headers, body)
                 requests.append(request)
                 return answer(request)

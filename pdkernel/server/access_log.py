@@ -34,9 +34,6 @@ class AccessLogMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and write the line after the response."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         began = time.monotonic()
         status = 0
 

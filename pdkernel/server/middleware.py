@@ -39,8 +39,8 @@ class HostCheckMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reject the request, or pass it on."""
-        allowed = scope["type"] != "http" or self._names.is_allowed(Headers(scope=scope).get("host", ""))
-        if allowed and self._names.base_path and scope["type"] == "http":
+        allowed = self._names.is_allowed(Headers(scope=scope).get("host", ""))
+        if allowed and self._names.base_path:
             _strip_base_path(scope, self._names.base_path)
         await (self._app if allowed else _MISDIRECTED)(scope, receive, send)
 
@@ -60,7 +60,7 @@ class StepCallMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on without its mark."""
-        if scope["type"] == "http" and any(name == CALLER_HEADER for name, _ in scope["headers"]):
+        if any(name == CALLER_HEADER for name, _ in scope["headers"]):
             scope["headers"], scope[STEP_CALL_KEY] = self._own_server.take_mark(scope["headers"])
         await self._app(scope, receive, send)
 
@@ -83,9 +83,6 @@ class EndpointRoutingMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request to the endpoint or to the next application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self._names.is_allowed(host):

@@ -18,10 +18,6 @@ class _Rest(Convertor[str]):
         """Return *value* unchanged."""
         return value
 
-    def to_string(self, value: str) -> str:
-        """Return *value* unchanged."""
-        return value
-
 
 class _Part(_Rest):
     regex = "[^/]*"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pdkernel.cli.serve_output import code_printer, describe_triggers, print_startup, startup_json
-from pdkernel.clock import ManualClock
 from pdkernel.errors import RequestError
 from pdkernel.operations.triggers import enable_triggers
 from pdkernel.project import Project
@@ -22,13 +20,6 @@ URL = "http://127.0.0.1:8765"
 STEP = "%%pdstep one\ndef handler(pd):\n    return 1"
 BOTH = "name: Both\ntriggers: [{type: schedule, interval_seconds: 60}, {type: http}]"
 TIMER = "name: Hourly report\ntrigger: {type: schedule, interval_seconds: 3600}"
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """A project with a fixed clock."""
-    with Project.open(tmp_path / ".pdkernel", clock=ManualClock()) as project:
-        yield project
 
 
 def served(folder: Path, *headers: str) -> list[ServedWorkflow]:

@@ -195,18 +195,21 @@ def test_a_login_is_valid_at_both_processes(two: Processes) -> None:
 
 
 def test_a_killed_process_loses_nothing(two: Processes, tmp_path: Path) -> None:
-    """A process that is killed is replaced, and the events that it has accepted finish, as attempt 2 where a step was in progress."""
+    """
+    A process that is killed is replaced, and the events that it has accepted finish, as attempt 2 where a step was in progress.
+
+    Its lease, which the test extends by an hour, does not delay that.
+    """
     gate = tmp_path / "gate"
     runs = two.accept(gate, 4)
     running = "select distinct owner from runs where status = 'running' and id = any(%s)"
     before = [owner for (owner,) in two.wait_for_rows(running, 2, runs)]
     victim = two.children()[0]
-    began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     two.wait_for(rf"The server process {victim} has ended by signal SIGKILL\.")
+    two.rows("update executors set lease_until = lease_until + 3600 where origin = 'serve' returning id")
     two.wait_for_rows(f"{running} and owner = any(%s)", 1, runs, before)
     two.wait_for_rows("select id from runs where status = 'running' and id = any(%s)", 4, runs)
-    taken_over_s = time.monotonic() - began
     again = two.rows("select id from runs where attempt = 2 and id = any(%s)", runs)
     gate.touch()
     two.wait_for_rows("select id from runs where status = 'success' and id = any(%s)", 4, runs)
@@ -214,7 +217,6 @@ def test_a_killed_process_loses_nothing(two: Processes, tmp_path: Path) -> None:
 
     assert victim not in two.children()
     assert 1 <= len(again) <= 3
-    assert taken_over_s < 10.0, "the end of a process is known at once, not at the end of its lease"
 
 
 def test_other_commands_see_the_runs(two: Processes, pdkernel: Shell, tmp_path: Path) -> None:

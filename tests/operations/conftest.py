@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.conftest import connect, directory, project, run, runtime
+from tests.engine.conftest import connect, directory, run, runtime
 from tests.operations.http_endpoint import HttpEndpoint, serve_endpoint
 
-__all__ = ["connect", "directory", "project", "run", "runtime"]
+__all__ = ["connect", "directory", "run", "runtime"]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,13 +25,6 @@ from tests.notebook_files import notebook_of
 
 STEP = "%%pdstep one\ndef handler(pd):\n    return 1"
 REPORTS = "name: Reports\ntrigger: {type: schedule, cron: '0 9 * * *', timezone: Asia/Kolkata}"
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """A project with a fixed clock."""
-    with Project.open(tmp_path / ".pdkernel", clock=ManualClock()) as project:
-        yield project
 
 
 def write(folder: Path, header: str = REPORTS, name: str = "reports.ipynb") -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.source import load_source
+from tests.actions.checkout import write_checkout
 from tests.http_servers import AnsweringServer, serve
+from tests.notebook_files import notebook_of
+from tests.server.deploying import KEY, PARCELS, write_sources
+from tests.server.served import Served, served
 
 
 @pytest.fixture
@@ -14,3 +21,19 @@ def receiver() -> Iterator[AnsweringServer]:
     """A back end that receives webhooks."""
     with serve(AnsweringServer(lambda _: (204, b""))) as server:
         yield server
+
+
+@pytest.fixture
+async def parcels(tmp_path: Path) -> AsyncIterator[Served]:
+    """A project with the source of parcels, a served workflow, and accounts of ada and grace."""
+    checkout = write_checkout(tmp_path / "components")
+    write_sources(checkout, new_parcel=PARCELS)
+    notebook = tmp_path / "work.ipynb"
+    notebook_of(notebook, "%%pdstep note\ndef handler(pd):\n    return pd.steps['trigger']['event']['parcel']")
+    async with served(tmp_path, ServedWorkflow("p_work", "eowork", load_source(notebook))) as site:
+        site.project.settings.set("actions", str(checkout))
+        for user in ("ada", "grace"):
+            site.directory.add_account(
+                app="depot", credentials={"api_key": f"{KEY}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
+            )
+        yield site

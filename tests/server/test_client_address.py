@@ -31,6 +31,7 @@ from tests.server.site import site_of
         ("10.0.0.1", "[2001:db8::1]:443", ("10.0.0.0/8",), "2001:db8::1"),
         ("10.0.0.1", "6.6.6.6, 1.1.1.1, ::ffff:10.0.0.2", ("10.0.0.0/8",), "1.1.1.1"),
         ("10.0.0.1", "[", ("10.0.0.0/8",), "10.0.0.1"),
+        ("a-name", "1.1.1.1", ("0.0.0.0/0",), "a-name"),
     ],
 )
 def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +19,6 @@ from tests.builders import a_workflow, python_step
 
 OPEN = a_workflow(python_step())
 CLOSED = replace(OPEN, triggers=(Trigger(auth="oauth"),))
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """An empty project."""
-    with Project.open(tmp_path / ".pdkernel") as opened:
-        yield opened
 
 
 def notebook(workflow: object) -> ServedWorkflow:

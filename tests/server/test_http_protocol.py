@@ -311,6 +311,20 @@ async def test_pipelined_requests_are_answered_in_order(echo: Echo) -> None:
     ]
 
 
+async def test_requests_before_an_invalid_one_are_answered(echo: Echo) -> None:
+    """Complete requests on a connection get their responses before the connection closes for an invalid request behind them."""
+    reader, writer = await echo.open()
+    writer.write(b"".join(b"GET /slow%d HTTP/1.1\r\n" % n + HOST + b"\r\n" for n in range(2)) + b"no request\r\n\r\n")
+    await _wait_for(lambda: echo.paths)
+    await _server_reads()
+    echo.wait.set()
+    received = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == received.count(b"HTTP/1.1") == 2
+    assert echo.paths == ["/slow0", "/slow1"]
+
+
 async def test_the_number_of_pipelined_requests_is_limited(echo: Echo) -> None:
     """The server stops reading while many pipelined requests wait."""
     reader, writer = await echo.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -148,8 +149,39 @@ async def test_the_requests_that_check_tokens(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("status", "body"), [(401, {"access_token": "own"}), (200, {}), (200, {"access_token": 7})])
-async def test_a_login_that_gets_no_token(tmp_path: Path, status: int, body: dict[str, object]) -> None:
+async def test_a_login_at_an_address_without_a_server(tmp_path: Path) -> None:
+    """If Pipedream cannot be reached, a token is unchecked, and the login has no token."""
+    login = Login("client", "a-secret-0123456789", "proj_1", base_url="http://127.0.0.1:9")
+    async with served(tmp_path) as site:
+        api = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
+        found = [await api.probe_accounts("a-token", timeout_s=10), await api.fetch_own_token(timeout_s=10)]
+        await api.close()
+
+    assert found == [None, None]
+
+
+@pytest.mark.parametrize(("encoding", "is_stored"), [("identity", True), ("gzip", True), ("broken", False)])
+async def test_a_token_in_a_compressed_response(tmp_path: Path, encoding: str, is_stored: bool) -> None:
+    """The caller gets the response unchanged; the token is stored if the server can read the response."""
+    body = b'{"access_token": "a-token", "expires_in": 60}'
+    sent = {"identity": body, "gzip": gzip.compress(body), "broken": b"not gzip"}[encoding]
+    name = "gzip" if encoding == "broken" else encoding
+    fields = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
+    with serve(AnsweringServer(lambda _: (200, sent, {"content-encoding": name}))) as pipedream:
+        async with served(tmp_path) as site, logged_in(site, pipedream.url, 5) as http:
+            async with http.stream("POST", "/v1/oauth/token", json=fields) as answer:
+                raw = b"".join([part async for part in answer.aiter_raw()])
+            stored = site.project.pipedream_tokens.find("a-token")
+
+    assert (answer.status_code, answer.headers["content-encoding"], raw) == (200, name, sent)
+    assert (stored is not None) == is_stored
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(401, {"access_token": "own"}), (200, {}), (200, {"access_token": 7}), (200, b"<html>"), (200, b"[]")],
+)
+async def test_a_login_that_gets_no_token(tmp_path: Path, status: int, body: object) -> None:
     """If Pipedream issues no token to the login, there is none; the status of a check is that of Pipedream."""
     with serve(AnsweringServer(lambda _: (status, body))) as pipedream:
         login = Login("client", "a-secret-0123456789", "proj_1", base_url=pipedream.url)

@@ -120,6 +120,25 @@ async def test_a_post_to_the_resume_url_continues_the_run(tmp_path: Path) -> Non
     assert run.step("ask").exports["$resume_data"] == {"approved": True}
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"x" * (512 * 1024 + 1), 413, ""),
+        (b"[" * 257 + b"]" * 257, 400, "The body is nested more than 256 levels deep."),
+    ],
+)
+async def test_a_body_that_cannot_be_resume_data(tmp_path: Path, body: bytes, status: int, message: str) -> None:
+    """A body that is too large or too deep is refused, and the run waits for the next call."""
+    async with a_paused_run(tmp_path) as (site, urls):
+        headers = {"content-type": "application/json"}
+        refused = await site.http.post(urls["resume_url"], content=body, headers=headers)
+        (before,) = await site.context.engine.journal.list_executions()
+        accepted = await site.http.post(urls["resume_url"], json=1)
+
+    assert (refused.status_code, refused.text) == (status, f"{message}\n")
+    assert (before.status, accepted.status_code) == ("paused", 200)
+
+
 async def test_a_get_of_the_resume_url_shows_a_page(tmp_path: Path) -> None:
     """A link preview does not decide: a GET shows a page with a button, and the run stays paused."""
     async with a_paused_run(tmp_path) as (site, urls):

@@ -16,9 +16,10 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, Execution
 from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
-from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS
+from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+from tests.server.served import served
 from tests.server.site import Site, site_of
 
 
@@ -291,6 +292,37 @@ async def test_another_process_resumes_and_replays_runs(tmp_path: Path) -> None:
     assert (resumed.claimed, resumed.is_continued) == (None, True)
     assert ended.step("after").return_value == {"$resume_data": {"ok": True}}
     assert (again.replay_of, again.trace_id) == (run_id, ended.trace_id)
+
+
+async def test_a_second_signal_does_not_interrupt_a_clean_up(tmp_path: Path) -> None:
+    """Work that is cancelled twice is interrupted once: its clean-up finishes, and both callers wait for that."""
+    begun, is_cleaning, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_cleaning.set()
+            await may_end.wait()
+            ended.append("cleaned up")
+        return ""
+
+    ended: list[str] = []
+    async with served(tmp_path) as site:
+        registry = RunRegistry(site.context)
+        registry.start_source(work())
+        await begun.wait()
+        first = asyncio.create_task(registry.close(0))
+        await is_cleaning.wait()
+        second = asyncio.create_task(registry.close(0))
+        await asyncio.sleep(0)
+        during = (first.done(), second.done())
+        may_end.set()
+        await asyncio.gather(first, second)
+
+    assert during == (False, False)
+    assert ended == ["cleaned up"]
 
 
 async def test_a_run_goes_on_under_the_policy_of_its_server(tmp_path: Path) -> None:

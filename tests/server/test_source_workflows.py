@@ -20,6 +20,7 @@ from pdkernel.server.source_workflows import (
     SourceSelection,
     SourceWorkflows,
     check_bearer_tokens,
+    find_refusal,
     select_sources,
 )
 from pdkernel.source import WorkflowSource
@@ -198,13 +199,6 @@ def test_files_of_a_synced_folder(tmp_path: Path) -> None:
 OPEN = a_workflow(python_step())
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """An empty project."""
-    with Project.open(tmp_path / ".pdkernel") as opened:
-        yield opened
-
-
 def test_endpoint_keys_stay(project: Project, tmp_path: Path) -> None:
     """A workflow has the same endpoint key at the next start, and another workflow has another key."""
     sources = [WorkflowSource(tmp_path / name, "notebook", OPEN) for name in ("a.ipynb", "b.ipynb")]
@@ -337,6 +331,33 @@ def test_a_named_workflow_file_that_cannot_be_served(tmp_path: Path) -> None:
 
     with pytest.raises(PdkernelError, match=r"workflow\.yaml"):
         select_sources([tmp_path / "a.ipynb", tmp_path / "flow" / "workflow.yaml"], tmp_path)
+
+
+def test_without_paths_the_default_folder_is_served(tmp_path: Path) -> None:
+    """Without paths, the workflows of the default folder are served; a folder without workflows has none."""
+    for name in ("flows", "empty"):
+        (tmp_path / name).mkdir()
+    notebook_of(tmp_path / "flows" / "a.ipynb", STEP.format(name="one"))
+
+    some, none = (select_sources([], tmp_path / name) for name in ("flows", "empty"))
+
+    assert [source.path for source in (*some.named, *some.found)] == [tmp_path / "flows" / "a.ipynb"]
+    assert none == SourceSelection([], [], [])
+
+
+def test_why_a_workflow_is_not_served(project: Project, tmp_path: Path) -> None:
+    """A broken workflow, or one whose token has no value, is named with its reason; others have none."""
+    headers = {"good": "", "secret": "trigger: {type: http, auth: bearer, token_env: HOOK}"}
+    for name, header in headers.items():
+        notebook_of(tmp_path / f"{name}.ipynb", f"%%pdworkflow\nname: {name}\n{header}", STEP.format(name="one"))
+    (tmp_path / "broken.ipynb").write_text("{")
+
+    found = {name: find_refusal(project, tmp_path / f"{name}.ipynb") for name in ("good", "secret", "broken")}
+
+    reasons = {name: refused.reason if refused else "" for name, refused in found.items()}
+    assert found["good"] is None
+    assert "HOOK is not set" in reasons["secret"]
+    assert "not a notebook" in reasons["broken"]
 
 
 def test_a_folder_in_which_nothing_can_be_served(project: Project, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, TriggerState, Webhook
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.source import load_source
 from tests.http_servers import AnsweringServer
@@ -142,6 +142,25 @@ async def test_a_notebook_starts_no_runs_of_a_workflows_own_trigger(site: Served
 
     assert not site.context.engine.continues_runs
     assert site.project.trigger_events.list_targets() == [state.target]
+    assert len(await site.context.engine.journal.list_executions()) == 2
+
+
+async def test_events_wait_at_the_limit_of_runs(site: Served) -> None:
+    """A server at its limit of runs starts no run; the events wait, and start when a run has ended."""
+    deploy(site)
+    runs, ends = RunRegistry(site.context), asyncio.Event()
+    events = TriggerEvents(site.context, runs)
+    held = [runs.start_source(ends.wait()) for _ in range(MAX_UNFINISHED_RUNS)]
+
+    await events.start_runs()
+    waiting = len(site.project.trigger_events.list_waiting(site.project.trigger_events.list_targets(), 10))
+    ends.set()
+    await asyncio.gather(*held)
+    await events.start_runs()
+    await runs.close(10)
+
+    assert waiting == 2
+    assert site.project.trigger_events.list_targets() == []
     assert len(await site.context.engine.journal.list_executions()) == 2
 
 

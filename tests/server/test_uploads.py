@@ -36,6 +36,20 @@ async def test_a_file_expires_after_thirty_minutes(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+async def test_only_expired_files_are_removed(tmp_path: Path) -> None:
+    """An upload removes the files that have expired from disk, and keeps the younger ones."""
+    clock = ManualClock()
+    uploads = UploadFolder(tmp_path, "http://localhost", clock)
+    names = []
+    for _ in range(3):
+        stored = await uploads.store_copy(io.BytesIO(b"mine"), filename="a.txt", mimetype="text/plain")
+        names.append(stored.url.rpartition("/")[2])
+        clock.advance(UPLOAD_LIFETIME_S * 0.6)
+
+    assert [(tmp_path / name).exists() for name in names] == [False, True, True]
+    assert [(tmp_path / f"{name}.json").exists() for name in names] == [False, True, True]
+
+
 async def test_partial_uploads_of_a_killed_server_are_removed(tmp_path: Path) -> None:
     """A file without metadata is removed after the lifetime of a file; a younger one stays."""
     clock = ManualClock()

@@ -17,7 +17,7 @@ from pdkernel.errors import InternalError
 from pdkernel.project import Project
 from pdkernel.server import create_app
 from pdkernel.server.shared_listener import share_connections
-from pdkernel.server.uvicorn_server import Server, UvicornServer, listen, local_url
+from pdkernel.server.uvicorn_server import SHUTDOWN_GRACE_S, Server, UvicornServer, listen, local_url
 from tests.builders import Gate, a_workflow, an_event, python_step
 from tests.server.served import served
 from tests.server.site import site_of
@@ -105,6 +105,24 @@ async def test_a_forced_stop_leaves_runs_to_the_next_process(tmp_path: Path) -> 
             if run.status != "executing":
                 break
             await asyncio.sleep(0.02)
+
+    assert (run.status, run.attempt) == ("resumed", 2)
+
+
+async def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
+    """A server that waits for its runs leaves them to the next process as soon as its stop is forced."""
+    gate = Gate(tmp_path)
+    async with site_of(tmp_path, a_workflow(python_step("slow", gate.code))) as site:
+        await site.http.post(site.path())
+        await gate.wait_until_reached()
+        site.server.stop()
+        while not any("RunRegistry.close" in repr(task) for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.01)
+        site.server.force_exit = True
+        async with asyncio.timeout(SHUTDOWN_GRACE_S / 2):
+            while (await site.context.engine.journal.list_executions())[0].status == "executing":
+                await asyncio.sleep(0.02)
+        (run,) = await site.context.engine.journal.list_executions()
 
     assert (run.status, run.attempt) == ("resumed", 2)
 

@@ -55,6 +55,9 @@ export default {
   async run() { for (let id = 0; id <= this.size; id++) this.$emit({ parcel: id }, { id }) },
 };
 """
+SILENT_SOURCE = """
+export default { key: "depot-silent", name: "Silent", version: "0.1.0", type: "source", props: {}, async run() {} };
+"""
 CALL_SOURCE = """
 export default {
   key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
@@ -423,6 +426,51 @@ class TestSources:
         assert failed.due == failed.since + RETRY_INTERVAL
         assert site.state().is_active
 
+    async def test_a_source_without_an_interface_is_reported(self, serve: Serve) -> None:
+        """A source that neither a timer nor a request runs is not activated, and its trigger has the reason."""
+        async with serve("trigger: {type: source, uses: depot-silent@0.1.0}") as site:
+            write_source(site, "silent", SILENT_SOURCE)
+            site.enable()
+            await site.pass_time()
+            state = site.state()
+
+        assert not state.is_active
+        assert state.result == "error: depot-silent@0.1.0 has no timer and no HTTP interface, so nothing runs it."
+
+    async def test_a_source_that_cannot_be_loaded_any_more(
+        self, serve: Serve, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A source that is invalid since its activation is reported at each of its times, and runs again when it is mended."""
+        async with serve(PARCELS % 1) as site:
+            site.enable()
+            await site.pass_time()
+            write_source(site, "new-parcel", "throw new Error('moved');")
+            broken = await site.pass_time(60)
+            result = site.state().result
+            write_source(site, "new-parcel", PARCEL_SOURCE)
+            mended = await site.pass_time(60)
+
+        assert (broken, events_of(mended)) == ([], [{"parcel": 1}])
+        assert str(result).startswith("error: ")
+        assert "The source of 'Work' failed: " in caplog.text
+
+    async def test_a_failing_deactivation_is_logged(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        """A source whose deactivate hook fails is off all the same, and the hook is not repeated."""
+        failing = PARCEL_SOURCE.replace("async deactivate() {", 'async deactivate() {\n      throw new Error("stuck");')
+        async with serve(PARCELS % 1) as site:
+            write_source(site, "new-parcel", failing)
+            site.enable()
+            await site.pass_time()
+            disable_triggers(site.context.project, "Work", site.folder)
+            await site.pass_time()
+            await site.pass_time()
+
+        messages = [record.getMessage() for record in caplog.records]
+        assert not site.state().is_active
+        assert messages == [
+            "The deactivate hook of the source of 'Work' failed: The deactivate hook of depot-new-parcel@0.1.0 failed: stuck"
+        ]
+
     async def test_an_unknown_source_is_reported(self, serve: Serve) -> None:
         """A source that no component folder has is an error of its trigger; the others fire."""
         async with serve("trigger: {type: source, uses: depot-missing@1.0.0}", HOURLY) as site:
@@ -449,6 +497,13 @@ class TestSources:
         assert (answer.status_code, answer.text) == (202, "thanks")
         assert events_of(runs) == [{"got": {"a": 1}}]
         assert off.status_code == 404
+
+
+def write_source(site: Serving, name: str, text: str) -> None:
+    """Write a source of the app `depot`."""
+    place = site.folder / "components" / "depot" / "sources" / name / f"{name}.mjs"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text)
 
 
 def source_log(site: Serving, name: str = "log") -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pdkernel.egress import OutboundPolicy
@@ -22,7 +22,6 @@ from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.link.tokens import TOKEN_PREFIX, find_token
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
 from pdkernel.server.rate_limits import ApiRateLimiter, Bucket, RateLimitedError
-from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.scopes import scope_covers
 
 P = ParamSpec("P")
@@ -64,11 +63,6 @@ class ApiCall:
     def context(self) -> AppContext:
         """Context of the server."""
         return self.state.context
-
-    @property
-    def runs(self) -> RunRegistry:
-        """Runs in progress."""
-        return self.state.runs
 
     @property
     def policy(self) -> OutboundPolicy:
@@ -127,8 +121,6 @@ class ApiCall:
         if not isinstance(requested, str):
             raise ApiError(400, "external_user_id is missing. Send your own id of the user, as a string.")
         check_external_user_id(requested)
-        if "\0" in requested:
-            raise ApiError(400, "external_user_id contains a NUL character.")
         self.check_user(requested)
         return requested
 
@@ -182,19 +174,17 @@ def authenticated_endpoint(
 
     async def endpoint(request: Request) -> Response:
         state = get_state(request.app)
-        origin = None
+        # lets a web page read the response to its Connect token, also why the token is refused
+        origin = request.headers.get("origin") if _connect_token(request) is not None else None
         answer: Response | JSON
         try:
             call = await _authenticate(request, state, backend_only=backend_only)
-            origin = request.headers.get("origin") if call.token is not None else None
             call.check_scope(*scopes)
             call.check_project()
             if bucket is not None and state.context.settings.applies_rate_limits:
                 rate_limiter.count(bucket, state.context.clock)
             answer = await handler(call)
         except UnauthorizedError as refused:
-            if _connect_token(request) is not None:
-                origin = request.headers.get("origin")  # lets a web page read that its token is invalid
             answer = _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})
         except RateLimitedError as refused:
             answer = _error(429, "Throttled", refused.headers)
@@ -202,8 +192,6 @@ def authenticated_endpoint(
             answer = _error(refused.status, str(refused))
         except PdkernelError as fault:
             answer = _error(http_status(fault), public_message(fault))
-        except ClientDisconnect:
-            answer = Response(status_code=400)
         return allow_origin(answer if isinstance(answer, Response) else JSONResponse(answer), origin)
 
     return endpoint

@@ -99,12 +99,7 @@ async def _run_and_respond(
 ) -> Response:
     """Run a source by *start*, and return its response."""
     response_future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
-
-    def on_respond(response: HttpResponse) -> None:
-        if not response_future.done():
-            response_future.set_result(response)
-
-    run = state.runs.start_source(start(on_respond))
+    run = state.runs.start_source(start(response_future.set_result))
     if not await _has_custom_response(state.context, uses):
         await asyncio.wait([run])
         return responses.trigger_response()

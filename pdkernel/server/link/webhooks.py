@@ -84,13 +84,11 @@ async def send_webhook(context: LinkContext, url: str, event: Mapping[str, Any])
     body = json.dumps(event).encode()
     key = await asyncio.to_thread(get_signing_key, context.project)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
-        for pause in (*RETRY_DELAYS_S, None):
+        for pause in (0.0, *RETRY_DELAYS_S):
+            await context.clock.sleep(pause)
             failure = await _post(client, url, body, key, int(context.clock.now().timestamp()))
             if failure is None:
                 return True
-            if pause is None:
-                break
-            await context.clock.sleep(pause)
     _log.warning("The webhook of a Connect token rejected %s: %s", event["event"], failure)
     return False
 

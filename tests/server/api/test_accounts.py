@@ -182,6 +182,16 @@ async def test_an_account_is_reconnected(site: Served) -> None:
     assert dict(site.directory.credentials(others)) == {"oauth_access_token": SECRET}
 
 
+async def test_a_page_connects_an_account_with_its_token(site: Served) -> None:
+    """With a Connect token as the bearer token, the body needs no token: the account belongs to the token's user."""
+    body = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}'}
+    answer = await site.call("POST", "/accounts", json=body, headers=bearer(connect_token(site, "grace")))
+
+    (account,) = site.directory.accounts()
+    assert (answer.status_code, answer.json()["id"]) == (200, account.id)
+    assert (account.app, account.external_user_id) == ("stripe", "grace")
+
+
 async def test_invalid_accounts_are_rejected(site: Served) -> None:
     """An invalid token, field or slug is answered 400, and the Connect token stays unused."""
     good = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}', "connect_token": connect_token(site)}

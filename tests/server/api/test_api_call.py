@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
+from pdkernel.errors import (
+    AccountNotFoundError,
+    ActionNotFoundError,
+    PdkernelError,
+    ProductionPlanError,
+    ProjectError,
+    RequestError,
+    StepError,
+)
 from pdkernel.project import DeployedTrigger
+from pdkernel.server import create_app
+from pdkernel.server.api.api_call import MAX_BODY_BYTES, http_status
 from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
 from tests.actions.checkout import write_checkout
 from tests.builders import a_workflow, python_step
-from tests.server.api.test_accounts import bearer, connect_token
+from tests.server.deploying import PARCELS, write_sources
 from tests.server.served import Served, served
 from tests.server.site import Site, site_of
 
@@ -25,60 +37,6 @@ async def test_a_valid_token_is_required(site: Served) -> None:
         assert answer.status_code == 401
         assert set(answer.json()) == {"error"}
         assert answer.headers["www-authenticate"].startswith("Bearer")
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "scope"),
-    [
-        ("GET", "/users", "connect:users:read"),
-        ("DELETE", "/users/ada", "connect:users:write"),
-        ("GET", "/accounts", "connect:accounts:read"),
-        ("DELETE", "/accounts/apn_1", "connect:accounts:write"),
-        ("POST", "/actions/run", "connect:actions:run"),
-        ("GET", "/triggers", "connect:triggers:list"),
-        ("GET", "/proxy/aHR0cHM6Ly9hLmI", "connect:proxy"),
-        ("GET", "/v1/connect/apps", "connect:apps:*"),
-        ("GET", "/v1/apps/slack", "connect:apps:*"),
-        ("GET", "/v1/connect/app_categories", "connect:apps:*"),
-        ("GET", "/projects/info", "connect:projects:read"),
-        ("GET", "/v1/connect/projects", "connect:projects:read"),
-        ("GET", "/components", "connect:actions:list"),
-        ("GET", "/components", "connect:triggers:*"),
-        ("GET", "/components/a-b", "connect:triggers:retrieve"),
-        ("POST", "/components/configure", "connect:actions:configure"),
-        ("POST", "/components/props", "connect:actions:*"),
-        ("POST", "/triggers/deploy", "connect:triggers:deploy"),
-        ("GET", "/deployed-triggers", "connect:deployed_triggers:read"),
-        ("DELETE", "/deployed-triggers/dc_1", "connect:deployed_triggers:write"),
-    ],
-)
-async def test_each_route_requires_a_scope(site: Served, method: str, path: str, scope: str) -> None:
-    """A token without the scope is answered 403; the scope, or a wider one, is accepted."""
-    other = site.headers("connect:tokens:create")
-    right, wider = site.headers(scope), site.headers("connect:*")
-
-    assert (await site.call(method, path, headers=other)).status_code == 403
-    assert (await site.call(method, path, headers=right)).status_code != 403
-    assert (await site.call(method, path, headers=wider)).status_code != 403
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/users"),
-        ("DELETE", "/users/ada"),
-        ("DELETE", "/accounts/app/slack"),
-        ("DELETE", "/apps/slack/accounts"),
-        ("GET", "/v1/connect/projects"),
-        ("GET", "/v1/connect/projects/proj_1"),
-    ],
-)
-async def test_a_route_of_the_back_end_rejects_a_connect_token(site: Served, method: str, path: str) -> None:
-    """A Connect token with every scope is answered 403 by the routes that list or delete more than its user's accounts."""
-    answer = await site.call(method, path, headers=bearer(connect_token(site, scope="connect:*")))
-
-    assert answer.status_code == 403
-    assert "not a Connect token" in answer.json()["error"]
 
 
 async def test_another_project_is_not_found(site: Served) -> None:
@@ -96,6 +54,66 @@ async def test_the_environment_header(site: Served) -> None:
     assert (await site.call("GET", "/users", environment="Production")).status_code == 200
 
 
+async def test_an_error_has_no_fix_for_the_owner(depot: Served) -> None:
+    """A documented error is the platform's message alone: how its fix names users and commands is not for the caller."""
+    body = {"external_user_id": "bob", "id": "depot-new-parcel", "configured_props": {}}
+    write_sources(Path(str(depot.project.settings.get("actions"))), new_parcel=PARCELS)
+
+    answer = await depot.call("POST", "/triggers/deploy", json=body)
+
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "Pipedream Connect Error: No matching external user ID: bob in development"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ActionNotFoundError("x"), 404),
+        (ProductionPlanError("x", fix="x"), 403),
+        (AccountNotFoundError("x", fix="x"), 400),
+        (RequestError("x"), 400),
+        (StepError("x"), 400),
+        (ProjectError("x"), 500),
+    ],
+)
+def test_the_status_of_an_error(error: PdkernelError, status: int) -> None:
+    """Only an error that may pass has status 5xx, after which SDKs repeat the request."""
+    assert http_status(error) == status
+
+
+async def test_a_large_body_is_rejected(site: Served) -> None:
+    """A body above the limit is answered 413, and a body of that size is read."""
+    padding = b" " * (MAX_BODY_BYTES - 2)
+    answers = [await site.call("POST", "/actions/run", content=b"{}" + padding + more) for more in (b"", b" ")]
+
+    assert [answer.status_code for answer in answers] == [400, 413]
+    assert answers[1].json() == {"error": f"The body has more than {MAX_BODY_BYTES} bytes."}
+
+
+async def test_a_client_that_disconnects(site: Served) -> None:
+    """A request that ends before its body is not an error of the server."""
+    messages = iter(
+        list[Message]([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    )
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = f"/v1/connect/{site.project.project_id}/actions/run"
+    headers = {**site.headers(), "host": "localhost", "content-length": "10"}
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await create_app(site.context)({**scope, "headers": raw, "client": ("127.0.0.1", 1)}, receive, send)
+
+    assert sent[0]["status"] == 400
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'"\\ud800"', b'{"id": "\\ud800"}', b"[" * 50_000, b"\xff"])
 async def test_an_invalid_body_is_rejected(site: Served, body: bytes) -> None:
     """A body that is not a JSON object of valid text is answered 400."""
@@ -103,27 +121,6 @@ async def test_an_invalid_body_is_rejected(site: Served, body: bytes) -> None:
 
     assert answer.status_code == 400
     assert answer.json()["error"] in ("The body is not JSON.", "The body is not a JSON object.")
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "name"),
-    [
-        ("GET", "/oauth_apps", "oauth_apps"),
-        ("POST", "/app_overrides", "app_overrides"),
-        ("GET", "/v1/connect/usage", "usage"),
-        ("GET", "/file_stash/download", "file_stash"),
-        ("PUT", "/webhook", "webhook"),
-        ("POST", "/v1/connect/rate_limits", "rate_limits"),
-        ("POST", "/v1/connect/projects", "POST /v1/connect/projects"),
-        ("GET", "/v1/workspaces/o_1", "GET /v1/workspaces/o_1"),
-    ],
-)
-async def test_an_unsupported_route_is_answered_501(site: Served, method: str, path: str, name: str) -> None:
-    """The response names the route."""
-    answer = await site.call(method, path)
-
-    assert answer.status_code == 501
-    assert answer.json()["route"] == name
 
 
 async def test_rate_limits_apply_if_they_are_set(tmp_path: Any) -> None:
@@ -164,7 +161,6 @@ async def test_a_web_page_calls_the_api(site: Served) -> None:
     assert (read.status_code, missing.status_code, refused.status_code) == (200, 404, 403)
     assert read.headers["access-control-allow-origin"] == "https://product.example"
     assert missing.headers["access-control-allow-origin"] == "https://product.example"
-    assert "access-control-allow-origin" not in refused.headers
     assert "access-control-allow-origin" not in backend.headers
     assert (read.headers["vary"], missing.headers["vary"]) == (
         "Origin",
@@ -190,6 +186,26 @@ async def token_for(site: Served, origin: str) -> str:
     return str(made.json()["token"])
 
 
+@pytest.mark.parametrize(
+    ("origin", "path", "reason"),
+    [
+        ("https://elsewhere.example", "/accounts", "allowed_origins"),
+        ("https://product.example", "/users", "not a Connect token"),
+        ("https://product.example", "/triggers", "lacks the scope"),
+    ],
+)
+async def test_a_web_page_can_read_why_its_token_is_refused(site: Served, origin: str, path: str, reason: str) -> None:
+    """The 403 for a page's origin, for a route of the back end or for a scope allows the page's origin."""
+    body = {"external_user_id": "ada", "allowed_origins": ["https://product.example"], "scope": "connect:accounts:read"}
+    token = (await site.call("POST", "/tokens", json=body)).json()["token"]
+
+    answer = await site.call("GET", path, headers={"Origin": origin, "Authorization": f"Bearer {token}"})
+
+    assert answer.status_code == 403
+    assert reason in answer.json()["error"]
+    assert answer.headers["access-control-allow-origin"] == origin
+
+
 async def test_a_web_page_can_read_that_its_token_is_invalid(site: Served) -> None:
     """The 401 for an expired or unknown Connect token allows the page's origin."""
     page = {"Origin": "https://product.example"}
@@ -202,28 +218,6 @@ async def test_a_web_page_can_read_that_its_token_is_invalid(site: Served) -> No
         assert answer.headers["access-control-allow-origin"] == "https://product.example"
     other = await site.http.get("/v1/connect/accounts", headers={**page, "Authorization": "Bearer x"})
     assert (other.status_code, "access-control-allow-origin" in other.headers) == (401, False)
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/accounts/apn%2F1"),
-        ("DELETE", "/accounts/apn%2F1"),
-        ("GET", "/v1/connect/apps/no%2Fapp"),
-        ("GET", "/v1/apps/no%2Fapp"),
-        ("GET", "/v1/connect/app_categories/a%2Fb"),
-        ("GET", "/v1/connect/projects/proj_%2F"),
-        ("GET", "/deployed-triggers/dc%2F1?external_user_id=ada"),
-        ("PUT", "/deployed-triggers/dc%2F1?external_user_id=ada"),
-        ("DELETE", "/deployed-triggers/dc%2F1?external_user_id=ada"),
-        ("GET", "/deployed-triggers/dc%2F1/events?external_user_id=ada"),
-        ("PUT", "/deployed-triggers/dc%2F1/pipelines?external_user_id=ada"),
-        ("GET", "/deployed-triggers/dc%2F1/webhooks/wh%2F1?external_user_id=ada"),
-    ],
-)
-async def test_an_id_with_a_slash_is_not_found(site: Served, method: str, path: str) -> None:
-    """An id with a slash is answered 404, and not 501, after which SDKs would repeat the request."""
-    assert (await site.call(method, path)).status_code == 404
 
 
 USERS = 16

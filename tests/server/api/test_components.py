@@ -56,6 +56,22 @@ export default {
   async run() {},
 };
 """
+FAILS = """
+export default {
+  key: "depot-fail", name: "Fail", version: "0.0.1", type: "action", description: "Has no choices.",
+  props: { place: { type: "string", reloadProps: true, async options() { throw new Error("no places") } } },
+  async additionalProps() { throw new Error("no places") },
+  async run() {},
+};
+"""
+GROWS = """
+export default {
+  key: "depot-grow", name: "Grow", version: "0.0.1", type: "action", description: "Adds a prop with choices.",
+  props: { tree: { type: "string", reloadProps: true } },
+  async additionalProps() { return { leaf: { type: "string", async options() { return [`leaf of ${this.tree}`] } } } },
+  async run() {},
+};
+"""
 ADA = {"authProvisionId": "apn_ada"}
 
 
@@ -158,6 +174,59 @@ async def test_options_without_an_account(depot: Served) -> None:
     assert answer.status_code == 200
     assert answer.json()["options"] == []
     assert "bob's depot account" in answer.json()["errors"][0]
+
+
+async def test_an_error_of_a_form_is_in_the_response(depot: Served, tmp_path: Path) -> None:
+    """If a component's own code fails, the response has status 200, no options or further props, and the error's message."""
+    write_action(tmp_path, "fail", FAILS)
+    options = await post(depot, "/actions/configure", id="depot-fail", prop_name="place")
+    props = await post(depot, "/actions/props", id="depot-fail")
+
+    assert (options["options"], [prop["name"] for prop in props["dynamicProps"]["configurableProps"]]) == (
+        [],
+        ["place"],
+    )
+    assert ["no places" in answer["errors"][0] for answer in (options, props)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("configure", {}, "prop_name is missing. Send the name of the prop."),
+        ("configure", {"prop_name": "none"}, "depot-put-thing@0.1.2 has no prop 'none' with options."),
+        ("configure", {"prop_name": "shelf", "page": 1.5}, "page must be a number, and query a string."),
+        ("configure", {"prop_name": "shelf", "query": 5}, "page must be a number, and query a string."),
+        ("configure", {"prop_name": "shelf", "configured_props": []}, None),
+        ("props", {"configured_props": [1]}, "configured_props must be an object with values by prop."),
+        ("run", {"configured_props": "x"}, "configured_props must be an object with values by prop."),
+        ("run", {"stash_id": "NEW"}, "pdkernel does not store files of actions: omit stash_id."),
+        ("run", {"version": 1}, "version must be a string, for example 0.0.20."),
+    ],
+)
+async def test_an_invalid_request_for_a_component(
+    depot: Served, path: str, body: dict[str, Any], message: str | None
+) -> None:
+    """A field with a wrong value is answered 400 with the reason; an empty list of props counts as no props."""
+    request = {"external_user_id": "ada", "id": "depot-put-thing", **body}
+    answer = await depot.call("POST", f"/actions/{path}", json=request)
+
+    assert answer.status_code == (200 if message is None else 400)
+    assert answer.json().get("error") == message
+
+
+async def test_options_of_a_dynamic_prop(depot: Served, tmp_path: Path) -> None:
+    """A prop that a component adds for the given values has options as a declared one."""
+    write_action(tmp_path, "grow", GROWS)
+    found = await post(depot, "/actions/configure", id="depot-grow", prop_name="leaf", configured_props={"tree": "oak"})
+
+    assert [option["value"] for option in found["options"]] == ["leaf of oak"]
+
+
+async def test_an_unknown_kind_of_component(depot: Served) -> None:
+    """A list of another kind than actions and triggers is answered 400."""
+    answer = await depot.call("GET", "/components", params={"component_type": "app"})
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "component_type must be action or trigger.")
 
 
 async def test_dynamic_props(depot: Served) -> None:

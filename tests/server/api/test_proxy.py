@@ -255,6 +255,32 @@ async def test_an_app_without_known_hosts(site: Served, tmp_path: Path) -> None:
     assert refused.status_code == 400
 
 
+async def test_an_account_without_the_apps_credential(site: Served) -> None:
+    """An account that lacks the credential of its app's API is answered 400 with the name of the credential."""
+    site.directory.add_account(
+        app="slack", credentials={"other": "x-0123456789"}, external_user_id="ada", account_id="apn_odd"
+    )
+
+    answer = await send(site, account="apn_odd")
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "The slack account apn_odd has no credential 'oauth_access_token'."
+
+
+async def test_a_header_with_a_forbidden_character(site: Served) -> None:
+    """A header that HTTP cannot send to the app is answered 400."""
+    path = f"/v1/connect/{site.project.project_id}/proxy/{encoded()}"
+    headers = [(name.encode(), value.encode()) for name, value in site.headers().items()]
+    answer = await site.http.get(
+        path,
+        params={"external_user_id": "ada", "account_id": "apn_ada"},
+        headers=[*headers, (b"x-pd-proxy-x-name", b"M\xc3\xbcller")],
+    )
+
+    assert answer.status_code == 400
+    assert "a header contains a forbidden character" in answer.json()["error"]
+
+
 async def test_a_rejected_token_is_refreshed_once(site: Served, outside: str) -> None:
     """An account with a refresh token is sent again with a new token; an account without one is not."""
     register_provider(site.project, "slack", OAuthProvider(f"{outside}/authorize", f"{outside}/token", "client-1"))
@@ -270,6 +296,38 @@ async def test_a_rejected_token_is_refreshed_once(site: Served, outside: str) ->
     assert renewed.status_code == 201
     assert httpx.Headers(renewed.json()["headers"])["authorization"] == "Bearer renewed-token-1"
     assert other.status_code == 401
+
+
+async def test_a_rejected_request_ends_its_connection(tmp_path: Path, outside: str) -> None:
+    """Before a request is sent again with a new token, its first connection is closed, although the 401's body was not read."""
+    is_closed = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"renewed-token-1" in await reader.readuntil(b"\r\n\r\n"):
+            async with asyncio.timeout(5):
+                await is_closed.wait()
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        else:
+            writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 9\r\n\r\n")
+            await reader.read()
+            is_closed.set()
+        writer.close()
+
+    app = await asyncio.start_server(answer, "127.0.0.1")
+    host, port = app.sockets[0].getsockname()
+    async with app, served(tmp_path, egress=f"allow={host}") as there:
+        register_provider(there.project, "depot", OAuthProvider(f"{outside}/authorize", f"{outside}/token", "client-1"))
+        there.directory.add_account(
+            app="depot",
+            credentials={"oauth_access_token": TOKEN},
+            external_user_id="ada",
+            account_id="apn_ada",
+        )
+        store_grant(there.project, "apn_ada", OAuthTokens("old", "refresh-token-1", 3600.0))
+
+        found = await send(there, f"http://{host}:{port}/guarded")
+
+    assert found.status_code == 204
 
 
 async def test_a_token_that_was_renewed_meanwhile_is_used(tmp_path: Path) -> None:

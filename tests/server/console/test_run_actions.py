@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.source import WorkflowSource
-from tests.builders import a_workflow, python_step
+from tests.builders import a_workflow, an_event, python_step
 from tests.server.console.conftest import ADMIN, HTML, Console, Serve
 from tests.server.served import Served, served
 
@@ -76,6 +80,32 @@ async def test_an_old_page_does_not_decide_a_later_pause(serve: Serve) -> None:
     assert "The pause that the page shows has ended already." in answer.text
     assert 'value="ask 1 1"' in answer.text
     assert run.status == "paused"
+
+
+async def test_a_run_of_a_terminal_goes_on_in_the_server(serve: Serve, tmp_path: Path) -> None:
+    """A run that a terminal has started, and whose process has ended, is approved in the console; the server runs its next steps."""
+    console = await serve(ASK)
+    project = console.site.context.project
+    request = RunRequest(ASK, an_event(), parse_policy("deny"), folder=tmp_path, pause_mode="park")
+    async with await WorkflowEngine.start(project, LocalDirectory(project)) as terminal:
+        waiting = await terminal.run(request)
+    answer = await console.act(waiting.id, "approve")
+    run = await console.wait_until(waiting.id, "success")
+
+    assert (waiting.status, answer.status_code) == ("paused", 303)
+    assert run.step("answer").return_value == {"approved": True, "note": ""}
+
+
+async def test_a_program_gets_the_reason_of_a_refusal(serve: Serve) -> None:
+    """An action of a program that is not done is answered 409 with the reason as JSON."""
+    console = await serve(WAIT)
+    run_id = await paused(console)
+    answer = await console.site.http.post(
+        f"/-/runs/{run_id}/approve", headers={"authorization": f"Bearer {ADMIN}", **HTML}
+    )
+
+    assert answer.status_code == 409
+    assert answer.json()["error"]["message"].startswith("Only a run that waits in a suspend can be approved")
 
 
 async def test_a_run_is_cancelled(serve: Serve) -> None:

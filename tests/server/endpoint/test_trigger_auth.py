@@ -6,13 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pdkernel.model import Trigger
+from pdkernel.server import create_app
+from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.server.passthrough import PipedreamPassthrough
+from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, python_step
+from tests.connect.upstream import TOKEN, Upstream, token_of
 from tests.server.endpoint.conftest import ECHO
+from tests.server.served import served
 from tests.server.site import Site, site_of
 
+LIMITED = token_of("o_ours", "connect:accounts:read", number=7)
+"""A token of the project's workspace that may not start workflows."""
 NEEDS_SLACK = python_step("post", "pd.respond(status=200, body='posted')", options="--app slack")
 
 
@@ -58,6 +67,41 @@ async def test_a_revoked_token(tmp_path: Path) -> None:
         status, _ = await post(site, **header)
 
     assert status == 401
+
+
+@pytest.mark.parametrize(
+    ("token", "is_reachable", "status", "reason"),
+    [
+        (TOKEN, True, 200, ""),
+        (LIMITED, True, 401, "lacks the scope connect:workflow:invoke"),
+        (
+            "unknown",
+            True,
+            401,
+            "Neither this server nor the workspace of its Connect project issued this access token.",
+        ),
+        (TOKEN, False, 503, "could not be checked: Pipedream does not respond. Try again."),
+        ("", True, 401, "This endpoint requires an OAuth access token."),
+    ],
+)
+async def test_a_token_of_a_real_project(
+    tmp_path: Path, upstream: Upstream, token: str, is_reachable: bool, status: int, reason: str
+) -> None:
+    """With a real project, a token of its workspace starts the workflow; the answer to another has the reason, and no token."""
+    upstream.tokens[LIMITED] = ("o_ours", "connect:accounts:read")
+    login = upstream.login if is_reachable else replace(upstream.login, base_url="http://127.0.0.1:9")
+    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", guarded("oauth", response="default"))
+    async with served(tmp_path, ServedWorkflow("p_test", "eotest", source)) as site:
+        pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
+        transport = httpx.ASGITransport(create_app(replace(site.context, passthrough=pipedream)))
+        async with httpx.AsyncClient(transport=transport, base_url=site.context.settings.base_url) as http:
+            answer = await http.post("/eotest", headers={"Authorization": f"Bearer {token}"})
+        await pipedream.close()
+
+    assert answer.status_code == status
+    assert reason in answer.text
+    assert token == "" or token not in answer.text
+    assert answer.headers.get("retry-after") == ("2" if status == 503 else None)
 
 
 async def test_bearer_requires_the_token_of_the_variable(tmp_path: Path) -> None:

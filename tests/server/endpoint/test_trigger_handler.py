@@ -15,7 +15,7 @@ import pytest
 
 from tests.actions.checkout import write_checkout
 from tests.http_servers import AnsweringServer
-from tests.server.deploying import call_trigger, deploy, events
+from tests.server.deploying import call_trigger, deploy, events, write_sources
 from tests.server.served import Served, served
 
 KEY = "signing-key-of-the-app-0123456789"
@@ -62,10 +62,7 @@ export default { key: "depot-answers", name: "Answers", version: "0.1.0", type: 
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
     """A project with the sources and ada's account."""
     checkout = write_checkout(tmp_path / "components")
-    for name, text in (("new-call", CALLED), ("answers", ANSWERS)):
-        place = checkout / "components" / "depot" / "sources" / name / f"{name}.mjs"
-        place.parent.mkdir()
-        place.write_text(text)
+    write_sources(checkout, new_call=CALLED, answers=ANSWERS)
     async with served(tmp_path) as site:
         site.project.settings.set("actions", str(checkout))
         site.directory.add_account(
@@ -174,6 +171,46 @@ async def test_an_inactive_trigger_has_no_endpoint(site: Served) -> None:
 
     assert (off.status_code, on.status_code) == (404, 200)
     assert path_of(changed) == path_of(made)
+
+
+async def test_a_page_may_call_a_trigger(site: Served) -> None:
+    """A preflight request is answered for every page, and does not run the source."""
+    made = await deploy(site, id="depot-new-call")
+
+    answer = await site.http.options(path_of(made), headers={"access-control-request-headers": "x-mine"})
+
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, "*")
+    assert answer.headers["access-control-allow-headers"] == "x-mine"
+    assert await events(site, made["id"]) == []
+
+
+async def test_a_request_to_a_source_that_cannot_be_loaded(
+    site: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sender gets 200, as for a source that fails, and the log has the reason without the key of the endpoint."""
+    made = await deploy(site, id="depot-new-call")
+    (tmp_path / "components/components/depot/sources/new-call/new-call.mjs").write_text("throw new Error('moved');")
+
+    answer = await site.http.post(path_of(made))
+
+    assert answer.status_code == 200
+    assert f"The deployed trigger {made['id']} did not run: " in caplog.text
+    assert path_of(made)[1:] not in caplog.text
+
+
+async def test_only_the_first_response_of_a_source_counts(site: Served, tmp_path: Path) -> None:
+    """A source that responds twice sends its first response, and goes on."""
+    twice = CALLED.replace('http: "$.interface.http"', 'http: { type: "$.interface.http", customResponse: true }')
+    twice = twice.replace(
+        "this.$emit(", "this.http.respond({ status: 201 });\n    this.http.respond({ status: 202 });\n    this.$emit("
+    )
+    write_sources(tmp_path / "components", twice=twice.replace("depot-new-call", "depot-twice"))
+    made = await deploy(site, id="depot-twice")
+
+    answer = await site.http.post(path_of(made))
+
+    assert answer.status_code == 201
+    assert len(await wait_for_events(site, made["id"], 1)) == 1
 
 
 async def test_a_large_body_is_rejected(site: Served) -> None:

@@ -194,17 +194,30 @@ async def test_an_account_is_reconnected(site: Served, visitor: Visitor) -> None
 
 @pytest.mark.parametrize(
     ("user", "app", "account"),
-    [("bob", "slack", "apn_old"), ("ada", "github", "apn_old"), ("ada", "slack", "apn_own"), ("ada", "slack", "x<b>")],
+    [
+        ("bob", "slack", "apn_old"),
+        ("ada", "github", "apn_old"),
+        ("ada", "slack", "apn_own"),
+        ("ada", "slack", "apn_live"),
+        ("ada", "slack", "x<b>"),
+    ],
 )
 async def test_only_the_users_own_account_is_reconnected(
     site: Served, visitor: Visitor, user: str, app: str, account: str
 ) -> None:
-    """Another user's account, another app's, one of your own and an unknown one get the same message."""
+    """Another user's account, another app's, one of your own, one of production and an unknown one get the same message."""
     site.directory.add_account(
         app="slack", credentials={"api_key": "k-old"}, external_user_id="ada", account_id="apn_old"
     )
     site.directory.add_account(
         app="slack", credentials={"api_key": "k-own"}, external_user_id=None, account_id="apn_own"
+    )
+    site.directory.add_account(
+        app="slack",
+        credentials={"api_key": "k-live"},
+        external_user_id="ada",
+        environment="production",
+        account_id="apn_live",
     )
     made = await make(site, user=user)
     page = await visitor.open(made["connect_link_url"], app=app)
@@ -217,7 +230,8 @@ async def test_only_the_users_own_account_is_reconnected(
     assert (shown.status, message in shown.words) == (404, True)
     assert (sent.status, message in sent.words) == (400, True)
     assert "<b>" not in shown.html
-    assert {site.directory.credentials(each)["api_key"] for each in ("apn_old", "apn_own")} == {"k-old", "k-own"}
+    kept = [site.directory.credentials(each)["api_key"] for each in ("apn_old", "apn_own", "apn_live")]
+    assert kept == ["k-old", "k-own", "k-live"]
 
 
 async def test_hide_close_removes_the_buttons_that_close_the_frame(site: Served, visitor: Visitor) -> None:

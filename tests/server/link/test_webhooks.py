@@ -129,6 +129,18 @@ async def test_a_failing_back_end_does_not_prevent_the_connection(
     assert token not in caplog.text
 
 
+async def test_a_back_end_that_cannot_be_reached(
+    site: Served, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The account is connected, and the log names the kind of the error, and not the URL."""
+    made = await make(site, webhook_uri="http://127.0.0.1:9/hook")
+    await visitor.fill(await visitor.open(made["connect_link_url"], app="slack"), api_key="k-0123456789")
+
+    assert len(site.directory.accounts()) == 1
+    assert "rejected CONNECTION_SUCCESS: ConnectError" in caplog.text
+    assert "127.0.0.1:9" not in caplog.text
+
+
 async def test_an_account_connected_over_the_api_is_reported(site: Served, back_end: BackEnd) -> None:
     """An account that is connected without the pages causes the same event."""
     made = await make(site, webhook_uri=back_end.url)

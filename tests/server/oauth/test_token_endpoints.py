@@ -348,6 +348,19 @@ async def test_a_client_that_disconnects(site: Served) -> None:
     assert sent[0]["status"] == 400
 
 
+@pytest.mark.parametrize("encoded", ["!!!", "%%%=", "/w=="])
+async def test_basic_credentials_that_are_not_base64(site: Served, encoded: str) -> None:
+    """Credentials that are not UTF-8 in base64 are answered 400, at both routes."""
+    headers = {"Authorization": f"Basic {encoded}"}
+    answers = [await site.http.post(path, data={"token": "x"}, headers=headers) for path in (TOKEN, "/v1/oauth/revoke")]
+
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert answers[0].json() == {
+        "error": "invalid_request",
+        "error_description": "The Basic credentials are invalid.",
+    }
+
+
 async def test_a_repeated_field_is_rejected(site: Served) -> None:
     """A form with two client ids is rejected (RFC 6749, section 3.2)."""
     fields = {
