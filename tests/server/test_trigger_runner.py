@@ -111,9 +111,7 @@ async def test_a_workflow_is_found_by_its_endpoint_key(parcels: Served) -> None:
 async def test_a_workflow_that_is_not_served_is_logged(parcels: Served, caplog: pytest.LogCaptureFixture) -> None:
     """Events of a trigger whose workflow was removed are stored; the log names the trigger and the workflow."""
     made = await deploy(parcels, emit_on_deploy=False)
-    stored = parcels.project.deployed_triggers.find(made["id"])
-    assert stored is not None
-    parcels.project.deployed_triggers.update(replace(stored, workflows=("p_gone",)))
+    parcels.project.deployed_triggers.update(made["id"], lambda stored: replace(stored, workflows=("p_gone",)))
 
     (found,) = await pass_time(parcels, 61, 1, made["id"])
 

@@ -263,9 +263,7 @@ async def test_a_trigger_is_deleted(site: Served) -> None:
 async def test_a_trigger_that_is_off_is_deleted_without_its_hook(site: Served) -> None:
     """An inactive trigger is already deactivated: its failing hook does not run again, and does not prevent the deletion."""
     made = await deploy(site, configured_props={"size": "stuck"})
-    stored = site.project.deployed_triggers.find(made["id"])
-    assert stored is not None
-    site.project.deployed_triggers.update(replace(stored, active=False))
+    site.project.deployed_triggers.update(made["id"], lambda stored: replace(stored, active=False))
 
     answer = await call_trigger(site, "DELETE", f"/{made['id']}")
 
