@@ -113,6 +113,10 @@ class ChildProcess(Protocol):
         """Whether processes that the program started still run (Linux only)."""
         ...
 
+    def send_kill(self) -> None:
+        """Let many processes end at the same time: `kill`, which must follow for each, then does not wait long."""
+        ...
+
     def kill(self, *, wait: bool = True) -> None:
         """End every process at once, and forget it. Blocks for a few milliseconds until all have ended, unless *wait* is False."""
         ...
@@ -218,6 +222,9 @@ class SpawnedProcess:
             return bool(os.pread(self._children, 1, 0))
         except OSError:
             return False
+
+    def send_kill(self) -> None:
+        """Do nothing: `kill` must find the processes by their tag before one of them ends."""
 
     def kill(self, *, wait: bool = True) -> None:
         """End every process at once, and forget it. Blocks for a few milliseconds until all have ended, unless *wait* is False."""

@@ -28,6 +28,7 @@ from pdkernel.workers.replies import (
 from pdkernel.workers.step_errors import (
     MAX_EXPORT_LINE_BYTES,
     PayloadLimitError,
+    ProcessLostError,
     build_payload_error,
     build_process_died_error,
     build_process_not_started_error,
@@ -240,4 +241,6 @@ async def diagnose_exit(worker: Worker, recorder: StepRecorder) -> StepError:
     worker.process.drain()
     if (reason := worker.process.child.start_error) is not None:
         return build_process_not_started_error(reason)
+    if code is None and not worker.is_ready:
+        return ProcessLostError()
     return build_process_died_error(code, recorder.stderr_tail())
