@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +81,12 @@ class ChildProcess(Protocol):
 
     Attributes:
         exit_code: The exit code of its program (negative: a signal), or None.
+        peak_bytes: The highest resident memory of its program, or of a process that the program waited for; 0 before its end.
         start_error: Why the process could not be started, or None.
     """
 
     exit_code: int | None
+    peak_bytes: int
     start_error: str | None
 
     @property
@@ -141,6 +144,7 @@ class SpawnedProcess:
             OSError: The program cannot be started.
         """
         self.exit_code: int | None = None
+        self.peak_bytes = 0
         self.start_error: str | None = None
         self._tag = request.process_tag
         self._has_ended = False
@@ -176,11 +180,12 @@ class SpawnedProcess:
             # not reaped yet: no other process has its number, so the group can be killed
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            status: int | None = os.waitpid(self.pid, 0)[1]
+            _, status, usage = os.wait4(self.pid, 0)
+            self.exit_code = os.waitstatus_to_exitcode(status)
+            self.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         except ChildProcessError:  # other code in this process reaps every child
-            status = None
+            pass
         self._has_ended = True
-        self.exit_code = None if status is None else os.waitstatus_to_exitcode(status)
         if not self._is_killed:
             # processes that left the group are found by their tag; the pid may be reused by then
             WARDEN.register(-self.pid, self._tag)

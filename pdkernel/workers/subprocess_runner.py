@@ -203,7 +203,6 @@ class SubprocessRunner:
             error = await step.finished
             if error is not None:
                 step.kill()
-            return error
         finally:
             timer.cancel()
             if watch is not None:
@@ -214,6 +213,7 @@ class SubprocessRunner:
             if gateway and token:
                 gateway.unbind(token)
                 gateway.revoke_token(token)
+        return error or watch.error
 
 
 def _prepare_bash_command(step: Step, folder: Path) -> tuple[list[str], Path]:

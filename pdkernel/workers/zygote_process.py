@@ -27,6 +27,7 @@ class ZygoteProcess:
 
     Attributes:
         exit_code: The exit code of the step's program (negative: a signal), or None.
+        peak_bytes: As in `ChildProcess`.
         has_ended: Whether the step's program has ended.
         start_error: Why the process could not be started, or None.
     """
@@ -55,6 +56,7 @@ class ZygoteProcess:
             on_closed: Called once by `kill`: the zygote is not needed any more.
         """
         self.exit_code: int | None = None
+        self.peak_bytes = 0
         self.has_ended = False
         self.start_error: str | None = None
         self._on_namespaces = on_namespaces
@@ -201,7 +203,9 @@ class ZygoteProcess:
         elif word == "listen":
             self._attach_listener(int(rest))
         elif word == "exit":
-            self._end(os.waitstatus_to_exitcode(int(rest)))
+            status, kilobytes = map(int, rest.split())
+            self.peak_bytes = kilobytes * 1024
+            self._end(os.waitstatus_to_exitcode(status))
         elif word == "fail":
             self.start_error = rest
             self._end(None)

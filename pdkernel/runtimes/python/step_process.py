@@ -168,9 +168,9 @@ class StepParent:
         os.close(step)
         with contextlib.suppress(OSError):  # no other process of the group is left
             os.killpg(pid, signal.SIGKILL)
-        result = os.waitpid(pid, 0)[1]
+        _, result, usage = os.wait4(pid, 0)
         with contextlib.suppress(OSError):  # pdkernel has closed the socket
-            os.write(status, b"exit %d" % result)
+            os.write(status, b"exit %d %d" % (result, usage.ru_maxrss))
         os.close(status)
 
 
@@ -264,12 +264,12 @@ def _reap(step: int, status: int) -> NoReturn:
     os.closerange(1, _max_descriptor())
     while True:
         try:
-            pid, result = os.wait()
+            pid, result, usage = os.wait3(0)
         except ChildProcessError:
             os._exit(0)
         if pid == step:
             with contextlib.suppress(OSError):  # pdkernel has closed the socket
-                os.write(0, b"exit %d" % result)
+                os.write(0, b"exit %d %d" % (result, usage.ru_maxrss))
             with contextlib.suppress(OSError):  # no process of the group is left
                 os.killpg(step, signal.SIGKILL)
 
