@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
@@ -263,13 +264,14 @@ def test_isolated_process_of_an_unprivileged_server(make_place: Callable[[int], 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
 def test_files_of_a_step_are_in_its_slot(make_place: Callable[[int], Place]) -> None:
-    """What a process writes to `/tmp` and to the file store is in the slot's folder and the store, and belongs to its user."""
+    """What a process writes to `/tmp` and to the file store is in the slot's folder and the store; its group may change the files."""
     isolation, place = available("everything"), make_place(0)
     plan = place.plan(isolation)
 
     attempt(place, plan, None)
 
-    assert place.slot.joinpath("tmp", "own").stat().st_uid == plan["uid"]
+    own = place.slot.joinpath("tmp", "own").stat()
+    assert (own.st_uid, stat.S_IMODE(own.st_mode)) == (plan["uid"], 0o664)
     assert place.hidden.joinpath("files", "new").stat().st_gid == plan["gid"]
     assert not Path("/tmp/own").exists()
 
