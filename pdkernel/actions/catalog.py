@@ -107,7 +107,7 @@ class Catalog:
 
         def login() -> Login:
             raise ConnectSettingsError(
-                "There is no project yet, so there is no login at Pipedream.", fix="Log in: pdkernel login"
+                "This folder has no project, so it has no login at Pipedream.", fix="Log in: pdkernel login"
             )
 
         components = folder / "packages" / "components"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from pathlib import Path
 
 from pdkernel.encode import decode_json, encode_json
@@ -42,9 +43,12 @@ class DescriptionCache:
         self._descriptions[name] = description
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self._folder / f".{name}.draft"
-            draft.write_bytes(encode_json(description))
-            draft.replace(self._folder / name)
+            draft = self._folder / f".{name}.{secrets.token_hex(4)}"  # another process may store the same entry
+            try:
+                draft.write_bytes(encode_json(description))
+                draft.replace(self._folder / name)
+            finally:
+                draft.unlink(missing_ok=True)
         except OSError:
             return
 

@@ -25,9 +25,9 @@ from pdkernel.model import Language, Step
 
 ReadFile = Callable[[str], str | None]
 """
-Returns the text of a file by its path from the folder of the step's entry file, or None if there is no such file.
+Reads a file that a step imports: takes its path, relative to the folder of the step's entry file, and returns its text.
 
-It raises `StepFileError` for a file that a step may not import.
+Returns None if the file does not exist. Raises `StepFileError` if the step may not import the file.
 """
 
 _SOURCE_SUFFIXES: Mapping[Language, tuple[str, ...]] = {"python": (".py",), "node": (".js", ".mjs", ".cjs")}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import PackageInstallError, PdkernelError
+from pdkernel.errors import ActionSourceError, PackageInstallError, PdkernelError
 from pdkernel.packages import NpmTree, PythonEnvironment
 from pdkernel.workers import GoLock
 
@@ -47,15 +47,25 @@ class PreparedPackages:
         return error if isinstance(error, PackageInstallError) else None
 
     def explain_lock(self, request: RunRequest) -> None:
-        """Give each failure of a run that keeps its packages the commands that continue the run."""
+        """
+        Give each failure of a run that keeps its packages the commands that continue the run.
+
+        A failed installation is temporary: a registry may answer later. Other failures keep their kind and their fix.
+        """
         assert request.run_ids is not None, "a continued run has its ids"
         self.is_locked = True
         for step, error in self.failures.items():
             fork = f"pdkernel runs fork {request.run_ids[0]} --from {step} --send"
-            self.failures[step] = PackageInstallError(
-                f"{error.message} The run keeps the packages with which it began.",
-                fix=f"To continue the run when its packages can be installed: {fork}\nTo continue it with the packages of "
-                f"today: {fork} {request.source}",
-                package=getattr(error, "package", None),
-                line=getattr(error, "line", None),
+            commands = (
+                f"To continue the run when its packages can be installed: {fork}\nTo continue it with the packages of "
+                f"today: {fork} {request.source}"
             )
+            if isinstance(error, PackageInstallError | ActionSourceError):
+                self.failures[step] = PackageInstallError(
+                    f"{error.message} The run keeps the packages with which it began.",
+                    fix=commands,
+                    package=getattr(error, "package", None),
+                    line=getattr(error, "line", None),
+                )
+            else:
+                error.fix = f"{error.fix}\n{commands}".lstrip()

@@ -117,6 +117,19 @@ class RunSetup:
             self.workflow if self.share_workers else None,
         )
 
+    def build_worker_settings(self) -> dict[str, Any]:
+        """Build the settings that the workers of the run receive."""
+        return {
+            "workflow": f"{self.workflow}@{self.workflow_version}",
+            "variables": dict(self.variables),
+            "folder": str(self.import_folder),
+            "files": str(self.file_store_folder) if self.file_store_folder else None,
+            "packages": {
+                name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
+                for name, tree in self.node_packages.items()
+            },
+        }
+
 
 class StepCall(msgspec.Struct, frozen=True):
     """

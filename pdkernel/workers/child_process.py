@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +81,12 @@ class ChildProcess(Protocol):
 
     Attributes:
         exit_code: The exit code of its program (negative: a signal), or None.
+        peak_bytes: The highest resident memory of its program, or of a process that the program waited for; 0 before its end.
         start_error: Why the process could not be started, or None.
     """
 
     exit_code: int | None
+    peak_bytes: int
     start_error: str | None
 
     @property
@@ -113,6 +116,10 @@ class ChildProcess(Protocol):
         """Whether processes that the program started still run (Linux only)."""
         ...
 
+    def send_kill(self) -> None:
+        """Let many processes end at the same time: `kill`, which must follow for each, then does not wait long."""
+        ...
+
     def kill(self, *, wait: bool = True) -> None:
         """End every process at once, and forget it. Blocks for a few milliseconds until all have ended, unless *wait* is False."""
         ...
@@ -137,6 +144,7 @@ class SpawnedProcess:
             OSError: The program cannot be started.
         """
         self.exit_code: int | None = None
+        self.peak_bytes = 0
         self.start_error: str | None = None
         self._tag = request.process_tag
         self._has_ended = False
@@ -172,11 +180,12 @@ class SpawnedProcess:
             # not reaped yet: no other process has its number, so the group can be killed
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            status: int | None = os.waitpid(self.pid, 0)[1]
+            _, status, usage = os.wait4(self.pid, 0)
+            self.exit_code = os.waitstatus_to_exitcode(status)
+            self.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         except ChildProcessError:  # other code in this process reaps every child
-            status = None
+            pass
         self._has_ended = True
-        self.exit_code = None if status is None else os.waitstatus_to_exitcode(status)
         if not self._is_killed:
             # processes that left the group are found by their tag; the pid may be reused by then
             WARDEN.register(-self.pid, self._tag)
@@ -218,6 +227,9 @@ class SpawnedProcess:
             return bool(os.pread(self._children, 1, 0))
         except OSError:
             return False
+
+    def send_kill(self) -> None:
+        """Do nothing: `kill` must find the processes by their tag before one of them ends."""
 
     def kill(self, *, wait: bool = True) -> None:
         """End every process at once, and forget it. Blocks for a few milliseconds until all have ended, unless *wait* is False."""

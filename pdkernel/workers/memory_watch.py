@@ -3,6 +3,10 @@ Measures the memory of a running step's processes, and ends a step that exceeds 
 
 Sampling must not slow down a short step. Without a limit, the first sample is taken after half a second, and another when the
 step ends, unless the step took less than `MIN_SAMPLED_DURATION_S`.
+
+With a limit, the highest memory of the process between two samples counts, too. The system reports it for the whole life of a
+worker, so it is that of the step if it has grown; and at the end of a Bash or Go step, also for the programs that it waited for.
+Of other processes, only samples count.
 """
 
 from __future__ import annotations
@@ -12,7 +16,12 @@ from collections.abc import Callable
 
 from pdkernel.errors import StepError
 from pdkernel.workers.child_process import ChildProcess
-from pdkernel.workers.process_memory import BYTES_PER_MB, resident_bytes, resident_bytes_with_descendants
+from pdkernel.workers.process_memory import (
+    BYTES_PER_MB,
+    peak_resident_bytes,
+    resident_bytes,
+    resident_bytes_with_descendants,
+)
 
 SAMPLE_INTERVAL_S = 0.5
 """Seconds between two samples, and before the first sample, if there is no limit."""
@@ -52,6 +61,7 @@ class MemoryWatch:
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._peak_before = self._read_peak()
         self._wait_s = SAMPLE_INTERVAL_S if limit_mb is None else LIMITED_SAMPLE_INTERVAL_S
         self._timer = self._loop.call_later(self._wait_s, self._sample)
 
@@ -60,8 +70,14 @@ class MemoryWatch:
         self._closed = True
         self._timer.cancel()
         if self._limit_mb is not None or self._loop.time() - self._began >= MIN_SAMPLED_DURATION_S:
-            pid = self._process.pid
-            self._record(resident_bytes(pid) if pid else 0)
+            pid = self._process.pid if self._process.exit_code is None else None
+            now, peak = resident_bytes(pid) if pid else 0, self._read_peak()
+            self._record(max(now, self._process.peak_bytes, peak if peak > self._peak_before else 0))
+
+    def _read_peak(self) -> int:
+        is_needed = self._limit_mb is not None and self._process.exit_code is None
+        pid = self._process.pid if is_needed else None
+        return peak_resident_bytes(pid) if pid else 0
 
     def _sample(self) -> None:
         pid, root_pid = self._process.pid, self._process.root_pid

@@ -29,6 +29,15 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def peak_resident_bytes(pid: int) -> int:
+    """Return the highest resident memory that process *pid* has had since its start; 0 if it is unknown (not Linux)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:  # noqa: PTH123 - at the start and the end of steps
+            return int(file.read().partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
+    except (OSError, IndexError):
+        return 0
+
+
 def resident_bytes_with_descendants(pid: int | None, root_pid: int | None) -> int:
     """Return the memory of *pid*, of its descendants, and of those of *root_pid*, which have lost their parent."""
     if pid is None or root_pid is None:  # not started yet

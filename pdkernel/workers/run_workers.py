@@ -29,6 +29,7 @@ from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
 from pdkernel.workers.slot import WorkerSlot
+from pdkernel.workers.step_errors import ProcessLostError
 from pdkernel.workers.step_exchange import StepExchange, WorkerGone, diagnose_exit
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
 from pdkernel.workers.worker import Worker
@@ -277,6 +278,16 @@ class RunWorkers:
         self._pool.finish_run(self)
 
     async def _exchange_request(
+        self, language: WorkerLanguage, request: dict[str, Any], recorder: StepRecorder, **options: Any
+    ) -> Done | StepError:
+        """Exchange *request* with the worker of *language*; with another one if a zygote that was killed ended the first."""
+        done = await self._exchange_once(language, request, recorder, **options)
+        if isinstance(done, ProcessLostError):
+            options["before_start"] = None
+            done = await self._exchange_once(language, request, recorder, **options)
+        return done
+
+    async def _exchange_once(
         self,
         language: WorkerLanguage,
         request: dict[str, Any],
@@ -304,7 +315,11 @@ class RunWorkers:
         request["steps"] = list(texts)
         request["texts"] = unsent
         if before_start is not None:
-            await self._await_before_start(before_start, worker)
+            try:
+                await before_start()
+            except BaseException:  # the worker did not receive the values that are marked as sent
+                self._acquired_slot.end_worker(language)
+                raise
         exchange = self._exchange = StepExchange(worker, recorder, services, name=name, read=read)
         worker.bind(call_context)
         watch = MemoryWatch(worker.process.child, memory_limit_mb, exchange.fail_step)
@@ -326,39 +341,24 @@ class RunWorkers:
             worker.rest()
             worker.unbind()
             if not worker.is_healthy:
-                self._end_worker(worker)
+                self._acquired_slot.end_worker(language)
         if exchange.broken is not None:
             return exchange.broken
         if done.busy or worker.process.child.has_children():
             recorder.warn(CODE_STILL_RUNNING_WARNING)
-            self._end_worker(worker)
+            self._acquired_slot.end_worker(language)
         return watch.error or done
-
-    async def _await_before_start(self, before_start: Callable[[], Awaitable[None]], worker: Worker) -> None:
-        try:
-            await before_start()
-        except BaseException:  # the worker did not receive the values that are marked as sent
-            self._end_worker(worker)
-            raise
 
     def _begin(self, worker: Worker) -> dict[str, Any]:
         folder = self._folder()
         if worker.has_begun(self):
             return {}
-        setup = self._setup
         return worker.build_begin(
             self,
-            workflow=f"{setup.workflow}@{setup.workflow_version}",
-            variables=dict(setup.variables),
-            folder=str(setup.import_folder),
-            files=str(setup.file_store_folder) if setup.file_store_folder else None,
+            **self._setup.build_worker_settings(),
             cwd=folder,
             fixed=self._pool.determinism.to_json() if self._pool.determinism else None,
             kept=[f"{TMP_FOLDER}/{name}/" for name in self._acquired_slot.plan.tmp_names],
-            packages={
-                name: {"folder": str(tree.folder), "aliases": dict(tree.aliases)}
-                for name, tree in setup.node_packages.items()
-            },
         )
 
     async def _run_subprocess(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
@@ -371,9 +371,6 @@ class RunWorkers:
             )
         finally:
             self._exchange = None
-
-    def _end_worker(self, worker: Worker) -> None:
-        self._acquired_slot.end_worker(worker.language)
 
     @property
     def _acquired_slot(self) -> WorkerSlot:

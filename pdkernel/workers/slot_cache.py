@@ -155,12 +155,17 @@ class SlotCache:
         slot.remove_folder()
 
     def close(self) -> None:
-        """Close the idle slots, and stop measuring."""
+        """End the workers of the idle slots, and stop measuring. The folders of the slots remain."""
         if self._measuring is not None:
             self._measuring.cancel()
-        for slot in list(self._idle):
+        idle = list(self._idle)
+        for slot in idle:
+            for worker in slot.workers.values():
+                worker.process.child.send_kill()
+        for slot in idle:
             self._remove_idle(slot)
-            self.discard(slot)
+            self._forget(slot)
+            slot.end_workers()
 
     def _forget(self, slot: WorkerSlot) -> None:
         self._used -= self._slots.pop(slot, 0)

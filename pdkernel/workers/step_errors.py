@@ -46,6 +46,13 @@ class PayloadLimitError(StepError):
     code: ClassVar[str] = "payload_limit"
 
 
+class ProcessLostError(StepProcessExitedError):
+    """The process of a step ended with the zygote before code of the step ran, so another process can run the step."""
+
+    def __init__(self) -> None:
+        super().__init__("The step's process ended before the step started.", name="ProcessDied")
+
+
 class StepConfigurationError(StepError):
     """
     A prop of a step is missing, or its value is invalid.

@@ -28,6 +28,7 @@ from pdkernel.workers.replies import (
 from pdkernel.workers.step_errors import (
     MAX_EXPORT_LINE_BYTES,
     PayloadLimitError,
+    ProcessLostError,
     build_payload_error,
     build_process_died_error,
     build_process_not_started_error,
@@ -114,7 +115,7 @@ class StepExchange:
         if self.reply.cancelled():
             self._worker.is_healthy = False
 
-    def fail_step(self, error: StepError) -> None:
+    def fail_step(self, error: Exception) -> None:
         """Finish the request with *error*; later replies are ignored, and the worker is not reused."""
         self._worker.is_healthy = False
         if not self.reply.done():
@@ -150,17 +151,13 @@ class StepExchange:
 
     def on_closed(self) -> None:
         """Finish the request with `WorkerGone`; the caller then diagnoses the exit."""
-        self._worker.is_healthy = False
-        if not self.reply.done():
-            self.reply.set_exception(WorkerGone())
+        self.fail_step(WorkerGone())
 
     def _dispatch(self, act: Callable[[], None]) -> None:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - an error of the recorder's callbacks reaches the caller of the step
-            self._worker.is_healthy = False
-            if not self.reply.done():
-                self.reply.set_exception(error)
+            self.fail_step(error)
 
     def _start_timer(self) -> None:
         if self._timer:
@@ -223,8 +220,7 @@ class StepExchange:
             name = error.name if isinstance(error, StepError) else type(error).__name__
             answer["fault"] = {"name": name, "message": error.message, "fix": error.fix, "code": error.code}
         except Exception as error:  # noqa: BLE001 - an internal error ends the step and reaches its caller
-            if not self.reply.done():
-                self.reply.set_exception(error)
+            self.fail_step(error)
             return
         if not self.reply.done():
             self._worker.process.send(encode_json(answer) + b"\n")
@@ -251,4 +247,6 @@ async def diagnose_exit(worker: Worker, recorder: StepRecorder) -> StepError:
     worker.process.drain()
     if (reason := worker.process.child.start_error) is not None:
         return build_process_not_started_error(reason)
+    if code is None and not worker.is_ready:
+        return ProcessLostError()
     return build_process_died_error(code, recorder.stderr_tail())

@@ -7,6 +7,7 @@ A step is compiled (Go), its files are written, the process runs, and its export
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from pdkernel.errors import StepError, StepProcessExitedError
@@ -23,7 +24,7 @@ from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.slot import WorkerSlot
-from pdkernel.workers.step_errors import build_process_not_started_error, build_timeout_error
+from pdkernel.workers.step_errors import ProcessLostError, build_process_not_started_error, build_timeout_error
 from pdkernel.workers.subprocess_io import SubprocessIO
 from pdkernel.workers.subprocess_step import SubprocessStep, ignore_exit_status
 from pdkernel.workers.zygote import Zygotes
@@ -91,12 +92,14 @@ class SubprocessRunner:
         files = SubprocessIO(slot.folder, steps, call.account_fields)
         try:
             if program is not None:
-                step, command = SubprocessStep(recorder, parse_panic), [str(program)]
+                create_step, command = partial(SubprocessStep, recorder, parse_panic), [str(program)]
             else:
                 command, script = _prepare_bash_command(call.step, files.folder)
-                step = SubprocessStep(recorder, ignore_exit_status, script=script)
+                create_step = partial(SubprocessStep, recorder, ignore_exit_status, script=script)
             change_owner(slot.plan, [files.folder, *files.folder.iterdir()])
-            error = await self._run(step, command, call, files, folder, recorder, plan=slot.plan)
+            error = await self._run(create_step(), command, call, files, folder, recorder, plan=slot.plan)
+            if isinstance(error, ProcessLostError):
+                error = await self._run(create_step(), command, call, files, folder, recorder, plan=slot.plan)
             not_json = files.collect(recorder)
             return error or not_json
         finally:
@@ -200,7 +203,6 @@ class SubprocessRunner:
             error = await step.finished
             if error is not None:
                 step.kill()
-            return error
         finally:
             timer.cancel()
             if watch is not None:
@@ -211,6 +213,7 @@ class SubprocessRunner:
             if gateway and token:
                 gateway.unbind(token)
                 gateway.revoke_token(token)
+        return error or watch.error
 
 
 def _prepare_bash_command(step: Step, folder: Path) -> tuple[list[str], Path]:

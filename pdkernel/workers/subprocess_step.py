@@ -13,7 +13,7 @@ from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.workers.child_process import ChildProcess, ProcessRequest, open_pipes
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.step_errors import build_process_died_error, build_process_not_started_error
+from pdkernel.workers.step_errors import ProcessLostError, build_process_died_error, build_process_not_started_error
 from pdkernel.workers.zygote import Zygote, start_process
 
 _CHUNK = 1 << 16
@@ -109,6 +109,8 @@ class SubprocessStep:
         if (reason := child.start_error) is not None:
             return build_process_not_started_error(reason)
         if child.exit_code is None:
+            if child.pid is None:
+                return ProcessLostError()
             return build_process_died_error(None, self._recorder.stderr_tail())
         return self._error(child.exit_code)
 

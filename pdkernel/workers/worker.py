@@ -145,7 +145,6 @@ class Worker:
     def build_begin(self, run: object, **setup: Any) -> dict[str, Any]:
         """Build the `begin` of *run*, which is sent with its first request: the settings that the worker does not have."""
         self._run = run
-        self._sent_values = {}
         environment = base_environment(setup["cwd"], self.process_tag)
         # the worker applies `gateway` last: no variable of the workflow replaces the tag, by which processes are found
         last_variables = {**self.gateway_variables, PROCESS_TAG_VARIABLE: self.process_tag}

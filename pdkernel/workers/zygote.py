@@ -50,12 +50,14 @@ class Zygote:
     Attributes:
         modules: The modules that it was asked to import.
         read_variables: The environment variables that its modules have read: they were not set.
+        has_lost_start: Whether a request had no effect: the zygote is about to end.
     """
 
     def __init__(self, python: Path, modules: frozenset[str] = frozenset()) -> None:
         """Start the zygote of *python*, which imports those of *modules* whose import is harmless. Raises `OSError`."""
         self.modules = modules
         self.read_variables = READ_BY_COMMON_MODULES
+        self.has_lost_start = False
         self._processes = 0
         self._isolation: Isolation | None = None
         self._is_left_to_system = False
@@ -126,6 +128,9 @@ class Zygote:
         self._processes -= 1
         self.reap()
 
+    def _on_start_lost(self) -> None:
+        self.has_lost_start = True
+
     def leave_to_system(self) -> None:
         """Let the system end its processes with it, because they have namespaces: the warden need not watch it."""
         if not self._is_left_to_system and self._pid is not None:
@@ -134,14 +139,14 @@ class Zygote:
 
     def start(self, request: ProcessRequest, outputs: Sequence[int]) -> ZygoteProcess:
         """
-        Start a process; this does not wait for it.
+        Start a process; this does not wait for it. If the zygote has just ended, so has the process.
 
         Args:
             request: The process.
             outputs: The descriptors for its stdout and stderr, and for the requests and replies of a worker.
 
         Raises:
-            OSError: The zygote has ended, or no more descriptors are available.
+            OSError: The zygote was closed, or no more descriptors are available.
         """
         sandbox = request.plan_sandbox()
         status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -150,7 +155,7 @@ class Zygote:
             with theirs, os.fdopen(os.memfd_create("pdkernel"), "wb", buffering=0) as specification:
                 public, private = request.encode_for_zygote(sandbox)
                 specification.write(public + private)
-                with self._lock:
+                with self._lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     _send_fds(self._control, b"%d" % len(public), [specification.fileno(), theirs.fileno(), *outputs])
         except BaseException:
             status.close()
@@ -162,6 +167,7 @@ class Zygote:
             attach=sandbox.attach if sandbox else None,
             is_left_to_system=self._is_left_to_system,
             on_namespaces=self.leave_to_system,
+            on_lost=self._on_start_lost,
             on_closed=self._on_process_closed,
         )
 
@@ -231,6 +237,9 @@ class Zygotes:
                 self._loading.pop(python).close()
             if zygote is not None and not zygote.is_alive:
                 zygote.close()
+                zygote = None
+            elif zygote is not None and zygote.has_lost_start:
+                self._replaced.append(zygote)
                 zygote = None
             if zygote is None:
                 self._close_unused()

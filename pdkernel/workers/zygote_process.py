@@ -27,6 +27,7 @@ class ZygoteProcess:
 
     Attributes:
         exit_code: The exit code of the step's program (negative: a signal), or None.
+        peak_bytes: As in `ChildProcess`.
         has_ended: Whether the step's program has ended.
         start_error: Why the process could not be started, or None.
     """
@@ -39,6 +40,7 @@ class ZygoteProcess:
         attach: Callable[[int], None] | None,
         is_left_to_system: bool,
         on_namespaces: Callable[[], None],
+        on_lost: Callable[[], None],
         on_closed: Callable[[], None],
     ) -> None:
         """
@@ -50,12 +52,15 @@ class ZygoteProcess:
             attach: Called with the descriptor that receives the notifications of its seccomp filter; None without a filter.
             is_left_to_system: Whether the process surely has namespaces of its own, which the system ends with the zygote.
             on_namespaces: Called when the process has reported that it has namespaces of its own.
+            on_lost: Called when the process has ended before the zygote has started it.
             on_closed: Called once by `kill`: the zygote is not needed any more.
         """
         self.exit_code: int | None = None
+        self.peak_bytes = 0
         self.has_ended = False
         self.start_error: str | None = None
         self._on_namespaces = on_namespaces
+        self._on_lost = on_lost
         self._on_closed = on_closed
         self._tag = process_tag
         self._attach = attach
@@ -97,6 +102,8 @@ class ZygoteProcess:
             except OSError:
                 text, ancillary = b"", []
             if not text:
+                if self._pid is None and not self.has_ended and not self._is_closed:
+                    self._on_lost()
                 self._end(None)
                 self._close_status()
             else:
@@ -108,6 +115,13 @@ class ZygoteProcess:
         self._on_exit = on_exit
         self._watch()
 
+    def send_kill(self) -> None:
+        """Let the system begin to end the processes, if they have namespaces; `kill` then does not wait long."""
+        self.poll()
+        if self._pidfd is not None and self._in_namespaces:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
     def kill(self, *, wait: bool = True) -> None:
         """
         End every process of the step at once, and forget it.
@@ -115,6 +129,7 @@ class ZygoteProcess:
         Blocks for a few milliseconds until all have ended, unless *wait* is False.
         """
         self._on_exit = None
+        was_closed, self._is_closed = self._is_closed, True
         if self._status is not None:
             with contextlib.suppress(OSError):
                 self._status.shutdown(socket.SHUT_RDWR)  # a process that is not started yet ends by itself
@@ -136,8 +151,7 @@ class ZygoteProcess:
         self._children = None
         self.has_ended = True
         WARDEN.unregister(-id(self))
-        if not self._is_closed:
-            self._is_closed = True
+        if not was_closed:
             self._on_closed()
 
     async def end_leftovers(self) -> None:
@@ -189,7 +203,9 @@ class ZygoteProcess:
         elif word == "listen":
             self._attach_listener(int(rest))
         elif word == "exit":
-            self._end(os.waitstatus_to_exitcode(int(rest)))
+            status, kilobytes = map(int, rest.split())
+            self.peak_bytes = kilobytes * 1024
+            self._end(os.waitstatus_to_exitcode(status))
         elif word == "fail":
             self.start_error = rest
             self._end(None)

@@ -274,6 +274,60 @@ async def test_update_ttl(run: Run, project: Project) -> None:
     assert execution.status == "error"
 
 
+@pytest.mark.parametrize(
+    ("uses", "body", "summary"),
+    [
+        ("get-record", "key: a\n", "Found the record a."),
+        ("get-record", "key: b\n", "The record b does not exist."),
+        ("get-record-or-create", "key: b\n", "The record b does not exist."),
+        ("has-key-or-create", "key: b\n", "The key b does not exist."),
+        ("delete-single-record", "key: a\n", "Deleted the record a."),
+        ("delete-single-record", "key: b\n", "The record b did not exist."),
+        ("add-update-record", "key: a\nvalue: 2\n", "Updated the record a."),
+        ("add-update-record", "key: b\nvalue: 2\n", "Added the record b."),
+    ],
+)
+async def test_the_summary_names_the_record(run: Run, project: Project, uses: str, body: str, summary: str) -> None:
+    """The summary of an action says what it found or did."""
+    project.data_stores.set("cache", "a", 1)
+
+    execution = await run(action(f"data_stores-{uses}@0.0.1", STORE + body))
+
+    assert execution.step("act").exports["$summary"] == summary
+
+
+@pytest.mark.parametrize(
+    ("uses", "body", "message"),
+    [
+        ("update-ttl", "key: b\nttl: 60\n", "The record b does not exist."),
+        (
+            "get-record-or-create",
+            "key: b\naddRecordIfNotFound: 'Yes'\n",
+            "The record b does not exist and cannot be created: the prop value is missing.",
+        ),
+        (
+            "has-key-or-create",
+            "key: b\naddRecordIfNotFound: 'Yes'\n",
+            "The key b does not exist and cannot be created: the prop value is missing.",
+        ),
+        ("append-to-record", "key: a\nvalue: x\n", "The record a is not a list, so no value can be appended."),
+        ("add-update-multiple-records", "data: '5'\n", "The prop data is not an object of keys and values."),
+    ],
+)
+async def test_a_failed_action_changes_no_record(
+    run: Run, project: Project, uses: str, body: str, message: str
+) -> None:
+    """An action that cannot do its work fails with the reason, and the store stays as it was."""
+    project.data_stores.set("cache", "a", 1)
+
+    execution = await run(action(f"data_stores-{uses}@0.0.1", STORE + body))
+
+    error = execution.step("act").error
+    assert error is not None
+    assert error.message == message
+    assert records(project) == {"a": 1}
+
+
 async def test_default_store(run: Run, project: Project) -> None:
     """An action without a store uses the project's default store."""
     execution = await run(action("data_stores-add-update-record@0.0.9", "key: a\nvalue: 1\n"))

@@ -13,7 +13,7 @@ from pdkernel.actions.builtin_source import load_builtin_actions
 from pdkernel.actions.component import parse_header
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.actions.npm_source import NpmSource
-from pdkernel.actions.source_settings import ActionSettings
+from pdkernel.actions.source_settings import ActionSettings, EmptySettings
 from pdkernel.errors import (
     ActionNotFoundError,
     ActionSourceError,
@@ -21,7 +21,7 @@ from pdkernel.errors import (
     LicenceError,
     RequestError,
 )
-from pdkernel.project import Project
+from pdkernel.project import Login, Project
 from tests.actions.checkout import write_checkout
 from tests.actions.registry_server import HeldPackages, PackageServer, archive, depot, serving
 
@@ -393,3 +393,27 @@ def test_not_built_in(project: Project, uses: str, source: str) -> None:
         Catalog.for_project(project, environ={}).resolve(wanted.key, wanted.version)
 
     assert source in caught.value.fix
+
+
+def test_a_new_login_is_used(tmp_path: Path) -> None:
+    """After a login of another project, also by another process, actions run there; otherwise a token serves several calls."""
+    logins = [Login("client-1", "secret-1", "proj_1"), Login("client-2", "secret-2", "proj_2")]
+    packages = HeldPackages(tmp_path / "installed", ())
+    catalog = Catalog(
+        EmptySettings(), tmp_path, lock=ActionsLock(tmp_path / LOCK_NAME), packages=packages, login=lambda: logins[0]
+    )
+    first, again = catalog.connect_source, catalog.connect_source
+
+    del logins[0]
+    other = catalog.connect_source
+
+    assert again is first
+    assert (first.login.project_id, other.login.project_id) == ("proj_1", "proj_2")
+
+
+async def test_a_search_returns_at_most_the_limit(catalog: Catalog) -> None:
+    """Of the actions on this machine that match, the best ones are returned."""
+    every = await catalog.search("record")
+
+    assert await catalog.search("record", limit=2) == every[:2]
+    assert len(every) > 2

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pdkernel.actions import Catalog, Component
+from pdkernel.actions import ActionReference, Catalog, Component
+from pdkernel.actions.component import ComponentHeader, build_component
 from pdkernel.actions.connect_source import ConnectSource
 from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.connect import LocalDirectory
@@ -365,3 +366,92 @@ async def test_a_response_without_data_is_an_error(content: dict[str, object]) -
             with pytest.raises(ActionSourceError, match="has no data") as caught:
                 await request
             assert "PIPEDREAM_BASE_URL" in caught.value.fix
+
+
+def a_source(url: str, *, secret: str = CLIENT["client_secret"]) -> ConnectSource:
+    """The actions of the project behind the API at *url*."""
+    return ConnectSource(Login(CLIENT["client_id"], secret, PROJECT, base_url=url))
+
+
+async def test_an_api_that_cannot_be_reached_is_named(api: ConnectServer) -> None:
+    """Without a connection, the error names the host, and the fix is to check the network."""
+    url = api.environ["PIPEDREAM_BASE_URL"]
+    api.server_close()
+
+    with pytest.raises(ActionSourceError, match=r"cannot be reached at 127\.0\.0\.1: ") as caught:
+        await a_source(url).fetch_action("hangar-open-door", None)
+
+    assert caught.value.fix == "Check the network, and run the step again."
+
+
+async def test_a_refused_client_is_named(api: ConnectServer) -> None:
+    """If Pipedream refuses the OAuth client, the error has its id and not its secret, and the fix is to log in."""
+    source = a_source(api.environ["PIPEDREAM_BASE_URL"], secret="wrong-secret-99")
+
+    with pytest.raises(ActionSourceError) as caught:
+        await source.fetch_action("hangar-open-door", None)
+
+    assert caught.value.message == "Pipedream does not accept the OAuth client client-1 (HTTP 401)."
+    assert caught.value.fix.startswith("Log in again: pdkernel login")
+    assert "wrong-secret-99" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b"upstream timed out", "upstream timed out"),
+        (b"", "Bad Gateway"),
+        (b'{"error": "no such hangar"}', "no such hangar"),
+        (b'["odd"]', "['odd']"),
+        (b"x" * 1000, "x" * 300),
+    ],
+)
+async def test_an_error_of_the_api_has_the_beginning_of_its_text(content: bytes, shown: str) -> None:
+    """An HTTP error is shown with method, path and at most 300 characters of its response, JSON or not."""
+
+    def respond(request: SentRequest) -> Answer:
+        return (200, {"access_token": TOKEN}) if request.path == "/v1/oauth/token" else (502, content)
+
+    with serve(AnsweringServer(respond)) as server, pytest.raises(ActionSourceError) as caught:
+        await a_source(server.url).fetch_action("hangar-open-door", None)
+
+    path = f"/v1/connect/{PROJECT}/actions/hangar-open-door"
+    assert caught.value.message == f"Pipedream Connect responded with HTTP 502 to GET {path}: {shown}"
+
+
+async def test_a_failed_reload_of_the_props_is_an_error() -> None:
+    """If the action's code fails while Pipedream computes its props, the error has the code's message."""
+    header = ComponentHeader("hangar-open-door", "1.2.3")
+
+    def respond(request: SentRequest) -> Answer:
+        return 200, {"access_token": TOKEN} if request.path == "/v1/oauth/token" else {"errors": ["the door is shut"]}
+
+    with (
+        serve(AnsweringServer(respond)) as server,
+        pytest.raises(ActionSourceError, match="cannot reload the props: the door is shut"),
+    ):
+        await a_source(server.url).fetch_additional_props(
+            build_component(header, source="Connect"), props={}, external_user_id="ada", environment="development"
+        )
+
+
+async def test_a_search_ends_at_its_limit(project: Project, api: ConnectServer, tmp_path: Path) -> None:
+    """A search reads no further page when it has as many actions as it may return."""
+    catalog = Catalog.for_project(project, environ=api.environ)
+    catalog.settings.set_sources(["connect"], base=tmp_path)
+
+    found = await catalog.search("door", app="hangar", limit=1)
+
+    assert [component.key for component in found] == ["hangar-open-door"]
+    assert [path for _, path, _, _ in api.asked] == ["/actions"]
+
+
+async def test_a_folder_without_a_project_has_no_login(tmp_path: Path) -> None:
+    """Without a project, an action of Pipedream asks to log in."""
+    catalog = Catalog.without_project(tmp_path / ".pdkernel", environ={}).with_sources(["connect"], base=tmp_path)
+
+    with pytest.raises(ConnectSettingsError, match="This folder has no project") as caught:
+        await catalog.resolve_or_install(ActionReference("hangar-open-door", "1.2.3"))
+
+    assert caught.value.fix == "Log in: pdkernel login"
+    assert list(tmp_path.iterdir()) == []

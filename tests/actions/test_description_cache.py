@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,3 +78,21 @@ def test_an_unreadable_entry_is_described_again(file: ComponentFile, tmp_path: P
         entry.write_text("{")
 
     assert DescriptionCache(tmp_path / "cache").get(file) is None
+
+
+def test_an_entry_is_complete_while_it_is_stored_again(file: ComponentFile, tmp_path: Path) -> None:
+    """Several processes may store the same entry at once: each read finds a complete entry, and no draft is left."""
+    large = replace(DESCRIPTION, description="x" * 2_000_000)
+    folder = tmp_path / "cache"
+    DescriptionCache(folder).put(file, large)
+
+    def store() -> None:
+        for _ in range(40):
+            DescriptionCache(folder).put(file, large)
+
+    with ThreadPoolExecutor(4) as threads:
+        stored = [threads.submit(store) for _ in range(4)]
+        found = [DescriptionCache(folder).get(file) for _ in iter(lambda: all(each.done() for each in stored), True)]
+
+    assert {each == large for each in found} == {True}
+    assert len(list(folder.iterdir())) == 1

@@ -197,6 +197,17 @@ def test_an_unreadable_lock_file_is_left_unchanged(tmp_path: Path) -> None:
     assert path.read_text() == "<<<<<<< HEAD\n"
 
 
+def test_a_lock_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The error has the path, the system's reason and the fix."""
+    path = tmp_path / "nothing" / LOCK_NAME
+
+    with pytest.raises(ActionSourceError) as caught:
+        ActionsLock(path).override_version("a-b@0.0.1", "0.0.2")
+
+    assert caught.value.message == f"Cannot write {path}: no such file or directory."
+    assert caught.value.fix == "Make the file writable: pdkernel stores the versions of actions in it."
+
+
 # ── components that a run keeps ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -43,6 +43,15 @@ def test_other_sources_are_suggested(source: SourceName | Literal["builtin"], ke
     assert "pin the step's exports" in error.fix
 
 
+def test_no_other_source_is_left() -> None:
+    """If all sources of a project were searched, the fix is to check the key, or to pin the step's exports."""
+    sources = (SourceSetting("npm"), SourceSetting("folder", Path("/x")), SourceSetting("connect"))
+
+    error = build_missing_action_error(USES, sources)
+
+    assert error.fix.startswith("Check the key and the version. Or pin the step's exports")
+
+
 def test_another_version() -> None:
     """The error names the version that the source has, and the command that uses it; a built-in action needs a decision."""
     found = build_missing_action_error(USES, (), other=OTHER)

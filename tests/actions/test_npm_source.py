@@ -6,8 +6,12 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from pdkernel.actions import ActionReference
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.actions.npm_source import NpmSource, ProgressCallback
+from pdkernel.errors import ActionNotFoundError
 from pdkernel.packages import LockedSet
 
 MODULE = 'export default { key: "depot-put-thing", name: "Put", version: "0.0.1", type: "action" };'
@@ -64,3 +68,63 @@ def test_processes_that_search_at_once_write_one_index(tmp_path: Path) -> None:
     assert found == [True] * 40
     assert [path.name for path in (folder / "index").iterdir()] == ["depot.json"]
     assert list(NpmSource(folder, OneVersion("0.0.0"), lock).load_components("depot")) == ["depot-put-thing"]
+
+
+class Published(OneVersion):
+    """A registry with these versions of a package, or without the package; each installs, without an action."""
+
+    def __init__(self, versions: list[str] | None, folder: Path) -> None:
+        super().__init__("1.0.0")
+        self._versions = versions
+        self._folder = folder
+
+    async def list_versions(self, package: str) -> list[str]:
+        """The versions."""
+        if self._versions is None:
+            raise ActionNotFoundError(f"npm has no {package}.")
+        return self._versions
+
+    async def install(
+        self,
+        package: str,
+        version: str,
+        progress: ProgressCallback,
+        *,
+        locked: LockedSet | None = None,
+        install: bool = True,
+    ) -> Path:
+        """An empty folder."""
+        return self._folder
+
+
+@pytest.mark.parametrize("versions", [None, []])
+async def test_an_app_without_a_package_is_not_indexed(tmp_path: Path, versions: list[str] | None) -> None:
+    """An app that npm does not have, or whose versions were all withdrawn, has no index, and a search goes on."""
+    source = NpmSource(tmp_path / "components", Published(versions, tmp_path), ActionsLock(tmp_path / LOCK_NAME))
+
+    assert await source.index_newest_package("depot", lambda _: None) is False
+    assert source.list_apps() == []
+
+
+async def test_a_package_without_its_action_is_named(tmp_path: Path) -> None:
+    """If the installed package does not have the action of the index, the error names both, and nothing is locked."""
+    lock = ActionsLock(tmp_path / LOCK_NAME)
+    source = NpmSource(tmp_path / "components", Published(["1.0.0"], tmp_path), lock)
+
+    with pytest.raises(ActionNotFoundError) as caught:
+        await source.install_component(ActionReference("depot-put-thing", "0.0.1"), lambda _: None)
+
+    assert caught.value.message == ("@pipedream/depot 1.0.0 was installed, but does not contain depot-put-thing@0.0.1.")
+    assert not lock.path.exists()
+
+
+async def test_kept_packages_without_the_action_are_named(tmp_path: Path) -> None:
+    """If the packages with which a run began do not have its action, the error names both."""
+    source = NpmSource(tmp_path / "components", Published([], tmp_path), ActionsLock(tmp_path / LOCK_NAME))
+
+    with pytest.raises(
+        ActionNotFoundError, match=r"^@pipedream/depot 1\.0\.0 does not contain depot-put-thing@0\.0\.1\.$"
+    ):
+        await source.restore_component(
+            ActionReference("depot-put-thing", "0.0.1"), "1.0.0", LockedSet({}, {}), lambda _: None, install=True
+        )

@@ -125,6 +125,20 @@ async def test_another_set_keeps_the_locked_versions(registry: NpmRegistry, open
     assert (versions_in(tree), inner["version"]) == ({"outer": "1.0.0", "other": "1.9.0"}, "1.0.0")
 
 
+async def test_dependencies_keep_the_versions_of_the_largest_set(registry: NpmRegistry, opened: Open) -> None:
+    """A set that contains several earlier ones keeps the versions of the dependencies of the largest of them."""
+    for name, dependencies in (("inner", {}), ("outer", {"inner": "^1"}), ("one", {}), ("two", {})):
+        registry.publish(name, "1.0.0", dependencies=dependencies)
+    for names in (["one"], ["outer", "two"]):
+        await opened().ensure([NpmSpec(name) for name in names])
+    registry.publish("inner", "1.9.0")
+
+    tree = await opened().ensure([NpmSpec(name) for name in ("one", "outer", "two")])
+
+    inner = json.loads((tree.folder / "node_modules/inner/package.json").read_text())
+    assert inner["version"] == "1.0.0"
+
+
 async def test_the_lock_file_keeps_no_set_that_another_contains(
     registry: NpmRegistry, opened: Open, tmp_path: Path
 ) -> None:

@@ -7,7 +7,9 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -477,3 +479,18 @@ async def test_locked_packages_have_their_hashes(opened: Open, wheels: WheelFold
         await opened(PIP_NO_CACHE_DIR="1").ensure(
             find_python_requirements("import tiny"), install=True, progress=lambda _: None, locked=locked
         )
+
+
+def test_processes_that_start_at_once_share_the_bare_environment(opened: Open, tmp_path: Path) -> None:
+    """The first of several processes publishes the environment without packages; the others use it, and leave no other folder."""
+    barrier = threading.Barrier(8)
+
+    def start(_: int) -> PythonEnvironment:
+        barrier.wait(20)
+        return asyncio.run(ensure(opened(), ""))
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(start, range(8)))
+
+    assert len(set(found)) == 1
+    assert list((tmp_path / "python").iterdir()) == [found[0].folder]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import ProjectError
-from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, describe_machine, describe_python
+from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, describe_machine, describe_python, parse_pins
 
 HASH = "a" * 64
 EARLIER = f"Python {sys.version_info[0]}.{sys.version_info[1] - 1} or later"
@@ -77,3 +77,9 @@ def test_the_file_has_a_limited_number_of_blocks(tmp_path: Path) -> None:
     assert len(full) == 60
     assert blocks[-1] in full
     assert set(lock.read()) == {*full, newer} - {blocks[-1]}
+
+
+def test_a_package_without_a_hash_is_refused() -> None:
+    """A registry that publishes no hashes gives lines without one, which are named."""
+    with pytest.raises(ValueError, match=r"'tiny==1\.0' is not a package with its version and SHA-256"):
+        parse_pins("tiny==1.0\n")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pdkernel.analysis import PythonRequirement
-from pdkernel.packages.uv_command import Uv
+from pdkernel.packages.uv_command import Uv, run_command
 from tests.wheels import WheelFolder
 
 
@@ -53,3 +56,55 @@ async def test_an_error_shows_no_address(tmp_path: Path) -> None:
     error = await uv._explain("Resolving\nerror: Failed to parse https://ada:pa55word@host/simple/tiny\nhint: x\n")
 
     assert error.message == "tiny could not be installed:\nFailed to parse (address)"
+
+
+async def test_a_cancelled_installation_ends_uv() -> None:
+    """If a run is cancelled, uv and the processes that it has started end before the run goes on."""
+    lines: list[str] = []
+    script = "sleep 1000 & echo $$ $! >&2; wait"
+    task = asyncio.ensure_future(run_command(("/bin/sh", "-c", script), {"PATH": os.defpath}, lines.append))
+    async with asyncio.timeout(20):
+        while not lines:
+            await asyncio.sleep(0.01)
+    own, child = map(int, lines[0].split())
+
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert not psutil.pid_exists(own)
+    async with asyncio.timeout(20):
+        while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("output", "message", "fix"),
+    [
+        (
+            "error: No space left on device (os error 28)",
+            "tiny cannot be installed: the disk is full.",
+            "Free some space",
+        ),
+        (
+            "error: HTTP status client error (401 Unauthorized) for url (https://ada:pa55word@host/simple)",
+            "tiny cannot be installed: the package registry answered 401 Unauthorized.",
+            "Check the user name and the password in PIP_INDEX_URL",
+        ),
+        (
+            "error: error sending request for url (https://ada:pa55word@host/simple)",
+            "tiny could not be installed: the package registry cannot be reached.",
+            "Check the network, PIP_INDEX_URL and HTTPS_PROXY",
+        ),
+    ],
+)
+async def test_a_failure_outside_of_the_packages_is_explained(
+    tmp_path: Path, output: str, message: str, fix: str
+) -> None:
+    """A full disk, a wrong password and a missing network are named with their fix, and without the registry's address."""
+    uv = Uv({}, tmp_path, [PythonRequirement("tiny")], lambda _: None)
+
+    error = await uv._explain(output)
+
+    assert error.message == message
+    assert error.fix.startswith(fix)

@@ -2,7 +2,7 @@
 A program that runs attacks as an isolated process: `python isolated.py`, with a request as JSON on stdin.
 
 It plays the server: it has a secret in its environment and memory, a socket, shared memory, and files. The request holds `module`
-(the path of `isolation.py`), `plan`, `uid` (the server's user, or null), `names` (values that attacks use) and `attacks` (name to
+(the path of `isolation.py`), `plan`, `uid` (the server's user, or null), `group` (a group of a server of root), `names` (values that attacks use) and `attacks` (name to
 the body of a function that returns whether the attack succeeded). It prints the result of each attack as JSON.
 """
 
@@ -73,6 +73,8 @@ def main() -> None:
         os.setgroups([])
         os.setresgid(*[request["uid"]] * 3)
         os.setresuid(*[request["uid"]] * 3)
+    elif os.geteuid() == 0:
+        os.setgroups([request["group"]])
     libc.prctl(PR_SET_DUMPABLE, 1)
     buffer = ctypes.create_string_buffer(SECRET)
     listening = socket.socket(socket.AF_UNIX)

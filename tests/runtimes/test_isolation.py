@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock exist on Linux only")
 
 OTHER_USER = 65534
+GROUP = 4
+"""A group of a server that runs as root, besides its own."""
 
 READ = {
     "key": "return open(key).read() == 'the key'",
@@ -90,6 +93,7 @@ OF_ROOT = {
     "device": "os.mknod(tmp + '/null', 0o20666, os.makedev(1, 3)); return True",
     "mount": "return libc.mount(b'tmpfs', tmp.encode(), b'tmpfs', 0, None) == 0 and libc.umount2(tmp.encode(), 2) == 0",
     "user id": "os.setuid(12345); return True",
+    "group of the server": "return group in os.getgroups()",
 }
 """Attacks of a process that runs as root."""
 
@@ -168,10 +172,12 @@ def attempt(place: Place, plan: dict[str, Any] | None, uid: int | None) -> set[s
         "database": str(place.hidden / "project.db"),
         "store": str(place.hidden / "files"),
     }
-    request = {"module": str(place.program), "plan": plan, "uid": uid, "names": names}
+    request = {"module": str(place.program), "plan": plan, "uid": uid, "group": GROUP}
     done = subprocess.run(
         [python_of_all_users() or sys.executable, "-I", str(Path(__file__).with_name("isolated.py"))],
-        input=json.dumps({**request, "attacks": {**READ, **CONTACT, **APART, **OF_ROOT, **OWN}}),
+        input=json.dumps(
+            {**request, "names": {**names, "group": GROUP}, "attacks": {**READ, **CONTACT, **APART, **OF_ROOT, **OWN}}
+        ),
         capture_output=True,
         text=True,
         check=False,
@@ -236,7 +242,10 @@ def test_isolated_process_of_this_user(make_place: Callable[[int], Place], mode:
     """A process reaches its own files, and neither the server, nor the project's secrets, nor other runs."""
     isolation, place = available(mode), make_place(os.geteuid())
 
-    assert attempt(place, place.plan(isolation), None) == ALLOWED[mode]
+    plan = place.plan(isolation)
+    keeps_group = os.geteuid() == 0 and plan["uid"] is None
+
+    assert attempt(place, plan, None) == ALLOWED[mode] | ({"group of the server"} if keeps_group else set())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
@@ -255,13 +264,14 @@ def test_isolated_process_of_an_unprivileged_server(make_place: Callable[[int], 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
 def test_files_of_a_step_are_in_its_slot(make_place: Callable[[int], Place]) -> None:
-    """What a process writes to `/tmp` and to the file store is in the slot's folder and the store, and belongs to its user."""
+    """What a process writes to `/tmp` and to the file store is in the slot's folder and the store; its group may change the files."""
     isolation, place = available("everything"), make_place(0)
     plan = place.plan(isolation)
 
     attempt(place, plan, None)
 
-    assert place.slot.joinpath("tmp", "own").stat().st_uid == plan["uid"]
+    own = place.slot.joinpath("tmp", "own").stat()
+    assert (own.st_uid, stat.S_IMODE(own.st_mode)) == (plan["uid"], 0o664)
     assert place.hidden.joinpath("files", "new").stat().st_gid == plan["gid"]
     assert not Path("/tmp/own").exists()
 

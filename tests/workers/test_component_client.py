@@ -138,6 +138,15 @@ async def test_action_runs_with_its_methods_props_and_account(bench: Bench, writ
     }
 
 
+async def test_label_of_an_undeclared_value_is_removed(bench: Bench, write: Write) -> None:
+    """A value that was chosen with a label is plain in the code, though no declaration of its prop is known."""
+    outcome = await run(bench, write(ACTION), props={"fromSite": {"__lv": {"label": "Site A", "value": "a"}}})
+
+    value = outcome.exports["$return_value"]
+    assert isinstance(value, dict)
+    assert value["fromSite"] == "a"
+
+
 async def test_prop_definition_is_followed_through_several_levels(bench: Bench, write: Write) -> None:
     """`propDefinition` is followed to any depth, the nearest definition wins, and every function adds its arguments."""
     text = """

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
+import pytest
+
 from pdkernel.workers.child_process import ChildProcess
 from pdkernel.workers.memory_watch import LIMITED_SAMPLE_INTERVAL_S, MemoryWatch, StepMemoryError, build_memory_error
 from pdkernel.workers.process_memory import BYTES_PER_MB, resident_bytes
@@ -25,6 +27,8 @@ class OwnProcess:
 
     pid: int = os.getpid()
     root_pid: int = os.getpid()
+    exit_code: int | None = None
+    peak_bytes: int = 0
 
 
 def watch(limit_mb: int | None, on_exceeded: Callable[[StepMemoryError], None] = lambda _: None) -> MemoryWatch:
@@ -87,6 +91,59 @@ async def test_the_last_sample_counts() -> None:
     assert (limited.peak_bytes > 0, free.peak_bytes > 0, free.error) == (True, True, None)
 
 
+@contextmanager
+def a_program() -> Iterator[tuple[OwnProcess, Callable[[int], None]]]:
+    """A program, and a function that lets it use so many megabytes for a moment."""
+    code = "import sys\nfor line in sys.stdin:\n    len(b'x' * (int(line) << 20))\n    print(flush=True)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        stdin, stdout = program.stdin, program.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def grow(megabytes: int) -> None:
+            stdin.write(b"%d\n" % megabytes)
+            stdin.flush()
+            stdout.readline()
+
+        grow(0)
+        yield OwnProcess(program.pid, program.pid), grow
+        program.kill()
+
+
+@pytest.mark.parametrize(("limit_mb", "is_exceeded"), [(100, True), (300, False), (None, False)])
+async def test_memory_between_two_samples_counts(limit_mb: int | None, is_exceeded: bool) -> None:
+    """The highest memory of a process is compared with the limit, though the process has released it before the sample."""
+    with a_program() as (process, grow):
+        watching = MemoryWatch(cast("ChildProcess", process), limit_mb, lambda _: None)
+        grow(200)
+        watching.close()
+
+    assert (watching.error is not None) == is_exceeded
+    assert (watching.peak_bytes > 200 * BYTES_PER_MB) == (limit_mb is not None)
+
+
+async def test_memory_of_an_earlier_step_does_not_count() -> None:
+    """What the process used before the watch, for a step with another limit, is not memory of the step."""
+    with a_program() as (process, grow):
+        grow(200)
+        watching = MemoryWatch(cast("ChildProcess", process), 100, lambda _: None)
+        grow(20)
+        watching.close()
+
+    assert watching.error is None
+    assert 0 < watching.peak_bytes < 100 * BYTES_PER_MB
+
+
+async def test_highest_memory_of_an_ended_program_counts() -> None:
+    """A program that has ended reports its highest memory; its number may belong to another process by now."""
+    process = OwnProcess()
+    watching = MemoryWatch(cast("ChildProcess", process), LARGE, lambda _: None)
+    process.exit_code, process.peak_bytes = 0, 10**12
+    watching.close()
+
+    assert watching.peak_bytes == 10**12
+
+
 async def test_an_ended_step_is_not_measured_again() -> None:
     """A step that ends while it is measured is not measured again."""
     samples = 0
@@ -95,6 +152,8 @@ async def test_an_ended_step_is_not_measured_again() -> None:
         """This process, as that of a step which ends when a sample begins."""
 
         pid = os.getpid()
+        exit_code = None
+        peak_bytes = 0
 
         @property
         def root_pid(self) -> int:

@@ -251,6 +251,45 @@ async def test_step_that_exceeds_its_memory_at_its_end_fails(bench: Bench, langu
     await run_good(bench, language)
 
 
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("python", "def handler(pd):\n    len(b'x' * (60 << 20))\n"),
+        ("bash", "python3 -c 'len(b\"x\" * (60 << 20))'"),
+    ],
+)
+async def test_memory_that_was_released_counts(bench: Bench, language: Language, source: str) -> None:
+    """A step whose process, or a program that it waited for, exceeds the limit between two samples fails at its end."""
+    await bench.run("python", GOOD["python"], name="before")
+
+    outcome = await bench.run(language, source, memory_limit_mb=60)
+    after = await bench.run(language, source, name="after", memory_limit_mb=1000)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "memory"
+    assert after.error is None
+
+
+@pytest.mark.parametrize(("is_intruded", "code"), [(True, "protocol"), (False, "step_died")])
+async def test_worker_that_is_lost_before_its_request_runs_nothing(bench: Bench, is_intruded: bool, code: str) -> None:
+    """A warm worker that ends, or to whose private pipe code writes, while a start is recorded, fails the step."""
+    await bench.run("python", "def handler(pd):\n    return 1\n", name="first")
+    worker = bench.workers._acquired_slot.workers["python"]
+
+    async def lose() -> None:
+        if is_intruded:
+            assert worker.process.listener is not None
+            worker.process.listener.on_line(b"1 {}")
+        else:
+            worker.kill()
+
+    outcome = await bench.run("python", "def handler(pd):\n    print('ran')\n", before_start=lose)
+
+    assert outcome.error is not None
+    assert outcome.error.code == code
+    assert bench.printed() == ""
+
+
 async def test_interpreter_that_does_not_start_is_named(open_run: OpenRun, tmp_path: Path) -> None:
     """A path without a program is a clear error."""
     pool = WorkerPool(python=tmp_path / "nothing")

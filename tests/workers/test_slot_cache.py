@@ -9,14 +9,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
 
 import psutil
 import pytest
 
 from pdkernel.workers import WorkerPool
+from pdkernel.workers.calls import WorkerKey
+from pdkernel.workers.isolation import NO_PLAN, StepAccess
 from pdkernel.workers.process_memory import find_memory_limit
+from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.slot_cache import SlotCache, default_memory_budget, max_idle_processes
+from pdkernel.workers.worker import Worker
 from tests.workers.conftest import OpenRun
 from tests.workers.test_pool import PID
 
@@ -233,6 +239,49 @@ async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: Op
 
     assert used == 100 * MB
     assert [len(pids) for pids in sizes.measured] == [1]
+
+
+@dataclass
+class FakeWorker:
+    """
+    A worker whose process records in what order it is ended.
+
+    Attributes:
+        calls: The calls of all workers.
+    """
+
+    user: str
+    calls: list[tuple[str, str]]
+
+    @property
+    def process(self) -> Self:
+        """This worker is its own process."""
+        return self
+
+    child = process
+
+    def send_kill(self) -> None:
+        """Record the signal."""
+        self.calls.append(("signal", self.user))
+
+    def kill(self, *, wait: bool) -> None:
+        """Record a wait for the end."""
+        self.calls.append(("wait" if wait else "go on", self.user))
+
+
+def test_idle_workers_end_at_the_same_time(tmp_path: Path) -> None:
+    """A pool that closes sends the signal to each idle worker before it waits for the end of the first one."""
+    cache, calls = SlotCache(max_processes=2, memory_budget=200 * MB), list[tuple[str, str]]()
+    for user in ("ada", "grace"):
+        slot = WorkerSlot(WorkerKey("development", user, None, False, False), tmp_path, StepAccess(), NO_PLAN)
+        slot.workers["python"] = cast("Worker", FakeWorker(user, calls))
+        cache.add(slot)
+        cache.add_spare(slot)
+
+    cache.close()
+
+    assert calls == [("signal", "ada"), ("signal", "grace"), ("wait", "ada"), ("wait", "grace")]
+    assert cache.take(slot.key, slot.access) is None
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,16 @@ async def test_process_that_cannot_be_started_is_an_error_of_the_step(
     assert "could not be started: OSError: [Errno 7] Argument list too long" in outcome.error.message
 
 
+@pytest.mark.parametrize("name", ["PIPEDREAM_EXPORTS", "PIPEDREAM_RESPONSE"])
+async def test_file_of_a_step_that_is_too_large_is_not_read(bench: Bench, name: str) -> None:
+    """A file with exports or a response of more than 64 MB is an error of the step, with the size."""
+    outcome = await bench.run("bash", f"truncate -s 65M ${name}")
+
+    assert outcome.error is not None
+    assert outcome.error.code == "payload_limit"
+    assert f"${name} has 65.0 MB" in outcome.error.message
+
+
 async def test_accounts_and_a_response(bench: Bench) -> None:
     """A step with an app reads its credentials from a file, and responds by writing to a file."""
     outcome = await bench.run(

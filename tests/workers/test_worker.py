@@ -86,6 +86,26 @@ class TestServiceCalls:
         assert "flow.trigger" in outcome.error.message
 
 
+class Broken:
+    """A service with an error of pdkernel itself."""
+
+    async def call(self, _operation: str, _args: Mapping[str, JSON]) -> JSON:
+        """Raise the error."""
+        raise ZeroDivisionError("in a service")
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_internal_error_of_a_service_reaches_the_caller(bench: Bench, language: Language) -> None:
+    """An error of pdkernel in a service is not an answer to the step's code: it ends the step and reaches its caller."""
+    code = in_node("await $.flow.trigger('p')") if language == "node" else in_python("pd.flow.trigger('p')")
+
+    with pytest.raises(ZeroDivisionError, match="in a service"):
+        await bench.run(language, code, services=Broken())
+    after = await bench.run(language, in_node("return 1") if language == "node" else in_python("return 1"))
+
+    assert after.exports == {"$return_value": 1}
+
+
 class Waiting:
     """A service whose only call never returns."""
 

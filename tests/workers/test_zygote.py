@@ -163,6 +163,52 @@ async def test_zygote_that_was_killed_is_replaced(bench: Bench) -> None:
     assert after.exports == {"$return_value": 1}
 
 
+@pytest.mark.parametrize("which", ["starter", "launcher", "template"])
+@pytest.mark.parametrize(
+    ("language", "source"), [("python", python("return 1")), ("bash", "echo a=1 >> $PIPEDREAM_EXPORTS")]
+)
+async def test_start_that_a_killed_zygote_has_lost_is_repeated(
+    open_run: OpenRun, own_pool: WorkerPool, language: Language, source: str, which: str
+) -> None:
+    """If a zygote is killed before it has started the process of a step, another zygote starts the process."""
+    zygotes = own_pool.zygotes
+    assert zygotes is not None
+    zygote = zygotes.get(Path(sys.executable) if language == "python" else None)
+    assert zygote is not None
+    assert zygote.isolation.namespaces
+    assert zygote._pid is not None
+    launcher = psutil.Process(zygote._pid)
+    (starter,) = launcher.children()
+    (template,) = starter.children()
+    bench = await open_run(of=own_pool)
+    starter.suspend()
+    task = asyncio.ensure_future(bench.run(language, source))
+    async with asyncio.timeout(20):
+        while zygote.is_unused:
+            await asyncio.sleep(0.01)
+
+    {"starter": starter, "launcher": launcher, "template": template}[which].kill()
+    if which == "template":
+        template.wait(20)
+    starter.resume()
+    outcome = await task
+
+    assert outcome.error is None
+    assert list(outcome.exports.values()) in ([1], ["1"])
+
+
+async def test_signal_ends_an_idle_worker(bench: Bench) -> None:
+    """After the signal, the processes of a worker end before they are waited for."""
+    await bench.run("python", python("return 1"))
+    child = bench.workers._acquired_slot.workers["python"].process.child
+    process = psutil.Process(child.pid)
+
+    child.send_kill()
+
+    assert wait_until_gone(lambda: runs(process)) is False
+    child.kill()
+
+
 @pytest.mark.parametrize(
     ("language", "source"),
     [

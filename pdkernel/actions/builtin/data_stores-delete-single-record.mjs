@@ -15,7 +15,7 @@ export default {
   async run({ $ }) {
     const value = await this.dataStore.get(this.key);
     await this.dataStore.delete(this.key);
-    $.export("$summary", value === undefined ? `There was no record ${this.key}.` : `Deleted the record ${this.key}.`);
+    $.export("$summary", value === undefined ? `The record ${this.key} did not exist.` : `Deleted the record ${this.key}.`);
     return value;
   },
 };

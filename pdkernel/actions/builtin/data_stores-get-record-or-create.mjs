@@ -20,11 +20,11 @@ export default {
       return this.dataStore.get(this.key);
     }
     if (!isYes(this.addRecordIfNotFound)) {
-      $.export("$summary", `There is no record ${this.key}.`);
+      $.export("$summary", `The record ${this.key} does not exist.`);
       return undefined;
     }
     const value = parseJsonText(this.value);
-    if (value === undefined) throw new Error(`The record ${this.key} does not exist, and the prop value is missing, so it cannot be created.`);
+    if (value === undefined) throw new Error(`The record ${this.key} does not exist and cannot be created: the prop value is missing.`);
     await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
     $.export("$summary", `Created the record ${this.key}.`);
     return value;

@@ -14,7 +14,7 @@ export default {
   /** @this {any} @param {any} services */
   async run({ $ }) {
     const value = await this.dataStore.get(this.key);
-    $.export("$summary", value === undefined ? `There is no record ${this.key}.` : `Found the record ${this.key}.`);
+    $.export("$summary", value === undefined ? `The record ${this.key} does not exist.` : `Found the record ${this.key}.`);
     return value;
   },
 };

@@ -21,7 +21,7 @@ export default {
       return known;
     }
     const value = parseJsonText(this.value);
-    if (value === undefined) throw new Error(`The key ${this.key} does not exist, and the prop value is missing, so it cannot be created.`);
+    if (value === undefined) throw new Error(`The key ${this.key} does not exist and cannot be created: the prop value is missing.`);
     await this.dataStore.set(this.key, value, toTtlOptions(this.ttl));
     $.export("$summary", `Created the missing key ${this.key}.`);
     return false;

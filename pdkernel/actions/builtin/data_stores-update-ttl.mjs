@@ -14,7 +14,7 @@ export default {
   },
   /** @this {any} @param {any} services */
   async run({ $ }) {
-    if (!(await this.dataStore.has(this.key))) throw new Error(`There is no record ${this.key}.`);
+    if (!(await this.dataStore.has(this.key))) throw new Error(`The record ${this.key} does not exist.`);
     const seconds = Number(this.ttl) > 0 ? Number(this.ttl) : null;
     await this.dataStore.setTtl(this.key, seconds);
     $.export("$summary", seconds ? `The record ${this.key} expires in ${seconds} seconds.` : `The record ${this.key} does not expire.`);

@@ -121,7 +121,7 @@ export function isRequired({ type, definition }) {
  * @param {Prop[]} props
  * @param {Record<string, any>} entered
  * @param {{configured: string[], warn: (text: string) => void}} step the names of props that the step sets, even without a value
- * @returns {Record<string, any>} the props with a value; values of *entered* without a prop are unchanged
+ * @returns {Record<string, any>} the props with a value; a value of *entered* without a prop only loses its labels
  */
 export function resolveValues(props, entered, { configured, warn }) {
   /** @type {Record<string, any>} */

@@ -106,10 +106,17 @@ class StepParent:
                 step = os.pidfd_open(pid)
                 self._steps[step] = pid, os.dup(given[1])
                 self._poll.register(step, select.EPOLLIN)
-        except OSError as error:  # the namespaces have ended, for example
-            report_failure(given[1], error)
+        except OSError as error:
+            if not self._has_starter_ended():  # with it, the namespaces would have ended
+                report_failure(given[1], error)
         for each in descriptors:
             os.close(each)
+
+    def _has_starter_ended(self) -> bool:
+        try:
+            return not self._link.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
 
     def _fork_into(self, namespace: int) -> int:
         assert self._own_namespace is not None
@@ -161,9 +168,9 @@ class StepParent:
         os.close(step)
         with contextlib.suppress(OSError):  # no other process of the group is left
             os.killpg(pid, signal.SIGKILL)
-        result = os.waitpid(pid, 0)[1]
+        _, result, usage = os.wait4(pid, 0)
         with contextlib.suppress(OSError):  # pdkernel has closed the socket
-            os.write(status, b"exit %d" % result)
+            os.write(status, b"exit %d %d" % (result, usage.ru_maxrss))
         os.close(status)
 
 
@@ -190,6 +197,8 @@ def hand_over(link: _socket.socket, size: int, given: list[int], made: list[int]
     while True:
         try:
             link.sendmsg([b"%d %d" % (size, len(given))], ancillary)
+        except BrokenPipeError:
+            os._exit(0)  # the parent has ended, and its steps with it
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:  # the parent has not received the descriptors of earlier starts yet
                 raise
@@ -255,12 +264,12 @@ def _reap(step: int, status: int) -> NoReturn:
     os.closerange(1, _max_descriptor())
     while True:
         try:
-            pid, result = os.wait()
+            pid, result, usage = os.wait3(0)
         except ChildProcessError:
             os._exit(0)
         if pid == step:
             with contextlib.suppress(OSError):  # pdkernel has closed the socket
-                os.write(0, b"exit %d" % result)
+                os.write(0, b"exit %d %d" % (result, usage.ru_maxrss))
             with contextlib.suppress(OSError):  # no process of the group is left
                 os.killpg(step, signal.SIGKILL)
 

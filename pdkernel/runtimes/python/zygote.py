@@ -27,7 +27,7 @@ The specification is a file in memory with two JSON texts. The message is the le
 the interpreter.
 
 Messages on the status socket: `init` or `init namespaces` with a descriptor of the process, `step`, `listen N` (the number of the filter's
-listener; the step waits for an answer), `exit STATUS` and `fail TEXT`. Sender ids come from the system, which translates them.
+listener; the step waits for an answer), `exit STATUS KILOBYTES` (its highest resident memory) and `fail TEXT`. Sender ids come from the system, which translates them.
 """
 
 from __future__ import annotations
