@@ -118,6 +118,13 @@ def test_clients_as_text(pdkernel: Shell) -> None:
     assert pdkernel("clients", "list").stdout == f"{made['client_id']}  connect:* b  product\n"
 
 
+def test_the_name_of_a_client_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in the name of a client are shown as text."""
+    made = pdkernel("clients", "create", "--name", "\x1b]0;owned\a", "--scope", "b", "--json").json
+
+    assert pdkernel("clients", "list").stdout == f"{made['client_id']}  b  \\x1b]0;owned\\x07\n"
+
+
 def test_keys_rotate_on_a_terminal(pdkernel: Shell) -> None:
     """On a terminal the command asks first, and shows the progress."""
     pdkernel("env", "set", "TOKEN", stdin="value")

@@ -190,6 +190,20 @@ def test_a_repository(pdkernel: Shell) -> None:
     ]
 
 
+def test_a_repository_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in names of folders and steps are shown as text."""
+    steps = '- namespace: act\n  uses: "gone-\\aact@0.0.1"\n'
+    workflow(pdkernel, "repo/good\a-p_1", steps)
+    workflow(pdkernel, "repo/same-p_3")
+    synced(pdkernel.folder / "repo/\x1b]0;bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
+
+    ended = pdkernel("import", "repo", "--to", "notebooks")
+
+    assert "Imported repo/good\\x07-p_1 as notebooks/good\\x07-p_1.ipynb" in ended.lines
+    assert "Not imported: repo/\\x1b]0;bad-p_2: " in ended.stderr
+    assert not {"\a", "\x1b"} & set(ended.stdout + ended.stderr)
+
+
 def test_the_import_report(pdkernel: Shell) -> None:
     """The report lists sources of actions, variables with their lines, packages, and unsupported entries."""
     ended = pdkernel("import", str(PROJECTS / "every-shape-p_Ab12Cd3"), "--to", "n.ipynb", "--json")
@@ -464,6 +478,19 @@ def test_the_choices_of_an_account(tmp_path: Path) -> None:
         ["  1  the external user's account", own, f"  3  {later}"],
         ["  1  the external user's account", own, f"  3  {later}"],
     ]
+
+
+def test_a_question_cannot_control_the_terminal(tmp_path: Path) -> None:
+    """Control characters in the name of an own account, and in the id in the file, are shown as text."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        LocalDirectory(project).add_account(
+            app="slack", credentials={"a": "b"}, external_user_id=None, account_id="apn_own", name="\x1b]0;owned\a"
+        )
+
+    _, lines = choices_of(tmp_path, "apn_\a", ("send", "slack"))
+
+    assert lines[0] == "slack, apn_\\x07: used by send.slack"
+    assert lines[2] == "  2  your own apn_own  \\x1b]0;owned\\x07"
 
 
 @pytest.mark.parametrize("has_project", [True, False])

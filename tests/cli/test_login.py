@@ -327,6 +327,16 @@ def test_moving_triggers_without_yes_shows_the_changes(logged_in: Shell, upstrea
     assert not [each for each in upstream.asked if each["method"] == "PUT"]
 
 
+def test_a_webhook_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in a webhook of another client are shown as text."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        put_webhooks(fresh, "dc_1", ["https://mine.example.test/\x1b]0;owned\a", "https://eoabc123.m.pipedream.net"])
+        shown = pdkernel("triggers", "move", "--to", TO)
+
+    assert "    https://mine.example.test/\\x1b]0;owned\\x07" in shown.lines
+
+
 def test_dry_run_wins_over_yes(logged_in: Shell, upstream: Upstream) -> None:
     """A dry run changes nothing, even with --yes."""
     webhooks(logged_in, "--yes", "--dry-run")

@@ -222,7 +222,7 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
             "id": "16-0",
             "event": {
                 "original_event": {"method": "POST", "path": "/", "headers": {"cookie": "a=b"}},
-                "error": {"code": "Failure"},
+                "error": {"code": "Failure\a"},
             },
         }
     ]
@@ -240,7 +240,7 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
         {"id": workflow_id, "name": "Orders", "added": ["failed-16-0"], "known": [], "skipped": []}
     ]
     assert (pdkernel.folder / "there" / "events" / "failed-16-0.json").is_file()
-    assert "  failed-16-0  Failure" in first.lines
+    assert "  failed-16-0  Failure\\x07" in first.lines  # control characters are shown as text
     assert f"Orders ({workflow_id}): nothing new. 1 were saved before." in second.lines
     assert json.loads((folder / "events" / "failed-16-0.json").read_text())["headers"] == {"cookie": "***"}
 
