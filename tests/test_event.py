@@ -112,11 +112,17 @@ def test_time_zone_that_does_not_exist() -> None:
 # ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1E+999", "9" * 400 + ".5"])
+@pytest.mark.parametrize("number", ["1e400", "-1E+999", "9" * 400 + ".5", "9" * 210 + "e99"])
 def test_a_number_beyond_every_double_is_refused(number: str) -> None:
     """A number that every language reads as Infinity is refused with its position."""
     with pytest.raises(EventError, match="is not a JSON value at line 2, column 7"):
         parse_json(f'{{\n "a": {number}}}')
+
+
+def test_the_position_of_a_word_that_is_not_json() -> None:
+    """The position in the message is that of the word, also if a text before it has the same word."""
+    with pytest.raises(EventError, match="NaN is not a JSON value at line 2, column 21"):
+        parse_json('{"NaN": 1,\n "a": "\\"NaN", "b": NaN}')
 
 
 def test_large_numbers_are_read() -> None:

@@ -202,6 +202,22 @@ def test_a_circle_of_calls_keeps_the_given_order(tmp_path: Path, settings: Repor
     assert next(step for step in report.order if step.title.startswith("Give callers")).subjects == ("A", "B")
 
 
+def test_workflows_with_one_name_have_all_their_calls(tmp_path: Path, settings: ReportSettings) -> None:
+    """A workflow that the first of two workflows with one name calls moves before both."""
+    for folder, name, code in (
+        ("1", "A", 'return $.flow.trigger("p_0000003");'),
+        ("2", "A", "return 1;"),
+        ("3", "B", "return 2;"),
+    ):
+        write_workflow(tmp_path, folder, Omission("events", "", files=node(code), top={"name": name}))
+        (written,) = tmp_path.glob(f"{folder}-*")
+        written.rename(tmp_path / f"{folder}-p_000000{folder}")
+
+    report = report_on(settings, tmp_path)
+
+    assert next(step for step in report.order if step.title.startswith("Give callers")).subjects == ("B", "A")
+
+
 def test_an_id_adds_the_settings_of_triggers_to_the_folder(tmp_path: Path, settings: ReportSettings) -> None:
     """A workflow that is given as a folder and as an id is one row, with the times of its schedule."""
     write_workflow(tmp_path, "Nightly", OMISSIONS["Schedule"])
