@@ -147,6 +147,19 @@ def test_a_long_number_that_is_refused_is_not_repeated_in_full() -> None:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a": "\xff"}', r"^the file is not JSON: it is not UTF-8 text \(byte 8\)\.$"),
+        ("[" * 100_000, r"^the file is nested too deeply\.$"),
+    ],
+)
+def test_a_text_that_cannot_be_decoded(text: str | bytes, message: str) -> None:
+    """Bytes that are not UTF-8, and a value that is nested too deeply, are refused with the reason."""
+    with pytest.raises(EventError, match=message):
+        parse_json(text, label="the file")
+
+
 def test_identity_headers_are_read_without_blanks() -> None:
     """Blanks around the values of the headers that name the external user and the environment are not part of them."""
     event = Event({"headers": {"X-PD-External-User-ID": " ada ", "x-pd-environment": " production\t"}})
@@ -191,6 +204,7 @@ def test_a_word_like_a_scheme_inside_a_secret_is_part_of_it() -> None:
     [
         ({"orders": [1], "total": 2}, "it has 'orders', 'total'"),
         ([1], "it is a list"),
+        (None, "it is null"),
         ({"body": 1, "headers": ["a"]}, "its headers are a list"),
     ],
 )

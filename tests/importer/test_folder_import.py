@@ -230,6 +230,20 @@ def test_another_notebook_is_never_lost(tmp_path: Path) -> None:
     assert "return 2" in (tmp_path / "n.ipynb").read_text()
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"cells": 1}', "no JSON"])
+def test_a_file_that_is_not_a_notebook_is_never_lost(tmp_path: Path, text: str) -> None:
+    """Another file with the notebook's name is refused, also if a valid `pdkernel.yaml` is beside it."""
+    folder, place = flow(tmp_path / "w"), tmp_path / "n.ipynb"
+    import_one(folder, place)
+    place.write_text(text)
+
+    refused = import_one(folder, place)
+
+    assert isinstance(refused.error, RequestError)
+    assert "exists already" in refused.error.message
+    assert place.read_text() == text
+
+
 def test_a_failed_import_leaves_the_notebook_in_its_place(tmp_path: Path) -> None:
     """If the second backup cannot be made, because its name would be too long, the notebook has its name again."""
     folder, place = flow(tmp_path / "w"), tmp_path / f"{'n' * 230}.ipynb"
