@@ -116,4 +116,6 @@ def _append(target: str, text: str) -> None:
         with Path(target).open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as fault:
-        raise RequestError(f"{target} cannot be written: {fault.strerror or fault}.") from None
+        raise RequestError(
+            f"Cannot write {target}: {fault.strerror}.", fix="Name a file in a writable folder."
+        ) from None

@@ -74,6 +74,16 @@ def test_a_notebook_that_cannot_be_proved_does_not_stop_the_others(pdkernel: She
     assert "slack is unanswered" in done.json[0]["error"]
 
 
+def test_a_summary_that_cannot_be_written_is_refused(pdkernel: Shell) -> None:
+    """A folder in the place of the summary is named with a fix."""
+    notebook_of(pdkernel.folder / "a.ipynb", STEP)
+
+    done = pdkernel("check", "a.ipynb", "--markdown", ".")
+
+    assert done.status == 2
+    assert "Error: Cannot write .: Is a directory.\nName a file in a writable folder.\n" in done.stderr
+
+
 def test_folder_without_notebooks(pdkernel: Shell) -> None:
     """A folder that contains only synced workflows has nothing to check."""
     (pdkernel.folder / "flow").mkdir()

@@ -155,6 +155,16 @@ def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:
     assert [each["scopes"] for each in pdkernel("clients", "list", "--json").json] == [["connect:*"], ["*"]]
 
 
+def test_a_key_that_is_not_text_is_refused(pdkernel: Shell) -> None:
+    """A file of other bytes is not a public key, and no client is created."""
+    (pdkernel.folder / "key.der").write_bytes(b"\xff\xfe")
+
+    refused = pdkernel("clients", "create", "--public-key", "key.der")
+
+    assert (refused.status, "Traceback" in refused.stderr) == (2, False)
+    assert pdkernel("clients", "list", "--json").json == []
+
+
 def test_a_client_is_removed_after_a_question(pdkernel: Shell) -> None:
     """Without a terminal and `--yes` the client stays; an unknown client is refused without a question."""
     made = pdkernel("clients", "create", "--json").json["client_id"]

@@ -94,6 +94,16 @@ def test_new_overwrites_nothing(pdkernel: Shell) -> None:
     assert everything_in(pdkernel.folder) == before
 
 
+def test_new_names_the_test_that_cannot_be_written(pdkernel: Shell) -> None:
+    """A file in the place of the folder of tests is named without a traceback."""
+    pdkernel.write("tests", "")
+
+    ended = pdkernel("new", "hello")
+
+    assert ended.status == 2
+    assert "Cannot create tests/test_hello.py: File exists (tests)." in ended.stderr
+
+
 @pytest.mark.parametrize("name", ["closed/hello", "file/hello"])
 def test_new_in_an_unwritable_folder(pdkernel: Shell, name: str) -> None:
     """A read-only folder, or a file in its place, is named without a traceback."""

@@ -292,6 +292,31 @@ def test_a_subscription_may_be_one_to_errors(pdkernel: Shell) -> None:
     assert as_written(pdkernel.folder / "n.ipynb")[0].triggers == back.triggers
 
 
+def test_an_account_that_cannot_be_added_is_asked_for_again(tmp_path: Path) -> None:
+    """The error of a new account is shown, and the question is asked again."""
+    question = AccountQuestion("slack", "not an id", (("send", "slack"),))
+
+    asked, shown = asking(
+        tmp_path, "2", "token", "made-up-token", "1", ask=lambda prompts: prompts.ask_accounts([question])
+    )
+
+    assert "Error: " in shown
+    assert shown.count("slack, not an id: used by send.slack") == 2
+    assert asked == {("slack", "not an id"): "external_user"}
+
+
+def test_a_large_import_shows_its_progress(pdkernel: Shell) -> None:
+    """On a terminal, an import of twenty workflows shows the number of the current one, and clears the line at the end."""
+    for number in range(20):
+        synced(pdkernel.folder / f"repo/flow-p_{number}", HEAD.removesuffix("\n") + " []\n")
+
+    status, shown = pdkernel.on_terminal("import", "repo", "--to", "notebooks", "--accounts", "external-user")
+
+    assert status == 0, shown
+    assert "\r\x1b[Kimporting 7 of 20: flow-p_" in shown
+    assert "importing 20 of 20: flow-p_9\r\x1b[K" in shown
+
+
 def test_the_enter_key_decides_nothing(pdkernel: Shell) -> None:
     """The default of every question leaves the account unanswered."""
     workflow(pdkernel)

@@ -245,6 +245,19 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
     assert json.loads((folder / "events" / "failed-16-0.json").read_text())["headers"] == {"cookie": "***"}
 
 
+def test_events_of_a_workflow_without_an_id_are_refused(pdkernel: Shell, upstream: Upstream) -> None:
+    """A notebook does not name Pipedream's workflow: the error asks for the id."""
+    environ: Any = upstream.environ
+
+    refused = pdkernel(
+        "migrate", "events", pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n"), **environ
+    )
+
+    assert refused.status == 2
+    assert "work.ipynb does not have Pipedream's id of the workflow." in refused.stderr
+    assert "pdkernel migrate events p_... --to FOLDER" in refused.stderr
+
+
 def test_events_of_an_id_need_a_folder(pdkernel: Shell, upstream: Upstream) -> None:
     """Without a folder in Git, the error names the option."""
     upstream.workflows["p_Api1234"] = API_WORKFLOW

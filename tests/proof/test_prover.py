@@ -308,7 +308,9 @@ def test_a_flaky_response_is_not_compared(notebook: Notebook) -> None:
     proof = notebook.prove()
 
     assert verdicts(proof) == {"hello/": ["same", "not compared"]}
-    assert str(proof.cases[0].run_verdict.reason).startswith("response.body line 1 differs between two runs of the notebook.")
+    assert str(proof.cases[0].run_verdict.reason).startswith(
+        "response.body line 1 differs between two runs of the notebook."
+    )
 
 
 def test_the_time_is_fixed(notebook: Notebook) -> None:
