@@ -326,6 +326,7 @@ def _prove(source: WorkflowSource, folder: Path, *, is_patch: bool, project: Pat
     from pdkernel.connect import open_directory
     from pdkernel.operations.export import prove_export
     from pdkernel.operations.projects import open_project
+    from pdkernel.session.state_store import read_pinned_steps
 
     opened = open_project(Path.cwd(), os.environ, folder=None if project is None else os.fspath(project))
     try:
@@ -336,6 +337,7 @@ def _prove(source: WorkflowSource, folder: Path, *, is_patch: bool, project: Pat
             directory=open_directory(opened, os.environ),
             environ=os.environ,
             is_patch=is_patch,
+            pinned_steps=sorted(read_pinned_steps(opened, source.path)),
         )
     finally:
         opened.close()

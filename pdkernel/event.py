@@ -232,7 +232,8 @@ def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
     except _NotJSONError as fault:
         read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         word, why = fault.args
-        where = read.find(word)
+        tokens = re.finditer(rf'"(?:[^"\\]|\\.)*"|({re.escape(word)})', read)  # the word may also be in a text
+        where = next(found.start() for found in tokens if found[1])
         line, column = read.count("\n", 0, where) + 1, where - read.rfind("\n", 0, where)
         shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
         raise EventError(
@@ -254,7 +255,7 @@ def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
         raise EventError(f"{label} is nested too deeply.") from None
 
 
-_LARGE_NUMBER = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{309}")
+_LARGE_NUMBER = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{210}")  # 210 digits with an exponent of 99 are too many
 _SHOWN = 40
 """Maximum number of characters of a refused number in an error message."""
 

@@ -30,7 +30,7 @@ from pdkernel.errors import (
 )
 from pdkernel.model import JSON
 from pdkernel.runtimes import process_tree
-from tests.notebook_files import notebook_of
+from tests.notebook_files import notebook_of, pin_steps
 
 ROOT = Path(__file__).parents[1]
 ECHO = '%%pdstep echo\ndef handler(pd):\n    print("echoing")\n    return pd.steps["trigger"]["event"].get("body")\n'
@@ -441,13 +441,14 @@ def test_export_is_that_of_the_command(folder: Path, tmp_path: Path) -> None:
 
 
 def test_export_with_a_proof(folder: Path, tmp_path: Path) -> None:
-    """`prove` compares runs of the files with runs of the notebook, in the project that the caller names."""
+    """`prove` compares runs of the files with runs of the notebook, in the project that the caller names; pins are reported."""
     project = tmp_path / "elsewhere" / ".pdkernel"
+    pin_steps(project, folder / "echo.ipynb", "twice")
 
     exported = pdkernel.export(folder / "echo.ipynb", to=tmp_path / "flow", prove=True, project=project)
 
-    assert (project / "project.db").is_file()
     assert exported.proof is not None
+    assert "Pins are ignored: twice ran." in exported.proof.notes
     assert exported.proof.verdict != "differs"
 
 

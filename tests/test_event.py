@@ -112,11 +112,17 @@ def test_time_zone_that_does_not_exist() -> None:
 # ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1E+999", "9" * 400 + ".5"])
+@pytest.mark.parametrize("number", ["1e400", "-1E+999", "9" * 400 + ".5", "9" * 210 + "e99"])
 def test_a_number_beyond_every_double_is_refused(number: str) -> None:
     """A number that every language reads as Infinity is refused with its position."""
     with pytest.raises(EventError, match="is not a JSON value at line 2, column 7"):
         parse_json(f'{{\n "a": {number}}}')
+
+
+def test_the_position_of_a_word_that_is_not_json() -> None:
+    """The position in the message is that of the word, also if a text before it has the same word."""
+    with pytest.raises(EventError, match="NaN is not a JSON value at line 2, column 21"):
+        parse_json('{"NaN": 1,\n "a": "\\"NaN", "b": NaN}')
 
 
 def test_large_numbers_are_read() -> None:
@@ -139,6 +145,19 @@ def test_a_long_number_that_is_refused_is_not_repeated_in_full() -> None:
         parse_json("9" * 400 + ".5")
 
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a": "\xff"}', r"^the file is not JSON: it is not UTF-8 text \(byte 8\)\.$"),
+        ("[" * 100_000, r"^the file is nested too deeply\.$"),
+    ],
+)
+def test_a_text_that_cannot_be_decoded(text: str | bytes, message: str) -> None:
+    """Bytes that are not UTF-8, and a value that is nested too deeply, are refused with the reason."""
+    with pytest.raises(EventError, match=message):
+        parse_json(text, label="the file")
 
 
 def test_identity_headers_are_read_without_blanks() -> None:
@@ -185,6 +204,7 @@ def test_a_word_like_a_scheme_inside_a_secret_is_part_of_it() -> None:
     [
         ({"orders": [1], "total": 2}, "it has 'orders', 'total'"),
         ([1], "it is a list"),
+        (None, "it is null"),
         ({"body": 1, "headers": ["a"]}, "its headers are a list"),
     ],
 )

@@ -269,6 +269,24 @@ def test_a_workflow_beside_another_is_found_by_its_name(tmp_path: Path) -> None:
     assert [source and source.path.name for source in found] == names
 
 
+def test_a_workflow_is_found_by_the_path_of_its_notebook(tmp_path: Path) -> None:
+    """A path leads to a notebook above or below the folder of the caller, also below more folders than a search enters."""
+    caller = folder(tmp_path / "flows/quote", "quote")
+    deep = "flows/1/2/3/4/5/mail.ipynb"
+    (tmp_path / deep).parent.mkdir(parents=True)
+    notebook(tmp_path / deep, STEP)
+    notebook(tmp_path / "above.ipynb", STEP)
+
+    found = list(map(sibling_workflow_finder(caller), ("1/2/3/4/5/mail.ipynb", "../above.ipynb", "mail")))
+
+    assert [source and source.path.name for source in found] == ["mail.ipynb", "above.ipynb", None]
+
+
+def test_a_folder_that_cannot_be_read_is_skipped(tmp_path: Path) -> None:
+    """A search of a folder that was removed finds nothing."""
+    assert not has_workflow(tmp_path / "removed")
+
+
 def test_a_refused_workflow_has_the_name_of_its_folder(tmp_path: Path) -> None:
     """A workflow that cannot be read is named after its folder or its file."""
     broken = folder(tmp_path / "flow.v2", "W")

@@ -16,7 +16,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import RUN, CliContext, command, environment_option, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, print_json
+from pdkernel.cli.terminal import confirm, print_json, print_text
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def list_users(state: CliContext, environment: str | None, as_json: bool) -> int
     elif found:
         for user, accounts_of_user in found:
             apps = ", ".join(sorted({account.app for account in accounts_of_user})) or "no accounts"
-            click.echo(f"{user.external_id}  {user.environment}  {apps}")
+            print_text(f"{user.external_id}  {user.environment}  {apps}")
     else:
         click.echo("No external users yet. Connect an account to create one:")
         click.echo("  pdkernel accounts add --external-user ID --app SLUG --credential KEY")
@@ -87,7 +87,7 @@ def remove_user(state: CliContext, external_user_id: str, environment: str | Non
     if as_json:
         print_json({"external_user_id": external_user_id, "environment": where, "removed": True, "runs": removed})
     else:
-        click.echo(f"Removed {external_user_id}, their accounts and {format_count(removed, 'run')} in {where}.")
+        print_text(f"Removed {external_user_id}, their accounts and {format_count(removed, 'run')} in {where}.")
     return 0
 
 
@@ -106,7 +106,11 @@ async def _remove_runs(project: Project, run_ids: Sequence[str]) -> int:
 @cloup.option("--own", is_flag=True, help="Only your own accounts.")
 @json_option
 def list_accounts(state: CliContext, external_user: str | None, environment: str | None, app: str | None, own: bool, as_json: bool) -> int:  # fmt: skip
-    """List accounts, newest first, without credentials."""
+    """
+    List accounts, newest first, without credentials.
+
+    Your own accounts are valid in both environments, and listed for both.
+    """
     from pdkernel.identity import parse_environment
 
     found = state.open_directory().accounts(
@@ -119,7 +123,7 @@ def list_accounts(state: CliContext, external_user: str | None, environment: str
         print_json([encode_account(account) for account in found])
     else:
         for account in found:
-            click.echo(format_account(account))
+            print_text(format_account(account))
         if not found:
             click.echo("No accounts.")
     return 0
@@ -134,8 +138,8 @@ def show_account(state: CliContext, account_id: str, as_json: bool) -> int:
     if as_json:
         print_json(encode_account(account))
     else:
-        click.echo(format_account(account))
-        click.echo(f"  credentials: {', '.join(account.credential_fields)} (values are never shown)")
+        print_text(format_account(account))
+        print_text(f"  credentials: {', '.join(account.credential_fields)} (values are never shown)")
     return 0
 
 
@@ -151,7 +155,7 @@ def remove_account(state: CliContext, account_id: str, yes: bool, as_json: bool)
     if as_json:
         print_json(encode_account(account))
     else:
-        click.echo(f"Removed {format_account(account)}")
+        print_text(f"Removed {format_account(account)}")
     return 0
 
 
@@ -212,7 +216,7 @@ def add_account(
     if as_json:
         print_json(encode_account(account))
     else:
-        click.echo(f"Connected {format_account(account)}")
+        print_text(f"Connected {format_account(account)}")
     return 0
 
 

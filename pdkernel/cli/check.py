@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from pdkernel.cli.app import TEST, CliContext, command, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import print_json
-from pdkernel.errors import RequestError
+from pdkernel.errors import PdkernelError, RequestError
 
 if TYPE_CHECKING:
     from pdkernel.render.notebook_check import NotebookCheck
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     ),
     exit_statuses={
         **EXIT_STATUSES,
-        1: "saved outputs belong to other code, a notebook cannot be read, or a proof differs",
+        1: "saved outputs belong to other code, a notebook cannot be read or proved, or a proof differs",
     },
 )
 @cloup.argument("notebooks", metavar="NOTEBOOK...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -64,7 +64,7 @@ def check(
     for path in _find_notebooks(notebooks):
         found = check_notebook(path, catalog=catalog, base=base)
         if prove and found.error is None:
-            found = _add_proof(found, _prove(state, path))
+            found = _add_proof(found, state, path)
         checks.append(found)
     if as_json:
         print_json([{**found.to_json(), "passed": found.is_passed} for found in checks])
@@ -86,9 +86,14 @@ def _find_notebooks(paths: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _add_proof(check: NotebookCheck, proof: Proof) -> NotebookCheck:
+def _add_proof(check: NotebookCheck, state: CliContext, path: Path) -> NotebookCheck:
+    """*check* with the proof, or with the error that keeps the notebook from being proved."""
     from pdkernel.render.proof import summarize
 
+    try:
+        proof = _prove(state, path)
+    except PdkernelError as error:
+        return replace(check, error=str(error))
     return replace(check, proof=proof.verdict, proof_summary="" if proof.is_complete else summarize(proof)[0])
 
 
@@ -111,4 +116,6 @@ def _append(target: str, text: str) -> None:
         with Path(target).open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as fault:
-        raise RequestError(f"{target} cannot be written: {fault.strerror or fault}.") from None
+        raise RequestError(
+            f"Cannot write {target}: {fault.strerror}.", fix="Name a file in a writable folder."
+        ) from None

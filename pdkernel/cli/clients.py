@@ -16,7 +16,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, is_interactive, print_json
+from pdkernel.cli.terminal import confirm, is_interactive, print_json, print_text
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def list_clients(state: CliContext, as_json: bool) -> int:
         print_json([encode_client(client) for client in found])
     else:
         for client in found:
-            click.echo(f"{client.id}  {' '.join(client.scopes)}  {client.name}".rstrip())
+            print_text(f"{client.id}  {' '.join(client.scopes)}  {client.name}".rstrip())
         if not found:
             click.echo("No clients yet. Create one: pdkernel clients create")
     return 0

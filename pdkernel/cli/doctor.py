@@ -21,7 +21,7 @@ import cloup
 
 from pdkernel.cli.app import TEST, CliContext, command, environment_option, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
-from pdkernel.cli.terminal import print_json
+from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.errors import PdkernelError
 from pdkernel.version import VERSION
 
@@ -92,12 +92,12 @@ def doctor(
         )
         return status
     for key, value in machine.items():
-        click.echo(f"{key}: {value}")
-    click.echo(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
+        print_text(f"{key}: {value}")
+    print_text(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
     if found is not None:
         click.echo(found.format_text(str(source)), nl=False)
     for place, each in several.items():
-        click.echo(
+        print_text(
             f"\nCannot read {place}: {each}"
             if isinstance(each, PdkernelError)
             else f"\n{each.format_text(str(place))}".rstrip()

@@ -96,6 +96,7 @@ def export(
 def prove_files(state: CliContext, opened: WorkflowSource, folder: Path, *, is_patch: bool, quiet: bool) -> Proof:
     """Prove the files that an export of *opened* wrote to *folder*; progress is printed on a terminal unless *quiet*."""
     from pdkernel.operations.export import prove_export
+    from pdkernel.session.state_store import read_pinned_steps
 
     def print_progress(line: str) -> None:
         if not quiet and is_interactive(sys.stderr):
@@ -108,5 +109,6 @@ def prove_files(state: CliContext, opened: WorkflowSource, folder: Path, *, is_p
         directory=state.open_directory(),
         environ=os.environ,
         is_patch=is_patch,
+        pinned_steps=sorted(read_pinned_steps(state.open_project(), opened.path)),
         progress=print_progress,
     )

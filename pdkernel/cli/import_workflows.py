@@ -19,7 +19,7 @@ import cloup
 
 from pdkernel.cli.app import MIGRATE, CliContext, command, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
-from pdkernel.cli.terminal import is_interactive, print_json
+from pdkernel.cli.terminal import is_interactive, print_json, print_text
 from pdkernel.errors import PdkernelError
 
 if TYPE_CHECKING:
@@ -135,19 +135,19 @@ def _print(done: Sequence[ImportResult]) -> None:
 
     for one in done:
         if one.error is not None:
-            click.echo(f"Not imported: {one.folder}: {one.error}", err=True)
+            print_text(f"Not imported: {one.folder}: {one.error}", err=True)
             continue
         assert one.state is not None, "it was imported"
         assert one.report is not None, "it was imported"
         label = {"new": "Imported", "unchanged": "Unchanged:", "replaced": "Imported again"}[one.state]
-        click.echo(f"{label} {one.folder} as {one.notebook}")
+        print_text(f"{label} {one.folder} as {one.notebook}")
         for backup in one.backups:
-            click.echo(f"  The previous file is now {backup}")
+            print_text(f"  The previous file is now {backup}")
         if len(done) == 1:
             click.echo(import_report.render_text(one.report), nl=False)
         else:
             for line in _summarize_report(one.report):
-                click.echo(f"  {line}")
+                print_text(f"  {line}")
     _print_unanswered(done)
     if len(done) > 1:
         failed = sum(one.error is not None for one in done)
@@ -167,7 +167,7 @@ def _print_unanswered(done: Sequence[ImportResult]) -> None:
         return
     click.echo("The owner of these accounts is unknown:")
     for notebook, use in unanswered:
-        click.echo(f"  {notebook}: {use.step}.{use.prop} ({use.app}, {use.synced or 'no id'})")
+        print_text(f"  {notebook}: {use.step}.{use.prop} ({use.app}, {use.synced or 'no id'})")
     click.echo(
         "Until you decide, these notebooks can be exported, but not run or served. Edit NAME.pdkernel.yaml, or import again"
     )
@@ -212,7 +212,7 @@ class ImportPrompts:
             try:
                 return self._create(question)
             except PdkernelError as error:
-                click.echo(f"Error: {error}", err=True)
+                print_text(f"Error: {error}", err=True)
 
     def _choices(self, question: AccountQuestion) -> list[tuple[str | None, str]]:
         """Answers with their labels; the answer None creates an account."""
@@ -228,12 +228,12 @@ class ImportPrompts:
     def _print_choices(question: AccountQuestion, choices: Sequence[tuple[str | None, str]]) -> None:
         used = [f"{step}.{prop}" for step, prop in question.locations]
         more = f" and {len(used) - _SHOWN_LOCATIONS} more" if len(used) > _SHOWN_LOCATIONS else ""
-        click.echo(
+        print_text(
             f"{question.app}, {question.account_id or 'no id'}: used by {', '.join(used[:_SHOWN_LOCATIONS])}{more}",
             err=True,
         )
         for number, (_, label) in enumerate(choices, start=1):
-            click.echo(f"  {number}  {label}", err=True)
+            print_text(f"  {number}  {label}", err=True)
 
     @staticmethod
     def _number(words: str, highest: int) -> int:

@@ -13,7 +13,7 @@ import cloup
 
 from pdkernel.cli.app import MIGRATE, CliContext, F, command, environment_option, group, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
-from pdkernel.cli.terminal import print_json
+from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.errors import ConnectSettingsError, RequestError, format_count
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org
         saved = save_events(found, EventLibrary(target))
         rows.append((source, saved))
         if not as_json:
-            click.echo("\n".join(_explain_events(source, saved)))
+            print_text("\n".join(_explain_events(source, saved)))
     if as_json:
         print_json([_encode_events(source, saved) for source, saved in rows])
     return 0

@@ -15,7 +15,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, print_json
+from pdkernel.cli.terminal import confirm, print_json, print_text
 
 
 @group(section=PROJECT)
@@ -77,7 +77,7 @@ def list_secrets(state: CliContext, source: Path | None, as_json: bool) -> int:
         if as_json:
             print_json([{"name": name, "set": True} for name in stored])
         else:
-            click.echo("\n".join(stored) or "No secrets. To give a value: pdkernel secrets set SOURCE STEP PROP")
+            print_text("\n".join(stored) or "No secrets. To give a value: pdkernel secrets set SOURCE STEP PROP")
         return 0
     rows = _collect_rows(state, source)
     if as_json:
@@ -87,7 +87,7 @@ def list_secrets(state: CliContext, source: Path | None, as_json: bool) -> int:
         line = f"{row['source']}  {row['step']}.{row['prop']}"
         quoted = shlex.quote(str(row["source"]))
         command_line = f"pdkernel secrets set {quoted} {row['step']} {shlex.quote(row['prop'])}"
-        click.echo(f"{line}  set" if row["set"] else f"{line}  NOT SET: {command_line}")
+        print_text(f"{line}  set" if row["set"] else f"{line}  NOT SET: {command_line}")
     if not rows:
         click.echo("No secret props.")
     return 0

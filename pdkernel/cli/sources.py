@@ -27,7 +27,7 @@ from pdkernel.cli.app import (
     yes_option,
 )
 from pdkernel.cli.command_help import EXIT_STATUSES
-from pdkernel.cli.terminal import confirm, print_json, read_input
+from pdkernel.cli.terminal import confirm, print_json, print_text, read_input
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
@@ -198,15 +198,15 @@ def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
     from pdkernel.operations.sources import describe_events
 
     for log in result.record.logs:
-        click.echo(log.text, nl=False, err=log.stream == "stderr")
+        print_text(log.text, nl=False, err=log.stream == "stderr")
     if result.record.error is not None:
-        click.echo(f"Error: {result.component.uses}: {result.record.error.message}", err=True)
+        print_text(f"Error: {result.component.uses}: {result.record.error.message}", err=True)
     if not result.had_hook and result.record.error is None:
         click.echo(f"{result.component.uses} does not have this hook.")
         return
     if result.response is not None:
         click.echo(f"The source answered the request with status {result.response.status}.")
-    click.echo("\n".join(describe_events(result)))
+    print_text("\n".join(describe_events(result)))
     if saved:
         click.echo(f"Run one: pdkernel run {shlex.quote(str(workflow))} --event {shlex.quote(str(saved[0]))}")
     elif result.events:

@@ -17,7 +17,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, environment_option, group, json_option
-from pdkernel.cli.terminal import print_json
+from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.clock import format_iso
 from pdkernel.errors import RequestError
 
@@ -241,7 +241,7 @@ def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool,
         else:
             webhooks.apply(each)
         if not as_json:
-            click.echo("\n".join(_lines(each)))
+            print_text("\n".join(_lines(each)))
     if as_json:
         print_json([_json(each, done=is_applied and each.has_changes) for each in plan])
     else:
@@ -301,7 +301,7 @@ def _print_summary(changing: list[WebhookMigration], checked: int, *, done: bool
         click.echo(f"Changed {len(changing)} of {sources}.{back}")
         return
     for each in changing:
-        click.echo("\n".join(_lines(each)))
+        print_text("\n".join(_lines(each)))
     click.echo(f"Would change {len(changing)} of {sources}. Nothing was changed; --yes makes the changes.")
 
 

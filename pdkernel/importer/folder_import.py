@@ -214,16 +214,23 @@ def write_notebook_files(texts: NotebookTexts, notebook: Path, *, force: bool) -
                 f"{existing[0]} exists already, and its content differs from this import; nothing was changed.",
                 fix="Import to another name, or pass --force: the existing file is kept as a backup beside the new notebook.",
             )
-        kept = tuple(_rename_to_backup(path) for path in existing)
-        notebook.parent.mkdir(parents=True, exist_ok=True)
-        # The notebook comes last: if it exists, its pdkernel.yaml exists too.
-        files = [DefinitionFile(sidecar.name, texts.sidecar), DefinitionFile(notebook.name, texts.notebook)]
-        write_definition_files(files, notebook.parent)
+        kept: list[Path] = []
+        try:
+            for path in existing:
+                kept.append(_rename_to_backup(path))  # noqa: PERF401 - must know the backups before a failure
+            notebook.parent.mkdir(parents=True, exist_ok=True)
+            # The notebook comes last: if it exists, its pdkernel.yaml exists too.
+            files = [DefinitionFile(sidecar.name, texts.sidecar), DefinitionFile(notebook.name, texts.notebook)]
+            write_definition_files(files, notebook.parent)
+        except BaseException:
+            for path, backup in zip(existing, kept, strict=False):
+                backup.rename(path)
+            raise
     except OSError as error:
         raise RequestError(
             f"{notebook} cannot be written: {error.strerror or error}.", fix="Import into a writable folder."
         ) from None
-    return "replaced" if kept else "new", kept
+    return "replaced" if kept else "new", tuple(kept)
 
 
 def _rename_to_backup(path: Path) -> Path:

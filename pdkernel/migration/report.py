@@ -266,7 +266,9 @@ def _format_data_command(rows: Sequence[WorkflowMigration]) -> str:
 
 def _order_callees_first(sources: Sequence[MigrationSource], around: Surroundings) -> list[str]:
     """The names of the workflows, a called workflow before its callers; in the given order if they call one another in a circle."""
-    called = {each.name: find_invoked(each, around) for each in sources}
+    called: dict[str, set[str]] = {}
+    for each in sources:  # several may have one name
+        called.setdefault(each.name, set()).update(find_invoked(each, around))
     try:
         return list(TopologicalSorter(called).static_order())
     except CycleError:

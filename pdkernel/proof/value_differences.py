@@ -16,9 +16,6 @@ _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 class _Missing:
     """Marks a place where one side has no value."""
 
-    def __repr__(self) -> str:
-        return "MISSING"
-
 
 MISSING: Final = _Missing()
 

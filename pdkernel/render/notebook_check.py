@@ -35,7 +35,7 @@ class NotebookCheck(JsonStruct, frozen=True):
     Attributes:
         notebook: The path of the notebook.
         workflow: The name of its workflow.
-        error: Why the notebook, or some of its cells, cannot be read, or None. Without a notebook the other fields are empty.
+        error: Why the notebook, or some of its cells, cannot be read or proved, or None. Without a notebook the other fields are empty.
         outdated_outputs: Step cells whose saved outputs belong to another text of the cell.
         unmarked_outputs: Step cells whose saved outputs have no hash of the text to which they belong.
         base: The Git revision with which the steps were compared, or None.
@@ -62,7 +62,7 @@ class NotebookCheck(JsonStruct, frozen=True):
 
     @property
     def is_passed(self) -> bool:
-        """Whether the notebook can be read, no output belongs to another text, and no proof differs."""
+        """Whether there is no error, no output belongs to another text, and no proof differs."""
         return self.error is None and not self.outdated_outputs and self.proof != "differs"
 
     @property

@@ -88,6 +88,35 @@ def test_an_owner_is_checked_before_the_prompts(pdkernel: Shell) -> None:
     assert (refused.status, "cannot be blank" in refused.stderr) == (2, True)
 
 
+def test_the_help_of_the_list_names_own_accounts(pdkernel: Shell) -> None:
+    """The help states that a list for an environment contains your own accounts."""
+    ended = pdkernel("accounts", "list", "--help")
+
+    assert "Your own accounts are valid in both environments, and listed for both." in ended.stdout
+
+
+def test_names_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in the id of an external user and in the name of an account are shown as text."""
+    add(pdkernel, "--external-user", "a\ada", "--app", "slack", "--id", "apn_1", "--name", "\x1b]0;owned\a", "--credential", "key=-")  # fmt: skip
+    line = "apn_1  slack  a\\x07da in development  \\x1b]0;owned\\x07"
+
+    ended = [
+        pdkernel("users", "list"),
+        pdkernel("accounts", "list"),
+        pdkernel("accounts", "show", "apn_1"),
+        pdkernel("accounts", "remove", "apn_1", "--yes"),
+        pdkernel("users", "remove", "a\ada", "--yes"),
+    ]
+
+    assert [each.lines[0] for each in ended] == [
+        "a\\x07da  development  slack",
+        line,
+        line,
+        f"Removed {line}",
+        "Removed a\\x07da, their accounts and 0 runs in development.",
+    ]
+
+
 def test_a_broken_account_is_marked(pdkernel: Shell) -> None:
     """The list marks the account that must be connected again."""
     add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_test123", "--credential", "oauth_access_token=-")  # fmt: skip

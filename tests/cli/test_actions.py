@@ -158,6 +158,15 @@ def test_run_with_an_action(checkout: Shell) -> None:
     assert "Put a box on s1" in ended.stdout
 
 
+def test_an_action_that_is_ready(checkout: Shell) -> None:
+    """`add` reports the version and the source of an action that needs no installation."""
+    text = checkout("actions", "add", "depot-put-thing")
+    value = checkout("actions", "add", "depot-put-thing@0.1.2", "--json").json
+
+    assert text.stdout.startswith("depot-put-thing@0.1.2 is ready (")
+    assert (value["version"], value["installed"], value["instead_of"]) == ("0.1.2", True, None)
+
+
 def test_another_version_by_choice(checkout: Shell) -> None:
     """A missing version is refused until a replacement is chosen."""
     notebook = checkout.notebook(

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from pdkernel.cli.app import CliContext, configure_logging, print_error
 from pdkernel.cli.command_help import Command, Section
 from pdkernel.cli.commands import pdkernel as root
+from pdkernel.server.link.connect_page import CALLBACK_PATH
 from tests.cli.conftest import Shell
 
 GREET = "%%pdstep greet\ndef handler(pd):\n    return 1\n"
@@ -122,6 +124,10 @@ def test_usage_errors_name_the_help(pdkernel: Shell) -> None:
     assert ended.stderr == "Error: Missing argument 'ID'.\nSee: pdkernel users remove --help\n"
 
 
+OAUTH = (
+    *("--oauth-authorize-url", "https://crm.example.com/authorize"),
+    *("--oauth-token-url", "https://crm.example.com/token", "--oauth-client-id", "c-1"),
+)
 REMOVALS = [
     ["users", "remove", "ada"],
     ["accounts", "remove", "apn_1"],
@@ -165,6 +171,28 @@ def test_removals_ask_on_a_terminal(filled: Shell, typed: str, left: list[str]) 
 
     assert "Remove KEY and its value? [y/N]" in output
     assert [each["name"] for each in filled("env", "list", "--json").json] == left
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "expected"),
+    [
+        (["accounts", "show", "apn_1"], "", {"id": "apn_1", "owner": "external_user", "fields": ["a"]}),
+        (["accounts", "remove", "apn_1", "--yes"], "", {"id": "apn_1", "external_user_id": "ada"}),
+        (["env", "set", "OTHER"], "planted-value", {"name": "OTHER", "set": True}),
+        (["apps", "add", "crm", "--field", "key"], "", {"app": "crm", "fields": ["key"]}),
+        (["apps", "add", "crm", *OAUTH], "planted-value", {"oauth_client_id": "c-1", "callback": CALLBACK_PATH}),
+        (["store", "set", "orders", "b", "[2]"], "", {"key": "b", "value": [2]}),
+        (["logout"], "", {"removed": False}),
+    ],
+)
+def test_a_change_is_one_json_value(filled: Shell, args: list[str], stdin: str, expected: dict[str, Any]) -> None:
+    """With --json, a command that changes something prints the result and no secret."""
+    ended = filled(*args, "--json", stdin=stdin)
+
+    assert ended.status == 0, ended.stderr
+    assert expected.items() <= ended.json.items()
+    assert "planted-value" not in ended.stdout
+    assert "credentials" not in ended.json
 
 
 def test_quiet_leaves_out_notes(pdkernel: Shell) -> None:

@@ -60,6 +60,30 @@ def test_check_with_a_proof(pdkernel: Shell) -> None:
     assert sorted(path.name for path in pdkernel.folder.glob("[!.]*")) == ["a.ipynb", "b.ipynb", "events"]
 
 
+def test_a_notebook_that_cannot_be_proved_does_not_stop_the_others(pdkernel: Shell) -> None:
+    """With --prove, an unanswered question of one notebook is its error, and the other notebooks are checked."""
+    app = "export default { props: { slack: { type: 'app', app: 'slack' } }, run() {} }"
+    notebook_of(pdkernel.folder / "a.ipynb", f"%%pdstep send --lang node\n{app}")
+    pdkernel.write("a.pdkernel.yaml", "schema: pdkernel/1\nsteps: {send: {accounts: {slack: unanswered}}}\n")
+    notebook_of(pdkernel.folder / "b.ipynb", STEP)
+
+    done = pdkernel("check", ".", "--prove", "--json")
+
+    assert done.status == 1
+    assert [each["passed"] for each in done.json] == [False, True]
+    assert "slack is unanswered" in done.json[0]["error"]
+
+
+def test_a_summary_that_cannot_be_written_is_refused(pdkernel: Shell) -> None:
+    """A folder in the place of the summary is named with a fix."""
+    notebook_of(pdkernel.folder / "a.ipynb", STEP)
+
+    done = pdkernel("check", "a.ipynb", "--markdown", ".")
+
+    assert done.status == 2
+    assert "Error: Cannot write .: Is a directory.\nName a file in a writable folder.\n" in done.stderr
+
+
 def test_folder_without_notebooks(pdkernel: Shell) -> None:
     """A folder that contains only synced workflows has nothing to check."""
     (pdkernel.folder / "flow").mkdir()

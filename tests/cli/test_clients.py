@@ -118,6 +118,13 @@ def test_clients_as_text(pdkernel: Shell) -> None:
     assert pdkernel("clients", "list").stdout == f"{made['client_id']}  connect:* b  product\n"
 
 
+def test_the_name_of_a_client_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in the name of a client are shown as text."""
+    made = pdkernel("clients", "create", "--name", "\x1b]0;owned\a", "--scope", "b", "--json").json
+
+    assert pdkernel("clients", "list").stdout == f"{made['client_id']}  b  \\x1b]0;owned\\x07\n"
+
+
 def test_keys_rotate_on_a_terminal(pdkernel: Shell) -> None:
     """On a terminal the command asks first, and shows the progress."""
     pdkernel("env", "set", "TOKEN", stdin="value")
@@ -146,6 +153,16 @@ def test_a_client_with_a_key(pdkernel: Shell, tmp_path: Path) -> None:
     assert (refused.status, missing.status) == (2, 2)
     assert private.read_text().splitlines()[1] not in refused.stdout + refused.stderr
     assert [each["scopes"] for each in pdkernel("clients", "list", "--json").json] == [["connect:*"], ["*"]]
+
+
+def test_a_key_that_is_not_text_is_refused(pdkernel: Shell) -> None:
+    """A file of other bytes is not a public key, and no client is created."""
+    (pdkernel.folder / "key.der").write_bytes(b"\xff\xfe")
+
+    refused = pdkernel("clients", "create", "--public-key", "key.der")
+
+    assert (refused.status, "Traceback" in refused.stderr) == (2, False)
+    assert pdkernel("clients", "list", "--json").json == []
 
 
 def test_a_client_is_removed_after_a_question(pdkernel: Shell) -> None:

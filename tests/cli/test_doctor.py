@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from pdkernel.cli.doctor import find_platform_python
-from pdkernel.project import Project
-from pdkernel.session.state_store import SessionState
 from tests.cli.conftest import Shell
+from tests.notebook_files import pin_steps
 from tests.private_pytest import run_pytest
 
 READS = '%%pdstep send --app slack\nimport os\ndef handler(pd):\n    return os.environ["CHANNEL"]\n'
@@ -93,6 +92,16 @@ def test_new_overwrites_nothing(pdkernel: Shell) -> None:
     assert "hello.ipynb already exists; no file was written." in again.stderr
     assert (of_the_test.status, "test_hello.py already exists; no file" in of_the_test.stderr) == (2, True)
     assert everything_in(pdkernel.folder) == before
+
+
+def test_new_names_the_test_that_cannot_be_written(pdkernel: Shell) -> None:
+    """A file in the place of the folder of tests is named without a traceback."""
+    pdkernel.write("tests", "")
+
+    ended = pdkernel("new", "hello")
+
+    assert ended.status == 2
+    assert "Cannot create tests/test_hello.py: File exists (tests)." in ended.stderr
 
 
 @pytest.mark.parametrize("name", ["closed/hello", "file/hello"])
@@ -272,17 +281,8 @@ def test_doctor_names_a_missing_file(pdkernel: Shell) -> None:
 def test_doctor_mentions_a_pin(pdkernel: Shell) -> None:
     """For a step without its action that is pinned in the notebook, the message mentions the pin."""
     source = pdkernel.notebook("%%pdstep act --uses @acme/do_it@0.0.9\n")
-    state = SessionState(
-        event=None,
-        event_name=None,
-        external_user_id=None,
-        environment="development",
-        pins={"act": {"$return_value": 1}},
-        results={},
-    )
     messages = [pdkernel("doctor", source, "--json").json["missing"][0]["message"]]
-    with Project.open(pdkernel.folder / ".pdkernel") as project:
-        project.notebook_states.save(str((pdkernel.folder / source).resolve()), state.to_json())
+    pin_steps(pdkernel.folder / ".pdkernel", pdkernel.folder / source, "act")
     messages.append(pdkernel("doctor", source, "--json").json["missing"][0]["message"])
 
     assert ["is pinned in the notebook" in message for message in messages] == [False, True]
@@ -358,6 +358,18 @@ def test_doctor_checks_every_workflow_of_a_folder(pdkernel: Shell) -> None:
         ("all/deep/needs.ipynb", False, False),
         ("all/good.ipynb", True, False),
     ]
+
+
+def test_doctor_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in the name of a workflow that cannot be read are shown as text."""
+    (pdkernel.folder / "all").mkdir()
+    pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n", name="all/good.ipynb")
+    pdkernel.write("all/\x1b]0;owned\a.ipynb", "no notebook")
+
+    ended = pdkernel("doctor", "all")
+
+    assert "Cannot read all/\\x1b]0;owned\\x07.ipynb: " in ended.stdout
+    assert "\x1b" not in ended.stdout
 
 
 def test_doctor_explains_the_lookup_of_one_user(pdkernel: Shell) -> None:

@@ -8,6 +8,7 @@ import genson
 import pytest
 
 from tests.cli.conftest import Shell
+from tests.notebook_files import pin_steps
 
 STEP = "%%pdstep greet\ndef handler(pd):\n    return 'hello'\n"
 SECOND = "%%pdstep tell --lang node\nexport default { run() { return 1 } }\n"
@@ -237,6 +238,17 @@ def test_equal_files_are_proven(pdkernel: Shell) -> None:
         "  event  greet  tell  whole run",
         "  hello  same   same  same",
     ]
+
+
+def test_a_proof_reports_pins(pdkernel: Shell) -> None:
+    """A proof names the steps that are pinned in the notebook, because they run."""
+    saved_event(pdkernel)
+    source = pdkernel.notebook(GREET, TELL)
+    pin_steps(pdkernel.folder / ".pdkernel", pdkernel.folder / source, "tell", "greet")
+
+    ended = pdkernel("export", source, "--to", "flow", "--prove")
+
+    assert "Pins are ignored: greet, tell ran." in ended.stdout
 
 
 def test_the_progress_of_a_proof(pdkernel: Shell) -> None:

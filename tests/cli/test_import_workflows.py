@@ -190,6 +190,20 @@ def test_a_repository(pdkernel: Shell) -> None:
     ]
 
 
+def test_a_repository_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in names of folders and steps are shown as text."""
+    steps = '- namespace: act\n  uses: "gone-\\aact@0.0.1"\n'
+    workflow(pdkernel, "repo/good\a-p_1", steps)
+    workflow(pdkernel, "repo/same-p_3")
+    synced(pdkernel.folder / "repo/\x1b]0;bad-p_2", "schema: workflow/2022.04\nname: a\nname: b\n")
+
+    ended = pdkernel("import", "repo", "--to", "notebooks")
+
+    assert "Imported repo/good\\x07-p_1 as notebooks/good\\x07-p_1.ipynb" in ended.lines
+    assert "Not imported: repo/\\x1b]0;bad-p_2: " in ended.stderr
+    assert not {"\a", "\x1b"} & set(ended.stdout + ended.stderr)
+
+
 def test_the_import_report(pdkernel: Shell) -> None:
     """The report lists sources of actions, variables with their lines, packages, and unsupported entries."""
     ended = pdkernel("import", str(PROJECTS / "every-shape-p_Ab12Cd3"), "--to", "n.ipynb", "--json")
@@ -276,6 +290,31 @@ def test_a_subscription_may_be_one_to_errors(pdkernel: Shell) -> None:
     assert (status, again.status) == (0, 0), said + again.stderr
     assert back.triggers == (Trigger("errors", config={"id": "sub_1"}),)
     assert as_written(pdkernel.folder / "n.ipynb")[0].triggers == back.triggers
+
+
+def test_an_account_that_cannot_be_added_is_asked_for_again(tmp_path: Path) -> None:
+    """The error of a new account is shown, and the question is asked again."""
+    question = AccountQuestion("slack", "not an id", (("send", "slack"),))
+
+    asked, shown = asking(
+        tmp_path, "2", "token", "made-up-token", "1", ask=lambda prompts: prompts.ask_accounts([question])
+    )
+
+    assert "Error: " in shown
+    assert shown.count("slack, not an id: used by send.slack") == 2
+    assert asked == {("slack", "not an id"): "external_user"}
+
+
+def test_a_large_import_shows_its_progress(pdkernel: Shell) -> None:
+    """On a terminal, an import of twenty workflows shows the number of the current one, and clears the line at the end."""
+    for number in range(20):
+        synced(pdkernel.folder / f"repo/flow-p_{number}", HEAD.removesuffix("\n") + " []\n")
+
+    status, shown = pdkernel.on_terminal("import", "repo", "--to", "notebooks", "--accounts", "external-user")
+
+    assert status == 0, shown
+    assert "\r\x1b[Kimporting 7 of 20: flow-p_" in shown
+    assert "importing 20 of 20: flow-p_9\r\x1b[K" in shown
 
 
 def test_the_enter_key_decides_nothing(pdkernel: Shell) -> None:
@@ -464,6 +503,19 @@ def test_the_choices_of_an_account(tmp_path: Path) -> None:
         ["  1  the external user's account", own, f"  3  {later}"],
         ["  1  the external user's account", own, f"  3  {later}"],
     ]
+
+
+def test_a_question_cannot_control_the_terminal(tmp_path: Path) -> None:
+    """Control characters in the name of an own account, and in the id in the file, are shown as text."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        LocalDirectory(project).add_account(
+            app="slack", credentials={"a": "b"}, external_user_id=None, account_id="apn_own", name="\x1b]0;owned\a"
+        )
+
+    _, lines = choices_of(tmp_path, "apn_\a", ("send", "slack"))
+
+    assert lines[0] == "slack, apn_\\x07: used by send.slack"
+    assert lines[2] == "  2  your own apn_own  \\x1b]0;owned\\x07"
 
 
 @pytest.mark.parametrize("has_project", [True, False])

@@ -212,6 +212,30 @@ def test_a_missing_value_is_named(pdkernel: Shell) -> None:
     assert "Pass --client-secret @FILE, or set PDKERNEL_CLIENT_SECRET." in done.stderr
 
 
+@pytest.mark.parametrize(("file", "why"), [("gone", "No such file or directory"), ("binary", "the file is not text")])
+def test_a_file_without_a_secret_is_named(pdkernel: Shell, file: str, why: str) -> None:
+    """A file that cannot be read is named with the reason."""
+    (pdkernel.folder / "binary").write_bytes(b"\xff\xfe")
+
+    done = pdkernel("login", "--client-id", "c", "--client-secret", f"@{file}", "--project-id", "p")
+
+    assert done.status == 2
+    assert f"Cannot read the client's secret from {file}: {why}." in done.stderr
+
+
+def test_a_terminal_asks_for_missing_values(pdkernel: Shell, upstream: Upstream) -> None:
+    """On a terminal the command asks for what is missing, and does not show the secret."""
+    upstream.set()
+    status, shown = pdkernel.on_terminal(
+        *("login", "--base-url", upstream.url),
+        answers=[("Client id", CLIENT_ID), ("Client secret", CLIENT_SECRET), ("Project id", PROJECT)],
+    )
+
+    assert status == 0, shown
+    assert CLIENT_SECRET not in shown
+    assert f"Users and accounts are now those of {PROJECT}" in shown
+
+
 def test_a_wrong_secret_is_not_stored(pdkernel: Shell, upstream: Upstream) -> None:
     """A login that Pipedream rejects is reported, and the project is unchanged."""
     done = log_in(pdkernel, upstream, secret="planted-wrong-0123456789")
@@ -325,6 +349,16 @@ def test_moving_triggers_without_yes_shows_the_changes(logged_in: Shell, upstrea
         "Would change 1 of 2 sources. Nothing was changed; --yes makes the changes.",
     ]
     assert not [each for each in upstream.asked if each["method"] == "PUT"]
+
+
+def test_a_webhook_cannot_control_the_terminal(pdkernel: Shell) -> None:
+    """Control characters in a webhook of another client are shown as text."""
+    with running_upstream() as fresh:
+        log_in(pdkernel, fresh)
+        put_webhooks(fresh, "dc_1", ["https://mine.example.test/\x1b]0;owned\a", "https://eoabc123.m.pipedream.net"])
+        shown = pdkernel("triggers", "move", "--to", TO)
+
+    assert "    https://mine.example.test/\\x1b]0;owned\\x07" in shown.lines
 
 
 def test_dry_run_wins_over_yes(logged_in: Shell, upstream: Upstream) -> None:

@@ -222,7 +222,7 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
             "id": "16-0",
             "event": {
                 "original_event": {"method": "POST", "path": "/", "headers": {"cookie": "a=b"}},
-                "error": {"code": "Failure"},
+                "error": {"code": "Failure\a"},
             },
         }
     ]
@@ -240,9 +240,22 @@ def test_events_are_saved_beside_the_workflow_once(pdkernel: Shell, upstream: Up
         {"id": workflow_id, "name": "Orders", "added": ["failed-16-0"], "known": [], "skipped": []}
     ]
     assert (pdkernel.folder / "there" / "events" / "failed-16-0.json").is_file()
-    assert "  failed-16-0  Failure" in first.lines
+    assert "  failed-16-0  Failure\\x07" in first.lines  # control characters are shown as text
     assert f"Orders ({workflow_id}): nothing new. 1 were saved before." in second.lines
     assert json.loads((folder / "events" / "failed-16-0.json").read_text())["headers"] == {"cookie": "***"}
+
+
+def test_events_of_a_workflow_without_an_id_are_refused(pdkernel: Shell, upstream: Upstream) -> None:
+    """A notebook does not name Pipedream's workflow: the error asks for the id."""
+    environ: Any = upstream.environ
+
+    refused = pdkernel(
+        "migrate", "events", pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n"), **environ
+    )
+
+    assert refused.status == 2
+    assert "work.ipynb does not have Pipedream's id of the workflow." in refused.stderr
+    assert "pdkernel migrate events p_... --to FOLDER" in refused.stderr
 
 
 def test_events_of_an_id_need_a_folder(pdkernel: Shell, upstream: Upstream) -> None:

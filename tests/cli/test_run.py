@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sys
@@ -219,6 +220,24 @@ def test_a_failure_of_any_user_is_the_exit_status(pdkernel: Shell) -> None:
 
     assert [execution["status"] for execution in ended.json] == ["error", "success"]
     assert ended.status == 1
+
+
+def test_an_interrupt_ends_the_runs_of_all_users(pdkernel: Shell) -> None:
+    """An interrupted command cancels the run in progress, and starts none for the next user."""
+    up = pdkernel.folder / "up"
+    notebook = pdkernel.notebook(
+        f"%%pdstep wait\nimport time\ndef handler(pd):\n    open({str(up)!r}, 'a').close()\n    time.sleep(100)\n"
+    )
+
+    with pdkernel.start("run", notebook, "--body", "{}", "--external-users", "ada,grace", "--json") as running:
+        ends = time.monotonic() + 30
+        while not up.exists() and time.monotonic() < ends:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        printed, _ = running.communicate(timeout=60)
+
+    assert [(each["external_user"], each["status"]) for each in json.loads(printed)] == [("ada", "cancelled")]
+    assert running.returncode == 1
 
 
 def test_all_users_are_those_of_the_environment(pdkernel: Shell) -> None:

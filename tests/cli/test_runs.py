@@ -148,11 +148,14 @@ def test_a_paused_run_is_cancelled(pdkernel: Shell) -> None:
     """`runs cancel` ends an unfinished run; its end has a reason, and a second call is refused."""
     notebook = pdkernel.notebook(*WAITS, name="waits.ipynb")
     run_id = pdkernel("run", notebook, "--body", "{}", "--json").json["id"]
+    other = pdkernel("run", notebook, "--body", "{}", "--json").json["id"]
     cancelled = pdkernel("runs", "cancel", run_id, "--json")
+    as_text = pdkernel("runs", "cancel", other)
     shown = pdkernel("runs", "show", run_id)
     again = pdkernel("runs", "cancel", run_id)
 
     assert (cancelled.status, cancelled.json["status"]) == (0, "cancelled")
+    assert (as_text.status, as_text.stdout) == (0, f"Cancelled {other}.\n")
     assert "! The run was not completed: Cancelled: The run was cancelled." in shown.stdout
     assert (again.status, "its status is cancelled" in again.stderr) == (2, True)
 
@@ -186,6 +189,28 @@ def test_nothing_to_remove_is_not_asked_about(three_runs: Shell) -> None:
     done = three_runs("runs", "remove", "--workflow", "Other")
 
     assert (done.status, done.stdout) == (0, "Removed 0 runs.\n")
+
+
+def test_a_run_in_progress_is_not_removed_by_filters(pdkernel: Shell) -> None:
+    """Filters remove the runs that have ended, and report that a run in progress stayed."""
+    up = pdkernel.folder / "up"
+    notebook = pdkernel.notebook(
+        f"%%pdstep wait\nimport os, time\ndef handler(pd):\n    if os.path.exists({str(up)!r}):\n        time.sleep(100)\n"
+        f"    open({str(up)!r}, 'a').close()\n"
+    )
+    pdkernel("run", notebook, "--body", "{}")
+    with pdkernel.start("run", notebook, "--body", "{}", "--json") as running:
+        try:
+            while not pdkernel("runs", "list", "--status", "executing", "--json").json:
+                assert running.poll() is None
+            removed = pdkernel("runs", "remove", "--workflow", "work", "--yes")
+            left = pdkernel("runs", "list", "--json").json
+        finally:
+            running.kill()
+
+    assert (removed.status, removed.stdout) == (0, "Removed 1 run.\n")
+    assert removed.stderr == "1 run in progress stayed.\n"
+    assert [each["status"] for each in left] == ["executing"]
 
 
 def test_runs_are_removed(shell: Shell) -> None:

@@ -119,6 +119,18 @@ def test_invalid_calls(synced: Shell, arguments: tuple[str, ...], says: str) -> 
     assert "s3cret-0123" not in ended.stdout + ended.stderr
 
 
+def test_secrets_as_json(synced: Shell) -> None:
+    """With --json, `set` and `remove` print the name of the secret, and no value."""
+    given = synced("secrets", "set", NAME, "call_partner", "partner_key", "--json", stdin=VALUES[0])
+    removed = synced("secrets", "remove", "call_partner.partner_key", "--yes", "--json")
+    none = synced("secrets", "list")
+
+    assert (given.json["step"], given.json["prop"], given.json["set"]) == ("call_partner", "partner_key", True)
+    assert removed.json == {"name": given.json["name"], "removed": True}
+    assert VALUES[0] not in given.stdout + removed.stdout
+    assert none.stdout == "No secrets. To give a value: pdkernel secrets set SOURCE STEP PROP\n"
+
+
 def test_the_value_comes_from_a_terminal_without_echo(synced: Shell) -> None:
     """On a terminal, the command prompts for the value and does not show it."""
     status, said = synced.on_terminal(

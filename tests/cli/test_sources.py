@@ -156,6 +156,13 @@ def test_a_polling_source_from_deployment_to_run(poll: Poll, pdkernel: Shell, ki
     assert kiosk.keys == {f"Bearer {KEY}"}
 
 
+def test_events_cannot_control_the_terminal(poll: Poll, kiosk: Kiosk) -> None:
+    """Control characters in the summary of an event are shown as text."""
+    kiosk.sell(1, "\x1b]0;owned\a", 2)
+
+    assert "1. \\x1b]0;owned\\x07 for 2" in poll("each-sale@0.0.1").lines
+
+
 def test_dedupe_greatest(poll: Poll, kiosk: Kiosk) -> None:
     """`dedupe: "greatest"`: an event emits only if its id is greater than all earlier ids."""
     kiosk.sell(1, "paper", 2)

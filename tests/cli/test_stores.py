@@ -86,6 +86,27 @@ def test_an_export_imported_exports_the_same_bytes(pdkernel: Shell) -> None:
     assert pdkernel("store", "export", "two").stdout == (pdkernel.folder / "one.jsonl").read_text()
 
 
+def test_an_export_as_json_is_a_list(pdkernel: Shell) -> None:
+    """With --json and without a file, the records are one JSON list; a record that expires has its time."""
+    pdkernel("store", "set", "orders", "a", "1")
+    pdkernel("store", "set", "orders", "b", '{"n": 2}', "--ttl", "600")
+
+    exported = pdkernel("store", "export", "orders", "--json").json
+
+    assert exported[0] == {"key": "a", "value": 1}
+    assert (exported[1]["value"], sorted(exported[1])) == ({"n": 2}, ["expires_at", "key", "value"])
+
+
+def test_an_export_that_cannot_be_written_is_refused(pdkernel: Shell) -> None:
+    """A folder in the place of the file is named, without a traceback."""
+    pdkernel("store", "set", "orders", "a", "1")
+
+    ended = pdkernel("store", "export", "orders", "--to", ".")
+
+    assert ended.status == 2
+    assert ended.stderr == "Error: Cannot write .: Is a directory.\nName a file in a writable folder.\n"
+
+
 def test_expired_records_are_not_imported(pdkernel: Shell) -> None:
     """An expired record is skipped, and the output reports it."""
     pdkernel.write(

@@ -71,6 +71,18 @@ def test_an_act_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
         confirm("Remove it", yes=False)
 
 
+def test_a_question_cannot_control_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Control characters of a name in a question are shown as text."""
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+
+    confirm("Remove \x1b]0;owned\a", yes=False)
+
+    assert capsys.readouterr().err.startswith("Remove \\x1b]0;owned\\x07? ")
+
+
 def test_a_cell_of_a_notebook_is_not_interactive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The terminal of a notebook's cell has no person who answers."""
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)

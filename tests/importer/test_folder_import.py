@@ -230,6 +230,34 @@ def test_another_notebook_is_never_lost(tmp_path: Path) -> None:
     assert "return 2" in (tmp_path / "n.ipynb").read_text()
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"cells": 1}', "no JSON"])
+def test_a_file_that_is_not_a_notebook_is_never_lost(tmp_path: Path, text: str) -> None:
+    """Another file with the notebook's name is refused, also if a valid `pdkernel.yaml` is beside it."""
+    folder, place = flow(tmp_path / "w"), tmp_path / "n.ipynb"
+    import_one(folder, place)
+    place.write_text(text)
+
+    refused = import_one(folder, place)
+
+    assert isinstance(refused.error, RequestError)
+    assert "exists already" in refused.error.message
+    assert place.read_text() == text
+
+
+def test_a_failed_import_leaves_the_notebook_in_its_place(tmp_path: Path) -> None:
+    """If the second backup cannot be made, because its name would be too long, the notebook has its name again."""
+    folder, place = flow(tmp_path / "w"), tmp_path / f"{'n' * 230}.ipynb"
+    import_one(folder, place)
+    before = {path: path.read_bytes() for path in tmp_path.glob("n*")}
+    (folder / "a/entry.py").write_text("def handler(pd):\n    return 2\n")
+
+    refused = import_one(folder, place, force=True)
+
+    assert isinstance(refused.error, RequestError)
+    assert "cannot be written: File name too long" in refused.error.message
+    assert {path: path.read_bytes() for path in tmp_path.glob("n*")} == before
+
+
 def test_a_link_to_a_missing_file_is_never_lost(tmp_path: Path) -> None:
     """A link at the notebook's place is refused like a file, even if its target does not exist."""
     folder, place = flow(tmp_path / "w"), tmp_path / "n.ipynb"

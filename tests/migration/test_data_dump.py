@@ -66,6 +66,16 @@ def test_a_second_plan_keeps_the_token(tmp_path: Path) -> None:
     assert write_plan(tmp_path, ["a", "b"], files=True).token == first.token
 
 
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """A file in the place of the folder is named, with the option."""
+    (tmp_path / "rescued").write_text("")
+
+    with pytest.raises(RequestError, match=r"Cannot write to .*rescued: File exists") as refused:
+        write_plan(tmp_path / "rescued", ["orders"], files=False)
+
+    assert refused.value.fix == "Name a writable folder: --to FOLDER"
+
+
 def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
     """The error names the command that writes the plan."""
     with pytest.raises(RequestError, match="pdkernel migrate data NAME"):
@@ -266,6 +276,28 @@ def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     """After three tries the error names the URL, and reports that a repeated command goes on."""
     with pytest.raises(ProjectError, match="goes on where it stopped"):
         download("http://127.0.0.1:9", tmp_path).download_store("orders")
+
+
+def test_a_url_that_is_invalid_is_refused(tmp_path: Path) -> None:
+    """A text that is not a URL is refused without a second try."""
+    with pytest.raises(RequestError, match="'http://a:b' is not the URL of an endpoint"):
+        download("http://a:b", tmp_path).download_store("orders")
+
+
+def test_files_of_all_pages_are_downloaded(tmp_path: Path) -> None:
+    """The next page is requested with the key of the page before; a page that names itself as the next ends the list."""
+
+    def respond(body: Any) -> Answer:
+        if "file" in body:
+            return 200, {"content": base64.b64encode(b"x").decode(), "size": 1}, {}
+        page = {None: "a", "a": "b", "b": "b"}[body["after"]]
+        return 200, {"total": 3, "files": [{"path": f"after-{body['after']}", "size": 1}], "next": page}, {}
+
+    with endpoint(respond) as (url, _):
+        result = download(url, tmp_path).download_files()
+
+    assert (result.count, result.total) == (3, 3)
+    assert sorted(path.name for path in result.path.iterdir()) == ["after-None", "after-a", "after-b"]
 
 
 def test_files_are_downloaded_in_parts_or_by_their_link(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from pdkernel.clock import ManualClock
 from pdkernel.connect.remote import RemoteDirectory
 from pdkernel.connect.sdk import Sdk
 from pdkernel.connect.workflow_api import WorkflowApi
+from pdkernel.errors import RequestError
 from pdkernel.migration.report import ReportSettings, build_migration_report
-from pdkernel.migration.sources import read_sources
+from pdkernel.migration.sources import MigrationSource, read_sources
 from pdkernel.project import Project
 from pdkernel.render.migration import GROUP_HEADINGS, GROUP_OF_KIND, MigrationReport, WorkflowMigration
 from tests.connect.upstream import Upstream, running_upstream
@@ -142,6 +144,22 @@ def test_a_file_that_cannot_be_read_is_one_row(tmp_path: Path, settings: ReportS
     assert "workflow.yaml" in row_of(report, "bad").items[0].message
 
 
+def test_a_workflow_that_cannot_be_checked_is_one_row(tmp_path: Path, settings: ReportSettings) -> None:
+    """A workflow whose check is refused, here for its `.env`, is a row with the reason; the other workflows are reported."""
+    write_workflow(tmp_path, "Good", Omission("events", ""))
+    write_workflow(tmp_path, "Bad", Omission("events", ""))
+
+    def refuse(source: MigrationSource) -> Mapping[str, str]:
+        if source.name == "Bad":
+            raise RequestError("The .env, line 1, is not NAME=VALUE.", fix="Correct the line.")
+        return {}
+
+    report = report_on(replace(settings, variables=refuse), tmp_path)
+
+    assert sorted((row.name, row.state) for row in report.workflows) == [("Bad", "unreadable"), ("Good", "runs")]
+    assert row_of(report, "Bad").items[0].message == "The .env, line 1, is not NAME=VALUE. Correct the line."
+
+
 def test_an_id_that_the_workspace_does_not_have_is_one_row(upstream: Upstream, settings: ReportSettings) -> None:
     """A wrong id does not stop the report on the other workflows."""
     upstream.workflows[API_WORKFLOW_ID] = API_WORKFLOW
@@ -200,6 +218,22 @@ def test_a_circle_of_calls_keeps_the_given_order(tmp_path: Path, settings: Repor
     report = report_on(settings, tmp_path)
 
     assert next(step for step in report.order if step.title.startswith("Give callers")).subjects == ("A", "B")
+
+
+def test_workflows_with_one_name_have_all_their_calls(tmp_path: Path, settings: ReportSettings) -> None:
+    """A workflow that the first of two workflows with one name calls moves before both."""
+    for folder, name, code in (
+        ("1", "A", 'return $.flow.trigger("p_0000003");'),
+        ("2", "A", "return 1;"),
+        ("3", "B", "return 2;"),
+    ):
+        write_workflow(tmp_path, folder, Omission("events", "", files=node(code), top={"name": name}))
+        (written,) = tmp_path.glob(f"{folder}-*")
+        written.rename(tmp_path / f"{folder}-p_000000{folder}")
+
+    report = report_on(settings, tmp_path)
+
+    assert next(step for step in report.order if step.title.startswith("Give callers")).subjects == ("B", "A")
 
 
 def test_an_id_adds_the_settings_of_triggers_to_the_folder(tmp_path: Path, settings: ReportSettings) -> None:

@@ -76,6 +76,38 @@ def test_the_command_for_a_store_is_quoted() -> None:
     assert build_store_item(None, "").command == "pdkernel migrate data NAME --to rescued"
 
 
+@pytest.mark.parametrize(
+    ("step", "kind", "name", "message"),
+    [
+        (
+            node_step(body="return this.db.get('a')", props='{ db: "$.service.db" }'),
+            "source_state",
+            "code.db",
+            "keeps state in $.service.db as db. The state stays at Pipedream.",
+        ),
+        (
+            node_step(body="return steps.trigger.context.attachments['a.csv']"),
+            "attachment",
+            "code",
+            "reads the workflow's attachments, which Git does not hold.",
+        ),
+        (
+            node_step(body="return $.flow.suspend().resume_url"),
+            "paused_runs",
+            "code (resume URL)",
+            "hands on URLs that resume or cancel a run.",
+        ),
+    ],
+)
+def test_what_stays_at_pipedream(step: Step, kind: str, name: str, message: str) -> None:
+    """State, attachments and URLs of a step are items that name the step."""
+    (found,) = (item for item in find_step_items(step, AROUND) if item.kind == kind and item.name == name)
+
+    assert message in found.message
+    assert found.steps == ("code",)
+    assert found.fix
+
+
 def test_a_started_workflow_that_is_not_part_of_the_report() -> None:
     """The item reports whether the started workflow moves too."""
     known, unknown = (

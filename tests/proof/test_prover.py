@@ -296,6 +296,23 @@ def test_flaky_values_are_not_compared(notebook: Notebook) -> None:
     assert [place.path for place in found_in(other, "chance").differences] == ["exports.kept"]
 
 
+def test_a_flaky_response_is_not_compared(notebook: Notebook) -> None:
+    """A response that differs between runs of the notebook is not compared, and its steps are."""
+    notebook.write(
+        "%%pdworkflow\nname: W\ntrigger:\n  type: http\n  response: custom\n",
+        "%%pdstep chance\ndef handler(pd):\n    with open('/proc/sys/kernel/random/uuid') as chance:\n"
+        "        pd.respond({'status': 200, 'body': chance.read()})\n",
+    )
+    notebook.event()
+
+    proof = notebook.prove()
+
+    assert verdicts(proof) == {"hello/": ["same", "not compared"]}
+    assert str(proof.cases[0].run_verdict.reason).startswith(
+        "response.body line 1 differs between two runs of the notebook."
+    )
+
+
 def test_the_time_is_fixed(notebook: Notebook) -> None:
     """Both sides see the time of the proof, in steps and in the context."""
     notebook.write(
