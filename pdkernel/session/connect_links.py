@@ -173,17 +173,13 @@ class ConnectLinks:
         """Query the accounts until the new account exists or the link has expired."""
         from pdkernel.server.app_context import LinkEvent
 
-        def ids() -> set[str]:
-            directory.clear_cache()
-            found = directory.accounts(external_user_id=external_user_id, environment=environment, app=app)
-            return {account.id for account in found}
-
         before: set[str] | None = None
         for _ in range(round(LINK_LIFETIME_S / ACCOUNT_POLL_INTERVAL_S)):
             try:
-                now = ids()
+                now = directory.fetch_account_ids(app, external_user_id, environment)
                 before = now if before is None else before
                 if new := now - before:
+                    directory.clear_cache()  # for the reader of the event
                     on_event(LinkEvent("", "connected", min(new)))
                     return
             except PdkernelError:  # the next query repeats the request

@@ -65,7 +65,7 @@ class DraftWorkflowSource:
         return self._reload() if workflow_id == self.workflow_id else None
 
     def _reload(self) -> ServedWorkflow:
-        with suppress(DefinitionError):
+        with suppress(DefinitionError, RequestError):
             self._latest = self._read()
         return self._latest
 

@@ -7,6 +7,7 @@ A change is saved before the listeners are called. All methods are safe from any
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
 
 Listener = Callable[[], None]
+_log = logging.getLogger(__name__)
 
 
 class NotebookState:
@@ -369,7 +371,10 @@ class NotebookState:
 
     def _notify(self) -> None:
         for listener in list(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:  # noqa: BLE001 - the change is made, and the other forms and outputs must show it
+                _log.exception("A form or an output of the notebook cannot show the change.")
 
     def _load(self) -> None:
         with self._lock:

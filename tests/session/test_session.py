@@ -293,6 +293,22 @@ def test_listeners_are_called(session: Session) -> None:
     assert heard == [1]
 
 
+def test_a_listener_that_fails_keeps_no_other_from_a_change(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """If an output cannot be drawn again, the change is made, the other listeners are called, and the log has the error."""
+    heard: list[str | None] = []
+
+    def fail() -> None:
+        raise OSError("the page is gone")
+
+    session.add_listener(fail)
+    session.add_listener(lambda: heard.append(session.external_user_id))
+
+    session.choose_user("ada")
+
+    assert heard == ["ada"]
+    assert "OSError: the page is gone" in caplog.text
+
+
 def test_views_of_a_test_event_hide_secrets() -> None:
     """Frame, schema, shape and repr of an event have no value of a secret header."""
     event = TestEvent(dict(an_event(headers={"cookie": "session-secret"}).data))
