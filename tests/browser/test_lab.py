@@ -296,6 +296,19 @@ def test_the_screen_is_the_draft(page: LabPage, kernel: str) -> None:
     expect(page.output(2)).to_have_text("['first', 'last']")
 
 
+def test_a_kernel_that_loads_pdkernel_again_has_the_screen(page: LabPage) -> None:
+    """After pdkernel was removed from the kernel and loaded again, the kernel has edited cells that were not run."""
+    load, unload = "%load_ext pdkernel", "%unload_ext pdkernel"
+    page.new_notebook([load, unload, load, "%%pdstep one\n", STEPS], name="again.ipynb", kernel="python3")
+    for index in range(3):
+        page.run_cell(index)
+    page.edit_cell(3, "%%pdstep first\n")
+
+    page.run_cell(4)
+
+    expect(page.output(4)).to_have_text("['first']")
+
+
 def test_a_page_that_leaves_takes_its_cells_along(page: LabPage) -> None:
     """After a page has left, the kernel reads the notebook's file again, not the cells that the page has shown last."""
     page.new_notebook(["%load_ext pdkernel", "%%pdstep one\n", STEPS], name="left.ipynb", kernel="python3")

@@ -8,9 +8,10 @@ import pytest
 from IPython.utils.capture import capture_output
 
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.operations.run_history import get_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
 from tests.builders import an_event
-from tests.magics.conftest import CHECK, Notebook
+from tests.magics.conftest import CHECK, Notebook, Run
 
 WAIT = "%%pdstep wait --no-run\ndef handler(pd):\n    pd.flow.suspend(1000)\n"
 GREET = '%%pdstep greet --no-run\ndef handler(pd):\n    return "Hello, " + pd.steps["check"]["$return_value"]["name"]\n'
@@ -100,6 +101,24 @@ def test_selected_runs_run_in_their_order(ran: Notebook) -> None:
     assert shown.index(f"replay of {older}") < shown.index(f"replay of {newer}")
 
 
+@pytest.mark.parametrize(("option", "sent"), [("", 0), ("--send", 1)])
+def test_selected_runs_send_their_calls_on_request(notebook: Notebook, option: str, sent: int) -> None:
+    """A replay of selected runs sends a call of the runs again only with `--send`."""
+    notebook.run("%pdevent hello")
+    notebook.run(
+        "%%pdstep say --no-run\nimport urllib.request\ndef handler(pd):\n"
+        "    return urllib.request.urlopen('https://slack.com/api/chat.postMessage', data=b'{}').status\n"
+    )
+    notebook.run("%pdrun")
+
+    notebook.run(f"%pdruns replay --since 1h --yes {option}")
+
+    run_id = newest(notebook)
+    replayed = notebook.session.call_engine(lambda _: get_run(notebook.session.project, run_id))
+    assert replayed.replay_of is not None
+    assert [call.outcome for call in replayed.step("say").requests].count("stand_in") == sent
+
+
 def test_every_selected_run_runs_before_a_failure_is_raised(ran: Notebook) -> None:
     """A failed replay does not keep the other selected runs from running; the cell fails at the end."""
     ran.run(GREET.replace('return "Hello, "', "1 / 0\n    return "))
@@ -171,6 +190,20 @@ def test_runs_are_resumed_cancelled_and_removed(notebook: Notebook) -> None:
     assert "1 run would be removed" in refused
     assert removed.startswith("Removed 1 run.")
     assert "Exactly one run must be named" in notebook.run("%pdruns cancel")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a b", "More than one run is named."),
+        ("--event", "The run whose event is taken over is not named."),
+        ("fork a", "The first step is missing."),
+        ("resume", "Exactly one run must be named."),
+    ],
+)
+def test_an_incomplete_line_is_refused(run: Run, line: str, message: str) -> None:
+    """A line that names no run, several runs or no step is refused with the reason."""
+    assert message in run(f"%pdruns {line}")
 
 
 def _pause(notebook: Notebook) -> str:

@@ -209,6 +209,31 @@ def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, li
     assert news.detail == made.id
 
 
+def test_a_query_that_fails_is_repeated(tmp_path: Path, upstream: Upstream, link_events: LinkEvents) -> None:
+    """If Pipedream does not answer a query for the account, the next query finds it; without an account, the link expires."""
+    session = Session(folder=tmp_path, environ=upstream.environ)
+    links = connect_links.ConnectLinks(session, app_context=lambda: None, poll_interval_s=0.05)
+    upstream.set(fault={"kind": "status", "path": "/accounts", "status": 403})
+
+    links.create(
+        "openai", external_user_id="ada", environment="development", on_event=link_events.news.append, lifetime_s=0.1
+    )
+    link_events.wait("expired")
+    failed = [request for request in upstream.asked if request["path"].endswith("/accounts")]
+    upstream.set()
+    links.create("openai", external_user_id="ada", environment="development", on_event=link_events.news.append)
+    while len([request for request in upstream.asked if request["path"].endswith("/accounts")]) == len(failed):
+        time.sleep(0.02)
+    made = session.directory.add_account(
+        app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
+    )
+
+    assert link_events.wait("connected").detail == made.id
+    assert len(failed) > 1
+    links.close()
+    session.close()
+
+
 def test_the_queries_of_a_link_leave_cached_responses(
     tmp_path: Path, upstream: Upstream, link_events: LinkEvents
 ) -> None:

@@ -692,12 +692,27 @@ def test_steps_that_were_edited_and_have_not_run(ready: Session) -> None:
     assert ready.find_edited_steps() == {"check"}
 
 
+TIMER = "%%pdworkflow\nname: Timer\ntrigger: {type: schedule, cron: '0 9 * * *'}\n"
+
+
+def test_a_file_of_a_schedule_is_loaded_while_an_owner_is_not_set(
+    make_session: Make, save_notebook: Callable[..., Path], tmp_path: Path
+) -> None:
+    """While the owner of an account is not set, an event is loaded with the trigger of the header cell."""
+    path = save_notebook(("head", TIMER), ("check", CHECK))
+    path.with_suffix(".pdkernel.yaml").write_text("steps:\n  check:\n    accounts:\n      slack: unanswered\n")
+    (tmp_path / "tick.json").write_text('{"timestamp": 1}')
+
+    assert make_session(path.name).load_event("tick.json").data == {"timestamp": 1}
+
+
 def test_a_file_of_a_schedule_is_loaded_without_a_header_cell(session: Session, tmp_path: Path) -> None:
     """The event of a timer is loaded as such; if the header cell cannot be read, events are requests."""
     (tmp_path / "tick.json").write_text('{"timestamp": 1}')
+    session.record_cell(f"{TIMER}settings: {{share_workers: [}}\n", cell_id="head")
     with pytest.raises(EventError):
         session.load_event("tick.json")
-    session.record_cell("%%pdworkflow\nname: Timer\ntrigger: {type: schedule, cron: '0 9 * * *'}\n", cell_id="head")
+    session.record_cell(TIMER, cell_id="head")
 
     assert session.load_event("tick.json").data == {"timestamp": 1}
     assert session.event_name == "tick"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -308,6 +309,30 @@ def test_added_props_follow_the_chosen_user(
     form.wait(WAIT_S)
 
     assert [*added, form.fields[-1].prop.name] == ["of_ada", "of_grace", "of_own"]
+
+
+def test_an_action_that_is_gone_is_reported(
+    session: Session, make_form: Callable[..., ActionForm], tmp_path: Path
+) -> None:
+    """If an action's options or props cannot be loaded, the reason is shown at their place; the values stay."""
+    write_action(
+        tmp_path / "checkout",
+        "gone",
+        """export default { key: "depot-gone", version: "0.0.1", type: "action",
+          props: { shelf: { type: "string", async options() { return ["a"]; } }, size: { type: "string", reloadProps: true } },
+          async additionalProps() { throw new Error("no columns for " + this.size); }, async run() {} };""",
+    )
+    form = make_form("depot-gone")
+    type_into(form.get_field("size").value, "seven")
+    form.wait(WAIT_S)
+    reason = screen(form)
+    shutil.rmtree(tmp_path / "checkout" / "components" / "depot" / "actions" / "gone")
+
+    press(form.get_field("shelf").view, "Load options")
+
+    assert "no columns for seven" in reason
+    assert "depot-gone" in screen(form.get_field("shelf").view)
+    assert "size: seven" in form.cell_source
 
 
 # ── the form of a step ──────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ import html
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from pdkernel.widgets import UserPicker
 from pdkernel.widgets.link_button import ConsoleLinkButton
 from tests.server.link.conftest import SAME_ORIGIN
 from tests.server.link.reading import Page
-from tests.widgets.front_end import button, everything_in_state, inside, press, screen
+from tests.widgets.front_end import NEEDS_SLACK, button, everything_in_state, inside, press, screen
 
 TOKEN = "xoxb-typed-into-the-page"
 
@@ -51,6 +52,20 @@ def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> 
     assert f"Connected: {account.id}." in wait_for(slack_picker, "Connected")
     assert button(slack_picker, "Reconnect with Link")
     assert f"Uses {account.id}" in screen(slack_picker)
+
+
+def test_a_link_that_is_refused_is_reported(tmp_path: Path) -> None:
+    """If no link can be made, the form has the reason below the button."""
+    session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny", "PDKERNEL_PUBLIC_URL": "http://[hub"})
+    session.record_cell(NEEDS_SLACK, cell_id="a")
+    session.choose_user("ada")
+    picker = UserPicker(session)
+
+    press(picker, "Connect with Link")
+
+    assert "is not a valid public URL" in screen(picker)
+    picker.close()
+    session.close()
 
 
 def test_an_account_is_connected_again(slack_picker: UserPicker, session: Session) -> None:
