@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from IPython.display import display
 from IPython.utils.capture import capture_output
 
+from pdkernel.identity import Environment
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
 from pdkernel.widgets.link_button import ConsoleLinkButton
@@ -94,14 +96,20 @@ def test_an_opened_link_is_removed(slack_picker: UserPicker, session: Session) -
     assert "ctok_" not in after
 
 
-def test_a_user_chosen_meanwhile(slack_picker: UserPicker, session: Session) -> None:
-    """The result of ada's link is not shown to grace, but the accounts are updated."""
+@pytest.mark.parametrize(("user", "environment"), [("grace", "development"), ("ada", "production")])
+def test_a_user_chosen_meanwhile(
+    slack_picker: UserPicker, session: Session, user: str, environment: Environment
+) -> None:
+    """The result of ada's link is not shown to grace, nor in the other environment, but the accounts are updated."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
     url = shown_link(slack_picker)
-    session.choose_user("grace")
+    session.choose_user(user, environment)
+    hidden = url not in everything_in_state()
     send(url, **{"field:oauth_access_token": TOKEN})
+    session.choose_user(user, "development")
 
+    assert hidden
     assert "Connected" not in screen(slack_picker)
     assert ("ada", "ada") in slack_picker.user.options
 
@@ -181,6 +189,23 @@ class TestConsole:
             assert 'login?code=&quot;1&quot;&amp;a=2"' in console.children[1].value
 
         assert hints == [False, True]
+
+    def test_the_message_of_a_used_link_stays(self) -> None:
+        """After a login, the time of its link replaces the message about the console no more."""
+        used: list[Callable[[], None]] = []
+
+        def create(on_used: Callable[[], None]) -> str:
+            used.append(on_used)
+            return "https://hub.example/-/login?code=1"
+
+        console = ConsoleLinkButton(create, shown_s=0.05)
+        before = threading.enumerate()
+        console.show_link()
+        used[0]()
+        for timer in set(threading.enumerate()) - set(before):
+            timer.join(10)
+
+        assert "The console is open in another tab." in screen(console)
 
     @pytest.mark.usefixtures("_shell")
     def test_the_saved_output_has_no_link(self) -> None:
