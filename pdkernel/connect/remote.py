@@ -231,6 +231,11 @@ class RemoteDirectory:
         check_external_user_id(external_user_id)
         return str(self._client.create_connect_token(external_user_id, environment)["connect_link_url"])
 
+    def fetch_account_ids(self, app: str, external_user_id: str, environment: Environment) -> set[str]:
+        """Ids of the external user's accounts of *app* as Pipedream has them now; the cache is neither read nor dropped."""
+        found = self._client.list_accounts(external_user_id, environment)
+        return {account.id for account in found if account.app == app}
+
     def clear_cache(self) -> None:
         """Drop all cached responses."""
         self._clear_caches()

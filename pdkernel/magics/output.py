@@ -18,6 +18,7 @@ from IPython.display import DisplayHandle, display
 
 from pdkernel.clock import Clock
 from pdkernel.errors import PdkernelError, did_you_mean
+from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class CellError(Exception):
         self.message = message
 
     def _render_traceback_(self) -> list[str]:
-        return [f"{self.title}: {self.message}"]
+        return [escape_control_characters(f"{self.title}: {self.message}")]
 
 
 def show_errors_as_messages(function: Callable[P, R]) -> Callable[P, R]:

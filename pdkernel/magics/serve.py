@@ -144,7 +144,7 @@ class RequestListOutput:
         try:
             check_readable(self._session.workflow)
             edited = self._session.describe_edited_steps()
-        except DefinitionError as fault:
+        except (DefinitionError, RequestError) as fault:
             return [f"A request runs the workflow as it was before this error: {fault.message}"]
         return [edited] if edited else []
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pdkernel.render.markup import multiline
+from pdkernel.render.markup import escape_control_characters, multiline
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RichOutput:
     """
-    A rendered output for `text/plain` and `text/html`; `+` joins two outputs.
+    A rendered output for `text/plain` and `text/html`; `+` joins two outputs. Control characters of the text are escaped.
 
     Attributes:
         metadata: The metadata of the saved output.
@@ -21,6 +21,9 @@ class RichOutput:
     text: str
     html: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", escape_control_characters(self.text))  # a terminal would obey them
 
     @classmethod
     def from_message(cls, text: str, *, metadata: Mapping[str, Any] | None = None) -> Self:

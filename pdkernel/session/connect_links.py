@@ -39,6 +39,7 @@ class ConnectLinks:
         state: The notebook's project and external users.
         app_context: Returns the context of the draft's own server while it runs, else None.
         public_url: The servers' URL for browsers on other machines, with `{port}` for the port; None for loopback.
+        poll_interval_s: Seconds between two queries to Pipedream for the new account.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class ConnectLinks:
         *,
         app_context: Callable[[], AppContext | None],
         public_url: str | None = None,
+        poll_interval_s: float = ACCOUNT_POLL_INTERVAL_S,
     ) -> None:
         self._state = state
         self._app_context = app_context
         self._public_url = public_url
+        self._poll_interval_s = poll_interval_s
         self._lock = threading.Lock()
         self._listeners: dict[str, LinkListener] = {}
         self._timers: dict[str, threading.Timer] = {}
@@ -78,7 +81,7 @@ class ConnectLinks:
             environment: The external user's environment.
             account_id: The account to reconnect; None for a new account.
             on_event: Called with each event of the link, from another thread.
-            lifetime_s: Seconds for which the link is valid; ignored for Pipedream's links.
+            lifetime_s: Seconds for which the link is valid; for Pipedream's links, seconds in which the account is awaited.
 
         Raises:
             PdkernelError: The external user's id is invalid, or Pipedream refused to make a link.
@@ -87,7 +90,11 @@ class ConnectLinks:
 
         directory = self._state.directory
         if isinstance(directory, RemoteDirectory):
-            return self._create_remote_link(directory, app, external_user_id, environment, account_id, on_event)
+            url = self._create_remote_link(directory, app, external_user_id, environment, account_id)
+            if account_id is None:  # a reconnected account does not change the list of accounts
+                watched = (directory, app, external_user_id, environment, on_event, lifetime_s)
+                threading.Thread(target=self._poll_for_account, args=watched, name="pdkernel-link", daemon=True).start()
+            return url
         from pdkernel.server.link.tokens import create_link
 
         made = create_link(
@@ -153,13 +160,9 @@ class ConnectLinks:
         external_user_id: str,
         environment: Environment,
         account_id: str | None,
-        on_event: LinkListener,
     ) -> str:
         link = directory.connect_link(external_user_id, environment)
         query = urlencode({"app": app, **({"accountId": account_id} if account_id else {})})
-        if account_id is None:  # a reconnected account does not change the list of accounts
-            watched = (directory, app, external_user_id, environment, on_event)
-            threading.Thread(target=self._poll_for_account, args=watched, name="pdkernel-link", daemon=True).start()
         return f"{link}{'&' if '?' in link else '?'}{query}"
 
     def _poll_for_account(
@@ -169,26 +172,23 @@ class ConnectLinks:
         external_user_id: str,
         environment: Environment,
         on_event: LinkListener,
+        lifetime_s: float,
     ) -> None:
         """Query the accounts until the new account exists or the link has expired."""
         from pdkernel.server.app_context import LinkEvent
 
-        def ids() -> set[str]:
-            directory.clear_cache()
-            found = directory.accounts(external_user_id=external_user_id, environment=environment, app=app)
-            return {account.id for account in found}
-
         before: set[str] | None = None
-        for _ in range(round(LINK_LIFETIME_S / ACCOUNT_POLL_INTERVAL_S)):
+        for _ in range(round(lifetime_s / self._poll_interval_s)):
             try:
-                now = ids()
+                now = directory.fetch_account_ids(app, external_user_id, environment)
                 before = now if before is None else before
                 if new := now - before:
+                    directory.clear_cache()  # for the reader of the event
                     on_event(LinkEvent("", "connected", min(new)))
                     return
             except PdkernelError:  # the next query repeats the request
                 pass
-            if self._closed.wait(ACCOUNT_POLL_INTERVAL_S):
+            if self._closed.wait(self._poll_interval_s):
                 return
         on_event(LinkEvent("", "expired"))
 

@@ -65,7 +65,7 @@ class DraftWorkflowSource:
         return self._reload() if workflow_id == self.workflow_id else None
 
     def _reload(self) -> ServedWorkflow:
-        with suppress(DefinitionError):
+        with suppress(DefinitionError, RequestError):
             self._latest = self._read()
         return self._latest
 
@@ -249,9 +249,7 @@ class NotebookServer:
         if request is not None and not request.keep_in_journal:  # must not appear in the saved notebook
             return
         with self._lock:
-            if request is None:
-                request = self._runs[execution.id][0] if execution.id in self._runs else None
-            if request is not None:
+            if request is not None:  # a run that goes on after a pause has none
                 self._runs[execution.id] = (request, execution)
             if len(self._runs) > MAX_KEPT_REQUESTS:
                 # Drop the oldest run, not the first key: the end of a long run adds its key again.

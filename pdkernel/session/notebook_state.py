@@ -7,6 +7,7 @@ A change is saved before the listeners are called. All methods are safe from any
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -235,7 +236,7 @@ class NotebookState:
     def _is_http_triggered(self) -> bool:
         """Whether the trigger is HTTP; true if the header cell cannot be read."""
         try:
-            return self.workflow.trigger.type == "http"
+            return self.source_for_export.workflow.trigger.type == "http"
         except DefinitionError:
             return True
 
@@ -267,12 +268,10 @@ class NotebookState:
 
     def unpin(self, name: str) -> bool:
         """Release the pin of step *name*; False if the step was not pinned."""
-        with self._lock:
-            held = self._loaded_settings.pins.pop(name, None) is not None
+        with self._change_settings() as chosen:
+            held = chosen.pins.pop(name, None) is not None
             if held:
                 self._results.discard(name)
-                self._save()
-        self._notify()
         return held
 
     @property
@@ -364,12 +363,15 @@ class NotebookState:
         """Change the settings; if the change succeeds, save the state and call the listeners."""
         with self._lock:
             yield self._loaded_settings
-            self._save()
+            self._state_store.save(self._state())
         self._notify()
 
     def _notify(self) -> None:
         for listener in list(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:
+                logging.getLogger(__name__).exception("A form or an output of the notebook cannot show the change.")
 
     def _load(self) -> None:
         with self._lock:
@@ -390,9 +392,6 @@ class NotebookState:
                 self.project.notebook_states, str(self.notebook or self.folder)
             )
         return self._opened_state_store
-
-    def _save(self) -> None:
-        self._state_store.save(self._state())
 
     def _state(self) -> SessionState:
         return self._run_settings.to_state(self._results.stored_results(), self.draft.restorable_cells())

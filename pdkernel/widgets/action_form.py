@@ -16,7 +16,7 @@ import ipywidgets as ipw
 from pdkernel.actions import Component
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.directive import format_step_cell
-from pdkernel.errors import DefinitionError, StepNameError, format_count
+from pdkernel.errors import PdkernelError, StepNameError, format_count
 from pdkernel.model import STEP_NAME, AppBinding, Step, check_step_name
 from pdkernel.render.actions import format_first_paragraph
 from pdkernel.render.rich_output import RichOutput
@@ -24,7 +24,6 @@ from pdkernel.session import Session
 from pdkernel.widgets.action_fields import FIELD_MARGIN, LABEL_STYLE, NAME_PX, PropField, create_field_message
 from pdkernel.widgets.action_props import AccountField, ActionProps, ChosenAction, FormHooks
 from pdkernel.widgets.action_search import ActionSearchBox, build_action_heading
-from pdkernel.widgets.background_run import LatestCall
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
     build_copyable_block_html,
@@ -66,7 +65,6 @@ class ActionForm(SessionForm):
         self._props: ActionProps | None = None
         self._is_in_workflow = False
         self._written = 0
-        self._choosing = LatestCall()
         self.search = ActionSearchBox(
             session, choose=self._choose, changed=self._update_saved_output, app=app, words=words
         )
@@ -153,7 +151,6 @@ class ActionForm(SessionForm):
     def wait(self, timeout_s: float) -> None:
         """Wait up to *timeout_s* seconds for what the form loads in the background."""
         self.search.wait(timeout_s)
-        self._choosing.wait(timeout_s)
         if self._props is not None:
             self._props.wait(timeout_s)
 
@@ -177,8 +174,7 @@ class ActionForm(SessionForm):
         )
 
     def _choose(self, component: Component) -> None:
-        show_message(self.search.message, f"Loading {component.uses} ...")
-        self._choosing.start(partial(self._load_action, component.uses), on_error=self.search.show_error)
+        self.search.load(f"Loading {component.uses} ...", partial(self._load_action, component.uses))
 
     def _load_action(self, uses: str, is_latest: Callable[[], bool]) -> None:
         found = _find_action(self._session, uses)
@@ -252,14 +248,13 @@ class ActionForm(SessionForm):
                 text = f"The workflow has a step {name}: type another name."
         except StepNameError as fault:
             text = str(fault)
-        except DefinitionError:
+        except PdkernelError:
             pass  # another cell is invalid, which does not concern this cell
         show_message(self._name_message, text, kind="error")
         return int(bool(text))
 
     def _release(self) -> None:
         self.search.close()
-        self._choosing.cancel()
         if self._props is not None:
             self._props.close()
 

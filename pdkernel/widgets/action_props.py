@@ -248,9 +248,9 @@ class ActionProps:
             own = session.directory.accounts(app=app, own=True)
             field.update(user, account, own, is_remote=self.chosen.component.file is None)
         scope = (user, environment, found)
-        if self._scope not in (None, scope):
-            self._discard_options(self.fields)
-        self._scope = scope
+        before, self._scope = self._scope, scope
+        if before not in (None, scope):
+            self._reload_for_account()
 
     def _build_field(self, prop: PropDeclaration, *, text: str = "") -> PropField:
         field = PropField(
@@ -273,8 +273,13 @@ class ActionProps:
         self._start_loading()
 
     def _account_changed(self) -> None:
-        self._discard_options(self.fields)
+        self._reload_for_account()
         self._form.changed()
+
+    def _reload_for_account(self) -> None:
+        """Load options and added props again: those of another account, also if they are still loading, do not count."""
+        self._discard_options(self.fields)
+        self._start_reloading(delay_s=0)
 
     def _changed(self, name: str) -> None:
         field = self._fields.get(name)

@@ -127,12 +127,17 @@ class ActionSearchBox:
         words, app = str(self.words.value).strip(), self.app_slug
         self._call.start(partial(self._find, words, app, install), delay_s=delay_s, on_error=self.show_error)
 
+    def load(self, text: str, act: Callable[[Callable[[], bool]], None]) -> None:
+        """Show *text*, and call *act* in the background as `LatestCall.start` does, instead of a search that has not ended."""
+        show_message(self.message, text)
+        self._call.start(act, on_error=self.show_error)
+
     def wait(self, timeout_s: float) -> None:
-        """Wait up to *timeout_s* seconds for the end of a search."""
+        """Wait up to *timeout_s* seconds for the end of a search, or of what is loaded."""
         self._call.wait(timeout_s)
 
     def close(self) -> None:
-        """Discard the search that has not ended."""
+        """Discard what has not ended."""
         self._call.cancel()
 
     def _find(self, words: str, app: str, install: bool, is_latest: Callable[[], bool]) -> None:

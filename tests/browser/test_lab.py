@@ -250,6 +250,24 @@ def test_running_step_is_watched_and_stopped(page: LabPage) -> None:
         page.screenshot("stopped")
 
 
+def test_stop_of_a_saved_timeline_stops_no_other_cell(page: LabPage) -> None:
+    """A Stop button that was saved while its run went on interrupts no other cell; a message has the menu that does."""
+    saved = '<div class="pd-timeline"><code class="pd-stop" title="Stop the run"></code></div>'
+    wait = "import time\nfrom pathlib import Path\nwhile not Path('go').exists(): time.sleep(0.1)\nprint('was not stopped')"
+    page.new_notebook([f"from IPython.display import HTML\nHTML('{saved}')", wait], name="saved_stop.ipynb")
+    page.run_cell(0)
+    page.editor(1).click()
+    page.page.keyboard.press("Control+Enter")
+    expect(page.cell(1).locator(".jp-InputPrompt")).to_contain_text("*")
+
+    page.output(0).get_by_role("button", name="Stop the run").click()
+
+    expect(page.page.get_by_text("nothing was stopped")).to_be_visible()
+    (page.lab.root / "saved_stop" / "go").touch()
+    page.wait_idle()
+    expect(page.output(1)).to_have_text("was not stopped")
+
+
 STEPS = (
     "from pdkernel.magics.notebook_context import get_session\n"
     "print([step.name for step in get_session(get_ipython()).workflow.steps])"
@@ -276,6 +294,22 @@ def test_the_screen_is_the_draft(page: LabPage, kernel: str) -> None:
 
     assert [opened.strip(), edited.strip()] == ["['one', 'two']", "['first']"]
     expect(page.output(2)).to_have_text("['first', 'last']")
+
+
+def test_a_kernel_that_loads_pdkernel_again_has_the_screen(page: LabPage) -> None:
+    """If a page finds a kernel from which pdkernel was removed, and loads pdkernel, the kernel has edits that were not run."""
+    load, unload = "%load_ext pdkernel", "%unload_ext pdkernel"
+    page.new_notebook([load, unload, "%%pdstep one\n", STEPS], name="again.ipynb", kernel="python3")
+    page.run_cell(0)
+    page.run_cell(1)
+    page.save()
+    page.open_notebook("again/again.ipynb", reload=True)
+    page.run_cell(0)
+    page.edit_cell(2, "%%pdstep first\n")
+
+    page.run_cell(3)
+
+    expect(page.output(3)).to_have_text("['first']")
 
 
 def test_a_page_that_leaves_takes_its_cells_along(page: LabPage) -> None:

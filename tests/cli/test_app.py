@@ -246,6 +246,17 @@ def test_an_error_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "Error: 2 problems:\n- \\x1b]0;owned\\x07 has no uses\n"
 
 
+def test_a_note_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters of a foreign name are shown as text, in a note and in a detail."""
+    state = CliContext()
+    state.verbosity = 1
+
+    state.print_note("one\n\x1b]0;owned\x07")
+    state.print_detail("\x1b[2Jtwo\r")
+
+    assert capsys.readouterr().err == "one\n\\x1b]0;owned\\x07\ntwo\\x0d\n"
+
+
 @pytest.mark.parametrize(
     ("quiet", "verbosity", "level"),
     [(False, 0, logging.WARNING), (False, 1, logging.INFO), (False, 2, logging.DEBUG), (True, 2, logging.ERROR)],

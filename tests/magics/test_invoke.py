@@ -134,6 +134,19 @@ def test_snippets_have_the_required_fields(served: Notebook) -> None:
     assert "note" not in shown
 
 
+def test_snippets_of_a_broken_draft_have_the_event(notebook: Notebook, run: Run) -> None:
+    """The programs for another endpoint have the chosen event's body, if the notebook's workflow cannot be read; they need a user."""
+    notebook.session.choose_event(an_event({"name": "Ada"}))
+    refused = run("%pdinvoke https://hooks.example.test/in --snippets")
+    run("%pduser ada")
+    run("%%pdworkflow\nsettings: {share_workers: [}\n")
+
+    shown = run("%pdinvoke https://hooks.example.test/in --snippets")
+
+    assert "%pduser" in refused
+    assert '{"name": "Ada"}' in shown
+
+
 def test_an_authority_that_cannot_be_read_is_an_error(served: Notebook) -> None:
     """The file of `--ca-file` is read before the call."""
     served.run("%pdinvoke --ca-file nowhere.pem")

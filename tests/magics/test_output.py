@@ -112,3 +112,10 @@ def test_buttons_stay_until_their_own_cell_runs_again(notebook: Notebook, drawn:
     assert before == [True, True, True]
     assert after == [False, False, True, True]
     assert len(drawn()) == 4
+
+
+def test_an_error_cannot_control_a_terminal() -> None:
+    """Control characters of a foreign name in an error are shown as text in the cell."""
+    error = CellError("RequestError", "There is no run \x1b]0;owned\x07.")
+
+    assert error._render_traceback_() == ["RequestError: There is no run \\x1b]0;owned\\x07."]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from IPython.utils.capture import capture_output
 
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.execution import Execution
+from pdkernel.operations.run_history import build_query, get_run, list_runs
 from pdkernel.operations.run_replay import prepare_replay, start_replay
-from tests.builders import an_event
-from tests.magics.conftest import CHECK, Notebook
+from tests.builders import Gate, an_event
+from tests.magics.conftest import CHECK, Notebook, Run
 
 WAIT = "%%pdstep wait --no-run\ndef handler(pd):\n    pd.flow.suspend(1000)\n"
 GREET = '%%pdstep greet --no-run\ndef handler(pd):\n    return "Hello, " + pd.steps["check"]["$return_value"]["name"]\n'
@@ -100,6 +105,95 @@ def test_selected_runs_run_in_their_order(ran: Notebook) -> None:
     assert shown.index(f"replay of {older}") < shown.index(f"replay of {newer}")
 
 
+@pytest.mark.parametrize(
+    ("line", "user", "sent"),
+    [
+        ("replay ID", "ada", 0),
+        ("replay ID --send --external-user grace", "grace", 1),
+        ("replay --since 1h --yes", "ada", 0),
+        ("replay --since 1h --yes --send", "ada", 1),
+        ("fork ID --from say", "ada", 0),
+        ("fork ID --from say --send --external-user grace", "grace", 1),
+    ],
+)
+def test_a_call_is_sent_again_on_request(notebook: Notebook, line: str, user: str, sent: int) -> None:
+    """A replay or a fork sends a call of the run again only with `--send`, and runs as the user that the line names."""
+    notebook.run("%pdevent hello")
+    notebook.run("%pduser ada")
+    notebook.run(
+        "%%pdstep say --no-run\nimport urllib.request\ndef handler(pd):\n"
+        "    return urllib.request.urlopen('https://slack.com/api/chat.postMessage', data=b'{}').status\n"
+    )
+    notebook.run("%pdrun")
+    original = newest(notebook)
+
+    notebook.run(f"%pdruns {line.replace('ID', original)}")
+
+    run_id = newest(notebook)
+    again = notebook.session.call_engine(lambda _: get_run(notebook.session.project, run_id))
+    assert (run_id != original, again.external_user) == (True, user)
+    assert [call.outcome for call in again.step("say").requests].count("stand_in") == sent
+
+
+def test_a_cancelled_replay_is_the_last_one(notebook: Notebook, tmp_path: Path) -> None:
+    """If one of several selected runs is cancelled, no further run starts, and the cell fails."""
+    held = tmp_path / "held"
+    notebook.run("%pdevent hello")
+    notebook.run(
+        "%%pdstep wait --no-run\nimport pathlib, time\ndef handler(pd):\n"
+        f"    while pathlib.Path({str(held)!r}).exists():\n        time.sleep(0.05)\n"
+    )
+    for _ in range(2):
+        notebook.run("%pdrun --send")
+    held.touch()
+
+    def cancel() -> None:
+        session, found = notebook.session, list[Execution]()
+        query = build_query(session.project.clock, status="executing", limit=1)
+        while not found:
+            found = [*session.call_engine(lambda _: list_runs(session.project, query))]
+        session.paused_runs.cancel(found[0].id)
+        held.unlink()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    shown = notebook.run("%pdruns replay --since 1h --yes")
+    canceller.join(60)
+
+    assert "The run was interrupted" in shown
+    assert list(notebook.shell.run_line_magic("pdruns", "--frame")["status"]) == ["cancelled", "success", "success"]
+
+
+def test_a_run_in_progress_is_not_removed(ran: Notebook, tmp_path: Path) -> None:
+    """Of the selected runs, one that is in progress stays; named by its id it is refused with the line to cancel it."""
+    gate = Gate(tmp_path)
+    ran.session.record_cell(f"%%pdstep slow\ndef handler(pd):\n    {gate.code}\n", cell_id="slow")
+    running = ran.session.start(only=frozenset({"slow"}))
+    asyncio.run(gate.wait_until_reached())
+
+    refused = ran.run(f"%pdruns remove {newest(ran)} --yes")
+    removed = ran.run("%pdruns remove --since 1h --yes")
+    gate.open()
+    running.result()
+
+    assert "is executing." in refused
+    assert removed.startswith("Removed 1 run.")
+    assert list(ran.shell.run_line_magic("pdruns", "--frame")["status"]) == ["success"]
+
+
+def test_a_run_that_fails_after_its_pause_fails_the_line(notebook: Notebook) -> None:
+    """If a step fails after the pause that `%pdruns resume` ends, the cell of that line fails."""
+    notebook.run("%pdevent hello")
+    notebook.run(WAIT)
+    notebook.run("%%pdstep bad --no-run\ndef handler(pd):\n    return 1 / 0\n")
+    notebook.run("%pdrun")
+
+    shown = notebook.run("%pdruns resume")
+
+    assert notebook.error is not None
+    assert "Step bad failed" in shown
+
+
 def test_every_selected_run_runs_before_a_failure_is_raised(ran: Notebook) -> None:
     """A failed replay does not keep the other selected runs from running; the cell fails at the end."""
     ran.run(GREET.replace('return "Hello, "', "1 / 0\n    return "))
@@ -171,6 +265,20 @@ def test_runs_are_resumed_cancelled_and_removed(notebook: Notebook) -> None:
     assert "1 run would be removed" in refused
     assert removed.startswith("Removed 1 run.")
     assert "Exactly one run must be named" in notebook.run("%pdruns cancel")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a b", "More than one run is named."),
+        ("--event", "The run whose event is taken over is not named."),
+        ("fork a", "The first step is missing."),
+        ("resume", "Exactly one run must be named."),
+    ],
+)
+def test_an_incomplete_line_is_refused(run: Run, line: str, message: str) -> None:
+    """A line that names no run, several runs or no step is refused with the reason."""
+    assert message in run(f"%pdruns {line}")
 
 
 def _pause(notebook: Notebook) -> str:

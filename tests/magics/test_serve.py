@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import httpx
 import msgspec
+import pytest
 from IPython.utils.capture import capture_output
 
 from pdkernel.magics.serve import MAX_LISTED_REQUESTS, RequestListOutput
@@ -92,6 +94,24 @@ def test_requests_run_the_screen_or_say_so(notebook: Notebook, run: Run) -> None
     assert "unknown key 'triger'" in misspelt
     assert "both called 'answer'" in broken
     assert (answered, served) == (202, 202)
+
+
+def test_an_account_without_an_owner_leaves_the_draft_served(
+    notebook: Notebook, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the owner of an account is not set any more, requests run the workflow as it was, and the output has the reason."""
+    monkeypatch.setenv("PDKERNEL_NOTEBOOK", str(tmp_path / "work.ipynb"))
+    run(ANSWER)
+    url = url_in(run("%pdserve"))
+
+    (tmp_path / "work.pdkernel.yaml").write_text("steps:\n  answer:\n    accounts:\n      slack: unanswered\n")
+    shown = notebook.show(ANSWER)
+    answered = httpx.post(url, json={}, timeout=60).status_code
+    run("%pdserve stop")
+
+    assert "A request runs the workflow as it was before this error: " in shown
+    assert "the owner of the account is not set" in shown
+    assert answered == 200
 
 
 def test_the_output_follows_the_requests(notebook: Notebook, run: Run) -> None:

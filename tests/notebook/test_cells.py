@@ -101,6 +101,17 @@ def test_the_parts_of_a_cell(tmp_path: Path) -> None:
     assert (third.source, third.type, third.pdkernel_metadata) == ("", "markdown", {})
 
 
+def test_a_cell_of_a_python_file_has_its_line(tmp_path: Path) -> None:
+    """The line of a step's cell is that of its first line, above the comments over the directive; cells have no ids."""
+    text = "# %% [markdown]\n# Title\n\n# %%\n# Says hello\n\n# %%pdstep a\ny = 2\n\n# %%\nx = 1\n\n# %%\n# %%pdstep b\ny = 2\n"
+    (tmp_path / "a.py").write_text(text)
+
+    cells = read_cells(tmp_path / "a.py")
+
+    assert [cell.file_line for cell in cells] == [None, 5, None, 14]
+    assert {cell.id for cell in cells} == {None}
+
+
 def test_the_hash_of_a_cell() -> None:
     """Line ends, blanks at line ends and outer blank lines do not count; other characters do."""
     same = {hash_cell(text) for text in ("a\nb", "a\r\nb", "\n\na  \nb\n\n", "a\nb\n")}

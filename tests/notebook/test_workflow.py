@@ -187,6 +187,15 @@ def test_unreadable_cells_are_steps_with_a_problem() -> None:
         workflow_from_cells([*cells, NotebookCell("%%pdworkflow\nnme: x")], name="n", lenient=True)
 
 
+def test_unreadable_cells_of_one_name_have_names_of_their_own() -> None:
+    """Of two unreadable cells that seem to have one name, the second is named by its position."""
+    cells = [NotebookCell("%%pdstep a --lng x"), NotebookCell("%%pdstep a --lng y")]
+
+    steps = workflow_from_cells(cells, name="n", lenient=True).steps
+
+    assert [step.name for step in steps] == ["a", "cell_2"]
+
+
 def test_two_headers() -> None:
     """A notebook with two headers is refused."""
     with pytest.raises(DirectiveError, match="Cell 1 and Cell 2 are both %%pdworkflow"):

@@ -81,6 +81,16 @@ def test_names_in_an_event_are_escaped() -> None:
     assert 'body["<b>x</b>"]' in page.text
 
 
+def test_names_in_an_event_cannot_control_a_terminal() -> None:
+    """Control characters in the name of an event are shown as text, also in the message about one event."""
+    comparison = compare_event(CONTRACT, "\x1b]0;owned\x07", {}, {})
+    output = drawn.render_event_output(comparison)
+
+    assert output is not None
+    assert output.text.startswith("! \\x1b]0;owned\\x07:\n")
+    assert drawn.render_text(CONTRACT, "W", [comparison]).count("\x1b") == 0
+
+
 def test_a_long_contract_is_cut() -> None:
     """Rows beyond the limit are counted, not shown."""
     body = "body = pd.steps['trigger']['event']['body']\n" + "\n".join(f"print(body['f{n}'])" for n in range(12))

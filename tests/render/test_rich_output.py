@@ -15,6 +15,13 @@ def test_two_outputs_are_joined() -> None:
     )
 
 
+def test_a_text_cannot_control_a_terminal() -> None:
+    """Control characters of a foreign name are shown as text, in a message too; the lines stay."""
+    output = RichOutput.from_message("one\n\x1b]0;owned\x07") + RichOutput("\x1b[2J", "")
+
+    assert repr(output) == "one\n\\x1b]0;owned\\x07\n"
+
+
 def test_a_message_keeps_its_lines() -> None:
     """The HTML of a message has a line of its own for each line, as text."""
     output = RichOutput.from_message("one\n<b>two</b>")

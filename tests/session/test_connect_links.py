@@ -179,8 +179,9 @@ def test_an_invalid_user_id_is_refused(session: Session, link_events: LinkEvents
 
 
 def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, link_events: LinkEvents) -> None:
-    """The link is Pipedream's, for the app; an account that appears there is reported."""
-    session = Session(folder=tmp_path, environ=upstream.environ)
+    """The link is Pipedream's, for the app; an account that appears there is reported, and at once among the user's accounts."""
+    (tmp_path / "page").mkdir()
+    session, page = (Session(folder=folder, environ=upstream.environ) for folder in (tmp_path, tmp_path / "page"))
     url = session.links.create(
         "openai", external_user_id="ada", environment="development", on_event=link_events.news.append
     )
@@ -188,20 +189,67 @@ def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, li
         request["path"].endswith("/accounts") for request in upstream.asked
     ):  # existing accounts are loaded first
         time.sleep(0.02)
-    made = session.directory.add_account(
+    session.directory.accounts(external_user_id="ada")
+    made = page.directory.add_account(
         app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
     )
     news = link_events.wait("connected", 3 * connect_links.ACCOUNT_POLL_INTERVAL_S)
+    known = session.directory.accounts(external_user_id="ada", app="openai")
     again = session.links.create(
         "openai", external_user_id="ada", environment="development", account_id=made.id, on_event=lambda _: None
     )
     session.close()
+    page.close()
 
+    assert known[0].id == made.id
     assert dict(parse_qsl(urlsplit(again).query))["accountId"] == made.id
     assert "accountId" not in url
     assert url.startswith("https://pipedream.com/_static/connect.html?token=ctok_")
     assert dict(parse_qsl(urlsplit(url).query))["app"] == "openai"
     assert news.detail == made.id
+
+
+def test_a_query_that_fails_is_repeated(tmp_path: Path, upstream: Upstream, link_events: LinkEvents) -> None:
+    """If Pipedream does not answer a query for the account, the next query finds it; without an account, the link expires."""
+    session = Session(folder=tmp_path, environ=upstream.environ)
+    links = connect_links.ConnectLinks(session, app_context=lambda: None, poll_interval_s=0.05)
+    upstream.set(fault={"kind": "status", "path": "/accounts", "status": 403})
+
+    links.create(
+        "openai", external_user_id="ada", environment="development", on_event=link_events.news.append, lifetime_s=0.1
+    )
+    link_events.wait("expired")
+    failed = [request for request in upstream.asked if request["path"].endswith("/accounts")]
+    upstream.set()
+    links.create("openai", external_user_id="ada", environment="development", on_event=link_events.news.append)
+    while len([request for request in upstream.asked if request["path"].endswith("/accounts")]) == len(failed):
+        time.sleep(0.02)
+    made = session.directory.add_account(
+        app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
+    )
+
+    assert link_events.wait("connected").detail == made.id
+    assert len(failed) > 1
+    links.close()
+    session.close()
+
+
+def test_the_queries_of_a_link_leave_cached_responses(
+    tmp_path: Path, upstream: Upstream, link_events: LinkEvents
+) -> None:
+    """While a link is open, its queries for the account do not make runs request other accounts again."""
+    session = Session(folder=tmp_path, environ=upstream.environ)
+    session.directory.accounts(external_user_id="grace", environment="development")
+    before = len(upstream.asked)
+    session.links.create("openai", external_user_id="ada", environment="development", on_event=link_events.news.append)
+    while not any(request["path"].endswith("/accounts") for request in upstream.asked[before:]):
+        time.sleep(0.02)
+    before = len(upstream.asked)
+
+    session.directory.accounts(external_user_id="grace", environment="development")
+
+    assert len(upstream.asked) == before
+    session.close()
 
 
 def test_a_link_server_that_cannot_start_raises_the_reason(

@@ -16,6 +16,7 @@ from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import DirectiveError, InternalError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
+from pdkernel.operations.run_history import end_pause
 from pdkernel.session import Session
 from pdkernel.session.notebook_server import MAX_KEPT_REQUESTS, DraftWorkflowSource
 from tests.builders import Gate
@@ -127,6 +128,24 @@ def test_a_request_as_the_test_event(session: Session) -> None:
     assert (session.event.data["path"], session.event.data["body"]) == ("/a", {"n": 1})
     assert session.external_user_id == "ada"
     assert "hidden-token" not in str(session.event.data)
+
+
+def test_a_run_stays_among_the_requests_after_its_pause(session: Session) -> None:
+    """A run that goes on after a pause is reported to its end, and its event can become the test event."""
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell("%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend(600_000)\n", cell_id="a")
+    url, runs, _ = served(session)
+    httpx.post(url, json={"n": 1}, timeout=60)
+    assert wait_for(lambda: bool(runs) and runs[-1].status == "paused")
+    run_id = runs[-1].id
+
+    session.call_engine(lambda engine: end_pause(engine, run_id, None))
+    ended = wait_for(lambda: runs[-1].status == "success")
+    session.server.choose_event_of(run_id)
+
+    assert ended
+    assert session.event is not None
+    assert session.event.data["body"] == {"n": 1}
 
 
 def test_stop(session: Session) -> None:

@@ -293,6 +293,22 @@ def test_listeners_are_called(session: Session) -> None:
     assert heard == [1]
 
 
+def test_a_listener_that_fails_keeps_no_other_from_a_change(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """If an output cannot be drawn again, the change is made, the other listeners are called, and the log has the error."""
+    heard: list[str | None] = []
+
+    def fail() -> None:
+        raise OSError("the page is gone")
+
+    session.add_listener(fail)
+    session.add_listener(lambda: heard.append(session.external_user_id))
+
+    session.choose_user("ada")
+
+    assert heard == ["ada"]
+    assert "OSError: the page is gone" in caplog.text
+
+
 def test_views_of_a_test_event_hide_secrets() -> None:
     """Frame, schema, shape and repr of an event have no value of a secret header."""
     event = TestEvent(dict(an_event(headers={"cookie": "session-secret"}).data))
@@ -676,12 +692,27 @@ def test_steps_that_were_edited_and_have_not_run(ready: Session) -> None:
     assert ready.find_edited_steps() == {"check"}
 
 
+TIMER = "%%pdworkflow\nname: Timer\ntrigger: {type: schedule, cron: '0 9 * * *'}\n"
+
+
+def test_a_file_of_a_schedule_is_loaded_while_an_owner_is_not_set(
+    make_session: Make, save_notebook: Callable[..., Path], tmp_path: Path
+) -> None:
+    """While the owner of an account is not set, an event is loaded with the trigger of the header cell."""
+    path = save_notebook(("head", TIMER), ("check", CHECK))
+    path.with_suffix(".pdkernel.yaml").write_text("steps:\n  check:\n    accounts:\n      slack: unanswered\n")
+    (tmp_path / "tick.json").write_text('{"timestamp": 1}')
+
+    assert make_session(path.name).load_event("tick.json").data == {"timestamp": 1}
+
+
 def test_a_file_of_a_schedule_is_loaded_without_a_header_cell(session: Session, tmp_path: Path) -> None:
     """The event of a timer is loaded as such; if the header cell cannot be read, events are requests."""
     (tmp_path / "tick.json").write_text('{"timestamp": 1}')
+    session.record_cell(f"{TIMER}settings: {{share_workers: [}}\n", cell_id="head")
     with pytest.raises(EventError):
         session.load_event("tick.json")
-    session.record_cell("%%pdworkflow\nname: Timer\ntrigger: {type: schedule, cron: '0 9 * * *'}\n", cell_id="head")
+    session.record_cell(TIMER, cell_id="head")
 
     assert session.load_event("tick.json").data == {"timestamp": 1}
     assert session.event_name == "tick"

@@ -129,3 +129,22 @@ def test_damaged_state_is_refused(project: Project, store: SessionStateStore, da
         store.load()
 
     assert "planted" not in str(refused.value)
+
+
+class FullTable:
+    """A table of a database without space."""
+
+    def save(self, key: str, state: object) -> None:
+        """Fail as a full disk does."""
+        raise ProjectError(f"The state of {key} cannot be written: the disk is full.")
+
+
+def test_a_state_that_cannot_be_saved_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """If the results of a run cannot be saved, the log has the reason, and the run is not affected."""
+    store = SessionStateStore(FullTable(), "/notebooks/n.ipynb")  # type: ignore[arg-type]
+
+    store.schedule_save(STATE)
+    store.flush()
+
+    assert "Cannot save the results of the last run for the next kernel" in caplog.text
+    assert "the disk is full" in caplog.text

@@ -14,6 +14,7 @@ from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
         ("https://api.acme.test", "https://token.made-up.example"),
         ("https://hooks.acme.test/a/secret?key=1", "https://token.made-up.example/made-up"),
         ("ada@acme.test", "token@made-up.example"),
+        ("http://[::1", "made-up-token"),
         ("5432", "1000000007"),
         ("wss://hooks.acme.test/", "wss://token.made-up.example/"),
         (

@@ -159,6 +159,7 @@ def test_unstable_values_are_compared_by_type(notebook: Notebook) -> None:
     saved = notebook.save(notebook.session.run())
 
     path = "odd.$return_value"
+    assert f"because they differ from run to run: {path}.id, " in saved.format_summary(notebook.folder)
     assert saved.unstable_paths == (f"{path}.id", f"{path}.at", f"{path}.day", f"{path}.list[0]", "say output")
     assert "'id': differs(str)" in notebook.text()
     assert "'list': [differs(int, float), 2]" in notebook.text()
@@ -344,6 +345,32 @@ def test_a_test_of_unsaved_code_asks_to_save_first(notebook: Notebook) -> None:
     assert notebook.pytest() == {"passed": 1}
 
 
+def test_a_test_of_a_file_that_cannot_run_names_its_error(notebook: Notebook) -> None:
+    """If the notebook's file has an error that the kernel does not have, the summary asks to save, and names the error."""
+    notebook_of(notebook.path, ONE.replace("one", "one --nonsense"))
+    os.utime(notebook.path, (1, 1))  # the cell ran after the file was saved
+    notebook.session.record_cell(ONE, cell_id="c0")
+    notebook.session.load_event("hello")
+
+    summary = notebook.save(notebook.session.run()).format_summary(notebook.folder)
+
+    assert "Save the notebook first: the test reads its file, and work.ipynb on disk cannot run (" in summary
+    assert "--nonsense" in summary
+
+
+def test_a_run_whose_account_is_gone_cannot_be_saved(notebook: Notebook) -> None:
+    """A run is not saved after its account was removed: what its credentials were is not known."""
+    notebook.write("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
+    account = notebook.connect(oauth_access_token=TOKEN)
+    execution = notebook.session.run()
+    notebook.session.directory.remove_account(account)
+
+    with pytest.raises(RequestError, match=f"The account {account} of this run no longer exists"):
+        notebook.save(execution)
+
+    assert not (notebook.folder / "tests").exists()
+
+
 def test_a_run_of_code_that_was_edited_since_is_refused(notebook: Notebook) -> None:
     """A step that was edited after the run is named, and no file is written."""
     notebook.write(ONE)
@@ -383,17 +410,22 @@ def test_secrets_cannot_be_plain(notebook: Notebook, plain: str) -> None:
 
 
 def test_a_secret_in_a_pin_is_not_written(notebook: Notebook) -> None:
-    """A run with the values of a variable and a secret header among its pins is not saved."""
-    notebook.write(ONE, "%%pdstep two\nimport os\ndef handler(pd):\n    return len(os.environ['GREETING'])\n")
+    """A run with the values of a variable, a secret prop and a secret header among its pins is not saved."""
+    notebook.write(
+        ONE,
+        """%%pdstep two --prop 'key={"_enc": "x"}'\nimport os\ndef handler(pd):\n    return len(os.environ["GREETING"])\n""",
+    )
     notebook.session.project.variables.set("GREETING", VARIABLE)
+    notebook.session.project.variables.set("two.key", "planted-in-a-prop")
     headers = {"authorization": "Bearer planted-in-a-header"}
     notebook.session.choose_event(Event({"method": "POST", "headers": headers}), "mine")
-    notebook.session.pin("one", {"$return_value": [VARIABLE, "Bearer planted-in-a-header"]})
+    notebook.session.pin("one", {"$return_value": [VARIABLE, "Bearer planted-in-a-header", "planted-in-a-prop"]})
 
     with pytest.raises(RequestError, match=r"test_run\.py would contain the value of .*env/GREETING") as refused:
         notebook.save(notebook.session.run())
 
     assert "event/authorization" in refused.value.message
+    assert "prop/two/key" in refused.value.message
     assert "planted" not in str(refused.value)
 
     assert not (notebook.folder / "tests").exists()

@@ -62,6 +62,18 @@ def test_a_step_gets_the_users_account(pd_run: RunWorkflow, pd_project: Temporar
     assert [use.app for use in execution.step("send").accounts] == ["slack"]
 
 
+def test_an_event_names_the_user(pd_run: RunWorkflow, pd_project: TemporaryProject, pd_event: MakeEvent) -> None:
+    """Without arguments, a run is for the external user and in the environment that the event's headers name."""
+    pd_project.connect("ada", "slack", environment="production", oauth_access_token=TOKEN)
+    headers: dict[str, JSON] = {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}
+
+    execution = pd_run(
+        a_workflow(python_step(options="--app slack")), pd_event({"method": "POST", "headers": headers, "body": {}})
+    )
+
+    assert (execution.status, execution.external_user, execution.environment) == ("success", "ada", "production")
+
+
 def test_environments_have_separate_users(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:
     """A run in production does not find a user of development, and has the platform's message."""
     pd_project.connect("ada", "slack", oauth_access_token=TOKEN)

@@ -13,7 +13,7 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.connect.registered_apps import register_app
-from pdkernel.identity import Account
+from pdkernel.identity import Account, Environment
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
 from pdkernel.widgets.account_forms import AppRow, ConnectForm, format_account
@@ -187,16 +187,24 @@ def test_enter_connects_with_the_value_typed_before(session: Session) -> None:
     assert len(session.directory.accounts(external_user_id="ada")) == 1
 
 
-def test_enter_for_another_user_is_forgotten(session: Session) -> None:
-    """After another user is chosen, a value is not connected by an earlier Enter."""
+@pytest.mark.parametrize(("user", "environment"), [("bob", "development"), ("ada", "production")])
+def test_what_belongs_to_another_user_is_forgotten(session: Session, user: str, environment: Environment) -> None:
+    """After another user or environment is chosen, no earlier Enter and no earlier value connects an account there."""
     form = ConnectForm("slack", lambda: None)
     form.set_user(session.directory, "ada", "development")
+    type_into(form._rows[0].secret, "xoxb-of-another-user")
     enter(form._rows[0].secret)
 
-    form.set_user(session.directory, "bob", "development")
+    form.set_user(session.directory, user, environment)
+    early = form._rows[0].secret.has_value
     type_into(form._rows[0].secret, TOKEN)
+    waiting = len(session.directory.accounts())
+    press(form.view, "Connect")
 
-    assert not session.directory.accounts()
+    (account,) = session.directory.accounts()
+    assert (early, waiting) == (False, 0)
+    assert (account.external_user_id, account.environment) == (user, environment)
+    assert session.directory.credentials(account.id) == {"oauth_access_token": TOKEN}
 
 
 def test_the_state_of_an_account(session: Session) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,21 @@ def use(form: ActionForm, key: str) -> None:
     ]
     press(rows[-1], "Use")
     form.wait(WAIT_S)
+
+
+def wait_until(is_true: Callable[[], bool]) -> bool:
+    """Whether *is_true* returns true within the time limit."""
+    until = time.monotonic() + WAIT_S
+    while not is_true() and time.monotonic() < until:
+        time.sleep(0.02)
+    return is_true()
+
+
+def write_action(checkout: Path, key: str, code: str) -> None:
+    """Write the code of the action `depot-KEY` into *checkout*."""
+    place = checkout / "components" / "depot" / "actions" / key / f"{key}.mjs"
+    place.parent.mkdir()
+    place.write_text(code)
 
 
 def screen_html(widget: Any) -> str:
@@ -197,6 +215,31 @@ def test_optional_props_are_shown_on_request(make_form: Callable[..., ActionForm
     assert "note: string, optional." in screen(form)
 
 
+def test_a_search_replaces_the_choice_of_an_action(make_form: Callable[..., ActionForm], tmp_path: Path) -> None:
+    """If a person searches while the chosen action is loading, the form stays with the search."""
+    write_action(
+        tmp_path / "checkout",
+        "slow",
+        f"""import {{ existsSync, writeFileSync }} from "fs";
+        writeFileSync({str(tmp_path / "loading")!r}, "");
+        while (!existsSync({str(tmp_path / "go")!r})) await new Promise((resolve) => setTimeout(resolve, 20));
+        export default {{ key: "depot-slow", name: "Slow", version: "0.0.1", type: "action", props: {{}}, run() {{}} }};""",
+    )
+    form = make_form(app="depot", words="slow")
+    rows = [row for row in inside(form.search.view) if isinstance(row, ipw.HBox) and "depot-slow" in screen_html(row)]
+
+    press(rows[-1], "Use")
+    loading = next(each for each in threading.enumerate() if each.name == "pdkernel-latest-call")
+    assert wait_until((tmp_path / "loading").exists)
+    type_into(form.search.words, "thing")
+    form.search.wait(WAIT_S)
+    (tmp_path / "go").touch()
+    loading.join(WAIT_S)
+
+    assert form.magic_line == "%pdactions --app depot thing"
+    assert "Put a Thing" in screen(form)
+
+
 # ── accounts and options ──────────────────────────────────────────────────────────
 
 
@@ -235,6 +278,61 @@ def test_options_follow_the_chosen_user(session: Session, make_form: Callable[..
     form.wait(WAIT_S)
 
     assert form.get_field("shelf").value.options[0] == "Shelf 00 of ace"
+
+
+def test_added_props_follow_the_chosen_user(
+    session: Session, make_form: Callable[..., ActionForm], tmp_path: Path
+) -> None:
+    """Props that an action adds for an account are replaced when a person chooses another user, or another account."""
+    write_action(
+        tmp_path / "checkout",
+        "columns",
+        """import depot from "../../depot.app.mjs";
+        export default {
+          key: "depot-columns", version: "0.0.1", type: "action",
+          props: { depot, sheet: { type: "string", reloadProps: true } },
+          async additionalProps() { return { ["of_" + this.depot.key().slice(2)]: { type: "string" } }; },
+          async run() {},
+        };""",
+    )
+    for user in ("ada", "grace", None):
+        session.directory.add_account(app="depot", credentials={"api_key": f"k-{user or 'own'}"}, external_user_id=user)
+    own = session.directory.accounts(app="depot", own=True)[0]
+    session.choose_user("ada")
+    form = make_form("depot-columns")
+    added = [form.fields[-1].prop.name]
+
+    session.choose_user("grace")
+    form.wait(WAIT_S)
+    added.append(form.fields[-1].prop.name)
+    pick(form.get_account_field("depot").value, own.id)
+    form.wait(WAIT_S)
+
+    assert [*added, form.fields[-1].prop.name] == ["of_ada", "of_grace", "of_own"]
+
+
+def test_an_action_that_is_gone_is_reported(
+    session: Session, make_form: Callable[..., ActionForm], tmp_path: Path
+) -> None:
+    """If an action's options or props cannot be loaded, the reason is shown at their place; the values stay."""
+    write_action(
+        tmp_path / "checkout",
+        "gone",
+        """export default { key: "depot-gone", version: "0.0.1", type: "action",
+          props: { shelf: { type: "string", async options() { return ["a"]; } }, size: { type: "string", reloadProps: true } },
+          async additionalProps() { throw new Error("no columns for " + this.size); }, async run() {} };""",
+    )
+    form = make_form("depot-gone")
+    type_into(form.get_field("size").value, "seven")
+    form.wait(WAIT_S)
+    reason = screen(form)
+    shutil.rmtree(tmp_path / "checkout" / "components" / "depot" / "actions" / "gone")
+
+    press(form.get_field("shelf").view, "Load options")
+
+    assert "no columns for seven" in reason
+    assert "depot-gone" in screen(form.get_field("shelf").view)
+    assert "size: seven" in form.cell_source
 
 
 # ── the form of a step ──────────────────────────────────────────────────────────
@@ -324,11 +422,11 @@ def test_options_do_not_depend_on_the_own_text(
     session: Session, make_form: Callable[..., ActionForm], tmp_path: Path
 ) -> None:
     """The options of a prop are loaded without the text that is typed into its field."""
-    place = tmp_path / "checkout" / "components" / "depot" / "actions" / "own" / "own.mjs"
-    place.parent.mkdir()
-    place.write_text(
+    write_action(
+        tmp_path / "checkout",
+        "own",
         'export default { key: "depot-own", version: "0.0.1", type: "action", props: { shelf: { type: "string",'
-        ' async options() { return [String(this.shelf ?? "none")] } } }, async run() {} };'
+        ' async options() { return [String(this.shelf ?? "none")] } } }, async run() {} };',
     )
     session.record_cell("%%pdstep own --uses depot-own@0.0.1\n{}\n", cell_id="c5")
     form = make_form("own")

@@ -1,12 +1,16 @@
-"""Work of a form in the background: the latest of calls in quick succession."""
+"""Work of a form in the background: runs, and the latest of calls in quick succession."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
-from pdkernel.errors import RequestError
-from pdkernel.widgets.background_run import LatestCall
+import pytest
+
+from pdkernel.errors import ProjectError, RequestError
+from pdkernel.loop_thread import LoopThread, ThreadTask
+from pdkernel.widgets.background_run import BackgroundRunner, LatestCall
 
 
 def test_a_later_call_replaces_one_that_waits() -> None:
@@ -68,3 +72,45 @@ def test_an_internal_error_is_shown_without_its_text() -> None:
         "The form failed with an internal error of pdkernel: KeyError at test_background_run.py, line "
     )
     assert "planted-token" not in text
+
+
+class Refusing:
+    """A session whose runs end with an error instead of a record."""
+
+    def __init__(self, fault: BaseException) -> None:
+        self._fault = fault
+        self.loop = LoopThread()
+
+    def start(self, **_: object) -> ThreadTask[Any]:
+        """Start a run that fails."""
+
+        async def fail() -> None:
+            raise self._fault
+
+        return self.loop.submit(fail())
+
+
+@pytest.mark.parametrize(
+    ("fault", "shown"),
+    [
+        (ProjectError("The database is gone."), "The database is gone."),
+        (KeyError("planted-token"), "The run failed with an internal error of pdkernel: KeyError at "),
+        (asyncio.CancelledError(), "The run was stopped before its first step."),
+    ],
+)
+def test_a_run_without_a_record_is_reported(fault: BaseException, shown: str) -> None:
+    """If a run ends without a record, its output has the reason, without the text of an internal error; the next run can start."""
+    drawn: list[str] = []
+    changes: list[bool] = []
+    session: Any = Refusing(fault)
+    runner = BackgroundRunner(
+        session, draw=lambda view: drawn.append(view.text), changed=lambda: changes.append(runner.is_running)
+    )
+
+    runner.start()
+    runner.wait(60)
+    session.loop.close()
+
+    assert drawn[-1].startswith(shown)
+    assert "planted-token" not in drawn[-1]
+    assert changes == [False]

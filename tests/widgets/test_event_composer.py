@@ -447,6 +447,31 @@ def test_second_run_is_refused_in_the_form(
     composer.wait()
 
 
+def test_a_refused_run_leaves_the_output_of_the_one_before(
+    composer: EventComposer, session: Session, make_composer: Callable[[], EventComposer]
+) -> None:
+    """If a run is refused, the saved output still has the last run of the form, and no event as sent."""
+    session.record_cell(STEP, cell_id="cell-1")
+    type_into(composer.body.text, "{}")
+    press(composer, "Send")
+    composer.wait()
+    session.record_cell("%%pdstep wait\nimport time\ndef handler(pd):\n    time.sleep(600)\n", cell_id="cell-2")
+    other = make_composer()
+    press(other, "Send")
+    type_into(composer.fields.path, "/refused")
+
+    press(composer, "Send")
+    refused = screen(composer)
+    session.notify_accounts_changed()
+
+    shown = composer.saved_output.text
+    assert "A run is already in progress in this notebook." in refused
+    assert "success" in shown
+    assert "Sent new event: POST /refused" not in shown
+    press(other, "Stop")
+    other.wait()
+
+
 def test_an_invalid_workflow_is_reported(composer: EventComposer, session: Session) -> None:
     """The form shows why a workflow cannot run: its header may protect the runs. No run starts."""
     session.record_cell("%%pdworkflow\nsettings: {share_workers: sometimes}", cell_id="one")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer, UserPicker
-from tests.widgets.front_end import press, type_into
+from tests.notebook_files import notebook_of
+from tests.widgets.front_end import NEEDS_SLACK, press, screen, type_into
 
 TIMES = 20
 
@@ -49,6 +51,25 @@ def test_no_form_waits_for_another(
     assert session.event is not None
     assert f"x-pd-environment: {session.environment}<" in composer.fields.identity.value
     assert f"x-pd-external-user-id: {session.external_user_id}<" in composer.fields.identity.value
+
+
+def test_a_form_shows_an_error_until_it_is_corrected(tmp_path: Path) -> None:
+    """An error of the session is shown in the form, which shows the state again after the error is corrected."""
+    path = notebook_of(tmp_path / "work.ipynb", NEEDS_SLACK)
+    session = Session(folder=tmp_path, notebook=path, environ={"PDKERNEL_EGRESS": "deny"})
+    picker = UserPicker(session)
+    sidecar = path.with_suffix(".pdkernel.yaml")
+    sidecar.write_text("steps:\n  send:\n    accounts:\n      other: unanswered\n")
+    session.choose_user("ada")
+    failed = screen(picker)
+    sidecar.unlink()
+    session.notify_accounts_changed()
+
+    assert "the owner of the account is not set" in failed
+    assert "the owner of the account is not set" not in screen(picker)
+    assert "ada has no account yet" in screen(picker)
+    picker.close()
+    session.close()
 
 
 def test_change_from_another_thread_is_shown(picker: UserPicker, session: Session) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,12 +16,13 @@ import pytest
 from IPython.display import display
 from IPython.utils.capture import capture_output
 
+from pdkernel.identity import Environment
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
 from pdkernel.widgets.link_button import ConsoleLinkButton
 from tests.server.link.conftest import SAME_ORIGIN
 from tests.server.link.reading import Page
-from tests.widgets.front_end import button, everything_in_state, inside, press, screen
+from tests.widgets.front_end import NEEDS_SLACK, button, everything_in_state, inside, press, screen
 
 TOKEN = "xoxb-typed-into-the-page"
 
@@ -53,6 +56,20 @@ def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> 
     assert f"Uses {account.id}" in screen(slack_picker)
 
 
+def test_a_link_that_is_refused_is_reported(tmp_path: Path) -> None:
+    """If no link can be made, the form has the reason below the button."""
+    session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny", "PDKERNEL_PUBLIC_URL": "http://[hub"})
+    session.record_cell(NEEDS_SLACK, cell_id="a")
+    session.choose_user("ada")
+    picker = UserPicker(session)
+
+    press(picker, "Connect with Link")
+
+    assert "is not a valid public URL" in screen(picker)
+    picker.close()
+    session.close()
+
+
 def test_an_account_is_connected_again(slack_picker: UserPicker, session: Session) -> None:
     """With an account, the link gives it new credentials and does not connect a second one."""
     session.choose_user("ada")
@@ -79,14 +96,20 @@ def test_an_opened_link_is_removed(slack_picker: UserPicker, session: Session) -
     assert "ctok_" not in after
 
 
-def test_a_user_chosen_meanwhile(slack_picker: UserPicker, session: Session) -> None:
-    """The result of ada's link is not shown to grace, but the accounts are updated."""
+@pytest.mark.parametrize(("user", "environment"), [("grace", "development"), ("ada", "production")])
+def test_a_user_chosen_meanwhile(
+    slack_picker: UserPicker, session: Session, user: str, environment: Environment
+) -> None:
+    """The result of ada's link is not shown to grace, nor in the other environment, but the accounts are updated."""
     session.choose_user("ada")
     press(slack_picker, "Connect with Link")
     url = shown_link(slack_picker)
-    session.choose_user("grace")
+    session.choose_user(user, environment)
+    hidden = url not in everything_in_state()
     send(url, **{"field:oauth_access_token": TOKEN})
+    session.choose_user(user, "development")
 
+    assert hidden
     assert "Connected" not in screen(slack_picker)
     assert ("ada", "ada") in slack_picker.user.options
 
@@ -166,6 +189,23 @@ class TestConsole:
             assert 'login?code=&quot;1&quot;&amp;a=2"' in console.children[1].value
 
         assert hints == [False, True]
+
+    def test_the_message_of_a_used_link_stays(self) -> None:
+        """After a login, the time of its link replaces the message about the console no more."""
+        used: list[Callable[[], None]] = []
+
+        def create(on_used: Callable[[], None]) -> str:
+            used.append(on_used)
+            return "https://hub.example/-/login?code=1"
+
+        console = ConsoleLinkButton(create, shown_s=0.05)
+        before = threading.enumerate()
+        console.show_link()
+        used[0]()
+        for timer in set(threading.enumerate()) - set(before):
+            timer.join(10)
+
+        assert "The console is open in another tab." in screen(console)
 
     @pytest.mark.usefixtures("_shell")
     def test_the_saved_output_has_no_link(self) -> None:

@@ -54,11 +54,12 @@ def test_a_button_stays_with_its_request(run: Execution) -> None:
     """New requests add and remove buttons; the buttons of kept requests are unchanged."""
     widget = RequestButtons(str)
     widget.update([at(run, 1), at(run, 2)])
-    second = button(widget, "10:00:02.000 POST /orders")
+    first, second = (button(widget, f"10:00:0{number}.000 POST /orders") for number in (1, 2))
 
     widget.update([at(run, 2), at(run, 3)])
 
     assert button(widget, "10:00:02.000 POST /orders") is second
+    assert (first.comm is None, second.comm is None) == (True, False)  # a button that left is closed
     assert screen(widget).splitlines()[1:] == ["10:00:02.000 POST /orders", "10:00:03.000 POST /orders"]
 
 

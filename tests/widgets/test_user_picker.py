@@ -433,6 +433,21 @@ def test_another_user(slack_picker: UserPicker, session: Session) -> None:
     assert "%pduser 'an odd id' --environment development --what-if" in screen(slack_picker)
 
 
+def test_a_preview_for_an_invalid_id_is_refused(slack_picker: UserPicker, session: Session) -> None:
+    """The preview of an id that no external user can have is an error, and the next preview replaces it."""
+    connect(session, "ada", "apn_first")
+    press(slack_picker, "What if …")
+    type_into(slack_picker.lookup_preview.user, "a" * 300)
+    press(slack_picker, "Look up")
+    refused = screen(slack_picker)
+    type_into(slack_picker.lookup_preview.user, "ada")
+    press(slack_picker, "Look up")
+
+    assert "250 characters" in refused
+    assert "250 characters" not in screen(slack_picker)
+    assert "every account is found" in screen(slack_picker)
+
+
 def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -> None:
     """For an unknown user of the other environment the preview shows Pipedream's message and a fix."""
     connect(session, "ada", "apn_first")

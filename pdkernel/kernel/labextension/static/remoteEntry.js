@@ -559,7 +559,9 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
       event.stopImmediatePropagation();
       const prompt = button.closest('.jp-CodeCell')?.querySelector('.jp-InputPrompt')?.textContent || '';
       if (!prompt.includes('*')) {
-        return; // the timeline was saved while it ran: another cell may run now
+        // the timeline was saved while it ran: another cell may run now
+        notify('This page shows no run of this cell, so nothing was stopped. To stop the running cell: Kernel > Interrupt Kernel.');
+        return;
       }
       stoppingIn = button.closest('.jp-OutputArea');
       button.classList.add('pd-stopping');
