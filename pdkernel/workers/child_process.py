@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +80,8 @@ class ChildProcess(Protocol):
 
     Attributes:
         exit_code: The exit code of its program (negative: a signal), or None.
-        peak_bytes: The highest resident memory of its program, or of a process that the program waited for; 0 before its end.
+        peak_bytes: The highest resident memory of its program, or of a process that the program waited for; 0 if it is unknown:
+            before its end, and without a zygote. (Linux counts the memory of the process that called `exec`, here the server's.)
         start_error: Why the process could not be started, or None.
     """
 
@@ -180,9 +180,7 @@ class SpawnedProcess:
             # not reaped yet: no other process has its number, so the group can be killed
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            _, status, usage = os.wait4(self.pid, 0)
-            self.exit_code = os.waitstatus_to_exitcode(status)
-            self.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         except ChildProcessError:  # other code in this process reaps every child
             pass
         self._has_ended = True
