@@ -18,7 +18,7 @@ import click
 import cloup
 
 from pdkernel.cli.command_help import Group, Section
-from pdkernel.cli.terminal import print_json
+from pdkernel.cli.terminal import escape_text, print_json, print_text
 from pdkernel.errors import PdkernelError, RequestError, format_count
 from pdkernel.version import VERSION
 
@@ -93,12 +93,12 @@ class CliContext:
     def print_note(self, text: str) -> None:
         """Print a note or a line of progress to standard error, unless `--quiet` is set."""
         if not self.quiet:
-            click.echo(_escape(text), err=True)
+            print_text(text, err=True)
 
     def print_detail(self, text: str) -> None:
         """Print a detail to standard error if `--verbose` is set."""
         if self.verbosity:
-            click.echo(_escape(text), err=True)
+            print_text(text, err=True)
 
     def close(self) -> None:
         """Close the project if it is open."""
@@ -334,7 +334,7 @@ def encode_error(error: PdkernelError) -> dict[str, Any]:
 
 def print_error(code: str, message: str) -> None:
     """Print an error to stderr, in at most `MAX_ERROR_LINES` lines and without control characters of names."""
-    lines = _escape(message).splitlines()
+    lines = escape_text(message).splitlines()
     if len(lines) > MAX_ERROR_LINES - 1:
         hidden = len(lines) - (MAX_ERROR_LINES - 2)
         lines = [
@@ -342,10 +342,3 @@ def print_error(code: str, message: str) -> None:
             f"... and {format_count(hidden, 'more line')} ({code}); --json prints all lines",
         ]
     click.echo(click.style("Error:", fg="red", bold=True) + " " + "\n".join(lines), err=True)
-
-
-def _escape(text: str) -> str:
-    """*text* without control characters of foreign names, which a terminal would obey."""
-    from pdkernel.render.markup import escape_control_characters
-
-    return escape_control_characters(text)

@@ -36,15 +36,16 @@ def confirm(act: str, *, yes: bool) -> None:
         raise RequestError(
             f"{act}: not confirmed, because standard input is not a terminal.", fix="To confirm, add --yes."
         )
-    click.confirm(_escape(f"{act}?"), abort=True, err=True)
+    click.confirm(escape_text(f"{act}?"), abort=True, err=True)
 
 
 def print_text(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print text and, with *nl*, a line break; control characters of names and messages are escaped."""
-    click.echo(_escape(text), err=err, nl=nl)
+    click.echo(escape_text(text), err=err, nl=nl)
 
 
-def _escape(text: str) -> str:
+def escape_text(text: str) -> str:
+    """Escape the control characters of *text*, which a terminal would obey."""
     from pdkernel.render.markup import escape_control_characters
 
     return escape_control_characters(text)
