@@ -96,6 +96,16 @@ def test_known_users_are_named(directory: LocalDirectory, count: int, ending: st
     assert snapshot(directory).describe_known_users("zoe").endswith(ending)
 
 
+def test_a_mistyped_user_is_named_first(directory: LocalDirectory) -> None:
+    """The sentence begins with the user whose id is near the unknown one, wherever that user is in the list."""
+    for number, user in enumerate(("ada", "bob", "grace")):
+        add(directory, user, f"apn_{number}")
+
+    assert snapshot(directory).describe_known_users("grcae") == (
+        "Did you mean grace? External users in development: ada, bob, grace."
+    )
+
+
 def test_commands_that_connect_accounts(directory: LocalDirectory) -> None:
     """The command names user, app, environment and the credentials that the app is known to have."""
     development, production = snapshot(directory), snapshot(directory, "production")

@@ -10,7 +10,7 @@ import pytest
 from pdkernel.project import Grant, Project
 from tests.builders import an_event, python_step
 from tests.engine.conftest import Run
-from tests.http_servers import AnsweringServer, serve
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 CALL = """
     import urllib.error, urllib.request
@@ -52,3 +52,28 @@ async def test_rejected_token_is_renewed_before_the_next_run(
     assert done.step("call").exports == {"$return_value": 401}
     assert grant is not None
     assert grant.is_refused == carried
+
+
+async def test_a_token_that_was_renewed_meanwhile_stays(
+    run: Run, connect: Callable[..., str], project: Project
+) -> None:
+    """A 401 to a token that another run has renewed since does not renew the new token."""
+    account = connect("ada")
+    project.grants.set(account, Grant("refresh-0123456789", None, datetime.now(UTC)))
+
+    def renew(_: SentRequest) -> Answer:
+        project.grants.set(account, Grant("refresh-9876543210", None, datetime.now(UTC)))
+        return 401, b""
+
+    with serve(AnsweringServer(renew)) as server:
+        done = await run(
+            python_step("call", CALL, options="--app slack"),
+            event=an_event({"carried": True}),
+            egress=f"live via={server.url}",
+            external_user_id="ada",
+        )
+
+    grant = project.grants.find(account)
+    assert done.step("call").exports == {"$return_value": 401}
+    assert grant is not None
+    assert not grant.is_refused

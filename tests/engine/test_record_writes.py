@@ -18,6 +18,7 @@ from pdkernel.execution import Execution
 from pdkernel.project import Project
 from tests.builders import Gate, python_step
 from tests.engine.conftest import Run
+from tests.http_servers import AnsweringServer, serve
 
 
 class NobodyElse:
@@ -120,6 +121,21 @@ async def test_a_pause_of_a_lost_run_is_not_recorded(run: Run, other: DatabaseJo
     assert execution.error.code == "cancelled"
     assert kept is not None
     assert (kept.status, kept.steps[0].status) == ("cancelled", "not_run")
+
+
+async def test_a_lost_run_sends_nothing(run: Run, other: DatabaseJournal, tmp_path: Path) -> None:
+    """The process that continues a run sends its messages, and the one that lost the run does not."""
+    gate = Gate(tmp_path)
+    with serve(AnsweringServer(lambda _: (204, b""))) as server:
+        step = python_step("held", f"pd.send.http('POST', {server.url!r}, data='x')\n{gate.code}\nreturn 1")
+        task = asyncio.ensure_future(run(step, run_ids=("the-run", "the-trace"), interface="http", pause_mode="park"))
+        await gate.wait_until_reached()
+        assert await other.reap_dead() == 1
+        gate.open()
+        execution = await task
+
+    assert execution.error is not None
+    assert (execution.error.code, server.requests) == ("run_lost", [])
 
 
 async def test_a_read_waits_for_a_database_that_does_not_answer() -> None:

@@ -70,6 +70,8 @@ def test_the_context_of_a_step() -> None:
         "run": {"runs": 2, "context": {"n": 1}, "callback_request": {"b": 2}},
     }
     assert contexts[1] == {**contexts[0], "attempt": 2}
+    deployed = build_step_context(replace(REQUEST, test=False), clock, timeout_s=1.5, rerun_state=state, attempt=1)
+    assert deployed == {**contexts[0], "JIT": False}
 
 
 def test_each_trigger_has_an_emitter_id() -> None:

@@ -148,3 +148,12 @@ async def test_a_call_reaches_its_service() -> None:
     with pytest.raises(StepError, match=r"This version does not support files\.open\.") as refused:
         await router.call("files.open", {})
     assert refused.value.name == "UnsupportedError"
+
+
+@pytest.mark.parametrize(("end", "is_paused"), [("raise ValueError('own')", False), ("return 1", True)])
+async def test_a_failed_step_does_not_pause(run: Run, end: str, is_paused: bool) -> None:
+    """A step that fails after it has requested a pause fails the run, and its log has no word about a pause."""
+    execution = await run(python_step("code", f"pd.flow.delay(60000)\n{end}"), pause_mode="park")
+
+    assert execution.status == ("paused" if is_paused else "error")
+    assert any("the run is paused" in log.text for log in execution.step("code").logs) == is_paused

@@ -370,3 +370,50 @@ class TestTrigger:
         execution = await run(replace(me), find_workflow=beside(tmp_path, me=me))
         assert execution.error is not None
         assert "a chain of triggered workflows has at most 10" in execution.error.message
+
+
+async def test_the_body_that_resumes_a_run_shows_no_secret(
+    runtime: WorkflowEngine, project: Project, tmp_path: Path
+) -> None:
+    """The record has placeholders for secrets in the body of the call, and the steps below have the values."""
+    secret = "key-0123456789"
+    project.variables.set("KEY", secret)
+    steps = (
+        python_step("wait", "pd.flow.suspend(60000)"),
+        python_step("next", "return len(pd.steps['wait']['$resume_data']['key'])"),
+    )
+    request = RunRequest(
+        a_workflow(*steps),
+        an_event(),
+        parse_policy("deny"),
+        folder=tmp_path,
+        pause_mode="park",
+        variables={"KEY": secret},
+    )
+    paused = await runtime.run(request)
+    await runtime.resolve_wait(WaitKey(paused.id, "wait"), "resume", {"key": secret})
+    (claimed,) = await runtime.journal.claim_next()
+
+    execution = await runtime.continue_run(claimed)
+
+    assert execution.step("wait").exports["$resume_data"] == {"key": "⟦secret:env/KEY⟧"}
+    assert execution.step("next").return_value == len(secret)
+    assert secret not in str(execution.to_json())
+
+
+async def test_a_continued_run_counts_its_earlier_steps(runtime: WorkflowEngine, tmp_path: Path) -> None:
+    """The limit of a run's payload includes the exports of the steps before a pause."""
+    steps = (
+        python_step("one", "return 'x' * 4_000_000"),
+        python_step("wait", "pd.flow.suspend(60000)"),
+        python_step("two", "return 'x' * 3_000_000"),
+    )
+    request = RunRequest(a_workflow(*steps), an_event(), parse_policy("deny"), folder=tmp_path, pause_mode="park")
+    paused = await runtime.run(request)
+    await runtime.resolve_wait(WaitKey(paused.id, "wait"), "resume")
+    (claimed,) = await runtime.journal.claim_next()
+
+    execution = await runtime.continue_run(claimed)
+
+    assert execution.error is not None
+    assert (execution.error.step, execution.error.name) == ("two", "FunctionPayloadLimitExceeded")

@@ -408,6 +408,25 @@ async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: Database
     assert await journal.find_run_id(BROKEN) == STORED
 
 
+async def test_a_busy_loop_delays_no_other_loop(prompt_journal: DatabaseJournal) -> None:
+    """A write of another loop is committed while the loop that commits by itself is busy, with the writes before it."""
+    await prompt_journal.accept_run(new_run("first"))
+    earlier = asyncio.ensure_future(prompt_journal.accept_run(new_run("earlier")))
+    await asyncio.sleep(0)
+    results: list[bool] = []
+
+    async def write() -> None:
+        async with asyncio.timeout(5):
+            results.append(await prompt_journal.accept_run(new_run("other")))
+
+    other = threading.Thread(target=lambda: asyncio.run(write()))
+    other.start()
+    other.join()
+
+    assert results == [True]
+    assert await earlier
+
+
 async def test_any_loop_may_write(journal: DatabaseJournal) -> None:
     """Callers of several event loops each get results on their own loop."""
 
