@@ -123,7 +123,7 @@ def _apps(
 
 def _id_in(value: Any) -> str | None:
     found = value.get(ACCOUNT_KEY) if isinstance(value, dict) else None
-    return found if isinstance(found, str) and found else None
+    return found if isinstance(found, str) else None
 
 
 def _stores(

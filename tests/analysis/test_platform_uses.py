@@ -26,7 +26,7 @@ from tests.builders import a_step, bash_step, node_step, python_step
         ("return steps.trigger.context.attachments['a.csv']", [PlatformUse("attachment", "", 3)]),
         ("return steps.trigger.event.original_event", [PlatformUse("error", "", 3)]),
         ("await fetch(`https://EOabc.m.pipedream.net/x`)", [PlatformUse("endpoint", "eoabc.m.pipedream.net", 3)]),
-        ("$.flow.exit('done'); files.open('a'); x.suspend()", []),
+        ("$.flow.exit('done'); files.open('a'); x.suspend(); steps.a.files; $.other.files", []),
     ],
 )
 def test_uses_of_node_code(body: str, uses: list[PlatformUse]) -> None:
@@ -83,11 +83,11 @@ def test_uses_of_python_code() -> None:
 
 def test_a_store_that_the_step_has_is_not_unknown() -> None:
     """A data store prop with a store is not a use without a name."""
-    step = replace(
-        python_step("work", 'return pd.inputs["data_store"]["a"]'), stores=(StoreBinding("data_store", "ds_1"),)
-    )
+    step = python_step("work", 'return pd.inputs["data_store"]["a"]')
 
-    assert find_platform_uses(step) == ()
+    assert [use.kind for use in find_platform_uses(step)] == ["data_store"]
+    assert find_platform_uses(replace(step, stores=(StoreBinding("data_store", "ds_1"),))) == ()
+    assert find_platform_uses(replace(step, props={"data_store": {"a": 1}})) == ()
 
 
 def test_uses_of_props() -> None:

@@ -45,6 +45,7 @@ GO = 'package main\nimport "os"\nfunc main() {}\n'
         ("node", "process.env.A && f(1); x && process.env.B", "B", "A"),
         ("node", "const { A, B = 1, C: c, D: d = 1 } = process.env", "AC", "BD"),
         ("node", "process.env.A = '1'; process.env.A; process.env.B ||= 1", "", "B"),
+        ("node", "let x = 1; x ||= process.env.A; process.env.B += 'x'", "A", "B"),
         ("node", "if (!process.env.A) throw 1; f(process.env.A)", "", "A"),
         ("bash", "echo $A ${B} \"$C\" ${D:?no} '$E' \\$F # $G", "ABCD", ""),
         ("bash", "echo ${A:-x} ${B-x} ${C:+x} ${D%x}", "D", "ABC"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pdkernel.definition.sidecar import Sidecar, merge_sidecars
+from pdkernel.definition.sidecar import AccountChoice, Sidecar, StepSidecar, merge_sidecars
 from pdkernel.definition.sidecar_yaml import (
     _fulfils,
     build_sidecar_mapping,
@@ -144,6 +145,7 @@ def test_sources_of_actions(text: str, sources: tuple[str, ...]) -> None:
             "either cron or interval_seconds (line 2)",
         ),
         ("a: [\n", "is not YAML"),
+        ("[1]\n", "pdkernel.yaml: the file: [1] is not of type 'object' (line 1)"),
     ],
 )
 def test_wrong_file_is_refused(text: str, message: str) -> None:
@@ -214,6 +216,29 @@ def test_the_id_of_a_trigger_is_written_only_if_another_trigger_has_none() -> No
         {"type": "email"},
         {"type": "email", "id": "ei_1"},
     ]
+
+
+def test_a_complete_file_reads_back() -> None:
+    """Every value of a file is read, and written again."""
+    sidecar = parse_sidecar(json.dumps(COMPLETE))
+
+    assert sidecar.steps == {
+        "read": StepSidecar("bash", 1.5, stores={"seen": None, "kept": "Kept"}),
+        "post": StepSidecar(
+            accounts={"slack": AccountChoice("external_user"), "gh": AccountChoice("apn_1", "github", "apn_2")}
+        ),
+    }
+    assert build_sidecar_mapping(sidecar, inferred_steps=["read"]) == {
+        **COMPLETE,
+        "triggers": [{"type": "http", "auth": "none", "response": "default"}, *COMPLETE["triggers"][1:]],  # type: ignore[index]
+    }
+
+
+def test_a_trigger_of_a_definition_may_lack_settings() -> None:
+    """Settings that only the platform stores may be missing."""
+    found = parse_sidecar("triggers: [{type: source}, {type: schedule}, {type: emit}]\n").triggers
+
+    assert [trigger.type for trigger in found] == ["source", "schedule", "emit"]
 
 
 def test_a_folders_own_values_are_kept() -> None:

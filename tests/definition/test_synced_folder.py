@@ -193,7 +193,7 @@ def test_optional_keys_may_be_missing(tmp_path: Path) -> None:
 def test_unknown_keys_are_kept(tmp_path: Path) -> None:
     """Unknown keys are written back."""
     yaml = HEAD.replace("- id: hi_1\n", "- id: hi_1\n  new: 1\n").replace("name: W", "name: W\nfuture: x\nlater: false")
-    step = "- namespace: a\n  runtime: nodejs20.x\n  uses: k-x@1.0.0\n  odd:\n  - 1\n  flag: false\n  zero: 0\n"
+    step = "- namespace: a\n  runtime: nodejs20.x\n  uses: k-x@1.0.0\n  odd:\n  - 1\n  flag: false\n  zero: 0\n  notes: 5\n  disabled: maybe\n"
     folder = synced(tmp_path, yaml + step)
 
     text = text_of(plan_files(read_folder_workflow(folder)), "workflow.yaml")
@@ -205,6 +205,8 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         "  odd:\n  - 1\n",
         "flag: false\n",
         "zero: 0\n",
+        "notes: 5\n",
+        "disabled: maybe\n",
     ):
         assert part in text
 

@@ -287,6 +287,20 @@ def test_a_placeholder_contains_no_secret() -> None:
     assert redactor.restore(hidden) == TOKEN
 
 
+@pytest.mark.parametrize("length", [8, 9, 10, 33])
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_every_letter_that_base64_makes_of_a_secret_is_redacted(offset: int, length: int) -> None:
+    """A letter that stays around the placeholder has a bit of a byte beside the secret."""
+    secret = "k7Qz-84fL_1xYw0pRt3Nn6Vb2Hs9Jd5Mc"[:length]
+    encoded = base64.b64encode(b"u" * offset + secret.encode() + b"!!!").decode()
+
+    before, _, rest = Redactor([Secret("env/TOKEN", secret)]).redact_text(encoded).partition("⟦")
+    after = rest.partition("⟧")[2]
+
+    assert 6 * (len(before) - 1) < 8 * offset
+    assert 6 * (len(encoded) - len(after) + 1) > 8 * (offset + length)
+
+
 def test_two_secrets_of_one_name_are_distinguished() -> None:
     """Two values of one name are both redacted, and each is restored to itself."""
     redactor = Redactor([Secret("env/TOKEN", "first-value"), Secret("env/TOKEN", "second-value")])
@@ -297,6 +311,7 @@ def test_two_secrets_of_one_name_are_distinguished() -> None:
     assert hidden == ["⟦secret:env/TOKEN⟧", "⟦secret:env/TOKEN#2⟧"]
     assert redactor.restore(hidden) == export
     assert redactor.find_secrets("second-value") == ["env/TOKEN"]
+    assert redactor.secret_refs == ["env/TOKEN", "env/TOKEN#2"]
 
 
 def test_each_line_of_a_key_is_redacted() -> None:
@@ -308,6 +323,8 @@ def test_each_line_of_a_key_is_redacted() -> None:
 
     assert "MIIEvQIBADANBgkqhkiG9w0BAQ" not in hidden
     assert "BEGIN KEY" in hidden
+    words = Redactor([Secret("env/TEXT", f"a short line ab\n{'k' * 16}\n")])
+    assert words.redact_text(f"a short line ab, {'k' * 16}") == "a short line ab, ⟦secret:env/TEXT|line2⟧"
 
 
 def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
@@ -337,6 +354,7 @@ def test_a_stream_holds_back_only_what_may_become_a_secret() -> None:
     pieces = [stream.feed("connected\n"), stream.feed("token: xoxb-4"), stream.feed("711\n"), stream.close()]
 
     assert pieces == ["connected\n", "token: ", "xoxb-4711\n", ""]
+    assert Redactor([Secret("env/TOKEN", TOKEN)]).open_stream().feed(f"is {TOKEN}") == "is ⟦secret:env/TOKEN⟧"
 
 
 def test_no_repr_shows_a_value() -> None:
