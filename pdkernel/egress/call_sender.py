@@ -84,12 +84,14 @@ class CallSender:
         original = format_origin(request.scheme, request.host, request.port).partition("://")[2]
         headers = _without_compression(outgoing_headers(request)) if readable else outgoing_headers(request)
         headers = [(name, value) for name, value in headers if name.lower() != b"host"]
-        headers = [(b"host", parts.netloc.rpartition("@")[2].encode("ascii")), *headers]
+        netloc = parts.netloc.rpartition("@")[2]  # without a password
+        headers = [(b"host", netloc.encode("ascii")), *headers]
         headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
         target = parts.path.encode("ascii") + request.target
         got = await self._upstream.send(to, request.method, target, headers, request.body, via=None)
         answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
-        return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {base}"))
+        where = parts._replace(netloc=netloc).geturl()
+        return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {where}"))
 
     async def forward_loopback(self, request: Request) -> Response:
         """Forward a call to this machine: it is not outbound, so no policy applies and it is not recorded."""

@@ -144,8 +144,7 @@ class DataStoreTable:
             number = self._store_number(connection, store, removes=True)
             if number is None:
                 return False
-            connection.execute(delete(store_records).where(store_records.c.store == number))
-            connection.execute(delete(stores).where(stores.c.number == number))
+            connection.execute(delete(stores).where(stores.c.number == number))  # and its records, by the foreign key
             return True
 
     # ── records ────────────────────────────────────────────────────────────────────

@@ -33,10 +33,12 @@ from tests.egress.kit import (
     bare_python_process,
     closed_port,
     issue_bound_token,
+    knock,
     node_paths,
     node_process,
     program,
     python_process,
+    read_all,
 )
 
 START = """
@@ -225,6 +227,17 @@ def test_a_hello_names_its_host_and_protocols() -> None:
     assert (said.server_name, said.protocols, said.speaks_http1) == ("api.example.test", ("h2", "http/1.1"), True)
 
 
+def test_a_hello_may_be_in_several_records() -> None:
+    """A ClientHello that its client splits into records is complete with the last one, and is read as a whole."""
+    data = hello("api.example.test", ["h2"])
+    message = data[5:]
+    records = [data[:3] + len(part).to_bytes(2, "big") + part for part in (message[:50], message[50:])]
+
+    assert [hello_is_complete(seen) for seen in (records[0], b"".join(records))] == [False, True]
+    assert parse_client_hello(b"".join(records)) == parse_client_hello(data)
+    assert parse_client_hello(data).server_name == "api.example.test"
+
+
 def test_a_hello_without_alpn() -> None:
     """No ALPN means HTTP/1.1; h2 alone does not."""
     assert parse_client_hello(hello("a.test", [])).speaks_http1
@@ -330,6 +343,21 @@ def test_stand_in(caller: Caller, outside: OutsideServer, plain_outside: Outside
     assert seen.path == "/base/things?id=7"
     assert (seen.headers["x-forwarded-host"], seen.headers["x-forwarded-proto"]) == ("api.example.test", "https")
     assert [call.outcome for call in ledger.calls] == ["stand_in"]
+
+
+def test_a_stand_in_gets_no_password(gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger) -> None:
+    """A user name and a password in the URL of a stand-in are neither in the request nor in the record."""
+    plain_outside.seen.clear()
+    there = f"127.0.0.1:{plain_outside.port}"
+    caller_token = issue_bound_token(gateway, ledger, f"stand-in=http://ada:pw-4712@{there}")
+    with knock(gateway, caller_token, "api.example.test", 443, secure=True) as sock:
+        sock.sendall(b"GET /x HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
+        answer = read_all(sock)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert plain_outside.seen[0].headers["host"] == there
+    assert [call.note for call in ledger.calls] == [f"answered by the stand-in at http://{there}"]
+    assert "pw-4712" not in str(plain_outside.seen)
 
 
 def test_record_then_replay(caller: Caller, outside: OutsideServer, ledger: Ledger, tmp_path: Path) -> None:

@@ -165,6 +165,21 @@ def test_calls_that_do_not_fit_in_memory_are_named(
     assert len(outside.seen) == 3
 
 
+def test_the_length_of_a_body_that_was_not_sent_is_replayed(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
+) -> None:
+    """The response to a HEAD request has the length of the body, and no body, as the host's response."""
+    url = "https://api.example.test/big/1000"
+    python.bind(ledger.binding(f"record={tmp_path}/calls.jsonl"))
+    first = python.request("requests", "HEAD", url)
+    python.bind(ledger.binding(f"replay={tmp_path}/calls.jsonl"))
+
+    again = python.request("requests", "HEAD", url)
+
+    assert [(got.status, got.headers["content-length"], got.body) for got in (first, again)] == [(200, "1000", b"")] * 2
+    assert len(outside.seen) == 1
+
+
 def test_a_replayed_call_is_recorded_in_memory(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger, tmp_path: Path
 ) -> None:

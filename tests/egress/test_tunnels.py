@@ -141,6 +141,28 @@ def knock_by_tls(gateway: Gateway, caller_token: str, port: int) -> Iterator[ssl
         yield sock
 
 
+def test_a_client_that_leaves_after_its_handshake(
+    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+) -> None:
+    """The connection that the gateway has opened to the host is closed when the client sends no request."""
+    received: list[bytes] = []
+
+    def read(sock: socket.socket) -> None:
+        received.append(sock.recv(100))
+
+    with (
+        host(read, outside_context(authority)) as port,
+        gateway_to(loop, tmp_path, port, meant=443, ca=outside_ca) as (gateway, caller_token),
+    ):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock_by_tls(gateway, caller_token, 443):
+            pass
+        wait_until(lambda: bool(received))
+
+    assert received == [b""]
+    assert ledger.calls == []
+
+
 def test_tls_without_http_is_passed_on(
     loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
 ) -> None:
