@@ -505,6 +505,20 @@ async def test_a_sign_in_takes_at_most_fifteen_minutes(
     assert len(site.directory.accounts()) == (status == 200)
 
 
+async def test_a_link_that_expires_during_the_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """A callback after the end of the Connect token connects no account, and does not redeem the code."""
+    register(site.project, provider)
+    made = await make(site, expires_in=60)
+    back = await sign_in(await visitor.fill(await visitor.open(made["connect_link_url"], app=APP)))
+    site.clock.advance(60)
+
+    page = await visitor.open(back)
+
+    assert (page.status, "This link has expired." in page.words) == (400, True)
+    assert site.directory.accounts() == []
+    assert provider.requests == []
+
+
 async def test_a_rejected_client_is_shown(site: Served, visitor: Visitor, provider: Provider) -> None:
     """The page shows the provider's reason without the client's secret."""
     register(site.project, provider, secret="not-the-secret")
