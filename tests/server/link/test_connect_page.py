@@ -260,6 +260,16 @@ async def test_a_link_with_an_unknown_token(visitor: Visitor, query: dict[str, s
     assert (page.status, words in page.words) == (status, True)
 
 
+@pytest.mark.parametrize("app", ["google_sheets", "Google Sheets", " GOOGLE sheets "])
+async def test_an_app_is_named_by_slug_or_name(site: Served, visitor: Visitor, app: str) -> None:
+    """A link may have the app's slug or its name, in any case."""
+    made = await make(site)
+
+    page = await visitor.open(made["connect_link_url"], app=app)
+
+    assert (page.status, page.hidden["app"]) == (200, "google_sheets")
+
+
 async def test_an_invalid_app_is_not_found(site: Served, visitor: Visitor) -> None:
     """A text that is not a slug is answered 404, and is not shown as HTML."""
     made = await make(site)
