@@ -17,7 +17,7 @@ NAMES = HostNames(
 @pytest.mark.parametrize(
     "host",
     ["", "localhost", "LOCALHOST:80", "127.0.0.1:4000", "[::1]:1", "eo1.m.pipedream.net", "flows.example.com", "box.lan:1",
-     "eo1.localhost", "eo1.flows.example.com", "192.168.1.7", "flows.example.com.", "localhost.:80"],
+     "eo1.localhost", "a.b.localhost", "eo1.flows.example.com", "192.168.1.7", "flows.example.com.", "localhost.:80"],
 )  # fmt: skip
 def test_accepted_hosts(host: str) -> None:
     """Loopback, addresses, host names of endpoints, the public URL's host and allowed hosts are accepted."""

@@ -83,7 +83,7 @@ async def test_an_event_whose_run_is_recorded_starts_no_second_one(site: Served)
 
 
 async def test_a_webhook_receives_each_event_once_in_order(site: Served, receiver: AnsweringServer) -> None:
-    """A request names its event, so that the product recognises a repeated one."""
+    """A request names its event, so that the product recognises a repeated one, and the trigger and its user."""
     deploy(site, receiver.url)
 
     await hand_over(site)
@@ -92,6 +92,9 @@ async def test_a_webhook_receives_each_event_once_in_order(site: Served, receive
     assert [request.headers["idempotency-key"] for request in receiver.requests] == [
         f"{TRIGGER}/{number}/{HOOK}" for number in (1, 2)
     ]
+    assert {
+        (request.headers["x-pd-emitter-id"], request.headers["x-pd-external-user-id"]) for request in receiver.requests
+    } == {(TRIGGER, "ada")}
 
 
 async def test_a_failed_delivery_is_not_repeated(site: Served) -> None:

@@ -182,6 +182,28 @@ async def test_an_account_is_reconnected(site: Served) -> None:
     assert dict(site.directory.credentials(others)) == {"oauth_access_token": SECRET}
 
 
+async def test_a_token_stays_valid_after_invalid_credentials(site: Served) -> None:
+    """If the account cannot be stored, its token connects an account with other credentials."""
+    token = bearer(connect_token(site))
+    answers = [
+        await site.call("POST", "/accounts", json={"app_slug": "stripe", "cfmap_json": fields}, headers=token)
+        for fields in ('{" ": "k-1234567"}', '{"api_key": "k-1234567"}')
+    ]
+
+    assert [answer.status_code for answer in answers] == [400, 200]
+    assert len(site.directory.accounts()) == 1
+
+
+async def test_an_account_whose_token_was_rejected(site: Served) -> None:
+    """An account that has to be connected again is not healthy, and is dead in the words of older SDKs."""
+    account = connect(site)
+    before = (await site.call("GET", f"/accounts/{account}")).json()
+    site.project.accounts.mark_unhealthy(account)
+    after = (await site.call("GET", f"/accounts/{account}")).json()
+
+    assert [(shown["healthy"], shown["dead"]) for shown in (before, after)] == [(True, False), (False, True)]
+
+
 async def test_a_page_connects_an_account_with_its_token(site: Served) -> None:
     """With a Connect token as the bearer token, the body needs no token: the account belongs to the token's user."""
     body = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}'}

@@ -14,12 +14,14 @@ from tests.server.served import Served
 
 @pytest.mark.parametrize("prefix", ["/v1/connect/apps", "/v1/apps"])
 async def test_apps_are_searched(site: Served, prefix: str) -> None:
-    """Apps are found at both paths, by slug and by id, with every field that SDKs require."""
+    """Apps are found at both paths, by slug, by name and by id, with every field that SDKs require."""
     found = (await site.call("GET", prefix, params={"q": "sheets"})).json()["data"]
+    by_name = (await site.call("GET", prefix, params={"q": "Google SHEETS"})).json()["data"]
     one = (await site.call("GET", f"{prefix}/slack")).json()["data"]
     by_id = (await site.call("GET", f"{prefix}/{one['id']}")).json()["data"]
 
     assert [app["name_slug"] for app in found] == ["google_sheets"]
+    assert by_name == found
     assert by_id == one
     assert {"name_slug", "name", "img_src", "categories", "featured_weight", "scope_profiles"} <= set(one)
     assert one["auth_type"] == "oauth"

@@ -133,16 +133,24 @@ async def test_one_component(depot: Served) -> None:
 
 
 async def test_options_come_from_the_users_account(depot: Served) -> None:
-    """The component's own code returns options, with the user's account."""
+    """The component's own code returns options, with the chosen account of the user, else with the newest."""
     found = await post(
         depot, "/actions/configure", id="depot-put-thing", prop_name="shelf", configured_props={"depot": ADA}
     )
     second = await post(
         depot, "/components/configure", id="depot-put-thing", prop_name="shelf", configured_props={}, page=1
     )
+    depot.directory.add_account(
+        app="depot", credentials={"api_key": f"{KEY}-new"}, external_user_id="ada", account_id="apn_new"
+    )
+    chosen = await post(
+        depot, "/actions/configure", id="depot-put-thing", prop_name="shelf", configured_props={"depot": ADA}
+    )
+    newest = await post(depot, "/actions/configure", id="depot-put-thing", prop_name="shelf", configured_props={})
 
     assert found["options"][0]["value"] == "s00"
     assert second["options"][0]["value"] == "s10"
+    assert [each["options"][0]["label"] for each in (chosen, newest)] == ["Shelf 00 of ada", "Shelf 00 of new"]
     assert (found["errors"], found["observations"]) == ([], [])
 
 

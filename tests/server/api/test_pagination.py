@@ -66,11 +66,16 @@ async def test_a_deleted_item_leaves_no_gap(site: Served) -> None:
 
 
 async def test_before_returns_the_preceding_page(site: Served) -> None:
-    """`before` returns the items before a cursor."""
+    """`before` returns the last items before a cursor, and with `after` those between the cursors."""
     connect(site, "a", "b", "c", "d")
-    _, info = await ids(site, limit="2", after=str((await ids(site, limit="2"))[1]["end_cursor"]))
+    _, first = await ids(site, limit="2")
+    _, info = await ids(site, limit="2", after=str(first["end_cursor"]))
 
-    assert (await ids(site, limit="1", before=str(info["start_cursor"])))[0] == ["b"]
+    page, _ = await ids(site, limit="1", before=str(info["start_cursor"]))
+    all_before, _ = await ids(site, limit="10", before=str(info["start_cursor"]))
+    between, _ = await ids(site, after=str(first["start_cursor"]), before=str(info["start_cursor"]))
+
+    assert (page, all_before, between) == (["b"], ["a", "b"], ["b"])
 
 
 @pytest.mark.parametrize("cursor", ["x", "!!!!", "WyJhIiwgMV0", "e30", "W10", "OTk5"])

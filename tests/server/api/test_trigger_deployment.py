@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from pdkernel.egress import Gateway
 from pdkernel.errors import RequestError
+from pdkernel.project.schema import source_state
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers, build_source_request
@@ -31,6 +33,13 @@ export default {
   hooks: { async deploy() { await this.fetch() }, async deactivate() { await this.fetch() } },
   methods: { async fetch() { this.$emit({ status: (await fetch(this.url, { method: "POST", body: "{}" })).status }) } },
   async run() { await this.fetch() },
+};
+"""
+SOURCE_WITH_STATE = """
+export default {
+  key: "depot-stateful", name: "Stateful", version: "0.1.0", type: "source", description: "Has a state.",
+  props: { db: "$.service.db" },
+  hooks: { async deploy() { this.db.set("seen", 1) }, async activate() { /* activate */ } }, async run() {},
 };
 """
 STORING = """
@@ -426,6 +435,34 @@ async def test_a_webhook_of_an_oauth_client_may_be_local(live: Served, receiver:
 
     assert listed.status_code == 200
     assert receiver.requests[0].json() == {"past": True}
+
+
+async def test_a_client_takes_over_the_webhook_of_a_token(
+    live: Served, names: Names, receiver: AnsweringServer
+) -> None:
+    """If an OAuth client lists a URL that a Connect token has set, the URL may lead to this machine from then on."""
+    url = "http://hooks.test/hook"
+    made = await deploy(live, webhook_url=url, headers=bearer(connect_token(live)))
+
+    await call_trigger(live, "PUT", f"/{made['id']}/webhooks", json={"webhook_urls": [url]})
+    stored = live.project.deployed_triggers.find(made["id"])
+
+    assert stored is not None
+    assert [hook.public_only for hook in stored.webhooks] == [False]
+
+
+async def test_a_failed_deployment_leaves_no_state(site: Served, tmp_path: Path) -> None:
+    """If the activate hook fails, what the deploy hook has stored is deleted with the trigger."""
+    halfway = SOURCE_WITH_STATE.replace("depot-stateful", "depot-halfway").replace(
+        "/* activate */", 'throw new Error("no")'
+    )
+    write_sources(tmp_path / "components", stateful=SOURCE_WITH_STATE, halfway=halfway)
+    await deploy(site, id="depot-stateful")
+    await deploy(site, id="depot-halfway", status=400)
+
+    with site.project.sqlalchemy_engine.connect() as connection:
+        kept = connection.execute(select(source_state.c.source)).scalars().all()
+    assert len(kept) == 1
 
 
 async def test_a_source_of_a_connect_token_does_not_reach_this_machine(live: Served, receiver: AnsweringServer) -> None:

@@ -242,9 +242,13 @@ async def test_fields_and_part_headers_count_towards_the_limit(echo: Site) -> No
     heads = await echo.http.post(
         echo.path(), content=part * 300 + b"--x--\r\n", headers={"content-type": "multipart/form-data; boundary=x"}
     )
+    part = part.replace(b"m: " + b"b" * 2_000, b"m" * 2_000 + b": b")
+    names = await echo.http.post(
+        echo.path(), content=part * 300 + b"--x--\r\n", headers={"content-type": "multipart/form-data; boundary=x"}
+    )
     file = await echo.http.post(echo.path(), data={"a": "1"}, files={"f": b"x" * (600 * KB)})
 
-    assert (fields.status_code, heads.status_code, file.status_code) == (413, 413, 200)
+    assert (fields.status_code, heads.status_code, names.status_code, file.status_code) == (413, 413, 413, 200)
 
 
 async def test_the_number_of_files_is_limited(echo: Site) -> None:

@@ -260,6 +260,16 @@ async def test_a_link_with_an_unknown_token(visitor: Visitor, query: dict[str, s
     assert (page.status, words in page.words) == (status, True)
 
 
+@pytest.mark.parametrize("app", ["google_sheets", "Google Sheets", " GOOGLE sheets "])
+async def test_an_app_is_named_by_slug_or_name(site: Served, visitor: Visitor, app: str) -> None:
+    """A link may have the app's slug or its name, in any case."""
+    made = await make(site)
+
+    page = await visitor.open(made["connect_link_url"], app=app)
+
+    assert (page.status, page.hidden["app"]) == (200, "google_sheets")
+
+
 async def test_an_invalid_app_is_not_found(site: Served, visitor: Visitor) -> None:
     """A text that is not a slug is answered 404, and is not shown as HTML."""
     made = await make(site)
@@ -503,6 +513,20 @@ async def test_a_sign_in_takes_at_most_fifteen_minutes(
 
     assert (await visitor.open(back)).status == status
     assert len(site.directory.accounts()) == (status == 200)
+
+
+async def test_a_link_that_expires_during_the_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """A callback after the end of the Connect token connects no account, and does not redeem the code."""
+    register(site.project, provider)
+    made = await make(site, expires_in=60)
+    back = await sign_in(await visitor.fill(await visitor.open(made["connect_link_url"], app=APP)))
+    site.clock.advance(60)
+
+    page = await visitor.open(back)
+
+    assert (page.status, "This link has expired." in page.words) == (400, True)
+    assert site.directory.accounts() == []
+    assert provider.requests == []
 
 
 async def test_a_rejected_client_is_shown(site: Served, visitor: Visitor, provider: Provider) -> None:

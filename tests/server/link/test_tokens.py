@@ -242,17 +242,18 @@ async def test_an_account_to_reconnect_must_belong_to_the_user(site: Served) -> 
 
 
 async def test_the_rate_limit_of_new_tokens(tmp_path: Path) -> None:
-    """If rate limits apply, a user gets 100 tokens a minute; other users are not affected."""
+    """If rate limits apply, a user gets 100 tokens a minute in an environment; other users are not affected."""
     async with served(tmp_path, applies_rate_limits=True) as site:
         answers = [await site.call("POST", "/tokens", json={"external_user_id": "ada"}) for _ in range(101)]
         other = await site.call("POST", "/tokens", json={"external_user_id": "bob"})
+        live = await site.call("POST", "/tokens", json={"external_user_id": "ada"}, environment="production")
         site.clock.advance(61)
         later = await site.call("POST", "/tokens", json={"external_user_id": "ada"})
 
     assert [answer.status_code for answer in answers] == [200] * 100 + [429]
     assert answers[-1].json() == {"error": "Throttled"}
     assert answers[-1].headers["retry-after"] == "60"
-    assert (other.status_code, later.status_code) == (200, 200)
+    assert (other.status_code, live.status_code, later.status_code) == (200, 200, 200)
 
 
 async def test_a_link_is_created_without_the_api(site: Served) -> None:
