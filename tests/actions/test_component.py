@@ -140,5 +140,6 @@ def test_components_are_found_by_words() -> None:
     assert found("") == ["github-send@0.9.0", "slack-make-channel@0.9.0", "slack-send@0.10.0"]
     assert found("CHANNEL text", "slack") == ["slack-make-channel@0.9.0", "slack-send@0.10.0"]
     assert found("send channel") == ["github-send@0.9.0", "slack-make-channel@0.9.0", "slack-send@0.10.0"]
+    assert found("channel") == ["slack-make-channel@0.9.0", "github-send@0.9.0", "slack-send@0.10.0"]
     assert found("send text channel", "github") == []
     assert build_component(ComponentHeader("slack-send", "1.0.0"), source="npm").name == "slack-send"

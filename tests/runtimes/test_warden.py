@@ -79,15 +79,17 @@ def test_signals_do_not_end_the_warden() -> None:
         subprocess.Popen(["sleep", "1000"], start_new_session=True) as step,
         subprocess.Popen(command, stdin=subprocess.PIPE) as guard,
     ):
-        assert guard.stdin is not None
-        # more than a pipe holds: the write ends when the warden reads, and so ignores signals already
-        guard.stdin.write(f"+ {step.pid} none\n".encode() * 20_000)
+        try:
+            assert guard.stdin is not None
+            # more than a pipe holds: the write ends when the warden reads, and so ignores signals already
+            guard.stdin.write(f"+ {step.pid} none\n".encode() * 20_000)
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            guard.send_signal(number)
-        guard.stdin.close()
-        status = guard.wait()
-        step.terminate()  # without effect on a step that the warden has ended
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                guard.send_signal(number)
+            guard.stdin.close()
+            status = guard.wait()
+        finally:
+            step.terminate()  # without effect on a step that the warden has ended
 
     assert (status, step.returncode) == (0, -signal.SIGKILL)
 

@@ -181,6 +181,21 @@ async def test_module_written_by_a_run_is_not_cached_for_the_next_run(open_one: 
     assert words == ["first", "second", "ModuleNotFoundError"]
 
 
+async def test_module_of_a_project_in_tmp_is_imported_once(open_one: Open) -> None:
+    """A file beside a workflow in `/tmp` is not a file that the run has written: the next run finds it imported."""
+    source = "import sys\ndef handler(pd):\n    sys.path.insert(0, {!r})\n    import beside_in_tmp\n    return beside_in_tmp.NUMBER\n"
+    numbers = []
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/tmp") as name:
+        Path(name, "beside_in_tmp.py").write_text("import random\nNUMBER = random.random()\n")
+        for _ in range(2):
+            bench = await open_one(folder=Path(name))
+            numbers.append((await bench.run("python", source.format(name))).exports.get("$return_value"))
+            await bench.workers.release()
+
+    assert numbers[0] is not None
+    assert numbers[0] == numbers[1]
+
+
 async def test_replaced_process_has_the_same_tmp(open_one: Open) -> None:
     """After a step that was ended, the files of the run are still there."""
     bench = await open_one()

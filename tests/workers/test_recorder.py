@@ -270,6 +270,18 @@ def test_ellipsis_inside_a_line_does_not_mark_a_shortened_local(recorder: StepRe
     assert result.error.stack == stack
 
 
+@pytest.mark.parametrize("is_immediate", [True, False])
+def test_an_immediate_response_is_marked(is_immediate: bool) -> None:
+    """A response that the step wants to be sent before the run ends says so; another one does not."""
+    sent: list[dict[str, Any]] = []
+    recorder = StepRecorder(on_respond=sent.append)
+
+    recorder.add_reply(Respond(Response(200, {}, "hi", immediate=is_immediate)))
+
+    assert ("immediate" in sent[0]) == is_immediate
+    assert recorder.outcome().response == sent[0]
+
+
 def test_only_the_first_response_is_sent() -> None:
     """A second response is a warning."""
     sent: list[dict[str, Any]] = []

@@ -259,6 +259,7 @@ class FakeWorker:
         return self
 
     child = process
+    pid = None
 
     def send_kill(self) -> None:
         """Record the signal."""
@@ -267,6 +268,23 @@ class FakeWorker:
     def kill(self, *, wait: bool) -> None:
         """Record a wait for the end."""
         self.calls.append(("wait" if wait else "go on", self.user))
+
+
+async def test_new_slots_count_as_much_as_the_last_measured_one(tmp_path: Path) -> None:
+    """One of eight new slots is measured, and later ones count as much: the workers of today may need more memory."""
+    sizes = iter((100 * MB, 300 * MB))
+    cache = SlotCache(max_processes=100, memory_budget=10_000 * MB, measure=lambda _: next(sizes))
+    used = []
+    for number in range(1, 10):
+        slot = WorkerSlot(WorkerKey("", str(number), None, False, False), tmp_path, StepAccess(), NO_PLAN)
+        slot.workers["python"] = cast("Worker", FakeWorker(str(number), []))
+        cache.add(slot)
+        cache.put_back(slot)
+        while (measuring := cache._measuring) is not None:
+            await measuring
+        used.append(cache._used // MB)
+
+    assert used == [100, 200, 300, 400, 500, 600, 700, 1000, 1300]
 
 
 def test_idle_workers_end_at_the_same_time(tmp_path: Path) -> None:
