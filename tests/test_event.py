@@ -183,6 +183,13 @@ def test_an_identity_replaces_headers_of_any_case() -> None:
     }
 
 
+def test_an_event_that_is_not_a_request_has_no_identity() -> None:
+    """The event of a schedule or a source gets no headers."""
+    event = Event({"cron": "0 9 * * *"}, is_http=False)
+
+    assert event.with_identity("ada", "production").data == {"cron": "0 9 * * *"}
+
+
 def test_secrets_of_headers() -> None:
     """A secret header's value is a secret without its scheme, unless it is empty or masked already."""
     event = Event(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.errors import NotebookError, RequestError
+from pdkernel.errors import DefinitionError, NotebookError, RequestError
 from pdkernel.importer.folder_import import find_workflow_folders
 from pdkernel.model import AppBinding, Trigger
 from pdkernel.source import (
@@ -89,6 +89,17 @@ def test_a_step_that_does_not_run_needs_no_answer(tmp_path: Path) -> None:
         load_source(path, pinned_steps=("a",))
     notebook(path, STEP, "%%pdstep b --lang node --disabled\nexport default {}")
     assert load_source(path, pinned_steps=("a",)).workflow.steps[1].disabled
+
+
+def test_a_step_that_runs_needs_its_code(tmp_path: Path) -> None:
+    """With pins, a step whose entry file is missing is refused unless the step is pinned."""
+    path = folder(tmp_path / "flow", "Flow")
+    steps = "".join(f'- namespace: {name}\n  runtime: python3.12\n  uses: "./{name}/entry.py"\n' for name in "ab")
+    (path / "workflow.yaml").write_text(f"name: Flow\ntriggers:\n- id: hi_1\nsteps:\n{steps}")
+
+    with pytest.raises(DefinitionError, match="Step b has no code"):
+        load_source(path, pinned_steps=("a",))
+    assert len(load_source(path, pinned_steps=("a", "b")).workflow.steps) == 2
 
 
 def test_workflow_folder(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def shape(_: CliContext, events: tuple[str, ...], schema: bool, contract: bool, 
 
     given = [_read_event(name) for name in events]
     if schema:
-        list_schema = shapes.infer_schema([dict(event.with_masked_headers().data) for event in given])
+        list_schema = shapes.infer_schema([dict(event.data) for event in given])
         print_json({"$schema": list_schema["$schema"], **list_schema["items"]})
         return 0
     found = infer_event_shape(given)

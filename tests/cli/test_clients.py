@@ -87,6 +87,15 @@ def test_keys_rotate_as_text(pdkernel: Shell, tmp_path: Path) -> None:
     assert not any(key in done.stdout + done.stderr for key in (old, key_file.read_text().strip()))
 
 
+def test_other_hosts_of_a_postgres_project_need_the_new_key(pdkernel: Shell, postgres_url: str) -> None:
+    """After a rotation of a project on Postgres, a note names the file that every other host needs."""
+    done = pdkernel("keys", "rotate", "--yes", PDKERNEL_DATABASE=postgres_url)
+
+    key_file = pdkernel.folder / ".pdkernel" / "key"
+    assert done.status == 0, done.stderr
+    assert f"Every other host of this project needs the new file {key_file}." in done.stderr
+
+
 def test_urls_of_a_paused_run_stay_valid(pdkernel: Shell) -> None:
     """While a run is paused, the rotation reports that the URLs that resume the run stay valid."""
     pdkernel(

@@ -35,6 +35,13 @@ def test_root_is_allowed_only_for_root() -> None:
     assert "--allow-root" not in lab_options(Path("/w"), None, root=False)
 
 
+def test_lab_is_closed_to_other_users_and_to_registries() -> None:
+    """Kernels use sockets in a folder instead of TCP ports, and the extension manager sends no requests."""
+    options = lab_options(Path("/w"), None, root=False)
+
+    assert {"--KernelManager.transport=ipc", "--LabApp.extension_manager=readonly"} <= set(options)
+
+
 def test_other_configuration_comes_first() -> None:
     """The user's configuration folders come first; the default folder follows once."""
     environ = {"JUPYTER_CONFIG_PATH": "/mine"}

@@ -206,6 +206,17 @@ def test_a_source_of_another_environment(poll: Poll, pdkernel: Shell, kiosk: Kio
     assert found(poll("each-sale@0.0.1", "--json")) == []
 
 
+def test_a_source_is_not_installed_on_request(pdkernel: Shell) -> None:
+    """With --no-install, no registry is asked for a source that is not installed."""
+    pdkernel("project", "set", "actions", "npm", "--accept-licence")
+    pdkernel.notebook("%%pdworkflow\nname: Repos\ntrigger:\n  type: source\n  uses: github-new-star@0.0.1\n", SHOW)
+
+    refused = pdkernel("source", "poll", "work.ipynb", "--no-install", npm_config_registry="http://127.0.0.1:9")
+
+    assert refused.status == 2
+    assert "github-new-star@0.0.1 is not installed in this project, and --no-install" in refused.stderr
+
+
 def test_a_hook_that_a_source_lacks(poll: Poll) -> None:
     """A source without the hook says so, and the status is 0."""
     ended = poll("opens@0.1.0", "--hook", "activate")

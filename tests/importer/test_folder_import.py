@@ -84,6 +84,17 @@ def test_nothing_is_written_into_the_imported_folder(tmp_path: Path) -> None:
             plan_notebook_paths(repository, find_workflow_folders(repository), to)
 
 
+def test_nothing_is_written_below_a_link(tmp_path: Path) -> None:
+    """A folder of the target that is a link is refused, also for a workflow deeper below it."""
+    flow(tmp_path / "repo/team/deep/w")
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/team").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(RequestError, match="is a link that leads out of"):
+        plan_notebook_paths(tmp_path / "repo", find_workflow_folders(tmp_path / "repo"), tmp_path / "to")
+
+
 def test_no_workflow(tmp_path: Path) -> None:
     """A folder without a workflow is refused; so is one notebook name for several workflows."""
     with pytest.raises(NotebookError, match="holds no workflow"):

@@ -179,6 +179,16 @@ def sidecar_of(tmp_path: Path, earlier: Sidecar | None, *, place: str = "deep/er
     return parse_sidecar(texts.sidecar)
 
 
+def test_a_trigger_of_another_type_has_no_earlier_settings(tmp_path: Path) -> None:
+    """If the trigger at a place has changed its type at Pipedream, the settings of the earlier import do not apply."""
+    folder = synced(tmp_path / "w", HEAD.removesuffix("\n") + " []\n")
+    earlier = Sidecar(triggers=(Trigger("errors", config={"workflows": ["Other"]}),))
+
+    (trigger,) = read_for_import(folder, earlier_sidecar=earlier).workflow.triggers
+
+    assert (trigger.type, "workflows" in trigger.config) == ("http", False)
+
+
 def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
     """Values that only pdkernel.yaml has are those of the earlier import; else those of the folder's file are taken."""
     own = "endpoint: eofolder\ntest_users: [bob]\ntest_events: [new]\nactions: npm\ncontrol_flow: [{type: branch}]\n"

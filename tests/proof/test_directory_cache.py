@@ -7,6 +7,7 @@ from pathlib import Path
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
+from pdkernel.project.grants import Grant
 from pdkernel.proof.directory_cache import cache_directory
 
 
@@ -16,6 +17,7 @@ def test_answers_do_not_change_during_a_proof(tmp_path: Path) -> None:
     with Project.open(tmp_path / ".pdkernel", clock=clock, ids=SequentialIds()) as project:
         directory = LocalDirectory(project)
         first = directory.add_account(app="slack", credentials={"token": "one"}, external_user_id="ada")
+        project.grants.set(first.id, Grant("refresh", None, clock.now()))
         cached = cache_directory(directory, project)
         before = cached.newest_account("ada", "development", "slack"), cached.credentials(first.id)
         directory.add_account(app="slack", credentials={"token": "two"}, external_user_id="ada")
@@ -31,5 +33,6 @@ def test_answers_do_not_change_during_a_proof(tmp_path: Path) -> None:
         assert list(cached.accounts(external_user_id="eve")) == []
         assert cached.project_id == directory.project_id
         assert cached.report_unauthorized(first.id, clock.now()) is False
+        assert directory.report_unauthorized(first.id, clock.now()) is True  # outside of the proof
         with cached.nonblocking():
             assert cached.newest_account("eve", "development", "slack") is None

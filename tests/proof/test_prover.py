@@ -251,6 +251,19 @@ def test_stores_are_copies(notebook: Notebook) -> None:
     assert [record.value for record in notebook.project.data_stores.iter_records("visits")] == [41]
 
 
+def test_an_action_has_the_records_of_the_project(notebook: Notebook) -> None:
+    """A pre-built action of a proof reads the records of the project's data stores."""
+    notebook.project.data_stores.set("orders", "a", 1)
+    notebook.project.data_stores.set("orders", "b", 2)
+    notebook.write("%%pdstep get --uses data_stores-get-record@0.0.10\ndataStore: orders\nkey: a\n")
+    notebook.event()
+
+    proof = notebook.prove(changed("workflow.yaml", "key: a", "key: b"))
+
+    (place,) = (each for each in found_in(proof, "get").differences if each.path == "exports.$return_value")
+    assert (place.notebook, place.files) == ("1", "2")
+
+
 def test_the_end_of_a_record_is_compared(notebook: Notebook) -> None:
     """A record that one side lets expire at another time is a difference."""
     notebook.write(KEEP)
@@ -429,6 +442,28 @@ def test_a_folder_without_pdkernel_yaml(notebook: Notebook) -> None:
     assert proof.definition_differences == ()
     assert verdicts(proof) == {"hello/ada": ["same"] * 3}
     assert "There is no pdkernel.yaml in the folder" in proof.notes[0]
+
+
+def test_an_account_of_the_folder_stands_for_the_external_user(notebook: Notebook) -> None:
+    """Without pdkernel.yaml, an id that the folder keeps for an app prop is not a difference if the notebook uses the external user's account."""
+    notebook.write(SLACK)
+    entry = 'uses: "./send/entry.js"\n'
+    notebook.export(changed("workflow.yaml", entry, f"{entry}  props:\n    slack:\n      authProvisionId: apn_kept\n"))
+    (notebook.flow / "pdkernel.yaml").unlink()
+
+    assert notebook.prove_again(is_patched=True).definition_differences == ()
+
+
+def test_another_limit_without_pdkernel_yaml(notebook: Notebook) -> None:
+    """A limit in workflow.yaml is compared with the notebook's."""
+    notebook.write("%%pdworkflow\nname: W\nsettings:\n  concurrency: 1\n", ONE)
+    setting = "settings:\n  error_notification: true\n"
+    notebook.export(changed("workflow.yaml", setting, f"{setting}  concurrency: 5\n"))
+    (notebook.flow / "pdkernel.yaml").unlink()
+
+    (place,) = notebook.prove_again().definition_differences
+
+    assert (place.path, place.notebook, place.files) == ("settings.concurrency", "1", "5")
 
 
 def test_another_account_without_pdkernel_yaml(notebook: Notebook) -> None:
