@@ -99,3 +99,19 @@ def test_help(run: Run) -> None:
 def test_form_without_arguments(run: Run) -> None:
     """Without arguments the form's saved output is the list of actions, for a front end without widgets."""
     assert "Actions" in run("%pdactions")
+
+
+def test_options_are_searched_and_paged(notebook: Notebook, run: Run, tmp_path: Path) -> None:
+    """`--query` searches the options, and `--page` loads a page with the context of the page before."""
+    place = tmp_path / "checkout" / "components" / "depot" / "actions" / "pages" / "pages.mjs"
+    place.parent.mkdir()
+    place.write_text(
+        'export default { key: "depot-pages", version: "0.0.1", type: "action", props: { at: { type: "string",'
+        " async options({ prevContext, query }) { const from = prevContext?.next ?? 0;"
+        " return { options: [`${query ?? 'all'} from ${from}`], context: { next: from + 10 } }; } } }, async run() {} };"
+    )
+    run("%%pdstep pages --uses depot-pages@0.0.1 --no-run\n{}\n")
+
+    assert "all from 0" in run("%pdactions --options pages at")
+    assert "all from 20" in run("%pdactions --options pages at --page 2")
+    assert "odd from 0" in run("%pdactions --options pages at --query odd")

@@ -224,6 +224,17 @@ def test_workflow_header_is_silent() -> None:
     assert complete_cell("%%pdworkflow\nna", 15, STEPS, WORDS) == NO_COMPLETION
 
 
+@pytest.mark.parametrize(("index", "keys"), [(0, ["a"]), (1, ["b"]), (7, ["a"])])
+def test_an_item_has_its_own_keys(index: int, keys: list[str]) -> None:
+    """A path into a list offers the keys of the item at the index; past the end, those of the first item."""
+    cell = f"{NODE}steps.rows.all[{index}]."
+
+    found = complete_cell(cell, len(cell), {"rows": {"all": [{"a": 1}, {"b": 2}]}}, WORDS)
+
+    assert found is not None
+    assert [item.text for item in found.items] == keys
+
+
 def test_long_values_are_shortened() -> None:
     """Of a long list the first indexes are offered, of a long object the first keys."""
     steps: dict[str, JSON] = {"a": {"list": list(range(20)), "keys": {f"k{number}": 1 for number in range(300)}}}

@@ -100,3 +100,6 @@ def test_only_the_last_cells_are_kept() -> None:
 
     assert texts.get_source("pdstep", "s0", "x") == "%%pdstep s0\nx"
     assert texts.get_source("pdstep", "s1", "x") == "# c\n%%pdstep s1\nx"
+    lift(["# again\n", "%%pdstep s1\n", "x"])
+    lift(["# c\n", "%%pdstep last\n", "x"])
+    assert texts.get_source("pdstep", "s1", "x") == "# again\n%%pdstep s1\nx"

@@ -75,6 +75,21 @@ def test_a_run_is_drawn_after_its_pause(notebook: Notebook, drawn: Callable[[], 
     assert "Too late" not in "".join(drawn())
 
 
+def test_a_run_in_the_background_has_no_stop_button(notebook: Notebook) -> None:
+    """An interrupt of the kernel does not stop a run that goes on after a long pause: its timeline has no button for that."""
+    notebook.run("%%pdstep wait --no-run\ndef handler(pd):\n    pd.flow.suspend(600_000)\n")
+    notebook.run("%pdevent hello")
+    front_end = CapturingDisplayPublisher()
+    original, notebook.shell.display_pub = notebook.shell.display_pub, front_end
+    try:
+        notebook.shell.run_line_magic("pdrun", "")
+    finally:
+        notebook.shell.display_pub = original
+
+    drawn = [output["data"]["text/html"] for output in front_end.outputs if "paused" in str(output["data"])]
+    assert ["pd-stop" in html for html in drawn][-1:] == [False]
+
+
 @pytest.mark.parametrize(
     ("execution", "message"),
     [

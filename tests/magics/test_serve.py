@@ -145,6 +145,25 @@ def test_the_output_follows_the_requests(notebook: Notebook, run: Run) -> None:
     assert "answer" in texts[3]
 
 
+def test_requests_are_drawn_at_the_end_of_a_cell(notebook: Notebook, run: Run) -> None:
+    """The end of a cell draws a request that arrived during the cell at once, and nothing if none has arrived."""
+    run(ANSWER)
+    run("%pdevent hello")
+    first = notebook.session.run()
+    with capture_output() as captured:
+        requests = RequestListOutput(notebook.session)
+        requests.display_at("http://127.0.0.1:1/x")
+        requests.update(first)
+        requests.flush()
+        drawn = ["answer" in str(output.data) for output in captured.outputs]
+        requests.flush()
+        until = time.monotonic() + 20
+        while len(captured.outputs) < 6 and time.monotonic() < until:
+            time.sleep(0.02)  # the drawing that the request has scheduled
+
+    assert drawn == [False, False, False, True]
+
+
 def test_unknown_word(notebook: Notebook, run: Run) -> None:
     """An unknown word is refused with the known words."""
     assert "%pdserve stop" in run("%pdserve sometimes")

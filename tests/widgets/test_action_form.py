@@ -109,6 +109,16 @@ def test_typed_words_and_an_app_select_actions(make_form: Callable[..., ActionFo
     assert form.magic_line == "%pdactions --app depot thing"
 
 
+def test_a_part_of_an_apps_name_is_not_searched(make_form: Callable[..., ActionForm]) -> None:
+    """While the name of an app is typed, no package is looked for: the form names the key that does."""
+    form = make_form()
+
+    type_into(form.search.app, "dep")
+    form.wait(WAIT_S)
+
+    assert "To search the app dep: press Enter." in screen(form)
+
+
 def test_enter_searches_and_says_what_was_not_found(make_form: Callable[..., ActionForm]) -> None:
     """Enter searches at once; without a match the form reports it."""
     form = make_form()

@@ -15,7 +15,7 @@ from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer
 from pdkernel.widgets.event_composer import MAX_CONTRACT_MESSAGES
-from tests.widgets.front_end import NEEDS_SLACK, enter, everything_in_state, pick, press, screen, type_into
+from tests.widgets.front_end import NEEDS_SLACK, button, enter, everything_in_state, pick, press, screen, type_into
 
 STEP = "%%pdstep shape\ndef handler(pd):\n    print('hello')\n    return pd.steps['trigger']['event']['body']\n"
 
@@ -68,9 +68,11 @@ def test_an_invalid_body_cannot_be_sent(composer: EventComposer, session: Sessio
     """While the body is not JSON, the event cannot be sent, used or saved."""
     type_into(composer.body.text, "{")
 
+    disabled = [button(composer, name).disabled for name in ("Send", "Use as the event", "Save")]
     for name in ("Send", "Use as the event", "Save"):
         press(composer, name)
 
+    assert disabled == [True, True, True]
     assert "at line 1, column 2" in screen(composer)
     assert session.event is None
 

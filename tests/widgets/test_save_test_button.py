@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from IPython.display import display
 from IPython.utils.capture import capture_output
+from msgspec.structs import replace
 
 from pdkernel.event import Event
 from pdkernel.execution import StepResult
@@ -52,6 +53,21 @@ def test_without_a_run_nothing_is_saved(session: Session, tmp_path: Path) -> Non
     assert button.outcome.value == ""
     assert not button.button.disabled
     assert not (tmp_path / "tests").exists()
+
+
+def test_a_message_belongs_to_its_run(session: Session) -> None:
+    """The message about one run leaves with the next run, and stays while the same run is set again."""
+    button = SaveTestButton(session, an_execution())
+    press(button, SAVE)
+    messages = [button.outcome.value]
+    button.set_execution(an_execution())
+    messages.append(button.outcome.value)
+
+    button.set_execution(replace(an_execution(), id="another"))
+
+    assert "the file of this notebook is unknown" in messages[0]
+    assert messages[1] == messages[0]
+    assert button.outcome.value == ""
 
 
 def test_an_invalid_name_is_reported(session: Session, issue: Event, tmp_path: Path) -> None:

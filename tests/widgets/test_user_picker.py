@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets as ipw
 import pytest
 
+from pdkernel.event import Event
 from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
 from tests.connect.upstream import Upstream
@@ -282,6 +283,19 @@ def test_more_fields(slack_picker: UserPicker, session: Session) -> None:
     account = session.directory.newest_account("ada", "development", "slack")
     assert account is not None
     assert dict(session.directory.credentials(account.id)) == {"oauth_access_token": TOKEN, "bot_id": "B123"}
+
+
+def test_an_opened_form_stays(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """The form of another account stays open after a change elsewhere, until another user is chosen."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect another")
+    session.choose_event(Event({"path": "/elsewhere"}))
+    opened = len(secrets(slack_picker))
+
+    session.choose_user("grace")
+    session.choose_user("ada")
+
+    assert (opened, len(secrets(slack_picker))) == (1, 0)
 
 
 @pytest.mark.parametrize("blank", ["", "   "])
