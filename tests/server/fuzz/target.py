@@ -173,7 +173,8 @@ def target(folder: Path) -> Iterator[Target]:
 @contextmanager
 def _served(folder: Path, errors: IO[bytes]) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PDKERNEL_", "PYTEST_"))}
-    options = ["--port", "0", "--max-active-runs", "2", "--egress", "deny"]
+    # the memory permits few idle workers, which have open files of the server
+    options = ["--port", "0", "--max-active-runs", "2", "--egress", "deny", "--memory", "256M"]
     notebooks = [f"{name.lower()}.ipynb" for name in WORKFLOWS]
     process = subprocess.Popen(
         [sys.executable, "-m", "pdkernel", "serve", *notebooks, "--json", *options],
