@@ -309,7 +309,7 @@ class ImportPrompts:
         ).strip()
         if not schedule:
             return None
-        setting = {"interval_seconds": int(schedule)} if schedule.isdigit() else {"cron": schedule}
+        setting = {"interval_seconds": int(schedule)} if schedule.isdecimal() else {"cron": schedule}
         zone = click.prompt("Time zone", default="UTC", err=True).strip()
         return replace(trigger, config={**trigger.config, **setting, "timezone": zone})
 

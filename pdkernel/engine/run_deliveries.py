@@ -17,7 +17,14 @@ from pdkernel.clock import Clock
 from pdkernel.egress import CallContext
 from pdkernel.encode import decode_json, encode_json
 from pdkernel.engine.account_resolution import restore_proxy_access
-from pdkernel.engine.deliveries import NOTIFICATION_STEP, SendDelivery, build_notification, may_retry, retry_delay_s
+from pdkernel.engine.deliveries import (
+    NOT_SENT,
+    NOTIFICATION_STEP,
+    SendDelivery,
+    build_notification,
+    may_retry,
+    retry_delay_s,
+)
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
 from pdkernel.engine.journal import OutboxRow, RunJournal
 from pdkernel.engine.mail import MailSettings, parse_mail_settings
@@ -25,7 +32,7 @@ from pdkernel.engine.outbound_calls import build_call_binding
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import RunRequest, collect_request_secrets
 from pdkernel.engine.run_state import RunState
-from pdkernel.errors import InternalError, ProjectError
+from pdkernel.errors import InternalError, PdkernelError, ProjectError
 from pdkernel.execution import Delivery
 from pdkernel.identity import AccountGoneError, Directory
 from pdkernel.model import JSON
@@ -134,6 +141,8 @@ class RunDeliveries:
         except AccountGoneError as gone:
             note = f"The message cannot be sent again: the account {gone} was removed, or connected in another way."
             delivery = replace(shown, outcome="failed", note=note, request=None)
+        except PdkernelError as fault:
+            delivery = replace(shown, outcome="failed", note=f"{NOT_SENT}{fault.message}", request=None)
         else:
             binding = CallContext(
                 step=row.path,

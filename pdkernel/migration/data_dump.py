@@ -1,7 +1,8 @@
 """
 Rescues data stores and files: writes a step that hands them out at Pipedream, and downloads its pages.
 
-A download goes on where it stopped. A file of the result exists only if it is complete; before, its name ends with `.part`.
+A download goes on where it stopped. A file of the result exists only if it is complete; before, its name ends with
+`.pdkernel-part`, which no file of a file store has.
 A downloaded store ends with the line `{"total": N}`: the number of records that Pipedream counted.
 """
 
@@ -30,7 +31,7 @@ PLAN_FILE = "plan.json"
 STEP_FILE = "step.mjs"
 STORES_FOLDER = "stores"
 FILES_FOLDER = "files"
-PART_SUFFIX = ".part"
+PART_SUFFIX = ".pdkernel-part"
 TOTAL_KEY = "total"
 """The key of the last line of a downloaded store."""
 _TOTAL_LINE = f'{{"{TOTAL_KEY}"'.encode()

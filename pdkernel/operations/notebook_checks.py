@@ -178,6 +178,9 @@ def _list_recorded_calls(workflow: Workflow, folder: Path) -> Iterator[tuple[str
 
 def _public_part(url: str) -> str:
     """*url* without its user name, password and query, which may be secrets."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # of a recording that was edited by hand
+        return "an invalid URL"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"

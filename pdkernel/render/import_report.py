@@ -172,7 +172,7 @@ def _store(use: StoreUse) -> str:
 
 def _trigger(use: TriggerUse) -> str:
     name = f"{_code(use.id)}, {use.type}" if use.id else use.type
-    return f"{name}: {use.settings}" + (" (assumed, because Git does not store it)" if use.assumed else "")
+    return f"{name}: {_line(use.settings)}" + (" (assumed, because Git does not store it)" if use.assumed else "")
 
 
 def _variable(use: VariableRead) -> str:

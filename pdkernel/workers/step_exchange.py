@@ -37,7 +37,7 @@ from pdkernel.workers.step_errors import (
 from pdkernel.workers.worker import READY_LINE, Worker
 from pdkernel.workers.worker_process import MAX_LINE_BYTES
 
-STARTUP_TIMEOUT_S = 30.0
+STARTUP_TIMEOUT_S = 60.0
 """The time limit for the start of a worker in seconds. It does not count as the step's time."""
 
 _EXPORT = re.compile(rb'\d+ \{"t":"export"')

@@ -410,6 +410,7 @@ def asking(
     [
         (["0 9 * * *", "Asia/Kolkata"], {"cron": "0 9 * * *", "timezone": "Asia/Kolkata"}),
         (["3600", ""], {"interval_seconds": 3600, "timezone": "UTC"}),
+        (["\u00b2", ""], {"cron": "\u00b2", "timezone": "UTC"}),
         ([""], None),
     ],
 )

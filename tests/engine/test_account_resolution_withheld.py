@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from pdkernel.clock import ManualClock
 from pdkernel.connect import open_directory
 from pdkernel.egress import StoredResponse, parse_policy
 from pdkernel.engine.action_forms import FormRequest
-from pdkernel.engine.deliveries import FIRST_RETRY_S
+from pdkernel.engine.deliveries import FIRST_RETRY_S, retry_delay_s
 from pdkernel.engine.event_sources import SourceRequest
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.execution import Execution
+from pdkernel.execution import Delivery, Execution
 from pdkernel.model import Step, Trigger
 from pdkernel.project import Project
 from tests.builders import a_step, a_workflow, an_event, node_step, python_step
@@ -435,31 +434,45 @@ async def test_failed_lookup_at_pipedream_refuses_the_run(run: Run, upstream: Up
     assert execution.steps[0].status == "not_run"
 
 
+async def fail_to_send(project: Project, upstream: Upstream, folder: Path, clock: ManualClock) -> str:
+    """The id of a served run with a message of a withheld account, whose first try has failed."""
+    await asyncio.to_thread(project.login.save, upstream.login)
+    upstream.set(fault={"within": "/proxy/", "kind": "close"})
+    headers = "{'Authorization': f'Bearer {token}'}"
+    step = github_step(f"pd.send.http(method='POST', url='https://api.github.com/user', headers={headers}, data={{}})")
+    request = RunRequest(a_workflow(step), an_event(), parse_policy("live"), external_user_id="ada", folder=folder)
+    directory = open_directory(project, {})
+    async with await WorkflowEngine.start(project, directory, origin="serve", clock=clock) as engine:
+        execution = await engine.run(replace(request, interface="http", pause_mode="park"))
+    upstream.set()
+    upstream.asked.clear()
+    return execution.id
+
+
+async def try_again(project: Project, run_id: str, clock: ManualClock) -> Delivery:
+    """Deliver what is due in another process; return the state of the run's only message."""
+    directory = open_directory(project, {})
+    async with await WorkflowEngine.start(project, directory, origin="serve", clock=clock) as engine:
+        await engine.deliver_due()
+        kept = await engine.journal.get_execution(run_id)
+    assert kept is not None
+    (delivery,) = kept.sends
+    return delivery
+
+
 @pytest.mark.parametrize("is_removed", [False, True])
 async def test_a_second_try_goes_through_the_proxy(
     project: Project, upstream: Upstream, tmp_path: Path, is_removed: bool
 ) -> None:
     """A message with a placeholder is sent again as the account, or it fails with the reason if the account was removed."""
-    await asyncio.to_thread(project.login.save, upstream.login)
-    upstream.set(fault={"within": "/proxy/", "kind": "close"})
-    headers = "{'Authorization': f'Bearer {token}'}"
-    step = github_step(f"pd.send.http(method='POST', url='https://api.github.com/user', headers={headers}, data={{}})")
-    request = RunRequest(a_workflow(step), an_event(), parse_policy("live"), external_user_id="ada", folder=tmp_path)
     clock = ManualClock()
-    start = partial(WorkflowEngine.start, project, origin="serve", clock=clock)
-    async with await start(open_directory(project, {})) as engine:
-        execution = await engine.run(replace(request, interface="http", pause_mode="park"))
-    upstream.set()
-    upstream.asked.clear()
+    run_id = await fail_to_send(project, upstream, tmp_path, clock)
     if is_removed:
         upstream.accounts["development"].clear()
     clock.advance(FIRST_RETRY_S)
-    async with await start(open_directory(project, {})) as engine:
-        await engine.deliver_due()
-        kept = await engine.journal.get_execution(execution.id)
 
-    assert kept is not None
-    (delivery,), calls = kept.sends, proxied(upstream)
+    delivery, calls = await try_again(project, run_id, clock), proxied(upstream)
+
     if is_removed:
         assert calls == []
         assert delivery.note == (
@@ -470,3 +483,22 @@ async def test_a_second_try_goes_through_the_proxy(
         assert "x-pd-proxy-authorization" not in calls[0]["headers"]
     assert delivery.outcome == ("failed" if is_removed else "sent")
     assert delivery.to == "POST https://api.github.com/user"
+
+
+async def test_a_failed_lookup_of_the_account_is_a_try(project: Project, upstream: Upstream, tmp_path: Path) -> None:
+    """If Pipedream does not name the message's account, the note has the reason, and the next try is later and counted."""
+    clock = ManualClock()
+    run_id = await fail_to_send(project, upstream, tmp_path, clock)
+    upstream.set(fault={"within": "/accounts", "kind": "status", "status": 429, "headers": {"Retry-After": "9"}})
+    clock.advance(FIRST_RETRY_S)
+
+    failed = await try_again(project, run_id, clock)
+    upstream.set()
+    too_early = await try_again(project, run_id, clock)
+    clock.advance(retry_delay_s(2) or 0)
+    sent = await try_again(project, run_id, clock)
+
+    assert (failed.outcome, failed.note) == ("failed", too_early.note)
+    assert str(failed.note).startswith("Not sent: ")
+    assert "rate limit" in str(failed.note)
+    assert (sent.outcome, len(proxied(upstream))) == ("sent", 1)

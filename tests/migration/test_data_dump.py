@@ -90,7 +90,7 @@ def test_a_download_goes_on_after_the_last_record(tmp_path: Path) -> None:
 
     with endpoint(fails_at_b) as (url, _), pytest.raises(RequestError):
         download(url, tmp_path).download_store("orders")
-    part = tmp_path / "stores" / "orders.jsonl.part"
+    part = tmp_path / "stores" / "orders.jsonl.pdkernel-part"
     part.write_bytes(part.read_bytes() + b'{"key":"c","val')
 
     with endpoint(lambda _: page("c")) as (url, bodies):
@@ -136,7 +136,7 @@ def test_a_file_without_a_number_is_complete(tmp_path: Path) -> None:
 
 def test_a_download_goes_on_before_the_number(tmp_path: Path) -> None:
     """If the program ended after the last line was written, the next download does not take the number for a record."""
-    part = tmp_path / "stores" / "orders.jsonl.part"
+    part = tmp_path / "stores" / "orders.jsonl.pdkernel-part"
     part.parent.mkdir()
     part.write_text('{"key":"a","value":1}\n{"total": 1}\n')
 
@@ -237,6 +237,22 @@ def test_an_empty_part_is_the_last(tmp_path: Path) -> None:
     assert files_of(tmp_path, part_of(b"0123", 10), part_of(b"", 10))[0] == b"0123"
 
 
+def test_a_file_whose_name_is_that_of_another_with_an_ending_stays(tmp_path: Path) -> None:
+    """A finished file is not taken for the part of another that has its name without `.part`."""
+    contents = {"x.part": b"finished", "x": b"another"}
+
+    def respond(body: Any) -> Answer:
+        if "file" in body:
+            return part_of(contents[body["file"]], body["size"])
+        files = [{"path": name, "size": len(content)} for name, content in contents.items()]
+        return 200, {"total": 2, "files": files, "next": None}, {}
+
+    with endpoint(respond) as (url, _):
+        download(url, tmp_path).download_files()
+
+    assert {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()} == contents
+
+
 def test_a_part_that_is_not_base64_is_refused(tmp_path: Path) -> None:
     """Letters that base64 lacks are not left out."""
     with pytest.raises(RequestError, match="is not base64"):
@@ -248,7 +264,7 @@ def test_a_part_that_is_not_base64_is_refused(tmp_path: Path) -> None:
 def test_a_link_replaces_what_was_downloaded(tmp_path: Path, status: int) -> None:
     """A file by its link begins anew, after redirects; a link that does not work leaves no file."""
     (tmp_path / "files").mkdir()
-    (tmp_path / "files/big.bin.part").write_bytes(b"begun")
+    (tmp_path / "files/big.bin.pdkernel-part").write_bytes(b"begun")
     urls: list[str] = []
 
     def respond(body: Any) -> Answer:
@@ -285,12 +301,12 @@ def test_a_url_that_is_invalid_is_refused(tmp_path: Path) -> None:
 
 
 def test_files_of_all_pages_are_downloaded(tmp_path: Path) -> None:
-    """The next page is requested with the key of the page before; a page that names itself as the next ends the list."""
+    """The next page is requested with the key of the page before; a page without a next one ends the list."""
 
     def respond(body: Any) -> Answer:
         if "file" in body:
             return 200, {"content": base64.b64encode(b"x").decode(), "size": 1}, {}
-        page = {None: "a", "a": "b", "b": "b"}[body["after"]]
+        page = {None: "a", "a": "b", "b": None}[body["after"]]
         return 200, {"total": 3, "files": [{"path": f"after-{body['after']}", "size": 1}], "next": page}, {}
 
     with endpoint(respond) as (url, _):

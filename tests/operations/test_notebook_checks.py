@@ -113,6 +113,19 @@ def test_accounts_reads_and_calls(check: Check, tmp_path: Path) -> None:
     assert found.calls == (("GET", "https://y.example/c"), ("PUT", "https://x.example/a"))
 
 
+def test_an_invalid_url_of_a_recording_is_named(check: Check, tmp_path: Path) -> None:
+    """A recorded call whose URL was broken by an edit is listed as invalid, without the URL."""
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "e.recorded.jsonl").write_text(
+        '{"key":"k","step":"two","nth":0,"ms":1,"request":{"method":"PUT","url":"https://[broken/a?secret=1"},'
+        '"response":{"status":200,"reason":"","headers":[],"body":{"text":""}}}\n'
+    )
+
+    found = check(cell(ONE), cell(TWO))
+
+    assert found.calls == (("PUT", "an invalid URL"),)
+
+
 def test_changes_since_a_revision(check: Check, tmp_path: Path) -> None:
     """Changed, new, renamed and removed steps are named, and a changed trigger."""
     same, gone = "%%pdstep same\nreturn 1", "%%pdstep gone --lang bash\necho"

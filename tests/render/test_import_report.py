@@ -79,7 +79,10 @@ def test_the_parts_have_their_words() -> None:
         variables=(VariableRead("TOKEN", ("a, line 1", "b")), VariableRead("DEBUG", ("a",), required=False)),
         secrets=(SecretUse("a", "my key"),),
         stores=(StoreUse(None, ("a.store",)), StoreUse("ds_1", ("a.x", "b.x")), StoreUse("users", ("b.y",))),
-        triggers=(TriggerUse("hi_1", "http", "no authorization", assumed=True), TriggerUse(None, "schedule", "daily")),
+        triggers=(
+            TriggerUse("hi_1", "http", "no authorization", assumed=True),
+            TriggerUse(None, "schedule", "daily\n# hm"),
+        ),
         packages=(PackageUse("node", "axios", "1.2.3", ("a", "b")), PackageUse("python", "httpx", "", ("c",))),
     )
 
@@ -92,7 +95,7 @@ def test_the_parts_have_their_words() -> None:
         "    - users: b.y",
         "  Triggers",
         "    - hi_1, http: no authorization (assumed, because Git does not store it)",
-        "    - schedule: daily",
+        "    - schedule: daily # hm",
         "  Environment variables",
         "    - TOKEN: read by a, line 1; b",
         "    - DEBUG: read by a (optional)",
