@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from pdkernel.egress.message import Body, Headers, get_header
 from pdkernel.egress.public_addresses import Lookup, places, public_addresses
+from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.egress.tls.certificates import upstream_context
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class Upstream:
         return UpstreamResponse(
             response.status,
             bytes(response.extensions.get("reason_phrase", b"")),
-            list(response.headers),
+            # a host cannot mark its response as a refusal of the gateway
+            [(name, value) for name, value in response.headers if name.lower() != REFUSAL_HEADER],
             _chunks(response, to),
         )
 

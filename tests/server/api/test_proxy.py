@@ -39,6 +39,8 @@ def respond(request: SentRequest) -> Answer:
             return 302, b"", {"location": "https://elsewhere.example/"}
         case "unchanged":
             return 304, b"", {"content-length": "100"}
+        case "marked":
+            return 403, b"of the app", {"X-Pdkernel-Egress": "denied"}
         case "broken":
             return 200, b"half", {"content-length": "100"}
     return _shown(201, {**asdict(request), "body": request.body.decode()})
@@ -129,6 +131,13 @@ async def test_a_redirect_is_not_followed(site: Served) -> None:
     answer = await send(site, "https://slack.com/api/away", method="GET")
 
     assert (answer.status_code, answer.headers["location"]) == (302, "https://elsewhere.example/")
+
+
+async def test_an_app_cannot_answer_as_the_gateway(site: Served) -> None:
+    """A response of the app with the gateway's mark of a refusal is the app's response."""
+    answer = await send(site, "https://slack.com/api/marked", method="GET")
+
+    assert (answer.status_code, answer.text) == (403, "of the app")
 
 
 async def test_a_304_has_no_length(site: Served) -> None:
