@@ -93,10 +93,11 @@ async def test_the_record_names_connect(run: RunSteps) -> None:
 
 
 async def test_requests_use_the_users_environment(run: RunSteps, api: ConnectServer) -> None:
-    """Requests to the API use the environment of the external user."""
+    """The requests for the user's account, for the props and for the run use the environment of the external user."""
     await run(action(OPEN, "door: A\n"), environment="production")
 
-    assert {environment for _, path, environment, _ in api.asked if path == "/actions/run"} == {"production"}
+    asked = [(path, environment) for _, path, environment, _ in api.asked if path != "/actions/hangar-open-door"]
+    assert asked == [(path, "production") for path in ("/accounts", "/actions/props", "/actions/run")]
 
 
 async def test_a_failure_at_pipedream_fails_the_step(run: RunSteps, api: ConnectServer) -> None:
