@@ -41,7 +41,10 @@ export default {
   key: "depot-new-parcel", name: "New Parcel", version: "0.1.0", type: "source", dedupe: "unique",
   props: { db: "$.service.db", size: "integer", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
   hooks: {
-    async deploy() { this.$emit({ parcel: 0 }, { id: 0 }) },
+    async deploy() {
+      this.$emit({ parcel: 0 }, { id: 0 });
+      this.db.set("deploys", (this.db.get("deploys") || 0) + 1);
+    },
     async activate() {
       if (this.size < 0) throw new Error("no size");
       this.db.set("log", ["activate"]);
@@ -387,7 +390,7 @@ class TestSources:
         assert events_of(runs) == [{"parcel": 1}, {"parcel": 2}]
 
     async def test_a_disabled_source_is_deactivated(self, serve: Serve) -> None:
-        """The deactivate hook runs once, with the props of the activation; enabling activates the source again."""
+        """The deactivate hook runs once, with the props of the activation; enabling activates the source again, without a deploy."""
         async with serve(PARCELS % 2) as site:
             site.enable()
             await site.pass_time()
@@ -400,6 +403,7 @@ class TestSources:
 
         assert log == ["activate", "deactivate 2"]
         assert (site.state().is_active, source_log(site)) == (True, ["activate"])
+        assert source_log(site, "deploys") == 1
 
     async def test_a_source_with_new_props_is_activated_again(self, serve: Serve) -> None:
         """If the props change, the source is deactivated with the old ones, and activated with the new ones."""
