@@ -67,6 +67,9 @@ def a_request(tmp_path: Path, **changes: Any) -> RunRequest:
         previous_exports={"a": {}},
         workflow_id="p_caller",
         done_steps=frozenset({"a"}),
+        account_overrides={"slack": "apn_1"},
+        emitter_id="ti_caller",
+        dedupe_key="p_caller/schedule/1",
         variables={"KEY": "value"},
         find_workflow=lambda name: Beside(OTHER, tmp_path) if name == "p_other" else None,
     )
@@ -121,6 +124,7 @@ async def test_the_other_run(tmp_path: Path) -> None:
         None,
         frozenset(),
     )
+    assert (dict(first.account_overrides), first.emitter_id, first.dedupe_key) == ({}, None, None)
     assert (first.variables, first.policy, first.depth, first.parent) == (request.variables, request.policy, 1, "run_1")
     assert second.event.data == {}
 

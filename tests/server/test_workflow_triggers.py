@@ -333,6 +333,20 @@ class TestSchedules:
         assert site.state().due is None
         assert site.state().result.startswith("error: The cron expression")
 
+    async def test_a_scheduled_run_triggers_another_workflow(self, serve: Serve) -> None:
+        """A step of a scheduled run gets the result of `$.flow.trigger`; the triggered run has an emitter id of its own."""
+        calls = STEP.replace("steps })", "$ })").replace(
+            "steps.trigger", "await $.flow.trigger('work-2.ipynb', { a: 1 })"
+        )
+        async with serve(HOURLY, "trigger: {type: http}", steps={"Work": calls}) as site:
+            site.enable()
+            runs = {run.workflow: run for run in await site.pass_time(1805)}
+
+        assert {name: run.status for name, run in runs.items()} == {"Work": "success", "Work 2": "success"}
+        assert trigger_of(runs["Work"]) == trigger_of(runs["Work 2"])
+        assert trigger_of(runs["Work 2"])["event"] == {"a": 1}
+        assert runs["Work"].context["emitter_id"] != runs["Work 2"].context["emitter_id"]
+
     async def test_each_trigger_of_a_workflow_fires(self, serve: Serve) -> None:
         """Two schedules of a workflow fire with ids of their own; a limit of the workflow applies."""
         both = "triggers: [{type: http}, {type: schedule, interval_seconds: 60}, {type: schedule, id: ti_abc, cron: '1 * * * *'}]"
