@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.egress import parse_policy
@@ -21,6 +22,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution, StepResult
 from pdkernel.project import Project
+from pdkernel.project.schema import accounts
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 
@@ -197,6 +199,23 @@ async def test_event_of_a_run_refused_before_the_lookup_stays_sealed(
     left = await kept(runtime, execution.id)
     assert execution.error is not None
     assert execution.lookup is None
+    assert (left.trigger.sealed, left.event) == (True, {})
+    assert TOKEN.encode() not in disk.read()
+
+
+async def test_event_of_a_run_whose_credentials_are_damaged_stays_sealed(
+    run: Run, runtime: WorkflowEngine, project: Project, connect: Connect, disk: Disk
+) -> None:
+    """If the lookup refuses a run and the tokens of its other accounts cannot be decrypted, the journal does not show the event."""
+    connect("ada", TOKEN)
+    with project.sqlalchemy_engine.begin() as connection:
+        connection.execute(update(accounts).values(sealed_credentials=b"damaged"))
+
+    execution = await run(python_step("one", options="--app slack --app github"), event=EVENT, external_user_id="ada")
+
+    left = await kept(runtime, execution.id)
+    assert execution.error is not None
+    assert execution.error.code == "account_not_found"
     assert (left.trigger.sealed, left.event) == (True, {})
     assert TOKEN.encode() not in disk.read()
 

@@ -14,7 +14,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildIds, WorkflowTriggerService
 from pdkernel.errors import RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON, Trigger, TriggerType, Workflow
 from tests.builders import a_workflow, an_event, python_step
 from tests.render.builders import an_execution
 
@@ -67,6 +67,9 @@ def a_request(tmp_path: Path, **changes: Any) -> RunRequest:
         previous_exports={"a": {}},
         workflow_id="p_caller",
         done_steps=frozenset({"a"}),
+        account_overrides={"slack": "apn_1"},
+        emitter_id="ti_caller",
+        dedupe_key="p_caller/schedule/1",
         variables={"KEY": "value"},
         find_workflow=lambda name: Beside(OTHER, tmp_path) if name == "p_other" else None,
     )
@@ -121,8 +124,21 @@ async def test_the_other_run(tmp_path: Path) -> None:
         None,
         frozenset(),
     )
+    assert (dict(first.account_overrides), first.emitter_id, first.dedupe_key) == ({}, None, None)
     assert (first.variables, first.policy, first.depth, first.parent) == (request.variables, request.policy, 1, "run_1")
     assert second.event.data == {}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "below", "expected"), [("errors", False, True), ("http", True, True), ("http", False, False)]
+)
+async def test_a_run_below_an_error_handler(tmp_path: Path, trigger: TriggerType, below: bool, expected: bool) -> None:
+    """A run that a workflow with an errors trigger starts counts as its part, and so do the runs that this one starts."""
+    runner, workflow = Runner(), replace(a_workflow(), triggers=(Trigger(trigger),))
+
+    await ask(tmp_path, runner, a_request(tmp_path, workflow=workflow, below_error_handler=below))
+
+    assert [request.below_error_handler for request in runner.requests] == [expected]
 
 
 async def test_a_repeated_step_finds_its_runs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring
-from keyring.errors import KeyringLocked
+from keyring.errors import KeyringLocked, PasswordSetError
 
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import PIPEDREAM_API_URL
@@ -138,7 +138,7 @@ def test_a_secret_in_the_keyring_goes_with_its_login(sqlite_project: Project) ->
 
 
 def test_a_keyring_that_is_missing_or_lost(sqlite_project: Project) -> None:
-    """A keyring that is not meant for secrets is not used, and the next login leaves nothing in the last one's keyring."""
+    """A secret that is not in the keyring any more is an error, and a keyring that is not meant for secrets is not used."""
     table, login = sqlite_project.login, Login("a", "b", "proj_1")
     passwords = use_memory_keyring(usable=True)
     table.save(login)
@@ -167,6 +167,33 @@ def test_a_keyring_that_fails_is_not_used(sqlite_project: Project) -> None:
 
     assert (table.save(login), table.load({})) == ("project", login)
     assert "client-secret" not in str(sqlite_project.settings.all_settings())
+
+
+def test_a_secret_that_the_keyring_refuses_replaces_the_last_one(sqlite_project: Project) -> None:
+    """If the keyring refuses the secret of the next login, that secret is in the project, and the last one has left the keyring."""
+    passwords: dict[str, str] = {}
+
+    class ShortKeyring(KeyringBackend):
+        priority = 1
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            if len(password) > 8:
+                raise PasswordSetError
+            passwords[username] = password
+
+        def get_password(self, service: str, username: str) -> str | None:
+            return passwords.get(username)
+
+        def delete_password(self, service: str, username: str) -> None:
+            del passwords[username]
+
+    keyring.set_keyring(ShortKeyring())  # type: ignore[no-untyped-call]  # as above
+    table, second = sqlite_project.login, Login("a", "longer-than-8", "proj_1")
+
+    places = [table.save(Login("a", "short", "proj_1")), table.save(second)]
+
+    assert places == ["keyring", "project"]
+    assert (passwords, table.load({})) == ({}, second)
 
 
 def test_a_login_is_removed_once(sqlite_project: Project) -> None:

@@ -57,6 +57,18 @@ def test_a_trigger_without_auth_is_refused_at_another_address(project: Project) 
         check_exposure("0.0.0.0", [notebook(CLOSED), notebook(OPEN)], project)
 
 
+def test_every_http_trigger_requires_auth(project: Project) -> None:
+    """A trigger without auth is refused, and named behind a public URL, also if it is not the first of its workflow."""
+    project.oauth_clients.create("one")
+    second = notebook(replace(OPEN, triggers=(Trigger("schedule"), Trigger(auth="none"))))
+
+    warnings = check_exposure("127.0.0.1", [second], project, public_url="https://hooks.example.com")
+    with pytest.raises(RequestError, match="requires no auth"):
+        check_exposure("0.0.0.0", [second], project)
+
+    assert len(warnings) == 1
+
+
 def test_another_address_requires_an_oauth_client(project: Project) -> None:
     """Without an OAuth client, another address than loopback is refused."""
     with pytest.raises(RequestError, match="no OAuth client"):

@@ -31,6 +31,12 @@ CELL = "%%pdworkflow\nname: Answer\ntrigger: {{type: http, auth: {auth}}}\n"
 STEP = "%%pdstep {name}\ndef handler(pd):\n    return 1\n"
 
 
+def refuse_open(served: ServedWorkflow) -> None:
+    """Reject a trigger without auth, as with `--host`."""
+    if served.source.workflow.trigger.auth == "none":
+        raise RequestError("The trigger requires no auth.")
+
+
 class ServedNotebook:
     """A served notebook that a test changes."""
 
@@ -43,18 +49,13 @@ class ServedNotebook:
         self.workflows = SourceWorkflows(
             self.project,
             select_sources([folder / "work.ipynb"], folder),
-            check=self.check,
+            check=refuse_open,
             write_line=self.lines.append,
         )
 
     def write(self, step: str, *, auth: str = "oauth", name: str = "work.ipynb", more: str = "") -> None:
         """Save the notebook with one step of that name, and *more* lines in its header."""
         notebook_of(self.folder / name, CELL.format(auth=auth) + more, STEP.format(name=step))
-
-    def check(self, served: ServedWorkflow) -> None:
-        """Reject a trigger without auth, as with `--host`."""
-        if served.source.workflow.trigger.auth == "none":
-            raise RequestError("The trigger requires no auth.")
 
     def steps(self) -> list[str]:
         """Names of the steps that the next request would run."""
@@ -299,6 +300,25 @@ def test_a_mended_workflow_is_served(tmp_path: Path) -> None:
     assert (first, second) == (["a"], ["a", "b"])
     assert "is inactive" in reason
     assert lines == [f"{folder / 'b.ipynb'} has changed and is served."]
+
+
+def test_a_mended_workflow_that_fails_the_check_stays_refused(tmp_path: Path) -> None:
+    """A refused workflow whose files are mended is not served if its trigger requires no auth; its reason is that of the check."""
+    clock, folder = ManualClock(), tmp_path / "flows"
+    folder.mkdir()
+    notebook_of(folder / "a.ipynb", CELL.format(auth="oauth"), STEP.format(name="one"))
+    (folder / "b.ipynb").write_text("{")
+    with Project.open(tmp_path / "other" / ".pdkernel", clock=clock) as own:
+        workflows = SourceWorkflows(own, select_sources([folder], folder), check=refuse_open)
+        (folder / "b.pdkernel.yaml").write_text("endpoint: eomended\n")
+        notebook_of(folder / "b.ipynb", CELL.format(auth="none"), STEP.format(name="two"))
+        clock.advance(RELOAD_INTERVAL_S)
+        served = [each.source.path.stem for each in workflows.list_workflows()]
+        found = workflows.find("eomended")
+        reasons = [each.reason for each in workflows.not_served]
+
+    assert (served, found) == (["a"], None)
+    assert reasons == ["The trigger requires no auth."]
 
 
 def test_a_refused_workflow_that_is_deleted(tmp_path: Path) -> None:

@@ -108,6 +108,22 @@ async def test_a_failed_delivery_is_not_repeated(site: Served) -> None:
     assert [(hook.failures, hook.last_error) for hook in trigger.webhooks] == [(2, "ConnectError")]
 
 
+async def test_a_webhook_of_a_connect_token_stays_outside(site: Served, receiver: AnsweringServer) -> None:
+    """A webhook that may have public addresses only gets no event at an address of this machine, and counts the failures."""
+    trigger = deploy(site, receiver.url)
+    (hook,) = trigger.webhooks
+    site.project.deployed_triggers.update(
+        TRIGGER, lambda found: replace(found, webhooks=(replace(hook, public_only=True),))
+    )
+
+    await hand_over(site)
+
+    found = site.project.deployed_triggers.find(TRIGGER)
+    assert receiver.requests == []
+    assert found is not None
+    assert [(hook.failures, hook.last_error) for hook in found.webhooks] == [(2, "not sent")]
+
+
 async def test_a_delivery_ends_the_failures_of_a_webhook(site: Served, receiver: AnsweringServer) -> None:
     """After a successful delivery, the webhook has no failures and no last error."""
     deploy(site, receiver.url)

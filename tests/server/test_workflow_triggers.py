@@ -41,7 +41,10 @@ export default {
   key: "depot-new-parcel", name: "New Parcel", version: "0.1.0", type: "source", dedupe: "unique",
   props: { db: "$.service.db", size: "integer", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
   hooks: {
-    async deploy() { this.$emit({ parcel: 0 }, { id: 0 }) },
+    async deploy() {
+      this.$emit({ parcel: 0 }, { id: 0 });
+      this.db.set("deploys", (this.db.get("deploys") || 0) + 1);
+    },
     async activate() {
       if (this.size < 0) throw new Error("no size");
       this.db.set("log", ["activate"]);
@@ -330,6 +333,20 @@ class TestSchedules:
         assert site.state().due is None
         assert site.state().result.startswith("error: The cron expression")
 
+    async def test_a_scheduled_run_triggers_another_workflow(self, serve: Serve) -> None:
+        """A step of a scheduled run gets the result of `$.flow.trigger`; the triggered run has an emitter id of its own."""
+        calls = STEP.replace("steps })", "$ })").replace(
+            "steps.trigger", "await $.flow.trigger('work-2.ipynb', { a: 1 })"
+        )
+        async with serve(HOURLY, "trigger: {type: http}", steps={"Work": calls}) as site:
+            site.enable()
+            runs = {run.workflow: run for run in await site.pass_time(1805)}
+
+        assert {name: run.status for name, run in runs.items()} == {"Work": "success", "Work 2": "success"}
+        assert trigger_of(runs["Work"]) == trigger_of(runs["Work 2"])
+        assert trigger_of(runs["Work 2"])["event"] == {"a": 1}
+        assert runs["Work"].context["emitter_id"] != runs["Work 2"].context["emitter_id"]
+
     async def test_each_trigger_of_a_workflow_fires(self, serve: Serve) -> None:
         """Two schedules of a workflow fire with ids of their own; a limit of the workflow applies."""
         both = "triggers: [{type: http}, {type: schedule, interval_seconds: 60}, {type: schedule, id: ti_abc, cron: '1 * * * *'}]"
@@ -387,7 +404,7 @@ class TestSources:
         assert events_of(runs) == [{"parcel": 1}, {"parcel": 2}]
 
     async def test_a_disabled_source_is_deactivated(self, serve: Serve) -> None:
-        """The deactivate hook runs once, with the props of the activation; enabling activates the source again."""
+        """The deactivate hook runs once, with the props of the activation; enabling activates the source again, without a deploy."""
         async with serve(PARCELS % 2) as site:
             site.enable()
             await site.pass_time()
@@ -400,6 +417,7 @@ class TestSources:
 
         assert log == ["activate", "deactivate 2"]
         assert (site.state().is_active, source_log(site)) == (True, ["activate"])
+        assert source_log(site, "deploys") == 1
 
     async def test_a_source_with_new_props_is_activated_again(self, serve: Serve) -> None:
         """If the props change, the source is deactivated with the old ones, and activated with the new ones."""
