@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pdkernel.analysis import find_blocked_steps
 from pdkernel.egress import OutboundPolicy, SentRequestStore
@@ -30,21 +30,10 @@ from pdkernel.project.variables import format_variable_ref
 from pdkernel.redaction import Secret
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
 
+if TYPE_CHECKING:
+    from pdkernel.source import WorkflowSource
+
 OnChange = Callable[[Execution], None]
-
-
-class TriggerableWorkflow(Protocol):
-    """Another workflow that a step may trigger."""
-
-    @property
-    def workflow(self) -> Workflow:
-        """The workflow."""
-        ...
-
-    @property
-    def folder(self) -> Path:
-        """The folder in which imports of its steps are resolved."""
-        ...
 
 
 class StepDebugger(Protocol):
@@ -55,7 +44,7 @@ class StepDebugger(Protocol):
         ...
 
 
-WorkflowFinder = Callable[[str], TriggerableWorkflow | None]
+WorkflowFinder = Callable[[str], "WorkflowSource | None"]
 """Returns the workflow with an id, a name or a path, or None."""
 
 

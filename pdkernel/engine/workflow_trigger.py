@@ -6,6 +6,7 @@ The run's request resolves names of workflows.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -136,6 +137,9 @@ class WorkflowTriggerService:
             request,
             workflow=found.workflow,
             folder=found.folder,
+            source=shlex.quote(str(found.path)),
+            source_path=found.path.resolve(),
+            action_sources=found.sidecar.actions if found.sidecar else (),
             event=event,
             external_user_id=user,
             environment="production" if environment == "production" else "development",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from pdkernel.model import Workflow
+from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, python_step
 from tests.checklist.conftest import Check
 from tests.npm_registry import NpmRegistry
@@ -48,16 +47,8 @@ async def test_a_configuration_error(check: Check, npm: NpmRegistry) -> None:
     await check("configuration-error", "node")
 
 
-@dataclass(frozen=True)
-class Found:
-    """A workflow that can be triggered."""
-
-    workflow: Workflow
-    folder: Path
-
-
 async def test_another_workflow_is_called(check: Check, tmp_path: Path) -> None:
     """`$.flow.trigger` returns the other workflow's result, or with `all_exports` its steps' exports and a null `$context`."""
     double = python_step("double", 'pd.export("named", 1)\nreturn pd.steps["trigger"]["event"]["n"] * 2')
-    other = Found(a_workflow(double, name="Other"), tmp_path)
+    other = WorkflowSource(tmp_path / "other.ipynb", "notebook", a_workflow(double, name="Other"))
     await check("trigger-workflow", "node", find_workflow={"p_other01": other}.get)

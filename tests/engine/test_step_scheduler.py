@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +14,12 @@ from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.journal import WaitKey
-from pdkernel.engine.run_request import RunRequest, RunWatcher
+from pdkernel.engine.run_request import RunRequest, RunWatcher, WorkflowFinder
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
+from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 
@@ -265,17 +266,11 @@ class TestRetry:
         assert "$attempt" not in execution.step("a").exports
 
 
-@dataclass(frozen=True)
-class Found:
-    """A workflow beside the running workflow."""
-
-    workflow: Workflow
-    folder: Path
-
-
-def beside(folder: Path, **workflows: Workflow) -> Callable[[str], Found | None]:
+def beside(folder: Path, **workflows: Workflow) -> WorkflowFinder:
     """Return a function that finds one of *workflows* by name."""
-    return lambda name: Found(workflows[name], folder) if name in workflows else None
+    return lambda name: (
+        WorkflowSource(folder / f"{name}.ipynb", "notebook", workflows[name]) if name in workflows else None
+    )
 
 
 class TestTrigger:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.definition.sidecar import Sidecar
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildIds, WorkflowTriggerService
 from pdkernel.errors import RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
-from pdkernel.model import JSON, Trigger, TriggerType, Workflow
+from pdkernel.model import JSON, Trigger, TriggerType
+from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, an_event, python_step
 from tests.render.builders import an_execution
 
@@ -24,14 +26,6 @@ EXPORTS: dict[str, dict[str, JSON]] = {
     "two": {"$return_value": None, "x": 2},
     "three": {"y": 3},
 }
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A workflow beside the caller."""
-
-    workflow: Workflow
-    folder: Path
 
 
 class Runner:
@@ -71,9 +65,14 @@ def a_request(tmp_path: Path, **changes: Any) -> RunRequest:
         emitter_id="ti_caller",
         dedupe_key="p_caller/schedule/1",
         variables={"KEY": "value"},
-        find_workflow=lambda name: Beside(OTHER, tmp_path) if name == "p_other" else None,
+        find_workflow=lambda name: other(tmp_path) if name == "p_other" else None,
     )
     return replace(caller, **changes)
+
+
+def other(folder: Path) -> WorkflowSource:
+    """The workflow `p_other`, which sets the source of its actions."""
+    return WorkflowSource(folder / "the other.ipynb", "notebook", OTHER, Sidecar(actions=("npm",)))
 
 
 def service(request: RunRequest, runner: Runner, *, is_repeat: bool = False) -> WorkflowTriggerService:
@@ -113,6 +112,8 @@ async def test_the_other_run(tmp_path: Path) -> None:
 
     first, second = runner.requests
     assert (first.workflow, first.folder, first.event.data) == (OTHER, tmp_path, {"headers": headers})
+    assert (first.source, first.source_path) == (f"'{tmp_path}/the other.ipynb'", tmp_path / "the other.ipynb")
+    assert first.action_sources == ("npm",)
     assert [(each.external_user_id, each.environment) for each in runner.requests] == [
         ("grace", "production"),
         (None, "development"),

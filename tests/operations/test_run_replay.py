@@ -28,7 +28,7 @@ from pdkernel.operations.run_replay import (
     start_replay,
 )
 from pdkernel.project import Project
-from pdkernel.source import WorkflowSource, load_source
+from pdkernel.source import WorkflowSource, load_source, sibling_workflow_finder
 from tests.builders import a_workflow, an_event, python_step
 from tests.engine.conftest import Run
 from tests.notebook_files import notebook_of
@@ -62,6 +62,21 @@ async def test_a_replay_is_a_new_run_on_the_same_event(run: Run, runtime: Workfl
     assert (first.context["replay"], again.context["replay"]) == (False, True)
     assert kept is not None
     assert kept.replay_of == first.id
+
+
+async def test_the_replay_of_a_triggered_run_runs_its_own_workflow(
+    run: Run, runtime: WorkflowEngine, tmp_path: Path
+) -> None:
+    """A run that a step of another workflow has started is replayed with its own current workflow, not that of the step."""
+    write_notebook(tmp_path / "other.ipynb", "return 'before'")
+    caller = write_notebook(tmp_path / "caller.ipynb", "return ['called', pd.flow.trigger('other', {'n': 1})]")
+    first = await run(caller.workflow, source_path=caller.path, find_workflow=sibling_workflow_finder(caller.path))
+    (child,) = [each for each in await runtime.journal.list_executions() if each.id != first.id]
+    write_notebook(tmp_path / "other.ipynb", "return 'after'")
+
+    again = await replay(runtime, child.id)
+
+    assert (again.replay_of, again.step("greet").return_value, again.event) == (child.id, "after", {"n": 1})
 
 
 async def test_a_replay_has_the_raw_event(run: Run, runtime: WorkflowEngine) -> None:
