@@ -96,7 +96,11 @@ class Product:
 
     def callbacks(self, last: str) -> list[Any]:
         """The callbacks of the SDK, after the callback *last*."""
-        expect(self.page.locator("#callbacks")).to_contain_text(f'["{last}"')
+        try:
+            expect(self.page.locator("#callbacks")).to_contain_text(f'["{last}"')
+        except AssertionError as fault:
+            frames = [frame.evaluate("document.body.innerText") for frame in self.page.frames]
+            raise AssertionError(f"{fault}\nThe frames show: {frames}") from None
         callbacks: list[Any] = json.loads(self.page.locator("#callbacks").inner_text())
         return callbacks
 
