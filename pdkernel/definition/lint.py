@@ -48,7 +48,8 @@ def _path_of_reference(step: Step, problem: DefinitionError) -> tuple[str | int,
     if isinstance(problem, ExpressionError):
         return problem.path
     named = re.search(r"reads steps\.(\w+)", problem.message)
-    assert named is not None, "other problems name the step that the prop reads"
+    if named is None:  # a name of other characters, which no step has
+        return None
     read = re.compile(rf"steps\s*(?:\??\.\s*|\[\s*['\"]){named[1]}\b")
     return next((path for path, text in iter_texts(step.props) if read.search(text)), None)
 

@@ -18,10 +18,11 @@ MODULE = 'export default { key: "depot-put-thing", name: "Put", version: "0.0.1"
 
 
 class OneVersion:
-    """A registry with one version of a package, which has one action; nothing is installed."""
+    """A registry with one version of a package, which has one action; it installs *folder*, or nothing."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, folder: Path | None = None) -> None:
         self._version = version
+        self._folder = folder
 
     async def list_versions(self, package: str) -> list[str]:
         """The version."""
@@ -50,8 +51,9 @@ class OneVersion:
         locked: LockedSet | None = None,
         install: bool = True,
     ) -> Path:
-        """A search for an app installs nothing."""
-        raise AssertionError(package)
+        """The folder; a search for an app installs nothing."""
+        assert self._folder is not None, package
+        return self._folder
 
 
 def test_processes_that_search_at_once_write_one_index(tmp_path: Path) -> None:
@@ -71,30 +73,17 @@ def test_processes_that_search_at_once_write_one_index(tmp_path: Path) -> None:
 
 
 class Published(OneVersion):
-    """A registry with these versions of a package, or without the package; each installs, without an action."""
+    """A registry with these versions of a package, or without the package; each installs *folder*."""
 
     def __init__(self, versions: list[str] | None, folder: Path) -> None:
-        super().__init__("1.0.0")
+        super().__init__("1.0.0", folder)
         self._versions = versions
-        self._folder = folder
 
     async def list_versions(self, package: str) -> list[str]:
         """The versions."""
         if self._versions is None:
             raise ActionNotFoundError(f"npm has no {package}.")
         return self._versions
-
-    async def install(
-        self,
-        package: str,
-        version: str,
-        progress: ProgressCallback,
-        *,
-        locked: LockedSet | None = None,
-        install: bool = True,
-    ) -> Path:
-        """An empty folder."""
-        return self._folder
 
 
 @pytest.mark.parametrize("versions", [None, []])

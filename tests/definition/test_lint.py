@@ -85,6 +85,18 @@ def test_an_invalid_expression_of_a_folder_has_the_line_of_its_prop(tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("name", ["-x", "", "{}"])
+def test_a_reference_by_an_unusual_name_is_a_finding(tmp_path: Path, name: str) -> None:
+    """A key that cannot be the name of a step is reported as a missing step, at the step that reads it."""
+    props = f"  props:\n    url: '{{{{steps[\"{name}\"].y}}}}'\n"
+    folder = synced(tmp_path / "w", f"name: W\nsteps:\n- namespace: a\n  uses: k-x@1.0.0\n{props}")
+
+    (finding,) = lint_workflow(read_folder_workflow(folder))
+
+    assert finding.message == f"Step a reads steps.{name}, and the workflow has no such step."
+    assert finding.location.startswith("step a")
+
+
 def test_a_finding_in_the_code_of_a_folder_names_the_entry_file(tmp_path: Path) -> None:
     """The line of a step's code belongs to its entry file, and the line of its props to workflow.yaml."""
     folder = synced(
