@@ -7,9 +7,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from pdkernel.cli.terminal import is_interactive
+from pdkernel.cli.terminal import is_interactive, print_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,8 +77,6 @@ def print_startup(
     as_json: bool,
 ) -> None:
     """Print the URLs of the served workflows, the workflows that are not served, and the lines *more*."""
-    from pdkernel.render.markup import escape_control_characters
-
     lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
     if not as_json:
         width = max((len(each.source.workflow.name) for each in served), default=0)
@@ -91,7 +87,7 @@ def print_startup(
         lines += [] if served else ["  No workflows: only the Connect API is served."]
     if not_served:
         lines += ["Not served:", *(f"  {each.name} ({each.path}): {each.reason}" for each in not_served)]
-    click.echo(escape_control_characters("\n".join([*lines, *more])), err=True, nl=bool(lines or more))
+    print_text("\n".join([*lines, *more]), err=True, nl=bool(lines or more))
 
 
 def describe_triggers(project: Project, workflows: Sequence[ServedWorkflow], url: str) -> list[str]:

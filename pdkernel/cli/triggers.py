@@ -51,7 +51,7 @@ def list_triggers(state: CliContext, sources: tuple[Path, ...], as_json: bool) -
     if as_json:
         print_json([_trigger_json(project, view) for view in views])
     else:
-        click.echo("\n".join(trigger_lines(project, views)) or "No workflow here has a trigger other than HTTP.")
+        print_text("\n".join(trigger_lines(project, views)) or "No workflow here has a trigger other than HTTP.")
     return 0
 
 
@@ -102,7 +102,7 @@ def _print_changed(state: CliContext, views: list[TriggerView], *, as_json: bool
     if as_json:
         print_json([_trigger_json(project, view) for view in views])
     else:
-        click.echo("\n".join(trigger_lines(project, views)))
+        print_text("\n".join(trigger_lines(project, views)))
     return 0
 
 
@@ -115,15 +115,11 @@ def trigger_lines(project: Project, views: Sequence[TriggerView], *, base_url: s
         views: The triggers.
         base_url: The URL of the server, for the URLs of endpoints.
     """
-    from pdkernel.render.markup import escape_control_characters
-
     rows = [("on " if view.is_enabled else "off", view.workflow_name, view.description) for view in views]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return [
-        escape_control_characters(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            + f"  {_trigger_state(project, view, base_url)}"
-        )
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        + f"  {_trigger_state(project, view, base_url)}"
         for row, view in zip(rows, views, strict=True)
     ]
 

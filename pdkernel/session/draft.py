@@ -98,9 +98,8 @@ class LiveNotebook:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pages: dict[
-            str, tuple[int, _Document | None]
-        ] = {}  # by page; the page of the newest message is the last key
+        # by page; the page of the newest message is the last key, and one that has left has no document
+        self._pages: dict[str, tuple[int, _Document | None]] = {}
         self.document: _Document | None = None
         self.changes = 0
         self.on_change: Callable[[], None] = lambda: None
