@@ -196,12 +196,23 @@ def test_default_timeout_names_the_trigger() -> None:
 
 
 async def test_step_near_its_time_limit_has_a_warning(run: Run) -> None:
-    """A step near its time limit logs the used share; the start of the worker is not counted."""
-    slow = await run(python_step(body="import time\ntime.sleep(3.2)", options="--timeout 4"))
-    quick = await run(node_step(body="return 1", options="--timeout 4"))
+    """A step near its time limit logs the used share; other steps log nothing."""
+    execution = await run(
+        python_step("quick", "return 1", options="--timeout 30"),
+        python_step("slow", "import time\ntime.sleep(5.2)", options="--timeout 6.4"),
+    )
 
-    assert "% of the time limit (3." in log_of(slow)
-    assert log_of(quick) == ""
+    assert "% of the time limit (" in log_of(execution, "slow")
+    assert " of 6.4 s)." in log_of(execution, "slow")
+    assert log_of(execution, "quick") == ""
+
+
+@pytest.mark.parametrize(("seconds", "warnings"), [(3.19, []), (3.2, ["80% of the time limit (3.2 of 4 s)"])])
+def test_share_of_the_time_limit_that_warns(seconds: float, warnings: list[str]) -> None:
+    """The warning begins at 80 % of the limit."""
+    texts = list(warn_near_limits(StepOutcome(duration_s=seconds), timeout_s=4, memory_mb=None))
+
+    assert texts == [f"The step used {text}." for text in warnings]
 
 
 @pytest.mark.parametrize(
