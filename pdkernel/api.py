@@ -305,6 +305,7 @@ def _build_request(
 
     source = workflow if isinstance(workflow, WorkflowSource) else load_source(Path(workflow), pinned_steps=pins or ())
     read = resolve_event(source, event, body)
+    given = check_variables(variables or {})
     return build_run_request(
         source,
         read,
@@ -318,7 +319,7 @@ def _build_request(
         pinned_exports=pin_steps(source.workflow, pins or {}),
         pause_mode=pause_mode,
         install=install,
-        variables={**load_variables(project, source.folder), **check_variables(variables or {})},
+        variables=lambda folder: {**load_variables(project, folder), **given},
     )
 
 

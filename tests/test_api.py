@@ -246,6 +246,26 @@ def test_variables_and_changes(folder: Path, engine: pdkernel.Engine, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_triggered_workflow_has_the_variables_beside_it(folder: Path, engine: pdkernel.Engine) -> None:
+    """A step in another folder reads the `.env` of that folder, and variables of the caller, which win over both files."""
+    places = folder.parent / "triggers"
+    for name, own in (("caller", "1"), ("called", "12")):
+        (places / name).mkdir(parents=True)
+        (places / name / ".env").write_text(f"OWN={own}\nGIVEN=1\n")
+    notebook_of(
+        places / "called" / "work.ipynb",
+        "%%pdstep env\nimport os\ndef handler(pd):\n    return [len(os.environ['OWN']), len(os.environ['GIVEN'])]\n",
+    )
+    caller = notebook_of(
+        places / "caller" / "call.ipynb",
+        "%%pdstep call\ndef handler(pd):\n    return pd.flow.trigger('../called/work.ipynb')\n",
+    )
+
+    execution = pdkernel.run(caller, event={}, variables={"GIVEN": "123"}, engine=engine)
+
+    assert execution.step("call").return_value == [2, 3]
+
+
 def test_the_event_names_the_external_user(folder: Path, engine: pdkernel.Engine) -> None:
     """A run is for the user and the environment that the event names, unless the arguments name others."""
     event: dict[str, JSON] = {"headers": {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}}

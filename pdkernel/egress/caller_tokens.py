@@ -28,14 +28,14 @@ _MAX_FAILURES = 256
 """Dropped connections per token whose causes are stored."""
 
 
-class CallContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class CallContext(msgspec.Struct, kw_only=True, eq=False):
     """
     The step that a token is bound to, and how its outbound calls are treated.
 
     Attributes:
         step: The step's name.
         policy: The outbound policy of its calls.
-        redactor: Redacts the run's secrets in everything that is stored of a call.
+        redactor: Redacts the run's secrets in everything that is stored of a call; replaced when the step gets other secrets.
         on_call_finished: Called with each finished call, before the step receives the end of the response.
         on_call_refused: Called with the message of a refused call; the step should fail with this message.
         on_failed: Called with the cause of a call without a complete response; the client's own error may not name the cause.

@@ -70,6 +70,11 @@ class GrowingExecution:
         self._execution: Execution | None = None
 
     @property
+    def secrets(self) -> Sequence[Secret]:
+        """The secrets of the run, as far as they are known."""
+        return self._secrets
+
+    @property
     def run_id(self) -> str:
         """The run's id."""
         return self.claim.run_id
@@ -88,6 +93,11 @@ class GrowingExecution:
         if redactor is not self.redactor:
             self.redactor = redactor
             self._update_fields(trigger=self._redact_trigger())
+
+    def add_returned_secrets(self, secrets: Sequence[Secret]) -> None:
+        """Redact *secrets* of a triggered run, too, from now on; the run's own secrets keep their placeholders."""
+        self._secrets = tuple(dict.fromkeys((*self._secrets, *secrets)))
+        self.redactor = get_redactor(*self._secrets)
 
     def set_lookup(self, lookup: Lookup) -> None:
         """Record the account lookup, redacted."""

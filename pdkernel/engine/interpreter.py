@@ -42,6 +42,7 @@ from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
+from pdkernel.engine.workflow_trigger import ExecutedRun
 from pdkernel.errors import InternalError, PdkernelError
 from pdkernel.execution import Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
@@ -113,11 +114,11 @@ class Interpreter:
 
         Cancelling the task ends the running step with all its processes; the record then has the status `cancelled`.
         """
-        return (await self._execute(request, watcher))[0]
+        return (await self._execute(request, watcher)).execution
 
     async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = UNWATCHED) -> Execution:
         """Continue the run of *request* in *state*, which this executor has claimed, and return its record."""
-        return (await self._execute(replace(request, done_steps=state.done_steps), watcher, state))[0]
+        return (await self._execute(replace(request, done_steps=state.done_steps), watcher, state)).execution
 
     async def enqueue(
         self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
@@ -159,8 +160,7 @@ class Interpreter:
 
     async def _execute(
         self, request: RunRequest, watcher: RunWatcher = UNWATCHED, state: RestoredRun | None = None
-    ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
-        """Return the record, and the steps' exports without redaction."""
+    ) -> ExecutedRun:
         is_new = state is None
         state = state or self._new_state(request, self._package_locks.predict(request.workflow))
         record = self._new_record(request, state, watcher)
@@ -182,7 +182,7 @@ class Interpreter:
         except asyncio.CancelledError:
             acknowledge_cancellation()
             if record.is_handed_over:
-                return await record.hand_over(), exports
+                return ExecutedRun(await record.hand_over(), exports, record.secrets)
             record.set_final_status("cancelled")
         except OSError as fault:
             record.record_refusal(build_system_error(fault))
@@ -193,30 +193,29 @@ class Interpreter:
                 await self._deliveries.deliver(run)
             else:
                 await self._deliveries.deliver_refusal(request, record)
-        return record.execution, exports
+        return ExecutedRun(record.execution, exports, record.secrets)
 
-    async def _run_child(
-        self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]
-    ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
+    async def _run_child(self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
         """Run a workflow that a step triggers; a child that an interrupted attempt of the step has started is not repeated."""
         assert request.run_ids is not None, "a child has its parent's ids"
         run_id, watcher = request.run_ids[0], RunWatcher(hands_over=hands_over)
         if not may_exist or await self._journal.load_run(run_id) is None:
-            execution, exports = await self._execute(request, watcher)
-            if execution.status != "paused":
-                return execution, exports
+            run = await self._execute(request, watcher)
+            if run.execution.status != "paused":
+                return run
         assert self._claim_after_pause is not None, "a run that is not recorded does not pause"
         assert self._vault is not None, "a recorded run has a key"
         while (claimed := await self._claim_after_pause(run_id)) is not None:
             state = restore_run(claimed, self._vault)
-            execution, exports = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
-            if execution.status != "paused":
-                return execution, exports
+            run = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
+            if run.execution.status != "paused":
+                return run
         found = await self._journal.load_run(run_id)
         if found is None:
             raise InternalError(f"The record of the run {run_id} is gone.")
-        steps = restore_run(found[1], self._vault).steps
-        return found[0], {step.result.name: step.exports for step in steps.values()}
+        state = restore_run(found[1], self._vault)
+        exports = {step.result.name: step.exports for step in state.steps.values()}
+        return ExecutedRun(found[0], exports, state.secrets)
 
     async def _prepare(
         self,

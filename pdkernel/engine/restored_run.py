@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from pdkernel.encode import JsonStruct, encode_json
+from pdkernel.encode import JsonStruct
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.journal import (
     Claim,
@@ -32,7 +32,7 @@ from pdkernel.execution import StepResult
 from pdkernel.identity import parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import Vault
-from pdkernel.redaction import Secret, get_redactor
+from pdkernel.redaction import Secret, find_contained_secrets
 from pdkernel.workers import Effect, StepOutcome
 
 REQUEST_LOCATION = "runs/{id}/request"
@@ -210,9 +210,8 @@ def build_carry(
     )
     if not hidden:
         return None if carry == Carry() else carry
-    found = get_redactor(*secrets).find_secrets(encode_json(exports).decode())
-    contained = tuple((secret.ref, secret.value) for secret in secrets if secret.ref in found)
-    return replace(carry, exports=exports, secrets=contained)
+    contained = find_contained_secrets(secrets, dict(exports))
+    return replace(carry, exports=exports, secrets=tuple((secret.ref, secret.value) for secret in contained))
 
 
 def restore_request(claimed: ClaimedRun, vault: Vault, root: Path) -> tuple[RunRequest, bool]:

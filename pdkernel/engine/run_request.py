@@ -47,6 +47,9 @@ class StepDebugger(Protocol):
 WorkflowFinder = Callable[[str], "WorkflowSource | None"]
 """Returns the workflow with an id, a name or a path, or None."""
 
+VariableLoader = Callable[[Path], Mapping[str, str]]
+"""Returns the variables and values of secret props of a workflow in a folder, by name."""
+
 
 def build_pinned_exports(value: JSON) -> Mapping[str, JSON]:
     """The exports of a pin: an object holds the exports; another value, or an empty object, is the return value."""
@@ -90,6 +93,7 @@ class RunRequest:
         pause_mode: The treatment of `$.flow.delay`, `suspend` and `rerun`.
         base_url: The URL of the endpoint, for resume and cancel URLs, or None if the workflow is not served.
         find_workflow: Finds other workflows that steps may trigger, or None.
+        load_variables: Loads the variables of a workflow that a step triggers; None for those of this run.
         depth: The number of workflows in the chain of triggers above this run.
         account_overrides: Account ids by app, used instead of the external user's newest account of the app.
         workflow_id: The workflow's public id `p_...`; None derives one from the name.
@@ -129,6 +133,7 @@ class RunRequest:
     pause_mode: PauseMode = "skip"
     base_url: str | None = None
     find_workflow: WorkflowFinder | None = None
+    load_variables: VariableLoader | None = None
     depth: int = 0
     account_overrides: Mapping[str, str] = field(default_factory=dict)
     workflow_id: str | None = None
@@ -330,7 +335,7 @@ def decode_request(
     Decode a text of `encode_request`; *root* is the project's place on this host.
 
     Returns:
-        The request, without variables, `idempotency` and `find_workflow`; and whether it sends unsafe calls once.
+        The request, without variables, `idempotency`, `find_workflow` and `load_variables`; and whether it sends unsafe calls once.
 
     Raises:
         ValueError: The text does not fit.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from pdkernel.event import MASK
 from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step
 from pdkernel.project import DataStoreTable
+from pdkernel.redaction import Secret
 from pdkernel.workers import Pause, StepCall, StepConfigurationError, StepOutcome, StepRecorder
 
 _MISSING_KEY = re.compile(
@@ -160,6 +161,13 @@ class StepExecutor:
             for warning in (*fitted, *await warn_undeclared_props(step, run.workers)):
                 recorder.add_note(warning)
         stores = await _reachable_stores(run, step, action)
+        binding = build_call_binding(run, step.name, recorder.add_outbound_call)
+
+        def add_returned_secrets(secrets: Sequence[Secret]) -> None:
+            run.record.add_returned_secrets(secrets)
+            binding.redactor = run.record.redactor
+            recorder.use_redactor(run.record.redactor)
+
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -174,10 +182,18 @@ class StepExecutor:
             ),
             timeout_s=timeout_s,
             memory_limit_mb=memory_limit_mb(run.request.workflow),
-            call_context=build_call_binding(run, step.name, recorder.add_outbound_call),
+            call_context=binding,
             store_names=stores,
             services=StepServiceRouter(
-                partial(self._services, run, step, stores, rerun_state.started_number, run.attempt > 1)
+                partial(
+                    self._services,
+                    run,
+                    step,
+                    stores,
+                    rerun_state.started_number,
+                    is_repeat=run.attempt > 1,
+                    on_secrets=add_returned_secrets,
+                )
             ),
             flow_urls=build_flow_urls(
                 run.request.base_url,
@@ -195,7 +211,14 @@ class StepExecutor:
         return with_calls_explained(run, step.name, outcome)
 
     def _services(
-        self, run: RunState, step: Step, stores: Mapping[str, str], number: int, is_repeat: bool
+        self,
+        run: RunState,
+        step: Step,
+        stores: Mapping[str, str],
+        number: int,
+        *,
+        is_repeat: bool,
+        on_secrets: Callable[[Sequence[Secret]], None],
     ) -> Mapping[str, Service]:
         return {
             "flow": WorkflowTriggerService(
@@ -203,6 +226,8 @@ class StepExecutor:
                 self._run_other,
                 child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat),
                 hands_over=run.watcher.hands_over,
+                secrets=run.record.secrets,
+                on_secrets=on_secrets,
             ),
             "store": DataStoreService(self._stores, stores.values()),
         }

@@ -277,9 +277,11 @@ class WorkflowEngine:
             RequestError: The `.env` beside the workflow cannot be read.
         """
         request, sends_once = restore_request(claimed, self._project.vault, self._project.folder.parent)
+        load = partial(load_variables, self._project)
         return replace(
             request,
-            variables=load_variables(self._project, request.folder),
+            variables=load(request.folder),
+            load_variables=load,
             idempotency=self._project.idempotency if sends_once else None,
             find_workflow=None if request.source_path is None else sibling_workflow_finder(request.source_path),
         )

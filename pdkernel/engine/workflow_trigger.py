@@ -7,8 +7,8 @@ The run's request resolves names of workflows.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pdkernel.engine.emitted_events import handles_errors
@@ -17,19 +17,34 @@ from pdkernel.errors import RequestError, StepError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.model import JSON
+from pdkernel.redaction import Secret, find_contained_secrets
 
 MAX_TRIGGER_DEPTH = 10
 """Maximum length of a chain of triggered workflows; a longer chain is treated as a cycle."""
 
 
+@dataclass(frozen=True)
+class ExecutedRun:
+    """
+    A run that has ended or paused.
+
+    Attributes:
+        execution: The record.
+        exports: The exports by step, without redaction.
+        secrets: The secrets of the run, which *exports* may contain.
+    """
+
+    execution: Execution
+    exports: Mapping[str, Mapping[str, JSON]] = field(repr=False)
+    secrets: Sequence[Secret] = ()
+
+
 class WorkflowRunner(Protocol):
     """Runs a workflow that a step triggers."""
 
-    async def __call__(
-        self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]
-    ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
+    async def __call__(self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
         """
-        Run *request*; return the record, and the exports by step without redaction.
+        Run *request*.
 
         Args:
             request: The request.
@@ -73,13 +88,24 @@ class WorkflowTriggerService:
         run: Runs the other workflow.
         child_ids: The ids of the runs.
         hands_over: As in `RunWatcher`, for the run of the step.
+        secrets: The secrets of the run of the step; the other run does not show those that the payload contains.
+        on_secrets: Called with the secrets of the other run that its result contains, before the step gets the result.
     """
 
     def __init__(
-        self, request: RunRequest, run: WorkflowRunner, *, child_ids: ChildIds, hands_over: Callable[[], bool]
+        self,
+        request: RunRequest,
+        run: WorkflowRunner,
+        *,
+        child_ids: ChildIds,
+        hands_over: Callable[[], bool],
+        secrets: Sequence[Secret],
+        on_secrets: Callable[[Sequence[Secret]], None],
     ) -> None:
         self._child_ids = child_ids
         self._hands_over = hands_over
+        self._secrets = secrets
+        self._on_secrets = on_secrets
         self._request = request
         self._run = run
 
@@ -88,7 +114,7 @@ class WorkflowTriggerService:
         Run the workflow and return its result: the last return value, or all exports.
 
         Raises:
-            RequestError: There is no such workflow, or the payload is not an object.
+            RequestError: There is no such workflow, its `.env` cannot be read, or the payload is not an object.
             StepError: The workflow failed.
         """
         name = args.get("workflow")
@@ -102,19 +128,19 @@ class WorkflowTriggerService:
             raise RequestError(
                 "The payload of $.flow.trigger must be an object: the payload is the event of the other workflow."
             )
-        execution, exports = await self._run(
+        ended = await self._run(
             self._callee(name, payload or {}), may_exist=self._child_ids.is_repeat, hands_over=self._hands_over
         )
+        execution = ended.execution
         if execution.status not in ("success", "exited"):
             reason = execution.error.message if execution.error else f"its status is {execution.status}."
             raise StepError(
                 f"The workflow {execution.workflow!r} did not finish: {reason}", name="TriggeredWorkflowError"
             )
-        options = args.get("options")
-        if isinstance(options, dict) and options.get("result_type") == "all_exports":
-            return {**{step: dict(values) for step, values in exports.items()}, "$context": None}
-        returned = [values[RETURN_VALUE] for values in exports.values() if RETURN_VALUE in values]
-        return returned[-1] if returned else None
+        result = _result(ended.exports, args.get("options"))
+        if returned_secrets := find_contained_secrets(ended.secrets, result):
+            self._on_secrets(returned_secrets)
+        return result
 
     def _callee(self, name: str, payload: dict[str, JSON]) -> RunRequest:
         request = self._request
@@ -137,10 +163,12 @@ class WorkflowTriggerService:
             request,
             workflow=found.workflow,
             folder=found.folder,
+            variables=request.load_variables(found.folder) if request.load_variables else request.variables,
             source=shlex.quote(str(found.path)),
             source_path=found.path.resolve(),
             action_sources=found.sidecar.actions if found.sidecar else (),
             event=event,
+            secrets=(*request.secrets, *find_contained_secrets(self._secrets, payload)),
             external_user_id=user,
             environment="production" if environment == "production" else "development",
             pinned_exports={},
@@ -157,3 +185,10 @@ class WorkflowTriggerService:
             depth=request.depth + 1,
             below_error_handler=handles_errors(request),
         )
+
+
+def _result(exports: Mapping[str, Mapping[str, JSON]], options: JSON) -> JSON:
+    if isinstance(options, dict) and options.get("result_type") == "all_exports":
+        return {**{step: dict(values) for step, values in exports.items()}, "$context": None}
+    returned = [values[RETURN_VALUE] for values in exports.values() if RETURN_VALUE in values]
+    return returned[-1] if returned else None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pdkernel.egress import OutboundPolicy
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.pauses import PauseMode
-from pdkernel.engine.run_request import RunRequest, build_pinned_exports
+from pdkernel.engine.run_request import RunRequest, VariableLoader, build_pinned_exports
 from pdkernel.errors import RequestError
 from pdkernel.event import Event, parse_json
 from pdkernel.identity import Directory, Environment
@@ -140,7 +141,7 @@ def build_run_request(
     pinned_exports: Mapping[str, Mapping[str, JSON]] | None = None,
     pause_mode: PauseMode = "skip",
     install: bool = True,
-    variables: Mapping[str, str] | None = None,
+    variables: VariableLoader | None = None,
     is_recorded: bool = False,
 ) -> RunRequest:
     """
@@ -159,20 +160,22 @@ def build_run_request(
         pinned_exports: Pinned exports by step.
         pause_mode: The treatment of pauses.
         install: Whether missing packages are installed.
-        variables: Environment variables by name; default: those of the project and of the `.env` beside the workflow.
+        variables: Loads the variables of the workflow and of those that its steps trigger; default: those of the project
+            and of the `.env` beside the workflow.
         is_recorded: Whether outbound calls are recorded, so that the run can be saved as a test.
 
     Raises:
         RequestError: The `.env` beside the workflow cannot be read.
     """
     folder = source.folder.resolve()
+    variables = variables or partial(load_variables, project)
     return RunRequest(
         workflow=source.workflow,
         event=event.with_identity(external_user_id, environment),
         policy=policy,
         external_user_id=external_user_id,
         environment=environment,
-        variables=load_variables(project, folder) if variables is None else variables,
+        variables=variables(folder),
         folder=folder,
         pinned_exports=pinned_exports or {},
         only_steps=only_steps,
@@ -184,6 +187,7 @@ def build_run_request(
         action_sources=source.sidecar.actions if source.sidecar else (),
         pause_mode=pause_mode,
         find_workflow=sibling_workflow_finder(source.path),
+        load_variables=variables,
     )
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
@@ -83,7 +84,6 @@ async def run_proof(
         RequestError: The written files do not name the owner of an account.
         ProjectError: The project cannot be used.
     """
-    variables = load_variables(exported.project, exported.source.parent)
     redactor = Redactor(collect_secrets(exported.project, exported.source.parent))
     names = tuple(step.name for step in exported.workflow.steps)
     notes = [f"Pins are ignored: {', '.join(exported.pins)} ran."] if exported.pins else []
@@ -107,7 +107,7 @@ async def run_proof(
     if cases:
         at = clock.now().replace(microsecond=0)
         async with await ProofRunner.start(exported.project, directory, exported.environ, frozen_time=at) as runner:
-            sides = _sides(exported, read, variables)
+            sides = _sides(exported, read)
             for case in cases:
                 progress(f"proving {case.name}{'' if case.external_user is None else f' as {case.external_user}'} ...")
                 verdicts.append(await _CaseComparison(runner, *sides, redactor).compare(case))
@@ -146,16 +146,14 @@ def _grade_fields(read: ExportedFolder, notebook: Workflow) -> tuple[GradedField
         return grade_fields(read.files, read.workflow)
 
 
-def _sides(
-    exported: ExportedNotebook, read: ExportedFolder, variables: Mapping[str, str]
-) -> tuple[ProofSide, ProofSide]:
+def _sides(exported: ExportedNotebook, read: ExportedFolder) -> tuple[ProofSide, ProofSide]:
     """The side of the notebook and the side of the files."""
     home = exported.source.parent.resolve()
     notebook_side = ProofSide(
         workflow=normalize_for_run(exported.workflow, exported.workflow),
         folder=home,
         actions=exported.sidecar.actions if exported.sidecar else (),
-        variables=variables,
+        load_variables=partial(load_variables, exported.project),
         source=shlex.quote(exported.source.name),
         find_workflow=sibling_workflow_finder(exported.source),
     )
@@ -163,7 +161,7 @@ def _sides(
         workflow=normalize_for_run(read.workflow, exported.workflow),
         folder=home,  # both sides use the packages beside the notebook
         actions=notebook_side.actions if read.sidecar is None else read.sidecar.actions,
-        variables=variables,
+        load_variables=notebook_side.load_variables,
         source=notebook_side.source,
         find_workflow=notebook_side.find_workflow,
     )

@@ -23,7 +23,7 @@ from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import UnrecordedRuns
 from pdkernel.engine.run_deliveries import RunDeliveries
-from pdkernel.engine.run_request import RunRequest, WorkflowFinder
+from pdkernel.engine.run_request import RunRequest, VariableLoader, WorkflowFinder
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
@@ -45,7 +45,7 @@ class ProofSide:
         workflow: The workflow to run.
         folder: The folder where imports of steps are resolved.
         actions: The sources of its actions; empty for the project's setting.
-        variables: Environment variables.
+        load_variables: Loads the variables of the workflow and of those that its steps trigger.
         source: The notebook's name in commands.
         find_workflow: Finds other workflows that steps trigger.
     """
@@ -53,7 +53,7 @@ class ProofSide:
     workflow: Workflow
     folder: Path
     actions: tuple[str, ...]
-    variables: Mapping[str, str]
+    load_variables: VariableLoader
     source: str
     find_workflow: WorkflowFinder | None
 
@@ -142,7 +142,8 @@ class ProofRunner:
                 ),
                 external_user_id=case.external_user,
                 environment=case.environment,
-                variables=side.variables,
+                variables=side.load_variables(side.folder),
+                load_variables=side.load_variables,
                 folder=side.folder,
                 only_steps=only,
                 install=False,

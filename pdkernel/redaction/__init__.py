@@ -8,7 +8,14 @@ key with the name of its field. `secret_patterns` recognises secrets whose value
 
 from __future__ import annotations
 
-from pdkernel.redaction.redactor import Redactor, Secret, find_redacted_values, get_redactor, mask_values
+from pdkernel.redaction.redactor import (
+    Redactor,
+    Secret,
+    find_contained_secrets,
+    find_redacted_values,
+    get_redactor,
+    mask_values,
+)
 from pdkernel.redaction.scanner import MIN_SECRET_CHARS, StreamRedactor
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "Redactor",
     "Secret",
     "StreamRedactor",
+    "find_contained_secrets",
     "find_redacted_values",
     "get_redactor",
     "mask_values",

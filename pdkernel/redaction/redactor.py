@@ -17,6 +17,7 @@ from urllib.parse import quote, quote_plus
 
 import orjson
 
+from pdkernel.encode import encode_json
 from pdkernel.model import JSON
 from pdkernel.redaction.scanner import MIN_SECRET_CHARS, PLACEHOLDER_START, PatternScanner, StreamRedactor
 
@@ -213,6 +214,13 @@ class Redactor:
             return placeholder[0] if known is None else known[int(placeholder[2] or 0) :]
 
         return _PLACEHOLDER.sub(original, text)
+
+
+def find_contained_secrets(secrets: Iterable[Secret], value: JSON) -> tuple[Secret, ...]:
+    """The *secrets* of `MIN_SECRET_CHARS` or more characters that the JSON of *value* contains, in any encoding."""
+    known = tuple(secrets)
+    found = get_redactor(*known).find_secrets(encode_json(value).decode())
+    return tuple(secret for secret in known if secret.ref in found)
 
 
 def iter_encoded_forms(value: str) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,11 @@ class StreamRedactor:
         self._pending.buffer += text
         return self._scanner.replace_until(self._pending, self._scanner.find_safe_end(self._pending.buffer))
 
+    def take_pending(self) -> str:
+        """End the text; returns what was held back, without redaction."""
+        pending, self._pending = self._pending.buffer[self._pending.emitted :], _ScanState()
+        return pending
+
     def close(self) -> str:
         """End the text; returns the redacted text that was held back."""
         if not self._pending.buffer:

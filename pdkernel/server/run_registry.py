@@ -13,6 +13,7 @@ import logging
 import shlex
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -34,6 +35,7 @@ from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.source_turns import SourceTurns
 from pdkernel.source import WorkflowSource, sibling_workflow_finder
+from pdkernel.variables import load_variables
 
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a further request gets status 429."""
@@ -113,6 +115,7 @@ def build_run_request(
         pause_mode="park",
         base_url=context.settings.base_url,
         find_workflow=_workflow_finder(context, served),
+        load_variables=partial(load_variables, context.project),
         workflow_id=served.id,
         run_ids=new_run_ids(context.ids),
         **fields,

@@ -155,6 +155,7 @@ class TemporaryProject:
         opened = self._open(source, pins or ())
         for name in only or ():
             opened.workflow.step(name)
+        own = {**self._project.variables.values(), **check_variables(variables or {})}
         request = build_run_request(
             opened,
             event,
@@ -169,7 +170,7 @@ class TemporaryProject:
             pause_mode="wait" if wait else "skip",
             install=False,  # a test installs nothing from a registry
             # without the `.env` beside the notebook: a test sets its own variables and contains no secret
-            variables={**self._project.variables.values(), **check_variables(variables or {})},
+            variables=lambda _: own,
         )
         execution = self._factory.run_sync(self._engine(request.folder).run(request))
         if self._on_run is not None:

@@ -157,18 +157,12 @@ class StepRecorder:
             data = self._truncate(data)
         if data:
             self._bytes_left -= len(data)
-            decoder = self._decoders.get(stream)
-            if decoder is None:
-                decoder = self._decoders[stream] = _decoder("replace")
-            if text := decoder.decode(data):
+            if text := self._decoders.setdefault(stream, _decoder("replace")).decode(data):
                 self.log(stream, text)
 
     def log(self, stream: Stream, text: str) -> None:
         """Record printed *text*, whose size is not limited."""
-        redactor = self._stream_redactors.get(stream)
-        if redactor is None:
-            redactor = self._stream_redactors[stream] = self._redactor.open_stream()
-        self._append(stream, redactor.feed(text))
+        self._append(stream, self._stream_redactors.setdefault(stream, self._redactor.open_stream()).feed(text))
         # output within the interval is reported by a timer: the step may not print again for minutes
         if self._on_change is not None and self._report_timer is None:
             wait = self._reported + MIN_REPORT_INTERVAL_S - self._clock.monotonic()
@@ -176,6 +170,13 @@ class StepRecorder:
                 self._report_timer = asyncio.get_running_loop().call_later(wait, self._report)
             else:
                 self._report()
+
+    def use_redactor(self, redactor: Redactor) -> None:
+        """Redact with *redactor* from now on, also text that is held back: the step gets secrets from elsewhere."""
+        self._redactor = redactor
+        for stream, former in self._stream_redactors.items():
+            self._stream_redactors[stream] = redactor.open_stream()
+            self._append(stream, self._stream_redactors[stream].feed(former.take_pending()))
 
     def add_reply(self, reply: StepReply) -> None:
         """Record a reply of the step's worker."""

@@ -389,12 +389,14 @@ async def test_a_repeated_step_finds_the_run_that_it_triggered(
         f"import os\nresult = pd.flow.trigger('child', {{}})\nif not os.path.exists({str(tmp_path / 'again')!r}): {gate.code}\nreturn result",
     )
     others = {"source_path": path, "find_workflow": sibling_workflow_finder(path)}
-    await interrupt(start, gate, held, variables={"TOKEN": "token-0123456789"}, **others)
+    length = python_step("length", "return len(pd.steps['call']['$return_value'])")
+    await interrupt(start, gate, held, length, variables={"TOKEN": "token-0123456789"}, **others)
     (tmp_path / "again").touch()
 
     execution = await go_on()
 
-    assert execution.step("call").return_value == "token-0123456789"
+    assert execution.step("call").return_value == "⟦secret:env/TOKEN⟧"
+    assert execution.step("length").return_value == len("token-0123456789")
     assert log.read_text() == "x"
     child_run = await runtime.journal.get_execution(f"{execution.id}:call:1.1:1")
     assert child_run is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -323,6 +323,61 @@ class TestTrigger:
         kept = await runtime.journal.list_executions(limit=10)
         users = {(each.external_user, each.environment) for each in kept if each.workflow == "Other"}
         assert users == {("grace", "production"), (None, "development")}
+
+    async def test_a_secret_in_the_payload_is_hidden_in_the_other_run(
+        self, run: Run, runtime: WorkflowEngine, connect: Callable[..., str], tmp_path: Path
+    ) -> None:
+        """The other workflow gets a secret of its caller, which its record does not show."""
+        account = connect()
+        other = a_workflow(python_step("one", "return len(pd.steps['trigger']['event']['token'])"), name="Other")
+        body = (
+            "token = pd.inputs['slack']['$auth']['oauth_access_token']\nreturn pd.flow.trigger('o', {'token': token})"
+        )
+
+        execution = await run(
+            python_step("call", body, options="--app slack"),
+            find_workflow=beside(tmp_path, o=other),
+            external_user_id="ada",
+        )
+
+        kept = next(each for each in await runtime.journal.list_executions(limit=2) if each.workflow == "Other")
+        assert execution.step("call").return_value == len("xoxb-0123456789")
+        assert kept.event == {"token": f"⟦secret:slack/{account}/oauth_access_token⟧"}
+
+    async def test_a_secret_in_the_result_is_hidden_in_the_callers_run(
+        self, run: Run, connect: Callable[..., str], tmp_path: Path
+    ) -> None:
+        """The caller gets a secret of the other workflow's account; neither its exports nor its logs and calls show it."""
+        account = connect("grace")
+        other = a_workflow(
+            python_step("one", "return pd.inputs['slack']['$auth']['oauth_access_token']", options="--app slack"),
+            name="Other",
+        )
+        body = """
+            import urllib.request
+            print("before")
+            token = pd.flow.trigger("o", {"headers": {"x-pd-external-user-id": "grace"}})
+            print(token)
+            try:
+                urllib.request.urlopen(f"http://hooks.example.test/{token}")
+            except OSError:
+                pass  # no stand-in listens
+            return token
+            """
+
+        execution = await run(
+            python_step("call", body),
+            python_step("next", "return len(pd.steps['call']['$return_value'])"),
+            find_workflow=beside(tmp_path, o=other),
+            egress="stand-in=http://127.0.0.1:9",
+        )
+
+        hidden = f"⟦secret:slack/{account}/oauth_access_token⟧"
+        call = execution.step("call")
+        assert call.return_value == hidden
+        assert "".join(log.text for log in call.logs).startswith(f"before\n{hidden}\n")
+        assert [each.url for each in call.requests] == [f"http://hooks.example.test/{hidden}"]
+        assert execution.step("next").return_value == len("xoxb-0123456789")
 
     async def test_triggered_run_has_its_own_record(self, run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
         """The journal has both runs."""

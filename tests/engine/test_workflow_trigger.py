@@ -12,7 +12,7 @@ import pytest
 from pdkernel.definition.sidecar import Sidecar
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildIds, WorkflowTriggerService
+from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildIds, ExecutedRun, WorkflowTriggerService
 from pdkernel.errors import RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.model import JSON, Trigger, TriggerType
@@ -36,11 +36,9 @@ class Runner:
     ) -> None:
         self.requests: list[RunRequest] = []
         self.repeats: list[bool] = []
-        self._answer = (execution or an_execution(), EXPORTS if exports is None else exports)
+        self._answer = ExecutedRun(execution or an_execution(), EXPORTS if exports is None else exports)
 
-    async def __call__(
-        self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]
-    ) -> tuple[Execution, Mapping[str, Mapping[str, JSON]]]:
+    async def __call__(self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
         """Record the request."""
         assert hands_over() is False
         self.requests.append(request)
@@ -78,12 +76,24 @@ def other(folder: Path) -> WorkflowSource:
 def service(request: RunRequest, runner: Runner, *, is_repeat: bool = False) -> WorkflowTriggerService:
     """The service of the second run of the step `call`."""
     ids = ChildIds("run_1", "call", 2, is_repeat=is_repeat)
-    return WorkflowTriggerService(request, runner, child_ids=ids, hands_over=lambda: False)
+    return WorkflowTriggerService(
+        request, runner, child_ids=ids, hands_over=lambda: False, secrets=(), on_secrets=lambda _: None
+    )
 
 
 async def ask(tmp_path: Path, runner: Runner, request: RunRequest | None = None, **args: Any) -> JSON:
     """The answer to a call of `$.flow.trigger`."""
     return await service(request or a_request(tmp_path), runner).answer("trigger", {"workflow": "p_other", **args})
+
+
+async def test_the_other_workflow_has_the_variables_of_its_folder(tmp_path: Path) -> None:
+    """The variables are loaded for the folder of the other workflow; without a loader, they are those of the caller."""
+    runner = Runner()
+
+    await ask(tmp_path, runner, a_request(tmp_path, load_variables=lambda folder: {"FOLDER": folder.name}))
+    await ask(tmp_path, runner)
+
+    assert [request.variables for request in runner.requests] == [{"FOLDER": tmp_path.name}, {"KEY": "value"}]
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,8 @@ def test_a_request_has_the_workflow_its_files_and_the_identity(project: Project,
 
     assert (request.workflow, request.folder, request.source) == (WORKFLOW, tmp_path, "work.ipynb")
     assert request.variables == {"TOKEN": "abc", "OWN": "1"}
+    assert request.load_variables is not None
+    assert request.load_variables(tmp_path / "other") == {"TOKEN": "abc"}
     assert (request.event.external_user_id, request.event.environment) == ("ada", "production")
     assert (request.external_user_id, request.environment) == ("ada", "production")
     assert (request.action_sources, request.pinned_exports) == (("npm",), {"a": {"x": 1}})
@@ -136,7 +138,7 @@ def test_a_request_has_the_workflow_its_files_and_the_identity(project: Project,
 
 
 def test_a_request_finds_the_workflows_beside_its_source(project: Project, tmp_path: Path) -> None:
-    """A step of a notebook starts the workflow of another notebook in the same folder; given variables are the only ones."""
+    """A step starts the workflow of another notebook in the same folder; given variables are the only ones of both."""
     project.variables.set("TOKEN", "abc")
     notebook_of(tmp_path / "other.ipynb", "%%pdworkflow\nname: Other\n")
 
@@ -148,12 +150,14 @@ def test_a_request_finds_the_workflows_beside_its_source(project: Project, tmp_p
         external_user_id=None,
         environment="development",
         source_argument="work.ipynb",
-        variables={},
+        variables=lambda _: {},
     )
     assert request.find_workflow is not None
     found = request.find_workflow("other")
 
     assert (found and found.workflow.name, request.variables) == ("Other", {})
+    assert request.load_variables is not None
+    assert request.load_variables(tmp_path) == {}
 
 
 def test_a_recorded_request_keeps_outbound_calls(project: Project, tmp_path: Path) -> None:

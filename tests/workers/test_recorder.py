@@ -133,6 +133,17 @@ def test_secret_split_across_two_reads_is_redacted(recorder: StepRecorder) -> No
     assert recorder.logs == (Log("stdout", PLACEHOLDER), Log("stderr", TOKEN[:5]))
 
 
+def test_secrets_that_a_step_gets_later_are_redacted(recorder: StepRecorder) -> None:
+    """From then on, the new secret is redacted; so is a former one of which a part was held back."""
+    other = Secret("bank/apn_3/key", "key-of-another-run")
+    recorder.output("stdout", f"{other.value} {TOKEN[:9]}".encode())
+    recorder.use_redactor(Redactor([Secret(REF, TOKEN), other]))
+    recorder.output("stdout", f"{TOKEN[9:]} {other.value}".encode())
+    recorder.outcome()
+
+    assert printed(recorder) == f"{other.value} {PLACEHOLDER} ⟦secret:{other.ref}⟧"
+
+
 def test_output_precedes_notes_that_follow_the_step(recorder: StepRecorder) -> None:
     """The end of the output, which redaction holds back, is recorded before a note about the finished step."""
     recorder.output("stderr", TOKEN[:5].encode())
