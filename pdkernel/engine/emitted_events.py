@@ -133,7 +133,7 @@ def _listens(state: TriggerState, request: RunRequest, execution: Execution) -> 
             Path(state.source).parent,
             workflow_name=execution.workflow,
             workflow_id=str(execution.context.get("workflow_id")),
-            source=request.source_path if request.depth == 0 else None,  # a triggered run has the path of the run above
+            source=request.source_path,
         )
         for name in names
     )

@@ -137,13 +137,13 @@ async def test_a_failed_run_starts_workflows_once(tmp_path: Path, request_of: Ru
     ("workflows", "depth", "listens"),
     [
         ("[work.ipynb]", 0, True),
-        ("[work.ipynb]", 1, False),
+        ("[work.ipynb]", 1, True),
         ("[Open issue to Slack]", 1, True),
         ("[other.ipynb]", 0, False),
     ],
 )
-def test_a_triggered_run_has_no_file_of_its_own(tmp_path: Path, workflows: str, depth: int, listens: bool) -> None:
-    """A listener that names the file of the caller does not get errors of the runs that the caller triggers."""
+def test_a_listener_names_the_workflow_or_its_file(tmp_path: Path, workflows: str, depth: int, listens: bool) -> None:
+    """A listener gets the errors of the workflow or the file that it names, also of a run that another run has triggered."""
     request = replace(REQUEST, source_path=tmp_path / "work.ipynb", depth=depth)
     with listening(tmp_path, f"{{type: errors, workflows: {workflows}}}") as project:
         events = EmittedEvents(project.workflow_triggers, SequentialIds())
