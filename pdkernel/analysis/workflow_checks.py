@@ -176,14 +176,19 @@ def check_step_order(workflow: Workflow) -> None:
     raise_combined([problem for step in _enabled(workflow) for problem in _order_problems(workflow, step)])
 
 
-def find_reference_errors(workflow: Workflow) -> tuple[DefinitionError, ...]:
-    """References of enabled steps to steps that are missing or come later, also in a synced workflow."""
-    problems: list[DefinitionError] = []
+def find_reference_errors(workflow: Workflow) -> tuple[tuple[DefinitionError, str | None], ...]:
+    """
+    References of enabled steps to steps that are missing or come later, also in a synced workflow.
+
+    Returns:
+        Each error with the name that the step reads; None for an expression that cannot be read.
+    """
+    problems: list[tuple[DefinitionError, str | None]] = []
     for step in _enabled(workflow):
         try:
             problems += _iter_reference_errors(workflow, step)
         except ExpressionError as error:
-            problems.append(error)
+            problems.append((error, None))
     return tuple(problems)
 
 
@@ -192,7 +197,7 @@ def find_order_warnings(workflow: Workflow) -> tuple[str, ...]:
     if not is_synced(workflow):
         return ()
     # parity[references]: the platform does not check references when it syncs; real workflows have stale ones.
-    return tuple(fault.message for step in _enabled(workflow) for fault in _iter_reference_errors(workflow, step))
+    return tuple(fault.message for step in _enabled(workflow) for fault, _ in _iter_reference_errors(workflow, step))
 
 
 def is_synced(workflow: Workflow) -> bool:
@@ -206,13 +211,14 @@ def _enabled(workflow: Workflow) -> Iterator[Step]:
 
 def _order_problems(workflow: Workflow, step: Step, *, lenient: bool = False) -> list[DefinitionError]:
     try:
-        misplaced = list(_iter_reference_errors(workflow, step))
+        misplaced = [error for error, _ in _iter_reference_errors(workflow, step)]
     except ExpressionError as error:
         return [] if lenient else [error]
     return [] if is_synced(workflow) else misplaced
 
 
-def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[DefinitionError]:
+def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[tuple[DefinitionError, str]]:
+    """Yield each error with the name that the step reads."""
     position = workflow.position(step.name) or 0
     for name, line in find_step_references(step).items():
         other = workflow.position(name)
@@ -220,14 +226,14 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
             continue
         where = describe_place(step, line)
         if name == step.name:
-            yield StepOrderError(
+            error: DefinitionError = StepOrderError(
                 f"Step {step.name}{where} reads steps.{name}, its own exports, which do not exist before it ends.",
                 fix="Read an earlier step.",
                 step=step.name,
                 line=line,
             )
         elif other is not None:
-            yield StepOrderError(
+            error = StepOrderError(
                 f"Step {step.name}{where} reads steps.{name}, which comes later and has not run yet.",
                 fix=f"Move {name} above {step.name}.",
                 step=step.name,
@@ -235,13 +241,14 @@ def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[Definitio
             )
         else:
             above = sorted(earlier.name for earlier in workflow.steps[max(position - _MAX_LISTED, 0) : position])
-            yield UnknownStepError(
+            error = UnknownStepError(
                 f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
                 fix=did_you_mean(name, above, lists_all=False)
                 or f"Read an earlier step: {', '.join(above) or 'none'}.",
                 step=step.name,
                 line=line,
             )
+        yield error, name
 
 
 def _package_problems(step: Step) -> Iterator[PackageNameError]:

@@ -71,8 +71,8 @@ def export(
     from pdkernel.render import proof as proof_view
     from pdkernel.source import load_source
 
-    target = to if to is not None else into
-    if target is None:
+    target = to or into
+    if not target:
         raise RequestError(
             "The target folder is missing.",
             fix="Pass either --to FOLDER for a new folder or --into FOLDER for a synced folder.",

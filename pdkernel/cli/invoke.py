@@ -113,6 +113,8 @@ def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeO
     from pdkernel.operations.invocation import explain_missing_token
     from pdkernel.operations.invocation import invoke as send
 
+    if options["run_them"] and not options["snippets"]:
+        raise RequestError("--run has no effect without --snippets.", fix="Add --snippets.")
     call = _call(url, options)
     if options["snippets"]:
         return _snippets(state, call, options, as_json=as_json)

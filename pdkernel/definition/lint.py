@@ -34,23 +34,24 @@ _RESPONSE_FIX = "Send one on every path: `$.respond({...})`, in Python `pd.respo
 
 def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
     """References to steps that do not exist or come later, and expressions that cannot be read."""
-    for problem in find_reference_errors(workflow):
+    for problem, reference in find_reference_errors(workflow):
         step = workflow.step(problem.step) if problem.step is not None else None
-        path = _path_of_reference(step, problem) if step is not None and step.props_file is not None else None
+        path = (
+            _path_of_reference(step, problem, reference) if step is not None and step.props_file is not None else None
+        )
         if step is not None and path is not None and problem.line is None:
             yield _at_prop("reference", step, path, problem.message, problem.fix)
         else:
             yield _from_error("reference", workflow, problem)
 
 
-def _path_of_reference(step: Step, problem: DefinitionError) -> tuple[str | int, ...] | None:
-    """The path of the prop with the invalid expression, or with the step name of the message; for a folder's step."""
+def _path_of_reference(step: Step, problem: DefinitionError, reference: str | None) -> tuple[str | int, ...] | None:
+    """The path of the prop with the invalid expression, or with the reference to a step; for a folder's step."""
     if isinstance(problem, ExpressionError):
         return problem.path
-    named = re.search(r"reads steps\.(\w+)", problem.message)
-    if named is None:  # a name of other characters, which no step has
+    if reference is None:
         return None
-    read = re.compile(rf"steps\s*(?:\??\.\s*|\[\s*['\"]){named[1]}\b")
+    read = re.compile(rf"steps\s*(?:\??\.\s*|\[\s*['\"]){re.escape(reference)}(?!\w)")
     return next((path for path, text in iter_texts(step.props) if read.search(text)), None)
 
 

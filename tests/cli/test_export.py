@@ -94,6 +94,7 @@ def test_docs_are_overwritten_but_not_a_foreign_readme(pdkernel: Shell) -> None:
     ("args", "words"),
     [
         ([], "The target folder is missing"),
+        (["--to", ""], "The target folder is missing"),
         (["--to", "flow", "--into", "flow"], "--to and --into exclude each other"),
         (["--into", "flow"], "is not a workflow's folder"),
         (["--to", "full"], "was not written by an export"),

@@ -257,6 +257,13 @@ def test_an_option_without_its_parts_is_refused(pdkernel: Shell, option: str, te
     assert (ended.status, f"Write {form}." in ended.stderr) == (2, True)
 
 
+def test_programs_run_only_as_snippets(pdkernel: Shell) -> None:
+    """`--run` runs the programs of `--snippets`; alone, it is refused before a call."""
+    ended = pdkernel("invoke", "http://127.0.0.1:1/eo1", "--run")
+
+    assert (ended.status, "--run has no effect without --snippets." in ended.stderr) == (2, True)
+
+
 def test_snippets_that_ran_are_ticked(endpoint: Endpoint) -> None:
     """The programs for curl and Python run against the endpoint; SDK 1.x, which requires HTTPS, has an explanation instead."""
     ended = endpoint.shell("invoke", endpoint.url, "--external-user", "ada", "--body", '{"it\'s": 1}', "--snippets", "--run", "--json")  # fmt: skip

@@ -94,7 +94,7 @@ def test_a_reference_by_an_unusual_name_is_a_finding(tmp_path: Path, name: str) 
     (finding,) = lint_workflow(read_folder_workflow(folder))
 
     assert finding.message == f"Step a reads steps.{name}, and the workflow has no such step."
-    assert finding.location.startswith("step a")
+    assert finding.location == "step a, workflow.yaml, line 6"
 
 
 def test_a_finding_in_the_code_of_a_folder_names_the_entry_file(tmp_path: Path) -> None:
