@@ -6,10 +6,13 @@ Handles each step of a run: skipped, pinned, or executed with its reruns and pau
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
+from pdkernel.analysis import find_step_references
 from pdkernel.clock import Clock, format_iso
 from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import WaitKey
@@ -17,9 +20,9 @@ from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause, re
 from pdkernel.engine.restored_run import RESUME_DATA, RestoredPause, RestoredRun
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
-from pdkernel.errors import DirectiveError
+from pdkernel.errors import DirectiveError, ExpressionError
 from pdkernel.execution import ErrorRecord, Status, StepResult
-from pdkernel.model import Step
+from pdkernel.model import JSON, Step
 from pdkernel.workers import StepOutcome
 
 
@@ -60,15 +63,14 @@ class StepScheduler:
             run.record.notify(StepResult(step.name, "disabled"))
             return None
         if step.name in request.pinned_exports:
-            pinned = require_object(redactor.restore(dict(request.pinned_exports[step.name])))
-            run.exports[step.name] = pinned
+            pinned = _restore(run, step, request.pinned_exports[step.name])
             run.record.record_step(
                 StepResult(step.name, "pinned", exports=require_object(redactor.redact_value(pinned))), exports=pinned
             )
             return None
         if not request.is_selected(step.name):
             if step.name in request.previous_exports:
-                run.exports[step.name] = require_object(redactor.restore(dict(request.previous_exports[step.name])))
+                _restore(run, step, request.previous_exports[step.name])
             return None
         if state.pause is not None and state.pause.step.result.name == step.name:
             return await self._go_on(run, step, state.pause)
@@ -145,3 +147,16 @@ class StepScheduler:
             state = replace(state, unstarted=state.unstarted + 1)
             run.record.park(result, StepOutcome(), "retry", state, wake_at=wake_at, interruptions=run.attempt - 1)
         return True
+
+
+def _restore(run: RunState, step: Step, redacted: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Set the exports of a step that does not run; steps that read secrets of another run in them have a note."""
+    redactor, workflow = run.record.redactor, run.request.workflow
+    exports = run.exports[step.name] = require_object(redactor.restore(dict(redacted)))
+    if unknown := redactor.find_unknown_refs(dict(redacted)):
+        note = f"The exports of {step.name} have placeholders for secrets that this run does not have: {', '.join(unknown)}."
+        for each in workflow.steps:
+            with contextlib.suppress(ExpressionError):  # the step itself will have the error
+                if step.name in find_step_references(each):
+                    run.packages.messages.setdefault(each.name, []).append(f"{note} Run {step.name} again to get them.")
+    return exports

@@ -192,6 +192,11 @@ class Redactor:
             return []
         return [ref for ref, forms in self._forms.items() if any(form in text for form in forms)]
 
+    def find_unknown_refs(self, redacted: JSON) -> list[str]:
+        """The refs in placeholders of *redacted* that `restore` leaves, because they name no secret of this redactor."""
+        labels = {placeholder[1] for placeholder in _PLACEHOLDER.finditer(encode_json(redacted).decode())}
+        return sorted({label.partition("|")[0] for label in labels - self._by_label.keys() - {_LITERAL_LABEL}})
+
     def _short_field(self, key: str, item: JSON) -> str | None:
         """The placeholder for *item* if it is a short secret and *key* is the name of its field; otherwise None."""
         if not self._short or isinstance(item, bool) or not isinstance(item, str | int | float):

@@ -40,7 +40,9 @@ def test_a_kill_loses_and_repeats_no_error(fork_server: ForkServer, tmp_path: Pa
             " union select 1 from runs where ended is null"
         ):
             assert time.monotonic() < ends, server.errors
-            if not server.is_alive:  # a busy process writes several rows in one commit, and may never reach the last number
+            if (
+                not server.is_alive
+            ):  # a busy process writes several rows in one commit, and may never reach the last number
                 server.kill()
                 with closing(sqlite3.connect(server.database)) as connection, connection:
                     # another process delivers the message after a minute

@@ -273,6 +273,34 @@ def beside(folder: Path, **workflows: Workflow) -> WorkflowFinder:
     )
 
 
+@pytest.mark.parametrize("source", ["previous_exports", "pinned_exports"])
+async def test_a_step_that_reads_a_secret_of_another_run_has_a_note(
+    run: Run, connect: Callable[..., str], source: str
+) -> None:
+    """A placeholder for a secret of this run is restored; the note names one of another run, and how to get it."""
+    account = connect()
+    values = {"own": f"⟦secret:slack/{account}/oauth_access_token⟧", "other": "⟦secret:slack/apn_gone/token|hex⟧"}
+    choices: dict[str, Any] = {source: {"get": {"$return_value": values}}}
+    read = "values = pd.steps['get']['$return_value']\nreturn [len(values['own']), len(values['other'])]"
+
+    execution = await run(
+        python_step("get", options="--app slack"),
+        python_step("read", read, options="--app slack"),
+        python_step("last"),
+        external_user_id="ada",
+        only_steps=frozenset({"read", "last"}),
+        event=None,
+        **choices,
+    )
+
+    assert execution.step("read").return_value == [len("xoxb-0123456789"), len(values["other"])]
+    assert execution.step("read").output == (
+        "[pdkernel] The exports of get have placeholders for secrets that this run does not have: slack/apn_gone/token. "
+        "Run get again to get them.\n"
+    )
+    assert execution.step("last").logs == ()
+
+
 class TestTrigger:
     """`$.flow.trigger` runs another workflow and waits for it."""
 
