@@ -7,7 +7,7 @@ Finds and loads workflows. A SOURCE is a notebook, a workflow's folder, or a fol
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -41,6 +41,7 @@ __all__ = [
     "WorkflowSource",
     "check_active",
     "file_stamps",
+    "find_sibling_workflow",
     "find_sources",
     "has_workflow",
     "iter_workflow_paths",
@@ -48,7 +49,6 @@ __all__ = [
     "load_source",
     "load_workflow",
     "reload_source",
-    "sibling_workflow_finder",
     "slugify",
     "with_files_beside",
 ]
@@ -286,29 +286,27 @@ def iter_workflow_paths(
             yield entry
 
 
-def sibling_workflow_finder(source: Path) -> Callable[[str], WorkflowSource | None]:
+def find_sibling_workflow(name: str, source: Path | None) -> WorkflowSource | None:
     """
-    Return a function that loads another workflow by its name for a step of *source*; it returns None for an unknown name.
+    Load another workflow that a step of the workflow *source* names; None for an unknown name, or without a source.
 
     A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path. The search
     covers the parent folder of *source* and its subfolders; for an id, also the rest of the repository or project.
     """
-
-    def find(name: str) -> WorkflowSource | None:
-        root = (source.resolve() if source.is_dir() else source).parent
-        direct = root / name
-        if is_notebook_file(direct):
-            return _load(direct)
-        for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
-            if name in (entry.name, _name_of(entry)) or _name_of(entry).endswith(f"-{name}"):
-                return _load(entry)
-        repository = _find_repository(root) if _WORKFLOW_ID.fullmatch(name) else None
-        for entry in iter_workflow_paths(repository) if repository is not None else ():
-            if _name_of(entry).endswith(f"-{name}"):
-                return _load(entry)
+    if source is None:
         return None
-
-    return find
+    root = (source.resolve() if source.is_dir() else source).parent
+    direct = root / name
+    if is_notebook_file(direct):
+        return _load(direct)
+    for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
+        if name in (entry.name, _name_of(entry)) or _name_of(entry).endswith(f"-{name}"):
+            return _load(entry)
+    repository = _find_repository(root) if _WORKFLOW_ID.fullmatch(name) else None
+    for entry in iter_workflow_paths(repository) if repository is not None else ():
+        if _name_of(entry).endswith(f"-{name}"):
+            return _load(entry)
+    return None
 
 
 def _name_of(path: Path) -> str:

@@ -266,6 +266,20 @@ def test_a_triggered_workflow_has_the_variables_beside_it(folder: Path, engine: 
     assert execution.step("call").return_value == [2, 3]
 
 
+def test_a_triggered_workflow_finds_the_workflows_beside_itself(folder: Path, engine: pdkernel.Engine) -> None:
+    """A step of the other workflow names a notebook in its own folder, which is not beside the caller."""
+    places = folder.parent / "chain"
+    (places / "called").mkdir(parents=True)
+    notebook_of(places / "called" / "last.ipynb", "%%pdstep a\ndef handler(pd):\n    return 'last'\n")
+    trigger = "%%pdstep call\ndef handler(pd):\n    return pd.flow.trigger({!r})\n"
+    notebook_of(places / "called" / "first.ipynb", trigger.format("last.ipynb"))
+    caller = notebook_of(places / "call.ipynb", trigger.format("called/first.ipynb"))
+
+    execution = pdkernel.run(caller, event={}, engine=engine)
+
+    assert execution.step("call").return_value == "last"
+
+
 def test_the_event_names_the_external_user(folder: Path, engine: pdkernel.Engine) -> None:
     """A run is for the user and the environment that the event names, unless the arguments name others."""
     event: dict[str, JSON] = {"headers": {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from pdkernel.model import AppBinding, Trigger
 from pdkernel.source import (
     RefusedSource,
     file_stamps,
+    find_sibling_workflow,
     find_sources,
     has_workflow,
     load_source,
     load_workflow,
-    sibling_workflow_finder,
 )
 
 STEP = "%%pdstep a --lang node\nexport default {}"
@@ -274,7 +275,7 @@ def test_a_workflow_beside_another_is_found_by_its_name(tmp_path: Path) -> None:
     folder(tmp_path / "flows/tax.v2-p_2b", "tax")
     notebook(tmp_path / "flows/deep/mail.ipynb", STEP)
 
-    found = list(map(sibling_workflow_finder(caller), ("p_2b", "tax.v2-p_2b", "mail", "mail.ipynb", "2b", "tax")))
+    found = [find_sibling_workflow(name, caller) for name in ("p_2b", "tax.v2-p_2b", "mail", "mail.ipynb", "2b", "tax")]
 
     names = ["tax.v2-p_2b", "tax.v2-p_2b", "mail.ipynb", "mail.ipynb", None, None]
     assert [source and source.path.name for source in found] == names
@@ -288,7 +289,7 @@ def test_a_workflow_is_found_by_the_path_of_its_notebook(tmp_path: Path) -> None
     notebook(tmp_path / deep, STEP)
     notebook(tmp_path / "above.ipynb", STEP)
 
-    found = list(map(sibling_workflow_finder(caller), ("1/2/3/4/5/mail.ipynb", "../above.ipynb", "mail")))
+    found = [find_sibling_workflow(name, caller) for name in ("1/2/3/4/5/mail.ipynb", "../above.ipynb", "mail")]
 
     assert [source and source.path.name for source in found] == ["mail.ipynb", "above.ipynb", None]
 
@@ -317,7 +318,7 @@ def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path, mo
     notebook(tmp_path / "repo/shared/mail-p_3c.ipynb", STEP)
     folder(tmp_path / "outside-p_4d", "outside")
 
-    find = sibling_workflow_finder(caller)
+    find = partial(find_sibling_workflow, source=caller)
 
     assert [found and found.path.name for found in map(find, ("p_2b", "p_3c", "p_4d"))] == [
         "tax-p_2b",

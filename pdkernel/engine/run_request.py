@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pdkernel.analysis import find_blocked_steps
 from pdkernel.egress import OutboundPolicy, SentRequestStore
@@ -28,10 +28,8 @@ from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project.variables import format_variable_ref
 from pdkernel.redaction import Secret
+from pdkernel.source import WorkflowSource, find_sibling_workflow
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
-
-if TYPE_CHECKING:
-    from pdkernel.source import WorkflowSource
 
 OnChange = Callable[[Execution], None]
 
@@ -44,8 +42,8 @@ class StepDebugger(Protocol):
         ...
 
 
-WorkflowFinder = Callable[[str], "WorkflowSource | None"]
-"""Returns the workflow with an id, a name or a path, or None."""
+WorkflowFinder = Callable[[str, Path | None], WorkflowSource | None]
+"""Returns the workflow with an id, a name or a path that a step of the workflow at the second path names, or None."""
 
 VariableLoader = Callable[[Path], Mapping[str, str]]
 """Returns the variables and values of secret props of a workflow in a folder, by name."""
@@ -86,13 +84,13 @@ class RunRequest:
         recording: Records outbound calls in memory, so that the run can be saved as a test; or None.
         install: Whether to install missing packages of steps; False refuses the run instead.
         source: The path of the notebook or folder, for commands in messages.
-        source_path: The path from which *find_workflow* searches, so that a continued run finds the same workflows; or None.
+        source_path: The path of the notebook or folder, from which *find_workflow* searches; or None.
         interface: The interface that starts the run, for the fixes in messages.
         action_sources: Where pre-built actions run, as set in the workflow's `pdkernel.yaml`; empty for the project's
             setting.
         pause_mode: The treatment of `$.flow.delay`, `suspend` and `rerun`.
         base_url: The URL of the endpoint, for resume and cancel URLs, or None if the workflow is not served.
-        find_workflow: Finds other workflows that steps may trigger, or None.
+        find_workflow: Finds other workflows that steps trigger.
         load_variables: Loads the variables of a workflow that a step triggers; None for those of this run.
         depth: The number of workflows in the chain of triggers above this run.
         account_overrides: Account ids by app, used instead of the external user's newest account of the app.
@@ -132,7 +130,7 @@ class RunRequest:
     action_sources: tuple[str, ...] = ()
     pause_mode: PauseMode = "skip"
     base_url: str | None = None
-    find_workflow: WorkflowFinder | None = None
+    find_workflow: WorkflowFinder = find_sibling_workflow
     load_variables: VariableLoader | None = None
     depth: int = 0
     account_overrides: Mapping[str, str] = field(default_factory=dict)

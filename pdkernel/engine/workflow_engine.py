@@ -33,14 +33,14 @@ from pdkernel.engine.record_writes import RunLostError, retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run, seal_payload, unseal_message
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
-from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
+from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, WorkflowFinder
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.errors import InternalError, PdkernelError
 from pdkernel.execution import UNFINISHED_STATUSES, ErrorRecord, Execution
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.project import Project
-from pdkernel.source import sibling_workflow_finder
+from pdkernel.source import find_sibling_workflow
 from pdkernel.variables import load_variables
 from pdkernel.workers import WorkerPool
 
@@ -58,6 +58,7 @@ class WorkflowEngine:
         gateway: The gateway for outbound calls.
         catalog: The pre-built actions.
         emitted_events: What runs emit for triggers of workflows.
+        find_workflow: Finds workflows that steps of continued runs trigger; a server also finds those that it serves.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class WorkflowEngine:
         self._workers = workers
         self._shares_workers = shares_workers
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
+        self.find_workflow: WorkflowFinder = find_sibling_workflow
         emitted = self.emitted_events if self.continues_runs else None
         self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
@@ -283,7 +285,7 @@ class WorkflowEngine:
             variables=load(request.folder),
             load_variables=load,
             idempotency=self._project.idempotency if sends_once else None,
-            find_workflow=None if request.source_path is None else sibling_workflow_finder(request.source_path),
+            find_workflow=self.find_workflow,
         )
 
     async def enqueue(

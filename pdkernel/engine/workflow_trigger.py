@@ -148,7 +148,7 @@ class WorkflowTriggerService:
             raise RequestError(
                 f"The workflow {name} was not started: a chain of triggered workflows has at most {MAX_TRIGGER_DEPTH} workflows."
             )
-        found = request.find_workflow(name) if request.find_workflow else None
+        found = request.find_workflow(name, request.source_path)
         if found is None:
             raise RequestError(
                 f"There is no workflow {name} beside this workflow.",
@@ -180,6 +180,7 @@ class WorkflowTriggerService:
             dedupe_key=None,
             run_ids=(child, child),
             parent=self._child_ids.run_id,
+            replay_of=None,
             done_steps=frozenset(),
             package_lock=None,
             depth=request.depth + 1,

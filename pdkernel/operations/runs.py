@@ -20,7 +20,7 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event, parse_json
 from pdkernel.identity import Directory, Environment
 from pdkernel.model import JSON, Workflow
-from pdkernel.source import WorkflowSource, sibling_workflow_finder
+from pdkernel.source import WorkflowSource
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
@@ -186,7 +186,6 @@ def build_run_request(
         interface=interface,
         action_sources=source.sidecar.actions if source.sidecar else (),
         pause_mode=pause_mode,
-        find_workflow=sibling_workflow_finder(source.path),
         load_variables=variables,
     )
 

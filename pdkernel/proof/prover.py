@@ -30,7 +30,7 @@ from pdkernel.proof.run_comparison import RunDifferences, compare_runs, is_refus
 from pdkernel.proof.side_runner import ProofRunner, ProofSide, SideRun
 from pdkernel.redaction import Redactor
 from pdkernel.render.proof import RUN_ENDED_EARLIER, WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
-from pdkernel.source import EVENTS_FOLDER, sibling_workflow_finder
+from pdkernel.source import EVENTS_FOLDER
 from pdkernel.variables import load_variables
 
 ProgressListener = Callable[[str], None]
@@ -155,7 +155,7 @@ def _sides(exported: ExportedNotebook, read: ExportedFolder) -> tuple[ProofSide,
         actions=exported.sidecar.actions if exported.sidecar else (),
         load_variables=partial(load_variables, exported.project),
         source=shlex.quote(exported.source.name),
-        find_workflow=sibling_workflow_finder(exported.source),
+        source_path=exported.source,
     )
     files_side = ProofSide(
         workflow=normalize_for_run(read.workflow, exported.workflow),
@@ -163,7 +163,7 @@ def _sides(exported: ExportedNotebook, read: ExportedFolder) -> tuple[ProofSide,
         actions=notebook_side.actions if read.sidecar is None else read.sidecar.actions,
         load_variables=notebook_side.load_variables,
         source=notebook_side.source,
-        find_workflow=notebook_side.find_workflow,
+        source_path=exported.source,
     )
     return notebook_side, files_side
 

@@ -23,7 +23,7 @@ from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.journal import UnrecordedRuns
 from pdkernel.engine.run_deliveries import RunDeliveries
-from pdkernel.engine.run_request import RunRequest, VariableLoader, WorkflowFinder
+from pdkernel.engine.run_request import RunRequest, VariableLoader
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
@@ -47,7 +47,7 @@ class ProofSide:
         actions: The sources of its actions; empty for the project's setting.
         load_variables: Loads the variables of the workflow and of those that its steps trigger.
         source: The notebook's name in commands.
-        find_workflow: Finds other workflows that steps trigger.
+        source_path: The notebook, beside which other workflows are found.
     """
 
     workflow: Workflow
@@ -55,7 +55,7 @@ class ProofSide:
     actions: tuple[str, ...]
     load_variables: VariableLoader
     source: str
-    find_workflow: WorkflowFinder | None
+    source_path: Path
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class ProofRunner:
                 source=side.source,
                 action_sources=side.actions,
                 pause_mode="skip",
-                find_workflow=side.find_workflow,
+                source_path=side.source_path,
                 keep_in_journal=False,
             )
         )

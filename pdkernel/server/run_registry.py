@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -34,7 +35,7 @@ from pdkernel.identity import Environment
 from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.source_turns import SourceTurns
-from pdkernel.source import WorkflowSource, sibling_workflow_finder
+from pdkernel.source import WorkflowSource, find_sibling_workflow
 from pdkernel.variables import load_variables
 
 MAX_UNFINISHED_RUNS = 1000
@@ -114,23 +115,12 @@ def build_run_request(
         interface="http",
         pause_mode="park",
         base_url=context.settings.base_url,
-        find_workflow=_workflow_finder(context, served),
+        find_workflow=context.engine.find_workflow,
         load_variables=partial(load_variables, context.project),
         workflow_id=served.id,
         run_ids=new_run_ids(context.ids),
         **fields,
     )
-
-
-def _workflow_finder(context: AppContext, served: ServedWorkflow) -> Callable[[str], WorkflowSource | None]:
-    """Find a workflow by its name beside *served*, or by its id among all that are served."""
-    find_sibling = sibling_workflow_finder(served.source.path)
-
-    def find(name: str) -> WorkflowSource | None:
-        other = context.workflows.find_id(name)
-        return other.source if other is not None else find_sibling(name)
-
-    return find
 
 
 class _Caller:
@@ -192,7 +182,13 @@ class RunRegistry:
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._delivery: asyncio.Task[None] | None = None
         self._journal = context.engine.journal
+        context.engine.find_workflow = self._find_workflow
         self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
+
+    def _find_workflow(self, name: str, source: Path | None) -> WorkflowSource | None:
+        """Find a workflow by its id among all that are served, or by its name beside *source*."""
+        served = self._context.workflows.find_id(name)
+        return served.source if served is not None else find_sibling_workflow(name, source)
 
     @property
     def is_full(self) -> bool:

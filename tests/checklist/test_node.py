@@ -51,4 +51,4 @@ async def test_another_workflow_is_called(check: Check, tmp_path: Path) -> None:
     """`$.flow.trigger` returns the other workflow's result, or with `all_exports` its steps' exports and a null `$context`."""
     double = python_step("double", 'pd.export("named", 1)\nreturn pd.steps["trigger"]["event"]["n"] * 2')
     other = WorkflowSource(tmp_path / "other.ipynb", "notebook", a_workflow(double, name="Other"))
-    await check("trigger-workflow", "node", find_workflow={"p_other01": other}.get)
+    await check("trigger-workflow", "node", find_workflow=lambda name, _: {"p_other01": other}.get(name))

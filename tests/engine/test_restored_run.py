@@ -24,7 +24,6 @@ from pdkernel.execution import Execution, StepResult
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import Project, Vault
 from pdkernel.redaction import Secret
-from pdkernel.source import sibling_workflow_finder
 from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_workflow, an_event, node_step, python_step
 from tests.notebook_files import notebook_of
@@ -388,7 +387,7 @@ async def test_a_repeated_step_finds_the_run_that_it_triggered(
         "call",
         f"import os\nresult = pd.flow.trigger('child', {{}})\nif not os.path.exists({str(tmp_path / 'again')!r}): {gate.code}\nreturn result",
     )
-    others = {"source_path": path, "find_workflow": sibling_workflow_finder(path)}
+    others = {"source_path": path}
     length = python_step("length", "return len(pd.steps['call']['$return_value'])")
     await interrupt(start, gate, held, length, variables={"TOKEN": "token-0123456789"}, **others)
     (tmp_path / "again").touch()
@@ -457,7 +456,7 @@ def a_child(folder: Path, body: str) -> dict[str, Any]:
     """The choices of a run whose steps can trigger the workflow `child`, with one step of *body*."""
     notebook_of(folder / "child.ipynb", f"%%pdstep only\ndef handler(pd):\n{textwrap.indent(body, '    ')}\n")
     path = folder / "parent.ipynb"
-    return {"source_path": path, "find_workflow": sibling_workflow_finder(path)}
+    return {"source_path": path}
 
 
 async def test_a_step_that_runs_again_triggers_a_new_run(

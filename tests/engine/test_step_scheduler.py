@@ -268,7 +268,7 @@ class TestRetry:
 
 def beside(folder: Path, **workflows: Workflow) -> WorkflowFinder:
     """Return a function that finds one of *workflows* by name."""
-    return lambda name: (
+    return lambda name, _: (
         WorkflowSource(folder / f"{name}.ipynb", "notebook", workflows[name]) if name in workflows else None
     )
 

@@ -16,7 +16,7 @@ from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildIds, Execut
 from pdkernel.errors import RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.model import JSON, Trigger, TriggerType
-from pdkernel.source import WorkflowSource
+from pdkernel.source import WorkflowSource, find_sibling_workflow
 from tests.builders import a_workflow, an_event, python_step
 from tests.render.builders import an_execution
 
@@ -63,7 +63,11 @@ def a_request(tmp_path: Path, **changes: Any) -> RunRequest:
         emitter_id="ti_caller",
         dedupe_key="p_caller/schedule/1",
         variables={"KEY": "value"},
-        find_workflow=lambda name: other(tmp_path) if name == "p_other" else None,
+        replay_of="run_0",
+        source_path=tmp_path / "caller.ipynb",
+        find_workflow=lambda name, source: (
+            other(tmp_path) if (name, source) == ("p_other", tmp_path / "caller.ipynb") else None
+        ),
     )
     return replace(caller, **changes)
 
@@ -135,7 +139,12 @@ async def test_the_other_run(tmp_path: Path) -> None:
         None,
         frozenset(),
     )
-    assert (dict(first.account_overrides), first.emitter_id, first.dedupe_key) == ({}, None, None)
+    assert (dict(first.account_overrides), first.emitter_id, first.dedupe_key, first.replay_of) == (
+        {},
+        None,
+        None,
+        None,
+    )
     assert (first.variables, first.policy, first.depth, first.parent) == (request.variables, request.policy, 1, "run_1")
     assert second.event.data == {}
 
@@ -187,7 +196,7 @@ async def test_a_payload_is_an_object(tmp_path: Path, payload: JSON) -> None:
 
 async def test_an_unknown_workflow(tmp_path: Path) -> None:
     """The fix explains how to name a workflow; a run without a folder finds none."""
-    for request in (a_request(tmp_path), a_request(tmp_path, find_workflow=None)):
+    for request in (a_request(tmp_path), a_request(tmp_path, source_path=None, find_workflow=find_sibling_workflow)):
         with pytest.raises(RequestError, match="There is no workflow gone beside this workflow"):
             await ask(tmp_path, Runner(), request, workflow="gone")
 

@@ -28,7 +28,7 @@ from pdkernel.operations.run_replay import (
     start_replay,
 )
 from pdkernel.project import Project
-from pdkernel.source import WorkflowSource, load_source, sibling_workflow_finder
+from pdkernel.source import WorkflowSource, load_source
 from tests.builders import a_workflow, an_event, python_step
 from tests.engine.conftest import Run
 from tests.notebook_files import notebook_of
@@ -70,7 +70,7 @@ async def test_the_replay_of_a_triggered_run_runs_its_own_workflow(
     """A run that a step of another workflow has started is replayed with its own current workflow, not that of the step."""
     write_notebook(tmp_path / "other.ipynb", "return 'before'")
     caller = write_notebook(tmp_path / "caller.ipynb", "return ['called', pd.flow.trigger('other', {'n': 1})]")
-    first = await run(caller.workflow, source_path=caller.path, find_workflow=sibling_workflow_finder(caller.path))
+    first = await run(caller.workflow, source_path=caller.path)
     (child,) = [each for each in await runtime.journal.list_executions() if each.id != first.id]
     write_notebook(tmp_path / "other.ipynb", "return 'after'")
 

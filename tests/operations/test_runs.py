@@ -152,8 +152,7 @@ def test_a_request_finds_the_workflows_beside_its_source(project: Project, tmp_p
         source_argument="work.ipynb",
         variables=lambda _: {},
     )
-    assert request.find_workflow is not None
-    found = request.find_workflow("other")
+    found = request.find_workflow("other", request.source_path)
 
     assert (found and found.workflow.name, request.variables) == ("Other", {})
     assert request.load_variables is not None

@@ -7,13 +7,17 @@ import json
 import sqlite3
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.engine.journal import Journal
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.execution import Delivery, Execution
+from pdkernel.execution import UNFINISHED_STATUSES, Delivery, Execution
+from pdkernel.model import Trigger
 from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
@@ -39,6 +43,32 @@ def log_of(path: Path) -> str:
         f"import time\nlog = open({str(path)!r}, 'a', buffering=1)\nlog.write('begin\\n')\n"
         "time.sleep(0.05)\nlog.write('end\\n')"
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "settings"),
+    [
+        pytest.param("", {}, id="at once"),
+        pytest.param("if pd.context['run']['runs'] == 1: pd.flow.rerun(1)\n", {}, id="after a pause"),
+        pytest.param("", {"concurrency": 1}, id="from the queue"),
+    ],
+)
+async def test_a_step_starts_a_served_workflow_by_its_id(tmp_path: Path, before: str, settings: dict[str, Any]) -> None:
+    """A run finds the id that the server gave to another workflow, also when it continues or waited for its start."""
+    call = python_step("call", f"{before}return pd.flow.trigger(pd.steps['trigger']['event']['body'])")
+    other = replace(a_workflow(python_step("one", "return 1"), name="Other"), triggers=(Trigger("schedule"),))
+
+    async with site_of(tmp_path, a_workflow(call, **settings), other) as site:
+        (served,) = (each for each in site.context.workflows.list_workflows() if each.source.workflow == other)
+        await site.http.post(site.path(), json=served.id)
+        for _ in range(1500):
+            runs = {each.workflow: each for each in await site.context.engine.journal.list_executions()}
+            if "Test" in runs and runs["Test"].status not in UNFINISHED_STATUSES:
+                break
+            await asyncio.sleep(0.02)
+
+    assert runs["Test"].step("call").return_value == 1, runs["Test"].error
+    assert runs["Other"].status == "success"
 
 
 class TestLimits:
