@@ -38,7 +38,7 @@ def served(session: Session) -> tuple[str, list[Execution], list[str]]:
 
 def wait_for(what: Callable[[], bool]) -> bool:
     """Whether *what* becomes true: a log line is written just after its response."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not what() and time.monotonic() < until:
         time.sleep(0.01)
     return what()
