@@ -114,7 +114,7 @@ def test_a_client_that_resets_its_connection_in_a_request(loop: Loop, tmp_path: 
         own.bind(caller_token, ledger.binding("live"))
         with knock(own, caller_token, "slack.com", 80, secure=False) as sock:
             sock.sendall(b"POST / HTTP/1.1\r\nHost: slack.com\r\nContent-Length: 100\r\n\r\nhalf")
-            assert has_half.wait(10)
+            assert has_half.wait(60)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wait_until(lambda: bool(ledger.calls))
 

@@ -31,8 +31,8 @@ TOKEN = "xoxb-typed-into-the-page"
 
 def send(url: str, **fields: str) -> Page:
     """Open the page and send its form."""
-    page = Page(httpx.get(url))
-    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **fields}, headers=SAME_ORIGIN))
+    page = Page(httpx.get(url, timeout=60))
+    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **fields}, headers=SAME_ORIGIN, timeout=60))
 
 
 def wait_for(picker: UserPicker, words: str) -> str:
@@ -90,7 +90,7 @@ def test_an_opened_link_is_removed(slack_picker: UserPicker, session: Session) -
     press(slack_picker, "Connect with Link")
     url = shown_link(slack_picker)
     before = everything_in_state()
-    httpx.get(url)
+    httpx.get(url, timeout=60)
     wait_for(slack_picker, "Continue in the opened page")
     after = everything_in_state()
 
@@ -175,7 +175,7 @@ class TestConsole:
         url = shown_link(console)
         code = httpx.URL(url).params["code"]
         before = everything_in_state()
-        httpx.post(url.partition("?")[0], data={"secret": code, "next": "/-/"}, headers=SAME_ORIGIN)
+        httpx.post(url.partition("?")[0], data={"secret": code, "next": "/-/"}, headers=SAME_ORIGIN, timeout=60)
         after = everything_in_state()
         shown = screen(console)
         press(console, "Open the console")
