@@ -86,17 +86,23 @@ class Journals:
 
 
 class LeaseTime:
-    """The module `time` of the leases and retries, which a test moves forward."""
+    """
+    The module `time` of the leases and retries, which a test moves forward.
+
+    Attributes:
+        speed: How many seconds pass in a second.
+    """
 
     def __init__(self) -> None:
         self._ahead_s = 0.0
+        self.speed = 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
     def monotonic(self) -> float:
         """Return the seconds of the machine and those that were skipped."""
-        return time.monotonic() + self._ahead_s
+        return time.monotonic() * self.speed + self._ahead_s
 
     def skip_lease(self) -> None:
         """Let a lease of `LEASE_S` seconds lapse in this process."""
@@ -244,12 +250,15 @@ async def test_an_executor_that_was_late_stays_lost(
     assert executor.is_lost
 
 
-async def test_a_late_answer_does_not_extend_a_lease(journals: Journals, server: PostgresDatabase) -> None:
+async def test_a_late_answer_does_not_extend_a_lease(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
     """A lease begins with the request for it, so an extension that is answered after the end of the lease comes too late."""
-    executor = journals(lease_s=0.4, beat_s=0.05)
+    lease_time.speed = 100
+    executor = journals(lease_s=LEASE_S, beat_s=0.05)
     server.execute(
         "create function answer_late() returns trigger language plpgsql"
-        " as 'begin perform pg_sleep(0.6); return new; end';"
+        " as 'begin perform pg_sleep(0.8); return new; end';"
         " create trigger late before update on executors for each row execute function answer_late()"
     )
     try:
