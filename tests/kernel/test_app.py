@@ -54,7 +54,7 @@ def kernel(folder: Path) -> Iterator[RunningKernel]:
 
 def test_kernelspec_starts_the_kernel(kernel: RunningKernel) -> None:
     """The kernelspec starts the kernel, which reports its name pdkernel and the language Python."""
-    info = kernel.client.kernel_info(reply=True, timeout=60)["content"]
+    info = kernel.client.kernel_info(reply=True, timeout=TIMEOUT_S)["content"]
 
     assert info["implementation"] == "pdkernel"
     assert info["language_info"] == LANGUAGE_INFO
@@ -343,7 +343,7 @@ def test_a_failure_is_at_the_cells_line(live_kernel: RunningKernel) -> None:
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
 MARK = re.compile(r"\| ([0-9a-f]{32})(?: is up)?$", re.MULTILINE)
 """The first text that a step prints: the mark of its processes."""
-TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & echo is up; sleep 1000"
+TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
 """A shell with children, a grandchild, and a child in its own session."""
 GONE_WITHIN_S = 20.0
 """Much shorter than the time limit of the steps, 100 s, which would end them, too."""
@@ -534,7 +534,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
             kernel.run(cell)
         wait_until_saved(folder, "three")  # a user's restart comes later than the kernel's save
         kernel.manager.restart_kernel(now=True)
-        kernel.client.wait_for_ready(timeout=60)
+        kernel.client.wait_for_ready(timeout=TIMEOUT_S)
         yield kernel
 
 

@@ -26,10 +26,10 @@ STEPS: dict[str, dict[Language, str]] = {
     },
     "grandchildren": {
         "python": "import subprocess\ndef handler(pd):\n"
-        f"    subprocess.run('setsid sleep 1000 & (sleep 1000 & sleep 1000) & echo ${SAY}; sleep 1000', shell=True)\n",
+        f"    subprocess.run('setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000', shell=True)\n",
         "node": "import { spawnSync } from 'child_process';\nexport default { run() {\n"
-        f"spawnSync('setsid sleep 1000 & (sleep 1000 & sleep 1000) & echo ${SAY}; sleep 1000', {{ shell: true, stdio: 'inherit' }}) }} }}",
-        "bash": f"setsid sleep 1000 & (sleep 1000 & sleep 1000) & echo ${SAY}; sleep 1000",
+        f"spawnSync('setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000', {{ shell: true, stdio: 'inherit' }}) }} }}",
+        "bash": f"setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo ${SAY}; sleep 1000",
     },
 }
 
