@@ -1,4 +1,4 @@
-"""Builders of workflows, steps and events with defaults, and a gate that a step waits for."""
+"""Builders of workflows, steps and events with defaults, a gate that a step waits for, and the time of an event loop."""
 
 from __future__ import annotations
 
@@ -86,3 +86,10 @@ class Gate:
     def open(self) -> None:
         """Let the step continue."""
         self._opened.touch()
+
+
+def skip_time(seconds: float) -> None:
+    """Let *seconds* pass for the running event loop: its timers that are due by then fire at once."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]

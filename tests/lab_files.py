@@ -14,7 +14,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOKEN = "tok"
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 100
 
 
 def jupyter_path(folder: Path) -> Path:

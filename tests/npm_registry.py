@@ -82,7 +82,7 @@ class NpmRegistry:
     def answer(self, path: str) -> tuple[int, bytes]:
         """The response to GET *path*."""
         self.asked.append(path)
-        self.gate.wait(30)
+        self.gate.wait(100)
         if self.status != 200:
             return self.status, b"{}"
         if path in self._archives:

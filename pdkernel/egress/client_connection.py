@@ -156,14 +156,17 @@ class ClientConnection:
         except ssl.SSLError:
             self._router.report_rejected_certificate(caller, proxy_target.host, proxy_target.port)
             return
+        reading = asyncio.ensure_future(streams[0].read(1 << 16))
         try:
-            async with asyncio.timeout(sniff_timeout(proxy_target.port)):
-                first = await streams[0].read(1 << 16)
-        except TimeoutError:
-            first = None
+            # not `timeout`: an event loop that is late may notice the bytes and the time together
+            await asyncio.wait({reading}, timeout=sniff_timeout(proxy_target.port))
+            first = reading.result() if reading.done() else None
         except asyncio.CancelledError:
             streams[1].transport.abort()  # the gateway closes before the client sent anything
             raise
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         if first == b"":
             await close_writer(streams[1])
         elif first is not None and detect_protocol(first) == "http1":

@@ -7,6 +7,7 @@ asyncio cannot return bytes that it has read to TLS, so the raw socket is inspec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections.abc import Callable
@@ -73,13 +74,13 @@ async def wait_readable(sock: socket.socket) -> None:
 
 async def peek(sock: socket.socket, *, timeout_s: float | None = None) -> bytes | None:
     """The received bytes, `b""` at the end of the connection, or None after *timeout_s* seconds of silence."""
-    try:
+    with contextlib.suppress(TimeoutError):  # an event loop that is late may notice the bytes and the time together
         async with asyncio.timeout(timeout_s):
             await wait_readable(sock)
-    except TimeoutError:
-        return None
     try:
         return sock.recv(MAX_PEEK_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
     except OSError:
         return b""
 

@@ -30,7 +30,7 @@ ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 # Whatever is not on this machine goes to a proxy that is not there. (Refusing it by Playwright's routes would switch
 # the browser's cache off, and every page would load all of Lab again.)
 ARGUMENTS += ["--proxy-server=127.0.0.1:9"]
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)  # other tests run at the same time
 AXE_VERSION = "4.14.1"
 AXE_SCRIPT = KEPT / f"axe-core-{AXE_VERSION}.js"
 
@@ -62,7 +62,7 @@ def browser() -> Iterator[BrowserContext]:
         context = browser.new_context(
             viewport={"width": 1400, "height": 1300}, permissions=["clipboard-read", "clipboard-write"]
         )
-        context.set_default_timeout(90_000)  # other tests run at the same time
+        context.set_default_timeout(90_000)
         yield context
         browser.close()
 

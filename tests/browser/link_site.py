@@ -40,6 +40,7 @@ class Site:
             headers={"authorization": f"Bearer {self.token}"},
             json={"external_user_id": user, **fields},
             verify=False,
+            timeout=60,
         )
         made: dict[str, Any] = answer.json()
         return made
@@ -65,5 +66,5 @@ def link_site(folder: Path, *words: str) -> Iterator[Site]:
         client = project.oauth_clients.create("tests")
         with serving(folder, *words) as (printed, _):
             asked = {"client_id": client.client.id, "client_secret": client.secret, "grant_type": "client_credentials"}
-            answer = httpx.post(f"{printed['url']}/v1/oauth/token", json=asked, verify=False)
+            answer = httpx.post(f"{printed['url']}/v1/oauth/token", json=asked, verify=False, timeout=60)
             yield Site(project, printed["url"], answer.json()["access_token"])

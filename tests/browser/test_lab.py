@@ -214,7 +214,7 @@ def test_plain_python_kernel_does_the_same(page: LabPage) -> None:
     expect(page.editor(2)).to_have_attribute("data-language", "javascript")
 
 
-SLOW = """%%pdstep slow
+SLOW = """%%pdstep slow --timeout 600
 import sys, time
 
 def handler(pd):

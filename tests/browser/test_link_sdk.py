@@ -135,7 +135,7 @@ def trusting(browser: BrowserContext) -> Iterator[BrowserContext]:
     """A browser that trusts the project's certificate authority."""
     assert browser.browser is not None
     context = browser.browser.new_context(ignore_https_errors=True)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 

@@ -357,7 +357,7 @@ def test_a_run_is_saved_as_a_test(edited: Job, fork_server: ForkServer) -> None:
 
     output.get_by_role("button", name="Save this run as a test").click()
 
-    expect(output).to_contain_text("Wrote tests/test_issues_opened.py", timeout=30_000)
+    expect(output).to_contain_text("Wrote tests/test_issues_opened.py")
     edited.look("run", "job-13-saved-as-a-test")
     assert run_pytest(fork_server, edited.folder) == {"passed": 1}
     files = [path for path in (edited.folder / "tests").rglob("*") if path.is_file()]

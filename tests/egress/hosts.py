@@ -22,14 +22,14 @@ Play = Callable[[socket.socket], None]
 def host(play: Play, context: ssl.SSLContext | None = None) -> Iterator[int]:
     """A host that runs *play* with its first client; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
 
         def serve() -> None:
             try:
                 client, _ = listener.accept()
             except OSError:
                 return
-            client.settimeout(10)
+            client.settimeout(60)
             with client:
                 if context is None:
                     play(client)
@@ -41,7 +41,7 @@ def host(play: Play, context: ssl.SSLContext | None = None) -> Iterator[int]:
         thread.start()
         yield int(listener.getsockname()[1])
         listener.close()
-        thread.join(10)
+        thread.join(60)
 
 
 def echo(sock: socket.socket) -> None:

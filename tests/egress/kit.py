@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         status = int(path.removeprefix("/status/")) if path.startswith("/status/") else 200
         if path.startswith(("/big/", "/held/")):
             if path.startswith("/held/"):
-                self.server.go_on.wait(10)
+                self.server.go_on.wait(60)
             content = b"x" * int(path.rpartition("/")[2])
         elif path == "/cut":
             self.send_response(200)
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"3\r\none\r\n")
         self.wfile.flush()
-        self.server.go_on.wait(10)
+        self.server.go_on.wait(60)
         self.wfile.write(b"3\r\ntwo\r\n0\r\n\r\n")
 
     def _chunks(self) -> bytes:
@@ -184,7 +184,7 @@ class Loop:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run *work* in the loop and wait for the result."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
 
     def stop(self) -> None:
         """Stop the thread."""
@@ -307,7 +307,7 @@ class ClientProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process.stdout.close()
         self.gateway.revoke_token(self.caller_token)
 
@@ -351,11 +351,15 @@ def outside_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
+_CLOSED: list[socket.socket] = []
+
+
 def closed_port() -> int:
-    """A port without a listener."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port without a listener, which no other program gets meanwhile."""
+    if not _CLOSED:
+        _CLOSED.append(socket.socket())
+        _CLOSED[0].bind(("127.0.0.1", 0))
+    return int(_CLOSED[0].getsockname()[1])
 
 
 def issue_bound_token(gateway: Gateway, ledger: Ledger, mode: str = "live", **binding: Any) -> str:
@@ -369,7 +373,7 @@ def knock(
     gateway: Gateway, caller_token: str, host: str, port: int, *, secure: bool, server_name: str | None = None
 ) -> socket.socket:
     """A connection to the gateway as a hook makes one; with *secure*, plain HTTP represents https."""
-    sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+    sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
     line = {"host": host, "port": port, "tls": secure, "token": caller_token, "servername": server_name}
     sock.sendall(f"PDK1 {json.dumps(line)}\n".encode())
     return sock
@@ -384,8 +388,9 @@ def program(name: str) -> str:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Wait at most ten seconds until *true* returns true."""
-    for _ in range(1000):
+    """Wait at most a minute until *true* returns true."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         if true():
             return
         time.sleep(0.01)

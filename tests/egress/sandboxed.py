@@ -22,7 +22,7 @@ HEAD = "GET / HTTP/1.1\\r\\nHost: api.example.test\\r\\nConnection: close\\r\\n\
 
 TCP = f"""
 import socket
-sock = socket.create_connection((HOST, PORT), timeout=10)
+sock = socket.create_connection((HOST, PORT), timeout=60)
 sock.sendall(b"{HEAD}")
 print(sock.recv(12).decode())
 """
@@ -50,7 +50,7 @@ def run_sandboxed(
         )
 
     process = gateway.start_sandboxed(caller_token, start) if guard else start()
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=60)
     return subprocess.CompletedProcess(command, process.returncode, out, error)
 
 

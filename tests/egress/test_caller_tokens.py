@@ -107,7 +107,7 @@ def test_an_unknown_token_in_absolute_form_is_refused(
 ) -> None:
     """A request without a caller token gets 403 for any target."""
     plain_outside.seen.clear()
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
         sock.sendall(f"GET {target} HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n".encode())
         answer = read_all(sock)
 
@@ -121,7 +121,7 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
     """An unknown caller token gets 407; git answers it without a new connection."""
     caller_token = issue_bound_token(gateway, ledger)
     user = base64.b64encode(f"{caller_token}:x".encode()).decode()
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
         sock.sendall(b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
         challenge = read_until(sock, b"\r\n\r\n")
         sock.sendall(f"CONNECT api.example.test:443 HTTP/1.1\r\nProxy-Authorization: Basic {user}\r\n\r\n".encode())
@@ -147,7 +147,7 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
 )
 def test_an_invalid_first_line_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
     """An invalid first line is answered with 400, and the gateway continues."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
         sock.sendall(first)
         answer = read_all(sock)
 
@@ -157,7 +157,7 @@ def test_an_invalid_first_line_is_a_bad_request(gateway: Gateway, first: bytes) 
 @pytest.mark.parametrize("first", [b"\x00\x01\x02\x03\x04\x05\x06\x07\x08", b"\x16\x03\x01\x00\x05hello", b""])
 def test_an_unknown_protocol_is_closed(gateway: Gateway, first: bytes) -> None:
     """Bytes of none of the three protocols get no response."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
         sock.sendall(first)
         try:
             sock.shutdown(socket.SHUT_WR)
@@ -173,7 +173,7 @@ def test_a_first_line_in_pieces_is_joined(gateway: Gateway, outside: OutsideServ
     caller_token = issue_bound_token(gateway, ledger)
     line = f'PDK1 {{"host": "api.example.test", "port": 443, "tls": true, "token": "{caller_token}"}}\n'.encode()
     request = b"GET /pieces HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in (line[:3], line[3:20], line[20:] + request[:4], request[4:]):
             sock.sendall(part)

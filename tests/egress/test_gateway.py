@@ -404,14 +404,14 @@ def run_python(code: str, environment: dict[str, str]) -> str:
     """The output of *code* in a process with the hook."""
     command = [sys.executable, "-c", LOAD_HOOK + code]
     environment = {"PATH": os.environ["PATH"]} | environment
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def run_node(node: Path, code: str, environment: dict[str, str]) -> str:
     """The output of *code* in a process with the hook."""
     command = [str(node), "--input-type=module", "-e", code]
     environment = {"PATH": os.environ["PATH"]} | environment
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 @pytest.fixture(params=sorted(node_paths()))
@@ -669,7 +669,7 @@ def test_children_of_bash_are_routed(gateway: Gateway, ledger: Ledger, node_path
     environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "bash")
 
     out = subprocess.run(
-        ["bash", "-c", script, str(node_path)], env=environment, capture_output=True, text=True, check=True, timeout=30
+        ["bash", "-c", script, str(node_path)], env=environment, capture_output=True, text=True, check=True, timeout=60
     ).stdout
 
     assert out.split() == ["403", "403"]
@@ -692,7 +692,7 @@ def test_a_program_with_proxy_support_is_routed(
     caller_token = issue_bound_token(gateway, ledger, "deny")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | gateway.build_environment(caller_token, "bash")
 
-    subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)
+    subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
 
     assert [(call.method, call.outcome) for call in ledger.calls] == [("GET", "denied")]
     assert outside.seen == []

@@ -114,7 +114,7 @@ def test_a_client_that_resets_its_connection_in_a_request(loop: Loop, tmp_path: 
         own.bind(caller_token, ledger.binding("live"))
         with knock(own, caller_token, "slack.com", 80, secure=False) as sock:
             sock.sendall(b"POST / HTTP/1.1\r\nHost: slack.com\r\nContent-Length: 100\r\n\r\nhalf")
-            assert has_half.wait(10)
+            assert has_half.wait(60)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wait_until(lambda: bool(ledger.calls))
 
@@ -129,7 +129,7 @@ def test_the_head_of_a_slow_response_is_passed_on_at_once(loop: Loop, tmp_path: 
     def slow(sock: socket.socket) -> None:
         read_until(sock, b"\r\n\r\n")
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
-        go_on.wait(10)
+        go_on.wait(60)
         sock.sendall(b"body")
 
     with host(slow) as port, gateway_to(loop, tmp_path, port, meant=80) as (own, caller_token):
@@ -192,7 +192,7 @@ def test_curl_uses_absolute_form_for_plain_http(
 def test_the_url_of_a_request_in_absolute_form(gateway: Gateway, ledger: Ledger, target: str, url: str) -> None:
     """The scheme decides the port if the target has none."""
     user = base64.b64encode(f"{issue_bound_token(gateway, ledger, 'deny')}:x".encode()).decode()
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
         head = f"Host: {HOST}\r\nProxy-Authorization: Basic {user}\r\nConnection: close\r\n\r\n"
         sock.sendall(f"GET {target} HTTP/1.1\r\n{head}".encode())
         read_all(sock)
@@ -216,7 +216,7 @@ def test_this_machine_is_reached_through_the_gateway(
     if form == "hook":
         sock = knock(gateway, caller_token, "127.0.0.1", plain_outside.port, secure=False)
     else:
-        sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+        sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
     with sock:
         if form == "connect":
             sock.sendall(f"CONNECT {place} HTTP/1.1\r\nProxy-Authorization: Basic {user}\r\n\r\n".encode())
@@ -262,7 +262,7 @@ def test_any_target_leaves_as_written(
             sock = knock(gateway, caller_token, HOST, 80, secure=False)
             start = f"GET {target} HTTP/1.1\r\n"
         else:
-            sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+            sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
             start = f"GET http://{HOST}{target} HTTP/1.1\r\n"
         with sock:
             sock.sendall((start + head).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 
 import pytest
 
@@ -73,6 +74,19 @@ async def test_bytes_are_read_twice() -> None:
         far.close()
         assert await peek(near) == b""
         assert await peek_until(near, lambda _: False) == b""
+
+
+async def test_bytes_that_a_late_loop_finds_count() -> None:
+    """A client whose bytes have arrived is not silent, although the event loop looks only after the time."""
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        peeking = asyncio.ensure_future(peek(near, timeout_s=0.01))
+        await asyncio.sleep(0)
+        far.sendall(b"GET /")
+        time.sleep(0.05)  # the event loop does not turn
+
+        assert await peeking == b"GET /"
 
 
 async def test_a_connection_that_is_reset_is_not_awaited() -> None:

@@ -61,13 +61,13 @@ async def read(*sent: bytes, end: bool = False) -> tuple[ProxyTarget | None, byt
             client.sendall(part)
         if end:
             client.shutdown(socket.SHUT_WR)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             target = await read_proxy_target(server, lambda token: token == "known", failure)
         left = b""
         with contextlib.suppress(BlockingIOError):
             left = server.recv(1 << 16)
         server.shutdown(socket.SHUT_WR)
-        client.settimeout(5)
+        client.settimeout(60)
         answer = b""
         while chunk := client.recv(1 << 16):
             answer += chunk

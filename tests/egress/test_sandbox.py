@@ -191,7 +191,7 @@ def test_a_program_that_outlives_the_gateway_gets_no_connection(loop: Loop, tmp_
 
     process = gateway.start_sandboxed(gateway.issue_token(), start)
     loop.run(gateway.close())
-    out, _ = process.communicate("\n", timeout=20)
+    out, _ = process.communicate("\n", timeout=60)
 
     assert out == "Function not implemented\n"
 

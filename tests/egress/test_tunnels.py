@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pdkernel.egress import Gateway
+from pdkernel.egress import Gateway, protocol_sniff
 from tests.egress.hosts import Play, client_context, echo, gateway_to, greet, host, websocket
 from tests.egress.kit import (
     PYTHON_HOOK,
@@ -164,9 +164,17 @@ def test_a_client_that_leaves_after_its_handshake(
 
 
 def test_tls_without_http_is_passed_on(
-    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+    loop: Loop,
+    tmp_path: Path,
+    ledger: Ledger,
+    authority: trustme.CA,
+    outside_ca: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A mail client's TLS ends at the gateway, which connects to the mail server by TLS."""
+    monkeypatch.setattr(
+        protocol_sniff, "SERVER_FIRST_TIMEOUT_S", 3.0
+    )  # until its greeting, the client is silent in TLS
     with (
         host(greet, outside_context(authority)) as port,
         gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, caller_token),
@@ -180,9 +188,15 @@ def test_tls_without_http_is_passed_on(
 
 
 def test_the_first_bytes_inside_tls_are_passed_on(
-    loop: Loop, tmp_path: Path, ledger: Ledger, authority: trustme.CA, outside_ca: Path
+    loop: Loop,
+    tmp_path: Path,
+    ledger: Ledger,
+    authority: trustme.CA,
+    outside_ca: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A host receives the bytes by which the gateway has recognized that a client's protocol inside TLS is not HTTP."""
+    monkeypatch.setattr(protocol_sniff, "SERVER_FIRST_TIMEOUT_S", 60.0)
     with (
         host(echo, outside_context(authority)) as port,
         gateway_to(loop, tmp_path, port, meant=8883, ca=outside_ca) as (gateway, caller_token),
@@ -319,7 +333,7 @@ def test_http2_behind_the_node_hook_is_passed_through(
     ):
         gateway.bind(caller_token, ledger.binding("live"))
         line = f'PDK1 {{"host":"slack.com","port":443,"tls":true,"alpn":["h2"],"token":"{caller_token}"}}\n'
-        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
             sock.sendall(line.encode() + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             answer = sock.recv(100)
 
@@ -335,7 +349,7 @@ import importlib.util, smtplib, ssl, sys
 spec = importlib.util.spec_from_file_location("egress_hook", {str(PYTHON_HOOK)!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 try:
-    with smtplib.SMTP("slack.com", 587, timeout=10) as mail:
+    with smtplib.SMTP("slack.com", 587, timeout=60) as mail:
         mail.starttls(context=ssl.create_default_context(cafile=sys.argv[1]))
         print(mail.ehlo()[0])
 except (OSError, smtplib.SMTPException) as error:
@@ -398,7 +412,7 @@ def test_mail_is_sent_in_live(
     ):
         gateway.bind(caller_token, ledger.binding(mode))
         environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "node")
-        done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=60)
 
     assert done.stdout.strip() == "250"
     assert [(call.method, call.url, call.outcome) for call in ledger.calls] == [
@@ -418,7 +432,7 @@ def test_mail_is_refused_in_other_modes(
     with gateway_to(loop, tmp_path, 9, meant=587) as (gateway, caller_token):
         gateway.bind(caller_token, ledger.binding(mode.format(tmp_path)))
         environment = {"PATH": os.environ["PATH"]} | gateway.build_environment(caller_token, "node")
-        done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(client, env=environment, capture_output=True, text=True, check=True, timeout=60)
 
     assert done.stdout.strip() in ("SMTPServerDisconnected", "ConnectionResetError", "closed", "read ECONNRESET")
     assert [(call.url, call.outcome) for call in ledger.calls] == [("tcp://slack.com:587", "denied")]

@@ -380,7 +380,7 @@ def test_the_host_is_connected_once(
 
 def find_cause(gateway: Gateway, caller_token: str, port: int) -> dict[str, object]:
     """The gateway's answer to a hook that asks why the connection from *port* was dropped."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as asking:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as asking:
         asking.sendall(f"PDK1 {json.dumps({'token': caller_token, 'dropped': port})}\n".encode())
         return dict(json.loads(read_all(asking)))
 

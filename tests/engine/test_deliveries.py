@@ -332,7 +332,7 @@ async def test_a_cancelled_run_sends_nothing(runtime: WorkflowEngine, server: Se
 
     request = RunRequest(a_workflow(queued, waits), an_event(), parse_policy("live"))
     task = asyncio.create_task(runtime.run(request, RunWatcher(on_change=on_change)))
-    await asyncio.wait_for(started.wait(), 20)
+    await asyncio.wait_for(started.wait(), 60)
 
     task.cancel()
     execution = await task

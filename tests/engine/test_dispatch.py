@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 NEVER_S = 3600.0
 """An interval that no test waits for: what happens was noticed."""
+FAR_S = TIMER_HORIZON_S + 3.5
+"""Seconds of a pause that a message ends, also if the process notices the pause some seconds late."""
 LEASE_S = 10.0
-"""Seconds within which a run that is due starts, on a busy machine; less than a sweep."""
+"""Seconds after which a silent process is dead: longer than a busy machine stalls."""
+PATIENCE_S = 30.0
+"""Seconds after which a test gives up; much less than `NEVER_S`."""
 
 
 @dataclass
@@ -84,18 +88,21 @@ class Host:
 
     async def pause(self, run_id: str, seconds: float) -> float:
         """Accept a run, pause it for *seconds*, and return when the pause ends."""
-        ends = time.time() + seconds
+        return await self.pause_until(run_id, time.time() + seconds)
+
+    async def pause_until(self, run_id: str, ends: float) -> float:
+        """Accept a run, pause it until *ends*, and return that time."""
         assert await self.journal.accept_run(new_run(run_id))
         assert await self.journal.park(Claim.first(run_id), wait_row(wake_at=ends))
         self.dispatch.notify()
         return ends
 
-    async def wait_until_started(self, *run_ids: str, limit_s: float = 10) -> None:
+    async def wait_until_started(self, *run_ids: str, limit_s: float = PATIENCE_S) -> None:
         """Wait until the runs are started here."""
         await wait_until(lambda: set(run_ids) <= set(self.starter.started), limit_s)
 
 
-async def wait_until(is_true: Callable[[], object], limit_s: float = 10) -> None:
+async def wait_until(is_true: Callable[[], object], limit_s: float = PATIENCE_S) -> None:
     """Wait until *is_true* is true."""
     async with asyncio.timeout(limit_s):
         while not is_true():
@@ -298,14 +305,17 @@ class TestSeveralProcesses:
     async def test_one_message_for_each_second_wakes_one_process(self, hosts: Hosts) -> None:
         """Pauses that are far away need one message at a time, and the run starts once, in time, on one of the processes."""
         some = [await hosts.open(interval_s=NEVER_S) for _ in range(3)]
-        seconds = TIMER_HORIZON_S + 1.5
-        ends = {f"run{n}": await some[n % 3].pause(f"run{n}", seconds + n / 100) for n in range(12)}
-        await asyncio.sleep(0.5)
+        first = time.time() + FAR_S
+        ends = {f"run{n}": await some[n % 3].pause_until(f"run{n}", first + n / 100) for n in range(12)}
+        await wait_until(hosts.messages)
+        await asyncio.sleep(0.3)
         waiting = hosts.messages()
         await wait_until(lambda: sum(len(host.starter.started) for host in some) >= 12)
         started = {run: at for host in some for run, at in host.starter.started.items()}
+        count = "select count(*) from pgqueuer_log where status = 'successful'"
+        await wait_until(lambda: hosts.execute(count) != [(0,)])
         await asyncio.sleep(0.3)
-        delivered = hosts.execute("select count(*) from pgqueuer_log where status = 'successful'")
+        delivered = hosts.execute(count)
 
         assert waiting == [f"due:{int(min(ends.values()))}"]
         assert started.keys() == ends.keys()
@@ -316,7 +326,7 @@ class TestSeveralProcesses:
     async def test_a_lost_message_delays_a_run_by_a_sweep(self, hosts: Hosts) -> None:
         """If PgQueuer loses the message, the run starts at the next sweep."""
         host = await hosts.open()
-        ends = await host.pause("run", TIMER_HORIZON_S + 1)
+        ends = await host.pause("run", FAR_S)
         await wait_until(lambda: hosts.execute("delete from pgqueuer returning 1"))
         await host.wait_until_started("run")
 
@@ -327,7 +337,7 @@ class TestSeveralProcesses:
         host = await hosts.open(interval_s=NEVER_S)
         await host.pause("first", 0.1)
         await host.wait_until_started("first")
-        ends = await host.pause("run", TIMER_HORIZON_S + 2)
+        ends = await host.pause("run", FAR_S)
         hosts.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where application_name = 'pdkernel' and datname = current_database()"
@@ -439,7 +449,7 @@ async def test_each_outage_is_reported_once(caplog: pytest.LogCaptureFixture) ->
         return 0
 
     task = asyncio.create_task(look_repeatedly(look, asyncio.Event(), problem="Cannot look", retry_s=0))
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), PATIENCE_S)
     task.cancel()
 
     assert caplog.messages == ["Cannot look: The disk is full."] * 2

@@ -18,7 +18,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.project import Project
-from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step
+from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.engine.conftest import Run
 
 
@@ -228,7 +228,18 @@ async def test_response_without_custom_mode_is_a_warning(run: Run) -> None:
 
 async def test_time_out_ends_the_step(run: Run) -> None:
     """A step that exceeds its time limit fails with `timeout`, and its earlier exports are recorded."""
-    execution = await run(python_step("one", 'pd.export("a", 1)\nimport time\ntime.sleep(60)', options="--timeout 1"))
+    exported = asyncio.Event()
+
+    def on_change(execution: Execution) -> None:
+        if execution.step("one").exports:
+            exported.set()
+
+    stuck = python_step("one", 'pd.export("a", 1)\nimport time\ntime.sleep(1000)', options="--timeout 100")
+    running = asyncio.ensure_future(run(stuck, on_change=on_change))
+    await asyncio.wait_for(exported.wait(), 60)
+
+    skip_time(100)
+    execution = await running
 
     step = execution.step("one")
     assert step.error is not None
@@ -405,7 +416,7 @@ async def test_output_is_published_while_the_step_runs(runtime: WorkflowEngine) 
     request = RunRequest(a_workflow(python_step("one"), printing), an_event(), parse_policy("deny"))
     task = asyncio.create_task(runtime.run(request, RunWatcher(on_change=on_change)))
 
-    await asyncio.wait_for(printed.wait(), 20)
+    await asyncio.wait_for(printed.wait(), 60)
 
     task.cancel()
     assert (await task).step("two").logs[0].text == "on\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from pdkernel.errors import StepTimeoutError
 from pdkernel.execution import Execution, Log
 from pdkernel.model import MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step
 from pdkernel.workers import StepOutcome
-from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
+from tests.builders import Gate, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.engine.conftest import Run
 
 
@@ -195,15 +197,19 @@ def test_default_timeout_names_the_trigger() -> None:
     )
 
 
-async def test_step_near_its_time_limit_has_a_warning(run: Run) -> None:
+async def test_step_near_its_time_limit_has_a_warning(run: Run, tmp_path: Path) -> None:
     """A step near its time limit logs the used share; other steps log nothing."""
-    execution = await run(
-        python_step("quick", "return 1", options="--timeout 30"),
-        python_step("slow", "import time\ntime.sleep(5.2)", options="--timeout 6.4"),
-    )
+    gate = Gate(tmp_path)
+    steps = python_step("quick", options="--timeout 300"), python_step("slow", gate.code, options="--timeout 300")
+    running = asyncio.ensure_future(run(*steps))
+    await gate.wait_until_reached()
 
-    assert "% of the time limit (" in log_of(execution, "slow")
-    assert " of 6.4 s)." in log_of(execution, "slow")
+    skip_time(250)
+    gate.open()
+    execution = await running
+
+    assert "% of the time limit (2" in log_of(execution, "slow")
+    assert " of 300 s)." in log_of(execution, "slow")
     assert log_of(execution, "quick") == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import email
 import email.policy
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pdkernel.egress import StoredResponse, detect_sandbox, parse_policy
 from pdkernel.egress.recording import MemoryRecording
+from pdkernel.engine import outbound_calls
 from pdkernel.engine.account_resolution import AccountResolution
 from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explained
 from pdkernel.engine.run_request import RunRequest
@@ -32,7 +34,7 @@ from pdkernel.execution import OutboundCall, OutboundEnforcement
 from pdkernel.identity import ProxyAccess
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepOutcome
-from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
+from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.engine.conftest import Run
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.render.builders import a_call
@@ -364,6 +366,24 @@ async def test_error_after_a_refused_call_names_the_refusal(run: Run) -> None:
     assert error is not None
     assert error.name.endswith("HTTPError")
     assert "GET http://api.example.com/v1/things was not sent: the mode for outbound calls is deny." in error.message
+
+
+async def test_step_that_goes_on_after_a_refused_call_is_ended(run: Run, tmp_path: Path) -> None:
+    """A step that has caught a refusal and does not end is ended with the refusal as its error."""
+    gate = Gate(tmp_path)
+    caught = (
+        "import urllib.request\ntry:\n    urllib.request.urlopen('http://api.example.com/')\nexcept OSError:\n    pass"
+    )
+    running = asyncio.ensure_future(run(python_step("call", f"{caught}\n{gate.code}", options="--timeout 300")))
+    await gate.wait_until_reached()
+
+    skip_time(outbound_calls.REFUSED_STEP_GRACE_S)
+    done = await running
+
+    error = done.step("call").error
+    assert error is not None
+    assert (error.code, error.name) == ("egress_refused", "OutboundCallRefused")
+    assert "GET http://api.example.com/ was not sent" in error.message
 
 
 @pytest.mark.parametrize("language", UNREACHABLE)

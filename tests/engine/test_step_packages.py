@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -178,16 +179,20 @@ async def test_updates_of_progress_replace_one_another(run: Run, registry: NpmRe
     registry.publish("tiny", "1.0.0")
     registry.gate.clear()
     seen: list[str] = []
+    update = re.compile(r"\[pdkernel\] installing tiny \.\.\.\n\[pdkernel\] installing tiny: \d+ s\n")
+
+    def shown() -> set[str]:
+        return {text for text in seen if update.fullmatch(text)}
 
     def watch(execution: Execution) -> None:
         seen.append(logged(execution, "code"))
-        if "installing tiny: 2 s" in seen[-1]:
+        if len(shown()) == 2:
             registry.gate.set()
 
     await run(importing("tiny"), on_change=watch)
 
-    assert "[pdkernel] installing tiny ...\n[pdkernel] installing tiny: 1 s\n" in seen
-    assert "[pdkernel] installing tiny ...\n[pdkernel] installing tiny: 2 s\n" in seen
+    assert len(shown()) >= 2
+    assert not [text for text in seen if text.count("installing tiny: ") > 1]
 
 
 async def test_run_can_be_cancelled_during_the_installation(

@@ -16,7 +16,7 @@ from jupyter_client.manager import KernelManager
 
 from tests.lab_files import private_environment, short_folder
 
-TIMEOUT_S = 60
+TIMEOUT_S = 100
 NOT_SHOWN = {"status", "execute_input"}
 
 

@@ -25,7 +25,7 @@ from pdkernel.model import Language
 from pdkernel.notebook.notebook_text import LANGUAGE_INFO
 from pdkernel.project import Project
 from pdkernel.runtimes import process_tree
-from pdkernel.session.state_store import SAVE_DELAY_S
+from pdkernel.session.state_store import SessionState
 from pdkernel.version import VERSION
 from tests.kernel.conftest import TIMEOUT_S, RunningKernel, running_kernels, text_of
 from tests.lab_files import CHECKOUT, private_environment
@@ -54,7 +54,7 @@ def kernel(folder: Path) -> Iterator[RunningKernel]:
 
 def test_kernelspec_starts_the_kernel(kernel: RunningKernel) -> None:
     """The kernelspec starts the kernel, which reports its name pdkernel and the language Python."""
-    info = kernel.client.kernel_info(reply=True, timeout=60)["content"]
+    info = kernel.client.kernel_info(reply=True, timeout=TIMEOUT_S)["content"]
 
     assert info["implementation"] == "pdkernel"
     assert info["language_info"] == LANGUAGE_INFO
@@ -345,8 +345,8 @@ MARK = re.compile(r"\| ([0-9a-f]{32})(?: is up)?$", re.MULTILINE)
 """The first text that a step prints: the mark of its processes."""
 TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
 """A shell with children, a grandchild, and a child in its own session."""
-GONE_WITHIN_S = 5.0
-"""Much shorter than the time limit of the steps, 20 s, which would end them, too."""
+GONE_WITHIN_S = 20.0
+"""Much shorter than the time limit of the steps, 100 s, which would end them, too."""
 
 PRINT_MARK = r"echo $(cat /proc/$$/environ | tr '\0' '\n' | sed -n s/PDKERNEL_STEP_PROCESS=//p)"
 
@@ -398,15 +398,23 @@ def write_event(folder: Path) -> None:
 
 def start_step(kernel: RunningKernel, kind: str, language: Language) -> tuple[Iterator[str], str, set[int]]:
     """Start a step that does not end; return its later output, its mark and its processes."""
-    cell = kernel.client.execute(f"%%pdstep forever --lang {language} --timeout 20\n{STEPS[kind][language]}")
+    cell = kernel.client.execute(f"%%pdstep forever --lang {language} --timeout 100\n{STEPS[kind][language]}")
     shown = map(text_of, kernel.answers(cell))
     seen: list[str] = []
     for text in shown:
         seen.append(text)
         is_earlier = "cancelled" in text  # the result of the step's last code, which gets a mark
         if "is up" in text and not is_earlier and (mark := MARK.search(text)):
-            return shown, mark[1], process_tree.find_processes([], [mark[1]])
+            return shown, mark[1], processes_of(mark[1], PROCESSES[kind])
     raise AssertionError(f"the step ended by itself: {seen}")
+
+
+def processes_of(mark: str, count: int) -> set[int]:
+    """The processes with *mark*, when there are *count* of them: a shell starts some in the background."""
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while len(found := process_tree.find_processes([], [mark])) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
 
 
 def left_of(mark: str) -> set[int]:
@@ -491,12 +499,24 @@ def test_kernel_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path, no
     during = list(temporary.rglob("steps.json"))
 
     kernel.manager.shutdown_kernel(now=now)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + GONE_WITHIN_S
     while (left := list(temporary.glob("pdkernel-*"))) and time.monotonic() < deadline:
         time.sleep(0.05)
 
     assert len(during) == 1
     assert left == []
+
+
+def wait_until_saved(folder: Path, step: str) -> None:
+    """Wait until the project has the result of *step* for the next kernel of the notebook."""
+    deadline = time.monotonic() + TIMEOUT_S
+    with Project.open(folder / ".pdkernel") as project:
+        while True:
+            state = project.notebook_states.load(str((folder / "work.ipynb").resolve()), SessionState)
+            if state is not None and step in state.results:
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -512,9 +532,9 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
         kernel.run("%pdevent word")
         for cell in FIRST_THREE:
             kernel.run(cell)
-        time.sleep(10 * SAVE_DELAY_S)  # a user's restart comes later than the kernel's save
+        wait_until_saved(folder, "three")  # a user's restart comes later than the kernel's save
         kernel.manager.restart_kernel(now=True)
-        kernel.client.wait_for_ready(timeout=60)
+        kernel.client.wait_for_ready(timeout=TIMEOUT_S)
         yield kernel
 
 

@@ -307,7 +307,7 @@ def test_the_urls_of_a_served_draft_resume_a_run(notebook: Notebook) -> None:
     result = notebook.session.get_result("approve")
     assert result is not None
     assert isinstance(result.return_value, dict)
-    answer = httpx.post(str(result.return_value["resume_url"]), json={"ok": True})
+    answer = httpx.post(str(result.return_value["resume_url"]), json={"ok": True}, timeout=60)
     until(lambda: last_status(notebook) == "success")
     after = notebook.session.get_result("after")
 

@@ -14,6 +14,8 @@ from pdkernel.definition import export_to_synced_folder
 from pdkernel.source import load_source
 from tests import notebooks
 
+pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = FOLDER / "04_bring_your_workflows.ipynb"
 SYNCED = FOLDER / "synced"

@@ -13,6 +13,8 @@ from pdkernel import api
 from pdkernel.version import VERSION
 from tests.notebook_files import notebook_of
 
+pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine
+
 ROOT = Path(__file__).parents[2]
 NEVER = ("pandas", "pipedream", "dbos", "starlette")
 """Top-level modules that the extension never loads."""

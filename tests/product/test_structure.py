@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pdkernel"
 TESTS = ROOT / "tests"

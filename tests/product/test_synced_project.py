@@ -22,6 +22,8 @@ from pdkernel.source import iter_workflow_paths
 from tests.importer.import_helpers import check_round_trip, import_one
 from tests.serve_process import serving
 
+pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine
+
 PROJECT = Path(__file__).parents[1] / "synced_project"
 FOLDERS = sorted(str(folder.relative_to(PROJECT)) for folder in iter_workflow_paths(PROJECT))
 EXPECTED: dict[str, dict[str, Any]] = {

@@ -22,6 +22,8 @@ from packaging.requirements import Requirement
 
 from pdkernel.version import INSTALL_COMMANDS, VERSION
 
+pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine
+
 ROOT = Path(__file__).parents[2]
 NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(
     ".git", ".venv", ".pdkernel", ".*_cache", "__pycache__", "dist", "build", "_build"
@@ -76,7 +78,7 @@ class Installed:
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "PDKERNEL_EGRESS": "stand-in=slack"},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=250,
             check=False,
         )
 
@@ -167,8 +169,9 @@ def test_make_shows_the_steps_of_an_installation(wheel: Path, tmp_path: Path) ->
     done = subprocess.run([*command, "--no-deps", str(wheel)], cwd=ROOT, capture_output=True, text=True, check=True)
     failed = subprocess.run([*command, "no-such-package"], cwd=ROOT, capture_output=True, text=True, check=False)
 
-    lines = [re.sub(r"  \d+ s$", "", line) for line in done.stdout.splitlines()]
-    assert lines == [
+    # a step that takes long has lines while it runs, too
+    ends = [re.sub(r"  \d+ s$", "", line) for line in done.stdout.splitlines() if not line.endswith(" ...")]
+    assert ends == [
         "[1/3] Read what is required",
         "[2/3] Find and download packages  0",
         "[3/3] Install packages  1 of 1",

@@ -109,7 +109,7 @@ def test_a_cell_missing_from_a_later_save_is_not_a_step(save_notebook: Save) -> 
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     save_notebook(("b", cell("two")))
-    os.utime(path, (time.time() + 5, time.time() + 5))
+    os.utime(path, (time.time() + 500, time.time() + 500))
 
     assert names(draft) == ["two"]
 
@@ -117,7 +117,7 @@ def test_a_cell_missing_from_a_later_save_is_not_a_step(save_notebook: Save) -> 
 def test_new_cell_counts_before_it_is_saved(save_notebook: Save) -> None:
     """A cell that ran and is not saved yet is the last step."""
     path = save_notebook(("a", cell("one")))
-    os.utime(path, (time.time() - 5, time.time() - 5))
+    os.utime(path, (time.time() - 500, time.time() - 500))
     draft = Draft(path)
 
     draft.record_cell(cell("new"), cell_id="c", at=time.time())
@@ -132,7 +132,7 @@ def test_text_saved_after_the_run_counts(save_notebook: Save) -> None:
     draft.record_cell(cell("one", 1), cell_id="a", at=time.time())
 
     save_notebook(("a", cell("one", 2)))
-    os.utime(path, (time.time() + 5, time.time() + 5))
+    os.utime(path, (time.time() + 500, time.time() + 500))
 
     assert "return 2" in draft.workflow().step("one").source
 
@@ -180,7 +180,7 @@ def test_notebook_saved_without_any_step_has_none(save_notebook: Save) -> None:
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     save_notebook()
-    os.utime(path, (time.time() + 5, time.time() + 5))
+    os.utime(path, (time.time() + 500, time.time() + 500))
 
     assert names(draft) == []
 
@@ -188,7 +188,7 @@ def test_notebook_saved_without_any_step_has_none(save_notebook: Save) -> None:
 def test_the_next_kernel_has_unsaved_cells(save_notebook: Save) -> None:
     """Cells that an earlier kernel ran are steps before they are saved; newly executed cells replace them."""
     path = save_notebook(("a", cell("one")))
-    os.utime(path, (time.time() - 5, time.time() - 5))
+    os.utime(path, (time.time() - 500, time.time() - 500))
     before = Draft(path)
     before.record_cell(cell("two"), cell_id="b", at=time.time())
     before.record_cell(cell("three"), cell_id="c", at=time.time())
@@ -205,7 +205,7 @@ def test_the_next_kernel_drops_deleted_cells(save_notebook: Save) -> None:
     path = save_notebook(("a", cell("one")))
     before = Draft(path)
     before.record_cell(cell("two"), cell_id="b", at=time.time())
-    os.utime(path, (time.time() + 5, time.time() + 5))
+    os.utime(path, (time.time() + 500, time.time() + 500))
 
     after = Draft(path)
     after.restore(before.restorable_cells())

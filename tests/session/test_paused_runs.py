@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
-from pdkernel.session import Session
+from pdkernel.session import Session, paused_runs
 from tests.builders import an_event
 
 Make = Callable[..., Session]
@@ -50,16 +50,24 @@ def test_a_pause_ends_with_its_data(session: Session) -> None:
     assert session.get_exports()["after"] == {"$return_value": {"ok": True}}
 
 
-def test_a_wait_returns_the_end(session: Session) -> None:
+def test_a_wait_returns_the_end(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait for a followed run ends with the run; a run that is not followed has nothing to wait for."""
     paused, runs = pause(session), session.paused_runs
     assert runs.wait(paused.id) is None
+    begun = threading.Event()
+
+    class Awaited(Future[Execution | None]):
+        """The end of a followed run, which tells that it is awaited."""
+
+        def result(self, timeout: float | None = None) -> Execution | None:
+            begun.set()
+            return super().result(timeout)
+
+    monkeypatch.setattr(paused_runs, "Future", Awaited)
     task = runs.follow(paused)
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(runs.wait, paused.id)
-        while not waiting.running():
-            time.sleep(0.01)
-        time.sleep(0.1)  # the thread has begun to wait
+        assert begun.wait(60)
         runs.end_pause(paused.id)
 
         assert waiting.result() == task.result()

@@ -158,7 +158,7 @@ def test_a_restarted_kernel_continues(ready: Session, make_session: Make) -> Non
 def test_a_restarted_kernel_has_unsaved_cells(make_session: Make, save_notebook: Callable[..., Path]) -> None:
     """Step two runs in a new kernel with the exports of step one from the old kernel, although neither cell is saved."""
     path = save_notebook(("about", "plain = 1"))
-    os.utime(path, (time.time() - 5, time.time() - 5))
+    os.utime(path, (time.time() - 500, time.time() - 500))
     before = make_session(path.name)
     before.choose_event(Event.from_body({}))
     before.record_cell("%%pdstep one\ndef handler(pd):\n    return 'kept'\n", cell_id="1")

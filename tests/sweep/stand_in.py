@@ -16,7 +16,7 @@ StartedT = TypeVar("StartedT")
 HOOK = Path(runtimes.__file__).parent / "node" / "egress_hook.mjs"
 MARKS = Path(__file__).parent / "marks.mjs"
 
-SILENCE_S = 2.0
+SILENCE_S = 10.0
 """Seconds before the connection of a client that waits for a greeting, such as a database's, is closed."""
 
 _ITEM = {"id": "1", "name": "one", "title": "one", "ok": True, "status": "ok", "url": "https://stand-in.example/1"}

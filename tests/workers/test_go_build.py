@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -404,26 +405,39 @@ async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCach
         path.unlink(missing_ok=True)
 
 
-async def test_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Is set when a compiler has started, which does not end by itself."""
+    begun, run_go = asyncio.Event(), go_module._run_go
+
+    async def hang(_: list[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+        asyncio.get_running_loop().call_later(0.1, begun.set)
+        return await run_go(["/bin/sleep", "1000"], folder, environment)
+
+    monkeypatch.setattr(go_module, "_run_go", hang)
+    return begun
+
+
+async def test_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path, compiling: asyncio.Event) -> None:
     """After the cancellation no compiler runs, and no file of the build is left."""
     bench = await open_run()
-    task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}", http.MethodGet)', "net/http")))
-    while not list(go_cache.glob("work-*")):
-        await asyncio.sleep(0.001)
+    task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
+    await asyncio.wait_for(compiling.wait(), 60)
+    during = list(go_cache.glob("work-*"))
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
+    assert during
     assert not list(go_cache.glob("work-*"))
 
 
-async def test_kill_ends_the_compiler(open_run: OpenRun, go_cache: Path) -> None:
+async def test_kill_ends_the_compiler(open_run: OpenRun, compiling: asyncio.Event) -> None:
     """`kill` during the compilation of a step makes the step return."""
     bench = await open_run()
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
-    while not list(go_cache.glob("work-*")):
-        await asyncio.sleep(0.001)
+    await asyncio.wait_for(compiling.wait(), 60)
 
     bench.workers.kill()
     outcome = await task

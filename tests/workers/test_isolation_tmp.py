@@ -17,8 +17,9 @@ from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
 from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from pdkernel.workers.zygote import ZYGOTES
+from tests.builders import skip_time
 from tests.workers.conftest import Bench
-from tests.workers.test_worker_process import go, node, python
+from tests.workers.test_worker_process import go, node, python, run_until_up
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
 NAME = "pdkernel-written-by-a-test"
@@ -199,8 +200,13 @@ async def test_module_of_a_project_in_tmp_is_imported_once(open_one: Open) -> No
 async def test_replaced_process_has_the_same_tmp(open_one: Open) -> None:
     """After a step that was ended, the files of the run are still there."""
     bench = await open_one()
-    stuck = f"import fs from 'fs'; export default {{ run() {{ fs.writeFileSync('/tmp/{NAME}', 'x'); for (;;); }} }}"
-    await bench.run("node", stuck, timeout_s=1)
+    source = (
+        f"import fs from 'fs'; export default {{ run() {{ fs.writeFileSync('/tmp/{NAME}', 'x'); console.log('up');"
+        " for (;;); } }"
+    )
+    stuck = await run_until_up(bench, "node", source, timeout_s=100)
+    skip_time(100)
+    await stuck
 
     outcome = await bench.run("node", READ["node"])
 

@@ -176,7 +176,7 @@ async def start() -> AsyncIterator[Start]:
 async def send_request(worker: Worker, name: str = "work", **more: Any) -> StepExchange:
     """Send a request to *worker*, and return the finished exchange."""
     exchange = StepExchange(worker, StepRecorder(), name=name, **more)
-    exchange.send({"op": "run"}, [], timeout_s=20)
+    exchange.send({"op": "run"}, [], timeout_s=60)
     await asyncio.wait([exchange.reply])
     worker.rest()
     return exchange
@@ -255,7 +255,7 @@ async def test_any_line_ends_in_a_reply_or_a_protocol_error(start: Start) -> Non
     def write(line: bytes) -> None:
         recorder = StepRecorder()
         exchange = StepExchange(worker, recorder, name="work")
-        exchange.send({"op": "run"}, [], timeout_s=20)
+        exchange.send({"op": "run"}, [], timeout_s=60)
         exchange.on_line(f"{worker.request} ".encode() + line)
         exchange.on_line(line)
         if exchange.reply.done():
@@ -319,7 +319,7 @@ async def test_reply_without_a_running_step_ends_the_worker(start: Start) -> Non
     """A late second `done` is not used as the reply of the next step."""
     worker = start([f"N {DONE}\nN {DONE.replace('false', 'true', 1)}"])
     exchange = OnlyTheFirst(worker, StepRecorder(), name="one")
-    exchange.send({"op": "run"}, [], timeout_s=20)
+    exchange.send({"op": "run"}, [], timeout_s=60)
     await exchange.reply
 
     error = refusal(await send_request(worker, "two"))
@@ -338,7 +338,7 @@ async def test_late_failure_of_earlier_code_is_a_warning(start: Start) -> None:
 
     recorder = StepRecorder()
     exchange = StepExchange(worker, recorder)
-    exchange.send({"op": "run"}, [], timeout_s=20)
+    exchange.send({"op": "run"}, [], timeout_s=60)
     await exchange.reply
 
     assert worker.is_healthy
@@ -387,12 +387,12 @@ async def test_service_call_ends_with_its_step(start: Start) -> None:
             return None
 
     exchange = StepExchange(start(['N {"t":"ask","id":1,"call":"store.get","args":{}}']), StepRecorder(), Services())
-    exchange.send({"op": "run"}, [], timeout_s=20)
+    exchange.send({"op": "run"}, [], timeout_s=60)
     await began.wait()
 
     exchange.close()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ended.wait()
     assert ended.is_set()
 

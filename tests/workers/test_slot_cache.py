@@ -65,7 +65,7 @@ async def measured(pool: WorkerPool) -> None:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until *holds* returns True. Raises `TimeoutError`."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.01)
 

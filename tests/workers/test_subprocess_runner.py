@@ -134,7 +134,8 @@ async def test_background_processes_end_with_the_run(bench: Bench) -> None:
     """A background process does not delay the step, and ends with the run."""
     outcome = await bench.run(
         "bash",
-        f'setsid sleep 1000 & sleep 1000 & sleep 0.3; echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
+        "setsid sleep 1000 & until [ $(cat /proc/$!/comm) = sleep ]; do :; done  # its session is its own\n"
+        f'sleep 1000 & echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
     )
     mark = outcome.exports["mark"]
     assert isinstance(mark, str)

@@ -51,7 +51,7 @@ def first_line(folder: Path, cache: Path | None, hidden: str = "") -> str:
     with os.fdopen(reply_end) as stream:
         line = stream.readline()
         os.close(request_end)
-        worker.wait(10)
+        worker.wait(60)
     return line
 
 

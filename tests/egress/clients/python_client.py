@@ -69,7 +69,7 @@ def with_httpx_async(
     import httpx
 
     async def go() -> tuple[int, dict[str, str], bytes]:
-        async with httpx.AsyncClient(trust_env=True, timeout=30) as client:
+        async with httpx.AsyncClient(trust_env=True, timeout=60) as client:
             answer = await client.request(method, url, headers=headers, content=body)
             return answer.status_code, dict(answer.headers), answer.content
 
@@ -84,7 +84,7 @@ def with_uvloop(
     import uvloop
 
     async def go() -> tuple[int, dict[str, str], bytes]:
-        async with httpx.AsyncClient(trust_env=False, verify=_context(), timeout=30) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=_context(), timeout=60) as client:
             answer = await client.request(method, url, headers=headers, content=body)
             return answer.status_code, dict(answer.headers), answer.content
 
@@ -99,7 +99,7 @@ def with_httpx(method: str, url: str, headers: dict[str, str], body: bytes | Non
     """A client that keeps its connection between requests."""
     import httpx
 
-    client = _kept.setdefault("httpx", httpx.Client(timeout=30))
+    client = _kept.setdefault("httpx", httpx.Client(timeout=60))
     answer = client.request(method, url, headers=headers, content=body)
     return answer.status_code, dict(answer.headers), answer.content
 
@@ -111,7 +111,7 @@ def with_requests(
     import requests
 
     session = _kept.setdefault("requests", requests.Session())
-    answer = session.request(method, url, headers=headers, data=body, timeout=30)
+    answer = session.request(method, url, headers=headers, data=body, timeout=60)
     return answer.status_code, dict(answer.headers), answer.content
 
 

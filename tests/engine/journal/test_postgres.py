@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -29,6 +31,8 @@ from pdkernel.engine.journal import (
     open_journal,
     open_reader,
 )
+from pdkernel.engine.journal import lease as lease_module
+from pdkernel.engine.journal import postgres as postgres_module
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
 from pdkernel.errors import ProjectError, RequestError
@@ -48,6 +52,8 @@ from tests.postgres import PostgresServer, transaction_pooler
 
 PATIENCE_S = 20.0
 """Seconds after which a test gives up."""
+LEASE_S = 60.0
+"""The seconds of a lease that a test lets lapse: longer than a busy machine stalls."""
 NEVER_S = 3600.0
 
 
@@ -79,6 +85,39 @@ class Journals:
         return journal
 
 
+class LeaseTime:
+    """
+    The module `time` of the leases and retries, which a test moves forward.
+
+    Attributes:
+        speed: How many seconds pass in a second.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+        self.speed = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        """Return the seconds of the machine and those that were skipped."""
+        return time.monotonic() * self.speed + self._ahead_s
+
+    def skip_lease(self) -> None:
+        """Let a lease of `LEASE_S` seconds lapse in this process."""
+        self._ahead_s += LEASE_S + 1
+
+
+@pytest.fixture
+def lease_time(monkeypatch: pytest.MonkeyPatch) -> LeaseTime:
+    """The time of the leases in this process; the database has its own."""
+    lease_time = LeaseTime()
+    for module in (lease_module, postgres_module):
+        monkeypatch.setattr(module, "time", lease_time)
+    return lease_time
+
+
 @pytest.fixture
 async def journals(server: PostgresDatabase) -> AsyncIterator[Journals]:
     """Opens journals, which are closed after the test."""
@@ -86,6 +125,14 @@ async def journals(server: PostgresDatabase) -> AsyncIterator[Journals]:
     yield journals
     for journal in journals.opened:
         await journal.close()
+
+
+WAITING = "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
+def waits(server: PostgresDatabase) -> bool:
+    """Return whether a statement waits for a lock."""
+    return server.rows(f"select 1 {WAITING}") != []
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -111,25 +158,25 @@ def test_sql_is_translated() -> None:
 
 async def test_lease_is_extended(journals: Journals, server: PostgresDatabase) -> None:
     """An executor that beats keeps its lease, by the clock of the database."""
-    executor = journals(lease_s=1.0, beat_s=0.05)
+    executor = journals(lease_s=LEASE_S, beat_s=0.05)
     (first,) = server.rows("select lease_until from executors")[0]
     await until(lambda: server.rows("select lease_until from executors")[0][0] > first + 0.1)
 
     assert not executor.is_lost
-    assert executor.lease_s == 1.0
+    assert executor.lease_s == LEASE_S
 
 
-async def test_run_of_a_lapsed_executor_continues_elsewhere(journals: Journals) -> None:
+async def test_run_of_a_lapsed_executor_continues_elsewhere(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
     """An executor whose lease has lapsed is lost, its served run is ready for the others, and its writes are refused."""
-    other, frozen = journals(), journals(lease_s=0.8)
+    other, frozen = journals(), journals(lease_s=LEASE_S)
     await frozen.store_definition(WORKFLOW)
     await frozen.accept_run(new_run())
     before = (await other.reap_dead(), frozen.is_lost)
-    reaped = 0
-    async with asyncio.timeout(PATIENCE_S):
-        while not reaped:
-            await asyncio.sleep(0.05)
-            reaped = await other.reap_dead()
+    lease_time.skip_lease()
+    server.kill(frozen)
+    reaped = await other.reap_dead()
 
     assert before == (0, False)
     assert frozen.is_lost
@@ -157,11 +204,15 @@ async def test_an_executor_that_extends_its_lease_at_this_moment_lives(
     assert await owner.append_step(FIRST, step_row(0, "one"))
 
 
-async def test_late_executor_does_not_judge_others(journals: Journals) -> None:
+async def test_late_executor_does_not_judge_others(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
     """An executor that could not extend its own lease does not take others for dead."""
-    dead, late, healthy = journals(lease_s=0.2), journals(lease_s=0.2), journals()
+    dead, late, healthy = journals(lease_s=LEASE_S), journals(lease_s=LEASE_S), journals()
     await dead.accept_run(new_run())
-    await asyncio.sleep(0.25)
+    lease_time.skip_lease()
+    for each in (dead, late):
+        server.kill(each)
 
     assert await late.reap_dead() == 0
     assert await healthy.reap_dead() == 1
@@ -179,23 +230,35 @@ async def test_executor_that_was_taken_for_dead_gets_to_know(journals: Journals,
     assert reaped.is_lost
 
 
-async def test_an_executor_that_was_late_stays_lost(journals: Journals) -> None:
+async def test_an_executor_that_was_late_stays_lost(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
     """An extension that comes after the lease does not bring back what was given up; only `rejoin` does."""
-    executor = journals(lease_s=0.2, beat_s=0.4)
-    await asyncio.sleep(0.3)
-    was_lost = executor.is_lost
-    await asyncio.sleep(0.2)  # the late extension
+    executor = journals(lease_s=LEASE_S, beat_s=0.05)
+    with closing(server.postgres_backend().connect()) as other:
+        other.execute("begin")
+        other.execute("select 1 from executors for update")
+        await until(lambda: waits(server))  # an extension has begun
+        lease_time.skip_lease()
+        was_lost = executor.is_lost
+        other.execute("rollback")
+    for _ in range(2):  # that extension, and a later one
+        before = server.rows("select lease_until from executors")
+        await until(lambda before=before: server.rows("select lease_until from executors") != before)  # type: ignore[misc]
 
     assert was_lost
     assert executor.is_lost
 
 
-async def test_a_late_answer_does_not_extend_a_lease(journals: Journals, server: PostgresDatabase) -> None:
+async def test_a_late_answer_does_not_extend_a_lease(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
     """A lease begins with the request for it, so an extension that is answered after the end of the lease comes too late."""
-    executor = journals(lease_s=0.4, beat_s=0.05)
+    lease_time.speed = 100
+    executor = journals(lease_s=LEASE_S, beat_s=0.05)
     server.execute(
         "create function answer_late() returns trigger language plpgsql"
-        " as 'begin perform pg_sleep(0.6); return new; end';"
+        " as 'begin perform pg_sleep(0.8); return new; end';"
         " create trigger late before update on executors for each row execute function answer_late()"
     )
     try:
@@ -208,11 +271,11 @@ async def test_a_late_answer_does_not_extend_a_lease(journals: Journals, server:
     assert was_lost
 
 
-async def test_lost_executor_joins_again(journals: Journals, server: PostgresDatabase) -> None:
+async def test_lost_executor_joins_again(journals: Journals, server: PostgresDatabase, lease_time: LeaseTime) -> None:
     """A lost executor gets a new id; its runs are ready at once, and its earlier claims stay invalid."""
-    executor = journals(lease_s=0.2)
+    executor = journals(lease_s=LEASE_S)
     await executor.accept_run(new_run())
-    await asyncio.sleep(0.25)
+    lease_time.skip_lease()
     old_id = executor.executor_id
 
     await executor.rejoin()
@@ -226,16 +289,18 @@ async def test_lost_executor_joins_again(journals: Journals, server: PostgresDat
     assert await executor.append_step(claimed.claim, step_row(0, "one"))
 
 
-async def test_an_executor_with_an_old_key_does_not_join(journals: Journals, server: PostgresDatabase) -> None:
+async def test_an_executor_with_an_old_key_does_not_join(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
     """A key that is replaced while an executor joins again, or starts, refuses the executor and leaves no row of it."""
-    executor = journals(lease_s=0.2)
-    await asyncio.sleep(0.25)
+    executor = journals(lease_s=LEASE_S)
+    lease_time.skip_lease()
     ((key,),) = server.rows("select value from meta where name = 'key_fingerprint'")
     with server.postgres_backend().connect() as rotation, rotation.transaction():  # as `rotate_key` does
         rotation.execute("lock table executors in share row exclusive mode")
         rotation.execute("update executors set alive = false")
         joining = asyncio.ensure_future(executor.rejoin())
-        await asyncio.sleep(0.05)
+        await until(lambda: waits(server))
         is_waiting = not joining.done()
         rotation.execute("update meta set value = 'another' where name = 'key_fingerprint'")
     try:
@@ -266,7 +331,8 @@ async def test_frozen_transaction_ends(server: PostgresDatabase) -> None:
     """The server ends the transaction of a frozen process, whose locks would keep others from its runs."""
     with closing(server.postgres_backend(lease_s=0.2).connect()) as frozen:
         frozen.execute("begin")
-        await asyncio.sleep(0.3)
+        connected = f"select 1 from pg_stat_activity where pid = {frozen.info.backend_pid}"
+        await until(lambda: server.rows(connected) == [])
 
         with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
             frozen.execute("select 1")
@@ -327,14 +393,6 @@ async def test_others_are_notified_of_runs_that_a_lost_executor_had(journals: Jo
 
     await until(called.is_set)
     assert await status(listener) == "resumed"
-
-
-WAITING = "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-
-
-def waits(server: PostgresDatabase) -> bool:
-    """Return whether a statement waits for a lock."""
-    return server.rows(f"select 1 {WAITING}") != []
 
 
 # ── executors that write at the same time ────────────────────────────────────────────────────────────────────────────
@@ -404,20 +462,40 @@ async def test_deadlock_is_retried(journals: Journals, server: PostgresDatabase)
     server.execute(
         "do $$ begin execute format('alter database %I set deadlock_timeout = 500', current_database()); end $$"
     )
-    journal = journals()
-    for run_id in ("a", "b"):
+    server.execute(
+        "create function hold_first() returns trigger language plpgsql as"
+        " 'begin if new.run_id = ''a'' then perform pg_advisory_xact_lock(1); end if; return new; end';"
+        " create trigger hold_first before insert on steps for each row execute function hold_first()"
+    )
+    journal, connect = journals(), server.postgres_backend().connect
+    for run_id in ("a", "b", "c"):
         await journal.accept_run(new_run(run_id))
 
-    with closing(server.postgres_backend().connect()) as other:
-        other.execute("set deadlock_timeout = '1min'")
-        other.execute("begin")
-        other.execute("select 1 from runs where id = 'b' for update")
-        steps = [journal.append_step(Claim.first(run_id), step_row(0, "one")) for run_id in ("a", "b")]
-        await until(lambda: waits(server))
-        await asyncio.to_thread(other.execute, "select 1 from runs where id = 'a' for update")
-        other.execute("commit")
+    try:
+        with closing(connect()) as other, closing(connect()) as holder:
+            other.execute("set deadlock_timeout = '1min'")
+            other.execute("begin")
+            other.execute("select 1 from runs where id = 'b' for update")
+            holder.execute("select pg_advisory_lock(1)")
+            holder.execute("begin")
+            holder.execute("lock table steps")
+            steps = [journal.append_step(Claim.first("c"), step_row(0, "one"))]
+            await until(lambda: waits(server))
+            steps += [journal.append_step(Claim.first(run_id), step_row(0, "one")) for run_id in ("a", "b")]
+            holder.execute("rollback")  # the last two writes share a transaction, which has locked the run "a"
+            await until(lambda: server.rows(f"select 1 {WAITING} and wait_event = 'advisory'") != [])
+            locking = asyncio.create_task(
+                asyncio.to_thread(other.execute, "select 1 from runs where id = 'a' for update")
+            )
+            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == 2)
+            holder.execute("select pg_advisory_unlock(1)")  # the transaction goes on to the run "b"
+            await locking
+            other.execute("commit")
+            done = await asyncio.gather(*steps)
+    finally:
+        server.execute("drop function hold_first cascade")
 
-    assert await asyncio.gather(*steps) == [True, True]
+    assert done == [True, True, True]
 
 
 # ── lost connections ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -581,13 +659,22 @@ def proxy(postgres: PostgresServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 async def distant(server: PostgresDatabase, postgres_project: Project, proxy: Proxy) -> AsyncIterator[DatabaseJournal]:
-    """A journal behind the proxy, with a short lease."""
+    """A journal behind the proxy."""
     name = postgres_project.sqlalchemy_engine.url.database
     url = f"postgresql://postgres@/{name}?host={quote(str(proxy.folder), safe='/')}"
     with Project.open(postgres_project.folder, database_url=url) as project:
-        journal = DatabaseJournal.open(PostgresBackend(project, lease_s=2, beat_s=0.1))
+        journal = DatabaseJournal.open(PostgresBackend(project, lease_s=LEASE_S, beat_s=0.1))
         yield journal
         await journal.close()
+
+
+async def give_up(call: Awaitable[object], lease_time: LeaseTime) -> BaseException | None:
+    """Let leases lapse until *call*, which tries to reach the server, has ended; return its error."""
+    task = asyncio.ensure_future(call)
+    while not task.done():
+        lease_time.skip_lease()
+        await asyncio.wait([task], timeout=0.1)
+    return task.exception()
 
 
 @pytest.mark.parametrize("loses", ["before", "after"])
@@ -633,31 +720,35 @@ async def test_commit_in_progress_is_awaited(distant: DatabaseJournal, proxy: Pr
     assert server.rows("select id, owner from runs") == [("run", distant.executor_id)]
 
 
-async def test_executor_with_an_unknown_write_gives_up_its_runs(distant: DatabaseJournal, proxy: Proxy) -> None:
+async def test_executor_with_an_unknown_write_gives_up_its_runs(
+    distant: DatabaseJournal, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the server cannot be asked whether it has committed a write, the executor gives up its runs, although its lease is valid."""
+    retry_time = LeaseTime()
+    monkeypatch.setattr(postgres_module, "time", retry_time)
     await distant.accept_run(new_run())
     proxy.refuse()
     proxy.loses = "after"
 
-    with pytest.raises(ProjectError, match="cannot be reached"):
-        await distant.append_step(FIRST, step_row(0, "one"))
+    error = await give_up(distant.append_step(FIRST, step_row(0, "one")), retry_time)
 
+    assert isinstance(error, ProjectError)
+    assert "cannot be reached" in error.message
     assert distant.is_lost
     proxy.start()
 
 
-async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: Proxy) -> None:
+async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: Proxy, lease_time: LeaseTime) -> None:
     """While the server is gone nothing is accepted, with one message; after it the executor joins again."""
     await distant.accept_run(new_run())
     proxy.stop()
 
-    with pytest.raises(
-        ProjectError, match=r"The project's database postgresql://.* cannot be reached: "
-    ) as unreachable:
-        await distant.accept_run(new_run("refused"))
+    unreachable = await give_up(distant.accept_run(new_run("refused")), lease_time)
     with pytest.raises(ProjectError, match="cannot be reached"):
         await distant.get_execution("run")
-    assert unreachable.value.fix is not None
+    assert isinstance(unreachable, ProjectError)
+    assert re.match(r"The project's database postgresql://.* cannot be reached: ", unreachable.message)
+    assert unreachable.fix is not None
     await until(lambda: distant.is_lost)
 
     proxy.start()
@@ -694,7 +785,7 @@ async def test_a_write_that_meets_a_concurrent_one_is_repeated(journals: Journal
 
 async def test_a_failing_callback_keeps_the_lease(journals: Journals, caplog: pytest.LogCaptureFixture) -> None:
     """An error of a callback is logged, the other callbacks are called, and the lease is extended."""
-    journal, called = journals(lease_s=5, beat_s=0.05), threading.Event()
+    journal, called = journals(lease_s=LEASE_S, beat_s=0.05), threading.Event()
 
     def fail() -> None:
         raise ValueError("own")
