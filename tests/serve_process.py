@@ -38,7 +38,7 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
         yield line_of(server, log), _read_log(log, wait="--tls" in words)
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=60)
 
 
 def line_of(server: subprocess.Popen[str], log: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def line_of(server: subprocess.Popen[str], log: Path) -> dict[str, Any]:
 
 def _read_log(log: Path, *, wait: bool) -> str:
     """The log of the server's start, which follows its JSON line."""
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + 60
     while wait and "NODE_EXTRA_CA_CERTS" not in log.read_text() and time.monotonic() < ends:
         time.sleep(0.05)
     return log.read_text()
