@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,14 @@ class Example:
         with closing(self.connect()) as connection:
             return self.ask(connection)
 
-    def counts(self, connection: http.client.HTTPConnection) -> list[int]:
-        """The number of open connections of each process."""
-        connection.request("GET", "/counts")
-        found: list[int] = json.loads(connection.getresponse().read())
-        return found
+    def wait_for_counts(self, connection: http.client.HTTPConnection, expected: Iterable[int]) -> None:
+        """Wait until the processes know of so many open connections of each, in any order."""
+        ends, found = time.monotonic() + LIMIT_S, list[int]()
+        while found != sorted(expected):
+            assert time.monotonic() < ends, found
+            connection.request("GET", "/counts")
+            found = sorted(json.loads(connection.getresponse().read()))
+            time.sleep(0.01)
 
     def wait_until_refused(self) -> None:
         """Wait until no process accepts connections."""
@@ -139,6 +142,7 @@ def test_connections_are_shared_evenly(two: Example) -> None:
         thread.join()
     first = [two.ask(connection) for connection in connections]
     connect_until_even(two, connections, first)
+    two.wait_for_counts(connections[0], Counter(first).values())
     second = [two.ask(connection) for connection in connections]
     for connection in connections:
         connection.close()
@@ -158,10 +162,7 @@ def test_a_client_that_leaves_makes_room(two: Example) -> None:
         if pid == left:
             connection.close()
     connections, answers = [connections[place] for place in stay], [answers[place] for place in stay]
-    ends = time.monotonic() + LIMIT_S
-    while 0 not in (counts := two.counts(connections[0])):  # until the process has noticed
-        assert time.monotonic() < ends, counts
-        time.sleep(0.01)
+    two.wait_for_counts(connections[0], [0, len(stay)])  # until the process has noticed
     connect_until_even(two, connections, answers)
     for connection in connections:
         connection.close()
