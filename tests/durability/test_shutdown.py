@@ -59,7 +59,7 @@ def listens(server: ServerProcess) -> bool:
     """Whether the server accepts connections."""
     try:
         socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # the socket may close while it is asked
         return False
     return True
 

@@ -59,7 +59,7 @@ class Example:
     def wait_until_refused(self) -> None:
         """Wait until no process accepts connections."""
         ends = time.monotonic() + LIMIT_S
-        with suppress(ConnectionRefusedError):
+        with suppress(ConnectionRefusedError, ConnectionResetError):  # the socket may close while it is asked
             while True:
                 assert time.monotonic() < ends, self.errors.read_text()
                 socket.create_connection(("127.0.0.1", self.port), LIMIT_S).close()
