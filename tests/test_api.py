@@ -77,8 +77,8 @@ def engine(folder: Path) -> Iterator[pdkernel.Engine]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds, for at most 30 seconds."""
-    async with asyncio.timeout(30):
+    """Wait until *condition* holds, for at most a minute."""
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -27,6 +27,8 @@ from pdkernel.server.shared_listener import ConnectionShare, SharedListener
 BACKLOG = 2048
 REMOVAL_INTERVAL_S = 3600.0
 """Seconds between two removals of runs whose retention is over."""
+KEEP_ALIVE_S = 75
+"""Seconds after a response until an idle connection is closed: longer than clients keep one, so that no request crosses its end."""
 SHUTDOWN_GRACE_S = 10.0
 """Seconds for runs to end after a shutdown has begun."""
 
@@ -94,6 +96,7 @@ class UvicornServer(uvicorn.Server):
             lifespan="off",
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=None,
             ws="none",
             http=functools.partial(StrictHttpProtocol, pace=pace or Pace()),  # type: ignore[arg-type]  # uvicorn only calls it

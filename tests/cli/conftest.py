@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -84,13 +85,20 @@ class Shell:
         environ = self.environment()
         return self.fork_server.open(args, folder=self.folder, environ=environ, stdin=stdin, stderr=stderr)
 
-    def on_terminal(self, *args: str, answers: Sequence[tuple[str, str]] = (), **environ: str) -> tuple[int, str]:
+    def on_terminal(
+        self,
+        *args: str,
+        answers: Sequence[tuple[str, str]] = (),
+        opens: tuple[str, Path] | None = None,
+        **environ: str,
+    ) -> tuple[int, str]:
         """
         Run the command on a terminal.
 
         Args:
             args: The arguments of the command.
             answers: Questions with their answers; each answer is typed once after its question appears.
+            opens: A pattern, and a file that is created as soon as it is shown: a step may wait for that.
             environ: Additional environment variables.
 
         Returns:
@@ -121,7 +129,9 @@ class Shell:
                 shown += piece.decode(errors="replace")
             if waiting and waiting[0][0] in shown:
                 os.write(main, f"{waiting.pop(0)[1]}\n".encode())
-        status = process.wait(timeout=20)
+            if opens and re.search(opens[0], shown):
+                opens[1].touch()
+        status = process.wait(timeout=60)
         os.close(main)
         assert not waiting, shown
         return status, shown

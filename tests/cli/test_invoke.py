@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.cli.conftest import Ended, Shell
 from tests.cli.fork_server import ForkServer
 from tests.cli.test_serve import serving
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+from tests.ports import free_port
 
 FLOW = (
     "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  auth: oauth\n  response: custom\n",
@@ -232,10 +232,7 @@ def test_snippets_are_printed_without_a_call(pdkernel: Shell) -> None:
 
 def test_an_unreachable_endpoint_ends_with_status_3(pdkernel: Shell) -> None:
     """An address without a server ends with status 3 and a fix."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/eoabc123"
-    ended = pdkernel("invoke", url, "--json")
+    ended = pdkernel("invoke", f"http://127.0.0.1:{free_port()}/eoabc123", "--json")
 
     assert ended.status == 3
     assert ended.json["error"]["code"] == "endpoint_unreachable"

@@ -500,7 +500,9 @@ def test_moving_requires_a_target(logged_in: Shell, words: list[str]) -> None:
 
 def webhooks_of(api: Upstream, source: str) -> list[str]:
     """The webhooks of a source at Pipedream."""
-    answer = httpx.get(f"{api.url}/v1/connect/{PROJECT}/deployed-triggers/{source}/webhooks", headers=HEADERS)
+    answer = httpx.get(
+        f"{api.url}/v1/connect/{PROJECT}/deployed-triggers/{source}/webhooks", headers=HEADERS, timeout=60
+    )
     urls: list[str] = answer.json()["webhook_urls"]
     return urls
 
@@ -508,7 +510,7 @@ def webhooks_of(api: Upstream, source: str) -> list[str]:
 def put_webhooks(api: Upstream, source: str, urls: list[str]) -> None:
     """Change the webhooks as another client would."""
     url = f"{api.url}/v1/connect/{PROJECT}/deployed-triggers/{source}/webhooks"
-    httpx.put(url, headers=HEADERS, json={"webhook_urls": urls}).raise_for_status()
+    httpx.put(url, headers=HEADERS, json={"webhook_urls": urls}, timeout=60).raise_for_status()
 
 
 def test_named_webhook_is_replaced(logged_in: Shell) -> None:

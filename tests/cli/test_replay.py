@@ -95,7 +95,7 @@ def test_an_interrupt_ends_all_replays(pdkernel: Shell) -> None:
     gate.touch()
 
     with pdkernel.start("runs", "replay", *ids, "--json") as replaying:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 60
         while not up.exists() and time.monotonic() < ends:
             time.sleep(0.02)
         replaying.send_signal(signal.SIGINT)

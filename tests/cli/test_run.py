@@ -230,7 +230,7 @@ def test_an_interrupt_ends_the_runs_of_all_users(pdkernel: Shell) -> None:
     )
 
     with pdkernel.start("run", notebook, "--body", "{}", "--external-users", "ada,grace", "--json") as running:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 60
         while not up.exists() and time.monotonic() < ends:
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
@@ -662,7 +662,7 @@ def test_a_signal_ends_the_step_and_is_recorded(
     mark = mark_in(up)
 
     process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=60)
 
     ended = Ended(process.wait(), stdout, stderr)
     (execution,) = ended.json
@@ -672,22 +672,24 @@ def test_a_signal_ends_the_step_and_is_recorded(
     assert process_tree.find_processes([], [mark]) == set()
 
 
-def test_a_terminal_shows_the_running_step_with_a_clock(pdkernel: Shell) -> None:
+def test_a_terminal_shows_the_running_step_with_a_clock(pdkernel: Shell, tmp_path: Path) -> None:
     """On a terminal a line with a clock names the running step and is removed at its end; a pipe gets no such line."""
-    name = pdkernel.notebook(python("import time; time.sleep(1.6); print('ready')"))
+    clock, gate = r"▶ running work \d+ s", tmp_path / "gate"
+    wait = f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+    name = pdkernel.notebook(python(f"import time; time.sleep(1.6)\n    {wait}\n    print('ready')"))
 
-    status, shown = pdkernel.on_terminal("run", name, "--body", "{}")
+    status, shown = pdkernel.on_terminal("run", name, "--body", "{}", opens=(clock, gate))
     piped = pdkernel("run", name, "--body", "{}")
 
     assert (status, piped.status) == (0, 0)
-    assert "▶ running work 1 s\r" in shown
+    assert re.search(rf"{clock}\r", shown)
     assert "▶" not in shown.rpartition("\r ")[2]
     assert "running" not in piped.stdout + piped.stderr
 
 
 def mark_in(file: Path) -> str:
     """The environment mark that a step wrote to *file*."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline, "the step did not start"
         time.sleep(0.02)

@@ -25,6 +25,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.server import ServeSettings
 from tests.cli.conftest import Shell
 from tests.cli.fork_server import ForkedCommand
+from tests.ports import free_port
 from tests.privileges import CAP_SYS_ADMIN
 
 ANSWER = (
@@ -120,7 +121,7 @@ def test_tls(pdkernel: Shell) -> None:
             for host in ("127.0.0.1", "localhost")
         ]
         with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-            httpx.post(said["workflows"][0]["url"], json=1)
+            httpx.post(said["workflows"][0]["url"], json=1, timeout=60)
 
     assert said["url"].startswith("https://127.0.0.1:")
     assert answers == [1, 1, 1, 1]
@@ -129,7 +130,7 @@ def test_tls(pdkernel: Shell) -> None:
 def test_public_url(pdkernel: Shell) -> None:
     """Printed URLs have the public base; the server accepts its host only, and prints its own address and a warning."""
     pdkernel.notebook(ANSWER)
-    port = _free_port()
+    port = free_port()
     with serving(pdkernel, "work.ipynb", "--public-url", "https://flows.example.com/", port=port) as (said, process):
         path = said["workflows"][0]["url"].removeprefix("https://flows.example.com")
         statuses = [
@@ -150,7 +151,7 @@ def test_public_url(pdkernel: Shell) -> None:
 def test_tls_behind_a_public_url(pdkernel: Shell) -> None:
     """The certificate is valid for the host of the public URL; the local address and the settings of clients are printed."""
     pdkernel.notebook(ANSWER)
-    port = _free_port()
+    port = free_port()
     with serving(pdkernel, "--tls", "--public-url", "https://flows.example.com", port=port) as (_, process):
         (authority,) = (pdkernel.folder / ".pdkernel" / "egress").glob("*ca*.pem")
         trusting = ssl.create_default_context(cafile=authority)
@@ -232,7 +233,7 @@ def test_other_addresses_require_authorization(pdkernel: Shell) -> None:
     without_client = pdkernel("serve", "work.ipynb", "--host", "0.0.0.0", "--port", "0")
     pdkernel("clients", "create")
     with serving(pdkernel, "work.ipynb", "--host", "0.0.0.0") as (said, _):
-        answer = httpx.post(said["workflows"][0]["url"])
+        answer = httpx.post(said["workflows"][0]["url"], timeout=60)
 
     assert (open_endpoint.status, open_endpoint.json["error"]["code"]) == (2, "request")
     assert (without_client.status, "pdkernel clients create" in without_client.stderr) == (2, True)
@@ -299,16 +300,9 @@ def test_a_port_in_use(pdkernel: Shell) -> None:
 def test_a_folder_without_workflows_is_served(pdkernel: Shell) -> None:
     """A folder without workflows is served: the Connect API requires none."""
     with serving(pdkernel) as (said, _):
-        answer = httpx.get(f"{said['url']}/-/ready")
+        answer = httpx.get(f"{said['url']}/-/ready", timeout=60)
 
     assert (said["workflows"], answer.status_code) == ([], 200)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager
@@ -363,7 +357,7 @@ def test_json_has_no_login_code(pdkernel: Shell) -> None:
     with serving_on_terminal(pdkernel, "--json") as (read_until, process):
         assert process.stdout
         url = json.loads(process.stdout.readline())["url"]
-        page = httpx.get(f"{url}/-/login").text
+        page = httpx.get(f"{url}/-/login", timeout=60).text
         process.send_signal(signal.SIGTERM)
         shown = read_until("the end of the terminal")
     with pdkernel.start("serve", "--port", "0") as other:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.postgres import PostgresServer
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 FLOW = "%%pdworkflow\nname: Flow\ntrigger:\n  type: http\n"
 WAIT = """%%pdstep wait
 import os, time
@@ -88,7 +88,11 @@ class Processes:
     def children(self) -> list[int]:
         """The ids of the server processes."""
         parent = psutil.Process(self.pid)
-        return [child.pid for child in parent.children() if child.cmdline() == parent.cmdline()]
+        found = []
+        for child in parent.children():
+            with suppress(psutil.NoSuchProcess):
+                found += [child.pid] if child.cmdline() == parent.cmdline() else []
+        return found
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """The rows of a query of the project's database."""
@@ -115,6 +119,23 @@ class Processes:
 
         with ThreadPoolExecutor(count) as threads:
             return list(threads.map(call, range(count)))
+
+    def accept_in_both(self, gate: Path) -> list[str]:
+        """Send four events as `accept` does, and more until both processes execute some; return the ids of the runs."""
+        runs = self.accept(gate, 4)
+        ends = time.monotonic() + LIMIT_S
+        while len(self.owners(runs)) < 2:  # the machine may let one process wait, which takes no connections then
+            assert time.monotonic() < ends, self.shown
+            self.read(0.05)
+            if all(self.rows("select status = 'running' from runs where id = %s", run) == [(True,)] for run in runs):
+                runs += self.accept(gate, 1)
+        self.wait_for_rows("select id from runs where status = 'running' and id = any(%s)", len(runs), runs)
+        return runs
+
+    def owners(self, runs: list[str]) -> list[str]:
+        """The executors that execute *runs*."""
+        found = self.rows("select distinct owner from runs where status = 'running' and id = any(%s)", runs)
+        return [owner for (owner,) in found]
 
 
 @contextmanager
@@ -168,12 +189,12 @@ def test_the_processes_share_the_memory(two: Processes) -> None:
 def test_both_processes_answer(two: Processes, tmp_path: Path) -> None:
     """Events that arrive together are run by two executors."""
     gate = tmp_path / "gate"
-    runs = two.accept(gate, 4)
-    owners = two.wait_for_rows("select distinct owner from runs where status = 'running' and id = any(%s)", 2, runs)
+    runs = two.accept_in_both(gate)
+    owners = two.owners(runs)
     gate.touch()
 
     assert len(owners) == 2
-    two.wait_for_rows("select id from runs where status = 'success' and id = any(%s)", 4, runs)
+    two.wait_for_rows("select id from runs where status = 'success' and id = any(%s)", len(runs), runs)
 
 
 def test_a_login_is_valid_at_both_processes(two: Processes) -> None:
@@ -201,22 +222,22 @@ def test_a_killed_process_loses_nothing(two: Processes, tmp_path: Path) -> None:
     Its lease, which the test extends by an hour, does not delay that.
     """
     gate = tmp_path / "gate"
-    runs = two.accept(gate, 4)
+    runs = two.accept_in_both(gate)
     running = "select distinct owner from runs where status = 'running' and id = any(%s)"
-    before = [owner for (owner,) in two.wait_for_rows(running, 2, runs)]
+    before = two.owners(runs)
     victim = two.children()[0]
     os.kill(victim, signal.SIGKILL)
     two.wait_for(rf"The server process {victim} has ended by signal SIGKILL\.")
     two.rows("update executors set lease_until = lease_until + 3600 where origin = 'serve' returning id")
     two.wait_for_rows(f"{running} and owner = any(%s)", 1, runs, before)
-    two.wait_for_rows("select id from runs where status = 'running' and id = any(%s)", 4, runs)
+    two.wait_for_rows("select id from runs where status = 'running' and id = any(%s)", len(runs), runs)
     again = two.rows("select id from runs where attempt = 2 and id = any(%s)", runs)
     gate.touch()
-    two.wait_for_rows("select id from runs where status = 'success' and id = any(%s)", 4, runs)
+    two.wait_for_rows("select id from runs where status = 'success' and id = any(%s)", len(runs), runs)
     two.wait_for_rows("select id from executors where origin = 'serve' and alive", 2)
 
     assert victim not in two.children()
-    assert 1 <= len(again) <= 3
+    assert 1 <= len(again) < len(runs)
 
 
 def test_other_commands_see_the_runs(two: Processes, pdkernel: Shell, tmp_path: Path) -> None:
@@ -235,8 +256,7 @@ def test_sigterm_drains(fork_server: ForkServer, postgres_url: str, tmp_path: Pa
     """SIGTERM lets runs end in all processes, and refuses new connections; nothing is lost."""
     gate = tmp_path / "gate"
     with processes_of(fork_server, tmp_path, postgres_url) as running:
-        runs = running.accept(gate, 4)
-        running.wait_for_rows("select distinct owner from runs where status = 'running'", 2)
+        runs = running.accept_in_both(gate)
         parent = os.pidfd_open(running.pid)
         os.kill(running.pid, signal.SIGTERM)
         refused = _until_refused(running.base_url)
@@ -251,10 +271,10 @@ def test_sigterm_drains(fork_server: ForkServer, postgres_url: str, tmp_path: Pa
 
 
 def _until_refused(url: str) -> bool:
-    ends = time.monotonic() + 5.0
+    ends = time.monotonic() + LIMIT_S
     while time.monotonic() < ends:
         try:
-            httpx.get(f"{url}/-/ready", timeout=5)
+            httpx.get(f"{url}/-/ready", timeout=LIMIT_S)
         except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
             return True
         time.sleep(0.05)

@@ -38,7 +38,7 @@ def server(fork_server: ForkServer, upstream: Upstream, tmp_path_factory: pytest
 def http(server: Server, upstream: Upstream) -> Iterator[httpx.Client]:
     """A caller with a token of Pipedream."""
     upstream.set()
-    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {TOKEN}"}) as client:
+    with httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {TOKEN}"}, timeout=60) as client:
         yield client
 
 
@@ -90,7 +90,7 @@ def test_responses_are_passed_on(http: httpx.Client, server: Server) -> None:
     listed = http.get(f"/v1/connect/{PROJECT}/users", headers=headers)
     missing = http.get(f"/v1/connect/{PROJECT}/accounts/apn_none", headers=headers)
     foreign = http.get("/v1/connect/proj_other/users", headers=headers)
-    unauthorized = httpx.get(f"{server.url}/v1/connect/{PROJECT}/users")
+    unauthorized = httpx.get(f"{server.url}/v1/connect/{PROJECT}/users", timeout=60)
 
     assert [user["external_id"] for user in listed.json()["data"]] == ["ada", "bob"]
     assert [each.status_code for each in (missing, foreign, unauthorized)] == [404, 404, 401]
@@ -122,7 +122,7 @@ def test_cookies_of_callers_are_separate(http: httpx.Client, upstream: Upstream)
     upstream.set(fault=fault)
     first = http.get(f"/v1/connect/{PROJECT}/cookie")
     upstream.set()
-    with httpx.Client(base_url=http.base_url, headers=http.headers) as other:
+    with httpx.Client(base_url=http.base_url, headers=http.headers, timeout=60) as other:
         second = other.get(f"/v1/connect/{PROJECT}/anything")
 
     assert first.headers["set-cookie"] == "mine=1; Path=/"
@@ -142,10 +142,10 @@ def test_an_endpoint_accepts_a_token_of_a_local_client(server: Server) -> None:
     """A client of the local project gets a token from the server."""
     client = json.loads(server.run("clients", "create", "--json"))
     body = {"grant_type": "client_credentials", **{name: client[name] for name in ("client_id", "client_secret")}}
-    token = httpx.post(f"{server.url}/v1/oauth/token", json=body).json()["access_token"]
+    token = httpx.post(f"{server.url}/v1/oauth/token", json=body, timeout=60).json()["access_token"]
     headers = {"authorization": f"Bearer {token}", "x-pd-external-user-id": "bob"}
 
-    answer = httpx.post(server.endpoint, json={}, headers=headers)
+    answer = httpx.post(server.endpoint, json={}, headers=headers, timeout=60)
 
     assert answer.status_code == 400
     assert answer.text.startswith("Pipedream Connect Error: Required account for slack not found")
@@ -156,7 +156,7 @@ def test_an_endpoint_refuses_other_tokens(server: Server, token: str) -> None:
     """A token that Pipedream does not accept for the project, or a Connect token, starts no run."""
     headers = {"authorization": f"Bearer {token}", "x-pd-external-user-id": "ada"}
 
-    answer = httpx.post(server.endpoint, json={}, headers=headers)
+    answer = httpx.post(server.endpoint, json={}, headers=headers, timeout=60)
 
     assert answer.status_code == 401
     assert token not in answer.text
@@ -172,7 +172,7 @@ def test_pipedream_is_unreachable(fork_server: ForkServer, tmp_path: Path) -> No
     }
     notebook_of(tmp_path / "greet.ipynb", WORKFLOW, STEP)
     with serving(fork_server, tmp_path, "greet.ipynb", **environ) as running:
-        answer = httpx.get(f"{running.url}/v1/connect/{PROJECT}/users")
+        answer = httpx.get(f"{running.url}/v1/connect/{PROJECT}/users", timeout=60)
 
     assert answer.status_code == 502
     assert answer.json()["error"] == "Pipedream Connect at 127.0.0.1:9 does not respond (ConnectError). Try again."
@@ -238,11 +238,15 @@ def test_pdkernel_as_the_real_project(fork_server: ForkServer, real: Server, tmp
     login = login_of(real)
     with serving(fork_server, tmp_path, "greet.ipynb", **login, PDKERNEL_EGRESS="deny") as running:
         client = {name: login[f"PDKERNEL_{name.upper()}"] for name in ("client_id", "client_secret")}
-        issued = httpx.post(f"{running.url}/v1/oauth/token", json={"grant_type": "client_credentials", **client})
+        issued = httpx.post(
+            f"{running.url}/v1/oauth/token", json={"grant_type": "client_credentials", **client}, timeout=60
+        )
         headers = {"authorization": f"Bearer {issued.json()['access_token']}", "x-pd-environment": "development"}
-        users = httpx.get(f"{running.url}/v1/connect/{login['PDKERNEL_PROJECT_ID']}/users", headers=headers)
-        run = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "ada"})
-        unknown_user = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "eve"})
+        users = httpx.get(f"{running.url}/v1/connect/{login['PDKERNEL_PROJECT_ID']}/users", headers=headers, timeout=60)
+        run = httpx.post(running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "ada"}, timeout=60)
+        unknown_user = httpx.post(
+            running.endpoint, json={}, headers={**headers, "x-pd-external-user-id": "eve"}, timeout=60
+        )
 
     assert [user["external_id"] for user in users.json()["data"]] == ["ada"]
     assert run.json() == {"user": "ada", "length": len("xoxb-planted-newer-0123456789")}

@@ -65,7 +65,7 @@ def test_a_slow_response_does_not_block_others(http: httpx.Client, upstream: Ups
     """Other requests are answered during a slow response."""
     upstream.set(fault={"path": "faulty", "kind": "held"})
     with (
-        httpx.Client(base_url=http.base_url, headers=http.headers) as other,
+        httpx.Client(base_url=http.base_url, headers=http.headers, timeout=60) as other,
         socket.create_connection(_address(http)) as slow,
     ):
         slow.sendall(_get(f"{HERE}/faulty"))
@@ -89,7 +89,7 @@ def test_a_truncated_response_is_truncated(http: httpx.Client, server: Server, u
 
 def test_a_disconnected_caller_ends_the_request(http: httpx.Client, server: Server, upstream: Upstream) -> None:
     """If the caller disconnects, the request at Pipedream ends."""
-    upstream.set(fault={"path": "faulty", "kind": "slow", "seconds": 8})
+    upstream.set(fault={"path": "faulty", "kind": "slow", "seconds": 40})
     port = urlsplit(upstream.url).port
 
     def under_way() -> int:
@@ -101,7 +101,7 @@ def test_a_disconnected_caller_ends_the_request(http: httpx.Client, server: Serv
         caller.sendall(_get(f"{HERE}/faulty"))
         assert _soon(lambda: len(upstream.asked) and upstream.asked[-1]["path"].endswith("faulty"))
 
-    assert _soon(lambda: under_way() <= idle, within=3)
+    assert _soon(lambda: under_way() <= idle, within=20)
 
 
 def test_large_bodies(http: httpx.Client, server: Server) -> None:
@@ -161,7 +161,7 @@ def _get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 
 
-def _soon(true: Callable[[], Any], *, within: float = 10) -> bool:
+def _soon(true: Callable[[], Any], *, within: float = 60) -> bool:
     until = time.monotonic() + within
     while not true():
         if time.monotonic() > until:

@@ -42,7 +42,7 @@ def server(fork_server: ForkServer, upstream: Upstream, folder: Path) -> Iterato
 def token(base: str, client: str = CLIENT_ID, *, secret: str = CLIENT_SECRET, scope: str = "") -> str:
     """A token from the token endpoint at *base*."""
     asked = {"grant_type": "client_credentials", "client_id": client, "client_secret": secret}
-    answer = httpx.post(f"{base}/v1/oauth/token", json={**asked, "scope": scope} if scope else asked)
+    answer = httpx.post(f"{base}/v1/oauth/token", json={**asked, "scope": scope} if scope else asked, timeout=60)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["access_token"])
 
@@ -95,7 +95,9 @@ def test_a_token_revoked_at_the_local_endpoint(server: Server) -> None:
     bearer = token(server.url, scope=INVOKE)
     before = invoke(server, bearer).status_code
 
-    httpx.post(f"{server.url}/v1/oauth/revoke", json={"client_id": CLIENT_ID, "token": bearer}).raise_for_status()
+    httpx.post(
+        f"{server.url}/v1/oauth/revoke", json={"client_id": CLIENT_ID, "token": bearer}, timeout=60
+    ).raise_for_status()
 
     assert (before, invoke(server, bearer).status_code) == (200, 401)
 
@@ -128,7 +130,9 @@ def test_local_credentials_are_not_sent_to_pipedream(server: Server, upstream: U
     client = json.loads(server.run("clients", "create", "--json"))
     bearer = token(server.url, client["client_id"], secret=client["client_secret"])
 
-    refused = httpx.get(f"{server.url}/v1/connect/{PROJECT}/accounts", headers={"authorization": f"Bearer {bearer}"})
+    refused = httpx.get(
+        f"{server.url}/v1/connect/{PROJECT}/accounts", headers={"authorization": f"Bearer {bearer}"}, timeout=60
+    )
     mistyped = httpx.post(
         f"{server.url}/v1/oauth/token",
         json={
@@ -136,6 +140,7 @@ def test_local_credentials_are_not_sent_to_pipedream(server: Server, upstream: U
             "client_id": client["client_id"],
             "client_secret": f"{client['client_secret']}x",
         },
+        timeout=60,
     )
 
     sent = json.dumps(upstream.asked)

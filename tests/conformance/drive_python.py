@@ -204,8 +204,8 @@ def woken() -> str:
     try:
         http = made.configured_props["http"]
         url = http["endpoint_url"] if isinstance(http, dict) else http.endpoint_url
-        assert httpx.post(url, json={"say": "hello"}).status_code == 200
-        until = time.monotonic() + 15
+        assert httpx.post(url, json={"say": "hello"}, timeout=60).status_code == 200
+        until = time.monotonic() + 60
         while not (events := bare(PD.deployed_triggers.list_events(made.id, **me))):
             assert time.monotonic() < until, "no event"
             time.sleep(0.05)

@@ -108,7 +108,7 @@ def _run(sdk: Sdk, site: Site, checks: Sequence[str]) -> dict[str, Outcome]:
         env={"PATH": "/usr/bin:/bin", "NODE_EXTRA_CA_CERTS": site.authority},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     lines = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"check"')]
@@ -121,7 +121,7 @@ def _run(sdk: Sdk, site: Site, checks: Sequence[str]) -> dict[str, Outcome]:
 
 def _connect(link: str, authority: str) -> str | None:
     """Connect a Slack account at *link*; return the error, or None."""
-    with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as browser:
+    with httpx.Client(verify=ssl.create_default_context(cafile=authority), timeout=60) as browser:
         page = Page(browser.get(f"{link}&app=slack"))
         if page.status != 200:
             return page.words

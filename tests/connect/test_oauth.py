@@ -43,6 +43,7 @@ def provider(pieces: Iterable[bytes]) -> Iterator[OAuthProvider]:
             yield OAuthProvider(f"{url}/authorize", f"{url}/token", "client", SECRET)
         finally:
             ended.set()
+            server.shutdown(socket.SHUT_RDWR)  # the provider may not have been called yet
             thread.join()
 
 

@@ -26,7 +26,7 @@ from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKE
 @pytest.fixture
 def directory(home: Project, upstream: Upstream) -> Directory:
     """The directory of the real project, by its protocol."""
-    return RemoteDirectory(home, Sdk(upstream.login, timeout_s=1.0))
+    return RemoteDirectory(home, Sdk(upstream.login))
 
 
 def test_the_projects_id_is_pipedreams(directory: Directory) -> None:
@@ -177,7 +177,9 @@ def test_pipedream_chooses_the_ids_of_accounts(directory: Directory, upstream: U
 def test_an_account_that_is_removed_before_its_credentials_are_read(directory: Directory, upstream: Upstream) -> None:
     """The error names the account, and the cached lists that still have the account are loaded again."""
     assert directory.newest_account("ada", "development", "slack") == directory.find_account("apn_new")
-    httpx.delete(f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS).raise_for_status()
+    httpx.delete(
+        f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS, timeout=60
+    ).raise_for_status()
 
     with pytest.raises(AccountGoneError, match="apn_new"):
         directory.credentials("apn_new")
@@ -269,7 +271,7 @@ FAULTS = [
         "Pipedream reports a server error (500). Pipedream's message: made to fail",
         "Try again. If the error persists",
     ),
-    ({"kind": "slow", "seconds": 3}, ProjectError, "did not answer within 1 s.", "Try again. If the error persists"),
+    ({"kind": "held"}, ProjectError, "did not answer within 3 s.", "Try again. If the error persists"),
     ({"kind": "cut"}, ProjectError, "closed the connection too early", "Check the network"),
     ({"kind": "html"}, ProjectError, "sent a response that the SDK cannot parse", "Check the API's URL"),
 ]
@@ -278,7 +280,7 @@ FAULTS = [
 @pytest.mark.parametrize("path", ["token", "accounts"])
 @pytest.mark.parametrize(("fault", "kind", "message", "fix"), FAULTS, ids=lambda each: str(each)[:40])
 def test_faults_of_the_api(
-    directory: Directory,
+    home: Project,
     upstream: Upstream,
     path: str,
     fault: dict[str, object],
@@ -287,10 +289,12 @@ def test_faults_of_the_api(
     fix: str,
 ) -> None:
     """Each fault is an error with a cause and a fix, and without a secret."""
+    directory = RemoteDirectory(home, Sdk(upstream.login, timeout_s=3.0 if fault["kind"] == "held" else 60.0))
     upstream.set(fault={"path": path, **fault})
 
     with pytest.raises(kind) as caught:
         directory.newest_account("ada", "development", "slack")
+    upstream.proceed.set()
 
     assert message in caught.value.message
     assert fix in caught.value.fix
@@ -310,7 +314,7 @@ def test_a_revoked_token_is_replaced(directory: Directory, upstream: Upstream, m
     """After a rejected token, one new token is requested."""
     directory.users("development")
     moving.advance(60)
-    httpx.post(f"{upstream.url}/v1/oauth/revoke", json={"token": TOKEN})
+    httpx.post(f"{upstream.url}/v1/oauth/revoke", json={"token": TOKEN}, timeout=60)
 
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
     assert [each["path"] for each in upstream.asked].count("/v1/oauth/token") == 2
@@ -369,7 +373,9 @@ BINDINGS = {"notify": (AppBinding("slack", "slack"),)}
 def test_an_account_that_was_removed_after_the_listing(directory: Directory, upstream: Upstream) -> None:
     """A run uses the newest account that still exists."""
     directory.newest_account("ada", "development", "slack")
-    httpx.delete(f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS).raise_for_status()
+    httpx.delete(
+        f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS, timeout=60
+    ).raise_for_status()
 
     found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
 

@@ -47,13 +47,24 @@ def limit_database(full: str) -> None:
     vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
 
 
-def shorten_lease(lease_s: float, beat_s: float) -> None:
-    """Let this process be taken for dead after *lease_s* seconds of silence, so that a test need not wait for long."""
+def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
+    """
+    Let this process be taken for dead after *lease_s* seconds of silence, so that a test need not wait for long.
+
+    The file *entered* gets the id of its executor.
+    """
     from pdkernel.engine.journal.postgres import PostgresBackend
 
     defaults = PostgresBackend.__init__.__kwdefaults__
     assert defaults is not None
     defaults.update(lease_s=lease_s, beat_s=beat_s)
+    enter = PostgresBackend.enter
+
+    def record(self: PostgresBackend, executor_id: str, *args: Any) -> Any:
+        Path(entered).write_text(executor_id)
+        return enter(self, executor_id, *args)
+
+    PostgresBackend.enter = record  # type: ignore[assignment, method-assign]
 
 
 def kill_in_rotation(number: int) -> None:

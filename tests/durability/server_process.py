@@ -6,11 +6,9 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import select
 import shutil
 import signal
-import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -24,8 +22,9 @@ from pdkernel.project import Project
 from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.cli.fork_server import ROOT, ForkServer
 from tests.notebook_files import notebook_of
+from tests.ports import free_port
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 """Seconds that a test waits for what must happen."""
 
 
@@ -254,15 +253,6 @@ def postgres_rows(url: str, query: str, *values: object) -> list[Any]:
             if time.monotonic() > ends:
                 raise
             time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A port that no process listens on, below those that the system gives to others while the server restarts."""
-    while True:
-        with closing(socket.socket()) as probe, contextlib.suppress(OSError):
-            port = random.randrange(10_000, 32_000)
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def new_project(folder: Path, cells: Sequence[str], *, token: str | None = None, **notebooks: Sequence[str]) -> None:

@@ -17,10 +17,22 @@ HOUR_S = 3600.0
 
 
 async def statuses(site: Site) -> dict[str, tuple[str, int]]:
-    """The status and the attempt of each run by workflow, after the server has looked for due runs twice."""
-    await asyncio.sleep(2.5 * POLL_INTERVAL_S)
+    """The status and the attempt of each run by workflow."""
     runs = await site.context.engine.journal.list_executions()
     return {run.workflow: (run.status, run.attempt) for run in runs}
+
+
+async def statuses_after_a_look(site: Site) -> dict[str, tuple[str, int]]:
+    """The same, after the server has looked for due runs twice."""
+    await asyncio.sleep(2.5 * POLL_INTERVAL_S)
+    return await statuses(site)
+
+
+async def wait_for(site: Site, workflow: str, status: str) -> None:
+    """Wait until the run of a workflow has the status."""
+    async with asyncio.timeout(60):
+        while (await statuses(site))[workflow][0] != status:
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("first_s", [HOUR_S, -HOUR_S])
@@ -34,13 +46,15 @@ async def test_delays_follow_the_wall_clock_and_no_run_is_taken_over(tmp_path: P
         await gate.wait_until_reached()
         assert site.context.project.sqlite_path is not None
         other = DatabaseJournal.open(SqliteBackend(site.context.project.sqlite_path), clock=clock)
-        before = await statuses(site)
+        await wait_for(site, "Nap", "paused")
+        before = await statuses_after_a_look(site)
         clock.advance(first_s)
-        moved = await statuses(site)
+        moved = await statuses_after_a_look(site)
         clock.advance(-first_s)
-        moved_back = await statuses(site)
+        moved_back = await statuses_after_a_look(site)
         reaped = await other.reap_dead()
         clock.advance(1.6 * HOUR_S)
+        await wait_for(site, "Nap", "success")
         due = await statuses(site)
         gate.open()
         runs = {run.workflow: run for run in await site.runs()}

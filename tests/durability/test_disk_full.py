@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import LIMIT_DATABASE
-from tests.durability.server_process import ServerProcess, count_outcomes, logging_step, new_project, server_of
+from tests.durability.server_process import LIMIT_S, ServerProcess, count_outcomes, logging_step, new_project, server_of
 from tests.http_servers import AnsweringServer
 
 LARGE = "'x' * 100_000"
@@ -25,7 +25,7 @@ class Gate:
 
     def wait_until_reached(self, server: ServerProcess) -> None:
         """Wait until the step waits at the gate."""
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + LIMIT_S
         while not self._reached.exists():
             assert time.monotonic() < ends, server.errors
             time.sleep(0.01)

@@ -14,7 +14,7 @@ import pytest
 from pdkernel.runtimes import process_tree
 from tests.cli.fork_server import ForkServer
 from tests.durability.hosts import LEASE_S, TAKE_OVER_LIMIT_S, Hosts, hosts_of, proxy_of
-from tests.durability.server_process import Answer, count_outcomes, logging_step
+from tests.durability.server_process import LIMIT_S, Answer, count_outcomes, logging_step
 from tests.postgres import PostgresServer, restarting_postgres
 
 FLOW = "%%pdworkflow\nname: Load\n"
@@ -92,7 +92,7 @@ def test_a_frozen_host_that_thaws_does_nothing(fork_server: ForkServer, tmp_path
         before = recorded(hosts)
         frozen.send_signal(signal.SIGCONT)
         caller.join()
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + LIMIT_S
         while alive := [worker for worker in workers if process_tree.find_processes([], [worker])]:
             assert time.monotonic() < ends, (alive, hosts.reader.errors)
             time.sleep(0.01)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pdkernel.engine.journal.postgres import LEASE_S
 from pdkernel.server.uvicorn_server import SHUTDOWN_GRACE_S
 from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import (
+    LIMIT_S,
     ServerProcess,
     count_outcomes,
-    free_port,
     logging_step,
     new_project,
     server_of,
 )
+from tests.ports import free_port
 
 FLOW = "%%pdworkflow\nname: Flow\n"
 
@@ -38,12 +42,26 @@ def run_of(server: ServerProcess) -> str:
     return run
 
 
-def wait_until_begun(server: ServerProcess, *steps: str) -> None:
-    """Wait until each of *steps* has begun."""
-    ends = time.monotonic() + 30
-    while not {each.step for each in server.begun()} >= set(steps):
+def wait_until_begun(server: ServerProcess, step: str, *, runs: int = 1) -> None:
+    """Wait until *step* has begun in so many runs."""
+    wait_until(server, lambda: sum(each.step == step for each in server.begun()) == runs)
+
+
+def wait_until(server: ServerProcess, condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds."""
+    ends = time.monotonic() + LIMIT_S
+    while not condition():
         assert time.monotonic() < ends, server.errors
         time.sleep(0.01)
+
+
+def listens(server: ServerProcess) -> bool:
+    """Whether the server accepts connections."""
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S).close()
+    except (ConnectionRefusedError, ConnectionResetError):  # the socket may close while it is asked
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
@@ -56,18 +74,18 @@ def test_steps_in_flight_at_a_sigterm_run_again(fork_server: ForkServer, tmp_pat
         new_project(server.folder, [FLOW, logging_step("one", server.log), call], child=[held(server, "slow")])
         assert server.start()
         runs = [run_of(server) for _ in range(2)]
-        wait_until_begun(server, "slow")
+        wait_until_begun(server, "slow", runs=2)
 
         server.send_signal(signal.SIGTERM)
+        wait_until(server, lambda: not listens(server))  # two signals that arrive together would be one
         if not waits:
-            time.sleep(0.2)
             server.send_signal(signal.SIGTERM)
         seconds = server.wait_until_ended()
         statuses = {status for (status,) in server.rows("select status from runs")}
         server.restart()
         server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
 
-        assert seconds < (SHUTDOWN_GRACE_S if waits else 0) + 5
+        assert seconds < (LIMIT_S if waits else SHUTDOWN_GRACE_S)
         assert statuses == {"ready"}
         count_outcomes(server, runs).check(f"SIGTERM, ended after {seconds:.1f} s")
         returned = [
@@ -101,6 +119,7 @@ def test_events_accepted_during_a_shutdown_are_not_lost(fork_server: ForkServer,
         for client in clients:
             client.start()
         time.sleep(0.5)
+        wait_until(server, lambda: len(accepted) >= 8)
         server.send_signal(signal.SIGTERM)
         server.wait_until_ended()
         for client in clients:
@@ -131,5 +150,5 @@ def test_a_second_server_is_refused(fork_server: ForkServer, tmp_path: Path) -> 
         assert "Another `pdkernel serve` serves the project" in refusal
         assert status == [("running", 1)]
         count_outcomes(server, [run]).check("a second server")
-        assert [seconds < 2 for seconds in server.take_overs] == [True]
+        assert [seconds < LEASE_S for seconds in server.take_overs] == [True]  # it waits for no lease
         assert [(each.step, each.attempt) for each in server.begun()] == [("slow", 1), ("slow", 2), ("last", 1)]

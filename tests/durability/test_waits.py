@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.cli.fork_server import ForkServer
-from tests.durability.server_process import Answer, ServerProcess, count_outcomes, logging_step, new_project, server_of
+from tests.durability.server_process import (
+    LIMIT_S,
+    Answer,
+    ServerProcess,
+    count_outcomes,
+    logging_step,
+    new_project,
+    server_of,
+)
 
 FLOW = "%%pdworkflow\nname: Flow\n"
 PAUSE_MS = 1000
@@ -102,7 +110,7 @@ def test_urls_of_a_run(fork_server: ForkServer, tmp_path: Path) -> None:
         assert server.start()
         first = start_run(server)
         written = server.log.with_name(server.log.name + ".urls")
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + LIMIT_S
         while not written.exists() or not written.read_text():
             assert time.monotonic() < ends, server.errors
             time.sleep(0.01)

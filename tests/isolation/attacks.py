@@ -35,6 +35,7 @@ from pdkernel.model import Language, Step
 from pdkernel.project import Project
 from tests.builders import a_workflow, an_event
 from tests.http_servers import AnsweringServer
+from tests.ports import free_ports
 
 WRITABLE = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")
 """Folders of the machine that every program may write."""
@@ -195,7 +196,7 @@ class Attackers:
             "pid_namespace": str(Path("/proc/self/ns/pid").readlink()),
             "mark": secrets.token_hex(4),  # in every name that other programs of the machine could use, too
             "key": 0x5EC00000 + secrets.randbelow(1 << 16) * 16,  # of System V
-            "ports": _free_ports(8),
+            "ports": free_ports(8),
         }
         async with await WorkflowEngine.start(project, directory, origin="serve") as engine:
             with socket.socket(socket.AF_UNIX) as service, ExitStack() as opened:
@@ -278,7 +279,7 @@ class _Runs:
             sight.own = result["seen"].get(str(number))
             if isinstance(attack, Attempt):
                 sight.others["place"] = result["reached"].get(str(number))
-        for _ in range(20):  # the system ends the processes of a namespace one after the other
+        for _ in range(1200):  # the system ends the processes of a namespace one after the other
             self.report.left[group] = [*processes_with(token).values()]
             if not self.report.left[group]:
                 break
@@ -371,9 +372,3 @@ def _clean_up(mark: str, key: int) -> None:
 
 def _group(numbered: tuple[int, Attack | Attempt]) -> str:
     return numbered[1].group if isinstance(numbered[1], Attack) else "attempts"
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as opened:
-        probes = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]

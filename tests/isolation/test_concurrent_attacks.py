@@ -65,7 +65,7 @@ def tokens(data):
 
 def answer(family, address):
     with socket.socket(family) as client:
-        client.settimeout(0.5)
+        client.settimeout(20)
         client.connect(address)
         return tokens(client.recv(100))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,8 @@ from tests.http_servers import AnsweringServer
 from tests.isolation.attacks import Attackers, processes_with
 
 USERS = 4
+SETTLED = 20
+"""So many equal measurements, each tenth of a second, show that nothing starts or ends any more."""
 LITTERING = Step(
     "attack",
     "python",
@@ -86,6 +90,23 @@ def _pss_mb(process: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
+async def settled_usage(temporary: Path, mark: str, expected: Usage | None) -> Usage:
+    """
+    The usage, when ended processes are gone, files of runs are removed and idle workers have started.
+
+    It is as *expected*, or stays the same for a while.
+    """
+    counts = attrgetter("processes", "daemons", "descriptors", "files")
+    usage, same = Usage.measure(temporary, mark), 0
+    while same < (SETTLED if expected is None else 6 * SETTLED) and not (
+        expected and counts(usage) == counts(expected)
+    ):
+        await asyncio.sleep(0.1)
+        before, usage = usage, Usage.measure(temporary, mark)
+        same = same + 1 if counts(usage) == counts(before) else 0
+    return usage
+
+
 @pytest.fixture
 def temporary(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only folder of temporary files of this process."""
@@ -101,14 +122,14 @@ async def test_runs_leave_nothing(
     base: Path, receiver: AnsweringServer, temporary: Path, first: int, last: int
 ) -> None:
     """After the run *last*, the server has as many processes, descriptors and files as after the run *first*, and its memory."""
-    usage = {}
+    usage = dict[int, Usage]()
     async with Attackers.start(base / str(last), receiver) as attackers:
         for number in range(1, last + 1):
             user = number // 20 % (USERS + 1)  # each litters in every way
             execution = await attackers.run(LITTERING, f"user{user}" if user else None, {"number": number})
             assert execution.status == ("error" if number % 20 == 15 else "success"), execution.error
             if number in (first, last):
-                usage[number] = Usage.measure(temporary, attackers.targets["mark"])
+                usage[number] = await settled_usage(temporary, attackers.targets["mark"], usage.get(first))
 
     before, after = usage[first], usage[last]
     print(f"\n{before}\n{after}")

@@ -144,7 +144,7 @@ export default defineComponent({
     if (body.wait) await sleep(150);
     for (const number of body.check) {
       seen[number] = await call("check", number);
-      for (let left = body.plant.length ? 250 : 0; left > 0 && !seen[number]; left -= 1) {
+      for (let left = body.plant.length ? 1000 : 0; left > 0 && !seen[number]; left -= 1) {
         await sleep(20); // a daemon of the run starts
         seen[number] = await call("check", number);
       }

@@ -164,7 +164,7 @@ def handler(pd):
         time.sleep(0.15)
     for number in body["check"]:
         seen[str(number)] = call("check", number)
-        for _ in range(250 if body["plant"] else 0):
+        for _ in range(1000 if body["plant"] else 0):
             if seen[str(number)]:
                 break
             time.sleep(0.02)  # a daemon of the run starts

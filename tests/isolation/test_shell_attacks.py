@@ -31,7 +31,7 @@ rm /tmp/work.txt
 [[ $wait == true ]] && sleep 0.15
 for number in "${check[@]}"; do
   value=$(check_$number 2> /dev/null)
-  for ((left = ${#plant[@]} ? 50 : 0; left > 0 && ! ${#value}; left--)); do sleep 0.02; value=$(check_$number 2> /dev/null); done
+  for ((left = ${#plant[@]} ? 1000 : 0; left > 0 && ! ${#value}; left--)); do sleep 0.02; value=$(check_$number 2> /dev/null); done
   note seen $number
 done
 for number in "${attempt[@]}"; do
@@ -197,7 +197,7 @@ func main() {
 	}
 	for _, number := range event.Check {
 		value := call(fmt.Sprintf("check_%d", number), run)
-		for left := 250; left > 0 && value == "" && len(event.Plant) > 0; left-- {
+		for left := 1000; left > 0 && value == "" && len(event.Plant) > 0; left-- {
 			time.Sleep(20 * time.Millisecond)
 			value = call(fmt.Sprintf("check_%d", number), run)
 		}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import threading
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pdkernel.operations.invocation import (
 )
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.operations.http_endpoint import HttpEndpoint
+from tests.ports import free_port
 
 
 def test_a_client_has_an_id_and_a_secret() -> None:
@@ -259,9 +259,7 @@ def test_the_body_of_a_response(kind: str, content: bytes, body: JSON) -> None:
 
 def test_an_address_without_a_server_is_an_error() -> None:
     """The error names the origin and the command that serves."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
 
     with pytest.raises(InvokeError, match=f"Cannot reach {url}") as caught:
         invoke(InvokeRequest(f"{url}/eo1"))

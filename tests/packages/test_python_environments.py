@@ -486,7 +486,7 @@ def test_processes_that_start_at_once_share_the_bare_environment(opened: Open, t
     barrier = threading.Barrier(8)
 
     def start(_: int) -> PythonEnvironment:
-        barrier.wait(20)
+        barrier.wait(60)
         return asyncio.run(ensure(opened(), ""))
 
     with ThreadPoolExecutor(8) as threads:

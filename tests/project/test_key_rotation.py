@@ -237,7 +237,7 @@ def test_opening_waits_for_a_rotation(project: Project) -> None:
 
     with Project.open(project.folder) as second, ThreadPoolExecutor() as threads:
         rotation = threads.submit(rotate, project, on_progress=hold)
-        assert reached.wait(20)
+        assert reached.wait(60)
         opening = threads.submit(open_and_read)
         with pytest.raises(RequestError, match="another process replaces it now"):
             rotate(second)
@@ -293,7 +293,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
 
     def write(number: int) -> None:
         with Project.open(folder, database_url=database_url, key_file=key_file) as opened:
-            ends = time.monotonic() + 20
+            ends = time.monotonic() + 60
             for count in itertools.takewhile(lambda _: time.monotonic() < ends, itertools.count()):
                 try:
                     opened.variables.set(f"V_{number}_{count}", "value")
@@ -302,7 +302,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
                 stored.append(f"V_{number}_{count}")
                 time.sleep(0.001)  # SQLite gives its lock to any of those who wait, and not to the rotation by turns
                 if count == 5:
-                    all_write.wait(30)
+                    all_write.wait(60)
         raise AssertionError("no write was refused")
 
     with (
@@ -310,7 +310,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
         ThreadPoolExecutor() as threads,
     ):
         writers = [threads.submit(write, number) for number in range(2)]
-        all_write.wait(30)
+        all_write.wait(60)
         rotate(project)
         for writer in writers:
             writer.result()

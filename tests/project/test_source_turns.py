@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.project.database import Database
 from pdkernel.project.schema import metadata
-from pdkernel.project.source_turns import SourceTurnTable
+from pdkernel.project.source_turns import TURN_LEASE_S, SourceTurnTable
 
 
 @pytest.fixture
@@ -50,12 +49,13 @@ def test_one_owner_has_the_turn(database: Database) -> None:
 
 def test_a_turn_ends_with_its_lease(database: Database) -> None:
     """A turn that is not extended ends by itself; the late owner can neither extend it nor store what its source has done."""
-    table = SourceTurnTable(database, lease_s=0.3)
+    table = SourceTurnTable(database)
     assert table.take("source", "frozen")
     with database.write() as connection:
         table.check(connection, "source", "frozen")
     refused = table.take("source", "next")
-    time.sleep(0.35)
+    with database.write() as connection:
+        connection.exec_driver_sql(f"update source_turns set until = until - {TURN_LEASE_S}")  # its lease is over
 
     assert not refused
     assert table.take("source", "next")

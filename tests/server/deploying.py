@@ -72,7 +72,7 @@ async def pass_time(site: Served, seconds: float, until: int, trigger: str) -> l
     handed_over = TriggerEvents(site.context, runs)
     running = asyncio.gather(DeployedTriggers(site.context, runs, handed_over).run_due(), handed_over.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(found := await events(site, trigger)) < until:
                 await asyncio.sleep(0.02)
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from pdkernel.server.processes import ProcessMembership, ServerProcesses
@@ -36,19 +36,27 @@ def announce() -> None:
 
 
 async def respond(request: Request) -> Response:
-    """Answer with the process id; after `?wait=S`, that many seconds later."""
-    await asyncio.sleep(float(request.query_params.get("wait", 0)))
+    """Answer with the process id; after `?gate=FILE`, as soon as the file exists."""
+    if gate := request.query_params.get("gate"):
+        write(f"waits for {gate}")
+        while not Path(gate).exists():
+            await asyncio.sleep(0.01)
     return PlainTextResponse(str(os.getpid()))
 
 
 async def serve(membership: ProcessMembership) -> None:
     """Answer requests until a signal."""
+
+    async def count(_: Request) -> Response:
+        """Answer with the number of open connections of each process that accepts some."""
+        return JSONResponse([count for count in membership.share.counts if count >= 0])
+
     server = UvicornServer(
-        Starlette(routes=[Route("/", respond)]),
+        Starlette(routes=[Route("/", respond), Route("/counts", count)]),
         share=membership.share,
         on_ready=lambda: membership.report_ready(f"executor-{os.getpid()}"),
     )
-    server.config.timeout_graceful_shutdown = 5
+    server.config.timeout_graceful_shutdown = 60
     write(f"predecessor {membership.predecessor}")
     await serve_until_signalled(server, listening, membership.parent)
 

@@ -76,7 +76,7 @@ class Site:
 
     async def wait_for_lines(self, count: int) -> list[str]:
         """The access log, as soon as it has *count* lines: the line of a run is written at the run's end."""
-        for _ in range(500):
+        for _ in range(3000):
             if len(self.lines) >= count:
                 return self.lines
             await asyncio.sleep(0.02)
@@ -84,7 +84,7 @@ class Site:
 
     async def wait_for_status(self, status: Status) -> None:
         """Wait until the only run has *status*."""
-        for _ in range(500):
+        for _ in range(3000):
             (run,) = await self.context.engine.journal.list_executions()
             if run.status == status:
                 return
@@ -93,7 +93,7 @@ class Site:
 
     async def runs(self) -> list[Execution]:
         """Finished runs in the journal, oldest first; waits for runs in progress."""
-        for _ in range(500):
+        for _ in range(3000):
             kept = await self.context.engine.journal.list_executions(limit=1000)
             if all(each.finished_at is not None for each in kept):
                 return kept[::-1]

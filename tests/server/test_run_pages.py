@@ -188,7 +188,7 @@ async def test_a_get_of_a_step_resumes_a_run(tmp_path: Path, language: str) -> N
     ) as site:
         urls = (await site.http.post(site.path())).json()
         await site.http.post(site.path("Caller"), json={"url": urls["resume_url"]})
-        for _ in range(500):
+        for _ in range(3000):
             runs = {run.workflow: run for run in await site.context.engine.journal.list_executions()}
             if "Caller" in runs and runs["Caller"].finished_at and runs["Test"].finished_at:
                 break

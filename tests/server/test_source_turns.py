@@ -18,7 +18,7 @@ from pdkernel.project.schema import metadata
 from pdkernel.project.source_turns import SourceTurnTable
 from pdkernel.server.source_turns import SourceTurns
 
-LEASE_S = 0.6
+LEASE_S = 4.0
 
 
 @pytest.fixture
@@ -31,25 +31,36 @@ def database(tmp_path: Path, postgres_url: str) -> Iterator[Database]:
 
 
 async def test_two_servers_take_turns(database: Database) -> None:
-    """The second server waits until the first one has ended its turn, which lasts longer than a lease."""
+    """The second server waits until the first one has ended its turn, whose lease is extended meanwhile."""
     first, second = (SourceTurns(SourceTurnTable(database, lease_s=LEASE_S), RANDOM_IDS) for _ in range(2))
     events: list[str] = []
+    may_end = asyncio.Event()
 
-    async def run(turns: SourceTurns, name: str, seconds: float) -> None:
+    async def run(turns: SourceTurns, name: str) -> None:
         async with turns.take("source"):
             events.append(f"{name} begins")
-            await asyncio.sleep(seconds)
+            await may_end.wait()
             events.append(f"{name} ends")
 
-    running = asyncio.create_task(run(first, "first", 2 * LEASE_S))
+    def leases() -> list[float]:
+        with database.engine.connect() as connection:
+            return [float(until) for (until,) in connection.exec_driver_sql("select until from source_turns")]
+
+    running = asyncio.create_task(run(first, "first"))
     while not events:
         await asyncio.sleep(0.01)
-    waiting = asyncio.create_task(run(second, "second", 0))
-    await asyncio.sleep(0.05)
+    waiting = asyncio.create_task(run(second, "second"))
+    (ends,) = leases()
+    async with asyncio.timeout(60):
+        while leases() == [ends]:
+            await asyncio.sleep(0.02)
     taken = first.is_taken("source"), second.is_taken("source"), first.is_taken("other")
+    (extended,) = leases()
+    may_end.set()
     await asyncio.gather(running, waiting)
 
     assert taken == (True, True, False)
+    assert ends < extended
     assert events == ["first begins", "first ends", "second begins", "second ends"]
 
 

@@ -50,7 +50,7 @@ async def hand_over(site: Served, *, restarts: int = 1) -> None:
     for _ in range(restarts):
         runs = RunRegistry(site.context)
         running = asyncio.create_task(TriggerEvents(site.context, runs).run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while site.project.trigger_events.list_targets():
                 await asyncio.sleep(0.02)
         running.cancel()

@@ -355,7 +355,7 @@ class TestSchedules:
             try:
                 enable_triggers(site.context.project, "Work", site.folder)
                 await site.pass_time(60)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while [run.status for run in await site.pass_time()] != ["success"] * 2:
                         await asyncio.sleep(0.02)
             finally:
@@ -780,7 +780,7 @@ async def test_the_loop_fires_until_it_is_cancelled(serve: Serve) -> None:
         site.clock.advance(1800)
         running = asyncio.gather(site.triggers.run(), site.events.run())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while site.state().run_id is None:
                     await asyncio.sleep(0.02)
         finally:

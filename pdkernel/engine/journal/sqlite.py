@@ -33,7 +33,7 @@ MAX_INLINE_COMMIT_S = 0.002
 EXCLUSIVE_ORIGINS = ("serve",)
 """Origins of which one process may open a file at a time: runs of another would be taken for those of a dead process."""
 
-_ORIGIN_WAIT_S = 0.5
+_ORIGIN_WAIT_S = 2.0
 """Seconds in which a killed server's lock is released: a worker that it was just starting shares its files for a moment."""
 
 

@@ -78,7 +78,7 @@ async def wait_until(site: Site, run_id: str, *statuses: str) -> Execution:
     """The run, as soon as it has one of the statuses."""
     import asyncio
 
-    for _ in range(500):
+    for _ in range(3000):
         execution = await site.context.engine.journal.get_execution(run_id)
         if execution is not None and execution.status in statuses:
             return execution

@@ -87,7 +87,7 @@ async def test_the_admin_token_opens_the_console(serve: Serve) -> None:
     console = await serve()
     answers = []
     for secret in (ADMIN, f" {ADMIN} ", "", "wrong"):
-        async with httpx.AsyncClient(base_url=console.site.url) as http:
+        async with httpx.AsyncClient(base_url=console.site.url, timeout=60) as http:
             answers.append((await log_in(console.site, secret, http)).status_code)
 
     assert answers == [303, 303, 401, 401]
@@ -211,7 +211,7 @@ async def test_a_logout_ends_the_session(serve: Serve) -> None:
     console = await serve()
     token, site = dict(console.http.cookies), console.site
     answer = await console.http.post("/-/logout", data={"csrf": await console.csrf()}, headers=HTML)
-    async with httpx.AsyncClient(base_url=site.url, cookies=token) as http:
+    async with httpx.AsyncClient(base_url=site.url, cookies=token, timeout=60) as http:
         again = await http.get("/-/", headers=HTML)
 
     assert (answer.status_code, answer.headers["location"]) == (303, "/-/login")

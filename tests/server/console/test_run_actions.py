@@ -128,7 +128,7 @@ async def test_a_running_step_is_cancelled(serve: Serve) -> None:
     await console.wait_until(run_id, "executing")
     await console.act(run_id, "cancel")
     run = await console.wait_until(run_id, "cancelled")
-    async with asyncio.timeout(30):  # the step would run for a minute
+    async with asyncio.timeout(60):  # the step would run for a minute
         while run_id in console.state.runs.active_run_ids:
             await asyncio.sleep(0.01)
 
@@ -210,7 +210,7 @@ async def test_a_replay_in_a_server_that_leaves_no_runs(tmp_path: Path) -> None:
 
 async def ended(site: Served, run_id: str) -> Execution:
     """The run, as soon as it has ended."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             run = await site.context.engine.journal.get_execution(run_id)
             if run is not None and run.finished_at is not None:

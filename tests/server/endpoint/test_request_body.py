@@ -173,7 +173,7 @@ async def test_a_client_that_is_still_sending_gets_the_response(echo: Site, kind
     head = f"POST {echo.path()} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n"
     writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
     await writer.drain()
-    answer = await asyncio.wait_for(reader.read(), 30)
+    answer = await asyncio.wait_for(reader.read(), 60)
     writer.close()
 
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -187,7 +187,7 @@ async def test_a_client_that_asks_first_gets_the_413_at_once(echo: Site) -> None
         f"POST {echo.path()} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: {600 * KB}\r\n\r\n"
     )
     writer.write(head.encode())
-    answer = await asyncio.wait_for(reader.readline(), 8)
+    answer = await asyncio.wait_for(reader.readline(), 60)
     writer.close()
 
     assert answer == b"HTTP/1.1 413 Request Entity Too Large\r\n"
@@ -213,7 +213,7 @@ async def test_a_large_body_in_one_chunk_is_answered_413(echo: Site) -> None:
     head = f"POST {echo.path()} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
     body = b"%x\r\n%s\r\n0\r\n\r\n" % (600 * KB, b"a" * 600 * KB)
     writer.write(head.encode() + body)
-    answer = await asyncio.wait_for(reader.read(), 30)
+    answer = await asyncio.wait_for(reader.read(), 60)
     writer.close()
 
     assert answer.startswith(b"HTTP/1.1 413 ")

@@ -81,7 +81,7 @@ def path_of(made: dict[str, Any]) -> str:
 
 async def wait_for_events(site: Served, trigger: str, count: int) -> list[Any]:
     """The events of the trigger, newest first, as soon as there are *count*."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found := await events(site, trigger)) < count:
             await asyncio.sleep(0.02)
     return found

@@ -109,9 +109,9 @@ class Target:
 
     def check(self, capsys: Any = None) -> None:
         """Check that the server responds, has not grown, and has logged neither a traceback nor a secret."""
-        live = httpx.get(f"{self.url}/-/live", timeout=30)
-        httpx.get(f"{self.url}/{SEEN}", params={"token": QUERY}, timeout=30)
-        until = time.monotonic() + 10
+        live = httpx.get(f"{self.url}/-/live", timeout=60)
+        httpx.get(f"{self.url}/{SEEN}", params={"token": QUERY}, timeout=60)
+        until = time.monotonic() + 60
         while SEEN.encode() not in self.log.read_bytes() and time.monotonic() < until:
             time.sleep(0.02)
         now = self.resident()

@@ -411,7 +411,7 @@ def provider() -> Iterator[Provider]:
 async def sign_in(page: Page, choice: str = "Allow") -> str:
     """Sign in at the app and choose; returns the URL of the callback."""
     assert page.refresh is not None
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         shown = Page(await http.get(page.refresh))
         link = shown.links[0 if choice == "Allow" else 1]
         if choice != "Allow":
@@ -437,7 +437,9 @@ async def test_a_sign_in_connects_an_account(
     assert page.inputs == {}
     assert (done.status, "Your My CRM account is connected." in done.words) == (200, True)
     assert set(credentials) == {"oauth_access_token"}
-    me = httpx.get(f"{provider.url}/api/me", headers={"authorization": f"Bearer {credentials['oauth_access_token']}"})
+    me = httpx.get(
+        f"{provider.url}/api/me", headers={"authorization": f"Bearer {credentials['oauth_access_token']}"}, timeout=60
+    )
     assert me.json() == {"name": "Ada"}
 
 
