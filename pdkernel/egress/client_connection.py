@@ -62,9 +62,12 @@ class ClientConnection:
         router: CallRouter,
         authority: CertificateAuthority,
         resolve_name: Callable[[str], str],
+        silence_s: float,
     ) -> None:
-        """*resolve_name* maps an address of the sandbox's name server to its name, and returns any other host unchanged."""
+        # resolve_name: maps an address of the sandbox's name server to its name, and returns any other host unchanged
+        # silence_s: a client that is silent for so many seconds expects the server to send first
         self._resolve_name = resolve_name
+        self._silence_s = silence_s
         self._sock = sock
         self._tokens = tokens
         self._router = router
@@ -103,7 +106,7 @@ class ClientConnection:
 
     async def _serve_target(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
         """Detect the protocol that the client speaks to *proxy_target*, and serve it."""
-        seen = await peek(self._sock, timeout_s=sniff_timeout(proxy_target.port))
+        seen = await peek(self._sock, timeout_s=sniff_timeout(proxy_target.port, self._silence_s))
         if seen == b"":
             return
         if seen is not None and not is_conclusive(seen):
@@ -159,7 +162,7 @@ class ClientConnection:
         reading = asyncio.ensure_future(streams[0].read(1 << 16))
         try:
             # not `timeout`: an event loop that is late may notice the bytes and the time together
-            await asyncio.wait({reading}, timeout=sniff_timeout(proxy_target.port))
+            await asyncio.wait({reading}, timeout=sniff_timeout(proxy_target.port, self._silence_s))
             first = reading.result() if reading.done() else None
         except asyncio.CancelledError:
             streams[1].transport.abort()  # the gateway closes before the client sent anything

@@ -21,6 +21,7 @@ from pdkernel.egress.message import format_origin
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.pending_call import PendingCall
+from pdkernel.egress.protocol_sniff import SERVER_FIRST_TIMEOUT_S
 from pdkernel.egress.public_addresses import Lookup, NotPublicError, public_addresses, system_lookup
 from pdkernel.egress.sandbox.addresses import SocketAddress
 from pdkernel.egress.sandbox.detection import SandboxKind
@@ -61,7 +62,10 @@ class Gateway:
         port: The port on 127.0.0.1.
         stand_ins: The built-in stand-ins, by name; each stores the requests that it received.
         own_server: The server whose workflows use the gateway.
+        silence_s: Seconds after which a silent client expects the server to send first.
     """
+
+    silence_s = SERVER_FIRST_TIMEOUT_S
 
     def __init__(
         self,
@@ -239,7 +243,8 @@ class Gateway:
 
         router = self._open_router()
         with contextlib.closing(sock), contextlib.suppress(OSError):
-            await ClientConnection(sock, self._tokens, router, self._authority, self._sandbox.resolve_name).serve()
+            resolve = self._sandbox.resolve_name
+            await ClientConnection(sock, self._tokens, router, self._authority, resolve, self.silence_s).serve()
 
     def _open_router(self) -> CallRouter:
         from pdkernel.egress.router import CallRouter

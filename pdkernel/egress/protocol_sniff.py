@@ -51,9 +51,9 @@ def detect_protocol(seen: bytes) -> WireProtocol:
     return "raw"
 
 
-def sniff_timeout(port: int) -> float | None:
+def sniff_timeout(port: int, silence_s: float = SERVER_FIRST_TIMEOUT_S) -> float | None:
     """Seconds of silence after which the server is expected to send first on *port*; None to wait for the client."""
-    return None if port in CLIENT_FIRST_PORTS else SERVER_FIRST_TIMEOUT_S
+    return None if port in CLIENT_FIRST_PORTS else silence_s
 
 
 async def wait_readable(sock: socket.socket) -> None:

@@ -17,7 +17,7 @@ from pdkernel.errors import OutboundCallRefusedError
 from pdkernel.execution import OutboundCall
 from pdkernel.workers import StepOutcome
 
-REFUSED_STEP_GRACE_S = 1.0
+REFUSED_STEP_GRACE_S = 3.0
 """Seconds until a step with a refused call is ended."""
 _MAX_NAMED_FAILURES = 3
 """Failed calls that a step's error names; the last ones are named."""

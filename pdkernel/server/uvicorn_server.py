@@ -178,12 +178,18 @@ class UvicornServer(uvicorn.Server):
 
 
 class Server(UvicornServer):
-    """`UvicornServer` for an application with runs."""
+    """
+    `UvicornServer` for an application with runs.
 
+    Attributes:
+        grace_s: Seconds for runs to end after a shutdown has begun.
+    """
+
+    grace_s = SHUTDOWN_GRACE_S
     _tasks: tuple[asyncio.Task[None], ...] = ()
 
     def stop(self) -> None:
-        """Stop accepting requests; runs in progress have `SHUTDOWN_GRACE_S` seconds to end."""
+        """Stop accepting requests; runs in progress have `grace_s` seconds to end."""
         get_state(self._app).is_stopping = True
         super().stop()
 
@@ -217,7 +223,7 @@ class Server(UvicornServer):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         runs = get_state(self._app).runs
-        ending = asyncio.ensure_future(runs.close(0 if self.force_exit else SHUTDOWN_GRACE_S))
+        ending = asyncio.ensure_future(runs.close(0 if self.force_exit else self.grace_s))
         while not ending.done():
             await asyncio.wait([ending], timeout=0.1)
             if self.force_exit:

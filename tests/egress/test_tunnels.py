@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pdkernel.egress import Gateway, protocol_sniff
+from pdkernel.egress import Gateway
 from tests.egress.hosts import Play, client_context, echo, gateway_to, greet, host, websocket
 from tests.egress.kit import (
     PYTHON_HOOK,
@@ -169,16 +169,13 @@ def test_tls_without_http_is_passed_on(
     ledger: Ledger,
     authority: trustme.CA,
     outside_ca: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A mail client's TLS ends at the gateway, which connects to the mail server by TLS."""
-    monkeypatch.setattr(
-        protocol_sniff, "SERVER_FIRST_TIMEOUT_S", 3.0
-    )  # until its greeting, the client is silent in TLS
     with (
         host(greet, outside_context(authority)) as port,
         gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, caller_token),
     ):
+        gateway.silence_s = 3  # for the start of TLS; inside TLS, the client is silent until its greeting
         gateway.bind(caller_token, ledger.binding("live"))
         with knock_by_tls(gateway, caller_token, 993) as sock:
             greeting = read_until(sock, b"\n")
@@ -193,14 +190,13 @@ def test_the_first_bytes_inside_tls_are_passed_on(
     ledger: Ledger,
     authority: trustme.CA,
     outside_ca: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A host receives the bytes by which the gateway has recognized that a client's protocol inside TLS is not HTTP."""
-    monkeypatch.setattr(protocol_sniff, "SERVER_FIRST_TIMEOUT_S", 60.0)
     with (
         host(echo, outside_context(authority)) as port,
         gateway_to(loop, tmp_path, port, meant=8883, ca=outside_ca) as (gateway, caller_token),
     ):
+        gateway.silence_s = 60
         gateway.bind(caller_token, ledger.binding("live"))
         with knock_by_tls(gateway, caller_token, 8883) as sock:
             sock.sendall(b"\x10\x0c\x00\x04MQTT")

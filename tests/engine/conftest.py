@@ -30,12 +30,6 @@ class Run(Protocol):
         ...
 
 
-@pytest.fixture(autouse=True)
-def refused_steps_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step with a refused call is not ended before it has reacted to the refusal, however slow the machine is."""
-    monkeypatch.setattr("pdkernel.engine.outbound_calls.REFUSED_STEP_GRACE_S", 60.0)
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     """An empty local project."""

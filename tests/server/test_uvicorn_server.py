@@ -15,7 +15,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import InternalError
 from pdkernel.project import Project
-from pdkernel.server import create_app, uvicorn_server
+from pdkernel.server import create_app
 from pdkernel.server.shared_listener import share_connections
 from pdkernel.server.uvicorn_server import Server, UvicornServer, listen, local_url
 from tests.builders import Gate, a_workflow, an_event, python_step
@@ -114,13 +114,13 @@ async def test_a_forced_stop_leaves_runs_to_the_next_process(tmp_path: Path) -> 
     assert (run.status, run.attempt) == ("resumed", 2)
 
 
-async def test_a_second_signal_ends_the_grace_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
     """A server that waits for its runs leaves them to the next process as soon as its stop is forced."""
-    monkeypatch.setattr(uvicorn_server, "SHUTDOWN_GRACE_S", 1000.0)
     gate = Gate(tmp_path)
     async with site_of(tmp_path, a_workflow(python_step("slow", gate.code))) as site:
         await site.http.post(site.path())
         await gate.wait_until_reached()
+        site.server.grace_s = 1000
         site.server.stop()
         while not any("RunRegistry.close" in repr(task) for task in asyncio.all_tasks()):
             await asyncio.sleep(0.01)

@@ -12,12 +12,6 @@ import pytest
 from pdkernel.session import Session
 
 
-@pytest.fixture(autouse=True)
-def refused_steps_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step with a refused call is not ended before it has reacted to the refusal, however slow the machine is."""
-    monkeypatch.setattr("pdkernel.engine.outbound_calls.REFUSED_STEP_GRACE_S", 60.0)
-
-
 @pytest.fixture
 def make_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
     """Makes sessions of the same folder; each is like a newly started kernel."""

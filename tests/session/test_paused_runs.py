@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from traceback import walk_stack
 
 import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
-from pdkernel.session import Session, paused_runs
+from pdkernel.session import Session
 from tests.builders import an_event
 
 Make = Callable[..., Session]
@@ -50,24 +53,24 @@ def test_a_pause_ends_with_its_data(session: Session) -> None:
     assert session.get_exports()["after"] == {"$return_value": {"ok": True}}
 
 
-def test_a_wait_returns_the_end(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def is_in_wait(name: str) -> bool:
+    """Whether the thread *name* waits for a result."""
+    frames = sys._current_frames()
+    stacks = [
+        walk_stack(frames[each.ident]) for each in threading.enumerate() if each.name == name and each.ident in frames
+    ]
+    return any(frame.f_code is Future.result.__code__ for stack in stacks for frame, _ in stack)
+
+
+def test_a_wait_returns_the_end(session: Session) -> None:
     """A wait for a followed run ends with the run; a run that is not followed has nothing to wait for."""
     paused, runs = pause(session), session.paused_runs
     assert runs.wait(paused.id) is None
-    begun = threading.Event()
-
-    class Awaited(Future[Execution | None]):
-        """The end of a followed run, which tells that it is awaited."""
-
-        def result(self, timeout: float | None = None) -> Execution | None:
-            begun.set()
-            return super().result(timeout)
-
-    monkeypatch.setattr(paused_runs, "Future", Awaited)
     task = runs.follow(paused)
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(thread_name_prefix="waits") as threads:
         waiting = threads.submit(runs.wait, paused.id)
-        assert begun.wait(60)
+        while not is_in_wait("waits_0"):
+            time.sleep(0.01)
         runs.end_pause(paused.id)
 
         assert waiting.result() == task.result()

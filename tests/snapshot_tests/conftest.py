@@ -63,12 +63,6 @@ class Notebook:
         return run_pytest(self._fork_server, self.folder)
 
 
-@pytest.fixture(autouse=True)
-def refused_steps_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step with a refused call is not ended before it has reacted to the refusal, however slow the machine is."""
-    monkeypatch.setattr("pdkernel.engine.outbound_calls.REFUSED_STEP_GRACE_S", 60.0)
-
-
 @pytest.fixture
 def notebook(tmp_path: Path, fork_server: ForkServer) -> Iterator[Notebook]:
     """A notebook in an empty folder."""

@@ -11,10 +11,11 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 import trustme
 from hypothesis import HealthCheck, given, settings
@@ -406,23 +407,35 @@ async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCach
 
 
 @pytest.fixture
-def compiling(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Is set when a compiler has started, which does not end by itself."""
-    begun, run_go = asyncio.Event(), go_module._run_go
+async def endless(go_cache: Path, tmp_path: Path) -> AsyncIterator[WorkerPool]:
+    """A pool whose compiler writes its process id beside its program and does not end by itself."""
+    go = tmp_path / "bin" / "go"
+    go.parent.mkdir()
+    go.write_text(
+        f'#!/bin/sh\nif [ "$1" = env ]; then echo \'{{"GOROOT": "{tmp_path}", "GOVERSION": "go1.99"}}\'; exit; fi\n'
+        f"echo $$ > {tmp_path}/writing && mv {tmp_path}/writing {tmp_path}/compiler\nexec sleep 1000\n"
+    )
+    go.chmod(0o755)
+    cache = GoBuildCache(go_cache, lock=go_cache / "go.mod", environ={**os.environ, "PDKERNEL_GO": str(go)})
+    pool = WorkerPool(max_active_runs=1, go_cache=cache)
+    yield pool
+    await pool.close()
 
-    async def hang(_: list[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
-        asyncio.get_running_loop().call_later(0.1, begun.set)
-        return await run_go(["/bin/sleep", "1000"], folder, environment)
 
-    monkeypatch.setattr(go_module, "_run_go", hang)
-    return begun
+async def compiler_of(folder: Path) -> psutil.Process:
+    """The compiler of the `endless` pool, which runs."""
+    while not (folder / "compiler").exists():
+        await asyncio.sleep(0.01)
+    return psutil.Process(int((folder / "compiler").read_text()))
 
 
-async def test_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path, compiling: asyncio.Event) -> None:
+async def test_cancelled_run_ends_the_compiler(
+    open_run: OpenRun, go_cache: Path, endless: WorkerPool, tmp_path: Path
+) -> None:
     """After the cancellation no compiler runs, and no file of the build is left."""
-    bench = await open_run()
+    bench = await open_run(of=endless)
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
-    await asyncio.wait_for(compiling.wait(), 60)
+    compiler = await compiler_of(tmp_path)
     during = list(go_cache.glob("work-*"))
 
     task.cancel()
@@ -430,14 +443,15 @@ async def test_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path
         await task
 
     assert during
+    assert not compiler.is_running()
     assert not list(go_cache.glob("work-*"))
 
 
-async def test_kill_ends_the_compiler(open_run: OpenRun, compiling: asyncio.Event) -> None:
+async def test_kill_ends_the_compiler(open_run: OpenRun, endless: WorkerPool, tmp_path: Path) -> None:
     """`kill` during the compilation of a step makes the step return."""
-    bench = await open_run()
+    bench = await open_run(of=endless)
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
-    await asyncio.wait_for(compiling.wait(), 60)
+    await compiler_of(tmp_path)
 
     bench.workers.kill()
     outcome = await task

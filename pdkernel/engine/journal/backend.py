@@ -181,10 +181,12 @@ class Backend(Protocol):
     Attributes:
         location: The database, for messages.
         max_inline_commit_s: While commits take fewer seconds, the event loop commits; 0 for always in a thread.
+        inline_retry_s: Seconds after which the event loop commits again.
     """
 
     location: str
     max_inline_commit_s: float
+    inline_retry_s: float
 
     def create_tables(self) -> None:
         """Create missing tables, or change those of an earlier version. Raises `ProjectError`."""

@@ -10,7 +10,6 @@ import logging
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,6 +31,11 @@ _LIVES = f"exists (select 1 from executors where id = :me and alive and lease_un
 
 _CLOCK_TOLERANCE_S = 0.05
 """A smaller difference between the clocks is not corrected, because the measurement is not more exact."""
+
+_CLOSING_RETRY_S = 1.0
+"""Seconds for which a journal that is closed tries to reach the database."""
+_RETRY_PAUSES_S = (0.05, 0.5)
+"""The first and the longest pause between two tries to reach the database."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +65,27 @@ class DatabaseClock:
             self._offset += timedelta(seconds=ahead_s)
 
 
+class Retries:
+    """Pauses between tries, which grow, until a time has passed."""
+
+    def __init__(self, seconds: float, is_hurried: threading.Event, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._ends = monotonic() + seconds
+        self._is_hurried = is_hurried
+        self._pause_s, self._longest_s = _RETRY_PAUSES_S
+
+    def pause(self) -> bool:
+        """Pause; return False if there is no time for another try."""
+        if self._is_hurried.is_set():
+            self._ends = min(self._ends, self._monotonic() + _CLOSING_RETRY_S)
+            self._is_hurried = threading.Event()
+        if self._monotonic() + self._pause_s > self._ends:
+            return False
+        self._is_hurried.wait(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, self._longest_s)
+        return True
+
+
 class ExecutorLease:
     """`Presence` on Postgres."""
 
@@ -72,9 +97,11 @@ class ExecutorLease:
         *,
         lease_s: float,
         beat_s: float,
+        monotonic: Callable[[], float],
         expect_key: Callable[[str | None], None],
     ) -> None:
         self.clock = clock
+        self._monotonic = monotonic
         self._expect_key = expect_key
         self.lease_s: float | None = lease_s
         self._seconds = lease_s
@@ -82,7 +109,7 @@ class ExecutorLease:
         self._connect = connect
         self._connection: psycopg.Connection[Any] | None = None
         self._executor_id = executor_id
-        self._extended_at = time.monotonic()
+        self._extended_at = self._monotonic()
         self._is_refused = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
@@ -93,7 +120,7 @@ class ExecutorLease:
     @property
     def is_lost(self) -> bool:
         """Whether this executor was taken for dead, or could not extend its lease in time; true from then on until `follow`."""
-        if time.monotonic() > self._extended_at + self._seconds:
+        if self._monotonic() > self._extended_at + self._seconds:
             self._is_refused = True  # a later extension does not bring the runs back that were given up
         return self._is_refused
 
@@ -161,7 +188,7 @@ class ExecutorLease:
         """Extend the lease of *executor_id* from now on."""
         with self._lock:
             self._executor_id = executor_id
-            self._extended_at = time.monotonic()
+            self._extended_at = self._monotonic()
             self._is_refused = False
 
     def mark_lost(self) -> None:
@@ -212,12 +239,12 @@ class ExecutorLease:
     def _extend(self, connection: psycopg.Connection[Any]) -> None:
         with self._lock:
             executor_id = self._executor_id
-        began, local = time.monotonic(), self.clock.now().timestamp()
+        began, local = self._monotonic(), self.clock.now().timestamp()
         row = connection.execute(
             f"update executors set lease_until = {_NOW} + %s where id = %s and alive returning {_NOW}",  # noqa: S608
             (self._seconds, executor_id),
         ).fetchone()
-        seconds = time.monotonic() - began
+        seconds = self._monotonic() - began
         if row is not None and isinstance(self.clock, DatabaseClock):
             self.clock.adjust(row[0] - (local + seconds / 2), seconds / 2)
         with self._lock:
@@ -237,8 +264,8 @@ class ExecutorLease:
         poll.register(self._wakes, select.POLLIN)
         if connection is not None:
             poll.register(connection.fileno(), select.POLLIN)
-        ends = time.monotonic() + seconds
-        while not self._is_closed and (left := ends - time.monotonic()) > 0:
+        ends = self._monotonic() + seconds
+        while not self._is_closed and (left := ends - self._monotonic()) > 0:
             if poll.poll(left * 1000) and connection is not None and not self._is_closed:
                 connection.pgconn.consume_input()
                 while notification := connection.pgconn.notifies():

@@ -23,7 +23,7 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
 from pdkernel.engine.journal.executors import ExecutorStatements
-from pdkernel.engine.journal.lease import DatabaseClock, ExecutorLease, refuse_pooler
+from pdkernel.engine.journal.lease import DatabaseClock, ExecutorLease, Retries, refuse_pooler
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.postgres import unreachable_error
@@ -36,10 +36,6 @@ LEASE_S = 10.0
 BEAT_S = 1.0
 """Seconds between two extensions of the lease."""
 
-_CLOSING_RETRY_S = 1.0
-"""Seconds for which a journal that is closed tries to reach the database."""
-_RETRY_PAUSES_S = (0.05, 0.5)
-"""The first and the longest pause between two tries to reach the database."""
 _CONFLICT_TRIES = 10
 """Tries of a transaction that the server ends because of a concurrent one."""
 
@@ -83,19 +79,27 @@ class PostgresBackend:
         lease_s: The seconds after which an executor that does not extend its lease is taken for dead.
         beat_s: The seconds between two extensions.
         corrects_clock: Whether time stamps have the time of the database; None corrects the system's clock only.
+        monotonic: Returns the seconds by which this process measures leases and retries.
 
     Attributes:
         arguments: What psycopg needs for a connection.
     """
 
-    max_inline_commit_s = 0.0
+    max_inline_commit_s = inline_retry_s = 0.0
 
     def __init__(
-        self, project: Project, *, lease_s: float = LEASE_S, beat_s: float = BEAT_S, corrects_clock: bool | None = None
+        self,
+        project: Project,
+        *,
+        lease_s: float = LEASE_S,
+        beat_s: float = BEAT_S,
+        corrects_clock: bool | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         engine = project.sqlalchemy_engine
         self.location = project.location
         self.lease_s = lease_s
+        self.monotonic = monotonic
         self._project = project
         self._beat_s = beat_s
         self._corrects_clock = corrects_clock
@@ -140,6 +144,7 @@ class PostgresBackend:
             DatabaseClock(clock) if corrects else clock,
             lease_s=self.lease_s,
             beat_s=self._beat_s,
+            monotonic=self.monotonic,
             expect_key=self._project.expect_key,
         )
         try:
@@ -239,7 +244,7 @@ class PostgresTransactions:
 
     def _commit_together(self, writes: Sequence[Write]) -> bool:
         """Commit *writes* in one transaction. Return False if a write fails and there are others."""
-        retries = _Retries(self._backend.lease_s, self._is_hurried)
+        retries = Retries(self._backend.lease_s, self._is_hurried, self._backend.monotonic)
         conflicts = 0
         while True:
             for write in writes:
@@ -285,7 +290,7 @@ class PostgresTransactions:
         if ended != "COMMIT":  # the server rolls back a transaction in which a statement has failed
             raise psycopg.InternalError("the transaction ended early")
 
-    def _was_committed(self, unknown: _UnknownOutcomeError, retries: _Retries, writes: Sequence[Write]) -> bool:
+    def _was_committed(self, unknown: _UnknownOutcomeError, retries: Retries, writes: Sequence[Write]) -> bool:
         """
         Return whether the server has committed the transaction.
 
@@ -330,26 +335,6 @@ class PostgresTransactions:
                 write.fault.__cause__ = fault
             else:
                 write.fault = fault if isinstance(fault, Exception) else RuntimeError(str(fault))
-
-
-class _Retries:
-    """Pauses between tries, which grow, until a time has passed."""
-
-    def __init__(self, seconds: float, is_hurried: threading.Event) -> None:
-        self._ends = time.monotonic() + seconds
-        self._is_hurried = is_hurried
-        self._pause_s, self._longest_s = _RETRY_PAUSES_S
-
-    def pause(self) -> bool:
-        """Pause; return False if there is no time for another try."""
-        if self._is_hurried.is_set():
-            self._ends = min(self._ends, time.monotonic() + _CLOSING_RETRY_S)
-            self._is_hurried = threading.Event()
-        if time.monotonic() + self._pause_s > self._ends:
-            return False
-        self._is_hurried.wait(self._pause_s)
-        self._pause_s = min(2 * self._pause_s, self._longest_s)
-        return True
 
 
 class PostgresSnapshots:

@@ -30,6 +30,9 @@ T = TypeVar("T")
 MAX_INLINE_COMMIT_S = 0.002
 """Seconds that a commit may block an event loop, as a moving average."""
 
+INLINE_RETRY_S = 0.25
+"""Seconds until a loop commits by itself again after slow commits."""
+
 EXCLUSIVE_ORIGINS = ("serve",)
 """Origins of which one process may open a file at a time: runs of another would be taken for those of a dead process."""
 
@@ -45,6 +48,7 @@ class SqliteBackend:
         path: The project's SQLite file, or another file.
         liveness: Shows that an executor lives; None locks a file in the folder `executors-NAME` beside the file.
         max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
+        inline_retry_s: After slower commits, the event loop commits again after so many seconds.
     """
 
     def __init__(
@@ -53,9 +57,11 @@ class SqliteBackend:
         *,
         liveness: ExecutorLiveness | None = None,
         max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
+        inline_retry_s: float = INLINE_RETRY_S,
     ) -> None:
         self.location = str(path)
         self.max_inline_commit_s = max_inline_commit_s
+        self.inline_retry_s = inline_retry_s
         self._path = path
         self._liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
 

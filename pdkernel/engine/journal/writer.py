@@ -29,9 +29,6 @@ MIN_GROUPED_RUNS = 8
 GROUP_S = 0.001
 """Seconds that writes wait for others: a busy processor then commits less often, and other runs use the time."""
 
-INLINE_RETRY_S = 0.25
-"""Seconds until a loop commits by itself again after slow commits."""
-
 _AVERAGE_WEIGHT = 0.2
 """Weight of the last commit in the average."""
 _MAX_OUTLIER_FACTOR = 4
@@ -59,7 +56,7 @@ class JournalWriter:
         self._transactions = backend.open_transactions()
         self._queue: SimpleQueue[Write | None] = SimpleQueue()
         self._waiting = 0  # writes queued for the thread and not yet committed
-        self._quick_s = backend.max_inline_commit_s
+        self._quick_s, self._retry_s = backend.max_inline_commit_s, backend.inline_retry_s
         self._average_s = 0.0
         self._slow_until = 0.0
         self._inline_loop: asyncio.AbstractEventLoop | None = None  # the loop of the first caller, which commits itself
@@ -211,7 +208,7 @@ class JournalWriter:
         self._average_s += _AVERAGE_WEIGHT * (seconds - self._average_s)
         if self._average_s >= self._quick_s:
             self._average_s = 0.0
-            self._slow_until = time.monotonic() + INLINE_RETRY_S
+            self._slow_until = time.monotonic() + self._retry_s
 
 
 def _resolve_on_loops(batch: Sequence[Write]) -> None:

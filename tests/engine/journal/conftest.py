@@ -7,6 +7,7 @@ Each call of `open_journal` opens one more executor of the same journal; a test 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -144,11 +145,13 @@ class PostgresDatabase:
         self._connection = self.postgres_backend().connect()
         self.backend().create_tables()
 
-    def postgres_backend(self, *, lease_s: float = 3600, beat_s: float = 3600) -> PostgresBackend:
+    def postgres_backend(
+        self, *, lease_s: float = 3600, beat_s: float = 3600, monotonic: Callable[[], float] = time.monotonic
+    ) -> PostgresBackend:
         """The backend of one more executor, with another lease."""
         from pdkernel.engine.journal.postgres import PostgresBackend
 
-        return PostgresBackend(self._project, lease_s=lease_s, beat_s=beat_s)
+        return PostgresBackend(self._project, lease_s=lease_s, beat_s=beat_s, monotonic=monotonic)
 
     def backend(self) -> Backend:
         """The backend of one more executor."""

@@ -31,8 +31,6 @@ from pdkernel.engine.journal import (
     open_journal,
     open_reader,
 )
-from pdkernel.engine.journal import lease as lease_module
-from pdkernel.engine.journal import postgres as postgres_module
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
 from pdkernel.errors import ProjectError, RequestError
@@ -69,25 +67,9 @@ def server(database: PostgresDatabase) -> PostgresDatabase:
     return database
 
 
-class Journals:
-    """Opens journals with leases that the test chooses."""
-
-    def __init__(self, server: PostgresDatabase) -> None:
-        self.opened: list[DatabaseJournal] = []
-        self._server = server
-
-    def __call__(self, origin: str = "serve", *, lease_s: float = NEVER_S, beat_s: float = NEVER_S) -> DatabaseJournal:
-        """Open the journal of one more executor."""
-        journal = DatabaseJournal.open(
-            self._server.postgres_backend(lease_s=lease_s, beat_s=beat_s), clock=SYSTEM_CLOCK, origin=origin
-        )
-        self.opened.append(journal)
-        return journal
-
-
 class LeaseTime:
     """
-    The module `time` of the leases and retries, which a test moves forward.
+    The seconds by which executors measure their leases and retries.
 
     Attributes:
         speed: How many seconds pass in a second.
@@ -97,31 +79,41 @@ class LeaseTime:
         self._ahead_s = 0.0
         self.speed = 1
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         """Return the seconds of the machine and those that were skipped."""
         return time.monotonic() * self.speed + self._ahead_s
 
     def skip_lease(self) -> None:
-        """Let a lease of `LEASE_S` seconds lapse in this process."""
+        """Let a lease of `LEASE_S` seconds lapse in this process; the database has its own time."""
         self._ahead_s += LEASE_S + 1
 
 
-@pytest.fixture
-def lease_time(monkeypatch: pytest.MonkeyPatch) -> LeaseTime:
-    """The time of the leases in this process; the database has its own."""
-    lease_time = LeaseTime()
-    for module in (lease_module, postgres_module):
-        monkeypatch.setattr(module, "time", lease_time)
-    return lease_time
+class Journals:
+    """Opens journals with leases that the test chooses."""
+
+    def __init__(self, server: PostgresDatabase, lease_time: LeaseTime) -> None:
+        self.opened: list[DatabaseJournal] = []
+        self._server = server
+        self._lease_time = lease_time
+
+    def __call__(self, origin: str = "serve", *, lease_s: float = NEVER_S, beat_s: float = NEVER_S) -> DatabaseJournal:
+        """Open the journal of one more executor."""
+        backend = self._server.postgres_backend(lease_s=lease_s, beat_s=beat_s, monotonic=self._lease_time)
+        journal = DatabaseJournal.open(backend, clock=SYSTEM_CLOCK, origin=origin)
+        self.opened.append(journal)
+        return journal
 
 
 @pytest.fixture
-async def journals(server: PostgresDatabase) -> AsyncIterator[Journals]:
+def lease_time() -> LeaseTime:
+    """The time of the leases in this process."""
+    return LeaseTime()
+
+
+@pytest.fixture
+async def journals(server: PostgresDatabase, lease_time: LeaseTime) -> AsyncIterator[Journals]:
     """Opens journals, which are closed after the test."""
-    journals = Journals(server)
+    journals = Journals(server, lease_time)
     yield journals
     for journal in journals.opened:
         await journal.close()
@@ -658,14 +650,23 @@ def proxy(postgres: PostgresServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-async def distant(server: PostgresDatabase, postgres_project: Project, proxy: Proxy) -> AsyncIterator[DatabaseJournal]:
-    """A journal behind the proxy."""
+def distant_project(postgres_project: Project, proxy: Proxy) -> Iterator[Project]:
+    """The project, behind the proxy."""
     name = postgres_project.sqlalchemy_engine.url.database
     url = f"postgresql://postgres@/{name}?host={quote(str(proxy.folder), safe='/')}"
     with Project.open(postgres_project.folder, database_url=url) as project:
-        journal = DatabaseJournal.open(PostgresBackend(project, lease_s=LEASE_S, beat_s=0.1))
-        yield journal
-        await journal.close()
+        yield project
+
+
+@pytest.fixture
+async def distant(
+    server: PostgresDatabase, distant_project: Project, lease_time: LeaseTime
+) -> AsyncIterator[DatabaseJournal]:
+    """A journal behind the proxy."""
+    backend = PostgresBackend(distant_project, lease_s=LEASE_S, beat_s=0.1, monotonic=lease_time)
+    journal = DatabaseJournal.open(backend)
+    yield journal
+    await journal.close()
 
 
 async def give_up(call: Awaitable[object], lease_time: LeaseTime) -> BaseException | None:
@@ -721,21 +722,20 @@ async def test_commit_in_progress_is_awaited(distant: DatabaseJournal, proxy: Pr
 
 
 async def test_executor_with_an_unknown_write_gives_up_its_runs(
-    distant: DatabaseJournal, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    server: PostgresDatabase, distant_project: Project, proxy: Proxy
 ) -> None:
     """If the server cannot be asked whether it has committed a write, the executor gives up its runs, although its lease is valid."""
-    retry_time = LeaseTime()
-    monkeypatch.setattr(postgres_module, "time", retry_time)
+    distant = DatabaseJournal.open(PostgresBackend(distant_project, lease_s=3, beat_s=0.1))
     await distant.accept_run(new_run())
     proxy.refuse()
     proxy.loses = "after"
 
-    error = await give_up(distant.append_step(FIRST, step_row(0, "one")), retry_time)
+    with pytest.raises(ProjectError, match="cannot be reached"):
+        await distant.append_step(FIRST, step_row(0, "one"))
 
-    assert isinstance(error, ProjectError)
-    assert "cannot be reached" in error.message
     assert distant.is_lost
     proxy.start()
+    await distant.close()
 
 
 async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: Proxy, lease_time: LeaseTime) -> None:

@@ -32,7 +32,6 @@ from pdkernel.engine.journal import (
     encode_step,
     open_reader,
 )
-from pdkernel.engine.journal import writer as writer_module
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.engine.journal.sqlite import ExecutorLocks
 from pdkernel.errors import ProjectError, RequestError
@@ -254,10 +253,9 @@ async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal:
     assert prompt_journal.commits - before == 1
 
 
-async def test_thread_commits_on_a_slow_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_thread_commits_on_a_slow_disk(path: Path) -> None:
     """After slow commits the journal's thread commits."""
-    monkeypatch.setattr(writer_module, "INLINE_RETRY_S", 3600.0)
-    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=1e-9))
+    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=1e-9, inline_retry_s=3600))
 
     where = [await writing_thread(journal) for _ in range(3)]
 
