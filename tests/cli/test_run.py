@@ -234,8 +234,9 @@ def test_an_interrupt_ends_the_runs_of_all_users(pdkernel: Shell) -> None:
         while not up.exists() and time.monotonic() < ends:
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        printed, _ = running.communicate(timeout=60)
+        printed, said = running.communicate(timeout=60)
 
+    assert printed, (running.returncode, said)
     assert [(each["external_user"], each["status"]) for each in json.loads(printed)] == [("ada", "cancelled")]
     assert running.returncode == 1
 

@@ -406,14 +406,16 @@ def test_the_cause_is_only_for_the_calling_process(nowhere: Gateway, ledger: Led
 def test_the_cause_is_that_of_the_ports_last_connection(nowhere: Gateway, ledger: Ledger) -> None:
     """A new connection from the same port has no cause of the connection before."""
     caller_token = issue_bound_token(nowhere, ledger)
-    with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock:
-        port = sock.getsockname()[1]
-        with pytest.raises(ConnectionResetError):
-            sock.recv(100)
-
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("127.0.0.1", port))
+        while True:
+            with knock(nowhere, caller_token, "refused.test", 5432, secure=False) as sock:
+                port = sock.getsockname()[1]
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(100)
+            with contextlib.suppress(OSError):  # the system gave the port to another program
+                again.bind(("127.0.0.1", port))
+                break
         again.connect(("127.0.0.1", nowhere.port))
         again.sendall(f"PDK1 {json.dumps({'host': 'a.test', 'port': 80, 'token': caller_token})}\n".encode())
         again.sendall(b"CONNECT b.test:443 HTTP/1.1\r\nHost: b.test\r\n\r\n")

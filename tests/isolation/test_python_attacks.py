@@ -682,12 +682,15 @@ PROCESS = [
         fcntl.flock(decimal.locked, fcntl.LOCK_EX)
         """,
         """
-        try:
-            with open(os.path.realpath(sys.executable), 'rb') as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 'locked'
-        return None
+        for _ in range(30):  # the process of the run before ends a moment after its run
+            try:
+                with open(os.path.realpath(sys.executable), 'rb') as file:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+            else:
+                return None
+        return 'locked'
         """,
         group="process",
     ),
