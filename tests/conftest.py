@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -218,12 +219,13 @@ def go_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server, which all processes of a test run share."""
     from tests.postgres import shared_postgres
 
-    # not the temporary folder of the tests: the path of a Unix socket is short
-    run = hashlib.blake2b(str(_shared_folder(request.config)).encode(), digest_size=6).hexdigest()
+    # not the temporary folder of the tests: the path of a Unix socket is short; a later run has that folder's name, too
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}-{time.time()}")
+    run = hashlib.blake2b(run.encode(), digest_size=6).hexdigest()
     with shared_postgres(Path(tempfile.gettempdir()) / f"pdk-postgres-{run}") as server:
         yield server
 
