@@ -154,9 +154,12 @@ def _restore(run: RunState, step: Step, redacted: Mapping[str, JSON]) -> dict[st
     redactor, workflow = run.record.redactor, run.request.workflow
     exports = run.exports[step.name] = require_object(redactor.restore(dict(redacted)))
     if unknown := redactor.find_unknown_refs(dict(redacted)):
-        note = f"The exports of {step.name} have placeholders for secrets that this run does not have: {', '.join(unknown)}."
+        note = (
+            f"The exports of {step.name} have placeholders for secrets that this run does not have: {', '.join(unknown)}. "
+            "Run both steps in one run."
+        )
         for each in workflow.steps:
             with contextlib.suppress(ExpressionError):  # the step itself will have the error
                 if step.name in find_step_references(each):
-                    run.packages.messages.setdefault(each.name, []).append(f"{note} Run {step.name} again to get them.")
+                    run.packages.messages.setdefault(each.name, []).append(note)
     return exports

@@ -296,7 +296,7 @@ async def test_a_step_that_reads_a_secret_of_another_run_has_a_note(
     assert execution.step("read").return_value == [len("xoxb-0123456789"), len(values["other"])]
     assert execution.step("read").output == (
         "[pdkernel] The exports of get have placeholders for secrets that this run does not have: slack/apn_gone/token. "
-        "Run get again to get them.\n"
+        "Run both steps in one run.\n"
     )
     assert execution.step("last").logs == ()
 
