@@ -187,7 +187,8 @@ def test_an_update_does_not_take_the_focus(console: ConsoleSite) -> None:
 def test_the_first_update_leaves_forms_that_have_not_changed(console: ConsoleSite) -> None:
     """The stream sends the forms as the page has them, so that they are not replaced under a person's hands."""
     run_id = console.call("Pay out")
-    response = console.page.goto(f"{console.site.url}/-/runs/{run_id}")
+    expect(console.open(f"/-/runs/{run_id}").locator("#live")).to_have_text("Status: paused")
+    response = console.page.reload()  # now, the page begins with the forms of a paused run
     assert response is not None
     expect(console.page.locator("#live")).to_have_text("Status: paused")
     same = "html => new DOMParser().parseFromString(html, 'text/html').querySelector('#actions').innerHTML.trim() === shown.get(forms)"
