@@ -51,7 +51,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
 
     Attributes:
         exports: The exports, if the record has placeholders in them; or None.
-        secrets: Ref and value of each secret in *exports*: an account may have other credentials by now.
+        secrets: Ref and value of each secret in the other fields: the run may not have it any more when it is continued.
         sends: Messages that the step queued.
         number: The number of the step's run, if the step queued messages.
         response: The response to the caller, if the step made it.
@@ -128,7 +128,7 @@ class RestoredRun:
         pause: The pause that has ended, or None.
         interruptions: How often the first step without a record was interrupted.
         response: The response that the caller has received, or None.
-        secrets: The secrets in exports of recorded steps.
+        secrets: The secrets in exports, messages, responses and contexts of recorded steps.
         package_lock: The packages of the run's row, or None: those with which the run began, or for a new run those that it
             will probably have.
     """
@@ -195,10 +195,9 @@ def build_carry(
     """
     exports, sends = outcome.exports, outcome.queued_sends
     hidden = any(result.exports.get(name) is not value for name, value in exports.items())
-    if not hidden and not sends and response is None and state is None:
-        return None
     state = state or RerunState()
     carry = Carry(
+        exports=exports if hidden else None,
         sends=sends,
         number=number if sends else 1,
         response=response,
@@ -208,10 +207,10 @@ def build_carry(
         callback=state.callback,
         unstarted=state.unstarted,
     )
-    if not hidden:
-        return None if carry == Carry() else carry
-    contained = find_contained_secrets(secrets, dict(exports))
-    return replace(carry, exports=exports, secrets=tuple((secret.ref, secret.value) for secret in contained))
+    if carry == Carry():
+        return None
+    contained = find_contained_secrets(secrets, carry)
+    return replace(carry, secrets=tuple((secret.ref, secret.value) for secret in contained))
 
 
 def restore_request(claimed: ClaimedRun, vault: Vault, root: Path) -> tuple[RunRequest, bool]:

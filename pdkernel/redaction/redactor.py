@@ -221,7 +221,7 @@ class Redactor:
         return _PLACEHOLDER.sub(original, text)
 
 
-def find_contained_secrets(secrets: Iterable[Secret], value: JSON) -> tuple[Secret, ...]:
+def find_contained_secrets(secrets: Iterable[Secret], value: object) -> tuple[Secret, ...]:
     """The *secrets* of `MIN_SECRET_CHARS` or more characters that the JSON of *value* contains, in any encoding."""
     known = tuple(secrets)
     found = get_redactor(*known).find_secrets(encode_json(value).decode())

@@ -17,6 +17,7 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.journal import ClaimedRun, WaitKey
+from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.restored_run import build_carry, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -24,7 +25,7 @@ from pdkernel.execution import Execution, StepResult
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import Project, Vault
 from pdkernel.redaction import Secret
-from pdkernel.workers import StepOutcome
+from pdkernel.workers import Effect, StepOutcome
 from tests.builders import Gate, a_workflow, an_event, node_step, python_step
 from tests.notebook_files import notebook_of
 
@@ -509,3 +510,23 @@ def test_a_carry_has_only_the_secrets_of_its_exports() -> None:
     assert carry is not None
     assert (carry.exports, carry.secrets) == (exports, (("env/A", "value-a-0123456789"),))
     assert plain is None
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [
+        {"outcome": StepOutcome(queued_sends=(Effect("emit", {"key": "value-a-0123456789"}),))},
+        {"response": HttpResponse(200, (), None, b"value-a-0123456789", None)},
+        {"state": RerunState(context={"key": "value-a-0123456789"})},
+    ],
+    ids=["message", "response", "context"],
+)
+def test_a_carry_has_the_secrets_of_messages_responses_and_contexts(carried: dict[str, Any]) -> None:
+    """The run that is continued redacts them, although it may not get them again."""
+    secrets = [Secret("env/A", "value-a-0123456789"), Secret("env/B", "value-b-0123456789")]
+    choices = {"outcome": StepOutcome(), "response": None, **carried}
+
+    carry = build_carry(StepResult("one", "success"), secrets=secrets, number=1, **choices)
+
+    assert carry is not None
+    assert carry.secrets == (("env/A", "value-a-0123456789"),)
