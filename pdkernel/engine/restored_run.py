@@ -22,8 +22,8 @@ from pdkernel.engine.journal import (
     StepRow,
     StoredLock,
     WaitRow,
-    decode_context,
     decode_step,
+    decode_trigger,
 )
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest, decode_request
@@ -124,6 +124,7 @@ class RestoredRun:
         trace_id: The id that a run and its replays share.
         context: `steps.trigger.context`.
         created: The start of the run in seconds since 1970, or None for a new run.
+        event: The recorded event, redacted; None for a new run, or if its secrets are not known.
         steps: The recorded steps by path.
         pause: The pause that has ended, or None.
         interruptions: How often the first step without a record was interrupted.
@@ -137,6 +138,7 @@ class RestoredRun:
     trace_id: str
     context: Mapping[str, JSON]
     created: float | None = None
+    event: Mapping[str, JSON] | None = None
     steps: Mapping[str, RestoredStep] = field(default_factory=dict)
     pause: RestoredPause | None = None
     interruptions: int = 0
@@ -257,6 +259,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
     run_id = claimed.claim.run_id
     rows: Sequence[StepRow | WaitRow] = [*claimed.steps, *claimed.waits]
     restored = {row.path: _restore_step(row, run_id, claimed, vault) for row in rows if row.data}
+    event, context = decode_trigger(claimed)
     response = next((step.response for step, _ in restored.values() if step.response is not None), None)
     if response is None and claimed.was_paused:
         response = NO_RESPONSE_BEFORE_PAUSE
@@ -265,8 +268,9 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
     return RestoredRun(
         claimed.claim,
         claimed.trace_id,
-        decode_context(claimed),
+        context,
         claimed.created,
+        event=event,
         steps={row.path: restored[row.path][0] for row in claimed.steps},
         pause=next(
             (_restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data), None

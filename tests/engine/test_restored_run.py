@@ -306,6 +306,29 @@ async def test_a_run_finishes_on_the_definition_with_which_it_began(
     assert execution.version == paused.version == old.version
 
 
+async def test_a_former_secret_of_the_event_stays_hidden(
+    runtime: WorkflowEngine, directory: LocalDirectory, start: Continue, go_on: Continue, connect: Callable[..., str]
+) -> None:
+    """An event has the account's token; the continued run hides it, although the account has another one by now."""
+    token = "xoxb-first-0123456789"
+    account = connect("ada", token)
+    paused = await start(
+        python_step("one", "pd.flow.suspend(60000)", options="--app slack"),
+        python_step("two", "return pd.steps['trigger']['event']['body']['token']", options="--app slack"),
+        external_user_id="ada",
+        event=an_event({"token": token}),
+    )
+    directory.reconnect_account(account, {"oauth_access_token": "xoxb-second-0123456789"})
+    await resume(runtime, paused, "one")
+
+    execution = await go_on()
+
+    kept = await runtime.journal.get_execution(paused.id)
+    assert str(execution.step("two").return_value).startswith(f"⟦secret:slack/{account}/oauth_access_token")
+    assert kept is not None
+    assert token not in str(kept.to_json())
+
+
 async def test_a_removed_account_is_named(
     runtime: WorkflowEngine, start: Continue, go_on: Continue, connect: Callable[..., str], directory: LocalDirectory
 ) -> None:
