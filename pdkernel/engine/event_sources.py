@@ -234,7 +234,8 @@ class SourceRunner:
         received = request.event if isinstance(request.event, dict) else {}
         # the record shows no secret headers of a request; its events have them, because the workflow may verify them
         headers = [Secret(f"event/{name}", value) for name, value in Event(received).header_secrets().items()]
-        redactor, shown = Redactor(resolution.secrets), Redactor((*resolution.secrets, *headers))
+        secrets = (*resolution.secrets, *_list_secret_props(step, description))
+        redactor, shown = Redactor(secrets), Redactor((*secrets, *headers))
         recorder = StepRecorder(
             SOURCE_STEP_NAME,
             redactor=shown,
@@ -367,6 +368,11 @@ def _received(event: JSON, description: ComponentDescription) -> JSON:
     lower = {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else {}
     method = "GET" if body is None else "POST"
     return {"method": method, "path": "/", "query": {}, **event, "headers": lower, "bodyRaw": raw, "body": body}
+
+
+def _list_secret_props(step: Step, description: ComponentDescription) -> list[Secret]:
+    given = {prop.name: step.props.get(prop.name) for prop in description.props if prop.definition.get("secret")}
+    return [Secret(f"prop/{SOURCE_STEP_NAME}/{name}", value) for name, value in given.items() if isinstance(value, str)]
 
 
 def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:
