@@ -88,10 +88,10 @@ class RestoredStep:
     """
 
     result: StepResult
-    exports: Mapping[str, JSON]
-    sends: tuple[Effect, ...] = ()
+    exports: Mapping[str, JSON] = field(repr=False)
+    sends: tuple[Effect, ...] = field(default=(), repr=False)
     number: int = 1
-    response: HttpResponse | None = None
+    response: HttpResponse | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class RestoredPause:
     step: RestoredStep
     is_rerun: bool
     number: int
-    carry: Carry
-    payload: JSON = None
+    carry: Carry = field(repr=False)
+    payload: JSON = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
