@@ -8,8 +8,8 @@ policy. The journal has no record of forms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pdkernel.analysis import fill_secret_props
 from pdkernel.egress import CallContext, OutboundPolicy
 from pdkernel.engine.account_resolution import format_credential_ref, insert_placeholders
 from pdkernel.engine.directory_snapshot import format_connect_account_command
+from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
 from pdkernel.errors import StepError
@@ -193,12 +194,14 @@ class ActionForms:
             return tuple(prop for prop in found if declared.get(prop.name) != prop)
         accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
         async with self._open_workers(request, component.file) as workers:
-            return await workers.additional_props(
-                component.file,
-                values=await self._values(request, description, workers),
-                account_fields=accounts.auth,
-                call_context=_binding(request, accounts),
-            )
+            with _redacted_errors(accounts.redactor):
+                added = await workers.additional_props(
+                    component.file,
+                    values=await self._values(request, description, workers),
+                    account_fields=accounts.auth,
+                    call_context=_binding(request, accounts),
+                )
+        return tuple(_redacted_prop(each, accounts.redactor) for each in added)
 
     def _catalog_of(self, request: FormRequest) -> Catalog:
         return self._catalog.with_sources(request.action_sources, base=request.folder)
@@ -332,3 +335,22 @@ def _redacted(page: PropOptionsPage, redactor: Redactor) -> PropOptionsPage:
         page.context,
         redactor.redact_text(page.empty_reason) if page.empty_reason else None,
     )
+
+
+def _redacted_prop(prop: PropDeclaration, redactor: Redactor) -> PropDeclaration:
+    return replace(
+        prop,
+        name=redactor.redact_text(prop.name),
+        type=redactor.redact_text(prop.type),
+        definition=require_object(redactor.redact_value(dict(prop.definition))),
+    )
+
+
+@contextmanager
+def _redacted_errors(redactor: Redactor) -> Iterator[None]:
+    try:
+        yield
+    except StepError as error:
+        error.name, error.message = redactor.redact_text(error.name), redactor.redact_text(error.message)
+        error.fix, error.stack, error.args = redactor.redact_text(error.fix), None, (error.message,)
+        raise

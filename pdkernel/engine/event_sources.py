@@ -34,7 +34,7 @@ from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
 from pdkernel.model import JSON, AppBinding, Step, Trigger
 from pdkernel.project import SourceStateTable
 from pdkernel.project.schedule import DEFAULT_INTERVAL_S
-from pdkernel.redaction import Redactor
+from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import (
     ComponentDescription,
     Emitted,
@@ -231,10 +231,14 @@ class SourceRunner:
         step = Step(SOURCE_STEP_NAME, "node", uses=component.uses, props=props if isinstance(props, dict) else {})
         apps = resolve_app_bindings(step, description)
         resolution = await self._resolve_accounts(request, apps)
-        redactor = Redactor(resolution.secrets)
+        received = request.event if isinstance(request.event, dict) else {}
+        # the record shows no secret headers of a request; its events have them, because the workflow may verify them
+        headers = [Secret(f"event/{name}", value) for name, value in Event(received).header_secrets().items()]
+        secrets = (*resolution.secrets, *_list_secret_props(step, description))
+        redactor, shown = Redactor(secrets), Redactor((*secrets, *headers))
         recorder = StepRecorder(
             SOURCE_STEP_NAME,
-            redactor=redactor,
+            redactor=shown,
             clock=self._clock,
             accounts=resolution.for_step(SOURCE_STEP_NAME).uses,
             on_respond=lambda raw: request.on_respond(build_response(raw)),
@@ -253,7 +257,7 @@ class SourceRunner:
             account_fields=resolution.for_step(SOURCE_STEP_NAME).auth,
             service_db=state.get("db", {}),
             timeout_s=request.timeout_s,
-            call_context=_build_call_context(request, resolution, redactor, recorder),
+            call_context=_build_call_context(request, resolution, shown, recorder),
         )
         outcome = await workers.run_source(call, recorder)
         new = await asyncio.to_thread(self._store_state, request, description, outcome, redactor)
@@ -265,7 +269,7 @@ class SourceRunner:
             repeated_count=len(outcome.emitted_events) - len(new),
             had_hook=outcome.is_implemented,
             record=recorder.finish("error" if outcome.error else "success", outcome.error),
-            response=build_response(outcome.response).to_record(redactor) if outcome.response else None,
+            response=build_response(outcome.response).to_record(shown) if outcome.response else None,
         )
 
     async def _resolve_accounts(self, request: SourceRequest, apps: tuple[AppBinding, ...]) -> AccountResolution:
@@ -364,6 +368,11 @@ def _received(event: JSON, description: ComponentDescription) -> JSON:
     lower = {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else {}
     method = "GET" if body is None else "POST"
     return {"method": method, "path": "/", "query": {}, **event, "headers": lower, "bodyRaw": raw, "body": body}
+
+
+def _list_secret_props(step: Step, description: ComponentDescription) -> list[Secret]:
+    given = {prop.name: step.props.get(prop.name) for prop in description.props if prop.definition.get("secret")}
+    return [Secret(f"prop/{SOURCE_STEP_NAME}/{name}", value) for name, value in given.items() if isinstance(value, str)]
 
 
 def _event(emitted: Emitted, redactor: Redactor) -> SourceEvent:

@@ -12,7 +12,7 @@ from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_
 from pdkernel.execution import Execution, OutboundEnforcement, RunTrigger, StepResult
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
-from pdkernel.redaction import Secret, get_redactor
+from pdkernel.redaction import Secret, find_redacted_values, get_redactor
 
 
 class GrowingExecution:
@@ -40,8 +40,10 @@ class GrowingExecution:
         self._request = request
         self._watcher = watcher
         self._clock = clock
-        self._secrets = (*collect_request_secrets(request), *state.secrets)
         self._masked = dict(request.event.with_masked_headers().data)
+        # the accounts of a continued run may have other credentials by now
+        former = [] if state.event is None else find_redacted_values(self._masked, dict(state.event))
+        self._secrets = (*collect_request_secrets(request), *state.secrets, *former)
         self.redactor = get_redactor(*self._secrets)
         self._steps = {
             step.name: state.steps[step.name].result if step.name in state.steps else StepResult(step.name, "not_run")

@@ -18,7 +18,7 @@ from pdkernel.egress.message import end_to_end_headers, strip_control_characters
 from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Response
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor, get_redactor
+from pdkernel.redaction import Redactor
 
 STATUSES_WITHOUT_BODY = frozenset({204, 205, 304})
 
@@ -48,17 +48,20 @@ class HttpResponse:
     content: bytes
     media_type: str | None
 
-    def to_record(self, redactor: Redactor) -> Response:
-        """Return the redacted response; the values of a repeated header are joined. The body implies *media_type*."""
+    def to_record(self, redactor: Redactor | None) -> Response:
+        """
+        Return the response, redacted unless *redactor* is None; the values of a repeated header are joined.
+
+        The body implies *media_type*.
+        """
         headers: dict[str, JSON] = {}
         for name, value in self.headers:
             key, text = name.decode(), value.decode("latin-1")
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        redacted = redactor.redact_value(headers)
+        redacted = redactor.redact_value(headers) if redactor else headers
         assert isinstance(redacted, dict)
-        return Response(
-            self.status, {name: str(value) for name, value in redacted.items()}, redactor.redact_value(self.body)
-        )
+        body = redactor.redact_value(self.body) if redactor else self.body
+        return Response(self.status, {name: str(value) for name, value in redacted.items()}, body)
 
 
 def build_text_response(status: int, text: str) -> HttpResponse:
@@ -149,7 +152,7 @@ class CallerResponse:
             return None
         if self._response is None:
             self._response = default
-            return default.to_record(get_redactor())  # has no value of a step; its text is already redacted
+            return default.to_record(None)  # has no value of a step; its text is already redacted
         # parity[redacted-response]: the caller of an endpoint gets the response as the step sent it; the record is redacted
         return self._response.to_record(redactor)
 

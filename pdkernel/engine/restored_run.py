@@ -22,8 +22,8 @@ from pdkernel.engine.journal import (
     StepRow,
     StoredLock,
     WaitRow,
-    decode_context,
     decode_step,
+    decode_trigger,
 )
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest, decode_request
@@ -51,7 +51,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
 
     Attributes:
         exports: The exports, if the record has placeholders in them; or None.
-        secrets: Ref and value of each secret in *exports*: an account may have other credentials by now.
+        secrets: Ref and value of each secret in the other fields: the run may not have it any more when it is continued.
         sends: Messages that the step queued.
         number: The number of the step's run, if the step queued messages.
         response: The response to the caller, if the step made it.
@@ -88,10 +88,10 @@ class RestoredStep:
     """
 
     result: StepResult
-    exports: Mapping[str, JSON]
-    sends: tuple[Effect, ...] = ()
+    exports: Mapping[str, JSON] = field(repr=False)
+    sends: tuple[Effect, ...] = field(default=(), repr=False)
     number: int = 1
-    response: HttpResponse | None = None
+    response: HttpResponse | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class RestoredPause:
     step: RestoredStep
     is_rerun: bool
     number: int
-    carry: Carry
-    payload: JSON = None
+    carry: Carry = field(repr=False)
+    payload: JSON = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,12 @@ class RestoredRun:
         trace_id: The id that a run and its replays share.
         context: `steps.trigger.context`.
         created: The start of the run in seconds since 1970, or None for a new run.
+        event: The recorded event, redacted; None for a new run, or if its secrets are not known.
         steps: The recorded steps by path.
         pause: The pause that has ended, or None.
         interruptions: How often the first step without a record was interrupted.
         response: The response that the caller has received, or None.
-        secrets: The secrets in exports of recorded steps.
+        secrets: The secrets in exports, messages, responses and contexts of recorded steps.
         package_lock: The packages of the run's row, or None: those with which the run began, or for a new run those that it
             will probably have.
     """
@@ -137,6 +138,7 @@ class RestoredRun:
     trace_id: str
     context: Mapping[str, JSON]
     created: float | None = None
+    event: Mapping[str, JSON] | None = None
     steps: Mapping[str, RestoredStep] = field(default_factory=dict)
     pause: RestoredPause | None = None
     interruptions: int = 0
@@ -195,10 +197,9 @@ def build_carry(
     """
     exports, sends = outcome.exports, outcome.queued_sends
     hidden = any(result.exports.get(name) is not value for name, value in exports.items())
-    if not hidden and not sends and response is None and state is None:
-        return None
     state = state or RerunState()
     carry = Carry(
+        exports=exports if hidden else None,
         sends=sends,
         number=number if sends else 1,
         response=response,
@@ -208,10 +209,10 @@ def build_carry(
         callback=state.callback,
         unstarted=state.unstarted,
     )
-    if not hidden:
-        return None if carry == Carry() else carry
-    contained = find_contained_secrets(secrets, dict(exports))
-    return replace(carry, exports=exports, secrets=tuple((secret.ref, secret.value) for secret in contained))
+    if carry == Carry():
+        return None
+    contained = find_contained_secrets(secrets, carry)
+    return replace(carry, secrets=tuple((secret.ref, secret.value) for secret in contained))
 
 
 def restore_request(claimed: ClaimedRun, vault: Vault, root: Path) -> tuple[RunRequest, bool]:
@@ -258,6 +259,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
     run_id = claimed.claim.run_id
     rows: Sequence[StepRow | WaitRow] = [*claimed.steps, *claimed.waits]
     restored = {row.path: _restore_step(row, run_id, claimed, vault) for row in rows if row.data}
+    event, context = decode_trigger(claimed)
     response = next((step.response for step, _ in restored.values() if step.response is not None), None)
     if response is None and claimed.was_paused:
         response = NO_RESPONSE_BEFORE_PAUSE
@@ -266,8 +268,9 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
     return RestoredRun(
         claimed.claim,
         claimed.trace_id,
-        decode_context(claimed),
+        context,
         claimed.created,
+        event=event,
         steps={row.path: restored[row.path][0] for row in claimed.steps},
         pause=next(
             (_restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data), None

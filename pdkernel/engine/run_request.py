@@ -116,9 +116,9 @@ class RunRequest:
     environment: Environment = DEFAULT_ENVIRONMENT
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     folder: Path = field(default_factory=Path.cwd)
-    pinned_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    pinned_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict, repr=False)
     only_steps: frozenset[str] | None = None
-    previous_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    previous_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict, repr=False)
     test: bool = True
     idempotency: SentRequestStore | None = None
     resend: bool = False

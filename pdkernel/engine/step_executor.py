@@ -226,7 +226,7 @@ class StepExecutor:
                 self._run_other,
                 child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat),
                 hands_over=run.watcher.hands_over,
-                secrets=run.record.secrets,
+                secrets=lambda: run.record.secrets,
                 on_secrets=on_secrets,
             ),
             "store": DataStoreService(self._stores, stores.values()),

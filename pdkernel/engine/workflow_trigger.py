@@ -88,7 +88,7 @@ class WorkflowTriggerService:
         run: Runs the other workflow.
         child_ids: The ids of the runs.
         hands_over: As in `RunWatcher`, for the run of the step.
-        secrets: The secrets of the run of the step; the other run does not show those that the payload contains.
+        secrets: Returns the secrets of the run of the step so far; the other run does not show those that the payload contains.
         on_secrets: Called with the secrets of the other run that its result contains, before the step gets the result.
     """
 
@@ -99,7 +99,7 @@ class WorkflowTriggerService:
         *,
         child_ids: ChildIds,
         hands_over: Callable[[], bool],
-        secrets: Sequence[Secret],
+        secrets: Callable[[], Sequence[Secret]],
         on_secrets: Callable[[Sequence[Secret]], None],
     ) -> None:
         self._child_ids = child_ids
@@ -168,7 +168,7 @@ class WorkflowTriggerService:
             source_path=found.path.resolve(),
             action_sources=found.sidecar.actions if found.sidecar else (),
             event=event,
-            secrets=(*request.secrets, *find_contained_secrets(self._secrets, payload)),
+            secrets=(*request.secrets, *find_contained_secrets(self._secrets(), payload)),
             external_user_id=user,
             environment="production" if environment == "production" else "development",
             pinned_exports={},

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pdkernel.egress import parse_policy
+from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.limits import QueueFullError, queue_limits
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
@@ -21,7 +22,7 @@ from pdkernel.execution import Execution
 from pdkernel.identity import check_external_user_id
 from pdkernel.model import JSON
 from pdkernel.operations.runs import pin_steps
-from pdkernel.redaction import Secret, find_redacted_values
+from pdkernel.redaction import Secret, find_redacted_values, get_redactor
 from pdkernel.source import WorkflowSource, load_source
 
 if TYPE_CHECKING:
@@ -119,7 +120,12 @@ async def prepare_fork(
     workflow = request.workflow
     pinned = pin_steps(workflow, pins or {})
     state = engine.restore_state(claimed)
-    recorded = {name: step.exports for name, step in state.steps.items() if step.result.status in ("success", "pinned")}
+    # the new run restores pins, and these exports have no placeholders: their text that looks like one is escaped
+    recorded = {
+        name: require_object(get_redactor().redact_value(dict(step.exports)))
+        for name, step in state.steps.items()
+        if step.result.status in ("success", "pinned")
+    }
     above = [step.name for step in workflow.steps_before(first) if not step.disabled]
     for name in above:
         if name not in recorded and name not in pinned:

@@ -23,6 +23,7 @@ from pdkernel.redaction.scanner import MIN_SECRET_CHARS, PLACEHOLDER_START, Patt
 
 _PLACEHOLDER = re.compile(r"⟦secret:([^⟦⟧\[\]|]*(?:\|[^⟦⟧\[\]|]+)?)(?:\[(\d+):\])?⟧")
 _LITERAL_LABEL = "|literal"
+_START_BYTES = PLACEHOLDER_START.encode()
 _MIN_SECRET_LINE_CHARS = 16
 _BASE64_COLUMNS = 76
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
@@ -88,7 +89,8 @@ class Redactor:
     `redact_text` and `open_stream` are for output (logs, URLs, messages). They keep existing placeholders, so redacting
     twice changes nothing. `redact_value` is for exports. It also escapes text that looks like a placeholder, so
     `restore(redact_value(x)) == x` for every x, and a placeholder in an event does not reveal a secret. Therefore, call
-    `restore` only on results of `redact_value`, and do not apply `redact_value` twice.
+    `restore` only on results of `redact_value`, and do not apply `redact_value` twice. Another redactor, with more or fewer
+    secrets, may restore the result: so a redactor without secrets escapes such text, too.
     """
 
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
@@ -111,13 +113,14 @@ class Redactor:
             forms = {f"{ref}|{form}" if form else ref: text for form, text in iter_encoded_forms(secret.value)}
             self._forms[secret.ref] = [*self._forms.get(secret.ref, ()), *forms.values()]
             by_label.update(forms)
-        self._by_label = {**by_label, _LITERAL_LABEL: PLACEHOLDER_START} if known else {}
+        self._has_secrets = bool(known)
+        self._by_label = {**by_label, _LITERAL_LABEL: PLACEHOLDER_START}
         patterns: dict[str, str] = {}
         for label, text in by_label.items():
             if len(text) >= MIN_SECRET_CHARS and not label.endswith("|number"):
                 patterns.setdefault(text, label)
         self._text_scanner = PatternScanner(patterns)
-        in_values = {**patterns, PLACEHOLDER_START: _LITERAL_LABEL} if known else {}
+        in_values = {**patterns, PLACEHOLDER_START: _LITERAL_LABEL}
         self._value_scanner = PatternScanner(in_values)
         self._json_scanner = PatternScanner(dict(_iter_json_patterns(in_values)))
 
@@ -134,18 +137,21 @@ class Redactor:
         *value* with a placeholder in place of each secret in its texts, keys and numbers.
 
         A secret shorter than `MIN_SECRET_CHARS` is redacted where it is the whole value of a key with its field's name.
-        Without a secret, the result is *value* itself.
+        Without a secret and text that looks like a placeholder, the result is *value* itself.
         """
         return value if self._is_clean(value) else self._redact(value)
 
     def _is_clean(self, value: JSON) -> bool:
-        """Whether *value* contains no secret. It searches the value's JSON, because visiting each item takes ten times as long."""
-        if not self._by_label:
-            return True
+        """
+        Whether *value* contains no secret, and no text that looks like a placeholder.
+
+        It searches the value's JSON, because visiting each item takes ten times as long.
+        """
         if self._short:  # whether a short secret is redacted depends on its key
             return False
         try:
-            return not self._json_scanner.can_match(orjson.dumps(value))
+            text = orjson.dumps(value)
+            return not self._json_scanner.can_match(text) if self._has_secrets else _START_BYTES not in text
         except TypeError:  # a lone surrogate, or a number of more than 64 bits
             return False
 
@@ -221,11 +227,16 @@ class Redactor:
         return _PLACEHOLDER.sub(original, text)
 
 
-def find_contained_secrets(secrets: Iterable[Secret], value: JSON) -> tuple[Secret, ...]:
-    """The *secrets* of `MIN_SECRET_CHARS` or more characters that the JSON of *value* contains, in any encoding."""
+def find_contained_secrets(secrets: Iterable[Secret], value: object) -> tuple[Secret, ...]:
+    """The *secrets* that `redact_value` hides in the JSON of *value*, in any encoding."""
     known = tuple(secrets)
-    found = get_redactor(*known).find_secrets(encode_json(value).decode())
-    return tuple(secret for secret in known if secret.ref in found)
+    redactor, text = get_redactor(*known), encode_json(value)
+    found = redactor.find_secrets(text.decode())
+    short: set[Secret] = set()
+    if any(0 < len(secret.value) < MIN_SECRET_CHARS for secret in known):
+        plain = json.loads(text)
+        short = set(find_redacted_values(plain, redactor.redact_value(plain)))
+    return tuple(secret for secret in known if secret.ref in found or secret in short)
 
 
 def iter_encoded_forms(value: str) -> Iterator[tuple[str, str]]:

@@ -47,7 +47,6 @@ class KernelDebugger:
 
     def __init__(self) -> None:
         self._files: Mapping[str, str] = {}
-        self._redactor = Redactor()
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._kernel_steps = InKernelRunner()
 
@@ -57,7 +56,6 @@ class KernelDebugger:
         cells: Sequence[NotebookCell],
         *,
         debug_filename: Callable[[str], str],
-        redactor: Redactor,
     ) -> None:
         """
         Prepare the debugger for a run.
@@ -66,13 +64,11 @@ class KernelDebugger:
             steps: The steps to debug.
             cells: The notebook's cells.
             debug_filename: Returns the debugger's file name for a cell's text.
-            redactor: Replaces secrets in the output of `breakpoint()`.
         """
         sources = {index: cell.source for index, cell in enumerate_cells(cells)}
         self._files = {
             step.name: debug_filename(sources[step.cell_index]) for step in steps if step.cell_index is not None
         }
-        self._redactor = redactor
 
     async def run_step(self, call: StepCall, setup: RunSetup, folder: Path, recorder: StepRecorder) -> StepOutcome:
         """Run *call* in the kernel's main thread, with the working *folder*, and wait for the outcome."""
@@ -113,6 +109,11 @@ class KernelDebugger:
         exports = {"trigger": setup.trigger, **call.steps}
         file = self._files.get(call.step.name, call.step.filename)
         files = {"files": dict(call.step.files)} if call.step.files else {}
+
+        def redact(text: str) -> str:
+            redactor: Redactor = call.call_context.redactor  # another one when the step has got other secrets
+            return redactor.redact_text(text)
+
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         return self._kernel_steps.run_step(
@@ -126,7 +127,7 @@ class KernelDebugger:
                 send_line=lambda line: call_soon(job.recorder.add_reply, decode_step_reply(line)),
                 call_services=lambda name, args: _call_service(job, name, args),
                 on_output=lambda stream, data: call_soon(job.recorder.output, stream, data),
-                redact=self._redactor.redact_text,
+                redact=redact,
             ),
         )
 

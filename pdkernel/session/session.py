@@ -27,7 +27,6 @@ from pdkernel.execution import Execution
 from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON, Workflow
 from pdkernel.operations.runs import build_run_request
-from pdkernel.redaction import Redactor
 from pdkernel.session.draft import Draft, LiveNotebook
 from pdkernel.session.engine_thread import EngineThread
 from pdkernel.session.notebook_state import NotebookState
@@ -234,17 +233,11 @@ class Session(NotebookState):
         steps = [step for step in request.workflow.steps if step.debug and request.should_execute(step)]
         if not steps or self._code_name is None:
             return None
-        from pdkernel.engine.account_resolution import collect_secrets
         from pdkernel.session.debugger import KernelDebugger
 
         if self._debugger is None:
             self._debugger = KernelDebugger()
-        self._debugger.prepare(
-            steps,
-            self.draft.cells(),
-            debug_filename=self._code_name,
-            redactor=Redactor(collect_secrets(self.project, self.folder)),
-        )
+        self._debugger.prepare(steps, self.draft.cells(), debug_filename=self._code_name)
         return self._debugger
 
     def call_engine(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> T:

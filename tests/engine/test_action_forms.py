@@ -15,6 +15,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import StepError
 from pdkernel.project import Project
 from tests.builders import Gate, a_step, a_workflow, an_event, python_step
 from tests.http_servers import AnsweringServer, serve
@@ -36,7 +37,11 @@ export default {
       return [execFileSync("bash", ["-c", call], { env: {}, timeout: 15000, encoding: "utf8" })];
     } },
     failing: { type: "string", async options() { throw new Error(`no ${this.depot.$auth.api_key}`) } },
-    note: { type: "string", optional: true },
+    note: { type: "string", optional: true, reloadProps: true },
+  },
+  additionalProps() {
+    if (this.note === "failing") throw new Error(`no ${this.depot.$auth.api_key}`);
+    return { more: { type: "string", default: this.depot.$auth.api_key } };
   },
   run() {},
 };
@@ -91,6 +96,16 @@ async def test_the_reason_for_missing_options_shows_no_secret(
 
     assert page.options == ()
     assert str(page.empty_reason).startswith("Error: no ⟦secret:depot/")
+
+
+async def test_added_props_show_no_secret(runtime: WorkflowEngine, form: Callable[..., FormRequest]) -> None:
+    """Props that the action's code adds, and its error, have placeholders for secrets."""
+    (added,) = await runtime.forms.load_additional_props(form("note: fine\n"))
+    with pytest.raises(StepError, match="no ⟦secret:depot/") as caught:
+        await runtime.forms.load_additional_props(form("note: failing\n"))
+
+    assert str(added.definition["default"]).startswith("⟦secret:depot/")
+    assert "key-0123456789" not in repr(caught.value)
 
 
 @pytest.mark.parametrize("public_only", [False, True])

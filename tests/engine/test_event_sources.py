@@ -42,10 +42,11 @@ export default {
 WEBHOOK = """
 export default {
   key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
-  props: { http: { type: "$.interface.http", customResponse: true } },
+  props: { http: { type: "$.interface.http", customResponse: true }, key: { type: "string", secret: true, optional: true } },
   async run(event) { this.http.respond({ status: 202 });
     if (event.path === "/call") return this.$emit({ status: (await fetch(event.body)).status });
     if (event.path === "/where") return this.$emit(this.http.endpoint);
+    if (event.path === "/refused") throw new Error(`refused: ${event.headers.authorization}, not ${this.key}`);
     if (event.path === "/slow") await new Promise((done) => setTimeout(done, 5_000));
     this.$emit({ "/echo": event, "/text": "text" }[event.path] ?? { got: event.headers["x-depot"] }, { id: 1, ts: 5 }) },
 };
@@ -332,6 +333,19 @@ async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of:
         assert [found.event.data for found in ran.events] == [{"method": "POST", **echo, **expected}]
     ran = await runtime.source_runner.run(replace(request, event={"path": "/text", "headers": {}}))
     assert [(found.event.data, found.ts) for found in ran.events] == [({"value": "text"}, 5)]
+
+
+async def test_the_record_of_a_source_shows_no_secret_header_and_prop(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+) -> None:
+    """The error of a source, which the server logs and stores, has placeholders for secrets of the request and of props."""
+    event = {"path": "/refused", "headers": {"Authorization": f"Bearer {TOKEN}-other"}}
+    request = request_of("depot-new-call@0.1.0", {"key": "key-0123456789"}, event=event, external_user_id=None)
+
+    ran = await runtime.source_runner.run(request)
+
+    assert ran.record.error is not None
+    assert ran.record.error.message == ("refused: Bearer ⟦secret:event/authorization⟧, not ⟦secret:prop/source/key⟧")
 
 
 async def test_http_source_knows_its_endpoint(

@@ -17,6 +17,7 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.journal import ClaimedRun, WaitKey
+from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.restored_run import build_carry, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -24,7 +25,7 @@ from pdkernel.execution import Execution, StepResult
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.project import Project, Vault
 from pdkernel.redaction import Secret
-from pdkernel.workers import StepOutcome
+from pdkernel.workers import Effect, StepOutcome
 from tests.builders import Gate, a_workflow, an_event, node_step, python_step
 from tests.notebook_files import notebook_of
 
@@ -305,6 +306,29 @@ async def test_a_run_finishes_on_the_definition_with_which_it_began(
     assert execution.version == paused.version == old.version
 
 
+async def test_a_former_secret_of_the_event_stays_hidden(
+    runtime: WorkflowEngine, directory: LocalDirectory, start: Continue, go_on: Continue, connect: Callable[..., str]
+) -> None:
+    """An event has the account's token; the continued run hides it, although the account has another one by now."""
+    token = "xoxb-first-0123456789"
+    account = connect("ada", token)
+    paused = await start(
+        python_step("one", "pd.flow.suspend(60000)", options="--app slack"),
+        python_step("two", "return pd.steps['trigger']['event']['body']['token']", options="--app slack"),
+        external_user_id="ada",
+        event=an_event({"token": token}),
+    )
+    directory.reconnect_account(account, {"oauth_access_token": "xoxb-second-0123456789"})
+    await resume(runtime, paused, "one")
+
+    execution = await go_on()
+
+    kept = await runtime.journal.get_execution(paused.id)
+    assert str(execution.step("two").return_value).startswith(f"⟦secret:slack/{account}/oauth_access_token")
+    assert kept is not None
+    assert token not in str(kept.to_json())
+
+
 async def test_a_removed_account_is_named(
     runtime: WorkflowEngine, start: Continue, go_on: Continue, connect: Callable[..., str], directory: LocalDirectory
 ) -> None:
@@ -509,3 +533,23 @@ def test_a_carry_has_only_the_secrets_of_its_exports() -> None:
     assert carry is not None
     assert (carry.exports, carry.secrets) == (exports, (("env/A", "value-a-0123456789"),))
     assert plain is None
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [
+        {"outcome": StepOutcome(queued_sends=(Effect("emit", {"key": "value-a-0123456789"}),))},
+        {"response": HttpResponse(200, (), None, b"value-a-0123456789", None)},
+        {"state": RerunState(context={"key": "value-a-0123456789"})},
+    ],
+    ids=["message", "response", "context"],
+)
+def test_a_carry_has_the_secrets_of_messages_responses_and_contexts(carried: dict[str, Any]) -> None:
+    """The run that is continued redacts them, although it may not get them again."""
+    secrets = [Secret("env/A", "value-a-0123456789"), Secret("env/B", "value-b-0123456789")]
+    choices = {"outcome": StepOutcome(), "response": None, **carried}
+
+    carry = build_carry(StepResult("one", "success"), secrets=secrets, number=1, **choices)
+
+    assert carry is not None
+    assert carry.secrets == (("env/A", "value-a-0123456789"),)

@@ -372,6 +372,26 @@ class TestTrigger:
         assert execution.step("call").return_value == len("xoxb-0123456789")
         assert kept.event == {"token": f"⟦secret:slack/{account}/oauth_access_token⟧"}
 
+    async def test_a_secret_of_another_workflow_is_hidden_in_a_third_one(
+        self, run: Run, runtime: WorkflowEngine, connect: Callable[..., str], tmp_path: Path
+    ) -> None:
+        """A step gets a secret from one workflow and passes it on to the next; the record of that run does not show it."""
+        account = connect("grace")
+        first = a_workflow(
+            python_step("one", "return pd.inputs['slack']['$auth']['oauth_access_token']", options="--app slack"),
+            name="First",
+        )
+        second = a_workflow(python_step("one", "return len(pd.steps['trigger']['event']['token'])"), name="Second")
+        body = (
+            "token = pd.flow.trigger('first', {'headers': {'x-pd-external-user-id': 'grace'}})\n"
+            "return pd.flow.trigger('second', {'token': token})"
+        )
+
+        await run(python_step("call", body), find_workflow=beside(tmp_path, first=first, second=second))
+
+        kept = next(each for each in await runtime.journal.list_executions(limit=3) if each.workflow == "Second")
+        assert kept.event == {"token": f"⟦secret:slack/{account}/oauth_access_token⟧"}
+
     async def test_a_secret_in_the_result_is_hidden_in_the_callers_run(
         self, run: Run, connect: Callable[..., str], tmp_path: Path
     ) -> None:

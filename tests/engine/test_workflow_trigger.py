@@ -81,7 +81,7 @@ def service(request: RunRequest, runner: Runner, *, is_repeat: bool = False) -> 
     """The service of the second run of the step `call`."""
     ids = ChildIds("run_1", "call", 2, is_repeat=is_repeat)
     return WorkflowTriggerService(
-        request, runner, child_ids=ids, hands_over=lambda: False, secrets=(), on_secrets=lambda _: None
+        request, runner, child_ids=ids, hands_over=lambda: False, secrets=tuple, on_secrets=lambda _: None
     )
 
 

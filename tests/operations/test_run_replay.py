@@ -300,6 +300,21 @@ async def test_a_fork_with_a_pin(run: Run, runtime: WorkflowEngine) -> None:
 THREE_BODY = "return pd.steps['two']['$return_value'] + 1"
 
 
+async def test_a_forged_placeholder_reveals_no_secret_to_a_fork(
+    run: Run, runtime: WorkflowEngine, project: Project
+) -> None:
+    """Text of an event that looks like a placeholder stays text in the exports that a fork keeps."""
+    forged, key = "⟦secret:env/KEY⟧", "key-0123456789"
+    project.variables.set("KEY", key)
+    steps = (python_step("one", NAME), python_step("two", "return len(pd.steps['one']['$return_value'])"))
+    first = await run(*steps, variables={"KEY": key}, event=an_event({"name": forged}))
+
+    forked = await start_replay(runtime, await prepare_fork(runtime, first.id, "two"))
+
+    assert first.step("two").return_value == len(forged)
+    assert forked.step("two").return_value == len(forged)
+
+
 async def test_a_fork_from_an_unknown_step_lists_the_steps(run: Run, runtime: WorkflowEngine) -> None:
     """An unknown step, also in a pin, is refused with the steps' names."""
     first = await run(THREE)
@@ -320,8 +335,10 @@ async def test_secrets_of_recorded_exports_stay_hidden(
     )
     first = await run(workflow, external_user_id="ada")
     directory.remove_account(account)
-    forked = await start_replay(runtime, await prepare_fork(runtime, first.id, "two"))
+    fork = await prepare_fork(runtime, first.id, "two")
+    forked = await start_replay(runtime, fork)
 
+    assert TOKEN not in repr(fork)
     assert forked.step("two").return_value == len(TOKEN)
     assert forked.step("one").exports == first.step("one").exports
     assert TOKEN not in str(forked.to_json())

@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor, Secret, StreamRedactor, find_redacted_values, mask_values
+from pdkernel.redaction import (
+    Redactor,
+    Secret,
+    StreamRedactor,
+    find_contained_secrets,
+    find_redacted_values,
+    mask_values,
+)
 from pdkernel.redaction.redactor import iter_encoded_forms
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
@@ -368,10 +375,28 @@ def test_no_repr_shows_a_value() -> None:
     assert "env/TOKEN" in shown
 
 
+def test_short_secrets_are_contained_where_they_are_redacted() -> None:
+    """A value contains a secret of a few characters if a key names its field."""
+    pin, other, long = Secret("slack/apn_1/pin", "1234"), Secret("slack/apn_1/code", "1234"), SECRETS[0]
+
+    found = find_contained_secrets([pin, other, long], {"items": [{"pin": 1234}], "text": f"1234 {long.value}"})
+
+    assert found == (pin, long)
+
+
+def test_a_forged_placeholder_of_a_run_without_secrets_restores_none() -> None:
+    """What a run without secrets has exported is text for a later run, which may have the secret that it names."""
+    forged = {"body": "⟦secret:slack/apn_1/oauth_access_token⟧"}
+
+    restored = Redactor(SECRETS).restore(Redactor().redact_value(forged))
+
+    assert restored == forged
+
+
 def test_without_secrets_nothing_is_done() -> None:
     """A redactor without secrets returns the same objects."""
     redactor = Redactor()
-    export: dict[str, JSON] = {"text": "⟦secret:env/TOKEN⟧"}
+    export: dict[str, JSON] = {"text": "⟦env/TOKEN⟧"}
 
     assert redactor.redact_value(export) is export
     assert redactor.restore(export) == export

@@ -182,9 +182,14 @@ def decode_retention(definition: str) -> float | None:
     return days if isinstance(days, int) and not isinstance(days, bool) else None
 
 
-def decode_context(claimed: ClaimedRun) -> Mapping[str, JSON]:
-    """Return `steps.trigger.context` of a claimed run. Raises `ProjectError` if the record is damaged."""
-    return _decode(claimed.claim.run_id, _StoredTrigger, "event", claimed.event).context
+def decode_trigger(claimed: ClaimedRun) -> tuple[Mapping[str, JSON] | None, Mapping[str, JSON]]:
+    """
+    Return the redacted event of a claimed run, or None if its secrets are not known, and `steps.trigger.context`.
+
+    Raises `ProjectError` if the record is damaged.
+    """
+    stored = _decode(claimed.claim.run_id, _StoredTrigger, "event", claimed.event)
+    return None if isinstance(stored.event, UnsetType) else stored.event, stored.context
 
 
 def decode_step(run_id: str, data: str) -> StepResult:
