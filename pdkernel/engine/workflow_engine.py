@@ -59,6 +59,7 @@ class WorkflowEngine:
         catalog: The pre-built actions.
         emitted_events: What runs emit for triggers of workflows.
         find_workflow: Finds workflows that steps of continued runs trigger; a server also finds those that it serves.
+        base_url: The URL of the server of this process, for continued runs; or None.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class WorkflowEngine:
         self._shares_workers = shares_workers
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
         self.find_workflow: WorkflowFinder = find_sibling_workflow
+        self.base_url: str | None = None
         emitted = self.emitted_events if self.continues_runs else None
         self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
@@ -229,9 +231,7 @@ class WorkflowEngine:
                 raise
             acknowledge_cancellation()
             await self.journal.cancel(run_id)
-        if claimed is None:
-            return await self._recorded(run_id)
-        return await self.continue_run(claimed, watcher, request=request)
+        return await (self.continue_run(claimed, watcher, request=request) if claimed else self._recorded(run_id))
 
     async def _claim_after_pause(self, run_id: str, watcher: RunWatcher = UNWATCHED) -> ClaimedRun | None:
         """As `claim_after_pause` of `Interpreter`. The dispatcher of a server claims all its runs."""
@@ -286,6 +286,7 @@ class WorkflowEngine:
             load_variables=load,
             idempotency=self._project.idempotency if sends_once else None,
             find_workflow=self.find_workflow,
+            base_url=self.base_url or request.base_url,
         )
 
     async def enqueue(
@@ -328,8 +329,7 @@ class WorkflowEngine:
         Args:
             claimed: The run.
             watcher: Who watches the run.
-            policy: The policy of this process. It replaces the policy of the run, unless it is `live`, or that of the run is
-                `deny`.
+            policy: The policy of this process, which replaces that of the run, unless it is `live`, or the run's is `deny`.
             request: The request of a run of this process; None reads the journal.
         """
         try:

@@ -261,4 +261,4 @@ async def _place(engine: WorkflowEngine, claimed: ClaimedRun, replay: Replay) ->
     if engine.continues_runs or (claimed.origin == "serve" and await engine.journal.has_executor("serve")):
         return replace(replay, is_queued=True)
     # without a server, resume and cancel URLs of the new run would not work
-    return replace(replay, request=replace(replay.request, base_url=None))
+    return replace(replay, request=replace(replay.request, base_url=engine.base_url))

@@ -183,6 +183,7 @@ class RunRegistry:
         self._delivery: asyncio.Task[None] | None = None
         self._journal = context.engine.journal
         context.engine.find_workflow = self._find_workflow
+        context.engine.base_url = context.settings.base_url
         self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
 
     def _find_workflow(self, name: str, source: Path | None) -> WorkflowSource | None:

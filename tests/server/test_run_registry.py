@@ -410,3 +410,20 @@ async def test_a_run_that_goes_on_while_its_messages_are_sent_is_in_progress(tmp
     assert active == {run_id}
     assert run.status == "success"
     assert len(destination.requests) == 1
+
+
+async def test_a_run_that_goes_on_has_the_urls_of_its_server(tmp_path: Path) -> None:
+    """A run that paused in a server with another public URL gives out URLs of the server that continues it."""
+    ask = "print(pd.flow.suspend(3600_000)['resume_url'])"
+    workflow = a_workflow(python_step("wait", "pd.flow.suspend(3600_000)"), python_step("ask", ask))
+    async with site_of(tmp_path, workflow, base_url="https://before.example.com") as first:
+        await first.http.post(first.path())
+        paused = await until(first, "paused")
+    async with site_of(tmp_path, workflow, base_url="https://after.example.com") as second:
+        await resume_run(second.context.engine, paused.id, {})
+        second.registry.dispatch.notify()
+        async with asyncio.timeout(60):
+            while not (run := await until(second, "paused")).step("ask").logs:
+                await asyncio.sleep(0.02)
+
+    assert run.step("ask").logs[0].text.startswith("https://after.example.com/")
