@@ -212,8 +212,9 @@ def _find_source(request: RunRequest, opened: WorkflowSource | None) -> Workflow
 def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
     workflow, folder = source.workflow, source.folder.resolve()
     names = {step.name for step in workflow.steps}
+    emitter_id = request.emitter_id or derive_emitter_id(request.workflow)
     for key, trigger in trigger_keys(workflow).items():
-        if derive_emitter_id(workflow, key) == request.emitter_id:
+        if derive_emitter_id(workflow, key) == emitter_id:
             workflow = fired_by(workflow, trigger)
             break
     return replace(

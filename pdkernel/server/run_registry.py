@@ -188,8 +188,14 @@ class RunRegistry:
 
     def _find_workflow(self, name: str, source: Path | None) -> WorkflowSource | None:
         """Find a workflow by its id among all that are served, or by its name beside *source*."""
-        served = self._context.workflows.find_id(name)
-        return served.source if served is not None else find_sibling_workflow(name, source)
+        workflows = self._context.workflows
+        if (served := workflows.find_id(name)) is not None:
+            return replace(served.source, served_id=served.id)
+        if (found := find_sibling_workflow(name, source)) is None:
+            return None
+        path = found.path.resolve()
+        served_id = next((each.id for each in workflows.list_workflows() if each.path == path), None)
+        return replace(found, served_id=served_id)
 
     @property
     def is_full(self) -> bool:

@@ -16,7 +16,7 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.limits import QueueFullError
 from pdkernel.engine.package_lock import PackageLock
-from pdkernel.engine.run_context import derive_emitter_id, fired_by
+from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError, UnknownStepError
@@ -374,20 +374,21 @@ async def test_a_replay_of_a_replay_sends_as_the_first_run_did(run: Run, runtime
     assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
 
 
-async def test_a_replay_has_the_trigger_that_fired(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
-    """The run of a second trigger is replayed with that trigger, on which time limits and the response depend."""
+@pytest.mark.parametrize("key", ["http", "schedule-2"])
+async def test_a_replay_has_the_trigger_that_fired(
+    run: Run, runtime: WorkflowEngine, tmp_path: Path, key: str
+) -> None:
+    """The run of a later trigger is replayed with that trigger, on which time limits and the response depend."""
     schedules = (Trigger("schedule", config={"cron": "0 9 * * *"}), Trigger("schedule", config={"cron": "0 10 * * *"}))
-    workflow = replace(a_workflow(python_step()), triggers=(Trigger("http"), *schedules))
+    workflow = replace(a_workflow(python_step()), triggers=(*schedules, Trigger("http")))
     source = WorkflowSource(tmp_path / "work.ipynb", "notebook", workflow)
-    first = await run(
-        fired_by(workflow, schedules[1]),
-        source_path=source.path,
-        emitter_id=derive_emitter_id(workflow, "schedule-2"),
-    )
+    fired = trigger_keys(workflow)[key]
+    emitter_id = None if key == "http" else derive_emitter_id(workflow, key)  # as the server does
+    first = await run(fired_by(workflow, fired), source_path=source.path, emitter_id=emitter_id)
 
     again = (await prepare_replay(runtime, first.id, source=source)).request
 
-    assert again.workflow.trigger == schedules[1]
+    assert again.workflow.trigger == fired
 
 
 @pytest.fixture

@@ -755,6 +755,16 @@ class TestEmits:
         assert sends["Work 4"] == [("shown", None)] * 3
         assert len(again) == len(runs) == 5
 
+    async def test_a_triggered_run_has_the_id_by_which_listeners_know_its_workflow(self, serve: Serve) -> None:
+        """A run that `$.flow.trigger` has started has the id with which its workflow is served, as a run of a request has."""
+        calls = node("await $.flow.trigger('work-2.ipynb', {})")
+        async with serve(HTTP, HTTP, steps={"Work": calls}) as site:
+            await site.post("Work")
+            runs = await site.pass_time()
+            ids = {each.source.workflow.name: each.id for each in site.context.workflows.list_workflows()}
+
+        assert {run.workflow: run.context["workflow_id"] for run in runs} == ids
+
     async def test_a_secret_in_an_event_is_a_placeholder(self, serve: Serve) -> None:
         """An event leaves its run without secrets, also if it is delivered by another process."""
         listening = "trigger: {type: emit, workflows: [Work 2]}"
