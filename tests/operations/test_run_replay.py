@@ -375,9 +375,7 @@ async def test_a_replay_of_a_replay_sends_as_the_first_run_did(run: Run, runtime
 
 
 @pytest.mark.parametrize("key", ["http", "schedule-2"])
-async def test_a_replay_has_the_trigger_that_fired(
-    run: Run, runtime: WorkflowEngine, tmp_path: Path, key: str
-) -> None:
+async def test_a_replay_has_the_trigger_that_fired(run: Run, runtime: WorkflowEngine, tmp_path: Path, key: str) -> None:
     """The run of a later trigger is replayed with that trigger, on which time limits and the response depend."""
     schedules = (Trigger("schedule", config={"cron": "0 9 * * *"}), Trigger("schedule", config={"cron": "0 10 * * *"}))
     workflow = replace(a_workflow(python_step()), triggers=(*schedules, Trigger("http")))
