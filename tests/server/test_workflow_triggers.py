@@ -68,6 +68,17 @@ export default {
   async run(event) { this.http.respond({ status: 202, body: "thanks" }); this.$emit({ got: event.body }) },
 };
 """
+HOOK_SOURCE = """
+export default {
+  key: "depot-hook", name: "Hook", version: "0.1.0", type: "source",
+  props: { db: "$.service.db", http: "$.interface.http" },
+  hooks: {
+    async activate() { this.db.set("log", [...(this.db.get("log") || []), `activate ${this.http.endpoint}`]) },
+    async deactivate() { this.db.set("log", [...this.db.get("log"), "deactivate"]) },
+  },
+  async run() {},
+};
+"""
 
 
 class Serving:
@@ -430,6 +441,25 @@ class TestSources:
 
         assert events_of(runs) == [{"parcel": number} for number in (1, 2, 3)]
         assert (source_log(site, "deactivated"), source_log(site)) == (1, ["activate"])
+
+    async def test_a_source_is_activated_again_by_a_server_with_another_url(self, serve: Serve) -> None:
+        """The app learns the endpoint's new URL, once."""
+        async with serve("trigger: {type: source, uses: depot-hook@0.1.0}") as site:
+            write_source(site, "hook", HOOK_SOURCE)
+            endpoint = site.context.project.endpoint_keys.ensure_trigger_key(site.enable().id)
+            await site.pass_time()
+            site.context = replace(
+                site.context, settings=replace(site.context.settings, base_url="https://after.example.com")
+            )
+            site.restart()
+            for _ in range(3):
+                await site.pass_time()
+
+            assert source_log(site) == [
+                f"activate http://127.0.0.1:4000/{endpoint}",
+                "deactivate",
+                f"activate https://after.example.com/{endpoint}",
+            ]
 
     async def test_a_failing_activation_is_tried_again(self, serve: Serve) -> None:
         """The reason is stored, and the next try is some minutes later."""
