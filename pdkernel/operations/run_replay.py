@@ -261,6 +261,7 @@ async def _renew(
         parent=None,
         depth=0,
         below_error_handler=False,
+        is_silent=not sends,
     )
 
 

@@ -21,6 +21,7 @@ from pdkernel.engine.dispatch import Dispatch
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
+from pdkernel.operations.run_replay import prepare_replay
 from pdkernel.operations.triggers import disable_triggers, enable_triggers
 from pdkernel.project import Project, TriggerState
 from pdkernel.project.schema import source_state
@@ -794,6 +795,24 @@ class TestEmits:
             ids = {each.source.workflow.name: each.id for each in site.context.workflows.list_workflows()}
 
         assert {run.workflow: run.context["workflow_id"] for run in runs} == ids
+
+    @pytest.mark.parametrize(("sends", "starts"), [(False, False), (True, True)])
+    async def test_a_replay_starts_workflows_only_if_it_sends(self, serve: Serve, sends: bool, starts: bool) -> None:
+        """Neither the events nor the error of a replay, or of a run that it triggers, are heard unless it sends its calls."""
+        listening = "triggers: [{type: errors}, {type: emit, workflows: [Work 3]}]"
+        steps = {
+            "Work 2": node("await $.flow.trigger('work-3')"),
+            "Work 3": node("$.send.emit({ parcel: 7 }); throw new Error('no depot')"),
+        }
+        async with serve(listening, HTTP, HTTP, steps=steps) as site:
+            await site.post("Work 2")
+            (first,) = (run for run in await site.pass_time() if run.workflow == "Work 2")
+            site.enable()
+            engine = site.context.engine
+            await engine.run((await prepare_replay(engine, first.id, sends=sends)).request)
+            runs = await site.pass_time()
+
+        assert any(run.workflow == "Work" for run in runs) is starts
 
     async def test_a_secret_in_an_event_is_a_placeholder(self, serve: Serve) -> None:
         """An event leaves its run without secrets, also if it is delivered by another process."""
