@@ -295,14 +295,16 @@ class WorkflowEngine:
         """Record the run of *request* as waiting for its start; see `Interpreter.enqueue`."""
         return await self._interpreter.enqueue(request, limits, watcher, origin=origin)
 
-    async def deliver_due(self) -> None:
-        """Deliver messages of served runs whose first try failed or did not take place."""
+    async def deliver_due(self, policy: OutboundPolicy | None = None) -> None:
+        """Deliver messages of served runs whose first try failed or did not take place; *policy* is as for `continue_run`."""
         for run_id, row, tries in await self.journal.claim_deliveries():
             try:
                 found = await self.journal.load_run(run_id)
                 if found is not None:
                     effect = unseal_message(row, run_id, self._project.vault)
-                    await self._deliveries.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
+                    request = self.restore_request(found[1])
+                    request = replace(request, policy=request.policy.in_server(policy))
+                    await self._deliveries.deliver_again(request, run_id, row, effect, tries)
             except PdkernelError as fault:  # the message is due again later, and must not hold up the others
                 _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
 
@@ -329,7 +331,7 @@ class WorkflowEngine:
         Args:
             claimed: The run.
             watcher: Who watches the run.
-            policy: The policy of this process, which replaces that of the run, unless it is `live`, or the run's is `deny`.
+            policy: The policy of this process; see `OutboundPolicy.in_server`.
             request: The request of a run of this process; None reads the journal.
         """
         try:
@@ -342,8 +344,7 @@ class WorkflowEngine:
             if not self.journal.is_lost:  # otherwise another process continues the run
                 await self.journal.finish(claimed.claim, "error", encode_output(error=error))
             return await self._recorded(claimed.claim.run_id)
-        if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
-            request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
+        request = replace(request, policy=request.policy.in_server(policy))
         running = self._interpreter.continue_run(request, state, watcher)
         return await self._cancellable(claimed.claim.run_id, running)
 

@@ -307,7 +307,7 @@ class RunRegistry:
 
     async def _deliver_due(self) -> None:
         try:
-            await self._context.engine.deliver_due()
+            await self._context.engine.deliver_due(self._current_policy())
         except PdkernelError as fault:
             _LOG.warning("A message could not be delivered: %s", fault.message)
 
