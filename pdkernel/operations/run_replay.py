@@ -81,6 +81,8 @@ async def prepare_replay(
     current = _find_source(request, source)
     if current is not None:
         request = _with_source(request, current)
+    if not request.only_steps:  # all steps, also on an event that was only recorded (`x-pd-notrigger`)
+        request = replace(request, only_steps=None)
     secrets = _find_event_secrets(execution, request)
     request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
     choice: DefinitionChoice = "recorded" if current is None else "current"

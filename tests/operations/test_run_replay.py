@@ -374,6 +374,15 @@ async def test_a_replay_of_a_replay_sends_as_the_first_run_did(run: Run, runtime
     assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
 
 
+async def test_an_event_that_was_only_recorded_runs_in_its_replay(run: Run, runtime: WorkflowEngine) -> None:
+    """The replay of a request with `x-pd-notrigger`, which ran no step, runs the workflow on its event."""
+    first = await run(python_step(), only_steps=frozenset())
+
+    again = await replay(runtime, first.id)
+
+    assert (first.step("code").status, again.step("code").status) == ("not_run", "success")
+
+
 @pytest.mark.parametrize("key", ["http", "schedule-2"])
 async def test_a_replay_has_the_trigger_that_fired(run: Run, runtime: WorkflowEngine, tmp_path: Path, key: str) -> None:
     """The run of a later trigger is replayed with that trigger, on which time limits and the response depend."""
