@@ -75,6 +75,7 @@ class WorkflowSource:
         workflow: The workflow with `pdkernel.yaml` applied.
         sidecar: The content of `pdkernel.yaml`, or None.
         assumed_settings: For a synced folder without `pdkernel.yaml`, sentences about the settings that are assumed.
+        served_id: The id with which a server serves the workflow that a step triggers; else None.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class WorkflowSource:
     workflow: Workflow
     sidecar: Sidecar | None = None
     assumed_settings: tuple[str, ...] = ()
+    served_id: str | None = None
 
     def __repr__(self) -> str:
         steps = ", ".join(step.name for step in self.workflow.steps)

@@ -75,6 +75,12 @@ class OutboundPolicy:
         vias = dict(each.split("=", 1) for each in self.network_vias)
         return replace(self, via=vias[network]) if isinstance(network, str) and network in vias else self
 
+    def in_server(self, own: OutboundPolicy | None) -> OutboundPolicy:
+        """The policy of a run that goes on in a process with the policy *own*: that one, unless this is `deny`, or only that is `live`."""
+        if own is None or self.mode == "deny" or (own.mode == "live" and self.mode != "live"):
+            return self
+        return replace(own, public_only=self.public_only)
+
     @property
     def guarded(self) -> bool:
         """Whether the operating system must stop calls that bypass the gateway."""

@@ -58,7 +58,7 @@ class EmittedEvents:
 
         A run that handles errors starts none, and the log reports it.
         """
-        if request.test:
+        if request.test or request.is_silent:
             return False
         try:
             listeners = self._find_listeners(ERRORS_CHANNEL, request, execution)
@@ -88,6 +88,8 @@ class EmittedEvents:
             execution: The run as its record shows it.
             key: The key of the message, the same for each try.
         """
+        if request.is_silent:
+            return replace(message, outcome="shown", note="Not emitted: the replay does not send outbound calls.")
         try:
             listeners = await asyncio.to_thread(self._store, message, request, execution, key)
         except ProjectError as fault:

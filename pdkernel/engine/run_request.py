@@ -107,6 +107,7 @@ class RunRequest:
         dedupe_key: A second run with the same key is refused; or None. A replay has no key.
         package_lock: The packages of the earlier run that a fork continues; None for those of the project.
         below_error_handler: Whether a run that handles errors (`emitted_events`) has triggered this run.
+        is_silent: Whether the run is a replay that sends nothing, or is triggered by one: its events start no workflows.
     """
 
     workflow: Workflow
@@ -146,6 +147,7 @@ class RunRequest:
     dedupe_key: str | None = None
     package_lock: StoredLock | None = None
     below_error_handler: bool = False
+    is_silent: bool = False
 
     @cached_property
     def idempotency_scope(self) -> str:
@@ -266,6 +268,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     secrets: tuple[tuple[str, str], ...] = ()
     emitter_id: str | None = None
     below_error_handler: bool = False
+    is_silent: bool = False
 
 
 _UNCHANGED = (
@@ -286,6 +289,7 @@ _UNCHANGED = (
     "replay_of",
     "emitter_id",
     "below_error_handler",
+    "is_silent",
 )
 """Fields that a stored request has as the request has them."""
 _get_unchanged = attrgetter(*_UNCHANGED)

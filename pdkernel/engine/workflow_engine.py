@@ -59,6 +59,7 @@ class WorkflowEngine:
         catalog: The pre-built actions.
         emitted_events: What runs emit for triggers of workflows.
         find_workflow: Finds workflows that steps of continued runs trigger; a server also finds those that it serves.
+        base_url: The URL of the server of this process, for continued runs; or None.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class WorkflowEngine:
         self._shares_workers = shares_workers
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
         self.find_workflow: WorkflowFinder = find_sibling_workflow
+        self.base_url: str | None = None
         emitted = self.emitted_events if self.continues_runs else None
         self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
@@ -229,9 +231,7 @@ class WorkflowEngine:
                 raise
             acknowledge_cancellation()
             await self.journal.cancel(run_id)
-        if claimed is None:
-            return await self._recorded(run_id)
-        return await self.continue_run(claimed, watcher, request=request)
+        return await (self.continue_run(claimed, watcher, request=request) if claimed else self._recorded(run_id))
 
     async def _claim_after_pause(self, run_id: str, watcher: RunWatcher = UNWATCHED) -> ClaimedRun | None:
         """As `claim_after_pause` of `Interpreter`. The dispatcher of a server claims all its runs."""
@@ -286,6 +286,7 @@ class WorkflowEngine:
             load_variables=load,
             idempotency=self._project.idempotency if sends_once else None,
             find_workflow=self.find_workflow,
+            base_url=self.base_url or request.base_url,
         )
 
     async def enqueue(
@@ -294,14 +295,16 @@ class WorkflowEngine:
         """Record the run of *request* as waiting for its start; see `Interpreter.enqueue`."""
         return await self._interpreter.enqueue(request, limits, watcher, origin=origin)
 
-    async def deliver_due(self) -> None:
-        """Deliver messages of served runs whose first try failed or did not take place."""
+    async def deliver_due(self, policy: OutboundPolicy | None = None) -> None:
+        """Deliver messages of served runs whose first try failed or did not take place; *policy* is as for `continue_run`."""
         for run_id, row, tries in await self.journal.claim_deliveries():
             try:
                 found = await self.journal.load_run(run_id)
                 if found is not None:
                     effect = unseal_message(row, run_id, self._project.vault)
-                    await self._deliveries.deliver_again(self.restore_request(found[1]), run_id, row, effect, tries)
+                    request = self.restore_request(found[1])
+                    request = replace(request, policy=request.policy.in_server(policy))
+                    await self._deliveries.deliver_again(request, run_id, row, effect, tries)
             except PdkernelError as fault:  # the message is due again later, and must not hold up the others
                 _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
 
@@ -328,8 +331,7 @@ class WorkflowEngine:
         Args:
             claimed: The run.
             watcher: Who watches the run.
-            policy: The policy of this process. It replaces the policy of the run, unless it is `live`, or that of the run is
-                `deny`.
+            policy: The policy of this process; see `OutboundPolicy.in_server`.
             request: The request of a run of this process; None reads the journal.
         """
         try:
@@ -342,8 +344,7 @@ class WorkflowEngine:
             if not self.journal.is_lost:  # otherwise another process continues the run
                 await self.journal.finish(claimed.claim, "error", encode_output(error=error))
             return await self._recorded(claimed.claim.run_id)
-        if policy is not None and policy.mode != "live" and request.policy.mode != "deny":
-            request = replace(request, policy=replace(policy, public_only=request.policy.public_only))
+        request = replace(request, policy=request.policy.in_server(policy))
         running = self._interpreter.continue_run(request, state, watcher)
         return await self._cancellable(claimed.claim.run_id, running)
 

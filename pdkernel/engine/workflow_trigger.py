@@ -175,7 +175,7 @@ class WorkflowTriggerService:
             only_steps=None,
             previous_exports={},
             account_overrides={},
-            workflow_id=None,
+            workflow_id=found.served_id,
             emitter_id=None,
             dedupe_key=None,
             run_ids=(child, child),

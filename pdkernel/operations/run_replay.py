@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pdkernel.egress import parse_policy
+from pdkernel.egress import OutboundPolicy, parse_policy
 from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.limits import QueueFullError, queue_limits
+from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.errors import InternalError, PdkernelError, RequestError
 from pdkernel.execution import Execution
@@ -81,8 +82,10 @@ async def prepare_replay(
     current = _find_source(request, source)
     if current is not None:
         request = _with_source(request, current)
+    if not request.only_steps:  # all steps, also on an event that was only recorded (`x-pd-notrigger`)
+        request = replace(request, only_steps=None)
     secrets = _find_event_secrets(execution, request)
-    request = _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
+    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
     choice: DefinitionChoice = "recorded" if current is None else "current"
     return await _place(engine, claimed, Replay(execution, request, choice))
 
@@ -142,7 +145,7 @@ async def prepare_fork(
         package_lock=None if source is not None else claimed.package_lock,
     )
     secrets = (*_find_event_secrets(execution, request), *state.secrets)
-    request = _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
+    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
     fork = Replay(execution, request, "recorded" if source is None else "given", is_fork=True)
     return fork if source is not None else await _place(engine, claimed, fork)
 
@@ -215,11 +218,18 @@ def _find_source(request: RunRequest, opened: WorkflowSource | None) -> Workflow
 
 
 def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
-    names = {step.name for step in source.workflow.steps}
+    workflow, folder = source.workflow, source.folder.resolve()
+    names = {step.name for step in workflow.steps}
+    emitter_id = request.emitter_id or derive_emitter_id(request.workflow)
+    for key, trigger in trigger_keys(workflow).items():
+        if derive_emitter_id(workflow, key) == emitter_id:
+            workflow = fired_by(workflow, trigger)
+            break
     return replace(
         request,
-        workflow=source.workflow,
-        folder=source.folder.resolve(),
+        workflow=workflow,
+        variables=request.load_variables(folder) if request.load_variables else request.variables,
+        folder=folder,
         source=shlex.quote(os.path.relpath(source.path)),
         source_path=source.path.resolve(),
         action_sources=source.sidecar.actions if source.sidecar else (),
@@ -232,7 +242,7 @@ def _find_event_secrets(execution: Execution, request: RunRequest) -> list[Secre
     return [] if execution.trigger.sealed else find_redacted_values(dict(request.event.data), dict(execution.event))
 
 
-def _renew(
+async def _renew(
     engine: WorkflowEngine,
     original: Execution,
     request: RunRequest,
@@ -246,9 +256,9 @@ def _renew(
         user = check_external_user_id(external_user)
         event = request.event.with_identity(user, request.environment)
         request = replace(request, external_user_id=user, event=event, account_overrides={})
-    policy = request.policy
-    if not sends:
-        policy = replace(parse_policy("deny"), public_only=policy.public_only)
+    policy = replace(parse_policy("deny"), public_only=request.policy.public_only)
+    if sends:
+        policy = await _find_sending_policy(engine, request)
     return replace(
         request,
         policy=policy,
@@ -259,7 +269,18 @@ def _renew(
         parent=None,
         depth=0,
         below_error_handler=False,
+        is_silent=not sends,
     )
+
+
+async def _find_sending_policy(engine: WorkflowEngine, request: RunRequest) -> OutboundPolicy:
+    """The policy of a recorded run; that of a replay which was refused its calls is the policy of the run that it repeats."""
+    while request.policy.mode == "deny" and request.replay_of is not None:
+        found = await engine.journal.load_run(request.replay_of)
+        if found is None or found[1].request is None:  # it was removed
+            break
+        request = engine.restore_request(found[1])
+    return request.policy
 
 
 async def _place(engine: WorkflowEngine, claimed: ClaimedRun, replay: Replay) -> Replay:
@@ -267,4 +288,4 @@ async def _place(engine: WorkflowEngine, claimed: ClaimedRun, replay: Replay) ->
     if engine.continues_runs or (claimed.origin == "serve" and await engine.journal.has_executor("serve")):
         return replace(replay, is_queued=True)
     # without a server, resume and cancel URLs of the new run would not work
-    return replace(replay, request=replace(replay.request, base_url=None))
+    return replace(replay, request=replace(replay.request, base_url=engine.base_url))

@@ -201,6 +201,7 @@ def _enable(project: Project, view: TriggerView) -> TriggerState:
         fired=before.fired if before is not None else None,
         run_id=before.run_id if before is not None else None,
         type=trigger.type,
+        base_url=before.base_url if before is not None else None,
     )
 
 

@@ -46,6 +46,7 @@ class TriggerState:
         run_id: The last run that the trigger started, or None.
         result: The result of the source's last run, or None.
         type: The trigger's type; None if an earlier version stored the state.
+        base_url: The base of the URL of the source's endpoint when it was activated; None without an endpoint.
     """
 
     workflow_id: str
@@ -62,6 +63,7 @@ class TriggerState:
     run_id: str | None = None
     result: str | None = None
     type: TriggerType | None = None
+    base_url: str | None = None
 
     @property
     def id(self) -> str:
@@ -166,7 +168,12 @@ class WorkflowTriggerTable:
             connection.execute(update(workflow_triggers).where(is_trigger).values(**values))
 
     def _seal_settings(self, state: TriggerState) -> bytes:
-        content = {"settings": dict(state.settings), "schedule": list(astuple(state.schedule)), "type": state.type}
+        content = {
+            "settings": dict(state.settings),
+            "schedule": list(astuple(state.schedule)),
+            "type": state.type,
+            "base_url": state.base_url,
+        }
         return self._vault.seal_json(content, _settings_vault_context(state.workflow_id, state.key))
 
     def _state(self, row: Any) -> TriggerState:
@@ -187,6 +194,7 @@ class WorkflowTriggerTable:
             run_id=row.run,
             result=row.result,
             type=sealed.get("type"),
+            base_url=sealed.get("base_url"),
         )
 
 

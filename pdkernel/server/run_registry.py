@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
 from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
 from pdkernel.engine.journal import ClaimedRun
@@ -124,9 +125,10 @@ def build_run_request(
 
 
 class _Caller:
-    """The caller that waits for a run: the futures of its `StartedRun`."""
+    """The caller that waits for the run of *request*: the futures of its `StartedRun`."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: RunRequest) -> None:
+        self.request = request
         loop = asyncio.get_running_loop()
         self.accepted: asyncio.Future[bool | HttpResponse] = loop.create_future()
         self.response: asyncio.Future[HttpResponse] = loop.create_future()
@@ -183,12 +185,19 @@ class RunRegistry:
         self._delivery: asyncio.Task[None] | None = None
         self._journal = context.engine.journal
         context.engine.find_workflow = self._find_workflow
+        context.engine.base_url = context.settings.base_url
         self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
 
     def _find_workflow(self, name: str, source: Path | None) -> WorkflowSource | None:
         """Find a workflow by its id among all that are served, or by its name beside *source*."""
-        served = self._context.workflows.find_id(name)
-        return served.source if served is not None else find_sibling_workflow(name, source)
+        workflows = self._context.workflows
+        if (served := workflows.find_id(name)) is not None:
+            return replace(served.source, served_id=served.id)
+        if (found := find_sibling_workflow(name, source)) is None:
+            return None
+        path = found.path.resolve()
+        served_id = next((each.id for each in workflows.list_workflows() if each.path == path), None)
+        return replace(found, served_id=served_id)
 
     @property
     def is_full(self) -> bool:
@@ -221,12 +230,12 @@ class RunRegistry:
         run_ids = request.run_ids or new_run_ids(self._context.ids)
         request = request if request.run_ids else replace(request, run_ids=run_ids)
         run_id = run_ids[0]
-        caller = _Caller()
+        caller = _Caller(request)
         started = StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)
         limits = queue_limits(request.workflow, request.workflow_id or request.workflow.name)
         waits = limits is not None and request.refusal is None and request.keep_in_journal
         if limits is None or not waits or request.only_steps == frozenset():
-            self._launch(run_id, request, caller, lambda watcher: self._context.engine.run(request, watcher))
+            self._launch(run_id, caller, lambda watcher: self._context.engine.run(request, watcher))
         else:
             self._callers[run_id] = caller
             self.start_source(self._enqueue(run_id, request, caller, limits))
@@ -252,7 +261,7 @@ class RunRegistry:
         refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
         caller.refuse(refusal.response)
         refused = replace(request, refusal=refusal)
-        self._launch(run_id, request, caller, lambda watcher: engine.run(refused, watcher))
+        self._launch(run_id, caller, lambda watcher: engine.run(refused, watcher))
 
     async def _follow(self, run_id: str, caller: _Caller) -> None:
         """Pass the response of a run that waits to its caller if another server starts the run."""
@@ -280,10 +289,16 @@ class RunRegistry:
         context, run_id = self._context, claimed.claim.run_id
         self._launch(
             run_id,
-            None,
             self._callers.pop(run_id, None),
-            lambda watcher: context.engine.continue_run(claimed, watcher, policy=context.settings.policy),
+            lambda watcher: context.engine.continue_run(claimed, watcher, policy=self._current_policy()),
+            is_claimed=True,
         )
+
+    def _current_policy(self) -> OutboundPolicy:
+        """The policy of this server; that of a notebook may have changed since it is served."""
+        context = self._context
+        served = () if context.engine.continues_runs else context.workflows.list_workflows()
+        return next((each.policy for each in served if each.policy is not None), context.settings.policy)
 
     def deliver_due(self) -> None:
         """Start to deliver messages that are due, unless that is going on; returns at once."""
@@ -292,19 +307,20 @@ class RunRegistry:
 
     async def _deliver_due(self) -> None:
         try:
-            await self._context.engine.deliver_due()
+            await self._context.engine.deliver_due(self._current_policy())
         except PdkernelError as fault:
             _LOG.warning("A message could not be delivered: %s", fault.message)
 
     def _launch(
         self,
         run_id: str,
-        request: RunRequest | None,
         caller: _Caller | None,
         run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]],
+        *,
+        is_claimed: bool = False,
     ) -> None:
         """Start the task of a run; *caller* waits for it, unless the caller is gone."""
-        on_run = self._context.on_run
+        on_run, request = self._context.on_run, None if caller is None else caller.request
 
         def respond(response: HttpResponse) -> None:
             if caller is not None:
@@ -326,7 +342,7 @@ class RunRegistry:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
             is_paused = not task.cancelled() and fault is None and task.result().status == "paused"
             if (
-                is_paused or request is None or was_full
+                is_paused or is_claimed or was_full
             ):  # the end of a claimed run may make room for another run of its queue
                 self.dispatch.notify()
             if caller is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class SourceWorkflows:
     Served workflows in their current state on disk.
 
     While a file is invalid or fails *check*, the previous state is served; a workflow that becomes inactive is not served. A
-    refused workflow is loaded again after its files have changed.
+    refused workflow is loaded again after its files or variables have changed.
 
     Args:
         project: The project with endpoint keys and variables.
@@ -83,6 +84,7 @@ class SourceWorkflows:
         self._checked_at: dict[str, float] = {}
         self._stamps: dict[Path, object] = {}
         self._unread: dict[str, str] = {}
+        self._outdated: set[Path] = set()  # the workflows whose last change could not be reloaded
         self._refused: dict[Path, RefusedSource] = {}
         self._retried_at = project.clock.monotonic()
         for source in selection.named:
@@ -141,15 +143,22 @@ class SourceWorkflows:
         for key in [key for key, served in self._workflows.items() if served.source.path == refused.path]:
             del self._workflows[key]
         self._refused[refused.path] = refused
-        self._stamps[refused.path] = file_stamps(refused.path)
+        self._stamps[refused.path] = self._stamp_refused(refused.path)
+
+    def _stamp_refused(self, path: Path) -> object:
+        """The files and variables on which it depends whether a refused workflow can be served."""
+        variables: object = None
+        with suppress(RequestError):  # the reason of the refusal may be another one
+            variables = load_variables(self._project, path if path.is_dir() else path.parent)
+        return file_stamps(path), variables
 
     def _retry_refused(self) -> None:
-        """Load the refused workflows whose files have changed."""
+        """Load the refused workflows whose files or variables have changed."""
         now = self._project.clock.monotonic()
         if not self._refused or now - self._retried_at < RELOAD_INTERVAL_S:
             return
         self._retried_at = now
-        for path in [path for path in self._refused if file_stamps(path) != self._stamps[path]]:
+        for path in [path for path in self._refused if self._stamp_refused(path) != self._stamps[path]]:
             try:
                 source = load_served_source(path)
                 self._check(self._add(source))
@@ -165,10 +174,11 @@ class SourceWorkflows:
         served = self._workflows.get(key)
         if served is not None and now - self._checked_at.get(key, -RELOAD_INTERVAL_S) >= RELOAD_INTERVAL_S:
             self._checked_at[key] = now
+            variables = served.variables
             served = self._workflows[key] = self._with_variables(key, served)
             path = served.source.path
             found = file_stamps(path, served.source.workflow)
-            if found != self._stamps[path]:
+            if found != self._stamps[path] or (path in self._outdated and served.variables != variables):
                 self._stamps[path] = found
                 self._reload(key, served)
         return self._workflows.get(key)
@@ -188,6 +198,7 @@ class SourceWorkflows:
 
     def _reload(self, key: str, served: ServedWorkflow) -> None:
         path = served.source.path
+        self._outdated.add(path)
         try:
             source = reload_source(served.source)
             changed = replace(served, source=source)
@@ -198,6 +209,7 @@ class SourceWorkflows:
         except PdkernelError as fault:
             self._write_line(f"{path} has changed but could not be reloaded; the previous version is served. {fault}")
             return
+        self._outdated.discard(path)
         try:
             check_active(source)
         except UnsupportedError as error:

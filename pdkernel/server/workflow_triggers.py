@@ -52,6 +52,7 @@ class WorkflowTriggers:
         self._events = events
         self._table = context.project.workflow_triggers
         self._has_changed = asyncio.Event()
+        self._seen: set[str] = set()  # so that servers with different URLs do not activate a source by turns
 
     async def run(self) -> None:
         """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
@@ -72,8 +73,9 @@ class WorkflowTriggers:
                 if state.is_active:
                     self._runs.start_source(self._deactivate(served, state))
                 continue
-            if state.settings != trigger.config or state.type not in (None, trigger.type):
+            if self._is_outdated(state, trigger):
                 state = await self._reconfigure(served, state, trigger)
+            self._seen.add(state.id)
             due = state.due
             if trigger.type == "source" and not state.is_active and (due is None or due <= now):
                 self._runs.start_source(self._activate(served, state))
@@ -136,14 +138,17 @@ class WorkflowTriggers:
         self._events.notify()
         return upcoming
 
+    def _is_outdated(self, state: TriggerState, trigger: Trigger) -> bool:
+        """Whether the trigger has other settings by now, or its source was activated with a URL of an earlier server."""
+        own_url = self._context.settings.base_url
+        has_moved = state.is_active and state.base_url not in (None, own_url) and state.id not in self._seen
+        return has_moved or state.settings != trigger.config or state.type not in (None, trigger.type)
+
     async def _reconfigure(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> TriggerState:
         """Store the changed settings of a trigger; times count from now. Return the trigger's new state."""
         async with self._runs.source_turns.take(state.id) as guard:
             current = await self._reload(state)
-            if current.settings == trigger.config and current.type in (
-                None,
-                trigger.type,
-            ):  # another server has stored them
+            if not self._is_outdated(current, trigger):  # another server has stored them
                 return current
             if state.is_active:
                 await self._run_hook(guard, served, state, "deactivate")
@@ -190,7 +195,7 @@ class WorkflowTriggers:
     async def _run_hooks(self, guard: Guard, served: ServedWorkflow, state: TriggerState) -> TriggerState:
         now = self._context.clock.now()
         try:
-            schedule = await self._read_interfaces(state)
+            schedule, base_url = await self._read_interfaces(state)
             request = await self._build_request(served, state, "activate")
             if not await asyncio.to_thread(self._context.project.source_states.load, request.state_key):
                 # parity[source-deploy]: past events that the deploy hook emits are remembered, and start no runs
@@ -200,7 +205,7 @@ class WorkflowTriggers:
             _LOG.warning("The source of %r could not be activated: %s", state.workflow_name, fault.message)
             return replace(state, due=now + RETRY_INTERVAL, result=f"error: {fault.message}")
         due = schedule.next_after(now, since=state.since)
-        return replace(state, schedule=schedule, due=due, is_active=True, result=None)
+        return replace(state, schedule=schedule, due=due, is_active=True, result=None, base_url=base_url)
 
     async def _deactivate(self, served: ServedWorkflow, state: TriggerState) -> None:
         async with self._runs.source_turns.take(state.id) as guard:
@@ -210,16 +215,18 @@ class WorkflowTriggers:
                     await self._run_hook(guard, served, current, "deactivate")
                     await asyncio.to_thread(self._table.configure, replace(current, is_active=False))
 
-    async def _read_interfaces(self, state: TriggerState) -> Schedule:
-        """The times of the source's timer. Raises `RequestError` if nothing runs the source."""
+    async def _read_interfaces(self, state: TriggerState) -> tuple[Schedule, str | None]:
+        """The times of the source's timer, and the base of its endpoint's URL. Raises `RequestError` if nothing runs the source."""
         _, description = await self._context.engine.forms.describe(_uses(state))
         interfaces = {prop.type: prop for prop in description.props}
         timer = interfaces.get(TIMER_INTERFACE)
+        base_url = self._context.settings.base_url if HTTP_INTERFACE in interfaces else None
         if timer is None:
-            if HTTP_INTERFACE not in interfaces:
+            if base_url is None:
                 raise RequestError(f"{_uses(state)} has no timer and no HTTP interface, so nothing runs it.")
-            return Schedule()
-        return Schedule.from_timer(timer.name, timer_setting(timer, _props(state)), self._context.clock.now())
+            return Schedule(), base_url
+        setting = timer_setting(timer, _props(state))
+        return Schedule.from_timer(timer.name, setting, self._context.clock.now()), base_url
 
     async def _run_hook(self, guard: Guard, served: ServedWorkflow, state: TriggerState, hook: SourceAct) -> None:
         """Run a hook; a failure is logged."""

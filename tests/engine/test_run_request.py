@@ -60,6 +60,7 @@ REQUEST = RunRequest(
     secrets=(Secret("slack/apn_1/token", "xoxb-0123456789"),),
     emitter_id="ti_1",
     below_error_handler=True,
+    is_silent=True,
 )
 
 

@@ -16,10 +16,12 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.limits import QueueFullError
 from pdkernel.engine.package_lock import PackageLock
+from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError, UnknownStepError
 from pdkernel.execution import Execution
+from pdkernel.model import Trigger
 from pdkernel.operations.run_replay import (
     describe_replay,
     prepare_fork,
@@ -261,6 +263,22 @@ async def test_a_fork_of_an_edited_workflow(run: Run, runtime: WorkflowEngine, t
     assert (await start_replay(runtime, fork)).step("three").return_value == "edited"
 
 
+async def test_a_fork_of_an_edited_copy_has_the_variables_beside_it(
+    run: Run, runtime: WorkflowEngine, tmp_path: Path
+) -> None:
+    """The `.env` of the copy's folder counts, not that of the run's folder."""
+    first = await run(python_step())
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (tmp_path / ".env").write_text("OWN=1\n")
+    (copy / ".env").write_text("OWN=2\n")
+    source = WorkflowSource(copy / "edited.ipynb", "notebook", a_workflow(python_step()))
+
+    fork = await prepare_fork(runtime, first.id, "code", source=source)
+
+    assert fork.request.variables == {"OWN": "2"}
+
+
 async def test_a_fork_has_the_packages_of_its_definition(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
     """A fork of the recorded definition keeps the packages of its run; one of an edited source takes those of today."""
     kept = PackageLock().encode("Test")
@@ -361,6 +379,40 @@ async def test_a_replay_of_a_replay_names_the_run_that_it_repeats(run: Run, runt
     third = await replay(runtime, second.id)
 
     assert (third.replay_of, third.trace_id) == (second.id, first.trace_id)
+
+
+async def test_a_replay_of_a_replay_sends_as_the_first_run_did(run: Run, runtime: WorkflowEngine) -> None:
+    """A replay that was refused its calls is run again with them, under the policy of the run that it repeats."""
+    first = await run(python_step(), egress="allow=example.com")
+    refused = await replay(runtime, (await replay(runtime, first.id)).id)
+
+    sending = (await prepare_replay(runtime, refused.id, sends=True)).request
+
+    assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
+
+
+async def test_an_event_that_was_only_recorded_runs_in_its_replay(run: Run, runtime: WorkflowEngine) -> None:
+    """The replay of a request with `x-pd-notrigger`, which ran no step, runs the workflow on its event."""
+    first = await run(python_step(), only_steps=frozenset())
+
+    again = await replay(runtime, first.id)
+
+    assert (first.step("code").status, again.step("code").status) == ("not_run", "success")
+
+
+@pytest.mark.parametrize("key", ["http", "schedule-2"])
+async def test_a_replay_has_the_trigger_that_fired(run: Run, runtime: WorkflowEngine, tmp_path: Path, key: str) -> None:
+    """The run of a later trigger is replayed with that trigger, on which time limits and the response depend."""
+    schedules = (Trigger("schedule", config={"cron": "0 9 * * *"}), Trigger("schedule", config={"cron": "0 10 * * *"}))
+    workflow = replace(a_workflow(python_step()), triggers=(*schedules, Trigger("http")))
+    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", workflow)
+    fired = trigger_keys(workflow)[key]
+    emitter_id = None if key == "http" else derive_emitter_id(workflow, key)  # as the server does
+    first = await run(fired_by(workflow, fired), source_path=source.path, emitter_id=emitter_id)
+
+    again = (await prepare_replay(runtime, first.id, source=source)).request
+
+    assert again.workflow.trigger == fired
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
@@ -384,6 +385,42 @@ async def test_a_run_goes_on_under_the_policy_of_its_server(tmp_path: Path) -> N
     assert destination.requests == []
 
 
+async def test_a_message_is_tried_again_under_the_policy_of_its_server(tmp_path: Path) -> None:
+    """A message that a destination did not take is not sent by the next server, which denies outbound calls."""
+    with serve(AnsweringServer(lambda _: (503, b""))) as destination:
+        workflow = a_workflow(python_step("tell", "pd.send.http(method='POST', url='http://api.example.com/', data=1)"))
+        async with site_of(tmp_path, workflow, egress=f"stand-in={destination.url}") as first:
+            await first.http.post(first.path())
+            await until_sent(first, "sent")
+        async with site_of(tmp_path, workflow, egress="deny") as second:
+            project = second.context.project
+            with project.sqlalchemy_engine.begin() as connection:
+                connection.execute(text("update outbox set due = 1"))
+            second.registry.deliver_due()
+            while pending := [*second.registry._sources]:
+                await asyncio.wait(pending)
+            (run,) = await second.runs()
+
+    assert len(destination.requests) == 1
+    assert (run.sends[0].outcome, run.sends[0].status) != ("sent", 503)
+
+
+async def test_a_run_goes_on_through_the_proxy_of_its_server(tmp_path: Path) -> None:
+    """A run that paused in a server with another upstream proxy does not call through that one, which may be gone."""
+    with serve(AnsweringServer(lambda _: (204, b""))) as proxy:
+        call = "import urllib.request\nurllib.request.urlopen('http://api.example.com/').read()"
+        workflow = a_workflow(python_step("wait", "pd.flow.suspend(3600_000)"), python_step("call", call))
+        async with site_of(tmp_path, workflow, egress="live via=http://127.0.0.1:9") as first:
+            await first.http.post(first.path())
+            paused = await until(first, "paused")
+        async with site_of(tmp_path, workflow, egress=f"live via={proxy.url}") as second:
+            await resume_run(second.context.engine, paused.id, {})
+            second.registry.dispatch.notify()
+            (run,) = await second.runs()
+
+    assert run.status == "success", run.error
+
+
 async def test_a_run_that_goes_on_while_its_messages_are_sent_is_in_progress(tmp_path: Path) -> None:
     """A run whose pause ends while a destination is slow is known as running, so that a shutdown waits for it."""
     gate, slow = Gate(tmp_path), threading.Event()
@@ -410,3 +447,20 @@ async def test_a_run_that_goes_on_while_its_messages_are_sent_is_in_progress(tmp
     assert active == {run_id}
     assert run.status == "success"
     assert len(destination.requests) == 1
+
+
+async def test_a_run_that_goes_on_has_the_urls_of_its_server(tmp_path: Path) -> None:
+    """A run that paused in a server with another public URL gives out URLs of the server that continues it."""
+    ask = "print(pd.flow.suspend(3600_000)['resume_url'])"
+    workflow = a_workflow(python_step("wait", "pd.flow.suspend(3600_000)"), python_step("ask", ask))
+    async with site_of(tmp_path, workflow, base_url="https://before.example.com") as first:
+        await first.http.post(first.path())
+        paused = await until(first, "paused")
+    async with site_of(tmp_path, workflow, base_url="https://after.example.com") as second:
+        await resume_run(second.context.engine, paused.id, {})
+        second.registry.dispatch.notify()
+        async with asyncio.timeout(60):
+            while not (run := await until(second, "paused")).step("ask").logs:
+                await asyncio.sleep(0.02)
+
+    assert run.step("ask").logs[0].text.startswith("https://after.example.com/")

@@ -20,6 +20,7 @@ from pdkernel.server.source_workflows import (
     SourceSelection,
     SourceWorkflows,
     check_bearer_tokens,
+    check_values,
     find_refusal,
     select_sources,
 )
@@ -139,6 +140,26 @@ def test_a_change_that_fails_the_check_is_not_served(notebook: ServedNotebook) -
 
     assert notebook.steps() == ["one"]
     assert notebook.lines[0].endswith("The trigger requires no auth.")
+
+
+def test_a_change_whose_variable_is_set_later_is_reloaded(tmp_path: Path) -> None:
+    """A change that requires a token is served as soon as the token is set."""
+    clock, path = ManualClock(), tmp_path / "work.ipynb"
+    notebook_of(path, STEP.format(name="one"))
+    with Project.open(tmp_path / ".pdkernel", clock=clock) as own:
+        workflows = SourceWorkflows(own, select_sources([path], tmp_path), check=lambda served: check_values([served]))
+
+        def steps() -> list[str]:
+            clock.advance(RELOAD_INTERVAL_S)
+            return [step.name for each in workflows.list_workflows() for step in each.source.workflow.steps]
+
+        bearer = "%%pdworkflow\ntrigger: {type: http, auth: bearer, token_env: TOKEN}\n"
+        notebook_of(path, bearer, STEP.format(name="two"))
+        before = steps()
+        own.variables.set("TOKEN", "token-0123456789")
+        after = steps()
+
+    assert (before, after) == (["one"], ["two"])
 
 
 def test_a_workflow_that_becomes_inactive_is_not_served(notebook: ServedNotebook) -> None:
@@ -319,6 +340,23 @@ def test_a_mended_workflow_that_fails_the_check_stays_refused(tmp_path: Path) ->
 
     assert (served, found) == (["a"], None)
     assert reasons == ["The trigger requires no auth."]
+
+
+def test_a_refused_workflow_whose_variable_is_set_is_served(tmp_path: Path) -> None:
+    """A workflow without its token is served as soon as the token is set."""
+    clock, folder = ManualClock(), tmp_path / "flows"
+    folder.mkdir()
+    notebook_of(folder / "a.ipynb", STEP.format(name="one"))
+    bearer = "%%pdworkflow\ntrigger: {type: http, auth: bearer, token_env: TOKEN}\n"
+    notebook_of(folder / "b.ipynb", bearer, STEP.format(name="two"))
+    with Project.open(tmp_path / "other" / ".pdkernel", clock=clock) as own:
+        workflows = SourceWorkflows(own, select_sources([folder], folder), check=lambda served: check_values([served]))
+        first = [each.source.path.stem for each in workflows.list_workflows()]
+        own.variables.set("TOKEN", "token-0123456789")
+        clock.advance(RELOAD_INTERVAL_S)
+        second = [each.source.path.stem for each in workflows.list_workflows()]
+
+    assert (first, second) == (["a"], ["a", "b"])
 
 
 def test_a_refused_workflow_that_is_deleted(tmp_path: Path) -> None:

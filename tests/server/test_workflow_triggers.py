@@ -21,6 +21,7 @@ from pdkernel.engine.dispatch import Dispatch
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
+from pdkernel.operations.run_replay import prepare_replay
 from pdkernel.operations.triggers import disable_triggers, enable_triggers
 from pdkernel.project import Project, TriggerState
 from pdkernel.project.schema import source_state
@@ -66,6 +67,17 @@ export default {
   key: "depot-new-call", name: "New Call", version: "0.1.0", type: "source",
   props: { http: { type: "$.interface.http", customResponse: true } },
   async run(event) { this.http.respond({ status: 202, body: "thanks" }); this.$emit({ got: event.body }) },
+};
+"""
+HOOK_SOURCE = """
+export default {
+  key: "depot-hook", name: "Hook", version: "0.1.0", type: "source",
+  props: { db: "$.service.db", http: "$.interface.http" },
+  hooks: {
+    async activate() { this.db.set("log", [...(this.db.get("log") || []), `activate ${this.http.endpoint}`]) },
+    async deactivate() { this.db.set("log", [...this.db.get("log"), "deactivate"]) },
+  },
+  async run() {},
 };
 """
 
@@ -431,6 +443,25 @@ class TestSources:
         assert events_of(runs) == [{"parcel": number} for number in (1, 2, 3)]
         assert (source_log(site, "deactivated"), source_log(site)) == (1, ["activate"])
 
+    async def test_a_source_is_activated_again_by_a_server_with_another_url(self, serve: Serve) -> None:
+        """The app learns the endpoint's new URL, once."""
+        async with serve("trigger: {type: source, uses: depot-hook@0.1.0}") as site:
+            write_source(site, "hook", HOOK_SOURCE)
+            endpoint = site.context.project.endpoint_keys.ensure_trigger_key(site.enable().id)
+            await site.pass_time()
+            site.context = replace(
+                site.context, settings=replace(site.context.settings, base_url="https://after.example.com")
+            )
+            site.restart()
+            for _ in range(3):
+                await site.pass_time()
+
+            assert source_log(site) == [
+                f"activate http://127.0.0.1:4000/{endpoint}",
+                "deactivate",
+                f"activate https://after.example.com/{endpoint}",
+            ]
+
     async def test_a_failing_activation_is_tried_again(self, serve: Serve) -> None:
         """The reason is stored, and the next try is some minutes later."""
         async with serve(PARCELS % -1) as site:
@@ -754,6 +785,34 @@ class TestEmits:
         assert sends["Work 3"] == [("sent", "Work"), ("sent", "Work"), ("sent", "Work 2")]
         assert sends["Work 4"] == [("shown", None)] * 3
         assert len(again) == len(runs) == 5
+
+    async def test_a_triggered_run_has_the_id_by_which_listeners_know_its_workflow(self, serve: Serve) -> None:
+        """A run that `$.flow.trigger` has started has the id with which its workflow is served, as a run of a request has."""
+        calls = node("await $.flow.trigger('work-2.ipynb', {})")
+        async with serve(HTTP, HTTP, steps={"Work": calls}) as site:
+            await site.post("Work")
+            runs = await site.pass_time()
+            ids = {each.source.workflow.name: each.id for each in site.context.workflows.list_workflows()}
+
+        assert {run.workflow: run.context["workflow_id"] for run in runs} == ids
+
+    @pytest.mark.parametrize(("sends", "starts"), [(False, False), (True, True)])
+    async def test_a_replay_starts_workflows_only_if_it_sends(self, serve: Serve, sends: bool, starts: bool) -> None:
+        """Neither the events nor the error of a replay, or of a run that it triggers, are heard unless it sends its calls."""
+        listening = "triggers: [{type: errors}, {type: emit, workflows: [Work 3]}]"
+        steps = {
+            "Work 2": node("await $.flow.trigger('work-3')"),
+            "Work 3": node("$.send.emit({ parcel: 7 }); throw new Error('no depot')"),
+        }
+        async with serve(listening, HTTP, HTTP, steps=steps) as site:
+            await site.post("Work 2")
+            (first,) = (run for run in await site.pass_time() if run.workflow == "Work 2")
+            site.enable()
+            engine = site.context.engine
+            await engine.run((await prepare_replay(engine, first.id, sends=sends)).request)
+            runs = await site.pass_time()
+
+        assert any(run.workflow == "Work" for run in runs) is starts
 
     async def test_a_secret_in_an_event_is_a_placeholder(self, serve: Serve) -> None:
         """An event leaves its run without secrets, also if it is delivered by another process."""

@@ -20,6 +20,7 @@ from pdkernel.operations.run_history import end_pause
 from pdkernel.session import Session
 from pdkernel.session.notebook_server import MAX_KEPT_REQUESTS, DraftWorkflowSource
 from tests.builders import Gate
+from tests.http_servers import AnsweringServer, serve
 
 HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
 
@@ -146,6 +147,38 @@ def test_a_run_stays_among_the_requests_after_its_pause(session: Session) -> Non
     assert ended
     assert session.event is not None
     assert session.event.data["body"] == {"n": 1}
+
+
+def test_a_run_that_waited_is_among_the_requests(session: Session) -> None:
+    """The event of a run that waited for the limits of its workflow can become the test event."""
+    session.record_cell(f"{HEADER}settings: {{concurrency: 1}}\n", cell_id="h")
+    session.record_cell(step("done"), cell_id="a")
+    url, runs, _ = served(session)
+    httpx.post(url, json={"n": 1}, timeout=60)
+
+    session.server.choose_event_of(runs[-1].id)
+
+    assert session.event is not None
+    assert session.event.data["body"] == {"n": 1}
+
+
+def test_a_run_goes_on_under_the_policy_of_today(session: Session) -> None:
+    """A run that paused before outbound calls were denied calls nothing."""
+    with serve(AnsweringServer(lambda _: (204, b""))) as destination:
+        session.choose_egress(f"stand-in={destination.url}")
+        session.record_cell(HEADER, cell_id="h")
+        session.record_cell("%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend(600_000)\n", cell_id="a")
+        call = "import urllib.request\n    urllib.request.urlopen('http://api.example.com/').read()\n"
+        session.record_cell(f"%%pdstep call\ndef handler(pd):\n    {call}", cell_id="b")
+        url, runs, _ = served(session)
+        httpx.post(url, timeout=60)
+        assert wait_for(lambda: bool(runs) and runs[-1].status == "paused")
+        session.choose_egress("deny")
+        session.call_engine(lambda engine: end_pause(engine, runs[-1].id, None))
+        ended = wait_for(lambda: runs[-1].status in ("success", "error"))
+
+    assert ended
+    assert (runs[-1].status, destination.requests) == ("error", [])
 
 
 def test_stop(session: Session) -> None:

@@ -208,6 +208,21 @@ async def test_a_replay_in_a_server_that_leaves_no_runs(tmp_path: Path) -> None:
     assert (replay.status, replay.replay_of) == ("success", run_id)
 
 
+async def test_a_replay_of_a_notebooks_server_has_its_urls(tmp_path: Path) -> None:
+    """A replayed run that suspends gives out URLs of the server that runs it."""
+    workflow = a_workflow(python_step("ask", "print(pd.flow.suspend(3600_000)['resume_url'])\nraise ValueError"))
+    source = ServedWorkflow("p_test", "eotest", WorkflowSource(tmp_path / "work.ipynb", "notebook", workflow))
+    token = {"authorization": f"Bearer {ADMIN}"}
+    async with served(tmp_path, source, admin_token_hash=hashlib.sha256(ADMIN.encode()).digest()) as site:
+        run_id = (await site.http.post("/eotest")).json()["event_id"]
+        first = await ended(site, run_id)
+        answer = await site.http.post(f"/-/runs/{run_id}/replay", headers=token)
+        replay = await ended(site, answer.json()["id"])
+
+    urls = [run.step("ask").logs[0].text.partition("/-/")[0] for run in (first, replay)]
+    assert urls == [site.context.settings.base_url] * 2
+
+
 async def ended(site: Served, run_id: str) -> Execution:
     """The run, as soon as it has ended."""
     async with asyncio.timeout(60):
