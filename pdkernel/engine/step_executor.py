@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from pdkernel.analysis import fill_secret_props, find_return_line, iter_sources, locate_missing_prop, suggest_key
 from pdkernel.clock import Clock
+from pdkernel.egress import CallContext
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
 from pdkernel.engine.deliveries import find_send_problem
@@ -162,12 +162,6 @@ class StepExecutor:
                 recorder.add_note(warning)
         stores = await _reachable_stores(run, step, action)
         binding = build_call_binding(run, step.name, recorder.add_outbound_call)
-
-        def add_returned_secrets(secrets: Sequence[Secret]) -> None:
-            run.record.add_returned_secrets(secrets)
-            binding.redactor = run.record.redactor
-            recorder.use_redactor(run.record.redactor)
-
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -184,17 +178,7 @@ class StepExecutor:
             memory_limit_mb=memory_limit_mb(run.request.workflow),
             call_context=binding,
             store_names=stores,
-            services=StepServiceRouter(
-                partial(
-                    self._services,
-                    run,
-                    step,
-                    stores,
-                    rerun_state.started_number,
-                    is_repeat=run.attempt > 1,
-                    on_secrets=add_returned_secrets,
-                )
-            ),
+            services=self._services(run, step, recorder, binding, stores, rerun_state.started_number),
             flow_urls=build_flow_urls(
                 run.request.base_url,
                 WaitKey(run.record.run_id, step.name, number=rerun_state.run_number),
@@ -214,23 +198,32 @@ class StepExecutor:
         self,
         run: RunState,
         step: Step,
+        recorder: StepRecorder,
+        binding: CallContext,
         stores: Mapping[str, str],
         number: int,
-        *,
-        is_repeat: bool,
-        on_secrets: Callable[[Sequence[Secret]], None],
-    ) -> Mapping[str, Service]:
-        return {
-            "flow": WorkflowTriggerService(
-                run.request,
-                self._run_other,
-                child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat),
-                hands_over=run.watcher.hands_over,
-                secrets=lambda: run.record.secrets,
-                on_secrets=on_secrets,
-            ),
-            "store": DataStoreService(self._stores, stores.values()),
-        }
+    ) -> StepServiceRouter:
+        """The services of one run of *step*; secrets that it gets from another workflow are redacted from then on."""
+
+        def add_returned_secrets(secrets: Sequence[Secret]) -> None:
+            run.record.add_returned_secrets(secrets)
+            binding.redactor = run.record.redactor
+            recorder.use_redactor(run.record.redactor)
+
+        def build() -> Mapping[str, Service]:
+            return {
+                "flow": WorkflowTriggerService(
+                    run.request,
+                    self._run_other,
+                    child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat=run.attempt > 1),
+                    hands_over=run.watcher.hands_over,
+                    secrets=lambda: run.record.secrets,
+                    on_secrets=add_returned_secrets,
+                ),
+                "store": DataStoreService(self._stores, stores.values()),
+            }
+
+        return StepServiceRouter(build)
 
 
 def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:

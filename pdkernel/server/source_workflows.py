@@ -146,7 +146,7 @@ class SourceWorkflows:
         self._stamps[refused.path] = self._stamp_refused(refused.path)
 
     def _stamp_refused(self, path: Path) -> object:
-        """The files and variables on which it depends whether a refused workflow can be served."""
+        """Return the state of the files and variables of a refused workflow: if it changes, the workflow is loaded again."""
         variables: object = None
         with suppress(RequestError):  # the reason of the refusal may be another one
             variables = load_variables(self._project, path if path.is_dir() else path.parent)

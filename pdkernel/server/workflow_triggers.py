@@ -139,7 +139,7 @@ class WorkflowTriggers:
         return upcoming
 
     def _is_outdated(self, state: TriggerState, trigger: Trigger) -> bool:
-        """Whether the trigger has other settings by now, or its source was activated with a URL of an earlier server."""
+        """Whether the settings of the trigger have changed, or its source was activated with the URL of an earlier server."""
         own_url = self._context.settings.base_url
         has_moved = state.is_active and state.base_url not in (None, own_url) and state.id not in self._seen
         return has_moved or state.settings != trigger.config or state.type not in (None, trigger.type)

@@ -27,14 +27,20 @@ def no_keyring() -> Iterator[None]:
     keyring.set_keyring(own)
 
 
-def use_memory_keyring(usable: bool) -> dict[str, str]:
-    """Use a keyring that holds its passwords in the returned dictionary. One that is not *usable* is not meant for secrets."""
+def use_memory_keyring(usable: bool, longest: int = 1000) -> dict[str, str]:
+    """
+    Use a keyring that holds its passwords in the returned dictionary.
+
+    One that is not *usable* is not meant for secrets. Passwords of more than *longest* characters are refused.
+    """
     passwords: dict[str, str] = {}
 
     class MemoryKeyring(KeyringBackend):
         priority = 1 if usable else 0
 
         def set_password(self, service: str, username: str, password: str) -> None:
+            if len(password) > longest:
+                raise PasswordSetError
             passwords[username] = password
 
         def get_password(self, service: str, username: str) -> str | None:
@@ -171,23 +177,7 @@ def test_a_keyring_that_fails_is_not_used(sqlite_project: Project) -> None:
 
 def test_a_secret_that_the_keyring_refuses_replaces_the_last_one(sqlite_project: Project) -> None:
     """If the keyring refuses the secret of the next login, that secret is in the project, and the last one has left the keyring."""
-    passwords: dict[str, str] = {}
-
-    class ShortKeyring(KeyringBackend):
-        priority = 1
-
-        def set_password(self, service: str, username: str, password: str) -> None:
-            if len(password) > 8:
-                raise PasswordSetError
-            passwords[username] = password
-
-        def get_password(self, service: str, username: str) -> str | None:
-            return passwords.get(username)
-
-        def delete_password(self, service: str, username: str) -> None:
-            del passwords[username]
-
-    keyring.set_keyring(ShortKeyring())  # type: ignore[no-untyped-call]  # as above
+    passwords = use_memory_keyring(usable=True, longest=8)
     table, second = sqlite_project.login, Login("a", "longer-than-8", "proj_1")
 
     places = [table.save(Login("a", "short", "proj_1")), table.save(second)]
