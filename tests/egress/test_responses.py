@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
 
 MB = 1_000_000
 SIZE = 300 * MB
-MAX_GROWTH = 30 * MB
+MAX_GROWTH = 100 * MB
+"""What the gateway may hold of such a body; without calls that are sent once, it is below 5 MB."""
 
 PYTHON_STEP = """
 import http.client, runpy, sys
@@ -103,13 +104,13 @@ def measured(plain_outside: OutsideServer, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("language", ["python", "node"])
 def test_large_response_is_not_held(measured: MeasuredGateway, language: str) -> None:
-    """A step receives 300 MB through the gateway, whose memory grows by less than 30 MB."""
+    """A step receives 300 MB through the gateway, whose memory grows by less than 100 MB."""
     assert measured.call(language, "GET", mode="live", down=SIZE) < MAX_GROWTH
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
 def test_large_upload_is_not_held(measured: MeasuredGateway, language: str) -> None:
-    """A step sends 300 MB through the gateway, whose memory grows by less than 30 MB."""
+    """A step sends 300 MB through the gateway, whose memory grows by less than 100 MB."""
     assert measured.call(language, "POST", mode="live", up=SIZE) < MAX_GROWTH
 
 

@@ -57,7 +57,7 @@ class Usage:
         daemons: The number of processes that have left their parents.
         descriptors: Open descriptors of the server.
         files: Temporary files and folders.
-        server_mb: Memory of the server, shared memory counted in parts (PSS).
+        server_mb: Memory of the server that belongs to no file, so that other programs which use the same files do not count.
         workers_mb: The same, of the processes below.
     """
 
@@ -77,17 +77,17 @@ class Usage:
             len(processes_with(mark)),
             len([*Path("/proc/self/fd").iterdir()]),
             sum(1 for _ in temporary.rglob("*")),
-            _pss_mb(os.getpid()),
-            sum(_pss_mb(process.pid) for process in below),
+            _anonymous_mb(os.getpid()),
+            sum(_anonymous_mb(process.pid) for process in below),
         )
 
 
-def _pss_mb(process: int) -> float:
+def _anonymous_mb(process: int) -> float:
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended
         return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
 
 
 async def settled_usage(temporary: Path, mark: str, expected: Usage | None) -> Usage:

@@ -176,10 +176,12 @@ def _served(folder: Path, errors: IO[bytes]) -> Iterator[tuple[subprocess.Popen[
     # the memory permits few idle workers, which have open files of the server
     options = ["--port", "0", "--max-active-runs", "2", "--egress", "deny", "--memory", "256M"]
     notebooks = [f"{name.lower()}.ipynb" for name in WORKFLOWS]
+    # glibc returns freed memory to the system: without a fixed threshold it keeps the space of large bodies, up to 60 MB
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "pdkernel", "serve", *notebooks, "--json", *options],
         cwd=folder,
-        env={**environ, "PYTHONPATH": str(ROOT), "PDKERNEL_ADMIN_TOKEN": ADMIN},
+        env={**environ, **allocator, "PYTHONPATH": str(ROOT), "PDKERNEL_ADMIN_TOKEN": ADMIN},
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
