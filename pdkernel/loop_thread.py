@@ -73,6 +73,7 @@ class ThreadTask(Generic[T]):
         self._loop = loop
         self._outcome = outcome
         self.asyncio_task: asyncio.Task[T] | None = None
+        self._is_cancelled = False
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
         """Call *callback* when the coroutine has ended, in an arbitrary thread."""
@@ -84,10 +85,11 @@ class ThreadTask(Generic[T]):
         return self._outcome.done()
 
     def cancel(self) -> None:
-        """Cancel the coroutine; `result` then waits for its cleanup."""
+        """Cancel the coroutine; `result` then waits for its cleanup, which a second call does not interrupt."""
 
         def cancel() -> None:
-            if self.asyncio_task is not None:
+            if self.asyncio_task is not None and not self._is_cancelled:
+                self._is_cancelled = True
                 # after the task's first step: a task that is cancelled before it never enters its `try` blocks
                 self._loop.call_soon(self.asyncio_task.cancel)
 

@@ -72,7 +72,7 @@ def test_an_interrupt_is_raised_after_the_cleanup(loop: LoopThread) -> None:
 
 
 async def test_a_cancelled_wait_ends_after_the_cleanup(loop: LoopThread) -> None:
-    """A task that waits in another loop and is cancelled ends when the coroutine has cleaned up."""
+    """A task that waits in another loop and is cancelled ends when the coroutine has cleaned up, though it is cancelled again."""
     begun, cleaning, may_end = threading.Event(), threading.Event(), threading.Event()
     seen: list[str] = []
 
@@ -85,11 +85,14 @@ async def test_a_cancelled_wait_ends_after_the_cleanup(loop: LoopThread) -> None
             await asyncio.to_thread(may_end.wait, 20)
             seen.append("cleaned up")
 
-    waiting = asyncio.create_task(loop.submit(work()).result_async())
+    task = loop.submit(work())
+    waiting = asyncio.create_task(task.result_async())
     assert await asyncio.to_thread(begun.wait, 20)
 
     waiting.cancel()
     assert await asyncio.to_thread(cleaning.wait, 20)
+    task.cancel()
+    loop.run(asyncio.sleep(0.01))
     has_waited = not waiting.done()
     may_end.set()
 

@@ -187,6 +187,8 @@ class Interpreter:
         except OSError as fault:
             record.record_refusal(build_system_error(fault))
         self._deliveries.queue_failure(request, record)
+        if watcher.on_ending is not None:
+            watcher.on_ending()
         execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":
             if run is not None:

@@ -199,7 +199,7 @@ class WorkflowEngine:
         request = request if request.run_ids else replace(request, run_ids=(run_id, trace_id))
         if self.journal.is_lost and not self.continues_runs:  # the dispatch of a server calls `rejoin` itself
             await self.journal.rejoin()
-        execution = await self._cancellable(run_id, self._interpreter.run(request, watcher))
+        execution = await self._cancellable(run_id, partial(self._interpreter.run, request), watcher)
         while execution.status == "paused" and request.pause_mode == "wait":
             execution = await self.continue_after_pause(run_id, watcher, request=request)
         return execution
@@ -345,8 +345,8 @@ class WorkflowEngine:
                 await self.journal.finish(claimed.claim, "error", encode_output(error=error))
             return await self._recorded(claimed.claim.run_id)
         request = replace(request, policy=request.policy.in_server(policy))
-        running = self._interpreter.continue_run(request, state, watcher)
-        return await self._cancellable(claimed.claim.run_id, running)
+        continue_run = partial(self._interpreter.continue_run, request, state)
+        return await self._cancellable(claimed.claim.run_id, continue_run, watcher)
 
     async def _check_lease(self) -> None:
         """Raise `RunLostError` if other processes may continue the runs of this one."""
@@ -360,29 +360,24 @@ class WorkflowEngine:
         recorded = await self.journal.get_execution(execution.id)
         return recorded if recorded is not None and recorded.status == "cancelled" else execution
 
-    async def _cancellable(self, run_id: str, run: Coroutine[Any, Any, Execution]) -> Execution:
+    async def _cancellable(
+        self, run_id: str, run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]], watcher: RunWatcher
+    ) -> Execution:
         """Await *run*, and cancel it when another process cancels the run; a server's dispatch does this for all its runs."""
         if self.continues_runs:
-            return await self._read_cancelled(await run)
-        watch = partial(self._cancel_with, run_id, asyncio.current_task())
-        watching = list[asyncio.Task[None]]()
-        timer = asyncio.get_running_loop().call_later(  # most runs end before the first read
-            POLL_INTERVAL_S, lambda: watching.append(asyncio.create_task(watch()))
-        )
+            return await self._read_cancelled(await run(watcher))
+        watching = asyncio.create_task(self._cancel_with(run_id, asyncio.current_task()))
         try:
-            return await self._read_cancelled(await run)
+            return await self._read_cancelled(await run(replace(watcher, on_ending=watching.cancel)))
         finally:
-            timer.cancel()
-            for task in watching:
-                task.cancel()
+            watching.cancel()
 
     async def _cancel_with(self, run_id: str, task: asyncio.Task[Any] | None) -> None:
-        while True:
-            with contextlib.suppress(PdkernelError):  # the loop reads an unreadable database again
-                if task is not None and await self.journal.find_cancelled([run_id]):
-                    task.cancel()
-                    return
+        is_cancelled = False
+        while task is not None and not is_cancelled:
             await asyncio.sleep(POLL_INTERVAL_S)
+            with contextlib.suppress(PdkernelError):  # the loop reads an unreadable database again
+                is_cancelled = bool(await self.journal.find_cancelled([run_id])) and task.cancel()
 
     async def close(self) -> None:
         """Close pool and gateway unless they are shared; close the journal."""

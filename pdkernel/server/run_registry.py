@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import shlex
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -355,10 +355,7 @@ class RunRegistry:
     async def cancel(self, run_id: str) -> bool:
         """Cancel the run with that id and wait until its end is recorded; False if there is no such run in progress."""
         tasks = [task for task, each in self._tasks.items() if each == run_id]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._end(tasks)
         return bool(tasks)
 
     async def close(self, grace_s: float) -> None:
@@ -372,20 +369,20 @@ class RunRegistry:
         for follower in self._followers:
             follower.cancel()
         while self._tasks or self._sources:  # a source that ends may start a run
-            await self._cancel_all()
+            await self._end([*self._tasks, *self._sources])
 
     async def abandon_runs(self) -> None:
         """End the runs in progress and their workers without a record, because other servers continue them."""
-        await self._cancel_all()
+        await self._end([*self._tasks, *self._sources])
 
-    async def _cancel_all(self) -> None:
-        """Cancel the runs and sources in progress, and wait until they have ended."""
-        tasks = [*self._tasks, *self._sources]
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Cancel *tasks*, and wait until they have ended. Who is second waits: to cancel again would interrupt the clean-up."""
         for task in tasks:
-            if task not in self._ending:  # a second cancellation would interrupt the clean-up after the first one
+            if task not in self._ending:
                 self._ending.add(task)
                 task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks)
         await asyncio.sleep(0)  # callbacks of the tasks remove ended tasks
 
 

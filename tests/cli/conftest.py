@@ -80,10 +80,18 @@ class Shell:
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: str, stdin: int | None = None, stderr: int | None = None) -> ForkedCommand:
-        """Start the command in the background; its standard input is *stdin* or nothing, its standard error *stderr* or a pipe."""
+    def start(
+        self, *args: str, stdin: int | None = None, stderr: int | None = None, before: Sequence[object] = ()
+    ) -> ForkedCommand:
+        """
+        Start the command in the background, after the call *before*, as in `ForkServer.start`.
+
+        Its standard input is *stdin* or nothing, its standard error *stderr* or a pipe.
+        """
         environ = self.environment()
-        return self.fork_server.open(args, folder=self.folder, environ=environ, stdin=stdin, stderr=stderr)
+        return self.fork_server.open(
+            args, folder=self.folder, environ=environ, stdin=stdin, stderr=stderr, before=before
+        )
 
     def on_terminal(
         self,

@@ -17,6 +17,7 @@ from pdkernel.runtimes import process_tree
 from pdkernel.session import Session
 from tests.cli.conftest import Ended, Shell
 from tests.cli.fork_server import ForkServer
+from tests.durability.faults import SLOW_COMMITS
 from tests.private_pytest import run_pytest
 
 GREET = '%%pdstep greet\ndef handler(pd):\n    print("hello")\n    return pd.steps["trigger"]["event"].get("body")\n'
@@ -222,14 +223,20 @@ def test_a_failure_of_any_user_is_the_exit_status(pdkernel: Shell) -> None:
     assert ended.status == 1
 
 
-def test_an_interrupt_ends_the_runs_of_all_users(pdkernel: Shell) -> None:
-    """An interrupted command cancels the run in progress, and starts none for the next user."""
+@pytest.mark.parametrize("commit_s", [0, 0.6], ids=["quick", "slow"])
+def test_an_interrupt_ends_the_runs_of_all_users(pdkernel: Shell, commit_s: float) -> None:
+    """
+    An interrupted command cancels the run in progress, and starts none for the next user.
+
+    While it records that, it looks for runs that others have cancelled, and finds its own, which does not interrupt it again.
+    """
     up = pdkernel.folder / "up"
     notebook = pdkernel.notebook(
         f"%%pdstep wait\nimport time\ndef handler(pd):\n    open({str(up)!r}, 'a').close()\n    time.sleep(100)\n"
     )
 
-    with pdkernel.start("run", notebook, "--body", "{}", "--external-users", "ada,grace", "--json") as running:
+    command = ("run", notebook, "--body", "{}", "--external-users", "ada,grace", "--json")
+    with pdkernel.start(*command, before=[SLOW_COMMITS, commit_s]) as running:
         ends = time.monotonic() + 60
         while not up.exists() and time.monotonic() < ends:
             time.sleep(0.02)

@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ KILL_AT_EVENT = "tests.durability.faults:kill_at_event"
 KILL_IN_ROTATION = "tests.durability.faults:kill_in_rotation"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
 SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
+SLOW_COMMITS = "tests.durability.faults:slow_commits"
 
 
 def kill_at_commit(number: int, side: str) -> None:
@@ -30,6 +32,19 @@ def kill_at_commit(number: int, side: str) -> None:
             done = super().execute(sql, *args)
             if dies:
                 os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+
+
+def slow_commits(seconds: float) -> None:
+    """Let each of the journal's commits take so many seconds longer, in which others already see what it has written."""
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            done = super().execute(sql, *args)
+            if sql == "commit":
+                time.sleep(seconds)
             return done
 
     vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)

@@ -315,6 +315,29 @@ async def test_another_process_cancels_a_long_step(tmp_path: Path) -> None:
     assert ended.status == "cancelled"
 
 
+async def test_a_run_that_is_cancelled_twice_is_recorded(tmp_path: Path) -> None:
+    """The run's page and the server's look for cancelled runs may cancel a run at once: it is interrupted once, and both wait."""
+    gate = Gate(tmp_path)
+    async with site_of(tmp_path, a_workflow(python_step("long", gate.code))) as site:
+        run_id = (await site.http.post(site.path())).json()["event_id"]
+        await gate.wait_until_reached()
+        with closing(sqlite3.connect(str(site.context.project.sqlite_path), isolation_level=None)) as other:
+            other.execute("begin immediate")  # the record of the run's end waits for it
+            cancelling = []
+            for _ in range(2):
+                cancelling.append(asyncio.create_task(site.registry.cancel(run_id)))
+                await asyncio.sleep(0.3)
+            were_done = [each.done() for each in cancelling]
+            other.execute("rollback")
+        await asyncio.gather(*cancelling)
+        (line,) = await site.wait_for_lines(1)
+        (run,) = await site.runs()
+
+    assert were_done == [False, False]
+    assert "cancelled" in line
+    assert run.status == "cancelled"
+
+
 async def test_another_process_resumes_and_replays_runs(tmp_path: Path) -> None:
     """A served run that a terminal resumes goes on in the server, and so does its replay."""
     workflow = a_workflow(
