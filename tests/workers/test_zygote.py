@@ -183,6 +183,8 @@ async def test_start_that_a_killed_zygote_has_lost_is_repeated(
     (template,) = starter.children()
     bench = await open_run(of=own_pool)
     starter.suspend()
+    while starter.status() != psutil.STATUS_STOPPED:
+        await asyncio.sleep(0.01)
     task = asyncio.ensure_future(bench.run(language, source))
     async with asyncio.timeout(60):
         while zygote.is_unused:
