@@ -72,6 +72,8 @@ class Interpreter:
         deliveries: Delivers the messages of runs.
         claim_after_pause: Waits until the run with that id has ended, or goes on after its pause; returns it if this process
             must continue it, else None. None for an interpreter whose runs do not pause.
+        watch_cancellation: Called with the id and the request of a run in its task. It cancels the task when another process
+            cancels the run, until the function that it returns is called.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Interpreter:
         file_store: Path | None = None,
         deliveries: RunDeliveries,
         claim_after_pause: Callable[[str], Awaitable[ClaimedRun | None]] | None = None,
+        watch_cancellation: Callable[[str, RunRequest], Callable[[], object]] = lambda _id, _request: lambda: None,
     ) -> None:
         self._directory = directory
         self._workers = workers
@@ -104,6 +107,7 @@ class Interpreter:
         self._files = file_store
         self._deliveries = deliveries
         self._claim_after_pause = claim_after_pause
+        self._watch_cancellation = watch_cancellation
         self._checks = PreflightChecks()
         executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._run_child)
         self._scheduler = StepScheduler(executor, clock)
@@ -168,6 +172,7 @@ class Interpreter:
             record.record_start()
         exports: dict[str, Mapping[str, JSON]] = {}
         run: RunState | None = None
+        stop_watching = self._watch_cancellation(state.claim.run_id, request)
         try:
             if request.refusal is not None:
                 raise request.refusal.error
@@ -186,9 +191,9 @@ class Interpreter:
             record.set_final_status("cancelled")
         except OSError as fault:
             record.record_refusal(build_system_error(fault))
+        finally:
+            stop_watching()  # the record of the end may say `cancelled`, too
         self._deliveries.queue_failure(request, record)
-        if watcher.on_ending is not None:
-            watcher.on_ending()
         execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":
             if run is not None:

@@ -224,7 +224,6 @@ class RunWatcher:
         on_respond: Called once with the response to the caller, without redaction, if `has_response`: at the end, at the
             first pause, or at once for an immediate response.
         on_paused: Called each time that the run pauses.
-        on_ending: Called each time before the end or a pause of the run is recorded: a cancellation would be too late.
         debugger: Runs the steps with `--debug`; None runs them in workers.
         hands_over: Returns whether this process ends, so that a cancelled run is left to the next one.
     """
@@ -234,7 +233,6 @@ class RunWatcher:
     on_recorded: Callable[[], None] | None = None
     on_respond: Callable[[HttpResponse], None] | None = None
     on_paused: Callable[[], None] | None = None
-    on_ending: Callable[[], object] | None = None
     debugger: StepDebugger | None = None
     hands_over: Callable[[], bool] = lambda: False
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -105,6 +105,7 @@ class WorkflowEngine:
             file_store=project.folder / "files",
             deliveries=self._deliveries,
             claim_after_pause=self._claim_after_pause,
+            watch_cancellation=self._watch_cancellation,
         )
         self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog)
         self.source_runner = SourceRunner(
@@ -199,7 +200,7 @@ class WorkflowEngine:
         request = request if request.run_ids else replace(request, run_ids=(run_id, trace_id))
         if self.journal.is_lost and not self.continues_runs:  # the dispatch of a server calls `rejoin` itself
             await self.journal.rejoin()
-        execution = await self._cancellable(run_id, partial(self._interpreter.run, request), watcher)
+        execution = await self._read_cancelled(await self._interpreter.run(request, watcher))
         while execution.status == "paused" and request.pause_mode == "wait":
             execution = await self.continue_after_pause(run_id, watcher, request=request)
         return execution
@@ -345,8 +346,7 @@ class WorkflowEngine:
                 await self.journal.finish(claimed.claim, "error", encode_output(error=error))
             return await self._recorded(claimed.claim.run_id)
         request = replace(request, policy=request.policy.in_server(policy))
-        continue_run = partial(self._interpreter.continue_run, request, state)
-        return await self._cancellable(claimed.claim.run_id, continue_run, watcher)
+        return await self._read_cancelled(await self._interpreter.continue_run(request, state, watcher))
 
     async def _check_lease(self) -> None:
         """Raise `RunLostError` if other processes may continue the runs of this one."""
@@ -360,17 +360,11 @@ class WorkflowEngine:
         recorded = await self.journal.get_execution(execution.id)
         return recorded if recorded is not None and recorded.status == "cancelled" else execution
 
-    async def _cancellable(
-        self, run_id: str, run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]], watcher: RunWatcher
-    ) -> Execution:
-        """Await *run*, and cancel it when another process cancels the run; a server's dispatch does this for all its runs."""
-        if self.continues_runs:
-            return await self._read_cancelled(await run(watcher))
-        watching = asyncio.create_task(self._cancel_with(run_id, asyncio.current_task()))
-        try:
-            return await self._read_cancelled(await run(replace(watcher, on_ending=watching.cancel)))
-        finally:
-            watching.cancel()
+    def _watch_cancellation(self, run_id: str, request: RunRequest) -> Callable[[], object]:
+        """As `watch_cancellation` of `Interpreter`. A server's dispatch cancels all its runs that no step has triggered."""
+        if self.continues_runs and request.depth == 0:
+            return lambda: None
+        return asyncio.create_task(self._cancel_with(run_id, asyncio.current_task())).cancel
 
     async def _cancel_with(self, run_id: str, task: asyncio.Task[Any] | None) -> None:
         is_cancelled = False

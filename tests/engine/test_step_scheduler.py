@@ -20,7 +20,7 @@ from pdkernel.execution import Execution
 from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
 from pdkernel.source import WorkflowSource
-from tests.builders import a_workflow, an_event, node_step, python_step
+from tests.builders import Gate, a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 
 COUNTS = "pd.export('runs', pd.context['run']['runs']); pd.export('had', pd.context['run']['context'])"
@@ -351,6 +351,30 @@ class TestTrigger:
         kept = await runtime.journal.list_executions(limit=10)
         users = {(each.external_user, each.environment) for each in kept if each.workflow == "Other"}
         assert users == {("grace", "production"), (None, "development")}
+
+    @pytest.mark.parametrize("origin", ["terminal", "serve"])
+    async def test_the_other_run_is_cancelled_by_another_process(
+        self, runtime: WorkflowEngine, project: Project, directory: LocalDirectory, tmp_path: Path, origin: str
+    ) -> None:
+        """The other workflow's step ends, though it would run on; so does the step that waits for it, with the reason."""
+        gate = Gate(tmp_path)
+        other = a_workflow(python_step("long", gate.code), name="Other")
+        caller = a_workflow(python_step("call", "pd.flow.trigger('o')"))
+        request = RunRequest(caller, an_event(), parse_policy("deny"), find_workflow=beside(tmp_path, o=other))
+        async with await WorkflowEngine.start(project, directory, origin=origin) as running:
+            task = asyncio.create_task(running.run(request))
+            await gate.wait_until_reached()
+            (run_id,) = [run.id for run in await runtime.journal.list_executions() if run.workflow == "Other"]
+            await runtime.journal.cancel(run_id)
+            execution = await asyncio.wait_for(task, 60)
+        cancelled = await runtime.journal.get_execution(run_id)
+
+        assert cancelled is not None
+        assert cancelled.status == "cancelled"
+        assert execution.error is not None
+        assert (
+            execution.error.message == "The workflow 'Other' did not finish: The run was cancelled while this step ran."
+        )
 
     async def test_a_secret_in_the_payload_is_hidden_in_the_other_run(
         self, run: Run, runtime: WorkflowEngine, connect: Callable[..., str], tmp_path: Path
