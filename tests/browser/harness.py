@@ -262,9 +262,12 @@ class LabPage:
         """The output of the n-th cell."""
         return self.cell(index).locator(".jp-Cell-outputWrapper")
 
-    def clipboard(self) -> str:
-        """The text of the last copy."""
-        return str(self.page.evaluate("navigator.clipboard.readText()"))
+    def expect_copied(self, text: str) -> None:
+        """Wait until *text* is copied. The mark of a copy is gone after 1.5 seconds, so a slow machine may not see it."""
+        self.page.wait_for_function(
+            "text => navigator.clipboard.readText().then((copied) => copied === text)", arg=text
+        )
+        self.page.evaluate("navigator.clipboard.writeText('')")  # the next copy may be the same text
 
     # ---- What to do
 

@@ -206,6 +206,8 @@ def test_narrow_window_keeps_the_columns(sent: Job) -> None:
     page = sent.page.page
     before = page.viewport_size
     page.set_viewport_size({"width": 900, "height": 1300})
+    is_within = "node => node.getBoundingClientRect().right <= innerWidth"
+    page.wait_for_function(is_within, arg=sent.composer.element_handle())  # JupyterLab lays out a moment later
     try:
         column = sent.composer.locator("select").first.bounding_box()
         wrapped = sent.composer.locator("label", has_text="save as").bounding_box()
@@ -239,8 +241,7 @@ def test_path_is_copied_from_the_shape(ran_again: Job) -> None:
 
         key.click()
 
-        expect(key).to_have_class(re.compile(r"\bpd-copied$"))
-        assert ran_again.page.clipboard() == path
+        ran_again.page.expect_copied(path)
     ran_again.look("shape", "job-07-shape")
 
 
@@ -312,6 +313,8 @@ def test_narrow_window_hides_nothing(edited: Job, width: str) -> None:
     """At 900 pixels, and with cells as narrow as on a phone, each form and timeline fits into its cell, and each field into its form."""
     wide = edited.page.page.viewport_size
     edited.page.page.set_viewport_size({"width": 900, "height": 1100})
+    is_within = "node => node.getBoundingClientRect().right <= innerWidth"
+    edited.page.page.wait_for_function(is_within, arg=edited.output("composer").element_handle())
 
     cells = ("user", "picker", "composer", "notify", "run", "shape", "export")
     for cell in cells:
