@@ -381,8 +381,8 @@ class RunRegistry:
             if task not in self._ending:
                 self._ending.add(task)
                 task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        # a shield, because a gather that is cancelled cancels its tasks
+        await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
         await asyncio.sleep(0)  # callbacks of the tasks remove ended tasks
 
 
