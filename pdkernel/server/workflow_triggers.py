@@ -53,6 +53,7 @@ class WorkflowTriggers:
         self._table = context.project.workflow_triggers
         self._has_changed = asyncio.Event()
         self._seen: set[str] = set()  # so that servers with different URLs do not activate a source by turns
+        self._removed: set[str] = set()  # nor servers with different versions of a workflow
 
     async def run(self) -> None:
         """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
@@ -66,13 +67,15 @@ class WorkflowTriggers:
         for found in await asyncio.to_thread(self._table.list_states):
             served = self._context.workflows.find_id(found.workflow_id)
             trigger = trigger_keys(served.source.workflow).get(found.key) if served else None
-            if served is None or trigger is None or self._runs.source_turns.is_taken(found.id):
+            if served is None or self._runs.source_turns.is_taken(found.id):
                 continue
             state = found
-            if not state.enabled:
-                if state.is_active:
+            if trigger is None or not state.enabled:
+                if state.is_active and not (trigger is None and state.id in self._removed):
                     self._runs.start_source(self._deactivate(served, state))
+                    self._removed.add(state.id)
                 continue
+            self._removed.discard(state.id)
             if self._is_outdated(state, trigger):
                 state = await self._reconfigure(served, state, trigger)
             self._seen.add(state.id)
@@ -211,9 +214,10 @@ class WorkflowTriggers:
         async with self._runs.source_turns.take(state.id) as guard:
             with contextlib.suppress(ProjectError):  # `run` reports an unreadable database
                 current = await self._reload(state)
-                if not current.enabled and current.is_active:  # otherwise another server has deactivated the source
+                is_off = not current.enabled or state.key not in trigger_keys(served.source.workflow)
+                if is_off and current.is_active:  # otherwise another server has deactivated the source
                     await self._run_hook(guard, served, current, "deactivate")
-                    await asyncio.to_thread(self._table.configure, replace(current, is_active=False))
+                    await asyncio.to_thread(self._table.configure, replace(current, is_active=False, due=None))
 
     async def _read_interfaces(self, state: TriggerState) -> tuple[Schedule, str | None]:
         """The times of the source's timer, and the base of its endpoint's URL. Raises `RequestError` if nothing runs the source."""

@@ -431,6 +431,39 @@ class TestSources:
         assert (site.state().is_active, source_log(site)) == (True, ["activate"])
         assert source_log(site, "deploys") == 1
 
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    async def test_a_source_that_was_removed_is_deactivated(self, serve: Serve, is_restarted: bool) -> None:
+        """Without its trigger in the workflow, a source is deactivated once; with it again, activated without a deploy."""
+        async with serve(PARCELS % 2) as site:
+            site.enable()
+            await site.pass_time()
+            write(site.folder, HOURLY)
+            for _ in range(3):
+                await site.pass_time(RELOAD_INTERVAL_S)
+                if is_restarted:
+                    site.restart()
+            log, was_active = source_log(site), site.state().is_active
+            write(site.folder, PARCELS % 2)
+            await site.pass_time(RELOAD_INTERVAL_S)
+            again = site.state()
+            runs = await site.pass_time(60)
+
+        assert (log, was_active) == (["activate", "deactivate 2"], False)
+        assert (again.is_active, source_log(site), source_log(site, "deploys")) == (True, ["activate"], 1)
+        assert events_of(runs) == [{"parcel": 1}, {"parcel": 2}]
+
+    async def test_servers_with_different_versions_do_not_take_turns(self, serve: Serve) -> None:
+        """A source that an earlier version of the workflow activates again, in another server, is not deactivated again."""
+        async with serve(PARCELS % 2) as site:
+            site.enable()
+            await site.pass_time()
+            write(site.folder, HOURLY)
+            await site.pass_time(RELOAD_INTERVAL_S)
+            site.context.project.workflow_triggers.save([replace(site.state(), is_active=True)])
+            await site.pass_time()
+
+        assert site.state().is_active
+
     async def test_a_source_with_new_props_is_activated_again(self, serve: Serve) -> None:
         """If the props change, the source is deactivated with the old ones, and activated with the new ones."""
         async with serve(PARCELS % 1) as site:
