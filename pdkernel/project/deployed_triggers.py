@@ -82,6 +82,8 @@ class DeployedTrigger:
         workflows: Ids of the workflows that the events start.
         webhooks: The webhooks that receive the events.
         public_only: Whether the source reaches public addresses only, because a Connect token configured the trigger.
+        base_url: The base of the URL of the endpoint when the source was activated; None without an endpoint, or if an earlier
+            version stored the trigger.
     """
 
     id: str
@@ -101,6 +103,7 @@ class DeployedTrigger:
     workflows: tuple[str, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
     public_only: bool = False
+    base_url: str | None = None
 
 
 class DeployedTriggerTable:
@@ -157,6 +160,12 @@ class DeployedTriggerTable:
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(deployed_triggers.c.number.desc())).all()
         return [self._trigger(row) for row in rows]
+
+    def list_moved(self, base_url: str) -> Sequence[DeployedTrigger]:
+        """The active triggers whose sources were activated with an endpoint of another server than that of *base_url*."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(deployed_triggers).where(deployed_triggers.c.active)).all()
+        return [found for found in map(self._trigger, rows) if found.base_url not in (None, base_url)]
 
     def remove(self, trigger_id: str) -> bool:
         """Remove the trigger, its state, its events, those that wait too, and its endpoint key; False if it does not exist."""
@@ -283,6 +292,7 @@ class DeployedTriggerTable:
             "workflows": list(trigger.workflows),
             "webhooks": [list(astuple(hook)) for hook in trigger.webhooks],
             "public_only": trigger.public_only,
+            "base_url": trigger.base_url,
         }
         return self._vault.seal_json(settings, _settings_vault_context(trigger.id))
 

@@ -16,13 +16,15 @@ from sqlalchemy import Connection
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.model import JSON, Trigger
 from pdkernel.project import DeployedTrigger, EventTarget
 from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.source_turns import Guard
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents
+from pdkernel.server.workflow_triggers import RETRY_INTERVAL
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class DeployedTriggers:
     async def run_due(self) -> None:
         """Run each trigger when it is due, until the task is cancelled; an unreadable database is tried again."""
         problem = "Deployed triggers cannot be read at the moment"
-        await look_repeatedly(self._look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
+        looking = look_repeatedly(self._look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
+        await asyncio.gather(looking, self._activate_moved())
 
     async def _look(self) -> float:
         while (due := await asyncio.to_thread(self._table.claim_due)) is not None:
@@ -48,6 +51,41 @@ class DeployedTriggers:
         upcoming = await asyncio.to_thread(self._table.next_due)
         wait_s = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - self._context.clock.now()).total_seconds()
         return min(max(wait_s, 0.05), MAX_POLL_INTERVAL_S)
+
+    async def _activate_moved(self) -> None:
+        """Activate the sources again whose endpoints have had another URL, so that their apps call this server."""
+        base_url, is_done = self._context.settings.base_url, False
+        while not is_done:
+            try:
+                moved = await asyncio.to_thread(self._table.list_moved, base_url)
+                is_done = all([await self._activate_again(trigger.id) for trigger in moved])
+            except ProjectError as fault:
+                _log.warning("Deployed triggers cannot be activated with the URL %s: %s", base_url, fault.message)
+            if not is_done:
+                await asyncio.sleep(RETRY_INTERVAL.total_seconds())
+
+    async def _activate_again(self, trigger_id: str) -> bool:
+        """Run the hooks of a source for its endpoint at this server; False if `activate` fails, which is logged."""
+        base_url = self._context.settings.base_url
+        async with self._runs.source_turns.take(trigger_id) as guard:
+            trigger = await asyncio.to_thread(self._table.find, trigger_id)
+            if trigger is None or not trigger.active or trigger.base_url == base_url:
+                return True  # it was removed or deactivated, or another process has done this
+            await self._try_hook(guard, trigger, "deactivate")
+            if not await self._try_hook(guard, trigger, "activate"):
+                return False
+            await asyncio.to_thread(self._table.update, trigger_id, lambda stored: replace(stored, base_url=base_url))
+        return True
+
+    async def _try_hook(self, guard: Guard, trigger: DeployedTrigger, hook: SourceAct) -> bool:
+        try:
+            error = (await self._run_hook(guard, trigger, hook)).record.error
+            problem = None if error is None else error.message
+        except PdkernelError as fault:
+            problem = fault.message
+        if problem is not None:
+            _log.warning("The %s hook of the deployed trigger %s failed: %s", hook, trigger.id, problem)
+        return problem is None
 
     async def _run_by_timer(self, trigger: DeployedTrigger) -> None:
         try:
@@ -97,13 +135,15 @@ class DeployedTriggers:
         Raises:
             PdkernelError: The source cannot run; see `SourceRunner.run`.
         """
+        async with self._runs.source_turns.take(trigger.id) as guard:
+            return await self._run_hook(guard, trigger, hook)
 
+    async def _run_hook(self, guard: Guard, trigger: DeployedTrigger, hook: SourceAct) -> SourceResult:
         def check_trigger(connection: Connection, _: Sequence[SourceEvent]) -> None:
             self._store_events(connection, trigger, (), ())
 
-        async with self._runs.source_turns.take(trigger.id) as guard:
-            request = replace(build_source_request(self._context, trigger, hook), store_events=check_trigger)
-            return await self._context.engine.source_runner.run(guard(request))
+        request = replace(build_source_request(self._context, trigger, hook), store_events=check_trigger)
+        return await self._context.engine.source_runner.run(guard(request))
 
     async def emit(self, trigger: DeployedTrigger, events: Sequence[SourceEvent]) -> None:
         """Store *events* of hooks, and hand them over."""

@@ -75,6 +75,7 @@ async def update(call: ApiCall) -> JSON:
     changed = replace(trigger, **changes)
     if changed.active != trigger.active:
         await _run_hook(call, changed, "activate" if changed.active else "deactivate")
+        changes["base_url"] = call.context.settings.base_url if changed.endpoint else None
     changed = await _change(call, trigger, lambda current: replace(current, **changes))
     return {"data": serialize_trigger(call, changed, await _description(call, changed))}
 

@@ -110,7 +110,8 @@ async def resolve_schedule_and_endpoint(
     schedule = Schedule()
     if timer is not None:
         schedule = Schedule.from_timer(timer.name, timer_setting(timer, values), call.context.clock.now())
-    return replace(trigger, props=values, schedule=schedule, endpoint=endpoint)
+    base_url = call.context.settings.base_url if endpoint else None
+    return replace(trigger, props=values, schedule=schedule, endpoint=endpoint, base_url=base_url)
 
 
 def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
