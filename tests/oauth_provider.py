@@ -107,7 +107,7 @@ class Provider:
             return JSONResponse({"error": "invalid_client"}, status_code=401)
         if form["grant_type"] == "refresh_token":
             if self.refresh_gate is not None:
-                await asyncio.to_thread(self.refresh_gate.wait, 10)
+                await asyncio.to_thread(self.refresh_gate.wait, 60)
             if form["refresh_token"] not in self.refresh_tokens:
                 return JSONResponse({"error": "invalid_grant", "error_description": "used or unknown"}, status_code=400)
             if self.rotates:

@@ -8,6 +8,8 @@ answers PostgreSQL's SSLRequest, like a connection pooler, and passes all other 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import signal
 import socket
 import ssl
@@ -18,7 +20,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,11 +106,26 @@ class PostgresServer:
 @contextmanager
 def shared_postgres(folder: Path) -> Iterator[PostgresServer]:
     """The server of all processes that name the same *folder*; the last of them stops it. Its commits are not synced to disk."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with _running(folder / "data", settings="fsync = off\nmax_connections = 500\n") as server:
-        yield PostgresServer(server.get_postmaster_info().socket_dir)
-    with suppress(OSError):  # other processes use it
-        folder.rmdir()
+    with ExitStack() as running:
+        with _start_or_stop_of(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            settings = "fsync = off\nmax_connections = 500\n"
+            server = running.enter_context(_running(folder / "data", settings=settings))
+        try:
+            yield PostgresServer(server.get_postmaster_info().socket_dir)
+        finally:
+            with _start_or_stop_of(folder):
+                running.close()
+                with suppress(OSError):  # other processes use it
+                    folder.rmdir()
+
+
+@contextmanager
+def _start_or_stop_of(folder: Path) -> Iterator[None]:
+    """While the block runs, no other process of this user starts or stops a server: one starts on what another removes."""
+    with folder.with_name(f"pdk-postgres-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -227,7 +227,8 @@ class ServerProcess:
         """The steps that have begun, in order."""
         if not self.log.exists():
             return []
-        return [Began(*json.loads(line)) for line in self.log.read_text().splitlines()]
+        whole, _, _ = self.log.read_text().rpartition("\n")  # the last line may be in the middle of its write
+        return [Began(*json.loads(line)) for line in whole.splitlines()]
 
     def files_with(self, *secrets: str) -> list[str]:
         """The names of the project's files that contain one of *secrets*."""

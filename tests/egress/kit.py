@@ -62,6 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._large(length)
             return
         body = self._chunks() if self.headers.get("transfer-encoding") else self.rfile.read(length)
+        if len(body) < length:  # the client has left, maybe a moment ago: a later test has cleared the list
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append(Seen(self.command, self.path, headers, body))
         path = self.path.partition("?")[0]

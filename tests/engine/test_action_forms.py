@@ -29,7 +29,7 @@ export default {
     seen: { type: "string", async options() {
       return [process.env.PLAIN, this.depot.$auth.api_key, this.pin, this.note].map((value) => ({ label: `is ${value}`, value }));
     } },
-    hidden: { type: "string", async options() { return Object.values(process.env).filter((value) => value.includes("1234-")) } },
+    hidden: { type: "string", async options() { return Object.values(process.env).filter((value) => value.includes("1234-secret")) } },
     called: { type: "string", async options() { return [(await fetch(this.note)).status] } },
     bypassed: { type: "string", async options() {
       const { execFileSync } = await import("node:child_process");

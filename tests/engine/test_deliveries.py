@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -34,6 +33,7 @@ from pdkernel.workers import Effect
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import AnsweringServer, SentRequest, serve
+from tests.ports import free_port
 from tests.render.builders import a_call, an_execution
 
 
@@ -239,8 +239,7 @@ class Mailbox:
 async def test_email_is_sent_to_the_own_address(run: Run, project: Project) -> None:
     """A mail server gets one message, addressed to `mail_to`; it gets no password without encryption."""
     box = Mailbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     controller = Controller(box, hostname="127.0.0.1", port=port)
     controller.start()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.engine.mail import MailSettings, build_message, parse_mail_server, parse_mail_settings, send_mail
 from pdkernel.errors import RequestError
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,7 @@ def test_a_password_needs_a_verified_server(tmp_path: Path, monkeypatch: pytest.
     authority, other = (CertificateAuthority(tmp_path / name, environ={}) for name in ("own", "other"))
     monkeypatch.setenv("SSL_CERT_FILE", str((authority if is_trusted else other).certificate_file))
     inbox = Inbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     controller = Controller(
         inbox,
         hostname="127.0.0.1",

@@ -512,7 +512,7 @@ async def test_a_triggered_run_is_left_to_the_next_process(
 
     left = await interrupt(start, gate, python_step("call", "return pd.flow.trigger('child', {})"), **child)
     claims: list[ClaimedRun] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(claims) < 2:  # the triggered run ends after the run that waits for it
             claims += await runtime.journal.claim_next(limit=9)
             await asyncio.sleep(0.01)

@@ -361,10 +361,11 @@ def names(attacks: Sequence[Attack | Attempt]) -> list[str]:
 def _clean_up(mark: str, key: int) -> None:
     """End the processes of attacks that succeeded, and remove what they left on the machine."""
     for pid in processes_with(mark):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended
+            os.kill(pid, signal.SIGKILL)
     for folder in map(Path, WRITABLE):
         for left in folder.glob(f"*{mark}*"):
-            left.unlink()
+            left.unlink(missing_ok=True)
     for option in ("-M", "-S", "-Q"):
         for each in (key, key + 1):
             subprocess.run(["ipcrm", option, hex(each)], stderr=subprocess.DEVNULL, check=False)

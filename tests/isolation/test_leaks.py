@@ -76,7 +76,8 @@ class Usage:
             len(below),
             len(processes_with(mark)),
             len([*Path("/proc/self/fd").iterdir()]),
-            sum(1 for _ in temporary.rglob("*")),
+            # unlike `Path.rglob`, it passes over folders that are removed meanwhile
+            sum(len(folders) + len(files) for _, folders, files in os.walk(temporary)),
             _anonymous_mb(os.getpid()),
             sum(_anonymous_mb(process.pid) for process in below),
         )

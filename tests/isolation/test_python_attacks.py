@@ -682,7 +682,7 @@ PROCESS = [
         fcntl.flock(decimal.locked, fcntl.LOCK_EX)
         """,
         """
-        for _ in range(30):  # the process of the run before ends a moment after its run
+        for _ in range(60):  # the process of the run before ends a moment after its run
             try:
                 with open(os.path.realpath(sys.executable), 'rb') as file:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

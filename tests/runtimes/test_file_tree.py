@@ -284,4 +284,4 @@ def test_no_descriptor_is_left_open(tmp_path: Path, caplog: pytest.LogCaptureFix
         remove_tree(tmp_path / "nowhere" / "work")
         remove_tree(Path("/proc/self/ns"))
 
-    assert len(names(Path("/proc/self/fd"))) == before
+    assert len(names(Path("/proc/self/fd"))) <= before

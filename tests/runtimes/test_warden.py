@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pdkernel.runtimes import process_tree, warden
 
 def test_members_are_found_by_group_parent_and_mark() -> None:
     """Group, parent or tag finds each process; this process is never included."""
-    mark = f"test-{os.getpid()}"
+    mark = secrets.token_hex(16)  # no other mark begins with it
     shell = "setsid sleep 1000 & env -i sleep 1000 & sleep 1000 & echo up; wait"
     with subprocess.Popen(
         ["sh", "-c", shell],
@@ -55,7 +56,7 @@ def test_the_session_finds_a_job_with_a_group_of_its_own() -> None:
 
 def test_the_mark_finds_a_daemon() -> None:
     """A daemon that has forked twice is found by its environment."""
-    mark = f"orphan-{os.getpid()}"
+    mark = secrets.token_hex(16)
     said = subprocess.run(
         ["sh", "-c", "(setsid sleep 1000 >/dev/null 2>&1 & sleep 0.2; echo $!)"],
         env={**os.environ, process_tree.PROCESS_TAG_VARIABLE: mark},

@@ -188,6 +188,8 @@ def test_a_stopped_process_takes_no_connections(two: Example) -> None:
     stopped = two.children()[0]
     os.kill(stopped, signal.SIGSTOP)
     try:
+        while psutil.Process(stopped).status() != psutil.STATUS_STOPPED:  # the signal takes effect later
+            time.sleep(0.01)
         connections = [two.connect() for _ in range(3)]
         answers = [two.ask(connection) for connection in connections]
     finally:

@@ -55,7 +55,7 @@ async def hand_over(site: Served, *, restarts: int = 1) -> None:
                 await asyncio.sleep(0.02)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await runs.close(10)
+        await runs.close(60)
 
 
 async def test_each_event_starts_one_run(site: Served) -> None:
@@ -157,7 +157,7 @@ async def test_a_notebook_starts_no_runs_of_a_workflows_own_trigger(site: Served
 
     runs = RunRegistry(site.context)
     await TriggerEvents(site.context, runs).start_runs()
-    await runs.close(10)
+    await runs.close(60)
 
     assert not site.context.engine.continues_runs
     assert site.project.trigger_events.list_targets() == [state.target]
@@ -176,7 +176,7 @@ async def test_events_wait_at_the_limit_of_runs(site: Served) -> None:
     ends.set()
     await asyncio.gather(*held)
     await events.start_runs()
-    await runs.close(10)
+    await runs.close(60)
 
     assert waiting == 2
     assert site.project.trigger_events.list_targets() == []
@@ -191,7 +191,7 @@ async def test_an_event_waits_for_a_workflow_that_is_not_served(site: Served) ->
 
     runs = RunRegistry(site.context)
     await TriggerEvents(site.context, runs).start_runs()
-    await runs.close(10)
+    await runs.close(60)
 
     assert [each.id for each in site.project.trigger_events.list_targets()] == ["p_elsewhere"]
 

@@ -111,7 +111,7 @@ async def test_a_trigger_that_is_still_running_skips_its_time(parcels: Served) -
                 await asyncio.sleep(0.02)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    await runs.close(10)
+    await runs.close(60)
 
     assert await events(parcels, made["id"]) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -415,7 +416,9 @@ async def test_line_above_the_limit_is_refused() -> None:
         def on_closed(self) -> None:
             raise AssertionError
 
-    process = WorkerProcess(ProcessRequest([sys.executable, "-c", program], {}, "0" * 32), max_line_bytes=10_000)
+    process = WorkerProcess(
+        ProcessRequest([sys.executable, "-c", program], {}, secrets.token_hex(16)), max_line_bytes=10_000
+    )
     process.listener = Listener()
     try:
         assert await flooded

@@ -238,7 +238,8 @@ async def test_memory_of_a_step_is_in_megabytes(bench: Bench, language: Language
     outcome = await bench.run(language, source, memory_limit_mb=4000)
 
     assert outcome.error is None
-    assert 90 < outcome.peak_memory_mb - before.peak_memory_mb < 150
+    # another unit would be a thousand times as much; a process may have released or kept some tens of megabytes
+    assert 50 < outcome.peak_memory_mb - before.peak_memory_mb < 300
 
 
 @pytest.mark.parametrize("language", ["python", "node"])

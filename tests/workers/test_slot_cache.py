@@ -216,7 +216,7 @@ async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: Op
 
     def measure(pids: Sequence[int]) -> int:
         measures.set()
-        assert goes_on.wait(20)
+        assert goes_on.wait(120)
         return sizes(pids)
 
     pool = WorkerPool(measure_memory=measure)
@@ -224,7 +224,7 @@ async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: Op
     await bench.run("python", PID["python"])
     slot = bench.workers._acquired_slot
     await bench.workers.release()
-    await asyncio.to_thread(measures.wait, 20)
+    await asyncio.to_thread(measures.wait, 120)
     later = await open_run(of=pool, external_user="grace")
     await later.run("node", PID["node"])
     waiting = later.workers._acquired_slot

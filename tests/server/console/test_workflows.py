@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from pdkernel.clock import ManualClock
 from pdkernel.model import Trigger
 from pdkernel.project import TriggerState
 from pdkernel.server.source_workflows import SourceWorkflows, select_sources
@@ -65,11 +66,12 @@ async def test_workflows(serve: Serve) -> None:
 
 async def test_triggers_that_are_on(serve: Serve) -> None:
     """A trigger that is on has its next and last time, and the last result; one that is off, the command."""
-    console = await serve(NIGHTLY, OFTEN)
+    since, due = datetime(2026, 11, 27, 9, tzinfo=UTC), datetime(2026, 11, 28, 7, tzinfo=UTC)
+    console = await serve(NIGHTLY, OFTEN, clock=ManualClock(since))  # the trigger is not due when the server looks
     context = console.state.context
     nightly, often = context.workflows.list_workflows()
-    since, due = datetime(2026, 11, 27, 9, tzinfo=UTC), datetime(2026, 11, 28, 7, tzinfo=UTC)
-    state = TriggerState(nightly.id, "schedule", "Nightly", "nightly.ipynb", {}, True, since, due=due, fired=since)
+    config = NIGHTLY.trigger.config
+    state = TriggerState(nightly.id, "schedule", "Nightly", "nightly.ipynb", config, True, since, due=due, fired=since)
     failed = TriggerState(
         often.id, "schedule", "Often", "often.ipynb", {}, False, since, result="error: no <i>luck</i>"
     )

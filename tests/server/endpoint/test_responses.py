@@ -318,11 +318,15 @@ async def test_an_immediate_response(serve: Serve, tmp_path: Path) -> None:
     ("before", "status", "text"),
     [("", 400, "$.respond() not called for this invocation"), ("pd.respond(status=200, body='made')", 200, "made")],
 )
-async def test_a_pause_sends_the_response(serve: Serve, before: str, status: int, text: str) -> None:
+async def test_a_pause_sends_the_response(serve: Serve, tmp_path: Path, before: str, status: int, text: str) -> None:
     """At a pause the caller gets the response so far, or the platform's 400; the run goes on later."""
-    site = await serve(python_step("waits", f"{before}\npd.flow.delay(1500)"), python_step("after", "return 'late'"))
+    gate = Gate(tmp_path)
+    site = await serve(
+        python_step("waits", f"{before}\npd.flow.delay(100)"), python_step("after", f"{gate.code}\nreturn 'late'")
+    )
     answer = await site.http.post(site.path())
     is_unfinished = await has_unfinished_run(site)
+    gate.open()
     (run,) = await site.runs()
 
     assert (answer.status_code, answer.text) == (status, text)
@@ -379,13 +383,17 @@ async def test_a_caller_that_disconnects(serve: Serve, tmp_path: Path) -> None:
 
 async def test_a_paused_run_does_not_block_other_runs(serve: Serve) -> None:
     """With one worker, a request is answered while another run is paused; both runs succeed."""
-    wait = "event = pd.steps['trigger']['event']\nif event['body'] == 'wait':\n    pd.flow.delay(5000)"
+    wait = (
+        "if pd.steps['trigger']['event']['body'] == 'wait':\n"
+        "    pd.respond(status=200, body=pd.flow.suspend(600_000)['resume_url'], immediate=True)"
+    )
     site = await serve(
         python_step("maybe", wait), python_step("after", "pd.respond(status=200, body='done'); return 1"), size=1
     )
-    await site.http.post(site.path(), content="wait")
+    waiting = await site.http.post(site.path(), content="wait")
     answer = await site.http.post(site.path(), content="go")
     is_unfinished = await has_unfinished_run(site)
+    await site.http.post(waiting.text)
     runs = await site.runs()
 
     assert answer.text == "done"

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.actions.checkout import write_checkout
-from tests.http_servers import AnsweringServer
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.deploying import call_trigger, deploy, events, write_sources
 from tests.server.served import Served, served
 
@@ -52,7 +53,7 @@ export default { key: "depot-answers", name: "Answers", version: "0.1.0", type: 
     if (body.say === "nothing") return;
     if (body.say === "fail") throw new Error("failed");
     await this.http.respond({ status: 202, headers: { "x-handled": "1" }, body: { got: body.say } });
-    if (body.say === "late") await new Promise((done) => setTimeout(done, 1500));
+    if (body.say === "late") await fetch(this.hooks, { method: "POST", body: JSON.stringify({ late: true }) });
     this.$emit({ said: body.say });
   } };
 """
@@ -147,15 +148,24 @@ async def test_a_source_responds_itself(site: Served, receiver: AnsweringServer)
     assert await wait_for_events(site, made["id"], 1) == [{"said": "hello"}]
 
 
-async def test_the_response_comes_before_the_end_of_the_run(site: Served, receiver: AnsweringServer) -> None:
+async def test_the_response_comes_before_the_end_of_the_run(site: Served) -> None:
     """The caller gets the response while the source goes on."""
-    made = await deploy(site, id="depot-answers", configured_props={"hooks": receiver.url})
+    may_end = threading.Event()
 
-    answer = await send_signed(site, made, "late")
-    then = await events(site, made["id"])
+    def hold(request: SentRequest) -> Answer:
+        if "late" in request.json():
+            may_end.wait(60)
+        return 204, b""
+
+    with serve(AnsweringServer(hold)) as app:
+        made = await deploy(site, id="depot-answers", configured_props={"hooks": app.url})
+        answer = await send_signed(site, made, "late")
+        then = await events(site, made["id"])
+        may_end.set()
+        found = await wait_for_events(site, made["id"], 1)
 
     assert (answer.status_code, then) == (202, [])
-    assert await wait_for_events(site, made["id"], 1) == [{"said": "late"}]
+    assert found == [{"said": "late"}]
 
 
 async def test_an_inactive_trigger_has_no_endpoint(site: Served) -> None:
