@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +35,7 @@ from pdkernel.cli.commands import pdkernel
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.notebooks import scrub
+from tests.ports import free_port
 
 PORT = "8765"
 """The port of `pdkernel serve` on every page; the reader's server listens on a free port."""
@@ -291,8 +291,7 @@ class Reader:
         return ended.stdout
 
     def _serve(self, command: str, shown: str) -> str:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = str(free.getsockname()[1])
+        self._port = str(free_port())
         server = _Server(self._fork_server, [*shlex.split(command)[1:], "--port", self._port])
         self._servers.append(server)
         output, self.status = server.read_until(lambda text: matches(shown, self._as_shown(text)) if shown else None)
