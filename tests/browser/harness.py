@@ -34,6 +34,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     # Cells out of sight stay in the page, so that the n-th cell is the n-th element.
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    # By default, the kernel's completions are left out if they come later than a second after the key.
+    "@jupyterlab/completer-extension/manager": {"providerTimeout": 60_000},
 }
 
 DISPLAY_NAMES = {"pdkernel": "Pipedream workflow (pdkernel)", "python3": "Python 3 (ipykernel)"}
@@ -49,6 +51,8 @@ AXE_RUN = """async selector => {
     .flatMap(each => each.nodes.map(node => `${each.id}: ${node.html.slice(0, 300)}`));
 }"""
 """JavaScript: what axe-core finds serious or critical in the elements of a selector, or in the whole page."""
+LINK_SERVER = "import pdkernel.server.app"
+"""A line of a cell: then a link is there in time for the page to open it, which a browser permits for seconds after a click."""
 POLLING_MS = 50
 """Milliseconds between two looks at the page; without the number, Playwright looks at each of 60 frames a second, and Lab draws them all."""
 RUN_ALL_TIMEOUT_MS = 110_000
@@ -327,6 +331,14 @@ class LabPage:
             }""",
             polling=POLLING_MS,
             timeout=timeout_ms,
+        )
+
+    def wait_until_shared(self) -> None:
+        """Wait until the page shares its cells with the kernel: a page that finds a kernel asks it first whether it has pdkernel."""
+        self.page.wait_for_function(
+            """() => [...jupyterapp.shell.currentWidget.sessionContext.session.kernel._comms.values()]
+              .some(each => each.targetName === 'pdkernel.notebook')""",
+            polling=POLLING_MS,
         )
 
     def save(self) -> Path:

@@ -13,7 +13,7 @@ from pdkernel.connect import LocalDirectory, oauth_providers
 from pdkernel.connect.oauth_providers import register_provider
 from pdkernel.connect.registered_apps import register_app
 from pdkernel.project import Project
-from tests.browser.harness import LabPage
+from tests.browser.harness import LINK_SERVER, LabPage
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
 
 FOLDER = "connecting"
@@ -69,7 +69,9 @@ def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
         endpoints = (f"{provider.url}/authorize", f"{provider.url}/token")
         register_provider(project, "my_mail", oauth_providers.OAuthProvider(*endpoints, CLIENT_ID, CLIENT_SECRET))
         LocalDirectory(project).delete_user("ada", "development")
-        page.new_notebook(["%load_ext pdkernel\n%pduser ada", STEP, "%pduser"], name=f"{FOLDER}/work.ipynb")
+        page.new_notebook(
+            [f"%load_ext pdkernel\n{LINK_SERVER}\n%pduser ada", STEP, "%pduser"], name=f"{FOLDER}/work.ipynb"
+        )
         page.run_all()
         shown = Notebook(page, browser, project)
         expect(shown.picker.get_by_role("button", name="Connect with Link")).to_have_count(2)

@@ -284,6 +284,7 @@ def test_a_hidden_page_has_no_connection(console: ConsoleSite) -> None:
 def test_a_second_click_does_not_act_twice(console: ConsoleSite) -> None:
     """A form is sent once; after the Back button it can be sent again."""
     page = console.open(f"/-/runs/{console.call('Pay out')}")
+    expect(page.locator("#live")).to_have_text("Status: paused")  # a change of the status replaces the forms
     page.evaluate(
         """() => {
           window.prevented = [];

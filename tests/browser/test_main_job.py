@@ -147,11 +147,11 @@ def test_first_run_succeeds(ran: Job) -> None:
 
 def test_the_intended_failure_is_shown_with_a_fix(ran: Job) -> None:
     """The cell of a user without an account shows the platform's error and a fix, and Run All goes on."""
-    said = ran.output("refused").inner_text()
+    refused = ran.output("refused")
 
     ran.look("refused", "job-01-refused")
-    assert "Pipedream Connect Error: No matching external user ID: grace in development" in said
-    assert "with %pduser, or: pdkernel accounts add --external-user grace --app slack" in said
+    expect(refused).to_contain_text("Pipedream Connect Error: No matching external user ID: grace in development")
+    expect(refused).to_contain_text("with %pduser, or: pdkernel accounts add --external-user grace --app slack")
     expect(ran.button(ran.composer, "Send")).to_be_enabled()
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
@@ -21,7 +23,7 @@ from playwright.sync_api import expect
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
-from tests.browser.harness import LabPage
+from tests.browser.harness import LINK_SERVER, LabPage
 
 TYPED = "xoxb-typed/into+the=picker-91"
 TOKENS = {
@@ -85,7 +87,7 @@ print("received", hashlib.sha256(received[-1].token.encode()).hexdigest())
 print(repr(In), repr(Out), repr(get_session(get_ipython()).event), get_session(get_ipython()).build_steps_value())
 """
 CELLS = [
-    "%load_ext pdkernel",
+    f"%load_ext pdkernel\n{LINK_SERVER}",
     "%pdegress stand-in=slack",
     "%pduser ada",
     "%pduser",
@@ -199,6 +201,17 @@ def work(page: LabPage, left: Session) -> None:
     page.save()
 
 
+def read_files(folder: Path) -> dict[Path, bytes]:
+    """The content of each file below *folder*; a file that a process removes meanwhile leaves nothing behind."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    found[path] = path.read_bytes()
+    return found
+
+
 def as_bytes(data: str | bytes) -> bytes:
     """The bytes of a frame."""
     return data.encode() if isinstance(data, str) else data
@@ -229,11 +242,11 @@ def test_saved_notebook_holds_placeholders(session: Session) -> None:
 
 def test_saved_notebook_and_page_hold_no_link(session: Session) -> None:
     """The token of an opened, still valid link is in neither the notebook nor the page, nor in any file."""
-    files = [path for path in session.server.rglob("*") if path.is_file()]
+    files = read_files(session.server)
 
     assert session.link.startswith("ctok_")
     assert session.link.encode() not in session.notebook + session.shown
-    assert [path.name for path in files if session.link.encode() in path.read_bytes()] == []
+    assert [path.name for path, data in files.items() if session.link.encode() in data] == []
 
 
 def test_password_field_is_empty(session: Session) -> None:
@@ -258,10 +271,10 @@ def test_kernel_messages_hold_no_token(session: Session) -> None:
 def test_files_hold_no_token(session: Session) -> None:
     """No file of the project, the notebook's folder or Jupyter contains a token, except files that the user wrote."""
     written = {session.folder / ".env", session.folder / "events" / "hello.json"}
-    files = [path for path in session.server.rglob("*") if path.is_file() and path not in written]
-    leaks = {path.name: found for path in files if (found := found_in(path.read_bytes()))}
+    files = {path: data for path, data in read_files(session.server).items() if path not in written}
+    leaks = {path.name: found for path, data in files.items() if (found := found_in(data))}
 
     assert session.folder / ".pdkernel" / "project.db" in files
     assert session.server / "lab.log" in files
-    assert [path for path in files if MARKER.encode() in path.read_bytes()] != []
+    assert [path for path, data in files.items() if MARKER.encode() in data] != []
     assert leaks == {}

@@ -701,7 +701,7 @@ def mark_in(file: Path) -> str:
     while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline, "the step did not start"
         time.sleep(0.02)
-    return file.read_text()
+    return file.read_text().strip()  # Bash ends it with a newline, with which no process would have it
 
 
 # ── --save-test ─────────────────────────────────────────────────────────────────────────────────────────

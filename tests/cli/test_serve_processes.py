@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -60,6 +61,7 @@ class Processes:
     terminal: int
     shown: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _decoder: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8"))
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """The first match of *pattern* in what the terminal shows."""
@@ -73,7 +75,7 @@ class Processes:
         """Read what the terminal shows."""
         with self._lock:
             if select.select([self.terminal], [], [], wait_s)[0]:
-                self.shown += os.read(self.terminal, 65536).decode()
+                self.shown += self._decoder.decode(os.read(self.terminal, 65536))  # a piece may end within a character
 
     @property
     def base_url(self) -> str:
@@ -243,6 +245,7 @@ def test_a_killed_process_loses_nothing(two: Processes, tmp_path: Path) -> None:
 def test_other_commands_see_the_runs(two: Processes, pdkernel: Shell, tmp_path: Path) -> None:
     """Another terminal lists the runs, and cancels one that a process of the server executes."""
     (run_id,) = two.accept(tmp_path / "never", 1)
+    two.wait_for_rows("select id from runs where status = 'running' and id = %s", 1, run_id)
     there = ("--project", str(two.folder), "--database", two.database)
     listed = pdkernel("runs", "list", "--status", "executing", "--json", *there)
     cancelled = pdkernel("runs", "cancel", run_id, "--json", *there)
@@ -275,7 +278,7 @@ def _until_refused(url: str) -> bool:
     while time.monotonic() < ends:
         try:
             httpx.get(f"{url}/-/ready", timeout=LIMIT_S)
-        except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
             return True
         time.sleep(0.05)
     return False

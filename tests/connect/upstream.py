@@ -87,6 +87,7 @@ class Upstream(ThreadingHTTPServer):
 
     Attributes:
         asked: Requests that the API received, in order.
+        answered: The paths of the requests that it has answered, in order.
         proceed: A held response goes on when a test sets it.
         workflows: The workflow objects of the REST API, by id.
         events: The lists of events of the REST API, newest first, by path: `workflows/p_1/$errors`, `sources/dc_1`.
@@ -99,6 +100,7 @@ class Upstream(ThreadingHTTPServer):
         self.accounts = json.loads(json.dumps(ACCOUNTS))
         self.webhooks = json.loads(json.dumps(SOURCES))
         self.asked: list[dict[str, Any]] = []
+        self.answered: list[str] = []
         self.fault: dict[str, Any] = {}
         self.proceed = threading.Event()
         self.tokens: dict[str, tuple[str, str]] = {TOKEN: ("o_ours", "*")}
@@ -405,6 +407,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with suppress(OSError):  # the client has given up
             self.wfile.write(content)
+        self.server.answered.append(urlsplit(self.path).path)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Log nothing."""

@@ -49,7 +49,7 @@ def drawn(notebook: Notebook) -> Iterator[Callable[[], list[str]]]:
 
 def wait_for(drawn: Callable[[], list[str]], word: str) -> bool:
     """Whether *word* is in the last drawing, after it was drawn."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while word not in drawn()[-1] and time.monotonic() < until:
         time.sleep(0.01)
     return word in drawn()[-1]

@@ -172,7 +172,7 @@ AFTER = '%%pdstep after --no-run\ndef handler(pd):\n    return pd.steps["approve
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait until *condition* holds."""
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.02)

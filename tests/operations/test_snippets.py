@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pdkernel.model import JSON
@@ -24,6 +23,7 @@ from pdkernel.render.snippets import (
     build_snippets,
 )
 from tests.operations.http_endpoint import HttpEndpoint
+from tests.process_states import has_ended
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,6 @@ async def test_the_problem_of_a_program(lines: list[str], status: int, problem: 
     ran = await run_code(tmp_path, "\n".join([*(f"print({line!r})" for line in lines), f"raise SystemExit({status})"]))
 
     assert (ran.succeeded, ran.problem) == (False, problem)
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process does not run any more."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 async def test_a_program_that_hangs_ends(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure, find_npm, run_npm
+from tests.process_states import has_ended
 
 MISSING = "'zodd@*' is not in this registry."
 
@@ -75,11 +75,11 @@ async def test_a_cancelled_installation_ends_npm(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         for _ in range(100):  # until the pipe of npm is connected
             await asyncio.sleep(0)
-        child = psutil.Process(int(pid.read_text()))
+        child = int(pid.read_text())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        while not has_ended(child):
             await asyncio.sleep(0.01)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pdkernel.analysis import PythonRequirement
 from pdkernel.packages.uv_command import Uv, run_command
+from tests.process_states import has_ended
 from tests.wheels import WheelFolder
 
 
@@ -74,7 +75,7 @@ async def test_a_cancelled_installation_ends_uv() -> None:
     assert task.cancelled()
     assert not psutil.pid_exists(own)
     async with asyncio.timeout(60):
-        while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        while not has_ended(child):
             await asyncio.sleep(0.01)
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on 
 
 ROOT = Path(__file__).parents[2]
 NOT_IN_AN_ARCHIVE = shutil.ignore_patterns(
-    ".git", ".venv", ".pdkernel", ".*_cache", "__pycache__", "dist", "build", "_build"
+    ".git", ".venv", ".pdkernel", ".*_cache", ".hypothesis", "__pycache__", "dist", "build", "_build"
 )
 SHARED = f"pdkernel-{VERSION}.data/data/share/jupyter"
 NEEDED = {

@@ -229,7 +229,7 @@ def test_opening_waits_for_a_rotation(project: Project) -> None:
 
     def hold(_done: int, _total: int) -> None:
         reached.set()
-        assert goes_on.wait(20)
+        assert goes_on.wait(60)
 
     def open_and_read() -> Any:
         with Project.open(project.folder) as opened:

@@ -38,7 +38,7 @@ def served(session: Session) -> tuple[str, list[Execution], list[str]]:
 
 
 def wait_for(what: Callable[[], bool]) -> bool:
-    """Whether *what* becomes true: a log line is written just after its response."""
+    """Whether *what* becomes true: the log line and the end of a run come just after the response."""
     until = time.monotonic() + 60
     while not what() and time.monotonic() < until:
         time.sleep(0.01)
@@ -58,7 +58,7 @@ def test_each_request_runs_the_current_draft(session: Session) -> None:
     assert answers == ["first", "second"]
     with pytest.raises(DirectiveError, match="unknown key 'nme'"):
         DraftWorkflowSource(session)
-    assert {run.status for run in runs} >= {"executing", "success"}
+    assert wait_for(lambda: {run.status for run in runs} >= {"executing", "success"})
     assert wait_for(lambda: len(lines) == 2)
 
 

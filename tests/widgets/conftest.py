@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets as ipw
 import pytest
@@ -103,3 +106,28 @@ def _no_widgets_left() -> Iterator[None]:
     ipw.Widget.close_all()
     yield
     ipw.Widget.close_all()
+
+
+class Timers:
+    """
+    Timers that end when the test ends them.
+
+    Attributes:
+        ends: Ends each timer.
+    """
+
+    def __init__(self) -> None:
+        self.ends: list[Callable[[], object]] = []
+
+    def __call__(self, _: float, function: Callable[..., object], args: tuple[object, ...] = ()) -> SimpleNamespace:
+        """Make a timer."""
+        self.ends.append(partial(function, *args))
+        return SimpleNamespace(start=lambda: None)
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    """The timers of the package, which count no time: a form waits for a value, and a link is shown for a while."""
+    timers = Timers()
+    monkeypatch.setattr(threading, "Timer", timers)
+    return timers

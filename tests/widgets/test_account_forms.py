@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pdkernel.session import Session
 from pdkernel.widgets import UserPicker
 from pdkernel.widgets.account_forms import AppRow, ConnectForm, format_account
 from pdkernel.widgets.components import close_tree
+from tests.widgets.conftest import Timers
 from tests.widgets.front_end import enter, everything_in_state, press, screen, secrets, type_into
 
 TOKEN = "xoxb-planted-token"
@@ -159,7 +159,7 @@ def test_another_field_has_the_next_credential_of_the_app(session: Session) -> N
     assert [row.name.value for row in form._rows] == ["key", "region", ""]
 
 
-def test_enter_connects(session: Session) -> None:
+def test_enter_connects(session: Session, timers: Timers) -> None:
     """Enter in the value's field connects the account with the value, which the front end sends after the key."""
     form = ConnectForm("slack", lambda: None)
     form.set_user(session.directory, "ada", "production")
@@ -167,28 +167,34 @@ def test_enter_connects(session: Session) -> None:
 
     enter(form._rows[0].secret)
     type_into(form._rows[0].secret, TOKEN)
+    timers.ends[0]()
 
     (account,) = session.directory.accounts(external_user_id="ada")
     assert session.directory.credentials(account.id) == {"oauth_access_token": TOKEN}
     assert account.environment == "production"
 
 
-def test_enter_connects_with_the_value_typed_before(session: Session) -> None:
+def test_enter_connects_with_the_value_typed_before(session: Session, timers: Timers) -> None:
     """Enter in a field that has not changed connects the account once with the values that were typed before."""
-    connected = threading.Event()
-    form = ConnectForm("slack", connected.set)
+    connected: list[int] = []
+    form = ConnectForm("slack", lambda: connected.append(len(timers.ends)))
     form.set_user(session.directory, "ada", "development")
     type_into(form._rows[0].secret, TOKEN)
 
     enter(form._rows[0].name)
     enter(form._rows[0].name)
+    early = len(session.directory.accounts())
+    for end in timers.ends:
+        end()
 
-    assert connected.wait(30)
+    assert (early, connected) == (0, [2])
     assert len(session.directory.accounts(external_user_id="ada")) == 1
 
 
 @pytest.mark.parametrize(("user", "environment"), [("bob", "development"), ("ada", "production")])
-def test_what_belongs_to_another_user_is_forgotten(session: Session, user: str, environment: Environment) -> None:
+def test_what_belongs_to_another_user_is_forgotten(
+    session: Session, timers: Timers, user: str, environment: Environment
+) -> None:
     """After another user or environment is chosen, no earlier Enter and no earlier value connects an account there."""
     form = ConnectForm("slack", lambda: None)
     form.set_user(session.directory, "ada", "development")
@@ -196,6 +202,7 @@ def test_what_belongs_to_another_user_is_forgotten(session: Session, user: str, 
     enter(form._rows[0].secret)
 
     form.set_user(session.directory, user, environment)
+    timers.ends[0]()
     early = form._rows[0].secret.has_value
     type_into(form._rows[0].secret, TOKEN)
     waiting = len(session.directory.accounts())

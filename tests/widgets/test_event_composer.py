@@ -15,6 +15,7 @@ from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 from pdkernel.widgets import EventComposer
 from pdkernel.widgets.event_composer import MAX_CONTRACT_MESSAGES
+from tests.builders import Gate
 from tests.widgets.front_end import NEEDS_SLACK, button, enter, everything_in_state, pick, press, screen, type_into
 
 STEP = "%%pdstep shape\ndef handler(pd):\n    print('hello')\n    return pd.steps['trigger']['event']['body']\n"
@@ -386,13 +387,15 @@ def test_closed_form_does_not_follow(issue: Event, composer: EventComposer, sess
     assert composer.fields.path.value == "/"
 
 
-def test_sending(composer: EventComposer, session: Session) -> None:
+def test_sending(composer: EventComposer, session: Session, tmp_path: Path) -> None:
     """Send runs the workflow in the background; the output beside the form ends with the complete timeline."""
-    session.record_cell(STEP, cell_id="cell-1")
+    gate = Gate(tmp_path)
+    session.record_cell(STEP.replace("    print", f"    {gate.code}\n    print"), cell_id="cell-1")
     type_into(composer.body.text, '{"a": 1}')
 
     press(composer, "Send")
     while_running = composer.send_button.description
+    gate.open()
     composer.wait()
 
     assert while_running == "Stop"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,6 +21,7 @@ from pdkernel.widgets import UserPicker
 from pdkernel.widgets.link_button import ConsoleLinkButton
 from tests.server.link.conftest import SAME_ORIGIN
 from tests.server.link.reading import Page
+from tests.widgets.conftest import Timers
 from tests.widgets.front_end import NEEDS_SLACK, button, everything_in_state, inside, press, screen
 
 TOKEN = "xoxb-typed-into-the-page"
@@ -136,31 +134,6 @@ def test_a_browser_on_another_machine(slack_picker: UserPicker, session: Session
 def test_no_button_without_a_user(slack_picker: UserPicker, make_picker: Callable[[], UserPicker]) -> None:
     """Without a user there is no button."""
     assert "Connect with Link" not in screen(slack_picker)
-
-
-class Timers:
-    """
-    Timers that end when the test ends them.
-
-    Attributes:
-        ends: Ends each timer.
-    """
-
-    def __init__(self) -> None:
-        self.ends: list[Callable[[], object]] = []
-
-    def __call__(self, _: float, function: Callable[..., object], args: tuple[object, ...] = ()) -> SimpleNamespace:
-        """Make a timer."""
-        self.ends.append(partial(function, *args))
-        return SimpleNamespace(start=lambda: None)
-
-
-@pytest.fixture
-def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
-    """The timers of links."""
-    timers = Timers()
-    monkeypatch.setattr(threading, "Timer", timers)
-    return timers
 
 
 class TestConsole:

@@ -21,7 +21,7 @@ CANCEL = "Cancel the run"
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait until *condition* holds."""
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.02)

@@ -615,6 +615,27 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
     }).observe(document.body, { childList: true, subtree: true });
   }
 
+  // ---- Presses on what is drawn again -----------------------------------------------------------------------------
+
+  /**
+   * Click the button under the pointer if the pressed one was drawn again before the release: a running timeline is drawn each second,
+   * and a browser sends no click for an element that has left the page.
+   */
+  function watchPresses() {
+    const buttonOf = event => (event.target instanceof Element ? event.target.closest(`${KEY}, ${STALE}, ${STOP}`) : null);
+    let pressed = null;
+    window.addEventListener('pointerdown', event => {
+      pressed = event.button === 0 ? buttonOf(event) : null;
+    }, true);
+    window.addEventListener('pointerup', event => {
+      const released = buttonOf(event);
+      if (pressed && !pressed.isConnected && released?.title === pressed.title) {
+        released.click();
+      }
+      pressed = null;
+    }, true);
+  }
+
   // ---- Pages that a button opens ----------------------------------------------------------------------------------
 
   const OPENS = '.pd-link';
@@ -673,6 +694,7 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
     activate: (_app, tracker, languages) => {
       watchKeys();
       watchTimelines(tracker);
+      watchPresses();
       watchPages();
       watchSending();
       watchStaleMarks();
