@@ -161,11 +161,11 @@ class DeployedTriggerTable:
             rows = connection.execute(query.order_by(deployed_triggers.c.number.desc())).all()
         return [self._trigger(row) for row in rows]
 
-    def list_moved(self, base_url: str) -> Sequence[DeployedTrigger]:
-        """The active triggers whose sources were activated with an endpoint of another server than that of *base_url*."""
+    def list_active(self) -> Sequence[DeployedTrigger]:
+        """The active triggers of all external users."""
         with self._database.read() as connection:
             rows = connection.execute(select(deployed_triggers).where(deployed_triggers.c.active)).all()
-        return [found for found in map(self._trigger, rows) if found.base_url not in (None, base_url)]
+        return [self._trigger(row) for row in rows]
 
     def remove(self, trigger_id: str) -> bool:
         """Remove the trigger, its state, its events, those that wait too, and its endpoint key; False if it does not exist."""

@@ -13,8 +13,9 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
-from pdkernel.egress import CallContext
+from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.engine.dispatch import look_repeatedly
@@ -180,3 +181,17 @@ class TriggerEvents:
         if REFUSAL_HEADER.decode() in answer.headers:
             return "not sent"
         return None if answer.is_success else f"status {answer.status_code}"
+
+
+def has_moved(activated_url: str | None, base_url: str) -> bool:
+    """
+    Whether a source must be activated again, so that its app calls the endpoint at the server of *base_url*.
+
+    Args:
+        activated_url: The base of the endpoint's URL when the source was activated; None without an endpoint.
+        base_url: The base of the server's URLs. A loopback URL, which apps do not reach, replaces no other.
+    """
+    if activated_url is None or activated_url == base_url:
+        return False
+    own_host, other_host = (urlsplit(url).hostname or "" for url in (base_url, activated_url))
+    return is_loopback(other_host) or not is_loopback(own_host)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,14 +17,14 @@ from sqlalchemy import Connection
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.errors import PdkernelError, ProjectError, RequestError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.model import JSON, Trigger
 from pdkernel.project import DeployedTrigger, EventTarget
 from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import Guard
-from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents
+from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL
 
 _log = logging.getLogger(__name__)
@@ -41,8 +42,7 @@ class DeployedTriggers:
     async def run_due(self) -> None:
         """Run each trigger when it is due, until the task is cancelled; an unreadable database is tried again."""
         problem = "Deployed triggers cannot be read at the moment"
-        looking = look_repeatedly(self._look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
-        await asyncio.gather(looking, self._activate_moved())
+        await look_repeatedly(self._look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
     async def _look(self) -> float:
         while (due := await asyncio.to_thread(self._table.claim_due)) is not None:
@@ -52,24 +52,27 @@ class DeployedTriggers:
         wait_s = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - self._context.clock.now()).total_seconds()
         return min(max(wait_s, 0.05), MAX_POLL_INTERVAL_S)
 
-    async def _activate_moved(self) -> None:
-        """Activate the sources again whose endpoints have had another URL, so that their apps call this server."""
-        base_url, is_done = self._context.settings.base_url, False
-        while not is_done:
-            try:
-                moved = await asyncio.to_thread(self._table.list_moved, base_url)
-                is_done = all([await self._activate_again(trigger.id) for trigger in moved])
-            except ProjectError as fault:
-                _log.warning("Deployed triggers cannot be activated with the URL %s: %s", base_url, fault.message)
-            if not is_done:
-                await asyncio.sleep(RETRY_INTERVAL.total_seconds())
+    async def activate_moved(self) -> None:
+        """
+        Activate the sources again whose endpoints have had another URL, so that their apps call this server.
+
+        What fails is tried again until the task is cancelled.
+        """
+        problem, retry_s = "Deployed triggers cannot be activated again at the moment", RETRY_INTERVAL.total_seconds()
+        await look_repeatedly(self._activate_moved, asyncio.Event(), problem=problem, retry_s=retry_s)
+
+    async def _activate_moved(self) -> float:
+        base_url = self._context.settings.base_url
+        active = await asyncio.to_thread(self._table.list_active)
+        moved = [trigger.id for trigger in active if has_moved(trigger.base_url, base_url)]
+        return math.inf if all([await self._activate_again(each) for each in moved]) else RETRY_INTERVAL.total_seconds()
 
     async def _activate_again(self, trigger_id: str) -> bool:
         """Run the hooks of a source for its endpoint at this server; False if `activate` fails, which is logged."""
         base_url = self._context.settings.base_url
         async with self._runs.source_turns.take(trigger_id) as guard:
             trigger = await asyncio.to_thread(self._table.find, trigger_id)
-            if trigger is None or not trigger.active or trigger.base_url == base_url:
+            if trigger is None or not trigger.active or not has_moved(trigger.base_url, base_url):
                 return True  # it was removed or deactivated, or another process has done this
             await self._try_hook(guard, trigger, "deactivate")
             if not await self._try_hook(guard, trigger, "activate"):

@@ -36,7 +36,7 @@ from pdkernel.project import Schedule, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import Guard
-from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents
+from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
 
 RETRY_INTERVAL = timedelta(minutes=5)
 """Until a source that could not be activated is activated again."""
@@ -52,8 +52,10 @@ class WorkflowTriggers:
         self._events = events
         self._table = context.project.workflow_triggers
         self._has_changed = asyncio.Event()
-        self._seen: set[str] = set()  # so that servers with different URLs do not activate a source by turns
-        self._removed: set[str] = set()  # nor servers with different versions of a workflow
+        # ids of triggers: servers with different URLs do not activate a source by turns
+        self._seen: set[str] = set()
+        # those whose sources this server has deactivated: another one may serve a version of the workflow that still has the trigger
+        self._removed: set[str] = set()
 
     async def run(self) -> None:
         """Fire triggers when they are due, until the task is cancelled; an unreadable database is tried again."""
@@ -143,9 +145,9 @@ class WorkflowTriggers:
 
     def _is_outdated(self, state: TriggerState, trigger: Trigger) -> bool:
         """Whether the settings of the trigger have changed, or its source was activated with the URL of an earlier server."""
-        own_url = self._context.settings.base_url
-        has_moved = state.is_active and state.base_url not in (None, own_url) and state.id not in self._seen
-        return has_moved or state.settings != trigger.config or state.type not in (None, trigger.type)
+        is_new = state.is_active and state.id not in self._seen
+        is_elsewhere = is_new and has_moved(state.base_url, self._context.settings.base_url)
+        return is_elsewhere or state.settings != trigger.config or state.type not in (None, trigger.type)
 
     async def _reconfigure(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> TriggerState:
         """Store the changed settings of a trigger; times count from now. Return the trigger's new state."""

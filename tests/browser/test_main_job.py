@@ -25,6 +25,9 @@ TITLE = ["steps.trigger.event.body.issue.title", 'pd.steps["trigger"]["event"]["
 TOKEN = "xoxb-first-token-of-grace"
 MESSAGE = 'Slack message to #bugs: "New issue in Codertocat/Hello-World'
 
+IS_WITHIN = "node => node.getBoundingClientRect().right <= innerWidth"
+"""JavaScript: whether a node fits into the window. JupyterLab lays out a moment after the window has another size."""
+
 
 class Job:
     """The quickstart in a page, its parts by name."""
@@ -206,8 +209,7 @@ def test_narrow_window_keeps_the_columns(sent: Job) -> None:
     page = sent.page.page
     before = page.viewport_size
     page.set_viewport_size({"width": 900, "height": 1300})
-    is_within = "node => node.getBoundingClientRect().right <= innerWidth"
-    page.wait_for_function(is_within, arg=sent.composer.element_handle())  # JupyterLab lays out a moment later
+    page.wait_for_function(IS_WITHIN, arg=sent.composer.element_handle())
     try:
         column = sent.composer.locator("select").first.bounding_box()
         wrapped = sent.composer.locator("label", has_text="save as").bounding_box()
@@ -313,8 +315,7 @@ def test_narrow_window_hides_nothing(edited: Job, width: str) -> None:
     """At 900 pixels, and with cells as narrow as on a phone, each form and timeline fits into its cell, and each field into its form."""
     wide = edited.page.page.viewport_size
     edited.page.page.set_viewport_size({"width": 900, "height": 1100})
-    is_within = "node => node.getBoundingClientRect().right <= innerWidth"
-    edited.page.page.wait_for_function(is_within, arg=edited.output("composer").element_handle())
+    edited.page.page.wait_for_function(IS_WITHIN, arg=edited.output("composer").element_handle())
 
     cells = ("user", "picker", "composer", "notify", "run", "shape", "export")
     for cell in cells:

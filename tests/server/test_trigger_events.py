@@ -13,7 +13,7 @@ from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, TriggerState, Webhook
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
-from pdkernel.server.trigger_events import TriggerEvents
+from pdkernel.server.trigger_events import TriggerEvents, has_moved
 from pdkernel.source import load_source
 from tests.http_servers import AnsweringServer
 from tests.notebook_files import notebook_of
@@ -204,3 +204,21 @@ async def test_two_servers_hand_over_together(site: Served, receiver: AnsweringS
 
     runs = await site.context.engine.journal.list_executions()
     assert sorted(run.step("note").return_value for run in runs) == [1, 2]  # type: ignore[type-var]  # both are numbers
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        (None, "https://a.example", False),
+        ("https://a.example", "https://a.example", False),
+        ("https://a.example", "https://b.example", True),
+        ("https://a.example", "https://a.example/base", True),
+        ("http://127.0.0.1:8765", "https://a.example", True),
+        ("http://127.0.0.1:8765", "http://localhost:9000", True),
+        ("https://a.example", "http://127.0.0.1:8765", False),
+        ("https://a.example", "http://[::1]:8765", False),
+    ],
+)
+def test_when_a_source_is_activated_again(before: str | None, now: str, expected: bool) -> None:
+    """A server with another URL takes over a source with an endpoint, unless only its own machine reaches it."""
+    assert has_moved(before, now) is expected

@@ -17,6 +17,7 @@ from pdkernel.errors import DirectiveError, InternalError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.operations.run_history import end_pause
+from pdkernel.project import DeployedTrigger
 from pdkernel.session import Session
 from pdkernel.session.notebook_server import MAX_KEPT_REQUESTS, DraftWorkflowSource
 from tests.builders import Gate
@@ -60,6 +61,19 @@ def test_each_request_runs_the_current_draft(session: Session) -> None:
         DraftWorkflowSource(session)
     assert wait_for(lambda: {run.status for run in runs} >= {"executing", "success"})
     assert wait_for(lambda: len(lines) == 2)
+
+
+def test_a_draft_takes_over_no_endpoint(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """Sources that another server of the project has activated keep its URL: their hooks do not run for a notebook's server."""
+    now, there = session.project.clock.now(), "http://127.0.0.1:1"
+    found = DeployedTrigger("dc_1", "ada", "production", "k", "1", "n", {}, {}, True, now, now, base_url=there)
+    session.project.deployed_triggers.add(found)
+    session.record_cell(HEADER, cell_id="h")
+    session.record_cell(step("first"), cell_id="a")
+    url, _, _ = served(session)
+
+    assert httpx.post(url, timeout=60).text == "first"
+    assert "hook of the deployed trigger" not in caplog.text
 
 
 def test_the_drafts_id_is_not_an_endpoint(session: Session) -> None:
