@@ -51,6 +51,10 @@ os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 # without byte code, each of the processes that tests start would compile the package again, and each process of pytest all tests
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# if another environment is active in the shell, IPython warns in each kernel and each notebook of a test
+os.environ.pop("VIRTUAL_ENV", None)
+
 if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 ):  # a run in the background of a shell: programs of tests would inherit it
