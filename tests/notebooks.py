@@ -64,6 +64,8 @@ def run(
     shutil.copytree(
         notebook.parent, copied.parent, ignore=shutil.ignore_patterns(".pdkernel", ".ipynb_checkpoints", "exported")
     )
+    for event in (copied.parent / "events").glob("*.json"):
+        shutil.copystat(copied, event)  # which event is the newest depends on the moments of the checkout
     with Project.open(copied.parent / ".pdkernel") as project:
         prepare(project)
     environment = {**private_environment(folder), "PDKERNEL_NOTEBOOK": str(copied), "COLUMNS": "80"}
