@@ -41,6 +41,15 @@ def test_client_ip(peer: str, forwarded: str, trusted: tuple[str, ...], expected
     assert resolve_client_ip({"type": "http", "client": (peer, 1)}, headers, trusted) == expected
 
 
+def test_client_ip_in_repeated_headers() -> None:
+    """Several X-Forwarded-For headers count as one list: a proxy may add a header of its own below that of the client."""
+    lines = [(b"x-forwarded-for", b"127.0.0.1, 6.6.6.6"), (b"x-forwarded-for", b"198.51.100.7, 10.9.9.9")]
+
+    found = resolve_client_ip({"type": "http", "client": ("10.0.0.1", 1)}, Headers(raw=lines), ("10.0.0.0/8",))
+
+    assert found == "198.51.100.7"
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "trusted", "expected"),
     [

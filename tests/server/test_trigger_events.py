@@ -15,7 +15,7 @@ from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents, has_moved
 from pdkernel.source import load_source
-from tests.http_servers import AnsweringServer
+from tests.http_servers import AnsweringServer, serve
 from tests.notebook_files import notebook_of
 from tests.server.served import Served, served
 
@@ -122,6 +122,19 @@ async def test_a_webhook_of_a_connect_token_stays_outside(site: Served, receiver
     assert receiver.requests == []
     assert found is not None
     assert [(hook.failures, hook.last_error) for hook in found.webhooks] == [(2, "not sent")]
+
+
+async def test_a_redirect_is_a_failed_delivery(site: Served) -> None:
+    """An event is sent to the webhook's own URL only: a redirect is not followed, and counts as a failure."""
+    with serve(AnsweringServer(lambda _: (307, b"", {"location": "/elsewhere"}))) as server:
+        deploy(site, f"{server.url}/hook")
+
+        await hand_over(site)
+
+    trigger = site.project.deployed_triggers.find(TRIGGER)
+    assert trigger is not None
+    assert [(hook.failures, hook.last_error) for hook in trigger.webhooks] == [(2, "status 307")]
+    assert [request.path for request in server.requests] == ["/hook", "/hook"]
 
 
 async def test_a_delivery_ends_the_failures_of_a_webhook(site: Served, receiver: AnsweringServer) -> None:

@@ -488,6 +488,23 @@ async def test_a_callback_in_another_browser_is_rejected(site: Served, visitor: 
     assert site.directory.accounts() == []
 
 
+async def test_a_callback_in_a_browser_with_another_sign_in_is_rejected(
+    site: Served, visitor: Visitor, provider: Provider
+) -> None:
+    """A browser that has started a sign-in of its own does not finish that of another browser."""
+    register(site.project, provider)
+    mallorys = await make(site, user="mallory")
+    back = await sign_in(await visitor.fill(await visitor.open(mallorys["connect_link_url"], app=APP)))
+    victim = Visitor(site)
+    own = await make(site, user="ada")
+    await victim.fill(await victim.open(own["connect_link_url"], app=APP))
+
+    opened = await victim.open(back)
+
+    assert (opened.status, "not started in this browser" in opened.words) == (400, True)
+    assert site.directory.accounts() == []
+
+
 async def test_a_callback_is_valid_once(site: Served, visitor: Visitor, provider: Provider) -> None:
     """A repeated callback and a callback with an unknown state are rejected."""
     register(site.project, provider)

@@ -34,7 +34,8 @@ class BackEnd:
     async def hook(self, request: Request) -> Response:
         """Receive an event."""
         self.got.append((request.headers["x-pd-signature"], await request.body()))
-        return Response(status_code=self.answers.pop(0) if self.answers else 200)
+        status = self.answers.pop(0) if self.answers else 200
+        return Response(status_code=status, headers={"location": self.url} if status == 307 else {})
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -127,6 +128,18 @@ async def test_a_failing_back_end_does_not_prevent_the_connection(
     assert len(site.directory.accounts()) == 1
     assert "rejected CONNECTION_SUCCESS: status 500" in caplog.text
     assert token not in caplog.text
+
+
+async def test_a_redirect_is_a_failed_delivery(
+    site: Served, visitor: Visitor, back_end: BackEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event is sent to the webhook of the token only: a redirect is not followed, and is not a success."""
+    back_end.answers = [307, 307, 307]
+
+    await connect(site, visitor, back_end)
+
+    assert len(back_end.got) == 3
+    assert "rejected CONNECTION_SUCCESS: status 307" in caplog.text
 
 
 async def test_a_back_end_that_cannot_be_reached(
