@@ -201,7 +201,7 @@ def _secret_fields(value: str) -> Iterator[tuple[str, str]]:
         return
     try:
         fields = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     for name, field_value in fields.items():
         if isinstance(field_value, str) and is_secret_field(name):

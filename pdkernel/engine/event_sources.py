@@ -362,7 +362,7 @@ def _received(event: JSON, description: ComponentDescription) -> JSON:
     elif isinstance(raw, str) and "body" not in event:
         try:
             body = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = raw
     headers = event.get("headers")
     lower = {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else {}

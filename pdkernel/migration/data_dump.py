@@ -292,7 +292,7 @@ class DumpDownload:
 def _check_page(status: int, content: bytes, url: str, required: str | None) -> dict[str, Any]:
     try:
         page = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         page = None
     if status == 403:
         raise _wrong_page(url, "the step there has another token (403)")

@@ -325,5 +325,5 @@ def _is_number(value: str) -> bool:
     try:
         number = json.loads(value)
         return type(number) in (int, float) and json.dumps(number) == value
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

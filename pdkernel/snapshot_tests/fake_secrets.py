@@ -31,7 +31,7 @@ def build_fake_secret(name: str, value: str) -> str:
         return "1000000007"
     try:
         content = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return json.dumps({key: _build_fake_field(key, item) for key, item in content.items()})

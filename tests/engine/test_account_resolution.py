@@ -317,6 +317,16 @@ def test_the_fields_of_a_key_file_are_secrets() -> None:
     ]
 
 
+async def test_a_credential_of_deeply_nested_json(run: Run, connect: Connect) -> None:
+    """A credential that an external user has typed, and that no parser of JSON reads to its end, is an ordinary secret."""
+    typed = '{"a":' * 100_000
+    connect("ada", typed)
+
+    execution = await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada")
+
+    assert (execution.status, execution.step("say").return_value) == ("success", len(typed))
+
+
 class Unreadable(LocalDirectory):
     """A directory whose credentials cannot be read."""
 

@@ -326,6 +326,7 @@ async def test_http_source_gets_the_request(runtime: WorkflowEngine, request_of:
         ({"method": "PUT", "body": "text"}, {"method": "PUT", "body": "text", "bodyRaw": "text"}),
         ({"bodyRaw": '{"n": 1}'}, {"body": {"n": 1}, "bodyRaw": '{"n": 1}'}),
         ({"bodyRaw": "text"}, {"body": "text", "bodyRaw": "text"}),
+        ({"bodyRaw": "[" * 100_000}, {"body": "[" * 100_000, "bodyRaw": "[" * 100_000}),
         ({"bodyRaw": "1", "body": "2"}, {"body": "2", "bodyRaw": "1"}),
         ({}, {"method": "GET", "body": None, "bodyRaw": None}),
     ):

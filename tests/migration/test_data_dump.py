@@ -176,6 +176,7 @@ def test_a_server_error_is_tried_again(tmp_path: Path, status: int) -> None:
         ((200, {"total": 1, "records": [], "next": 7}, {}), "no next key"),
         ((200, {"records": [], "next": None}, {}), "not a page"),
         ((200, b"<html>", {}), "a text that is not JSON"),
+        pytest.param((200, b"[" * 100_000, {}), "a text that is not JSON", id="deep"),
         ((404, {}, {}), "status 404"),
     ],
 )

@@ -21,6 +21,7 @@ from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
             '{"auth": {"key": "secret"}, "keys": ["one", {"n": null}]}',
             '{"auth": {"key": "made-up-key"}, "keys": ["made-up-keys", {"n": null}]}',
         ),
+        pytest.param('{"a":' * 100_000, "made-up-token", id="deep"),
         ('{"private_key": "secret", "n": 1}', '{"private_key": "made-up-private-key", "n": 1}'),
     ],
 )
