@@ -21,7 +21,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     literal_column,
     or_,
     select,
@@ -41,7 +40,7 @@ from pdkernel.identity import (
 )
 from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
-from pdkernel.project.endpoint_keys import TRIGGER_SOURCE_PREFIX
+from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schema import (
     account_grants,
     accounts,
@@ -274,11 +273,13 @@ class AccountTable:
             account_ids = select(accounts.c.id).filter_by(**key)
             connection.execute(delete(account_grants).where(account_grants.c.account.in_(account_ids)))
             connection.execute(delete(accounts).filter_by(**key))
-            trigger_ids = select(deployed_triggers.c.id).filter_by(**key)
+            # for update: it waits for transactions that store events of the triggers, so that they are removed, too
+            stored = connection.execute(select(deployed_triggers.c.id).filter_by(**key).with_for_update())
+            trigger_ids = stored.scalars().all()
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(trigger_ids)))
-            for trigger in connection.execute(select(deployed_triggers.c.id).filter_by(**key)).scalars().all():
+            for trigger in trigger_ids:
                 delete_source_states(connection, trigger)
-            trigger_sources = select(literal(TRIGGER_SOURCE_PREFIX) + deployed_triggers.c.id).filter_by(**key)
+            trigger_sources = [format_trigger_source(each) for each in trigger_ids]
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(trigger_sources)))
             connection.execute(delete(trigger_events).where(trigger_events.c.trigger.in_(trigger_sources)))
             connection.execute(delete(deployed_triggers).filter_by(**key))

@@ -171,11 +171,12 @@ class DeployedTriggerTable:
         """Remove the trigger, its state, its events, those that wait too, and its endpoint key; False if it does not exist."""
         with self._database.write() as connection:
             key = format_trigger_source(trigger_id)
+            # first: it waits for a transaction that stores events of the trigger, so that they are removed below
+            found = connection.execute(delete(deployed_triggers).where(deployed_triggers.c.id == trigger_id))
             connection.execute(delete(trigger_events).where(trigger_events.c.trigger == key))
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
             connection.execute(delete(endpoints).where(endpoints.c.source == key))
             delete_source_states(connection, trigger_id)
-            found = connection.execute(delete(deployed_triggers).where(deployed_triggers.c.id == trigger_id))
             return found.rowcount > 0
 
     def claim_due(self) -> DeployedTrigger | None:

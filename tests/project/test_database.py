@@ -6,22 +6,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jwt
 import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pdkernel.clock import ManualClock
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Account
+from pdkernel.model import JSON
 from pdkernel.project import EventTarget, Grant, Project, StoreRecord
 from pdkernel.project.accounts import AccountExistsError
+from pdkernel.project.deployed_triggers import DeployedTrigger
 from pdkernel.project.postgres import translate_error, unreachable_error
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
@@ -46,6 +50,38 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     """Run *calls* in threads at the same time, and return their results."""
     with ThreadPoolExecutor(len(calls)) as threads:
         return [future.result() for future in [threads.submit(call) for call in calls]]
+
+
+def count_waiting(project: Project) -> int:
+    """The number of transactions that wait for a lock."""
+    query = (
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        " and backend_type = 'client backend'"
+    )
+    with project.sqlalchemy_engine.connect() as connection:
+        return int(connection.execute(text(query)).scalar_one())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds."""
+    ends = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends, "the condition did not hold"
+        time.sleep(0.01)
+
+
+def overlap(project: Project, first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
+    """The results of *first*, and of *second*, which begins when the transaction of *first* has done all but its commit."""
+    with ThreadPoolExecutor(2) as threads, project.sqlalchemy_engine.connect() as holder:
+        holder.execute(
+            text("lock table meta in access exclusive mode")
+        )  # a transaction reads the table before its commit
+        calls = [threads.submit(first)]
+        until(lambda: count_waiting(project) == 1)
+        calls.append(threads.submit(second))
+        until(lambda: count_waiting(project) == 2)
+        holder.rollback()
+        return [call.result() for call in calls]
 
 
 def run_sql(url: str, statement: str) -> None:
@@ -257,6 +293,84 @@ def test_one_process_claims_a_due_trigger(processes: tuple[Project, Project], cl
     assert sorted(each for found in claimed for each in found if each in ids) == ids
     for trigger_id in ids:
         processes[0].deployed_triggers.remove(trigger_id)
+
+
+def test_no_change_of_a_deployed_trigger_is_lost(processes: tuple[Project, Project]) -> None:
+    """A change that begins while another process changes the same trigger begins with the result of that change."""
+    first, second = processes
+    add_trigger(first, "dc_changed")
+
+    with ThreadPoolExecutor(1) as thread:
+
+        def rename(found: DeployedTrigger) -> DeployedTrigger:
+            other = thread.submit(second.deployed_triggers.record_delivery, found.id, "wh_1", "status 500")
+            until(lambda: other.done() or count_waiting(first) == 1)
+            return replace(found, name="Renamed")
+
+        first.deployed_triggers.update("dc_changed", rename)
+
+    stored = second.deployed_triggers.find("dc_changed")
+    first.deployed_triggers.remove("dc_changed")
+    assert stored is not None
+    assert (stored.name, [hook.failures for hook in stored.webhooks]) == ("Renamed", [1, 0])
+
+
+@pytest.mark.parametrize("removed", ["trigger", "user"])
+def test_a_trigger_that_is_removed_while_it_emits_leaves_nothing(
+    processes: tuple[Project, Project], removed: str
+) -> None:
+    """Events and the state that a source is about to store are removed with its trigger, alone or with its external user."""
+    first, second = processes
+    add_trigger(first, "dc_gone", user="grace")
+    state_key = '["dc_gone", "key"]'
+    event: dict[str, JSON] = {"e": {"n": 1}, "k": "emit", "ts": 1, "id": "1"}
+
+    def store(connection: Connection, _: object) -> None:
+        first.deployed_triggers.add_events("dc_gone", [event], ["p_gone"], connection=connection)
+
+    def emit() -> None:
+        first.source_states.update(state_key, lambda state: state.update(db=1), store)
+
+    remove = {
+        "trigger": partial(second.deployed_triggers.remove, "dc_gone"),
+        "user": partial(second.accounts.delete_user, "grace", "development"),
+    }
+    overlap(first, emit, remove[removed])
+
+    assert second.deployed_triggers.find("dc_gone") is None
+    assert second.deployed_triggers.list_events("dc_gone", 10) == []
+    assert "p_gone" not in [target.id for target in second.trigger_events.list_targets()]
+    assert second.source_states.load(state_key) == {}
+
+
+def test_a_user_is_deleted_with_an_account_that_is_being_added(processes: tuple[Project, Project]) -> None:
+    """An account that a process adds while another one deletes its user is deleted, too."""
+    first, second = processes
+    created = datetime(2026, 1, 1, tzinfo=UTC)
+    kept, added = (Account(name, "slack", "", "lin", "development", created, True, ()) for name in ("apn_x", "apn_y"))
+    first.accounts.add(kept, {})
+
+    overlap(first, partial(first.accounts.add, added, {}), partial(second.accounts.delete_user, "lin", "development"))
+
+    assert second.accounts.find_user("lin", "development") is None
+    assert second.accounts.list_accounts(external_user_id="lin") == []
+
+
+def test_codes_of_two_processes_have_an_interval(processes: tuple[Project, Project]) -> None:
+    """Of two codes that two processes store at the same time, the second is refused."""
+    add = [partial(each.console_logins.add_code, f"code {n}", 60, interval_s=30) for n, each in enumerate(processes)]
+
+    assert overlap(processes[0], *add) == [True, False]
+
+
+def test_a_second_process_signs_with_the_key_of_the_first(processes: tuple[Project, Project]) -> None:
+    """A process that issues its first token while another one creates the key signs with that key."""
+    with processes[0].sqlalchemy_engine.begin() as connection:
+        connection.execute(text("delete from signing_keys"))
+
+    tokens = overlap(processes[0], *(partial(each.access_tokens.issue, "pdc_1", ["*"]) for each in processes))
+
+    assert len({jwt.get_unverified_header(token)["kid"] for token in tokens}) == 1
 
 
 def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, Project]) -> None:
