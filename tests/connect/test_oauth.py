@@ -14,6 +14,7 @@ import pytest
 
 from pdkernel.connect.oauth import ProviderError, authorize_url, refresh_tokens
 from pdkernel.connect.oauth_providers import OAuthProvider
+from tests.http_servers import AnsweringServer, serve
 
 SECRET = "secret/of=ours +0123456789"
 REFRESH = "refresh-token-0123456789"
@@ -165,6 +166,17 @@ def test_a_huge_response_is_not_read_to_its_end() -> None:
 
     assert "issued no token (200): no reason given." in str(caught.value)
     assert caught.value.is_permanent is False
+
+
+def test_a_redirect_is_not_followed() -> None:
+    """The client's secret and the refresh token are sent to the token endpoint only."""
+    with serve(AnsweringServer(lambda _: (307, {}, {"location": "/elsewhere"}))) as server:
+        app = OAuthProvider(f"{server.url}/authorize", f"{server.url}/token", "client", SECRET)
+
+        with pytest.raises(ProviderError, match=r"issued no token \(307\)"):
+            refresh_tokens(app, REFRESH)
+
+    assert [request.path for request in server.requests] == ["/token"]
 
 
 def test_an_unreachable_provider_is_named() -> None:

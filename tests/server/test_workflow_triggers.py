@@ -338,10 +338,13 @@ class TestSchedules:
             write(site.folder, "trigger: {type: schedule, interval_seconds: 90}")
             await site.pass_time(RELOAD_INTERVAL_S)
             changed, started = site.state(), site.clock.now()
+            await site.pass_time(100)
+            later = site.state()
             write(site.folder, "trigger: {type: schedule, cron: '0 0 31 2 *'}")
             await site.pass_time(RELOAD_INTERVAL_S)
 
         assert changed.due == started + timedelta(seconds=90)
+        assert later.due == started + timedelta(seconds=180)
         assert site.state().due is None
         assert site.state().result.startswith("error: The cron expression")
 

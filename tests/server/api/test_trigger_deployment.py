@@ -507,6 +507,26 @@ async def test_a_change_keeps_what_another_call_has_changed_meanwhile(live: Serv
     assert (changed["name"], changed["active"]) == ("Mine", False)
 
 
+async def test_a_replaced_list_keeps_what_was_stored_while_it_arrived(site: Served, receiver: AnsweringServer) -> None:
+    """A name and failed deliveries that are stored while a list of webhooks or workflows arrives stay."""
+    made = await deploy(site, webhook_url=receiver.url)
+    table, key = site.project.deployed_triggers, made["id"]
+    stored = table.find(key)
+    assert stored is not None
+
+    async def arrive(name: str) -> AsyncIterator[bytes]:
+        table.record_delivery(key, stored.webhooks[0].id, "status 500")
+        table.update(key, lambda found: replace(found, name=name))
+        yield json.dumps({"webhook_urls": [receiver.url], "workflow_ids": []}).encode()
+
+    changed = []
+    for path in ("webhooks", "pipelines"):
+        await call_trigger(site, "PUT", f"/{key}/{path}", content=arrive(path))
+        changed.append(table.find(key))
+
+    assert [(each.name, each.webhooks[0].failures) for each in changed if each] == [("webhooks", 1), ("pipelines", 2)]
+
+
 async def test_a_trigger_that_is_removed_while_its_source_runs_leaves_nothing(live: Served) -> None:
     """The state of that run is not stored, and a change of the trigger whose hook ran is answered as an error."""
     removed: list[str] = []
