@@ -32,6 +32,7 @@ from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
 from tests.postgres import PostgresServer
 from tests.project.conftest import Location
 from tests.project.test_deployed_triggers import add_trigger
+from tests.project.waiting import count_waiting, until
 
 
 @pytest.fixture
@@ -52,24 +53,6 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
         return [future.result() for future in [threads.submit(call) for call in calls]]
 
 
-def count_waiting(project: Project) -> int:
-    """The number of transactions that wait for a lock."""
-    query = (
-        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        " and backend_type = 'client backend'"
-    )
-    with project.sqlalchemy_engine.connect() as connection:
-        return int(connection.execute(text(query)).scalar_one())
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds."""
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends, "the condition did not hold"
-        time.sleep(0.01)
-
-
 def overlap(project: Project, first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
     """The results of *first*, and of *second*, which begins when the transaction of *first* has done all but its commit."""
     with ThreadPoolExecutor(2) as threads, project.sqlalchemy_engine.connect() as holder:
@@ -77,9 +60,9 @@ def overlap(project: Project, first: Callable[[], Any], second: Callable[[], Any
             text("lock table meta in access exclusive mode")
         )  # a transaction reads the table before its commit
         calls = [threads.submit(first)]
-        until(lambda: count_waiting(project) == 1)
+        until(lambda: count_waiting(project.sqlalchemy_engine) == 1)
         calls.append(threads.submit(second))
-        until(lambda: count_waiting(project) == 2)
+        until(lambda: count_waiting(project.sqlalchemy_engine) == 2)
         holder.rollback()
         return [call.result() for call in calls]
 
@@ -194,6 +177,60 @@ def test_records_are_written_in_opposite_orders(processes: tuple[Project, Projec
     assert processes[0].data_stores.count("crossed") == 40
 
 
+def test_a_write_of_records_waits_for_another_one(processes: tuple[Project, Project]) -> None:
+    """The second of two processes that write records of one store locks no record before the first has ended."""
+    first, second = processes
+    records = {key: StoreRecord(key, 1, None) for key in "abxy"}
+    first.data_stores.put_records("both", list(records.values()))
+
+    with ThreadPoolExecutor(2) as threads, first.sqlalchemy_engine.connect() as holder:
+        holder.execute(text("select 1 from store_records where key in ('x', 'y') for update"))
+        writes = [threads.submit(first.data_stores.put_records, "both", [records[key] for key in "axb"])]
+        until(lambda: count_waiting(first.sqlalchemy_engine) == 1)
+        writes.append(threads.submit(second.data_stores.put_records, "both", [records[key] for key in "bya"]))
+        until(lambda: count_waiting(first.sqlalchemy_engine) == 2)
+
+    assert [write.exception() for write in writes] == [None, None]
+
+
+def test_an_expired_record_that_another_process_changes_is_left(
+    processes: tuple[Project, Project], clock: ManualClock
+) -> None:
+    """A write that removes expired records does not wait for a process that has locked one of them."""
+    first, second = processes
+    first.data_stores.set("expired", "old", 1, ttl=1)
+    clock.advance(2)
+
+    with ThreadPoolExecutor(1) as thread, first.sqlalchemy_engine.connect() as holder:
+        holder.execute(text("select 1 from store_records where key = 'old' for update"))
+        writing = thread.submit(second.data_stores.set, "other", "new", 2)
+        until(lambda: writing.done() or count_waiting(first.sqlalchemy_engine) > 0)
+        is_done = writing.done()
+
+    assert (is_done, writing.exception()) == (True, None)
+
+
+def test_a_renewal_that_stores_its_token_ends_before_another_connection(processes: tuple[Project, Project]) -> None:
+    """A user who connects an account again waits for a renewal that has its claim, so that their grant is the last one."""
+    first, second = processes
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    first.accounts.add(Account("apn_again", "crm", "", "eve", "development", now, True, ()), {"token": "old"})
+    first.grants.set("apn_again", Grant("refresh-1", now, now))
+    claim = first.grants.claim_renewal("apn_again")
+
+    with ThreadPoolExecutor(2) as threads, first.sqlalchemy_engine.connect() as holder:
+        holder.execute(text("select 1 from accounts where id = 'apn_again' for update"))
+        renewing = threads.submit(
+            first.accounts.replace_credentials, "apn_again", {"token": "new"}, renewal_claim=claim
+        )
+        until(lambda: count_waiting(first.sqlalchemy_engine) == 1)
+        connecting = threads.submit(second.grants.set, "apn_again", Grant("refresh-2", now, now))
+        until(lambda: connecting.done() or count_waiting(first.sqlalchemy_engine) == 2)
+        waits = not connecting.done()
+
+    assert (waits, renewing.result(), connecting.result()) == (True, True, None)
+
+
 def test_a_user_is_deleted_while_an_account_is_added(processes: tuple[Project, Project], clock: ManualClock) -> None:
     """An account never stays without its user."""
     first, second = processes
@@ -304,7 +341,7 @@ def test_no_change_of_a_deployed_trigger_is_lost(processes: tuple[Project, Proje
 
         def rename(found: DeployedTrigger) -> DeployedTrigger:
             other = thread.submit(second.deployed_triggers.record_delivery, found.id, "wh_1", "status 500")
-            until(lambda: other.done() or count_waiting(first) == 1)
+            until(lambda: other.done() or count_waiting(first.sqlalchemy_engine) == 1)
             return replace(found, name="Renamed")
 
         first.deployed_triggers.update("dc_changed", rename)

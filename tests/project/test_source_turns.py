@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.project.database import Database
 from pdkernel.project.schema import metadata
 from pdkernel.project.source_turns import TURN_LEASE_S, SourceTurnTable
+from tests.project.waiting import count_waiting, until
 
 
 @pytest.fixture
@@ -58,7 +60,12 @@ def test_a_turn_ends_with_its_lease(database: Database) -> None:
         connection.exec_driver_sql(f"update source_turns set until = until - {TURN_LEASE_S}")  # its lease is over
 
     assert not refused
-    assert table.take("source", "next")
+    with ThreadPoolExecutor(1) as thread, database.write() as connection:
+        table.check(connection, "source", "frozen")
+        taking = thread.submit(table.take, "source", "next")
+        until(lambda: taking.done() or count_waiting(database.engine) > 0)
+        waits = not taking.done()  # what is stored with the check is stored before the next turn begins
+    assert (waits, taking.result()) == (True, True)
     assert not table.take("source", "frozen")
     with pytest.raises(ProjectError, match="Another server runs the source"), database.write() as connection:
         table.check(connection, "source", "frozen")
