@@ -271,6 +271,14 @@ async def test_a_call_that_is_not_one_of_the_library_is_refused(
     assert await service.answer("get", {"store": "s", "key": "k"}) == {"value": 1}
 
 
+async def test_a_step_without_stores_reaches_none(project: Project) -> None:
+    """Code of a step that declares no data store gets an error from its own calls."""
+    project.data_stores.set("s", "k", 1)
+
+    with pytest.raises(PdkernelError, match="does not declare the data store 's'"):
+        await DataStoreService(project.data_stores, []).answer("get", {"store": "s", "key": "k"})
+
+
 async def test_synced_folder_finds_its_store_by_id(run: Run, project: Project, tmp_path: Path) -> None:
     """A workflow from Git sync finds its store by the platform's id."""
     from pdkernel.definition import read_folder_workflow

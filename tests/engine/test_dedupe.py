@@ -26,6 +26,7 @@ def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:
         ("unique", [[None, None]], [[None, None]]),
         ("greatest", [[3, 1, 5], [5, 6, 4]], [[3, 5], [6]]),
         ("greatest", [["10"], ["9", "11"]], [["10"], ["11"]]),
+        ("greatest", [[0], [0, -1, 1]], [[0], [1]]),
         ("greatest", [["no number"], ["no number"]], [["no number"], ["no number"]]),
         ("greatest", [[10**400, 1]], [[10**400, 1]]),
         ("last", [[1, 2], [1, 2, 3]], [[1, 2], [3]]),

@@ -418,10 +418,20 @@ def test_a_message_has_six_tries() -> None:
         (Delivery("s", "http", "failed", note="Not sent: refused"), True),
         (Delivery("s", "http", "failed", note="The mode is deny."), False),
         (Delivery("s", "http", "sent", status=500), False),
+        (Delivery("s", "http", "failed", request=a_call(outcome="failed", status=None)), True),
+        (Delivery("s", "http", "failed", request=a_call(outcome="failed", status=202)), False),
         (Delivery("s", "email", "failed", note="Not sent: refused"), False),
         (Delivery("s", "emit", "failed", note="Not sent: the database is locked"), True),
     ],
-    ids=["no answer", "refused by a rule", "answered", "e-mail", "an event that is not stored"],
+    ids=[
+        "no answer",
+        "refused by a rule",
+        "answered",
+        "a call without an answer",
+        "an answer that breaks off",
+        "e-mail",
+        "an event that is not stored",
+    ],
 )
 def test_only_a_message_without_an_answer_is_tried_again(delivery: Delivery, again: bool) -> None:
     """A destination that answered, regardless of its status, and a call that a rule refused are not tried again."""

@@ -87,6 +87,30 @@ async def test_event_is_new_once(runtime: WorkflowEngine, request_of: Callable[.
     assert second.events[0].event.data["every"] == 60
 
 
+async def test_a_value_that_a_source_removes_is_gone(
+    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest], tmp_path: Path
+) -> None:
+    """A value that a source has removed from its database is not there at its next run."""
+    place = tmp_path / "components" / "depot" / "sources" / "new-turn"
+    place.mkdir(parents=True)
+    place.joinpath("new-turn.mjs").write_text("""
+export default {
+  key: "depot-new-turn", name: "New Turn", version: "0.1.0", type: "source",
+  props: { db: "$.service.db", timer: { type: "$.interface.timer", default: { intervalSeconds: 60 } } },
+  async run() {
+    const seen = this.db.get("seen");
+    this.db.set("seen", seen === undefined ? 1 : undefined);
+    this.$emit({ seen: seen ?? null });
+  },
+};
+""")
+    request = request_of("depot-new-turn@0.1.0", external_user_id=None)
+
+    runs = [await runtime.source_runner.run(request) for _ in range(3)]
+
+    assert [event.event.data["seen"] for ran in runs for event in ran.events] == [None, 1, None]
+
+
 TREE = {
     "acme/package.json": '{"name": "@pipedream/acme", "main": "acme.app.mjs"}',
     "acme/acme.app.mjs": """

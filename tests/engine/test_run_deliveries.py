@@ -11,8 +11,8 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.deliveries import NOTIFICATION_STEP
-from pdkernel.engine.journal import Claim, UnrecordedRuns
+from pdkernel.engine.deliveries import FIRST_RETRY_S, NOTIFICATION_STEP
+from pdkernel.engine.journal import Claim, OutboxRow, UnrecordedRuns
 from pdkernel.engine.restored_run import RestoredRun
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
@@ -29,6 +29,20 @@ SERVED = RunRequest(
 )
 
 
+def new_record(request: RunRequest) -> RunRecord:
+    """The record of a run that begins."""
+    return RunRecord(
+        request,
+        state=RestoredRun(Claim.first("run"), "trace", {}),
+        watcher=UNWATCHED,
+        journal=UnrecordedRuns(),
+        clock=ManualClock(),
+        vault=None,
+        root=Path("/"),
+        may_have_accounts=False,
+    )
+
+
 def queue(
     directory: LocalDirectory, request: RunRequest, target: Callable[[], str | None], *, fails: bool = True
 ) -> list[tuple[str, str]]:
@@ -41,16 +55,7 @@ def queue(
         error_notification=target,
         emitted_events=None,
     )
-    record = RunRecord(
-        request,
-        state=RestoredRun(Claim.first("run"), "trace", {}),
-        watcher=UNWATCHED,
-        journal=UnrecordedRuns(),
-        clock=ManualClock(),
-        vault=None,
-        root=Path("/"),
-        may_have_accounts=False,
-    )
+    record = new_record(request)
     if fails:
         record.record_refusal(RequestError("No key-0123456789."))
     else:
@@ -80,6 +85,37 @@ def test_a_failed_served_run_notifies(
 
     assert [path for path, _ in messages] == [NOTIFICATION_STEP] * count
     assert all("key-0123456789" not in shown and "env/KEY" in shown for _, shown in messages)
+
+
+class Deliveries(UnrecordedRuns):
+    """Stores when each delivery is tried again."""
+
+    def __init__(self) -> None:
+        self.retries: list[float | None] = []
+
+    async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:
+        """Store the time."""
+        self.retries.append(retry_at)
+        return True
+
+
+async def test_the_notification_of_a_refused_run_is_tried_again(directory: LocalDirectory) -> None:
+    """A notification about a run that was refused before its first step has its second try after ten seconds."""
+    clock, journal = ManualClock(), Deliveries()
+    deliveries = RunDeliveries(
+        directory=directory,
+        journal=journal,
+        gateway=None,
+        clock=clock,
+        error_notification=lambda: "http://127.0.0.1:9/closed",
+    )
+    record = new_record(SERVED)
+    record.record_refusal(RequestError("No."))
+    deliveries.queue_failure(SERVED, record)
+
+    await deliveries.deliver_refusal(SERVED, record)
+
+    assert journal.retries == [clock.now().timestamp() + FIRST_RETRY_S]
 
 
 def test_settings_that_cannot_be_read(directory: LocalDirectory, caplog: pytest.LogCaptureFixture) -> None:

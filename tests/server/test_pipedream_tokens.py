@@ -253,6 +253,20 @@ async def test_the_result_of_a_check_is_not_kept_after_a_revocation(verifier: Ve
     assert await verifier.tokens.check("opaque") == "unknown"
 
 
+async def test_a_token_that_is_revoked_while_it_is_checked_is_checked_again(verifier: Verifier) -> None:
+    """The result of a check that ends after the revocation is not the answer to a later check."""
+    verifier.pipedream.answers.clear()
+    before = asyncio.create_task(verifier.tokens.check("opaque"))
+    while not verifier.pipedream.checks:
+        await asyncio.sleep(0)
+    await verifier.tokens.revoke(REQUEST, "opaque")
+    verifier.pipedream.accounts = 401
+    verifier.pipedream.answers.set()
+    await before
+
+    assert await verifier.tokens.check("opaque") == "unknown"
+
+
 async def test_the_oldest_results_leave_the_cache(verifier: Verifier) -> None:
     """The cache has the results of the last thousand tokens."""
     for number in range(1001):

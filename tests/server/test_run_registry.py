@@ -23,6 +23,7 @@ from pdkernel.execution import UNFINISHED_STATUSES, Delivery, Execution
 from pdkernel.model import Trigger
 from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
+from pdkernel.server.endpoint.request_body import MAX_BODY_BYTES
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
@@ -136,6 +137,14 @@ class TestLimits:
                 await asyncio.sleep(0.02)
 
         assert found == {"paused", "success"}
+
+    async def test_an_event_that_is_refused_does_not_wait(self, tmp_path: Path) -> None:
+        """An event with a large body is recorded with its error, and its steps do not run, also with a limit."""
+        async with site_of(tmp_path, a_workflow(python_step("one", "return 1"), concurrency=1)) as site:
+            answer = await site.http.post(site.path(), content=b"x" * (MAX_BODY_BYTES + 1))
+            (run,) = await site.runs()
+
+        assert (answer.status_code, run.status, run.step("one").status) == (413, "error", "not_run")
 
     async def test_a_full_queue_refuses_the_event(self, tmp_path: Path) -> None:
         """If the queue is full the caller gets 429 and the platform's words, and the run is recorded as refused."""

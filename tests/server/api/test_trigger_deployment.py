@@ -224,10 +224,13 @@ async def test_a_trigger_is_updated(site: Served) -> None:
     site.clock.advance(1000)
     asleep = site.project.deployed_triggers.claim_due()
     await call_trigger(site, "PUT", path, json={"active": True})
+    awake = site.project.deployed_triggers.find(made["id"])
     found = await pass_time(site, 61, 1, made["id"])
 
     assert (changed["name"], changed["active"], changed["configured_props"]) == ("Mine", False, {"size": "xl"})
     assert asleep is None
+    assert awake is not None
+    assert awake.base_url is None  # it has no endpoint: another URL of the server does not concern it
     assert found[0]["size"] == "xl"
     for bad in ({"active": "yes"}, {"emit_on_deploy": 1}, {"name": 5}):
         assert (await call_trigger(site, "PUT", path, json=bad)).status_code == 400

@@ -56,6 +56,16 @@ async def test_a_key_in_the_host_name(echo: Site, domain: str) -> None:
     assert event["url"] == f"http://{echo.key()}.{domain}/v1/orders"
 
 
+async def test_a_key_in_the_host_comes_before_the_forwarded_host(echo: Site) -> None:
+    """If both headers name an endpoint, that of the host gets the request."""
+    host = f"{echo.key()}.localhost"
+    event = await event_of(
+        echo, "/hook", headers={"host": host, "x-forwarded-host": "eoanother0000001.m.pipedream.net"}
+    )
+
+    assert event["path"] == "/hook"
+
+
 async def test_a_key_in_the_forwarded_host(echo: Site) -> None:
     """A shim in front of an SDK sends the host in x-forwarded-host."""
     event = await event_of(echo, "/hook", headers={"x-forwarded-host": f"{echo.key()}.m.pipedream.net"})

@@ -115,10 +115,14 @@ async def test_bearer_requires_the_token_of_the_variable(tmp_path: Path) -> None
     assert [status for status, _ in refused] == [401] * 3
 
 
-async def test_bearer_without_its_variable(tmp_path: Path) -> None:
-    """If the variable is not set, every token is answered 401."""
-    async with site_of(tmp_path, guarded("bearer", token_env="NOT_SET")) as site:
-        assert [(await post(site, Authorization=given))[0] for given in ("Bearer", "Bearer None")] == [401, 401]
+@pytest.mark.parametrize("variables", ["", "HOOK_TOKEN=\n"], ids=["not set", "empty"])
+async def test_bearer_without_its_variable(tmp_path: Path, variables: str) -> None:
+    """If the variable is not set or empty, every token is answered 401, and so is a request without a token."""
+    (tmp_path / ".env").write_text(variables)
+    async with site_of(tmp_path, guarded("bearer", token_env="HOOK_TOKEN")) as site:
+        refused = [await post(site), *[await post(site, Authorization=given) for given in ("Bearer", "Bearer None")]]
+
+    assert [status for status, _ in refused] == [401] * 3
 
 
 async def test_auth_is_checked_before_the_user(tmp_path: Path) -> None:

@@ -101,14 +101,14 @@ async def test_a_request_runs_the_source(site: Served) -> None:
     made = await deploy(site, id="depot-new-call")
 
     headers = [("Content-Type", "application/json"), ("x-twice", "1"), ("x-twice", "2")]
-    answer = await site.http.post(f"{path_of(made)}/deep/e%20r?a=1&b=2&b=3", content=b'{"n": 1.50}', headers=headers)
+    answer = await site.http.post(f"{path_of(made)}/deep/e%20r?a=1&b=2&b=3", content=b'{"n": 1.50}\n', headers=headers)
     (got,) = await events(site, made["id"])
 
     assert (answer.status_code, answer.content) == (200, b"")
     assert (got["method"], got["path"], got["query"]) == ("POST", "/deep/e r", {"a": "1", "b": ["2", "3"]})
     assert got["url"] == f"http://127.0.0.1:4000{path_of(made)}/deep/e%20r?a=1&b=2&b=3"
     assert (got["client_ip"], got["headers"]["x-twice"]) == ("127.0.0.1", "1, 2")
-    assert (got["body"], got["bodyRaw"]) == ({"n": 1.5}, '{"n": 1.50}')
+    assert (got["body"], got["bodyRaw"]) == ({"n": 1.5}, '{"n": 1.50}\n')
     assert got["headers"]["content-type"] == "application/json"
 
 
