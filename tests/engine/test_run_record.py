@@ -15,6 +15,7 @@ from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import NO_RESPONSE
 from pdkernel.engine.journal import Claim, DatabaseJournal, SqliteBackend
+from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.restored_run import RestoredRun
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import UNWATCHED, RequestRefusal, RunRequest
@@ -23,6 +24,7 @@ from pdkernel.errors import RequestError
 from pdkernel.execution import Execution, StepResult
 from pdkernel.project import Project
 from pdkernel.project.schema import accounts
+from pdkernel.workers import StepOutcome
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 
@@ -265,3 +267,29 @@ async def test_a_run_that_is_left_has_its_last_step(runtime: WorkflowEngine, pro
     assert left.status == "executing"
     assert claimed is not None
     assert (claimed.claim.attempt, [step.name for step in claimed.steps]) == (2, ["one", "two"])
+
+
+async def test_a_run_whose_pause_is_on_disk_stays_paused(
+    runtime: WorkflowEngine, project: Project, tmp_path: Path
+) -> None:
+    """A run whose task is cancelled after its pause was recorded is paused, as the next process finds it."""
+    record = RunRecord(
+        RunRequest(a_workflow(python_step("one")), an_event(), parse_policy("deny")),
+        state=RestoredRun(Claim.first("run"), "trace", {}),
+        watcher=UNWATCHED,
+        journal=runtime.journal,
+        clock=SYSTEM_CLOCK,
+        vault=project.vault,
+        root=tmp_path,
+        may_have_accounts=False,
+    )
+    record.record_start()
+    record.park(StepResult("one", "success"), StepOutcome(), "suspend", RerunState(), wake_at=4e9)
+    await record.commit_pause()
+
+    record.set_final_status("cancelled")
+    ended = await record.finish()
+
+    stored = await runtime.journal.get_execution("run")
+    assert stored is not None
+    assert (ended.status, stored.status) == ("paused", "paused")

@@ -204,6 +204,19 @@ async def test_an_account_whose_token_was_rejected(site: Served) -> None:
     assert [(shown["healthy"], shown["dead"]) for shown in (before, after)] == [(True, False), (False, True)]
 
 
+async def test_a_page_connects_no_account_of_another_user(site: Served) -> None:
+    """With a Connect token as the bearer token, a token of another external user in the body is refused."""
+    body = {
+        "app_slug": "stripe",
+        "cfmap_json": '{"api_key": "k-1234567"}',
+        "connect_token": connect_token(site, "grace"),
+    }
+
+    answer = await site.call("POST", "/accounts", json=body, headers=bearer(connect_token(site)))
+
+    assert (answer.status_code, site.directory.accounts()) == (403, [])
+
+
 async def test_a_page_connects_an_account_with_its_token(site: Served) -> None:
     """With a Connect token as the bearer token, the body needs no token: the account belongs to the token's user."""
     body = {"app_slug": "stripe", "cfmap_json": '{"api_key": "k-1234567"}'}
