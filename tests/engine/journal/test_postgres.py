@@ -413,6 +413,86 @@ async def test_two_executors_keep_the_size_of_a_queue(journals: Journals) -> Non
     assert sum(accepted) == 10
 
 
+@contextlib.contextmanager
+def held(server: PostgresDatabase, event: str, table: str = "runs") -> Iterator[None]:
+    """Let no *event* (`insert`, `update`) of a row of *table* end before the block does."""
+    server.execute(
+        "create function hold_row() returns trigger language plpgsql as"
+        " 'begin perform pg_advisory_xact_lock_shared(7); return new; end';"
+        f" create trigger hold_row before {event} on {table} for each row execute function hold_row()"
+    )
+    try:
+        with closing(server.postgres_backend().connect()) as holder:
+            holder.execute("select pg_advisory_lock(7)")
+            yield
+    finally:
+        server.execute("drop function hold_row cascade")
+
+
+async def test_a_claim_waits_for_another_claim_of_its_queue(journals: Journals, server: PostgresDatabase) -> None:
+    """An executor counts the runs of a queue after another one, which claims at the same time, has claimed its run."""
+    one, other = journals(), journals()
+    await one.set_queue_limits("q", concurrency=1)
+    for number in range(2):
+        await one.accept_run(new_run(f"run{number}", queue="q"))
+
+    with held(server, "update"):
+        claims = []
+        for journal in (one, other):
+            claims.append(asyncio.ensure_future(journal.claim_next("q")))
+            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == len(claims))
+
+    assert [len(await claim) for claim in claims] == [1, 0]
+
+
+async def test_a_run_waits_for_another_run_of_a_full_queue(journals: Journals, server: PostgresDatabase) -> None:
+    """An executor counts the runs that wait in a queue after another one, which accepts at the same time, has accepted its run."""
+    one, other = journals(), journals()
+    await one.set_queue_limits("q", concurrency=1)
+    await one.store_definition(WORKFLOW)
+
+    with held(server, "insert"):
+        accepted = []
+        for journal in (one, other):
+            run = new_run(f"of {journal.executor_id}", queue="q", queue_size=1)
+            accepted.append(asyncio.ensure_future(journal.accept_run(run)))
+            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == len(accepted))
+
+    assert [await each for each in accepted] == [True, False]
+
+
+async def test_the_first_of_two_calls_ends_a_pause(journals: Journals, server: PostgresDatabase) -> None:
+    """Of two calls that end one pause at the same time, the second is late, and the decision of the first stays."""
+    both = [journals(), journals()]
+    await both[0].accept_run(new_run())
+    await both[0].park(FIRST, wait_row())
+
+    with held(server, "update"):
+        calls = []
+        for journal, payload in zip(both, (b"approved", b"rejected"), strict=True):
+            calls.append(asyncio.ensure_future(journal.resolve_wait(WaitKey("run", "one"), "resumed", payload)))
+            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == len(calls))
+
+    assert [await call for call in calls] == ["done", "late"]
+    assert server.rows("select payload from waits") == [(b"approved",)]
+
+
+async def test_a_message_that_is_due_is_claimed_once(journals: Journals, server: PostgresDatabase) -> None:
+    """Of two executors that look for messages at the same time, one gets a message; the other does not wait for it."""
+    one, other = journals(), journals()
+    await one.accept_run(new_run())
+    await one.finish(FIRST, "success", encode_output(), outbox=[outbox_row()])
+    server.execute("update outbox set due = 0")
+
+    with held(server, "update", "outbox"):
+        first = asyncio.ensure_future(one.claim_deliveries())
+        await until(lambda: waits(server))
+        second = asyncio.ensure_future(other.claim_deliveries())
+        await until(lambda: second.done() or len(server.rows(f"select 1 {WAITING}")) == 2)
+
+    assert [len(await first), len(await second)] == [1, 0]
+
+
 async def test_definition_of_an_accepted_run_stays(journals: Journals, server: PostgresDatabase) -> None:
     """If one executor removes the last run of a definition while another accepts the next one, the definition stays."""
     one, other = journals(), journals()

@@ -56,6 +56,14 @@ async def test_a_key_in_the_host_name(echo: Site, domain: str) -> None:
     assert event["url"] == f"http://{echo.key()}.{domain}/v1/orders"
 
 
+async def test_a_forwarded_host_without_a_key_is_not_that_of_the_event(echo: Site) -> None:
+    """The URL of an event has the host of the request, and not one that a client has written into x-forwarded-host."""
+    event = await event_of(echo, f"{echo.path()}/hook", headers={"x-forwarded-host": "evil.example"})
+
+    assert "evil.example" not in event["url"]
+    assert event["path"] == "/hook"
+
+
 async def test_a_key_in_the_host_comes_before_the_forwarded_host(echo: Site) -> None:
     """If both headers name an endpoint, that of the host gets the request."""
     host = f"{echo.key()}.localhost"
