@@ -105,6 +105,18 @@ async def test_a_large_response_of_the_token_endpoint(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["error"]) == (502, "Pipedream's answer is too large.")
 
 
+async def test_cookies_of_this_server_are_not_forwarded(tmp_path: Path) -> None:
+    """Pipedream gets the headers of a request, but no cookie, such as that of a session of the console."""
+    headers = {"cookie": "pdkernel_console=session-0123456789", "x-kept": "yes"}
+    with serve(AnsweringServer(lambda _: (200, {}))) as api:
+        async with served(tmp_path) as site, logged_in(site, api.url, 60) as http:
+            answer = await http.get("/v1/connect/proj_1/users", headers=headers)
+
+    (request,) = api.requests
+    assert (answer.status_code, request.headers["x-kept"]) == (200, "yes")
+    assert "cookie" not in request.headers
+
+
 async def test_a_304_has_no_length(tmp_path: Path) -> None:
     """A 304 is forwarded without the length of a body."""
     start = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\netag: 1\r\n\r\n"

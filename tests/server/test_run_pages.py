@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from pdkernel.engine.journal import WaitKey
+from pdkernel.engine.pauses import build_flow_urls
+from pdkernel.project import Project
+from pdkernel.project.key_rotation import RotationScope
 from pdkernel.server.app_state import get_state
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
@@ -273,3 +277,19 @@ async def test_the_access_log_hides_the_token(tmp_path: Path) -> None:
     assert len(token) == 32
     assert token not in "\n".join(lines)
     assert "/-/resume/" in "\n".join(lines)
+
+
+async def test_a_replaced_key_opens_no_later_run(tmp_path: Path) -> None:
+    """A URL that is signed with a key that was replaced does not resume a run that began after that: others may know the key."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        old = project.vault
+        project.rotate_key(
+            RotationScope((), lambda _: 0.0)
+        )  # a run has waited since 1970, so the old key still verifies
+    async with a_paused_run(tmp_path) as (site, _):
+        (run,) = await site.context.engine.journal.list_executions()
+        signed = build_flow_urls(site.url, WaitKey(run.id, "ask", number=1), old.sign)
+        answer = await site.http.post(signed["resume_url"])
+        (after,) = await site.context.engine.journal.list_executions()
+
+    assert (answer.status_code, after.status) == (404, "paused")
