@@ -135,6 +135,7 @@ def test_event_file_is_read_from_the_current_folder(
         ({"body": {"at": {1}}}, "The body is not JSON: Object of type set is not JSON serializable"),
         ({"body": float("nan")}, "The body is not JSON"),
         ({"event": "absent"}, "There is no event 'absent'. Saved events: hello"),
+        ({"event": "x" * 300}, "There is no event 'xxx"),
         ({"body": 1, "environment": "test"}, "test"),
         ({"body": 1, "egress": "some"}, "'some' is not a mode for outbound calls"),
         ({"body": 1, "variables": {"A": 1}}, "The variable A is not a string"),

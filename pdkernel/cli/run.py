@@ -238,6 +238,7 @@ def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event
     from pdkernel.clock import SYSTEM_CLOCK
     from pdkernel.errors import EventError
     from pdkernel.event import Event
+    from pdkernel.files import is_file
     from pdkernel.source import EVENTS_FOLDER
 
     trigger = opened.workflow.trigger
@@ -249,7 +250,7 @@ def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event
         raise EventError("--event and --body exclude each other.", fix="Leave out one of them.")
     if event is not None:
         saved = opened.folder / EVENTS_FOLDER / f"{event}.json"
-        file = str(saved) if not Path(event).exists() and saved.is_file() else event
+        file = str(saved) if is_file(saved) and not Path(event).exists() else event
         return Event.parse(
             read_input(file), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
         )

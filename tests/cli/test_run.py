@@ -298,6 +298,7 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
     [
         ([GREET], ["--event", "bad.json"], "bad.json is not JSON"),
         ([GREET], ["--event", "nowhere.json"], "Cannot read nowhere.json"),
+        ([GREET], ["--event", "x" * 300], "File name too long"),
         ([GREET], [], "Pass --event FILE"),
         ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
         ([GREET], ["--body", "{}", "--environment", "staging"], "'staging' is not one of 'development', 'production'"),

@@ -81,12 +81,13 @@ def test_a_saved_event_comes_before_a_file_of_its_name(
     assert (library.names(), library.load("first")[1].data["body"]) == (["first"], "saved")
 
 
-def test_an_unknown_event_is_refused_with_the_known_names(library: EventLibrary) -> None:
-    """The error for an unknown name lists the saved events."""
+@pytest.mark.parametrize("name", ["second", "x" * 300])
+def test_an_unknown_event_is_refused_with_the_known_names(library: EventLibrary, name: str) -> None:
+    """The error for an unknown name, also for a text that is too long for a file name, lists the saved events."""
     library.save("first", Event({}))
 
-    with pytest.raises(EventError, match=r"There is no event 'second'. Saved events: first."):
-        library.load("second")
+    with pytest.raises(EventError, match=rf"There is no event '{name}'. Saved events: first."):
+        library.load(name)
 
 
 @pytest.mark.parametrize("name", ["../up", "", ".hidden", "a..b"])

@@ -242,10 +242,11 @@ def test_a_recording_is_beside_the_test(tmp_path: Path, mode: str) -> None:
     ]
 
 
-def test_a_missing_event(pd_event: MakeEvent) -> None:
-    """The error for an unknown name lists the searched places."""
+@pytest.mark.parametrize("name", ["nothing-of-this-name", "x" * 300])
+def test_a_missing_event(pd_event: MakeEvent, name: str) -> None:
+    """The error for an unknown name, also for a text that is too long for a file name, lists the searched places."""
     with pytest.raises(EventError, match="nor in its folder events"):
-        pd_event("nothing-of-this-name")
+        pd_event(name)
 
 
 def test_a_missing_source(pd_run: RunWorkflow) -> None:
