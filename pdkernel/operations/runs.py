@@ -94,7 +94,7 @@ def list_run_users(names: str, directory: Directory, environment: Environment) -
         RequestError: There are no such users.
     """
     if names != ALL_USERS:
-        users = split_names(names)
+        users = [*dict.fromkeys(split_names(names))]
         if not users:
             raise RequestError("No external user is named.", fix=f"Name them as A,B or {ALL_USERS}.")
         return users

@@ -74,6 +74,11 @@ def test_users_are_named_or_all(directory: LocalDirectory) -> None:
     assert list_run_users("bob, ada", directory, "development") == ["bob", "ada"]
 
 
+def test_a_user_who_is_named_twice_has_one_run(directory: LocalDirectory) -> None:
+    """The workflow runs once for each external user, also for one whose id is given twice."""
+    assert list_run_users("bob,ada, bob", directory, "development") == ["bob", "ada"]
+
+
 def test_an_environment_without_users_is_refused(directory: LocalDirectory) -> None:
     """`all` in an environment without users is an error with the command that creates a user."""
     with pytest.raises(RequestError, match="no external users in production") as caught:
