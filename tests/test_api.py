@@ -138,6 +138,8 @@ def test_event_file_is_read_from_the_current_folder(
         ({"event": "x" * 300}, "There is no event 'xxx"),
         ({"body": 1, "environment": "test"}, "test"),
         ({"body": 1, "egress": "some"}, "'some' is not a mode for outbound calls"),
+        ({"body": 1, "egress": ""}, "'' is not a mode for outbound calls"),
+        ({"body": 1, "external_user": ""}, "An external user's id cannot be blank"),
         ({"body": 1, "variables": {"A": 1}}, "The variable A is not a string"),
         ({"body": 1, "project": "other"}, "An engine has a project already"),
         ({"body": 1, "from_step": "twice", "to_step": "echo"}, "is above step 'twice'"),
