@@ -321,6 +321,20 @@ def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
     assert "8" in ran
 
 
+def test_the_last_of_several_new_events_is_chosen(parcels: Notebook, tmp_path: Path) -> None:
+    """Of the new events of one poll, the last one is chosen, with its summary as its name."""
+    two = SOURCE.replace(
+        'summary: "Parcel 7" })', 'summary: "Parcel 7" }); this.$emit({ parcel: 9 }, { id: 9, summary: "Parcel 9" })'
+    )
+    tmp_path.joinpath("components", "depot", "sources", "new-parcel", "new-parcel.mjs").write_text(two)
+
+    emitted = parcels.run("%pdevent --emit")
+
+    assert "1. Parcel 7\n2. Parcel 9\n2 new events, 0 emitted before." in emitted
+    assert parcels.session.event is not None
+    assert (parcels.session.event_name, parcels.session.event.data) == ("Parcel 9", {"parcel": 9})
+
+
 def test_a_saved_source_event_is_not_a_request(parcels: Notebook) -> None:
     """A saved event of a source is loaded without added fields."""
     parcels.run("%pdevent --emit")
