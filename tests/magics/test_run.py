@@ -13,6 +13,7 @@ import pytest
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
+from tests.notebook_files import notebook_of
 
 
 def test_run_all_then_run_shows_every_step(run: Run) -> None:
@@ -210,14 +211,25 @@ def test_a_cell_waits_for_a_short_delay(notebook: Notebook) -> None:
     assert notebook.session.get_result("check") is not None
 
 
-def test_waits_are_skipped_on_request(notebook: Notebook) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "%pdrun --skip-waits",
+        "%pdevent hello --send --skip-waits",
+        "%pdrun --users ada,bob",
+        "%pdrun --save-test approved",
+    ],
+)
+def test_waits_are_skipped_on_request(notebook: Notebook, tmp_path: Path, line: str) -> None:
     """With `--skip-waits`, a run and a sent event go on at once; runs for several users and saved tests do so too."""
+    notebook.session.notebook = notebook_of(tmp_path / "work.ipynb", APPROVE.format(" --no-run"))
     notebook.run("%pdevent hello")
     notebook.run(APPROVE.format(" --no-run"))
 
-    for line in ("%pdrun --skip-waits", "%pdevent hello --send --skip-waits", "%pdrun --users ada,bob"):
-        assert "suspend for 1 hour: skipped." in notebook.run(line)
-        assert notebook.error is None
+    shown = notebook.run(line)
+
+    assert "suspend for 1 hour: skipped." in shown
+    assert notebook.error is None
 
 
 def test_each_of_several_users_counts(notebook: Notebook, run: Run) -> None:

@@ -259,6 +259,14 @@ def test_an_event_is_one_json_value(event: EventLike | None, body: JSON, message
         resolved(Trigger("http"), event, body)
 
 
+@pytest.mark.parametrize("body", [0, "", False, [], {}])
+def test_an_empty_body_is_a_body(body: JSON) -> None:
+    """A payload that is zero, false or empty is sent as it is; only None leaves the payload out."""
+    event = resolved(Trigger("http"), None, body)
+
+    assert (event.data["method"], event.data["body"]) == ("POST", body)
+
+
 def test_the_keys_of_an_event_depend_on_the_trigger() -> None:
     """An object without a part of a request is an event of a schedule, and not of an HTTP trigger."""
     assert resolved(Trigger("schedule"), {"timestamp": 1}, None).data == {"timestamp": 1}

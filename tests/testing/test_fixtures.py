@@ -149,6 +149,17 @@ def test_pinned_steps_do_not_run(pd_run: RunWorkflow) -> None:
     assert execution.step("one").status == "pinned"
 
 
+def test_arguments_precede_the_headers_of_the_event(pd_run: RunWorkflow) -> None:
+    """The external user and the environment are those of the arguments, else those that the event names."""
+    workflow = a_workflow(python_step("one", "return 1"))
+    event = {"headers": {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}}
+
+    named, given = pd_run(workflow, event), pd_run(workflow, event, external_user="bob", environment="development")
+
+    assert (named.external_user, named.environment) == ("ada", "production")
+    assert (given.external_user, given.environment) == ("bob", "development")
+
+
 def test_a_pin_of_an_unknown_step_is_refused(pd_run: RunWorkflow) -> None:
     """A pin for an unknown step is an error of the test."""
     with pytest.raises(UnknownStepError):
