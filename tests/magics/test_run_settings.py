@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.magics.run_settings import remove_quotes
 from pdkernel.session.state_store import read_pinned_steps
 from tests.cli.kiosk import write_kiosk
 from tests.cli.test_sources import HEADER, SOURCE, STEP
@@ -46,14 +45,6 @@ def test_pduser_clears_the_user_and_sets_the_environment(notebook: Notebook, run
 
     assert changed == (None, "production")
     assert notebook.session.environment == "production"
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"), [("'a b'", "a b"), ('"a"', "a"), ("'a", "'a"), ("'", "'"), ("a'", "a'"), ("", "")]
-)
-def test_quotes_around_a_text_are_removed(text: str, plain: str) -> None:
-    """A pair of quotes is removed, a single one is part of the text."""
-    assert remove_quotes(text) == plain
 
 
 def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) -> None:
