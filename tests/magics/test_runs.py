@@ -62,6 +62,7 @@ def test_a_page_names_the_next(ran: Notebook) -> None:
 
     assert f"%pdruns --before {run_id}" in ran.run("%pdruns --limit 1")
     assert len(ran.shell.run_line_magic("pdruns", f"--frame --before {run_id}")) == 1
+    assert "The limit 0 is not a number of runs." in ran.run("%pdruns --limit 0")
 
 
 def test_a_run_is_replayed_with_the_draft(ran: Notebook) -> None:
@@ -179,6 +180,19 @@ def test_a_run_in_progress_is_not_removed(ran: Notebook, tmp_path: Path) -> None
     assert "is executing." in refused
     assert removed.startswith("Removed 1 run.")
     assert list(ran.shell.run_line_magic("pdruns", "--frame")["status"]) == ["success"]
+
+
+def test_a_run_that_is_named_is_removed_after_a_confirmation(ran: Notebook) -> None:
+    """Without `--yes`, a run is not removed, even if its id is given."""
+    run_id = newest(ran)
+
+    refused = ran.run(f"%pdruns remove {run_id}")
+    left = newest(ran)
+    removed = ran.run(f"%pdruns remove {run_id} --yes")
+
+    assert "1 run would be removed." in refused
+    assert left == run_id
+    assert removed.startswith("Removed 1 run.")
 
 
 def test_a_run_that_fails_after_its_pause_fails_the_line(notebook: Notebook) -> None:
