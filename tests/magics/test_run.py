@@ -39,6 +39,29 @@ def test_shape_is_shown(run: Run) -> None:
     assert "name" in shown
 
 
+def test_the_shape_of_several_events(run: Run, tmp_path: Path) -> None:
+    """`%pdshape` with several events merges them, and shows in how many of them a path is."""
+    (tmp_path / "events" / "plain.json").write_text('{"method": "GET"}')
+
+    shown = run("%pdshape plain hello")
+
+    assert "2 events" in shown
+    assert "in 1 of 2 events (50%)" in shown
+
+
+def test_a_contract_is_compared_with_own_events(notebook: Notebook, run: Run, tmp_path: Path) -> None:
+    """Of the events in a folder that notebooks share, `%pdshape --contract` checks those that the sidecar names."""
+    notebook.session.notebook = tmp_path / "work.ipynb"
+    (tmp_path / "work.pdkernel.yaml").write_text("schema: pdkernel/1\nworkflow: Work\ntest_events: [hello]\n")
+    (tmp_path / "events" / "other.json").write_text('{"method": "GET"}')
+    run(CHECK)
+
+    shown = run("%pdshape --contract")
+
+    assert "✓ hello fulfils the contract." in shown
+    assert "other" not in shown
+
+
 def test_contract_is_shown(run: Run) -> None:
     """`%pdshape --contract` shows the fields that steps read, with places, and whether the event has them."""
     run("%pdevent hello")
@@ -114,19 +137,19 @@ def test_an_unanswered_question_is_exported(run: Run, tmp_path: Path, monkeypatc
 
 
 def test_a_call_is_repeated_on_request(notebook: Notebook, run: Run) -> None:
-    """Run All and `%pdrun` send a message once; `--send` repeats it."""
+    """Run All, `%pdrun` and `%pdrun STEP` send a message once; `--send` repeats it."""
     run("%pdevent hello")
     run(
         "%%pdstep say\nimport urllib.request\ndef handler(pd):\n"
         "    return urllib.request.urlopen('https://slack.com/api/chat.postMessage', data=b'{}').status\n"
     )
     outcomes = []
-    for line in ("%pdrun", "%pdrun --send"):
+    for line in ("%pdrun", "%pdrun say", "%pdrun --send"):
         run(line)
         assert notebook.session.last_execution is not None
         outcomes += [call.outcome for call in notebook.session.last_execution.requests]
 
-    assert outcomes == ["not_sent", "stand_in"]
+    assert outcomes == ["not_sent", "not_sent", "stand_in"]
 
 
 # ── %pdexport --prove ───────────────────────────────────────────────────────────────────────────────────

@@ -264,6 +264,17 @@ def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> No
     assert notebook.session.last_execution is None
 
 
+def test_what_if_explains_the_user_who_is_named(notebook: Notebook) -> None:
+    """The lookup is that of the user whose id is given, not of the picked one."""
+    connect(notebook, "ada")
+    notebook.run(SAY)
+    notebook.run("%pduser ada")
+
+    said = notebook.run("%pduser grace --what-if")
+
+    assert "✗ external user  grace does not exist in development" in said
+
+
 def test_what_if_without_an_id_explains_the_picked_user(notebook: Notebook) -> None:
     """Without an id the lookup is that of the picked external user."""
     connect(notebook, "ada")
