@@ -66,7 +66,7 @@ class RunSettingsMagics(Magics):
             session.choose_user(None, parse_environment(chosen.environment) if chosen.environment else None)
             show_message("Steps run without an external user.")
             return None
-        if chosen.external_user_id is None and chosen.environment is None:
+        if chosen.external_user_id is None and chosen.environment is None and chosen.sandbox is None:
             from pdkernel.widgets import UserPicker
 
             return UserPicker(session)

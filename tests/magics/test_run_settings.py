@@ -63,6 +63,16 @@ def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) ->
     assert (changes, len(heard) - changes) == (2, 1)  # of the user, and of the accounts
 
 
+def test_pduser_connects_a_sandbox_account_of_the_picked_user(notebook: Notebook, run: Run) -> None:
+    """`--sandbox` alone connects an account for the picked user; without a picked user it is refused."""
+    without_user = run("%pduser --sandbox slack")
+    run("%pduser ada")
+    run("%pduser --sandbox slack")
+
+    assert "An external user's id cannot be blank." in without_user
+    assert [account.app for account in notebook.session.directory.accounts(external_user_id="ada")] == ["slack"]
+
+
 def test_pduser_reports_a_missing_own_account(notebook: Notebook, run: Run) -> None:
     """A missing own account is reported with a command; then it is ready like any account."""
     run("%%pdstep send --app slack=apn_own1 --no-run\ndef handler(pd):\n    return 1\n")

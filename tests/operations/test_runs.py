@@ -237,6 +237,13 @@ def test_what_cannot_name_a_test(given: str) -> None:
         normalize_test_name(given)
 
 
+@pytest.mark.parametrize("other", ["first", "last"])
+def test_a_step_alone_excludes_a_range(other: str) -> None:
+    """A step that runs alone and a first or last step are refused together, instead of one of them without an effect."""
+    with pytest.raises(RequestError, match="A step that runs alone excludes --from and --to"):
+        select_steps(WORKFLOW, step="b", **{other: "c"})
+
+
 def test_stale_steps_are_selected() -> None:
     """Stale steps are selected by themselves; without one, and together with named steps, the choice is refused."""
     assert select_steps(WORKFLOW, stale={"a", "c"}) == frozenset("ac")
