@@ -13,6 +13,7 @@ import pytest
 from pdkernel.event import Event
 from pdkernel.magics.invoke import _call
 from pdkernel.model import JSON
+from pdkernel.operations.invocation import ClientCredentials
 from tests.builders import an_event
 from tests.magics.conftest import Notebook, Run
 
@@ -73,6 +74,17 @@ def test_snippets_without_a_run_have_no_tick(served: Notebook) -> None:
     assert "✓" not in shown
     assert '"name": "Ada"' in shown
     assert "X-PD-External-User-ID: ada" in shown
+
+
+def test_the_client_is_that_of_the_environment(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call has the token of the OAuth client that variables name, of the token endpoint that they name."""
+    monkeypatch.setenv("PDKERNEL_CLIENT_ID", "client-of-a-test")
+    monkeypatch.setenv("PDKERNEL_CLIENT_SECRET", "secret-of-a-test")
+    monkeypatch.setenv("PDKERNEL_TOKEN_URL", "https://tokens.example.test/")
+
+    call = _call(notebook.session, "https://hooks.example.test/in")
+
+    assert call.client == ClientCredentials("client-of-a-test", "secret-of-a-test", "https://tokens.example.test/")
 
 
 def answer_a_patient_caller(server: socket.socket) -> None:

@@ -255,6 +255,19 @@ def test_waits_are_skipped_on_request(notebook: Notebook, tmp_path: Path, line: 
     assert notebook.error is None
 
 
+@pytest.mark.parametrize("line", ["%pdrun", "%pdevent hello --send"])
+def test_waits_are_not_skipped_without_a_request(notebook: Notebook, line: str) -> None:
+    """A run and a sent event pause where the workflow pauses."""
+    notebook.run("%pdevent hello")
+    notebook.run(APPROVE.format(" --no-run"))
+
+    notebook.run(line)
+    paused = last_status(notebook)
+    notebook.run(f"%pdruns cancel {notebook.session.paused_runs.newest}")
+
+    assert paused == "paused"
+
+
 def test_each_of_several_users_counts(notebook: Notebook, run: Run) -> None:
     """The cell fails if the run of one of the external users fails, after all have run."""
     run("%pdevent hello")

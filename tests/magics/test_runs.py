@@ -228,6 +228,7 @@ def test_the_event_of_a_run_is_taken_over(ran: Notebook) -> None:
     shown = ran.run(f"%pdruns {run_id} --event")
     session = ran.session
 
+    assert ran.shell.user_ns["event"].external_user_id == "ada"
     assert session.event_name == f"run {run_id}"
     assert session.external_user_id == "ada"
     assert session.egress == "deny"
