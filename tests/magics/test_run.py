@@ -181,6 +181,18 @@ def test_prove_as_json(notebook: Notebook) -> None:
     assert json.loads(shown)["proof"]["cases"][0]["event"] == "hello"
 
 
+def test_the_chosen_user_is_a_test_user_of_the_proof(notebook: Notebook) -> None:
+    """If the steps need an external user, the proof runs for the chosen one, not for all users of the project."""
+    for user in ("ada", "grace"):
+        notebook.session.directory.add_account(app="slack", credentials={"k": "v"}, external_user_id=user)
+    notebook.run("%pduser grace")
+    notebook.run(ONE.replace("%%pdstep one", "%%pdstep one --app slack"))
+
+    shown = notebook.run("%pdexport --to out --prove --json")
+
+    assert [case["external_user"] for case in json.loads(shown)["proof"]["cases"]] == ["grace"]
+
+
 def test_a_proof_requires_written_files(notebook: Notebook) -> None:
     """Without written files a proof is refused."""
     notebook.run(ONE)

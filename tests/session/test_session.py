@@ -633,7 +633,7 @@ def test_a_saved_event_has_its_name(session: Session) -> None:
     with pytest.raises(RequestError, match="There is no event to save"):
         session.save_event("kept")
     session.choose_event(an_event(), "first")
-    session.save_event("kept")
+    session.save_event("kept.json")
 
     assert session.event_name == "kept"
 
