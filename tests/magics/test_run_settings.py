@@ -260,6 +260,21 @@ def test_the_matrix_shows_the_test_users_beside_the_notebook(
     assert [word for word in first if word in ("ada", "grace")][:2] == ["grace", "ada"]
 
 
+def test_the_matrix_of_another_environment(notebook: Notebook) -> None:
+    """`--matrix --environment` lists the users of that environment, and the choice does not change."""
+    connect(notebook, "ada")
+    notebook.session.directory.add_account(
+        app="slack", credentials={"k": "v"}, external_user_id="eve", environment="production"
+    )
+    notebook.run(SAY)
+
+    said = notebook.run("%pduser --matrix --environment production")
+
+    assert re.search(r"(?m)^ *eve +ready", said), said
+    assert "ada" not in said
+    assert notebook.session.environment == "development"
+
+
 def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> None:
     """The lookup for another user is shown, and the choice does not change."""
     connect(notebook, "ada")
