@@ -299,7 +299,7 @@ def _build_request(
     install: bool,
 ) -> RunRequest:
     from pdkernel.egress import default_mode, parse_policy
-    from pdkernel.identity import parse_environment
+    from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.operations.events import resolve_event
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
@@ -310,8 +310,8 @@ def _build_request(
         source,
         read,
         project=project,
-        policy=parse_policy(egress or default_mode(os.environ)),
-        external_user_id=external_user or read.external_user_id,
+        policy=parse_policy(default_mode(os.environ) if egress is None else egress),
+        external_user_id=read.external_user_id if external_user is None else check_external_user_id(external_user),
         environment=parse_environment(environment or read.environment),
         source_argument=shlex.quote(str(source.path)),
         interface="python",

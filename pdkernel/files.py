@@ -22,6 +22,14 @@ def read_file(path: Path) -> bytes:
         return stream.read()
 
 
+def is_file(path: Path) -> bool:
+    """Whether *path* is a file; false for a text that is too long for a file name, such as an event instead of its file."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def open_inside(folder: Path, name: str) -> IO[bytes]:
     """
     Open the regular file *name* in *folder* for reading. Neither the file nor the folder may be a link.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.files import open_inside, read_file, write_inside
+from pdkernel.files import is_file, open_inside, read_file, write_inside
 
 
 def test_a_regular_file_is_read(tmp_path: Path) -> None:
@@ -31,6 +31,13 @@ def test_special_files_are_refused(tmp_path: Path, kind: str) -> None:
 
     with pytest.raises(OSError, match=r"Not a regular file|Is a directory"):
         read_file(path)
+
+
+def test_a_text_that_is_too_long_for_a_name_is_not_a_file(tmp_path: Path) -> None:
+    """A file is a file; a folder, a missing file and a text longer than a file name are not."""
+    (tmp_path / "a").write_bytes(b"text")
+
+    assert [is_file(tmp_path / name) for name in ("a", ".", "b", "x" * 5000)] == [True, False, False, False]
 
 
 def test_a_file_inside_a_folder_is_read(tmp_path: Path) -> None:

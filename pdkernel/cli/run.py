@@ -211,12 +211,13 @@ def _request(
     from pdkernel.identity import parse_environment
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
+    egress = default_mode(os.environ) if options["egress"] is None else options["egress"]
     unopened = f" unopened={options['unopened']}" if options["unopened"] else ""
     return build_run_request(
         opened,
         event,
         project=project,
-        policy=parse_policy((options["egress"] or default_mode(os.environ)) + unopened, via=options["via"]),
+        policy=parse_policy(egress + unopened, via=options["via"]),
         external_user_id=user,
         environment=parse_environment(options["environment"] or event.environment),
         source_argument=source,
@@ -238,6 +239,7 @@ def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event
     from pdkernel.clock import SYSTEM_CLOCK
     from pdkernel.errors import EventError
     from pdkernel.event import Event
+    from pdkernel.files import is_file
     from pdkernel.source import EVENTS_FOLDER
 
     trigger = opened.workflow.trigger
@@ -249,7 +251,7 @@ def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event
         raise EventError("--event and --body exclude each other.", fix="Leave out one of them.")
     if event is not None:
         saved = opened.folder / EVENTS_FOLDER / f"{event}.json"
-        file = str(saved) if not Path(event).exists() and saved.is_file() else event
+        file = str(saved) if is_file(saved) and not Path(event).exists() else event
         return Event.parse(
             read_input(file), label="standard input" if event == "-" else event, is_http=trigger.type == "http"
         )
@@ -272,11 +274,12 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
 
 
 def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[str | None]:
-    from pdkernel.identity import parse_environment
+    from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.operations.runs import list_run_users
 
     if options["external_users"] is None:
-        return [options["external_user"] or event.external_user_id]
+        user = options["external_user"]
+        return [event.external_user_id if user is None else check_external_user_id(user)]
     if options["external_user"] is not None:
         raise RequestError("--external-user and --external-users exclude each other.", fix="Leave out one of them.")
     environment = parse_environment(options["environment"] or event.environment)

@@ -381,7 +381,9 @@ def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) 
     admin = environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
     return ServeSettings(
         base_url=url,
-        policy=parse_policy(options["egress"] or default_mode(environ), via=options["via"]),
+        policy=parse_policy(
+            default_mode(environ) if options["egress"] is None else options["egress"], via=options["via"]
+        ),
         allowed_hosts=tuple(_host_names(options["host"], url)),
         trusted_proxies=parse_networks(options["proxies"]),
         max_development_users=options["user_cap"],

@@ -155,7 +155,7 @@ def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     event = options["event"]
     request = build_source_request(
         opened,
-        policy=parse_policy(options["egress"] or default_mode(os.environ)),
+        policy=parse_policy(default_mode(os.environ) if options["egress"] is None else options["egress"]),
         external_user_id=options["external_user"],
         environment=parse_environment(options["environment"]),
         event=parse_json(read_input(event), label=event) if event else None,

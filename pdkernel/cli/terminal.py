@@ -80,12 +80,9 @@ def read_body(text: str) -> JSON:
     """
     from pdkernel.errors import EventError
     from pdkernel.event import parse_json
+    from pdkernel.files import is_file
 
-    try:
-        is_file = text == "-" or Path(text).is_file()
-    except OSError:  # the text is too long for a file name
-        is_file = False
-    if is_file:
+    if text == "-" or is_file(Path(text)):
         return parse_json(read_input(text), label="standard input" if text == "-" else text)
     try:
         return parse_json(text, label="--body")

@@ -10,10 +10,11 @@ import json
 from typing import Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from pdkernel.errors import RequestError
+from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import ProgressNote, show_errors_as_messages, show_message
 from pdkernel.model import check_step_name
@@ -49,7 +50,7 @@ class ActionMagics(Magics):
 
         Without arguments, show a form that searches, fills in the props, and writes the cell.
         """
-        chosen = parse_argstring(self.pdactions, line)
+        chosen = parse_arguments(self.pdactions, line)
         if not line.strip() or chosen.form is not None:
             from pdkernel.widgets import ActionForm
 

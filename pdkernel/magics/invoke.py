@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from pdkernel.errors import DefinitionError, RequestError
+from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import CellError, ProgressNote, show_errors_as_messages
 from pdkernel.model import JSON
@@ -43,7 +44,7 @@ class InvokeMagics(Magics):
 
         The OAuth client is read from PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET, so that the notebook has no secret.
         """
-        chosen = parse_argstring(self.pdinvoke, line)
+        chosen = parse_arguments(self.pdinvoke, line)
         session = get_session(self.shell)
         url = chosen.url or session.server.local_url
         if url is None:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import (
@@ -54,7 +55,7 @@ class RunMagics(Magics):
         """Run the workflow, or a part of it, on the chosen event as the chosen external user."""
         from pdkernel.operations.runs import check_test_options, list_run_users, select_steps, split_names
 
-        chosen = parse_argstring(self.pdrun, line)
+        chosen = parse_arguments(self.pdrun, line)
         session = get_session(self.shell)
         stale = session.stale_steps if chosen.stale else None
         only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last, stale=stale)
@@ -100,7 +101,7 @@ class RunMagics(Magics):
         from pdkernel.render import shape as render_shape
         from pdkernel.shape import get_step_kind
 
-        chosen = parse_argstring(self.pdshape, line)
+        chosen = parse_arguments(self.pdshape, line)
         session = get_session(self.shell)
         if chosen.contract:
             display(_build_contract_output(session, chosen.file))
@@ -137,7 +138,7 @@ class RunMagics(Magics):
         from pdkernel.render import files
         from pdkernel.render import proof as proofs
 
-        chosen = parse_argstring(self.pdexport, line)
+        chosen = parse_arguments(self.pdexport, line)
         session = get_session(self.shell)
         check_export_options(to=chosen.to, into=chosen.into, dry_run=chosen.dry_run, prove=chosen.prove)
         source = session.source if chosen.prove else session.source_for_export

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
+from pdkernel.magics.arguments import parse_arguments, remove_quotes
 from pdkernel.magics.live_output import LiveLine, keep_updated
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import (
@@ -56,7 +57,7 @@ class RunSettingsMagics(Magics):
     @show_errors_as_messages
     def pduser(self, line: str) -> Any:
         """Pick the external user that steps run for."""
-        chosen = parse_argstring(self.pduser, line)
+        chosen = parse_arguments(self.pduser, line)
         session = get_session(self.shell)
         if chosen.matrix or chosen.what_if:
             self._look(session, chosen)
@@ -65,12 +66,12 @@ class RunSettingsMagics(Magics):
             session.choose_user(None, parse_environment(chosen.environment) if chosen.environment else None)
             show_message("Steps run without an external user.")
             return None
-        if chosen.external_user_id is None and chosen.environment is None:
+        if chosen.external_user_id is None and chosen.environment is None and chosen.sandbox is None:
             from pdkernel.widgets import UserPicker
 
             return UserPicker(session)
         session.choose_user(
-            chosen.external_user_id or session.external_user_id,
+            session.external_user_id if chosen.external_user_id is None else chosen.external_user_id,
             parse_environment(chosen.environment) if chosen.environment else None,
         )
         user, environment = session.external_user_id, session.environment
@@ -100,7 +101,7 @@ class RunSettingsMagics(Magics):
     @show_errors_as_messages
     def pdevent(self, line: str) -> Any:
         """Choose, write, save or send the test event."""
-        chosen = parse_argstring(self.pdevent, line)
+        chosen = parse_arguments(self.pdevent, line)
         session = get_session(self.shell)
         if chosen.file is None and not (chosen.send or chosen.emit) and chosen.save is None:
             from pdkernel.widgets import EventComposer
@@ -147,7 +148,7 @@ class RunSettingsMagics(Magics):
     @show_errors_as_messages
     def pdenv(self, line: str) -> None:
         """List, set or remove environment variables of the project; steps can read them, notebooks cannot."""
-        chosen = parse_argstring(self.pdenv, line)
+        chosen = parse_arguments(self.pdenv, line)
         session = get_session(self.shell)
         if chosen.action != "list" and not chosen.name:
             raise RequestError("The name of the variable is missing.", fix=f"%pdenv {chosen.action} NAME")
@@ -195,7 +196,7 @@ class RunSettingsMagics(Magics):
         from pdkernel.engine.preflight_checks import format_secret_magic
         from pdkernel.operations.environment import find_stored_secret, set_secret_prop
 
-        chosen = parse_argstring(self.pdsecrets, line)
+        chosen = parse_arguments(self.pdsecrets, line)
         session = get_session(self.shell)
         name = f"{chosen.step}.{chosen.prop}"
         if chosen.action != "list" and not chosen.prop:
@@ -229,7 +230,7 @@ class RunSettingsMagics(Magics):
     @show_errors_as_messages
     def pdegress(self, line: str) -> None:
         """Show or set the outbound policy of this notebook."""
-        chosen = parse_argstring(self.pdegress, line)
+        chosen = parse_arguments(self.pdegress, line)
         session = get_session(self.shell)
         if chosen.mode:
             session.choose_egress(" ".join(chosen.mode))
@@ -353,11 +354,6 @@ def _event_output(session: Session, name: str | None, summary: str) -> RichOutpu
     if session.event_name == name:
         return RichOutput.from_message(f"Event {name}: {summary}{who}.")
     return RichOutput.from_message(f"Event {name}: {summary}. The choice has changed since: {session.event_name}{who}.")
-
-
-def remove_quotes(text: str) -> str:
-    """*text* without the quotes that the line of a magic needs around blanks."""
-    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] in ("'", '"') else text
 
 
 def describe_egress_mode(mode: str) -> str:

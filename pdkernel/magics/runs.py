@@ -6,10 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from pdkernel.errors import RequestError, format_count
+from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import (
     LiveTimeline,
@@ -18,7 +19,6 @@ from pdkernel.magics.output import (
     show_message,
     wait_for_pauses,
 )
-from pdkernel.magics.run_settings import remove_quotes
 from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class RunsMagics(Magics):
     @show_errors_as_messages
     def pdruns(self, line: str) -> DataFrame | None:
         """List recorded runs, show a run, take over its event, and replay, fork, cancel, resume or remove runs."""
-        chosen = parse_argstring(self.pdruns, line)
-        for name in (*_FILTERS, "before", "body"):
-            text = getattr(chosen, name)
-            setattr(chosen, name, None if text is None else remove_quotes(text))
+        chosen = parse_arguments(self.pdruns, line)
         session = get_session(self.shell)
         words = chosen.words
         if words and words[0] in _ACTS:

@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import DisplayHandle, display
 
 from pdkernel.analysis import check_readable
 from pdkernel.errors import DefinitionError, PdkernelError, RequestError
+from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.live_output import keep_updated
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import REFRESH_S, schedule_draw, show_errors_as_messages, show_message
@@ -50,7 +51,7 @@ class ServeMagics(Magics):
     @show_errors_as_messages
     def pdserve(self, line: str) -> None:
         """Serve the draft beside the kernel. Each request is a run, shown live; the variable `endpoint` holds the URL."""
-        chosen = parse_argstring(self.pdserve, line)
+        chosen = parse_arguments(self.pdserve, line)
         session = get_session(self.shell)
         match chosen.what:
             case None:

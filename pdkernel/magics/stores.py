@@ -7,9 +7,10 @@ The output is redacted: a token that a step has put into a store does not appear
 from __future__ import annotations
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
+from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.notebook_context import get_session
 from pdkernel.magics.output import show_errors_as_messages
 from pdkernel.render.rich_output import RichOutput
@@ -34,7 +35,7 @@ class StoreMagics(Magics):
         from pdkernel.redaction import Redactor
         from pdkernel.render import stores as stores_view
 
-        chosen = parse_argstring(self.pdstore, line)
+        chosen = parse_arguments(self.pdstore, line)
         session = get_session(self.shell)
         table = session.project.data_stores
         if chosen.name is None:

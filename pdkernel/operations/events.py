@@ -21,7 +21,7 @@ from pdkernel.encode import JsonStruct
 from pdkernel.errors import EventError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
-from pdkernel.files import read_file
+from pdkernel.files import is_file, read_file
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import shape as shape_view
 from pdkernel.source import EVENTS_FOLDER, WorkflowSource
@@ -91,7 +91,7 @@ class EventLibrary:
             EventError: There is no such event, or the file is not an event.
         """
         for path in (self.folder / f"{name}.json", Path(name), self.folder.parent / name):
-            if path.is_file():
+            if is_file(path):
                 return path.stem, TestEvent.parse(path.read_bytes(), label=path.name, is_http=http)
         known = ", ".join(self.names()) or "none"
         raise EventError(

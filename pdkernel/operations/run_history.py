@@ -268,8 +268,10 @@ def build_query(
         before: Only runs that are older than the run with this id.
 
     Raises:
-        RequestError: A time, the status or the environment is invalid.
+        RequestError: A time, the status, the environment or the limit is invalid.
     """
+    if limit < 1:
+        raise RequestError(f"The limit {limit} is not a number of runs.", fix="Pass 1 or a larger number.")
     if status is not None and status not in get_args(Status):
         raise RequestError(f"{status!r} is not a status.", fix=f"The statuses are {', '.join(get_args(Status))}.")
     return ExecutionQuery(

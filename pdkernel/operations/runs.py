@@ -59,7 +59,7 @@ def select_steps(
 
     Raises:
         UnknownStepError: The workflow has no such step.
-        RequestError: *last* is above *first*, no step is stale, or *stale* is combined with the other arguments.
+        RequestError: *last* is above *first*, no step is stale, or *stale* or *step* is combined with other arguments.
     """
     if stale is not None:
         if step or first or last:
@@ -68,6 +68,10 @@ def select_steps(
             raise RequestError("No step is stale.", fix="To run all steps: %pdrun")
         return frozenset(stale)
     if step is not None:
+        if first or last:
+            raise RequestError(
+                "A step that runs alone excludes --from and --to.", fix=f"Leave out {step}, or the options."
+            )
         return frozenset({workflow.step(step).name})
     if first is None and last is None:
         return None
@@ -94,7 +98,7 @@ def list_run_users(names: str, directory: Directory, environment: Environment) -
         RequestError: There are no such users.
     """
     if names != ALL_USERS:
-        users = split_names(names)
+        users = [*dict.fromkeys(split_names(names))]
         if not users:
             raise RequestError("No external user is named.", fix=f"Name them as A,B or {ALL_USERS}.")
         return users

@@ -11,6 +11,7 @@ import pytest
 from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
+from pdkernel.files import is_file
 from pdkernel.model import JSON, Workflow
 from pdkernel.snapshot_tests import RuntimeFactory, SettableClock, TemporaryProject
 from pdkernel.testing.failure_report import record_run
@@ -158,7 +159,7 @@ def _events_at(test_folder: Path) -> MakeEvent:
 def _find(name: str | Path, test_folder: Path) -> Path:
     folders = (test_folder, *test_folder.parents)
     for path in (test_folder / name, *(folder / "events" / f"{name}.json" for folder in folders)):
-        if path.is_file():
+        if is_file(path):
             return path
     known = sorted({path.stem for folder in folders[:3] for path in (folder / "events").glob("*.json")})
     raise EventError(

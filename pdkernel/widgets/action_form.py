@@ -7,7 +7,6 @@ With the Lab extension the button writes the cell into the notebook; elsewhere t
 from __future__ import annotations
 
 import html
-import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -32,6 +31,7 @@ from pdkernel.widgets.components import (
     build_field_row,
     format_message_html,
     on_enter,
+    quote_magic_argument,
     set_children,
     set_value,
     set_visible,
@@ -125,7 +125,7 @@ class ActionForm(SessionForm):
             chosen = self._props.chosen
             return f"%pdactions --form {chosen.step.name if self._is_in_workflow else chosen.component.uses}"
         app, words = self.search.app_slug, str(self.search.words.value).strip()
-        return " ".join(["%pdactions", *(["--app", shlex.quote(app)] if app else []), *words.split()])
+        return " ".join(["%pdactions", *(["--app", quote_magic_argument(app)] if app else []), *words.split()])
 
     @property
     def cell_source(self) -> str:

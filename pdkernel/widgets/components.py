@@ -86,6 +86,13 @@ def format_message_html(text: str, *, kind: str = "muted") -> str:
     return f'<div{role} style="{style}">{html.escape(text)}</div>'
 
 
+def quote_magic_argument(text: str) -> str:
+    """*text* as an argument of a magic's line, in quotes if it needs them; a magic does not read escapes."""
+    if text and text[0] not in "-'\"" and not any(letter.isspace() for letter in text):
+        return text
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
 def build_copyable_html(text: str) -> str:
     """*text* as code; with the Lab extension, a button that copies the code."""
     safe = html.escape(text)

@@ -7,7 +7,6 @@ that event at once, or a notice if there is unsaved input.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 
 import ipywidgets as ipw
@@ -31,6 +30,7 @@ from pdkernel.widgets.components import (
     build_named_field,
     create_message,
     press,
+    quote_magic_argument,
     set_value,
     set_visible,
     show_message,
@@ -174,7 +174,7 @@ class EventComposer(SessionForm):
     def magic_line(self) -> str:
         """The magic line that sends the event without the form; names the event if it is saved."""
         saved = not self.is_modified and self._event_name in self._session.events.names()
-        line = f"%pdevent {shlex.quote(self._event_name)} --send" if saved else "%pdevent --send"
+        line = f"%pdevent {quote_magic_argument(self._event_name)} --send" if saved else "%pdevent --send"
         return f"{line} --skip-waits" if self.skip_waits.value else line
 
     def build_event(self) -> Event:
@@ -383,7 +383,7 @@ class EventComposer(SessionForm):
         who = f"as {user} in {environment}" if user is not None else f"without an external user, in {environment}"
         name = self._session.event_name or NEW_EVENT
         saved = name in self._session.events.names()
-        line = f"%pdevent {shlex.quote(name)} --send" if saved else "%pdevent --send"
+        line = f"%pdevent {quote_magic_argument(name)} --send" if saved else "%pdevent --send"
         fields = [("event", name), *describe_event_fields(event.data)]
         return build_line_output(f"{verb} {name}: {event.summary()}, {who}.", line, fields)
 

@@ -6,7 +6,6 @@ The form also connects accounts, and previews the account lookup for another use
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 
 import ipywidgets as ipw
@@ -30,6 +29,7 @@ from pdkernel.widgets.components import (
     create_message,
     format_message_html,
     press_on_enter,
+    quote_magic_argument,
     set_children,
     set_value,
     set_visible,
@@ -113,7 +113,7 @@ class LookupPreview:
         except PdkernelError as fault:
             show_message(self._found, str(fault), kind="error")
             return
-        line = f"%pduser {f'{shlex.quote(user)} ' if user else ''}--environment {environment} --what-if"
+        line = f"%pduser {f'{quote_magic_argument(user)} ' if user else ''}--environment {environment} --what-if"
         show_message_html(
             self._found,
             f"{lookup.render_output(found.lookup).html}<small>as a line: {build_copyable_html(line)}</small>",
@@ -185,7 +185,7 @@ class UserPicker(SessionForm):
     def magic_line(self) -> str:
         """The magic line that makes the same choice."""
         user = self._session.external_user_id
-        who = shlex.quote(user) if user is not None else "--clear"
+        who = quote_magic_argument(user) if user is not None else "--clear"
         return f"%pduser {who} --environment {self._session.environment}"
 
     def _connect_handlers(self) -> None:

@@ -160,8 +160,11 @@ def test_removals_need_yes_without_a_terminal(filled: Shell) -> None:
 
 
 def test_a_refused_removal_is_json_with_json(filled: Shell) -> None:
-    """A missing confirmation is an error as others."""
-    assert filled("users", "remove", "ada", "--json").json["error"]["code"] == "request"
+    """A missing confirmation is an error as others: `--json` alone confirms nothing."""
+    refused = [filled(*args, "--json") for args in REMOVALS]
+
+    assert [ended.json["error"]["code"] for ended in refused] == ["request"] * len(REMOVALS)
+    assert filled("store", "get", "orders", "a").stdout == "1\n"
 
 
 @pytest.mark.parametrize(("typed", "left"), [("n", ["KEY"]), ("y", [])])

@@ -187,6 +187,25 @@ def test_environment_variables_are_enough(pdkernel: Shell, upstream: Upstream) -
     }
 
 
+def test_options_precede_the_environment(pdkernel: Shell, upstream: Upstream) -> None:
+    """Each option of `pdkernel login` is used instead of its variable."""
+    environ = {
+        "PDKERNEL_CLIENT_ID": "another-client",
+        "PDKERNEL_CLIENT_SECRET": "another-secret",
+        "PDKERNEL_PROJECT_ID": "proj_other",
+        "PDKERNEL_BASE_URL": "http://127.0.0.1:9",
+    }
+
+    done = log_in(pdkernel, upstream, "--json", **environ)
+
+    assert done.status == 0, done.stderr
+    assert {name: done.json[name] for name in ("client_id", "project_id", "base_url")} == {
+        "client_id": CLIENT_ID,
+        "project_id": PROJECT,
+        "base_url": upstream.url,
+    }
+
+
 def test_no_login_is_needed_with_the_environment(pdkernel: Shell, upstream: Upstream) -> None:
     """If the environment names client and project, commands use that project."""
     done = pdkernel("users", "list", "--json", **cast("dict[str, Any]", upstream.environ))

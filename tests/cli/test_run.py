@@ -298,8 +298,11 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
     [
         ([GREET], ["--event", "bad.json"], "bad.json is not JSON"),
         ([GREET], ["--event", "nowhere.json"], "Cannot read nowhere.json"),
+        ([GREET], ["--event", "x" * 300], "File name too long"),
         ([GREET], [], "Pass --event FILE"),
         ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
+        ([GREET], ["--body", "{}", "--egress", ""], "'' is not a mode"),
+        ([GREET], ["--body", "{}", "--external-user", ""], "An external user's id cannot be blank"),
         ([GREET], ["--body", "{}", "--environment", "staging"], "'staging' is not one of 'development', 'production'"),
         ([GREET], ["--body", "{}", "--egress", "deny", "--via", "http://proxy.test:3128"], "upstream proxy has no effect"),
         ([GREET], ["--body", "{}", "--egress", "deny", "--unopened", "https://bank.test"], "'https://bank.test' is not a host name"),

@@ -57,10 +57,11 @@ def test_the_exit_status_of_a_run(run: Execution, status: int) -> None:
         (execution("success", DONE), ""),
         (execution("paused", DONE), f"To end the pause: pdkernel runs resume {ID}\n"),
         (execution("error", FAILED, code="step_failed"), f"To look at this run: pdkernel runs show {ID}\n"),
+        (execution("cancelled", NOT_RUN), f"To look at this run: pdkernel runs show {ID}\n"),
     ],
 )
 def test_the_command_that_follows(run: Execution, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A paused or failed run names the next command, unless --quiet is set."""
+    """A paused, failed or cancelled run names the next command, unless --quiet is set."""
     quiet = CliContext()
     quiet.quiet = True
     print_next_command(quiet, run)

@@ -22,6 +22,7 @@ import pytest
 
 from pdkernel.cli.serve import ServeOptions, build_settings
 from pdkernel.egress import parse_policy
+from pdkernel.errors import RequestError
 from pdkernel.server import ServeSettings
 from tests.cli.conftest import Shell
 from tests.cli.fork_server import ForkedCommand
@@ -210,6 +211,12 @@ def test_settings_without_options() -> None:
     settings = build_settings(options, "http://hooks.test:8765", environ)
 
     assert settings == ServeSettings("http://hooks.test:8765", parse_policy("deny"), ("hooks.test",))
+
+
+def test_an_empty_outbound_policy_is_refused() -> None:
+    """An empty `--egress`, such as that of a variable that is not set, does not become the default."""
+    with pytest.raises(RequestError, match="'' is not a mode"):
+        build_settings(OPTIONS | {"egress": ""}, "http://hooks.test:8765", {})
 
 
 def test_active_runs_are_limited(pdkernel: Shell) -> None:

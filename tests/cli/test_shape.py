@@ -85,16 +85,18 @@ def test_the_schema_and_the_example_alone(pdkernel: Shell, source: str) -> None:
 
 
 def test_a_run_reports_drift_on_standard_error(pdkernel: Shell, source: str) -> None:
-    """A run on an event with drift warns and runs; a run on a saved event does not warn."""
+    """A run on an event with drift warns and runs; a run on a saved event, or with `--quiet`, does not warn."""
     event = pdkernel.write("new.json", json.dumps({"method": "POST", "body": {"name": "Bo", "age": [1]}}))
 
     drifted, same = (pdkernel("run", source, "--event", each, "--json") for each in (event, "events/ada.json"))
+    quiet = pdkernel("run", source, "--event", event, "--quiet")
 
     assert drifted.stderr.startswith(
         "Drift: body.age is now array; in earlier events it was number. Read by greet (line 4).\n"
     )
     assert drifted.json["status"] == "success"
     assert "Drift" not in same.stderr
+    assert (quiet.status, quiet.stderr) == (0, "")
 
 
 def test_a_broken_contract_is_not_drift(pdkernel: Shell, source: str) -> None:

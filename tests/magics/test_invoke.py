@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
 from pdkernel.event import Event
 from pdkernel.magics.invoke import _call
 from pdkernel.model import JSON
+from pdkernel.operations.invocation import ClientCredentials
 from tests.builders import an_event
 from tests.magics.conftest import Notebook, Run
 
@@ -70,6 +74,39 @@ def test_snippets_without_a_run_have_no_tick(served: Notebook) -> None:
     assert "✓" not in shown
     assert '"name": "Ada"' in shown
     assert "X-PD-External-User-ID: ada" in shown
+
+
+def test_the_client_is_that_of_the_environment(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call has the token of the OAuth client that variables name, of the token endpoint that they name."""
+    monkeypatch.setenv("PDKERNEL_CLIENT_ID", "client-of-a-test")
+    monkeypatch.setenv("PDKERNEL_CLIENT_SECRET", "secret-of-a-test")
+    monkeypatch.setenv("PDKERNEL_TOKEN_URL", "https://tokens.example.test/")
+
+    call = _call(notebook.session, "https://hooks.example.test/in")
+
+    assert call.client == ClientCredentials("client-of-a-test", "secret-of-a-test", "https://tokens.example.test/")
+
+
+def answer_a_patient_caller(server: socket.socket) -> None:
+    """Answer one request if its caller still waits after 20 seconds."""
+    connection, _ = server.accept()
+    with connection, suppress(ConnectionError):
+        connection.settimeout(20)
+        try:
+            while connection.recv(65_536):
+                pass
+        except TimeoutError:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+
+def test_a_time_limit_ends_the_call(notebook: Notebook) -> None:
+    """`--timeout` limits the wait for an endpoint that accepts a request and answers late."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+        answered = thread.submit(answer_a_patient_caller, server)
+        shown = notebook.run(f"%pdinvoke http://127.0.0.1:{server.getsockname()[1]}/eo1 --timeout 0.1")
+        answered.result()
+
+    assert "did not respond in time." in shown
 
 
 def test_an_endpoint_with_its_own_token(served: Notebook) -> None:

@@ -15,6 +15,7 @@ from pdkernel.magics.notebook_context import (
     close_session,
     get_live_notebook,
     register_comm_target,
+    remove_added_newline,
     unregister_comm_target,
 )
 from tests.magics.conftest import Notebook
@@ -54,6 +55,17 @@ def test_a_closed_session_is_not_used_again(notebook: Notebook) -> None:
         close_session(notebook.shell)
 
     assert notebook.session is not closed
+
+
+@pytest.mark.parametrize(
+    ("sent", "text", "source"),
+    [("a = 1", "a = 1\n", "a = 1"), ("a = 1\n", "a = 1\n", "a = 1\n"), ("run()", "%%pdstep a\n1\n", "%%pdstep a\n1\n")],
+)
+def test_only_the_newline_that_was_added_is_removed(sent: str, text: str, source: str) -> None:
+    """A cell's text loses the newline that the front end did not send; the text of another call in the cell stays."""
+    shell: Any = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: {"content": {"code": sent}}))
+
+    assert remove_added_newline(shell, text) == source
 
 
 class FrontEndComm(BaseComm):

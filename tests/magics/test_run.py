@@ -13,6 +13,7 @@ import pytest
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
+from tests.notebook_files import notebook_of
 
 
 def test_run_all_then_run_shows_every_step(run: Run) -> None:
@@ -36,6 +37,29 @@ def test_shape_is_shown(run: Run) -> None:
 
     assert "body" in shown
     assert "name" in shown
+
+
+def test_the_shape_of_several_events(run: Run, tmp_path: Path) -> None:
+    """`%pdshape` with several events merges them, and shows in how many of them a path is."""
+    (tmp_path / "events" / "plain.json").write_text('{"method": "GET"}')
+
+    shown = run("%pdshape plain hello")
+
+    assert "2 events" in shown
+    assert "in 1 of 2 events (50%)" in shown
+
+
+def test_a_contract_is_compared_with_own_events(notebook: Notebook, run: Run, tmp_path: Path) -> None:
+    """Of the events in a folder that notebooks share, `%pdshape --contract` checks those that the sidecar names."""
+    notebook.session.notebook = tmp_path / "work.ipynb"
+    (tmp_path / "work.pdkernel.yaml").write_text("schema: pdkernel/1\nworkflow: Work\ntest_events: [hello]\n")
+    (tmp_path / "events" / "other.json").write_text('{"method": "GET"}')
+    run(CHECK)
+
+    shown = run("%pdshape --contract")
+
+    assert "✓ hello fulfils the contract." in shown
+    assert "other" not in shown
 
 
 def test_contract_is_shown(run: Run) -> None:
@@ -113,19 +137,19 @@ def test_an_unanswered_question_is_exported(run: Run, tmp_path: Path, monkeypatc
 
 
 def test_a_call_is_repeated_on_request(notebook: Notebook, run: Run) -> None:
-    """Run All and `%pdrun` send a message once; `--send` repeats it."""
+    """Run All, `%pdrun` and `%pdrun STEP` send a message once; `--send` repeats it."""
     run("%pdevent hello")
     run(
         "%%pdstep say\nimport urllib.request\ndef handler(pd):\n"
         "    return urllib.request.urlopen('https://slack.com/api/chat.postMessage', data=b'{}').status\n"
     )
     outcomes = []
-    for line in ("%pdrun", "%pdrun --send"):
+    for line in ("%pdrun", "%pdrun say", "%pdrun --send"):
         run(line)
         assert notebook.session.last_execution is not None
         outcomes += [call.outcome for call in notebook.session.last_execution.requests]
 
-    assert outcomes == ["not_sent", "stand_in"]
+    assert outcomes == ["not_sent", "not_sent", "stand_in"]
 
 
 # ── %pdexport --prove ───────────────────────────────────────────────────────────────────────────────────
@@ -155,6 +179,18 @@ def test_prove_as_json(notebook: Notebook) -> None:
     shown = notebook.run("%pdexport --to out --prove --json")
 
     assert json.loads(shown)["proof"]["cases"][0]["event"] == "hello"
+
+
+def test_the_chosen_user_is_a_test_user_of_the_proof(notebook: Notebook) -> None:
+    """If the steps need an external user, the proof runs for the chosen one, not for all users of the project."""
+    for user in ("ada", "grace"):
+        notebook.session.directory.add_account(app="slack", credentials={"k": "v"}, external_user_id=user)
+    notebook.run("%pduser grace")
+    notebook.run(ONE.replace("%%pdstep one", "%%pdstep one --app slack"))
+
+    shown = notebook.run("%pdexport --to out --prove --json")
+
+    assert [case["external_user"] for case in json.loads(shown)["proof"]["cases"]] == ["grace"]
 
 
 def test_a_proof_requires_written_files(notebook: Notebook) -> None:
@@ -210,14 +246,38 @@ def test_a_cell_waits_for_a_short_delay(notebook: Notebook) -> None:
     assert notebook.session.get_result("check") is not None
 
 
-def test_waits_are_skipped_on_request(notebook: Notebook) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "%pdrun --skip-waits",
+        "%pdevent hello --send --skip-waits",
+        "%pdrun --users ada,bob",
+        "%pdrun --save-test approved",
+    ],
+)
+def test_waits_are_skipped_on_request(notebook: Notebook, tmp_path: Path, line: str) -> None:
     """With `--skip-waits`, a run and a sent event go on at once; runs for several users and saved tests do so too."""
+    notebook.session.notebook = notebook_of(tmp_path / "work.ipynb", APPROVE.format(" --no-run"))
     notebook.run("%pdevent hello")
     notebook.run(APPROVE.format(" --no-run"))
 
-    for line in ("%pdrun --skip-waits", "%pdevent hello --send --skip-waits", "%pdrun --users ada,bob"):
-        assert "suspend for 1 hour: skipped." in notebook.run(line)
-        assert notebook.error is None
+    shown = notebook.run(line)
+
+    assert "suspend for 1 hour: skipped." in shown
+    assert notebook.error is None
+
+
+@pytest.mark.parametrize("line", ["%pdrun", "%pdevent hello --send"])
+def test_waits_are_not_skipped_without_a_request(notebook: Notebook, line: str) -> None:
+    """A run and a sent event pause where the workflow pauses."""
+    notebook.run("%pdevent hello")
+    notebook.run(APPROVE.format(" --no-run"))
+
+    notebook.run(line)
+    paused = last_status(notebook)
+    notebook.run(f"%pdruns cancel {notebook.session.paused_runs.newest}")
+
+    assert paused == "paused"
 
 
 def test_each_of_several_users_counts(notebook: Notebook, run: Run) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.magics.run_settings import remove_quotes
 from pdkernel.session.state_store import read_pinned_steps
 from tests.cli.kiosk import write_kiosk
 from tests.cli.test_sources import HEADER, SOURCE, STEP
@@ -48,14 +47,6 @@ def test_pduser_clears_the_user_and_sets_the_environment(notebook: Notebook, run
     assert notebook.session.environment == "production"
 
 
-@pytest.mark.parametrize(
-    ("text", "plain"), [("'a b'", "a b"), ('"a"', "a"), ("'a", "'a"), ("'", "'"), ("a'", "a'"), ("", "")]
-)
-def test_quotes_around_a_text_are_removed(text: str, plain: str) -> None:
-    """A pair of quotes is removed, a single one is part of the text."""
-    assert remove_quotes(text) == plain
-
-
 def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) -> None:
     """`--sandbox` connects an account with made-up credentials for a user without one, and keeps an account that is there."""
     heard: list[int] = []
@@ -70,6 +61,16 @@ def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) ->
     assert "Connected a sandbox account of Slack for ada. Its credentials are made up, for a stand-in." in first
     assert "Connected" not in second
     assert (changes, len(heard) - changes) == (2, 1)  # of the user, and of the accounts
+
+
+def test_pduser_connects_a_sandbox_account_of_the_picked_user(notebook: Notebook, run: Run) -> None:
+    """`--sandbox` alone connects an account for the picked user; without a picked user it is refused."""
+    without_user = run("%pduser --sandbox slack")
+    run("%pduser ada")
+    run("%pduser --sandbox slack")
+
+    assert "An external user's id cannot be blank." in without_user
+    assert [account.app for account in notebook.session.directory.accounts(external_user_id="ada")] == ["slack"]
 
 
 def test_pduser_reports_a_missing_own_account(notebook: Notebook, run: Run) -> None:
@@ -259,6 +260,21 @@ def test_the_matrix_shows_the_test_users_beside_the_notebook(
     assert [word for word in first if word in ("ada", "grace")][:2] == ["grace", "ada"]
 
 
+def test_the_matrix_of_another_environment(notebook: Notebook) -> None:
+    """`--matrix --environment` lists the users of that environment, and the choice does not change."""
+    connect(notebook, "ada")
+    notebook.session.directory.add_account(
+        app="slack", credentials={"k": "v"}, external_user_id="eve", environment="production"
+    )
+    notebook.run(SAY)
+
+    said = notebook.run("%pduser --matrix --environment production")
+
+    assert re.search(r"(?m)^ *eve +ready", said), said
+    assert "ada" not in said
+    assert notebook.session.environment == "development"
+
+
 def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> None:
     """The lookup for another user is shown, and the choice does not change."""
     connect(notebook, "ada")
@@ -271,6 +287,17 @@ def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> No
     assert "'ada' exists in development" in said
     assert (notebook.session.external_user_id, notebook.session.environment) == ("ada", "development")
     assert notebook.session.last_execution is None
+
+
+def test_what_if_explains_the_user_who_is_named(notebook: Notebook) -> None:
+    """The lookup is that of the user whose id is given, not of the picked one."""
+    connect(notebook, "ada")
+    notebook.run(SAY)
+    notebook.run("%pduser ada")
+
+    said = notebook.run("%pduser grace --what-if")
+
+    assert "✗ external user  grace does not exist in development" in said
 
 
 def test_what_if_without_an_id_explains_the_picked_user(notebook: Notebook) -> None:
@@ -319,6 +346,20 @@ def test_the_newest_new_event_is_chosen(parcels: Notebook) -> None:
     assert event.data == {"parcel": 7}
     assert parcels.error is None, ran
     assert "8" in ran
+
+
+def test_the_last_of_several_new_events_is_chosen(parcels: Notebook, tmp_path: Path) -> None:
+    """Of the new events of one poll, the last one is chosen, with its summary as its name."""
+    two = SOURCE.replace(
+        'summary: "Parcel 7" })', 'summary: "Parcel 7" }); this.$emit({ parcel: 9 }, { id: 9, summary: "Parcel 9" })'
+    )
+    tmp_path.joinpath("components", "depot", "sources", "new-parcel", "new-parcel.mjs").write_text(two)
+
+    emitted = parcels.run("%pdevent --emit")
+
+    assert "1. Parcel 7\n2. Parcel 9\n2 new events, 0 emitted before." in emitted
+    assert parcels.session.event is not None
+    assert (parcels.session.event_name, parcels.session.event.data) == ("Parcel 9", {"parcel": 9})
 
 
 def test_a_saved_source_event_is_not_a_request(parcels: Notebook) -> None:

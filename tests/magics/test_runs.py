@@ -62,6 +62,7 @@ def test_a_page_names_the_next(ran: Notebook) -> None:
 
     assert f"%pdruns --before {run_id}" in ran.run("%pdruns --limit 1")
     assert len(ran.shell.run_line_magic("pdruns", f"--frame --before {run_id}")) == 1
+    assert "The limit 0 is not a number of runs." in ran.run("%pdruns --limit 0")
 
 
 def test_a_run_is_replayed_with_the_draft(ran: Notebook) -> None:
@@ -181,6 +182,19 @@ def test_a_run_in_progress_is_not_removed(ran: Notebook, tmp_path: Path) -> None
     assert list(ran.shell.run_line_magic("pdruns", "--frame")["status"]) == ["success"]
 
 
+def test_a_run_that_is_named_is_removed_after_a_confirmation(ran: Notebook) -> None:
+    """Without `--yes`, a run is not removed, even if its id is given."""
+    run_id = newest(ran)
+
+    refused = ran.run(f"%pdruns remove {run_id}")
+    left = newest(ran)
+    removed = ran.run(f"%pdruns remove {run_id} --yes")
+
+    assert "1 run would be removed." in refused
+    assert left == run_id
+    assert removed.startswith("Removed 1 run.")
+
+
 def test_a_run_that_fails_after_its_pause_fails_the_line(notebook: Notebook) -> None:
     """If a step fails after the pause that `%pdruns resume` ends, the cell of that line fails."""
     notebook.run("%pdevent hello")
@@ -214,6 +228,7 @@ def test_the_event_of_a_run_is_taken_over(ran: Notebook) -> None:
     shown = ran.run(f"%pdruns {run_id} --event")
     session = ran.session
 
+    assert ran.shell.user_ns["event"].external_user_id == "ada"
     assert session.event_name == f"run {run_id}"
     assert session.external_user_id == "ada"
     assert session.egress == "deny"

@@ -8,6 +8,7 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.connect.remote import RemoteDirectory
 from pdkernel.connect.sdk import Sdk
 from pdkernel.errors import RequestError
+from pdkernel.identity import parse_environment
 from pdkernel.operations.accounts import connect_account, connect_sandbox_account
 from pdkernel.project import Project
 from pdkernel.project.accounts import AccountExistsError
@@ -76,6 +77,17 @@ def test_a_sandbox_account_is_made_once(directory: LocalDirectory) -> None:
     assert made is not None
     assert dict(directory.credentials(made.id)) == {"oauth_access_token": "sandbox-oauth_access_token"}
     assert again is None
+
+
+def test_a_sandbox_account_is_of_one_environment(directory: LocalDirectory) -> None:
+    """A user with an account in development has none in production, where the sandbox account is then made."""
+    for environment in ("development", "production"):
+        made = connect_sandbox_account(
+            directory, "slack", external_user_id="ada", environment=parse_environment(environment)
+        )
+
+        assert made is not None
+        assert (made.external_user_id, made.environment) == ("ada", environment)
 
 
 def test_a_sandbox_account_needs_a_local_project(project: Project) -> None:

@@ -81,12 +81,13 @@ def test_a_saved_event_comes_before_a_file_of_its_name(
     assert (library.names(), library.load("first")[1].data["body"]) == (["first"], "saved")
 
 
-def test_an_unknown_event_is_refused_with_the_known_names(library: EventLibrary) -> None:
-    """The error for an unknown name lists the saved events."""
+@pytest.mark.parametrize("name", ["second", "x" * 300])
+def test_an_unknown_event_is_refused_with_the_known_names(library: EventLibrary, name: str) -> None:
+    """The error for an unknown name, also for a text that is too long for a file name, lists the saved events."""
     library.save("first", Event({}))
 
-    with pytest.raises(EventError, match=r"There is no event 'second'. Saved events: first."):
-        library.load("second")
+    with pytest.raises(EventError, match=rf"There is no event '{name}'. Saved events: first."):
+        library.load(name)
 
 
 @pytest.mark.parametrize("name", ["../up", "", ".hidden", "a..b"])
@@ -256,6 +257,14 @@ def test_an_event_is_one_json_value(event: EventLike | None, body: JSON, message
     """A run has an event or a payload, and both are JSON."""
     with pytest.raises(EventError, match=message):
         resolved(Trigger("http"), event, body)
+
+
+@pytest.mark.parametrize("body", [0, "", False, [], {}])
+def test_an_empty_body_is_a_body(body: JSON) -> None:
+    """A payload that is zero, false or empty is sent as it is; only None leaves the payload out."""
+    event = resolved(Trigger("http"), None, body)
+
+    assert (event.data["method"], event.data["body"]) == ("POST", body)
 
 
 def test_the_keys_of_an_event_depend_on_the_trigger() -> None:

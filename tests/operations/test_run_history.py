@@ -145,7 +145,9 @@ WAITS = a_workflow(
 """A workflow that pauses for an hour, unless it is resumed."""
 
 
-@pytest.mark.parametrize("filters", [{"status": "failed"}, {"environment": "test"}, {"since": "x"}])
+@pytest.mark.parametrize(
+    "filters", [{"status": "failed"}, {"environment": "test"}, {"since": "x"}, {"limit": 0}, {"limit": -1}]
+)
 def test_a_wrong_filter_is_refused(filters: dict[str, Any]) -> None:
     """A filter with an unknown value is refused."""
     with pytest.raises(RequestError):

@@ -74,6 +74,11 @@ def test_users_are_named_or_all(directory: LocalDirectory) -> None:
     assert list_run_users("bob, ada", directory, "development") == ["bob", "ada"]
 
 
+def test_a_user_who_is_named_twice_has_one_run(directory: LocalDirectory) -> None:
+    """The workflow runs once for each external user, also for one whose id is given twice."""
+    assert list_run_users("bob,ada, bob", directory, "development") == ["bob", "ada"]
+
+
 def test_an_environment_without_users_is_refused(directory: LocalDirectory) -> None:
     """`all` in an environment without users is an error with the command that creates a user."""
     with pytest.raises(RequestError, match="no external users in production") as caught:
@@ -230,6 +235,13 @@ def test_what_cannot_name_a_test(given: str) -> None:
     """An empty, long or reserved name, and a name with other characters, is refused."""
     with pytest.raises(RequestError, match="cannot name a test"):
         normalize_test_name(given)
+
+
+@pytest.mark.parametrize("other", ["first", "last"])
+def test_a_step_alone_excludes_a_range(other: str) -> None:
+    """A step that runs alone and a first or last step are refused together, instead of one of them without an effect."""
+    with pytest.raises(RequestError, match="A step that runs alone excludes --from and --to"):
+        select_steps(WORKFLOW, step="b", **{other: "c"})
 
 
 def test_stale_steps_are_selected() -> None:

@@ -20,7 +20,7 @@ from pdkernel.operations.run_history import end_pause
 from pdkernel.project import DeployedTrigger
 from pdkernel.session import Session
 from pdkernel.session.notebook_server import MAX_KEPT_REQUESTS, DraftWorkflowSource
-from tests.builders import Gate
+from tests.builders import Gate, an_event
 from tests.http_servers import AnsweringServer, serve
 
 HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
@@ -61,6 +61,20 @@ def test_each_request_runs_the_current_draft(session: Session) -> None:
         DraftWorkflowSource(session)
     assert wait_for(lambda: {run.status for run in runs} >= {"executing", "success"})
     assert wait_for(lambda: len(lines) == 2)
+
+
+def test_a_run_of_a_cell_has_the_urls_of_the_drafts_server(session: Session) -> None:
+    """While the draft is served, the URLs that resume a run of a cell are those of its server; before, there are none."""
+    session.record_cell(step("first"), cell_id="a")
+    session.choose_event(an_event())
+    before = session.get_request(session.run().id).base_url
+    url, _, _ = served(session)
+
+    after = session.get_request(session.run().id).base_url
+
+    assert before is None
+    assert after is not None
+    assert url.startswith(f"{after}/")
 
 
 def test_a_draft_takes_over_no_endpoint(session: Session, caplog: pytest.LogCaptureFixture) -> None:

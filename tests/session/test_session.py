@@ -225,6 +225,17 @@ def test_event_that_names_a_user_chooses_them(session: Session) -> None:
     assert (session.external_user_id, session.environment) == ("grace", "production")
 
 
+def test_an_event_names_either_environment(session: Session) -> None:
+    """An event with the header of development ends the choice of production; an event without the header keeps the choice."""
+    session.choose_user("ada", "production")
+    session.choose_event(an_event())
+    kept = session.environment
+
+    session.choose_event(an_event(headers={"X-PD-Environment": "development"}))
+
+    assert (kept, session.environment, session.external_user_id) == ("production", "development", "ada")
+
+
 def test_a_run_requires_an_event(session: Session) -> None:
     """The error for a run without an event names the command that chooses an event."""
     session.record_cell(CHECK, cell_id="check")
@@ -622,7 +633,7 @@ def test_a_saved_event_has_its_name(session: Session) -> None:
     with pytest.raises(RequestError, match="There is no event to save"):
         session.save_event("kept")
     session.choose_event(an_event(), "first")
-    session.save_event("kept")
+    session.save_event("kept.json")
 
     assert session.event_name == "kept"
 

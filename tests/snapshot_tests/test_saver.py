@@ -245,9 +245,9 @@ def test_a_failed_run_is_saved(notebook: Notebook) -> None:
 
 
 def test_a_partial_run_is_saved_with_its_pins(notebook: Notebook) -> None:
-    """A run of one step is saved as that step alone, with the exports of earlier steps pinned."""
+    """A run of one step is saved as that step alone, with the exports of the steps above, and of no step below, pinned."""
     notebook.write(ONE, '%%pdstep two\ndef handler(pd):\n    return pd.steps["one"]["$return_value"] + 1\n', "%%pdstep three\ndef handler(pd):\n    return 3\n")  # fmt: skip
-    notebook.session.run(only=frozenset({"one"}))
+    notebook.session.run(only=frozenset({"one", "three"}))
 
     notebook.save(notebook.session.run(only=frozenset({"two"})))
 

@@ -149,6 +149,17 @@ def test_pinned_steps_do_not_run(pd_run: RunWorkflow) -> None:
     assert execution.step("one").status == "pinned"
 
 
+def test_arguments_precede_the_headers_of_the_event(pd_run: RunWorkflow) -> None:
+    """The external user and the environment are those of the arguments, else those that the event names."""
+    workflow = a_workflow(python_step("one", "return 1"))
+    event = {"headers": {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}}
+
+    named, given = pd_run(workflow, event), pd_run(workflow, event, external_user="bob", environment="development")
+
+    assert (named.external_user, named.environment) == ("ada", "production")
+    assert (given.external_user, given.environment) == ("bob", "development")
+
+
 def test_a_pin_of_an_unknown_step_is_refused(pd_run: RunWorkflow) -> None:
     """A pin for an unknown step is an error of the test."""
     with pytest.raises(UnknownStepError):
@@ -242,10 +253,11 @@ def test_a_recording_is_beside_the_test(tmp_path: Path, mode: str) -> None:
     ]
 
 
-def test_a_missing_event(pd_event: MakeEvent) -> None:
-    """The error for an unknown name lists the searched places."""
+@pytest.mark.parametrize("name", ["nothing-of-this-name", "x" * 300])
+def test_a_missing_event(pd_event: MakeEvent, name: str) -> None:
+    """The error for an unknown name, also for a text that is too long for a file name, lists the searched places."""
     with pytest.raises(EventError, match="nor in its folder events"):
-        pd_event("nothing-of-this-name")
+        pd_event(name)
 
 
 def test_a_missing_source(pd_run: RunWorkflow) -> None:

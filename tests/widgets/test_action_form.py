@@ -264,6 +264,19 @@ def test_account_of_the_external_user_or_of_the_author(session: Session, make_fo
     assert f"--app depot={own.id}" in form.cell_source
 
 
+def test_an_own_account_of_a_step_without_its_app(session: Session, make_form: Callable[..., ActionForm]) -> None:
+    """A cell that does not name the app gets it with the author's own account, if that is chosen."""
+    own = session.directory.add_account(app="depot", credentials={"api_key": "k-own"}, external_user_id=None)
+    session.record_cell(PUT, cell_id="c1")
+    form = make_form("put")
+
+    before = form.cell_source
+    pick(form.get_account_field("depot").value, own.id)
+
+    assert "--app" not in before
+    assert f"--app depot={own.id}" in form.cell_source
+
+
 def test_missing_account_is_reported_below_its_field(session: Session, make_form: Callable[..., ActionForm]) -> None:
     """Without an account the field reports it; once there is one, the options are loaded."""
     session.choose_user("ada")

@@ -56,6 +56,15 @@ def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> 
     assert f"Uses {account.id}" in screen(slack_picker)
 
 
+def test_an_account_is_of_the_chosen_environment(slack_picker: UserPicker, session: Session) -> None:
+    """A link that is made in production connects an account there, and none in development."""
+    session.choose_user("ada", "production")
+    press(slack_picker, "Connect with Link")
+    send(shown_link(slack_picker), **{"field:oauth_access_token": TOKEN})
+
+    assert [account.environment for account in session.directory.accounts(external_user_id="ada")] == ["production"]
+
+
 def test_a_link_that_is_refused_is_reported(tmp_path: Path) -> None:
     """If no link can be made, the form has the reason below the button."""
     session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny", "PDKERNEL_PUBLIC_URL": "http://[hub"})
