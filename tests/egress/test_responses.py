@@ -14,7 +14,8 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.egress.message import Response, close_stream
 from pdkernel.egress.pending_call import CallResult, PendingCall
-from pdkernel.egress.responses import UpstreamResult, is_bodyless, stream_response
+from pdkernel.egress.responses import UpstreamResult, is_bodyless, repeat_response, stream_response
+from pdkernel.egress.send_once import NOT_AGAIN, UNKNOWN, StoredResponse
 from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, Ledger, OutsideServer, node_paths
 
 pytestmark = pytest.mark.skipif(
@@ -163,3 +164,15 @@ async def test_a_response_that_is_not_read_to_its_end_is_recorded(ledger: Ledger
     (row,) = ledger.calls
     assert (first, row.outcome, row.status, row.bytes) == (b"abc", "sent", 200, 3)
     assert closed == [True]
+
+
+def test_a_repeated_response_keeps_its_note_beside_the_doubt(ledger: Ledger) -> None:
+    """The row of a failed request that is not sent again has the note of the stand-in and the unknown outcome."""
+    call = PendingCall(ledger.binding("live"), "POST", "https://api.example.test/", ManualClock())
+    recorded = StoredResponse(500, "", (), b"", "2026-01-01T10:00:00Z", note="answered by the stand-in")
+
+    response = repeat_response(call, recorded, None)
+
+    (row,) = ledger.calls
+    assert (response.status, row.outcome) == (500, "not_sent")
+    assert row.note == f"answered by the stand-in {UNKNOWN} {NOT_AGAIN}"

@@ -152,6 +152,16 @@ async def test_locals_have_no_part_of_a_known_secret(bench: Bench) -> None:
     assert "text = 'xxx" in str(outcome.error.stack)
 
 
+async def test_locals_have_no_value_of_a_variable(bench: Bench) -> None:
+    """The value of an environment variable of the project is replaced in locals, as a credential is."""
+    source = "import os\n\ndef handler(pd):\n    token = os.environ['TOKEN']\n    raise ValueError('no')"
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is not None
+    assert "token = '***'" in str(outcome.error.stack)
+
+
 @pytest.mark.parametrize(
     ("token", "value"),
     [
