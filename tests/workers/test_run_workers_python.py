@@ -587,6 +587,20 @@ async def test_module_that_a_file_has_shadowed_is_back(bench: Bench, tmp_path: P
     assert [outcome.exports.get("$return_value") for outcome in outcomes] == [1, 5, 2]
 
 
+async def test_bytecode_is_written_again_after_a_step_with_files(bench: Bench) -> None:
+    """Only while a step with files runs, Python writes no bytecode."""
+    setting = "import sys\ndef handler(pd):\n    return sys.dont_write_bytecode\n"
+    own = Step("own", "python", f"import helper\n{setting}", files={"helper.py": ""})
+
+    outcomes = [
+        await bench.run("python", setting, name="one"),
+        await bench.run("python", "", step=own),
+        await bench.run("python", setting, name="two"),
+    ]
+
+    assert [outcome.exports.get("$return_value") for outcome in outcomes] == [False, True, False]
+
+
 async def test_error_in_a_file_of_a_step(bench: Bench) -> None:
     """The error has the line of the step, and its stack the file's line and text."""
     step = Step(
