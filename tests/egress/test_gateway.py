@@ -360,6 +360,22 @@ def test_a_stand_in_gets_no_password(gateway: Gateway, plain_outside: OutsideSer
     assert "pw-4712" not in str(plain_outside.seen)
 
 
+def test_a_stand_in_gets_the_port_that_the_step_called(
+    gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger
+) -> None:
+    """The original host has its port, if it is not the port of the scheme."""
+    plain_outside.seen.clear()
+    caller_token = issue_bound_token(gateway, ledger, f"stand-in=http://127.0.0.1:{plain_outside.port}")
+
+    for port in (443, 8443):
+        with knock(gateway, caller_token, "api.example.test", port, secure=True) as sock:
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
+            read_all(sock)
+
+    hosts = [seen.headers["x-forwarded-host"] for seen in plain_outside.seen]
+    assert hosts == ["api.example.test", "api.example.test:8443"]
+
+
 def test_record_then_replay(caller: Caller, outside: OutsideServer, ledger: Ledger, tmp_path: Path) -> None:
     """A recorded call is answered from the file, with the same bytes, and nothing leaves."""
     client, process = caller

@@ -604,6 +604,16 @@ async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
     assert bench.printed() == "listener\n"
 
 
+async def test_exit_code_and_stack_limit_of_a_step_do_not_reach_the_next_step(bench: Bench) -> None:
+    """A step that sets the exit code of its process, or shortens stacks, changes neither for the next step."""
+    setting = "return [process.exitCode ?? null, Error.stackTraceLimit]"
+    await bench.run("node", component("process.exitCode = 3; Error.stackTraceLimit = 0"), name="first")
+
+    outcome = await bench.run("node", component(setting), name="second")
+
+    assert outcome.exports["$return_value"] == [None, 50]
+
+
 async def test_lazy_globals_of_a_step_do_not_reach_the_next_step(bench: Bench) -> None:
     """A step that replaces or deletes a global that Node.js loads at the first access does not affect the next step."""
     await bench.run(
