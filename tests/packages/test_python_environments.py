@@ -402,6 +402,18 @@ async def test_unused_environments_are_removed(opened: Open, wheels: WheelFolder
     assert {name for name in left if name.startswith("old")} == {f"old{number:02}" for number in range(11, 30)}
 
 
+async def test_environments_of_the_last_day_stay(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """An environment that was used within a day is kept, however many there are: a run may still use it."""
+    wheels.publish("tiny")
+    names = {f"recent{number:02}" for number in range(30)}
+    for name in names:
+        (tmp_path / "python" / name).mkdir(parents=True)
+
+    await ensure(opened(), "import tiny")
+
+    assert names <= {each.name for each in (tmp_path / "python").iterdir()}
+
+
 async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Path) -> None:
     """For a file in the place of the folder, the error has the path, the reason and a fix."""
     (tmp_path / "python").write_text("", encoding="utf-8")
