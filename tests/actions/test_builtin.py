@@ -255,6 +255,15 @@ async def test_list_and_clear(run: Run, project: Project) -> None:
     assert records(project) == {}
 
 
+async def test_list_records_has_every_key(run: Run, project: Project) -> None:
+    """The records of a store have the names of properties that every object of JavaScript has, too."""
+    stored: dict[str, JSON] = {"__proto__": {"a": 1}, "constructor": 2, "b": None}
+    for key, value in stored.items():
+        project.data_stores.set("cache", key, value)
+
+    assert await returned(run, "list-records") == stored
+
+
 async def test_append_to_record(run: Run, project: Project) -> None:
     """A value is appended to a list; a missing list is created."""
     await returned(run, "append-to-record", "key: a\nvalue: one\n")
