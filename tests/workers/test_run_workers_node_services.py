@@ -156,11 +156,12 @@ async def test_headers_of_request_and_response(bench: Bench, server: Server) -> 
     assert "content-type: application/vnd.x+json\r\n" in server.head.lower()
 
 
-async def test_multipart_form(bench: Bench, server: Server) -> None:
-    """The client that sends `multipart/form-data` adds the boundary."""
+@pytest.mark.parametrize("headers", [[], [{"name": "Content-Type", "value": "multipart/form-data"}]])
+async def test_multipart_form(bench: Bench, server: Server, headers: list[Any]) -> None:
+    """The client that sends `multipart/form-data` adds the boundary, also to a content type among the headers."""
     body = {"type": "fields", "contentType": "multipart/form-data", "fields": [{"name": "a", "value": "1"}]}
 
-    await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "body": body}})
+    await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "headers": headers, "body": body}})
 
     assert "content-type: multipart/form-data; boundary=" in server.head.lower()
     assert b'name="a"' in server.body
