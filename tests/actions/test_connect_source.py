@@ -101,12 +101,13 @@ async def test_requests_use_the_users_environment(run: RunSteps, api: ConnectSer
 
 
 async def test_a_failure_at_pipedream_fails_the_step(run: RunSteps, api: ConnectServer) -> None:
-    """An error among the observations fails the step with its name and message; the printed lines are in the record."""
+    """The first error among the observations fails the step with its name and message; the printed lines are in the record."""
     api.answer = {
         "exports": {},
         "os": [
             {"k": "log", "msg": "pushing"},
             {"k": "error", "err": {"name": "JammedError", "message": "It is jammed"}},
+            {"k": "error", "err": {"name": "LaterError", "message": "It was jammed"}},
         ],
         "ret": None,
     }

@@ -202,6 +202,19 @@ async def test_adding_a_package_keeps_the_versions_of_the_others(opened: Open, w
     assert pinned.packages() == {"tiny": "2.0"}
 
 
+async def test_a_version_on_which_the_lock_disagrees_is_not_kept(opened: Open, wheels: WheelFolder) -> None:
+    """If two sets have different versions of a package, a further set gets the newest."""
+    for version in ("1.0", "2.0"):
+        wheels.publish("tiny", version)
+        await ensure(opened(), f"# pipedream add-package tiny=={version}\nimport tiny")
+    wheels.publish("tiny", "3.0")
+    wheels.publish("more", "1.0")
+
+    added = await ensure(opened(), "import tiny, more")
+
+    assert added.packages() == {"more": "1.0", "tiny": "3.0"}
+
+
 async def test_a_comment_may_provide_the_imported_module(opened: Open, wheels: WheelFolder) -> None:
     """`add-package py-foo` with `import foo` does not install the distribution `foo`; other imports are still installed."""
     wheels.publish("py-foo", modules={"foo.py": "", "deep/__init__.py": ""})
