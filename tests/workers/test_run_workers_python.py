@@ -412,6 +412,17 @@ async def test_settings_of_standard_modules_do_not_reach_the_next_step(bench: Be
     assert "lambda" not in str(value[4])
 
 
+async def test_time_zone_of_a_step_does_not_reach_the_next_step(bench: Bench) -> None:
+    """A step that changes the time zone of its process leaves the next step in UTC."""
+    dirty = "import os, time\ndef handler(pd):\n    os.environ['TZ'] = 'America/New_York'\n    time.tzset()\n    return time.localtime(0).tm_hour\n"
+    look = "import time\nfrom datetime import datetime\ndef handler(pd):\n    return [time.tzname[0], datetime.fromtimestamp(0).hour]\n"
+
+    first = await bench.run("python", dirty, name="first")
+    second = await bench.run("python", look, name="second")
+
+    assert (first.exports["$return_value"], second.exports["$return_value"]) == (19, ["UTC", 0])
+
+
 async def test_replaced_os_environ_is_restored_for_the_next_step(bench: Bench) -> None:
     """`os.environ` is the environment of the process again, as programs that a step starts see it."""
     await bench.run("python", "import os\ndef handler(pd):\n    os.environ = {'LEAK': '1'}\n", name="first")
