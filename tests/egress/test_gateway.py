@@ -19,7 +19,7 @@ import trustme
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.gateway import NODE_HOOK
-from pdkernel.egress.tls.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority
+from pdkernel.egress.tls.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority, _write_new
 from pdkernel.egress.tls.client_hello import hello_is_complete, parse_client_hello
 from pdkernel.errors import ProjectError
 from tests.egress.kit import (
@@ -153,6 +153,18 @@ def test_processes_that_start_together_use_one_authority(tmp_path: Path) -> None
     assert len(set(found)) == 1
     assert found[0] in (tmp_path / "authority.pem").read_bytes()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["authority.pem", "bundle.pem", "ca.pem", "wgetrc"]
+
+
+def test_the_authority_of_the_first_process_stays(tmp_path: Path) -> None:
+    """A process that finds the file of another one when it writes its own leaves that file, and no temporary one."""
+    file = tmp_path / "authority.pem"
+
+    _write_new(file, b"first")
+    _write_new(file, b"second")
+
+    assert file.read_bytes() == b"first"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_other_users_can_read_the_certificates(tmp_path: Path) -> None:
