@@ -50,6 +50,16 @@ def test_a_user_is_found_in_their_environment_only(directory: Directory) -> None
     assert directory.find_user("ada", "production") is None
 
 
+def test_a_user_exists_since_their_first_account(directory: Directory) -> None:
+    """The time of a user is that of the oldest of their accounts."""
+    user = directory.find_user("ada", "development")
+    accounts = directory.accounts(external_user_id="ada", environment="development")
+
+    assert [account.id for account in accounts] == ["apn_held", "apn_new", "apn_old"]
+    assert user is not None
+    assert user.created_at == accounts[-1].created_at
+
+
 def test_the_account_created_last_is_the_newest(directory: Directory) -> None:
     """Of two Slack accounts the newest one is used."""
     account = directory.newest_account("ada", "development", "slack")

@@ -285,6 +285,23 @@ def test_a_number_that_is_a_secret_keeps_its_type() -> None:
     assert redactor.restore(hidden) == {"client": 1234567890}
 
 
+def test_a_value_of_two_secrets_has_the_name_of_the_first() -> None:
+    """Of two secrets with one value, long or short, the placeholder names the first."""
+    redactor = Redactor(
+        [
+            Secret("bank/apn_1/pin", "4711"),
+            Secret("bank/apn_2/pin", "4711"),
+            Secret("env/A", TOKEN),
+            Secret("env/B", TOKEN),
+        ]
+    )
+
+    hidden = redactor.redact_value({"pin": "4711", "text": TOKEN})
+
+    assert hidden == {"pin": "⟦secret:bank/apn_1/pin⟧", "text": "⟦secret:env/A⟧"}
+    assert redactor.restore(hidden) == {"pin": "4711", "text": TOKEN}
+
+
 def test_restore_leaves_foreign_placeholders() -> None:
     """A placeholder of an unknown secret stays."""
     text = "⟦secret:github/apn_9/oauth_access_token⟧"
