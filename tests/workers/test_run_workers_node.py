@@ -604,6 +604,16 @@ async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
     assert bench.printed() == "listener\n"
 
 
+async def test_line_of_a_syntax_error_with_options_of_node(open_run: OpenRun) -> None:
+    """A variable `NODE_OPTIONS` of the workflow does not hide the line of a syntax error."""
+    bench = await open_run(variables={"NODE_OPTIONS": "--no-such-option"})
+
+    outcome = await bench.run("node", "export default {\n  run() {\n    const = 1;\n  },\n};\n")
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", 3)
+
+
 async def test_exit_code_and_stack_limit_of_a_step_do_not_reach_the_next_step(bench: Bench) -> None:
     """A step that sets the exit code of its process, or shortens stacks, changes neither for the next step."""
     setting = "return [process.exitCode ?? null, Error.stackTraceLimit]"
