@@ -604,6 +604,15 @@ async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
     assert bench.printed() == "listener\n"
 
 
+async def test_failed_fetch_has_its_reason(bench: Bench) -> None:
+    """The message of a failed `fetch` has the reason, which Node.js has in the error's cause only."""
+    outcome = await bench.run("node", component("await fetch('http://127.0.0.1:1/')"))  # a port that `fetch` never calls
+
+    assert outcome.error is not None
+    assert outcome.error.message == "fetch failed: bad port"
+    assert "Caused by: Error: bad port" in str(outcome.error.stack)
+
+
 async def test_line_of_a_syntax_error_with_options_of_node(open_run: OpenRun) -> None:
     """A variable `NODE_OPTIONS` of the workflow does not hide the line of a syntax error."""
     bench = await open_run(variables={"NODE_OPTIONS": "--no-such-option"})
