@@ -234,6 +234,16 @@ def test_a_removed_account_is_not_cached(directory: Directory) -> None:
     assert newest.id == "apn_old"
 
 
+def test_a_form_sees_a_new_account_at_once(home: Project, upstream: Upstream) -> None:
+    """The ids of a user's accounts are those that Pipedream has now; other readers keep the cached list."""
+    directory = RemoteDirectory(home, Sdk(upstream.login))
+    before = directory.account_ids(external_user_id="ada", environment="development")
+    upstream.set(held=[("apn_newest", "ada", "slack"), ("apn_bob", "bob", "slack")])
+
+    assert directory.fetch_account_ids("slack", "ada", "development") == {"apn_newest", "apn_new", "apn_old"}
+    assert directory.account_ids(external_user_id="ada", environment="development") == before
+
+
 def test_a_deleted_user_is_not_cached(directory: Directory) -> None:
     """The user is deleted at Pipedream, and is not found afterwards."""
     assert directory.delete_user("ada", "development")
