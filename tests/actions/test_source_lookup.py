@@ -255,6 +255,21 @@ async def test_without_the_licence_the_folder_is_still_used(open_catalog: OpenCa
     assert "is not in the folder checkout; npm may have it" in caught.value.message
 
 
+async def test_a_private_action_needs_no_licence(open_catalog: OpenCatalog) -> None:
+    """A private action is never on npm, so its absence has nothing to do with the licence."""
+    catalog = open_catalog("npm", "private", licence=False)
+    absent = ActionReference.parse("@acme/absent@0.0.1")
+
+    with pytest.raises(ActionNotFoundError, match="absent"):
+        catalog.resolve(absent.key, absent.version)
+    with pytest.raises(ActionNotFoundError, match="absent"):
+        await catalog.resolve_or_install(absent)
+
+    assert (await catalog.resolve_or_install(ActionReference.parse(WEIGH))).uses == WEIGH
+    with_licence = open_catalog("npm")
+    assert [list(map(str, with_licence.find_remote_sources(each))) for each in (absent, PUT)] == [[], ["npm"]]
+
+
 async def test_no_install_uses_what_is_on_this_machine(
     open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
 ) -> None:

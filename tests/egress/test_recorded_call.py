@@ -206,6 +206,13 @@ def test_a_replay_inserts_the_current_secret() -> None:
     )
 
 
+def test_of_two_accounts_the_first_is_inserted() -> None:
+    """A placeholder of a recording names an app; of two accounts of the app, the run's first one fills it."""
+    accounts = redactor({"slack/apn_1/token": "token-of-the-first", "slack/apn_2/token": "token-of-the-other"})
+
+    assert restore_placeholders("{{secret:slack.token}}", accounts) == "token-of-the-first"
+
+
 def test_an_encoded_secret_is_restored_encoded() -> None:
     """A token in base64 is redacted, and restored in base64."""
     import base64
