@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,29 @@ async def test_get_record_or_create(run: Run, project: Project, add: str, stored
     assert value == stored.get("models")
 
 
+@pytest.mark.parametrize("uses", ["get-record-or-create", "has-key-or-create"])
+@pytest.mark.parametrize("value", [0, False, ""])
+async def test_a_missing_record_is_created_with_any_value(run: Run, project: Project, uses: str, value: JSON) -> None:
+    """A value that is 0, false or empty creates the record, with its time to live."""
+    await returned(run, uses, f"key: a\naddRecordIfNotFound: 'Yes'\nvalue: {json.dumps(value)}\nttl: 60\n")
+
+    (record,) = project.data_stores.read_page("cache").records
+    assert (record.key, record.value) == ("a", value)
+    assert record.expires is not None
+
+
+@pytest.mark.parametrize("value", [0, False, "", None])
+async def test_any_value_is_a_record(run: Run, project: Project, value: JSON) -> None:
+    """A record whose value is 0, false, empty or null is found, and is deleted as one that existed."""
+    project.data_stores.set("cache", "a", value)
+
+    found = await run(action("data_stores-get-record@0.0.1", f"{STORE}key: a\n"))
+    deleted = await run(action("data_stores-delete-single-record@0.0.1", f"{STORE}key: a\n"))
+
+    summaries = [each.step("act").exports["$summary"] for each in (found, deleted)]
+    assert summaries == ["Found the record a.", "Deleted the record a."]
+
+
 async def test_get_existing_record(run: Run, project: Project) -> None:
     """An existing record is returned unchanged."""
     project.data_stores.set("cache", "models", ["m1"])
@@ -281,6 +305,17 @@ async def test_update_ttl(run: Run, project: Project) -> None:
 
     assert project.data_stores.read_page("cache").records[0].expires is not None
     assert execution.status == "error"
+
+
+@pytest.mark.parametrize("ttl", ["ttl: 0\n", ""])
+async def test_update_ttl_removes_the_time_to_live(run: Run, project: Project, ttl: str) -> None:
+    """Without a time to live, or with 0, the record does not expire."""
+    project.data_stores.set("cache", "a", 1, ttl=60)
+
+    execution = await run(action("data_stores-update-ttl@0.0.1", f"{STORE}key: a\n{ttl}"))
+
+    assert project.data_stores.read_page("cache").records[0].expires is None
+    assert execution.step("act").exports["$summary"] == "The record a does not expire."
 
 
 @pytest.mark.parametrize(
