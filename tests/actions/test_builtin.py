@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from pdkernel.execution import Execution
 from pdkernel.model import JSON, Step
 from pdkernel.project import Project
 from tests.builders import a_step, a_workflow, python_step
@@ -28,6 +29,15 @@ def condition(kind: str, initial: str, second: str = "") -> str:
     return f"initialValue: {initial}\ncondition: {kind}\n{more}messageOnEnd: enough\nmessageOnContinue: go\n"
 
 
+def ending(execution: Execution) -> str:
+    """The reason for which the action ended the workflow, as its log has it."""
+    return (
+        "".join(log.text for log in execution.step("act").logs)
+        .removeprefix("[pdkernel] The run ends after this step: ")
+        .strip()
+    )
+
+
 HOLDS = [
     ("CONTAINS", "{{'hello'}}", "ell"),
     ("NOT_CONTAINS", "{{'hello'}}", "x"),
@@ -42,6 +52,9 @@ HOLDS = [
     ("LESS_THAN", "{{9}}", "'10'"),
     ("LESS_THAN_EQUALS", "{{1}}", "'1'"),
     ("EQUALS", "'1.0'", "'1'"),
+    ("GREATER_THAN", "{{5}}", "0"),
+    ("EQUALS", "{{0}}", "0"),
+    ("TEXT_EQUALS", "{{''}}", "''"),
     ("TRUE", "{{1 >= 1}}", ""),
     ("FALSE", "'false'", ""),
     ("IS_NULL", "{{steps.trigger.event.nothing}}", ""),
@@ -61,11 +74,15 @@ async def test_end_based_on_condition_ends(run: Run, kind: str, initial: str, se
     execution = await run(step, python_step("after"))
 
     assert (execution.status, execution.step("after").status) == ("exited", "skipped"), execution.to_json()
+    assert ending(execution) == "enough"
 
 
 FAILS = [
     ("CONTAINS", "{{'hello'}}", "x"),
     ("GREATER_THAN", "{{9}}", "'10'"),
+    ("GREATER_THAN", "{{0}}", "0"),
+    ("EQUALS", "{{''}}", "0"),
+    ("LESS_THAN", "{{''}}", "1"),
     ("TRUE", "{{0}}", ""),
     ("IS_NULL", "{{''}}", ""),
     ("IN_ARRAY", "c", '{{["a", "b"]}}'),
@@ -88,6 +105,7 @@ async def test_continue_based_on_condition(run: Run) -> None:
     off = await run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{false}}")))
 
     assert (on.status, off.status) == ("success", "exited")
+    assert (on.step("act").return_value, ending(off)) == ("go", "enough")
 
 
 async def test_unknown_condition(run: Run) -> None:
@@ -113,7 +131,7 @@ async def test_end_workflow(run: Run) -> None:
     """The plain end action ends the workflow."""
     execution = await run(action("filter-end-workflow@0.0.1", "reason: done\n"), python_step("after"))
 
-    assert execution.status == "exited"
+    assert (execution.status, ending(execution)) == ("exited", "done")
 
 
 async def test_return_http_response(run: Run) -> None:
@@ -158,9 +176,19 @@ async def test_delay(run: Run, unit: str, uses: str) -> None:
     assert execution.status == "success"
 
 
-async def test_delay_too_long(run: Run) -> None:
-    """A delay of more than a year fails the step."""
-    step = action("delay-delay-workflow@0.0.1", "delayDurationValue: 400\ndelayDurationUnit: Days\n")
+async def test_delay_of_a_year(run: Run) -> None:
+    """A delay of exactly a year is accepted."""
+    step = action("delay-workflow-delay@0.0.3", "delayDurationValue: 365\ndelayDurationUnit: Days\n")
+
+    execution = await run(step, pause_mode="skip")
+
+    assert execution.status == "success", execution.step("act").error
+
+
+@pytest.mark.parametrize("days", [366, 0, -1])
+async def test_delay_too_long_or_too_short(run: Run, days: int) -> None:
+    """A delay of more than a year, or of no time, fails the step."""
+    step = action("delay-delay-workflow@0.0.1", f"delayDurationValue: {days}\ndelayDurationUnit: Days\n")
 
     execution = await run(step)
 
