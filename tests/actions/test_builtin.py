@@ -507,6 +507,7 @@ async def test_random_items(run: Run) -> None:
     assert isinstance(three, list)
     assert sorted(three, key=str) == [1, 2, 3]
     assert execution.step("one").return_value == ["only"]
+    assert execution.step("one").exports["$summary"] == "Selected 1 of 1 items."
     error = execution.step("many").error
     assert error is not None
     assert "has 1 items" in error.message
