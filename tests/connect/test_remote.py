@@ -161,6 +161,31 @@ def test_an_account_is_reconnected(directory: Directory) -> None:
         directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
 
 
+def test_a_reconnected_account_is_healthy(directory: Directory, upstream: Upstream) -> None:
+    """An account that Pipedream reports as unhealthy is healthy once it has new credentials."""
+    upstream.accounts["development"][3]["healthy"] = False
+
+    before = directory.find_account("apn_keys")
+
+    assert before is not None
+    assert not before.healthy
+    assert directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"}).healthy
+
+
+def test_an_account_of_a_user_is_pipedreams(home: Project, directory: Directory) -> None:
+    """Since the login, an external user's account of the local project is not used in place of Pipedream's of the same id."""
+    local = LocalDirectory(home)
+    local.add_account(
+        app="openai", credentials={"api_key": "sk-local-0123456789"}, external_user_id="ada", account_id="apn_keys"
+    )
+
+    found = directory.find_account("apn_keys")
+
+    assert found is not None
+    assert found.external_user_id == "bob"
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
+
+
 def test_an_account_that_pipedream_does_not_reconnect(directory: Directory, upstream: Upstream) -> None:
     """The error has Pipedream's reason and a fix, and not the credential; the old credentials stay."""
     fault = {"path": "/accounts", "method": "POST", "kind": "status", "status": 400, "error": "no such field"}
