@@ -142,6 +142,22 @@ async def test_the_locked_source_comes_first(open_catalog: OpenCatalog, project:
     assert locked_sources(project) == {str(PUT): "npm"}
 
 
+async def test_a_run_keeps_the_source_with_which_it_began(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A component is restored from its own source, although the lock file names another one by now."""
+    for name in ("checkout", "other"):
+        write_checkout(tmp_path / name)
+    catalog = open_catalog("checkout", "other")
+    began = await catalog.resolve_or_install(PUT)
+    locked = catalog.describe_lock(began)
+    catalog.lock.lock_source(str(PUT), "./other")
+
+    restored = await catalog.restore(locked)
+    anew = await catalog.resolve_or_install(PUT)
+
+    files = [each.file.path.relative_to(tmp_path).parts[0] for each in (began, restored, anew) if each.file is not None]
+    assert (locked.source, files) == ("./checkout", ["checkout", "checkout", "other"])
+
+
 async def test_a_locked_folder_is_used_without_the_registry(
     open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
 ) -> None:
