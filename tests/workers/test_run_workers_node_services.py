@@ -344,6 +344,15 @@ async def test_folders_of_the_file_store(filing: Bench, tmp_path: Path) -> None:
     ]
 
 
+async def test_a_missing_file_can_be_deleted(filing: Bench) -> None:
+    """To delete a file that does not exist is not an error."""
+    outcome = await filing.run(
+        "node", "export default { async run({ $ }) { await $.files.open('none.txt').delete(); return 'gone' } }"
+    )
+
+    assert outcome.exports == {"$return_value": "gone"}
+
+
 async def test_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) -> None:
     """The body of the response is the file; a response with an error status is an error."""
     source = f"export default {{ async run({{ $ }}) {{ await $.files.open('u.json').fromUrl('{server.url}') }} }}"
