@@ -202,6 +202,19 @@ async def test_a_run_goes_on_with_its_source(open_catalog: OpenCatalog, tmp_path
     assert found.file.path.is_relative_to(tmp_path / "second")
 
 
+async def test_a_run_goes_on_with_an_action_without_version(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """The record of a restored component says, like the first one, that the step names no version."""
+    write_checkout(tmp_path / "first")
+    catalog = open_catalog("first")
+    unversioned = ActionReference("depot-put-thing", None)
+    began = catalog.lock_version(unversioned, await catalog.resolve_or_install(unversioned))
+
+    found = await open_catalog("first").restore(catalog.describe_lock(began))
+
+    assert "because the step names none" in began.source_summary
+    assert found.source_summary == began.source_summary
+
+
 async def test_a_run_does_not_go_on_with_npm(open_catalog: OpenCatalog, tmp_path: Path) -> None:
     """A component of a folder that is gone is not restored from npm, although npm has an action of that key and version."""
     write_checkout(tmp_path / "first")
