@@ -338,6 +338,21 @@ async def test_pipedream_after_a_folder(open_catalog: OpenCatalog, tmp_path: Pat
     assert remote_first["hangar-open-door"] == "1.2.3"
 
 
+@pytest.mark.parametrize(("limit", "keys"), [(1, ["hangar-lock-door"]), (2, ["hangar-lock-door", "hangar-open-door"])])
+async def test_a_limited_search_counts_the_actions_of_all_sources(
+    open_catalog: OpenCatalog, tmp_path: Path, limit: int, keys: list[str]
+) -> None:
+    """A search with a limit finds no more actions than that, from the folder and from Pipedream together."""
+    write_app(tmp_path / "own" / "hangar")
+    module = tmp_path / "own/hangar/actions/lock-door/lock-door.mjs"
+    module.parent.mkdir()
+    module.write_text(PRIVATE.replace("weigh_thing", "hangar-lock-door"))
+    with connect_api() as api:
+        found = await open_catalog("own", "connect", environ=api.environ).search("door", app="hangar", limit=limit)
+
+    assert [each.key for each in found] == keys
+
+
 def test_sources_that_may_have_an_action(open_catalog: OpenCatalog) -> None:
     """A public action may come from npm or Pipedream; no source has a private or a built-in action besides its folder."""
     catalog = open_catalog("private", "npm", "connect")

@@ -242,6 +242,18 @@ def test_the_head_of_a_response_has_no_secret(length_only: bool, more: tuple[tup
     assert kept.headers == (("x-token", "{{secret:slack.bot_token}}"), *more)
 
 
+def test_the_coding_of_a_body_is_kept_without_the_body() -> None:
+    """A recorded body is stored decoded, without its coding; the answer to HEAD names the coding, as the host did."""
+    headers = [(b"Content-Encoding", b"gzip")]
+
+    answer, head = (
+        CallRedactor().redact_response(200, b"OK", headers, body, redactor()) for body in (gzip.compress(b"text"), b"")
+    )
+
+    assert (answer.body, answer.headers) == (b"text", ())
+    assert (head.body, head.headers) == (b"", (("content-encoding", "gzip"),))
+
+
 def test_an_unknown_secret_stays_a_placeholder() -> None:
     """Without the account the placeholder is not replaced."""
     assert restore_placeholders("{{secret:github.token}}", MINE) == "{{secret:github.token}}"
