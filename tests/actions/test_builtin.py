@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from pdkernel.execution import Execution
 from pdkernel.model import JSON, Step
 from pdkernel.project import Project
 from tests.builders import a_step, a_workflow, python_step
@@ -27,6 +29,15 @@ def condition(kind: str, initial: str, second: str = "") -> str:
     return f"initialValue: {initial}\ncondition: {kind}\n{more}messageOnEnd: enough\nmessageOnContinue: go\n"
 
 
+def ending(execution: Execution) -> str:
+    """The reason for which the action ended the workflow, as its log has it."""
+    return (
+        "".join(log.text for log in execution.step("act").logs)
+        .removeprefix("[pdkernel] The run ends after this step: ")
+        .strip()
+    )
+
+
 HOLDS = [
     ("CONTAINS", "{{'hello'}}", "ell"),
     ("NOT_CONTAINS", "{{'hello'}}", "x"),
@@ -41,6 +52,9 @@ HOLDS = [
     ("LESS_THAN", "{{9}}", "'10'"),
     ("LESS_THAN_EQUALS", "{{1}}", "'1'"),
     ("EQUALS", "'1.0'", "'1'"),
+    ("GREATER_THAN", "{{5}}", "0"),
+    ("EQUALS", "{{0}}", "0"),
+    ("TEXT_EQUALS", "{{''}}", "''"),
     ("TRUE", "{{1 >= 1}}", ""),
     ("FALSE", "'false'", ""),
     ("IS_NULL", "{{steps.trigger.event.nothing}}", ""),
@@ -60,11 +74,15 @@ async def test_end_based_on_condition_ends(run: Run, kind: str, initial: str, se
     execution = await run(step, python_step("after"))
 
     assert (execution.status, execution.step("after").status) == ("exited", "skipped"), execution.to_json()
+    assert ending(execution) == "enough"
 
 
 FAILS = [
     ("CONTAINS", "{{'hello'}}", "x"),
     ("GREATER_THAN", "{{9}}", "'10'"),
+    ("GREATER_THAN", "{{0}}", "0"),
+    ("EQUALS", "{{''}}", "0"),
+    ("LESS_THAN", "{{''}}", "1"),
     ("TRUE", "{{0}}", ""),
     ("IS_NULL", "{{''}}", ""),
     ("IN_ARRAY", "c", '{{["a", "b"]}}'),
@@ -87,6 +105,7 @@ async def test_continue_based_on_condition(run: Run) -> None:
     off = await run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{false}}")))
 
     assert (on.status, off.status) == ("success", "exited")
+    assert (on.step("act").return_value, ending(off)) == ("go", "enough")
 
 
 async def test_unknown_condition(run: Run) -> None:
@@ -112,7 +131,7 @@ async def test_end_workflow(run: Run) -> None:
     """The plain end action ends the workflow."""
     execution = await run(action("filter-end-workflow@0.0.1", "reason: done\n"), python_step("after"))
 
-    assert execution.status == "exited"
+    assert (execution.status, ending(execution)) == ("exited", "done")
 
 
 async def test_return_http_response(run: Run) -> None:
@@ -157,9 +176,19 @@ async def test_delay(run: Run, unit: str, uses: str) -> None:
     assert execution.status == "success"
 
 
-async def test_delay_too_long(run: Run) -> None:
-    """A delay of more than a year fails the step."""
-    step = action("delay-delay-workflow@0.0.1", "delayDurationValue: 400\ndelayDurationUnit: Days\n")
+async def test_delay_of_a_year(run: Run) -> None:
+    """A delay of exactly a year is accepted."""
+    step = action("delay-workflow-delay@0.0.3", "delayDurationValue: 365\ndelayDurationUnit: Days\n")
+
+    execution = await run(step, pause_mode="skip")
+
+    assert execution.status == "success", execution.step("act").error
+
+
+@pytest.mark.parametrize("days", [366, 0, -1])
+async def test_delay_too_long_or_too_short(run: Run, days: int) -> None:
+    """A delay of more than a year, or of no time, fails the step."""
+    step = action("delay-delay-workflow@0.0.1", f"delayDurationValue: {days}\ndelayDurationUnit: Days\n")
 
     execution = await run(step)
 
@@ -219,6 +248,29 @@ async def test_get_record_or_create(run: Run, project: Project, add: str, stored
     assert value == stored.get("models")
 
 
+@pytest.mark.parametrize("uses", ["get-record-or-create", "has-key-or-create"])
+@pytest.mark.parametrize("value", [0, False, ""])
+async def test_a_missing_record_is_created_with_any_value(run: Run, project: Project, uses: str, value: JSON) -> None:
+    """A value that is 0, false or empty creates the record, with its time to live."""
+    await returned(run, uses, f"key: a\naddRecordIfNotFound: 'Yes'\nvalue: {json.dumps(value)}\nttl: 60\n")
+
+    (record,) = project.data_stores.read_page("cache").records
+    assert (record.key, record.value) == ("a", value)
+    assert record.expires is not None
+
+
+@pytest.mark.parametrize("value", [0, False, "", None])
+async def test_any_value_is_a_record(run: Run, project: Project, value: JSON) -> None:
+    """A record whose value is 0, false, empty or null is found, and is deleted as one that existed."""
+    project.data_stores.set("cache", "a", value)
+
+    found = await run(action("data_stores-get-record@0.0.1", f"{STORE}key: a\n"))
+    deleted = await run(action("data_stores-delete-single-record@0.0.1", f"{STORE}key: a\n"))
+
+    summaries = [each.step("act").exports["$summary"] for each in (found, deleted)]
+    assert summaries == ["Found the record a.", "Deleted the record a."]
+
+
 async def test_get_existing_record(run: Run, project: Project) -> None:
     """An existing record is returned unchanged."""
     project.data_stores.set("cache", "models", ["m1"])
@@ -255,6 +307,15 @@ async def test_list_and_clear(run: Run, project: Project) -> None:
     assert records(project) == {}
 
 
+async def test_list_records_has_every_key(run: Run, project: Project) -> None:
+    """The records of a store have the names of properties that every object of JavaScript has, too."""
+    stored: dict[str, JSON] = {"__proto__": {"a": 1}, "constructor": 2, "b": None}
+    for key, value in stored.items():
+        project.data_stores.set("cache", key, value)
+
+    assert await returned(run, "list-records") == stored
+
+
 async def test_append_to_record(run: Run, project: Project) -> None:
     """A value is appended to a list; a missing list is created."""
     await returned(run, "append-to-record", "key: a\nvalue: one\n")
@@ -272,6 +333,17 @@ async def test_update_ttl(run: Run, project: Project) -> None:
 
     assert project.data_stores.read_page("cache").records[0].expires is not None
     assert execution.status == "error"
+
+
+@pytest.mark.parametrize("ttl", ["ttl: 0\n", ""])
+async def test_update_ttl_removes_the_time_to_live(run: Run, project: Project, ttl: str) -> None:
+    """Without a time to live, or with 0, the record does not expire."""
+    project.data_stores.set("cache", "a", 1, ttl=60)
+
+    execution = await run(action("data_stores-update-ttl@0.0.1", f"{STORE}key: a\n{ttl}"))
+
+    assert project.data_stores.read_page("cache").records[0].expires is None
+    assert execution.step("act").exports["$summary"] == "The record a does not expire."
 
 
 @pytest.mark.parametrize(
@@ -435,6 +507,7 @@ async def test_random_items(run: Run) -> None:
     assert isinstance(three, list)
     assert sorted(three, key=str) == [1, 2, 3]
     assert execution.step("one").return_value == ["only"]
+    assert execution.step("one").exports["$summary"] == "Selected 1 of 1 items."
     error = execution.step("many").error
     assert error is not None
     assert "has 1 items" in error.message

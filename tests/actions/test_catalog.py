@@ -417,3 +417,20 @@ async def test_a_search_returns_at_most_the_limit(catalog: Catalog) -> None:
 
     assert await catalog.search("record", limit=2) == every[:2]
     assert len(every) > 2
+
+
+@pytest.mark.parametrize(("sources", "version"), [(["first", "second"], "0.1.2"), (["second", "first"], "0.1.3")])
+async def test_the_component_of_the_first_source_is_listed(
+    project: Project, tmp_path: Path, sources: list[str], version: str
+) -> None:
+    """If two folders have an action, the one of the first folder is listed and found, as it would be run."""
+    write_checkout(tmp_path / "first")
+    write_checkout(tmp_path / "second", version="0.1.3")
+    catalog = Catalog.for_project(project, environ={})
+    catalog.settings.set_sources(sources, base=tmp_path)
+
+    [listed] = [each for each in catalog.list_components("depot") if each.key == "depot-put-thing"]
+    [found] = [each for each in await catalog.search("put thing", app="depot") if each.key == "depot-put-thing"]
+
+    assert (listed.version, found.version, catalog.resolve("depot-put-thing", None).version) == (version,) * 3
+    assert listed.setting == found.setting == catalog.settings.sources[0]

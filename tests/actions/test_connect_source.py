@@ -23,7 +23,7 @@ from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.project import Login, Project
 from pdkernel.workers import StepRecorder
-from tests.actions.connect_server import CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
+from tests.actions.connect_server import ACTION, ACTION_PROPS, CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, an_event, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
@@ -101,12 +101,13 @@ async def test_requests_use_the_users_environment(run: RunSteps, api: ConnectSer
 
 
 async def test_a_failure_at_pipedream_fails_the_step(run: RunSteps, api: ConnectServer) -> None:
-    """An error among the observations fails the step with its name and message; the printed lines are in the record."""
+    """The first error among the observations fails the step with its name and message; the printed lines are in the record."""
     api.answer = {
         "exports": {},
         "os": [
             {"k": "log", "msg": "pushing"},
             {"k": "error", "err": {"name": "JammedError", "message": "It is jammed"}},
+            {"k": "error", "err": {"name": "LaterError", "message": "It was jammed"}},
         ],
         "ret": None,
     }
@@ -164,6 +165,19 @@ async def test_missing_prop(run: RunSteps, api: ConnectServer) -> None:
     assert execution.error is not None
     assert execution.error.code == "action_props"
     assert api.bodies("/actions/run") == []
+
+
+async def test_a_prop_with_a_default_needs_no_value(
+    run: RunSteps, api: ConnectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prop of Pipedream's description that has a default, even a false one, may be left out."""
+    lock: dict[str, object] = {"name": "lock", "type": "boolean", "default": False}
+    monkeypatch.setitem(ACTION, "configurable_props", [*ACTION_PROPS, lock])
+
+    execution = await run(action(OPEN, "door: A\n"))
+
+    assert execution.error is None
+    assert [body["configured_props"]["door"] for body in api.bodies("/actions/run")] == ["A"]
 
 
 async def test_the_record_has_no_credential_of_the_connect_project(run: RunSteps, api: ConnectServer) -> None:

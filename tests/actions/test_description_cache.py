@@ -96,3 +96,17 @@ def test_an_entry_is_complete_while_it_is_stored_again(file: ComponentFile, tmp_
 
     assert {each == large for each in found} == {True}
     assert len(list(folder.iterdir())) == 1
+
+
+def test_an_entry_that_cannot_be_stored_leaves_no_file(file: ComponentFile, tmp_path: Path) -> None:
+    """If the file of an entry cannot be replaced, the process keeps the description, and the folder no draft."""
+    cache = DescriptionCache(tmp_path / "cache")
+    cache.put(file, DESCRIPTION)
+    [entry] = (tmp_path / "cache").iterdir()
+    entry.unlink()
+    entry.mkdir()
+
+    cache.put(file, replace(DESCRIPTION, name="C"))
+
+    assert list((tmp_path / "cache").iterdir()) == [entry]
+    assert cache.get(file) == replace(DESCRIPTION, name="C")

@@ -13,6 +13,7 @@ from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.actions.npm_source import NpmSource, ProgressCallback
 from pdkernel.errors import ActionNotFoundError
 from pdkernel.packages import LockedSet
+from tests.actions.registry_server import HeldPackages
 
 MODULE = 'export default { key: "depot-put-thing", name: "Put", version: "0.0.1", type: "action" };'
 
@@ -117,3 +118,34 @@ async def test_kept_packages_without_the_action_are_named(tmp_path: Path) -> Non
         await source.restore_component(
             ActionReference("depot-put-thing", "0.0.1"), "1.0.0", LockedSet({}, {}), lambda _: None, install=True
         )
+
+
+async def test_the_locked_package_of_an_action_is_installed(tmp_path: Path) -> None:
+    """If several packages have the version of an action, the locked one is installed, although a newer one is indexed."""
+    lock, uses = ActionsLock(tmp_path / LOCK_NAME), ActionReference("depot-put-thing", "0.1.2")
+    packages = HeldPackages(tmp_path / "installed", ["0.1.2", "0.1.2"])
+    source = NpmSource(tmp_path / "components", packages, lock)
+    lock.lock_package_version(str(uses), "1.0.0")
+    await source.index_newest_package("depot", lambda _: None)
+
+    found = await source.install_component(uses, lambda _: None)
+
+    assert found.source == "npm @pipedream/depot 1.0.0"
+    assert packages.downloads == ["1.1.0", "1.0.0"]
+    assert lock.get_package_version(str(uses)) == "1.0.0"
+
+
+async def test_an_action_without_version_is_the_newest_known(tmp_path: Path) -> None:
+    """Of an action that the step names without a version, the newest known one counts, although an older one is installed."""
+    packages = HeldPackages(tmp_path / "installed", ["0.1.1", "0.1.2"])
+    source = NpmSource(tmp_path / "components", packages, ActionsLock(tmp_path / LOCK_NAME))
+    await source.install_component(ActionReference("depot-put-thing", "0.1.1"), lambda _: None)
+
+    newest = source.find_component("depot-put-thing", None)
+    older = source.find_component("depot-put-thing", "0.1.1")
+
+    assert newest is not None
+    assert older is not None
+    assert (newest.version, newest.file) == ("0.1.2", None)
+    assert older.version == "0.1.1"
+    assert older.file is not None

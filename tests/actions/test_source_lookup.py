@@ -142,6 +142,22 @@ async def test_the_locked_source_comes_first(open_catalog: OpenCatalog, project:
     assert locked_sources(project) == {str(PUT): "npm"}
 
 
+async def test_a_run_keeps_the_source_with_which_it_began(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A component is restored from its own source, although the lock file names another one by now."""
+    for name in ("checkout", "other"):
+        write_checkout(tmp_path / name)
+    catalog = open_catalog("checkout", "other")
+    began = await catalog.resolve_or_install(PUT)
+    locked = catalog.describe_lock(began)
+    catalog.lock.lock_source(str(PUT), "./other")
+
+    restored = await catalog.restore(locked)
+    anew = await catalog.resolve_or_install(PUT)
+
+    files = [each.file.path.relative_to(tmp_path).parts[0] for each in (began, restored, anew) if each.file is not None]
+    assert (locked.source, files) == ("./checkout", ["checkout", "checkout", "other"])
+
+
 async def test_a_locked_folder_is_used_without_the_registry(
     open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
 ) -> None:
@@ -184,6 +200,19 @@ async def test_a_run_goes_on_with_its_source(open_catalog: OpenCatalog, tmp_path
     assert locked.source == "./second"
     assert found.file is not None
     assert found.file.path.is_relative_to(tmp_path / "second")
+
+
+async def test_a_run_goes_on_with_an_action_without_version(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """The record of a restored component says, like the first one, that the step names no version."""
+    write_checkout(tmp_path / "first")
+    catalog = open_catalog("first")
+    unversioned = ActionReference("depot-put-thing", None)
+    began = catalog.lock_version(unversioned, await catalog.resolve_or_install(unversioned))
+
+    found = await open_catalog("first").restore(catalog.describe_lock(began))
+
+    assert "because the step names none" in began.source_summary
+    assert found.source_summary == began.source_summary
 
 
 async def test_a_run_does_not_go_on_with_npm(open_catalog: OpenCatalog, tmp_path: Path) -> None:
@@ -255,6 +284,21 @@ async def test_without_the_licence_the_folder_is_still_used(open_catalog: OpenCa
     assert "is not in the folder checkout; npm may have it" in caught.value.message
 
 
+async def test_a_private_action_needs_no_licence(open_catalog: OpenCatalog) -> None:
+    """A private action is never on npm, so its absence has nothing to do with the licence."""
+    catalog = open_catalog("npm", "private", licence=False)
+    absent = ActionReference.parse("@acme/absent@0.0.1")
+
+    with pytest.raises(ActionNotFoundError, match="absent"):
+        catalog.resolve(absent.key, absent.version)
+    with pytest.raises(ActionNotFoundError, match="absent"):
+        await catalog.resolve_or_install(absent)
+
+    assert (await catalog.resolve_or_install(ActionReference.parse(WEIGH))).uses == WEIGH
+    with_licence = open_catalog("npm")
+    assert [list(map(str, with_licence.find_remote_sources(each))) for each in (absent, PUT)] == [[], ["npm"]]
+
+
 async def test_no_install_uses_what_is_on_this_machine(
     open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
 ) -> None:
@@ -292,6 +336,21 @@ async def test_pipedream_after_a_folder(open_catalog: OpenCatalog, tmp_path: Pat
     assert listed["hangar-open-door"] == "0.0.3"
     assert "hangar-close-door" in listed
     assert remote_first["hangar-open-door"] == "1.2.3"
+
+
+@pytest.mark.parametrize(("limit", "keys"), [(1, ["hangar-lock-door"]), (2, ["hangar-lock-door", "hangar-open-door"])])
+async def test_a_limited_search_counts_the_actions_of_all_sources(
+    open_catalog: OpenCatalog, tmp_path: Path, limit: int, keys: list[str]
+) -> None:
+    """A search with a limit finds no more actions than that, from the folder and from Pipedream together."""
+    write_app(tmp_path / "own" / "hangar")
+    module = tmp_path / "own/hangar/actions/lock-door/lock-door.mjs"
+    module.parent.mkdir()
+    module.write_text(PRIVATE.replace("weigh_thing", "hangar-lock-door"))
+    with connect_api() as api:
+        found = await open_catalog("own", "connect", environ=api.environ).search("door", app="hangar", limit=limit)
+
+    assert [each.key for each in found] == keys
 
 
 def test_sources_that_may_have_an_action(open_catalog: OpenCatalog) -> None:

@@ -38,13 +38,13 @@ PROVIDER = OAuthProvider(
     token_url="https://example.com/token",
     client_id="client",
     client_secret="a-secret-0123456789",
-    scopes=("read", "write"),
+    scopes=("write", "read"),
     client_auth="basic",
 )
 
 
 def test_a_provider_is_stored(home: Project) -> None:
-    """Every field of a provider is read back; a second registration replaces the first, its secret included."""
+    """Every field of a provider is read back, the scopes in their order; a second registration replaces the first, its secret included."""
     other = OAuthProvider("http://localhost/a", "http://[::1]:8000/t", "other", None)
     register_provider(home, "one", PROVIDER)
     register_provider(home, "two", PROVIDER)

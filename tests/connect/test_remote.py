@@ -50,6 +50,16 @@ def test_a_user_is_found_in_their_environment_only(directory: Directory) -> None
     assert directory.find_user("ada", "production") is None
 
 
+def test_a_user_exists_since_their_first_account(directory: Directory) -> None:
+    """The time of a user is that of the oldest of their accounts."""
+    user = directory.find_user("ada", "development")
+    accounts = directory.accounts(external_user_id="ada", environment="development")
+
+    assert [account.id for account in accounts] == ["apn_held", "apn_new", "apn_old"]
+    assert user is not None
+    assert user.created_at == accounts[-1].created_at
+
+
 def test_the_account_created_last_is_the_newest(directory: Directory) -> None:
     """Of two Slack accounts the newest one is used."""
     account = directory.newest_account("ada", "development", "slack")
@@ -151,6 +161,31 @@ def test_an_account_is_reconnected(directory: Directory) -> None:
         directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
 
 
+def test_a_reconnected_account_is_healthy(directory: Directory, upstream: Upstream) -> None:
+    """An account that Pipedream reports as unhealthy is healthy once it has new credentials."""
+    upstream.accounts["development"][3]["healthy"] = False
+
+    before = directory.find_account("apn_keys")
+
+    assert before is not None
+    assert not before.healthy
+    assert directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"}).healthy
+
+
+def test_an_account_of_a_user_is_pipedreams(home: Project, directory: Directory) -> None:
+    """Since the login, an external user's account of the local project is not used in place of Pipedream's of the same id."""
+    local = LocalDirectory(home)
+    local.add_account(
+        app="openai", credentials={"api_key": "sk-local-0123456789"}, external_user_id="ada", account_id="apn_keys"
+    )
+
+    found = directory.find_account("apn_keys")
+
+    assert found is not None
+    assert found.external_user_id == "bob"
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
+
+
 def test_an_account_that_pipedream_does_not_reconnect(directory: Directory, upstream: Upstream) -> None:
     """The error has Pipedream's reason and a fix, and not the credential; the old credentials stay."""
     fault = {"path": "/accounts", "method": "POST", "kind": "status", "status": 400, "error": "no such field"}
@@ -222,6 +257,16 @@ def test_a_removed_account_is_not_cached(directory: Directory) -> None:
     newest = directory.newest_account("ada", "development", "slack")
     assert newest is not None
     assert newest.id == "apn_old"
+
+
+def test_a_form_sees_a_new_account_at_once(home: Project, upstream: Upstream) -> None:
+    """The ids of a user's accounts are those that Pipedream has now; other readers keep the cached list."""
+    directory = RemoteDirectory(home, Sdk(upstream.login))
+    before = directory.account_ids(external_user_id="ada", environment="development")
+    upstream.set(held=[("apn_newest", "ada", "slack"), ("apn_bob", "bob", "slack")])
+
+    assert directory.fetch_account_ids("slack", "ada", "development") == {"apn_newest", "apn_new", "apn_old"}
+    assert directory.account_ids(external_user_id="ada", environment="development") == before
 
 
 def test_a_deleted_user_is_not_cached(directory: Directory) -> None:

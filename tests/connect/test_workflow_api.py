@@ -59,6 +59,17 @@ def test_every_page_of_events_is_read(upstream: Upstream) -> None:
     assert all(item["event"]["original_event"]["body"] for item in found)
 
 
+def test_an_event_that_moves_to_the_next_page_is_returned_once(upstream: Upstream) -> None:
+    """An event that comes while the pages are read moves the others down, and none of them is returned twice."""
+    upstream.events["sources/dc_1"] = [{"id": str(number)} for number in range(7)]
+    events = WorkflowApi(Sdk(upstream.login)).iter_events("source", "dc_1")
+
+    first = next(events)
+    upstream.events["sources/dc_1"].insert(0, {"id": "new"})
+
+    assert [item["id"] for item in (first, *events)] == [str(number) for number in range(7)]
+
+
 def test_an_owner_without_events_has_none(upstream: Upstream) -> None:
     """An unknown source is a source without events."""
     assert list(WorkflowApi(Sdk(upstream.login)).iter_events("source", "dc_1")) == []

@@ -135,6 +135,9 @@ def test_sources_of_actions(text: str, sources: tuple[str, ...]) -> None:
         ("actions: [npm, npm]\n", "actions: ['npm', 'npm'] has non-unique elements (line 1)"),
         ("variables: [A, A]\n", "variables: ['A', 'A'] has non-unique elements (line 1)"),
         ("variables: [A-B]\n", "variables.0: 'A-B' does not match"),
+        (f"test_users: [{'u' * 251}]\n", "is too long (line 1)"),
+        (f"test_events: [{'e' * 251}]\n", "is too long (line 1)"),
+        ("test_users: ['']\n", "test_users.0: '' should be non-empty (line 1)"),
         ("endpoint: xx\n", "endpoint: 'xx' does not match"),
         (
             "steps:\n  a:\n    acounts: {}\n",

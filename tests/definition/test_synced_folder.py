@@ -353,6 +353,20 @@ def test_values_of_pdkernel_yaml_read_back(tmp_path: Path) -> None:
     assert back.variables == ("LIMIT",)
 
 
+def test_a_store_of_pdkernel_yaml_replaces_the_stores_id(tmp_path: Path) -> None:
+    """The local data store that pdkernel.yaml names is used in place of the platform's; without a name, the id stays."""
+    props = "    one:\n      storeId: ds_1\n    two:\n      storeId: ds_2\n"
+    folder = synced(
+        tmp_path / "flow-p_1",
+        f"name: flow\ntriggers: []\nsteps:\n- namespace: a\n  uses: http-custom-request@1.1.1\n  props:\n{props}",
+        pdkernel_DOT_yaml="schema: pdkernel/1\nsteps:\n  a:\n    stores:\n      one: mine\n",
+    )
+
+    (step,) = read_folder_workflow(folder).steps
+
+    assert step.stores == (StoreBinding("one", "mine"), StoreBinding("two", "ds_2"))
+
+
 def test_bash_and_go_steps_read_back(tmp_path: Path) -> None:
     """Bash and Go steps keep their language; their account choices are in pdkernel.yaml only."""
     steps = (

@@ -19,7 +19,7 @@ import trustme
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.gateway import NODE_HOOK
-from pdkernel.egress.tls.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority
+from pdkernel.egress.tls.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority, _write_new
 from pdkernel.egress.tls.client_hello import hello_is_complete, parse_client_hello
 from pdkernel.errors import ProjectError
 from tests.egress.kit import (
@@ -153,6 +153,18 @@ def test_processes_that_start_together_use_one_authority(tmp_path: Path) -> None
     assert len(set(found)) == 1
     assert found[0] in (tmp_path / "authority.pem").read_bytes()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["authority.pem", "bundle.pem", "ca.pem", "wgetrc"]
+
+
+def test_the_authority_of_the_first_process_stays(tmp_path: Path) -> None:
+    """A process that finds the file of another one when it writes its own leaves that file, and no temporary one."""
+    file = tmp_path / "authority.pem"
+
+    _write_new(file, b"first")
+    _write_new(file, b"second")
+
+    assert file.read_bytes() == b"first"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_other_users_can_read_the_certificates(tmp_path: Path) -> None:
@@ -358,6 +370,22 @@ def test_a_stand_in_gets_no_password(gateway: Gateway, plain_outside: OutsideSer
     assert plain_outside.seen[0].headers["host"] == there
     assert [call.note for call in ledger.calls] == [f"answered by the stand-in at http://{there}"]
     assert "pw-4712" not in str(plain_outside.seen)
+
+
+def test_a_stand_in_gets_the_port_that_the_step_called(
+    gateway: Gateway, plain_outside: OutsideServer, ledger: Ledger
+) -> None:
+    """The original host has its port, if it is not the port of the scheme."""
+    plain_outside.seen.clear()
+    caller_token = issue_bound_token(gateway, ledger, f"stand-in=http://127.0.0.1:{plain_outside.port}")
+
+    for port in (443, 8443):
+        with knock(gateway, caller_token, "api.example.test", port, secure=True) as sock:
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: api.example.test\r\nConnection: close\r\n\r\n")
+            read_all(sock)
+
+    hosts = [seen.headers["x-forwarded-host"] for seen in plain_outside.seen]
+    assert hosts == ["api.example.test", "api.example.test:8443"]
 
 
 def test_record_then_replay(caller: Caller, outside: OutsideServer, ledger: Ledger, tmp_path: Path) -> None:

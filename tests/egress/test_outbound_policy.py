@@ -124,6 +124,31 @@ def test_an_invalid_upstream_proxy_is_refused(mode: str, via: str) -> None:
         parse_policy(mode, via=[via])
 
 
+@pytest.mark.parametrize(
+    ("run", "own", "used"),
+    [
+        ("live", None, "live"),
+        ("deny", None, "deny"),
+        ("deny", "live", "deny"),
+        ("deny", "allow=slack.com", "deny"),
+        ("live", "live via=http://proxy.test:1", "live via=http://proxy.test:1"),
+        ("live", "allow=slack.com", "allow=slack.com"),
+        ("live", "deny", "deny"),
+        ("allow=slack.com", "live", "allow=slack.com"),
+        ("stand-in=slack", "live", "stand-in=slack"),
+        ("allow=slack.com", "allow=github.com", "allow=github.com"),
+    ],
+)
+@pytest.mark.parametrize("public_only", [False, True])
+def test_the_policy_of_a_run_that_goes_on(run: str, own: str | None, used: str, public_only: bool) -> None:
+    """A process continues a run with its own policy, unless the run's is stricter; public addresses only stays with the run."""
+    policy = replace(parse_policy(run), public_only=public_only)
+
+    found = policy.in_server(None if own is None else parse_policy(own))
+
+    assert found == replace(parse_policy(used), public_only=public_only)
+
+
 def test_a_network_has_its_own_proxy() -> None:
     """A workflow of a network uses the proxy of that network; every other workflow uses the plain proxy, or none."""
     both = parse_policy("live", via=["net_a=http://me:x=y@a.test:1", "http://all.test:3"])

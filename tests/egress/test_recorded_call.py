@@ -206,6 +206,13 @@ def test_a_replay_inserts_the_current_secret() -> None:
     )
 
 
+def test_of_two_accounts_the_first_is_inserted() -> None:
+    """A placeholder of a recording names an app; of two accounts of the app, the run's first one fills it."""
+    accounts = redactor({"slack/apn_1/token": "token-of-the-first", "slack/apn_2/token": "token-of-the-other"})
+
+    assert restore_placeholders("{{secret:slack.token}}", accounts) == "token-of-the-first"
+
+
 def test_an_encoded_secret_is_restored_encoded() -> None:
     """A token in base64 is redacted, and restored in base64."""
     import base64
@@ -233,6 +240,18 @@ def test_the_head_of_a_response_has_no_secret(length_only: bool, more: tuple[tup
 
     assert kept.reason == "{{secret:slack.bot_token}}"
     assert kept.headers == (("x-token", "{{secret:slack.bot_token}}"), *more)
+
+
+def test_the_coding_of_a_body_is_kept_without_the_body() -> None:
+    """A recorded body is stored decoded, without its coding; the answer to HEAD names the coding, as the host did."""
+    headers = [(b"Content-Encoding", b"gzip")]
+
+    answer, head = (
+        CallRedactor().redact_response(200, b"OK", headers, body, redactor()) for body in (gzip.compress(b"text"), b"")
+    )
+
+    assert (answer.body, answer.headers) == (b"text", ())
+    assert (head.body, head.headers) == (b"", (("content-encoding", "gzip"),))
 
 
 def test_an_unknown_secret_stays_a_placeholder() -> None:

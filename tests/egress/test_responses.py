@@ -14,7 +14,9 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.egress.message import Response, close_stream
 from pdkernel.egress.pending_call import CallResult, PendingCall
-from pdkernel.egress.responses import UpstreamResult, is_bodyless, stream_response
+from pdkernel.egress.recorded_call import LargeBody
+from pdkernel.egress.responses import UpstreamResult, is_bodyless, read_up_to, repeat_response, stream_response
+from pdkernel.egress.send_once import NOT_AGAIN, UNKNOWN, StoredResponse
 from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, Ledger, OutsideServer, node_paths
 
 pytestmark = pytest.mark.skipif(
@@ -163,3 +165,60 @@ async def test_a_response_that_is_not_read_to_its_end_is_recorded(ledger: Ledger
     (row,) = ledger.calls
     assert (first, row.outcome, row.status, row.bytes) == (b"abc", "sent", 200, 3)
     assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("sent", "start", "rest"), [([b"abc", b"def"], b"abcdef", None), ([b"abc", b"defg", b"h"], b"abcdefg", [b"h"])]
+)
+async def test_a_body_is_read_up_to_the_limit(sent: list[bytes], start: bytes, rest: list[bytes] | None) -> None:
+    """A body that is exactly as long as the limit is read whole; of a longer one, the rest is still to be read."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in sent:
+            yield chunk
+
+    found, unread = await read_up_to(body(), 6)
+
+    assert found == start
+    assert (unread and [chunk async for chunk in unread]) == rest
+
+
+@pytest.mark.parametrize(
+    ("sent", "recorded"),
+    [
+        ([b"abc", b"def"], b"abcdef"),
+        ([b"abc", b"defg"], LargeBody(7, hashlib.sha256(b"abcdefg").hexdigest())),
+        ([b"abcdefg", b"h"], LargeBody(8, hashlib.sha256(b"abcdefgh").hexdigest())),
+    ],
+)
+async def test_a_body_is_recorded_up_to_the_limit(
+    ledger: Ledger, sent: list[bytes], recorded: bytes | LargeBody
+) -> None:
+    """A body that is exactly as long as the limit is recorded; of a longer one, length and hash are."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in sent:
+            yield chunk
+
+    found: list[bytes | LargeBody] = []
+    call = PendingCall(ledger.binding("live"), "GET", "https://api.example.test/", ManualClock())
+    result = UpstreamResult(Response(200, b"OK", [], b""), CallResult("sent", 200))
+
+    stream = stream_response(
+        call, result, body(), lambda _, copy: found.append(copy), has_no_body=False, max_recorded_bytes=6
+    )
+
+    assert [chunk async for chunk in stream] == sent
+    assert found == [recorded]
+
+
+def test_a_repeated_response_keeps_its_note_beside_the_doubt(ledger: Ledger) -> None:
+    """The row of a failed request that is not sent again has the note of the stand-in and the unknown outcome."""
+    call = PendingCall(ledger.binding("live"), "POST", "https://api.example.test/", ManualClock())
+    recorded = StoredResponse(500, "", (), b"", "2026-01-01T10:00:00Z", note="answered by the stand-in")
+
+    response = repeat_response(call, recorded, None)
+
+    (row,) = ledger.calls
+    assert (response.status, row.outcome) == (500, "not_sent")
+    assert row.note == f"answered by the stand-in {UNKNOWN} {NOT_AGAIN}"

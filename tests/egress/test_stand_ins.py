@@ -225,6 +225,17 @@ class TestGoogleSheets:
         assert (body["updatedRange"], body["updatedCells"]) == ("Leads!B2:C3", 3)
         assert ask(sheets, "GET", url)[1]["values"] == [["a", "b", "c"], ["d", "X", "Y"], ["", "Z"]]
 
+    def test_columns_after_z_have_two_letters(self) -> None:
+        """Column AB is the 28th, in the range that is read and in the range that was written."""
+        sheets = GoogleSheetsStandIn()
+        url = f"{SHEETS}/v4/spreadsheets/sheet_1/values/Leads"
+
+        body = ask(sheets, "PUT", f"{url}!Z1?valueInputOption=RAW", {"values": [["z", "aa", "ab"]]})[1]
+
+        assert body["updatedRange"] == "Leads!Z1:AB1"
+        assert ask(sheets, "GET", f"{url}!AA1:AB1")[1]["values"] == [["aa", "ab"]]
+        assert ask(sheets, "GET", f"{url}!AB1")[1]["values"] == [["ab"]]
+
     @pytest.mark.parametrize("cells", ["A0", "a1", "A1:B2:C3", "1A", "AAAA1", "A100000"])
     def test_a_malformed_range_is_refused(self, cells: str) -> None:
         """The response is 400 INVALID_ARGUMENT, with the range."""
@@ -353,6 +364,7 @@ class TestOpenAI:
             ({"messages": []}, "model parameter"),
             ({"model": "m"}, "'messages'"),
             ({"model": "m", "messages": [{"content": "x"}]}, "role"),
+            ({"model": "m", "messages": [{"role": "robot", "content": "x"}]}, "role"),
         ],
     )
     def test_missing_arguments_are_named(self, body: Any, said: str) -> None:
@@ -594,6 +606,17 @@ def test_a_message_to_a_user_opens_a_direct_conversation() -> None:
 
     assert posted["channel"].startswith("D")
     assert (channel["is_im"], channel["user"], profile["real_name"]) == (True, "U0123456789", "u0123456789")
+
+
+def test_a_message_to_a_direct_conversation_is_in_it() -> None:
+    """The id of a direct conversation, `D...`, is one also if the conversation was not opened before."""
+    slack = SlackStandIn()
+
+    posted = call(slack, "chat.postMessage", channel="D0123456789", text="hi")
+
+    channel = call(slack, "conversations.info", channel="D0123456789")["channel"]
+    assert (posted["channel"], channel["id"], channel["is_im"]) == ("D0123456789", "D0123456789", True)
+    assert [each["text"] for each in call(slack, "conversations.history", channel="D0123456789")["messages"]] == ["hi"]
 
 
 def test_a_changed_message_is_found_with_its_new_text() -> None:

@@ -259,9 +259,9 @@ def test_a_websocket_to_a_host_that_refuses(loop: Loop, tmp_path: Path, ledger: 
     ]
 
 
-@pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl"])
+@pytest.mark.parametrize("mode", ["deny", "stand-in=slack", "record={}/calls.jsonl", "live via=http://127.0.0.1:9"])
 def test_a_websocket_is_refused_in_other_modes(gateway: Gateway, ledger: Ledger, tmp_path: Path, mode: str) -> None:
-    """In other modes the request is answered with 403."""
+    """In other modes, and with an upstream proxy, the request is answered with 403."""
     caller_token = issue_bound_token(gateway, ledger, mode.format(tmp_path))
     with knock(gateway, caller_token, "db.example.test", 443, secure=True) as sock:
         sock.sendall(ASK)

@@ -378,6 +378,38 @@ def test_the_host_is_connected_once(
     assert [call.outcome for call in ledger.calls] == ["sent"]
 
 
+def test_a_recorded_call_asks_for_no_compression(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The header of the client is replaced, in any case of letters: a recording is readable."""
+    asked: list[bytes] = []
+
+    with host(answering_proxy(asked)) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding(f"record={tmp_path}/calls.jsonl"))
+        with knock(gateway, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: slack.com\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n")
+            read_all(sock)
+
+    lines = [line for line in asked[0].lower().split(b"\r\n") if line.startswith(b"accept-encoding")]
+    assert lines == [b"accept-encoding: identity"]
+
+
+def test_a_response_cannot_look_like_a_refusal(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """The gateway removes its own header from the response of a host."""
+
+    def answer(sock: socket.socket) -> None:
+        read_until(sock, b"\r\n\r\n")
+        sock.sendall(b"HTTP/1.1 403 No\r\nX-Pdkernel-Egress: denied\r\nx-more: 1\r\ncontent-length: 2\r\n\r\nhi")
+
+    with host(answer) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, caller_token):
+        gateway.bind(caller_token, ledger.binding("live"))
+        with knock(gateway, caller_token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: slack.com\r\nConnection: close\r\n\r\n")
+            got = read_all(sock)
+
+    assert got.startswith(b"HTTP/1.1 403 No\r\n")
+    assert b"x-more: 1" in got
+    assert b"x-pdkernel-egress" not in got.lower()
+
+
 def find_cause(gateway: Gateway, caller_token: str, port: int) -> dict[str, object]:
     """The gateway's answer to a hook that asks why the connection from *port* was dropped."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as asking:

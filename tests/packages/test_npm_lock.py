@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -64,6 +65,25 @@ def test_facts_stay_beside_the_sets(lock: NpmLock) -> None:
     assert lock.load_extra() == {"first": {"a": 2, "b": 1}, "second": {}}
     assert imports(lock) == [["zod"]]
     assert lock.path.read_text().index('"a"') < lock.path.read_text().index('"b"')
+
+
+def test_a_writer_keeps_other_processes_out(lock: NpmLock) -> None:
+    """While a fact is built and written, no other process can write: its fact would be lost."""
+
+    def is_locked() -> bool:
+        descriptor = os.open(lock.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    lock.set_extra("fact", lambda: {"is locked": is_locked()})
+
+    assert lock.load_extra() == {"fact": {"is locked": True}}
+    assert not is_locked()
 
 
 def test_sets_are_written_in_the_order_of_their_names(lock: NpmLock) -> None:

@@ -202,6 +202,19 @@ async def test_adding_a_package_keeps_the_versions_of_the_others(opened: Open, w
     assert pinned.packages() == {"tiny": "2.0"}
 
 
+async def test_a_version_on_which_the_lock_disagrees_is_not_kept(opened: Open, wheels: WheelFolder) -> None:
+    """If two sets have different versions of a package, a further set gets the newest."""
+    for version in ("1.0", "2.0"):
+        wheels.publish("tiny", version)
+        await ensure(opened(), f"# pipedream add-package tiny=={version}\nimport tiny")
+    wheels.publish("tiny", "3.0")
+    wheels.publish("more", "1.0")
+
+    added = await ensure(opened(), "import tiny, more")
+
+    assert added.packages() == {"more": "1.0", "tiny": "3.0"}
+
+
 async def test_a_comment_may_provide_the_imported_module(opened: Open, wheels: WheelFolder) -> None:
     """`add-package py-foo` with `import foo` does not install the distribution `foo`; other imports are still installed."""
     wheels.publish("py-foo", modules={"foo.py": "", "deep/__init__.py": ""})
@@ -400,6 +413,18 @@ async def test_unused_environments_are_removed(opened: Open, wheels: WheelFolder
 
     left = {each.name for each in (tmp_path / "python").iterdir()}
     assert {name for name in left if name.startswith("old")} == {f"old{number:02}" for number in range(11, 30)}
+
+
+async def test_environments_of_the_last_day_stay(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """An environment that was used within a day is kept, however many there are: a run may still use it."""
+    wheels.publish("tiny")
+    names = {f"recent{number:02}" for number in range(30)}
+    for name in names:
+        (tmp_path / "python" / name).mkdir(parents=True)
+
+    await ensure(opened(), "import tiny")
+
+    assert names <= {each.name for each in (tmp_path / "python").iterdir()}
 
 
 async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
 from pdkernel.project.grants import Grant
 from pdkernel.proof.directory_cache import cache_directory
+from tests.oauth_provider import connect_account, oauth_provider
 
 
 def test_answers_do_not_change_during_a_proof(tmp_path: Path) -> None:
@@ -36,3 +37,17 @@ def test_answers_do_not_change_during_a_proof(tmp_path: Path) -> None:
         assert directory.report_unauthorized(first.id, clock.now()) is True  # outside of the proof
         with cached.nonblocking():
             assert cached.newest_account("eve", "development", "slack") is None
+
+
+def test_a_proof_refreshes_no_token(tmp_path: Path) -> None:
+    """A token that is due for a refresh is used as it is stored: a proof changes no account and sends no request."""
+    clock = ManualClock()
+    with oauth_provider() as provider, Project.open(tmp_path / ".pdkernel", clock=clock) as project:
+        account = connect_account(project, provider)
+        stored = project.accounts.credentials(account)
+        clock.advance(3600)
+
+        found = cache_directory(LocalDirectory(project), project).credentials(account)
+
+        assert (found, provider.requests) == (stored, [])
+        assert LocalDirectory(project).credentials(account) != stored  # outside of the proof

@@ -12,7 +12,7 @@ from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.lookup import Lookup
-from pdkernel.model import Step, Workflow
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Workflow
 from pdkernel.project import Project
 from pdkernel.readiness.doctor_report import DoctorReport
 from pdkernel.readiness.requirements import MissingRequirement
@@ -133,14 +133,22 @@ def test_a_report_on_production(project: Project, directory: LocalDirectory) -> 
 
 
 def test_only_the_pinned_step_mentions_its_pin(project: Project) -> None:
-    """Of two steps without their action, only the report on the step that is pinned in the notebook mentions the pin."""
-    workflow = a_workflow(Step("act", uses="@acme/do_it@0.0.9"), Step("other", uses="@acme/do_it@0.0.9"))
+    """Of the steps without their action or code, only the reports on those that are pinned in the notebook mention the pin."""
+    lost: dict[str, JSON] = {ROUND_TRIP_KEY: {"missing": True}}
+    workflow = a_workflow(
+        Step("act", uses="@acme/do_it@0.0.9"),
+        Step("other", uses="@acme/do_it@0.0.9"),
+        Step("lost", "node", extra=lost),
+        Step("gone", "node", extra=lost),
+    )
 
-    missing = collected(project, workflow, pinned_steps={"act"}).missing_requirements
+    missing = collected(project, workflow, pinned_steps={"act", "lost"}).missing_requirements
 
     assert [(item.name, "is pinned in the notebook" in item.message) for item in missing] == [
         ("act", True),
         ("other", False),
+        ("lost", True),
+        ("gone", False),
     ]
 
 

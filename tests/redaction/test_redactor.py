@@ -254,6 +254,16 @@ def test_short_values_are_redacted_under_their_own_key_only() -> None:
     assert redactor.redact_text("4711") == "4711"
 
 
+def test_a_short_secret_with_a_decimal_point_is_redacted_as_a_number() -> None:
+    """A short secret that an export has as a number with a decimal point is redacted under its key, and restored."""
+    redactor = Redactor([Secret("bank/apn_1/limit", "12.5")])
+
+    hidden = redactor.redact_value({"limit": 12.5, "count": 12.5})
+
+    assert hidden == {"limit": "⟦secret:bank/apn_1/limit|number⟧", "count": 12.5}
+    assert redactor.restore(hidden) == {"limit": 12.5, "count": 12.5}
+
+
 @pytest.mark.parametrize(
     "number", ["12345678", "123456789012345678901234567890", "1.234567e+20", "1.23e+21", "1.23e-07", "-1.25e-300"]
 )
@@ -273,6 +283,23 @@ def test_a_number_that_is_a_secret_keeps_its_type() -> None:
 
     assert hidden == {"client": "⟦secret:env/CLIENT_NUMBER|number⟧"}
     assert redactor.restore(hidden) == {"client": 1234567890}
+
+
+def test_a_value_of_two_secrets_has_the_name_of_the_first() -> None:
+    """Of two secrets with one value, long or short, the placeholder names the first."""
+    redactor = Redactor(
+        [
+            Secret("bank/apn_1/pin", "4711"),
+            Secret("bank/apn_2/pin", "4711"),
+            Secret("env/A", TOKEN),
+            Secret("env/B", TOKEN),
+        ]
+    )
+
+    hidden = redactor.redact_value({"pin": "4711", "text": TOKEN})
+
+    assert hidden == {"pin": "⟦secret:bank/apn_1/pin⟧", "text": "⟦secret:env/A⟧"}
+    assert redactor.restore(hidden) == {"pin": "4711", "text": TOKEN}
 
 
 def test_restore_leaves_foreign_placeholders() -> None:
@@ -343,6 +370,13 @@ def test_a_value_read_from_a_file_is_found_without_its_last_newline() -> None:
     assert hidden == "Bearer ⟦secret:env/TOKEN|trimmed⟧"
     encoded = base64.b64encode(b"u:" + TOKEN.encode() + b"!!").decode()
     assert "⟦secret:env/TOKEN|trimmed-base64+" in redactor.redact_text(f"Basic {encoded}")
+
+
+def test_a_trimmed_secret_of_eight_characters_is_redacted() -> None:
+    """Without its surrounding white space, a secret of `MIN_SECRET_CHARS` characters is still redacted."""
+    redactor = Redactor([Secret("env/CODE", "pa$$w0rd\n")])
+
+    assert redactor.redact_text("log in with pa$$w0rd") == "log in with ⟦secret:env/CODE|trimmed⟧"
 
 
 def test_a_secret_with_a_lone_surrogate_is_redacted() -> None:

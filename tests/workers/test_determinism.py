@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
 
@@ -95,6 +96,16 @@ async def test_clock_and_random_numbers_are_not_fixed_by_default(
     assert one["ids"] != other["ids"]
     assert one["chance"] != other["chance"]
     assert one["time"][0] != AT.timestamp()
+
+
+@pytest.mark.parametrize(("language", "source"), [("python", PYTHON), ("node", NODE)])
+async def test_fixed_ids_are_random_uuids(tmp_path: Path, language: Language, source: str) -> None:
+    """With a fixed seed, the ids of a step have the version and the variant of random UUIDs."""
+    value, _ = await twice(tmp_path, language, source, Determinism(AT, "seed"))
+
+    ids = [UUID(text) for text in value["ids"][:2]]
+    assert [(each.version, each.variant) for each in ids] == [(4, RFC_4122)] * 2
+    assert len(set(ids)) == 2
 
 
 async def test_fixed_clock_in_python(tmp_path: Path) -> None:

@@ -129,6 +129,22 @@ async def test_file_beside_a_workflow_is_imported_again_for_another_workflow(ope
 
 
 @LONG_LIVED
+async def test_each_run_of_a_process_has_its_own_time_zone(open_run: OpenRun, language: Language) -> None:
+    """The variable `TZ` of a workflow is the time zone of its steps, also in a warm process; without it, steps have UTC."""
+    read: dict[Language, str] = {
+        "python": "import time\ndef handler(pd):\n    return time.localtime(0).tm_hour\n",
+        "node": "export default { async run() { return new Date(0).getHours() } }",
+    }
+    hours = []
+    for variables in ({}, {"TZ": "America/New_York"}, {}):
+        bench = await open_run(external_user="ada", workflow="one", variables=variables)
+        hours.append((await bench.run(language, read[language])).exports["$return_value"])
+        await bench.workers.release()
+
+    assert hours == [0, 19, 0]
+
+
+@LONG_LIVED
 async def test_each_run_of_a_process_has_its_own_variables(open_run: OpenRun, language: Language) -> None:
     """A run of a warm process has its workflow's environment variables, and none of the runs before."""
     read: dict[Language, str] = {

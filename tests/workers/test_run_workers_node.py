@@ -604,6 +604,71 @@ async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
     assert bench.printed() == "listener\n"
 
 
+async def test_form_of_stacks_of_a_step_does_not_reach_the_next_step(bench: Bench) -> None:
+    """A step that replaces the form of stacks does not take the lines from the errors of the next step."""
+    await bench.run("node", component("Error.prepareStackTrace = (_, frames) => frames"), name="first")
+
+    outcome = await bench.run("node", component("throw new Error('no')"), name="second")
+
+    assert outcome.error is not None
+    assert outcome.error.line is not None
+    assert "<step second>" in str(outcome.error.stack)
+
+
+@pytest.mark.parametrize("event", ["unhandledRejection", "uncaughtException"])
+async def test_listeners_of_a_step_do_not_get_errors_of_the_next_step(bench: Bench, event: str) -> None:
+    """A listener that a step adds to its process, or removes from it, is not that of the next step."""
+    throws = (
+        "setTimeout(() => { throw new Error('late') })"
+        if event == "uncaughtException"
+        else "Promise.reject(new Error('late'))"
+    )
+    listens = (
+        f"process.on('{event}', (error) => console.log('seen', error.message)); {throws}; await new Promise(() => {{}})"
+    )
+
+    for name in ("first", "second"):
+        outcome = await bench.run("node", component(listens), name=name)
+        assert outcome.error is not None
+        assert (outcome.error.message, bench.printed()) == ("late", "seen late\n")
+    await bench.run("node", component(f"process.removeAllListeners('{event}')"), name="third")
+    outcome = await bench.run("node", component(f"{throws}; await new Promise(() => {{}})"), name="fourth")
+
+    assert outcome.error is not None
+    assert (outcome.error.message, bench.printed()) == ("late", "")
+
+
+async def test_failed_fetch_has_its_reason(bench: Bench) -> None:
+    """The message of a failed `fetch` has the reason, which Node.js has in the error's cause only."""
+    outcome = await bench.run(
+        "node", component("await fetch('http://127.0.0.1:1/')")
+    )  # a port that `fetch` never calls
+
+    assert outcome.error is not None
+    assert outcome.error.message == "fetch failed: bad port"
+    assert "Caused by: Error: bad port" in str(outcome.error.stack)
+
+
+async def test_line_of_a_syntax_error_with_options_of_node(open_run: OpenRun) -> None:
+    """A variable `NODE_OPTIONS` of the workflow does not hide the line of a syntax error."""
+    bench = await open_run(variables={"NODE_OPTIONS": "--no-such-option"})
+
+    outcome = await bench.run("node", "export default {\n  run() {\n    const = 1;\n  },\n};\n")
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", 3)
+
+
+async def test_exit_code_and_stack_limit_of_a_step_do_not_reach_the_next_step(bench: Bench) -> None:
+    """A step that sets the exit code of its process, or shortens stacks, changes neither for the next step."""
+    setting = "return [process.exitCode ?? null, Error.stackTraceLimit]"
+    await bench.run("node", component("process.exitCode = 3; Error.stackTraceLimit = 0"), name="first")
+
+    outcome = await bench.run("node", component(setting), name="second")
+
+    assert outcome.exports["$return_value"] == [None, 50]
+
+
 async def test_lazy_globals_of_a_step_do_not_reach_the_next_step(bench: Bench) -> None:
     """A step that replaces or deletes a global that Node.js loads at the first access does not affect the next step."""
     await bench.run(

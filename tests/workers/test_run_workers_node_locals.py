@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.workers.conftest import Bench, OpenRun
@@ -119,6 +122,45 @@ async def test_caught_errors_do_not_prevent_locals(bench: Bench) -> None:
         throw new Error("in the end");
     }})"""
     assert "caught = 5" in await stack_of(bench, code)
+
+
+async def test_locals_are_those_of_the_last_run(bench: Bench) -> None:
+    """The same error of the same code, on another input, has the values of that input."""
+    code = "export default { props: { n: { type: 'integer' } }, run() { const mine = this.n; throw new Error('no') } }"
+
+    stacks = [(await bench.run("node", code, props={"n": n})).error for n in (1, 2)]
+
+    assert ["mine = 1" in str(error and error.stack) for error in stacks] == [True, False]
+    assert ["mine = 2" in str(error and error.stack) for error in stacks] == [False, True]
+
+
+async def test_code_that_fails_again_has_locals(bench: Bench, tmp_path: Path) -> None:
+    """Code that has succeeded on the same input before has its locals at the latest in its second failure."""
+    file = tmp_path / "file"
+    code = f"""import fs from "fs";
+    export default {{ run() {{ const seen = fs.existsSync({json.dumps(str(file))}); if (!seen) throw new Error("gone"); }} }}"""
+    file.touch()
+    await bench.run("node", code)
+    file.unlink()
+
+    for _ in range(2):
+        bench.steps.clear()
+        outcome = await bench.run("node", code)
+
+    assert outcome.error is not None
+    assert "seen = false" in str(outcome.error.stack)
+
+
+@pytest.mark.parametrize(("count", "has_locals"), [(49, True), (50, False)])
+async def test_locals_are_read_for_fifty_exceptions(bench: Bench, count: int, has_locals: bool) -> None:
+    """The fiftieth exception of a step is the last one whose locals are read."""
+    code = f"""export default defineComponent({{ async run() {{
+        let caught = 0;
+        for (let i = 0; i < {count}; i++) {{ try {{ throw new Error("no " + i); }} catch {{ caught++; }} }}
+        throw new Error("in the end");
+    }}}})"""
+
+    assert (f"caught = {count}" in await stack_of(bench, code)) is has_locals
 
 
 async def test_code_with_many_exceptions_ends(bench: Bench) -> None:

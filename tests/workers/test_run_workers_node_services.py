@@ -156,11 +156,12 @@ async def test_headers_of_request_and_response(bench: Bench, server: Server) -> 
     assert "content-type: application/vnd.x+json\r\n" in server.head.lower()
 
 
-async def test_multipart_form(bench: Bench, server: Server) -> None:
-    """The client that sends `multipart/form-data` adds the boundary."""
+@pytest.mark.parametrize("headers", [[], [{"name": "Content-Type", "value": "multipart/form-data"}]])
+async def test_multipart_form(bench: Bench, server: Server, headers: list[Any]) -> None:
+    """The client that sends `multipart/form-data` adds the boundary, also to a content type among the headers."""
     body = {"type": "fields", "contentType": "multipart/form-data", "fields": [{"name": "a", "value": "1"}]}
 
-    await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "body": body}})
+    await bench.run("node", STEP, props={"r": {"method": "POST", "url": server.url, "headers": headers, "body": body}})
 
     assert "content-type: multipart/form-data; boundary=" in server.head.lower()
     assert b'name="a"' in server.body
@@ -341,6 +342,15 @@ async def test_folders_of_the_file_store(filing: Bench, tmp_path: Path) -> None:
         "MTIz",
         "34",
     ]
+
+
+async def test_a_missing_file_can_be_deleted(filing: Bench) -> None:
+    """To delete a file that does not exist is not an error."""
+    outcome = await filing.run(
+        "node", "export default { async run({ $ }) { await $.files.open('none.txt').delete(); return 'gone' } }"
+    )
+
+    assert outcome.exports == {"$return_value": "gone"}
 
 
 async def test_file_from_a_url(filing: Bench, server: Server, tmp_path: Path) -> None:

@@ -67,6 +67,40 @@ async def test_prepared_step_starts_fresh(language: Language, open_run: OpenRun)
     assert answer[1:] == [None, None]
 
 
+COUNTS: dict[Language, str] = {
+    "python": "count = 0\ndef handler(pd):\n    global count\n    count += 1\n    return count\n",
+    "node": "let count = 0;\nexport default () => (count += 1);\n",
+}
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_prepared_step_that_runs_again_has_a_new_module(language: Language, open_run: OpenRun) -> None:
+    """A step that runs twice in a run does not find the values of its first execution."""
+    first = await open_run()
+    await first.run(language, PIDS[language])
+    await first.workers.release()
+    second = await open_run()
+
+    second.workers.prepare_steps([Step("work", language, COUNTS[language])])
+    outcomes = [await second.run(language, COUNTS[language]) for _ in range(2)]
+
+    assert [outcome.exports["$return_value"] for outcome in outcomes] == [1, 1]
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_prepared_step_with_other_code_runs_that_code(language: Language, open_run: OpenRun) -> None:
+    """A step whose code is not the code that was prepared under its name runs its own."""
+    first = await open_run()
+    await first.run(language, PIDS[language])
+    await first.workers.release()
+    second = await open_run()
+
+    second.workers.prepare_steps([Step("work", language, PIDS[language])])
+    outcome = await second.run(language, COUNTS[language])
+
+    assert outcome.exports["$return_value"] == 1
+
+
 @pytest.mark.parametrize("language", ["python", "node"])
 async def test_worker_survives_an_unused_preparation(language: Language, open_run: OpenRun) -> None:
     """A worker survives a run that ends before the preparation, and whose working folder is gone."""

@@ -152,6 +152,16 @@ async def test_locals_have_no_part_of_a_known_secret(bench: Bench) -> None:
     assert "text = 'xxx" in str(outcome.error.stack)
 
 
+async def test_locals_have_no_value_of_a_variable(bench: Bench) -> None:
+    """The value of an environment variable of the project is replaced in locals, as a credential is."""
+    source = "import os\n\ndef handler(pd):\n    token = os.environ['TOKEN']\n    raise ValueError('no')"
+
+    outcome = await bench.run("python", source)
+
+    assert outcome.error is not None
+    assert "token = '***'" in str(outcome.error.stack)
+
+
 @pytest.mark.parametrize(
     ("token", "value"),
     [
@@ -402,6 +412,17 @@ async def test_settings_of_standard_modules_do_not_reach_the_next_step(bench: Be
     assert "lambda" not in str(value[4])
 
 
+async def test_time_zone_of_a_step_does_not_reach_the_next_step(bench: Bench) -> None:
+    """A step that changes the time zone of its process leaves the next step in UTC."""
+    dirty = "import os, time\ndef handler(pd):\n    os.environ['TZ'] = 'America/New_York'\n    time.tzset()\n    return time.localtime(0).tm_hour\n"
+    look = "import time\nfrom datetime import datetime\ndef handler(pd):\n    return [time.tzname[0], datetime.fromtimestamp(0).hour]\n"
+
+    first = await bench.run("python", dirty, name="first")
+    second = await bench.run("python", look, name="second")
+
+    assert (first.exports["$return_value"], second.exports["$return_value"]) == (19, ["UTC", 0])
+
+
 async def test_replaced_os_environ_is_restored_for_the_next_step(bench: Bench) -> None:
     """`os.environ` is the environment of the process again, as programs that a step starts see it."""
     await bench.run("python", "import os\ndef handler(pd):\n    os.environ = {'LEAK': '1'}\n", name="first")
@@ -575,6 +596,20 @@ async def test_module_that_a_file_has_shadowed_is_back(bench: Bench, tmp_path: P
     ]
 
     assert [outcome.exports.get("$return_value") for outcome in outcomes] == [1, 5, 2]
+
+
+async def test_bytecode_is_written_again_after_a_step_with_files(bench: Bench) -> None:
+    """Only while a step with files runs, Python writes no bytecode."""
+    setting = "import sys\ndef handler(pd):\n    return sys.dont_write_bytecode\n"
+    own = Step("own", "python", f"import helper\n{setting}", files={"helper.py": ""})
+
+    outcomes = [
+        await bench.run("python", setting, name="one"),
+        await bench.run("python", "", step=own),
+        await bench.run("python", setting, name="two"),
+    ]
+
+    assert [outcome.exports.get("$return_value") for outcome in outcomes] == [False, True, False]
 
 
 async def test_error_in_a_file_of_a_step(bench: Bench) -> None:

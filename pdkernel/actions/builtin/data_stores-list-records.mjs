@@ -12,8 +12,9 @@ export default {
   },
   /** @this {any} @param {any} services */
   async run({ $ }) {
-    const records = /** @type {Record<string, any>} */ ({});
-    for (const key of await this.dataStore.keys()) records[key] = await this.dataStore.get(key);
+    const entries = [];
+    for await (const entry of this.dataStore) entries.push(entry);
+    const records = Object.fromEntries(entries); // unlike an assignment, it makes a property of the key `__proto__`, too
     $.export("$summary", `The store has ${Object.keys(records).length} records.`);
     return records;
   },

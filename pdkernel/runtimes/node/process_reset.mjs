@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * Resets the process before each step: globals, console, environment, working folder.
+ * Resets the process before each step: globals, console, environment, working folder, and listeners for errors.
  *
- * Changes that packages make to globals while they are loaded remain, because packages are loaded once.
+ * Changes that packages make to globals and listeners while they are loaded remain, because packages are loaded once.
  */
 
 /**
@@ -22,11 +22,19 @@ const LAZY_GLOBALS =
 /** Whether the lazy globals are in the baseline. */
 let isComplete = false;
 
-const TARGETS = [globalThis, console];
+const TARGETS = [globalThis, console, Error];
 
-/** Store the current properties as the baseline. */
+/** Events about errors and warnings of any code: a listener that a step adds would also get those of other steps. */
+const EVENTS = ["uncaughtException", "uncaughtExceptionMonitor", "unhandledRejection", "rejectionHandled", "warning"];
+const { on, rawListeners, removeListener } = process;
+
+/** The known listeners of each event. @type {Map<string, any[]>} */
+const knownListeners = new Map();
+
+/** Store the current properties and listeners as the baseline. */
 export function recordBaseline() {
   for (const target of TARGETS) baseline.set(target, propertiesOf(target));
+  for (const event of EVENTS) knownListeners.set(event, rawListeners.call(process, event));
 }
 
 /**
@@ -42,13 +50,20 @@ export function expectSource(source) {
 }
 
 /**
- * Track changes to globals from now on.
+ * Track changes to globals and listeners from now on.
  *
  * @returns {() => void} adds the changes since then to the baseline
  */
 export function trackChanges() {
   const seen = TARGETS.map(propertiesOf);
+  const seenListeners = EVENTS.map((event) => rawListeners.call(process, event));
   return () => {
+    EVENTS.forEach((event, at) => {
+      const now = rawListeners.call(process, event);
+      const kept = (knownListeners.get(event) ?? []).filter((each) => now.includes(each) || !seenListeners[at].includes(each));
+      const added = now.filter((each) => !seenListeners[at].includes(each));
+      knownListeners.set(event, [...new Set([...kept, ...added])]); // two packages may be loaded at once
+    });
     TARGETS.forEach((target, at) => {
       const now = propertiesOf(target);
       const known = /** @type {Map<PropertyKey, PropertyDescriptor>} */ (baseline.get(target));
@@ -151,6 +166,11 @@ export function resetProcess(environment, folder) {
     for (const [key, known] of properties) {
       if (known !== null && !Object.hasOwn(target, key)) Object.defineProperty(target, key, known);
     }
+  }
+  for (const [event, known] of knownListeners) {
+    const now = rawListeners.call(process, event);
+    for (const each of now) if (!known.includes(each)) removeListener.call(process, event, each);
+    for (const each of known) if (!now.includes(each)) on.call(process, event, each);
   }
   setEnvironment(environment);
   process.chdir(folder); // the old folder is not read, because the last run's folder was removed

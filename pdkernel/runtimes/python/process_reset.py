@@ -13,6 +13,7 @@ import os
 import signal
 import stat
 import sys
+import time
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ _ENVIRON = os.environ
 _BUILTINS = dict(vars(builtins))
 _SYS = frozenset(vars(sys))
 _SYS_PATH = list(sys.path)
+_read_time_zone = time.tzset
 _SIGNALS = {
     int(number): _signal.getsignal(number)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
@@ -31,6 +33,7 @@ _SIGNALS = {
 def reset_process(environment: dict[str, str], folder: str) -> None:
     """Undo the changes of earlier steps, and set *environment* and the working *folder*."""
     set_environment(environment)
+    _read_time_zone()  # otherwise, the time zone stays that of an earlier step or of this process's start, whatever `TZ` is
     os.chdir(folder)
     sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
     sys.path[:] = _SYS_PATH

@@ -87,6 +87,17 @@ def test_a_value_is_parsed_once() -> None:
     assert steps.setdefault("later", 8) == steps["later"] == 8
 
 
+def test_a_removed_step_stays_removed() -> None:
+    """A step that is removed before its exports were read cannot be read any more."""
+    steps = some_steps()
+
+    del steps["trigger"]
+
+    with pytest.raises(KeyError):
+        steps["trigger"]
+    assert steps == {"build": {"x": [1]}}
+
+
 @pytest.mark.parametrize(
     ("steps", "fix"),
     [(some_steps(), "Did you mean build?"), (Steps({"a": b"1"}), "Known: a."), (Steps({}), "Known: none.")],
