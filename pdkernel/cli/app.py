@@ -6,6 +6,7 @@ Exit statuses: 0 success or exited, 1 a step failed, 2 refused before any step, 
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -274,8 +275,12 @@ def command(
     return decorate
 
 
+# how the system refuses a file that a command names or finds
+_REFUSALS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
 def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Call the command; report a `PdkernelError` as its message and exit status."""
+    """Call the command; report a `PdkernelError`, and a file that the system refuses, as its message and exit status."""
 
     @functools.wraps(function)
     @click.pass_context
@@ -286,6 +291,13 @@ def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             status = function(state, *args, **kwargs)
         except PdkernelError as error:
             status = report_error(error, as_json=bool(kwargs.get("as_json")))
+        except OSError as fault:
+            if fault.errno not in _REFUSALS or not isinstance(fault.filename, str):
+                raise
+            refused = RequestError(
+                f"Cannot use {fault.filename}: {fault.strerror}.", fix="Pass another path, or make this one accessible."
+            )
+            status = report_error(refused, as_json=bool(kwargs.get("as_json")))
         finally:
             state.close()
         ctx.exit(status or 0)

@@ -116,6 +116,19 @@ def test_usage_errors_are_json_with_json(pdkernel: Shell, args: list[str], messa
     assert ended.json["error"]["code"] == "usage"
 
 
+@pytest.mark.parametrize(
+    "args",
+    [["run"], ["doctor"], ["serve"], ["new"], ["check"], ["migrate", "report"], ["export", "--to", "x"], ["lab"]],
+    ids=" ".join,
+)
+def test_a_file_that_the_system_refuses_is_an_error(pdkernel: Shell, args: list[str]) -> None:
+    """A path that is too long, such as a text instead of a path, ends a command with a message and exit status 2."""
+    ended = pdkernel(*args, "x" * 300)
+
+    assert (ended.status, ended.stdout) == (2, "")
+    assert re.search(r"Error: Cannot use .*x{300}.*: File name too long\.\nPass another path, .*\n\Z", ended.stderr)
+
+
 def test_usage_errors_name_the_help(pdkernel: Shell) -> None:
     """Without `--json` the message names the command whose help explains the options."""
     ended = pdkernel("users", "remove")
