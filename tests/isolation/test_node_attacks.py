@@ -431,7 +431,8 @@ STATE = [
     Attack(
         "the contents of the pool of buffers",
         "for (let count = 0; count < 3000; count += 1) Buffer.from(token.padEnd(40, '-' + token))",
-        "Array.from({ length: 3000 }, () => Buffer.allocUnsafe(40).latin1Slice()).find((text) => text.includes('tok-mallory'))",
+        # joined here, since memory that the parser has freed, with the texts of this line, is in new buffers, too
+        "Array.from({ length: 3000 }, () => Buffer.allocUnsafe(40).latin1Slice()).find((text) => text.includes(['tok', 'mallory'].join('-')))",
         group="process",
     ),
     Attack(
