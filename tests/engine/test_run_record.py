@@ -245,8 +245,8 @@ async def test_a_refusal_shows_no_secret(run: Run) -> None:
     assert execution.error.message == "No ⟦secret:env/KEY⟧.\nReplace ⟦secret:env/KEY⟧."
 
 
-async def test_a_run_that_is_left_has_its_last_step(runtime: WorkflowEngine, project: Project, tmp_path: Path) -> None:
-    """If the process leaves a run between its last step and its end, the next process does not run the step again."""
+def started_record(runtime: WorkflowEngine, project: Project, root: Path) -> RunRecord:
+    """The record of a run of two steps that has begun."""
     record = RunRecord(
         RunRequest(a_workflow(python_step("one"), python_step("two")), an_event(), parse_policy("deny")),
         state=RestoredRun(Claim.first("run"), "trace", {}),
@@ -254,10 +254,16 @@ async def test_a_run_that_is_left_has_its_last_step(runtime: WorkflowEngine, pro
         journal=runtime.journal,
         clock=SYSTEM_CLOCK,
         vault=project.vault,
-        root=tmp_path,
+        root=root,
         may_have_accounts=False,
     )
     record.record_start()
+    return record
+
+
+async def test_a_run_that_is_left_has_its_last_step(runtime: WorkflowEngine, project: Project, tmp_path: Path) -> None:
+    """If the process leaves a run between its last step and its end, the next process does not run the step again."""
+    record = started_record(runtime, project, tmp_path)
     for step in ("one", "two"):
         record.record_step(StepResult(step, "success"))
 
@@ -273,17 +279,7 @@ async def test_a_run_whose_pause_is_on_disk_stays_paused(
     runtime: WorkflowEngine, project: Project, tmp_path: Path
 ) -> None:
     """A run whose task is cancelled after its pause was recorded is paused, as the next process finds it."""
-    record = RunRecord(
-        RunRequest(a_workflow(python_step("one")), an_event(), parse_policy("deny")),
-        state=RestoredRun(Claim.first("run"), "trace", {}),
-        watcher=UNWATCHED,
-        journal=runtime.journal,
-        clock=SYSTEM_CLOCK,
-        vault=project.vault,
-        root=tmp_path,
-        may_have_accounts=False,
-    )
-    record.record_start()
+    record = started_record(runtime, project, tmp_path)
     record.park(StepResult("one", "success"), StepOutcome(), "suspend", RerunState(), wake_at=4e9)
     await record.commit_pause()
 

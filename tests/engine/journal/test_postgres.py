@@ -122,9 +122,9 @@ async def journals(server: PostgresDatabase, lease_time: LeaseTime) -> AsyncIter
 WAITING = "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
 
-def waits(server: PostgresDatabase) -> bool:
-    """Return whether a statement waits for a lock."""
-    return server.rows(f"select 1 {WAITING}") != []
+def count_waiting(server: PostgresDatabase) -> int:
+    """The number of statements that wait for a lock."""
+    return len(server.rows(f"select 1 {WAITING}"))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -230,7 +230,7 @@ async def test_an_executor_that_was_late_stays_lost(
     with closing(server.postgres_backend().connect()) as other:
         other.execute("begin")
         other.execute("select 1 from executors for update")
-        await until(lambda: waits(server))  # an extension has begun
+        await until(lambda: count_waiting(server) > 0)  # an extension has begun
         lease_time.skip_lease()
         was_lost = executor.is_lost
         other.execute("rollback")
@@ -292,7 +292,7 @@ async def test_an_executor_with_an_old_key_does_not_join(
         rotation.execute("lock table executors in share row exclusive mode")
         rotation.execute("update executors set alive = false")
         joining = asyncio.ensure_future(executor.rejoin())
-        await until(lambda: waits(server))
+        await until(lambda: count_waiting(server) > 0)
         is_waiting = not joining.done()
         rotation.execute("update meta set value = 'another' where name = 'key_fingerprint'")
     try:
@@ -440,7 +440,7 @@ async def test_a_claim_waits_for_another_claim_of_its_queue(journals: Journals, 
         claims = []
         for journal in (one, other):
             claims.append(asyncio.ensure_future(journal.claim_next("q")))
-            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == len(claims))
+            await until(lambda: count_waiting(server) == len(claims))
 
     assert [len(await claim) for claim in claims] == [1, 0]
 
@@ -456,7 +456,7 @@ async def test_a_run_waits_for_another_run_of_a_full_queue(journals: Journals, s
         for journal in (one, other):
             run = new_run(f"of {journal.executor_id}", queue="q", queue_size=1)
             accepted.append(asyncio.ensure_future(journal.accept_run(run)))
-            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == len(accepted))
+            await until(lambda: count_waiting(server) == len(accepted))
 
     assert [await each for each in accepted] == [True, False]
 
@@ -471,7 +471,7 @@ async def test_the_first_of_two_calls_ends_a_pause(journals: Journals, server: P
         calls = []
         for journal, payload in zip(both, (b"approved", b"rejected"), strict=True):
             calls.append(asyncio.ensure_future(journal.resolve_wait(WaitKey("run", "one"), "resumed", payload)))
-            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == len(calls))
+            await until(lambda: count_waiting(server) == len(calls))
 
     assert [await call for call in calls] == ["done", "late"]
     assert server.rows("select payload from waits") == [(b"approved",)]
@@ -486,9 +486,9 @@ async def test_a_message_that_is_due_is_claimed_once(journals: Journals, server:
 
     with held(server, "update", "outbox"):
         first = asyncio.ensure_future(one.claim_deliveries())
-        await until(lambda: waits(server))
+        await until(lambda: count_waiting(server) > 0)
         second = asyncio.ensure_future(other.claim_deliveries())
-        await until(lambda: second.done() or len(server.rows(f"select 1 {WAITING}")) == 2)
+        await until(lambda: second.done() or count_waiting(server) == 2)
 
     assert [len(await first), len(await second)] == [1, 0]
 
@@ -518,7 +518,7 @@ async def test_failed_write_fails_only_its_caller(journals: Journals, server: Po
         other.execute("begin")
         other.execute("lock table steps")
         first = journal.append_step(Claim.first("a"), step_row(0, "zero"))
-        await until(lambda: waits(server))
+        await until(lambda: count_waiting(server) > 0)
         others = [journal.append_step(Claim.first(run_id), step_row(at, "one")) for run_id, at in positions.items()]
         other.execute("rollback")
     done = await asyncio.gather(first, *others, return_exceptions=True)
@@ -552,14 +552,14 @@ async def test_deadlock_is_retried(journals: Journals, server: PostgresDatabase)
             holder.execute("begin")
             holder.execute("lock table steps")
             steps = [journal.append_step(Claim.first("c"), step_row(0, "one"))]
-            await until(lambda: waits(server))
+            await until(lambda: count_waiting(server) > 0)
             steps += [journal.append_step(Claim.first(run_id), step_row(0, "one")) for run_id in ("a", "b")]
             holder.execute("rollback")  # the last two writes share a transaction, which has locked the run "a"
             await until(lambda: server.rows(f"select 1 {WAITING} and wait_event = 'advisory'") != [])
             locking = asyncio.create_task(
                 asyncio.to_thread(other.execute, "select 1 from runs where id = 'a' for update")
             )
-            await until(lambda: len(server.rows(f"select 1 {WAITING}")) == 2)
+            await until(lambda: count_waiting(server) == 2)
             holder.execute("select pg_advisory_unlock(1)")  # the transaction goes on to the run "b"
             await locking
             other.execute("commit")
@@ -632,7 +632,7 @@ async def test_transaction_that_loses_its_connection_is_run_again(journals: Jour
         other.execute("begin")
         other.execute("select 1 from runs for update")
         step = journal.append_step(FIRST, step_row(0, "one"))
-        await until(lambda: waits(server))
+        await until(lambda: count_waiting(server) > 0)
         server.execute(f"select pg_terminate_backend(pid) {WAITING}")
         other.execute("rollback")
 
