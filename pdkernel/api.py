@@ -298,7 +298,7 @@ def _build_request(
     pause_mode: PauseMode,
     install: bool,
 ) -> RunRequest:
-    from pdkernel.egress import default_mode, parse_policy
+    from pdkernel.egress import choose_mode, parse_policy
     from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.operations.events import resolve_event
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
@@ -310,7 +310,7 @@ def _build_request(
         source,
         read,
         project=project,
-        policy=parse_policy(default_mode(os.environ) if egress is None else egress),
+        policy=parse_policy(choose_mode(egress, os.environ)),
         external_user_id=read.external_user_id if external_user is None else check_external_user_id(external_user),
         environment=parse_environment(environment or read.environment),
         source_argument=shlex.quote(str(source.path)),

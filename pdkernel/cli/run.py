@@ -207,11 +207,11 @@ def _request(
     source: str,
     pins: Mapping[str, JSON],
 ) -> RunRequest:
-    from pdkernel.egress import default_mode, parse_policy
+    from pdkernel.egress import choose_mode, parse_policy
     from pdkernel.identity import parse_environment
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
-    egress = default_mode(os.environ) if options["egress"] is None else options["egress"]
+    egress = choose_mode(options["egress"], os.environ)
     unopened = f" unopened={options['unopened']}" if options["unopened"] else ""
     return build_run_request(
         opened,

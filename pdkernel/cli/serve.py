@@ -374,16 +374,14 @@ def _passthrough(project: Project) -> PipedreamPassthrough | None:
 
 def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) -> ServeSettings:
     """The settings of the server at *url*, from the options and the environment."""
-    from pdkernel.egress import default_mode, parse_policy
+    from pdkernel.egress import choose_mode, parse_policy
     from pdkernel.server import ServeSettings
     from pdkernel.server.client_address import parse_networks
 
     admin = environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
     return ServeSettings(
         base_url=url,
-        policy=parse_policy(
-            default_mode(environ) if options["egress"] is None else options["egress"], via=options["via"]
-        ),
+        policy=parse_policy(choose_mode(options["egress"], environ), via=options["via"]),
         allowed_hosts=tuple(_host_names(options["host"], url)),
         trusted_proxies=parse_networks(options["proxies"]),
         max_development_users=options["user_cap"],

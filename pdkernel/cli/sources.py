@@ -141,7 +141,7 @@ def forget(
 
 
 def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
-    from pdkernel.egress import default_mode, parse_policy
+    from pdkernel.egress import choose_mode, parse_policy
     from pdkernel.engine.event_sources import SourceAct
     from pdkernel.event import parse_json
     from pdkernel.identity import parse_environment
@@ -155,7 +155,7 @@ def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     event = options["event"]
     request = build_source_request(
         opened,
-        policy=parse_policy(default_mode(os.environ) if options["egress"] is None else options["egress"]),
+        policy=parse_policy(choose_mode(options["egress"], os.environ)),
         external_user_id=options["external_user"],
         environment=parse_environment(options["environment"]),
         event=parse_json(read_input(event), label=event) if event else None,

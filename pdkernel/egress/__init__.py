@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.gateway import Gateway
-from pdkernel.egress.outbound_policy import MODES_HELP, OutboundPolicy, default_mode, is_loopback, parse_policy
+from pdkernel.egress.outbound_policy import MODES_HELP, OutboundPolicy, choose_mode, is_loopback, parse_policy
 from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS, SandboxKind, detect_sandbox
 from pdkernel.egress.send_once import SentRequestStore, StoredResponse, is_safe_method
 from pdkernel.egress.stand_ins import ReceivedRequest, SlackStandIn
@@ -24,7 +24,7 @@ __all__ = [
     "SentRequestStore",
     "SlackStandIn",
     "StoredResponse",
-    "default_mode",
+    "choose_mode",
     "detect_sandbox",
     "is_loopback",
     "is_safe_method",

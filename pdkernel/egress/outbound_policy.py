@@ -160,8 +160,10 @@ def parse_policy(text: str, *, via: Sequence[str] = (), unopened: tuple[str, ...
     )
 
 
-def default_mode(environ: Mapping[str, str]) -> str:
-    """The default mode: `PDKERNEL_EGRESS`, else `deny` under pytest, else `live`."""
+def choose_mode(given: str | None, environ: Mapping[str, str]) -> str:
+    """The mode *given*, also an empty one, which is invalid; for None `PDKERNEL_EGRESS`, else `deny` under pytest, else `live`."""
+    if given is not None:
+        return given
     chosen = environ.get(MODE_VARIABLE, "").strip()
     if chosen:
         return chosen

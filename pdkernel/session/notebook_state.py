@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.definition import Sidecar, UnansweredPolicy, apply_sidecar, get_notebook_sidecar_path, read_sidecar
-from pdkernel.egress import default_mode
+from pdkernel.egress import choose_mode
 from pdkernel.engine.account_lookup import steps_by_external_user_app
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
@@ -72,7 +72,7 @@ class NotebookState:
         self._local = LazyProject(folder, project=project, environ=environ, clock=clock, ids=ids)
         self._opened_state_store: SessionStateStore | None = None
         self._loaded = False
-        self._run_settings = RunSettings(egress=default_mode(environ))
+        self._run_settings = RunSettings(egress=choose_mode(None, environ))
         self._results = LastStepResults()
         self._latest = RecentRuns()
 

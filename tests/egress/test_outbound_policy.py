@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.egress import default_mode, is_loopback, parse_policy
+from pdkernel.egress import choose_mode, is_loopback, parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError, is_host_name
 
 
@@ -211,7 +211,7 @@ def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
 )
 def test_the_default_mode(environ: dict[str, str], mode: str) -> None:
     """The default is live, under pytest deny; the environment variable overrides both."""
-    assert default_mode(environ) == mode
+    assert choose_mode(None, environ) == mode
 
 
 @pytest.mark.parametrize(
