@@ -55,14 +55,19 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return Location(tmp_path / ".pdkernel", *request.getfixturevalue("shared_database"))
 
 
+def remove_rows(project: Project) -> None:
+    """Remove the rows of a project in the shared database, for the next test."""
+    with project.sqlalchemy_engine.begin() as connection:
+        connection.execute(text(_CLEARED))
+
+
 @pytest.fixture
 def project(location: Location, clock: ManualClock) -> Iterator[Project]:
     """A project without rows, on each database."""
     with location.open(clock=clock, ids=SequentialIds()) as project:
         yield project
         if location.database_url is not None:
-            with project.sqlalchemy_engine.begin() as connection:
-                connection.execute(text(_CLEARED))
+            remove_rows(project)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from pdkernel.project.postgres import translate_error, unreachable_error
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
 from tests.postgres import PostgresServer
-from tests.project.conftest import Location
+from tests.project.conftest import Location, remove_rows
 from tests.project.test_deployed_triggers import add_trigger
 from tests.project.waiting import count_waiting, until
 
@@ -45,6 +45,7 @@ def processes(
             opened.enter_context(Location(tmp_path / name, *shared_database).open(clock=clock)) for name in "ab"
         )
         yield first, second
+        remove_rows(first)
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:
