@@ -7,7 +7,6 @@ Options of the command and the output at startup. Sockets, API and endpoints are
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from pdkernel.server.source_workflows import SourceWorkflows
     from pdkernel.source import RefusedSource
 
-ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT_PORT = 8765
 
 _log = logging.getLogger(__name__)
@@ -373,10 +371,16 @@ def _passthrough(project: Project) -> PipedreamPassthrough | None:
 
 
 def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) -> ServeSettings:
-    """The settings of the server at *url*, from the options and the environment."""
+    """
+    The settings of the server at *url*, from the options and the environment.
+
+    Raises:
+        RequestError: An option is invalid, or the admin token is weak.
+    """
     from pdkernel.egress import choose_mode, parse_policy
     from pdkernel.server import ServeSettings
     from pdkernel.server.client_address import parse_networks
+    from pdkernel.server.console.sessions import ADMIN_TOKEN_VARIABLE, hash_admin_token
 
     admin = environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
     return ServeSettings(
@@ -386,7 +390,7 @@ def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) 
         trusted_proxies=parse_networks(options["proxies"]),
         max_development_users=options["user_cap"],
         applies_rate_limits=options["rate_limits"],
-        admin_token_hash=hashlib.sha256(admin.encode()).digest() if admin else None,
+        admin_token_hash=hash_admin_token(admin) if admin else None,
     )
 
 

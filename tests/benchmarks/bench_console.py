@@ -7,7 +7,6 @@ The console's page of runs in a project with 100,000 runs, and in one with 1,000
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sqlite3
 import sys
 import tempfile
@@ -18,10 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pdkernel.engine.journal import encode_event, encode_output
+from pdkernel.server.console.sessions import hash_admin_token
 from tests.builders import a_workflow, python_step
 from tests.server.site import Site, site_of
 
-ADMIN = "an-admin-token"
+ADMIN = "7QmV2kXwP9tRb4ZsYc6LhN8d"
 WORKFLOWS = [a_workflow(python_step(), name=f"Workflow {number}") for number in range(10)]
 SMALL, LARGE = 1_000, 100_000
 MAX_RATIO = 1.2
@@ -48,7 +48,7 @@ def fill(journal_file: Path, count: int) -> None:
 async def open_console(stack: AsyncExitStack, count: int) -> Site:
     """A project with *count* runs, whose HTTP client is logged in to its console."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    token = hashlib.sha256(ADMIN.encode()).digest()
+    token = hash_admin_token(ADMIN)
     site = await stack.enter_async_context(site_of(folder, *WORKFLOWS, admin_token_hash=token))
     for workflow in WORKFLOWS:
         await site.context.engine.journal.store_definition(workflow)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pty
@@ -24,6 +23,7 @@ from pdkernel.cli.serve import ServeOptions, build_settings
 from pdkernel.egress import parse_policy
 from pdkernel.errors import RequestError
 from pdkernel.server import ServeSettings
+from pdkernel.server.console.sessions import hash_admin_token
 from tests.cli.conftest import Shell
 from tests.cli.fork_server import ForkedCommand
 from tests.ports import free_port
@@ -190,7 +190,7 @@ OPTIONS = ServeOptions(
 
 def test_options_are_settings_of_the_server() -> None:
     """Each option of requests and outbound calls reaches the server; the token of the console has no blanks around it."""
-    environ = {"PDKERNEL_ADMIN_TOKEN": " token-of-a-test\n", "PDKERNEL_EGRESS": "allow=api.example.com"}
+    environ = {"PDKERNEL_ADMIN_TOKEN": " 7QmV2kXwP9tRb4ZsYc6LhN8d\n", "PDKERNEL_EGRESS": "allow=api.example.com"}
 
     assert build_settings(OPTIONS, "https://flows.example.com", environ) == ServeSettings(
         base_url="https://flows.example.com",
@@ -199,7 +199,7 @@ def test_options_are_settings_of_the_server() -> None:
         trusted_proxies=("10.0.0.0/8", "192.0.2.1"),
         max_development_users=3,
         applies_rate_limits=True,
-        admin_token_hash=hashlib.sha256(b"token-of-a-test").digest(),
+        admin_token_hash=hash_admin_token("7QmV2kXwP9tRb4ZsYc6LhN8d"),
     )
 
 

@@ -1,7 +1,8 @@
 """
-Logins of the console: one-time codes, sessions, and the limit of failed attempts.
+Logins of the console: the admin token, one-time codes, sessions, and the limit of failed codes.
 
-Codes and sessions are in the project's database, for all server processes. Each process counts failed attempts itself.
+Codes and sessions are in the project's database, for all server processes. Each process counts failed codes itself. The admin
+token has no limit of attempts: it is too long to guess, and a limit would let others keep its owner out.
 """
 
 from __future__ import annotations
@@ -9,26 +10,73 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import ipaddress
+import math
+import re
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from pdkernel.errors import RequestError
 from pdkernel.project import Project
 
 CODE_LIFETIME_S = 10 * 60
 SESSION_LIFETIME_S = 12 * 60 * 60
 ATTEMPT_WINDOW_S = 60
 MAX_FAILED_ATTEMPTS = 10
-"""Failed attempts of one address in a window; further attempts are refused unread."""
+"""Failed codes of one network in a window; further codes of the network are refused unread."""
+MAX_FAILED_ATTEMPTS_OF_ALL = 1000
+"""Failed codes of all networks in a window; further codes are refused unread. Limits the number of counted networks, too."""
+ADMIN_TOKEN_VARIABLE = "PDKERNEL_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+MIN_ADMIN_TOKEN_BITS = 128
 CODE_INTERVAL_S = 30
 """Minimum seconds between two printed codes, so that a program cannot flood the terminal."""
-_MAX_ADDRESSES = 10_000
 _CODE_BYTES = 10
 _GROUP = 4
+_IPV6_NETWORK_BITS = 64
+"""Prefix of an IPv6 network whose addresses one client can use at will."""
+_ALPHABETS = (
+    (r"[0-9]+", 10.0),
+    (r"[0-9a-f]+|[0-9A-F]+", 16.0),
+    (r"(?:[a-z]|[\W_])+|(?:[A-Z]|[\W_])+", 4.0),
+    (r"\w+", 62.0),
+)
+"""Forms of a token and the choices per character that they count for; letters of one case without digits may be words."""
+_OTHER_ALPHABET = 64.0
+_MIN_STEPS, _MIN_SHARE_OF_TRIPLES = 8, 0.8
+"""A random token has more different distances between neighbours, and repeats fewer triples of characters."""
 
 
 class TooManyAttemptsError(Exception):
-    """The address has failed too often; the attempt was not checked."""
+    """There were too many failed codes; the code was not checked."""
+
+
+def hash_admin_token(token: str) -> bytes:
+    """
+    The SHA-256 of *token*, by which `ConsoleSessions` recognizes the admin token.
+
+    Raises:
+        RequestError: *token* is easier to guess than a random one of 128 bits.
+    """
+    if _estimate_bits(token) < MIN_ADMIN_TOKEN_BITS:
+        raise RequestError(
+            f"The admin token in {ADMIN_TOKEN_VARIABLE} is too weak: it can be guessed, because it is short or regular.",
+            fix=f"Set a random token of at least {MIN_ADMIN_TOKEN_BITS} bits. To make one: openssl rand -hex 32",
+        )
+    return _digest(token)
+
+
+def _estimate_bits(token: str) -> float:
+    """The bits of a random text with the length and the characters of *token*; 0 if *token* repeats or counts."""
+    beginning = token[:64]
+    steps = {ord(second) - ord(first) for first, second in pairwise(beginning)}
+    triples = [beginning[start : start + 3] for start in range(len(beginning) - 2)]
+    if len(steps) < _MIN_STEPS or len(set(triples)) < _MIN_SHARE_OF_TRIPLES * len(triples):
+        return 0.0
+    choices = next((count for form, count in _ALPHABETS if re.fullmatch(form, token)), _OTHER_ALPHABET)
+    return len(token) * math.log2(choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +97,11 @@ class Session:
 
 @dataclass(slots=True)
 class _Attempts:
+    """Failed codes since a moment: of all networks, and by network."""
+
     since: float
-    failed: int = 0
+    of_all: int = 0
+    by_network: Counter[str] = field(default_factory=Counter)
 
 
 class ConsoleSessions:
@@ -61,7 +112,7 @@ class ConsoleSessions:
 
     Args:
         project: Stores codes and sessions.
-        admin_token_hash: SHA-256 of the admin token, or None if no admin token is set.
+        admin_token_hash: From `hash_admin_token`, or None if no admin token is set.
         print_code: Prints a code on the server's terminal; None without a terminal.
         on_code_used: Receives each code with which a person has logged in, in a thread.
     """
@@ -80,7 +131,7 @@ class ConsoleSessions:
         self._vault = project.vault
         self._admin_token_hash = admin_token_hash
         self._print_code = print_code
-        self._attempts: dict[str, _Attempts] = {}
+        self._attempts = _Attempts(project.clock.monotonic())
 
     @property
     def has_terminal(self) -> bool:
@@ -121,41 +172,38 @@ class ConsoleSessions:
         Start a session for the one-time code or the admin token, in the database.
 
         Returns:
-            The cookie's value, or None for another text.
+            The cookie's value, or None for another text, which counts as a failed code of the network of *address*.
 
         Raises:
-            TooManyAttemptsError: *address* has failed too often.
+            TooManyAttemptsError: *secret* is not the admin token, and there were too many failed codes.
         """
-        is_admin = self.is_admin_token(secret, address)
-        code = "".join(letter for letter in secret.upper() if letter.isalnum())
-        if self._logins.use_code(code):
+        network = _network(address)
+        if not self.is_admin_token(secret):
+            attempts = self._current_attempts()
+            if attempts.of_all >= MAX_FAILED_ATTEMPTS_OF_ALL or attempts.by_network[network] >= MAX_FAILED_ATTEMPTS:
+                raise TooManyAttemptsError
+            # counted before the database is asked, so that codes that are sent at once do not pass the limit together
+            attempts.of_all += 1
+            attempts.by_network[network] += 1
+            code = "".join(letter for letter in secret.upper() if letter.isalnum())
+            if not self._logins.use_code(code):
+                return None
+            attempts.of_all -= 1
             self._on_code_used(code)
-        elif not is_admin:
-            return None
-        self._attempts.pop(address, None)
+        self._attempts.by_network.pop(network, None)
         token = secrets.token_urlsafe(32)
         self._logins.add_session(token, SESSION_LIFETIME_S)
         return token
 
-    def is_admin_token(self, text: str, address: str) -> bool:
-        """
-        Whether *text* is the admin token; another text counts as a failed attempt of *address*.
-
-        Raises:
-            TooManyAttemptsError: *address* has failed too often.
-        """
+    def _current_attempts(self) -> _Attempts:
         now = self._clock.monotonic()
-        attempts = self._attempts.get(address)
-        if attempts is None or now - attempts.since >= ATTEMPT_WINDOW_S:
-            if len(self._attempts) >= _MAX_ADDRESSES:
-                self._attempts.clear()
-            attempts = self._attempts[address] = _Attempts(now)
-        if attempts.failed >= MAX_FAILED_ATTEMPTS:
-            raise TooManyAttemptsError
-        found = hmac.compare_digest(_digest(text.strip()), self._admin_token_hash or bytes(32))
-        if not found:
-            attempts.failed += 1
-        return found
+        if now - self._attempts.since >= ATTEMPT_WINDOW_S:
+            self._attempts = _Attempts(now)
+        return self._attempts
+
+    def is_admin_token(self, text: str) -> bool:
+        """Whether *text* is the admin token."""
+        return self._admin_token_hash is not None and hmac.compare_digest(_digest(text.strip()), self._admin_token_hash)
 
     def find(self, token: str) -> Session | None:
         """The session of a cookie's value in the database, or None if it has ended."""
@@ -176,3 +224,14 @@ class ConsoleSessions:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _network(address: str) -> str:
+    """The network of a client's address: an IPv4 address alone, an IPv6 address with its neighbours."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,9 +16,10 @@ import pytest
 from pdkernel.execution import Execution
 from pdkernel.model import Workflow
 from pdkernel.server.app_state import AppState, get_state
+from pdkernel.server.console.sessions import hash_admin_token
 from tests.server.site import Site, site_of
 
-ADMIN = "a-token-of-the-admin"
+ADMIN = "7QmV2kXwP9tRb4ZsYc6LhN8d"
 HTML = {"accept": "text/html"}
 JSON = {"accept": "application/json"}
 
@@ -101,7 +101,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(*workflows: Workflow, **settings: Any) -> Console:
-            given = {"admin_token_hash": hashlib.sha256(ADMIN.encode()).digest(), **settings}
+            given = {"admin_token_hash": hash_admin_token(ADMIN), **settings}
             site = await stack.enter_async_context(site_of(tmp_path, *workflows, **given))
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=site.url, timeout=60))
             app_state(site).console.print_new_code()

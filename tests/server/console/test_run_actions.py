@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.server.console.sessions import hash_admin_token
 from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, an_event, python_step
 from tests.server.console.conftest import ADMIN, HTML, Console, Serve
@@ -199,7 +199,7 @@ async def test_a_replay_in_a_server_that_leaves_no_runs(tmp_path: Path) -> None:
     workflow = a_workflow(python_step("greet"))
     source = ServedWorkflow("p_test", "eotest", WorkflowSource(tmp_path / "work.ipynb", "notebook", workflow))
     token = {"authorization": f"Bearer {ADMIN}"}
-    async with served(tmp_path, source, admin_token_hash=hashlib.sha256(ADMIN.encode()).digest()) as site:
+    async with served(tmp_path, source, admin_token_hash=hash_admin_token(ADMIN)) as site:
         run_id = (await site.http.post("/eotest")).json()["event_id"]
         await ended(site, run_id)
         answer = await site.http.post(f"/-/runs/{run_id}/replay", headers=token)
@@ -213,7 +213,7 @@ async def test_a_replay_of_a_notebooks_server_has_its_urls(tmp_path: Path) -> No
     workflow = a_workflow(python_step("ask", "print(pd.flow.suspend(3600_000)['resume_url'])\nraise ValueError"))
     source = ServedWorkflow("p_test", "eotest", WorkflowSource(tmp_path / "work.ipynb", "notebook", workflow))
     token = {"authorization": f"Bearer {ADMIN}"}
-    async with served(tmp_path, source, admin_token_hash=hashlib.sha256(ADMIN.encode()).digest()) as site:
+    async with served(tmp_path, source, admin_token_hash=hash_admin_token(ADMIN)) as site:
         run_id = (await site.http.post("/eotest")).json()["event_id"]
         first = await ended(site, run_id)
         answer = await site.http.post(f"/-/runs/{run_id}/replay", headers=token)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from pdkernel.clock import ManualClock
+from pdkernel.errors import RequestError
 from pdkernel.project import Project
 from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import (
@@ -17,10 +19,13 @@ from pdkernel.server.console.sessions import (
     CODE_INTERVAL_S,
     CODE_LIFETIME_S,
     MAX_FAILED_ATTEMPTS,
+    MAX_FAILED_ATTEMPTS_OF_ALL,
     SESSION_LIFETIME_S,
     ConsoleSessions,
     TooManyAttemptsError,
+    hash_admin_token,
 )
+from tests.server.console.conftest import ADMIN
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def project(tmp_path: Path, clock: ManualClock) -> Iterator[Project]:
 @pytest.fixture
 def sessions(project: Project, codes: list[str]) -> ConsoleSessions:
     """Sessions of a server with a terminal and an admin token."""
-    return ConsoleSessions(project, admin_token_hash=hashlib.sha256(b"admin").digest(), print_code=codes.append)
+    return ConsoleSessions(project, admin_token_hash=hash_admin_token(ADMIN), print_code=codes.append)
 
 
 @pytest.mark.parametrize(("after_s", "opens"), [(CODE_LIFETIME_S - 1, True), (CODE_LIFETIME_S, False)])
@@ -62,7 +67,7 @@ def test_a_code_expires(
 @pytest.mark.parametrize(("after_s", "open_"), [(SESSION_LIFETIME_S - 1, True), (SESSION_LIFETIME_S, False)])
 def test_a_session_expires(sessions: ConsoleSessions, clock: ManualClock, after_s: float, open_: bool) -> None:
     """A session is open for twelve hours, whatever it is used for."""
-    token = sessions.log_in("admin", "address")
+    token = sessions.log_in(ADMIN, "address")
     assert token is not None
     session = sessions.find(token)
     assert session is not None
@@ -76,7 +81,7 @@ def test_two_codes_and_tokens_differ(sessions: ConsoleSessions, clock: ManualClo
     sessions.print_new_code()
     clock.advance(CODE_INTERVAL_S)
     sessions.print_new_code()
-    tokens = [sessions.log_in("admin", "address") for _ in range(2)]
+    tokens = [sessions.log_in(ADMIN, "address") for _ in range(2)]
     found = [sessions.find(token) for token in tokens if token]
 
     assert len({*codes, *tokens, *(each.csrf_token for each in found if each)}) == 6
@@ -84,19 +89,84 @@ def test_two_codes_and_tokens_differ(sessions: ConsoleSessions, clock: ManualClo
     assert len(codes[0]) == 19
 
 
-def test_failed_attempts_count_by_address_and_minute(sessions: ConsoleSessions, clock: ManualClock) -> None:
-    """Attempts of one address do not lock another out, and end with the minute."""
-    for _ in range(MAX_FAILED_ATTEMPTS):
-        assert sessions.log_in("wrong", "one") is None
+@pytest.mark.parametrize(
+    ("addresses", "other"),
+    [
+        (["192.0.2.1"] * MAX_FAILED_ATTEMPTS, "192.0.2.2"),
+        ([f"2001:db8::{number:x}" for number in range(MAX_FAILED_ATTEMPTS)], "2001:db8:0:1::1"),
+    ],
+)
+def test_failed_codes_count_by_network_and_minute(
+    sessions: ConsoleSessions, clock: ManualClock, addresses: list[str], other: str
+) -> None:
+    """Wrong codes of an IPv4 address, or of a /64 of IPv6, lock out that network only, and only for the minute."""
+    for address in addresses:
+        assert sessions.log_in("wrong", address) is None
     with pytest.raises(TooManyAttemptsError):
-        sessions.log_in("admin", "one")
-    other = sessions.log_in("admin", "other")
+        sessions.log_in(sessions.create_code(), addresses[0])
+    from_other = sessions.log_in(sessions.create_code(), other)
     with pytest.raises(TooManyAttemptsError):
-        sessions.log_in("admin", "one")
+        sessions.log_in("wrong", addresses[-1])
     clock.advance(ATTEMPT_WINDOW_S)
 
-    assert other is not None
-    assert sessions.log_in("admin", "one") is not None
+    assert from_other is not None
+    assert sessions.log_in(sessions.create_code(), addresses[0]) is not None
+
+
+def test_failed_codes_of_all_networks_are_limited(sessions: ConsoleSessions, clock: ManualClock) -> None:
+    """Wrong codes from many addresses end in a limit of all codes, which forgets no network and lasts for the minute."""
+    for number in range(MAX_FAILED_ATTEMPTS_OF_ALL):
+        sessions.log_in("wrong", f"10.0.{number // MAX_FAILED_ATTEMPTS}.1")
+    refused = []
+    for address in ("10.0.0.1", "192.0.2.1"):
+        with pytest.raises(TooManyAttemptsError):
+            refused.append(sessions.log_in(sessions.create_code(), address))
+    admin = sessions.log_in(ADMIN, "10.0.0.1")
+    clock.advance(ATTEMPT_WINDOW_S)
+
+    assert (refused, admin is not None) == ([], True)
+    assert sessions.log_in(sessions.create_code(), "192.0.2.1") is not None
+
+
+def test_the_admin_token_has_no_limit(sessions: ConsoleSessions) -> None:
+    """Any number of wrong tokens from an address leaves the right one valid there."""
+    wrong = [sessions.is_admin_token(f"wrong {number}") for number in range(5 * MAX_FAILED_ATTEMPTS)]
+    for _ in range(MAX_FAILED_ATTEMPTS):
+        sessions.log_in("wrong", "one")
+
+    assert not any(wrong)
+    assert sessions.is_admin_token(f" {ADMIN} ")
+    assert sessions.log_in(ADMIN, "one") is not None
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "hunter2",
+        "a-token-of-the-admin",
+        "correct-horse-battery-staple-again",
+        "a" * 64,
+        "0123456789abcdef" * 4,
+        "password1" * 8,
+        "12345678901234567890123456789012345678901234567890",
+        "abcdefghijklmnopqrstuvwxyz0123456789",
+        "83f1c0a97be24d56",
+    ],
+)
+def test_a_weak_admin_token_is_refused(token: str) -> None:
+    """A token that is short, regular, or made of words is refused; the message has a command, and not the token."""
+    with pytest.raises(RequestError, match="openssl rand -hex 32") as refusal:
+        hash_admin_token(token)
+
+    assert token not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(secrets.token_hex, 16), partial(secrets.token_hex, 256), partial(secrets.token_urlsafe, 22)]
+)
+def test_a_random_admin_token_is_accepted(make: Callable[[], str]) -> None:
+    """A random token of 128 bits or more is accepted, whatever its form is."""
+    assert all(len(hash_admin_token(make())) == 32 for _ in range(1000))
 
 
 def test_a_login_forgets_failed_attempts(sessions: ConsoleSessions) -> None:
@@ -104,13 +174,13 @@ def test_a_login_forgets_failed_attempts(sessions: ConsoleSessions) -> None:
     for _ in range(2):
         for _ in range(MAX_FAILED_ATTEMPTS - 1):
             assert sessions.log_in("wrong", "one") is None
-        assert sessions.log_in("admin", "one") is not None
+        assert sessions.log_in(ADMIN, "one") is not None
 
 
 def test_nothing_is_stored_in_the_clear(sessions: ConsoleSessions, project: Project, codes: list[str]) -> None:
     """The database has digests of the code and of the cookie only."""
     sessions.print_new_code()
-    token = sessions.log_in("admin", "address")
+    token = sessions.log_in(ADMIN, "address")
     assert token is not None
     with project.sqlalchemy_engine.connect() as connection:
         rows = connection.execute(select(console_logins)).all()
@@ -164,10 +234,10 @@ def test_a_code_and_a_session_are_not_exchanged(sessions: ConsoleSessions, codes
 def test_a_code_of_the_owner_needs_no_interval(project: Project) -> None:
     """Codes that the owner of the process creates follow each other at once; the first login with each of them is reported."""
     used: list[str] = []
-    sessions = ConsoleSessions(project, admin_token_hash=hashlib.sha256(b"admin").digest(), on_code_used=used.append)
+    sessions = ConsoleSessions(project, admin_token_hash=hash_admin_token(ADMIN), on_code_used=used.append)
     codes = [sessions.create_code() for _ in range(2)]
 
-    opened = [sessions.log_in(text, "address") is not None for text in (*codes, codes[0], "admin")]
+    opened = [sessions.log_in(text, "address") is not None for text in (*codes, codes[0], ADMIN)]
 
     assert opened == [True, True, False, True]
     assert used == [code.replace("-", "") for code in codes]

@@ -42,7 +42,7 @@ SEEN = "a-path-in-the-log"
 USERS = ("ada", "bob", "user/with ä")
 ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
 SLACK, DEPOT = "xoxb-fuzzed-secret-of-", "depot-fuzzed-secret-of-"
-BEARER, ADMIN, SIGNING = "bearer-fuzzed-secret", "admin-fuzzed-secret", "whsec_fuzzed-secret"
+BEARER, ADMIN, SIGNING = "bearer-fuzzed-secret", "admin-fuzzed-secret-7QmV2kXwP9", "whsec_fuzzed-secret"
 QUERY = "query-fuzzed-secret"
 TRACES = (b"Traceback (most recent call last)", b"Exception in ASGI", b'File "')
 
