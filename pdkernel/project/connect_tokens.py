@@ -1,7 +1,7 @@
 """
 Connect tokens: each lets one external user connect one account.
 
-Only the token's digest is stored. A token expires and can be used once.
+Only the token's digest is stored. A token expires, can be used once, and ends when its OAuth client is removed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import delete, func, insert, select, update
 from pdkernel.clock import Clock
 from pdkernel.identity import Environment
 from pdkernel.project.database import Database
-from pdkernel.project.schema import connect_tokens
+from pdkernel.project.schema import clients, connect_tokens
 from pdkernel.project.sealed_columns import locate
 from pdkernel.project.vault import Vault
 
@@ -35,7 +35,8 @@ class TokenTerms:
         success_redirect_uri: The URL that the browser opens after an account was connected, or None.
         error_redirect_uri: The URL that the browser opens after a final failure, or None.
         webhook_uri: The URL that receives a request after both outcomes, or None.
-        scope: API scopes of the token, separated by blanks.
+        scope: API scopes of the token, separated by blanks; None for a link of the project's owner.
+        client_id: The OAuth client that created the token, or None for a link of the project's owner.
     """
 
     session: str
@@ -44,6 +45,7 @@ class TokenTerms:
     error_redirect_uri: str | None = field(default=None, repr=False)
     webhook_uri: str | None = field(default=None, repr=False)
     scope: str | None = None
+    client_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +101,27 @@ class ConnectTokenTable:
             connection.execute(row)
 
     def find(self, token: str) -> ConnectToken | None:
-        """The stored token with the text *token*, even if it is expired or used; or None."""
+        """The stored token with the text *token*, even if it is expired or used; None also if its OAuth client was removed."""
         return self.find_by_digest(hash_token(token))
 
     def find_by_digest(self, digest: str) -> ConnectToken | None:
-        """The stored token with that digest, or None."""
+        """As `find`, by the digest."""
         with self._database.read() as connection:
             row = connection.execute(select(connect_tokens).where(connect_tokens.c.digest == digest)).first()
-        if row is None or not hmac.compare_digest(row.digest, digest):
-            return None
+            if row is None or not hmac.compare_digest(row.digest, digest):
+                return None
+            terms = self._vault.unseal_json(row.sealed_terms, _vault_context(digest), TokenTerms)
+            if terms.client_id is not None:
+                active = select(clients.c.id).where(clients.c.id == terms.client_id, clients.c.removed.is_(None))
+                if connection.execute(active).first() is None:
+                    return None
         return ConnectToken(
             digest=row.digest,
             external_user_id=row.external_user,
             environment=row.environment,
             created_at=datetime.fromtimestamp(row.created, UTC),
             expires_at=datetime.fromtimestamp(row.expires, UTC),
-            terms=self._vault.unseal_json(row.sealed_terms, _vault_context(digest), TokenTerms),
+            terms=terms,
             used_at=None if row.used is None else datetime.fromtimestamp(row.used, UTC),
         )
 

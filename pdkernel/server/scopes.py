@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+CONNECT_SCOPE = "connect:*"
+"""The widest scope of a Connect token."""
 INVOKE_SCOPE = "connect:workflow:invoke"
 """The scope that starts a workflow whose trigger requires OAuth."""
 

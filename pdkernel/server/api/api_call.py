@@ -22,7 +22,7 @@ from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.link.tokens import TOKEN_PREFIX, find_token
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
 from pdkernel.server.rate_limits import ApiRateLimiter, Bucket, RateLimitedError
-from pdkernel.server.scopes import scope_covers
+from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -238,7 +238,7 @@ async def _authenticate(request: Request, state: AppState, *, backend_only: bool
             raise ApiError(403, _BACKEND_ONLY)
         if not is_origin_allowed(found, request.headers.get("origin")):
             raise ApiError(403, "The Connect token does not allow pages of this origin: see allowed_origins.")
-        scopes = tuple((found.terms.scope or "connect:*").split())
+        scopes = tuple((found.terms.scope or CONNECT_SCOPE).split())
         return ApiCall(request, state, found.environment, scopes, found)
     caller = authorize(state.context, request.headers.get("authorization"))
     environment = parse_environment(request.headers.get("x-pd-environment"))

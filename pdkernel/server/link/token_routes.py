@@ -46,7 +46,7 @@ async def create_token_route(request: Request) -> Response:
         user = body.get("external_user_id", body.get("external_id"))
         if not isinstance(user, str):
             raise RequestError("external_user_id is missing.", fix="Send your own id of the user, as a string.")
-        terms, lifetime_s = parse_terms(context, body)
+        terms, lifetime_s = parse_terms(context, body, caller)
         if context.settings.applies_rate_limits:
             since = context.clock.now() - timedelta(minutes=1)
             recent_tokens = await asyncio.to_thread(

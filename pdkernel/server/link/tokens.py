@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,8 @@ from pdkernel.project import ConnectToken
 from pdkernel.project.connect_tokens import TokenTerms, hash_token
 from pdkernel.server.app_context import LinkContext, LinkEvent, LinkStatus
 from pdkernel.server.link.link_request import ACCOUNT_PARAM, APP_PARAM, TOKEN_PARAM
+from pdkernel.server.oauth.authorization import AuthorizedClient
+from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
 
 MAX_TOKEN_LIFETIME_S = 4 * 3600
 """Default and maximum lifetime of a token in seconds (platform documentation)."""
@@ -142,12 +144,12 @@ def find_token_problem(context: LinkContext, token: ConnectToken | None) -> str 
     return None if token.used_at is None else USED_MESSAGE
 
 
-def parse_terms(context: LinkContext, body: Mapping[str, Any]) -> tuple[TokenTerms, float]:
+def parse_terms(context: LinkContext, body: Mapping[str, Any], client: AuthorizedClient) -> tuple[TokenTerms, float]:
     """
-    Parse a request for a token into its terms and its lifetime in seconds.
+    Parse a request of *client* for a token into the token's terms and its lifetime in seconds.
 
     Raises:
-        RequestError: A field has the wrong type, a URL is invalid, or the lifetime is too long.
+        RequestError: A field has the wrong type, a URL is invalid, the lifetime is too long, or *client* cannot give a scope.
     """
     origins = body.get("allowed_origins") or []
     if not isinstance(origins, list) or not all(isinstance(origin, str) for origin in origins):
@@ -160,9 +162,30 @@ def parse_terms(context: LinkContext, body: Mapping[str, Any]) -> tuple[TokenTer
         success_redirect_uri=_url(body, "success_redirect_uri"),
         error_redirect_uri=_url(body, "error_redirect_uri"),
         webhook_uri=_url(body, "webhook_uri"),
-        scope=_text(body, "scope"),
+        scope=" ".join(_grant_scopes(client, _text(body, "scope") or "*")),
+        client_id=client.client_id,
     )
     return terms, _parse_lifetime(body.get("expires_in"))
+
+
+def _grant_scopes(client: AuthorizedClient, requested: str) -> Sequence[str]:
+    """
+    The scopes of a Connect token: scopes of Connect that *client* has; for `*`, all of them.
+
+    Raises:
+        RequestError: *client* does not have a scope, or it is not a scope of Connect.
+    """
+    # parity[connect-token-scope]: a client that may only create tokens could otherwise act for every user
+    scopes = [*dict.fromkeys(CONNECT_SCOPE if scope == "*" else scope for scope in requested.split())]
+    if CONNECT_SCOPE in scopes and not client.has_scope(CONNECT_SCOPE):
+        return [scope for scope in client.scopes if scope_covers([CONNECT_SCOPE], scope)]
+    for scope in scopes:
+        if not client.has_scope(scope) or not scope_covers([CONNECT_SCOPE], scope):
+            raise RequestError(
+                f"The client's access token cannot give the scope {scope} to a Connect token.",
+                fix=f"Ask for scopes that the access token has, below {CONNECT_SCOPE}.",
+            )
+    return scopes
 
 
 def _parse_lifetime(given: object) -> float:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from pdkernel.project import Grant
 from pdkernel.server.link.tokens import create_token, parse_terms
+from pdkernel.server.oauth.authorization import AuthorizedClient
 from tests.server.served import Served
 
 SECRET = "xoxb-7d1e90c2a4"
@@ -25,7 +26,8 @@ def connect(site: Served, user: str | None = "ada", app: str = "slack", **choice
 
 def connect_token(site: Served, user: str = "ada", **terms: object) -> str:
     """A new Connect token of that user."""
-    parsed_terms, lifetime_s = parse_terms(site.context, terms)
+    client = AuthorizedClient(site.client.client.id, site.project.project_id, ("*",))
+    parsed_terms, lifetime_s = parse_terms(site.context, terms, client)
     made = create_token(
         site.context, external_user_id=user, environment="development", terms=parsed_terms, lifetime_s=lifetime_s
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.server.link.tokens import create_link, find_token
+from pdkernel.server.link.tokens import INVALID_MESSAGE, create_link, find_token
 from tests.server.link.conftest import Visitor, make, token_of
 from tests.server.served import Served, served
 
@@ -168,6 +169,70 @@ async def test_the_scope_is_required(site: Served) -> None:
     answer = await site.http.post(url, json={"external_user_id": "ada"}, headers=narrow)
 
     assert (answer.status_code, "connect:tokens:create" in answer.json()["error"]) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("held", "requested", "granted"),
+    [
+        (("*",), None, ["connect:*"]),
+        (("*",), "*", ["connect:*"]),
+        (("*",), "connect:accounts:read connect:proxy", ["connect:accounts:read", "connect:proxy"]),
+        (("connect:tokens:create",), None, ["connect:tokens:create"]),
+        (("connect:tokens:create",), "*", ["connect:tokens:create"]),
+        (("connect:tokens:create",), "connect:*", ["connect:tokens:create"]),
+        (("connect:tokens:create", "connect:accounts:*"), "connect:accounts:read", ["connect:accounts:read"]),
+        (("connect:tokens:create",), "connect:accounts:read", None),
+        (("connect:tokens:create", "connect:accounts:read"), "connect:accounts:*", None),
+        (("*",), "other:thing", None),
+    ],
+)
+async def test_a_token_has_at_most_the_scopes_of_its_client(
+    site: Served, held: tuple[str, ...], requested: str | None, granted: list[str] | None
+) -> None:
+    """The scopes are those of Connect that the access token has; another scope is answered 400."""
+    url, body = f"/v1/connect/{site.project.project_id}/tokens", {"external_user_id": "ada", "scope": requested}
+    answer = await site.http.post(url, json=body, headers=site.headers(*held))
+
+    assert answer.status_code == (400 if granted is None else 200), answer.text
+    if granted is not None:
+        found = find_token(site.context, answer.json()["token"])
+        assert found is not None
+        assert (found.terms.scope or "").split() == granted
+
+
+async def test_a_narrow_client_cannot_act_for_a_user(site: Served) -> None:
+    """A Connect token of a client that may only create tokens opens no route of the API."""
+    url = f"/v1/connect/{site.project.project_id}/tokens"
+    made = await site.http.post(
+        url, json={"external_user_id": "ada", "scope": "*"}, headers=site.headers("connect:tokens:create")
+    )
+    bearer = {"authorization": f"Bearer {made.json()['token']}"}
+    answers = [await site.http.get(f"/v1/connect/{path}", headers=bearer) for path in ("accounts", "apps")]
+
+    assert [answer.status_code for answer in answers] == [403, 403]
+
+
+async def test_a_token_ends_with_its_client(site: Served, visitor: Visitor) -> None:
+    """After its OAuth client was removed, a token opens neither the API nor the page, also in a process that knew it."""
+    made = await make(site)
+    bearer = {"authorization": f"Bearer {made['token']}"}
+    before = await site.http.get("/v1/connect/accounts", headers=bearer)
+    site.project.oauth_clients.remove(site.client.client.id)
+    after = await site.http.get("/v1/connect/accounts", headers=bearer)
+    validated = await site.http.get(f"/v1/connect/tokens/{made['token']}/validate")
+    page = await visitor.http.get(made["connect_link_url"])
+
+    assert (before.status_code, after.status_code) == (200, 401)
+    assert validated.json() == {"success": False, "error": INVALID_MESSAGE}
+    assert INVALID_MESSAGE in html.unescape(page.text)
+
+
+async def test_a_link_of_the_owner_has_no_client(site: Served) -> None:
+    """A link that the project's owner makes stays valid when an OAuth client is removed."""
+    link = create_link(site.context, external_user_id="ada", environment="development")
+    site.project.oauth_clients.remove(site.client.client.id)
+
+    assert find_token(site.context, token_of(link.url)) is not None
 
 
 async def test_another_project_is_not_found(site: Served) -> None:
