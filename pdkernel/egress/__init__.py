@@ -6,7 +6,7 @@ The caller binds each step to a `CallContext`; accounts and databases are in hig
 
 from __future__ import annotations
 
-from pdkernel.egress.caller_tokens import CallContext
+from pdkernel.egress.caller_tokens import CallContext, connection_owner
 from pdkernel.egress.gateway import Gateway
 from pdkernel.egress.outbound_policy import MODES_HELP, OutboundPolicy, choose_mode, is_loopback, parse_policy
 from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS, SandboxKind, detect_sandbox
@@ -25,6 +25,7 @@ __all__ = [
     "SlackStandIn",
     "StoredResponse",
     "choose_mode",
+    "connection_owner",
     "detect_sandbox",
     "is_loopback",
     "is_safe_method",

@@ -38,7 +38,7 @@ class CallSender:
         if policy.stand_in_names is not None:
             return await _call_built_in_stand_in(select_stand_in(self._stand_ins, policy.stand_in_names), request)
         if policy.stand_in_url is not None:
-            return await self._send_to_stand_in(policy.stand_in_url, request, readable=context.is_recorded)
+            return await self._send_to_stand_in(context, policy.stand_in_url, request)
         access = connect_proxy.find_proxy_access(context, request)
         if access is not None:
             return await self._send_by_connect_proxy(context, access, request)
@@ -46,6 +46,7 @@ class CallSender:
         headers = self._own_server.mark(request, headers)
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self._upstream.send(
+            context.owner,
             to,
             request.method,
             request.target,
@@ -66,7 +67,13 @@ class CallSender:
                 token = await asyncio.to_thread(access.fetch_token)
                 sent = connect_proxy.build_proxy_request(context, access, token, request)
                 got = await self._upstream.send(
-                    sent.destination, request.method, sent.target, sent.headers, request.body, via=context.policy.via
+                    context.owner,
+                    sent.destination,
+                    request.method,
+                    sent.target,
+                    sent.headers,
+                    request.body,
+                    via=context.policy.via,
                 )
         except PdkernelError as fault:
             raise UpstreamError(fault.message) from fault
@@ -78,26 +85,26 @@ class CallSender:
             answer, CallResult("sent", got.status, note=connect_proxy.format_call_note(access, got.status))
         )
 
-    async def _send_to_stand_in(self, base: str, request: Request, *, readable: bool) -> UpstreamResult:
+    async def _send_to_stand_in(self, context: CallContext, base: str, request: Request) -> UpstreamResult:
         parts = urlsplit(base)
         to = Destination(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
         original = format_origin(request.scheme, request.host, request.port).partition("://")[2]
-        headers = _without_compression(outgoing_headers(request)) if readable else outgoing_headers(request)
+        headers = _without_compression(outgoing_headers(request)) if context.is_recorded else outgoing_headers(request)
         headers = [(name, value) for name, value in headers if name.lower() != b"host"]
         netloc = parts.netloc.rpartition("@")[2]  # without a password
         headers = [(b"host", netloc.encode("ascii")), *headers]
         headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
         target = parts.path.encode("ascii") + request.target
-        got = await self._upstream.send(to, request.method, target, headers, request.body, via=None)
+        got = await self._upstream.send(context.owner, to, request.method, target, headers, request.body, via=None)
         answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
         where = parts._replace(netloc=netloc).geturl()
         return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {where}"))
 
-    async def forward_loopback(self, request: Request) -> Response:
-        """Forward a call to this machine: it is not outbound, so no policy applies and it is not recorded."""
+    async def forward_loopback(self, owner: str, request: Request) -> Response:
+        """Forward a call of *owner* to this machine: it is not outbound, so no policy applies and it is not recorded."""
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         headers = self._own_server.mark(request, outgoing_headers(request))
-        got = await self._upstream.send(to, request.method, request.target, headers, request.body, via=None)
+        got = await self._upstream.send(owner, to, request.method, request.target, headers, request.body, via=None)
         return Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
 
 

@@ -36,6 +36,7 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
         step: The step's name.
         policy: The outbound policy of its calls.
         redactor: Redacts the run's secrets in everything that is stored of a call; replaced when the step gets other secrets.
+        owner: Whose connections the calls use, see `connection_owner`; owners share no connection. Default: the step alone.
         on_call_finished: Called with each finished call, before the step receives the end of the response.
         on_call_refused: Called with the message of a refused call; the step should fail with this message.
         on_failed: Called with the cause of a call without a complete response; the client's own error may not name the cause.
@@ -51,6 +52,7 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
     step: str
     policy: OutboundPolicy
     redactor: Redactor
+    owner: str = msgspec.field(default_factory=secrets.token_hex)
     on_call_finished: Callable[[OutboundCall], None]
     on_call_refused: Callable[[str], None]
     on_failed: Callable[[str], None] = lambda _: None
@@ -66,6 +68,11 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
     def is_recorded(self) -> bool:
         """Whether calls are recorded."""
         return self.policy.mode == "record" or self.memory_recording is not None
+
+
+def connection_owner(external_user: str | None, environment: str, run_id: str) -> str:
+    """Whose connections a run uses: those of its external user in its environment; without a user, the run's own."""
+    return f"run {run_id}" if external_user is None else f"user {environment} {external_user}"
 
 
 class StepBinding:

@@ -141,15 +141,11 @@ class ClientConnection:
         proxy_target = replace(proxy_target, client_expects_tls=True, server_name=hello.server_name)
         to = Destination("https", proxy_target.host, proxy_target.port, hello.server_name)
         try:
-            opened = await self._router.open_first(caller, to)
+            await self._router.open_first(caller, to)
         except UpstreamError as error:
             self._refuse_tls(caller, error)
             return
-        try:
-            await self._serve_inside_tls(proxy_target, caller, name)
-        finally:
-            if opened is not None:
-                await opened.discard()
+        await self._serve_inside_tls(proxy_target, caller, name)
 
     async def _serve_inside_tls(self, proxy_target: ProxyTarget, caller: CallerToken | None, name: str) -> None:
         """Present a certificate for *name*, then detect the protocol inside TLS and serve it."""

@@ -7,6 +7,7 @@ Head and body of a response are written in one send: two sends cost a kept-alive
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import h11
@@ -17,11 +18,18 @@ _MAX_HEAD = 256 * 1024
 _READ_BYTES = 1 << 16
 _HEAD_WAIT_S = 0.05
 _MAX_DRAIN_BYTES = 1 << 20
+_END_OF_HEAD = b"\r\n\r\n"
+_INVALID_HEAD = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""Line ends that not every server reads as such, continued lines, and control characters."""
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class Http1ServerConnection:
     """
     One HTTP/1.1 connection with a client.
+
+    A request that two programs could read differently is refused with 400: h11 is tolerant, and the host may be, too.
 
     Attributes:
         reader: Reads the client's bytes.
@@ -32,6 +40,7 @@ class Http1ServerConnection:
         self.reader = reader
         self.writer = writer
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        self._must_close = False
         if initial_data:
             self._h11.receive_data(initial_data)
 
@@ -41,8 +50,31 @@ class Http1ServerConnection:
             self._h11.start_next_cycle()
         if self._h11.their_state is not h11.IDLE:
             return None
+        await self._read_head()
         event = await self._next_event()
-        return event if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        self._must_close = _FRAMING.issubset(name for name, _ in event.headers)
+        return event
+
+    async def _read_head(self) -> None:
+        """Read up to the end of a request's head, and check its characters. Raises `h11.RemoteProtocolError`."""
+        head = bytearray(self._h11.trailing_data[0])
+        searched = 0
+        while (end := head.find(_END_OF_HEAD, max(0, searched - len(_END_OF_HEAD)))) < 0:
+            if len(head) > _MAX_HEAD:
+                raise h11.RemoteProtocolError("The head of the request is too long.", error_status_hint=431)
+            if _BARE_LF.search(head, searched) is not None:
+                break
+            searched = len(head)
+            data = await self.reader.read(_READ_BYTES)
+            self._h11.receive_data(data)
+            if not data:
+                return
+            head += data
+        if end < 0 or _INVALID_HEAD.search(head, 0, end) is not None:
+            raise h11.RemoteProtocolError("The head of the request has an invalid character or line end.")
+        _check_framing(bytes(head[:end]).lower())
 
     async def body(self) -> AsyncIterator[bytes]:
         """
@@ -116,8 +148,8 @@ class Http1ServerConnection:
                 return
 
     def _closing(self, headers: Headers) -> Headers:
-        unfinished = self._h11.their_state is h11.SEND_BODY
-        return [*headers, (b"connection", b"close")] if unfinished else headers
+        must_close = self._must_close or self._h11.their_state is h11.SEND_BODY
+        return [*headers, (b"connection", b"close")] if must_close else headers
 
     async def _next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
         while True:
@@ -131,3 +163,18 @@ class Http1ServerConnection:
 
     def _send(self, event: h11.Event) -> bytes:
         return self._h11.send(event) or b""
+
+
+def _check_framing(head: bytes) -> None:
+    """
+    Raise `h11.RemoteProtocolError` if programs may differ about the end of the request with *head*, in lower case.
+
+    h11 checks the values, but merges equal lengths and knows nothing of names that some servers take for the same.
+    """
+    line, *headers = head.split(b"\r\n")
+    names = [header.partition(b":")[0] for header in headers]
+    framing = [name for name in names if name.replace(b"_", b"-").strip() in _FRAMING]
+    if len(set(framing)) != len(framing) or not _FRAMING.issuperset(framing):
+        raise h11.RemoteProtocolError("The request has several lengths, or a header that looks like one.")
+    if b"transfer-encoding" in framing and not line.endswith(b"http/1.1"):
+        raise h11.RemoteProtocolError("Only HTTP/1.1 has a transfer coding.")

@@ -15,6 +15,7 @@ _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
      b"trailer", b"transfer-encoding", b"upgrade"}
 )  # fmt: skip
+_ALWAYS_END_TO_END = frozenset({b"content-length", b"host"})  # `connection: content-length` must not remove the framing
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 MAX_MEMORY_BYTES = 1 << 20
@@ -28,11 +29,19 @@ def get_header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | N
 
 
 def end_to_end_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """*headers* without the headers of the connection (RFC 9110, 7.6.1)."""
+    """
+    *headers* without the headers of the connection (RFC 9110, 7.6.1).
+
+    A length beside a transfer coding is removed, too: a receiver that believes the length would take the rest of the body for
+    another message (RFC 9112, 6.1).
+    """
     named = {
         word.strip().lower() for key, value in headers if key.lower() == b"connection" for word in value.split(b",")
     }
-    return [(key, value) for key, value in headers if key.lower() not in _HOP_BY_HOP and key.lower() not in named]
+    dropped = _HOP_BY_HOP | (named - _ALWAYS_END_TO_END)
+    if get_header(headers, b"transfer-encoding") is not None:
+        dropped |= {b"content-length"}
+    return [(key, value) for key, value in headers if key.lower() not in dropped]
 
 
 def strip_control_characters(value: bytes) -> bytes:
@@ -156,8 +165,8 @@ class Request:
 
     @property
     def wants_websocket(self) -> bool:
-        """Whether the request asks for an upgrade to a WebSocket."""
-        return (get_header(self.headers, b"upgrade") or b"").strip().lower() == b"websocket"
+        """Whether the request asks for an upgrade to a WebSocket, which only a GET can (RFC 6455, 4.1)."""
+        return self.method == "GET" and (get_header(self.headers, b"upgrade") or b"").strip().lower() == b"websocket"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h11
 
@@ -53,9 +53,6 @@ from pdkernel.egress.stand_ins import StandIn
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 from pdkernel.redaction.secret_patterns import redact_url
 
-if TYPE_CHECKING:
-    from pdkernel.egress.network_backend import Opened
-
 
 class CallRouter:
     """
@@ -83,9 +80,10 @@ class CallRouter:
         Raises:
             UpstreamError: The host sent no response; the row has the cause.
         """
-        if caller is not None and not caller.public_only and is_loopback(request.host):
-            return await self._sender.forward_loopback(request)
         binding = binding_of(caller)
+        if caller is not None and not caller.public_only and is_loopback(request.host):
+            owner = f"process {caller.value}" if binding is None else binding.context.owner
+            return await self._sender.forward_loopback(owner, request)
         if binding is None:
             return refusals.no_step().to_response()
         call = PendingCall(binding.context, request.method, request.url, self._clock, request)
@@ -165,30 +163,30 @@ class CallRouter:
             return None
         return call
 
-    async def open_first(self, caller: CallerToken | None, to: Destination) -> Opened | None:
+    async def open_first(self, caller: CallerToken | None, to: Destination) -> None:
         """
         Connect to *to* before the client's TLS is established, so that an unreachable host is a failed connection.
 
-        Returns None if the call may be answered without a connection.
+        Nothing happens if the call may be answered without a connection.
 
         Raises:
             UpstreamError: The host is unreachable; the row has the cause.
         """
         binding = binding_of(caller)
         if binding is None or to.port not in CLIENT_FIRST_PORTS:
-            return None
+            return
         context = binding.context
         if context.proxy_by_secret_ref or context.policy.via is not None or not context.policy.allows_host(to.host):
-            return None
+            return
         try:
-            return await self.upstream.open(to, public_only=context.policy.public_only)
+            await self.upstream.open(context.owner, to, public_only=context.policy.public_only)
         except NotPublicError:
-            return None  # `route` refuses the request, with its method and path
+            return  # `route` refuses the request, with its method and path
         except UpstreamError as error:
             if context.sent_requests is not None and not context.send_again:
                 host = _host_key(context, format_origin(to.scheme, to.host, to.port))
                 if await asyncio.to_thread(context.sent_requests.find, host) is not None:
-                    return None
+                    return
             self.report_unreachable(binding, to, error)
             raise
 

@@ -1,23 +1,26 @@
 """
 Connections to hosts and stand-ins, with TLS verified.
 
-Nothing is resolved or connected before `send`, `open` or `connect`. The library is httpcore and not httpx, because every
-byte of target and headers must be sent as the step wrote it.
+Nothing is resolved or connected before `send`, `open` or `connect`. Sockets and TLS are httpcore's; the requests are written by
+`http1_client`, because every byte of target and headers must be sent as the step wrote it, and because a connection of one user
+must never carry a request of another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from pdkernel.egress.message import Body, Headers, get_header
+from pdkernel.egress.message import DEFAULT_PORTS, Body, Headers, get_header
 from pdkernel.egress.public_addresses import Lookup, places, public_addresses
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.egress.tls.certificates import upstream_context
@@ -25,12 +28,17 @@ from pdkernel.egress.tls.certificates import upstream_context
 if TYPE_CHECKING:
     import httpcore
 
-    from pdkernel.egress.network_backend import HostOverrideBackend, Opened
+    from pdkernel.egress.http1_client import Http1ClientConnection
 
 HostOverrides = Mapping[tuple[str, int], tuple[str, int]]
 
-_TIMEOUT = {"connect": 30.0, "read": 750.0, "write": 750.0, "pool": None}
 _CONNECT_S = 30.0
+IDLE_S = 5.0
+"""Seconds after which an unused connection is closed."""
+MAX_IDLE = 64
+"""Unused connections of a gateway; the one that was unused for the longest time is closed first."""
+MAX_ACTIVE = 128
+"""Requests of one owner at the same time; others wait."""
 
 
 # OpenSSL's codes (x509_vfy.h) and the names that Node.js has for them
@@ -85,9 +93,30 @@ class UpstreamResponse:
     body: AsyncIterator[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """
+    What two requests have in common that one connection may carry.
+
+    Attributes:
+        owner: Whose requests the connection carries.
+        to: The host.
+        via: URL of the upstream proxy, or None.
+        public_only: Whether the address of the host was checked.
+    """
+
+    owner: str
+    to: Destination
+    via: str | None
+    public_only: bool
+
+
 class Upstream:
     """
-    Connections to hosts, pooled.
+    Connections to hosts, which are kept for later requests of the same owner.
+
+    A connection never carries requests of two owners: a request or a response that its two ends read differently could reach
+    another user otherwise. TLS sessions are not resumed, so that a host cannot connect two owners either.
 
     Where only public addresses are allowed, the host is resolved and checked first, and the connection uses a checked
     address: a later, different reply of the name server has no effect.
@@ -101,11 +130,14 @@ class Upstream:
         self._lookup = lookup
         self._extra_cas = extra_cas
         self._context: ssl.SSLContext | None = None
-        self._pools: dict[tuple[str | None, bool], httpcore.AsyncConnectionPool] = {}
-        self._backends: dict[bool, HostOverrideBackend] = {}
+        self._idle: dict[Http1ClientConnection, tuple[_Route, float]] = {}  # the oldest first, with the time of its end
+        self._active: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def send(
         self,
+        owner: str,
         to: Destination,
         method: str,
         target: bytes,
@@ -118,60 +150,57 @@ class Upstream:
         """
         Send a request and wait for the head of the response.
 
+        Args:
+            owner: Whose connections are used: requests of different owners share none.
+            to: The host.
+            method: The HTTP method.
+            target: Path and query, as they are sent.
+            headers: All headers, with the framing of the body.
+            body: The body; it is sent if *headers* have its length or chunked transfer coding.
+            via: URL of the upstream proxy, or None.
+            public_only: Whether only public addresses are allowed.
+
         Raises:
             UpstreamError: There is no response.
             NotPublicError: *public_only* is set, and the host has an address that is not public.
         """
-        import httpcore
-
         if via is not None and public_only:
             to = await self._public(to)
-
-        # A request has a body if it has a length or is chunked; httpcore adds no headers.
-        has_body = (
-            get_header(headers, b"content-length") is not None or get_header(headers, b"transfer-encoding") is not None
-        )
-        extensions: dict[str, Any] = {"timeout": _TIMEOUT}
-        if to.server_name and via is None:
-            extensions["sni_hostname"] = to.server_name
-        request = httpcore.Request(
-            method.encode("ascii"),
-            httpcore.URL(scheme=to.scheme.encode(), host=to.host.encode("ascii"), port=to.port, target=target),
-            headers=headers,
-            content=body.stream() if has_body else None,
-            extensions=extensions,
-        )
+        route = _Route(owner, to, via, public_only and via is None)
+        active = self._active.setdefault(owner, asyncio.Semaphore(MAX_ACTIVE))
+        has_body = get_header(headers, b"content-length") or get_header(headers, b"transfer-encoding")
+        target, headers = _for_proxy(route, target, headers)
+        await active.acquire()
+        connection = None
         try:
-            response = await self._pool_for(to, via, public_only=public_only).handle_async_request(request)
-        except _failures() as error:
-            raise _failure(error, to) from error
+            connection = self._take(route) or await self._connect(route)
+            response = await connection.send(method, target, headers, body.stream() if has_body else None)
+        except BaseException as error:
+            active.release()
+            if connection is not None:
+                await connection.close()
+            if isinstance(error, _failures()):
+                raise _failure(error, to) from error
+            raise
         return UpstreamResponse(
-            response.status,
-            bytes(response.extensions.get("reason_phrase", b"")),
+            response.status_code,
+            bytes(response.reason),
             # a host cannot mark its response as a refusal of the gateway
-            [(name, value) for name, value in response.headers if name.lower() != REFUSAL_HEADER],
-            _chunks(response, to),
+            [(name, value) for name, value in response.headers.raw_items() if name.lower() != REFUSAL_HEADER],
+            self._body(connection, route, active),
         )
 
-    async def open(self, to: Destination, *, public_only: bool = False) -> Opened | None:
+    async def open(self, owner: str, to: Destination, *, public_only: bool = False) -> None:
         """
-        Connect to *to* with TLS for the next request to the host. Returns None if a pooled connection is idle.
+        Connect to *to* for the next request of *owner* to the host; nothing happens if a connection is unused.
 
         Raises:
             UpstreamError: The host is unreachable.
             NotPublicError: As `send`.
         """
-        import httpcore
-
-        origin = httpcore.Origin(to.scheme.encode(), to.host.encode("ascii"), to.port)
-        for pooled in self._pool(None, public_only=public_only).connections:
-            if pooled.can_handle_request(origin) and pooled.is_idle() and not pooled.has_expired():
-                return None
-        assert self._context is not None, "creating the pool sets the context"
+        route = _Route(owner, to, None, public_only)
         try:
-            return await self._backend(public_only=public_only).open(
-                to.host, to.port, self._context, server_name=to.server_name or to.host, timeout_s=_CONNECT_S
-            )
+            self._keep(self._take(route) or await self._connect(route), route)
         except _failures() as error:
             raise _failure(error, to) from error
 
@@ -204,10 +233,106 @@ class Upstream:
         raise _failure(failure, to) from failure
 
     async def close(self) -> None:
-        """Close all pooled connections."""
-        for pool in self._pools.values():
-            await pool.aclose()
-        self._pools.clear()
+        """Close all connections that no request uses."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        for connection in self._idle:
+            self._close_later(connection)
+        self._idle.clear()
+        await asyncio.gather(*self._closing)
+
+    async def _body(
+        self, connection: Http1ClientConnection, route: _Route, active: asyncio.Semaphore
+    ) -> AsyncIterator[bytes]:
+        """The body of the response; the connection is kept if the body was read to its end, otherwise it is closed."""
+        is_kept = False
+        try:
+            async for chunk in connection.body():
+                yield chunk
+            if is_kept := connection.finish():
+                self._keep(connection, route)
+        except _failures() as error:
+            raise _failure(error, route.to) from error
+        finally:
+            active.release()
+            if not is_kept:
+                await connection.close()
+
+    def _take(self, route: _Route) -> Http1ClientConnection | None:
+        """The connection for *route* that was used last, or None."""
+        for connection in [each for each, (its_route, _) in reversed(self._idle.items()) if its_route == route]:
+            del self._idle[connection]
+            if connection.is_usable:
+                return connection
+            self._close_later(connection)
+        return None
+
+    def _keep(self, connection: Http1ClientConnection, route: _Route) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = route, loop.time() + IDLE_S
+        if len(self._idle) > MAX_IDLE:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            self._close_later(oldest)
+        if self._expiry is None:
+            self._expiry = loop.call_later(IDLE_S, self._close_expired)
+
+    def _close_expired(self) -> None:
+        """Close the connections that were unused for `IDLE_S`, and continue as long as there are others."""
+        loop = asyncio.get_running_loop()
+        self._expiry = None
+        for connection, (_, end) in list(self._idle.items()):
+            if end > loop.time():
+                self._expiry = loop.call_at(end, self._close_expired)
+                break
+            del self._idle[connection]
+            self._close_later(connection)
+
+    def _close_later(self, connection: Http1ClientConnection) -> None:
+        closing = asyncio.ensure_future(connection.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _connect(self, route: _Route) -> Http1ClientConnection:
+        """Open a connection, with TLS if the host has TLS. Raises httpcore's errors, and `NotPublicError`."""
+        from pdkernel.egress.http1_client import Http1ClientConnection
+
+        if self._context is None:
+            self._context = upstream_context(self._environ, self._extra_cas)
+            self._context.set_alpn_protocols(["http/1.1"])
+        to, first = route.to, route.to
+        if route.via is not None:
+            parts = urlsplit(route.via)
+            first = Destination(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+        stream = await self._connect_tcp(first, self._lookup if route.public_only else None)
+        try:
+            if first.scheme == "https":
+                stream = await stream.start_tls(self._context, first.server_name or first.host, _CONNECT_S)
+            if route.via is not None and to.scheme == "https":
+                where = f"{to.host}:{to.port}".encode("ascii")
+                headers = [(b"host", where), (b"accept", b"*/*"), *_proxy_authorization(route.via)]
+                stream = await Http1ClientConnection(stream).open_tunnel(where, headers)
+                stream = await stream.start_tls(self._context, to.server_name or to.host, _CONNECT_S)
+        except BaseException:
+            await stream.aclose()
+            raise
+        return Http1ClientConnection(stream)
+
+    async def _connect_tcp(self, to: Destination, lookup: Lookup | None) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address of *to* that answers."""
+        import httpcore
+
+        failure: Exception | None = None
+        try:
+            found = await places(to.host, to.port, self._resolve, lookup)
+        except OSError as error:  # a failed lookup: unlike another OSError, nothing was sent
+            raise httpcore.ConnectError(str(error)) from error
+        for address, port in found:
+            try:
+                return await httpcore.AnyIOBackend().connect_tcp(address, port, _CONNECT_S)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(f"{to.host} has no address")
 
     async def _public(self, to: Destination) -> Destination:
         """*to* with its checked address: an upstream proxy would resolve the name itself."""
@@ -219,68 +344,22 @@ class Upstream:
             raise failure from error
         return replace(to, host=f"[{address}]" if ":" in address else address, server_name=to.server_name or to.host)
 
-    def _pool_for(self, to: Destination, via: str | None, *, public_only: bool) -> httpcore.AsyncConnectionPool:
-        """The pool for a request to *to*; a new one for TLS through a proxy with a name that is not the host of the URL."""
-        name = to.server_name
-        if via is None or to.scheme != "https" or name is None or name == to.host:
-            return self._pool(via, public_only=public_only)
-        from pdkernel.egress.network_backend import TunnelBackend
 
-        has_proxy_tls = urlsplit(via).scheme == "https"
-        backend = TunnelBackend(self._backend(public_only=False), name, has_proxy_tls=has_proxy_tls)
-        # no connection is kept: httpcore identifies it by the host, which several names may share
-        return self._build_pool(via, backend, max_idle=0)
-
-    def _pool(self, via: str | None, *, public_only: bool) -> httpcore.AsyncConnectionPool:
-        pool = self._pools.get((via, public_only))
-        if pool is None:
-            pool = self._build_pool(via, self._backend(public_only=public_only and not via), max_idle=64)
-            self._pools[via, public_only] = pool
-        return pool
-
-    def _build_pool(
-        self, via: str | None, backend: httpcore.AsyncNetworkBackend, *, max_idle: int
-    ) -> httpcore.AsyncConnectionPool:
-        import httpcore
-
-        if self._context is None:
-            self._context = upstream_context(self._environ, self._extra_cas)
-        return httpcore.AsyncConnectionPool(
-            ssl_context=self._context,
-            proxy=_proxy(via, self._context) if via else None,
-            max_connections=256,
-            max_keepalive_connections=max_idle,
-            keepalive_expiry=5.0,
-            network_backend=backend,
-        )
-
-    def _backend(self, *, public_only: bool) -> HostOverrideBackend:
-        """The network backend, one for each value of *public_only*: a connection that `open` made belongs to one pool."""
-        from pdkernel.egress.network_backend import HostOverrideBackend
-
-        if public_only not in self._backends:
-            self._backends[public_only] = HostOverrideBackend(self._resolve, self._lookup if public_only else None)
-        return self._backends[public_only]
+def _for_proxy(route: _Route, target: bytes, headers: Headers) -> tuple[bytes, Headers]:
+    """Target and headers of a request; one that an upstream proxy forwards has the whole URL and the proxy's password."""
+    if route.via is None or route.to.scheme == "https":
+        return target, headers
+    origin = f"{route.to.scheme}://{route.to.host}:{route.to.port}".encode("ascii")
+    return origin + target, [*headers, *_proxy_authorization(route.via)]
 
 
-def _proxy(url: str, context: ssl.SSLContext) -> httpcore.Proxy:
-    """An upstream proxy; its URL may contain user name and password, and *context* verifies an https proxy."""
-    import httpcore
-
+def _proxy_authorization(url: str) -> Headers:
+    """The header with the user name and the password in the *url* of a proxy, if it has them."""
     parts = urlsplit(url)
-    auth = (unquote(parts.username or ""), unquote(parts.password or "")) if parts.username is not None else None
-    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return httpcore.Proxy(plain, auth=auth, ssl_context=context if parts.scheme == "https" else None)
-
-
-async def _chunks(response: httpcore.Response, to: Destination) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in response.aiter_stream():
-            yield chunk
-    except _failures() as error:
-        raise _failure(error, to) from error
-    finally:
-        await response.aclose()
+    if parts.username is None:
+        return []
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return [(b"proxy-authorization", b"Basic " + base64.b64encode(pair.encode()))]
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.prop_binding import resolve_app_bindings
 from pdkernel.clock import Clock
-from pdkernel.egress import CallContext, OutboundPolicy
+from pdkernel.egress import CallContext, OutboundPolicy, connection_owner
 from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_resolution import AccountResolution, resolve_accounts
@@ -327,6 +327,7 @@ def _build_call_context(
         step=SOURCE_STEP_NAME,
         policy=request.policy,
         redactor=redactor,
+        owner=connection_owner(request.external_user_id, request.environment, f"of source {request.owner_key}"),
         external_user=request.external_user_id,
         app_by_secret_ref=resolution.app_by_secret,
         proxy_by_secret_ref=resolution.proxy_by_secret,

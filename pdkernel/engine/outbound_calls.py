@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from pdkernel.egress import CallContext
+from pdkernel.egress import CallContext, connection_owner
 from pdkernel.engine.run_state import RunState
 from pdkernel.errors import OutboundCallRefusedError
 from pdkernel.execution import OutboundCall
@@ -47,6 +47,7 @@ def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall
         step=step,
         policy=request.outbound_policy,
         redactor=run.record.redactor,
+        owner=connection_owner(request.external_user_id, request.environment, run.record.run_id),
         external_user=request.external_user_id,
         app_by_secret_ref=run.resolution.app_by_secret,
         proxy_by_secret_ref=run.resolution.proxy_by_secret,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import errno
 import json
 import socket
+import socketserver
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +22,7 @@ from pdkernel.egress import Gateway
 from pdkernel.egress.message import Body
 from pdkernel.egress.public_addresses import system_lookup
 from pdkernel.egress.tls.client_hello import parse_client_hello
-from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.egress.upstream import IDLE_S, MAX_IDLE, Destination, Upstream, UpstreamError
 from pdkernel.errors import ProjectError
 from pdkernel.identity import ProxyAccess
 from tests.egress.hosts import client_context, gateway_to, host
@@ -506,15 +509,14 @@ async def test_the_cause_of_a_failed_connection(way: str, fault: OSError, code: 
     async def lookup(_host: str, _port: int) -> list[str]:
         raise fault
 
-    async def empty() -> AsyncIterator[bytes]:
-        yield b""
-
     upstream = Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=lookup)
     to = Destination("https", "far.test", 443)
     calls: dict[str, Callable[[], Awaitable[object]]] = {
-        "send": lambda: upstream.send(to, "GET", b"/", [], Body(empty()), via=None, public_only=True),
-        "via": lambda: upstream.send(to, "GET", b"/", [], Body(empty()), via="http://127.0.0.1:9", public_only=True),
-        "open": lambda: upstream.open(to, public_only=True),
+        "send": lambda: upstream.send("ada", to, "GET", b"/", [], Body(empty()), via=None, public_only=True),
+        "via": lambda: upstream.send(
+            "ada", to, "GET", b"/", [], Body(empty()), via="http://127.0.0.1:9", public_only=True
+        ),
+        "open": lambda: upstream.open("ada", to, public_only=True),
         "connect": lambda: upstream.connect(to, tls=True, public_only=True),
     }
     with pytest.raises(UpstreamError) as caught:
@@ -526,30 +528,102 @@ async def test_the_cause_of_a_failed_connection(way: str, fault: OSError, code: 
     assert not error.sent or way == "connect"
 
 
+async def empty() -> AsyncIterator[bytes]:
+    """An empty body."""
+    yield b""
+
+
+@contextlib.contextmanager
+def counting_host(answer: bytes, context: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[int]]]:
+    """A host that gives *answer* to each request; yields its port, and the numbers of its open and of all connections."""
+    counts = [0, 0]
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            sock = self.request if context is None else context.wrap_socket(self.request, server_side=True)
+            counts[0] += 1
+            counts[1] += 1
+            with sock, contextlib.suppress(OSError):
+                while b"\r\n\r\n" in read_until(sock, b"\r\n\r\n"):
+                    sock.sendall(answer)
+            counts[0] -= 1
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server.server_address[1], counts
+        server.shutdown()
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+async def get(upstream: Upstream, owner: str, to: Destination) -> bytes:
+    """The body of the response to a request of *owner*."""
+    got = await upstream.send(owner, to, "GET", b"/", [(b"host", to.host.encode())], Body(empty()), via=None)
+    return b"".join([chunk async for chunk in got.body])
+
+
+def plain_upstream() -> Upstream:
+    """Connections without overrides."""
+    return Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=system_lookup)
+
+
 async def test_a_connection_is_not_used_for_another_name(authority: trustme.CA, outside_ca: Path) -> None:
-    """A request for another name in TLS than that of the connection which was opened first fails, and closes the connection."""
-    received: list[bytes] = []
-
-    def read(sock: socket.socket) -> None:
-        try:
-            received.append(sock.recv(100))
-        except (ssl.SSLError, ConnectionError):  # closed without the end of TLS
-            received.append(b"")
-
-    async def empty() -> AsyncIterator[bytes]:
-        yield b""
-
-    with host(read, outside_context(authority)) as port:
+    """A request for another name in TLS than that of the connection which was opened first gets a connection of its own."""
+    with counting_host(OK, outside_context(authority)) as (port, counts):
         overrides = {("db.example.test", 443): ("127.0.0.1", port)}
         upstream = Upstream(environ={}, host_overrides=overrides, extra_cas=[outside_ca], lookup=system_lookup)
         to = Destination("https", "db.example.test", 443, "slack.com")
-        assert await upstream.open(to) is not None
-        other = replace(to, server_name="api.example.test")
-        with pytest.raises(UpstreamError, match=r"the connection was opened for slack\.com"):
-            await upstream.send(other, "GET", b"/", [], Body(empty()), via=None)
+        await upstream.open("ada", to)
+        bodies = [await get(upstream, "ada", each) for each in (to, replace(to, server_name="api.example.test"))]
         await upstream.close()
 
-    assert received == [b""]
+    assert bodies == [b"ok", b"ok"]
+    assert counts[1] == 2
+
+
+async def test_owners_share_no_connection() -> None:
+    """A connection carries the requests of one owner, one after another; another owner gets a connection of its own."""
+    with counting_host(OK) as (port, counts):
+        upstream, to = plain_upstream(), Destination("http", "127.0.0.1", port)
+        connections = []
+        for owner in ("ada", "ada", "bob", "ada", "bob"):
+            await get(upstream, owner, to)
+            connections.append(counts[1])
+        await upstream.close()
+
+    assert connections == [1, 1, 2, 2, 2]
+
+
+async def test_unused_connections_of_many_owners_are_few() -> None:
+    """200 owners leave no more open connections than the limit."""
+    with counting_host(OK) as (port, counts):
+        upstream, to = plain_upstream(), Destination("http", "127.0.0.1", port)
+        for number in range(200):
+            await get(upstream, f"user {number}", to)
+        while counts[0] > MAX_IDLE:
+            await asyncio.sleep(0.01)
+        kept = counts[0]
+        await upstream.close()
+        while counts[0]:
+            await asyncio.sleep(0.01)
+
+    assert kept == MAX_IDLE
+
+
+async def test_an_unused_connection_is_closed() -> None:
+    """A connection that no request uses is closed without another request."""
+    with counting_host(OK) as (port, counts):
+        upstream = plain_upstream()
+        await get(upstream, "ada", Destination("http", "127.0.0.1", port))
+        began = asyncio.get_running_loop().time()
+        while counts[0]:
+            await asyncio.sleep(0.05)
+        taken = asyncio.get_running_loop().time() - began
+        await upstream.close()
+
+    assert IDLE_S - 1 < taken < IDLE_S + 10
 
 
 def test_a_token_for_connects_proxy_that_is_not_issued(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:

@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pdkernel.connect.app_apis import APP_APIS, AppApi, default_auth_headers
-from pdkernel.egress import CallContext, OutboundPolicy, is_loopback
+from pdkernel.egress import CallContext, OutboundPolicy, connection_owner, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.outbound_policy import is_host_name
 from pdkernel.egress.public_addresses import is_inside
@@ -225,6 +225,7 @@ def _binding(
         step="proxy",
         policy=policy,
         redactor=Redactor(secrets),
+        owner=connection_owner(account.external_user_id, account.environment, f"with account {account.id}"),
         on_call_finished=lambda _: None,
         on_call_refused=lambda _: None,
         on_failed=on_failed,
