@@ -11,9 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+STEP_PATHS_VARIABLE = "PDKERNEL_STEP_PATHS"
+"""The environment variable with more paths that steps may change, separated by colons."""
+SCRATCH_PREFIX = "pdkernel-run-"
+"""The beginning of the name of the folder with the temporary files of steps."""
+
 BYTE_ORDER_MARK = "\ufeff"
 """The byte order mark: an editor may write it before the text of a file."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a FIFO does not wait for a writer
+
+
+def find_step_paths(text: str) -> frozenset[Path]:
+    """Return the absolute paths in *text*, the value of `STEP_PATHS_VARIABLE`."""
+    return frozenset(Path(path) for path in text.split(os.pathsep) if path.startswith("/"))
 
 
 def read_file(path: Path) -> bytes:

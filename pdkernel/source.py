@@ -6,6 +6,7 @@ Finds and loads workflows. A SOURCE is a notebook, a workflow's folder, or a fol
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -31,6 +32,7 @@ from pdkernel.definition.entry_file import build_file_reader
 from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.definition.sidecar import resolve_account
 from pdkernel.errors import NotebookError, PdkernelError, UnsupportedError
+from pdkernel.files import SCRATCH_PREFIX, STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.model import Step, Workflow
 from pdkernel.notebook import is_notebook_file, read_notebook
 
@@ -44,6 +46,7 @@ __all__ = [
     "find_sibling_workflow",
     "find_sources",
     "has_workflow",
+    "is_workflow_called",
     "iter_workflow_paths",
     "load_served_source",
     "load_source",
@@ -261,7 +264,8 @@ def iter_workflow_paths(
 
     A folder with a `workflow.yaml` is a workflow, and so is a notebook outside of such folders: a `.ipynb` file, or a `.py`
     file in percent format, unless a `.ipynb` file of the same name is beside it (Jupytext pairs them). Links, hidden folders
-    (checkpoints, caches, Git's own files), `node_modules` and folders that cannot be read are skipped.
+    (checkpoints, caches, Git's own files), `node_modules`, folders that cannot be read, and the paths below *folder* that steps
+    may change (`PDKERNEL_STEP_PATHS`, their temporary files) are skipped.
 
     Args:
         folder: The folder to search; it may be a workflow's folder itself.
@@ -269,7 +273,8 @@ def iter_workflow_paths(
         max_depth: Levels of subfolders to search, or None for all.
     """
     try:
-        entries = sorted(folder.iterdir())
+        written = {path.resolve() for path in find_step_paths(os.environ.get(STEP_PATHS_VARIABLE, ""))}
+        entries = sorted(entry for entry in folder.iterdir() if not _is_written_by_steps(entry, written))
     except OSError:
         return
     if any(entry.name == WORKFLOW_FILE for entry in entries):
@@ -288,27 +293,41 @@ def iter_workflow_paths(
             yield entry
 
 
+def _is_written_by_steps(entry: Path, written: Collection[Path]) -> bool:
+    return entry.name.startswith(SCRATCH_PREFIX) or (bool(written) and entry.resolve() in written)
+
+
 def find_sibling_workflow(name: str, source: Path | None) -> WorkflowSource | None:
     """
     Load another workflow that a step of the workflow *source* names; None for an unknown name, or without a source.
 
-    A name is the id at the end of a synced folder's name (`p_...`), the name of a folder or a notebook, or a path. The search
-    covers the parent folder of *source* and its subfolders; for an id, also the rest of the repository or project.
+    A name is an id or a name as for `is_workflow_called`, never a path: a step could otherwise write a notebook and run it. The
+    search covers the parent folder of *source* and its subfolders, nearest first; for an id, also the rest of the repository or
+    project. Links that lead out of the searched folder are skipped, and so is everything that `iter_workflow_paths` skips.
     """
     if source is None:
         return None
-    root = (source.resolve() if source.is_dir() else source).parent
-    direct = root / name
-    if is_notebook_file(direct):
-        return _load(direct)
-    for entry in iter_workflow_paths(root, max_depth=_MAX_SIBLING_DEPTH):
-        if name in (entry.name, _name_of(entry)) or _name_of(entry).endswith(f"-{name}"):
-            return _load(entry)
+    root = source.resolve().parent
     repository = _find_repository(root) if _WORKFLOW_ID.fullmatch(name) else None
-    for entry in iter_workflow_paths(repository) if repository is not None else ():
-        if _name_of(entry).endswith(f"-{name}"):
-            return _load(entry)
+    for folder, depth in ((root, _MAX_SIBLING_DEPTH), (repository, None)):
+        found = [
+            entry
+            for entry in (iter_workflow_paths(folder, max_depth=depth) if folder is not None else ())
+            if is_workflow_called(entry, name) and folder is not None and entry.resolve().is_relative_to(folder)
+        ]
+        if found:
+            return _load(min(found, key=lambda entry: (len(entry.parts), entry)))
     return None
+
+
+def is_workflow_called(path: Path, name: str) -> bool:
+    """
+    Return whether *name* names the workflow at *path*.
+
+    It is the id at the end of the name of the folder or the notebook (`p_...`), or this name, with or without `.ipynb` or `.py`.
+    """
+    own = _name_of(path)
+    return name in (path.name, own) or (_WORKFLOW_ID.fullmatch(name) is not None and own.endswith(f"-{name}"))
 
 
 def _name_of(path: Path) -> str:

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
 from pdkernel.workers import GoBuildCache
 from pdkernel.workers.interpreters import find_node
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.mounts import APART, may_mount
 
 if TYPE_CHECKING:

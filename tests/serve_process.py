@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
+from pdkernel.files import STEP_PATHS_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 _OURS = ("PDKERNEL_", "PIPEDREAM_", "PYTEST_")

@@ -252,16 +252,16 @@ def test_variables_and_changes(folder: Path, engine: pdkernel.Engine, capfd: pyt
 def test_a_triggered_workflow_has_the_variables_beside_it(folder: Path, engine: pdkernel.Engine) -> None:
     """A step in another folder reads the `.env` of that folder, and variables of the caller, which win over both files."""
     places = folder.parent / "triggers"
-    for name, own in (("caller", "1"), ("called", "12")):
-        (places / name).mkdir(parents=True)
+    for name, own in ((".", "1"), ("called", "12")):
+        (places / name).mkdir(parents=True, exist_ok=True)
         (places / name / ".env").write_text(f"OWN={own}\nGIVEN=1\n")
     notebook_of(
         places / "called" / "work.ipynb",
         "%%pdstep env\nimport os\ndef handler(pd):\n    return [len(os.environ['OWN']), len(os.environ['GIVEN'])]\n",
     )
     caller = notebook_of(
-        places / "caller" / "call.ipynb",
-        "%%pdstep call\ndef handler(pd):\n    return pd.flow.trigger('../called/work.ipynb')\n",
+        places / "call.ipynb",
+        "%%pdstep call\ndef handler(pd):\n    return pd.flow.trigger('work.ipynb')\n",
     )
 
     execution = pdkernel.run(caller, event={}, variables={"GIVEN": "123"}, engine=engine)
@@ -276,7 +276,7 @@ def test_a_triggered_workflow_finds_the_workflows_beside_itself(folder: Path, en
     notebook_of(places / "called" / "last.ipynb", "%%pdstep a\ndef handler(pd):\n    return 'last'\n")
     trigger = "%%pdstep call\ndef handler(pd):\n    return pd.flow.trigger({!r})\n"
     notebook_of(places / "called" / "first.ipynb", trigger.format("last.ipynb"))
-    caller = notebook_of(places / "call.ipynb", trigger.format("called/first.ipynb"))
+    caller = notebook_of(places / "call.ipynb", trigger.format("first"))
 
     execution = pdkernel.run(caller, event={}, engine=engine)
 

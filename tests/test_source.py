@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import DefinitionError, NotebookError, RequestError
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.importer.folder_import import find_workflow_folders
 from pdkernel.model import AppBinding, Trigger
 from pdkernel.source import (
@@ -281,17 +282,58 @@ def test_a_workflow_beside_another_is_found_by_its_name(tmp_path: Path) -> None:
     assert [source and source.path.name for source in found] == names
 
 
-def test_a_workflow_is_found_by_the_path_of_its_notebook(tmp_path: Path) -> None:
-    """A path leads to a notebook above or below the folder of the caller, also below more folders than a search enters."""
-    caller = folder(tmp_path / "flows/quote", "quote")
-    deep = "flows/1/2/3/4/5/mail.ipynb"
-    (tmp_path / deep).parent.mkdir(parents=True)
-    notebook(tmp_path / deep, STEP)
-    notebook(tmp_path / "above.ipynb", STEP)
+def test_the_nearest_workflow_with_a_name_is_found(tmp_path: Path) -> None:
+    """A notebook beside the caller comes before one of the same name below."""
+    caller = notebook(tmp_path / "caller.ipynb", STEP)
+    for path in ("a/mail.ipynb", "mail.ipynb", "a/b/deep.ipynb", "z/deep.ipynb"):
+        notebook(tmp_path / path, STEP)
 
-    found = [find_sibling_workflow(name, caller) for name in ("1/2/3/4/5/mail.ipynb", "../above.ipynb", "mail")]
+    found = [find_sibling_workflow(name, caller) for name in ("mail", "deep")]
 
-    assert [source and source.path.name for source in found] == ["mail.ipynb", "above.ipynb", None]
+    assert [source and source.path for source in found] == [tmp_path / "mail.ipynb", tmp_path / "z/deep.ipynb"]
+
+
+class TestStepNamesWorkflow:
+    """A step names a workflow that it may not start: `find_sibling_workflow` returns None, and opens nothing."""
+
+    def test_path(self, tmp_path: Path) -> None:
+        """No path leads to a workflow, to a file beside the caller neither."""
+        caller = notebook(tmp_path / "flows/caller.ipynb", STEP)
+        notebook(tmp_path / "flows/below/mail.ipynb", STEP)
+        notebook(tmp_path / "above.ipynb", STEP)
+        paths = ["below/mail.ipynb", "./caller.ipynb", "../above.ipynb", "../above", "..", ".", "", "/", "below/mail"]
+        absolute = [str(tmp_path / "above.ipynb"), str(caller), f"//{caller}", f"file://{caller}", "caller.ipynb\0"]
+
+        assert [find_sibling_workflow(name, caller) for name in (*paths, *absolute)] == [None] * 14
+
+    def test_link(self, tmp_path: Path) -> None:
+        """A link that leads out of the folder is not followed, whether to a notebook or to a folder."""
+        caller = notebook(tmp_path / "flows/caller.ipynb", STEP)
+        notebook(tmp_path / "outside/mail.ipynb", STEP)
+        (tmp_path / "flows/mail.ipynb").symlink_to(tmp_path / "outside/mail.ipynb")
+        (tmp_path / "flows/linked").symlink_to(tmp_path / "outside")
+        folder(tmp_path / "flows/tax", "tax")
+        (tmp_path / "flows/tax/workflow.yaml").rename(tmp_path / "outside/workflow.yaml")
+        (tmp_path / "flows/tax/workflow.yaml").symlink_to(tmp_path / "outside/workflow.yaml")
+
+        assert [find_sibling_workflow(name, caller) for name in ("mail", "mail.ipynb", "linked")] == [None] * 3
+        with pytest.raises(NotebookError, match="is a link that leads out"):
+            find_sibling_workflow("tax", caller)
+
+    def test_notebook_that_a_step_has_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Paths that steps may change are not searched: theirs, the file store, temporary files; a server does not find them."""
+        caller = notebook(tmp_path / "caller-p_0.ipynb", STEP)
+        (tmp_path / ".git").mkdir()
+        for path in ("reports", "alone.ipynb", ".pdkernel/files", "pdkernel-run-x/1/tmp"):
+            notebook(tmp_path / path / "evil-p_1.ipynb" if "." not in path[1:] else tmp_path / path, STEP)
+        (tmp_path / "link").symlink_to(tmp_path / "reports")
+        monkeypatch.setenv(STEP_PATHS_VARIABLE, f"{tmp_path}/link:{tmp_path}/alone.ipynb")
+
+        names = ("evil-p_1", "evil-p_1.ipynb", "p_1", "alone", "alone.ipynb")
+        assert [find_sibling_workflow(name, caller) for name in names] == [None] * 5
+        assert find_sources(tmp_path) == (caller,)
+        monkeypatch.delenv(STEP_PATHS_VARIABLE)
+        assert find_sibling_workflow("alone", caller) is not None
 
 
 def test_a_folder_that_cannot_be_read_is_skipped(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class StepDebugger(Protocol):
 
 
 WorkflowFinder = Callable[[str, Path | None], WorkflowSource | None]
-"""Returns the workflow with an id, a name or a path that a step of the workflow at the second path names, or None."""
+"""Returns the workflow with an id or a name that a step of the workflow at the second path names, or None."""
 
 VariableLoader = Callable[[Path], Mapping[str, str]]
 """Returns the variables and values of secret props of a workflow in a folder, by name."""

@@ -29,14 +29,14 @@ from pdkernel.engine.run_request import (
     RunRequest,
     RunWatcher,
 )
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Environment
 from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.source_turns import SourceTurns
-from pdkernel.source import WorkflowSource, find_sibling_workflow
+from pdkernel.source import WorkflowSource, find_sibling_workflow, is_workflow_called
 from pdkernel.variables import load_variables
 
 MAX_UNFINISHED_RUNS = 1000
@@ -189,15 +189,29 @@ class RunRegistry:
         self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
 
     def _find_workflow(self, name: str, source: Path | None) -> WorkflowSource | None:
-        """Find a workflow by its id among all that are served, or by its name beside *source*."""
+        """
+        Find a served workflow by its id or its name. Of several with the name, that in the folder of *source* is preferred.
+
+        The server of a notebook serves the notebook only, so its runs find the workflows beside it as well.
+
+        Raises:
+            RequestError: Several served workflows have the name.
+        """
         workflows = self._context.workflows
-        if (served := workflows.find_id(name)) is not None:
+        served = workflows.find_id(name)
+        if served is None:
+            named = [each for each in workflows.list_workflows() if is_workflow_called(each.source.path, name)]
+            beside = [each for each in named if source is not None and each.path.parent == source.parent]
+            found = beside or named
+            if len(found) > 1:
+                raise RequestError(
+                    f"{len(found)} of the served workflows are called {name}.",
+                    fix="Name the workflow by its id: " + ", ".join(sorted(each.id for each in found)),
+                )
+            served = found[0] if found else None
+        if served is not None:
             return replace(served.source, served_id=served.id)
-        if (found := find_sibling_workflow(name, source)) is None:
-            return None
-        path = found.path.resolve()
-        served_id = next((each.id for each in workflows.list_workflows() if each.path == path), None)
-        return replace(found, served_id=served_id)
+        return None if self._context.engine.continues_runs else find_sibling_workflow(name, source)
 
     @property
     def is_full(self) -> bool:

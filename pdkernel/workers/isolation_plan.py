@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pdkernel import runtimes
+from pdkernel.files import STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.workers.isolation import (
     ACCOUNTS_FILE,
     NO_PLAN,
@@ -25,9 +26,6 @@ from pdkernel.workers.isolation import (
     StepAccess,
     account_file,
 )
-
-STEP_PATHS_VARIABLE = "PDKERNEL_STEP_PATHS"
-"""The environment variable with more paths that steps may read and change, separated by colons."""
 
 _ANY_SLOT = "*"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder itself
@@ -114,7 +112,7 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
         if not access.hide.isdisjoint(path.parents) and not _exists(path):  # a later run may install something there
             with contextlib.suppress(OSError):  # the project's folder is read-only: nothing will be there
                 path.mkdir(parents=True)
-    more = {Path(path) for path in configured.split(os.pathsep) if path.startswith("/")}
+    more = find_step_paths(configured)
     read, write = _with_system(access), {path for path in (*access.write, *more) if _exists(path)}
     changes_user, blocked = _check_user(
         isolation, {**dict.fromkeys(access.write, ""), **dict.fromkeys(read, "r"), **dict.fromkeys(more, "rw")}

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.errors import InterpreterMissingError
+from pdkernel.files import SCRATCH_PREFIX
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import RunSetup, WorkerKey
 from pdkernel.workers.declarations import ComponentDescription
@@ -271,7 +272,7 @@ class WorkerPool:
 
     def _ensure_folder(self) -> Path:
         if self._folder is None:
-            self._folder = make_scratch_folder("pdkernel-run-")
+            self._folder = make_scratch_folder(SCRATCH_PREFIX)
             self._folder.chmod(0o711)  # workers with users of their own go through it to their slots
             WARDEN.register_folder(self._folder)  # a notebook's kernel is often killed without a chance to clean up
         return self._folder

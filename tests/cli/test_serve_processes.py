@@ -23,7 +23,7 @@ import psutil
 import psycopg
 import pytest
 
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
+from pdkernel.files import STEP_PATHS_VARIABLE
 from tests.cli.conftest import ROOT, Shell
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of

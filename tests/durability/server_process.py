@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from pdkernel.connect import LocalDirectory
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.project import Project
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from tests.cli.fork_server import ROOT, ForkServer
 from tests.notebook_files import notebook_of
 from tests.ports import free_port

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes import isolation as program
 from pdkernel.workers import ZYGOTES
 from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, write_account
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
+from pdkernel.workers.isolation_plan import build_plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock exist on Linux only")
 

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from pdkernel.analysis.go_code import HELPER_IMPORT_PATH
 from pdkernel.errors import PackageInstallError, ProjectError
 from pdkernel.execution import Log
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import JSON, Step
 from pdkernel.packages import ProgressUpdate
 from pdkernel.workers import GoBuildCache, RunSetup, StepCompileError, WorkerPool
 from pdkernel.workers import go_build as go_module
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from pdkernel.workers.zygote import ZYGOTES
 from tests.workers.conftest import Bench, OpenRun
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.workers import isolation_plan
 from pdkernel.workers.isolation import Isolation, IsolationPlan, Mount, StepAccess
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE, build_plan
+from pdkernel.workers.isolation_plan import build_plan
 
 OTHER_USER = 65534
 EVERYTHING = Isolation(namespaces=True, landlock=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import InterpreterMissingError
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
-from pdkernel.workers.isolation_plan import STEP_PATHS_VARIABLE
 from pdkernel.workers.zygote import ZYGOTES
 from tests.builders import skip_time
 from tests.workers.conftest import Bench
