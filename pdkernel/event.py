@@ -175,6 +175,20 @@ class Event:
             return self
         return replace(self, data={**self.data, "headers": headers})
 
+    def with_inherited_identity(self, external_user_id: str | None, environment: str) -> Self:
+        """
+        Return the event of a run that has the external user and the environment of another run.
+
+        Each `x-pd-*` header that the event has is rewritten to match; without an external user, that header is removed.
+        """
+        named = {ENVIRONMENT_HEADER: environment, EXTERNAL_USER_HEADER: external_user_id}
+        given = {name.lower() for name in self.headers} & set(named)
+        if not given:
+            return self
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in named}
+        headers |= {name: value for name, value in named.items() if name in given and value is not None}
+        return replace(self, data={**self.data, "headers": headers})
+
     def without_external_user(self) -> Self:
         """Return the event without the header that names an external user."""
         headers = {name: value for name, value in self.headers.items() if name.lower() != EXTERNAL_USER_HEADER}

@@ -64,6 +64,7 @@ class Sidecar:
         test_users: Ids of external users.
         test_events: Names of the saved events that belong to the workflow; empty for all.
         actions: Where pre-built actions run, in the order in which they are looked up; empty for the project's setting.
+        naming_callers: The workflows that may start this one for an external user whom they name.
         control_flow: Control-flow entries, unchanged.
         path: The file's path for messages, or None.
     """
@@ -77,6 +78,7 @@ class Sidecar:
     test_users: tuple[str, ...] = ()
     test_events: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+    naming_callers: tuple[str, ...] = ()
     control_flow: tuple[JSON, ...] = ()
     path: Path | None = None
 
@@ -96,6 +98,7 @@ def merge_sidecars(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
         test_users=sidecar.test_users or existing.test_users,
         test_events=sidecar.test_events or existing.test_events,
         actions=sidecar.actions or existing.actions,
+        naming_callers=sidecar.naming_callers or existing.naming_callers,
         control_flow=sidecar.control_flow or existing.control_flow,
     )
 

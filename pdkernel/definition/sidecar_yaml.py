@@ -84,6 +84,7 @@ def parse_sidecar(text: str, *, path: Path | None = None) -> Sidecar:
         test_users=tuple(data.get("test_users", ())),
         test_events=tuple(data.get("test_events", ())),
         actions=(actions,) if isinstance(actions := data.get("actions", ()), str) else tuple(actions),
+        naming_callers=tuple(data.get("child_runs", {}).get("may_name_external_user", ())),
         control_flow=tuple(data.get("control_flow", ())),
         path=path,
     )
@@ -220,6 +221,7 @@ def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = (
         "test_users": list(sidecar.test_users),
         "test_events": list(sidecar.test_events),
         "actions": sidecar.actions[0] if len(sidecar.actions) == 1 else list(sidecar.actions),
+        "child_runs": {"may_name_external_user": list(sidecar.naming_callers)} if sidecar.naming_callers else None,
     }
     data.update({key: value for key, value in optional.items() if value not in (None, [], {})})
     return data

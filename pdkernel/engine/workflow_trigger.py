@@ -1,7 +1,8 @@
 """
 Implements `$.flow.trigger`: a step runs another workflow and waits for its result.
 
-The run's request resolves names of workflows.
+The run's request resolves names of workflows. A child run has the external user and the environment of its parent, whatever the
+headers of its event are: a workflow that passes an event on does not let its caller choose the user.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
+from pdkernel.identity import check_external_user_id
 from pdkernel.model import JSON
 from pdkernel.redaction import Secret, find_contained_secrets
+from pdkernel.source import WorkflowSource, is_workflow_called
 
 MAX_TRIGGER_DEPTH = 10
 """Maximum length of a chain of triggered workflows; a longer chain is treated as a cycle."""
+_SHOWN = 100
+"""Maximum number of characters of an unknown name in an error message."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ class WorkflowTriggerService:
         Run the workflow and return its result: the last return value, or all exports.
 
         Raises:
-            RequestError: There is no such workflow, its `.env` cannot be read, or the payload is not an object.
+            RequestError: There is no such workflow, its `.env` cannot be read, the payload is not an object, or the step names
+                an external user and may not.
             StepError: The workflow failed.
         """
         name = args.get("workflow")
@@ -128,8 +134,15 @@ class WorkflowTriggerService:
             raise RequestError(
                 "The payload of $.flow.trigger must be an object: the payload is the event of the other workflow."
             )
+        options = args.get("options")
+        named = options.get("externalUserId") if isinstance(options, dict) else None
+        if named is not None and not isinstance(named, str):
+            raise RequestError(
+                "The option externalUserId of $.flow.trigger must be the id of an external user, a text.",
+                fix="await $.flow.trigger('p_...', { ... }, { externalUserId: 'ada' })",
+            )
         ended = await self._run(
-            self._callee(name, payload or {}), may_exist=self._child_ids.is_repeat, hands_over=self._hands_over
+            self._callee(name, payload or {}, named), may_exist=self._child_ids.is_repeat, hands_over=self._hands_over
         )
         execution = ended.execution
         if execution.status not in ("success", "exited"):
@@ -137,12 +150,12 @@ class WorkflowTriggerService:
             raise StepError(
                 f"The workflow {execution.workflow!r} did not finish: {reason}", name="TriggeredWorkflowError"
             )
-        result = _result(ended.exports, args.get("options"))
+        result = _result(ended.exports, options)
         if returned_secrets := find_contained_secrets(ended.secrets, result):
             self._on_secrets(returned_secrets)
         return result
 
-    def _callee(self, name: str, payload: dict[str, JSON]) -> RunRequest:
+    def _callee(self, name: str, payload: dict[str, JSON], named_user: str | None) -> RunRequest:
         request = self._request
         if request.depth >= MAX_TRIGGER_DEPTH:
             raise RequestError(
@@ -151,14 +164,14 @@ class WorkflowTriggerService:
         found = request.find_workflow(name, request.source_path)
         if found is None:
             raise RequestError(
-                f"There is no workflow {name} beside this workflow.",
-                fix="Put the notebook or synced folder of that workflow beside this workflow. Name the workflow by its id (the "
-                "end of the folder's name), its file name or its path.",
+                f"There is no workflow {name[:_SHOWN]!r} that this workflow can start.",
+                fix="Name the workflow by its id (p_...), or by the name of its folder or notebook, not by a path. A server starts "
+                "workflows that it serves; another run starts those in the folder of its own workflow and the folders below.",
             )
+        # parity[trigger-user]: the external user of a triggered workflow is not documented; it is that of the run that triggers it
+        user = request.external_user_id if named_user is None else self._check_named_user(named_user, found)
         child = self._child_ids.new()
-        event = Event(payload)
-        # parity[trigger-user]: the external user of a triggered workflow is not documented; pdkernel takes it from the event
-        user, environment = event.external_user_id, event.environment
+        event = Event(payload).with_inherited_identity(user, request.environment)
         return replace(
             request,
             workflow=found.workflow,
@@ -170,7 +183,6 @@ class WorkflowTriggerService:
             event=event,
             secrets=(*request.secrets, *find_contained_secrets(self._secrets(), payload)),
             external_user_id=user,
-            environment="production" if environment == "production" else "development",
             pinned_exports={},
             only_steps=None,
             previous_exports={},
@@ -186,6 +198,31 @@ class WorkflowTriggerService:
             depth=request.depth + 1,
             below_error_handler=handles_errors(request),
         )
+
+    def _check_named_user(self, named: str, found: WorkflowSource) -> str:
+        """
+        Return the external user that the step names for a run of *found*.
+
+        Raises:
+            RequestError: The run is for another external user, and the `pdkernel.yaml` of *found* does not name its workflow.
+        """
+        request = self._request
+        callers = found.sidecar.naming_callers if found.sidecar is not None else ()
+        if request.external_user_id not in (None, named) and not any(map(self._is_own_name, callers)):
+            raise RequestError(
+                f"The workflow {found.workflow.name!r} was not started: this run is for an external user, so its steps cannot "
+                "name another one for it.",
+                fix="Leave out externalUserId, so that the other run has the user of this run. To permit it, write "
+                "`child_runs: {may_name_external_user: [...]}` with the id or the name of this workflow in the pdkernel.yaml of "
+                "the other workflow.",
+            )
+        return check_external_user_id(named)
+
+    def _is_own_name(self, name: str) -> bool:
+        """Whether *name* is the id or the name of the workflow of this run."""
+        request = self._request
+        path = request.source_path
+        return name == request.workflow_id or (path is not None and is_workflow_called(path, name))
 
 
 def _result(exports: Mapping[str, Mapping[str, JSON]], options: JSON) -> JSON:

@@ -52,6 +52,7 @@ COMPLETE: dict[str, JSON] = {
     "variables": ["TOKEN", "_URL"],
     "test_users": ["ada", "grace"],
     "actions": ["../components", "npm"],
+    "child_runs": {"may_name_external_user": ["p_1", "nightly"]},
 }
 """A file with each key of the schema."""
 SIDECAR = Sidecar(
@@ -59,6 +60,7 @@ SIDECAR = Sidecar(
     test_users=("grace",),
     test_events=("new",),
     actions=("npm",),
+    naming_callers=("p_1",),
     control_flow=({"type": "branch"},),
 )
 WRONG = st.one_of(

@@ -117,21 +117,16 @@ async def test_the_result(tmp_path: Path, options: JSON, exports: dict[str, Any]
 
 
 async def test_the_other_run(tmp_path: Path) -> None:
-    """The payload is the event, whose headers choose the user; choices for the calling run do not apply."""
+    """The payload is the event; choices for the calling run do not apply."""
     runner, request = Runner(), a_request(tmp_path)
-    headers = {"x-pd-external-user-id": "grace", "x-pd-environment": "production"}
 
-    await ask(tmp_path, runner, request, payload={"headers": headers})
+    await ask(tmp_path, runner, request, payload={"headers": {"a": "b"}})
     await ask(tmp_path, runner, request)
 
     first, second = runner.requests
-    assert (first.workflow, first.folder, first.event.data) == (OTHER, tmp_path, {"headers": headers})
+    assert (first.workflow, first.folder, first.event.data) == (OTHER, tmp_path, {"headers": {"a": "b"}})
     assert (first.source, first.source_path) == (f"'{tmp_path}/the other.ipynb'", tmp_path / "the other.ipynb")
     assert first.action_sources == ("npm",)
-    assert [(each.external_user_id, each.environment) for each in runner.requests] == [
-        ("grace", "production"),
-        (None, "development"),
-    ]
     assert (first.pinned_exports, first.only_steps, first.previous_exports, first.workflow_id, first.done_steps) == (
         {},
         None,
@@ -147,6 +142,86 @@ async def test_the_other_run(tmp_path: Path) -> None:
     )
     assert (first.variables, first.policy, first.depth, first.parent) == (request.variables, request.policy, 1, "run_1")
     assert second.event.data == {}
+
+
+@pytest.mark.parametrize("user", ["ada", None])
+@pytest.mark.parametrize("name", ["x-pd-external-user-id", "X-PD-External-User-ID"])
+async def test_headers_of_a_payload_choose_neither_user_nor_environment(
+    tmp_path: Path, user: str | None, name: str
+) -> None:
+    """The other run has the external user and the environment of this run, and its event says so."""
+    runner = Runner()
+    headers = {name: "bob", "x-pd-external-user-ID": "eve", "x-pd-environment": "development", "a": "b"}
+
+    await ask(tmp_path, runner, a_request(tmp_path, external_user_id=user), payload={"headers": headers, "body": 1})
+
+    [made] = runner.requests
+    shown = {"x-pd-environment": "production"} | ({"x-pd-external-user-id": user} if user else {})
+    assert (made.external_user_id, made.environment) == (user, "production")
+    assert made.event.data == {"headers": {"a": "b", **shown}, "body": 1}
+    assert (made.identity.header, made.identity.environment_header) == (user, "production")
+
+
+@pytest.mark.parametrize("headers", ["x-pd-external-user-id: bob", None, [["x-pd-external-user-id", "bob"]]])
+async def test_headers_of_another_form_are_kept(tmp_path: Path, headers: JSON) -> None:
+    """A value that is not an object of headers is kept as it was given, and does not choose the user."""
+    runner = Runner()
+
+    await ask(tmp_path, runner, payload={"headers": headers})
+
+    assert (runner.requests[0].external_user_id, runner.requests[0].event.data) == ("ada", {"headers": headers})
+
+
+class TestNamedUser:
+    """The option `externalUserId`."""
+
+    async def test_a_run_without_a_user_may_name_one(self, tmp_path: Path) -> None:
+        """A run of a schedule starts the other workflow for each of its users, in its own environment."""
+        runner, request = Runner(), a_request(tmp_path, external_user_id=None)
+
+        for user in ("ada", "bob"):
+            await ask(tmp_path, runner, request, options={"externalUserId": user, "result_type": "all_exports"})
+
+        made = [(each.external_user_id, each.environment) for each in runner.requests]
+        assert made == [("ada", "production"), ("bob", "production")]
+
+    async def test_a_run_for_a_user_may_not_name_another(self, tmp_path: Path) -> None:
+        """It may name its own user; another one is refused before a run starts, with what permits it."""
+        runner = Runner()
+
+        await ask(tmp_path, runner, options={"externalUserId": "ada"})
+        with pytest.raises(RequestError, match="'Other' was not started: this run is for an external user") as refused:
+            await ask(tmp_path, runner, options={"externalUserId": "bob"})
+
+        assert "may_name_external_user" in refused.value.fix
+        assert [each.external_user_id for each in runner.requests] == ["ada"]
+
+    @pytest.mark.parametrize(
+        ("permitted", "is_started"),
+        [("caller", True), ("caller.ipynb", True), ("p_caller", True), ("p_other", False), ("call", False)],
+    )
+    async def test_the_other_workflow_permits_a_caller(self, tmp_path: Path, permitted: str, is_started: bool) -> None:
+        """The `pdkernel.yaml` of the other workflow names the workflow that calls, by its id or its name."""
+        runner = Runner()
+        callee = replace(other(tmp_path), sidecar=Sidecar(naming_callers=("p_x", permitted)))
+        request = a_request(tmp_path, find_workflow=lambda _name, _source: callee)
+
+        if is_started:
+            await ask(tmp_path, runner, request, options={"externalUserId": "bob"})
+        else:
+            with pytest.raises(RequestError, match="was not started"):
+                await ask(tmp_path, runner, request, options={"externalUserId": "bob"})
+
+        assert [each.external_user_id for each in runner.requests] == ["bob"] * is_started
+
+    @pytest.mark.parametrize("named", [5, True, ["bob"], " ", "x" * 251, "a\0"])
+    async def test_a_value_that_is_not_an_id_is_refused(self, tmp_path: Path, named: Any) -> None:
+        """No run starts, also from a run that may name a user."""
+        runner = Runner()
+
+        with pytest.raises(RequestError):
+            await ask(tmp_path, runner, a_request(tmp_path, external_user_id=None), options={"externalUserId": named})
+        assert runner.requests == []
 
 
 @pytest.mark.parametrize(
@@ -197,7 +272,7 @@ async def test_a_payload_is_an_object(tmp_path: Path, payload: JSON) -> None:
 async def test_an_unknown_workflow(tmp_path: Path) -> None:
     """The fix explains how to name a workflow; a run without a folder finds none."""
     for request in (a_request(tmp_path), a_request(tmp_path, source_path=None, find_workflow=find_sibling_workflow)):
-        with pytest.raises(RequestError, match="There is no workflow gone beside this workflow"):
+        with pytest.raises(RequestError, match="There is no workflow 'gone' that this workflow can start"):
             await ask(tmp_path, Runner(), request, workflow="gone")
 
 

@@ -27,6 +27,7 @@ from pdkernel.server.endpoint.request_body import MAX_BODY_BYTES
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+from tests.notebook_files import notebook_of
 from tests.server.served import served
 from tests.server.site import Site, site_of
 
@@ -80,6 +81,73 @@ async def test_a_step_starts_a_served_workflow_by_its_id(tmp_path: Path, before:
 
     assert runs["Test"].step("call").return_value == 1, runs["Test"].error
     assert runs["Other"].status == "success"
+
+
+PASS_ON = "body = pd.steps['trigger']['event']['body']\nreturn pd.flow.trigger(body['name'], body.get('payload'), body.get('options'))"
+"""A step that passes on what its caller sends, as workflows do."""
+
+
+async def child_users(site: Site, name: str = "Other") -> list[tuple[str | None, str]]:
+    """The external users and environments of the runs of the other workflow, after all runs have ended."""
+    return sorted((run.external_user or "", run.environment) for run in await site.runs() if run.workflow == name)
+
+
+class TestChildRuns:
+    """`$.flow.trigger` in a run of the server."""
+
+    OTHER = a_workflow(python_step("one", "return pd.steps['trigger']['event'].get('headers')"), name="Other")
+
+    async def test_a_caller_does_not_choose_the_user_of_a_child_run(self, tmp_path: Path) -> None:
+        """Neither headers of the payload nor the option lead to another user's run or to another environment."""
+        ada = {"x-pd-external-user-id": "ada"}
+        bob = {"x-pd-external-user-id": "bob", "X-PD-Environment": "production"}
+        async with site_of(tmp_path, a_workflow(python_step("call", PASS_ON)), self.OTHER) as site:
+            path = site.path()
+            await site.http.post(path, headers=ada, json={"name": "Other", "payload": {"headers": bob}})
+            await site.http.post(path, headers=ada, json={"name": "Other", "options": {"externalUserId": "bob"}})
+            await site.http.post(path, json={"name": "Other", "payload": {"headers": bob}})
+            users = await child_users(site)
+            refused = [run.error.message for run in await site.runs() if run.error is not None]
+            shown = [
+                run.step("one").return_value
+                for run in await site.runs()
+                if run.external_user and run.workflow == "Other"
+            ]
+
+        assert users == [("", "development"), ("ada", "development")]
+        assert shown == [{"x-pd-environment": "development", "x-pd-external-user-id": "ada"}]
+        assert ["cannot name another one" in each for each in refused] == [True]
+
+    async def test_a_run_without_a_user_starts_a_workflow_for_each_user(self, tmp_path: Path) -> None:
+        """A run of a schedule, or of a caller without a user, fans out to users."""
+        fan_out = python_step(
+            "call", "for user in ('ada', 'bob'):\n    pd.flow.trigger('Other', {}, external_user_id=user)"
+        )
+        async with site_of(tmp_path, a_workflow(fan_out), self.OTHER) as site:
+            await site.http.post(site.path())
+            users = await child_users(site)
+
+        assert users == [("ada", "development"), ("bob", "development")]
+
+    async def test_a_workflow_that_is_not_served_is_not_started(self, tmp_path: Path) -> None:
+        """A step names a notebook beside its own that is not served, or paths of it, and a served one by its path."""
+        notebook_of(tmp_path / "hidden.ipynb", "%%pdstep one\ndef handler(pd):\n    return 1\n")
+        names = [
+            "hidden",
+            "hidden.ipynb",
+            str(tmp_path / "hidden.ipynb"),
+            "../hidden.ipynb",
+            str(tmp_path / "Other.ipynb"),
+        ]
+        async with site_of(tmp_path, a_workflow(python_step("call", PASS_ON)), self.OTHER) as site:
+            path = site.path()
+            for name in [*names, "Other", "Other.ipynb"]:
+                await site.http.post(path, json={"name": name})
+            runs = await site.runs()
+
+        messages = [run.error.message for run in runs if run.error is not None]
+        assert all("There is no workflow" in message for message in messages)
+        assert (len(messages), [run.workflow for run in runs].count("Other")) == (len(names), 2)
 
 
 class TestLimits:

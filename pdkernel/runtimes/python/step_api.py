@@ -161,8 +161,17 @@ class Flow:
             raise TypeError(f"pd.flow.rerun has no argument {next(iter(names))!r}")
         return self._pause("rerun", ms, context=context, max=max(0, min(int(limit), _MAX_SAFE_INTEGER)))
 
-    def trigger(self, workflow: str, payload: Any = None, options: Any = None) -> Any:
-        """Run another workflow on *payload*, and return its result."""
+    def trigger(
+        self, workflow: str, payload: Any = None, options: Any = None, *, external_user_id: str | None = None
+    ) -> Any:
+        """
+        Run another workflow on *payload*, and return its result.
+
+        The other run has the external user of this run. A run without one, or one that the `pdkernel.yaml` of the other
+        workflow permits, may name the user by *external_user_id*.
+        """
+        if external_user_id is not None:
+            options = {**(options or {}), "externalUserId": external_user_id}
         return self._call_services("flow.trigger", {"workflow": workflow, "payload": payload, "options": options})
 
     def _pause(self, kind: str, ms: Any, **more: Any) -> dict[str, str]:
