@@ -83,11 +83,13 @@ class ChildProcess(Protocol):
         peak_bytes: The highest resident memory of its program, or of a process that the program waited for; 0 if it is unknown:
             before its end, and without a zygote. (Linux counts the memory of the process that called `exec`, here the server's.)
         start_error: Why the process could not be started, or None.
+        system_v: Descriptors of the lists of its System V objects, `/proc/sysvipc/shm`, `msg` and `sem`, if it has objects of its own.
     """
 
     exit_code: int | None
     peak_bytes: int
     start_error: str | None
+    system_v: Sequence[int]
 
     @property
     def pid(self) -> int | None:
@@ -146,6 +148,7 @@ class SpawnedProcess:
         self.exit_code: int | None = None
         self.peak_bytes = 0
         self.start_error: str | None = None
+        self.system_v: Sequence[int] = ()
         self._tag = request.process_tag
         self._has_ended = False
         self._is_killed = False

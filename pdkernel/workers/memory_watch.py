@@ -2,30 +2,35 @@
 Measures the memory of a running step's processes, and ends a step that exceeds its limit.
 
 Sampling must not slow down a short step. Without a limit, the first sample is taken after half a second, and another when the
-step ends, unless the step took less than `MIN_SAMPLED_DURATION_S`.
+step ends, unless the step took less than `MIN_SAMPLED_DURATION_S`. With a limit, the next sample is due before the step can have
+filled what it has left: a sample is never later than `LIMITED_SAMPLE_INTERVAL_S`, and sooner when little is left.
 
 With a limit, the highest memory of the process between two samples counts, too. The system reports it for the whole life of a
 worker, so it is that of the step if it has grown; and at the end of a Bash or Go step, also for the programs that it waited for.
-Of other processes, only samples count.
+Of other processes and of shared memory, only samples count.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
 from pdkernel.errors import StepError
 from pdkernel.workers.child_process import ChildProcess
 from pdkernel.workers.process_memory import (
     BYTES_PER_MB,
+    StepMemory,
     peak_resident_bytes,
     resident_bytes,
-    resident_bytes_with_descendants,
 )
 
 SAMPLE_INTERVAL_S = 0.5
 """Seconds between two samples, and before the first sample, if there is no limit."""
 LIMITED_SAMPLE_INTERVAL_S = 0.1
+MIN_SAMPLE_INTERVAL_S = 0.01
+FILL_BYTES_PER_S = 4 << 30
+"""How fast a step may fill memory."""
 MIN_SAMPLED_DURATION_S = 0.02
 """Steps shorter than this, in seconds, are not sampled without a limit."""
 
@@ -62,8 +67,8 @@ class MemoryWatch:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._peak_before = self._read_peak()
-        self._wait_s = SAMPLE_INTERVAL_S if limit_mb is None else LIMITED_SAMPLE_INTERVAL_S
-        self._timer = self._loop.call_later(self._wait_s, self._sample)
+        self._memory = StepMemory()
+        self._timer = self._loop.call_later(self._wait_s(self._peak_before), self._sample)
 
     def close(self) -> None:
         """Take the last sample and stop; without a limit, a very short step is not sampled."""
@@ -79,16 +84,29 @@ class MemoryWatch:
         pid = self._process.pid if is_needed else None
         return peak_resident_bytes(pid) if pid else 0
 
+    def _wait_s(self, used_bytes: int) -> float:
+        if self._limit_mb is None:
+            return SAMPLE_INTERVAL_S
+        left_s = (self._limit_mb * BYTES_PER_MB - used_bytes) / FILL_BYTES_PER_S
+        return min(max(left_s, MIN_SAMPLE_INTERVAL_S), LIMITED_SAMPLE_INTERVAL_S)
+
     def _sample(self) -> None:
-        pid, root_pid = self._process.pid, self._process.root_pid
-        sample = self._loop.run_in_executor(None, resident_bytes_with_descendants, pid, root_pid)
+        system_v = [os.dup(each) for each in self._process.system_v]  # the process may be forgotten meanwhile
+        sample = self._loop.run_in_executor(None, self._measure, self._process.pid, self._process.root_pid, system_v)
         sample.add_done_callback(self._on_sampled)
+
+    def _measure(self, pid: int | None, root_pid: int | None, system_v: Sequence[int]) -> int:
+        try:
+            return self._memory.measure(pid, root_pid, system_v)
+        finally:
+            for each in system_v:
+                os.close(each)
 
     def _on_sampled(self, sample: asyncio.Future[int]) -> None:
         if self._closed or sample.cancelled():
             return
         self._record(sample.result())
-        self._timer = self._loop.call_later(self._wait_s, self._sample)
+        self._timer = self._loop.call_later(self._wait_s(sample.result()), self._sample)
 
     def _record(self, used_bytes: int) -> None:
         self.peak_bytes = max(self.peak_bytes, used_bytes)

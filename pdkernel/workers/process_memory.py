@@ -1,18 +1,45 @@
-"""Measures the memory of processes, and reads how much memory this process may use."""
+"""
+Measures the memory of processes, and reads how much memory this process may use.
+
+Memory that processes share belongs to no process: a file in memory (memfd), a shared mapping, an object of System V. It counts once,
+whether it is mapped or not. `SharedMemory` finds it by the open files, the mappings and the lists of System V objects of processes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
 import os
+import platform
+import re
 import resource
-from collections.abc import Iterator, Sequence
+import stat
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import psutil
 
 BYTES_PER_MB = 1 << 20
+FREE_BUFFERS = 512
+"""How many sockets and pipes of a step count nothing; each of the others counts as much as it may hold in the kernel."""
 
 _PAGE_BYTES = resource.getpagesize()
+_BLOCK_BYTES = 512
+_THREAD_BYTES = 24 << 10  # the stack of a thread in the kernel, and its description
+_SEMAPHORE_BYTES = 128
+_BUFFER_BYTES = 208 << 10  # the default of net.core.wmem_max; pipes of a user hold 64 MB together
+_SEGMENT_USED, _QUEUE_USED, _SET_SEMAPHORES = 14, 3, 3  # columns of /proc/sysvipc/shm, msg and sem
+_SHARED_MAPPING = re.compile(rb"^(\S+) ...s \S+ (\S+) (\d+)(?! */SYSV)", re.MULTILINE)
+_STATUS = re.compile(rb"^(Rss\w+|VmPTE|VmRSS|VmHWM|Threads):\s+(\d+)", re.MULTILINE)
+_RING = "anon_inode:[io_uring]"
+_KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())
+_KCMP_FILES = 2
 _HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110 - Linux
 
 
@@ -38,11 +65,139 @@ def peak_resident_bytes(pid: int) -> int:
         return 0
 
 
-def resident_bytes_with_descendants(pid: int | None, root_pid: int | None) -> int:
-    """Return the memory of *pid*, of its descendants, and of those of *root_pid*, which have lost their parent."""
-    if pid is None or root_pid is None:  # not started yet
-        return 0
-    return sum(resident_bytes(each) for each in {pid, *_descendants(pid), *_descendants(root_pid)})
+class SharedMemory:
+    """
+    The shared memory, sockets and pipes of some processes (Linux).
+
+    Attributes:
+        bytes: How many bytes they use.
+        may_hide: How many more bytes they may have where this process cannot look: without a limit if descriptors are on their way
+            through a socket or held by an io_uring, or a process does not let this process look; as much as is mapped if only root may look.
+    """
+
+    def __init__(self, pids: Collection[int], system_v: Sequence[int] = ()) -> None:
+        """
+        Look for the shared memory of *pids*.
+
+        Args:
+            pids: The processes.
+            system_v: Descriptors of their `/proc/sysvipc/shm`, `msg` and `sem`, or nothing.
+        """
+        self.may_hide = 0.0
+        self._objects: dict[int, int] = {}  # size in bytes by inode number
+        self._buffers: set[int] = set()
+        self._system_v_bytes = system_v_bytes(system_v)
+        if sys.platform == "linux":
+            for pid in pids:
+                try:
+                    for table in _descriptor_tables(pid):
+                        self._add_files(table)
+                    self._add_mappings(pid)
+                except PermissionError:
+                    self.may_hide = math.inf
+                except OSError:  # it has ended
+                    continue
+
+    @property
+    def bytes(self) -> int:
+        """The memory that was found."""
+        return sum(self._objects.values()) + self._system_v_bytes
+
+    @property
+    def buffers(self) -> int:
+        """The number of sockets and pipes."""
+        return len(self._buffers)
+
+    def _add_files(self, process: str) -> None:
+        for name in os.listdir(f"{process}/fd"):  # noqa: PTH208 - while steps run
+            path = f"{process}/fd/{name}"
+            with contextlib.suppress(FileNotFoundError):  # it was closed
+                found = os.stat(path)  # noqa: PTH116 - likewise
+                kind = stat.S_IFMT(found.st_mode)
+                if kind in (stat.S_IFSOCK, stat.S_IFIFO):
+                    if kind == stat.S_IFSOCK and found.st_ino not in self._buffers and self.may_hide < math.inf:
+                        self.may_hide += math.inf if _has_descriptors_inside(f"{process}/fdinfo/{name}") else 0
+                    self._buffers.add(found.st_ino)
+                elif found.st_dev == _memory_device():
+                    self._objects[found.st_ino] = found.st_blocks * _BLOCK_BYTES
+                elif kind == 0 and os.readlink(path) == _RING:  # noqa: PTH115 - likewise
+                    self.may_hide = math.inf
+
+    def _add_mappings(self, pid: int) -> None:
+        with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
+            text = file.readall()
+        ours = f"{os.major(_memory_device()):02x}:{os.minor(_memory_device()):02x}".encode()
+        for place, device, inode in _SHARED_MAPPING.findall(text):
+            if device == ours and int(inode) not in self._objects:
+                try:
+                    found = os.stat(f"/proc/{pid}/map_files/{place.decode()}")  # noqa: PTH116 - while steps run
+                except OSError:  # only root may; pages of a mapping exist also if the process has released them
+                    start, end = (int(each, 16) for each in place.split(b"-"))
+                    self.may_hide += end - start
+                else:
+                    self._objects[found.st_ino] = found.st_blocks * _BLOCK_BYTES
+
+
+class StepMemory:
+    """
+    Measures the processes of a step again and again.
+
+    Shared memory may be where this process cannot look (`SharedMemory.may_hide`). Then the step counts for what the shared memory of the
+    machine has grown since a measurement without such places, less what was found for all steps of this process.
+    """
+
+    _found: ClassVar[WeakKeyDictionary[StepMemory, int]] = WeakKeyDictionary()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, *, read_machine: Callable[[], int] | None = None) -> None:
+        self._read_machine = read_machine or _machine_shared_bytes
+        self._unexplained_before: int | None = None
+
+    def measure(self, pid: int | None, root_pid: int | None, system_v: Sequence[int] = ()) -> int:
+        """
+        Return the bytes that *pid*, its descendants, and those of *root_pid*, which have lost their parent, use.
+
+        Args:
+            pid: The process, or None if it is not started yet.
+            root_pid: Its ancestor, or None.
+            system_v: As for `SharedMemory`.
+        """
+        if pid is None or root_pid is None:
+            return 0
+        everyone = {pid, *_descendants(pid), *_descendants(root_pid)}
+        shared = SharedMemory(everyone, system_v)
+        mapped = private = 0
+        for each in everyone:
+            of_process = _read_status(each)
+            mapped = max(mapped, of_process.get(b"RssShmem", 0))
+            private += _private_bytes(of_process) if of_process else resident_bytes(each)
+        buffers = max(0, shared.buffers - FREE_BUFFERS) * _BUFFER_BYTES
+        return private + self._count_shared(shared, max(shared.bytes, mapped)) + buffers
+
+    def _count_shared(self, shared: SharedMemory, found: int) -> int:
+        with self._lock:
+            self._found[self] = found
+            unexplained = self._read_machine() - sum(self._found.values())
+        if self._unexplained_before is None or not shared.may_hide:
+            self._unexplained_before = unexplained
+        return found + int(min(max(0, unexplained - self._unexplained_before), shared.may_hide))
+
+
+def holds_shared_memory(pid: int, system_v: Sequence[int]) -> bool:
+    """Whether *pid*, with the descriptors *system_v* as for `SharedMemory`, would pass shared memory on to its next run."""
+    found = SharedMemory([pid], system_v)
+    return found.bytes + found.may_hide > 0
+
+
+def system_v_bytes(files: Sequence[int]) -> int:
+    """Return the memory of the System V objects that *files* list: `/proc/sysvipc/shm`, `msg` and `sem`, or nothing."""
+    used = 0
+    for file, column, size in zip(
+        files, (_SEGMENT_USED, _QUEUE_USED, _SET_SEMAPHORES), (1, 1, _SEMAPHORE_BYTES), strict=False
+    ):
+        _, *lines = _read_all(file).splitlines()
+        used += sum(int(line.split()[column]) + 1 for line in lines) * size
+    return used
 
 
 def proportional_bytes(pids: Sequence[int]) -> int:
@@ -96,6 +251,68 @@ def _proportional_bytes(pid: int) -> int:
             return next(int(line.split()[1]) for line in file if line.startswith(b"Pss:")) * 1024
     except (OSError, StopIteration):
         return resident_bytes(pid)
+
+
+def _private_bytes(status: Mapping[bytes, int]) -> int:
+    """Return what a process uses besides shared memory: its pages, its page tables and its threads."""
+    resident = status.get(b"VmRSS", 0) - status.get(b"RssShmem", 0)
+    return resident + status.get(b"VmPTE", 0) + status.get(b"Threads", 0) * _THREAD_BYTES
+
+
+def _read_status(pid: int) -> dict[bytes, int]:
+    """Return numbers of `/proc/PID/status`, memory in bytes; empty if it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
+            found = _STATUS.findall(file.read())
+    except OSError:
+        return {}
+    return {name: int(number) * (1 if name == b"Threads" else 1024) for name, number in found}
+
+
+def _descriptor_tables(pid: int) -> Iterator[str]:
+    """Yield the folder in `/proc` of *pid*, and of each of its threads that has open files of its own."""
+    process = f"/proc/{pid}"
+    yield process
+    threads = os.listdir(f"{process}/task")  # noqa: PTH208 - while steps run
+    for thread in threads if len(threads) > 1 else ():
+        if int(thread) != pid and (_KCMP is None or _libc().syscall(_KCMP, pid, int(thread), _KCMP_FILES, 0, 0)):
+            yield f"{process}/task/{thread}"
+
+
+def _has_descriptors_inside(socket: str) -> bool:
+    """Whether a Unix socket, by its file of `/proc/PID/fdinfo`, holds descriptors that were sent and not received."""
+    with contextlib.suppress(OSError), open(socket, "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
+        return int((file.read().partition(b"scm_fds:")[2].split() or [0])[0]) > 0
+    return False
+
+
+def _machine_shared_bytes() -> int:
+    """Return the shared memory of the machine (`Shmem` of `/proc/meminfo`); 0 where it is not known."""
+    with contextlib.suppress(OSError, IndexError), open("/proc/meminfo", "rb", buffering=0) as file:  # noqa: PTH123
+        return int(file.read().partition(b"\nShmem:")[2].split(None, 1)[0]) * 1024
+    return 0
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+@cache
+def _memory_device() -> int:
+    """Return the number of the device that has all shared memory but that of mounted file systems."""
+    file = os.memfd_create("pdkernel")
+    try:
+        return os.fstat(file).st_dev
+    finally:
+        os.close(file)
+
+
+def _read_all(file: int) -> bytes:
+    text = b""
+    while part := os.pread(file, 1 << 20, len(text)):
+        text += part
+    return text
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[int]:

@@ -333,6 +333,7 @@ class RunWorkers:
             return await diagnose_exit(worker, recorder)
         finally:
             watch.close()
+            worker.unchecked_s += exchange.elapsed_s
             recorder.set_usage(seconds=exchange.elapsed_s, memory_mb=watch.peak_bytes / BYTES_PER_MB)
             exchange.close()
             self._exchange = None

@@ -61,6 +61,7 @@ class WorkerSlot:
     def end_run(self) -> None:
         """End the workers that are not clean, and let the others forget the run."""
         for language, worker in list(self.workers.items()):
+            worker.check_shared_memory()
             if worker.is_stale or not worker.is_alive:
                 self.end_worker(language)
             else:

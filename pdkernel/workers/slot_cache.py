@@ -26,7 +26,7 @@ _MEASURE_INTERVAL = 64
 _NEW_SLOT_INTERVAL = 8  # of so many new slots, one is measured: a measurement takes as long as a short run
 _ASSUMED_BYTES: dict[WorkerLanguage, int] = {"python": 16 * BYTES_PER_MB, "node": 48 * BYTES_PER_MB}
 """The memory of a worker that was not measured yet."""
-_DESCRIPTORS_PER_PROCESS = 8  # its pipes, and what reports its exit and its children
+_DESCRIPTORS_PER_PROCESS = 11  # its pipes, and what reports its exit, its children and its memory
 _RESERVED_DESCRIPTORS = 128  # for connections and files of the server
 _MAX_DESCRIPTORS = 1 << 16
 _REMOVAL_DELAY_S = 0.1  # its processes have ended by then; otherwise, the pool removes the folder when it closes

@@ -21,6 +21,8 @@ from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
+from pdkernel.workers.memory_watch import MIN_SAMPLED_DURATION_S
+from pdkernel.workers.process_memory import holds_shared_memory
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.replies import (
     Late,
@@ -52,6 +54,7 @@ class Worker:
         gateway_variables: The environment variables that route it through the gateway.
         is_sandboxed: Whether the operating system stops the worker from bypassing the gateway.
         public_only: Whether the worker reaches public addresses only.
+        unchecked_s: How many seconds code of steps has run since it was last known that the worker holds no shared memory.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Worker:
         self.is_ready = False
         self.request = 0
         self.intruded = False
+        self.unchecked_s = 0.0
         self._run: object = None
         self._new_sources: list[str] = []
         self._code_numbers: dict[str, int] = {}
@@ -195,6 +199,13 @@ class Worker:
         """Detach later outbound calls from the step."""
         if self._gateway and self.caller_token:
             self._gateway.unbind(self.caller_token)
+
+    def check_shared_memory(self) -> None:
+        """Mark the worker as stale if steps have left shared memory; it does not check after a few milliseconds of steps."""
+        child = self.process.child
+        if self.unchecked_s >= MIN_SAMPLED_DURATION_S and child.pid is not None:
+            self.unchecked_s = 0.0
+            self.is_stale = self.is_stale or holds_shared_memory(child.pid, child.system_v)
 
     def kill(self, *, wait: bool = True) -> None:
         """End the worker and every process that it started; return before they have ended if *wait* is False."""

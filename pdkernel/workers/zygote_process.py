@@ -18,7 +18,7 @@ from pdkernel.workers.warden_client import WARDEN
 _END_TIMEOUT_MS = 20  # the event loop waits; the signal is sent anyway
 _CREDENTIALS = struct.Struct("3i")
 _MESSAGE_BYTES = 4096
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * 4)
 
 
 class ZygoteProcess:
@@ -30,6 +30,7 @@ class ZygoteProcess:
         peak_bytes: As in `ChildProcess`.
         has_ended: Whether the step's program has ended.
         start_error: Why the process could not be started, or None.
+        system_v: As in `ChildProcess`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ZygoteProcess:
         self.peak_bytes = 0
         self.has_ended = False
         self.start_error: str | None = None
+        self.system_v: Sequence[int] = ()
         self._on_namespaces = on_namespaces
         self._on_lost = on_lost
         self._on_closed = on_closed
@@ -146,9 +148,9 @@ class ZygoteProcess:
                 ended.poll(_END_TIMEOUT_MS)
             os.close(self._pidfd)
             self._pidfd = None
-        for descriptor in self._children or ():
+        for descriptor in (*(self._children or ()), *self.system_v):
             os.close(descriptor)
-        self._children = None
+        self._children, self.system_v = None, ()
         self.has_ended = True
         WARDEN.unregister(-id(self))
         if not was_closed:
@@ -190,7 +192,7 @@ class ZygoteProcess:
     def _on_message(self, text: str, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
         for _, kind, data in ancillary:
             if kind == socket.SCM_RIGHTS:
-                self._pidfd = struct.unpack("i", data)[0]
+                self._pidfd, *self.system_v = struct.unpack(f"{len(data) // 4}i", data)
             elif text == "step":
                 self._pid = _CREDENTIALS.unpack(data)[0]
             elif text.startswith("init"):

@@ -29,6 +29,7 @@ class OwnProcess:
     root_pid: int = os.getpid()
     exit_code: int | None = None
     peak_bytes: int = 0
+    system_v: tuple[int, ...] = ()
 
 
 def watch(limit_mb: int | None, on_exceeded: Callable[[StepMemoryError], None] = lambda _: None) -> MemoryWatch:
@@ -154,6 +155,7 @@ async def test_an_ended_step_is_not_measured_again() -> None:
         pid = os.getpid()
         exit_code = None
         peak_bytes = 0
+        system_v = ()
 
         @property
         def root_pid(self) -> int:

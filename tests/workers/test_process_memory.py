@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,10 +14,11 @@ import psutil
 import pytest
 
 from pdkernel.workers.process_memory import (
+    SharedMemory,
+    StepMemory,
     find_memory_limit,
     proportional_bytes,
     resident_bytes,
-    resident_bytes_with_descendants,
 )
 
 MB = 1 << 20
@@ -33,12 +35,12 @@ def test_memory_of_children_counts(start: str) -> None:
     with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        own = resident_bytes_with_descendants(os.getpid(), os.getpid()) - resident_bytes(os.getpid())
+        own = StepMemory().measure(os.getpid(), os.getpid()) - resident_bytes(os.getpid())
         measured = (
             proportional_bytes([process.pid]),
-            resident_bytes_with_descendants(process.pid, process.pid),
+            StepMemory().measure(process.pid, process.pid),
             own,
-            resident_bytes_with_descendants(2**22 + 1, process.pid),  # its program has ended: no process has the number
+            StepMemory().measure(2**22 + 1, process.pid),  # its program has ended: no process has the number
         )
         process.stdin.close()  # type: ignore[union-attr]
 
@@ -58,7 +60,7 @@ def test_shared_memory_counts_once() -> None:
         process.stdout.readline()
         measured, resident = (
             proportional_bytes([process.pid]),
-            resident_bytes_with_descendants(process.pid, process.pid),
+            StepMemory().measure(process.pid, process.pid),
         )
         process.stdin.close()  # type: ignore[union-attr]
 
@@ -116,3 +118,75 @@ def test_own_memory_is_measured() -> None:
 
     assert 10 * MB < proportional < 1.2 * known_with_children
     assert known / 1.2 < resident < 1.2 * known
+
+
+linux = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+
+
+@linux
+def test_file_in_memory_counts_once() -> None:
+    """A file in memory counts as much as it has, also if two descriptors and a mapping refer to it."""
+    file = os.memfd_create("test")
+    os.write(file, bytes(20 * MB))
+    before = SharedMemory([os.getpid()]).bytes
+    copy = os.dup(file)
+    with mmap.mmap(file, 20 * MB):
+        both = SharedMemory([os.getpid()]).bytes
+    os.close(copy)
+    os.close(file)
+
+    assert 20 * MB <= before == both
+    assert SharedMemory([os.getpid()]).bytes <= before - 20 * MB
+
+
+@linux
+def test_hidden_memory_counts_by_the_growth_of_the_machine() -> None:
+    """While a descriptor is on its way through a socket, unexplained growth of the machine's shared memory is the step's."""
+    readings = iter([100 * MB, 400 * MB])
+    memory = StepMemory(read_machine=lambda: next(readings))
+    pid = os.getpid()
+    before = memory.measure(pid, pid)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"\0pdkernel-{pid}")
+        listening.listen()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"\0pdkernel-{pid}")
+            socket.send_fds(client, [b"x"], [0])
+            during = memory.measure(pid, pid)
+
+    assert 290 * MB < during - before < 310 * MB
+
+
+@linux
+def test_growth_of_the_machine_is_not_that_of_a_step_that_hides_nothing() -> None:
+    """Shared memory that other programs use meanwhile does not count."""
+    readings = iter([100 * MB, 900 * MB])
+    memory = StepMemory(read_machine=lambda: next(readings))
+    with subprocess.Popen(["sleep", "60"]) as process:
+        first, second = (memory.measure(process.pid, process.pid) for _ in range(2))
+        process.kill()
+
+    assert abs(second - first) < 100 * MB
+
+
+@linux
+def test_memory_of_other_steps_is_not_that_of_a_step_that_may_hide_some() -> None:
+    """What another step has in files in memory explains the growth of the machine's shared memory."""
+    readings = iter([100 * MB, 120 * MB, 120 * MB])
+    hiding, other = (StepMemory(read_machine=lambda: next(readings)) for _ in range(2))
+    here, there = socket.socketpair()
+    socket.send_fds(here, [b"x"], [0])
+    with subprocess.Popen(["sleep", "60"], pass_fds=[there.fileno()]) as process:
+        first = hiding.measure(process.pid, process.pid)
+        file = os.memfd_create("test")
+        os.write(file, bytes(20 * MB))
+        with subprocess.Popen(["sleep", "60"], pass_fds=[file]) as holder:
+            other.measure(holder.pid, holder.pid)
+            second = hiding.measure(process.pid, process.pid)
+            holder.kill()
+        process.kill()
+    os.close(file)
+    here.close()
+    there.close()
+
+    assert abs(second - first) < 5 * MB

@@ -154,7 +154,7 @@ class StepParent:
         die_with_parent(self._self)
         os.setsid()
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        report_init(status, os.pidfd_open(os.getpid()), b"init", os.getpid())
+        report_init(status, [os.pidfd_open(os.getpid())], b"init", os.getpid())
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         step = self._fork()
         if step:
@@ -229,14 +229,27 @@ def forbid_tracing() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def report_init(status: int, init: int, message: bytes, pid: int) -> None:
-    """Send *message* and *init*, a descriptor of the process *pid*. Raises `OSError` if pdkernel has closed the socket."""
+def open_system_v() -> list[int]:
+    """Open the lists of the System V objects of this process's namespace: shared memory, message queues and semaphores."""
+    try:
+        return [os.open(f"/proc/sysvipc/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("shm", "msg", "sem")]
+    except OSError:  # a kernel without them
+        return []
+
+
+def report_init(status: int, descriptors: list[int], message: bytes, pid: int) -> None:
+    """
+    Send *message* and *descriptors*, of which the first is of the process *pid*.
+
+    Raises:
+        OSError: pdkernel has closed the socket.
+    """
     sender = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, status)
     try:
         sender.sendmsg(
             [message],
             [
-                (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [init])),
+                (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors)),
                 (_socket.SOL_SOCKET, _socket.SCM_CREDENTIALS, struct.pack("3i", pid, os.getuid(), os.getgid())),
             ],
         )

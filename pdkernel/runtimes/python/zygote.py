@@ -26,7 +26,8 @@ The specification is a file in memory with two JSON texts. The message is the le
 "cwd", "sandbox": null or {"filter": HEX, "listen": BOOL, "port": INT or null}}`. Of a worker that is forked, the first of `argv` is
 the interpreter.
 
-Messages on the status socket: `init` or `init namespaces` with a descriptor of the process, `step`, `listen N` (the number of the filter's
+Messages on the status socket: `init` or `init namespaces` with a descriptor of the process (and of the lists of System V objects in
+its namespace), `step`, `listen N` (the number of the filter's
 listener; the step waits for an answer), `exit STATUS KILOBYTES` (its highest resident memory) and `fail TEXT`. Sender ids come from the system, which translates them.
 """
 
@@ -110,15 +111,15 @@ class Starter:
         if self._namespaces is None:
             step_process.hand_over(parent, size, descriptors, [])
             return
-        init, made = self._namespaces.make(public["plan"], self._template_id)
+        init, system_v, made = self._namespaces.make(public["plan"], self._template_id)
         try:
-            step_process.report_init(descriptors[1], made[0], b"init namespaces", init)
+            step_process.report_init(descriptors[1], [made[0], *system_v], b"init namespaces", init)
             step_process.hand_over(parent, size, descriptors, made[1:])
         except OSError:
             signal.pidfd_send_signal(made[0], signal.SIGKILL)
             raise
         finally:
-            for each in made:
+            for each in system_v + made:
                 os.close(each)
 
 
@@ -137,14 +138,16 @@ class Namespaces:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    def make(self, plan: dict[str, Any], template_id: int) -> tuple[int, list[int]]:
+    def make(self, plan: dict[str, Any], template_id: int) -> tuple[int, list[int], list[int]]:
         """
         Make namespaces with the mounts of *plan*, whose next process has another id than *template_id*. Raises `OSError`.
 
-        Returns the id of their init process, and descriptors: of init, of the namespaces, and of the Landlock rules if there are some.
+        Returns the id of their init process, descriptors of the lists of System V objects, and descriptors of init, of the namespaces,
+        and of the Landlock rules if there are some.
         """
         isolation.unshare(_CLONE_NEWPID)
         init = 0
+        system_v: list[int] = []
         rules: list[int] = []
         made: list[int] = []
         try:
@@ -157,18 +160,19 @@ class Namespaces:
             # Its memory and descriptors are those of this process, so it costs next to nothing. It never returns from `pause`: it
             # has no signal handler. So all init processes use one stack.
             init = self._clone(_libc.pause, _CLONE_FILES, self._stack_address + _STACK_BYTES)
+            system_v = step_process.open_system_v()
             made = [os.pidfd_open(init), *step_process.open_namespaces()]
             self._choose_next_id(_id_outside(made[0]) + 1, template_id)
         except OSError:
             if init:
                 os.kill(init, signal.SIGKILL)
-            for each in rules + made:
+            for each in system_v + rules + made:
                 os.close(each)
             raise
         finally:
             for each in self._own:
                 step_process.enter_namespace(each)
-        return init, made + rules
+        return init, system_v, made + rules
 
     def _enter_base(self, mounts: list[dict[str, Any]]) -> None:
         """
@@ -260,7 +264,7 @@ def _try_namespaces() -> None:
 
     def enter() -> None:
         own = Namespaces()  # its memory has the stack of the init process, which starts when the system wants
-        _, (_, *namespaces) = own.make(_NO_MOUNTS, 0)
+        _, _, (_, *namespaces) = own.make(_NO_MOUNTS, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         step_process.enter_namespace(namespaces[0])
         _run_child(lambda: mount(namespaces))
