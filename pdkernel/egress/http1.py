@@ -169,7 +169,7 @@ def _check_framing(head: bytes) -> None:
     """
     Raise `h11.RemoteProtocolError` if programs may differ about the end of the request with *head*, in lower case.
 
-    h11 checks the values, but merges equal lengths and knows nothing of names that some servers take for the same.
+    h11 checks the values, but merges equal lengths, and accepts names that some servers take for the same.
     """
     line, *headers = head.split(b"\r\n")
     names = [header.partition(b":")[0] for header in headers]

@@ -120,7 +120,7 @@ class Http1ClientConnection:
             except h11.RemoteProtocolError as error:
                 raise httpcore.RemoteProtocolError(str(error)) from error
             if isinstance(event, h11.InformationalResponse) and event.status_code == _SWITCHING_PROTOCOLS:
-                raise httpcore.RemoteProtocolError("the host switched the protocol, which nobody asked for")
+                raise httpcore.RemoteProtocolError("the host switched the protocol without a request for it")
             if event is not h11.NEED_DATA:
                 return event
             data = await self._read()

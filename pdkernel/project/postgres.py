@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Engine, create_engine
@@ -25,19 +29,26 @@ _DEFAULTS = {
 _NOT_CONNECTED, _INSUFFICIENT_PRIVILEGE = "08", "42501"
 
 
+_REQUIRE_AUTH_VERSION = 160000  # of libpq
+_VERIFIED_TLS = ("verify-ca", "verify-full")
+
+
 def open_engine(url: URL) -> tuple[Engine, str]:
     """
     Return an engine that has not connected yet, and the URL without passwords.
 
+    The URL of the engine has all that a connection needs; code that connects without the engine takes its arguments from there.
+
     Raises:
-        ProjectError: The driver is not installed.
+        ProjectError: The driver is not installed, or too old for a server of this machine.
     """
     password = url.query.get("password")
     if password is not None:  # SQLAlchemy hides only the password before the host
         url = url.difference_update_query(["password"]).set(password=str(password))
+    checked = demand_authentication(url, os.environ)
     try:
         engine = create_engine(
-            url.set(drivername="postgresql+psycopg"),
+            checked.set(drivername="postgresql+psycopg"),
             connect_args={name: value for name, value in _DEFAULTS.items() if name not in url.query},
             hide_parameters=True,
             pool_pre_ping=True,  # a server that was restarted has closed the connections
@@ -47,7 +58,66 @@ def open_engine(url: URL) -> tuple[Engine, str]:
         raise ProjectError(
             "A project on Postgres needs a driver that is not installed.", fix=INSTALL_COMMANDS["postgres"]
         ) from fault
+    if checked is not url:
+        from psycopg import pq  # optional
+
+        if pq.version() < _REQUIRE_AUTH_VERSION:
+            raise ProjectError(
+                "The library libpq of the driver cannot check how a server of this machine authenticates.",
+                fix="Install the driver with its own libpq: pip install 'psycopg[binary]>=3.2'",
+            )
     return engine, url.difference_update_query(["sslpassword"]).render_as_string(hide_password=True)
+
+
+def demand_authentication(url: URL, environ: Mapping[str, str]) -> URL:
+    """
+    Return *url* with the authentication that a server of this machine must ask for, unless the URL or *environ* names one.
+
+    While the server is down, any process of this machine may listen on its port, and ask for the password in clear. With SCRAM
+    the server proves that it knows the password, which does not leave this process. Without a password in *url* or *environ*,
+    the server may ask for none, but not for that of a password file.
+    """
+    if (
+        "require_auth" in url.query
+        or "PGREQUIREAUTH" in environ
+        or url.query.get("sslmode", environ.get("PGSSLMODE")) in _VERIFIED_TLS
+        or not any(map(_is_this_machine, _tcp_hosts(url, environ)))
+    ):
+        return url
+    has_password = url.password is not None or "PGPASSWORD" in environ
+    return url.update_query_dict({"require_auth": "scram-sha-256" if has_password else "!password,!md5"})
+
+
+def _tcp_hosts(url: URL, environ: Mapping[str, str]) -> list[str]:
+    """The hosts of *url*, as libpq finds them; without those that are paths of Unix sockets."""
+    found: list[str] = []
+    for name, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR")):
+        given = url.query.get(name) or (url.host if name == "host" else None) or environ.get(variable, "")
+        lists = [given] if isinstance(given, str) else given
+        found += [host.strip() for each in lists for host in each.split(",")]
+    # SQLAlchemy permits `?host=NAME:PORT`, several times
+    names = [name if name.count(":") != 1 else name.partition(":")[0] for name in found]
+    return [name for name in names if name and not name.startswith(("/", "@"))]
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    return any(_is_local(family, address) for family, _, _, _, address in found)
+
+
+def _is_local(family: int, address: Any) -> bool:
+    """Whether this machine has *address*: another one cannot be bound."""
+    if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+        return True
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def translate_error(fault: BaseException, location: str, url: URL) -> PdkernelError | None:
@@ -73,6 +143,13 @@ def translate_error(fault: BaseException, location: str, url: URL) -> PdkernelEr
 
 def unreachable_error(location: str, fault: object, url: URL) -> DatabaseUnreachableError:
     """The error of a database on a server that does not answer; *fault* is the error of its driver."""
+    if "authentication method requirement" in str(fault):
+        return DatabaseUnreachableError(
+            f"The project's database {location} is not used: {_first_line(fault, url)}. On this machine, another program could "
+            "have taken the port of the server.",
+            fix="Let the server use SCRAM (`password_encryption = scram-sha-256`, and a new password), or name its method in "
+            "--database (PDKERNEL_DATABASE): `?require_auth=md5`, or `?require_auth=none` for `trust`.",
+        )
     return DatabaseUnreachableError(
         f"The project's database {location} cannot be reached: {_first_line(fault, url)}",
         fix="Check that the server runs, and that the URL in --database (PDKERNEL_DATABASE) is correct.",
