@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from pdkernel.model import JSON
 from pdkernel.redaction import Redactor
 
 if TYPE_CHECKING:
+    from pdkernel.egress.pending_call import PendingCall
     from pdkernel.egress.recording import MemoryRecording  # loads h11
 
 _MAX_FAILURES = 256
@@ -76,10 +78,17 @@ def connection_owner(external_user: str | None, environment: str, run_id: str) -
 
 
 class StepBinding:
-    """The context that a token is bound to; counts equal requests and remembers blocked URLs since the binding."""
+    """
+    The context that a token is bound to; counts equal requests and remembers blocked URLs since the binding.
+
+    Attributes:
+        context: The context.
+        calls: Its calls that may be unfinished.
+    """
 
     def __init__(self, context: CallContext) -> None:
         self.context = context
+        self.calls: weakref.WeakSet[PendingCall] = weakref.WeakSet()
         self._ordinals: dict[str, int] = {}
         self._blocked_urls: set[str] = set()
 
@@ -164,9 +173,11 @@ class CallerTokens:
         caller.step_binding = StepBinding(context)
 
     def unbind(self, token: str) -> None:
-        """Remove the binding of *token*; an unknown token is ignored."""
+        """Remove the binding of *token*, and record its unfinished calls; an unknown token is ignored."""
         caller = self._callers.get(token)
-        if caller is not None:
+        if caller is not None and caller.step_binding is not None:
+            for call in list(caller.step_binding.calls):
+                call.abandon()
             caller.step_binding = None
 
     def revoke(self, token: str) -> CallerToken | None:

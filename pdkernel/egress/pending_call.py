@@ -12,7 +12,7 @@ from pdkernel.clock import Clock, format_iso
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import Request, Response
 from pdkernel.egress.refusals import Refusal
-from pdkernel.egress.send_once import is_safe_method
+from pdkernel.egress.send_once import UNKNOWN, is_safe_method
 from pdkernel.execution import CallOutcome, OutboundCall
 from pdkernel.redaction.secret_patterns import redact_url
 
@@ -37,7 +37,12 @@ class PendingCall:
         method: The HTTP method, or `CONNECT`.
         url: The URL, redacted.
         started_at: ISO time of the call's start.
+        is_sent: Whether a part of the request may have reached the host.
+        head: The result as far as the head of the response shows it, or None before.
     """
+
+    is_sent = False
+    head: CallResult | None = None
 
     def __init__(
         self, context: CallContext, method: str, url: str, clock: Clock, request: Request | None = None
@@ -93,6 +98,15 @@ class PendingCall:
         what = "got no response" if status is None else "got no complete response"
         self.finish(CallResult("failed", status, note=f"{what.removeprefix('got ')}: {why}"))
         self.context.on_failed(f"{self.method} {self.url} {what}: {self.context.redactor.redact_text(why)}")
+
+    def abandon(self) -> None:
+        """Record a call whose response the step does not wait for any more, as far as it is known; no effect after `finish`."""
+        if self.head is not None:
+            self.finish(self.head)
+        elif self.is_sent and not is_safe_method(self.method):
+            self.finish(CallResult("failed", note=f"unknown: sent, answer not seen. {UNKNOWN}"))
+        else:
+            self.finish(CallResult("failed", note="no response: the step ended before."))
 
     def refuse(self, refusal: Refusal) -> Response:
         """Record the call, report the refusal to the run, and return the response for the step."""

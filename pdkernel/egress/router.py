@@ -18,7 +18,7 @@ from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call_recorder import CallRecorder, max_recorded_bytes
 from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
-from pdkernel.egress.message import Request, Response, format_origin
+from pdkernel.egress.message import Request, Response, format_origin, get_header
 from pdkernel.egress.outbound_policy import OutboundPolicy, is_loopback
 from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.pending_call import CallResult, PendingCall
@@ -26,6 +26,7 @@ from pdkernel.egress.protocol_sniff import CLIENT_FIRST_PORTS
 from pdkernel.egress.public_addresses import NotPublicError, is_inside
 from pdkernel.egress.recorded_call import restore_secrets
 from pdkernel.egress.responses import (
+    ResponseRecorder,
     UpstreamResult,
     build_response,
     close_unread,
@@ -38,6 +39,7 @@ from pdkernel.egress.responses import (
 from pdkernel.egress.send_once import (
     MAX_STORED_BODY_BYTES,
     NOT_AGAIN,
+    NOT_SEEN,
     UNKNOWN,
     SentRequestStore,
     StoredResponse,
@@ -45,12 +47,14 @@ from pdkernel.egress.send_once import (
     host_key,
     is_safe_method,
     may_have_effect,
+    may_repeat,
     no_answer,
     request_identity,
     sent_key,
 )
 from pdkernel.egress.stand_ins import StandIn
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.errors import PdkernelError
 from pdkernel.redaction.secret_patterns import redact_url
 
 
@@ -72,6 +76,7 @@ class CallRouter:
         self._clock = clock
         self._recorder = CallRecorder()
         self._unfinished_sends: set[asyncio.Task[Any]] = set()
+        self._sending: dict[str, asyncio.Task[Any]] = {}  # what sends an unsafe request, by the request's key
 
     async def route(self, caller: CallerToken | None, request: Request) -> Response:
         """
@@ -87,6 +92,7 @@ class CallRouter:
         if binding is None:
             return refusals.no_step().to_response()
         call = PendingCall(binding.context, request.method, request.url, self._clock, request)
+        binding.calls.add(call)
         policy = binding.context.policy
         inside = self.not_public(binding.context, request)
         if inside is not None:
@@ -238,8 +244,12 @@ class CallRouter:
         if binding.context.is_recorded:
             await request.body.buffer()
             recorder = await self._recorder.open(binding, call, request)
+        call.is_sent = True
         try:
             result = await self._sender.send(binding.context, request)
+        except asyncio.CancelledError:
+            call.abandon()
+            raise
         except UpstreamError as error:
             unknown = error.sent and not is_safe_method(request.method)
             call.fail(f"{error} {UNKNOWN}" if unknown else str(error))
@@ -249,6 +259,7 @@ class CallRouter:
             raise
         except NotPublicError:
             return await self._refuse(call, request, refusals.not_public(call.method, call.url))
+        call.head = result.call_result
         body = result.response.body
         if isinstance(body, bytes):
             call.finish(replace(result.call_result, body_bytes=len(body)))
@@ -271,20 +282,59 @@ class CallRouter:
         """Return the stored response to an equal request of an earlier run; without one, send *request* and store its response."""
         context = binding.context
         key = await _sent_key(binding, request)
-        recorded = None if context.send_again else await asyncio.to_thread(sent.find, key)
+        own, earlier_sending = asyncio.current_task(), self._sending.get(key)
+        if earlier_sending is not None:  # its run has ended, and its answer will be stored
+            await asyncio.wait({earlier_sending})
+        idempotency_key = get_header(request.headers, b"idempotency-key")
+        earlier = await asyncio.to_thread(sent.find, key)
         recorder = await self._recorder.open(binding, call, request)
-        if recorded is not None:
-            return repeat_response(call, recorded, recorder)
+        if earlier is not None and not context.send_again and not may_repeat(earlier, idempotency_key):
+            return repeat_response(call, earlier, recorder)
+        assert own is not None
+        self._sending[key] = own
+        try:
+            return await self._send_recorded(binding, sent, call, request, key, earlier, recorder)
+        except asyncio.CancelledError:  # the gateway closes
+            call.abandon()
+            raise
+        finally:
+            if self._sending.get(key) is own:
+                del self._sending[key]
+
+    async def _send_recorded(
+        self,
+        binding: StepBinding,
+        sent: SentRequestStore,
+        call: PendingCall,
+        request: Request,
+        key: str,
+        earlier: StoredResponse | None,
+        recorder: ResponseRecorder | None,
+    ) -> Response:
+        """Send *request*, with a record under *key* that it is sent; the response, or *earlier* if nothing was sent, replaces it."""
+        context = binding.context
+        idempotency_key = get_header(request.headers, b"idempotency-key")
+        try:
+            await asyncio.to_thread(sent.add, key, no_answer(NOT_SEEN, call.started_at, idempotency_key))
+        except (OSError, PdkernelError) as fault:
+            why = f"the call was not sent, because it could not be recorded: {fault}"
+            call.fail(why)
+            raise UpstreamError(why) from fault
+        call.is_sent = True
         try:
             result = await self._sender.send(context, request)
+            call.head = result.call_result
             content, rest = await read_up_to(result.response.body, MAX_STORED_BODY_BYTES)
         except UpstreamError as error:
             call.fail(f"{error} {UNKNOWN} {NOT_AGAIN}" if error.sent else str(error))
             if error.sent:
-                unanswered = no_answer(context.redactor.redact_text(str(error)), call.started_at)
-                await self._remember(binding, sent, key, request, unanswered)
+                why = context.redactor.redact_text(str(error))
+                await self._remember(binding, sent, key, request, no_answer(why, call.started_at, idempotency_key))
+            else:
+                await _restore(sent, key, earlier)
             raise
         except NotPublicError:
+            await _restore(sent, key, earlier)
             return await self._refuse(call, request, refusals.not_public(call.method, call.url))
         response = result.response
         record = _build_record(result, content if rest is None else None, call.started_at)
@@ -294,6 +344,8 @@ class CallRouter:
             call.finish(replace(result.call_result, body_bytes=len(content), note=" ".join(notes) or None))
         if may_have_effect(response.status):
             await self._remember(binding, sent, key, request, record)
+        else:
+            await _restore(sent, key, earlier)
         has_no_body = is_bodyless(request.method, response.status)
         if rest is None:
             if recorder is not None:
@@ -336,6 +388,14 @@ class CallRouter:
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = is_bodyless(request.method, found.status)
         return build_response(found.status, found.reason.encode("latin-1"), headers, found.body, has_no_body=bodyless)
+
+
+async def _restore(sent: SentRequestStore, key: str, earlier: StoredResponse | None) -> None:
+    """Store what was stored before a request that had no effect."""
+    if earlier is None:
+        await asyncio.to_thread(sent.remove, key)
+    else:
+        await asyncio.to_thread(sent.add, key, earlier)
 
 
 async def _sent_key(binding: StepBinding, request: Request) -> str:

@@ -1,6 +1,9 @@
 """
 Sending once: the identity of unsafe requests, their stored responses, and unknown outcomes.
 
+Before the first byte of a request leaves, its record says that no answer was seen; the answer replaces that record. So a request
+whose sender is killed is not sent again by itself either.
+
 The table of stored responses is in `project`.
 """
 
@@ -19,6 +22,7 @@ __all__ = [
     "host_key",
     "is_safe_method",
     "may_have_effect",
+    "may_repeat",
     "no_answer",
     "request_identity",
     "sent_key",
@@ -35,6 +39,10 @@ MAX_STORED_BODY_BYTES = 8 << 20
 
 _REFUSING_STATUSES = frozenset({401, 403, 407, 408, 425, 429})
 _NO_ANSWER = 0
+_KEY_HEADER = "idempotency-key"
+
+NOT_SEEN = "what sent it ended before."
+"""Why there is no response to a request whose record was not replaced."""
 
 
 def is_safe_method(method: str) -> bool:
@@ -52,9 +60,17 @@ def may_have_effect(status: int) -> bool:
     return status not in _REFUSING_STATUSES
 
 
-def no_answer(why: str, at: str) -> StoredResponse:
-    """The record of a request that was sent at *at* and got no response."""
-    return StoredResponse(_NO_ANSWER, why, (), b"", at)
+def no_answer(why: str, at: str, idempotency_key: bytes | None = None) -> StoredResponse:
+    """The record of a request that was sent at *at* and got no response, with the value of its header `Idempotency-Key`."""
+    headers = () if idempotency_key is None else ((_KEY_HEADER, idempotency_key.decode("latin-1")),)
+    return StoredResponse(_NO_ANSWER, why, headers, b"", at)
+
+
+def may_repeat(recorded: StoredResponse, idempotency_key: bytes | None) -> bool:
+    """Whether the host itself recognizes the repetition of a request that got no response, by the same `Idempotency-Key`."""
+    if recorded.status != _NO_ANSWER or idempotency_key is None:
+        return False
+    return recorded.headers == ((_KEY_HEADER, idempotency_key.decode("latin-1")),)
 
 
 def doubt(recorded: StoredResponse) -> str | None:
@@ -77,7 +93,11 @@ class SentRequestStore(Protocol):
         ...
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Store *recorded* under *key*; replaces an older response."""
+        """Store *recorded* under *key*; replaces an older response. It is stored for good when this returns."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Remove what is stored under *key*, if anything."""
         ...
 
 

@@ -52,6 +52,11 @@ class IdempotencyTable:
                 newest = select(sent.c.request).order_by(sent.c.created.desc(), sent.c.request).limit(self._max_answers)
                 connection.execute(delete(sent).where(sent.c.request.not_in(newest)))
 
+    def remove(self, key: str) -> None:
+        """Remove the response to the call *key*, which was not sent, or was rejected."""
+        with self._database.write() as connection:
+            connection.execute(delete(sent).where(sent.c.request == key))
+
 
 def _vault_context(key: str) -> str:
     return locate(sent.c.sealed_answer, request=key)

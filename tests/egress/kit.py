@@ -216,6 +216,10 @@ class SentMemory:
         """Store the response."""
         self.kept[key] = recorded
 
+    def remove(self, key: str) -> None:
+        """Remove the response."""
+        self.kept.pop(key, None)
+
 
 @dataclass
 class Ledger:

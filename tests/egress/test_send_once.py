@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import trustme
 
 from pdkernel.egress import Gateway, StoredResponse
 from pdkernel.identity import ProxyAccess
+from pdkernel.project import Project
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import (
     REF,
@@ -365,24 +370,191 @@ def test_closing_the_gateway_ends_a_call_without_a_response(loop: Loop, tmp_path
 
 
 class FullStore(SentMemory):
-    """A store that cannot add a response."""
+    """A store that is full after *room* records."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
 
     def add(self, key: str, recorded: StoredResponse) -> None:
-        """Raise the error of a full disk."""
-        raise OSError("no space left")
+        """Store the response, or raise the error of a full disk."""
+        if self._room == 0:
+            raise OSError("no space left")
+        self._room -= 1
+        super().add(key, recorded)
+
+
+def test_a_request_that_cannot_be_recorded_is_not_sent(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """If the record of a request cannot be stored, the request fails with the reason, because a repetition could not be noticed."""
+    python.bind(ledger.binding("live", sent_requests=FullStore(0)))
+
+    out = python.ask("http.client", "POST", URL, "hello")
+
+    assert "no space left" in out["error"]
+    assert outside.seen == []
+    assert [(call.outcome, "was not sent" in (call.note or "")) for call in ledger.calls] == [("failed", True)]
 
 
 def test_a_request_is_recorded_if_the_store_fails(
     python: ClientProcess, outside: OutsideServer, ledger: Ledger
 ) -> None:
-    """If the store fails, the response is lost, and the call's row is still written."""
-    python.bind(ledger.binding("live", sent_requests=FullStore()))
+    """If the store fails afterwards, the response is lost, the call's row is written, and the call is not sent again."""
+    store = FullStore(1)
+    for _ in range(2):
+        python.bind(ledger.binding("live", sent_requests=store))
+        out = python.ask("http.client", "POST", URL, "hello")
+        assert "error" in out
 
-    out = python.ask("http.client", "POST", URL, "hello")
-
-    assert "error" in out
     assert len(outside.seen) == 1
-    assert [call.outcome for call in ledger.calls] == ["sent"]
+    assert [call.outcome for call in ledger.calls] == ["sent", "not_sent"]
+
+
+POST = b"POST / HTTP/1.1\r\nHost: slack.com\r\nContent-Length: 2\r\nIdempotency-Key: %s\r\n\r\nhi"
+
+
+class SilentHost:
+    """
+    A host that receives requests and answers when it is told to.
+
+    Attributes:
+        requests: The requests that it received.
+        go_on: Lets it answer.
+        records: The records of the store when the first byte arrived.
+    """
+
+    def __init__(self, sent: SentMemory) -> None:
+        self.requests: list[bytes] = []
+        self.go_on = threading.Event()
+        self.records: list[dict[str, StoredResponse]] = []
+        self._sent = sent
+
+    def serve(self, sock: socket.socket) -> None:
+        """Answer one request."""
+        first = sock.recv(1)
+        self.records.append(dict(self._sent.kept))
+        self.requests.append(first + read_until(sock, b"hi"))
+        self.go_on.wait(60)
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+
+def test_a_request_is_recorded_before_its_first_byte(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """When the first byte of a request arrives, its record says that no answer was seen; the answer replaces the record."""
+    sent = SentMemory()
+    silent = SilentHost(sent)
+    silent.go_on.set()
+    with host(silent.serve) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, token):
+        gateway.bind(token, ledger.binding("live", sent_requests=sent))
+        with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(POST % b"1")
+            read_until(sock, b"ok")
+
+    assert [each.status for each in silent.records[0].values()] == [0]
+    assert sorted(each.status for each in sent.kept.values()) == [0, 200]  # and the mark of the host
+
+
+@pytest.mark.parametrize("end", ["the step ends", "the gateway closes"])
+def test_a_request_whose_answer_was_not_seen_is_not_sent_again(
+    loop: Loop, tmp_path: Path, ledger: Ledger, end: str
+) -> None:
+    """The row of a call in flight is written when its step ends or the gateway closes; a later run does not send the call."""
+    sent = SentMemory()
+    silent = SilentHost(sent)
+    with host(silent.serve) as port:
+        with gateway_to(loop, tmp_path, port, meant=80) as (gateway, token):
+            gateway.bind(token, ledger.binding("live", sent_requests=sent))
+            with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+                sock.sendall(POST % b"1")
+                wait_until(lambda: bool(silent.requests))
+                if end == "the step ends":
+                    gateway.unbind(token)
+                    gateway.revoke_token(token)
+                    assert len(ledger.calls) == 1
+        with gateway_to(loop, tmp_path, port, meant=80) as (gateway, token):
+            gateway.bind(token, ledger.binding("live", sent_requests=sent))
+            with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+                sock.sendall(POST % b"2")
+                with pytest.raises(ConnectionResetError):
+                    read_all(sock)
+        silent.go_on.set()
+
+    assert len(silent.requests) == 1
+    assert [call.outcome for call in ledger.calls] == ["failed", "not_sent"]
+    assert (ledger.calls[0].note or "").startswith("unknown: sent, answer not seen.")
+    assert "The outcome is unknown" in (ledger.calls[1].note or "")
+    assert ledger.calls[1].same_as == ledger.calls[0].at
+
+
+def test_a_request_with_the_same_idempotency_key_is_repeated(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """If the answer was not seen, a request with the `Idempotency-Key` of the first one is sent, because its host recognizes it."""
+    sent = SentMemory()
+    first, second = SilentHost(sent), SilentHost(sent)
+    second.go_on.set()
+    for silent in (first, second):
+        with host(silent.serve) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, token):
+            gateway.bind(token, ledger.binding("live", sent_requests=sent))
+            with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+                sock.sendall(POST % b"order-7")
+                wait_until(lambda silent=silent: bool(silent.requests))  # type: ignore[misc]
+                if silent is second:
+                    read_until(sock, b"ok")
+            loop.run(gateway.close())
+            silent.go_on.set()
+
+    assert second.requests == first.requests
+    assert [call.outcome for call in ledger.calls] == ["failed", "sent"]
+
+
+def test_a_run_waits_for_the_same_request_in_flight(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """A run that repeats a request which an ended run has sent gets its answer, and sends nothing."""
+    sent = SentMemory()
+    silent = SilentHost(sent)
+    with host(silent.serve) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, token):
+        gateway.bind(token, ledger.binding("live", sent_requests=sent))
+        with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(POST % b"1")
+            wait_until(lambda: bool(silent.requests))
+        gateway.unbind(token)
+        gateway.bind(token, ledger.binding("live", sent_requests=sent))
+        with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(POST % b"1")
+            time.sleep(0.2)
+            silent.go_on.set()
+            answer = read_until(sock, b"ok")
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert len(silent.requests) == 1
+    assert [call.outcome for call in ledger.calls] == ["failed", "not_sent"]
+
+
+def test_a_request_of_a_killed_process_is_not_sent_again(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """`kill -9` of the gateway's process between the first byte and the answer leaves a record; the next process does not send."""
+    silent = SilentHost(SentMemory())
+    sender = Path(__file__).parent / "clients" / "killed_gateway.py"
+    with host(silent.serve) as port:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.egress.clients.killed_gateway", str(tmp_path), str(port)],
+            cwd=sender.parents[3],
+        )
+        wait_until(lambda: bool(silent.requests))
+        process.kill()
+        process.wait()
+        with (
+            Project.open(tmp_path / ".pdkernel") as project,
+            gateway_to(loop, tmp_path, port, meant=80) as (gateway, token),
+        ):
+            gateway.bind(token, ledger.binding("live", sent_requests=project.idempotency))
+            with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+                sock.sendall(POST % b"2")
+                with pytest.raises(ConnectionResetError):
+                    read_all(sock)
+        silent.go_on.set()
+
+    assert len(silent.requests) == 1
+    assert [call.outcome for call in ledger.calls] == ["not_sent"]
+    assert "got no response: what sent it ended before" in (ledger.calls[0].note or "")
+    assert "`%pdrun --send` repeats it" in (ledger.calls[0].note or "")
 
 
 def test_a_request_with_a_large_response_is_not_sent_again(runs: Runs, outside: OutsideServer, ledger: Ledger) -> None:

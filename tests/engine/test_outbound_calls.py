@@ -119,6 +119,9 @@ class NothingSent:
     def add(self, key: str, recorded: StoredResponse) -> None:
         """Store nothing."""
 
+    def remove(self, key: str) -> None:
+        """Remove nothing."""
+
 
 @pytest.mark.parametrize("sends_once", [True, False])
 def test_the_calls_of_a_step_belong_to_its_run(sends_once: bool) -> None:
