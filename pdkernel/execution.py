@@ -21,6 +21,7 @@ Status = Literal["queued", "executing", "paused", "resumed", "success", "error",
 UNFINISHED_STATUSES: frozenset[Status] = frozenset({"queued", "executing", "paused", "resumed"})
 StepStatus = Literal["success", "error", "skipped", "disabled", "pinned", "not_run"]
 Stream = Literal["stdout", "stderr"]
+Verdict = Literal["approved", "rejected", "resumed", "cancelled"]
 CallOutcome = Literal["sent", "not_sent", "stand_in", "replayed", "denied", "failed"]
 
 NOTE_PREFIX = "[pdkernel] "
@@ -29,6 +30,8 @@ STDERR_INTRODUCTION = " The end of its stderr:\n"
 """The text before the end of stderr in the message of a step whose process ended."""
 RETURN_VALUE = "$return_value"
 SUMMARY = "$summary"
+RESUME_DATA = "$resume_data"
+"""The export of a step that was suspended: the body of the call of its `resume_url`, or the answer in the console."""
 CANCELLED = "Cancelled"
 """The name of the error of a step that ran when its run was cancelled; the step's status is `error`."""
 
@@ -280,6 +283,25 @@ class RunPause(JsonStruct, frozen=True):
     until: str | None
 
 
+class Decision(JsonStruct, frozen=True, omit_defaults=True):
+    """
+    What a person or a program decided about a run.
+
+    Attributes:
+        verdict: `approved` and `rejected` answer a suspend in the console, `resumed` ends a pause, `cancelled` ends the run.
+        by: Who decided, for example `console session 3f9a12`, `admin token`, `resume_url` or `terminal of ada`.
+        at: ISO time.
+        step: The step whose pause ended, or None if the run was cancelled elsewhere.
+        note: The note of the person, or None.
+    """
+
+    verdict: Verdict
+    by: str
+    at: str
+    step: str | None = None
+    note: str | None = None
+
+
 class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     """
     One run of a workflow on one event.
@@ -289,6 +311,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         outbound_enforcement: How outbound calls were enforced, or None for the mode `live`; never in the JSON.
         pause: The pause of a paused run, or None.
+        decisions: What persons and programs decided about the run, oldest first.
     """
 
     id: str
@@ -310,6 +333,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     lookup: Lookup | None = None
     outbound_enforcement: OutboundEnforcement | None = None
     pause: RunPause | None = None
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def event(self) -> Mapping[str, JSON]:

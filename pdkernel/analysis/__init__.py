@@ -37,6 +37,7 @@ from pdkernel.analysis.python_requirements import (
     find_python_requirements,
     find_unreadable_requirements,
 )
+from pdkernel.analysis.resume_answers import UnreadAnswer, find_answer_readers, find_unread_answers
 from pdkernel.analysis.secret_props import (
     SecretProp,
     fill_secret_props,
@@ -80,6 +81,7 @@ __all__ = [
     "ReadFile",
     "SecretProp",
     "StepFileError",
+    "UnreadAnswer",
     "build_contract_schema",
     "build_example_body",
     "build_example_event",
@@ -97,6 +99,7 @@ __all__ = [
     "describe_place",
     "detect_drift",
     "fill_secret_props",
+    "find_answer_readers",
     "find_app_bindings",
     "find_blocked_steps",
     "find_declared_apps",
@@ -110,6 +113,7 @@ __all__ = [
     "find_step_packages",
     "find_step_references",
     "find_step_requirements",
+    "find_unread_answers",
     "find_unreadable_requirements",
     "find_workflow_variables",
     "format_path",

@@ -158,7 +158,9 @@ def cancel_run(state: CliContext, run_id: str, as_json: bool) -> int:
     """
     from pdkernel.operations import run_history
 
-    execution = _with_journal(state, lambda journal: run_history.cancel_run(journal, run_id))
+    execution = _with_journal(
+        state, lambda journal: run_history.cancel_run(journal, run_id, by=run_history.name_caller("terminal"))
+    )
     if as_json:
         print_json(execution.to_json())
     else:
@@ -186,11 +188,14 @@ def resume_run(state: CliContext, run_id: str, body: str | None, as_json: bool) 
 
     A served run goes on in its server. Any other run goes on in this command.
     """
+    from pdkernel.engine.journal import NewDecision
     from pdkernel.operations import run_history
 
     async def resume() -> tuple[Execution, str | None]:
         async with open_engine(state) as engine:
-            resumed = await run_history.resume_run(engine, run_id, None if body is None else read_body(body))
+            decision = NewDecision("resumed", run_history.name_caller("terminal"))
+            payload = None if body is None else read_body(body)
+            resumed = await run_history.resume_run(engine, run_id, payload, decision=decision)
             if resumed.claimed is None:
                 return resumed.execution, run_history.describe_resumed(resumed)
             with watch_run(state, is_shown=not as_json) as watcher:

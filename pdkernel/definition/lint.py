@@ -16,6 +16,7 @@ from pdkernel.analysis import (
     find_reference_errors,
     find_step_packages,
     find_step_requirements,
+    find_unread_answers,
     missing_responses,
 )
 from pdkernel.definition.credential_check import find_credential_errors, find_credential_named_props, iter_texts
@@ -101,6 +102,19 @@ def check_own_accounts(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding
             f"Write `--app {app.prop}` without an account if the external user's is meant."
             if app.prop == app.app
             else f"Write `--app {app.prop}:{app.app}` without an account if the external user's is meant.",
+        )
+
+
+def check_answers(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
+    """Steps that suspend the run for an answer that no later step reads."""
+    for step, line in find_unread_answers(workflow):
+        yield _at_step(
+            "answer",
+            workflow.step(step),
+            "The step suspends the run, and no later step reads the answer: whoever calls the resume_url with a refusal lets the run "
+            "go on, and Reject in the console cancels it.",
+            f"Read steps.{step}.$resume_data in a later step, and end the run there if the answer is no; or send the cancel_url, too.",
+            line,
         )
 
 
@@ -244,6 +258,7 @@ LINT_RULES: Mapping[str, Callable[[Workflow, Sidecar], Iterator[Finding]]] = {
     "secret": check_secrets,
     "own-account": check_own_accounts,
     "response": missing_response,
+    "answer": check_answers,
     "git-form": check_git_forms,
     "name": check_names,
     "limit": check_limits,
@@ -251,7 +266,8 @@ LINT_RULES: Mapping[str, Callable[[Workflow, Sidecar], Iterator[Finding]]] = {
 }
 """
 The rules by name: references to steps that do not exist or come later; credentials in plain text; your own account among
-external users' accounts; a custom response that some path never sends; forms unknown to Git; names; limits; packages
+external users' accounts; a custom response that some path never sends; an answer to
+a suspend that no step reads; forms unknown to Git; names; limits; packages
 without an exact version.
 """
 

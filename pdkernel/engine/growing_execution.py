@@ -68,6 +68,7 @@ class GrowingExecution:
             "outbound_enforcement": None
             if request.policy.mode == "live"
             else OutboundEnforcement(request.policy.mode, guard),
+            "decisions": state.decisions,
         }
         self._execution: Execution | None = None
 

@@ -28,7 +28,7 @@ from pdkernel.engine.journal import (
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest, decode_request
 from pdkernel.errors import ProjectError
-from pdkernel.execution import StepResult
+from pdkernel.execution import Decision, StepResult
 from pdkernel.identity import parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import Vault
@@ -40,9 +40,6 @@ CARRY_LOCATION = "runs/{run_id}/carry/{path}"
 PAYLOAD_LOCATION = "runs/{run_id}/payload/{path}"
 MESSAGE_LOCATION = "runs/{run_id}/outbox/{path}"
 """The locations for which the values of a run are encrypted."""
-
-RESUME_DATA = "$resume_data"
-"""The export of a resumed step that holds the body of the call of its `resume_url`."""
 
 
 class Carry(JsonStruct, frozen=True, omit_defaults=True):
@@ -132,6 +129,7 @@ class RestoredRun:
         secrets: The secrets in exports, messages, responses and contexts of recorded steps.
         package_lock: The packages of the run's row, or None: those with which the run began, or for a new run those that it
             will probably have.
+        decisions: What persons and programs have decided about the run.
     """
 
     claim: Claim
@@ -145,6 +143,7 @@ class RestoredRun:
     response: HttpResponse | None = None
     secrets: tuple[Secret, ...] = ()
     package_lock: StoredLock | None = None
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def done_steps(self) -> frozenset[str]:
@@ -279,6 +278,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         response=response,
         secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
         package_lock=claimed.package_lock,
+        decisions=claimed.decisions,
     )
 
 

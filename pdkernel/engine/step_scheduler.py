@@ -17,11 +17,11 @@ from pdkernel.clock import Clock, format_iso
 from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause, retry_delay_s
-from pdkernel.engine.restored_run import RESUME_DATA, RestoredPause, RestoredRun
+from pdkernel.engine.restored_run import RestoredPause, RestoredRun
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.errors import DirectiveError, ExpressionError
-from pdkernel.execution import ErrorRecord, Status, StepResult
+from pdkernel.execution import RESUME_DATA, ErrorRecord, Status, StepResult
 from pdkernel.model import JSON, Step
 from pdkernel.workers import StepOutcome
 

@@ -26,7 +26,15 @@ from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.emitted_events import EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
-from pdkernel.engine.journal import ClaimedRun, Journal, WaitKey, WaitResolution, encode_output, open_journal
+from pdkernel.engine.journal import (
+    ClaimedRun,
+    Journal,
+    NewDecision,
+    WaitKey,
+    WaitResolution,
+    encode_output,
+    open_journal,
+)
 from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.record_writes import RunLostError, retry_unreachable
@@ -313,10 +321,14 @@ class WorkflowEngine:
         """Return the recorded state of a run. Raises `ProjectError` if a row is damaged, or was encrypted with another key."""
         return restore_run(claimed, self._project.vault)
 
-    async def resolve_wait(self, key: WaitKey, verb: FlowVerb, payload: JSON = None) -> WaitResolution:
+    async def resolve_wait(
+        self, key: WaitKey, verb: FlowVerb, payload: JSON = None, *, decision: NewDecision | None = None
+    ) -> WaitResolution:
         """Resume or cancel the run that pauses at *key*; *payload* is the body of the call that resumes it."""
         sealed = None if payload is None else seal_payload(payload, key.run_id, key.path, self._project.vault)
-        return await self.journal.resolve_wait(key, "resumed" if verb == "resume" else "cancelled", sealed)
+        return await self.journal.resolve_wait(
+            key, "resumed" if verb == "resume" else "cancelled", sealed, decision=decision
+        )
 
     async def continue_run(
         self,

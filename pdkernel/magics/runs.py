@@ -178,15 +178,16 @@ class RunsMagics(Magics):
         _start(self.shell, session, [fork])
 
     def _cancel(self, session: Session, run_ids: list[str], _: Any) -> None:
-        from pdkernel.operations.run_history import cancel_run
+        from pdkernel.operations.run_history import cancel_run, name_caller
 
         run_id = _one(run_ids, "cancel ID")
-        session.call_engine(lambda engine: cancel_run(engine.journal, run_id))
+        session.call_engine(lambda engine: cancel_run(engine.journal, run_id, by=name_caller("notebook")))
         show_message(f"Cancelled {run_id}.")
 
     def _resume(self, session: Session, run_ids: list[str], chosen: Any) -> None:
+        from pdkernel.engine.journal import NewDecision
         from pdkernel.event import parse_json
-        from pdkernel.operations.run_history import describe_resumed, resume_run
+        from pdkernel.operations.run_history import describe_resumed, name_caller, resume_run
 
         newest = session.paused_runs.newest
         run_id = _one(run_ids or ([] if newest is None else [newest]), "resume ID")
@@ -198,7 +199,8 @@ class RunsMagics(Magics):
             if stopped is not None:
                 raise_on_failure(stopped)
             return
-        resumed = session.call_engine(lambda engine: resume_run(engine, run_id, body))
+        decision = NewDecision("resumed", name_caller("notebook"))
+        resumed = session.call_engine(lambda engine: resume_run(engine, run_id, body, decision=decision))
         claimed = resumed.claimed
         if claimed is None:
             show_message(describe_resumed(resumed))

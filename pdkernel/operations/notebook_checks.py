@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pdkernel.actions import Catalog
-from pdkernel.analysis import check_readable, derive_contract
+from pdkernel.analysis import check_readable, derive_contract, find_unread_answers
 from pdkernel.definition.step_matching import match_steps
 from pdkernel.directive import is_step_cell, parse_step_cell
 from pdkernel.egress.recording import read_recorded_requests
@@ -64,6 +64,7 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
             for binding in bindings
         ),
         reads=tuple(field.path for field in derive_contract(workflow).fields),
+        unread_answers=tuple(each.step for each in find_unread_answers(workflow)),
         calls=tuple(sorted({*_list_shown_calls(cells), *_list_recorded_calls(workflow, path.parent)})),
     )
 

@@ -6,18 +6,25 @@ A run is run again by `run_replay`.
 
 from __future__ import annotations
 
+import asyncio
+import getpass
+import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast, get_args
 
+from pdkernel.analysis import find_answer_readers
 from pdkernel.clock import Clock
 from pdkernel.engine.journal import (
+    MAX_NOTE_CHARACTERS,
     ClaimedRun,
     ExecutionQuery,
     Journal,
+    NewDecision,
     WaitKey,
     open_journal_reader,
 )
@@ -25,8 +32,9 @@ from pdkernel.engine.journal import open_journal as open_executor
 from pdkernel.errors import RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
 from pdkernel.identity import parse_environment
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Workflow
 from pdkernel.project import Project
+from pdkernel.render.formatting import format_decision
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,6 +47,9 @@ RETENTION_DAYS = 30
 REMOVAL_BATCH = 500
 """Runs that are removed in one transaction, so that runs in progress can write between."""
 
+PYTHON_CALLER = "Python"
+"""Who decides about a run in a call that names nobody."""
+_RESUMED = NewDecision("resumed", PYTHON_CALLER)
 _SHORT_SPAN = re.compile(r"(\d+)\s*(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -86,16 +97,29 @@ async def open_journal(project: Project) -> AsyncIterator[Journal]:
         await journal.close()
 
 
-async def cancel_run(journal: Journal, run_id: str) -> Execution:
+def name_caller(place: str) -> str:
+    """Who decides about a run at *place* of this machine, for its record: `terminal of ada`."""
+    try:
+        return f"{place} of {getpass.getuser()}"
+    except (KeyError, OSError):  # a user id without a name
+        return place
+
+
+async def cancel_run(journal: Journal, run_id: str, *, by: str = PYTHON_CALLER) -> Execution:
     """
     Cancel an unfinished run, and return its record.
 
     If the run is in progress in another process, that process ends it within a second.
 
+    Args:
+        journal: The journal.
+        run_id: The id of the run.
+        by: Who cancels the run, for its record.
+
     Raises:
         RequestError: There is no such run, or the run has ended.
     """
-    if not await journal.cancel(run_id):
+    if not await journal.cancel(run_id, decision=NewDecision("cancelled", by)):
         raise _ended_error(_require(await journal.get_execution(run_id), run_id))
     return _require(await journal.get_execution(run_id), run_id)
 
@@ -125,7 +149,12 @@ class ResumedRun:
 
 
 async def resume_run(
-    engine: WorkflowEngine, run_id: str, body: JSON = None, *, pause: WaitKey | None = None
+    engine: WorkflowEngine,
+    run_id: str,
+    body: JSON = None,
+    *,
+    pause: WaitKey | None = None,
+    decision: NewDecision = _RESUMED,
 ) -> ResumedRun:
     """
     End the pause of a run now: a delay, a suspend or a rerun.
@@ -137,11 +166,13 @@ async def resume_run(
         run_id: The id of the run.
         body: The body that the step gets, as from a call of its `resume_url`; or None.
         pause: The pause that the caller means; None is the current one.
+        decision: What was decided, and by whom, for the record of the run.
 
     Raises:
-        RequestError: There is no such run, the run has ended, or the run is not in that pause.
+        RequestError: There is no such run, the run has ended, or the run is not in that pause. If somebody else has decided, the
+            message names them.
     """
-    is_served = await end_pause(engine, run_id, body, pause=pause)
+    is_served = await end_pause(engine, run_id, body, pause=pause, decision=decision)
     mine = None if is_served else await engine.journal.claim(run_id)
     return ResumedRun(
         _require(await engine.journal.get_execution(run_id), run_id),
@@ -150,7 +181,14 @@ async def resume_run(
     )
 
 
-async def end_pause(engine: WorkflowEngine, run_id: str, body: JSON = None, *, pause: WaitKey | None = None) -> bool:
+async def end_pause(
+    engine: WorkflowEngine,
+    run_id: str,
+    body: JSON = None,
+    *,
+    pause: WaitKey | None = None,
+    decision: NewDecision = _RESUMED,
+) -> bool:
     """
     End the pause of a run, which goes on in the process that waits for that. Arguments and errors are those of `resume_run`.
 
@@ -164,18 +202,82 @@ async def end_pause(engine: WorkflowEngine, run_id: str, body: JSON = None, *, p
     if execution.status not in UNFINISHED_STATUSES:
         raise _ended_error(execution)
     is_served, wait = claimed.origin == "serve", claimed.open_wait
+    if pause is not None and (wait is None or pause != wait.key(run_id)):
+        raise await _late_error(engine.journal, pause)
     if execution.status == "paused" and wait is not None:
         key = wait.key(run_id)
-        if pause not in (None, key) or await engine.resolve_wait(key, "resume", body) != "done":
-            raise RequestError(
-                f"The pause of the run {run_id} has ended already.", fix=f"See: pdkernel runs show {run_id}"
-            )
+        if await engine.resolve_wait(key, "resume", body, decision=decision) != "done":
+            raise await _late_error(engine.journal, key)
     elif is_served or execution.status == "executing" or body is not None:
         # a run of a terminal whose pause has ended, and that no process has claimed, goes on below
         raise RequestError(
             f"The run {run_id} is not paused: it is {execution.status}.", fix=f"See: pdkernel runs show {run_id}"
         )
     return is_served
+
+
+async def answer_run(
+    engine: WorkflowEngine, run_id: str, *, is_approved: bool, by: str, note: str = "", pause: WaitKey | None = None
+) -> ResumedRun:
+    """
+    Approve or reject a run that waits in a suspend. Its step gets `{"approved": ..., "note": ...}`.
+
+    A rejected run is cancelled, unless a later step reads the answer (`find_answer_readers`): a step that does not know of the
+    rejection would act as if the run was approved.
+
+    Args:
+        engine: The engine of this process.
+        run_id: The id of the run.
+        is_approved: Whether the run is approved.
+        by: Who decides, for the record of the run.
+        note: The note of the person.
+        pause: The pause that the caller means; None is the current one.
+
+    Raises:
+        RequestError: As for `resume_run`; also if the run waits in another kind of pause, or the note is too long.
+    """
+    if len(note) > MAX_NOTE_CHARACTERS:
+        raise RequestError(f"The note has more than {MAX_NOTE_CHARACTERS} characters.", fix="Write a shorter note.")
+    found = await engine.journal.load_run(run_id)
+    wait = None if found is None else found[1].open_wait
+    if wait is not None and wait.kind != "suspend":
+        raise RequestError("Only a run that waits in a suspend can be approved or rejected.", fix="Resume the run.")
+    if wait is not None:
+        pause = pause or wait.key(run_id)
+    body: JSON = {"approved": is_approved, "note": note}
+    decision = NewDecision("approved" if is_approved else "rejected", by, note)
+    readers: Sequence[str] = () if found is None else await asyncio.to_thread(find_run_readers, found[1])
+    if is_approved or wait is None or readers:
+        return await resume_run(engine, run_id, body, pause=pause, decision=decision)
+    key = wait.key(run_id)
+    if pause != key or await engine.resolve_wait(key, "cancel", decision=decision) != "done":
+        raise await _late_error(engine.journal, pause or key)
+    return ResumedRun(_require(await engine.journal.get_execution(run_id), run_id), None, is_continued=False)
+
+
+def find_run_readers(claimed: ClaimedRun) -> Sequence[str]:
+    """The later steps of a paused run that read the answer to its suspend; empty also if the run is not paused."""
+    wait = claimed.open_wait
+    return () if wait is None else _find_readers(claimed.definition, wait.path)
+
+
+@lru_cache(maxsize=32)
+def _find_readers(definition: str, step: str) -> Sequence[str]:
+    try:
+        workflow = Workflow.from_versioned_content(json.loads(definition))
+    except (ValueError, TypeError, KeyError, RecursionError):  # damaged; such a run cannot be continued
+        return ()
+    return find_answer_readers(workflow, step)
+
+
+async def _late_error(journal: Journal, pause: WaitKey) -> RequestError:
+    """The error of a decision about a pause that has ended, with the decision that was first."""
+    execution = _require(await journal.get_execution(pause.run_id), pause.run_id)
+    first = next((each for each in reversed(execution.decisions) if each.step in (pause.path, None)), None)
+    who = "" if first is None else f" {format_decision(first)}."
+    return RequestError(
+        f"The pause of the run {pause.run_id} has ended already.{who}", fix=f"See: pdkernel runs show {pause.run_id}"
+    )
 
 
 async def remove_runs(journal: Journal, run_ids: Sequence[str], *, keeps_executing: bool = False) -> int:
@@ -361,7 +463,9 @@ def _unknown_error(run_id: str) -> RequestError:
 
 
 def _ended_error(execution: Execution) -> RequestError:
+    last = execution.decisions[-1] if execution.decisions else None
+    who = "" if last is None else f" {format_decision(last)}."
     return RequestError(
-        f"The run {execution.id} has ended already: its status is {execution.status}.",
+        f"The run {execution.id} has ended already: its status is {execution.status}.{who}",
         fix=f"To run its event again: pdkernel runs replay {execution.id}",
     )

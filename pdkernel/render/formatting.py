@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pdkernel.errors import CONNECT_PREFIX, format_count
-from pdkernel.execution import AccountUse, Delivery, OutboundCall, Response
+from pdkernel.execution import AccountUse, Decision, Delivery, OutboundCall, Response
 from pdkernel.model import JSON
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import Tone, escape_control_characters
@@ -198,3 +198,9 @@ def truncate_line(text: str, width: int) -> str:
 def format_list(names: Sequence[str]) -> str:
     """Names in a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def format_decision(decision: Decision) -> str:
+    """Format a decision without its note: `Step ask was approved by admin token at 2026-11-24 10:00:00 UTC`."""
+    what = "The run" if decision.step is None else f"Step {decision.step}"
+    return f"{what} was {decision.verdict} by {decision.by} at {format_timestamp(decision.at)}"

@@ -43,6 +43,7 @@ class NotebookCheck(JsonStruct, frozen=True):
         accounts: The step, app and account of each app prop; the account is None for the external user's account.
         reads: The paths of the event that steps read.
         calls: The method and URL, without its query, of each outbound call in saved outputs and recordings.
+        unread_answers: Steps that suspend the run, and no later step reads the answer.
         proof: The verdict of a proof, or None if there was none.
         proof_summary: What the proof compared, what it did not compare, and what to do; empty if it compared each step.
     """
@@ -57,6 +58,7 @@ class NotebookCheck(JsonStruct, frozen=True):
     accounts: tuple[tuple[str, str, str | None], ...] = ()
     reads: tuple[str, ...] = ()
     calls: tuple[tuple[str, str], ...] = ()
+    unread_answers: tuple[str, ...] = ()
     proof: Verdict | None = None
     proof_summary: str = ""
 
@@ -98,6 +100,11 @@ def _rows(check: NotebookCheck) -> Iterator[tuple[str, str]]:
         )
     if check.unmarked_outputs:
         yield "outputs without a mark", f"{_cells(check.unmarked_outputs)}. To mark them, run these cells again."
+    if check.unread_answers:
+        yield (
+            "answers that no step reads",
+            f"{', '.join(check.unread_answers)}. To the run, approve and reject are the same; Reject in the console cancels it.",
+        )
     if check.base is not None:
         yield f"changes since {check.base}", ", ".join(map(_change, check.changes)) or "none"
     yield (

@@ -12,10 +12,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.encode import JsonStruct, decode_json
-from pdkernel.engine.journal import ClaimedRun, WaitKey
+from pdkernel.engine.journal import ClaimedRun, NewDecision, WaitKey
 from pdkernel.engine.pauses import FLOW_URL_PATH, FlowVerb, verify_flow_url
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.model import JSON
+from pdkernel.render.formatting import format_decision
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.endpoint.request_body import NO_BODY, BodyError, BodyTooLargeError, read_body
@@ -79,10 +80,13 @@ async def flow_url(verb: FlowVerb, request: Request) -> Response:
     except (BodyTooLargeError, BodyError) as fault:
         status = 413 if isinstance(fault, BodyTooLargeError) else 400
         return PlainTextResponse(f"{fault}\n", status_code=status, headers=_HEADERS)
-    resolution = await context.engine.resolve_wait(key, verb, None if body is NO_BODY else body)
+    by = f"{verb}_url, called by a step" if request.scope.get(STEP_CALL_KEY) else f"{verb}_url"
+    decision = NewDecision("resumed" if verb == "resume" else "cancelled", by)
+    resolution = await context.engine.resolve_wait(key, verb, None if body is NO_BODY else body, decision=decision)
     state.runs.dispatch.notify()
     if resolution == "late":
-        return PlainTextResponse(_describe_late(found[0]), status_code=409, headers=_HEADERS)
+        current = await context.engine.journal.get_execution(key.run_id)
+        return PlainTextResponse(_describe_late(current or found[0]), status_code=409, headers=_HEADERS)
     if verb == "cancel":
         await state.runs.cancel(key.run_id)
     done = "The run is cancelled.\n" if verb == "cancel" else "The run goes on.\n"
@@ -117,9 +121,10 @@ class _Definition(JsonStruct, frozen=True):
 
 
 def _describe_late(execution: Execution) -> str:
+    who = f" {format_decision(execution.decisions[-1])}." if execution.decisions else ""
     if execution.status in UNFINISHED_STATUSES:
-        return "Another call was first: the run has gone on already.\n"
-    return f"The run has ended already (status: {execution.status}).\n"
+        return f"Another call was first: the run has gone on already.{who}\n"
+    return f"The run has ended already (status: {execution.status}).{who}\n"
 
 
 def _flow_page(verb: FlowVerb, execution: Execution) -> Response:

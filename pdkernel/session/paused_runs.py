@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pdkernel.engine.journal import NewDecision
 from pdkernel.engine.run_request import OnChange, RunWatcher
 from pdkernel.execution import Execution, Status
 from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON
-from pdkernel.operations.run_history import cancel_run, end_pause
+from pdkernel.operations.run_history import cancel_run, end_pause, name_caller
 from pdkernel.session.engine_thread import EngineThread
 from pdkernel.session.notebook_state import NotebookState
 
@@ -98,11 +99,12 @@ class PausedRuns:
         Raises:
             RequestError: There is no such run, or it is not paused.
         """
-        self._engine.call(lambda engine: end_pause(engine, run_id, body))
+        decision = NewDecision("resumed", name_caller("notebook"))
+        self._engine.call(lambda engine: end_pause(engine, run_id, body, decision=decision))
 
     def cancel(self, run_id: str) -> Execution:
         """Cancel a run, and return its record. Raises `RequestError` if there is no such run, or it has ended."""
-        return self._engine.call(lambda engine: cancel_run(engine.journal, run_id))
+        return self._engine.call(lambda engine: cancel_run(engine.journal, run_id, by=name_caller("notebook")))
 
     def list_left(self) -> Sequence[Execution]:
         """The paused runs of the notebook's workflow that this session does not follow, newest first."""

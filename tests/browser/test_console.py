@@ -31,6 +31,9 @@ ASKS = a_workflow(
     python_step("answer", 'return pd.steps["ask"]["$resume_data"]'),
     name="Pay out",
 )
+PAYS = a_workflow(
+    python_step("ask", "pd.flow.suspend(600000)"), python_step("post_payment", 'return "posted"'), name="Pay invoice"
+)
 SLACK = a_workflow(python_step("post", "return 1", options="--app slack"), name="Post to Slack")
 
 
@@ -121,7 +124,7 @@ def site(loop: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A project whose server runs in a thread."""
     stack = AsyncExitStack()
     folder = tmp_path_factory.mktemp("console")
-    site = loop.run(stack.enter_async_context(site_of(folder, GREETS, FAILS, ASKS, SLACK)))
+    site = loop.run(stack.enter_async_context(site_of(folder, GREETS, FAILS, ASKS, PAYS, SLACK)))
     site.directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-1"}, external_user_id="ada")
     site.directory.add_account(app="github", credentials={"oauth_access_token": "gho-1"}, external_user_id="grace")
     yield site
@@ -165,10 +168,53 @@ def test_a_suspended_run_is_approved(console: ConsoleSite) -> None:
     console.screenshot("suspended")
     page.get_by_role("button", name="Approve").click()
 
-    expect(page.get_by_text("The run goes on as approved.")).to_be_visible()
+    expect(page.get_by_text("The run was approved, and goes on.")).to_be_visible()
     expect(page.get_by_role("button", name="Replay")).to_be_visible()
     expect(page.locator("#timeline")).to_contain_text('{"approved": true, "note": "Checked <b>twice</b>"}')
     console.screenshot("approved")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_rejected_run_is_cancelled(console: ConsoleSite, scheme: Literal["light", "dark"]) -> None:
+    """A person sees the event first, and what Reject does; after it, nothing was posted, and the page tells who decided."""
+    run_id = console.call("Pay invoice")
+    console.page.emulate_media(color_scheme=scheme)
+    page = console.open(f"/-/runs/{run_id}")
+    expect(page.locator("#live")).to_have_text("Status: paused")
+    top = page.locator("#event").bounding_box()
+    below = page.get_by_role("button", name="Approve").bounding_box()
+    page.get_by_label("Note").fill("Twice the agreed amount")
+    console.screenshot(f"reject-{scheme}")
+    page.get_by_role("button", name="Reject and cancel the run").click()
+
+    expect(page.get_by_text("The run was rejected and cancelled. No further step starts.")).to_be_visible()
+    expect(page.locator("#event")).to_contain_text("amount: 12")
+    expect(page.locator("#timeline")).to_contain_text("Step ask was rejected by console session")
+    expect(page.locator("#timeline")).to_contain_text("Twice the agreed amount")
+    expect(page.locator("#timeline")).not_to_contain_text("posted")
+    console.screenshot(f"rejected-{scheme}")
+    page.emulate_media(color_scheme="light")
+    assert top is not None
+    assert below is not None
+    assert top["y"] + top["height"] <= below["y"]
+
+
+def test_the_second_person_is_told_who_decided(console: ConsoleSite) -> None:
+    """Of two persons with the page of one run, the first decides; the second reads who has decided, and what the answer was."""
+    run_id = console.call("Pay out")
+    first = console.open(f"/-/runs/{run_id}")
+    second = first.context.new_page()
+    second.goto(first.url)
+    second.evaluate("disconnect(); ended = true")  # the page has not been updated yet
+    expect(
+        second.get_by_role("button", name="Reject: the run goes on, and step answer gets the answer")
+    ).to_be_visible()
+    first.get_by_role("button", name="Approve").click()
+    expect(first.get_by_text("The run was approved, and goes on.")).to_be_visible()
+    second.get_by_role("button", name="Reject: the run goes on").click()
+
+    expect(second.get_by_role("alert")).to_contain_text("Step ask was approved by console session")
+    second.close()
 
 
 def test_an_update_does_not_take_the_focus(console: ConsoleSite) -> None:

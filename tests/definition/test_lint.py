@@ -282,3 +282,13 @@ def test_packages() -> None:
     assert [(finding.step, finding.cell, finding.line, finding.message.split(" ")[0]) for finding in findings] == [
         ("a", 1, 2, "rich"), ("a", 1, 4, "requests"), ("b", 2, 4, "dayjs"), ("b", 2, 5, "zod"),
     ]  # fmt: skip
+
+
+def test_an_answer_that_no_step_reads() -> None:
+    """A suspend whose answer no later step reads is found at its line, with what to write; one that is read is not."""
+    ask = python("pd.flow.suspend(60000)", name="ask")
+    (finding,) = found("answer", ask, python("return 1", name="pay", cell=2))
+    read = found("answer", ask, python("return pd.steps['ask']['$resume_data']", name="pay", cell=2))
+
+    assert (finding.step, finding.cell, finding.line, read) == ("ask", 2, 3, [])
+    assert "steps.ask.$resume_data" in finding.fix

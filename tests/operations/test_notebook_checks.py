@@ -16,7 +16,7 @@ from pdkernel.errors import RequestError
 from pdkernel.notebook import build_output_metadata
 from pdkernel.operations.notebook_checks import check_notebook
 from pdkernel.project import Project
-from pdkernel.render.notebook_check import NotebookCheck, OutputOfCell, StepChange
+from pdkernel.render.notebook_check import NotebookCheck, OutputOfCell, StepChange, render_text
 
 ONE = "%%pdstep one\ndef handler(pd):\n    return pd.steps['trigger']['event']['body']['id']"
 TWO = "%%pdstep two --app slack\ndef handler(pd):\n    return pd.steps['one']['$return_value']"
@@ -85,6 +85,16 @@ def test_outputs_without_a_mark(check: Check) -> None:
 
     assert found.is_passed
     assert found.unmarked_outputs == (OutputOfCell(1, "one"),)
+
+
+def test_an_answer_that_no_step_reads(check: Check) -> None:
+    """A suspend whose answer no later step reads is listed, and does not fail."""
+    ask = new_code_cell("%%pdstep ask\ndef handler(pd):\n    pd.flow.suspend(60000)\n")
+
+    found = check(ask, cell(TWO))
+
+    assert (found.is_passed, found.unread_answers) == (True, ("ask",))
+    assert "answers that no step reads: ask." in render_text(found)
 
 
 def test_a_notebook_that_cannot_be_read(check: Check) -> None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from pdkernel.execution import (
     CANCELLED,
     AccountUse,
+    Decision,
     Delivery,
     ErrorRecord,
     Execution,
@@ -71,7 +72,25 @@ def hostile_execution() -> Execution:
         steps=(step,),
         response=Response(200, {EVIL: EVIL}, EVIL),
         error=ErrorRecord(EVIL, EVIL, EVIL, stack=EVIL),
+        decisions=(Decision("rejected", EVIL, EVIL, EVIL, EVIL),),
     )
+
+
+def test_decisions_are_shown() -> None:
+    """Text and HTML show what was decided about the run, by whom, when and with which note, as text."""
+    decisions = (
+        Decision("approved", "console session 3f9a12", "2026-11-24T10:00:00.000Z", "ask", "Checked <b>twice</b>"),
+        Decision("cancelled", "terminal of ada", "2026-11-24T11:00:00.000Z"),
+    )
+    execution = builders.an_execution(decisions=decisions)
+
+    text, html = timeline.render_text(execution), timeline.render_html(execution)
+
+    first = "Step ask was approved by console session 3f9a12 at 2026-11-24 10:00:00 UTC"
+    assert first in " ".join(text.split())
+    assert "The run was cancelled by terminal of ada at 2026-11-24 11:00:00 UTC" in " ".join(text.split())
+    assert "Checked <b>twice</b>" in " ".join(text.split())
+    assert f"{first}\nChecked <b>twice</b>\n" in Page(html).lines
 
 
 def test_a_sealed_event_is_shown_as_sealed() -> None:

@@ -232,7 +232,11 @@ async def test_the_cancel_url_ends_a_run(tmp_path: Path) -> None:
         (run,) = await site.runs()
 
     assert cancelled == [200, 409]
-    assert (resumed.status_code, resumed.text) == (409, "The run has ended already (status: cancelled).\n")
+    assert resumed.status_code == 409
+    assert resumed.text.startswith(
+        "The run has ended already (status: cancelled). Step ask was cancelled by cancel_url at 20"
+    )
+    assert [(each.verdict, each.by) for each in run.decisions] == [("cancelled", "cancel_url")]
     assert run.status == "cancelled"
 
 

@@ -25,9 +25,11 @@ from pdkernel.engine.journal.opening import mark_dead, open_journal, open_journa
 from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
+    MAX_NOTE_CHARACTERS,
     Claim,
     ClaimedRun,
     FinalStatus,
+    NewDecision,
     NewRun,
     OutboxRow,
     StepRow,
@@ -51,6 +53,7 @@ from pdkernel.engine.journal.text_columns import (
 )
 
 __all__ = [
+    "MAX_NOTE_CHARACTERS",
     "Claim",
     "ClaimedRun",
     "DatabaseJournal",
@@ -59,6 +62,7 @@ __all__ = [
     "FinalStatus",
     "Journal",
     "JournalReader",
+    "NewDecision",
     "NewRun",
     "OutboxRow",
     "RunJournal",

@@ -16,6 +16,7 @@ from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
     FinalStatus,
+    NewDecision,
     NewRun,
     OutboxRow,
     StepRow,
@@ -235,11 +236,18 @@ class DatabaseJournal:
         self._active_run_ids.discard(claim.run_id)
         return await self._announced(lambda connection: self._statements.release(connection, claim))
 
-    async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:
-        """End a pause; the first call wins."""
+    async def resolve_wait(
+        self,
+        key: WaitKey,
+        outcome: WaitOutcome,
+        payload: bytes | None = None,
+        *,
+        decision: NewDecision | None = None,
+    ) -> WaitResolution:
+        """End a pause; the first call wins, and its *decision* is recorded."""
         now = self._now()
         return await self._announced(
-            lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now),
+            lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now, decision),
             is_compound=True,
             is_contended=True,
         )
@@ -289,11 +297,13 @@ class DatabaseJournal:
         )
         self._queue_limits[queue] = limits
 
-    async def cancel(self, run_id: str) -> bool:
+    async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
         """Cancel a run regardless of its owner. Return False if it has ended."""
         now = self._now()
         return await self._announced(
-            lambda connection: self._statements.cancel(connection, run_id, now), is_contended=True
+            lambda connection: self._statements.cancel_run(connection, run_id, now, decision),
+            is_compound=decision is not None,
+            is_contended=True,
         )
 
     async def reap_dead(self) -> int:

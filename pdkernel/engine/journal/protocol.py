@@ -17,6 +17,7 @@ from pdkernel.engine.journal.rows import (
     Claim,
     ClaimedRun,
     FinalStatus,
+    NewDecision,
     NewRun,
     OutboxRow,
     StepRow,
@@ -169,9 +170,16 @@ class Journal(RunJournal, Protocol):
         """Notify other processes of ready runs that this one cannot take."""
         ...
 
-    async def resolve_wait(self, key: WaitKey, outcome: WaitOutcome, payload: bytes | None = None) -> WaitResolution:
+    async def resolve_wait(
+        self,
+        key: WaitKey,
+        outcome: WaitOutcome,
+        payload: bytes | None = None,
+        *,
+        decision: NewDecision | None = None,
+    ) -> WaitResolution:
         """
-        End a pause: the run is ready, or cancelled. The first call wins.
+        End a pause: the run is ready, or cancelled. The first call wins, and its *decision* is recorded in the same commit.
 
         A call for a step that still runs counts when the step pauses.
         """
@@ -205,8 +213,8 @@ class Journal(RunJournal, Protocol):
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
         ...
 
-    async def cancel(self, run_id: str) -> bool:
-        """Cancel a run regardless of its owner. Return False if it has ended."""
+    async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
+        """Cancel a run regardless of its owner, and record *decision* with it. Return False if it has ended."""
         ...
 
     async def reap_dead(self) -> int:

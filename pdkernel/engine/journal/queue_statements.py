@@ -9,7 +9,8 @@ from typing import Any
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, ExecutorStatements
 from pdkernel.engine.journal.rows import Claim, ClaimedRun, StepRow, StoredLock, WaitRow
-from pdkernel.engine.journal.text_columns import replace_unstorable
+from pdkernel.engine.journal.text_columns import build_decision, replace_unstorable
+from pdkernel.execution import Decision
 
 # the SQL is made of constants only; every value is a parameter
 CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, package_lock"
@@ -141,6 +142,7 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, lock = (
         row
     )
+    was_paused = _exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id)
     content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
     steps = connection.execute(
         "select seq, name, data, path, iteration, carry, attempt from steps where run_id = ? order by seq",
@@ -163,11 +165,21 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         created,
         steps=tuple(StepRow(*each) for each in steps),
         waits=tuple(WaitRow(*each) for each in waits),
-        was_paused=_exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id),
+        was_paused=was_paused,
         sent_runs=frozenset(connection.execute("select path, number from outbox where run_id = ?", (run_id,))),
         origin=origin,
         package_lock=None if lock is None else _load_lock(connection, lock),
+        decisions=load_decisions(connection, run_id) if was_paused else (),
     )
+
+
+def load_decisions(connection: Connection, run_id: str) -> tuple[Decision, ...]:
+    """Return the decisions about a run, oldest first."""
+    rows = connection.execute(
+        "select path, verdict, decided_by, note, at from decisions where run_id = ? order by at, path, iteration, number",
+        (run_id,),
+    )
+    return tuple(build_decision(*row) for row in rows)
 
 
 def _load_lock(connection: Connection, key: str) -> StoredLock:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pdkernel.engine.journal.backend import Connection, Snapshots
-from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed
+from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed, load_decisions
 from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
@@ -165,6 +165,7 @@ def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:
                     [data for data, _ in steps],
                     [shown for (shown,) in sends],
                     wait=None if paused is None else WaitRow(0, "", data=paused[0], kind=paused[1], wake_at=paused[2]),
+                    decisions=load_decisions(connection, run_id),
                 )
             )
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from pdkernel.execution import Decision, Verdict
+
 RunStatus = Literal["ready", "running", "paused", "success", "error", "exited", "cancelled"]
 FinalStatus = Literal["success", "error", "exited", "cancelled"]
 
@@ -13,6 +15,8 @@ WaitOutcome = Literal["resumed", "cancelled", "timeout"]
 WaitResolution = Literal["done", "early", "late"]
 """`done`: the wait is over; `early`: the run will not pause in that step; `late`: another call was first, or no such wait."""
 
+MAX_NOTE_CHARACTERS = 2000
+"""Characters of a decision's note."""
 FIRST_FENCE = 1
 """The fence of the executor that accepted a run."""
 
@@ -203,6 +207,22 @@ class WaitKey:
 
 
 @dataclass(frozen=True, slots=True)
+class NewDecision:
+    """
+    A decision about a run that has not been recorded yet; the journal adds the time and the step.
+
+    Attributes:
+        verdict: As in `Decision`.
+        by: Who decides, as in `Decision`.
+        note: The note of the person, at most `MAX_NOTE_CHARACTERS`; may be empty.
+    """
+
+    verdict: Verdict
+    by: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedRun:
     """
     A run that this executor claimed, with everything that is recorded of it.
@@ -222,6 +242,7 @@ class ClaimedRun:
         sent_runs: Path and number of the runs of steps whose messages are in the outbox.
         origin: The origin whose executors continue the run.
         package_lock: The packages with which the run began, or None.
+        decisions: What persons and programs have decided about the run.
     """
 
     claim: Claim
@@ -238,6 +259,7 @@ class ClaimedRun:
     sent_runs: frozenset[tuple[str, int]] = frozenset()
     origin: str = "terminal"
     package_lock: StoredLock | None = None
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def open_wait(self) -> WaitRow | None:

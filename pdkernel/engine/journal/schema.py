@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The version of the tables, the last one of `MIGRATIONS`; SQLite stores it as the file's `user_version`."""
 
 POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always as identity",)
@@ -152,6 +153,21 @@ outbox = Table(
 _undelivered = text("due is not null")
 Index("outbox_due", outbox.c.due, sqlite_where=_undelivered, postgresql_where=_undelivered)
 
+decisions = Table(
+    # what persons and programs decided about runs and their pauses
+    "decisions",
+    metadata,
+    Column("run_id", _Text, nullable=False),
+    Column("path", _Text, nullable=False),  # empty, with the numbers 0, for a decision about the whole run
+    Column("iteration", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("verdict", _Text, nullable=False),
+    Column("decided_by", _Text, nullable=False),
+    Column("note", _Text, nullable=False),
+    Column("at", Float(53), nullable=False),  # whose name both databases share in a migration
+    PrimaryKeyConstraint("run_id", "path", "iteration", "number"),
+)
+
 limits = Table(
     "limits",
     metadata,
@@ -253,6 +269,13 @@ MIGRATIONS: Mapping[int, str] = {
         alter table runs add column package_lock text
     """,
     5: "alter table outbox add column owner text",
+    6: """
+        create table decisions (
+            run_id text not null, path text not null, iteration integer not null, number integer not null,
+            verdict text not null, decided_by text not null, note text not null, at float not null,
+            primary key (run_id, path, iteration, number)
+        )
+    """,
 }
 """
 The statements, divided by semicolons, that change the tables of the version before to each version.

@@ -15,7 +15,9 @@ from pdkernel.engine.journal.executors import EXECUTOR_ALIVE
 from pdkernel.engine.journal.queue_statements import QueueStatements, lock_queue, storable
 from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
+    MAX_NOTE_CHARACTERS,
     Claim,
+    NewDecision,
     NewRun,
     OutboxRow,
     StepRow,
@@ -28,6 +30,7 @@ from pdkernel.engine.journal.rows import (
 from pdkernel.engine.journal.text_columns import (
     CANCELLED_OUTPUT,
     EXPIRED_OUTPUT,
+    REJECTED_OUTPUT,
     escape_json_text,
     replace_unstorable,
 )
@@ -281,9 +284,29 @@ class Statements(QueueStatements):
         return True
 
     def resolve_wait(
-        self, connection: Connection, key: WaitKey, outcome: WaitOutcome, payload: bytes | None, now: float
+        self,
+        connection: Connection,
+        key: WaitKey,
+        outcome: WaitOutcome,
+        payload: bytes | None,
+        now: float,
+        decision: NewDecision | None = None,
     ) -> WaitResolution:
-        """End the wait, or keep the outcome for a step that has not paused yet; the first call wins."""
+        """End the wait, or keep the outcome for a step that has not paused yet; the first call wins, and its *decision* is kept."""
+        resolution = self._resolve_wait(connection, key, outcome, payload, now, decision)
+        if decision is not None and resolution != "late":
+            self._add_decision(connection, key, decision, now)
+        return resolution
+
+    def _resolve_wait(
+        self,
+        connection: Connection,
+        key: WaitKey,
+        outcome: WaitOutcome,
+        payload: bytes | None,
+        now: float,
+        decision: NewDecision | None,
+    ) -> WaitResolution:
         run_id, place = replace_unstorable(key.run_id), (replace_unstorable(key.path), key.iteration)
         row = connection.execute("select status from runs where id = ? /*postgres for update*/", (run_id,)).fetchone()
         status = row[0] if row is not None else None
@@ -299,7 +322,9 @@ class Statements(QueueStatements):
             if recorded is not None or status == "paused" or number >= key.number:
                 return "late"
         if outcome == "cancelled":
-            return "done" if self.cancel(connection, run_id, now) else "late"
+            is_rejected = decision is not None and decision.verdict == "rejected"
+            output = REJECTED_OUTPUT if is_rejected else CANCELLED_OUTPUT
+            return "done" if self.cancel(connection, run_id, now, output=output) else "late"
         if is_open:
             connection.execute(
                 f"update waits set outcome = ?, payload = ?, at = ? where {_STEP_KEY} and number = ?",  # noqa: S608
@@ -338,6 +363,29 @@ class Statements(QueueStatements):
             else:
                 connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (run_id,))
         return woken
+
+    def cancel_run(self, connection: Connection, run_id: str, now: float, decision: NewDecision | None) -> bool:
+        """Cancel the run as `cancel` does, and record *decision*."""
+        is_done = self.cancel(connection, run_id, now)
+        if is_done and decision is not None:
+            self._add_decision(connection, WaitKey(run_id, "", 0, 0), decision, now)
+        return is_done
+
+    @staticmethod
+    def _add_decision(connection: Connection, key: WaitKey, decision: NewDecision, now: float) -> None:
+        connection.execute(
+            "insert into decisions values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing",
+            (
+                replace_unstorable(key.run_id),
+                replace_unstorable(key.path),
+                key.iteration,
+                key.number,
+                decision.verdict,
+                replace_unstorable(decision.by),
+                replace_unstorable(decision.note[:MAX_NOTE_CHARACTERS]),
+                now,
+            ),
+        )
 
     def cancel(self, connection: Connection, run_id: str, now: float, *, output: str = CANCELLED_OUTPUT) -> bool:
         """Cancel the run regardless of its owner, whose next write is refused."""

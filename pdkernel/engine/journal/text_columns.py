@@ -29,6 +29,7 @@ from pdkernel.encode import LONE_SURROGATE, JsonStruct, decode_json, encode_json
 from pdkernel.engine.journal.rows import ClaimedRun, RunStatus, WaitRow
 from pdkernel.errors import ProjectError
 from pdkernel.execution import (
+    Decision,
     Delivery,
     ErrorRecord,
     Execution,
@@ -39,6 +40,7 @@ from pdkernel.execution import (
     Status,
     StepResult,
     StepStatus,
+    Verdict,
 )
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, Workflow
@@ -241,7 +243,12 @@ def to_row_status(status: Status) -> tuple[RunStatus, bool | None]:
 
 
 def build_execution(
-    run: RunRow, steps: Sequence[str], sends: Sequence[str] = (), *, wait: WaitRow | None = None
+    run: RunRow,
+    steps: Sequence[str],
+    sends: Sequence[str] = (),
+    *,
+    wait: WaitRow | None = None,
+    decisions: Sequence[Decision] = (),
 ) -> Execution:
     """
     Build the `Execution` of a run.
@@ -251,6 +258,7 @@ def build_execution(
         steps: The `steps.data` texts in step order, and the `waits.data` texts of steps that are not recorded.
         sends: The `outbox.shown` texts in the order of the messages.
         wait: The pause that has not ended, or None.
+        decisions: What persons and programs have decided about the run.
     """
     trigger = _decode(run.id, _StoredTrigger, "event", run.event)
     output = _decode(run.id, _StoredOutput, "output", run.output) if run.output else _StoredOutput(None, None, {})
@@ -278,7 +286,13 @@ def build_execution(
         pause=None
         if wait is None or run.status != "paused"
         else build_pause(decode_step(run.id, wait.data).name, wait),
+        decisions=tuple(decisions),
     )
+
+
+def build_decision(path: str, verdict: Verdict, by: str, note: str, at: float) -> Decision:
+    """Build a decision of a row of `decisions`; an empty *path* is a decision about the whole run."""
+    return Decision(verdict, by, _iso(at), path or None, note or None)
 
 
 def build_pause(step: str, wait: WaitRow) -> RunPause:
@@ -359,6 +373,7 @@ def _ended(code: str, name: str, message: str) -> str:
 
 
 CANCELLED_OUTPUT = _ended("cancelled", "Cancelled", "The run was cancelled.")
+REJECTED_OUTPUT = _ended("rejected", "Rejected", "The run was rejected, and cancelled.")
 EXPIRED_OUTPUT = _ended(
     "wait_expired", "WaitExpired", "The run was cancelled: no call resumed the run within the time-out."
 )

@@ -73,6 +73,9 @@ def _head(execution: Execution, notes: TimelineContext) -> list[Html]:
         tag("div", view_model.format_identity(execution)),
         tag("div", view_model.format_start(execution), style="opacity:0.75;margin-bottom:6px"),
     ]
+    for decision in execution.decisions:
+        note = multiline(decision.note, style="margin-left:24px") if decision.note else Html("")
+        parts.append(tag("div", formatting.format_decision(decision), note, style="margin-bottom:6px"))
     if notes.note:
         parts.append(tag("div", notes.note, style=f"{WARNING_MARGIN_STYLE};margin-bottom:6px"))
     parts += [

@@ -30,6 +30,9 @@ def _lines(execution: Execution, notes: TimelineContext) -> Iterator[str]:
     yield f"  {formatting.truncate_line(view_model.format_event_source(execution, notes), 96)}"
     yield f"  {formatting.truncate_line(view_model.format_identity(execution), 96)}"
     yield f"  {view_model.format_start(execution)}"
+    for decision in execution.decisions:
+        note = f": {formatting.truncate_line(decision.note, 400)}" if decision.note else ""
+        yield from _wrapped(f"{formatting.format_decision(decision)}{note}", "  ")
     for sentence in [*([notes.note] if notes.note else []), *view_model.collect_warnings(execution, notes)]:
         yield from _wrapped(sentence, "  ! ")
     if execution.error and view_model.belongs_to_no_row(execution.error, execution):

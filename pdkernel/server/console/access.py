@@ -64,6 +64,11 @@ class Visit:
         """Whether the response is JSON."""
         return self.session is None or "application/json" in self.request.headers.get("accept", "")
 
+    @property
+    def visitor(self) -> str:
+        """Who decides about a run, for its record."""
+        return "admin token" if self.session is None else self.session.name
+
     def page(self, template: str, *, status: int = 200, **values: object) -> Response:
         """The page of *template*."""
         return pages.render_page(self.request, template, self.session, status=status, **values)

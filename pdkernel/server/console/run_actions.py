@@ -7,52 +7,78 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pdkernel.engine.journal import NewDecision, WaitKey
 from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.execution import Execution
-from pdkernel.model import JSON
 from pdkernel.operations import run_history
 from pdkernel.operations.run_replay import Replay, prepare_fork, prepare_replay, start_replay
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors
-from pdkernel.server.console.runs import NOTICES, format_pause, show_run
+from pdkernel.server.console.runs import NOTICES, show_run
 
 Action = Callable[[Visit, str], Awaitable[Execution]]
 """Acts on the run with an id; returns the run that the page shows next."""
 
 
 async def _cancel(visit: Visit, run_id: str) -> Execution:
-    execution = await run_history.cancel_run(visit.state.context.engine.journal, run_id)
+    execution = await run_history.cancel_run(visit.state.context.engine.journal, run_id, by=visit.visitor)
     await visit.state.runs.cancel(run_id)
     return execution
 
 
 async def _approve(visit: Visit, run_id: str) -> Execution:
-    return await _resume(visit, run_id, {"approved": True, "note": visit.form.get("note", "")})
+    return await _answer(visit, run_id, is_approved=True)
 
 
 async def _reject(visit: Visit, run_id: str) -> Execution:
-    return await _resume(visit, run_id, {"approved": False, "note": visit.form.get("note", "")})
+    return await _answer(visit, run_id, is_approved=False)
 
 
-async def _resume(visit: Visit, run_id: str, decision: JSON = None) -> Execution:
-    """
-    End the run's pause.
+async def _answer(visit: Visit, run_id: str, *, is_approved: bool) -> Execution:
+    note = visit.form.get("note", "")
+    return _continue(
+        visit,
+        await run_history.answer_run(
+            visit.state.context.engine,
+            run_id,
+            is_approved=is_approved,
+            by=visit.visitor,
+            note=note,
+            pause=_shown_pause(visit, run_id),
+        ),
+    )
 
-    The form names the pause that its page has shown: an old page does not approve the run's next pause.
-    """
-    state = visit.state
-    loaded = await state.context.engine.journal.load_run(run_id)
-    wait = None if loaded is None else loaded[1].open_wait
-    if wait is not None and visit.form.get("pause", format_pause(wait)) != format_pause(wait):
-        raise RequestError("The pause that the page shows has ended already.", fix="Look at the run as it is now.")
-    if decision is not None and wait is not None and wait.kind != "suspend":
-        raise RequestError("Only a run that waits in a suspend can be approved or rejected.", fix="Resume the run.")
-    pause = None if wait is None else wait.key(run_id)
-    resumed = await run_history.resume_run(state.context.engine, run_id, decision, pause=pause)
+
+async def _resume(visit: Visit, run_id: str) -> Execution:
+    decision = NewDecision("resumed", visit.visitor)
+    engine = visit.state.context.engine
+    return _continue(
+        visit, await run_history.resume_run(engine, run_id, pause=_shown_pause(visit, run_id), decision=decision)
+    )
+
+
+def _continue(visit: Visit, resumed: run_history.ResumedRun) -> Execution:
+    """Continue the run if this server must, and return its record."""
     if resumed.claimed is not None:  # a run of a terminal, whose process has ended
-        state.runs.continue_run(resumed.claimed)
-    state.runs.dispatch.notify()
+        visit.state.runs.continue_run(resumed.claimed)
+    visit.state.runs.dispatch.notify()
     return resumed.execution
+
+
+def _shown_pause(visit: Visit, run_id: str) -> WaitKey | None:
+    """
+    The pause that the page of the form has shown, so that an old page does not decide a later pause; None without a page.
+
+    Raises:
+        RequestError: The form names no pause.
+    """
+    shown = visit.form.get("pause")
+    if shown is None:
+        return None
+    path, *numbers = shown.rsplit(" ", 2)
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise RequestError("The form does not name a pause.", fix="Open the page of the run again.")
+    return WaitKey(run_id, path, *map(int, numbers))
 
 
 async def _replay(visit: Visit, run_id: str) -> Execution:
@@ -105,6 +131,7 @@ def action_endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
             return await show_run(visit, run_id, status=409, problem=str(fault))
         if visit.wants_json:
             return pages.json_response(execution)
-        return pages.redirect(visit.request, f"/-/runs/{execution.id}?done={done}")
+        is_stopped = done == "rejected" and execution.status == "cancelled"
+        return pages.redirect(visit.request, f"/-/runs/{execution.id}?done={'stopped' if is_stopped else done}")
 
     return respond

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from pdkernel.engine.journal import (
+    MAX_NOTE_CHARACTERS,
     ClaimedRun,
     ExecutionQuery,
     JournalReader,
@@ -21,8 +22,10 @@ from pdkernel.engine.journal import (
 from pdkernel.errors import RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
 from pdkernel.identity import ENVIRONMENTS
-from pdkernel.operations.run_history import parse_moment
+from pdkernel.operations.run_history import find_run_readers, parse_moment
 from pdkernel.render import timeline
+from pdkernel.render.event import render_event
+from pdkernel.render.timeline.view_model import format_identity
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors
@@ -32,8 +35,9 @@ PAGE_SIZE = 50
 STATUSES: tuple[str, ...] = get_args(Status)
 _FILTERS = ("workflow", "external_user", "environment", "status", "since")
 NOTICES = {
-    "approved": "The run goes on as approved.",
-    "rejected": "The run goes on as rejected.",
+    "approved": "The run was approved, and goes on.",
+    "rejected": "The run was rejected. It goes on, because a later step reads the answer.",
+    "stopped": "The run was rejected and cancelled. No further step starts.",
     "resumed": "The run goes on.",
     "cancelled": "The run was cancelled.",
     "replayed": "This is the new run on the same event.",
@@ -94,13 +98,14 @@ async def show_run(visit: Visit, run_id: str, *, status: int = 200, problem: str
         if problem:
             return visit.problem(status, problem)
         return pages.json_response(execution)
+    values = await asyncio.to_thread(_describe_run, visit.state.context, execution, claimed)
     return visit.page(
         "run",
         status=status,
         execution=execution,
         problem=problem,
         notice=NOTICES.get(visit.request.query_params.get("done", ""), ""),
-        **_describe_run(visit.state.context, execution, claimed),
+        **values,
     )
 
 
@@ -200,13 +205,18 @@ def _run_changes(visit: Visit, run_id: str) -> Changes:
         if loaded is None:
             return [LiveEvent("end", {})]
         execution, claimed = loaded
-        values = _describe_run(visit.state.context, execution, claimed)
+        values = await asyncio.to_thread(_describe_run, visit.state.context, execution, claimed)
         actions = ""
         if visit.session is not None:  # a program has no forms
             actions = pages.render_part(
                 visit.request, "run_actions", session=visit.session, execution=execution, **values
             )
-        content = {"timeline": str(values["timeline"]), "actions": actions, "status": execution.status}
+        content = {
+            "event": str(values["event"]),
+            "timeline": str(values["timeline"]),
+            "actions": actions,
+            "status": execution.status,
+        }
         changed = [LiveEvent("run", content)] if content != shown else []
         shown = content
         return changed if execution.status in UNFINISHED_STATUSES else [*changed, LiveEvent("end", {})]
@@ -226,7 +236,11 @@ def _describe_run(context: AppContext, execution: Execution, claimed: ClaimedRun
     )
     wait = claimed.open_wait if execution.pause is not None else None
     return {
+        "identity": format_identity(execution).capitalize(),
+        "event": Markup(render_event(execution.trigger)),  # noqa: S704 - escaped by `render`
         "timeline": Markup(timeline.render_html(execution, timeline.TimelineContext(workflow=workflow))),  # noqa: S704 - escaped by `render`
         "pause": None if wait is None else format_pause(wait),
+        "readers": find_run_readers(claimed),
+        "max_note": MAX_NOTE_CHARACTERS,
         "is_unfinished": execution.status in UNFINISHED_STATUSES,
     }

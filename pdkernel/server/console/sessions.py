@@ -21,6 +21,7 @@ from itertools import pairwise
 
 from pdkernel.errors import RequestError
 from pdkernel.project import Project
+from pdkernel.project.connect_tokens import hash_token
 
 CODE_LIFETIME_S = 10 * 60
 SESSION_LIFETIME_S = 12 * 60 * 60
@@ -93,6 +94,11 @@ class Session:
     token: str = field(repr=False)
     csrf_token: str = field(repr=False)
     expires_at: float
+
+    @property
+    def name(self) -> str:
+        """A name by which records tell sessions apart; it does not reveal the token."""
+        return f"console session {hash_token(self.token)[:6]}"
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from pdkernel.clock import ManualClock
 from pdkernel.engine.journal import (
     Claim,
     DatabaseJournal,
+    NewDecision,
     OutboxRow,
     StepRow,
     StoredLock,
@@ -24,7 +25,7 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
 from pdkernel.errors import ProjectError, RequestError
-from pdkernel.execution import StepResult
+from pdkernel.execution import Decision, StepResult
 from tests.engine.journal.conftest import (
     DEFINITION,
     FIRST,
@@ -928,6 +929,54 @@ async def test_timer_wakes_the_earliest_runs_first(journal: DatabaseJournal, clo
     assert await journal.wake_due(limit=1) == 1
 
     assert await status(journal, "latest") == "resumed"
+
+
+@pytest.mark.parametrize(("outcome", "ends"), [("resumed", "resumed"), ("cancelled", "cancelled")])
+async def test_first_decision_is_recorded(journal: DatabaseJournal, outcome: WaitOutcome, ends: str) -> None:
+    """The decision of the call that ends a pause is in the record, and that of a later call is not; it is removed with the run."""
+    await pause(journal, kind="suspend")
+    first, second = NewDecision("approved", "ada", "Fine \0 ok"), NewDecision("rejected", "bob")
+
+    resolutions = [await journal.resolve_wait(KEY, outcome, decision=each) for each in (first, second)]
+
+    execution = await load(journal)
+    assert (resolutions, execution.status) == (["done", "late"], ends)
+    assert execution.decisions == (Decision("approved", "ada", "2026-01-01T00:00:00.000Z", "one", "Fine \ufffd ok"),)
+    await journal.cancel("run")
+    await journal.remove_runs(["run"])
+    assert await journal.accept_run(new_run("run"))
+    assert (await load(journal)).decisions == ()
+
+
+async def test_decision_before_the_pause_is_recorded(journal: DatabaseJournal) -> None:
+    """A decision that arrives while its step still runs belongs to the run, also for the executor that continues it."""
+    assert await journal.accept_run(new_run("run"))
+    early = await journal.resolve_wait(KEY, "resumed", decision=NewDecision("resumed", "resume_url"))
+    await journal.park(FIRST, wait_row(kind="suspend"))
+    run = await journal.claim("run")
+
+    assert (early, run is not None and [each.by for each in run.decisions]) == ("early", ["resume_url"])
+
+
+async def test_cancellation_names_who_decided(journal: DatabaseJournal) -> None:
+    """The decision to cancel a run is about the whole run; a second one is not recorded. A rejection has an error of its own."""
+    assert await journal.accept_run(new_run("run"))
+    done = [await journal.cancel("run", decision=NewDecision("cancelled", by)) for by in ("ada", "bob")]
+    cancelled = await load(journal)
+
+    assert (done, [(each.by, each.step) for each in cancelled.decisions]) == ([True, False], [("ada", None)])
+    assert cancelled.error is not None
+    assert cancelled.error.code == "cancelled"
+
+
+async def test_rejection_cancels_the_run(journal: DatabaseJournal) -> None:
+    """A run that a rejection cancels has an error that says so."""
+    await pause(journal, kind="suspend")
+    await journal.resolve_wait(KEY, "cancelled", decision=NewDecision("rejected", "ada"))
+
+    execution = await load(journal)
+    assert execution.error is not None
+    assert (execution.status, execution.error.code) == ("cancelled", "rejected")
 
 
 @pytest.mark.parametrize("kind", ["delay", "rerun"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
+from pdkernel.engine.journal import MAX_NOTE_CHARACTERS
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
@@ -16,12 +20,13 @@ from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.console.sessions import hash_admin_token
 from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, an_event, python_step
-from tests.server.console.conftest import ADMIN, HTML, Console, Serve
+from tests.server.console.conftest import ADMIN, HTML, Console, Serve, app_state, log_in
 from tests.server.served import Served, served
 
 ASK = a_workflow(
     python_step("ask", "pd.flow.suspend(60000)"), python_step("answer", 'return pd.steps["ask"].get("$resume_data")')
 )
+PAY = a_workflow(python_step("ask", "pd.flow.suspend(60000)"), python_step("pay", 'return "posted"'))
 WAIT = a_workflow(python_step("wait", "pd.flow.delay(60000)"), python_step("after"))
 
 
@@ -38,8 +43,8 @@ async def follow(console: Console, location: str) -> str:
 
 
 @pytest.mark.parametrize(("action", "approved"), [("approve", True), ("reject", False)])
-async def test_a_decision(serve: Serve, action: str, approved: bool) -> None:
-    """The decision and the note are the suspended step's `$resume_data`, and the page confirms the decision."""
+async def test_a_decision_that_a_step_reads(serve: Serve, action: str, approved: bool) -> None:
+    """The decision and the note are the suspended step's `$resume_data`; the page says so before, and confirms it."""
     console = await serve(ASK)
     run_id = await paused(console)
     page = await console.page(f"/-/runs/{run_id}")
@@ -48,9 +53,105 @@ async def test_a_decision(serve: Serve, action: str, approved: bool) -> None:
     after = await console.page(answer.headers["location"])
 
     assert 'name="pause" value="ask 1 1"' in page
+    assert "Reject: the run goes on, and step answer gets the answer</button>" in page
     assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, f"/-/runs/{run_id}")
     assert run.step("answer").return_value == {"approved": approved, "note": "Fine & good"}
-    assert f"The run goes on as {'approved' if approved else 'rejected'}." in after
+    assert f"The run was {'approved' if approved else 'rejected'}" in after
+
+
+async def test_a_rejection_that_no_step_reads(serve: Serve) -> None:
+    """Reject cancels the run, and no further step starts: the page says so before, and the step would act as after an approval."""
+    console = await serve(PAY)
+    run_id = await paused(console)
+    page = await console.page(f"/-/runs/{run_id}")
+    answer = await console.act(run_id, "reject", note="Too much", pause="ask 1 1")
+    run = await console.wait_until(run_id, "cancelled")
+    after = await console.page(answer.headers["location"])
+
+    assert "Reject and cancel the run</button>" in page
+    assert "The run was rejected and cancelled. No further step starts." in after
+    assert run.step("pay").status == "not_run"
+    assert run.error is not None
+    assert (run.error.code, run.response) == ("rejected", None)
+    assert [(each.verdict, each.step, each.note) for each in run.decisions] == [("rejected", "ask", "Too much")]
+    assert "Too much" in after
+
+
+async def test_an_approval_that_no_step_reads(serve: Serve) -> None:
+    """An approved run goes on, and keeps the decision with its note."""
+    console = await serve(PAY)
+    run_id = await paused(console)
+    await console.act(run_id, "approve", note="Checked")
+    run = await console.wait_until(run_id, "success")
+    (session,) = {each.by for each in run.decisions}
+
+    assert run.step("pay").return_value == "posted"
+    assert [(each.verdict, each.step, each.note) for each in run.decisions] == [("approved", "ask", "Checked")]
+    assert re.fullmatch(r"console session [0-9a-f]{6}", session)
+
+
+async def test_a_program_rejects(serve: Serve) -> None:
+    """A program without a form rejects by the same rule; the record names the admin token."""
+    console = await serve(PAY)
+    run_id = await paused(console)
+    answer = await console.site.http.post(f"/-/runs/{run_id}/reject", headers={"authorization": f"Bearer {ADMIN}"})
+    run = answer.json()
+
+    assert (run["status"], run["error"]["code"]) == ("cancelled", "rejected")
+    assert [(each["verdict"], each["by"], "note" in each) for each in run["decisions"]] == [
+        ("rejected", "admin token", False)
+    ]
+
+
+@pytest.mark.parametrize("workflow", ["read", "unread"])
+@pytest.mark.parametrize("first", ["approve", "reject", "cancel"])
+async def test_the_first_of_two_persons_decides(serve: Serve, workflow: str, first: str) -> None:
+    """The second of two persons is told who has decided, what and when; the first decision stays."""
+    console = await serve(ASK if workflow == "read" else PAY)
+    run_id = await paused(console)
+    app_state(console.site).console.print_new_code()
+    async with httpx.AsyncClient(base_url=console.site.url, timeout=60) as other:
+        await log_in(console.site, app_state(console.site).console.create_code(), other)
+        token = re.search(r'name="csrf" value="([^"]+)"', (await other.get("/-/users", headers=HTML)).text)
+        assert token
+        await console.act(run_id, first, pause="ask 1 1")
+        run = await console.wait_until(run_id, "success", "cancelled")
+        late = await other.post(
+            f"/-/runs/{run_id}/reject", data={"csrf": html.unescape(token[1]), "pause": "ask 1 1"}, headers=HTML
+        )
+    (decision,) = (await console.wait_until(run_id, run.status)).decisions
+
+    assert late.status_code == 409
+    assert f"was {decision.verdict} by {decision.by} at " in html.unescape(late.text)
+    assert decision.verdict == {"approve": "approved", "reject": "rejected", "cancel": "cancelled"}[first]
+
+
+async def test_two_decisions_at_once(serve: Serve) -> None:
+    """Of decisions that arrive at once exactly one is done, and it alone is recorded."""
+    console = await serve(PAY)
+    run_id = await paused(console)
+    token = {"authorization": f"Bearer {ADMIN}"}
+    actions = ("approve", "reject") * 4
+    answers = await asyncio.gather(
+        *(console.site.http.post(f"/-/runs/{run_id}/{action}", headers=token) for action in actions)
+    )
+    run = await console.wait_until(run_id, "success", "cancelled")
+    done = [action for action, answer in zip(actions, answers, strict=True) if answer.status_code == 200]
+
+    assert len(done) == len(run.decisions) == 1
+    assert run.decisions[0].verdict == {"approve": "approved", "reject": "rejected"}[done[0]]
+    assert run.status == {"approve": "success", "reject": "cancelled"}[done[0]]
+
+
+async def test_a_long_note_is_refused(serve: Serve) -> None:
+    """A note that the record would cut is refused, and decides nothing."""
+    console = await serve(PAY)
+    run_id = await paused(console)
+    answer = await console.act(run_id, "approve", note="x" * (MAX_NOTE_CHARACTERS + 1))
+    run = await console.wait_until(run_id, "paused")
+
+    assert (answer.status_code, run.decisions) == (409, ())
+    assert f"more than {MAX_NOTE_CHARACTERS} characters" in answer.text
 
 
 async def test_only_a_suspend_is_approved(serve: Serve) -> None:
@@ -77,7 +178,7 @@ async def test_an_old_page_does_not_decide_a_later_pause(serve: Serve) -> None:
     run = await console.wait_until(run_id, "paused")
 
     assert answer.status_code == 409
-    assert "The pause that the page shows has ended already." in answer.text
+    assert f"The pause of the run {run_id} has ended already." in answer.text
     assert 'value="ask 1 1"' in answer.text
     assert run.status == "paused"
 

@@ -168,6 +168,23 @@ async def test_a_run(serve: Serve) -> None:
     assert "There is no such run" in await console.page("/-/runs/none", status=404)
 
 
+async def test_the_event_comes_first(serve: Serve) -> None:
+    """The page of a run begins with the body of its event, redacted, above the decision, so that nobody approves unread."""
+    console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)"), name="Pay"))
+    run_id = await console.start(
+        name="Pay", body={"amount": 4200, "to": "ACME <b>Ltd</b>"}, authorization="Bearer s3cret"
+    )
+    await console.wait_until(run_id, "paused")
+    page = await console.page(f"/-/runs/{run_id}")
+
+    order = [
+        page.index(text) for text in (">Event</h2>", "amount: 4200", "request: POST", ">Actions</h2>", ">Steps</h2>")
+    ]
+    assert order == sorted(order)
+    assert "ACME &lt;b&gt;Ltd&lt;/b&gt;" in page
+    assert "s3cret" not in page
+
+
 class ActiveParts(html.parser.HTMLParser):
     """Collects what could act in a page: scripts, handlers, frames, and addresses that are not of the console."""
 

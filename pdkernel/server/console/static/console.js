@@ -2,7 +2,8 @@
 const region = document.querySelector('[data-events]');
 const live = document.querySelector('#live');
 const forms = document.querySelector('#actions');
-const shown = new Map([region, forms].map((each) => [each, each?.innerHTML.trim()])); // before a person types
+const trigger = document.querySelector('#event');
+const shown = new Map([region, forms, trigger].map((each) => [each, each?.innerHTML.trim()])); // before a person types
 let source = null;
 let ended = false;
 
@@ -61,7 +62,8 @@ function showContent(container, html) {
   if (same?.tagName === 'TEXTAREA') same.setSelectionRange(focused.selectionStart, focused.selectionEnd);
 }
 
-function showRun({ timeline, actions, status }) {
+function showRun({ event, timeline, actions, status }) {
+  showContent(trigger, event);
   showContent(region, timeline);
   showContent(forms, actions);
   live.textContent = `Status: ${status}`;
