@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from typing import Any, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
+
 from pdkernel.errors import EventError, format_count
 from pdkernel.files import BYTE_ORDER_MARK
 from pdkernel.model import JSON
@@ -236,18 +238,11 @@ def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
         EventError: The text is not JSON; the error carries line and column.
     """
     try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8-sig")
-        text = text.removeprefix(BYTE_ORDER_MARK)
-        # a number hook slows the decoder down, and few texts need one
-        return cast(
-            "JSON", (_overflow_checking_decoder if _LARGE_NUMBER.search(text) else _strict_decoder).decode(text)
-        )
+        read = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix(BYTE_ORDER_MARK)
+        return decode_strict_json(read)
     except _NotJSONError as fault:
-        read = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         word, why = fault.args
-        tokens = re.finditer(rf'"(?:[^"\\]|\\.)*"|({re.escape(word)})', read)  # the word may also be in a text
-        where = next(found.start() for found in tokens if found[1])
+        where = next(token.start() for token in _TOKEN.finditer(read) if token[0] == word)
         line, column = read.count("\n", 0, where) + 1, where - read.rfind("\n", 0, where)
         shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
         raise EventError(
@@ -269,7 +264,22 @@ def parse_json(text: str | bytes, *, label: str = "the text") -> JSON:
         raise EventError(f"{label} is nested too deeply.") from None
 
 
-_LARGE_NUMBER = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{210}")  # 210 digits with an exponent of 99 are too many
+def decode_strict_json(text: str) -> JSON:
+    """
+    Decode JSON without the values that only Python accepts: NaN, Infinity, and a number that becomes Infinity.
+
+    Raises:
+        ValueError: *text* is not JSON, or holds an integer of more digits than Python converts.
+        RecursionError: *text* is nested too deeply.
+    """
+    try:
+        return cast("JSON", msgspec.json.decode(text))
+    except (msgspec.DecodeError, UnicodeError):  # a lone surrogate, which is valid, or an error without line and column
+        return cast("JSON", _DECODER.decode(text))
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|-?[A-Za-z]+')
+"""A text, a number or a word of JSON: a refused word may also be in a text."""
 _SHOWN = 40
 """Maximum number of characters of a refused number in an error message."""
 
@@ -296,8 +306,7 @@ def _int(word: str) -> int:
         raise _NotJSONError(word, "is too long") from None
 
 
-_strict_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-_overflow_checking_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
 
 
 def _describe_json_type(value: JSON) -> str:

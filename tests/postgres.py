@@ -129,17 +129,28 @@ def _start_or_stop_of(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def restarting_postgres() -> Iterator[tuple[PostgresServer, Callable[[signal.Signals], None]]]:
-    """A server of one test, and a function that ends it by a signal (SIGINT: fast, SIGQUIT: at once) and starts it again."""
+def stopping_postgres() -> Iterator[tuple[PostgresServer, Callable[[signal.Signals], None], Callable[[], None]]]:
+    """A server of one test, a function that ends it by a signal (SIGINT: fast, SIGQUIT: at once), and one that starts it."""
     with tempfile.TemporaryDirectory(prefix="pdk") as folder, _running(Path(folder) / "data") as server:
 
-        def restart(number: signal.Signals) -> None:
+        def stop(number: signal.Signals) -> None:
             process = server.get_postmaster_info().process
             process.send_signal(number)
             process.wait(START_TIMEOUT_S)
-            server.ensure_postgres_running()
 
-        yield PostgresServer(server.get_postmaster_info().socket_dir), restart
+        yield PostgresServer(server.get_postmaster_info().socket_dir), stop, server.ensure_postgres_running
+
+
+@contextmanager
+def restarting_postgres() -> Iterator[tuple[PostgresServer, Callable[[signal.Signals], None]]]:
+    """A server of one test, and a function that ends it by a signal, as `stopping_postgres` does, and starts it again."""
+    with stopping_postgres() as (server, stop, start):
+
+        def restart(number: signal.Signals) -> None:
+            stop(number)
+            start()
+
+        yield server, restart
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from pdkernel.errors import EventError
 from pdkernel.event import EVENT_KEYS, Event, parse_json
+from tests.growth import assert_linear
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "events"
 INVENTED = [FOLDER / "report.json", FOLDER / "report-question.json"]
@@ -221,3 +223,14 @@ def test_a_value_that_is_not_an_event(value: Any, message: str) -> None:
         Event.from_value(value, label="the file")
 
     assert Event.from_value({"body": 1, "more": 2}).data == {"body": 1, "more": 2}
+
+
+@pytest.mark.parametrize("item", ["9", '"\\"",', "{},", "1e999,", "NaN,", "9" * 209 + ",", '"NaN",', "[", '"\\ud800",'])
+def test_the_time_of_parsing_grows_with_the_size(item: str) -> None:
+    """Four times the text takes about four times as long, also to find the position of an error."""
+
+    def parse(text: str) -> None:
+        with suppress(EventError):
+            parse_json(text)
+
+    assert_linear(parse, lambda size: "[" + item * (size // len(item)) + "NaN]")

@@ -17,7 +17,12 @@ from pdkernel.server.app_state import AppState, get_state, set_link_context, set
 from pdkernel.server.console.routes import console_routes
 from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.host_names import HostNames
-from pdkernel.server.middleware import EndpointRoutingMiddleware, HostCheckMiddleware, StepCallMiddleware
+from pdkernel.server.middleware import (
+    DatabaseErrorMiddleware,
+    EndpointRoutingMiddleware,
+    HostCheckMiddleware,
+    StepCallMiddleware,
+)
 from pdkernel.server.oauth.authorization import parse_bearer_token
 from pdkernel.server.path_params import rest_of_path
 from pdkernel.server.rate_limits import EndpointRateLimiter
@@ -48,6 +53,7 @@ def create_app(context: AppContext) -> Starlette:
     own_server = context.engine.gateway.own_server
     own_server.announce(context.settings.base_url, context.project.vault.sign("calls of steps").hex().encode())
     middleware = [
+        Middleware(DatabaseErrorMiddleware, clock=context.clock),
         Middleware(StepCallMiddleware, own_server=own_server),
         Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint()),
     ]

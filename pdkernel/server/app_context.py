@@ -51,6 +51,10 @@ class ServedWorkflows(Protocol):
         """The workflows that cannot be served, with the reasons."""
         ...
 
+    async def refresh(self) -> None:
+        """Read the current state of the workflows. Raises `ProjectError` if the database cannot be read."""
+        ...
+
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """All workflows in their current state."""
         ...

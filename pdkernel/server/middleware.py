@@ -6,13 +6,16 @@ Requests with an unknown Host are rejected, so that a page on another site canno
 
 from __future__ import annotations
 
+import logging
 import re
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pdkernel.clock import Clock
 from pdkernel.egress.own_server import CALLER_HEADER, OwnServer
+from pdkernel.errors import ProjectError
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.host_names import HostNames
 
@@ -22,6 +25,14 @@ STEP_CALL_KEY = "pdkernel.step_call"
 """Key in the scope that is True for a call of a step of this server's workflows."""
 BASE_PATH_KEY = "pdkernel.base"
 """Key in the scope for the base path that was removed from the path."""
+HEALTH_PATHS = ("/-/live", "/-/ready")
+"""The health checks, which answer without the database."""
+RETRY_AFTER_S = 5
+"""Seconds after which a caller may repeat a request that was answered 503."""
+UNAVAILABLE_MESSAGE = "The server cannot use the project's database. Send the request again."
+_REPORT_INTERVAL_S = 10.0
+_PAGE_HEADERS = {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
+_LOG = logging.getLogger(__name__)
 
 
 class HostCheckMiddleware:
@@ -43,6 +54,56 @@ class HostCheckMiddleware:
         if allowed and self._names.base_path:
             _strip_base_path(scope, self._names.base_path)
         await (self._app if allowed else _MISDIRECTED)(scope, receive, send)
+
+
+class DatabaseErrorMiddleware:
+    """
+    Answers 503 if a request fails because the project's database cannot be used, and logs the reason in one line.
+
+    The caller does not learn the reason, which names the database.
+
+    Args:
+        app: The next application.
+        clock: Limits the lines to one in ten seconds.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+        self._reported_at = -_REPORT_INTERVAL_S
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        has_started = False
+
+        async def sent(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except ProjectError as fault:
+            now = self._clock.monotonic()
+            if now - self._reported_at >= _REPORT_INTERVAL_S:
+                self._reported_at = now
+                _LOG.error("Requests are answered 503 at the moment: %s", fault.message)
+            if not has_started:
+                await _build_unavailable_response(scope)(scope, receive, send)
+
+
+def _build_unavailable_response(scope: Scope) -> Response:
+    headers = {"retry-after": str(RETRY_AFTER_S), "access-control-allow-origin": "*"}
+    if scope["path"].startswith("/v1/"):
+        return JSONResponse({"error": UNAVAILABLE_MESSAGE}, status_code=503, headers=headers)
+    if "text/html" in Headers(scope=scope).get("accept", ""):
+        page = (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Unavailable</title></head><body>'
+            "<h1>The console is not available at the moment</h1><p>The server cannot use the project's database. The reason is "
+            "in the server's log. Reload this page in some seconds.</p></body></html>"
+        )
+        return HTMLResponse(page, status_code=503, headers={**headers, **_PAGE_HEADERS})
+    return PlainTextResponse(f"{UNAVAILABLE_MESSAGE}\n", status_code=503, headers=headers)
 
 
 class StepCallMiddleware:
@@ -90,6 +151,8 @@ class EndpointRoutingMiddleware:
             return
         if self._names.base_path:
             _strip_base_path(scope, self._names.base_path)
+        if not scope["path"].startswith(HEALTH_PATHS):
+            await self._workflows.refresh()
         key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
         if key is not None:
             scope["pdkernel.key"] = key

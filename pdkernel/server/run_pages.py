@@ -14,13 +14,14 @@ from starlette.routing import BaseRoute, Route
 from pdkernel.encode import JsonStruct, decode_json
 from pdkernel.engine.journal import ClaimedRun, NewDecision, WaitKey
 from pdkernel.engine.pauses import FLOW_URL_PATH, FlowVerb, verify_flow_url
+from pdkernel.errors import ProjectError
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.model import JSON
 from pdkernel.render.formatting import format_decision
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.endpoint.request_body import NO_BODY, BodyError, BodyTooLargeError, read_body
-from pdkernel.server.middleware import STEP_CALL_KEY
+from pdkernel.server.middleware import RETRY_AFTER_S, STEP_CALL_KEY
 
 _VERBS: tuple[FlowVerb, ...] = ("resume", "cancel")
 _FORM_POLICY = (
@@ -52,9 +53,18 @@ async def live(_: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """GET `/-/ready`: the server accepts requests; 503 after a shutdown has begun."""
-    if get_state(request.app).is_stopping:
+    """GET `/-/ready`: the server accepts requests; 503 after a shutdown has begun, or if the database cannot be used."""
+    state = get_state(request.app)
+    if state.is_stopping:
         return JSONResponse({"status": "stopping"}, status_code=503)
+    try:
+        await state.context.workflows.refresh()
+        is_usable = not state.context.engine.journal.is_lost
+    except ProjectError:
+        is_usable = False
+    if not is_usable:
+        headers = {"retry-after": str(RETRY_AFTER_S)}
+        return JSONResponse({"status": "database unavailable"}, status_code=503, headers=headers)
     return JSONResponse({"status": "ready"})
 
 

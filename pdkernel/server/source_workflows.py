@@ -1,11 +1,15 @@
 """
 Served workflows of notebooks and folders, and those that cannot be served. They are reloaded when their files or variables change.
 
+Files and the database are read in a thread (`refresh`). All other methods return what was read last, so they do not wait.
+
 The endpoint key is in `pdkernel.yaml`, else in the project. The id is in the name of a synced folder, else in the project.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +18,7 @@ from pathlib import Path
 
 from pdkernel.analysis import find_secret_props
 from pdkernel.engine.preflight_checks import check_secrets
-from pdkernel.errors import PdkernelError, RequestError, UnsupportedError
+from pdkernel.errors import PdkernelError, ProjectError, RequestError, UnsupportedError
 from pdkernel.operations.triggers import workflow_id
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
@@ -81,12 +85,13 @@ class SourceWorkflows:
         self._workflows: dict[str, ServedWorkflow] = {}
         self._names: dict[str, str] = {}
         self._ids: dict[str, str] = {}
-        self._checked_at: dict[str, float] = {}
         self._stamps: dict[Path, object] = {}
         self._unread: dict[str, str] = {}
         self._outdated: set[Path] = set()  # the workflows whose last change could not be reloaded
         self._refused: dict[Path, RefusedSource] = {}
-        self._retried_at = project.clock.monotonic()
+        self._checked_at = -RELOAD_INTERVAL_S
+        self._refreshing: asyncio.Future[None] | None = None
+        self._fault: ProjectError | None = None
         for source in selection.named:
             self._add(source)
         for source in selection.found:
@@ -107,20 +112,46 @@ class SourceWorkflows:
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """All served workflows."""
-        self._retry_refused()
-        return tuple(served for key in [*self._workflows] if (served := self._refreshed(key)) is not None)
+        return tuple(self._workflows.values())
 
     def find(self, key: str) -> ServedWorkflow | None:
         """The workflow with that endpoint key, or None."""
-        self._retry_refused()
-        endpoint = self._names.get(key.lower())
-        return None if endpoint is None else self._refreshed(endpoint)
+        return self._workflows.get(self._names.get(key.lower(), ""))
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
         """The workflow with that id, or None."""
-        self._retry_refused()
-        endpoint = self._ids.get(workflow_id)
-        return None if endpoint is None else self._refreshed(endpoint)
+        return self._workflows.get(self._ids.get(workflow_id, ""))
+
+    async def refresh(self) -> None:
+        """
+        Reload, in a thread, the workflows whose files or variables have changed, unless the last check is less than a second ago.
+
+        A caller during a check does not wait: it gets the state before.
+
+        Raises:
+            ProjectError: The database cannot be read.
+        """
+        if self._refreshing is not None and not self._refreshing.done():
+            if self._fault is not None:
+                raise copy.copy(self._fault)
+            return
+        if self._fault is None and self._project.clock.monotonic() - self._checked_at < RELOAD_INTERVAL_S:
+            return
+        self._refreshing = asyncio.ensure_future(asyncio.to_thread(self.reload_changed))
+        self._refreshing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.shield(self._refreshing)  # a caller that disconnects does not end the check for the others
+
+    def reload_changed(self) -> None:
+        """Reload the workflows whose files or variables have changed. Raises `ProjectError` if the database cannot be read."""
+        self._checked_at = self._project.clock.monotonic()
+        try:
+            self._retry_refused()
+            for key in [*self._workflows]:
+                self._reload_if_changed(key)
+        except ProjectError as fault:
+            self._fault = fault
+            raise
+        self._fault = None
 
     def _add(self, source: WorkflowSource) -> ServedWorkflow:
         written = source.sidecar.endpoint if source.sidecar else None
@@ -154,34 +185,33 @@ class SourceWorkflows:
 
     def _retry_refused(self) -> None:
         """Load the refused workflows whose files or variables have changed."""
-        now = self._project.clock.monotonic()
-        if not self._refused or now - self._retried_at < RELOAD_INTERVAL_S:
-            return
-        self._retried_at = now
         for path in [path for path in self._refused if self._stamp_refused(path) != self._stamps[path]]:
             try:
                 source = load_served_source(path)
                 self._check(self._add(source))
+            except ProjectError:
+                raise
             except PdkernelError as error:
                 self.refuse(RefusedSource.build(path, error))
             else:
                 del self._refused[path]
                 self._write_line(f"{path} has changed and is served.")
 
-    def _refreshed(self, key: str) -> ServedWorkflow | None:
-        """The workflow with that key after a change of its files; None if it is not served any more."""
-        now = self._project.clock.monotonic()
+    def _reload_if_changed(self, key: str) -> None:
         served = self._workflows.get(key)
-        if served is not None and now - self._checked_at.get(key, -RELOAD_INTERVAL_S) >= RELOAD_INTERVAL_S:
-            self._checked_at[key] = now
-            variables = served.variables
-            served = self._workflows[key] = self._with_variables(key, served)
-            path = served.source.path
-            found = file_stamps(path, served.source.workflow)
-            if found != self._stamps[path] or (path in self._outdated and served.variables != variables):
-                self._stamps[path] = found
+        if served is None:  # it was refused meanwhile
+            return
+        variables = served.variables
+        served = self._workflows[key] = self._with_variables(key, served)
+        path = served.source.path
+        found = file_stamps(path, served.source.workflow)
+        if found != self._stamps[path] or (path in self._outdated and served.variables != variables):
+            self._stamps[path] = found
+            try:
                 self._reload(key, served)
-        return self._workflows.get(key)
+            except ProjectError:
+                self._stamps[path] = None  # the change is loaded as soon as the database can be read
+                raise
 
     def _with_variables(self, key: str, served: ServedWorkflow) -> ServedWorkflow:
         try:
@@ -206,6 +236,8 @@ class SourceWorkflows:
             if written is not None and written.lower() != key.lower():
                 raise RequestError(f"The endpoint has changed to {written}.", fix="Restart `pdkernel serve`.")
             self._check(changed)
+        except ProjectError:
+            raise
         except PdkernelError as fault:
             self._write_line(f"{path} has changed but could not be reloaded; the previous version is served. {fault}")
             return

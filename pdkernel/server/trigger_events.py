@@ -60,6 +60,8 @@ class TriggerEvents:
 
     async def _look(self) -> float:
         targets = await asyncio.to_thread(self._table.list_targets)
+        if targets:
+            await self._context.workflows.refresh()
         for each in targets:
             if each.is_webhook and not self._runs.source_turns.is_taken(each.id):
                 self._runs.start_source(self.send_to_webhook(each))

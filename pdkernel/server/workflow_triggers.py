@@ -66,7 +66,10 @@ class WorkflowTriggers:
         """Fire each trigger that is due: store its event, or start its source. Return the seconds until the next look."""
         now = self._context.clock.now()
         wait_s = MAX_POLL_INTERVAL_S
-        for found in await asyncio.to_thread(self._table.list_states):
+        states = await asyncio.to_thread(self._table.list_states)
+        if states:
+            await self._context.workflows.refresh()
+        for found in states:
             served = self._context.workflows.find_id(found.workflow_id)
             trigger = trigger_keys(served.source.workflow).get(found.key) if served else None
             if served is None or self._runs.source_turns.is_taken(found.id):

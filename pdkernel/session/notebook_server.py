@@ -52,6 +52,9 @@ class DraftWorkflowSource:
         self.workflow_id = endpoints.workflow_id(self._path)
         self._latest = self._read()
 
+    async def refresh(self) -> None:
+        """Do nothing: the kernel has the current state of the draft."""
+
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """The draft."""
         return (self._reload(),)

@@ -29,6 +29,9 @@ class Workflows:
     def __init__(self, *workflows: ServedWorkflow) -> None:
         self._workflows = workflows
 
+    async def refresh(self) -> None:
+        """Do nothing: the list is fixed."""
+
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """All workflows."""
         return self._workflows

@@ -1,14 +1,19 @@
-"""The Host check and the routing of endpoints."""
+"""The Host check, the routing of endpoints, and requests without a database."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
+from pdkernel.server.source_workflows import RELOAD_INTERVAL_S
 from tests.builders import a_workflow, python_step
+from tests.postgres import stopping_postgres
 from tests.server.endpoint.conftest import ECHO
-from tests.server.site import site_of
+from tests.server.site import Site, site_of
 
 
 async def test_an_unknown_host_is_rejected_at_every_path(tmp_path: Path) -> None:
@@ -53,3 +58,85 @@ async def test_a_public_url_with_a_path(tmp_path: Path, left: str) -> None:
     assert statuses == [200, 401, 401]
     assert foreign.json()["path"] == "/"
     assert kept.content == b"data"
+
+
+ROUTES = [
+    ("POST", "{endpoint}", {}),
+    ("GET", "{endpoint}", {"accept": "text/html"}),
+    ("GET", "/en0123456789abcdef/x", {}),
+    ("GET", "/-/", {"accept": "text/html"}),
+    ("GET", "/-/runs", {"accept": "application/json"}),
+    ("GET", "/-/runs/x/resume/1/x", {}),
+    ("POST", "/-/login", {"accept": "text/html"}),
+    ("POST", "/v1/oauth/token", {}),
+    ("GET", "/v1/connect/{project}/accounts", {"authorization": "Bearer token"}),
+    ("GET", "/v1/connect/{project}/accounts", {"authorization": "Bearer ctok_0123456789012345678901"}),
+    ("POST", "/v1/connect/tokens/ctok_01234567890123456789/validate", {}),
+]
+
+
+async def answers_of(site: Site) -> list[httpx.Response]:
+    """The response of each route."""
+    project = site.context.directory.project_id
+    return [
+        await site.http.request(
+            method,
+            path.format(endpoint=site.path(), project=project),
+            headers=headers,
+            content=b"a=1" if method == "POST" else b"",
+        )
+        for method, path, headers in ROUTES
+    ]
+
+
+def assert_unavailable(answers: list[httpx.Response], caplog: pytest.LogCaptureFixture) -> None:
+    """Every response is a 503 that names a time and no reason; the log has the reason, without a traceback."""
+    assert [answer.status_code for answer in answers] == [503] * len(answers)
+    assert {answer.headers["retry-after"] for answer in answers} == {"5"}
+    assert not any(
+        "postgres" in answer.text or ".db" in answer.text or "Traceback" in answer.text for answer in answers
+    )
+    assert answers[3].headers["content-type"].startswith("text/html")
+    assert answers[8].json() == {"error": "The server cannot use the project's database. Send the request again."}
+    reported = [record for record in caplog.records if "Requests are answered 503" in record.getMessage()]
+    assert len(reported) == 1
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_requests_without_a_database_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While PostgreSQL is stopped, every route answers 503; the health checks say so, and all work again after its start."""
+    with stopping_postgres() as (postgres, stop, start):
+        url, key = postgres.url("postgres"), tmp_path / "key"
+        async with site_of(tmp_path, a_workflow(python_step()), database_url=url, key_file=key) as site:
+            await asyncio.to_thread(stop, signal.SIGQUIT)
+            first = await site.http.post(site.path())
+            await asyncio.sleep(RELOAD_INTERVAL_S)
+            answers = await answers_of(site)
+            health = [await site.http.get(path) for path in ("/-/live", "/-/ready")]
+            await asyncio.to_thread(start)
+            await asyncio.sleep(RELOAD_INTERVAL_S)
+            again = [(await site.http.get(path)).status_code for path in ("/-/ready", "/-/")]
+
+    assert_unavailable(answers, caplog)
+    assert [answer.status_code for answer in health] == [200, 503]
+    assert health[1].json() == {"status": "database unavailable"}
+    assert first.status_code in (400, 503)  # 400: the run has begun, so SDKs must not repeat the request
+    assert again == [200, 401]
+
+
+async def test_requests_without_a_database_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the SQLite file cannot be opened any more, every route answers 503."""
+    async with site_of(tmp_path, a_workflow(python_step())) as site:
+        database = site.context.project.sqlite_path
+        assert database is not None
+        moved = database.rename(database.with_name("moved.db"))
+        site.context.project.disconnect()
+        database.mkdir()
+        await asyncio.sleep(RELOAD_INTERVAL_S)
+        answers = await answers_of(site)
+        ready = await site.http.get("/-/ready")
+        database.rmdir()
+        moved.rename(database)
+
+    assert_unavailable(answers, caplog)
+    assert ready.status_code == 503

@@ -61,6 +61,7 @@ class ServedNotebook:
     def steps(self) -> list[str]:
         """Names of the steps that the next request would run."""
         self.clock.advance(RELOAD_INTERVAL_S)
+        self.workflows.reload_changed()
         (served,) = self.workflows.list_workflows()
         return [step.name for step in served.source.workflow.steps]
 
@@ -86,10 +87,11 @@ def test_a_saved_notebook_is_reloaded(notebook: ServedNotebook) -> None:
     assert "was reloaded" in notebook.lines[0]
 
 
-def test_files_are_checked_once_a_second(notebook: ServedNotebook) -> None:
+async def test_files_are_checked_once_a_second(notebook: ServedNotebook) -> None:
     """Within a second, a change is not noticed."""
     notebook.steps()
     notebook.write("another")
+    await notebook.workflows.refresh()
     (served,) = notebook.workflows.list_workflows()
 
     assert [step.name for step in served.source.workflow.steps] == ["one"]
@@ -151,6 +153,7 @@ def test_a_change_whose_variable_is_set_later_is_reloaded(tmp_path: Path) -> Non
 
         def steps() -> list[str]:
             clock.advance(RELOAD_INTERVAL_S)
+            workflows.reload_changed()
             return [step.name for each in workflows.list_workflows() for step in each.source.workflow.steps]
 
         bearer = "%%pdworkflow\ntrigger: {type: http, auth: bearer, token_env: TOKEN}\n"
@@ -167,6 +170,7 @@ def test_a_workflow_that_becomes_inactive_is_not_served(notebook: ServedNotebook
     (before,) = notebook.workflows.list_workflows()
     notebook.write("one", more="inactive: true\n")
     notebook.clock.advance(RELOAD_INTERVAL_S)
+    notebook.workflows.reload_changed()
     while_off = notebook.workflows.find(before.endpoint_key), notebook.workflows.find_id(before.id)
     refused = [(each.path, each.name) for each in notebook.workflows.not_served]
     notebook.write("on_again")
@@ -312,10 +316,12 @@ def test_a_mended_workflow_is_served(tmp_path: Path) -> None:
         workflows = SourceWorkflows(own, select_sources([folder], folder), write_line=lines.append)
         notebook_of(folder / "b.ipynb", "%%pdworkflow\ninactive: true", STEP.format(name="two"))
         clock.advance(RELOAD_INTERVAL_S)
+        workflows.reload_changed()
         first = [each.source.path.stem for each in workflows.list_workflows()]
         (reason,) = (each.reason for each in workflows.not_served)
         notebook_of(folder / "b.ipynb", STEP.format(name="two"))
         clock.advance(RELOAD_INTERVAL_S)
+        workflows.reload_changed()
         second = [each.source.path.stem for each in workflows.list_workflows()]
 
     assert (first, second) == (["a"], ["a", "b"])
@@ -334,6 +340,7 @@ def test_a_mended_workflow_that_fails_the_check_stays_refused(tmp_path: Path) ->
         (folder / "b.pdkernel.yaml").write_text("endpoint: eomended\n")
         notebook_of(folder / "b.ipynb", CELL.format(auth="none"), STEP.format(name="two"))
         clock.advance(RELOAD_INTERVAL_S)
+        workflows.reload_changed()
         served = [each.source.path.stem for each in workflows.list_workflows()]
         found = workflows.find("eomended")
         reasons = [each.reason for each in workflows.not_served]
@@ -354,6 +361,7 @@ def test_a_refused_workflow_whose_variable_is_set_is_served(tmp_path: Path) -> N
         first = [each.source.path.stem for each in workflows.list_workflows()]
         own.variables.set("TOKEN", "token-0123456789")
         clock.advance(RELOAD_INTERVAL_S)
+        workflows.reload_changed()
         second = [each.source.path.stem for each in workflows.list_workflows()]
 
     assert (first, second) == (["a"], ["a", "b"])
@@ -374,6 +382,7 @@ def test_a_refused_workflow_that_is_deleted(tmp_path: Path) -> None:
         (folder / "c.ipynb").mkdir()
         (folder / "c.ipynb" / "file").touch()
         clock.advance(RELOAD_INTERVAL_S)
+        workflows.reload_changed()
         served = [each.source.path.stem for each in workflows.list_workflows()]
         reasons = [each.reason for each in workflows.not_served]
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pdkernel.egress import OutboundPolicy
-from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, RequestError, StepError
+from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, ProjectError, RequestError, StepError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.model import JSON
 from pdkernel.project import ConnectToken
@@ -100,10 +100,9 @@ class ApiCall:
         if not raw.strip():
             return {}
         try:
-            value = json.loads(raw)
             # rejects NaN, infinite numbers and lone surrogates, which cannot be stored
-            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        except (ValueError, RecursionError):
+            value = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise ApiError(400, "The body is not JSON.") from None
         if not isinstance(value, dict):
             raise ApiError(400, "The body is not a JSON object.")
@@ -190,6 +189,8 @@ def authenticated_endpoint(
             answer = _error(429, "Throttled", refused.headers)
         except ApiError as refused:
             answer = _error(refused.status, str(refused))
+        except ProjectError:  # `DatabaseErrorMiddleware` responds
+            raise
         except PdkernelError as fault:
             answer = _error(http_status(fault), public_message(fault))
         return allow_origin(answer if isinstance(answer, Response) else JSONResponse(answer), origin)

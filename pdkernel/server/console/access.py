@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.console import pages
@@ -101,6 +101,8 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
                 return visit.problem(403, _FOREIGN)
             try:
                 return await handler(visit)
+            except ProjectError:  # `DatabaseErrorMiddleware` responds
+                raise
             except PdkernelError as fault:
                 return visit.problem(500, str(fault))
 

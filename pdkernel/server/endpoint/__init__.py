@@ -6,6 +6,7 @@ Requests that start workflows or invoke deployed triggers.
     trigger_auth     the trigger's auth
     trigger_handler  requests to deployed triggers
     request_body     bodies of every media type, forms with files
+    form_fields      queries and URL-encoded forms
     responses        responses to the caller
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -21,20 +20,20 @@ from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses, trigger_auth, trigger_handler
 from pdkernel.server.endpoint.endpoint_route import EndpointRoute, resolve_route
+from pdkernel.server.endpoint.form_fields import TooManyFieldsError, parse_query
 from pdkernel.server.endpoint.request_body import (
     MAX_BODY_BYTES,
     NO_BODY,
     BodyError,
     BodyTooLargeError,
-    collect_fields,
     discard_body,
     read_body,
 )
+from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE
 from pdkernel.server.run_registry import StartedRun, build_run_request
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
 STOPPING_MESSAGE = "The server is stopping. Send the request again."
-LOST_MESSAGE = "The server cannot reach the project's database. Send the request again."
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
 
 
@@ -73,21 +72,21 @@ async def _handle(request: Request) -> Response:
 
 
 async def _read_and_start(request: Request, state: AppState, route: EndpointRoute, trigger: Trigger) -> Response:
-    query = collect_fields(parse_qsl(route.query, keep_blank_values=True))
     refusal = None
     try:
+        query = parse_query(route.query)
         upload = _has_flag(request, query, "x-pd-upload-body") or query.get(UPLOAD_QUERY_PARAM) == "1"
         body = await read_body(request, state.uploads, store_whole=upload)
     except BodyTooLargeError:
         # the platform also records such an event with the error
         body, refusal = NO_BODY, _refuse_large_body()
         await discard_body(request)
-    except BodyError as error:
+    except (BodyError, TooManyFieldsError) as error:
         return responses.refusal_response(400, str(error))
     if state.is_stopping:  # a run that starts now would not be finished before the workers end
         return responses.refusal_response(503, STOPPING_MESSAGE, {"retry-after": "5", "connection": "close"})
     if state.context.engine.journal.is_lost:
-        return responses.refusal_response(503, LOST_MESSAGE, {"retry-after": "5"})
+        return responses.refusal_response(503, UNAVAILABLE_MESSAGE, {"retry-after": str(RETRY_AFTER_S)})
     try:
         run = _start(request, state, route, trigger, query, body, refusal=refusal)
     except RequestError as error:

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,11 +29,11 @@ from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import AppState
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses
+from pdkernel.server.endpoint.form_fields import TooManyFieldsError, parse_query
 from pdkernel.server.endpoint.request_body import (
     MAX_BODY_BYTES,
     BodyError,
     BodyTooLargeError,
-    collect_fields,
     read_body_and_text,
 )
 
@@ -60,7 +60,7 @@ async def handle_trigger_request(request: Request, state: AppState) -> Response 
         event = await _build_event(request, context, path)
     except BodyTooLargeError:
         return responses.refusal_response(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KB.")
-    except BodyError as error:
+    except (BodyError, TooManyFieldsError) as error:
         return responses.refusal_response(400, str(error))
     if deployed is not None:
         add_access_log_note(
@@ -165,7 +165,7 @@ async def _build_event(request: Request, context: AppContext, path: str) -> dict
     return {
         "method": request.method,
         "path": path,
-        "query": collect_fields(parse_qsl(query, keep_blank_values=True)),
+        "query": parse_query(query),
         "headers": {name: ", ".join(request.headers.getlist(name)) for name in request.headers},
         "bodyRaw": raw,
         "body": body,

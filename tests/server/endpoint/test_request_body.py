@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.aliases
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from pdkernel.server.endpoint.request_body import MAX_BODY_BYTES, BodyError, _decode, _parse_text
 from tests.builders import python_step
+from tests.growth import assert_linear, seconds
 from tests.server.endpoint.conftest import ECHO, Serve
 from tests.server.site import Site
 
@@ -296,3 +300,82 @@ async def test_a_file_that_cannot_be_stored(echo: Site, request_of: dict[str, An
     assert answer.status_code == 400
     assert "could not be stored: File exists. No step has run." in answer.text
     assert await echo.runs() == []
+
+
+NESTED = b"[" * 250 + b"]" * 250
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [
+        (JSON, b"9"),
+        (JSON, b"[" + b"9" * 209 + b"],"),
+        (JSON, b"{}"),
+        (JSON, b"["),
+        (JSON, b'"\\ud800'),
+        (JSON, NESTED),
+        (JSON, b"a=%"),
+        (FORM, b"%"),
+        ("text/plain; charset=utf-7", b"\xff"),
+        ("text/plain; charset=utf-32", b"\xff"),
+    ],
+)
+def test_the_time_of_a_body_grows_with_its_size(kind: str, item: bytes) -> None:
+    """Four times the body takes about four times as long."""
+    media_type, _, parameters = kind.partition(";")
+
+    def parse(raw: bytes) -> None:
+        with suppress(BodyError):
+            asyncio.run(_parse_text(raw, media_type, parameters))
+
+    assert_linear(parse, lambda size: item * (size // len(item)))
+
+
+@pytest.mark.parametrize("item", [b"{}", b"[]", NESTED, b"9" * 209, b"1e100", b'"\\ud800"', b"1"])
+def test_a_body_of_json_is_parsed_within_milliseconds(item: bytes) -> None:
+    """The largest body of JSON stops the event loop for less than 200 ms on a busy machine."""
+    content = b"[" + b",".join([item] * ((MAX_BODY_BYTES - 2) // (len(item) + 1))) + b"]"
+
+    assert seconds(lambda raw: asyncio.run(_parse_text(raw, JSON, "")), content) < 0.2
+
+
+@pytest.mark.parametrize("codec", sorted({*encodings.aliases.aliases.values(), "utf_8_sig", "utf_16", "utf_32"}))
+def test_every_charset_is_decoded_fast(codec: str) -> None:
+    """No charset takes much longer than another one, whatever the bytes."""
+    for byte in (b"\xff", b"\x80", b"+", b"\x1b", b"~{", b"\x0e", b"\x1b$B", b"A"):
+        content = byte * (MAX_BODY_BYTES // 8 // len(byte))
+
+        assert seconds(lambda raw: _decode(raw, f"charset={codec}"), content, tries=1) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a&" * 10_001, "more than 10,000 fields"),
+        (b"%=&" * 10_001, "more than 10,000 fields"),
+    ],
+)
+async def test_too_many_fields_are_answered_400(echo: Site, content: bytes, reason: str) -> None:
+    """A form and a query with too many fields are answered with the reason, and no step runs."""
+    form = await echo.http.post(echo.path(), content=content, headers={"content-type": FORM})
+    query = await echo.http.get(f"{echo.path()}?{content.decode()}")
+
+    assert (form.status_code, query.status_code) == (400, 400)
+    assert reason in form.text
+    assert reason in query.text
+    assert await echo.runs() == []
+
+
+@pytest.mark.parametrize("name", [b"content-disposition", b"a" * 4100])
+async def test_a_large_header_of_a_part_is_answered_400(echo: Site, name: bytes) -> None:
+    """A part's header is limited, because parsing it takes milliseconds for each kilobyte."""
+    content = b"--x\r\n" + name + b": form-data; name=a" + b";" * (4150 - len(name)) + b"\r\n\r\n1\r\n--x--\r\n"
+    answer = await echo.http.post(
+        echo.path(), content=content, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    large = "multipart/form-data; boundary=x" + ";" * 5000
+    boundary = await echo.http.post(echo.path(), content=b"--x--\r\n", headers={"content-type": large})
+
+    assert (answer.status_code, boundary.status_code) == (400, 400)
+    assert "larger than 4 KB" in answer.text
+    assert "larger than 4 KB" in boundary.text
