@@ -25,6 +25,7 @@ from pdkernel.clock import SYSTEM_CLOCK, ManualClock
 from pdkernel.engine.journal import (
     Claim,
     DatabaseJournal,
+    NewDecision,
     StoredLock,
     WaitKey,
     encode_output,
@@ -907,13 +908,17 @@ async def test_newer_tables_are_refused(server: PostgresDatabase) -> None:
 async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Journals) -> None:
     """Tables of an earlier version get what is new, once, and are used after that."""
     server.execute("alter table outbox drop column owner; alter table runs drop column package_lock")
-    server.execute("drop table package_locks; update meta set value = '3' where name = 'journal_schema_version'")
+    server.execute("drop table package_locks; drop table decisions")
+    server.execute("update meta set value = '3' where name = 'journal_schema_version'")
 
     journal, other = journals(), journals()
 
     assert await journal.accept_run(new_run(package_lock=StoredLock("hash", "{}")))
     assert await journal.finish(FIRST, "success", encode_output(), outbox=[outbox_row()])
     assert await other.record_delivery("run", outbox_row(), outbox_row().shown)
+    assert await journal.accept_run(new_run("cancelled"))
+    assert await other.cancel("cancelled", decision=NewDecision("cancelled", "ada"))
+    assert [each.by for each in (await load(journal, "cancelled")).decisions] == ["ada"]
 
 
 def test_tables_are_created_once(postgres_url: str, tmp_path: Path) -> None:
