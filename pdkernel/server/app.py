@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pdkernel.server import api, endpoint, link, oauth, run_pages
-from pdkernel.server.access_log import AccessLogMiddleware
+from pdkernel.server.access_log import AccessLogMiddleware, find_route_words
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
 from pdkernel.server.console.routes import console_routes
@@ -57,15 +57,17 @@ def create_app(context: AppContext) -> Starlette:
         Middleware(StepCallMiddleware, own_server=own_server),
         Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint()),
     ]
-    if context.write_line is not None:
-        middleware.insert(0, Middleware(AccessLogMiddleware, write_line=context.write_line))
     connect = (
         [Route(f"/v1/{rest_of_path()}", forward_to_pipedream, methods=_FORWARDED_METHODS)]
         if context.passthrough
         else [*api.routes(), *link.routes(), *api.unsupported_routes()]
     )
+    routes = [*run_pages.routes(), *console_routes(), *oauth.routes(), *connect, *endpoint.routes()]
+    if context.write_line is not None:
+        log = Middleware(AccessLogMiddleware, write_line=context.write_line, words=find_route_words(routes))
+        middleware.insert(0, log)
     app = Starlette(
-        routes=[*run_pages.routes(), *console_routes(), *oauth.routes(), *connect, *endpoint.routes()],
+        routes=routes,
         middleware=middleware,
         exception_handlers={ClientDisconnect: _on_client_disconnect},
     )

@@ -62,7 +62,7 @@ def test_the_json_line(pdkernel: Shell) -> None:
     assert said["database"] == f"sqlite:///{pdkernel.folder / '.pdkernel' / 'project.db'}"
     assert answer.json() == {"a": 1}
     assert (process.returncode, rest) == (0, "")
-    assert f"POST /{workflow['endpoint']} 200 " in lines
+    assert "POST /* 200 " in lines
     assert "hidden-value" not in lines
 
 
