@@ -37,7 +37,7 @@ OnChange = Callable[[Execution], None]
 class StepDebugger(Protocol):
     """Runs Python steps in the kernel, where a debugger can stop them."""
 
-    async def run_step(self, call: StepCall, setup: RunSetup, folder: Path, recorder: StepRecorder) -> StepOutcome:
+    async def run_step(self, call: StepCall, setup: RunSetup, folder: str, recorder: StepRecorder) -> StepOutcome:
         """Run a step in the working *folder* as `workers.RunWorkers.run_step` does, without a time limit."""
         ...
 

@@ -258,10 +258,9 @@ class StepActions:
             )
         for text in answer.logs:
             recorder.log("stdout", f"{text}\n")
-        for name, value in answer.exports.items():
-            recorder.export(name, value)
+        recorder.export(answer.exports)
         if answer.return_value is not None:
-            recorder.export(RETURN_VALUE, answer.return_value)
+            recorder.export({RETURN_VALUE: answer.return_value})
         for warning in action.fitted_step.warnings:
             recorder.warn(warning)
         return recorder.outcome(StepError(answer.error[1], name=answer.error[0]) if answer.error else None)

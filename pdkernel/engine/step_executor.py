@@ -253,7 +253,7 @@ def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., 
 
     async def in_kernel(call: StepCall, recorder: StepRecorder) -> StepOutcome:
         await run.record.flush()
-        return await debugger.run_step(call, run.worker_setup, run.workers.ensure_tmp_folder(), recorder)
+        return await debugger.run_step(call, run.worker_setup, run.workers.prepare_tmp_outside(), recorder)
 
     return in_kernel
 

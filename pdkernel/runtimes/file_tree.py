@@ -31,27 +31,54 @@ def remove_tree(folder: Path) -> bool:
 
     If something is left, a warning in the log names the folder, the reason and the fix.
     """
-    removal = _Removal()
     try:
-        removal.run(folder)
+        parent = os.open(folder.parent, _LOOK | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:  # another process removed it
+        return True
     except OSError as error:
-        if not isinstance(error, FileNotFoundError) or os.path.lexists(folder):  # otherwise another process removed it
+        return _report(error, str(folder))
+    try:
+        return remove_entry(parent, folder.name, path=str(folder))
+    finally:
+        os.close(parent)
+
+
+def remove_entry(parent: int, name: str, *, path: str) -> bool:
+    """
+    Remove the file, or the folder with its content, that is *name* in the folder with the descriptor *parent*; otherwise as `remove_tree`.
+
+    Nothing is opened by *path*, which is for the warning.
+    """
+    removal = _Removal(os.dup(parent))
+    try:
+        removal.run(name)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) or _exists(parent, name):  # otherwise another process removed it
             removal.failed(error)
     finally:
         removal.close()
-    if removal.error is None:
-        return True
-    if removal.error.errno == errno.EBUSY:
+    return removal.error is None or _report(removal.error, path)
+
+
+def _exists(parent: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _report(error: OSError, path: str) -> bool:
+    """Warn that *path* was not removed, and return False."""
+    if error.errno == errno.EBUSY:
         _log.warning(
             "%s was not removed: something is mounted in it, perhaps by a step. `grep -F %s /proc/self/mountinfo` lists"
             " the mounts. Unmount each with `umount`, then remove the folder.",
-            folder,
-            folder.name,
+            path,
+            os.path.basename(path),  # noqa: PTH119 - a text
         )
     else:
-        _log.warning(
-            "%s was not removed: %s. Correct the cause, then remove the folder.", folder, removal.error.strerror
-        )
+        _log.warning("%s was not removed: %s. Correct the cause, then remove the folder.", path, error.strerror)
     return False
 
 
@@ -81,15 +108,15 @@ class _Removal:
         error: The first failure.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parent: int) -> None:
+        """Create the removal of something in the folder with the descriptor *parent*, which `close` closes."""
         self.error: OSError | None = None
-        self._current_fd = -1
+        self._current_fd = parent
 
-    def run(self, folder: Path) -> None:
-        """Remove *folder*. Raises `OSError` for a failure that ends the removal early; `error` has the first other failure."""
-        self._current_fd = os.open(folder.parent, _LOOK | os.O_DIRECTORY | os.O_CLOEXEC)
+    def run(self, name: str) -> None:
+        """Remove *name*. Raises `OSError` for a failure that ends the removal early; `error` has the first other failure."""
         mount = _mount(self._current_fd)
-        levels = [_Level("", _identity(self._current_fd), [folder.name])]
+        levels = [_Level("", _identity(self._current_fd), [name])]
         while True:
             if levels[-1].folders:
                 name = levels[-1].folders.pop()
@@ -106,8 +133,7 @@ class _Removal:
 
     def close(self) -> None:
         """Close the open folder."""
-        if self._current_fd >= 0:
-            os.close(self._current_fd)
+        os.close(self._current_fd)
 
     def failed(self, error: OSError) -> None:
         """Store the first failure: later ones, such as a folder that is not empty, follow from it."""

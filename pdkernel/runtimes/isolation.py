@@ -3,8 +3,9 @@ What the process of a step does to itself before user code runs: mounts, user, c
 
 It uses only the standard library, because the zygote imports it. `workers.isolation` makes the plans, as JSON objects:
 
-- `mounts`: what `enter_namespaces` mounts, in order, each `{"target", "source", "writable", "shared"}`; without a source, an empty
-  folder covers the target. What is `shared` is the same for all slots; it may be mounted before all others.
+- `mounts`: what `enter_namespaces` mounts, in order, each `{"target", "source", "writable", "shared", "inode"}`; without a source, an
+  empty folder covers the target. What is `shared` is the same for all slots; it may be mounted before all others. `inode` is null, or
+  the device and the inode number that the source must have.
 - `uid` and `gid`: the user of the process, or null to keep it.
 - `landlock`: whether Landlock restricts files to the paths of `read` and `write`.
 
@@ -37,6 +38,7 @@ _LOCKED_FLAGS = {  # flags that a user namespace must keep when it remounts, as 
     4096: 1 << 21,  # relatime
 }
 _PROC = "/proc"
+_TMP = "/tmp"  # noqa: S108 - the folder itself
 _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 4, 28, 38
 _BPF_LOAD, _BPF_EQUAL, _BPF_AT_LEAST, _BPF_AND, _BPF_RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _SECCOMP_ALLOW, _SECCOMP_SPEC_ALLOW = 0x7FFF0000, 4
@@ -101,23 +103,25 @@ def copy_namespaces() -> None:
 
 
 def mount_paths(mounts: Sequence[dict[str, Any]]) -> None:
-    """Mount *mounts* of a plan. Raises `OSError`."""
+    """
+    Mount *mounts* of a plan.
+
+    Raises:
+        OSError: The system does not permit it, a source is another one than the plan says, or a step has replaced a target.
+    """
     umask = os.umask(0o022)  # other users may enter the folders that are made for mounts
-    covers = []
-    # a cover may hide the source of a later mount, so all sources are opened first
-    sources = [each["source"] and os.open(each["source"], os.O_PATH | os.O_CLOEXEC) for each in mounts]
-    for each, source in zip(mounts, sources, strict=True):
-        target = each["target"]
-        if source is None:
-            Path(target).mkdir(exist_ok=True)  # in the new `/tmp`
-            mount("tmpfs", target, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=711")
-            covers.append(target)
-        else:
-            _bind(source, target, writable=each["writable"])
-            os.close(source)
-    os.umask(umask)
-    for target in covers:
-        mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    with contextlib.ExitStack() as opened:
+        # a cover may hide the source of a later mount, so all sources are opened first
+        sources = [each["source"] and _keep(opened, _open_source(each)) for each in mounts]
+        covers = []
+        for each, source in zip(mounts, sources, strict=True):
+            if source is None:
+                covers.append(_cover(opened, each["target"]))
+            else:
+                _bind(opened, source, each["target"], writable=each["writable"])
+        os.umask(umask)
+        for cover in covers:
+            mount(None, _path(cover), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
 
 
 def mount_terminals() -> None:
@@ -278,19 +282,89 @@ def _allow_path(rules: int, path: str, allowed: int) -> None:
         os.close(descriptor)
 
 
-def _bind(source: int, target: str, *, writable: bool) -> None:
-    path = f"/proc/self/fd/{source}"
-    if not os.path.lexists(target):  # in a cover; another worker of the slot may create it at the same time
-        if stat.S_ISDIR(os.fstat(source).st_mode):
-            Path(target).mkdir(parents=True, exist_ok=True)
-        else:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            Path(target).touch()
-    mount(path, target, None, _MS_BIND | _MS_REC)
+def _open_source(planned: dict[str, Any]) -> int:
+    source = os.open(planned["source"], os.O_PATH | os.O_CLOEXEC)
+    if planned.get("inode") and _identity(source) != tuple(planned["inode"]):
+        os.close(source)
+        raise OSError(errno.ESTALE, "it was replaced", planned["source"])
+    return source
+
+
+def _cover(opened: contextlib.ExitStack, target: str) -> int:
+    """Hide *target* by an empty folder, to which other targets are added before it becomes read-only; return its descriptor."""
+    place = _keep(opened, _open_target(target, is_folder=True))
+    mount("tmpfs", _path(place), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=711")
+    cover = _keep(opened, _open_target(target, is_folder=True))
+    if os.fstat(cover).st_dev == os.fstat(place).st_dev:
+        raise OSError(errno.ESTALE, "it was replaced", target)
+    return cover
+
+
+def _bind(opened: contextlib.ExitStack, source: int, target: str, *, writable: bool) -> None:
+    is_folder = stat.S_ISDIR(os.fstat(source).st_mode)
+    place = _keep(opened, _open_target(target, is_folder=is_folder))
+    mount(_path(source), _path(place), None, _MS_BIND | _MS_REC)
     if not writable:
-        flags = os.statvfs(target).f_flag
-        kept = sum(mounted for reported, mounted in _LOCKED_FLAGS.items() if flags & reported)
-        mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
+        mounted = _keep(opened, _open_target(target, is_folder=is_folder))
+        if _identity(mounted) != _identity(source):
+            raise OSError(errno.ESTALE, "it was replaced", target)
+        flags = os.statvfs(mounted).f_flag
+        kept = sum(as_mounted for reported, as_mounted in _LOCKED_FLAGS.items() if flags & reported)
+        mount(None, _path(mounted), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
+
+
+def _open_target(target: str, *, is_folder: bool) -> int:
+    """
+    Open *target*, a folder or another file, and make it if it is missing. Raises `OSError`.
+
+    Below `/tmp`, a step of the slot may have left links or may replace names at this moment, so no link is followed there.
+    """
+    if not target.startswith(f"{_TMP}/"):
+        if not os.path.lexists(target):  # in a cover; another worker of the slot may create it at the same time
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            _make(target, is_folder=is_folder)
+        return os.open(target, os.O_PATH | os.O_CLOEXEC)
+    current = os.open(_TMP, os.O_PATH | os.O_CLOEXEC)
+    *folders, last = target[len(_TMP) + 1 :].split("/")
+    for name, is_folder_too in (*((each, True) for each in folders), (last, is_folder)):
+        above = current
+        try:
+            try:
+                current = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            except FileNotFoundError:
+                _make(name, is_folder=is_folder_too, above=above)
+                current = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        finally:
+            os.close(above)
+        mode = os.fstat(current).st_mode
+        if stat.S_ISLNK(mode) or stat.S_ISDIR(mode) != is_folder_too:
+            os.close(current)
+            raise OSError(errno.ESTALE, "it was replaced", target)
+    return current
+
+
+def _make(name: str, *, is_folder: bool, above: int | None = None) -> None:
+    with contextlib.suppress(FileExistsError):
+        if is_folder:
+            os.mkdir(name, dir_fd=above)
+        else:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=above))
+
+
+def _keep(opened: contextlib.ExitStack, descriptor: int) -> int:
+    """Close *descriptor* with *opened*; return it."""
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _path(descriptor: int) -> str:
+    """The path that leads to exactly what *descriptor* has opened."""
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -68,25 +68,31 @@ def _scan(roots: Collection[int], tags: Collection[str]) -> tuple[set[int], bool
     return {p.pid for p in table if p.pid in belongs and not p.ended} - {os.getpid()}, sure
 
 
-def kill_processes(roots: Collection[int], process_tags: Collection[str] = ()) -> None:
+def kill_processes(roots: Collection[int], process_tags: Collection[str] = (), *, reaper: int | None = None) -> bool:
     """
     Kill every process that `find_processes` returns, and repeat until there is none: a process may fork during a scan.
 
+    Return whether the last scan found none. The root *reaper* is not killed: as long as it lives, processes that lose their parent
+    become its children, so that they are found.
+
     It blocks for a few milliseconds. A process that cannot be killed (uninterruptible sleep) is left after some attempts.
     """
-    for root in roots:
+    for root in set(roots) - {reaper}:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(root, signal.SIGKILL)
     clean = 0
+    found = set[int]()
     for _ in range(_ROUNDS):
         found, sure = _scan(roots, process_tags)
+        found.discard(reaper or 0)
         clean = clean + 1 if sure and not found else 0
         if clean == _CLEAN_ROUNDS:
-            return
+            return True
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(_PAUSE_S)
+    return not found
 
 
 def _table() -> list[_Process]:

@@ -12,7 +12,6 @@ import queue
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import PdkernelError, StepError
@@ -36,7 +35,7 @@ _POLL_S = 0.5  # an endless wait cannot be interrupted on every platform
 class _Job:
     call: StepCall
     setup: RunSetup
-    folder: Path
+    folder: str
     recorder: StepRecorder
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[StepError | None]
@@ -70,7 +69,7 @@ class KernelDebugger:
             step.name: debug_filename(sources[step.cell_index]) for step in steps if step.cell_index is not None
         }
 
-    async def run_step(self, call: StepCall, setup: RunSetup, folder: Path, recorder: StepRecorder) -> StepOutcome:
+    async def run_step(self, call: StepCall, setup: RunSetup, folder: str, recorder: StepRecorder) -> StepOutcome:
         """Run *call* in the kernel's main thread, with the working *folder*, and wait for the outcome."""
         loop = asyncio.get_running_loop()
         recorder.warn(UNGUARDED_CALLS_WARNING)

@@ -101,11 +101,6 @@ class ChildProcess(Protocol):
         """The process id of an ancestor of all its processes but its program, when known; perhaps of the program itself."""
         ...
 
-    @property
-    def has_leftovers(self) -> bool:
-        """Whether processes that the program started may still run after its end."""
-        ...
-
     def poll(self) -> bool:
         """Return whether the program has ended."""
         ...
@@ -126,8 +121,8 @@ class ChildProcess(Protocol):
         """End every process at once, and forget it. Blocks for a few milliseconds until all have ended, unless *wait* is False."""
         ...
 
-    async def end_leftovers(self) -> None:
-        """End the processes that an ended program left behind, as `kill` does, without blocking for long."""
+    async def end_processes(self) -> bool:
+        """End every process as `kill` does, but without blocking for long; return whether all of them have ended."""
         ...
 
 
@@ -152,6 +147,7 @@ class SpawnedProcess:
         self._tag = request.process_tag
         self._has_ended = False
         self._is_killed = False
+        self._have_all_ended = False
         self._pidfd: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -167,11 +163,6 @@ class SpawnedProcess:
     def root_pid(self) -> int:
         """The process id of its program."""
         return self.pid
-
-    @property
-    def has_leftovers(self) -> bool:
-        """Whether processes that left the group may still run: only `kill` finds out."""
-        return not self._is_killed
 
     def poll(self) -> bool:
         """Reap the program if it has ended; return whether it has."""
@@ -238,7 +229,7 @@ class SpawnedProcess:
             return
         self._is_killed = True
         self._unwatch()
-        process_tree.kill_processes([] if self._has_ended else [self.pid], [self._tag])
+        self._have_all_ended = process_tree.kill_processes([] if self._has_ended else [self.pid], [self._tag])
         for _ in range(_REAP_TRIES if wait else 0):
             if self.poll():
                 break
@@ -250,9 +241,12 @@ class SpawnedProcess:
             os.close(self._children)
             self._children = None
 
-    async def end_leftovers(self) -> None:
-        """End the processes that the program left behind; looking for them takes a while."""
+    async def end_processes(self) -> bool:
+        """End every process; looking for those that left the group takes a while."""
+        self._unwatch()
         await asyncio.to_thread(self.kill)
+        self._reap_soon()
+        return self._have_all_ended
 
     def _unwatch(self) -> None:
         if self._pidfd is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
 
 
-def base_environment(folder: Path, process_tag: str) -> dict[str, str]:
+def base_environment(folder: str, process_tag: str) -> dict[str, str]:
     """
     Return the variables that every step's process has.
 
@@ -19,8 +18,8 @@ def base_environment(folder: Path, process_tag: str) -> dict[str, str]:
     """
     return {
         "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
+        "HOME": folder,
+        "TMPDIR": folder,
         "LANG": "C.UTF-8",
         "TZ": "UTC",  # parity[time-zone]: the platform's machines keep UTC
         "NO_COLOR": "1",
@@ -29,7 +28,7 @@ def base_environment(folder: Path, process_tag: str) -> dict[str, str]:
 
 
 def step_environment(
-    folder: Path, process_tag: str, *, variables: Mapping[str, str], gateway_variables: Mapping[str, str]
+    folder: str, process_tag: str, *, variables: Mapping[str, str], gateway_variables: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the base, the workflow's *variables*, and *gateway_variables*, which override the others."""
     return base_environment(folder, process_tag) | dict(variables) | dict(gateway_variables)

@@ -69,7 +69,7 @@ class InKernelRunner:
         exports_json: Mapping[str, bytes],
         *,
         variables: Mapping[str, str],
-        folder: Path,
+        folder: str,
         site_packages: Path | None,
         channel: StepChannel,
     ) -> StepError | None:
@@ -144,7 +144,7 @@ def _is_in(module: ModuleType, site: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _process_state(environment: Mapping[str, str], folder: Path) -> Iterator[None]:
+def _process_state(environment: Mapping[str, str], folder: str) -> Iterator[None]:
     variables, cwd = dict(os.environ), Path.cwd()
     os.environ.clear()
     os.environ.update(environment)

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -21,8 +21,6 @@ from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, set_undumpab
 TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
 _VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
 ACCOUNTS_FILE = Path("/etc/passwd")
-TMP_NAME = "tmp"
-"""Name of the folder in a slot's folder that steps see as `/tmp`, or have as their working folder."""
 
 
 class Mount(JsonStruct, frozen=True):
@@ -31,12 +29,14 @@ class Mount(JsonStruct, frozen=True):
 
     Attributes:
         shared: All slots have the same mount.
+        inode: Device and inode of the source; with another one there, no process starts. None permits any.
     """
 
     target: str
     source: str | None
     writable: bool = False
     shared: bool = False
+    inode: tuple[int, int] | None = None
 
 
 class IsolationPlan(JsonStruct, frozen=True):
@@ -177,32 +177,6 @@ def protect_process() -> None:
     """Keep other processes of this user from the memory and environment of this process, where the system can."""
     if sys.platform == "linux":
         set_undumpable()
-
-
-def change_owner(plan: IsolationPlan, paths: Sequence[Path]) -> None:
-    """Give *paths* to the user of *plan*, if it has one. Raises `OSError`."""
-    if plan.uid is not None and plan.gid is not None:
-        for path in paths:
-            os.chown(path, plan.uid, plan.gid, follow_symlinks=False)
-
-
-def account_file(folder: Path) -> Path:
-    """Return the file beside a slot's *folder* that is `/etc/passwd` for its processes, if they have a user of their own."""
-    return folder.with_name(f"{folder.name}.passwd")
-
-
-def write_account(plan: IsolationPlan, folder: Path) -> None:
-    """
-    Write `account_file`, if *plan* mounts it: programs look up the name of their user, and fail if it has none.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    if plan.uid is not None and plan.namespaces:
-        own = f"step:x:{plan.uid}:{plan.gid}::{TMP_FOLDER}:/bin/sh\n"
-        file = account_file(folder)
-        file.write_text(ACCOUNTS_FILE.read_text(encoding="utf-8", errors="replace") + own, encoding="utf-8")
-        file.chmod(0o644)
 
 
 def make_scratch_folder(prefix: str) -> Path:

@@ -19,13 +19,12 @@ from pdkernel.workers.isolation import (
     ACCOUNTS_FILE,
     NO_PLAN,
     TMP_FOLDER,
-    TMP_NAME,
     Isolation,
     IsolationPlan,
     Mount,
     StepAccess,
-    account_file,
 )
+from pdkernel.workers.slot_folder import ACCOUNTS_NAME, TMP_NAME
 
 _ANY_SLOT = "*"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder itself
@@ -66,48 +65,42 @@ def component_folder(file: Path) -> Path:
     return apps.parent if apps.name == "components" else apps
 
 
-def build_plan(isolation: Isolation, access: StepAccess, *, folder: Path, number: int) -> IsolationPlan:
+def build_plan(isolation: Isolation, access: StepAccess, *, slots: Path, number: int) -> IsolationPlan:
     """
     Return the plan for the processes of one slot.
 
     Args:
         isolation: What this machine permits.
-        access: What the processes may see, besides the system's programs and the slot's folder.
-        folder: The slot's folder, of which the subfolder `tmp` is `/tmp`. Folders of other slots are beside it.
-        number: The slot's number in this process.
+        access: What the processes may see, besides the system's programs and the slot's files.
+        slots: The folder of the slots' folders (`SlotFolder`).
+        number: The slot's number in this process, and the name of its folder.
     """
     if not isolation.namespaces and not isolation.landlock:
         return NO_PLAN
-    common = _plan_common(isolation, access, folder.parent, os.environ.get(STEP_PATHS_VARIABLE, ""))
+    common = _plan_common(isolation, access, slots, os.environ.get(STEP_PATHS_VARIABLE, ""))
     uid = None
     if common.gid is not None:
         count = _LARGE_IDS if common.gid > _LARGE_IDS else _SMALL_IDS
         uid = common.gid + 1 + (os.getpid() * _SLOTS_PER_PROCESS + number) % (count - 1)
-    any_slot = str(folder.parent / _ANY_SLOT)
-
-    def here(path: str) -> str:
-        return f"{folder}{path[len(any_slot) :]}" if path.startswith(any_slot) else path
-
-    mounts = [
-        each
-        if each.shared
-        else Mount(here(each.target), None if each.source is None else here(each.source), each.writable)
-        for each in common.mounts
-    ]
+    any_tmp, tmp = f"{slots}/{_ANY_SLOT}/{TMP_NAME}", f"{slots}/{number}/{TMP_NAME}"
+    mounts = [msgspec.structs.replace(each, source=tmp) if each.source == any_tmp else each for each in common.mounts]
     if uid is not None and isolation.namespaces:
-        mounts.append(Mount(str(ACCOUNTS_FILE), str(account_file(folder))))
+        mounts.append(Mount(str(ACCOUNTS_FILE), f"{slots}/{number}/{ACCOUNTS_NAME}"))
     return msgspec.structs.replace(
         common,
         uid=uid,
         mounts=tuple(mounts),
-        write=tuple(map(here, common.write)),
+        write=tuple(tmp if path == any_tmp else path for path in common.write),
     )
 
 
 @functools.lru_cache(maxsize=100)
 def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configured: str) -> IsolationPlan:
     """Return the plan for the slot `_ANY_SLOT` in the folder *slots*, without a user id. It is made of some hundred calls."""
-    folder = slots / _ANY_SLOT
+    tmp = slots / _ANY_SLOT / TMP_NAME
+    own = {TMP_FOLDER, _SHARED_MEMORY}
+    if not isolation.namespaces:  # in a folder that steps may change, they could replace those of their slot
+        own = {tmp, *(folder for folder in own if folder not in slots.parents)}
     for path in (*access.read, *access.write):
         if not access.hide.isdisjoint(path.parents) and not _exists(path):  # a later run may install something there
             with contextlib.suppress(OSError):  # the project's folder is read-only: nothing will be there
@@ -125,7 +118,7 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
         hide |= {Path(path) for path in _SECRETS_OF_ROOT if _exists(path)}
     mounts: tuple[Mount, ...] = ()
     if isolation.namespaces:
-        mounts = _plan_mounts(folder, hide, read, write)
+        mounts = _plan_mounts(tmp, hide, read, write)
     else:
         read = {shown for path in read for shown in _without(path, hide)}
     targets = [Path(each.target) for each in mounts]
@@ -135,7 +128,7 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
         gid=isolation.first_uid if changes_user else None,
         mounts=mounts,
         read=_as_texts(_outermost(read)),
-        write=_as_texts({*write, folder, TMP_FOLDER, _SHARED_MEMORY, *map(Path, _SYSTEM_WRITE)}),
+        write=_as_texts({*write, *own, *map(Path, _SYSTEM_WRITE)}),
         tmp_names=frozenset(each.parts[2] for each in targets if TMP_FOLDER in each.parents),
     )
 
@@ -188,15 +181,13 @@ def _check_user(isolation: Isolation, paths: Mapping[Path, str]) -> tuple[bool, 
     return isolation.namespaces or not blocked, blocked
 
 
-def _plan_mounts(folder: Path, hide: Iterable[Path], read: Iterable[Path], write: Iterable[Path]) -> tuple[Mount, ...]:
-    """Return the mounts in order: outer paths first."""
-    tmp = str(folder / TMP_NAME)
-    planned = {target: Mount(str(target), tmp, writable=True) for target in (TMP_FOLDER, _SHARED_MEMORY)}
+def _plan_mounts(tmp: Path, hide: Iterable[Path], read: Iterable[Path], write: Iterable[Path]) -> tuple[Mount, ...]:
+    """Return the mounts in order, outer paths first; *tmp* is the folder of the slot that is `/tmp`."""
+    planned = {target: Mount(str(target), str(tmp), writable=True) for target in (TMP_FOLDER, _SHARED_MEMORY)}
     wanted: dict[Path, bool | None] = {
         **dict.fromkeys(hide, None),
         **dict.fromkeys(read, False),
         **dict.fromkeys(write, True),
-        folder: True,
     }
     for path in list(wanted):  # a folder of steps in their /tmp must not be a part of the run's files
         if TMP_FOLDER in path.parents[1:]:
@@ -204,13 +195,13 @@ def _plan_mounts(folder: Path, hide: Iterable[Path], read: Iterable[Path], write
     for path in sorted(wanted, key=lambda each: len(each.parts)):
         writable = wanted[path]
         outer = next((planned[each] for each in path.parents if each in planned), None)
-        is_hidden = outer is not None and (outer.source is None or outer.source == tmp)
+        is_hidden = outer is not None and (outer.source is None or outer.source == str(tmp))
         if writable is None:
             if not is_hidden or path.parent == TMP_FOLDER:
                 planned[path] = Mount(str(path), None if path.is_dir() else os.devnull)
         elif is_hidden or (outer is not None and writable and not outer.writable):
             planned[path] = Mount(str(path), str(path), writable)
-    of_slot = {TMP_FOLDER, _SHARED_MEMORY, *folder.parents}.intersection(planned)
+    of_slot = {TMP_FOLDER, _SHARED_MEMORY, *tmp.parents}.intersection(planned)
     return tuple(
         each if path in of_slot or not of_slot.isdisjoint(path.parents) else msgspec.structs.replace(each, shared=True)
         for path, each in planned.items()

@@ -22,13 +22,14 @@ from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.interpreters import find_node
-from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, make_scratch_folder, write_account
+from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder
 from pdkernel.workers.isolation_plan import build_plan, component_folder, node_modules_above, program_folders
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.slot_cache import SlotCache
+from pdkernel.workers.slot_folder import SlotFolder
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.worker_command import WorkerLanguage, build_worker_command
@@ -44,7 +45,6 @@ class WorkerPool:
 
     Attributes:
         gateway: The gateway for outbound calls, or None.
-        go_cache: Compiled Go steps, or None.
         descriptions: Cached descriptions of Node.js steps and components, by source or file.
         determinism: A fixed clock and fixed random numbers for steps, or None for those of the system.
         zygotes: Start the processes, or None.
@@ -77,14 +77,14 @@ class WorkerPool:
             python: The interpreter for all Python steps. It overrides the interpreter of a run's setup. If neither is set,
                 `sys.executable` runs the steps.
             node: The interpreter for Node.js steps; `find_node()` by default.
-            go_cache: Compiled Go steps; with None, each run compiles its own.
+            go_cache: Compiled Go steps; with None, this pool compiles its own.
             access: What all workers may see, besides the system's programs and what a run's setup names.
             determinism: Fixes clock and random numbers in Python and Node.js steps, not in Bash and Go steps.
             zygotes: Start the processes; with None, this process starts them, without namespaces of their own.
         """
         self.zygotes = zygotes
         self.gateway = gateway
-        self.go_cache = go_cache
+        self._go_cache = go_cache
         self.determinism = determinism
         self.descriptions: dict[object, ComponentDescription] = {}
         self._python = python
@@ -172,9 +172,7 @@ class WorkerPool:
             node=self._node,
             ignore_environment=self.determinism is None,
         )
-        environment = base_environment(Path("/"), "") | (
-            self.determinism.interpreter_variables if self.determinism else {}
-        )
+        environment = base_environment("/", "") | (self.determinism.interpreter_variables if self.determinism else {})
         key = slot.key
         worker = Worker(
             language,
@@ -211,14 +209,10 @@ class WorkerPool:
 
     def _create_slot(self, key: WorkerKey, access: StepAccess) -> WorkerSlot:
         self._slot_count += 1
-        folder = self._ensure_folder() / str(self._slot_count)
-        folder.mkdir(mode=0o700)
+        slots, number = self._ensure_folder(), self._slot_count
         isolation = self.zygotes.isolation() if self.zygotes else Isolation()
-        slot = WorkerSlot(key, folder, access, build_plan(isolation, access, folder=folder, number=self._slot_count))
-        slot.ensure_tmp_folder()
-        change_owner(slot.plan, [folder])
-        write_account(slot.plan, folder)
-        return slot
+        plan = build_plan(isolation, access, slots=slots, number=number)
+        return WorkerSlot(key, SlotFolder(slots, number, plan), access)
 
     def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:
         """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""
@@ -253,6 +247,15 @@ class WorkerPool:
                 self._run_semaphore.release()
 
     @functools.cached_property
+    def go_cache(self) -> GoBuildCache:
+        """Compiled Go steps."""
+        if self._go_cache is not None:
+            return self._go_cache
+        folder = self._ensure_folder() / "go"
+        folder.mkdir()
+        return GoBuildCache(folder, lock=folder / "go.mod")
+
+    @functools.cached_property
     def _common_access(self) -> StepAccess:
         """What all workers of this pool may see."""
         found = set(self._access.read)
@@ -260,8 +263,7 @@ class WorkerPool:
             found |= program_folders(self._node or find_node())
         if self._python is not None:
             found |= program_folders(self._python)
-        if self.go_cache is not None:
-            found.add(self.go_cache.folder)
+        found.add(self.go_cache.folder)
         return replace(self._access, read=frozenset(found))
 
     def _needed_access(self, setup: RunSetup) -> StepAccess:

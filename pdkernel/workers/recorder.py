@@ -182,7 +182,7 @@ class StepRecorder:
         """Record a reply of the step's worker."""
         match reply:
             case Export():
-                self.export(reply.name, reply.value)
+                self.export({reply.name: reply.value})
             case Respond():
                 self.respond(reply.response)
             case Effect():
@@ -202,9 +202,10 @@ class StepRecorder:
             case Warn() | Late():
                 self.warn(reply.text)
 
-    def export(self, name: str, value: JSON) -> None:
-        """Record an export; the name `$return_value` is the step's return value."""
-        self._exports[name] = self._unredacted[name] = value
+    def export(self, exports: Mapping[str, JSON]) -> None:
+        """Record *exports* by name, and report them together; the name `$return_value` is the step's return value."""
+        self._exports.update(exports)
+        self._unredacted.update(exports)
         self._publish()
 
     def respond(self, response: Response) -> None:

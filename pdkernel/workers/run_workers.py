@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -48,8 +47,8 @@ class WorkerProvider(Protocol):
         ...
 
     @property
-    def go_cache(self) -> GoBuildCache | None:
-        """Compiled Go steps, or None."""
+    def go_cache(self) -> GoBuildCache:
+        """Compiled Go steps."""
         ...
 
     @property
@@ -232,9 +231,15 @@ class RunWorkers:
         assert isinstance(done, Done)
         return cast("list[Evaluation]", done.value)
 
-    def ensure_tmp_folder(self) -> Path:
-        """Return the working folder of the run's steps as this process sees it. Raises `OSError` if it cannot be created."""
-        return self._acquired_slot.ensure_tmp_folder()
+    def prepare_tmp_outside(self) -> str:
+        """
+        Return the path of the working folder for code of the user that runs in this process, in a debugger.
+
+        Raises:
+            OSError: The folder cannot be created.
+        """
+        self._acquired_slot.folder.ensure_tmp()
+        return self._acquired_slot.folder.working_folder_outside
 
     def fail_step(self, error: StepError) -> None:
         """Make the active `run_step` return with *error*; its worker is not reused."""
@@ -259,17 +264,14 @@ class RunWorkers:
             self.kill()
         if self._slot is not None:
             self._slot.end_run()
-        has_leftovers = self._subprocesses.close_finished_steps()
-        if has_leftovers or (self._slot is not None and not self._slot.is_empty()):
-            await asyncio.shield(self._clean_up())
-        else:
+        if self._slot is None or self._slot.folder.is_empty():
             self._finish(is_clean=True)
+        else:
+            await asyncio.shield(self._clean_up(self._slot))
 
-    async def _clean_up(self) -> None:
-        await self._subprocesses.end_leftovers()
+    async def _clean_up(self, slot: WorkerSlot) -> None:
         # in a thread: a disk under load takes milliseconds to remove files
-        slot = self._slot
-        self._finish(is_clean=slot is None or slot.is_empty() or await asyncio.to_thread(slot.clear))
+        self._finish(is_clean=await asyncio.to_thread(slot.folder.clear))
 
     def _finish(self, *, is_clean: bool) -> None:
         slot, self._slot = self._slot, None
@@ -368,7 +370,7 @@ class RunWorkers:
         self._exchange = self._subprocesses
         try:
             return await self._subprocesses.run_step(
-                call, b"{" + text + b"}", self._folder(), recorder, slot=self._acquired_slot
+                call, b"{" + text + b"}", self._folder(), recorder, slot_folder=self._acquired_slot.folder
             )
         finally:
             self._exchange = None
@@ -387,9 +389,10 @@ class RunWorkers:
         self._texts[name] = (value, text)
         return text
 
-    def _folder(self) -> Path:
+    def _folder(self) -> str:
         """Return the path of the working folder as steps see it."""
-        if self._acquired_slot.plan.namespaces:
-            return TMP_FOLDER
-        # parity[temporary-folder]: without a private /tmp, a path /tmp/... is the system's folder, which no run empties
-        return self.ensure_tmp_folder()
+        folder = self._acquired_slot.folder
+        if not folder.plan.namespaces:  # otherwise, processes have it as /tmp, which they cannot remove
+            # parity[temporary-folder]: without a private /tmp, a path /tmp/... is the system's folder, which no run empties
+            folder.ensure_tmp()
+        return folder.working_folder

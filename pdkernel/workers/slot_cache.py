@@ -26,7 +26,7 @@ _MEASURE_INTERVAL = 64
 _NEW_SLOT_INTERVAL = 8  # of so many new slots, one is measured: a measurement takes as long as a short run
 _ASSUMED_BYTES: dict[WorkerLanguage, int] = {"python": 16 * BYTES_PER_MB, "node": 48 * BYTES_PER_MB}
 """The memory of a worker that was not measured yet."""
-_DESCRIPTORS_PER_PROCESS = 11  # its pipes, and what reports its exit, its children and its memory
+_DESCRIPTORS_PER_PROCESS = 12  # its pipes, what reports its exit, children and memory, and the folder of its slot
 _RESERVED_DESCRIPTORS = 128  # for connections and files of the server
 _MAX_DESCRIPTORS = 1 << 16
 _REMOVAL_DELAY_S = 0.1  # its processes have ended by then; otherwise, the pool removes the folder when it closes
@@ -123,7 +123,7 @@ class SlotCache:
         self._remove_idle(slot)
         self._forget(slot)
         slot.end_workers(wait=False)
-        asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, slot.remove_folder)
+        asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, slot.folder.remove)
 
     def has_room(self, languages: Iterable[WorkerLanguage]) -> bool:
         """Return whether another slot with workers of *languages* fits into the budget."""
@@ -152,7 +152,7 @@ class SlotCache:
         """Close *slot*, which serves no run any more."""
         self._forget(slot)
         slot.end_workers()
-        slot.remove_folder()
+        slot.folder.remove()
 
     def close(self) -> None:
         """End the workers of the idle slots, and stop measuring. The folders of the slots remain."""

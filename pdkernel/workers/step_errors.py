@@ -114,6 +114,15 @@ def build_payload_error(what: str) -> PayloadLimitError:
     )
 
 
+def build_still_running_error() -> StepProcessExitedError:
+    """Build the error of a step whose processes do not end although the system was asked to end them."""
+    return StepProcessExitedError(
+        "Processes of the step do not end, so its exports were not read: the system waits for a device or a network file system.",
+        name="ProcessesStillRun",
+        fix="List the processes in state D with `ps`, and find out what they wait for.",
+    )
+
+
 def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepProcessExitedError:
     """
     Build the error of a step whose process ended early.

@@ -2,92 +2,118 @@
 The files with the input and the results of a Bash or Go step.
 
 `$PIPEDREAM_STEPS` and `$PIPEDREAM_EXPORTS` follow the platform; `$PIPEDREAM_RESPONSE` and `$PIPEDREAM_ACCOUNTS` are additions.
+A step may write anything into the files of its results: they are read up to a limit, in a time that grows as their size.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
+import math
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.model import JSON
-from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Response, describe_mismatch
+from pdkernel.workers.slot_folder import StepFileError, StepFiles
 from pdkernel.workers.step_errors import MAX_EXPORT_LINE_BYTES, build_payload_error
 
-_MAX_FILE_BYTES = 64 << 20
-"""The largest file that is read, in bytes."""
+MAX_EXPORT_LINES = 20_000
+"""The most lines of a file of exports."""
+
+_MAX_FILE_BYTES = MAX_EXPORT_LINE_BYTES + (1 << 20)
+"""The largest file that is read, in bytes: the longest line, and room for others."""
+_MAX_LISTED_LINES = 3
+_EXPORTS, _RESPONSE = "exports", "response"
+_VARIABLES = {_EXPORTS: "$PIPEDREAM_EXPORTS", _RESPONSE: "$PIPEDREAM_RESPONSE"}
 
 
 class SubprocessIO:
     """
-    The files of one step, in a folder that only this user can read.
+    The results of one step in its files.
 
     Attributes:
-        folder: The folder of the files; a step's code may be written there too.
         environment: The environment variables with the paths of the files.
     """
 
-    def __init__(self, parent: Path, steps: bytes, account_fields: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, files: StepFiles, steps: bytes, account_fields: Mapping[str, Mapping[str, str]]) -> None:
         """
         Write the input of the step.
 
         Args:
-            parent: The folder of the run's files, in which `folder` is created.
+            files: The files of the step.
             steps: The JSON text of `steps`.
             account_fields: App prop to the fields of its account.
         """
-        self.folder = parent / f"step-{secrets.token_hex(4)}"
-        self.folder.mkdir(mode=0o700)
-        self._exports = self.folder / "exports"
-        self._response = self.folder / "response"
+        self._files = files
         # parity[response-file]: on the platform Bash and Go steps cannot respond; in pdkernel they may write to this file
         self.environment = {
-            "PIPEDREAM_STEPS": self._put("steps.json", steps),
-            "PIPEDREAM_EXPORTS": self._put("exports"),
-            "PIPEDREAM_RESPONSE": self._put("response"),
+            "PIPEDREAM_STEPS": files.write("steps.json", steps),
+            "PIPEDREAM_EXPORTS": files.write(_EXPORTS),
+            "PIPEDREAM_RESPONSE": files.write(_RESPONSE),
         }
         if account_fields:
             # parity[accounts-file]: on the platform Bash and Go steps have no accounts; in pdkernel `--app` creates this file
             text = json.dumps({prop: dict(fields) for prop, fields in account_fields.items()})
-            self.environment["PIPEDREAM_ACCOUNTS"] = self._put("accounts.json", text.encode())
+            self.environment["PIPEDREAM_ACCOUNTS"] = files.write("accounts.json", text.encode())
 
     def collect(self, recorder: StepRecorder) -> StepError | None:
-        """Pass the exports and the response to *recorder*; return an error if a file is invalid, else None."""
+        """
+        Pass the exports and the response to *recorder*; return an error if a file is invalid, else None.
+
+        Call it when no process of the step is left.
+        """
         return self._collect_exports(recorder) or self._collect_response(recorder)
 
-    def remove(self) -> None:
-        """Remove the files."""
-        remove_tree(self.folder)
-
-    def _put(self, name: str, data: bytes = b"") -> str:
-        path = self.folder / name
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_bytes(data)
-        return str(path)
-
     def _collect_exports(self, recorder: StepRecorder) -> StepError | None:
-        failed = None
         try:
-            text = _text(self._exports, "$PIPEDREAM_EXPORTS")
+            lines = self._read(_EXPORTS).split("\n", MAX_EXPORT_LINES + 1)
         except StepError as error:
             return error
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                failed = _export(number, line.removesuffix("\r"), recorder) or failed
+        if len(lines) > MAX_EXPORT_LINES + 1:
+            return StepError(
+                f"$PIPEDREAM_EXPORTS has more than {MAX_EXPORT_LINES:,} lines, so none of them was exported.",
+                name="TooManyExports",
+                fix='Export a list as one line: echo "NAME:json=$(jq -cs . file)" >> $PIPEDREAM_EXPORTS',
+            )
+        exports: dict[str, JSON] = {}
+        failed, ignored = None, []
+        for number, line in enumerate(lines, 1):
+            if not line or line.isspace():
+                continue
+            name, equals, value = line.removesuffix("\r").partition("=")
+            if not equals or not name:
+                ignored.append(number)
+            elif not name.endswith(":json"):
+                exports[name] = value
+            else:
+                name = name.removesuffix(":json")
+                try:
+                    exports[name] = _parse_export(name, value, number)
+                except StepError as error:
+                    failed = error
+        if exports:
+            recorder.export(exports)
+        for number in ignored[:_MAX_LISTED_LINES]:
+            recorder.warn(f"Line {number} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored.")
+        if (more := len(ignored) - _MAX_LISTED_LINES) > 0:
+            recorder.warn(f"{more:,} more lines of $PIPEDREAM_EXPORTS are not NAME=VALUE and were ignored.")
         return failed
 
     def _collect_response(self, recorder: StepRecorder) -> StepError | None:
         try:
-            text = _text(self._response, "$PIPEDREAM_RESPONSE")
-            while text := text.lstrip():
-                response, end = _DECODER.raw_decode(text)
-                text = text[end:]
+            text = self._read(_RESPONSE)
+            end = 0
+            for _ in range(2):  # the first response is sent; of the others, the second is checked
+                blanks = _BLANKS.match(text, end)
+                start = blanks.end() if blanks else end
+                if start == len(text):
+                    break
+                response, end = _choose_decoder(text).raw_decode(text, start)
                 recorder.respond(_check_response(response))
         except StepError as error:
             return error
@@ -95,31 +121,36 @@ class SubprocessIO:
             return _bad_response(f"is not JSON ({_reason(wrong)})")
         return None
 
+    def _read(self, name: str) -> str:
+        """Return the text of a file of results; empty if the step has removed it. Raises `StepError`."""
+        variable = _VARIABLES[name]
+        try:
+            data = self._files.read(name, _MAX_FILE_BYTES) or b""
+        except StepFileError as wrong:
+            raise StepError(
+                f"The file {variable} {wrong}, so it was not read.",
+                name="StepFileError",
+                fix=f"Append to the file, or replace it by a file of your own: mv FILE {variable}",
+            ) from None
+        if len(data) > _MAX_FILE_BYTES:
+            raise build_payload_error(f"{variable} has more than {_MAX_FILE_BYTES / (1 << 20):.0f} MB")
+        return data.decode("utf-8", "replace")
 
-def _export(number: int, line: str, recorder: StepRecorder) -> StepError | None:
-    name, equals, value = line.partition("=")
-    if not equals or not name:
-        recorder.warn(f"Line {number} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored.")
-        return None
-    if not name.endswith(":json"):
-        recorder.export(name, value)
-        return None
-    name = name.removesuffix(":json")
+
+def _parse_export(name: str, value: str, number: int) -> JSON:
+    """Return the value of an export in line *number*. Raises `StepError`."""
     if len(value) > MAX_EXPORT_LINE_BYTES:
-        return build_payload_error(f"the export {name} has {len(value) / (1 << 20):.1f} MB")
+        raise build_payload_error(f"the export {name} has {len(value) / (1 << 20):.1f} MB")
     try:
-        parsed = _DECODER.decode(value)
-        json.dumps(parsed, allow_nan=False)  # a number beyond the range of a double is parsed as Infinity
+        return cast("JSON", _choose_decoder(value).decode(value))
     except (ValueError, RecursionError) as wrong:
         reason = f" ({_reason(wrong)})" if isinstance(wrong, json.JSONDecodeError) else ""
-        return ExportNotJSONError(
+        raise ExportNotJSONError(
             f"{name} is not JSON{reason}: line {number} of $PIPEDREAM_EXPORTS.",
             name="ExportNotJSONError",
             fix=f"Write {name}=TEXT for plain text, or make the JSON with jq: "
             f'echo "{name}:json=$(jq -c . file)" >> $PIPEDREAM_EXPORTS',
-        )
-    recorder.export(name, parsed)
-    return None
+        ) from None
 
 
 def _check_response(response: JSON) -> Response:
@@ -150,15 +181,6 @@ def _bad_response(what: str) -> StepError:
     )
 
 
-def _text(path: Path, name: str) -> str:
-    if not path.is_file():  # the step has removed it
-        return ""
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise build_payload_error(f"{name} has {path.stat().st_size / (1 << 20):.1f} MB")
-    # not `read_text`, which also ends a line at a lone carriage return
-    return path.read_bytes().decode("utf-8", "replace")
-
-
 def _reason(wrong: Exception) -> str:
     return f"{wrong.msg} at column {wrong.colno}" if isinstance(wrong, json.JSONDecodeError) else str(wrong)
 
@@ -167,8 +189,26 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _integer(text: str) -> int | float:
+def _parse_integer(text: str) -> int | float:
+    if len(text) > _MAX_DIGITS:  # no double is as large, and the time of a conversion grows as the square
+        raise ValueError(f"a number of {len(text):,} digits")
     return -0.0 if text == "-0" else int(text)  # Python's integer zero has no sign
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_integer)
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(text[:100])
+    return number
+
+
+def _choose_decoder(text: str) -> json.JSONDecoder:
+    """Return the decoder for *text*: the one that calls a function for each number only if a number is special."""
+    return _CAREFUL_DECODER if _SPECIAL_NUMBER.search(text) else _FAST_DECODER
+
+
+_MAX_DIGITS = 310  # with a sign; the largest double has 309
+_SPECIAL_NUMBER = re.compile(r"-0(?![.\d])|\d[eE]\+?\d|(?<!\d)\d{300}")
+_BLANKS = re.compile(r"\s*")
+_CAREFUL_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_parse_integer, parse_float=_parse_float)
+_FAST_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

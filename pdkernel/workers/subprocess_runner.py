@@ -1,30 +1,36 @@
 """
 Runs the Bash and Go steps of one run, each in its own process, with its data in files.
 
-A step is compiled (Go), its files are written, the process runs, and its exports are read from the files.
+A step is compiled (Go), its files are written, the process runs, all processes that it started end, and its exports are read from the
+files.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from pdkernel.errors import StepError, StepProcessExitedError
 from pdkernel.model import Step
 from pdkernel.workers.calls import RunSetup, StepCall
-from pdkernel.workers.child_process import ChildProcess, ProcessRequest
+from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.environment import step_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.go_errors import parse_panic
 from pdkernel.workers.interpreters import find_bash
-from pdkernel.workers.isolation import IsolationPlan, change_owner
 from pdkernel.workers.memory_watch import MemoryWatch
 from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.slot import WorkerSlot
-from pdkernel.workers.step_errors import ProcessLostError, build_process_not_started_error, build_timeout_error
+from pdkernel.workers.slot_folder import SlotFolder, StepFiles
+from pdkernel.workers.step_errors import (
+    ProcessLostError,
+    build_process_not_started_error,
+    build_still_running_error,
+    build_timeout_error,
+)
 from pdkernel.workers.subprocess_io import SubprocessIO
 from pdkernel.workers.subprocess_step import SubprocessStep, ignore_exit_status
 from pdkernel.workers.zygote import Zygotes
@@ -33,13 +39,13 @@ SUBPROCESS_LANGUAGES = frozenset({"bash", "go"})
 
 
 class SubprocessRunner:
-    """Runs the steps of one run, one at a time; `end_leftovers` then ends the processes that they left behind."""
+    """Runs the steps of one run, one at a time. No process of a step outlives the step."""
 
     def __init__(
         self,
         setup: RunSetup,
         gateway: OutboundGateway | None,
-        go_cache: GoBuildCache | None,
+        go_cache: GoBuildCache,
         zygotes: Zygotes | None = None,
     ) -> None:
         """
@@ -48,7 +54,7 @@ class SubprocessRunner:
         Args:
             setup: The setup of the run.
             gateway: The gateway for outbound calls; with None, steps use the network directly.
-            go_cache: Compiled Go steps; with None, this run compiles its own.
+            go_cache: Compiled Go steps.
             zygotes: Start the processes; with None, this process starts them.
         """
         self._zygotes = zygotes
@@ -57,17 +63,9 @@ class SubprocessRunner:
         self._go = go_cache
         self._running: SubprocessStep | None = None
         self._compiling: asyncio.Task[Path] | None = None
-        self._finished_steps: list[SubprocessStep] = []
-        self._leftovers: list[ChildProcess] = []
 
     async def run_step(
-        self,
-        call: StepCall,
-        steps: bytes,
-        folder: Path,
-        recorder: StepRecorder,
-        *,
-        slot: WorkerSlot,
+        self, call: StepCall, steps: bytes, working_folder: str, recorder: StepRecorder, *, slot_folder: SlotFolder
     ) -> StepError | None:
         """
         Run the step of *call* to its end, and return its error or None.
@@ -75,9 +73,9 @@ class SubprocessRunner:
         Args:
             call: The step with its input.
             steps: The JSON text of `steps`.
-            folder: The working folder.
+            working_folder: The path of the working folder, as the step sees it.
             recorder: Receives what the step does.
-            slot: The slot of the run, whose private `/tmp` is the working folder if there is one.
+            slot_folder: The folder of the slot of the run.
 
         Raises:
             InterpreterMissingError: The interpreter of the step's language is not installed.
@@ -86,22 +84,24 @@ class SubprocessRunner:
         program = None
         if call.step.language == "go":
             try:
-                program = await self._compiled(call, recorder, slot.folder)
+                program = await self._compiled(call, recorder)
             except StepError as fault:
                 return fault
-        files = SubprocessIO(slot.folder, steps, call.account_fields)
+        files = slot_folder.create_step_files()
         try:
+            results = SubprocessIO(files, steps, call.account_fields)
             if program is not None:
                 create_step, command = partial(SubprocessStep, recorder, parse_panic), [str(program)]
             else:
-                command, script = _prepare_bash_command(call.step, files.folder)
-                create_step = partial(SubprocessStep, recorder, ignore_exit_status, script=script)
-            change_owner(slot.plan, [files.folder, *files.folder.iterdir()])
-            error = await self._run(create_step(), command, call, files, folder, recorder, plan=slot.plan)
+                command = _prepare_bash_command(call.step, files)
+                create_step = partial(SubprocessStep, recorder, ignore_exit_status, script_folder=files.path)
+            files.give_to_step()
+            environment = results.environment
+            error = await self._run(create_step(), command, call, files, environment, working_folder, recorder)
             if isinstance(error, ProcessLostError):
-                error = await self._run(create_step(), command, call, files, folder, recorder, plan=slot.plan)
-            not_json = files.collect(recorder)
-            return error or not_json
+                error = await self._run(create_step(), command, call, files, environment, working_folder, recorder)
+            not_valid = results.collect(recorder)
+            return error or not_valid
         finally:
             files.remove()
 
@@ -111,34 +111,13 @@ class SubprocessRunner:
             self._running.fail(error)
 
     def kill(self) -> None:
-        """End the processes of the running step at once, including the compiler, and what earlier steps left behind."""
+        """End the processes of the running step at once, including the compiler."""
         if self._compiling is not None:
             self._compiling.cancel()
         if self._running is not None:
             self._running.kill()
-        for step in self._finished_steps:
-            if step is not self._running and step.child is not None:
-                step.child.kill()
 
-    def close_finished_steps(self) -> bool:
-        """Forget the steps whose processes have all ended; return whether others left processes behind."""
-        self._leftovers = []
-        for step in self._finished_steps:
-            if step.child is not None and step.child.has_leftovers:
-                self._leftovers.append(step.child)
-            elif step.child is not None:
-                step.child.kill()
-        self._finished_steps = []
-        return bool(self._leftovers)
-
-    async def end_leftovers(self) -> None:
-        """End the processes that `close_finished_steps` found."""
-        for child in self._leftovers:
-            await child.end_leftovers()
-        self._leftovers = []
-
-    async def _compiled(self, call: StepCall, recorder: StepRecorder, folder: Path) -> Path:
-        self._go = self._go or GoBuildCache(folder / "go", lock=folder / "go.mod")
+    async def _compiled(self, call: StepCall, recorder: StepRecorder) -> Path:
         self._compiling = asyncio.ensure_future(
             self._go.build_program(
                 call.step,
@@ -164,11 +143,10 @@ class SubprocessRunner:
         step: SubprocessStep,
         command: list[str],
         call: StepCall,
-        files: SubprocessIO,
-        folder: Path,
+        files: StepFiles,
+        variables: Mapping[str, str],
+        working_folder: str,
         recorder: StepRecorder,
-        *,
-        plan: IsolationPlan,
     ) -> StepError | None:
         gateway = self._gateway
         token = gateway.issue_token(public_only=self._setup.public_only) if gateway else None
@@ -176,7 +154,6 @@ class SubprocessRunner:
         timer = loop.call_later(call.timeout_s, lambda: step.fail(build_timeout_error(call.timeout_s)))
         watch, began = None, loop.time()
         self._running = step
-        self._finished_steps.append(step)
         try:
             gateway_variables = {}
             if gateway and token:
@@ -184,14 +161,14 @@ class SubprocessRunner:
                 if call.call_context is not None:
                     gateway.bind(token, call.call_context)
             environment = step_environment(
-                folder, step.process_tag, variables=self._setup.variables, gateway_variables=gateway_variables
+                working_folder, step.process_tag, variables=self._setup.variables, gateway_variables=gateway_variables
             )
             request = ProcessRequest(
                 command,
-                environment | files.environment,
+                environment | dict(variables),
                 step.process_tag,
-                folder=str(folder),
-                plan=plan,
+                folder=working_folder,
+                plan=files.plan,
                 sandboxed_by=gateway if self._setup.is_sandboxed else None,
                 caller_token=token or "",
             )
@@ -201,8 +178,8 @@ class SubprocessRunner:
                 return build_process_not_started_error(f"{type(refusal).__name__}: {refusal}")
             watch = MemoryWatch(child, call.memory_limit_mb, step.fail)
             error = await step.finished
-            if error is not None:
-                step.kill()
+            if not await child.end_processes():
+                error = build_still_running_error()
         finally:
             timer.cancel()
             if watch is not None:
@@ -216,14 +193,14 @@ class SubprocessRunner:
         return error or watch.error
 
 
-def _prepare_bash_command(step: Step, folder: Path) -> tuple[list[str], Path]:
+def _prepare_bash_command(step: Step, files: StepFiles) -> list[str]:
     """
-    Write the script of *step* into *folder*; return the command that runs it, and the path of the script.
+    Write the script of *step* into *files*; return the command that runs it.
 
     Raises:
         InterpreterMissingError: Bash is not installed.
     """
-    script = folder / f"{step.name}.sh"
     # blank lines above the source: Bash then reports the line numbers of the cell
-    script.write_text("\n" * step.line_offset + step.source, encoding="utf-8", errors="replace")
-    return [str(find_bash()), "--noprofile", "--norc", str(script)], script
+    text = "\n" * step.line_offset + step.source
+    script = files.write(f"{step.name}.sh", text.encode("utf-8", "replace"))
+    return [str(find_bash()), "--noprofile", "--norc", script]

@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from pdkernel.errors import StepError
 from pdkernel.execution import Stream
@@ -39,7 +38,7 @@ class SubprocessStep:
     """
 
     def __init__(
-        self, recorder: StepRecorder, judge_exit: ExitJudge = ignore_exit_status, *, script: Path | None = None
+        self, recorder: StepRecorder, judge_exit: ExitJudge = ignore_exit_status, *, script_folder: str = ""
     ) -> None:
         """
         Create the step; `start` starts its process.
@@ -47,14 +46,14 @@ class SubprocessStep:
         Args:
             recorder: Receives what the step prints.
             judge_exit: Turns an exit status other than 0 into an error or None.
-            script: The script file; its folder is removed from messages of the interpreter.
+            script_folder: The path of the script's folder, which is removed from messages of the interpreter.
         """
         self.process_tag = secrets.token_hex(16)
         self._loop = asyncio.get_running_loop()
         self._recorder = recorder
         self._judge = judge_exit
         self._stderr_tail = b""
-        self._folder = f"{script.parent}/".encode() if script else b""
+        self._folder = f"{script_folder}/".encode() if script_folder else b""
         self._held_back = b""
         self._pipes: dict[Stream, int] = {}
         self._is_running = False

@@ -152,7 +152,7 @@ class Worker:
         environment = base_environment(setup["cwd"], self.process_tag)
         # the worker applies `gateway` last: no variable of the workflow replaces the tag, by which processes are found
         last_variables = {**self.gateway_variables, PROCESS_TAG_VARIABLE: self.process_tag}
-        settings = {**setup, "cwd": str(setup["cwd"]), "env": environment, "gateway": last_variables}
+        settings = {**setup, "env": environment, "gateway": last_variables}
         last, self._sent_settings = self._sent_settings, settings
         return {"begin": {name: value for name, value in settings.items() if name not in last or last[name] != value}}
 

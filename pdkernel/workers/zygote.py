@@ -72,7 +72,7 @@ class Zygote:
             self._pid: int | None = os.posix_spawn(
                 python,
                 [str(python), "-I", *flags, "-X", "utf8", str(ZYGOTE_PROGRAM), *sorted(modules)],
-                base_environment(Path("/"), tag),
+                base_environment("/", tag),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs, 3),
                     *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),

@@ -16,6 +16,7 @@ from pdkernel.runtimes.seccomp import fetch_descriptor
 from pdkernel.workers.warden_client import WARDEN
 
 _END_TIMEOUT_MS = 20  # the event loop waits; the signal is sent anyway
+_END_TIMEOUT_S = 10.0  # without a wait of the event loop
 _CREDENTIALS = struct.Struct("3i")
 _MESSAGE_BYTES = 4096
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * 4)
@@ -72,6 +73,7 @@ class ZygoteProcess:
         self._pidfd: int | None = None
         self._in_namespaces = False
         self._is_closed = False
+        self._have_all_ended = True  # until there is one
         self._children: tuple[int, int] | None = None
         self._on_exit: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -138,14 +140,15 @@ class ZygoteProcess:
             self.poll()
             self._close_status()
         if self._pidfd is not None:
+            if not self._in_namespaces:
+                roots = [pid for pid in (self._init_pid, self._pid) if pid]
+                process_tree.kill_processes(roots, [self._tag], reaper=self._init_pid)
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            if not self._in_namespaces:
-                process_tree.kill_processes([pid for pid in (self._init_pid, self._pid) if pid], [self._tag])
             if wait:
                 ended = select.poll()
                 ended.register(self._pidfd, select.POLLIN)
-                ended.poll(_END_TIMEOUT_MS)
+                self._have_all_ended = bool(ended.poll(_END_TIMEOUT_MS))
             os.close(self._pidfd)
             self._pidfd = None
         for descriptor in (*(self._children or ()), *self.system_v):
@@ -156,15 +159,13 @@ class ZygoteProcess:
         if not was_closed:
             self._on_closed()
 
-    async def end_leftovers(self) -> None:
-        """End the processes that the program left behind."""
+    async def end_processes(self) -> bool:
+        """End every process, and wait for them without blocking: the first process of a namespace is the last to end."""
+        self.send_kill()
+        if self._pidfd is not None and self._in_namespaces:
+            await _wait_until_readable(os.dup(self._pidfd), _END_TIMEOUT_S)
         self.kill()
-
-    @property
-    def has_leftovers(self) -> bool:
-        """Whether processes that the step's program started may still run after its end."""
-        self.poll()
-        return self._status is not None
+        return self._have_all_ended
 
     def has_children(self) -> bool:
         """
@@ -245,3 +246,18 @@ class ZygoteProcess:
                 self._loop.remove_reader(self._status.fileno())
             self._status.close()
             self._status = None
+
+
+async def _wait_until_readable(descriptor: int, timeout_s: float) -> None:
+    """Wait until *descriptor* can be read, but at most *timeout_s* seconds, and close it."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await readable.wait()
+    except TimeoutError:
+        return
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

@@ -20,8 +20,9 @@ import pytest
 from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes import isolation as program
 from pdkernel.workers import ZYGOTES
-from pdkernel.workers.isolation import Isolation, StepAccess, change_owner, write_account
+from pdkernel.workers.isolation import Isolation, StepAccess
 from pdkernel.workers.isolation_plan import build_plan
+from pdkernel.workers.slot_folder import SlotFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock exist on Linux only")
 
@@ -33,7 +34,13 @@ READ = {
     "key": "return open(key).read() == 'the key'",
     "database": "return b'a secret row' in open(database, 'rb').read() + open(database + '-wal', 'rb').read()",
     "key by a link": "os.symlink(key, tmp + '/link'); return open(tmp + '/link').read() == 'the key'",
-    "key by a hard link": "os.link(key, folder + '/hard'); return open(folder + '/hard').read() == 'the key'",
+    "key by a hard link": "os.link(key, tmp + '/hard'); return open(tmp + '/hard').read() == 'the key'",
+    "key by a replaced folder": (
+        "os.rename(folder + '/tmp', folder + '/old'); os.symlink(os.path.dirname(key), folder + '/tmp')\n"
+        "done = open(folder + '/tmp/key').read() == 'the key'\n"
+        "os.unlink(folder + '/tmp'); os.rename(folder + '/old', folder + '/tmp'); return done"
+    ),
+    "name in the folder of the slot": "os.mkdir(folder + '/own'); return True",
     "key by the server's root": "return open(f'/proc/{server}/root{key}').read() == 'the key'",
     "key by the parent's root": "return open(f'/proc/{os.getppid()}/root{key}').read() == 'the key'",
     "key by a new root": (
@@ -124,7 +131,8 @@ class Place:
         self.project = base / "project"
         self.hidden = self.project / ".pdkernel"
         self.slot = base / "slots" / "1"
-        for folder in (self.hidden / "packages", self.hidden / "files", self.slot / "tmp", base / "slots" / "2"):
+        self.owner = owner
+        for folder in (self.hidden / "packages", self.hidden / "files", base / "slots" / "2"):
             folder.mkdir(parents=True)
         self.hidden.chmod(0o700)
         self.files = {
@@ -153,9 +161,10 @@ class Place:
             write=frozenset({self.hidden / "files"}),
             hide=frozenset({self.hidden}),
         )
-        plan = build_plan(isolation, access, folder=self.slot, number=1)
-        change_owner(plan, (self.slot, self.slot / "tmp"))
-        write_account(plan, self.slot)
+        plan = SlotFolder(self.slot.parent, 1, build_plan(isolation, access, slots=self.slot.parent, number=1)).plan
+        if plan.uid is None:
+            for path in (self.slot, self.slot / "tmp"):
+                os.chown(path, self.owner, self.owner)
         return plan.to_json()
 
 
@@ -166,6 +175,10 @@ def python_of_all_users() -> str | None:
 
 def attempt(place: Place, plan: dict[str, Any] | None, uid: int | None) -> set[str]:
     """What succeeds in a process with *plan* of a server of user *uid*; a plan of None isolates nothing."""
+    if plan is None:
+        for folder in (place.slot, place.slot / "tmp"):
+            folder.mkdir()
+            os.chown(folder, place.owner, place.owner)
     names = {name: str(path) for name, (path, _) in place.files.items()} | {
         "tmp": "/tmp" if plan and plan["namespaces"] else str(place.slot / "tmp"),
         "folder": str(place.slot),
@@ -286,3 +299,43 @@ def test_failing_mount_ends_the_process(make_place: Callable[[int], Place]) -> N
 
     with pytest.raises(AssertionError, match="FileNotFoundError"):
         attempt(place, plan, None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can enter namespaces without a user namespace")
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_other_folder_in_place_of_a_source_ends_the_process(make_place: Callable[[int], Place], kind: str) -> None:
+    """A folder that is not the one that the plan was made for is not mounted."""
+    place = make_place(0)
+    plan = place.plan(available("everything"))
+    tmp = place.slot / "tmp"
+    tmp.rename(place.slot / "moved")
+    if kind == "folder":
+        tmp.mkdir()
+    else:
+        tmp.symlink_to(place.hidden)
+
+    with pytest.raises(AssertionError, match="it was replaced"):
+        attempt(place, plan, None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can enter namespaces without a user namespace")
+@pytest.mark.parametrize("hidden", [True, False])
+@pytest.mark.parametrize("target", ["/tmp/left", "/tmp/left/inner/code.js", "/tmp/folder/left/code.js"])
+def test_link_that_a_step_left_in_its_tmp_ends_the_process(
+    make_place: Callable[[int], Place], target: str, hidden: bool
+) -> None:
+    """Nothing is made or mounted where a link leads that an earlier step of the slot has left in `/tmp`."""
+    place = make_place(0)
+    plan = place.plan(available("everything"))
+    outside = place.project.parent / "outside"
+    for folder in (outside, place.slot / "tmp" / "folder"):
+        folder.mkdir()
+    for link in (place.slot / "tmp" / "left", place.slot / "tmp" / "folder" / "left"):
+        link.symlink_to(outside)
+    source = None if hidden else str(place.project if target == "/tmp/left" else place.project / "code.js")
+    plan["mounts"] = [*plan["mounts"], {"target": target, "source": source, "writable": False}]
+
+    with pytest.raises(AssertionError, match="it was replaced"):
+        attempt(place, plan, None)
+
+    assert list(outside.iterdir()) == []

@@ -51,7 +51,7 @@ def test_breakpoints_hide_the_secrets_that_the_step_gets(
     loop = LoopThread()
 
     call = StepCall(step, call_context=context, services=OtherWorkflow(context))
-    task: Any = loop.submit(debugger.run_step(call, setup, tmp_path, StepRecorder()))
+    task: Any = loop.submit(debugger.run_step(call, setup, str(tmp_path), StepRecorder()))
     debugger.run_in_main_thread(task)
     loop.close()
 

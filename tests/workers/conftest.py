@@ -25,6 +25,11 @@ class Bench:
         self.recorder = StepRecorder()
         self.steps: dict[str, Mapping[str, JSON]] = {}
 
+    @property
+    def tmp_folder(self) -> Path:
+        """The working folder of the run's steps, as the tests see it."""
+        return Path(self.workers.prepare_tmp_outside())
+
     async def run(self, language: Language, source: str, *, name: str = "work", **call: Any) -> StepOutcome:
         """Run a step on the exports of the steps before; `self.recorder` records the step."""
         self.recorder = call.pop("recorder", None) or StepRecorder(name)
@@ -108,7 +113,8 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
 @pytest.fixture
 def names_in_tmp(tmp_path: Path) -> frozenset[str]:
     """Names in the private `/tmp` of every run: if pdkernel or an interpreter is in `/tmp`, the folder that contains it."""
-    return build_plan(ZYGOTES.isolation(), StepAccess(), folder=tmp_path / "slots" / "1", number=1).tmp_names
+    (tmp_path / "slots").mkdir()
+    return build_plan(ZYGOTES.isolation(), StepAccess(), slots=tmp_path / "slots", number=1).tmp_names
 
 
 @pytest.fixture

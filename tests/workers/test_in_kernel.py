@@ -54,7 +54,7 @@ class Kernel:
             request,
             {"trigger": b'{"event": {"n": 7}}'},
             variables=variables or {},
-            folder=self.folder,
+            folder=str(self.folder),
             site_packages=site,
             channel=StepChannel(
                 send_line=lambda line: self.lines.append(json.loads(line)),

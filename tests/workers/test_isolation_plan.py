@@ -36,9 +36,8 @@ def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def plan_of(base: Path, access: StepAccess, isolation: Isolation = EVERYTHING, number: int = 1) -> IsolationPlan:
     """The plan of a slot in *base*."""
-    folder = base / "slots" / str(number)
-    folder.joinpath("tmp").mkdir(parents=True, exist_ok=True)
-    return build_plan(isolation, access, folder=folder, number=number)
+    (base / "slots").mkdir(exist_ok=True)
+    return build_plan(isolation, access, slots=base / "slots", number=number)
 
 
 def project_in(folder: Path) -> tuple[Path, StepAccess]:
@@ -104,18 +103,15 @@ def test_packages_above_a_folder(tmp_path: Path) -> None:
 
 
 def test_slot_has_its_own_tmp_and_no_other_slot(base: Path) -> None:
-    """`/tmp` and shared memory are a folder of the slot; the folders of other slots are hidden."""
+    """`/tmp` and shared memory are a folder of the slot, of which nothing else is visible; the folders of slots are hidden."""
     plan = plan_of(base, StepAccess())
 
     assert plan.mounts[:2] == (
         Mount("/tmp", f"{base}/slots/1/tmp", writable=True),
         Mount("/dev/shm", f"{base}/slots/1/tmp", writable=True),
     )
-    assert mounts_below(plan, base) == [
-        Mount(f"{base}/slots", None),
-        Mount(f"{base}/slots/1", f"{base}/slots/1", writable=True),
-    ]
-    assert f"{base}/slots/1" in plan.write
+    assert mounts_below(plan, base) == [Mount(f"{base}/slots", None)]
+    assert not [path for path in plan.write if path.startswith(str(base))]
 
 
 @pytest.mark.skipif(not Path("/run").is_dir(), reason="this system has no /run")
@@ -209,7 +205,24 @@ def test_more_paths_are_configured(base: Path, monkeypatch: pytest.MonkeyPatch) 
 
     found = plan_of(base, StepAccess()).write
 
-    assert [path for path in found if path.startswith(str(base))] == [f"{base}/data", f"{base}/slots/1"]
+    assert [path for path in found if path.startswith(str(base))] == [f"{base}/data"]
+
+
+def test_landlock_alone_permits_the_working_folder_only(base: Path) -> None:
+    """Without mounts, steps change their working folder, and nothing beside it in the folder of the slot."""
+    plan = plan_of(base, StepAccess(), Isolation(landlock=True))
+
+    assert [path for path in plan.write if path.startswith(str(base))] == [f"{base}/slots/1/tmp"]
+    assert "/tmp" in plan.write
+
+
+def test_landlock_alone_permits_no_change_around_the_slots() -> None:
+    """If the folders of slots are in `/tmp`, steps without mounts cannot change `/tmp`: they could replace the folders."""
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/tmp") as folder:
+        plan = build_plan(Isolation(landlock=True), StepAccess(), slots=Path(folder), number=1)
+
+    assert "/tmp" not in plan.write
+    assert f"{folder}/1/tmp" in plan.write
 
 
 class TestUser:

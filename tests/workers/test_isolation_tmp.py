@@ -250,18 +250,15 @@ async def test_files_of_a_run_are_removed_with_the_run_and_the_folders_with_the_
 EMPTIED = """
 import subprocess, sys
 from pathlib import Path
-from pdkernel.workers.calls import WorkerKey
-from pdkernel.workers.isolation import IsolationPlan, StepAccess
-from pdkernel.workers.slot import WorkerSlot
-folder, outside = map(Path, sys.argv[1:3])
-key = WorkerKey("development", None, None, False, False)
-mounted = folder / sys.argv[3]
-slot = WorkerSlot(key, folder, StepAccess(), IsolationPlan(namespaces=sys.argv[4] == "namespaces"))
-folder.mkdir()
-(slot.ensure_tmp_folder() / "beside").mkdir()
+from pdkernel.workers.isolation import IsolationPlan
+from pdkernel.workers.slot_folder import SlotFolder
+base, outside = map(Path, sys.argv[1:3])
+mounted = base / "1" / sys.argv[3]
+folder = SlotFolder(base, 1, IsolationPlan(namespaces=sys.argv[4] == "namespaces"))
+(base / "1" / "tmp" / "beside").mkdir()
 mounted.mkdir()
 subprocess.run(["mount", "--bind", outside, mounted], check=True)
-print(slot.clear())
+print(folder.clear())
 """
 
 
@@ -274,7 +271,7 @@ def test_mount_in_a_slot_is_not_emptied(base: Path, apart: tuple[str, ...], moun
     (outside / "file").touch()
 
     done = subprocess.run(
-        [*apart, sys.executable, "-c", EMPTIED, base / "slot", outside, mounted, kind],
+        [*apart, sys.executable, "-c", EMPTIED, base, outside, mounted, kind],
         capture_output=True,
         text=True,
         check=True,
@@ -282,5 +279,5 @@ def test_mount_in_a_slot_is_not_emptied(base: Path, apart: tuple[str, ...], moun
 
     assert done.stdout.strip() == "False"
     assert (outside / "file").exists()
-    assert (base / "slot" / mounted).is_dir()
-    assert not (base / "slot" / "tmp" / "beside").exists()
+    assert (base / "1" / mounted).is_dir()
+    assert not (base / "1" / "tmp" / "beside").exists()

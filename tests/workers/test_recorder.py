@@ -168,7 +168,7 @@ def test_exports_are_raw_in_the_outcome_and_redacted_in_the_record(recorder: Ste
 
 def test_name_of_an_export_is_redacted(recorder: StepRecorder) -> None:
     """An export with a token as its name has a placeholder as its name, in the growing and in the final record."""
-    recorder.export(TOKEN, 1)
+    recorder.export({TOKEN: 1})
     before = recorder.snapshot()
 
     after = recorder.finish("success")
@@ -178,8 +178,8 @@ def test_name_of_an_export_is_redacted(recorder: StepRecorder) -> None:
 
 def test_short_secret_is_redacted_in_the_export_of_its_name(recorder: StepRecorder) -> None:
     """A short secret is redacted in the export with the name of the secret."""
-    recorder.export("pin", "4711")
-    recorder.export("count", "4711")
+    recorder.export({"pin": "4711"})
+    recorder.export({"count": "4711"})
 
     assert recorder.finish("success").exports == {"pin": "⟦secret:bank/apn_2/pin⟧", "count": "4711"}
 
@@ -310,7 +310,7 @@ def test_record_of_a_rerun_keeps_logs_and_calls_of_earlier_attempts(recorder: St
     """The second attempt continues the logs and the outbound calls of the first, and has its own exports."""
     recorder.output("stdout", b"one\n")
     recorder.add_outbound_call(CALL)
-    recorder.export("old", 1)
+    recorder.export({"old": 1})
     second = StepRecorder("code", attempt=2, previous_result=recorder.finish("success"))
     second.output("stdout", b"two\n")
 

@@ -110,7 +110,7 @@ async def test_worker_survives_an_unused_preparation(language: Language, open_ru
     await first.workers.release()
     second = await open_run(of=pool)
     second.workers.prepare_steps([Step("work", language, FACES[language])])
-    second.workers.ensure_tmp_folder().rmdir()
+    second.tmp_folder.rmdir()
 
     await second.workers.release()
     third = await open_run(of=pool)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from pdkernel.workers import WorkerPool
-from pdkernel.workers.calls import WorkerKey
-from pdkernel.workers.isolation import IsolationPlan, StepAccess, write_account
-from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.warden_client import WARDEN
 from tests.workers.conftest import OpenRun
 
@@ -20,7 +16,7 @@ async def test_files_of_a_run_are_removed_with_the_run(open_run: OpenRun, names_
     """The next run in the same processes finds an empty working folder."""
     first = await open_run()
     await first.run("bash", "mkdir -p a/b; touch .hidden a/b/c; ln -s /nowhere link")
-    folder = first.workers.ensure_tmp_folder()
+    folder = first.tmp_folder
     await first.workers.release()
     after_release = set(folder.rglob("*"))
 
@@ -28,26 +24,29 @@ async def test_files_of_a_run_are_removed_with_the_run(open_run: OpenRun, names_
     listed = await second.run("bash", "echo all=$(LC_ALL=C ls -A) >> $PIPEDREAM_EXPORTS")
 
     assert after_release == {folder / name for name in names_in_tmp}
-    assert second.workers.ensure_tmp_folder() == folder
+    assert second.tmp_folder == folder
     assert listed.exports == {"all": " ".join(sorted(names_in_tmp))}
 
 
 async def test_file_beside_the_working_folder_is_removed(open_run: OpenRun) -> None:
     """A step that writes into the folder of its slot, outside of the working folder, leaves no file."""
-    first = await open_run()
+    pool = WorkerPool(zygotes=None)  # nothing protects the folder of the slot then
+    first = await open_run(of=pool)
     await first.run("bash", "mkdir ../mine; touch ../mine/file")
-    folder = first.workers.ensure_tmp_folder().parent
+    folder = first.tmp_folder.parent
 
     await first.workers.release()
+    left = (folder / "mine").exists()
+    await pool.close()
 
-    assert not (folder / "mine").exists()
+    assert not left
 
 
 async def test_run_without_files_keeps_the_working_folder(open_run: OpenRun) -> None:
     """A run that writes no file costs no removal and no creation of a folder."""
     first = await open_run()
     await first.run("python", "def handler(pd):\n    return 1\n")
-    folder = first.workers.ensure_tmp_folder()
+    folder = first.tmp_folder
 
     await first.workers.release()
 
@@ -61,18 +60,21 @@ async def test_step_may_replace_its_working_folder(open_run: OpenRun, tmp_path: 
     target.mkdir()
     for name in files:
         (target / name).touch()
-    first = await open_run()
-    await first.run("bash", f"cd {first.workers.ensure_tmp_folder().parent}; mv tmp old; ln -s {target} tmp")
-    was_replaced = first.workers.ensure_tmp_folder().is_symlink()
+    pool = WorkerPool(zygotes=None)  # nothing protects the folder of the slot then
+    first = await open_run(of=pool)
+    await first.run("bash", f"cd {first.tmp_folder.parent}; mv tmp old; ln -s {target} tmp")
+    was_replaced = first.tmp_folder.is_symlink()
     await first.workers.release()
 
-    second = await open_run()
-    folder = second.workers.ensure_tmp_folder()
+    second = await open_run(of=pool)
+    folder = second.tmp_folder
+    left = list(folder.iterdir())
+    await pool.close()
 
     assert was_replaced
     assert [path.name for path in target.iterdir()] == files
     assert not folder.is_symlink()
-    assert list(folder.iterdir()) == []
+    assert left == []
 
 
 async def test_concurrent_runs_have_separate_folders(open_run: OpenRun, names_in_tmp: frozenset[str]) -> None:
@@ -80,8 +82,8 @@ async def test_concurrent_runs_have_separate_folders(open_run: OpenRun, names_in
     one, other = await open_run(external_user="ada"), await open_run(external_user="ada")
     await one.run("bash", "touch mine")
 
-    assert {path.name for path in one.workers.ensure_tmp_folder().iterdir()} == {"mine", *names_in_tmp}
-    assert list(other.workers.ensure_tmp_folder().iterdir()) == []
+    assert {path.name for path in one.tmp_folder.iterdir()} == {"mine", *names_in_tmp}
+    assert list(other.tmp_folder.iterdir()) == []
 
 
 async def test_pool_removes_every_folder(open_run: OpenRun) -> None:
@@ -91,7 +93,7 @@ async def test_pool_removes_every_folder(open_run: OpenRun) -> None:
     for user in ("ada", "grace"):
         bench = await open_run(of=pool, external_user=user)
         await bench.run("bash", "touch file")
-        folders.append(bench.workers.ensure_tmp_folder().parent)
+        folders.append(bench.tmp_folder.parent)
         if user == "ada":
             await bench.workers.release()
 
@@ -106,44 +108,9 @@ async def test_pool_removes_every_folder(open_run: OpenRun) -> None:
 async def test_only_the_worker_reads_the_files_of_a_run(open_run: OpenRun) -> None:
     """Other users of this machine do not enter the folder of a slot, and cannot list the folder of the pool."""
     bench = await open_run()
-    tmp = bench.workers.ensure_tmp_folder()
+    tmp = bench.tmp_folder
 
     modes = [stat.S_IMODE(folder.stat().st_mode) for folder in (tmp, tmp.parent, tmp.parent.parent)]
 
-    assert modes == [0o700, 0o700, 0o711]
-
-
-@pytest.mark.parametrize("in_its_place", ["folder", "link", "file", "nothing"])
-def test_replaced_tmp_folder_is_not_used_again(tmp_path: Path, in_its_place: str) -> None:
-    """Workers with a private `/tmp` keep the folder that they have mounted: a slot with another one is not clean."""
-    key = WorkerKey("development", None, None, is_sandboxed=False, public_only=False)
-    slot = WorkerSlot(key, tmp_path / "slot", StepAccess(), IsolationPlan(namespaces=True))
-    slot.folder.mkdir()
-    folder = slot.ensure_tmp_folder()
-    before = slot.is_empty()
-
-    folder.rename(tmp_path / "moved")
-    if in_its_place == "folder":
-        slot.ensure_tmp_folder()
-    elif in_its_place == "link":
-        folder.symlink_to(tmp_path / "moved")
-    elif in_its_place == "file":
-        folder.touch()
-
-    assert before
-    assert not slot.is_empty()
-    assert not slot.clear()
-
-
-def test_closed_slot_leaves_no_file(tmp_path: Path) -> None:
-    """The folder of a slot and the accounts that its processes see are removed with the slot."""
-    key = WorkerKey("development", None, None, is_sandboxed=False, public_only=False)
-    plan = IsolationPlan(namespaces=True, uid=os.getuid(), gid=os.getgid())
-    slot = WorkerSlot(key, tmp_path / "slot", StepAccess(), plan)
-    slot.folder.mkdir()
-    slot.ensure_tmp_folder()
-    write_account(plan, slot.folder)
-
-    slot.remove_folder()
-
-    assert list(tmp_path.iterdir()) == []
+    of_slot = 0o700 if bench.workers._acquired_slot.plan.uid is None else 0o711
+    assert modes == [0o700, of_slot, 0o711]

@@ -22,6 +22,7 @@ from pdkernel.workers.isolation import NO_PLAN, StepAccess
 from pdkernel.workers.process_memory import find_memory_limit
 from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.slot_cache import SlotCache, default_memory_budget, max_idle_processes
+from pdkernel.workers.slot_folder import SlotFolder
 from pdkernel.workers.worker import Worker
 from tests.workers.conftest import OpenRun
 from tests.workers.test_pool import PID
@@ -96,12 +97,12 @@ async def test_slot_that_ends_leaves_nothing(open_run: OpenRun) -> None:
     bench = await open_run(of=pool, external_user="ada")
     await bench.run("python", PID["python"])
     (slot,) = pool._slots._slots
-    pid = slot.workers["python"].process.child.pid or 0
+    pid, folder = slot.workers["python"].process.child.pid or 0, bench.tmp_folder.parent
     await bench.workers.release()
     await measured(pool)
 
-    await until(lambda: not slot.folder.exists() and not psutil.pid_exists(pid))
-    left = list(pool._slots._slots), slot.folder.exists(), psutil.pid_exists(pid)
+    await until(lambda: not folder.exists() and not psutil.pid_exists(pid))
+    left = list(pool._slots._slots), folder.exists(), psutil.pid_exists(pid)
     await pool.close()
 
     assert left == ([], False, False)
@@ -198,13 +199,13 @@ async def test_slots_without_workers_are_limited_too(open_run: OpenRun) -> None:
     pool = WorkerPool()
     pool._slots = SlotCache(max_processes=2)
     benches = [await open_run(of=pool) for _ in range(3)]
-    folders = [bench.workers.ensure_tmp_folder() for bench in benches]
+    folders = [bench.tmp_folder for bench in benches]
     for bench in benches:
         await bench.workers.release()
 
     await until(lambda: not folders[0].exists())
     left = [folder.exists() for folder in folders]
-    again = (await open_run(of=pool)).workers.ensure_tmp_folder()
+    again = (await open_run(of=pool)).tmp_folder
     await pool.close()
 
     assert (left, again) == ([False, True, True], folders[2])
@@ -276,7 +277,9 @@ async def test_new_slots_count_as_much_as_the_last_measured_one(tmp_path: Path) 
     cache = SlotCache(max_processes=100, memory_budget=10_000 * MB, measure=lambda _: next(sizes))
     used = []
     for number in range(1, 10):
-        slot = WorkerSlot(WorkerKey("", str(number), None, False, False), tmp_path, StepAccess(), NO_PLAN)
+        slot = WorkerSlot(
+            WorkerKey("", str(number), None, False, False), SlotFolder(tmp_path, number, NO_PLAN), StepAccess()
+        )
         slot.workers["python"] = cast("Worker", FakeWorker(str(number), []))
         cache.add(slot)
         cache.put_back(slot)
@@ -291,7 +294,9 @@ def test_idle_workers_end_at_the_same_time(tmp_path: Path) -> None:
     """A pool that closes sends the signal to each idle worker before it waits for the end of the first one."""
     cache, calls = SlotCache(max_processes=2, memory_budget=200 * MB), list[tuple[str, str]]()
     for user in ("ada", "grace"):
-        slot = WorkerSlot(WorkerKey("development", user, None, False, False), tmp_path, StepAccess(), NO_PLAN)
+        slot = WorkerSlot(
+            WorkerKey("development", user, None, False, False), SlotFolder(tmp_path, len(user), NO_PLAN), StepAccess()
+        )
         slot.workers["python"] = cast("Worker", FakeWorker(user, calls))
         cache.add(slot)
         cache.add_spare(slot)
@@ -327,7 +332,7 @@ def test_limit_of_idle_processes_follows_the_limit_of_open_files() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    assert lower == 81
+    assert lower == 74
     assert soft <= 1024 or before > lower
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import psutil
+import asyncio
+
 import pytest
 
 from pdkernel.runtimes import process_tree
@@ -81,7 +82,7 @@ async def test_folder_of_the_script_is_removed_from_split_messages(bench: Bench)
         'printf %s " and $head" >&2\n',
     )
 
-    assert bench.printed("stderr") == f"work.sh: here and {str(bench.workers.ensure_tmp_folder())[:7]}"
+    assert bench.printed("stderr") == f"work.sh: here and {str(bench.tmp_folder)[:7]}"
     assert outcome.error is None
 
 
@@ -127,39 +128,39 @@ async def test_files_of_the_step_are_removed(bench: Bench) -> None:
     """The input files of a step do not stay in the folder of the run."""
     await bench.run("bash", "true")
 
-    assert [path.name for path in bench.workers.ensure_tmp_folder().parent.iterdir()] == ["tmp"]
+    assert [path.name for path in bench.tmp_folder.parent.iterdir()] == ["tmp"]
 
 
-async def test_background_processes_end_with_the_run(bench: Bench) -> None:
-    """A background process does not delay the step, and ends with the run."""
-    outcome = await bench.run(
-        "bash",
-        "setsid sleep 1000 & until [ $(cat /proc/$!/comm) = sleep ]; do :; done  # its session is its own\n"
-        f'sleep 1000 & echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
-    )
-    mark = outcome.exports["mark"]
-    assert isinstance(mark, str)
-    during = [psutil.Process(pid).name() for pid in process_tree.find_processes([], [mark])]
-
-    await bench.workers.release()
-
-    assert during.count("sleep") == 1
-    assert process_tree.find_processes([], [mark]) == set()
-
-
-async def test_kill_ends_what_earlier_steps_left(bench: Bench) -> None:
-    """When the processes of a run are ended, so are those that a finished step left behind."""
+async def test_background_processes_end_with_the_step(bench: Bench) -> None:
+    """A background process does not delay the step, and ends before the results of the step are read."""
     outcome = await bench.run(
         "bash",
         "setsid sleep 1000 & until [ $(cut -d' ' -f6 /proc/$!/stat) = $! ]; do :; done  # its session is its own\n"
-        f'echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
+        f'sleep 1000 & echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
     )
-    mark = str(outcome.exports["mark"])
+    mark = outcome.exports["mark"]
+
+    assert isinstance(mark, str)
+    assert process_tree.find_processes([], [mark]) == set()
+
+
+async def test_kill_ends_what_the_running_step_started(bench: Bench) -> None:
+    """When the processes of a run are ended, so are those in a session of their own."""
+    task = asyncio.ensure_future(
+        bench.run(
+            "bash",
+            "setsid sleep 1000 & until [ $(cut -d' ' -f6 /proc/$!/stat) = $! ]; do :; done  # its session is its own\n"
+            f"echo ${process_tree.PROCESS_TAG_VARIABLE}; sleep 1000",
+        )
+    )
+    while not (mark := bench.printed().strip()):
+        await asyncio.sleep(0.01)
     during = process_tree.find_processes([], [mark])
 
     bench.workers.kill()
+    await task
 
-    assert during
+    assert len(during) >= 2
     assert process_tree.find_processes([], [mark]) == set()
 
 
@@ -192,12 +193,12 @@ async def test_process_that_cannot_be_started_is_an_error_of_the_step(
 
 @pytest.mark.parametrize("name", ["PIPEDREAM_EXPORTS", "PIPEDREAM_RESPONSE"])
 async def test_file_of_a_step_that_is_too_large_is_not_read(bench: Bench, name: str) -> None:
-    """A file with exports or a response of more than 64 MB is an error of the step, with the size."""
-    outcome = await bench.run("bash", f"truncate -s 65M ${name}")
+    """A file with exports or a response of more than 19 MB is an error of the step, and is not read to its end."""
+    outcome = await bench.run("bash", f"truncate -s 20M ${name}")
 
     assert outcome.error is not None
     assert outcome.error.code == "payload_limit"
-    assert f"${name} has 65.0 MB" in outcome.error.message
+    assert f"${name} has more than 19 MB" in outcome.error.message
 
 
 async def test_accounts_and_a_response(bench: Bench) -> None:

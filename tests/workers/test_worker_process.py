@@ -566,7 +566,7 @@ async def test_duration_of_a_step_is_in_seconds(bench: Bench, language: Language
     up = time.monotonic()
     await asyncio.sleep(0.1)
     part = time.monotonic() - up
-    (bench.workers.ensure_tmp_folder() / "go").touch()
+    (bench.tmp_folder / "go").touch()
     outcome = await task
     whole = time.monotonic() - began
 
@@ -729,7 +729,7 @@ async def test_last_output_of_an_ended_step_is_kept(bench: Bench, language: Lang
         "bash": "echo up; until [ -e go ]; do sleep 0.01; done; echo last; echo words >&2; touch printed; sleep 1000",
     }
     task = await run_until_up(bench, language, sources[language])
-    folder = bench.workers.ensure_tmp_folder()
+    folder = bench.tmp_folder
 
     (folder / "go").touch()
     deadline = time.monotonic() + 60
