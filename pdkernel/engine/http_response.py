@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,27 @@ from pdkernel.model import JSON
 from pdkernel.redaction import Redactor
 
 STATUSES_WITHOUT_BODY = frozenset({204, 205, 304})
+
+HOST_WIDE_HEADERS = frozenset(
+    {
+        "activate-storage-access",
+        "alt-svc",
+        "clear-site-data",
+        "expect-ct",
+        "nel",
+        "origin-agent-cluster",
+        "public-key-pins",
+        "public-key-pins-report-only",
+        "report-to",
+        "reporting-endpoints",
+        "service-worker-allowed",
+        "set-cookie",
+        "set-login",
+        "strict-transport-security",
+        "use-as-dictionary",
+    }
+)
+"""Headers of a response by which a browser changes what it does with other pages of the host, such as those of the server."""
 
 _TEXT_TYPE = "text/plain; charset=utf-8"
 _JSON_TYPE = "application/json; charset=utf-8"
@@ -98,6 +119,11 @@ def build_response(raw: Mapping[str, Any]) -> HttpResponse:
     if any(name.lower() == b"content-type" for name, _ in headers):
         media_type = None
     return HttpResponse(status, headers, body, content, media_type)
+
+
+def find_host_wide_headers(raw: Mapping[str, Any]) -> Sequence[str]:
+    """The names of the headers of a step's response that an endpoint sends at a host of its own only; *raw* as for `build_response`."""
+    return [name for name in raw["headers"] if name.lower() in HOST_WIDE_HEADERS]
 
 
 class CallerResponse:

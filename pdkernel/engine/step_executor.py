@@ -19,6 +19,7 @@ from pdkernel.egress import CallContext
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
 from pdkernel.engine.deliveries import find_send_problem
+from pdkernel.engine.http_response import find_host_wide_headers
 from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.json_limits import describe_inexact_number
 from pdkernel.engine.limits import check_export_depth, memory_limit_mb, suggest_longer_timeout, warn_near_limits
@@ -302,6 +303,14 @@ def _add_warnings(
             "The response is not sent: the trigger sends its own response (response: default). "
             "Write `response: custom` in %%pdworkflow."
         )
+    elif outcome.response is not None and run.request.interface == "http":
+        withheld = find_host_wide_headers(outcome.response)
+        if withheld:
+            recorder.add_note(
+                f"Response headers that act on a whole host are not sent at the path of an endpoint, because the server's own pages "
+                f"have that host: {', '.join(withheld)}. They are sent at a host of the endpoint: KEY.localhost, or KEY. before the "
+                "host of --public-url."
+            )
 
 
 def _pause_hint(request: RunRequest, pause: Pause) -> str:

@@ -43,12 +43,16 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request."""
         request = Request(scope, receive)
+        shares_host = "pdkernel.key" not in scope
         try:
-            response = await _handle(request)
+            is_worker = shares_host and "service-worker" in request.headers
+            response = responses.refuse_service_worker() if is_worker else await _handle(request)
         except ClientDisconnect:
             return
-        if "pdkernel.key" not in scope:
-            responses.isolate_page(response)
+        if shares_host:
+            responses.isolate_response(response)
+        else:
+            responses.isolate_host(response, request.headers.get("host", ""))
         await response(scope, receive, send)
 
 

@@ -13,10 +13,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from pdkernel.clock import format_iso
 from pdkernel.egress.message import strip_control_characters
-from pdkernel.engine.http_response import STATUSES_WITHOUT_BODY, HttpResponse
+from pdkernel.engine.http_response import HOST_WIDE_HEADERS, STATUSES_WITHOUT_BODY, HttpResponse
 from pdkernel.engine.run_context import derive_id
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.app_state import AppState
+from pdkernel.server.host_names import parse_host_name
 from pdkernel.server.run_registry import StartedRun
 from pdkernel.version import VERSION
 
@@ -32,6 +33,7 @@ _SANDBOX = (
     b" allow-pointer-lock"
 )
 
+_COOKIE_DOMAIN = re.compile(rb";\s*domain\s*(?:=[^;]*)?(?=;|\Z)", re.IGNORECASE)
 _CORS = {"access-control-allow-origin": "*"}
 
 
@@ -75,16 +77,41 @@ def accepted_response(context: AppContext, served: ServedWorkflow, run: StartedR
     return JSONResponse(content, headers=_CORS)
 
 
-def isolate_page(response: Response) -> None:
+def isolate_response(response: Response) -> None:
     """
-    Give a page of a workflow an origin of its own, if the request named the endpoint by its path.
+    Keep a response of a workflow from acting on the server's own pages, if the request named the endpoint by its path.
 
-    Its scripts could otherwise read the console and act on it, because they have the origin of this server.
+    A page gets an origin of its own: its scripts could otherwise read the console and act on it. Headers that act on the whole
+    host, such as `Clear-Site-Data`, are removed.
     """
     # parity[page-origin]: on the platform, each endpoint has a host name of its own
+    response.raw_headers = [
+        each for each in response.raw_headers if each[0].decode("latin-1").lower() not in HOST_WIDE_HEADERS
+    ]
     types = ",".join(response.headers.getlist("content-type")).split(",")
     if response.body and not all(_PASSIVE_TYPE.fullmatch(each.partition(";")[0].strip().lower()) for each in types):
         response.raw_headers.append((b"content-security-policy", _SANDBOX))
+
+
+def isolate_host(response: Response, host: str) -> None:
+    """
+    Keep a response at *host*, a host of the endpoint's own, from acting on the hosts beside and above.
+
+    Below the name of the server, a cookie could have the server's domain, and `Clear-Site-Data` logs out of all of its hosts.
+    """
+    keeps_clear = parse_host_name(host).endswith(
+        ".localhost"
+    )  # browsers take each of these names for a site of its own
+    response.raw_headers = [
+        (name, _COOKIE_DOMAIN.sub(b"", value) if name.lower() == b"set-cookie" else value)
+        for name, value in response.raw_headers
+        if keeps_clear or name.lower() != b"clear-site-data"
+    ]
+
+
+def refuse_service_worker() -> Response:
+    """The response to a browser that loads a service worker from the path of an endpoint: it would answer for the server's own pages."""
+    return refusal_response(403, "A service worker is loaded only from a host of the endpoint: KEY.localhost.")
 
 
 def trigger_response() -> Response:

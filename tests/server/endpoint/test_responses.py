@@ -224,10 +224,8 @@ async def test_a_buffer_and_headers_of_node(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "answers",
     [
-        node_step(
-            "answer", "await $.respond({ status: 200, headers: { 'Set-Cookie': ['a=1', 'b=2'], 'X-On': true } })"
-        ),
-        python_step("answer", "pd.respond(status=200, headers={'Set-Cookie': ['a=1', 'b=2'], 'X-On': True})"),
+        node_step("answer", "await $.respond({ status: 200, headers: { 'X-Several': ['a=1', 'b=2'], 'X-On': true } })"),
+        python_step("answer", "pd.respond(status=200, headers={'X-Several': ['a=1', 'b=2'], 'X-On': True})"),
     ],
     ids=["node", "python"],
 )
@@ -237,10 +235,10 @@ async def test_a_repeated_header(serve: Serve, answers: Step) -> None:
     answer = await site.http.post(site.path())
     (run,) = await site.runs()
 
-    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert answer.headers.get_list("x-several") == ["a=1", "b=2"]
     assert answer.headers["x-on"] == "true"
     assert run.response is not None
-    assert run.response.headers["Set-Cookie"] == "a=1, b=2"
+    assert run.response.headers["X-Several"] == "a=1, b=2"
 
 
 async def test_the_caller_gets_a_secret_that_the_record_does_not_have(serve: Serve) -> None:
@@ -429,6 +427,61 @@ async def test_a_page_of_a_workflow_has_an_origin_of_its_own(serve: Serve, media
     assert policy.startswith("sandbox allow-scripts ") == isolated
     assert "allow-same-origin" not in policy
     assert "content-security-policy" not in at_host.headers
+
+
+HOST_WIDE = {
+    "Set-Cookie": ["pdkernel_link=x; Path=/_static", "b=2"],
+    "cLEAR-sITE-dATA": '"*"',
+    "Strict-Transport-Security": "max-age=9999999",
+    "NEL": '{"report_to": "x", "max_age": 9999999}',
+    "Report-To": '{"group": "x", "max_age": 9, "endpoints": [{"url": "https://x.example"}]}',
+    "Reporting-Endpoints": 'x="https://x.example"',
+    "Public-Key-Pins": "pin-sha256=x",
+    "Service-Worker-Allowed": "/",
+    "Alt-Svc": 'h3="x.example:443"',
+}
+
+
+async def test_a_response_does_not_act_on_the_host_of_the_server(serve: Serve) -> None:
+    """Headers that act on a whole host are sent at a host of the endpoint only; a note in the run names what was left out."""
+    site = await serve(
+        python_step("answer", f"pd.respond(status=200, body='x', headers={ ({**HOST_WIDE, 'X-On': '1'})!r})")
+    )
+    at_path = await site.http.get(site.path())
+    at_host = await site.http.get("/", headers={"host": f"{site.key()}.localhost"})
+    (first, _) = await site.runs()
+    (note,) = [log.text for log in first.step("answer").logs if log.is_note]
+
+    assert {name.lower() for name in HOST_WIDE} & set(at_path.headers) == set()
+    assert at_path.headers["x-on"] == "1"
+    assert {name.lower() for name in HOST_WIDE} <= set(at_host.headers)
+    assert all(name in note for name in HOST_WIDE)
+
+
+async def test_a_response_does_not_act_on_the_hosts_above(serve: Serve) -> None:
+    """At a host below the name of the server, a cookie is of that host only, and the site's data stay."""
+    headers = {"Set-Cookie": ["a=1; Domain=flows.test; Path=/", "b=2;domain=.flows.test"], "Clear-Site-Data": '"*"'}
+    site = await serve(
+        python_step("answer", f"pd.respond(status=200, body='x', headers={headers!r})"), base_url="http://flows.test"
+    )
+    answer = await site.http.get("/", headers={"host": f"{site.key()}.flows.test"})
+
+    assert answer.status_code == 200
+    assert answer.headers.get_list("set-cookie") == ["a=1; Path=/", "b=2"]
+    assert "clear-site-data" not in answer.headers
+
+
+async def test_no_service_worker_has_the_origin_of_the_server(serve: Serve) -> None:
+    """A browser gets no service worker from the path of an endpoint, and the workflow does not run; at the endpoint's host it does."""
+    site = await serve(
+        python_step("worker", "pd.respond(status=200, body='', headers={'content-type': 'text/javascript'})")
+    )
+    loads = {"service-worker": "script", "sec-fetch-dest": "serviceworker"}
+    at_path = await site.http.get(site.path(), headers=loads)
+    before = await site.runs()
+    at_host = await site.http.get("/", headers={"host": f"{site.key()}.localhost", **loads})
+
+    assert (at_path.status_code, before, at_host.status_code) == (403, [], 200)
 
 
 async def test_a_workflow_cannot_leave_the_sandbox(serve: Serve) -> None:
