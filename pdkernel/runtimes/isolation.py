@@ -21,7 +21,7 @@ import os
 import platform
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ _LOCKED_FLAGS = {  # flags that a user namespace must keep when it remounts, as 
 }
 _PROC = "/proc"
 _TMP = "/tmp"  # noqa: S108 - the folder itself
+_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))  # in /proc/self/mountinfo
 _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 4, 28, 38
 _BPF_LOAD, _BPF_EQUAL, _BPF_AT_LEAST, _BPF_AND, _BPF_RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _SECCOMP_ALLOW, _SECCOMP_SPEC_ALLOW = 0x7FFF0000, 4
@@ -122,6 +123,28 @@ def mount_paths(mounts: Sequence[dict[str, Any]]) -> None:
         os.umask(umask)
         for cover in covers:
             mount(None, _path(cover), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+
+
+def protect_mounts(writable: Collection[str]) -> None:
+    """
+    Make all mounts read-only but those at and below *writable*.
+
+    Landlock alone lets a step change the mode, the times and the attributes of each file of its user.
+
+    Raises:
+        OSError: The system does not permit it.
+    """
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        target = line.split(" ")[4]
+        for escaped, character in _ESCAPES:
+            target = target.replace(escaped, character)
+        if not any(f"{target}/".startswith(f"{each}/") for each in (*writable, _PROC)):
+            try:
+                _remount(target, writable=False)
+            except OSError as error:
+                # another mount covers it, or a folder on the way is closed
+                if error.errno not in (errno.ENOENT, errno.EACCES, errno.EINVAL):
+                    raise
 
 
 def mount_terminals() -> None:
@@ -304,13 +327,17 @@ def _bind(opened: contextlib.ExitStack, source: int, target: str, *, writable: b
     is_folder = stat.S_ISDIR(os.fstat(source).st_mode)
     place = _keep(opened, _open_target(target, is_folder=is_folder))
     mount(_path(source), _path(place), None, _MS_BIND | _MS_REC)
-    if not writable:
-        mounted = _keep(opened, _open_target(target, is_folder=is_folder))
-        if _identity(mounted) != _identity(source):
-            raise OSError(errno.ESTALE, "it was replaced", target)
-        flags = os.statvfs(mounted).f_flag
+    mounted = _keep(opened, _open_target(target, is_folder=is_folder))
+    if _identity(mounted) != _identity(source):
+        raise OSError(errno.ESTALE, "it was replaced", target)
+    _remount(_path(mounted), writable=writable)
+
+
+def _remount(target: str, *, writable: bool) -> None:
+    flags = os.statvfs(target).f_flag
+    if writable == bool(flags & os.ST_RDONLY):
         kept = sum(as_mounted for reported, as_mounted in _LOCKED_FLAGS.items() if flags & reported)
-        mount(None, _path(mounted), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept)
+        mount(None, target, None, _MS_REMOUNT | _MS_BIND | kept | (0 if writable else _MS_RDONLY))
 
 
 def _open_target(target: str, *, is_folder: bool) -> int:

@@ -199,7 +199,7 @@ def _plan_mounts(tmp: Path, hide: Iterable[Path], read: Iterable[Path], write: I
         if writable is None:
             if not is_hidden or path.parent == TMP_FOLDER:
                 planned[path] = Mount(str(path), None if path.is_dir() else os.devnull)
-        elif is_hidden or (outer is not None and writable and not outer.writable):
+        elif is_hidden or (writable and (outer is None or not outer.writable)):
             planned[path] = Mount(str(path), str(path), writable)
     of_slot = {TMP_FOLDER, _SHARED_MEMORY, *tmp.parents}.intersection(planned)
     return tuple(

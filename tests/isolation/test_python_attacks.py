@@ -1025,6 +1025,30 @@ ATTEMPTS = [
         "own_folder('project')",
         "targets['project']",
     ),
+    Attempt(
+        "the mode of a folder of the server's user",
+        "os.chmod(place, stat.S_IMODE(os.stat(place).st_mode)) or 'changed'",
+        "own_folder('mode')",
+        "targets['home']",
+    ),
+    Attempt(
+        "the mode of the workflow's folder",
+        "os.chmod(place, stat.S_IMODE(os.stat(place).st_mode)) or 'changed'",
+        "own_folder('mode')",
+        "targets['folder']",
+    ),
+    Attempt(
+        "the times of the folder of all temporary files",
+        "os.utime(place, ns=(os.stat(place).st_atime_ns, os.stat(place).st_mtime_ns)) or 'changed'",
+        "own_folder('times')",
+        "os.path.dirname(os.path.dirname(targets['folder']))",
+    ),
+    Attempt(
+        "the attributes of the workflow's folder",
+        "os.setxattr(place, 'user.attack', b'x') or 'changed'",
+        "own_folder('attributes')",
+        "targets['folder']",
+    ),
     Attempt("the home folder of the server's user", "os.listdir(place)", "own_folder('home')", "targets['home']"),
     *(
         Attempt(name, "tempfile.TemporaryFile(dir=place)", "own_folder('written')", place)

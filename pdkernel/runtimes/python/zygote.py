@@ -151,7 +151,7 @@ class Namespaces:
         rules: list[int] = []
         made: list[int] = []
         try:
-            self._enter_base([each for each in plan["mounts"] if each["shared"]])
+            self._enter_base([each for each in plan["mounts"] if each["shared"]], is_protected=bool(plan["mounts"]))
             isolation.copy_namespaces()
             isolation.mount_paths([each for each in plan["mounts"] if not each["shared"]])
             isolation.mount_terminals()
@@ -174,15 +174,16 @@ class Namespaces:
                 step_process.enter_namespace(each)
         return init, system_v, made + rules
 
-    def _enter_base(self, mounts: list[dict[str, Any]]) -> None:
+    def _enter_base(self, mounts: list[dict[str, Any]], *, is_protected: bool) -> None:
         """
         Enter a mount namespace with *mounts*, which the starts of all slots copy: mounting takes longer. Raises `OSError`.
 
+        If it is protected, all other mounts are read-only.
         It is used as long as the files of *mounts* are the same: if a file is replaced, the system removes what is mounted on it.
         Open descriptors of the files keep their inode numbers from being used again.
         """
         paths = [each["target"] for each in mounts] + [each["source"] for each in mounts if each["source"]]
-        key = json.dumps(mounts), *map(_identity, paths)
+        key = json.dumps([mounts, is_protected]), *map(_identity, paths)
         if key in self._bases:
             step_process.enter_namespace(self._bases[key][0])
             return
@@ -193,6 +194,8 @@ class Namespaces:
         try:
             isolation.copy_namespaces()
             isolation.mount_paths(mounts)
+            if is_protected:
+                isolation.protect_mounts([each["target"] for each in mounts if each["writable"]])
             opened.insert(0, os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             for each in opened:
