@@ -190,7 +190,8 @@ def _refuse_constant(constant: str) -> None:
 
 
 def _parse_integer(text: str) -> int | float:
-    if len(text) > _MAX_DIGITS:  # no double is as large, and the time of a conversion grows as the square
+    # no double is as large, and the time of a conversion grows as the square
+    if len(text) > _MAX_DIGITS or math.isinf(float(text)):
         raise ValueError(f"a number of {len(text):,} digits")
     return -0.0 if text == "-0" else int(text)  # Python's integer zero has no sign
 
