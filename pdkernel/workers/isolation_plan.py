@@ -38,6 +38,9 @@ _SERVICES = Path("/run")  # their Unix sockets
 _SECRETS_OF_ROOT = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssl/private")
 _LARGE_IDS, _SMALL_IDS = 1_000_000, 4_000  # see `_free_ids` in `runtimes.isolation`
 _SLOTS_PER_PROCESS = 1024
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_FOLDER = _OPEN_FILE | os.O_DIRECTORY
+_MAX_DEPTH = 100  # of folders in the file store: each is open meanwhile
 _GROUP_WRITES = ((1, 7), (4, 7), (16, 7), (32, 0))  # of a POSIX access control list: user, group, mask, others
 
 
@@ -237,17 +240,52 @@ def _as_texts(paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _share_folder(folder: Path, gid: int) -> None:
-    """Let all processes of the group *gid* change the files in *folder*, whichever of them made a file. Raises `OSError`."""
-    if folder.stat().st_gid == gid:
-        return
+    """
+    Let all processes of the group *gid* change the files in *folder*, whichever of them made a file.
+
+    Steps may have left links there, when they still had the user of the server. So the walk follows no link, and gives the group only
+    folders, and regular files with one name, that have the owner and the device of *folder*.
+
+    Raises:
+        OSError: The group cannot be set.
+    """
+    store = os.open(folder, _OPEN_FOLDER)
+    try:
+        found = os.fstat(store)
+        if found.st_gid != gid:
+            _share_content(store, gid, found)
+            _share(store, gid)  # last: until then, the next start begins again
+    finally:
+        os.close(store)
+
+
+def _share_content(folder: int, gid: int, store: os.stat_result, depth: int = 0) -> None:
+    with os.scandir(folder) as listed:
+        names = [entry.name for entry in listed]
+    for name in names:
+        try:
+            is_folder = stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+            opened = os.open(name, _OPEN_FOLDER if is_folder else _OPEN_FILE, dir_fd=folder)
+        except OSError:  # a link, or a name that was replaced or removed meanwhile
+            continue
+        try:
+            found = os.fstat(opened)
+            is_own = (found.st_uid, found.st_dev) == (store.st_uid, store.st_dev)
+            if is_own and stat.S_ISDIR(found.st_mode) and depth < _MAX_DEPTH:
+                _share_content(opened, gid, store, depth + 1)
+                _share(opened, gid)
+            elif is_own and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                os.fchown(opened, -1, gid)
+                os.fchmod(opened, 0o660)
+        finally:
+            os.close(opened)
+
+
+def _share(folder: int, gid: int) -> None:
+    os.fchown(folder, -1, gid)
+    os.fchmod(folder, 0o2770)
     rights = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", tag, rwx, -1) for tag, rwx in _GROUP_WRITES)
-    for place, _, files in os.walk(folder):
-        os.chown(place, -1, gid)
-        Path(place).chmod(0o2770)
-        for name in files:
-            os.chown(Path(place, name), -1, gid, follow_symlinks=False)
-            Path(place, name).chmod(0o660)
-        with contextlib.suppress(
-            OSError
-        ):  # the file system has no access control lists; the umask of workers does the same
-            os.setxattr(place, "system.posix_acl_default", rights)
+    with contextlib.suppress(
+        OSError
+    ):  # the file system has no access control lists; the umask of workers does the same
+        os.setxattr(folder, "system.posix_acl_default", rights)

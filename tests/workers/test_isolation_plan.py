@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -301,6 +301,59 @@ class TestUser:
         for name, mode in (("old", 0o660), ("sub", 0o2770), ("sub/older", 0o660)):
             found = (hidden / "files" / name).stat()
             assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (plan.gid, mode)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
+    def test_nothing_outside_of_the_file_store_is_shared(self, base: Path) -> None:
+        """What steps have left in the store, before they had users of their own, changes no file of another user or elsewhere."""
+        hidden, access = project_in(base / "project")
+        store, victim = hidden / "files", base / "victim"
+        (victim / "inner").mkdir(parents=True)
+        for name in ("key", "linked", "inner/key"):
+            (victim / name).write_text("secret")
+        for path in (victim, *victim.rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        (store / "link").symlink_to(victim / "key")
+        (store / "folder link").symlink_to(victim)
+        (store / "sub").mkdir()
+        (store / "sub" / "link").symlink_to(victim / "inner")
+        (store / "hard link").hardlink_to(victim / "linked")
+        (store / "own").write_text("x")
+        (store / "of another user").write_text("x")
+        os.chown(store / "of another user", OTHER_USER, OTHER_USER)
+        os.mkfifo(store / "pipe", 0o600)
+        os.mknod(store / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        deep = store
+        for _ in range(300):
+            deep = deep / "d"
+            deep.mkdir()
+
+        def modes(paths: Iterable[Path]) -> dict[str, tuple[int, int, int]]:
+            found = {path.name: path.lstat() for path in paths}
+            return {name: (each.st_uid, each.st_gid, each.st_mode) for name, each in found.items()}
+
+        unshared = [victim, *victim.rglob("*"), *(store / name for name in ("of another user", "pipe", "device"))]
+        before = modes(unshared)
+
+        plan = plan_of(base, access, self.rooted)
+
+        assert modes(unshared) == before
+        for path in (store, store / "own", store / "sub"):
+            assert path.stat().st_gid == plan.gid
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
+    def test_file_store_that_is_a_link_is_not_shared(self, base: Path) -> None:
+        """A link in place of the store does not open the folder that it leads to."""
+        hidden, access = project_in(base / "project")
+        victim = base / "victim"
+        victim.mkdir(mode=0o700)
+        (hidden / "files").rmdir()
+        (hidden / "files").symlink_to(victim)
+        before = victim.stat()
+
+        with pytest.raises(OSError, match="files"):
+            plan_of(base, access, self.rooted)
+
+        assert (victim.stat().st_gid, victim.stat().st_mode) == (before.st_gid, before.st_mode)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user or without a capability")
