@@ -295,7 +295,7 @@ class ActionForms:
             extra_code_folders=(component.path,),
         )
         # a person waits for the form, so it does not queue behind runs
-        workers = await self._workers.open_run(setup, wait_for_slot=False)
+        workers = await self._workers.open_run(setup, wait_for_place=False)
         try:
             yield workers
         finally:

@@ -26,7 +26,7 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.journal import Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns
-from pdkernel.engine.limits import PayloadCounter, QueueLimits
+from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, queue_limits
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
@@ -48,7 +48,7 @@ from pdkernel.execution import Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, Vault
-from pdkernel.workers import RunSetup, RunWorkers, WorkerPool
+from pdkernel.workers import RunPlace, RunSetup, WorkerPool
 
 SHARED_WORKERS_MESSAGE = "share_workers: always. The processes of this run also serve other external users."
 
@@ -163,7 +163,12 @@ class Interpreter:
         return RestoredRun(Claim.first(run_id), trace_id, context, package_lock=request.package_lock or lock)
 
     async def _execute(
-        self, request: RunRequest, watcher: RunWatcher = UNWATCHED, state: RestoredRun | None = None
+        self,
+        request: RunRequest,
+        watcher: RunWatcher = UNWATCHED,
+        state: RestoredRun | None = None,
+        *,
+        parent: RunPlace | None = None,
     ) -> ExecutedRun:
         is_new = state is None
         state = state or self._new_state(request, self._package_locks.predict(request.workflow))
@@ -177,7 +182,7 @@ class Interpreter:
             if request.refusal is not None:
                 raise request.refusal.error
             kept = request.package_lock if is_new else state.package_lock
-            prepare = partial(self._prepare, request, watcher, record, exports, kept)
+            prepare = partial(self._prepare, request, watcher, record, exports, kept, parent)
             waits = request.is_served and request.pause_mode == "park"
             run = await (retry_unreachable(prepare, self._clock, record.flush) if waits else prepare())
             run.attempt += state.interruptions
@@ -202,27 +207,50 @@ class Interpreter:
                 await self._deliveries.deliver_refusal(request, record)
         return ExecutedRun(record.execution, exports, record.secrets)
 
-    async def _run_child(self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
-        """Run a workflow that a step triggers; a child that an interrupted attempt of the step has started is not repeated."""
+    async def _run_child(
+        self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool], parent: RunPlace
+    ) -> ExecutedRun:
+        """
+        Run a workflow that a step triggers; a child that an interrupted attempt of the step has started is not repeated.
+
+        *parent* is the place of the step's run, which lends it.
+        """
         assert request.run_ids is not None, "a child has its parent's ids"
         run_id, watcher = request.run_ids[0], RunWatcher(hands_over=hands_over)
-        if not may_exist or await self._journal.load_run(run_id) is None:
-            run = await self._execute(request, watcher)
-            if run.execution.status != "paused":
-                return run
-        assert self._claim_after_pause is not None, "a run that is not recorded does not pause"
-        assert self._vault is not None, "a recorded run has a key"
-        while (claimed := await self._claim_after_pause(run_id)) is not None:
-            state = restore_run(claimed, self._vault)
-            run = await self._execute(replace(request, done_steps=state.done_steps), watcher, state)
-            if run.execution.status != "paused":
-                return run
+        async with parent.lent():
+            if not may_exist or await self._journal.load_run(run_id) is None:
+                limits = queue_limits(request.workflow, request.queue)
+                if limits is not None and request.is_served:
+                    if not await self.enqueue(request, limits, watcher):
+                        raise QueueFullError(limits)
+                else:
+                    run = await self._execute(request, watcher, parent=parent)
+                    if run.execution.status != "paused":
+                        return run
+            assert self._vault is not None, "a recorded run has a key"
+            while (claimed := await self._wait_for_child(run_id, hands_over, parent)) is not None:
+                state = restore_run(claimed, self._vault)
+                run = await self._execute(replace(request, done_steps=state.done_steps), watcher, state, parent=parent)
+                if run.execution.status != "paused":
+                    return run
         found = await self._journal.load_run(run_id)
         if found is None:
             raise InternalError(f"The record of the run {run_id} is gone.")
         state = restore_run(found[1], self._vault)
         exports = {step.result.name: step.exports for step in state.steps.values()}
         return ExecutedRun(found[0], exports, state.secrets)
+
+    async def _wait_for_child(self, run_id: str, hands_over: Callable[[], bool], parent: RunPlace) -> ClaimedRun | None:
+        """As `claim_after_pause`, for a child run. If its step does not wait for it any more, it is cancelled."""
+        assert self._claim_after_pause is not None, "a run that is not recorded does not pause"
+        try:
+            with parent.sleeping():
+                return await self._claim_after_pause(run_id)
+        except asyncio.CancelledError:
+            if not hands_over():
+                with contextlib.suppress(PdkernelError):
+                    await self._journal.cancel(run_id)
+            raise
 
     async def _prepare(
         self,
@@ -231,6 +259,7 @@ class Interpreter:
         record: RunRecord,
         exports: dict[str, Mapping[str, JSON]],
         kept: StoredLock | None,
+        parent: RunPlace | None,
     ) -> RunState:
         """Check the request, install packages and resolve accounts; the caller releases the workers of the result."""
         await asyncio.sleep(0)  # starts the record's first commit, which runs beside the following checks
@@ -252,7 +281,7 @@ class Interpreter:
         if notes:
             first = next((step.name for step in request.workflow.steps if request.should_execute(step)), "")
             ready.messages.setdefault(first, []).extend(notes)
-        workers = await self._open(request, setup)
+        workers = await self._workers.open_run(setup, parent=parent)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))
             if resolution.complete:
@@ -278,10 +307,6 @@ class Interpreter:
             run.record.set_final_status(status)
         finally:
             await run.workers.release()
-
-    async def _open(self, request: RunRequest, setup: RunSetup) -> RunWorkers:
-        # a triggered run uses the slot of the step that waits for it
-        return await self._workers.open_run(setup, wait_for_slot=request.depth == 0)
 
     def _setup(self, request: RunRequest, record: RunRecord, ready: PreparedPackages, actions: StepActions) -> RunSetup:
         return RunSetup(

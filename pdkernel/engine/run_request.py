@@ -93,6 +93,7 @@ class RunRequest:
         find_workflow: Finds other workflows that steps trigger.
         load_variables: Loads the variables of a workflow that a step triggers; None for those of this run.
         depth: The number of workflows in the chain of triggers above this run.
+        held_queues: The limited workflows (`concurrency`) of the runs above this run, by `queue`: these runs have not ended.
         account_overrides: Account ids by app, used instead of the external user's newest account of the app.
         workflow_id: The workflow's public id `p_...`; None derives one from the name.
         run_ids: The run's id and trace id, for a caller that needs them before the run; None creates new ids.
@@ -134,6 +135,7 @@ class RunRequest:
     find_workflow: WorkflowFinder = find_sibling_workflow
     load_variables: VariableLoader | None = None
     depth: int = 0
+    held_queues: tuple[str, ...] = ()
     account_overrides: Mapping[str, str] = field(default_factory=dict)
     workflow_id: str | None = None
     run_ids: tuple[str, str] | None = None
@@ -169,6 +171,11 @@ class RunRequest:
     def outbound_policy(self) -> OutboundPolicy:
         """The policy for outbound calls, with the proxy of the workflow's network."""
         return self.policy.for_network(self.workflow.settings.get("network"))
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue in which the runs of the workflow wait for its limits."""
+        return self.workflow_id or str(self.source_path or self.workflow.name)
 
     @property
     def has_response(self) -> bool:
@@ -261,6 +268,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     pause_mode: PauseMode = "skip"
     base_url: str | None = None
     depth: int = 0
+    held_queues: tuple[str, ...] = ()
     account_overrides: Mapping[str, str] = {}
     workflow_id: str | None = None
     parent: str | None = None
@@ -283,6 +291,7 @@ _UNCHANGED = (
     "pause_mode",
     "base_url",
     "depth",
+    "held_queues",
     "account_overrides",
     "workflow_id",
     "parent",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -30,7 +31,7 @@ from pdkernel.engine.run_context import build_step_context
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.run_state import RunState, build_system_error
 from pdkernel.engine.step_actions import StepAction
-from pdkernel.engine.workflow_trigger import ChildIds, WorkflowRunner, WorkflowTriggerService
+from pdkernel.engine.workflow_trigger import ChildIds, ExecutedRun, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.event import MASK
 from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
@@ -93,10 +94,12 @@ class StepExecutor:
     Args:
         clock: For every time stamp and duration.
         stores: Data stores.
-        run_workflow: Runs a workflow that a step triggers.
+        run_workflow: Runs a workflow that a step triggers: a `WorkflowRunner` with the place of the step's run as *parent*.
     """
 
-    def __init__(self, *, clock: Clock, stores: DataStoreTable, run_workflow: WorkflowRunner) -> None:
+    def __init__(
+        self, *, clock: Clock, stores: DataStoreTable, run_workflow: Callable[..., Coroutine[Any, Any, ExecutedRun]]
+    ) -> None:
         self._clock = clock
         self._stores = stores
         self._run_other = run_workflow
@@ -193,6 +196,7 @@ class StepExecutor:
             outcome = await _runner(run, step, recorder)(call, recorder)
         finally:
             run.running_step = None
+        await run.workers.place.settle()  # the step may have ended before the runs that it has started
         return with_calls_explained(run, step.name, outcome)
 
     def _services(
@@ -215,7 +219,7 @@ class StepExecutor:
             return {
                 "flow": WorkflowTriggerService(
                     run.request,
-                    self._run_other,
+                    partial(self._run_other, parent=run.workers.place),
                     child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat=run.attempt > 1),
                     hands_over=run.watcher.hands_over,
                     secrets=lambda: run.record.secrets,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pdkernel.engine.emitted_events import handles_errors
+from pdkernel.engine.limits import queue_limits
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError
 from pdkernel.event import Event
@@ -172,7 +173,7 @@ class WorkflowTriggerService:
         user = request.external_user_id if named_user is None else self._check_named_user(named_user, found)
         child = self._child_ids.new()
         event = Event(payload).with_inherited_identity(user, request.environment)
-        return replace(
+        made = replace(
             request,
             workflow=found.workflow,
             folder=found.folder,
@@ -198,6 +199,17 @@ class WorkflowTriggerService:
             depth=request.depth + 1,
             below_error_handler=handles_errors(request),
         )
+        own_limits = queue_limits(request.workflow, request.queue)
+        if own_limits is not None and own_limits.concurrency is not None:
+            made = replace(made, held_queues=(*request.held_queues, request.queue))
+        if made.queue in made.held_queues:
+            raise RequestError(
+                f"The workflow {found.workflow.name!r} was not started: its setting `concurrency` limits how many of its runs "
+                "execute, and one of them waits for this step, so the new run could wait for ever.",
+                fix="Remove `concurrency` from its settings, or let the step send an event that starts it without waiting for the "
+                "result: $.send.emit with an `emit` trigger, or $.send.http to its endpoint.",
+            )
+        return made
 
     def _check_named_user(self, named: str, found: WorkflowSource) -> str:
         """

@@ -186,7 +186,7 @@ async def start_replay(engine: WorkflowEngine, replay: Replay, watcher: RunWatch
     request = replay.request
     if not replay.is_queued:
         return await engine.run(request, watcher)
-    limits = queue_limits(request.workflow, request.workflow_id or request.workflow.name)
+    limits = queue_limits(request.workflow, request.queue)
     if not await engine.enqueue(request, limits, watcher, origin="serve") and limits is not None:
         raise QueueFullError(limits)
     assert request.run_ids is not None, "a replay has its ids"
@@ -268,6 +268,7 @@ async def _renew(
         secrets=tuple(dict.fromkeys((*request.secrets, *secrets))),
         parent=None,
         depth=0,
+        held_queues=(),
         below_error_handler=False,
         is_silent=not sends,
     )

@@ -246,7 +246,7 @@ class RunRegistry:
         run_id = run_ids[0]
         caller = _Caller(request)
         started = StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)
-        limits = queue_limits(request.workflow, request.workflow_id or request.workflow.name)
+        limits = queue_limits(request.workflow, request.queue)
         waits = limits is not None and request.refusal is None and request.keep_in_journal
         if limits is None or not waits or request.only_steps == frozenset():
             self._launch(run_id, caller, lambda watcher: self._context.engine.run(request, watcher))

@@ -31,6 +31,7 @@ from pdkernel.workers.pool import WorkerPool
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Effect, Emitted, Pause
+from pdkernel.workers.run_places import RunPlace
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.slot_cache import default_memory_budget, raise_descriptor_limit
 from pdkernel.workers.step_errors import (
@@ -62,6 +63,7 @@ __all__ = [
     "PropDeclaration",
     "PropOption",
     "PropOptionsPage",
+    "RunPlace",
     "RunSetup",
     "RunWorkers",
     "SourceCall",

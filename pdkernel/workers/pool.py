@@ -26,6 +26,7 @@ from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folde
 from pdkernel.workers.isolation_plan import build_plan, component_folder, node_modules_above, program_folders
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
+from pdkernel.workers.run_places import RunPlace, RunPlaces
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.slot_cache import SlotCache
@@ -89,7 +90,7 @@ class WorkerPool:
         self.descriptions: dict[object, ComponentDescription] = {}
         self._python = python
         self._node = node
-        self._run_semaphore = asyncio.Semaphore(max_active_runs)
+        self._places = RunPlaces(max_active_runs)
         self._spares = spares
         self._spare_languages: dict[WorkerKey, set[WorkerLanguage]] = {}
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
@@ -99,15 +100,23 @@ class WorkerPool:
         self._closed = False
         self._runs: set[RunWorkers] = set()
 
-    async def open_run(self, setup: RunSetup, *, wait_for_slot: bool = True) -> RunWorkers:
+    async def open_run(
+        self, setup: RunSetup, *, parent: RunPlace | None = None, wait_for_place: bool = True
+    ) -> RunWorkers:
         """
         Return the workers for one run.
 
-        Waits while `max_active_runs` runs execute. Pass *wait_for_slot* False for a run that a step of an active run waits for.
+        Waits while `max_active_runs` runs execute; external users take turns.
+
+        Args:
+            setup: The run's setup.
+            parent: The place of the run whose step waits for this run, inside `RunPlace.lent`; or None.
+            wait_for_place: False for calls that a person waits for at a form: they do not count.
         """
-        if wait_for_slot:
-            await self._run_semaphore.acquire()
-        run = RunWorkers(setup, self, holds_slot=wait_for_slot)
+        place = self._places.new(setup.external_user, parent)
+        if wait_for_place:
+            await place.take()
+        run = RunWorkers(setup, self, place)
         self._runs.add(run)
         return run
 
@@ -240,11 +249,10 @@ class WorkerPool:
                 asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, access)
 
     def finish_run(self, run: RunWorkers) -> None:
-        """Remove *run* from the active runs and free its slot."""
+        """Remove *run* from the active runs and free its place."""
         if run in self._runs:
             self._runs.discard(run)
-            if run.holds_slot:
-                self._run_semaphore.release()
+            run.place.give_back()
 
     @functools.cached_property
     def go_cache(self) -> GoBuildCache:

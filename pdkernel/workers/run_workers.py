@@ -27,6 +27,7 @@ from pdkernel.workers.process_memory import BYTES_PER_MB
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
+from pdkernel.workers.run_places import RunPlace
 from pdkernel.workers.slot import WorkerSlot
 from pdkernel.workers.step_errors import ProcessLostError
 from pdkernel.workers.step_exchange import StepExchange, WorkerGone, diagnose_exit
@@ -99,10 +100,15 @@ class WorkerProvider(Protocol):
 
 
 class RunWorkers:
-    """The workers of one run, started on demand. Runs one step at a time."""
+    """
+    The workers of one run, started on demand. Runs one step at a time.
 
-    def __init__(self, setup: RunSetup, pool: WorkerProvider, *, holds_slot: bool = True) -> None:
-        self.holds_slot = holds_slot
+    Attributes:
+        place: The run's place among those that execute.
+    """
+
+    def __init__(self, setup: RunSetup, pool: WorkerProvider, place: RunPlace) -> None:
+        self.place = place
         self._setup = setup
         self._pool = pool
         self._slot: WorkerSlot | None = None

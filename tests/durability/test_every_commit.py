@@ -192,6 +192,7 @@ def tell(
     with server_of(fork_server, folder, template=template) as server:
         url = f"http://127.0.0.1:{receiver.server_port}/"
         new_project(folder, workflow(server.log, url), child=child(server.log, url))
+        server.more = ("child.ipynb",)
         story = Story(server)
         story.run_to_end(KILL_AT_COMMIT, number, side)
         del receiver.requests[:received]

@@ -72,6 +72,7 @@ def test_steps_in_flight_at_a_sigterm_run_again(fork_server: ForkServer, tmp_pat
     with server_of(fork_server, tmp_path / "project") as server:
         call = logging_step("call", server.log, "return [attempt, pd.flow.trigger('child', {})]")
         new_project(server.folder, [FLOW, logging_step("one", server.log), call], child=[held(server, "slow")])
+        server.more = ("child.ipynb",)
         assert server.start()
         runs = [run_of(server) for _ in range(2)]
         wait_until_begun(server, "slow", runs=2)

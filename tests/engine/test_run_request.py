@@ -59,6 +59,7 @@ REQUEST = RunRequest(
     replay_of="first",
     secrets=(Secret("slack/apn_1/token", "xoxb-0123456789"),),
     emitter_id="ti_1",
+    held_queues=("p_a",),
     below_error_handler=True,
     is_silent=True,
 )

@@ -338,19 +338,22 @@ class TestTrigger:
         assert execution.step("first").status == "pinned"
         assert execution.step("call").return_value == {"$return_value": "run"}
 
-    async def test_a_triggered_run_belongs_to_the_user_of_its_payload(
+    async def test_a_triggered_run_belongs_to_the_user_of_its_caller(
         self, run: Run, runtime: WorkflowEngine, tmp_path: Path
     ) -> None:
-        """User and environment are those of the payload's headers, not those of the caller."""
+        """User and environment are those of the caller, not those of the payload's headers."""
         other = a_workflow(python_step("one"), name="Other")
-        headers = {"x-pd-external-user-id": "grace", "x-pd-environment": "production"}
+        headers = {"x-pd-external-user-id": "grace", "x-pd-environment": "development"}
         calls = [f"pd.flow.trigger('o', {payload})" for payload in ({"headers": headers}, {})]
         await run(
-            python_step("call", "\n".join(calls)), find_workflow=beside(tmp_path, o=other), external_user_id="ada"
+            python_step("call", "\n".join(calls)),
+            find_workflow=beside(tmp_path, o=other),
+            external_user_id="ada",
+            environment="production",
         )
         kept = await runtime.journal.list_executions(limit=10)
-        users = {(each.external_user, each.environment) for each in kept if each.workflow == "Other"}
-        assert users == {("grace", "production"), (None, "development")}
+        users = [(each.external_user, each.environment) for each in kept if each.workflow == "Other"]
+        assert users == [("ada", "production")] * 2
 
     @pytest.mark.parametrize("origin", ["terminal", "serve"])
     async def test_the_other_run_is_cancelled_by_another_process(
@@ -407,7 +410,7 @@ class TestTrigger:
         )
         second = a_workflow(python_step("one", "return len(pd.steps['trigger']['event']['token'])"), name="Second")
         body = (
-            "token = pd.flow.trigger('first', {'headers': {'x-pd-external-user-id': 'grace'}})\n"
+            "token = pd.flow.trigger('first', external_user_id='grace')\n"
             "return pd.flow.trigger('second', {'token': token})"
         )
 
@@ -428,7 +431,7 @@ class TestTrigger:
         body = """
             import urllib.request
             print("before")
-            token = pd.flow.trigger("o", {"headers": {"x-pd-external-user-id": "grace"}})
+            token = pd.flow.trigger("o", external_user_id="grace")
             print(token)
             try:
                 urllib.request.urlopen(f"http://hooks.example.test/{token}")
@@ -480,11 +483,11 @@ class TestTrigger:
         assert (clock.now() - before).total_seconds() == 90
 
     async def test_unknown_workflow_is_named(self, run: Run) -> None:
-        """The message for an unknown workflow names the places of the search."""
+        """The message for an unknown workflow has its name."""
         execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
         error = execution.step("call").error
         assert error is not None
-        assert "There is no workflow p_gone beside this workflow." in error.message
+        assert "There is no workflow 'p_gone' that this workflow can start." in error.message
 
     async def test_cycle_of_triggers_ends(self, run: Run, tmp_path: Path) -> None:
         """Workflows that trigger each other without end are stopped."""

@@ -150,6 +150,103 @@ class TestChildRuns:
         assert (len(messages), [run.workflow for run in runs].count("Other")) == (len(names), 2)
 
 
+def most_at_once(log: Path) -> int:
+    """The most runs that were between their begin and their end in a log of `log_of`."""
+    now = most = 0
+    for line in log.read_text().split():
+        now += 1 if line == "begin" else -1
+        most = max(most, now)
+    return most
+
+
+class TestPlaces:
+    """Runs that execute at once, and runs that wait for a place."""
+
+    async def test_child_runs_obey_the_limit_of_runs(self, tmp_path: Path) -> None:
+        """Of twelve runs that one step starts at once, two execute at a time while the step waits for them."""
+        log = tmp_path / "log"
+        call = node_step(
+            "call", "return await Promise.all([...Array(12).keys()].map(n => $.flow.trigger('Other', {n})));"
+        )
+        other = a_workflow(python_step("one", f"{log_of(log)}\nreturn 1"), name="Other")
+        async with site_of(tmp_path, a_workflow(call), other, size=2) as site:
+            await site.http.post(site.path())
+            runs = await site.runs()
+
+        assert [run.status for run in runs] == ["success"] * 13, [run.error for run in runs]
+        assert most_at_once(log) == 2
+
+    async def test_chains_of_child_runs_end_with_one_place(self, tmp_path: Path) -> None:
+        """Two chains of ten workflows, each of which waits for the next one, end although one run executes at a time."""
+        step = python_step(
+            "call",
+            "n = pd.steps['trigger']['event']['body']['n']\n"
+            "return n + (pd.flow.trigger('Test', {'body': {'n': n - 1}}) if n else 0)",
+        )
+        async with site_of(tmp_path, a_workflow(step), size=1) as site:
+            await asyncio.gather(*(site.http.post(site.path(), json={"n": 9}) for _ in range(2)))
+            runs = await site.runs()
+
+        assert [run.status for run in runs] == ["success"] * 20, [run.error for run in runs]
+        assert [run.steps[0].return_value for run in runs].count(45) == 2
+
+    async def test_users_take_turns(self, tmp_path: Path) -> None:
+        """A run of another user begins before the runs of a user who has sent many."""
+        async with site_of(tmp_path, a_workflow(python_step("work", "import time\ntime.sleep(0.05)")), size=1) as site:
+            for user, count in (("ada", 15), ("bob", 1)):
+                for _ in range(count):
+                    await site.http.post(site.path(), headers={"x-pd-external-user-id": user})
+            runs = await site.runs()
+
+        order = [run.external_user for run in sorted(runs, key=lambda run: run.steps[0].started_at or "")]
+        assert order.index("bob") < 15 - 3, order
+        assert len(order) == 16
+
+    @pytest.mark.parametrize("settings", [{}, {"concurrency": 1}], ids=["plain", "from a queue"])
+    async def test_the_next_server_continues_a_run_and_its_child_run(
+        self, tmp_path: Path, settings: dict[str, Any]
+    ) -> None:
+        """Both are continued, in any order, although one run executes at a time."""
+        gate = Gate(tmp_path)
+        call = python_step("call", "return pd.flow.trigger('Other', {})")
+        workflows = (
+            a_workflow(call),
+            a_workflow(python_step("one", f"{gate.code}\nreturn 1"), name="Other", **settings),
+        )
+        async with site_of(tmp_path, *workflows, size=1) as site:
+            await site.http.post(site.path())
+            await gate.wait_until_reached()
+        gate.open()
+
+        async with site_of(tmp_path, *workflows, size=1) as site:
+            runs = await site.runs()
+
+        assert [(run.workflow, run.status, run.steps[0].return_value) for run in runs] == [
+            ("Test", "success", 1),
+            ("Other", "success", 1),
+        ]
+
+    async def test_a_cancelled_run_ends_the_runs_that_it_waits_for(self, tmp_path: Path) -> None:
+        """The child run that executes and one that waits for its workflow's limit are cancelled, and the places are free again."""
+        gate = Gate(tmp_path)
+        call = node_step("call", "return await Promise.all(['Held', 'Held'].map(name => $.flow.trigger(name, {})));")
+        held = a_workflow(python_step("one", gate.code), name="Held", concurrency=1)
+        async with site_of(tmp_path, a_workflow(call), held, a_workflow(python_step(), name="Next"), size=1) as site:
+            await site.http.post(site.path())
+            await gate.wait_until_reached()
+            parent = next(run for run in await site.context.engine.journal.list_executions() if run.workflow == "Test")
+            assert await site.registry.cancel(parent.id)
+            await site.http.post(site.path("Next"))
+            runs = await site.runs()
+
+        assert sorted((run.workflow, run.status) for run in runs) == [
+            ("Held", "cancelled"),
+            ("Held", "cancelled"),
+            ("Next", "success"),
+            ("Test", "cancelled"),
+        ]
+
+
 class TestLimits:
     """`settings: concurrency`, `throttle` and `queue`."""
 
@@ -229,6 +326,54 @@ class TestLimits:
         assert len(refused) == 2
         assert {run.error.code for run in refused if run.error} == {"queue_full"}
         assert all("Event Queue Full" in answer.text for answer in answers[1:])
+
+    async def test_child_runs_obey_the_limits_of_their_workflow(self, tmp_path: Path) -> None:
+        """Runs that steps of several runs start at once, and a run that a request starts, execute one at a time."""
+        log = tmp_path / "log"
+        call = node_step("call", "return await Promise.all([1, 2].map(n => $.flow.trigger('Other', {n})));")
+        other = a_workflow(python_step("one", f"{log_of(log)}\nreturn 7"), name="Other", concurrency=1)
+        async with site_of(tmp_path, a_workflow(call), other) as site:
+            paths = [site.path(), site.path(), site.path("Other")]
+            await asyncio.gather(*map(site.http.post, paths))
+            runs = await site.runs()
+
+        assert [run.status for run in runs] == ["success"] * 7, [run.error for run in runs]
+        assert [run.steps[0].return_value for run in runs if run.workflow == "Test"] == [[7, 7]] * 2
+        assert most_at_once(log) == 1
+
+    async def test_a_child_run_of_a_full_queue_fails_its_step(self, tmp_path: Path) -> None:
+        """The step gets the error at once."""
+        gate = Gate(tmp_path)
+        call = python_step("call", "return pd.flow.trigger('Other', {})")
+        other = a_workflow(python_step("one", gate.code), name="Other", concurrency=1, queue=1)
+        async with site_of(tmp_path, a_workflow(call), other) as site:
+            for _ in range(2):
+                await site.http.post(site.path("Other"))
+            await gate.wait_until_reached()
+            await site.http.post(site.path())
+            for _ in range(3000):
+                [run] = [run for run in await site.context.engine.journal.list_executions() if run.workflow == "Test"]
+                if run.error is not None:
+                    break
+                await asyncio.sleep(0.02)
+            gate.open()
+            await site.runs()
+
+        assert run.error is not None
+        assert "Event Queue Full" in run.error.message
+
+    @pytest.mark.parametrize("concurrency", [1, 2])
+    async def test_a_run_that_waits_for_its_own_workflow_fails_at_once(self, tmp_path: Path, concurrency: int) -> None:
+        """A run would wait for a run above it to end: the step fails, directly and through another workflow."""
+        direct = python_step("call", "return pd.flow.trigger(pd.steps['trigger']['event']['body'], {'body': 'Test'})")
+        between = a_workflow(python_step("on", "return pd.flow.trigger('Test', {'body': 'Test'})"), name="Between")
+        async with site_of(tmp_path, a_workflow(direct, concurrency=concurrency), between) as site:
+            for name in ("Test", "Between"):
+                await site.http.post(site.path(), json=name)
+            runs = await site.runs()
+
+        assert [run.status for run in runs] == ["error"] * 3
+        assert all("`concurrency`" in run.error.message for run in runs if run.error)
 
     async def test_the_limit_of_runs_in_progress(self, tmp_path: Path) -> None:
         """At the limit of runs and sources in progress, an endpoint responds 429 and starts no run, until one of them has ended."""

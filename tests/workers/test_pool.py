@@ -163,12 +163,15 @@ async def test_each_run_of_a_process_has_its_own_variables(open_run: OpenRun, la
 
 
 async def test_open_run_waits_for_a_free_slot(open_run: OpenRun) -> None:
-    """No more runs than `max_active_runs` execute at once; a run that a step starts neither waits nor makes room."""
+    """No more runs than `max_active_runs` execute at once; a child run has the place that its parent lends, and makes no room."""
     small = WorkerPool(max_active_runs=1)
     first = await open_run(of=small)
-    child = await small.open_run(first.workers._setup, wait_for_slot=False)
     waiting = [asyncio.ensure_future(open_run(of=small)) for _ in range(2)]
-    await child.release()
+    async with first.workers.place.lent():
+        child = await small.open_run(first.workers._setup, parent=first.workers.place)
+        await child.release()
+    form = await small.open_run(first.workers._setup, wait_for_place=False)
+    await form.release()
     await asyncio.sleep(0.01)
     waited = not any(each.done() for each in waiting)
 

@@ -120,6 +120,10 @@ class RunJournal(Protocol):
         """Make the run ready for its next attempt, because this executor ends. Return False if the claim is lost."""
         ...
 
+    async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
+        """Cancel a run regardless of its owner, and record *decision* with it. Return False if it has ended."""
+        ...
+
     async def set_queue_limits(
         self,
         queue: str,
@@ -211,10 +215,6 @@ class Journal(RunJournal, Protocol):
 
     async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
-        ...
-
-    async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
-        """Cancel a run regardless of its owner, and record *decision* with it. Return False if it has ended."""
         ...
 
     async def reap_dead(self) -> int:
@@ -341,6 +341,10 @@ class UnrecordedRuns:
     async def release(self, claim: Claim) -> bool:  # noqa: ARG002
         """Accept the release; the run ends."""
         return True
+
+    async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:  # noqa: ARG002
+        """Find no run."""
+        return False
 
     async def set_queue_limits(
         self,

@@ -1,0 +1,282 @@
+"""The places of runs: turns of users, places lent to child runs, and no run that waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from pdkernel.workers.run_places import RunPlace, RunPlaces
+
+LIMIT_S = 60
+
+
+async def settled() -> None:
+    """Let all tasks go on as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class Turns:
+    """Runs of users at one place; notes the users in the order in which their runs begin."""
+
+    def __init__(self, places: RunPlaces) -> None:
+        self._places = places
+        self.begun: list[str | None] = []
+
+    def start(self, user: str | None, count: int = 1) -> None:
+        """Let *count* runs of *user* wait; each ends as soon as other tasks had a chance."""
+        self.tasks = [*getattr(self, "tasks", []), *(asyncio.ensure_future(self._run(user)) for _ in range(count))]
+
+    async def _run(self, user: str | None) -> None:
+        place = self._places.new(user)
+        await place.take()
+        self.begun.append(user)
+        await settled()
+        place.give_back()
+
+
+async def test_users_take_turns() -> None:
+    """A new user's run begins after at most one run of each other user; runs of a user begin in their order."""
+    turns = Turns(RunPlaces(1))
+    turns.start("ada", 60)
+    turns.start("bob", 60)
+    turns.start(None, 60)
+    while len(turns.begun) < 20:
+        await asyncio.sleep(0)
+    before = len(turns.begun)
+
+    turns.start("grace", 2)
+    await asyncio.wait_for(asyncio.gather(*turns.tasks), LIMIT_S)
+
+    assert "grace" in turns.begun[before : before + 4]
+    assert all(set(turns.begun[n : n + 3]) == {"ada", "bob", None} for n in range(3, before - 3))
+    assert len(turns.begun) == 182
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_user_is_served_twice_while_another_waits(seed: int) -> None:
+    """Between the arrival of a run and its begin, each other user begins at most one run for each run of its user before it."""
+    chance = random.Random(seed)
+    places = RunPlaces(1)
+    waiting: list[tuple[str, RunPlace]] = []
+    begun: list[tuple[str, RunPlace]] = []
+    waits: list[tuple[int, int]] = []  # runs of the user before a run; the most runs of another user that overtook it
+
+    async def run(user: str) -> None:
+        own = (user, places.new(user))
+        ahead = [each for each in waiting if not each[1].is_held]
+        waiting.append(own)
+        first = len(begun)
+        chosen = [each for each in waiting if each[1].is_held]  # they begin as soon as their tasks run
+        await own[1].take()
+        overtaking = [name for name, place in begun[first:] if name != user and (name, place) not in chosen]
+        waits.append((sum(name == user for name, _ in ahead), max(map(overtaking.count, set(overtaking)), default=0)))
+        waiting.remove(own)
+        begun.append(own)
+        for _ in range(chance.randint(0, 5)):
+            await asyncio.sleep(0)
+        own[1].give_back()
+
+    tasks = []
+    for _ in range(200):
+        tasks.append(asyncio.ensure_future(run(chance.choice("aaaaaaaabcd"))))
+        if chance.random() < 0.4:
+            await asyncio.sleep(0)
+    await asyncio.wait_for(asyncio.gather(*tasks), LIMIT_S)
+
+    assert [each for each in waits if each[1] > each[0] + 1] == []
+    assert len(begun) == 200
+
+
+async def test_a_chain_of_runs_has_one_place() -> None:
+    """A run that waits lends its place to its child run, and so on; another run waits until the chain has ended."""
+    places, order = RunPlaces(1), []
+
+    async def chain(depth: int, parent: RunPlace | None) -> None:
+        place = places.new("ada", parent)
+        await place.take()
+        order.append(depth)
+        if depth < 10:
+            async with place.lent():
+                await chain(depth + 1, place)
+            assert place.is_held
+        order.append(-depth)
+        place.give_back()
+
+    async def other() -> None:
+        place = places.new("bob")
+        await place.take()
+        order.append(99)
+        place.give_back()
+
+    await asyncio.wait_for(asyncio.gather(chain(1, None), other()), LIMIT_S)
+
+    assert order == [*range(1, 11), *range(-10, 0), 99]
+
+
+async def test_a_run_that_only_waits_for_paused_runs_has_no_place() -> None:
+    """A paused child run, and one that is executed elsewhere, leave the place to other runs; so does the chain above."""
+    places = RunPlaces(1)
+    top = places.new("ada")
+    await top.take()
+    wakes, order = asyncio.Event(), []
+
+    async def middle() -> None:
+        place = places.new("ada", top)
+        await place.take()
+        async with place.lent():
+            with place.sleeping():
+                await wakes.wait()
+        order.append("middle")
+        place.give_back()
+
+    async def wait() -> None:
+        async with top.lent():
+            await middle()
+        order.append("top")
+        top.give_back()
+
+    task = asyncio.ensure_future(wait())
+    await settled()
+    other = places.new("bob")
+    await asyncio.wait_for(other.take(), LIMIT_S)
+    wakes.set()
+    await settled()
+    blocked = list(order)
+    other.give_back()
+    await asyncio.wait_for(task, LIMIT_S)
+
+    assert (blocked, order) == ([], ["middle", "top"])
+
+
+async def test_a_cancelled_run_gives_its_turn_away() -> None:
+    """A run that is cancelled while it waits, also just when its turn has come, leaves the place to the next one."""
+    places = RunPlaces(1)
+    first, second, third = (places.new(user) for user in ("ada", "bob", "grace"))
+    await first.take()
+    waits = [asyncio.ensure_future(each.take()) for each in (second, third)]
+    await settled()
+
+    first.give_back()
+    waits[0].cancel()
+    await asyncio.wait_for(waits[1], LIMIT_S)
+
+    assert (second.is_held, third.is_held) == (False, True)
+
+
+async def test_a_run_waits_for_child_runs_that_it_has_abandoned() -> None:
+    """A step that ends before its child runs have ended: the run goes on when they have, with its place."""
+    places = RunPlaces(1)
+    parent, ends = places.new("ada"), asyncio.Event()
+    await parent.take()
+
+    async def child() -> None:
+        async with parent.lent():
+            place = places.new("ada", parent)
+            await place.take()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await ends.wait()  # as a run that records its end
+                place.give_back()
+
+    call = asyncio.ensure_future(child())
+    await settled()
+    call.cancel()
+    settle = asyncio.ensure_future(parent.settle())
+    await settled()
+    waited = not settle.done() and not parent.is_held
+    ends.set()
+    await asyncio.wait_for(settle, LIMIT_S)
+
+    assert waited
+    assert parent.is_held
+
+
+class Simulation:
+    """
+    Random trees of runs, which pause, start child runs one after another or at once, end early and are cancelled.
+
+    Args:
+        seed: Makes the choices.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.count = self.chance.randint(1, 4)
+        self.places = RunPlaces(self.count)
+        self.executing = self.most = 0
+
+    async def execute(self, place: RunPlace) -> None:
+        """Execute code of a run, which has a place."""
+        assert place.is_held
+        self.executing += 1
+        self.most = max(self.most, self.executing)
+        try:
+            for _ in range(self.chance.randint(0, 3)):
+                await asyncio.sleep(0)
+        finally:
+            self.executing -= 1
+
+    async def run(self, depth: int, user: str, parent: RunPlace | None) -> None:
+        """One run with up to three steps."""
+        place = self.places.new(user, parent)
+        await place.take()
+        try:
+            for _ in range(self.chance.randint(1, 3)):
+                await self.execute(place)
+                if depth < 5 and self.chance.random() < 0.5:
+                    await self.step(depth, user, place)
+        finally:
+            place.give_back()
+
+    async def step(self, depth: int, user: str, place: RunPlace) -> None:
+        """A step that starts child runs, and may end before they do."""
+        calls = [
+            asyncio.ensure_future(self.call(depth, user, place)) for _ in range(self.chance.choice([1, 1, 2, 2, 3]))
+        ]
+        try:
+            if self.chance.random() < 0.2:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait(calls)
+        finally:
+            for call in calls:
+                call.cancel()
+        await place.settle()
+
+    async def call(self, depth: int, user: str, place: RunPlace) -> None:
+        """Start a child run; it may pause, and may continue outside of the tree."""
+        async with place.lent():
+            await asyncio.sleep(0)
+            await self.run(depth + 1, user, place)
+            if self.chance.random() < 0.3:
+                with place.sleeping():
+                    for _ in range(self.chance.randint(0, 9)):
+                        await asyncio.sleep(0)
+                    if self.chance.random() < 0.5:
+                        await self.run(depth + 1, user, None)
+                        return
+                await self.run(depth + 1, user, place)
+
+
+@pytest.mark.parametrize("seed", range(150))
+async def test_no_more_runs_execute_than_places_exist_and_none_waits_for_ever(seed: int) -> None:
+    """Whatever runs start, pause, abandon and cancel, each ends, and all places are free in the end."""
+    simulation = Simulation(seed)
+    chance = simulation.chance
+    tasks = [asyncio.ensure_future(simulation.run(1, chance.choice("abc"), None)) for _ in range(12)]
+    for _ in range(chance.choice([0, 0, 4])):
+        for _ in range(chance.randint(1, 40)):
+            await asyncio.sleep(0)
+        chance.choice(tasks).cancel()
+
+    done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LIMIT_S)
+    others = [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]
+    await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), LIMIT_S)
+
+    assert [each for each in done if isinstance(each, Exception)] == []
+    assert simulation.most <= simulation.count
+    assert (simulation.places._free, simulation.places._turns) == (simulation.count, {})
