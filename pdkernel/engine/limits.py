@@ -158,7 +158,7 @@ class QueueLimits:
         concurrency: Runs that execute at once, or None. A paused run does not execute.
         max_starts: Runs that start within *period_s* seconds, or None.
         period_s: The length of the period, or None.
-        size: Runs that wait; a further run is refused.
+        size: Runs of one external user that wait if no others do; a further run is refused. All users have twice as many together.
     """
 
     queue: str

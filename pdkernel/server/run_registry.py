@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,7 +41,7 @@ from pdkernel.source import WorkflowSource, find_sibling_workflow, is_workflow_c
 from pdkernel.variables import load_variables
 
 MAX_UNFINISHED_RUNS = 1000
-"""Limit of running and waiting runs; a further request gets status 429."""
+"""Limit of running and waiting runs; a request for a further run of an external user, beyond the user's share, gets status 429."""
 
 LOST_RESPONSE = build_text_response(
     400, "This server could not reach the database in time. Another server continues the run; see its record."
@@ -176,6 +177,7 @@ class RunRegistry:
         self._context = context
         # after a short pause, a run has two tasks as long as the first one delivers messages
         self._tasks: dict[asyncio.Task[Execution], str] = {}
+        self._users: Counter[str | None] = Counter()  # runs in progress by external user
         self._sources: set[asyncio.Task[Any]] = set()
         self._followers: set[asyncio.Task[None]] = set()
         self.source_turns = SourceTurns(context.project.source_turns, context.ids)
@@ -213,15 +215,23 @@ class RunRegistry:
             return replace(served.source, served_id=served.id)
         return None if self._context.engine.continues_runs else find_sibling_workflow(name, source)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the limit of runs in progress is reached. A paused run does not count."""
-        return self.free_runs <= 0
+    def has_room(self, external_user_id: str | None) -> bool:
+        """
+        Whether a run for that external user can be started. A paused run does not count.
+
+        A user may have as many runs in progress as the limit leaves for all others, so that one of several users has at most their
+        share, and a single one half of the limit. All runs without a user have one share.
+        """
+        return self._users[external_user_id] < MAX_UNFINISHED_RUNS - self._in_progress
 
     @property
     def free_runs(self) -> int:
-        """The number of runs that can be started now."""
-        return MAX_UNFINISHED_RUNS - len(self._tasks) - len(self._sources)
+        """The number of stored runs that can be started now. They have half of the limit: new events find room."""
+        return MAX_UNFINISHED_RUNS // 2 - self._in_progress
+
+    @property
+    def _in_progress(self) -> int:
+        return len(self._tasks) + len(self._sources)
 
     @property
     def active_run_ids(self) -> Collection[str]:
@@ -249,7 +259,9 @@ class RunRegistry:
         limits = queue_limits(request.workflow, request.queue)
         waits = limits is not None and request.refusal is None and request.keep_in_journal
         if limits is None or not waits or request.only_steps == frozenset():
-            self._launch(run_id, caller, lambda watcher: self._context.engine.run(request, watcher))
+            self._launch(
+                run_id, request.external_user_id, caller, lambda watcher: self._context.engine.run(request, watcher)
+            )
         else:
             self._callers[run_id] = caller
             self.start_source(self._enqueue(run_id, request, caller, limits))
@@ -275,7 +287,7 @@ class RunRegistry:
         refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
         caller.refuse(refusal.response)
         refused = replace(request, refusal=refusal)
-        self._launch(run_id, caller, lambda watcher: engine.run(refused, watcher))
+        self._launch(run_id, refused.external_user_id, caller, lambda watcher: engine.run(refused, watcher))
 
     async def _follow(self, run_id: str, caller: _Caller) -> None:
         """Pass the response of a run that waits to its caller if another server starts the run."""
@@ -303,6 +315,7 @@ class RunRegistry:
         context, run_id = self._context, claimed.claim.run_id
         self._launch(
             run_id,
+            claimed.external_user,
             self._callers.pop(run_id, None),
             lambda watcher: context.engine.continue_run(claimed, watcher, policy=self._current_policy()),
             is_claimed=True,
@@ -328,6 +341,7 @@ class RunRegistry:
     def _launch(
         self,
         run_id: str,
+        external_user_id: str | None,
         caller: _Caller | None,
         run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]],
         *,
@@ -349,8 +363,11 @@ class RunRegistry:
         )
 
         def ended(task: asyncio.Task[Execution]) -> None:
-            was_full = self.is_full
+            was_full = self.free_runs <= 0
             self._tasks.pop(task, None)
+            self._users[external_user_id] -= 1
+            if not self._users[external_user_id]:
+                del self._users[external_user_id]
             fault = None if task.cancelled() else task.exception()
             if fault is not None:
                 _LOG.error("A run could not be recorded: %s", type(fault).__name__, exc_info=fault)
@@ -364,6 +381,7 @@ class RunRegistry:
 
         task = asyncio.get_running_loop().create_task(run(watcher))
         self._tasks[task] = run_id
+        self._users[external_user_id] += 1
         task.add_done_callback(ended)
 
     async def cancel(self, run_id: str) -> bool:

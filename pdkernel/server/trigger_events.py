@@ -71,7 +71,7 @@ class TriggerEvents:
     async def start_runs(self) -> None:
         """Start the runs of events that wait, in order, as long as the limit of runs permits."""
         async with self._turn:
-            while not self._runs.is_full:
+            while self._runs.free_runs > 0:
                 targets = [each for each in await asyncio.to_thread(self._table.list_targets) if self._serves(each)]
                 events = await asyncio.to_thread(self._table.list_waiting, targets, _BATCH_SIZE) if targets else []
                 for event in events:
@@ -91,12 +91,14 @@ class TriggerEvents:
         run_id = await self._context.engine.journal.find_run_id(event.dedupe_key)
         if run_id is None:
             served = self._context.workflows.find_id(event.target.id)
-            if served is None or self._runs.is_full:
+            if served is None or self._runs.free_runs <= 0:
                 return False
             request = await self._build_request(served, event)
             if request is None:
                 await asyncio.to_thread(self._table.finish, event)
                 return True
+            if not self._runs.has_room(request.external_user_id):
+                return False
             run_id = await self._record_run(request, event.dedupe_key)
         if run_id is not None:
             await asyncio.to_thread(self._table.finish, event, run_id)

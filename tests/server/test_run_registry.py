@@ -347,10 +347,10 @@ class TestLimits:
         call = python_step("call", "return pd.flow.trigger('Other', {})")
         other = a_workflow(python_step("one", gate.code), name="Other", concurrency=1, queue=1)
         async with site_of(tmp_path, a_workflow(call), other) as site:
-            for _ in range(2):
-                await site.http.post(site.path("Other"))
+            await site.http.post(site.path("Other"))
             await gate.wait_until_reached()
-            await site.http.post(site.path())
+            for name in ("Other", "Test"):
+                await site.http.post(site.path(name))
             for _ in range(3000):
                 [run] = [run for run in await site.context.engine.journal.list_executions() if run.workflow == "Test"]
                 if run.error is not None:
@@ -382,7 +382,7 @@ class TestLimits:
             for _ in range(MAX_UNFINISHED_RUNS - 1):
                 site.registry.start_source(ends.wait())
             last_source = site.registry.start_source(last.wait())
-            full, refused = site.registry.is_full, await site.http.post(site.path())
+            full, refused = not site.registry.has_room("ada"), await site.http.post(site.path())
             last.set()
             await last_source
             accepted = await site.http.post(site.path())
@@ -391,6 +391,20 @@ class TestLimits:
 
         assert (full, refused.status_code, refused.headers["retry-after"]) == (True, 429, "1")
         assert (accepted.status_code, len(runs)) == (200, 1)
+
+    async def test_the_runs_in_progress_of_one_user_do_not_refuse_another(self, tmp_path: Path) -> None:
+        """A user has at most half of the limit; then the user's events get 429, however the header is written, and others do not."""
+        ends, user = asyncio.Event(), "x-pd-external-user-id"
+        async with site_of(tmp_path, a_workflow(python_step())) as site:
+            for _ in range(MAX_UNFINISHED_RUNS // 2):
+                site.registry._launch("run", "ada", None, lambda _: ends.wait())  # type: ignore[arg-type, return-value]
+            named = [{user: "ada"}, {user.title(): "ada"}, {user: "bob"}, {}]
+            statuses = [(await site.http.post(site.path(), headers=each)).status_code for each in named]
+            ends.set()
+            await asyncio.sleep(0.01)
+            later = await site.http.post(site.path(), headers={user: "ada"})
+
+        assert (statuses, later.status_code) == ([429, 429, 200, 200], 200)
 
     async def test_a_throttle_limits_the_starts_of_a_period(self, tmp_path: Path) -> None:
         """Of four events at a throttle of two in a second, two start in the first second, and two in the next one."""

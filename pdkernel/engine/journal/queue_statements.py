@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pdkernel.engine.journal.backend import Connection
@@ -19,12 +19,28 @@ _CLAIM = (
     f" where id = :run and status = 'ready' and {EXECUTOR_ALIVE}"
     f" returning {CLAIM_COLUMNS}"
 )
-_IN_NO_QUEUE, _IN_QUEUE = "queue is null", "queue = :queue"
+
+
+_CHOOSE = "select id from runs where status = 'ready' and origin = :origin and queue is null"
+_CHOOSE_IN_TURN = (
+    "select id, user_key from (select id, coalesce(external_user, '') as user_key, row_number() over"
+    " (partition by coalesce(external_user, '') order by created, id) as number"
+    " from runs where status = 'ready' and origin = :origin and queue = :queue) as waiting"
+    " order by number, case when user_key > :last then 0 else 1 end, user_key limit :limit"
+)
+"""External users take turns, in the order of their ids after the last user whose run was started; the queue is locked."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStatements(ExecutorStatements):
-    """The writes about ready runs."""
+    """
+    The writes about ready runs.
+
+    Attributes:
+        last_users: The external user of the last run that this executor has claimed, by queue; "" for no user.
+    """
+
+    last_users: dict[str, str] = field(default_factory=dict)
 
     def claim(self, connection: Connection, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first."""
@@ -32,18 +48,24 @@ class QueueStatements(ExecutorStatements):
         return None if row is None else load_claimed(connection, row)
 
     def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of this executor's origin in the queue, within the queue's limits."""
+        """
+        Claim ready runs of this executor's origin in the queue, within the queue's limits; the oldest one of each user first.
+
+        External users take turns in a queue. Without a queue, the oldest runs are claimed, because their places have turns.
+        """
         queue = storable(queue)
-        if queue is not None:
-            lock_queue(connection, queue)
-        ids = connection.execute(
-            f"select id from runs where status = 'ready' and origin = :origin and {_IN_NO_QUEUE if queue is None else _IN_QUEUE}"  # noqa: S608
-            " order by created, id limit :limit /*postgres for update skip locked*/",
-            {"origin": self.origin, "queue": queue, "limit": self._free(connection, queue, limit, now)},
-        ).fetchall()
-        claims = [claim for (run_id,) in ids if (claim := self.claim(connection, run_id)) is not None]
         if queue is None:
-            return claims
+            oldest = f"{_CHOOSE} order by created, id limit :limit /*postgres for update skip locked*/"
+            chosen = connection.execute(oldest, {"origin": self.origin, "limit": limit}).fetchall()
+            return [claim for (run_id,) in chosen if (claim := self.claim(connection, run_id)) is not None]
+        lock_queue(connection, queue)
+        free, last = self._free(connection, queue, limit, now), self.last_users.get(queue, "")
+        chosen = connection.execute(
+            _CHOOSE_IN_TURN, {"origin": self.origin, "queue": queue, "last": last, "limit": free}
+        ).fetchall()
+        claims = [claim for run_id, _ in chosen if (claim := self.claim(connection, run_id)) is not None]
+        if chosen:
+            self.last_users[queue] = chosen[-1][1]
         connection.execute(
             "delete from starts where queue = ? and at <= ? - (select period from limits where queue = ?)",
             (queue, now, queue),

@@ -95,7 +95,8 @@ class NewRun:
         external_user: The external user's id, or None.
         environment: `development` or `production`.
         queue: The queue in which the run waits, or None to start the run at once.
-        queue_size: The run is refused if that many runs wait in the queue; None sets no limit.
+        queue_size: The run is refused if that many runs of its external user wait in the queue, or fewer if runs of others wait there:
+            all together, at most twice as many; None sets no limit.
         created: Seconds since 1970, or None for now.
         parent: The id of the run whose step triggered this run, or None.
         workflow_id: The workflow's public id (`p_...`), or None.

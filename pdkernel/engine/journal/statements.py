@@ -43,9 +43,11 @@ _ACCEPT = (
     " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request, package_lock)"
     " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
     " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request, :package_lock"
-    f" where {EXECUTOR_ALIVE} and (cast(:queue_size as integer) is null or cast(:queue_size as integer) >"
-    " (select count(*) from runs where status = 'ready' and origin = :origin and queue = :queue)) on conflict do nothing"
+    f" where {EXECUTOR_ALIVE} and (cast(:queue_size as integer) is null or 2 * cast(:queue_size as integer) >"
+    " (select count(*) + count(case when coalesce(external_user, '') = coalesce(cast(:user as text), '') then 1 end)"
+    " from runs where status = 'ready' and origin = :origin and queue = :queue)) on conflict do nothing"
 )
+"""In a queue, a user may have as many waiting runs as twice the queue's size leaves for all others: alone, the queue's size."""
 _APPEND = (
     "insert into steps (run_id, path, iteration, seq, name, fence, data, at, attempt, carry)"  # noqa: S608
     " select :run, :path, :iteration, :seq, :name, :fence, :data, :at, :attempt, :carry"

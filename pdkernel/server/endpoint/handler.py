@@ -71,7 +71,8 @@ async def _handle(request: Request) -> Response:
     if refused is not None:
         headers = {"www-authenticate": "Bearer"} if refused.status == 401 else {"retry-after": "2"}
         return responses.refusal_response(refused.status, refused.text, headers)
-    limited = responses.check_limits(state, route.workflow.endpoint_key)
+    user = Event({"headers": _collect_headers(request)}).external_user_id
+    limited = responses.check_limits(state, route.workflow.endpoint_key, user)
     return limited or await _read_and_start(request, state, route, trigger)
 
 
@@ -168,18 +169,23 @@ def _start(
 def _build_event(
     request: Request, state: AppState, route: EndpointRoute, query: dict[str, Any], body: Any
 ) -> dict[str, Any]:
-    headers: dict[str, str] = {}
-    for name, value in request.headers.items():
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     event = {
         "method": request.method,
         "path": route.remaining_path,
         "query": query,
         "client_ip": resolve_client_ip(request.scope, request.headers, state.context.settings.trusted_proxies),
         "url": route.url,
-        "headers": headers,
+        "headers": _collect_headers(request),
     }
     return event if body is NO_BODY else {**event, "body": body}
+
+
+def _collect_headers(request: Request) -> dict[str, str]:
+    """The headers of an event: repeated ones are joined."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _has_flag(request: Request, query: dict[str, Any], name: str) -> bool:

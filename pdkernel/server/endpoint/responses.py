@@ -52,9 +52,9 @@ def refusal_response(status: int, text: str, headers: Mapping[str, str] | None =
     return PlainTextResponse(f"{text}\n", status_code=status, headers={**_CORS, **(headers or {})})
 
 
-def check_limits(state: AppState, endpoint_key: str) -> Response | None:
-    """Count a request to an endpoint; return the response with status 429 if a limit is exceeded, or None."""
-    is_limited = state.runs.is_full or (
+def check_limits(state: AppState, endpoint_key: str, external_user_id: str | None = None) -> Response | None:
+    """Count a request to an endpoint for a user; return the response with status 429 if a limit is exceeded, or None."""
+    is_limited = not state.runs.has_room(external_user_id) or (
         state.context.settings.applies_rate_limits and not state.rate_limiter.try_acquire(endpoint_key)
     )
     return refusal_response(429, "Too many requests.", {"retry-after": "1"}) if is_limited else None

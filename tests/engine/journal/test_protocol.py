@@ -1074,6 +1074,35 @@ async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock
     assert await other.append_step(Claim.first("a"), step_row(0, "one"))
 
 
+async def test_users_take_turns_in_a_queue(journal: DatabaseJournal, clock: ManualClock) -> None:
+    """Each claim starts the oldest run of the next external user; runs without a user have a turn, too."""
+    users = ["bob"] * 4 + ["ada"] * 3 + [None]
+    for number, user in enumerate(users):
+        clock.advance(1)
+        await journal.accept_run(new_run(f"{user}{number}", queue="mail", external_user=user))
+
+    one_by_one = [(await journal.claim_next("mail"))[0].claim.run_id for _ in range(3)]
+    clock.advance(1)
+    await journal.accept_run(new_run("eve", queue="mail", external_user="eve"))
+    rest = [run.claim.run_id for run in await journal.claim_next("mail", limit=9)]
+
+    assert one_by_one == ["ada4", "bob0", "None7"]
+    assert rest == ["ada5", "bob1", "eve", "ada6", "bob2", "bob3"]
+
+
+async def test_a_user_has_a_share_of_a_queue(journal: DatabaseJournal) -> None:
+    """A user alone fills the queue's size; other users find room then, up to twice the size for all."""
+    accepted = {}
+    for user in ("ada", "bob", None, "eve"):
+        added = [
+            await journal.accept_run(new_run(f"{user}{number}", queue="mail", queue_size=4, external_user=user))
+            for number in range(6)
+        ]
+        accepted[user] = added.count(True)
+
+    assert accepted == {"ada": 4, "bob": 2, None: 1, "eve": 1}
+
+
 async def test_claim_leaves_other_queues_unchanged(journal: DatabaseJournal) -> None:
     """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
