@@ -181,9 +181,11 @@ class Attackers:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, folder: Path, receiver: AnsweringServer) -> AsyncIterator[Attackers]:
+    async def start(
+        cls, folder: Path, receiver: AnsweringServer, *, database_url: str | None = None
+    ) -> AsyncIterator[Attackers]:
         """Attackers on a project in *folder*, which is not below `/tmp`; *receiver* answers requests of steps."""
-        project = Project.open(folder / "project" / ".pdkernel")
+        project = Project.open(folder / "project" / ".pdkernel", database_url=database_url)
         directory = LocalDirectory(project)
         targets: dict[str, Any] = {
             "url": receiver.url,
@@ -217,9 +219,13 @@ class Attackers:
         project.close()
 
     async def run(
-        self, step: Step, user: str | None, body: Mapping[str, Any], environment: Environment = "development"
+        self,
+        steps: Step | Sequence[Step],
+        user: str | None,
+        body: Mapping[str, Any],
+        environment: Environment = "development",
     ) -> Execution:
-        """Run *step* as *user* of *environment* with *body* in the event."""
+        """Run a step, or some, as *user* of *environment* with *body* in the event."""
         if user is not None and (user, environment) not in self._users:
             self._users.add((user, environment))
             self._directory.add_account(
@@ -229,7 +235,7 @@ class Attackers:
                 credentials={"oauth_access_token": f"xoxb-{user}-0123456789"},
             )
         request = RunRequest(
-            a_workflow(step, name="Attacked"),
+            a_workflow(*([steps] if isinstance(steps, Step) else steps), name="Attacked"),
             an_event({**body, "targets": self.targets}),
             parse_policy("live"),
             external_user_id=user,

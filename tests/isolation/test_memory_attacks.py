@@ -111,7 +111,7 @@ if os.fork() == 0:
         time.sleep(60)
     os._exit(0)
 """,
-    "a process that nobody may look into": """
+    "a process that cannot be looked into": """
 libc.prctl(4, 0, 0, 0, 0)
 for _ in range(70):
     memfd(10)
