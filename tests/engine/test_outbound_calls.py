@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from pdkernel.egress import StoredResponse, detect_sandbox, parse_policy
+from pdkernel.egress import StoredResponse, connection_owner, detect_sandbox, parse_policy
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine import outbound_calls
 from pdkernel.engine.account_resolution import AccountResolution
@@ -140,13 +140,18 @@ def test_the_calls_of_a_step_belong_to_its_run(sends_once: bool) -> None:
     run = SimpleNamespace(
         request=request,
         resolution=AccountResolution(app_by_secret={"slack/a/t": "slack"}, proxy_by_secret={"github/b/t": access}),
-        record=SimpleNamespace(redactor=Redactor([Secret("slack/a/t", "xoxb-0123456789")])),
+        record=SimpleNamespace(redactor=Redactor([Secret("slack/a/t", "xoxb-0123456789")]), run_id="run_1"),
     )
     calls: list[OutboundCall] = []
 
     context = build_call_binding(cast("RunState", run), "call", calls.append)
 
     assert (context.step, context.external_user, context.policy.via) == ("call", "ada", "http://proxy.test:1")
+    assert (
+        context.owner
+        == connection_owner("ada", "development", "run_1")
+        != connection_owner(None, "development", "run_1")
+    )
     assert context.redactor is run.record.redactor
     assert (context.app_by_secret_ref, context.proxy_by_secret_ref) == ({"slack/a/t": "slack"}, {"github/b/t": access})
     assert (context.sent_requests, context.send_again, context.memory_recording) == (sent, True, request.recording)
