@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from pdkernel.analysis import find_app_bindings, find_workflow_variables, is_synced, responds
-from pdkernel.definition.file_plan import SIDECAR_SETTINGS
+from pdkernel.definition.file_plan import OWN_SETTINGS, SIDECAR_SETTINGS
 from pdkernel.definition.languages import INFERRED_LANGUAGES
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.definition.step_props import is_store_id
@@ -74,7 +74,7 @@ def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str
             yield f"Trigger {trigger.config['id']}: Git holds its id alone. Check in the builder that it is {setup}"
     for step in workflow.steps:
         yield from _step(step, kept)
-    platform_settings = [key for key in SIDECAR_SETTINGS if key in workflow.settings and key != "share_workers"]
+    platform_settings = [key for key in SIDECAR_SETTINGS if key in workflow.settings and key not in OWN_SETTINGS]
     limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in platform_settings]
     if limits:
         yield f"Set in the workflow's settings: {', '.join(limits)}."

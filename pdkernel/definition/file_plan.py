@@ -42,8 +42,11 @@ SIDECAR_SETTINGS = (
     "retention",
     "resume_on_get",
     "share_workers",
+    "listen",
 )
 """Settings that were never observed in `workflow.yaml`: they are written to `pdkernel.yaml`."""
+OWN_SETTINGS = frozenset({"share_workers", "listen"})
+"""Those that the platform does not have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ def integer_range(low: int, high: int, unit: str = "") -> SettingRule:
     )
 
 
+PORT_RULE = integer_range(1024, 65_535)
+
 BOOLEAN_RULE = SettingRule(lambda value: isinstance(value, bool), "true or false")
 
 SETTING_RULES: dict[str, SettingRule] = {
@@ -45,10 +47,14 @@ SETTING_RULES: dict[str, SettingRule] = {
     "error_notification": BOOLEAN_RULE,
     "resume_on_get": BOOLEAN_RULE,
     "share_workers": SettingRule(lambda value: value in ("never", "always"), "never or always"),
+    "listen": SettingRule(
+        lambda value: isinstance(value, list) and all(map(PORT_RULE.is_valid, value)),
+        "a list of ports, each a whole number from 1024 to 65535",
+    ),
 }
 """
 Source of the ranges: the platform's settings and limits pages. `concurrency` has no documented maximum, and is a mapping in
-synced files; the platform has no `share_workers`. Synced repositories have `lambda_memory`, `rate_limit` with its
+synced files; the platform has neither `share_workers` nor `listen`. Synced repositories have `lambda_memory`, `rate_limit` with its
 `rate_limit_bucket_size_seconds`, and `max_event_queue_size`, which mean the same as `memory`, `throttle` and `queue`.
 """
 

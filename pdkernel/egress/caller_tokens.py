@@ -11,7 +11,7 @@ import secrets
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -23,7 +23,6 @@ from pdkernel.model import JSON
 from pdkernel.redaction import Redactor
 
 if TYPE_CHECKING:
-    from pdkernel.egress.pending_call import PendingCall
     from pdkernel.egress.recording import MemoryRecording  # loads h11
 
 _MAX_FAILURES = 256
@@ -77,6 +76,14 @@ def connection_owner(external_user: str | None, environment: str, run_id: str) -
     return f"run {run_id}" if external_user is None else f"user {environment} {external_user}"
 
 
+class UnfinishedCall(Protocol):
+    """A call that is recorded when it is finished (`pending_call.PendingCall`)."""
+
+    def abandon(self) -> None:
+        """Record the call as far as it is known, unless it is recorded."""
+        ...
+
+
 class StepBinding:
     """
     The context that a token is bound to; counts equal requests and remembers blocked URLs since the binding.
@@ -88,7 +95,7 @@ class StepBinding:
 
     def __init__(self, context: CallContext) -> None:
         self.context = context
-        self.calls: weakref.WeakSet[PendingCall] = weakref.WeakSet()
+        self.calls: weakref.WeakSet[UnfinishedCall] = weakref.WeakSet()
         self._ordinals: dict[str, int] = {}
         self._blocked_urls: set[str] = set()
 

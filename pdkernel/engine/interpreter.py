@@ -26,7 +26,7 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.journal import Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns
-from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, queue_limits
+from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, listen_ports, queue_limits
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
@@ -327,6 +327,7 @@ class Interpreter:
             is_sandboxed=request.policy.guarded,
             public_only=request.policy.public_only,
             extra_code_folders=actions.files,
+            listen_ports=listen_ports(request.workflow),
         )
 
     async def _resolve(self, request: RunRequest, bindings: BindingsByStep) -> AccountResolution:

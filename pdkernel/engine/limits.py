@@ -6,11 +6,13 @@ The limits of a run: the platform's limits on sizes (its limits and troubleshoot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pdkernel.directive.option_values import MAX_TIMEOUT_S
+from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.encode import encode_json
 from pdkernel.errors import DefinitionError, ExportNotJSONError, RequestError, StepError, format_count
 from pdkernel.execution import Log
@@ -20,6 +22,8 @@ from pdkernel.workers import PayloadLimitError, StepOutcome, build_payload_error
 MAX_EXPORT_DEPTH = 256
 """Nesting levels of an export."""
 DEFAULT_MEMORY_MB = 256
+_BIND_REFUSED = re.compile(r"listen EACCES|bind on address .*permission denied|bind: permission denied", re.IGNORECASE)
+_BIND_CALL = re.compile(r"\bbind\(|create_server\(|HTTPServer\(")
 WARNING_SHARE = 0.8
 """The share of a limit at which a step logs a warning."""
 DEFAULT_QUEUE_SIZE = 100
@@ -55,6 +59,25 @@ def memory_limit_mb(workflow: Workflow) -> int | None:
     # parity[memory-default]: only a limit that the workflow sets ends a step; for the platform's 256 MB there is a warning
     given = workflow.settings.get("lambda_memory", workflow.settings.get("memory"))
     return given if isinstance(given, int) and not isinstance(given, bool) else None
+
+
+def listen_ports(workflow: Workflow) -> tuple[int, ...]:
+    """Return the ports on which steps may listen, besides free ports that the system chooses."""
+    # parity[listen-ports]: a step that takes the port of a server or database which restarts would get what is sent there
+    given = workflow.settings.get("listen")
+    return tuple(given) if isinstance(given, list) and SETTING_RULES["listen"].is_valid(given) else ()
+
+
+def explain_bind(error: StepError) -> str | None:
+    """Return the fix for *error* of a step that may not listen on its port; None for another error."""
+    if not _BIND_REFUSED.search(f"{error.name}: {error.message}"):
+        is_of_python = error.name == "PermissionError" and _BIND_CALL.search(error.stack or "") is not None
+        if not is_of_python:
+            return None
+    return (
+        "A step listens on a free port that the system chooses (port 0), or on ports that the workflow names: "
+        "`settings: {listen: [8080]}` in %%pdworkflow, or `limits: {listen: [8080]}` in pdkernel.yaml."
+    )
 
 
 def suggest_longer_timeout(workflow: Workflow, step: Step) -> str:

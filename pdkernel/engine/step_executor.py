@@ -23,7 +23,13 @@ from pdkernel.engine.deliveries import find_send_problem
 from pdkernel.engine.http_response import find_host_wide_headers
 from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.json_limits import describe_inexact_number
-from pdkernel.engine.limits import check_export_depth, memory_limit_mb, suggest_longer_timeout, warn_near_limits
+from pdkernel.engine.limits import (
+    check_export_depth,
+    explain_bind,
+    memory_limit_mb,
+    suggest_longer_timeout,
+    warn_near_limits,
+)
 from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explained
 from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause
 from pdkernel.engine.props import add_option_labels, evaluate_props, warn_undeclared_props
@@ -235,6 +241,8 @@ def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:
     """Add details: where a time limit is set, a key that the step may have meant, the line of an error without a line."""
     if isinstance(error, StepTimeoutError):
         error.fix = suggest_longer_timeout(run.request.workflow, step)
+    elif error is not None and not error.fix:
+        error.fix = explain_bind(error) or error.fix
     missing = _MISSING_KEY.search(f"{error.name}: {error.message}") if error is not None else None
     if error is not None and missing is not None and not error.fix:
         values: dict[str, Any] = {"trigger": {"event": run.request.event.data, "context": run.record.context}}

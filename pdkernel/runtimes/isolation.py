@@ -7,7 +7,7 @@ It uses only the standard library, because the zygote imports it. `workers.isola
   empty folder covers the target. What is `shared` is the same for all slots; it may be mounted before all others. `inode` is null, or
   the device and the inode number that the source must have.
 - `uid` and `gid`: the user of the process, or null to keep it.
-- `landlock`: whether Landlock restricts files to the paths of `read` and `write`.
+- `landlock`: whether Landlock restricts files to the paths of `read` and `write`, and listening to the `ports` and free ports.
 
 A failure raises `OSError`. The caller must end the process then: user code never runs without the protection that its plan names.
 """
@@ -18,7 +18,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import platform
 import stat
 import struct
 from collections.abc import Collection, Sequence
@@ -41,18 +40,12 @@ _PROC = "/proc"
 _TMP = "/tmp"  # noqa: S108 - the folder itself
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))  # in /proc/self/mountinfo
 _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 4, 28, 38
-_BPF_LOAD, _BPF_EQUAL, _BPF_AT_LEAST, _BPF_AND, _BPF_RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
-_SECCOMP_ALLOW, _SECCOMP_SPEC_ALLOW = 0x7FFF0000, 4
-_KEYRING_CALLS = {  # by machine: the number of `seccomp`; architectures with the number of `add_key`
-    "x86_64": (317, (0xC000003E, 248), (0x40000003, 286)),
-    "aarch64": (277, (0xC00000B7, 217), (0x40000028, 309)),
-}
 _NO_ROOT_RIGHTS = 0b1111  # SECBIT_NOROOT and SECBIT_NO_SETUID_FIXUP, both locked
 _CAPABILITIES_VERSION = 0x20080522
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION_FLAG, _LANDLOCK_PATH, _LANDLOCK_PORT = 1, 1, 2
-_LANDLOCK_CONNECT_TCP = 2
+_LANDLOCK_BIND_TCP, _LANDLOCK_CONNECT_TCP = 1, 2
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
@@ -207,34 +200,6 @@ def no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def deny_keyrings() -> None:
-    """
-    Let the keyrings of the kernel, which processes of a user share in all namespaces, appear as not available.
-
-    It holds for later children, too. It does nothing on an unknown type of machine, or where the system does not permit it.
-    """
-    calls = _KEYRING_CALLS.get(platform.machine())
-    if calls is None:
-        return
-    lines = [(_BPF_LOAD, 0, 0, 4)]  # the architecture: programs of 32 bits have other numbers
-    for architecture, first in calls[1:]:
-        lines += [
-            (_BPF_EQUAL, 0, 6, architecture),
-            (_BPF_LOAD, 0, 0, 0),
-            (_BPF_AND, 0, 0, 0x3FFFFFFF),  # x32 has the same numbers with a flag
-            (_BPF_AT_LEAST, 0, 2, first),
-            (_BPF_AT_LEAST, 1, 0, first + 3),  # add_key, request_key, keyctl
-            (_BPF_RETURN, 0, 0, 0x50000 | errno.ENOSYS),
-            (_BPF_RETURN, 0, 0, _SECCOMP_ALLOW),
-        ]
-    lines.append((_BPF_RETURN, 0, 0, _SECCOMP_ALLOW))
-    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
-    described = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(program))
-    with contextlib.suppress(OSError):  # a kernel without seccomp
-        no_new_privileges()
-        _check(_libc().syscall(ctypes.c_long(calls[0]), 1, _SECCOMP_SPEC_ALLOW, described), "seccomp")
-
-
 def set_undumpable() -> None:
     """Let no other process of the same user read the memory and the environment of this process. Raises `OSError`."""
     _prctl(_PR_SET_DUMPABLE, 0)
@@ -253,6 +218,8 @@ def create_file_rules(plan: dict[str, Any], *, without_proc: bool = False) -> in
     Return a descriptor of the Landlock rules of *plan*, which `restrict` enforces.
 
     They permit reading and executing files below the paths of `read`, changing files below those of `write`, and no other files.
+    TCP sockets may be bound to the `ports`, and to a free port that the system chooses, of any address. So no process can take the
+    port of a server that restarts, or listen beside it at another address.
     Where Landlock can, they also stop signals and connections to abstract sockets of processes without the rules.
 
     Args:
@@ -264,8 +231,11 @@ def create_file_rules(plan: dict[str, Any], *, without_proc: bool = False) -> in
     """
     version = landlock_version()
     rights = _FILE_RIGHTS[min(max(version, min(_FILE_RIGHTS)), max(_FILE_RIGHTS))]
+    network = _LANDLOCK_BIND_TCP if version >= MIN_LANDLOCK_PORT_VERSION else 0
     scopes = _SCOPES if version >= 6 else 0
-    rules = _create_rules(struct.pack("=QQQ", rights, 0, scopes)[: 24 if scopes else 8])
+    rules = _create_rules(struct.pack("=QQQ", rights, network, scopes)[: 24 if scopes else 16 if network else 8])
+    for port in (0, *plan.get("ports", ())) if network else ():
+        _allow_port(rules, _LANDLOCK_BIND_TCP, port)
     for paths, allowed in ((plan["read"], _READ), (plan["write"], rights)):
         for path in paths:
             if path != _PROC or not without_proc:
@@ -276,8 +246,7 @@ def create_file_rules(plan: dict[str, Any], *, without_proc: bool = False) -> in
 def restrict_connect_to_port(port: int) -> None:
     """Let the calling thread connect by TCP to *port* only, of any machine. Raises `OSError`."""
     rules = _create_rules(struct.pack("=QQ", 0, _LANDLOCK_CONNECT_TCP))
-    rule = struct.pack("=QQ", _LANDLOCK_CONNECT_TCP, port)
-    landlock_call(_LANDLOCK_ADD, ctypes.c_int(rules), ctypes.c_int(_LANDLOCK_PORT), rule, ctypes.c_uint(0))
+    _allow_port(rules, _LANDLOCK_CONNECT_TCP, port)
     _enforce(rules)
 
 
@@ -289,6 +258,11 @@ def _enforce(rules: int) -> None:
     no_new_privileges()
     landlock_call(_LANDLOCK_RESTRICT, ctypes.c_int(rules), ctypes.c_uint(0))
     os.close(rules)
+
+
+def _allow_port(rules: int, allowed: int, port: int) -> None:
+    rule = struct.pack("=QQ", allowed, port)
+    landlock_call(_LANDLOCK_ADD, ctypes.c_int(rules), ctypes.c_int(_LANDLOCK_PORT), rule, ctypes.c_uint(0))
 
 
 def _allow_path(rules: int, path: str, allowed: int) -> None:

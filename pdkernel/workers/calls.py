@@ -85,6 +85,7 @@ class RunSetup:
         environment: The environment of *external_user*.
         external_user: The external user of the run, or None.
         share_workers: Runs of this workflow for other external users may use the same workers (`share_workers: always`).
+        listen_ports: Ports on which steps may listen, besides free ones.
     """
 
     run_id: str
@@ -104,6 +105,7 @@ class RunSetup:
     environment: str = DEFAULT_ENVIRONMENT
     external_user: str | None = None
     share_workers: bool = False
+    listen_ports: tuple[int, ...] = ()
 
     @cached_property
     def worker_key(self) -> WorkerKey:

@@ -44,6 +44,7 @@ class IsolationPlan(JsonStruct, frozen=True):
     What a process does to itself before user code runs; `runtimes.isolation` describes the fields.
 
     Attributes:
+        ports: Ports to which processes may bind TCP sockets, besides free ones.
         tmp_names: Names in the process's `/tmp` that do not belong to the run.
     """
 
@@ -54,6 +55,7 @@ class IsolationPlan(JsonStruct, frozen=True):
     mounts: tuple[Mount, ...] = ()
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
     tmp_names: frozenset[str] = frozenset()
 
 
@@ -147,21 +149,28 @@ class Isolation:
 @dataclass(frozen=True)
 class StepAccess:
     """
-    The paths that matter for the processes of a run.
+    The paths and ports that matter for the processes of a run.
 
     Attributes:
         read: Paths that they may read and execute.
         write: Paths that they may change.
         hide: Paths that they must not see, although they may be below a path of *read*.
+        ports: Ports on which they may listen, besides free ones.
     """
 
     read: frozenset[Path] = frozenset()
     write: frozenset[Path] = frozenset()
     hide: frozenset[Path] = frozenset()
+    ports: tuple[int, ...] = ()
 
     def covers(self, other: StepAccess) -> bool:
         """Whether a process with this access may serve a run that needs *other*."""
-        return self is other or (other.read <= self.read and other.write <= self.write and other.hide <= self.hide)
+        return self is other or (
+            other.read <= self.read
+            and other.write <= self.write
+            and other.hide <= self.hide
+            and other.ports == self.ports
+        )
 
     def extend(self, read: Iterable[Path], write: Iterable[Path]) -> StepAccess:
         """Return this access with the paths of *read* and *write* that it does not have; itself if it has all."""

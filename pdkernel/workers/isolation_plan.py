@@ -132,6 +132,7 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
         mounts=mounts,
         read=_as_texts(_outermost(read)),
         write=_as_texts({*write, *own, *map(Path, _SYSTEM_WRITE)}),
+        ports=access.ports,
         tmp_names=frozenset(each.parts[2] for each in targets if TMP_FOLDER in each.parents),
     )
 

@@ -278,7 +278,14 @@ class WorkerPool:
         """What the processes of a run of *setup* may see."""
         trees = tuple(tree.folder for tree in setup.node_packages.values())
         folders = (setup.import_folder, *trees)
-        return _extend(self._common_access, folders, setup.extra_code_folders, setup.python, setup.file_store_folder)
+        return _extend(
+            self._common_access,
+            folders,
+            setup.extra_code_folders,
+            setup.python,
+            setup.file_store_folder,
+            setup.listen_ports,
+        )
 
     def _ensure_folder(self) -> Path:
         if self._folder is None:
@@ -295,9 +302,11 @@ def _extend(
     components: tuple[Path, ...],
     python: Path | None,
     file_store: Path | None,
+    ports: tuple[int, ...],
 ) -> StepAccess:
-    """Add what one kind of runs sees: the project's and its packages' *folders*, *components*, and the interpreter."""
+    """Add what one kind of runs may use: the project's and its packages' *folders*, *components*, the interpreter, *ports*."""
     read = {*folders, *node_modules_above(folders[0]), *map(component_folder, components)}
     if python is not None:
         read |= program_folders(python)
-    return access.extend(read, {file_store} if file_store else ())
+    extended = access.extend(read, {file_store} if file_store else ())
+    return replace(extended, ports=ports) if ports else extended

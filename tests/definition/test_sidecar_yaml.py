@@ -48,6 +48,7 @@ COMPLETE: dict[str, JSON] = {
         "retention": 30,
         "resume_on_get": True,
         "share_workers": "always",
+        "listen": [8080],
     },
     "variables": ["TOKEN", "_URL"],
     "test_users": ["ada", "grace"],

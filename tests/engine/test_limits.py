@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from pdkernel.engine.limits import (
     warn_near_limits,
 )
 from pdkernel.errors import StepTimeoutError
-from pdkernel.execution import Execution, Log
+from pdkernel.execution import Execution, Log, StepResult
 from pdkernel.model import MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step
+from pdkernel.runtimes.isolation import MIN_LANDLOCK_PORT_VERSION, landlock_version
 from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.engine.conftest import Run
@@ -319,3 +321,44 @@ def test_the_platforms_name_of_the_memory_limit() -> None:
     ]
 
     assert [memory_limit_mb(a_workflow(python_step(), **each)) for each in settings] == [512, 512, 512, None, None]
+
+
+LISTENERS: dict[str, tuple[Callable[[str, str], Step], str]] = {
+    "python": (
+        python_step,
+        "import socket\nsock = socket.socket()\nsock.bind(('127.0.0.1', PORT))\nreturn sock.getsockname()[1] > 0",
+    ),
+    "asyncio": (
+        python_step,
+        (
+            "import asyncio\nasync def main():\n    server = await asyncio.start_server(print, '::1', PORT)\n    server.close()\n"
+            "asyncio.run(main())\nreturn True"
+        ),
+    ),
+    "node": (
+        node_step,
+        (
+            "const { createServer } = await import('node:net');\nconst server = createServer();\n"
+            "await new Promise((done, fail) => server.once('error', fail).listen(PORT, '::1', done));\n"
+            "const port = server.address().port;\nserver.close();\nreturn port > 0;"
+        ),
+    ),
+}
+
+
+@pytest.mark.skipif(landlock_version() < MIN_LANDLOCK_PORT_VERSION, reason="Landlock has no rules for ports here")
+@pytest.mark.parametrize("language", LISTENERS)
+async def test_a_step_listens_on_free_and_named_ports(run: Run, language: str) -> None:
+    """A free port needs no setting; another one is refused with the setting that permits it, whatever the address is."""
+
+    async def listen(port: int, **settings: Any) -> StepResult:
+        build, code = LISTENERS[language]
+        return (await run(a_workflow(build("code", code.replace("PORT", str(port))), **settings))).step("code")
+
+    free, refused, named = await listen(0), await listen(28_767), await listen(28_767, listen=[28_767])
+    again = await listen(28_767)
+
+    assert free.return_value is named.return_value is True
+    for each in (refused, again):
+        assert each.error is not None
+        assert "settings: {listen: [8080]}" in each.error.message

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 CLONE_NEWPID = 0x20000000
@@ -43,6 +44,16 @@ def attempt(body: str, names: dict[str, Any]) -> bool:
     return found == b"1"
 
 
+def load_module(path: str | Path) -> Any:
+    """Load a module that needs the standard library only."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def in_child(work: Any) -> None:
     """Call *work* in a child, whose failure ends this process."""
     pid = os.fork()
@@ -60,11 +71,8 @@ def in_child(work: Any) -> None:
 def main() -> None:
     """Be the server, start the isolated process, and print what it could do."""
     request = json.load(sys.stdin)
-    spec = importlib.util.spec_from_file_location("isolation", request["module"])
-    assert spec is not None
-    assert spec.loader is not None
-    isolation = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(isolation)
+    isolation = load_module(request["module"])
+    seccomp = load_module(Path(request["module"]).with_name("seccomp.py"))
     plan, names = request["plan"], request["names"]
     libc = ctypes.CDLL(None, use_errno=True)
     if request["uid"] is not None:
@@ -90,7 +98,7 @@ def main() -> None:
 
     def run_attacks() -> None:
         if plan is not None:
-            isolation.deny_keyrings()
+            seccomp.restrict_system_calls()
             isolation.restrict(plan)
         ctypes.memset(ctypes.addressof(buffer), 0, len(SECRET))  # the child has a copy of the server's memory
         found = {

@@ -19,6 +19,7 @@ import pytest
 
 from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes import isolation as program
+from pdkernel.runtimes import seccomp
 from pdkernel.workers import ZYGOTES
 from pdkernel.workers.isolation import Isolation, StepAccess
 from pdkernel.workers.isolation_plan import build_plan
@@ -27,6 +28,7 @@ from pdkernel.workers.slot_folder import SlotFolder
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock exist on Linux only")
 
 OTHER_USER = 65534
+PORT, NAMED_PORT = 28_765, 28_766
 GROUP = 4
 """A group of a server that runs as root, besides its own."""
 
@@ -79,6 +81,36 @@ READ = {
 }
 """Attacks that every kind of isolation stops."""
 
+SYSTEM_CALLS = {
+    "user namespace": "return libc.unshare(0x10000000) == 0",
+    "user namespace by a new process": (
+        "number = {'x86_64': 56}.get(os.uname().machine, 220)\n"
+        "pid = libc.syscall(number, 0x10000011, 0, 0, 0, 0)\n"  # CLONE_NEWUSER | SIGCHLD
+        "if pid == 0: os._exit(0)\n"
+        "return pid > 0"
+    ),
+    "user namespace by clone3": (
+        "arguments = (ctypes.c_ulonglong * 11)(0x10000000, 0, 0, 0, 17)\n"
+        "pid = libc.syscall(435, ctypes.byref(arguments), 88)\n"
+        "if pid == 0: os._exit(0)\n"
+        "return pid > 0"
+    ),
+    "events of devices": "socket.socket(16, socket.SOCK_DGRAM, 15); return True",
+    "tracing": "return libc.ptrace(0, 0, 0, 0) == 0",
+    "descriptor of another process": (
+        "target = os.pidfd_open(os.getpid())\nreturn libc.syscall(438, target, 0, 0) >= 0"  # pidfd_getfd
+    ),
+}
+"""What no step needs."""
+
+PORTS = {
+    f"port of the server on {address}": (
+        f"sock = socket.socket({family}); sock.setsockopt(1, 2, 1); sock.bind(({address!r}, port)); sock.listen(); return True"
+    )
+    for family, address in ((2, "127.0.0.1"), (2, "0.0.0.0"), (10, "::1"), (10, "::"), (10, "::ffff:127.0.0.1"))
+}
+"""Attacks on a server that restarts; Landlock stops them."""
+
 CONTACT = {
     "signal to the server": "os.kill(server, 0); return True",
     "abstract socket of the server": (
@@ -116,6 +148,18 @@ OWN = {
     "terminal": "master, slave = os.openpty(); return os.write(slave, b'x') == 1 and os.read(master, 1) == b'x'",
     "shared memory": "import multiprocessing; multiprocessing.Lock(); return True",
     "own process": "return f'Pid:\\t{os.getpid()}' in open('/proc/self/status').read() and os.listdir('/proc/self/fd') != []",
+    "any free port": (
+        "found = []\nfor family, address in ((2, '127.0.0.1'), (2, '0.0.0.0'), (10, '::1')):\n"
+        "    sock = socket.socket(family); sock.bind((address, 0)); sock.listen(); found.append(sock.getsockname()[1])\n"
+        "socket.socket().listen()\nreturn 0 not in found"
+    ),
+    "port that the workflow names": "sock = socket.socket(); sock.bind(('127.0.0.1', named_port)); sock.listen(); return True",
+    "sockets": (
+        "import threading\n"
+        "for family in (1, 2, 10):\n    for kind in (1, 2): socket.socket(family, kind).close()\n"
+        "socket.socket(2, 1, 6); socket.socket(10, 2, 17); socket.socketpair(); socket.if_nameindex()\n"
+        "socket.getaddrinfo('localhost', 80); done = threading.Thread(target=int); done.start(); done.join(); return True"
+    ),
     "rename between folders": (
         "os.mkdir(tmp + '/a'); os.mkdir(tmp + '/b'); open(tmp + '/a/x', 'w').close()\n"
         "os.rename(tmp + '/a/x', tmp + '/b/x'); return True"
@@ -150,6 +194,7 @@ class Place:
         )
         self.program = base / "isolation.py"
         shutil.copy(str(program.__file__), self.program)
+        shutil.copy(str(seccomp.__file__), base)
         for place, folders, files in os.walk(base):
             for name in (".", *folders, *files):
                 os.chown(Path(place, name), owner, owner)
@@ -160,6 +205,7 @@ class Place:
             read=frozenset({self.project, self.hidden / "packages"}),
             write=frozenset({self.hidden / "files"}),
             hide=frozenset({self.hidden}),
+            ports=(NAMED_PORT,),
         )
         plan = SlotFolder(self.slot.parent, 1, build_plan(isolation, access, slots=self.slot.parent, number=1)).plan
         if plan.uid is None:
@@ -185,12 +231,18 @@ def attempt(place: Place, plan: dict[str, Any] | None, uid: int | None) -> set[s
         "hidden": str(place.hidden),
         "database": str(place.hidden / "project.db"),
         "store": str(place.hidden / "files"),
+        "port": PORT,
+        "named_port": NAMED_PORT,
     }
     request = {"module": str(place.program), "plan": plan, "uid": uid, "group": GROUP}
     done = subprocess.run(
         [python_of_all_users() or sys.executable, "-I", str(Path(__file__).with_name("isolated.py"))],
         input=json.dumps(
-            {**request, "names": {**names, "group": GROUP}, "attacks": {**READ, **CONTACT, **APART, **OF_ROOT, **OWN}}
+            {
+                **request,
+                "names": {**names, "group": GROUP},
+                "attacks": {**READ, **SYSTEM_CALLS, **PORTS, **CONTACT, **APART, **OF_ROOT, **OWN},
+            }
         ),
         capture_output=True,
         text=True,
@@ -211,7 +263,7 @@ MODES: dict[str, Callable[[Isolation], Isolation]] = {
 }
 ALLOWED = {
     "everything": {*OWN},
-    "namespaces": {*OWN, "abstract socket of the server", "file elsewhere"},
+    "namespaces": {*OWN, *PORTS, "abstract socket of the server", "file elsewhere"},
     "Landlock": {*OWN, *APART},
     "without a user": {*OWN},
     "Landlock without a user": {*OWN, *APART},
@@ -248,7 +300,15 @@ def available(mode: str) -> Isolation:
 @pytest.mark.skipif(os.geteuid() != 0, reason="as another user, a part of the attacks fails without isolation too")
 def test_everything_works_without_isolation(make_place: Callable[[int], Place]) -> None:
     """Each attack does what it claims, for a server that runs as root."""
-    assert attempt(make_place(0), None, None) == {*READ, *CONTACT, *APART, *OF_ROOT, *OWN}
+    assert attempt(make_place(0), None, None) == {
+        *READ,
+        *SYSTEM_CALLS,
+        *PORTS,
+        *CONTACT,
+        *APART,
+        *OF_ROOT,
+        *OWN,
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -271,7 +331,10 @@ def test_isolated_process_of_an_unprivileged_server(make_place: Callable[[int], 
     found = attempt(place, place.plan(replace(available(mode), first_uid=None)) if mode else None, OTHER_USER)
 
     if mode is None:
-        assert found == {*READ, *CONTACT, *APART, *OWN} - {"key by a new root", "key by the server's mounts"}
+        assert found == {*READ, *SYSTEM_CALLS, *PORTS, *CONTACT, *APART, *OWN} - {
+            "key by a new root",
+            "key by the server's mounts",
+        }
     else:
         assert found == ALLOWED[mode] | ({"change of the code"} if mode == "namespaces" else set())
 

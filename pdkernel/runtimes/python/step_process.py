@@ -70,7 +70,7 @@ class StepParent:
         self._steps: dict[int, tuple[int, int]] = {}  # the process and the status socket, by descriptor of the process
         self._poll = select.epoll()
         self._poll.register(link, select.EPOLLIN)
-        isolation.deny_keyrings()  # for all forks, because the system compiles a filter for each process that installs it
+        seccomp.restrict_system_calls()  # for all forks, because the system compiles a filter for each process that installs it
         if not in_namespaces:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps init
 
