@@ -96,7 +96,8 @@ def run(
         body: A payload, which is wrapped as a POST, instead of *event*; None for no payload.
         external_user: The external user's id; default: the user that the event names.
         environment: `development` or `production`; default: the event's, else `development`.
-        egress: The outbound policy, as `--egress` takes it; default: `PDKERNEL_EGRESS`, else `live`, under pytest `deny`.
+        egress: The outbound policy, as `--egress` takes it; default: `PDKERNEL_EGRESS`, else under pytest `deny`, else that of the
+            notebook's last `%pdegress` cell, else `live`.
         pins: Exports of steps that do not run, by step: an object with the exports, or another value, which is the return value.
         from_step: The first step to run; pin what it needs from the steps above.
         to_step: The last step to run.
@@ -298,7 +299,7 @@ def _build_request(
     pause_mode: PauseMode,
     install: bool,
 ) -> RunRequest:
-    from pdkernel.egress import choose_mode, parse_policy
+    from pdkernel.egress import choose_policy
     from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.operations.events import resolve_event
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
@@ -310,7 +311,7 @@ def _build_request(
         source,
         read,
         project=project,
-        policy=parse_policy(choose_mode(egress, os.environ)),
+        policy=choose_policy(egress, os.environ, cells=source.policy_cells, given_by="egress="),
         external_user_id=read.external_user_id if external_user is None else check_external_user_id(external_user),
         environment=parse_environment(environment or read.environment),
         source_argument=shlex.quote(str(source.path)),

@@ -126,18 +126,21 @@ class Delivery(JsonStruct, frozen=True):
     request: OutboundCall | None = None
 
 
-class OutboundEnforcement(JsonStruct, frozen=True):
+class OutboundPolicyRecord(JsonStruct, frozen=True, omit_defaults=True):
     """
-    How outbound calls of a run were enforced; recorded if the mode was not `live`, in the journal and the timeline only.
+    The outbound policy of a run.
 
     Attributes:
-        mode: `deny`, `allow`, `record`, `replay` or `stand-in`.
+        policy: The policy, as `--egress` takes it.
+        origin: Who chose it, such as `--egress` or `cell 3 (%pdegress)`; empty for the default.
         guard: What the operating system does with calls that bypass the gateway: `redirect` (sends them to the gateway),
-            `landlock` (refuses them), or `none`.
+            `landlock` (refuses them), or `none`; empty under `live`. In the journal and the timeline only, because it is a fact
+            about the machine.
     """
 
-    mode: str
-    guard: str
+    policy: str
+    origin: str = ""
+    guard: str = ""
 
 
 class StoredResponse(JsonStruct, frozen=True):
@@ -309,7 +312,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     The JSON has no key for a field with its default value.
 
     Attributes:
-        outbound_enforcement: How outbound calls were enforced, or None for the mode `live`; never in the JSON.
+        outbound_policy: The outbound policy, or None for `live` by default.
         pause: The pause of a paused run, or None.
         decisions: What persons and programs decided about the run, oldest first.
     """
@@ -331,7 +334,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     error: ErrorRecord | None
     sends: tuple[Delivery, ...] = ()
     lookup: Lookup | None = None
-    outbound_enforcement: OutboundEnforcement | None = None
+    outbound_policy: OutboundPolicyRecord | None = None
     pause: RunPause | None = None
     decisions: tuple[Decision, ...] = ()
 
@@ -364,8 +367,9 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(call for step in self.steps for call in step.requests)
 
     def json_form(self) -> Self:
-        """Return the execution without `outbound_enforcement`."""
-        return replace(self, outbound_enforcement=None)
+        """Return the execution without the guard of its outbound policy."""
+        policy = self.outbound_policy
+        return self if policy is None else replace(self, outbound_policy=replace(policy, guard=""))
 
     def __repr__(self) -> str:
         steps = ", ".join(f"{step.name}: {step.status}" for step in self.steps)

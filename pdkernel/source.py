@@ -31,10 +31,11 @@ from pdkernel.definition import (
 from pdkernel.definition.entry_file import build_file_reader
 from pdkernel.definition.file_plan import WORKFLOW_FILE
 from pdkernel.definition.sidecar import resolve_account
+from pdkernel.egress import PolicyCell
 from pdkernel.errors import NotebookError, PdkernelError, UnsupportedError
 from pdkernel.files import SCRATCH_PREFIX, STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.model import Step, Workflow
-from pdkernel.notebook import is_notebook_file, read_notebook
+from pdkernel.notebook import find_policy_cells, is_notebook_file, read_cells, read_notebook
 
 __all__ = [
     "EVENTS_FOLDER",
@@ -79,6 +80,7 @@ class WorkflowSource:
         sidecar: The content of `pdkernel.yaml`, or None.
         assumed_settings: For a synced folder without `pdkernel.yaml`, sentences about the settings that are assumed.
         served_id: The id with which a server serves the workflow that a step triggers; else None.
+        policy_cells: The cells of the notebook that set the outbound policy.
     """
 
     path: Path
@@ -87,6 +89,7 @@ class WorkflowSource:
     sidecar: Sidecar | None = None
     assumed_settings: tuple[str, ...] = ()
     served_id: str | None = None
+    policy_cells: tuple[PolicyCell, ...] = ()
 
     def __repr__(self) -> str:
         steps = ", ".join(step.name for step in self.workflow.steps)
@@ -372,9 +375,11 @@ def _load(path: Path, unanswered: UnansweredPolicy = "refuse", *, lenient: bool 
         workflow, sidecar = _require_complete(read, unanswered), read_sidecar(path / SIDECAR_FILE_NAME)
         return WorkflowSource(path, "folder", workflow, sidecar, describe_assumptions(path, workflow))
     sidecar = read_sidecar(get_notebook_sidecar_path(path))
-    read = with_files_beside(read_notebook(path, lenient=lenient), path.parent)
+    cells = read_cells(path)
+    read = with_files_beside(read_notebook(path, cells=cells, lenient=lenient), path.parent)
     workflow = apply_sidecar(read, sidecar, unanswered_policy=unanswered)
-    return WorkflowSource(path, "notebook", _require_complete(workflow, unanswered), sidecar)
+    policy_cells = tuple(find_policy_cells(cells, path.parent))
+    return WorkflowSource(path, "notebook", _require_complete(workflow, unanswered), sidecar, policy_cells=policy_cells)
 
 
 def with_files_beside(workflow: Workflow, folder: Path) -> Workflow:

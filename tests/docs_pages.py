@@ -61,6 +61,13 @@ _IDS = re.compile(
     r"\b(?:eo\w{16}|(?:apn|proj|ctok|pdc|pds|dc|whsec)_[\w-]{6,}|(?=\w*[a-z])(?=\w*[A-Z])\w{27})(?![\w-])"
 )
 """Ids that pdkernel generates: endpoints, accounts, projects, tokens, clients, deployed triggers, workflows, runs."""
+_POLICY = "allow=no-page.invalid"
+"""The outbound policy of the pages' commands: no page reaches another machine, and data stores are written as under `live`."""
+_POLICY_FOR_TESTS = re.compile(
+    rf"\s+·\s+outbound\s+policy\s+{re.escape(_POLICY)}\s+\(PDKERNEL_EGRESS\)"
+    rf'|,\n  "outbound_policy": \{{\n    "policy": "{re.escape(_POLICY)}",\n    "origin": "PDKERNEL_EGRESS"\n  \}}'
+)
+"""What a reader, whose policy is the default, does not see."""
 _LINE_FOR_ROOT = re.compile(r"^This server runs as root.*\n?", re.MULTILINE)  # readers of the pages are not root
 _SCRUBBED = (
     (_IDS.pattern, "<id>"),
@@ -179,7 +186,7 @@ class Reader:
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(self.folder.parent),
             "COLUMNS": "100",
-            "PDKERNEL_EGRESS": "deny",  # no page reaches another machine
+            "PDKERNEL_EGRESS": _POLICY,
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a reader has pytest alone
             "PYTEST_DEBUG_TEMPROOT": str(self.folder.parent),  # else pytest removes the folders of earlier test runs
             "PYTHONPATH": str(Path(__file__).parents[1]),
@@ -232,8 +239,8 @@ class Reader:
         return text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{self._port or PORT}")
 
     def _as_shown(self, text: str) -> str:
-        """*text* with the ids, the folders and the port of the page, and without the line for root."""
-        text = _LINE_FOR_ROOT.sub("", text)
+        """*text* with the ids, the folders and the port of the page, and without what only a test sees."""
+        text = _POLICY_FOR_TESTS.sub("", _LINE_FOR_ROOT.sub("", text))
         for shown, own in self._ids.items():
             text = text.replace(own, shown)
         folders = ((str(self.folder), "/home/you/work"), (str(self.folder.parent), "/home/you"))

@@ -48,7 +48,7 @@ class Ran:
         execution: The execution of the cell `%pdrun --skip-waits`.
         received: The requests of all cells, by the name of the stand-in: `%pdrun` sends none again that a step's cell has sent.
         rows: The rows of the table.
-        reports: The records of the data store.
+        reports: The records of the project's data store, which the steps' scratch copy leaves as it is.
     """
 
     notebook: Any

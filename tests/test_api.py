@@ -137,8 +137,8 @@ def test_event_file_is_read_from_the_current_folder(
         ({"event": "absent"}, "There is no event 'absent'. Saved events: hello"),
         ({"event": "x" * 300}, "There is no event 'xxx"),
         ({"body": 1, "environment": "test"}, "test"),
-        ({"body": 1, "egress": "some"}, "'some' is not a mode for outbound calls"),
-        ({"body": 1, "egress": ""}, "'' is not a mode for outbound calls"),
+        ({"body": 1, "egress": "some"}, "'some' is not an outbound policy"),
+        ({"body": 1, "egress": ""}, "'' is not an outbound policy"),
         ({"body": 1, "external_user": ""}, "An external user's id cannot be blank"),
         ({"body": 1, "variables": {"A": 1}}, "The variable A is not a string"),
         ({"body": 1, "project": "other"}, "An engine has a project already"),
@@ -216,7 +216,7 @@ def test_outbound_calls_are_refused_under_pytest(folder: Path, engine: pdkernel.
     allowed = pdkernel.run(source, event={}, egress="allow=other.example.test", engine=engine)
 
     assert [call.outcome for call in execution.requests] == ["denied"]
-    assert "the mode for outbound calls is deny" in (execution.requests[0].note or "")
+    assert "the outbound policy is deny" in (execution.requests[0].note or "")
     assert "deny" not in (allowed.requests[0].note or "")
 
 

@@ -20,7 +20,7 @@ from pdkernel.execution import (
     Execution,
     Log,
     OutboundCall,
-    OutboundEnforcement,
+    OutboundPolicyRecord,
     Response,
     RunFailedError,
     RunTrigger,
@@ -147,7 +147,7 @@ RUN = Execution(
         Delivery("send", "http", "sent", to="POST https://hooks.example.com/", status=200, payload=[1], request=CALL),
         Delivery("send", "email", "shown", note="Not sent."),
     ),
-    outbound_enforcement=OutboundEnforcement("deny", "landlock"),
+    outbound_policy=OutboundPolicyRecord("deny", "--egress", "landlock"),
     lookup=LOOKUP,
 )
 RUN_JSON: dict[str, Any] = {
@@ -219,6 +219,7 @@ RUN_JSON: dict[str, Any] = {
         },
     ],
     "lookup": LOOKUP_JSON,
+    "outbound_policy": {"policy": "deny", "origin": "--egress"},
 }
 NEW_RUN = Execution(
     id="run",
@@ -352,9 +353,10 @@ def test_step_is_read_from_its_json(step: StepResult) -> None:
     assert StepResult.from_json(json.loads(json.dumps(step.to_json()))) == step
 
 
-def test_enforcement_of_outbound_calls_is_not_in_the_json() -> None:
-    """How outbound calls were enforced is in the journal and the timeline only."""
-    assert Execution.from_json(RUN.to_json()).outbound_enforcement is None
+def test_the_json_has_the_outbound_policy_without_the_guard_of_this_machine() -> None:
+    """The JSON has the policy and who chose it; what the operating system enforces is in the journal and the timeline only."""
+    assert Execution.from_json(RUN.to_json()).outbound_policy == OutboundPolicyRecord("deny", "--egress")
+    assert json.loads(json.dumps(RUN.to_json()))["outbound_policy"] == {"policy": "deny", "origin": "--egress"}
 
 
 @pytest.mark.parametrize(

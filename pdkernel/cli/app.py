@@ -218,12 +218,12 @@ def environment_option(default: str = "development") -> Callable[[F], F]:
 
 
 def egress_option() -> Callable[[F], F]:
-    """`--egress`: the policy for outbound calls."""
+    """`--egress`: the outbound policy."""
     return cloup.option(
         "--egress",
-        metavar="MODE",
+        metavar="POLICY",
         help="Outbound calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,... "
-        "(also PDKERNEL_EGRESS; default: live).",
+        "(also PDKERNEL_EGRESS; default: that of the notebook's %pdegress cell, else live).",
     )
 
 

@@ -95,7 +95,7 @@ def _run_steps(session: Session) -> int:
     _title("3. A real GitHub webhook is the event")
     event = session.load_event("issues-opened")
     click.echo(f"  {event.summary()}")
-    session.choose_egress("stand-in=slack")
+    session.choose_egress("stand-in=slack", origin="pdkernel demo")
     click.echo("  A local stand-in replaces Slack; no request leaves this machine.")
 
     _title("4. Run, as ada")

@@ -24,6 +24,7 @@ from pdkernel.cli.terminal import print_json, read_body, read_input
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
+    from pdkernel.egress import OutboundPolicy
     from pdkernel.engine.pauses import PauseMode
     from pdkernel.engine.run_request import RunRequest
     from pdkernel.event import Event
@@ -172,7 +173,10 @@ async def _run_all(
     _warn_unsaved(opened.path, project)
     directory = state.open_directory()
     users = _users(options, event, directory)
-    requests = [_request(opened, event, user, options, project, shlex.quote(str(source)), pins) for user in users]
+    policy = choose_run_policy(state, opened, options["egress"], via=options["via"], unopened=options["unopened"])
+    requests = [
+        _request(opened, event, user, options, project, shlex.quote(str(source)), pins, policy) for user in users
+    ]
     async with open_engine(state) as engine:
         runs = []
         for request in requests:
@@ -206,18 +210,16 @@ def _request(
     project: Project,
     source: str,
     pins: Mapping[str, JSON],
+    policy: OutboundPolicy,
 ) -> RunRequest:
-    from pdkernel.egress import choose_mode, parse_policy
     from pdkernel.identity import parse_environment
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
-    egress = choose_mode(options["egress"], os.environ)
-    unopened = f" unopened={options['unopened']}" if options["unopened"] else ""
     return build_run_request(
         opened,
         event,
         project=project,
-        policy=parse_policy(egress + unopened, via=options["via"]),
+        policy=policy,
         external_user_id=user,
         environment=parse_environment(options["environment"] or event.environment),
         source_argument=source,
@@ -227,6 +229,25 @@ def _request(
         install=not options["no_install"],
         is_recorded=options["save_test"] is not None,
     )
+
+
+def choose_run_policy(
+    state: CliContext,
+    opened: WorkflowSource,
+    egress: str | None,
+    *,
+    via: Sequence[str] = (),
+    unopened: str | None = None,
+) -> OutboundPolicy:
+    """The outbound policy of a command that runs *opened*; print to standard error that it comes from a cell of the notebook."""
+    from pdkernel.egress import choose_policy, split_hosts
+
+    policy = choose_policy(egress, os.environ, cells=opened.policy_cells, via=via, unopened=split_hosts(unopened or ""))
+    if any(cell.origin == policy.origin for cell in opened.policy_cells):
+        state.print_note(
+            f"Outbound policy: {policy.text}, from the notebook's {policy.origin}. Change it with --egress."
+        )
+    return policy
 
 
 def _pauses(options: RunOptions) -> PauseMode:

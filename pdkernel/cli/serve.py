@@ -128,7 +128,10 @@ class ServeOptions(TypedDict):
     "--accept-missing-isolation", is_flag=True, help="Let other machines call although such a protection is missing."
 )
 @cloup.option(
-    "--egress", metavar="MODE", help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ..."
+    "--egress",
+    metavar="POLICY",
+    help="Outbound calls: live (default), deny, allow=HOST,..., stand-in=..., ... (also PDKERNEL_EGRESS). A notebook with a "
+    "%pdegress cell needs it.",
 )
 @cloup.option(
     "--via",
@@ -210,7 +213,7 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
         )
     public = parse_public_url(options["public_url"]) if options["public_url"] else None
     pipedream = _passthrough(project)
-    workflows, more_warnings = _load_workflows(state, paths, options["host"], public, pipedream)
+    workflows, more_warnings = _load_workflows(state, paths, options, public, pipedream)
     served = workflows.list_workflows()
     listening = listen(options["host"], options["port"])
     try:
@@ -273,21 +276,29 @@ def _start_processes(
 
 
 def _load_workflows(
-    state: CliContext, paths: tuple[Path, ...], host: str, public: str | None, pipedream: PipedreamPassthrough | None
+    state: CliContext,
+    paths: tuple[Path, ...],
+    options: ServeOptions,
+    public: str | None,
+    pipedream: PipedreamPassthrough | None,
 ) -> tuple[SourceWorkflows, list[str]]:
     """
-    Load the workflows at *paths*, and check that they may be served on *host*.
+    Load the workflows at *paths*, and check that they may be served on the host and under the outbound policy of *options*.
 
     Returns:
         The workflows, and warnings for the startup.
     """
-    from pdkernel.server.exposure import check_exposure
+    from pdkernel.egress.outbound_policy import MODE_VARIABLE
+    from pdkernel.server.exposure import check_exposure, check_policy_cells
     from pdkernel.server.source_workflows import SourceWorkflows, check_values, select_sources
 
-    project = state.open_project()
+    project, host = state.open_project(), options["host"]
+    is_policy_named = options["egress"] is not None or bool(os.environ.get(MODE_VARIABLE, "").strip())
 
     def check(*served: ServedWorkflow) -> list[str]:
         check_values(served)
+        if not is_policy_named:
+            check_policy_cells([each.source for each in served], paths)
         return check_exposure(host, served, project, has_pipedream_login=pipedream is not None, public_url=public)
 
     workflows = SourceWorkflows(project, select_sources(paths, Path.cwd()), check=check, write_line=write_line)
@@ -377,7 +388,7 @@ def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) 
     Raises:
         RequestError: An option is invalid, or the admin token is weak.
     """
-    from pdkernel.egress import choose_mode, parse_policy
+    from pdkernel.egress import choose_policy
     from pdkernel.server import ServeSettings
     from pdkernel.server.client_address import parse_networks
     from pdkernel.server.console.sessions import ADMIN_TOKEN_VARIABLE, hash_admin_token
@@ -385,7 +396,7 @@ def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) 
     admin = environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
     return ServeSettings(
         base_url=url,
-        policy=parse_policy(choose_mode(options["egress"], environ), via=options["via"]),
+        policy=choose_policy(options["egress"], environ, via=options["via"]),
         allowed_hosts=tuple(_host_names(options["host"], url)),
         trusted_proxies=parse_networks(options["proxies"]),
         max_development_users=options["user_cap"],

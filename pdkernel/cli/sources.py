@@ -7,7 +7,6 @@ Options of the commands and the output of a poll. The engine runs the source.
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from pdkernel.cli.app import (
     yes_option,
 )
 from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.run import choose_run_policy
 from pdkernel.cli.terminal import confirm, print_json, print_text, read_input
 from pdkernel.errors import RequestError
 
@@ -94,7 +94,7 @@ def poll(state: CliContext, workflow: Path, as_json: bool, **options: Unpack[Pol
 
     Lists the new events. SOURCE is a notebook or a workflow's folder.
     """
-    request, folder = _request(workflow, options)
+    request, folder = _request(state, workflow, options)
     result = asyncio.run(_poll(state, request))
     saved = _save(folder, options["save"], result) if options["save"] else []
     if as_json:
@@ -128,7 +128,7 @@ def forget(
         save=None,
         no_install=True,
     )
-    request, _ = _request(workflow, options)
+    request, _ = _request(state, workflow, options)
     confirm("Remove the stored state of the source, so that every event is new again", yes=yes)
     forgotten = state.open_project().source_states.remove(request.state_key)
     if as_json:
@@ -140,8 +140,7 @@ def forget(
     return 0
 
 
-def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
-    from pdkernel.egress import choose_mode, parse_policy
+def _request(state: CliContext, path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     from pdkernel.engine.event_sources import SourceAct
     from pdkernel.event import parse_json
     from pdkernel.identity import parse_environment
@@ -155,7 +154,7 @@ def _request(path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
     event = options["event"]
     request = build_source_request(
         opened,
-        policy=parse_policy(choose_mode(options["egress"], os.environ)),
+        policy=choose_run_policy(state, opened, options["egress"]),
         external_user_id=options["external_user"],
         environment=parse_environment(options["environment"]),
         event=parse_json(read_input(event), label=event) if event else None,

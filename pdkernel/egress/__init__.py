@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from pdkernel.egress.caller_tokens import CallContext, connection_owner
 from pdkernel.egress.gateway import Gateway
-from pdkernel.egress.outbound_policy import MODES_HELP, OutboundPolicy, choose_mode, is_loopback, parse_policy
+from pdkernel.egress.outbound_policy import (
+    MODES_HELP,
+    OutboundPolicy,
+    PolicyCell,
+    choose_policy,
+    is_loopback,
+    parse_policy,
+    split_hosts,
+)
 from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS, SandboxKind, detect_sandbox
 from pdkernel.egress.send_once import SentRequestStore, StoredResponse, is_safe_method
 from pdkernel.egress.stand_ins import ReceivedRequest, SlackStandIn
@@ -19,15 +27,17 @@ __all__ = [
     "CallContext",
     "Gateway",
     "OutboundPolicy",
+    "PolicyCell",
     "ReceivedRequest",
     "SandboxKind",
     "SentRequestStore",
     "SlackStandIn",
     "StoredResponse",
-    "choose_mode",
+    "choose_policy",
     "connection_owner",
     "detect_sandbox",
     "is_loopback",
     "is_safe_method",
     "parse_policy",
+    "split_hosts",
 ]

@@ -1,18 +1,20 @@
 """
-The outbound policy: how a mode for outbound calls is written, parsed and applied to hosts.
+The outbound policy: how it is written, parsed, chosen and applied to hosts.
 
 The gateway sees the calls of Node.js and Python steps (hooks in their sockets) and of every program that reads the proxy
 variables (curl, wget, git, Go's default client). Other programs (a static binary with its own transport, a C extension,
-UDP) are stopped by the operating system in every mode except live, where `sandbox` supports it (Linux). A mode protects
-against accidents; it does not contain malicious code.
+UDP) are stopped by the operating system under every policy except live, where `sandbox` supports it (Linux). A policy
+protects against accidents; it does not contain malicious code.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -31,10 +33,12 @@ _LONGEST_NAME = 253
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 MODE_VARIABLE = "PDKERNEL_EGRESS"
 _MODES = ("live", "deny", "allow", "record", "replay", "stand-in")
+_TEST_MODES = ("deny", "replay", "stand-in")
+_MODES_WITH_VIA = ("live", "allow", "record")
 
 
 class EgressModeError(RequestError):
-    """The text after `--egress` or `%pdegress` is not a mode."""
+    """The text after `--egress` or `%pdegress` is not an outbound policy, or a notebook's cells leave the policy open."""
 
     code = "egress_mode"
 
@@ -55,8 +59,9 @@ class OutboundPolicy:
         network_vias: For workflows of a Pipedream network (a VPC), the proxy in place of *via*: `net_...=URL`.
         unopened: Hosts whose TLS is passed through unread, for clients that pin a certificate or present a client
             certificate.
-        public_only: Refuse calls to this machine and to private networks in every mode: for runs that a Connect token
+        public_only: Refuse calls to this machine and to private networks under every policy: for runs that a Connect token
             starts.
+        origin: Who chose the policy, for people: `--egress`, `PDKERNEL_EGRESS`, `cell 3 (%pdegress)`; empty for the default.
     """
 
     mode: OutboundMode
@@ -69,6 +74,7 @@ class OutboundPolicy:
     network_vias: tuple[str, ...] = ()
     unopened: tuple[str, ...] = ()
     public_only: bool = False
+    origin: str = field(default="", compare=False)
 
     def for_network(self, network: object) -> OutboundPolicy:
         """The policy for a workflow with the setting `network: net_...`."""
@@ -80,6 +86,16 @@ class OutboundPolicy:
         if own is None or self.mode == "deny" or (own.mode == "live" and self.mode != "live"):
             return self
         return replace(own, public_only=self.public_only)
+
+    @property
+    def is_test(self) -> bool:
+        """Whether no call leaves the machine, so that the run is a test and writes to a scratch copy of its data stores."""
+        return self.mode in _TEST_MODES
+
+    @property
+    def text(self) -> str:
+        """The policy for people."""
+        return hide_password(self.mode_text)
 
     @property
     def guarded(self) -> bool:
@@ -110,41 +126,83 @@ class OutboundPolicy:
         return _matches(host, self.unopened)
 
 
-def parse_policy(text: str, *, via: Sequence[str] = (), unopened: tuple[str, ...] = ()) -> OutboundPolicy:
+@dataclass(frozen=True, slots=True)
+class PolicyCell:
     """
-    Parse a mode for outbound calls.
+    A cell of a notebook that sets the outbound policy with `%pdegress`.
+
+    Attributes:
+        number: The cell's position in the notebook, from 1.
+        text: The policy as `parse_policy` takes it; None if it depends on code that only a kernel runs.
+        folder: The notebook's folder, to which files of the policy are relative.
+    """
+
+    number: int
+    text: str | None
+    folder: Path
+
+    @property
+    def is_test(self) -> bool:
+        """As for `OutboundPolicy`."""
+        return (self.text or "").partition("=")[0].strip() in _TEST_MODES
+
+    @property
+    def origin(self) -> str:
+        """The cell as the origin of a policy."""
+        return f"cell {self.number} (%pdegress)"
+
+    @property
+    def option(self) -> str | None:
+        """The policy as an option of a command in the current folder, without proxies; or None."""
+        if self.text is None:
+            return None
+        word, equals, value = _split_options(self.text.strip())[0].partition("=")
+        if word in ("record", "replay"):
+            value = os.path.relpath(self.folder / Path(value).expanduser())
+        return f"--egress {shlex.quote(hide_password(f'{word}{equals}{value}'))}"
+
+
+def parse_policy(
+    text: str,
+    *,
+    via: Sequence[str] = (),
+    unopened: tuple[str, ...] = (),
+    folder: Path | None = None,
+    origin: str = "",
+) -> OutboundPolicy:
+    """
+    Parse an outbound policy.
 
     Args:
         text: `live`, `deny`, `allow=HOST[,HOST]`, `record=FILE`, `replay=FILE`, `stand-in=URL` or `stand-in=slack`; then, after
             a blank, `via=PROXY`, `via=net_...=PROXY` and `unopened=HOST[,HOST]`, which mean the same as the arguments.
         via: Upstream proxies for `live`, `allow` and `record`: a URL, and `net_...=URL` for the workflows of a network.
         unopened: Hosts (exact or `*.domain`) whose TLS is passed through unread.
+        folder: The folder to which the file of a recording is relative; None for the current folder.
+        origin: Who chose the policy, as in `OutboundPolicy`.
 
     Raises:
-        EgressModeError: *text* is not a mode; the message lists the modes.
+        EgressModeError: *text* is not an outbound policy; the message lists the policies.
     """
     text, options = _split_options(text.strip())
     proxies = [*via, *options["via"]]
-    unopened = (
-        *unopened,
-        *(_check_host(host) for hosts in options["unopened"] for host in hosts.split(",") if host.strip()),
-    )
+    unopened = (*unopened, *(host for hosts in options["unopened"] for host in split_hosts(hosts)))
     word, equals, value = text.partition("=")
     value = value.strip()
     if word not in _MODES:
         near = get_close_matches(word, _MODES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise EgressModeError(f"{text!r} is not a mode for outbound calls.{hint}", fix=f"The modes are {MODES_HELP}.")
+        raise EgressModeError(f"{text!r} is not an outbound policy.{hint}", fix=f"The policies are {MODES_HELP}.")
     if (word in ("live", "deny")) == bool(equals) or (equals and not value):
         takes = "takes no value" if word in ("live", "deny") else "needs a value"
-        raise EgressModeError(f"The mode {word!r} for outbound calls {takes}.", fix=f"The modes are {MODES_HELP}.")
+        raise EgressModeError(f"The outbound policy {word!r} {takes}.", fix=f"The policies are {MODES_HELP}.")
     networks, plain = _split_vias(proxies, word)
     hosts: tuple[str, ...] = ()
     file = base = stand_in = None
     if word == "allow":
-        hosts = tuple(_check_host(host) for host in value.split(",") if host.strip())
+        hosts = split_hosts(value)
     elif word in ("record", "replay"):
-        file = _check_file(word, value)
+        file = _check_file(word, value, folder)
     elif word == "stand-in":
         base, stand_in = _check_stand_in(value)
     return OutboundPolicy(
@@ -157,17 +215,85 @@ def parse_policy(text: str, *, via: Sequence[str] = (), unopened: tuple[str, ...
         via=plain,
         network_vias=networks,
         unopened=tuple(host.lower() for host in unopened),
+        origin=origin,
     )
 
 
-def choose_mode(given: str | None, environ: Mapping[str, str]) -> str:
-    """The mode *given*, also an empty one, which is invalid; for None `PDKERNEL_EGRESS`, else `deny` under pytest, else `live`."""
+def choose_policy(
+    given: str | None,
+    environ: Mapping[str, str],
+    *,
+    cells: Sequence[PolicyCell] = (),
+    via: Sequence[str] = (),
+    unopened: tuple[str, ...] = (),
+    given_by: str = "--egress",
+) -> OutboundPolicy:
+    """
+    Choose the outbound policy of a run or a server, for every interface.
+
+    The first of these decides: *given*, `PDKERNEL_EGRESS`, the last of *cells*, the default `live`. Under pytest a policy that
+    sends calls must be given: otherwise it is `deny`.
+
+    Args:
+        given: The policy that the caller names, or None. Empty text is invalid.
+        environ: Environment variables.
+        cells: The `%pdegress` cells of the notebook that runs, in order.
+        via: Upstream proxies, as for `parse_policy`.
+        unopened: Hosts, as for `parse_policy`.
+        given_by: The option or argument of *given*, for the record of the run.
+
+    Raises:
+        EgressModeError: The policy is invalid. Or *cells* leave it open: a policy depends on code, or the last cell sends
+            calls that a cell above does not send.
+    """
+    in_environ = environ.get(MODE_VARIABLE, "").strip()
     if given is not None:
-        return given
-    chosen = environ.get(MODE_VARIABLE, "").strip()
-    if chosen:
-        return chosen
-    return "deny" if "PYTEST_CURRENT_TEST" in environ else "live"
+        text, origin = given, given_by
+    elif in_environ:
+        text, origin = in_environ, MODE_VARIABLE
+    elif "PYTEST_CURRENT_TEST" in environ and not (cells and cells[-1].is_test):
+        text, origin = "deny", "pytest"
+    elif cells:
+        return _choose_cell_policy(cells, via, unopened)
+    else:
+        text, origin = "live", ""
+    return parse_policy(text, via=via, unopened=unopened, origin=origin)
+
+
+def _choose_cell_policy(
+    cells: Sequence[PolicyCell], via: Sequence[str] = (), unopened: tuple[str, ...] = ()
+) -> OutboundPolicy:
+    for cell in cells:
+        if cell.text is None:
+            raise EgressModeError(
+                f"Cell {cell.number} sets the outbound policy by code, which runs in a kernel only.",
+                fix="Name the policy: --egress live to send calls for real, or --egress deny.",
+            )
+    *above, last = cells
+    unsent = next((each for each in reversed(above) if each.is_test), None)
+    if unsent is not None and not last.is_test:
+        raise EgressModeError(
+            f"The notebook sets two outbound policies: cell {unsent.number} sends no calls, and cell {last.number} sends them "
+            "for real.",
+            fix=f"Name one: {unsent.option}, or {last.option}",
+        )
+    return parse_policy(
+        last.text or "",
+        via=() if last.is_test else via,  # a proxy of the environment has no effect on a call that is not sent
+        unopened=unopened,
+        folder=last.folder,
+        origin=last.origin,
+    )
+
+
+def hide_password(text: str) -> str:
+    """The policy *text* without the name and the password of a URL."""
+    return re.sub(r"//[^/@]*@", "//", text)
+
+
+def split_hosts(text: str) -> tuple[str, ...]:
+    """The hosts in *text*, which separates them by commas, in lower case. Raises `EgressModeError` if one is not a name."""
+    return tuple(_check_host(host) for host in text.split(",") if host.strip())
 
 
 def is_ip_address(host: str) -> bool:
@@ -185,7 +311,7 @@ def is_host_name(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* (a name or an address) is this machine; calls to it are not outbound in any mode."""
+    """Whether *host* (a name or an address) is this machine; calls to it are not outbound under any policy."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -222,8 +348,8 @@ def _check_host(text: str) -> str:
     return host
 
 
-def _check_file(word: str, value: str) -> Path:
-    file = Path(value).expanduser().absolute()
+def _check_file(word: str, value: str, folder: Path | None) -> Path:
+    file = ((folder or Path()) / Path(value).expanduser()).absolute()
     if file.exists() and not file.is_file():
         raise EgressModeError(
             f"There are no recorded calls at {value}: it is not a file.", fix="Pass the path of a file."
@@ -274,9 +400,10 @@ def _split_vias(proxies: Sequence[str], word: str) -> tuple[tuple[str, ...], str
 
 
 def _check_via(via: str, word: str) -> None:
-    if word not in ("live", "allow", "record"):
+    if word not in _MODES_WITH_VIA:
         raise EgressModeError(
-            f"An upstream proxy has no effect in the mode {word!r}, which sends no call.", fix="Remove the proxy."
+            f"An upstream proxy has no effect under the outbound policy {word!r}, which sends no call.",
+            fix="Remove the proxy.",
         )
     if urlsplit(via).scheme not in ("http", "https") or not urlsplit(via).hostname:
         raise EgressModeError(

@@ -30,7 +30,7 @@ class Refusal:
     Attributes:
         kind: Value of the marking header: `denied`, `miss`, `upgrade`, `no-token` or `proxy`.
         code: A stable code for programs.
-        message: The text for a person: method, redacted URL, mode, and what to do.
+        message: The text for a person: method, redacted URL, policy, and what to do.
     """
 
     kind: str
@@ -50,8 +50,8 @@ class Refusal:
 
 
 def denied(method: str, url: str, mode: str) -> Refusal:
-    """A call that the mode does not allow."""
-    message = f"{method} {url} was not sent: the mode for outbound calls is {mode}.\n{_CHANGE_MODE}"
+    """A call that the policy does not allow."""
+    message = f"{method} {url} was not sent: the outbound policy is {mode}.\n{_CHANGE_MODE}"
     return Refusal("denied", "egress_denied", message)
 
 
@@ -67,7 +67,7 @@ def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
 def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
     """A connection in a protocol that the gateway cannot read, so it can be neither recorded nor answered by a stand-in."""
     message = (
-        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and the connection can be neither recorded nor answered by a stand-in.\n"
+        f"{what} to {url} was not made: the outbound policy is {mode}, and the connection can be neither recorded nor answered by a stand-in.\n"
         "Only `live`, or `allow=` with this host, allows it."
     )
     return Refusal("upgrade", "egress_upgrade", message)
@@ -76,7 +76,7 @@ def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
 def blocked_by_sandbox(what: str, url: str, mode: str) -> Refusal:
     """A call that the operating system stopped, because the gateway does not support its protocol."""
     message = (
-        f"{what} to {url} was not made: the mode for outbound calls is {mode}, and the gateway supports TCP only.\n"
+        f"{what} to {url} was not made: the outbound policy is {mode}, and the gateway supports TCP only.\n"
         "Only `live` allows it."
     )
     return Refusal("denied", "egress_stopped", message)
@@ -94,7 +94,7 @@ def not_public(method: str, url: str) -> Refusal:
 
 def step_uses_proxy(method: str, target: str, proxy: str) -> Refusal:
     """
-    A call through a proxy that the step configured, in each mode.
+    A call through a proxy that the step configured, under each policy.
 
     The gateway would see the proxy only: neither the policy, nor the record, nor a stand-in would have the target.
     """

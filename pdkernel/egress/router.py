@@ -213,7 +213,7 @@ class CallRouter:
         )
         if binding.context.policy.allows_tunnel(host):
             message += (
-                f"\nIf the client must see the host's certificate, add `unopened={host}` after the mode of `%pdegress` or "
+                f"\nIf the client must see the host's certificate, add `unopened={host}` after the policy of `%pdegress` or "
                 "`--egress`. The record of its calls then has only host and port."
             )
             call.finish(CallResult("failed", note=message.replace("\n", " ")))

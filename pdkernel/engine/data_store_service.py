@@ -7,13 +7,14 @@ A step reaches only the stores that its directive, props or code declare.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from pdkernel.errors import RequestError, StepError, StoreValueError
 from pdkernel.model import JSON, Step
-from pdkernel.project import DEFAULT_DATA_STORE, DataStoreTable
+from pdkernel.project import DEFAULT_DATA_STORE, DataStoreTable, ScratchCopy
 from pdkernel.workers import PropDeclaration
 
+_WRITES = frozenset({"set", "clear", "set_ttl", "delete"})
 DATA_STORE_PROP_TYPE = "data_store"
 """The type of a prop that is a data store."""
 
@@ -41,13 +42,22 @@ class DataStoreService:
     Answers the `store.*` requests of one step; each operation is one transaction.
 
     Args:
-        table: The project's stores.
+        table: The project's stores, or a scratch copy.
         declared_names: The stores that the step declares.
+        on_write: Called with the name of a store after its first write by the step; or None.
     """
 
     # parity[store-transactions]: the platform promises no atomicity; in pdkernel each operation is atomic and durable
-    def __init__(self, table: DataStoreTable, declared_names: Collection[str]) -> None:
+    def __init__(
+        self,
+        table: DataStoreTable | ScratchCopy,
+        declared_names: Collection[str],
+        *,
+        on_write: Callable[[str], None] | None = None,
+    ) -> None:
         self._table = table
+        self._on_write = on_write
+        self._written: set[str] = set()
         self._reachable = frozenset(declared_names)
 
     async def answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
@@ -62,13 +72,19 @@ class DataStoreService:
             StoreValueError: The store cannot hold the key, value or time to live.
             StepError: The step does not declare that store.
         """
+        store = self._declared(args)
         try:
-            return await asyncio.to_thread(self._answer, operation, args)  # blocks on the disk
+            answer = await asyncio.to_thread(self._answer, operation, store, args)  # blocks on the disk
         except RequestError as wrong:
             raise StoreValueError(wrong.message, name="StoreValueError", fix=wrong.fix) from None
+        has_written = operation in _WRITES and answer is not False
+        if self._on_write is not None and has_written and store not in self._written:
+            self._written.add(store)
+            self._on_write(store)
+        return answer
 
-    def _answer(self, operation: str, args: Mapping[str, JSON]) -> JSON:
-        table, store = self._table, self._declared(args)
+    def _answer(self, operation: str, store: str, args: Mapping[str, JSON]) -> JSON:
+        table = self._table
         match operation:
             case "set":
                 table.set(store, _text(args, "key"), args.get("value"), ttl=_number(args, "ttl"))

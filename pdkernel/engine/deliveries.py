@@ -128,7 +128,7 @@ class SendDelivery:
             mail = dataclasses.replace(mail, to=str(payload["to"]))
         shown = replace(shown, to=mail.to)
         if not is_loopback(mail.host) and not binding.policy.allows_tunnel(mail.host):
-            return replace(shown, note=f"Not sent: the mode for outbound calls is {binding.policy.mode}.")
+            return replace(shown, note=f"Not sent: the outbound policy is {binding.policy.mode}.")
         try:
             await asyncio.to_thread(send_mail, mail, payload)
         except (OSError, ValueError) as error:  # smtplib's errors are OSErrors

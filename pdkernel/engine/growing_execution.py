@@ -7,12 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pdkernel.clock import Clock, format_iso
+from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.restored_run import RestoredRun
 from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_secrets
-from pdkernel.execution import Execution, OutboundEnforcement, RunTrigger, StepResult
+from pdkernel.execution import Execution, OutboundPolicyRecord, RunTrigger, StepResult
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 from pdkernel.redaction import Secret, find_redacted_values, get_redactor
+
+
+def _record_policy(policy: OutboundPolicy, guard: str) -> OutboundPolicyRecord | None:
+    if policy.mode == "live":
+        return OutboundPolicyRecord(policy.text, policy.origin) if policy.origin else None
+    return OutboundPolicyRecord(policy.text, policy.origin, guard)
 
 
 class GrowingExecution:
@@ -65,9 +72,7 @@ class GrowingExecution:
             "trigger": self._redact_trigger(),
             "response": None,
             "error": None,
-            "outbound_enforcement": None
-            if request.policy.mode == "live"
-            else OutboundEnforcement(request.policy.mode, guard),
+            "outbound_policy": _record_policy(request.policy, guard),
             "decisions": state.decisions,
         }
         self._execution: Execution | None = None

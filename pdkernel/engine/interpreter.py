@@ -47,7 +47,7 @@ from pdkernel.errors import InternalError, PdkernelError
 from pdkernel.execution import Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
-from pdkernel.project import DataStoreTable, Vault
+from pdkernel.project import DataStoreTable, ScratchByUser, ScratchCopy, Vault
 from pdkernel.workers import RunPlace, RunSetup, WorkerPool
 
 SHARED_WORKERS_MESSAGE = "share_workers: always. The processes of this run also serve other external users."
@@ -108,6 +108,8 @@ class Interpreter:
         self._deliveries = deliveries
         self._claim_after_pause = claim_after_pause
         self._watch_cancellation = watch_cancellation
+        self._stores = stores
+        self._scratch_by_user = ScratchByUser(stores, clock)
         self._checks = PreflightChecks()
         executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._run_child)
         self._scheduler = StepScheduler(executor, clock)
@@ -142,6 +144,13 @@ class Interpreter:
             )
         return await self._new_record(request, self._new_state(request), watcher).enqueue(limits, origin)
 
+    def _scratch_copy(self, request: RunRequest, state: RestoredRun) -> ScratchCopy:
+        """The scratch copy of the data stores for a test: one for the run, or for all requests of an external user to a test server."""
+        changes = None if state.pause is None else state.pause.carry.scratch
+        if request.is_served and not request.is_silent:
+            return self._scratch_by_user.get(request.external_user_id, request.environment, changes)
+        return ScratchCopy(self._stores, self._clock, changes)
+
     def _new_record(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher) -> RunRecord:
         return RunRecord(
             request,
@@ -172,6 +181,8 @@ class Interpreter:
     ) -> ExecutedRun:
         is_new = state is None
         state = state or self._new_state(request, self._package_locks.predict(request.workflow))
+        if request.data_stores is None and request.policy.is_test:
+            request = replace(request, data_stores=self._scratch_copy(request, state))
         record = self._new_record(request, state, watcher)
         if is_new:
             record.record_start()

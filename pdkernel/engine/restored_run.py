@@ -31,7 +31,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.execution import Decision, StepResult
 from pdkernel.identity import parse_environment
 from pdkernel.model import JSON, Workflow
-from pdkernel.project import Vault
+from pdkernel.project import ScratchState, Vault
 from pdkernel.redaction import Secret, find_contained_secrets
 from pdkernel.workers import Effect, StepOutcome
 
@@ -57,6 +57,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
         attempt: For a pause, the run's attempt.
         callback: For a pause, as in `RerunState`.
         unstarted: For a pause, as in `RerunState`.
+        scratch: For a pause, the changed records of the scratch copy of the data stores, or None.
     """
 
     exports: Mapping[str, JSON] | None = None
@@ -69,6 +70,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
     attempt: int = 1
     callback: JSON = None
     unstarted: int = 0
+    scratch: ScratchState | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def build_carry(
     response: HttpResponse | None,
     state: RerunState | None = None,
     attempt: int = 1,
+    scratch: ScratchState | None = None,
 ) -> Carry | None:
     """
     Return what the record of a step does not show, or None if it shows everything.
@@ -193,6 +196,7 @@ def build_carry(
         response: The response that the step made, or None.
         state: For a pause, the state for the step's next run; else None.
         attempt: For a pause, the run's attempt.
+        scratch: For a pause, the changed records of the scratch copy of the data stores, or None.
     """
     exports, sends = outcome.exports, outcome.queued_sends
     hidden = any(result.exports.get(name) is not value for name, value in exports.items())
@@ -207,6 +211,7 @@ def build_carry(
         attempt=attempt,
         callback=state.callback,
         unstarted=state.unstarted,
+        scratch=scratch,
     )
     if carry == Carry():
         return None

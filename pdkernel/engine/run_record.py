@@ -229,6 +229,7 @@ class RunRecord(GrowingExecution):
             wake_at: The end of the pause in seconds since 1970.
             interruptions: How often an attempt at the step was interrupted that the next run repeats.
         """
+        stores = self._request.data_stores
         self.notify(result)
         self._wait = WaitRow(
             self._step_positions[result.name],
@@ -239,7 +240,12 @@ class RunRecord(GrowingExecution):
             wake_at,
             encode_step(result),
             self._seal_carry(
-                result, outcome, number=state.run_number, state=state, attempt=self.claim.attempt - interruptions
+                result,
+                outcome,
+                number=state.run_number,
+                state=state,
+                attempt=self.claim.attempt - interruptions,
+                scratch=None if stores is None else stores.snapshot(),
             ),
         )
         self._update_fields(pause=build_pause(result.name, self._wait))
@@ -361,7 +367,7 @@ class RunRecord(GrowingExecution):
 
     def _trigger_text(self, event: Mapping[str, JSON] | None) -> str:
         run = self.execution
-        return encode_event(event, self.context, replay_of=run.replay_of, outbound_enforcement=run.outbound_enforcement)
+        return encode_event(event, self.context, replay_of=run.replay_of, outbound_policy=run.outbound_policy)
 
     async def _accept(self, execution: Execution, limits: QueueLimits | None = None, origin: str | None = None) -> bool:
         try:

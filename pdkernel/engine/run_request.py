@@ -26,6 +26,7 @@ from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON, Step, Workflow
+from pdkernel.project import StepStores
 from pdkernel.project.variables import format_variable_ref
 from pdkernel.redaction import Secret
 from pdkernel.source import WorkflowSource, find_sibling_workflow
@@ -109,6 +110,8 @@ class RunRequest:
         package_lock: The packages of the earlier run that a fork continues; None for those of the project.
         below_error_handler: Whether a run that handles errors (`emitted_events`) has triggered this run.
         is_silent: Whether the run is a replay that sends nothing, or is triggered by one: its events start no workflows.
+        data_stores: Where the run reads and writes data stores, and the workflows that it triggers, too; None for those of the
+            project, or under a policy that sends nothing for a scratch copy.
     """
 
     workflow: Workflow
@@ -150,6 +153,7 @@ class RunRequest:
     package_lock: StoredLock | None = None
     below_error_handler: bool = False
     is_silent: bool = False
+    data_stores: StepStores | None = None
 
     @cached_property
     def idempotency_scope(self) -> str:

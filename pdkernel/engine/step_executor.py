@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace as replace_request
 from functools import partial
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTi
 from pdkernel.event import MASK
 from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step
-from pdkernel.project import DataStoreTable
+from pdkernel.project import DataStoreTable, ScratchCopy
 from pdkernel.redaction import Secret
 from pdkernel.workers import Pause, StepCall, StepConfigurationError, StepOutcome, StepRecorder
 
@@ -170,7 +171,8 @@ class StepExecutor:
             fitted = action.fitted_step.warnings if action and action.fitted_step else ()
             for warning in (*fitted, *await warn_undeclared_props(step, run.workers)):
                 recorder.add_note(warning)
-        stores = await _reachable_stores(run, step, action)
+        store_names = await _reachable_stores(run, step, action)
+        data_stores = await self._choose_stores(run, step, is_repeat=rerun_state.run_number > 1 or run.attempt > 1)
         binding = build_call_binding(run, step.name, recorder.add_outbound_call)
         call = StepCall(
             step=step,
@@ -187,8 +189,10 @@ class StepExecutor:
             timeout_s=timeout_s,
             memory_limit_mb=memory_limit_mb(run.request.workflow),
             call_context=binding,
-            store_names=stores,
-            services=self._services(run, step, recorder, binding, stores, rerun_state.started_number),
+            store_names=store_names,
+            services=self._services(
+                run, step, recorder, binding, data_stores, store_names.values(), number=rerun_state.started_number
+            ),
             flow_urls=build_flow_urls(
                 run.request.base_url,
                 WaitKey(run.record.run_id, step.name, number=rerun_state.run_number),
@@ -205,13 +209,23 @@ class StepExecutor:
         await run.workers.place.settle()  # the step may have ended before the runs that it has started
         return with_calls_explained(run, step.name, outcome)
 
+    async def _choose_stores(self, run: RunState, step: Step, *, is_repeat: bool) -> DataStoreTable | ScratchCopy:
+        """Return where *step* reads and writes data stores."""
+        stores = run.request.data_stores
+        if stores is None:
+            return self._stores
+        above = [each.name for each in run.request.workflow.steps_before(step.name) if not each.disabled]
+        return await asyncio.to_thread(stores.for_step, step.name, above, is_repeat=is_repeat)  # may copy many records
+
     def _services(
         self,
         run: RunState,
         step: Step,
         recorder: StepRecorder,
         binding: CallContext,
-        stores: Mapping[str, str],
+        data_stores: DataStoreTable | ScratchCopy,
+        store_names: Collection[str],
+        *,
         number: int,
     ) -> StepServiceRouter:
         """The services of one run of *step*; secrets that it gets from another workflow are redacted from then on."""
@@ -221,17 +235,25 @@ class StepExecutor:
             binding.redactor = run.record.redactor
             recorder.use_redactor(run.record.redactor)
 
+        def note_scratch_write(store: str) -> None:
+            recorder.add_note(
+                f"Data store {store}: written in a scratch copy, because the outbound policy is {run.request.policy.mode}."
+            )
+
         def build() -> Mapping[str, Service]:
+            is_scratch = isinstance(data_stores, ScratchCopy)
             return {
                 "flow": WorkflowTriggerService(
-                    run.request,
+                    replace_request(run.request, data_stores=data_stores) if is_scratch else run.request,
                     partial(self._run_other, parent=run.workers.place),
                     child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat=run.attempt > 1),
                     hands_over=run.watcher.hands_over,
                     secrets=lambda: run.record.secrets,
                     on_secrets=add_returned_secrets,
                 ),
-                "store": DataStoreService(self._stores, stores.values()),
+                "store": DataStoreService(
+                    data_stores, store_names, on_write=note_scratch_write if is_scratch else None
+                ),
             }
 
         return StepServiceRouter(build)

@@ -32,6 +32,7 @@ from pdkernel.render.rich_output import RichOutput
 from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
+    from pdkernel.egress import OutboundPolicy
     from pdkernel.engine.event_sources import SourceResult
     from pdkernel.session import Session
 
@@ -234,7 +235,7 @@ class RunSettingsMagics(Magics):
         session = get_session(self.shell)
         if chosen.mode:
             session.choose_egress(" ".join(chosen.mode))
-        show_message(describe_egress_mode(session.egress))
+        show_message(describe_outbound_policy(session.outbound_policy))
 
     @no_var_expand
     @magic_arguments()
@@ -356,11 +357,8 @@ def _event_output(session: Session, name: str | None, summary: str) -> RichOutpu
     return RichOutput.from_message(f"Event {name}: {summary}. The choice has changed since: {session.event_name}{who}.")
 
 
-def describe_egress_mode(mode: str) -> str:
-    """A description of the outbound policy *mode*."""
-    from pdkernel.egress import parse_policy
-
-    policy = parse_policy(mode)
+def describe_outbound_policy(policy: OutboundPolicy) -> str:
+    """A description of the outbound policy."""
     value = policy.mode_text.partition("=")[2]
     words = {
         "live": "Outbound calls are sent for real.",

@@ -10,9 +10,10 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
+from pdkernel.errors import RequestError
 from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.notebook_context import get_session
-from pdkernel.magics.output import show_errors_as_messages
+from pdkernel.magics.output import show_errors_as_messages, show_message
 from pdkernel.render.rich_output import RichOutput
 
 MAX_ROWS = 200
@@ -25,6 +26,11 @@ class StoreMagics(Magics):
     @no_var_expand
     @magic_arguments()
     @argument("name", nargs="?", help="the store to show; without it, list the stores")
+    @argument(
+        "--scratch",
+        action="store_true",
+        help="show the scratch copy, which the steps write unless the outbound policy is live",
+    )
     @argument("--rows", type=int, default=MAX_ROWS, help=f"number of records to show (default: {MAX_ROWS})")
     @line_magic
     @show_errors_as_messages
@@ -37,7 +43,17 @@ class StoreMagics(Magics):
 
         chosen = parse_arguments(self.pdstore, line)
         session = get_session(self.shell)
-        table = session.project.data_stores
+        copy, stores = session.scratch_copy, session.project.data_stores
+        is_missing = copy is not None and chosen.name in copy.changed_stores() and not stores.exists(chosen.name)
+        if is_missing and not chosen.scratch:
+            raise RequestError(
+                f"There is no data store {chosen.name!r}: the steps have written a scratch copy.",
+                fix=f"To show the copy: %pdstore {chosen.name} --scratch",
+            )
+        table = copy if chosen.scratch else stores
+        if table is None or (chosen.scratch and chosen.name is None and not list_stores(table)):
+            show_message("The steps have written no scratch copy of a data store.")
+            return
         if chosen.name is None:
             found = list_stores(table)
             display(RichOutput(text=stores_view.render_stores_text(found), html=stores_view.render_stores_html(found)))

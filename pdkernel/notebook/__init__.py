@@ -12,6 +12,7 @@ from pdkernel.notebook.cells import (
     read_output_hash,
 )
 from pdkernel.notebook.notebook_text import format_notebook
+from pdkernel.notebook.policy_cells import find_policy_cells
 from pdkernel.notebook.workflow import read_notebook, workflow_from_cells
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "NotebookCell",
     "build_output_metadata",
     "enumerate_cells",
+    "find_policy_cells",
     "format_notebook",
     "hash_cell",
     "is_notebook_file",

@@ -29,15 +29,21 @@ from pdkernel.notebook.cell_metadata import decode_mapping, merge_stored_values,
 from pdkernel.notebook.cells import NotebookCell, enumerate_cells, read_cells
 
 
-def read_notebook(path: Path, *, lenient: bool = False) -> Workflow:
+def read_notebook(path: Path, *, cells: Sequence[NotebookCell] | None = None, lenient: bool = False) -> Workflow:
     """
-    The workflow of the notebook at *path*; it may have no steps. *lenient* as for `workflow_from_cells`.
+    The workflow of the notebook at *path*; it may have no steps.
+
+    Args:
+        path: The notebook.
+        cells: The cells of the file, if the caller has read them.
+        lenient: As for `workflow_from_cells`.
 
     Raises:
         NotebookError: The file is not a notebook.
         DefinitionError: A cell is invalid; the message names every such cell.
     """
-    return workflow_from_cells(read_cells(path), name=path.stem, source=str(path), file=str(path), lenient=lenient)
+    cells = read_cells(path) if cells is None else cells
+    return workflow_from_cells(cells, name=path.stem, source=str(path), file=str(path), lenient=lenient)
 
 
 def workflow_from_cells(

@@ -256,7 +256,7 @@ async def _renew(
         user = check_external_user_id(external_user)
         event = request.event.with_identity(user, request.environment)
         request = replace(request, external_user_id=user, event=event, account_overrides={})
-    policy = replace(parse_policy("deny"), public_only=request.policy.public_only)
+    policy = replace(parse_policy("deny", origin="replay"), public_only=request.policy.public_only)
     if sends:
         policy = await _find_sending_policy(engine, request)
     return replace(

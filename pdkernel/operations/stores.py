@@ -11,7 +11,7 @@ from pdkernel.redaction import Redactor
 from pdkernel.render.stores import RecordRow, StoreSummary
 
 if TYPE_CHECKING:
-    from pdkernel.project.data_stores import DataStoreTable
+    from pdkernel.project import DataStoreTable, ScratchCopy
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +30,19 @@ class StoreView:
     total: int
 
 
-def list_stores(table: DataStoreTable) -> list[StoreSummary]:
-    """The data stores of a project, by name."""
+def list_stores(table: DataStoreTable | ScratchCopy) -> list[StoreSummary]:
+    """The data stores of a project, or those that a scratch copy changes, by name."""
     return [StoreSummary(store.name, store.record_count, store.characters) for store in table.list_stores()]
 
 
 def view_store(
-    table: DataStoreTable, name: str, *, limit: int | None = None, redactor: Redactor | None = None
+    table: DataStoreTable | ScratchCopy, name: str, *, limit: int | None = None, redactor: Redactor | None = None
 ) -> StoreView:
     """
     The records of the data store *name*.
 
     Args:
-        table: The data stores of a project.
+        table: The data stores of a project, or a scratch copy.
         name: The store's name.
         limit: The maximum number of rows; None for all records.
         redactor: Redacts keys and values; None shows the records as they are.

@@ -30,6 +30,7 @@ The local project: a folder, a key and a database that several threads and proce
     access_tokens         access tokens of these clients: signing, verification, revocation
     pipedream_tokens      access tokens that Pipedream issued through this server
     data_stores           data stores and their records
+    scratch_stores        scratch copies of data stores, which test runs write
     login                 the login at Pipedream: the Connect project and its OAuth client
 """
 
@@ -44,6 +45,7 @@ from pdkernel.project.notebook_states import NotebookStateTable
 from pdkernel.project.pending_sign_ins import PendingSignIn
 from pdkernel.project.project import Project
 from pdkernel.project.schedule import Schedule
+from pdkernel.project.scratch_stores import ScratchByStep, ScratchByUser, ScratchCopy, ScratchState, StepStores
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.trigger_events import EventTarget, TriggerEvent
 from pdkernel.project.vault import Vault
@@ -64,7 +66,12 @@ __all__ = [
     "PendingSignIn",
     "Project",
     "Schedule",
+    "ScratchByStep",
+    "ScratchByUser",
+    "ScratchCopy",
+    "ScratchState",
     "SourceStateTable",
+    "StepStores",
     "StoreRecord",
     "TriggerEvent",
     "TriggerState",

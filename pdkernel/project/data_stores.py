@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any, Self, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
 
@@ -95,6 +96,14 @@ class DataStoreTable:
         self._database = database
         self._clock = clock
 
+    def for_step(self, step: str, above: Sequence[str], *, is_repeat: bool) -> Self:  # noqa: ARG002 - a protocol
+        """As in `StepStores`: every step reads and writes the project's stores."""
+        return self
+
+    def snapshot(self) -> None:
+        """As in `StepStores`."""
+        return
+
     # ── stores ─────────────────────────────────────────────────────────────────────
 
     def list_stores(self) -> Sequence[DataStoreSummary]:
@@ -163,7 +172,7 @@ class DataStoreTable:
         Raises:
             RequestError: *value* is not JSON, or *ttl* is not a valid number of seconds.
         """
-        row = {"key": check_key(key), "value": _text(value, key), "expires": self._expires(ttl)}
+        row = {"key": check_key(key), "value": encode_value(value, key), "expires": self._expires(ttl)}
         self._write(store, [row], self._clock.now().timestamp())
 
     def set_ttl(self, store: str, key: str, ttl: Ttl) -> bool:
@@ -203,6 +212,16 @@ class DataStoreTable:
         query = select(func.count()).select_from(_JOINED).where(stores.c.name == store, self._not_expired())
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def find_keys(self, store: str, keys: Iterable[str]) -> frozenset[str]:
+        """Those of *keys* that the store has."""
+        found: set[str] = set()
+        left = iter(keys)
+        alive = select(store_records.c.key).select_from(_JOINED).where(stores.c.name == store, self._not_expired())
+        with self._database.read() as connection:
+            while chunk := list(islice(left, MAX_PAGE_RECORDS)):
+                found.update(connection.execute(alive.where(store_records.c.key.in_(chunk))).scalars())
+        return frozenset(found)
 
     def read_keys(self, store: str, cursor: int | None = None) -> tuple[Sequence[str], int | None]:
         """A page of keys and the next cursor, like `read_page` but without reading values."""
@@ -251,7 +270,7 @@ class DataStoreTable:
         rows = [
             {
                 "key": check_key(record.key),
-                "value": _text(record.value, record.key),
+                "value": encode_value(record.value, record.key),
                 "expires": record.expires.timestamp() if record.expires else None,
             }
             for record in records
@@ -362,7 +381,8 @@ def check_ttl(ttl: object) -> float:
     return float(ttl)
 
 
-def _text(value: JSON, key: str) -> str:
+def encode_value(value: JSON, key: str) -> str:
+    """Return *value* as JSON text. Raises `RequestError` if it is not JSON; the message names *key*."""
     try:
         return _encode(value)
     except (TypeError, ValueError, RecursionError) as fault:

@@ -1,5 +1,5 @@
 """
-Runs one side of a proof: replayed calls, a fixed clock and seed, copies of stores and files.
+Runs one side of a proof: replayed calls, a fixed clock and seed, a scratch copy of the stores, a copy of the files.
 
 A run does not change the project's journal, stores, files or accounts. It uses the project's packages and actions and
 does not install any.
@@ -28,7 +28,7 @@ from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
 from pdkernel.model import Workflow
-from pdkernel.project import Project, StoreRecord
+from pdkernel.project import Project, ScratchCopy
 from pdkernel.proof.cases import ProofCase
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers import WARDEN, Determinism, WorkerPool, make_scratch_folder
@@ -60,7 +60,7 @@ class ProofSide:
 
 @dataclass(frozen=True)
 class SideRun:
-    """A run of one side: its execution, and the content of its data stores afterwards."""
+    """A run of one side: its execution, and the content of the data stores that it wrote."""
 
     execution: Execution
     stores: Mapping[str, Mapping[str, Any]]
@@ -78,7 +78,6 @@ class ProofRunner:
         self._at = at
         self._scratch = make_scratch_folder("pdkernel-proof-")
         WARDEN.register_folder(self._scratch)
-        self._scratch_project = Project.open(self._scratch / "project", clock=ManualClock(at))
         self._packages = StepPackages.for_project(project.folder, environ)
         self._workers = WorkerPool(
             gateway=gateway,
@@ -87,7 +86,6 @@ class ProofRunner:
             access=step_access(project.folder, gateway.certificate_files, project=project),
             determinism=Determinism(at, RANDOM_SEED),
         )
-        self._records: dict[str, list[StoreRecord]] | None = None
         self.catalog = Catalog.for_project(project, environ=environ)
 
     @classmethod
@@ -112,13 +110,13 @@ class ProofRunner:
 
     async def run(self, side: ProofSide, case: ProofCase, *, only: frozenset[str] | None = None) -> SideRun:
         """Run *side* on *case*: all steps, or *only* the named ones."""
-        await asyncio.to_thread(self._fill_stores, side.workflow)
         files = await asyncio.to_thread(self._copy_files)
         clock, ids = ManualClock(self._at), SequentialIds()
+        stores = ScratchCopy(self._project.data_stores, clock)
         journal = UnrecordedRuns()
         interpreter = Interpreter(
             directory=self._directory,
-            stores=self._scratch_project.data_stores,
+            stores=self._project.data_stores,
             workers=self._workers,
             catalog=self.catalog,
             packages=self._packages,
@@ -152,15 +150,15 @@ class ProofRunner:
                 pause_mode="skip",
                 source_path=side.source_path,
                 keep_in_journal=False,
+                data_stores=stores,
             )
         )
-        return SideRun(execution, await asyncio.to_thread(self._stores))
+        return SideRun(execution, await asyncio.to_thread(_read_written_stores, stores))
 
     async def close(self) -> None:
         """Stop every worker process and remove the scratch folder."""
         await self._workers.close()
         await self._gateway.close()
-        self._scratch_project.close()
         await asyncio.to_thread(remove_tree, self._scratch)
         WARDEN.unregister_folder(self._scratch)
 
@@ -172,31 +170,6 @@ class ProofRunner:
     ) -> None:
         await self.close()
 
-    def _fill_stores(self, workflow: Workflow) -> None:
-        """Fill the scratch stores with the records of the project's stores."""
-        own = self._scratch_project.data_stores
-        for name in own.names():
-            own.remove(name)
-        if not any(step.stores or step.uses or "data_store" in step.source for step in workflow.steps):
-            return
-        if self._records is None:
-            original = self._project.data_stores
-            self._records = {name: list(original.iter_records(name)) for name in original.names()}
-        for name, records in self._records.items():
-            own.put_records(name, records)
-
-    def _stores(self) -> dict[str, dict[str, Any]]:
-        own = self._scratch_project.data_stores
-        return {
-            name: {
-                record.key: record.value
-                if record.expires is None
-                else {"value": record.value, "expires": record.expires.isoformat()}
-                for record in own.iter_records(name)
-            }
-            for name in own.names()
-        }
-
     def _copy_files(self) -> Path:
         """Copy the project's file store into the scratch folder."""
         copy = self._scratch / "files"
@@ -205,3 +178,15 @@ class ProofRunner:
         if original.is_dir():
             copytree(original, copy, symlinks=True)
         return copy
+
+
+def _read_written_stores(stores: ScratchCopy) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            record.key: record.value
+            if record.expires is None
+            else {"value": record.value, "expires": record.expires.isoformat()}
+            for record in stores.iter_records(name)
+        }
+        for name in stores.changed_stores()
+    }

@@ -8,11 +8,15 @@ users must be apart.
 from __future__ import annotations
 
 import ipaddress
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
+from pdkernel.egress.outbound_policy import hide_password
 from pdkernel.errors import RequestError
 from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.source import WorkflowSource
 from pdkernel.workers import Isolation
 
 
@@ -24,6 +28,32 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_policy_cells(sources: Sequence[WorkflowSource], arguments: Sequence[Path]) -> None:
+    """
+    Check that no notebook sets an outbound policy other than `live`, because the server's policy is not named.
+
+    Args:
+        sources: The sources that are served.
+        arguments: The sources in the command line, for the message.
+
+    Raises:
+        RequestError: A notebook sets a policy; the message names the cell and the command lines.
+    """
+    for source in sources:
+        cells = [cell for cell in source.policy_cells if cell.text != "live"]
+        if not cells:
+            continue
+        command = shlex.join(["pdkernel", "serve", *map(str, arguments)])
+        last = source.policy_cells[-1]
+        kept = f" To keep the notebook's: {command} {last.option}" if last.option and last.is_test else ""
+        names = ", ".join(f"{hide_password(cell.text or 'by code')} in cell {cell.number}" for cell in cells)
+        raise RequestError(
+            f"{source.path} sets an outbound policy with %pdegress ({names}), but the server's policy is not named, and by "
+            "default it sends every call for real.",
+            fix=f"Name the policy. To send calls for real: {command} --egress live{kept}",
+        )
 
 
 def check_exposure(

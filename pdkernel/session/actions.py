@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pdkernel.actions.action_reference import suggest_step_name
 from pdkernel.connect.registered_apps import load_registered_apps
-from pdkernel.egress import parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON, Step
@@ -139,7 +138,7 @@ class SessionActions:
         event = state.event
         return FormRequest(
             step=found,
-            policy=parse_policy(state.egress),
+            policy=state.outbound_policy,
             external_user_id=state.external_user_id,
             environment=state.environment,
             event=dict(event.data) if event else {},

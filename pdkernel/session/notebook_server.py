@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from pdkernel.analysis import check_readable
-from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
@@ -83,7 +82,7 @@ class DraftWorkflowSource:
             self.endpoint,
             WorkflowSource(self._path, "notebook", workflow, state.sidecar),
             load_variables(state.project, state.folder),
-            policy=parse_policy(state.egress),
+            policy=state.outbound_policy,
         )
 
 
@@ -231,7 +230,7 @@ class NotebookServer:
                 directory=state.directory,
                 engine=engine,
                 workflows=workflows,
-                settings=ServeSettings(base_url=base_url, policy=parse_policy(state.egress)),
+                settings=ServeSettings(base_url=base_url, policy=state.outbound_policy),
                 clock=state.project.clock,
                 ids=state.project.ids,
                 on_run=lambda request, execution: self._record_run(request, execution, on_run),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.definition import Sidecar, UnansweredPolicy, apply_sidecar, get_notebook_sidecar_path, read_sidecar
-from pdkernel.egress import choose_mode
+from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.account_lookup import steps_by_external_user_app
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
@@ -72,7 +72,7 @@ class NotebookState:
         self._local = LazyProject(folder, project=project, environ=environ, clock=clock, ids=ids)
         self._opened_state_store: SessionStateStore | None = None
         self._loaded = False
-        self._run_settings = RunSettings(egress=choose_mode(None, environ))
+        self._run_settings = RunSettings(environ)
         self._results = LastStepResults()
         self._latest = RecentRuns()
 
@@ -169,9 +169,9 @@ class NotebookState:
         return self._loaded_settings.environment
 
     @property
-    def egress(self) -> str:
-        """The outbound policy, as `%pdegress` takes it."""
-        return self._loaded_settings.egress
+    def outbound_policy(self) -> OutboundPolicy:
+        """The outbound policy. Raises `EgressModeError` if that of the environment is invalid."""
+        return self._loaded_settings.outbound_policy
 
     @property
     def pins(self) -> Mapping[str, Mapping[str, JSON]]:
@@ -215,17 +215,17 @@ class NotebookState:
             is_http = workflow.trigger.type == "http"
             chosen.choose_event(Event(execution.event, is_http=is_http), f"run {execution.id}")
             chosen.choose_user(execution.external_user, parse_environment(execution.environment))
-            chosen.choose_egress("deny")
+            chosen.choose_egress("deny", origin="%pdruns --event")
             steps = {step.name: step for step in workflow.steps}
             taken = [each for each in execution.steps if each.status in ("success", "pinned") and each.name in steps]
             for result in taken:
                 self._results.record(steps[result.name], result, chosen.result_scope)
         return [result.name for result in taken]
 
-    def choose_egress(self, mode: str) -> None:
-        """Set the outbound policy. Raises `EgressModeError`."""
+    def choose_egress(self, text: str, *, origin: str = "%pdegress") -> None:
+        """Set the outbound policy; *origin* as in `OutboundPolicy`. Raises `EgressModeError`."""
         with self._change_settings() as chosen:
-            chosen.choose_egress(mode)
+            chosen.choose_egress(text, origin=origin)
 
     def load_event(self, name: str) -> TestEvent:
         """Choose an event from the library or a file. Raises `EventError`."""

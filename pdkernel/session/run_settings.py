@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pdkernel.egress import parse_policy
+from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.event import Event
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment, check_external_user_id
 from pdkernel.model import JSON
@@ -19,22 +19,22 @@ class RunSettings:
     The settings of one notebook. Not thread-safe: the session holds its lock.
 
     Args:
-        egress: The initial outbound policy.
+        environ: Environment variables, which choose the initial outbound policy.
 
     Attributes:
         event_name: The chosen event's name, or None.
         external_user_id: The external user that steps run for, or None.
         environment: The external user's environment.
-        egress: The outbound policy, as `%pdegress` takes it.
         pins: Pinned exports by step.
     """
 
-    def __init__(self, *, egress: str) -> None:
+    def __init__(self, environ: Mapping[str, str]) -> None:
         self._event: TestEvent | None = None
         self.event_name: str | None = None
         self.external_user_id: str | None = None
         self.environment: Environment = DEFAULT_ENVIRONMENT
-        self.egress = egress
+        self._environ = environ
+        self._policy: OutboundPolicy | None = None
         self.pins: dict[str, dict[str, JSON]] = {}
 
     @property
@@ -67,10 +67,14 @@ class RunSettings:
         if event.environment in ("development", "production"):
             self.environment = "production" if event.environment == "production" else "development"
 
-    def choose_egress(self, mode: str) -> None:
-        """Choose the outbound policy. Raises `EgressModeError`."""
-        parse_policy(mode)
-        self.egress = mode
+    @property
+    def outbound_policy(self) -> OutboundPolicy:
+        """The outbound policy: that of `%pdegress`, else the default. Raises `EgressModeError`."""
+        return self._policy or choose_policy(None, self._environ)
+
+    def choose_egress(self, text: str, *, origin: str = "%pdegress") -> None:
+        """Choose the outbound policy; *origin* as in `OutboundPolicy`. Raises `EgressModeError`."""
+        self._policy = parse_policy(text, origin=origin)
 
     def to_state(self, results: Mapping[str, StoredResult], cells: tuple[ExecutedCell, ...]) -> SessionState:
         """The settings with *results* and *cells*, for the next kernel; secrets of the event are masked."""

@@ -27,6 +27,7 @@ from pdkernel.execution import Execution
 from pdkernel.loop_thread import ThreadTask
 from pdkernel.model import JSON, Workflow
 from pdkernel.operations.runs import build_run_request
+from pdkernel.project import ScratchByStep, ScratchCopy
 from pdkernel.session.draft import Draft, LiveNotebook
 from pdkernel.session.engine_thread import EngineThread
 from pdkernel.session.notebook_state import NotebookState
@@ -83,6 +84,7 @@ class Session(NotebookState):
         self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
         self._debugger: KernelDebugger | None = None
         self._clock = clock
+        self._scratch: tuple[str, ScratchByStep] | None = None  # for the event, external user and environment
         self._engine = EngineThread(self._local, clock=clock, ids=ids)
 
     @cached_property
@@ -208,7 +210,7 @@ class Session(NotebookState):
             source,
             event,
             project=self.project,
-            policy=parse_policy(self.egress),
+            policy=self.outbound_policy,
             external_user_id=external_user_id or self.external_user_id,
             environment=self.environment,
             interface="notebook",
@@ -220,13 +222,28 @@ class Session(NotebookState):
             is_recorded=True,
         )
         app_context = self.app_context
+        is_detached = request.external_user_id != self.external_user_id
         return replace(
             request,
+            data_stores=None if is_detached or not request.policy.is_test else self._begin_scratch(request),
             base_url=None if app_context is None else app_context.settings.base_url,
             previous_exports=self.get_exports(),
             idempotency=self.project.idempotency,
             resend=resend,
         )
+
+    def _begin_scratch(self, request: RunRequest) -> ScratchByStep:
+        """The scratch copies of the draft's data stores, without those of the steps that *request* runs."""
+        scope = request.idempotency_scope
+        if self._scratch is None or self._scratch[0] != scope:
+            self._scratch = (scope, ScratchByStep(self.project.data_stores, self._clock))
+        self._scratch[1].forget([step.name for step in request.workflow.steps if request.should_execute(step)])
+        return self._scratch[1]
+
+    @property
+    def scratch_copy(self) -> ScratchCopy | None:
+        """What the draft's steps last wrote to a scratch copy of the data stores; None before the first test run."""
+        return None if self._scratch is None else self._scratch[1].latest
 
     def _debugger_for(self, request: RunRequest) -> KernelDebugger | None:
         """The debugger, if *request* runs a step with `--debug` in a notebook; else None."""
@@ -260,7 +277,7 @@ class Session(NotebookState):
         check_header(source.workflow)
         request = build_source_request(
             source,
-            policy=parse_policy(self.egress),
+            policy=self.outbound_policy,
             external_user_id=self.external_user_id,
             environment=self.environment,
             event=dict(event.data) if event is not None else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.clock import RANDOM_IDS, IdGenerator
@@ -172,6 +173,7 @@ class TemporaryProject:
             # without the `.env` beside the notebook: a test sets its own variables and contains no secret
             variables=lambda _: own,
         )
+        request = replace(request, data_stores=self._project.data_stores)  # they are scratch: the test's own
         execution = self._factory.run_sync(self._engine(request.folder).run(request))
         if self._on_run is not None:
             self._on_run(execution, opened.workflow)

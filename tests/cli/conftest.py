@@ -50,6 +50,8 @@ class Shell:
     def __init__(self, folder: Path, fork_server: ForkServer) -> None:
         self.folder = folder
         self.fork_server = fork_server
+        self.environ: dict[str, str] = {}
+        """Environment variables besides those of every command."""
 
     def __call__(
         self, *args: str, stdin: str = "", within: Sequence[str] = (), before: Sequence[object] = (), **environ: str
@@ -153,6 +155,7 @@ class Shell:
             "PDKERNEL_EGRESS": "stand-in=slack",
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
             STEP_PATHS_VARIABLE: os.environ[STEP_PATHS_VARIABLE],
+            **self.environ,
         }
 
     def notebook(self, *cells: str, name: str = "work.ipynb") -> str:

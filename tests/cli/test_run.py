@@ -21,6 +21,10 @@ from tests.durability.faults import SLOW_COMMITS
 from tests.private_pytest import run_pytest
 
 GREET = '%%pdstep greet\ndef handler(pd):\n    print("hello")\n    return pd.steps["trigger"]["event"].get("body")\n'
+COUNT = (
+    "%%pdstep count --data-store data=counter\ndef handler(pd):\n"
+    '    pd.inputs["data"]["n"] = pd.inputs["data"].get("n", 0) + 1\n    return pd.inputs["data"]["n"]\n'
+)
 TOKEN = "xoxb-planted-in-a-test"
 SLACK = (
     "%%pdstep send --app slack\nimport json, urllib.request\ndef handler(pd):\n"
@@ -41,7 +45,7 @@ def test_json_is_one_execution_and_nothing_else(pdkernel: Shell) -> None:
     assert ended.status == 0, ended.stderr
     assert list(ended.json) == [
         "id", "trace_id", "workflow", "version", "status", "external_user", "environment", "started_at", "finished_at",
-        "attempt", "replay_of", "trigger", "steps", "response", "error",
+        "attempt", "replay_of", "trigger", "steps", "response", "error", "outbound_policy",
     ]  # fmt: skip
     assert ended.json["status"] == "success"
     assert ended.json["steps"][0]["exports"] == {"$return_value": {"a": 1}}
@@ -55,6 +59,103 @@ def test_text_names_steps_and_status(pdkernel: Shell) -> None:
     assert ended.status == 0
     assert "greet" in ended.stdout
     assert "success" in ended.stdout
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_policy_of_the_notebook_is_obeyed(pdkernel: Shell, as_json: bool) -> None:
+    """A `%pdegress` cell holds for the command too, which prints that it does on stderr; stdout is the one JSON value."""
+    source = pdkernel.notebook(
+        "x = 1",
+        "%pdegress deny",
+        SLACK.replace(" --app slack", "")
+        .replace("{token}", "x")
+        .replace('pd.inputs["slack"]["$auth"]["oauth_access_token"]', '""'),
+    )
+
+    ended = pdkernel("run", source, "--body", "{}", *(["--json"] if as_json else []), PDKERNEL_EGRESS="")
+
+    assert ended.status == 1
+    assert "Outbound policy: deny, from the notebook's cell 2 (%pdegress). Change it with --egress." in ended.stderr
+    if as_json:
+        assert ended.json["outbound_policy"] == {"policy": "deny", "origin": "cell 2 (%pdegress)"}
+        assert [call["outcome"] for call in ended.json["steps"][0]["requests"]] == ["denied"]
+    else:
+        assert "outbound policy deny (cell 2 (%pdegress))" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "record"),
+    [
+        (("--egress", "deny"), "", {"policy": "deny", "origin": "--egress"}),
+        ((), "deny", {"policy": "deny", "origin": "PDKERNEL_EGRESS"}),
+    ],
+)
+def test_an_explicit_policy_wins_over_the_notebook(
+    pdkernel: Shell, args: tuple[str, ...], environ: str, record: dict[str, str]
+) -> None:
+    """`--egress` and PDKERNEL_EGRESS are chosen for this command, so that the cell has no effect and no note."""
+    source = pdkernel.notebook("%pdegress stand-in=slack", GREET)
+
+    ended = pdkernel("run", source, "--body", "{}", "--json", *args, PDKERNEL_EGRESS=environ)
+
+    assert (ended.status, ended.json["outbound_policy"]) == (0, record)
+    assert "Outbound policy" not in ended.stderr
+
+
+def test_a_notebook_that_first_sends_nothing_and_then_sends_needs_a_policy(pdkernel: Shell) -> None:
+    """The command sends nothing for real that a cell of the notebook does not send: it asks, with status 2."""
+    source = pdkernel.notebook("%pdegress stand-in=slack", GREET, "%pdegress live", "%pdrun")
+
+    ended = pdkernel("run", source, "--body", "{}", "--json", PDKERNEL_EGRESS="")
+
+    assert (ended.status, ended.json["error"]["code"]) == (2, "egress_mode")
+    assert "Name one: --egress stand-in=slack, or --egress live" in ended.json["error"]["message"]
+
+
+@pytest.mark.parametrize("policy", ["deny", "stand-in=slack"])
+def test_a_test_run_writes_a_scratch_copy_of_its_data_stores(pdkernel: Shell, policy: str) -> None:
+    """Under a policy that sends nothing, each run begins with the store and leaves it as it is; the step's log says so."""
+    source = pdkernel.notebook(COUNT, COUNT.replace("count", "again", 1))
+    pdkernel("store", "set", "counter", "n", "5")
+
+    runs = [pdkernel("run", source, "--body", "{}", "--json", "--egress", policy).json for _ in range(2)]
+
+    assert [[step["exports"]["$return_value"] for step in run["steps"]] for run in runs] == [[6, 7], [6, 7]]
+    assert pdkernel("store", "get", "counter", "n").stdout == "5\n"
+    assert runs[0]["steps"][0]["logs"] == [
+        {
+            "stream": "stderr",
+            "text": "[pdkernel] Data store counter: written in a scratch copy, because the outbound policy is "
+            f"{policy.partition('=')[0]}.\n",
+        }
+    ]
+
+
+def test_a_live_run_writes_its_data_stores(pdkernel: Shell) -> None:
+    """Under `live` the writes are real and without a note."""
+    source = pdkernel.notebook(COUNT)
+
+    runs = [pdkernel("run", source, "--body", "{}", "--json", "--egress", "live").json for _ in range(2)]
+
+    assert [run["steps"][0]["exports"]["$return_value"] for run in runs] == [1, 2]
+    assert [run["steps"][0]["logs"] for run in runs] == [[], []]
+    assert pdkernel("store", "get", "counter", "n").stdout == "2\n"
+
+
+def test_a_paused_test_goes_on_with_its_scratch_copy(pdkernel: Shell) -> None:
+    """The process that resumes a test run has what the run wrote before the pause; the store stays."""
+    source = pdkernel.notebook(
+        COUNT,
+        "%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend()\n",
+        COUNT.replace("count", "again", 1),
+    )
+    paused = pdkernel("run", source, "--body", "{}", "--json", "--egress", "deny")
+
+    resumed = pdkernel("runs", "resume", paused.json["id"], "--json")
+
+    assert (paused.status, resumed.status) == (4, 0), resumed.stderr
+    assert resumed.json["steps"][2]["exports"] == {"$return_value": 2}
+    assert pdkernel("store", "list", "--json").json == []
 
 
 def test_code_that_only_jupyter_has_is_named(pdkernel: Shell) -> None:
@@ -300,8 +401,8 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
         ([GREET], ["--event", "nowhere.json"], "Cannot read nowhere.json"),
         ([GREET], ["--event", "x" * 300], "File name too long"),
         ([GREET], [], "Pass --event FILE"),
-        ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not a mode"),
-        ([GREET], ["--body", "{}", "--egress", ""], "'' is not a mode"),
+        ([GREET], ["--body", "{}", "--egress", "sometimes"], "is not an outbound policy"),
+        ([GREET], ["--body", "{}", "--egress", ""], "'' is not an outbound policy"),
         ([GREET], ["--body", "{}", "--external-user", ""], "An external user's id cannot be blank"),
         ([GREET], ["--body", "{}", "--environment", "staging"], "'staging' is not one of 'development', 'production'"),
         ([GREET], ["--body", "{}", "--egress", "deny", "--via", "http://proxy.test:3128"], "upstream proxy has no effect"),

@@ -215,7 +215,7 @@ def test_settings_without_options() -> None:
 
 def test_an_empty_outbound_policy_is_refused() -> None:
     """An empty `--egress`, such as that of a variable that is not set, does not become the default."""
-    with pytest.raises(RequestError, match="'' is not a mode"):
+    with pytest.raises(RequestError, match="'' is not an outbound policy"):
         build_settings(OPTIONS | {"egress": ""}, "http://hooks.test:8765", {})
 
 
@@ -273,7 +273,7 @@ def test_missing_isolation(pdkernel: Shell) -> None:
     ("args", "words"),
     [
         (["nothing.ipynb"], "nothing.ipynb does not exist"),
-        (["work.ipynb", "--egress", "sometimes"], "not a mode"),
+        (["work.ipynb", "--egress", "sometimes"], "not an outbound policy"),
         (["work.ipynb", "--public-url", "flows.example.com"], "is not a valid public URL"),
         (["work.ipynb", "--public-url", "http://[bad"], "is not a valid public URL"),
         (["work.ipynb", "--public-url", "https://me:word@flows.example.com"], "A URL with a name or a password in it"),
@@ -292,6 +292,84 @@ def test_invalid_options_are_refused(pdkernel: Shell, args: list[str], words: st
     assert ended.status == 2
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_notebook_with_a_policy_needs_an_explicit_one(pdkernel: Shell) -> None:
+    """Before it listens, the command asks whether calls are sent; the message has the cell and both command lines."""
+    source = pdkernel.notebook("x = 1", "%pdegress stand-in=slack", ANSWER)
+
+    ended = pdkernel("serve", source, "--port", "0", "--json", PDKERNEL_EGRESS="")
+
+    assert ended.status == 2
+    said = ended.json["error"]["message"]
+    assert "stand-in=slack in cell 2" in said
+    assert "pdkernel serve work.ipynb --egress live" in said
+    assert "pdkernel serve work.ipynb --egress stand-in=slack" in said
+
+
+def test_a_folder_with_such_a_notebook_is_refused(pdkernel: Shell) -> None:
+    """One notebook of a folder is enough, also if its policy depends on code."""
+    pdkernel.notebook(ANSWER)
+    pdkernel.notebook("if True:\n    %pdegress deny", ANSWER, name="other.ipynb")
+
+    ended = pdkernel("serve", ".", "--port", "0", PDKERNEL_EGRESS="")
+
+    assert ended.status == 2
+    assert "other.ipynb sets an outbound policy with %pdegress (by code in cell 1)" in ended.stderr
+
+
+def test_a_notebook_with_a_policy_is_served_under_the_named_one(pdkernel: Shell) -> None:
+    """`PDKERNEL_EGRESS` of these tests names the policy; the record of a run says so."""
+    pdkernel.notebook("%pdegress deny", ANSWER)
+    with serving(pdkernel) as (said, _):
+        answer = httpx.post(said["workflows"][0]["url"], json={}, timeout=60)
+        (run,) = pdkernel("runs", "list", "--json").json
+
+    assert answer.status_code == 200
+    assert run["outbound_policy"] == {"policy": "stand-in=slack", "origin": "PDKERNEL_EGRESS"}
+
+
+def test_a_notebook_that_gets_a_policy_is_not_reloaded(pdkernel: Shell) -> None:
+    """A server whose policy is not named serves the previous version of a notebook that now has a `%pdegress` cell."""
+    pdkernel.notebook(ANSWER)
+    pdkernel.environ["PDKERNEL_EGRESS"] = ""
+    with serving(pdkernel) as (said, process):
+        url = said["workflows"][0]["url"]
+        httpx.post(url, json={}, timeout=60)
+        pdkernel.notebook("%pdegress deny", ANSWER)
+        time.sleep(1.1)
+        answer = httpx.post(url, json={}, timeout=60)
+        process.send_signal(signal.SIGTERM)
+        _, lines = process.communicate(timeout=60)
+
+    assert answer.status_code == 200
+    assert "work.ipynb has changed but could not be reloaded" in lines
+
+
+def test_a_test_server_has_a_scratch_copy_for_each_user(pdkernel: Shell) -> None:
+    """Requests of one external user share a copy as long as the server runs; another user and the project do not see it."""
+    pdkernel.notebook(
+        CUSTOM,
+        "%%pdstep count --data-store data=counter\ndef handler(pd):\n"
+        '    pd.inputs["data"]["n"] = pd.inputs["data"].get("n", 0) + 1\n'
+        '    pd.respond({"status": 200, "body": str(pd.inputs["data"]["n"])})\n',
+    )
+    pdkernel("store", "set", "counter", "n", "5")
+    pdkernel(
+        "accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=xoxb-made-up"
+    )
+    pdkernel(
+        "accounts", "add", "--external-user", "bob", "--app", "slack", "--credential", "oauth_access_token=xoxb-made-up"
+    )
+    with serving(pdkernel) as (said, _):
+        url = said["workflows"][0]["url"]
+        answers = [
+            httpx.post(url, json={}, headers={"x-pd-external-user-id": user}, timeout=60).text
+            for user in ("ada", "ada", "bob", "ada")
+        ]
+        kept = pdkernel("store", "get", "counter", "n").stdout
+
+    assert (answers, kept) == (["6", "7", "6", "8"], "5\n")
 
 
 def test_a_port_in_use(pdkernel: Shell) -> None:

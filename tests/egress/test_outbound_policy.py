@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.egress import choose_mode, is_loopback, parse_policy
+from pdkernel.egress import PolicyCell, choose_policy, is_loopback, parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError, is_host_name
 
 
@@ -91,7 +91,7 @@ def test_a_mode_keeps_its_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is not a mode"),
+        ("", "is not an outbound policy"),
         ("liv", "Did you mean 'live'?"),
         ("live=yes", "takes no value"),
         ("allow", "needs a value"),
@@ -211,7 +211,78 @@ def test_a_file_is_found_from_anywhere(tmp_path: Path) -> None:
 )
 def test_the_default_mode(environ: dict[str, str], mode: str) -> None:
     """The default is live, under pytest deny; the environment variable overrides both."""
-    assert choose_mode(None, environ) == mode
+    assert choose_policy(None, environ).mode_text == mode
+
+
+def cells(*texts: str | None, folder: Path = Path()) -> list[PolicyCell]:
+    """A notebook whose cells 3, 4, ... set these policies."""
+    return [PolicyCell(number, text, folder) for number, text in enumerate(texts, 3)]
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "in_cells", "chosen"),
+    [
+        (None, {}, [], ("live", "")),
+        (None, {}, ["stand-in=slack"], ("stand-in=slack", "cell 3 (%pdegress)")),
+        (None, {}, ["live", "deny"], ("deny", "cell 4 (%pdegress)")),
+        ("live", {}, ["deny"], ("live", "--egress")),
+        (None, {"PDKERNEL_EGRESS": "live"}, ["deny"], ("live", "PDKERNEL_EGRESS")),
+        ("deny", {"PDKERNEL_EGRESS": "live"}, [], ("deny", "--egress")),
+        (None, {"PYTEST_CURRENT_TEST": "x"}, ["live"], ("deny", "pytest")),
+        (None, {"PYTEST_CURRENT_TEST": "x"}, [None], ("deny", "pytest")),
+        (None, {"PYTEST_CURRENT_TEST": "x"}, ["stand-in=slack"], ("stand-in=slack", "cell 3 (%pdegress)")),
+    ],
+)
+def test_one_place_chooses_the_policy(
+    given: str | None, environ: dict[str, str], in_cells: list[str | None], chosen: tuple[str, str]
+) -> None:
+    """The option wins, then the variable, then the last cell of the notebook; under pytest no cell lets calls out."""
+    policy = choose_policy(given, environ, cells=cells(*in_cells))
+
+    assert (policy.mode_text, policy.origin) == chosen
+
+
+@pytest.mark.parametrize(
+    ("in_cells", "said"),
+    [
+        (["stand-in=slack", "live"], "Name one: --egress stand-in=slack, or --egress live"),
+        (["deny", "allow=a.test"], "cell 3 sends no calls, and cell 4 sends them for real"),
+        (["deny", None], "Cell 4 sets the outbound policy by code"),
+        ([None, "deny"], "Cell 3 sets the outbound policy by code"),
+    ],
+)
+def test_cells_that_leave_the_policy_open_are_refused(in_cells: list[str | None], said: str) -> None:
+    """A notebook that first sends nothing and then sends, or that decides by code, needs an explicit policy."""
+    with pytest.raises(EgressModeError) as caught:
+        choose_policy(None, {}, cells=cells(*in_cells))
+
+    assert said in str(caught.value)
+
+
+def test_a_recording_that_a_cell_names_is_beside_the_notebook(tmp_path: Path) -> None:
+    """A relative path in a cell means the notebook's folder, wherever the command runs; a proxy has no effect on a replay."""
+    (tmp_path / "calls.jsonl").write_text("")
+
+    policy = choose_policy(None, {}, cells=cells("replay=calls.jsonl", folder=tmp_path), via=["http://proxy.test:1"])
+
+    assert (policy.recording_file, policy.via) == (tmp_path / "calls.jsonl", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_test"),
+    [("live", False), ("allow=a.test", False), ("deny", True), ("stand-in=slack", True)],
+)
+def test_a_policy_that_sends_nothing_makes_a_run_a_test(text: str, is_test: bool) -> None:
+    """Runs under `deny` and stand-ins are tests; a policy that sends calls to any host is not."""
+    assert (parse_policy(text).is_test, cells(text)[0].is_test) == (is_test, is_test)
+
+
+def test_the_password_of_a_stand_in_is_not_shown() -> None:
+    """The policy for people, and the option that a message names, have no user information of a URL."""
+    text = "stand-in=http://me:secret@127.0.0.1:9/a"
+
+    assert parse_policy(text).text == "stand-in=http://127.0.0.1:9/a"
+    assert "secret" not in str(cells(text)[0].option)
 
 
 @pytest.mark.parametrize(

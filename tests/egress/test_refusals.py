@@ -15,7 +15,7 @@ CALL = ("GET", "https://a.test/x")
 @pytest.mark.parametrize(
     ("refusal", "kind", "code", "words"),
     [
-        (refusals.denied(*CALL, "allow=b.test"), "denied", "egress_denied", ["the mode for outbound calls is allow=b.test.", "`%pdegress live`", "`--egress live`", "stand-in=URL"]),
+        (refusals.denied(*CALL, "allow=b.test"), "denied", "egress_denied", ["the outbound policy is allow=b.test.", "`%pdegress live`", "`--egress live`", "stand-in=URL"]),
         (refusals.not_recorded(*CALL, "replay=replay=x.jsonl", "No call is equal."), "miss", "egress_miss", ["(replay=replay=x.jsonl): No call is equal.", "Record it with record=replay=x.jsonl."]),
         (refusals.opaque_protocol("A WebSocket", CALL[1], "deny"), "upgrade", "egress_upgrade", ["A WebSocket to https://a.test/x was not made", "Only `live`, or `allow="]),
         (refusals.blocked_by_sandbox("A datagram", CALL[1], "deny"), "denied", "egress_stopped", ["supports TCP only", "Only `live` allows it."]),

@@ -12,8 +12,9 @@ from pdkernel.engine.data_store_service import DataStoreService, resolve_data_st
 from pdkernel.errors import PdkernelError, StoreValueError
 from pdkernel.model import JSON, Step
 from pdkernel.project import Project, StoreRecord
+from pdkernel.source import WorkflowSource
 from pdkernel.workers import PropDeclaration
-from tests.builders import node_step, python_step
+from tests.builders import a_workflow, node_step, python_step
 from tests.engine.conftest import Run
 
 NODE = "{ data: { type: 'data_store' } }"
@@ -121,7 +122,7 @@ async def test_keys_cannot_be_exported(run: Run) -> None:
 
 async def test_workflows_and_languages_share_a_store(run: Run, project: Project) -> None:
     """A Node.js step reads by name what a Python step of another workflow stored."""
-    await run(in_python('s["from python"] = [1]', options="--data-store data=orders"))
+    await run(in_python('s["from python"] = [1]', options="--data-store data=orders"), egress="live")
 
     value = await returned(run, in_node("return s.get('from python')", options="--data-store data=orders"))
 
@@ -131,7 +132,7 @@ async def test_workflows_and_languages_share_a_store(run: Run, project: Project)
 
 async def test_prop_without_a_name_is_the_default_store(run: Run, project: Project) -> None:
     """`--data-store PROP` and a prop that only the code declares both mean the project's default store."""
-    await run(in_python('s["a"] = 1'), node_step("other", "await this.data.set('b', 2)", props=NODE))
+    await run(in_python('s["a"] = 1'), node_step("other", "await this.data.set('b', 2)", props=NODE), egress="live")
 
     assert project.data_stores.names() == ["default"]
     assert project.data_stores.read_keys("default")[0] == ["a", "b"]
@@ -179,7 +180,7 @@ async def test_invalid_record_is_an_error_at_the_line(
 
 async def test_value_that_json_drops_is_a_warning(run: Run, project: Project) -> None:
     """NaN in Node.js is stored as null, as JSON.stringify writes it, and the step's log has a warning."""
-    execution = await run(in_node("await s.set('k', [NaN])"))
+    execution = await run(in_node("await s.set('k', [NaN])"), egress="live")
 
     assert "it is stored as null" in "".join(log.text for log in execution.step("work").logs)
     assert project.data_stores.find("default", "k") == StoreRecord("k", [None], None)
@@ -297,7 +298,63 @@ async def test_synced_folder_finds_its_store_by_id(run: Run, project: Project, t
         f"export default defineComponent({{ props: {NODE}, async run() {{ await this.data.set('k', 1) }} }})\n"
     )
 
-    execution = await run(read_folder_workflow(folder))
+    execution = await run(read_folder_workflow(folder), egress="live")
 
     assert execution.status == "success", json.dumps(execution.to_json())
     assert project.data_stores.names() == ["ds_abc"]
+
+
+async def test_both_languages_write_one_scratch_copy(run: Run, project: Project) -> None:
+    """In a test, a Node.js step reads what a Python step wrote above it; the project's store stays, and each step has a note."""
+    project.data_stores.set("default", "old", 0)
+
+    execution = await run(
+        in_python('s["a"] = 1\ns["b"] = 2\ndel s["old"]'),
+        node_step("other", "await this.data.set('c', 3); return await this.data.keys()", props=NODE),
+        egress="deny",
+    )
+
+    assert execution.step("other").return_value == ["a", "b", "c"]
+    assert project.data_stores.read_keys("default")[0] == ["old"]
+    assert [[log.text for log in step.logs] for step in execution.steps] == [
+        ["[pdkernel] Data store default: written in a scratch copy, because the outbound policy is deny.\n"]
+    ] * 2
+
+
+async def test_a_step_that_runs_again_in_a_test_has_what_it_wrote(run: Run, project: Project) -> None:
+    """A step that reruns itself counts on in the scratch copy, as it does in the store."""
+    count = in_python(
+        's["n"] = s.get("n", 0) + 1\nif s["n"] < 3:\n    pd.flow.rerun(1)\nreturn s["n"]',
+    )
+
+    execution = await run(count, egress="deny")
+
+    assert (execution.status, execution.step("work").return_value) == ("success", 3)
+    assert project.data_stores.names() == []
+
+
+@pytest.mark.parametrize(("egress", "stored"), [("deny", None), ("live", 2)])
+async def test_a_child_run_writes_where_its_parent_does(
+    run: Run, project: Project, tmp_path: Path, egress: str, stored: int | None
+) -> None:
+    """A child run and the step that waits for it share the scratch copy, or both write the store."""
+    child = a_workflow(in_python('s["n"] = s.get("n", 0) + 1'), name="Child")
+    found = WorkflowSource(tmp_path / "child.ipynb", "notebook", child)
+    parent = node_step(
+        "parent",
+        "await this.data.set('n', 1); await $.flow.trigger('Child', {}); return await this.data.get('n')",
+        props=NODE,
+    )
+
+    execution = await run(parent, egress=egress, find_workflow=lambda _name, _source: found)
+
+    assert execution.step("parent").return_value == 2, execution.error
+    record = project.data_stores.find("default", "n")
+    assert (None if record is None else record.value) == stored
+
+
+async def test_only_a_policy_that_sends_nothing_has_a_scratch_copy(run: Run, project: Project) -> None:
+    """A policy that sends calls to some hosts is not a test: its writes are real."""
+    await run(in_python('s["a"] = 1'), egress="allow=api.example.com")
+
+    assert project.data_stores.count("default") == 1

@@ -150,7 +150,7 @@ async def test_outbound_policy_applies_to_e_mail(step: str, to: str) -> None:
     delivery = await SendDelivery(None, mail).deliver(step, effect, binding=binding, redactor=binding.redactor)
 
     assert (delivery.outcome, delivery.to) == ("shown", to)
-    assert delivery.note == "Not sent: the mode for outbound calls is deny."
+    assert delivery.note == "Not sent: the outbound policy is deny."
 
 
 @pytest.mark.parametrize(

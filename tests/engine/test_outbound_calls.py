@@ -30,7 +30,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import OutboundCallRefusedError, StepError
-from pdkernel.execution import OutboundCall, OutboundEnforcement
+from pdkernel.execution import OutboundCall, OutboundPolicyRecord
 from pdkernel.identity import ProxyAccess
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepOutcome
@@ -177,7 +177,7 @@ async def test_record_has_the_guard(run: Run, runtime: WorkflowEngine) -> None:
     kept = await runtime.journal.get_execution(done.id)
 
     assert kept is not None
-    assert kept.outbound_enforcement == done.outbound_enforcement == OutboundEnforcement("deny", detect_sandbox())
+    assert kept.outbound_policy == done.outbound_policy == OutboundPolicyRecord("deny", guard=detect_sandbox())
 
 
 REQUESTS = {
@@ -361,7 +361,7 @@ async def test_live_run_has_no_guard(run: Run) -> None:
     """The record of a live run has no guard."""
     done = await run(python_step("one"), egress="live")
 
-    assert done.outbound_enforcement is None
+    assert done.outbound_policy is None
 
 
 async def test_error_after_a_refused_call_names_the_refusal(run: Run) -> None:
@@ -373,7 +373,7 @@ async def test_error_after_a_refused_call_names_the_refusal(run: Run) -> None:
     error = done.step("call").error
     assert error is not None
     assert error.name.endswith("HTTPError")
-    assert "GET http://api.example.com/v1/things was not sent: the mode for outbound calls is deny." in error.message
+    assert "GET http://api.example.com/v1/things was not sent: the outbound policy is deny." in error.message
 
 
 async def test_step_that_goes_on_after_a_refused_call_is_ended(run: Run, tmp_path: Path) -> None:

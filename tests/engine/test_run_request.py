@@ -14,7 +14,7 @@ from pdkernel.event import Event
 from pdkernel.redaction import Secret
 from tests.builders import a_workflow, python_step
 
-OF_THE_PROCESS = {"variables", "idempotency", "recording", "find_workflow", "load_variables"}
+OF_THE_PROCESS = {"data_stores", "variables", "idempotency", "recording", "find_workflow", "load_variables"}
 """Fields that the process that continues a run sets anew."""
 OF_THE_ROW = {"workflow", "external_user_id", "environment", "run_ids"}
 """Fields that the run's row and its definition hold."""

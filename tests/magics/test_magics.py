@@ -16,7 +16,7 @@ from tests.magics.conftest import Notebook, Run
         ("%%pdworkflow\nname: [\n", "line"),
         ("%pdevent nowhere", "hello"),
         ("%pdpin nowhere", "no step"),
-        ("%pdegress sometimes", "not a mode"),
+        ("%pdegress sometimes", "not an outbound policy"),
         ("%pdrun", "No event is chosen"),
         ("%pdrun nowhere", "nowhere"),
         ("%pdenv set A=b", "must not be part of the line"),

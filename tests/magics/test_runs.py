@@ -231,7 +231,7 @@ def test_the_event_of_a_run_is_taken_over(ran: Notebook) -> None:
     assert ran.shell.user_ns["event"].external_user_id == "ada"
     assert session.event_name == f"run {run_id}"
     assert session.external_user_id == "ada"
-    assert session.egress == "deny"
+    assert session.outbound_policy.mode_text == "deny"
     assert session.stale_steps == set()
     assert "The cells have the exports of check, greet." in shown
     assert "Hello, Ada" in ran.run("%pdrun greet")

@@ -294,9 +294,12 @@ def test_the_table_holds_the_row(ran: Ran) -> None:
     assert ran.rows == [["rep_1042", MAIL, "bug", ran.issue["url"], "2026-03-04"]]
 
 
-def test_the_data_store_holds_the_report(ran: Ran) -> None:
-    """The store has the customer's reports."""
-    assert ran.reports == [["rep_1042"]]
+def test_the_report_counts_once(ran: Ran) -> None:
+    """Under the stand-ins, the cell and `%pdrun` count the report once, in a scratch copy; the project's store stays empty."""
+    counted = ran.execution.step("customer").return_value
+
+    assert isinstance(counted, dict)
+    assert (counted["reports"], ran.reports) == (1, [])
 
 
 def test_the_response(ran: Ran) -> None:

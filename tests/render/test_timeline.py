@@ -20,7 +20,7 @@ from pdkernel.execution import (
     Execution,
     Log,
     OutboundCall,
-    OutboundEnforcement,
+    OutboundPolicyRecord,
     Response,
     RunTrigger,
     StepResult,
@@ -361,19 +361,29 @@ def test_notes_of_pdkernel_are_separate_from_the_output() -> None:
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
-        (OutboundEnforcement("deny", "none"), 1),
-        (OutboundEnforcement("deny", "redirect"), 0),
-        (OutboundEnforcement("deny", "block"), 0),
+        (OutboundPolicyRecord("deny", guard="none"), 1),
+        (OutboundPolicyRecord("deny", guard="redirect"), 0),
+        (OutboundPolicyRecord("deny", guard="block"), 0),
         (None, 0),
     ],
 )
-def test_a_run_without_a_sandbox_warns(rules: OutboundEnforcement | None, said: int) -> None:
+def test_a_run_without_a_sandbox_warns(rules: OutboundPolicyRecord | None, said: int) -> None:
     """Without an enforced outbound policy, the timeline warns in text and HTML."""
-    execution = builders.an_execution(outbound_enforcement=rules)
+    execution = builders.an_execution(outbound_policy=rules)
 
     shown = [" ".join(form.split()) for form in (timeline.render_text(execution), timeline.render_html(execution))]
 
     assert [form.count("ignore proxy variables are not stopped") for form in shown] == [said, said]
+
+
+def test_the_timeline_shows_the_outbound_policy_and_who_chose_it() -> None:
+    """The line of the start has the policy and its origin, in text and HTML; a run that is `live` by default shows none."""
+    chosen = builders.an_execution(outbound_policy=OutboundPolicyRecord("stand-in=slack", "cell 3 (%pdegress)"))
+
+    shown = [" ".join(form.split()) for form in (timeline.render_text(chosen), timeline.render_html(chosen))]
+
+    assert ["outbound policy stand-in=slack (cell 3 (%pdegress))" in form for form in shown] == [True, True]
+    assert "outbound policy" not in timeline.render_text(builders.an_execution())
 
 
 def test_action_names_its_source() -> None:

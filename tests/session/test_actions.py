@@ -170,7 +170,7 @@ def test_options_have_the_choices_of_the_notebook(session: Session, tmp_path: Pa
 
     assert [option.value for page in (first, second) for option in page.options] == ["0", "1next"]
     assert [option.value for option in fetch("pick", "slot").options] == ["made-1", "made-2"]
-    assert "the mode for outbound calls is deny" in str(fetch("list", "sent").options)
+    assert "the outbound policy is deny" in str(fetch("list", "sent").options)
 
 
 def test_options_are_those_of_the_environment(session: Session) -> None:

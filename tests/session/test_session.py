@@ -415,7 +415,7 @@ def test_results_belong_to_user_environment_and_event() -> None:
         ("ada", "development", Event({"tick": 2}, is_http=False)),
         ("ada", "development", Event({"tick": 1}, is_http=False)),
     ):
-        settings = RunSettings(egress="deny")
+        settings = RunSettings({"PDKERNEL_EGRESS": "deny"})
         settings.choose_event(event, "tick")
         settings.choose_user(user, "production" if environment == "production" else "development")
         scopes.append(settings.result_scope)
@@ -427,13 +427,13 @@ def test_results_belong_to_user_environment_and_event() -> None:
 @pytest.mark.parametrize("is_http", [True, False])
 def test_settings_survive_a_restart(is_http: bool) -> None:
     """The next kernel has the event, the external user, the environment and the pins; the outbound policy is the default."""
-    settings = RunSettings(egress="deny")
+    settings = RunSettings({"PDKERNEL_EGRESS": "deny"})
     settings.choose_event(Event({"body": 1, "headers": {"x-pd-environment": "production"}}, is_http=is_http), "first")
     settings.choose_user("ada", None)
     settings.choose_egress("live")
     settings.pins["a"] = {"$return_value": 1}
 
-    restored = RunSettings(egress="deny")
+    restored = RunSettings({"PDKERNEL_EGRESS": "deny"})
     restored.restore(settings.to_state({}, ()))
 
     assert restored.event == settings.event
@@ -441,12 +441,12 @@ def test_settings_survive_a_restart(is_http: bool) -> None:
     assert restored.event.is_http == is_http
     assert (restored.event_name, restored.external_user_id, restored.pins) == ("first", "ada", settings.pins)
     assert (settings.environment, restored.environment) == ("production",) * 2 if is_http else ("development",) * 2
-    assert restored.egress == "deny"
+    assert restored.outbound_policy.mode_text == "deny"
 
 
 def test_no_external_user_leaves_no_header() -> None:
     """Without an external user, the event does not name the one that it named before; the environment stays."""
-    settings = RunSettings(egress="deny")
+    settings = RunSettings({"PDKERNEL_EGRESS": "deny"})
     headers = {"X-PD-External-User-ID": "grace", "X-PD-Environment": "production"}
     settings.choose_event(an_event(headers=headers), "signed")
 
@@ -458,7 +458,7 @@ def test_no_external_user_leaves_no_header() -> None:
 
 def test_a_saved_state_has_no_secret_of_the_event() -> None:
     """The next kernel gets the event with masked headers; this kernel keeps the values."""
-    settings = RunSettings(egress="deny")
+    settings = RunSettings({"PDKERNEL_EGRESS": "deny"})
     settings.choose_event(an_event(headers={"authorization": "Bearer 0123456789"}), "signed")
 
     state = settings.to_state({}, ())
@@ -604,7 +604,11 @@ def test_a_recorded_run_is_taken_over(ready: Session) -> None:
 
     assert taken == ["check", "last"]
     assert ready.get_exports() == {"check": {"$return_value": 1}, "last": {"$return_value": 3}}
-    assert (ready.external_user_id, ready.environment, ready.egress) == ("grace", "production", "deny")
+    assert (ready.external_user_id, ready.environment, ready.outbound_policy.mode_text) == (
+        "grace",
+        "production",
+        "deny",
+    )
     assert ready.event is not None
     assert ready.event.data["body"] == {"name": "Grace"}
     assert ready.event_name == f"run {recorded.id}"
@@ -656,7 +660,7 @@ def test_a_change_that_fails_changes_nothing(ready: Session, make_session: Make)
     ready.add_listener(lambda: heard.append(1))
     with pytest.raises(PdkernelError):
         ready.choose_egress("nonsense")
-    assert ready.egress == "stand-in=slack"
+    assert ready.outbound_policy.mode_text == "stand-in=slack"
     with pytest.raises(PdkernelError):
         ready.pin("gone", {})
     assert heard == []

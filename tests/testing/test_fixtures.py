@@ -48,7 +48,7 @@ def test_outbound_calls_are_refused(pd_run: RunWorkflow) -> None:
 
     call = execution.requests[0]
     assert (execution.step("post").status, call.outcome) == ("error", "denied")
-    assert call.note == "POST https://api.example.test/things was not sent: the mode for outbound calls is deny."
+    assert call.note == "POST https://api.example.test/things was not sent: the outbound policy is deny."
 
 
 def test_a_step_gets_the_users_account(pd_run: RunWorkflow, pd_project: TemporaryProject) -> None:

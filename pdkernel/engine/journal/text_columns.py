@@ -33,7 +33,7 @@ from pdkernel.execution import (
     Delivery,
     ErrorRecord,
     Execution,
-    OutboundEnforcement,
+    OutboundPolicyRecord,
     Response,
     RunPause,
     RunTrigger,
@@ -114,7 +114,7 @@ class _StoredTrigger(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     event: Mapping[str, JSON] | UnsetType = UNSET
     context: Mapping[str, JSON]
     replay_of: str | None = None
-    outside_calls: OutboundEnforcement | None = None
+    outbound_policy: OutboundPolicyRecord | None = None
 
 
 class _StoredOutput(JsonStruct, frozen=True, omit_defaults=True):
@@ -162,7 +162,7 @@ def encode_event(
     context: Mapping[str, JSON],
     *,
     replay_of: str | None = None,
-    outbound_enforcement: OutboundEnforcement | None = None,
+    outbound_policy: OutboundPolicyRecord | None = None,
 ) -> str:
     """Encode the `runs.event` text; *event* is masked and redacted, or None as long as its secrets are not known."""
     return _encode(
@@ -170,7 +170,7 @@ def encode_event(
             event=UNSET if event is None else event,
             context=context,
             replay_of=replay_of,
-            outside_calls=outbound_enforcement,
+            outbound_policy=outbound_policy,
         )
     )
 
@@ -282,7 +282,7 @@ def build_execution(
         error=output.error,
         sends=(*output.sends, *(_decode(run.id, Delivery, "outbox", shown) for shown in sends)),
         lookup=output.lookup,
-        outbound_enforcement=trigger.outside_calls,
+        outbound_policy=trigger.outbound_policy,
         pause=None
         if wait is None or run.status != "paused"
         else build_pause(decode_step(run.id, wait.data).name, wait),

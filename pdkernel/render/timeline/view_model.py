@@ -22,6 +22,7 @@ from pdkernel.execution import (
     ErrorRecord,
     Execution,
     Log,
+    OutboundPolicyRecord,
     StepResult,
 )
 from pdkernel.lookup import Lookup
@@ -257,21 +258,29 @@ def format_total_duration(execution: Execution, notes: TimelineContext | None = 
 
 
 def format_start(execution: Execution) -> str:
-    """Format start time, execution id, attempt and replay."""
+    """Format start time, execution id, attempt, replay and outbound policy."""
     facts = [f"started {formatting.format_timestamp(execution.started_at)}", f"execution {execution.id}"]
     if execution.attempt > 1:
         facts.append(f"attempt {execution.attempt}")
     if execution.replay_of:
         facts.append(f"replay of {execution.replay_of}")
+    if execution.outbound_policy is not None:
+        facts.append(describe_policy(execution.outbound_policy))
     return " · ".join(facts)
+
+
+def describe_policy(policy: OutboundPolicyRecord) -> str:
+    """The outbound policy and who chose it: `outbound policy stand-in=slack (--egress)`."""
+    return f"outbound policy {policy.policy}" + (f" ({policy.origin})" if policy.origin else "")
 
 
 def collect_warnings(execution: Execution, notes: TimelineContext) -> list[str]:
     """The warnings above the steps: the caller's, and one if the outbound policy was not enforced for every program."""
-    rules = execution.outbound_enforcement
-    unguarded = rules is not None and rules.guard == "none"
+    policy = execution.outbound_policy
+    if policy is None or policy.guard != "none":
+        return list(notes.warnings)
     warning = "Programs that ignore proxy variables are not stopped, because this system does not support it."
-    return [*notes.warnings, *([f"Outbound calls: {rules.mode}. {warning}"] if unguarded and rules else [])]
+    return [*notes.warnings, f"Outbound policy: {policy.policy}. {warning}"]
 
 
 def find_failed_lookup(execution: Execution) -> Lookup | None:

@@ -26,7 +26,7 @@ from pdkernel.execution import (
     Execution,
     Log,
     OutboundCall,
-    OutboundEnforcement,
+    OutboundPolicyRecord,
     RunTrigger,
     StepResult,
 )
@@ -54,11 +54,11 @@ def test_text_of_a_step() -> None:
 
 
 def test_text_of_an_event() -> None:
-    """Only a replay has `replay_of`, only a run with another mode than `live` has `outside_calls`."""
+    """Only a replay has `replay_of`, only a run whose outbound policy is not the default has `outbound_policy`."""
     assert encode_event({"body": 1}, {"id": "x"}) == '{"event":{"body":1},"context":{"id":"x"}}'
     assert encode_event({}, {}) == '{"event":{},"context":{}}'
-    assert encode_event(None, {}, replay_of="run", outbound_enforcement=OutboundEnforcement("deny", "none")) == (
-        '{"context":{},"replay_of":"run","outside_calls":{"mode":"deny","guard":"none"}}'
+    assert encode_event(None, {}, replay_of="run", outbound_policy=OutboundPolicyRecord("deny", guard="none")) == (
+        '{"context":{},"replay_of":"run","outbound_policy":{"policy":"deny","guard":"none"}}'
     )
 
 
@@ -110,7 +110,7 @@ def test_texts_of_the_first_versions_are_read() -> None:
             error=ErrorRecord("c", "n", "m"),
         ),
     )
-    assert (execution.sends, execution.lookup, execution.outbound_enforcement) == ((), None, None)
+    assert (execution.sends, execution.lookup, execution.outbound_policy) == ((), None, None)
 
 
 def test_version_of_a_workflow_is_the_hash_of_its_stored_definition() -> None:
@@ -123,7 +123,7 @@ def test_version_of_a_workflow_is_the_hash_of_its_stored_definition() -> None:
 
 def test_row_that_is_complete() -> None:
     """An execution has the columns of its row, the parts of its texts, and its messages after those of an earlier version."""
-    event = encode_event({"body": 1}, {"id": "x"}, replay_of="first", outbound_enforcement=RUN.outbound_enforcement)
+    event = encode_event({"body": 1}, {"id": "x"}, replay_of="first", outbound_policy=RUN.outbound_policy)
     output = encode_output(response=RUN.response, lookup=RUN.lookup)
     earlier, queued = RUN_JSON["sends"]
     output = json.dumps(json.loads(output) | {"sends": [earlier]})
@@ -145,7 +145,7 @@ def test_row_that_is_complete() -> None:
         error=None,
         response=RUN.response,
         sends=RUN.sends,
-        outbound_enforcement=RUN.outbound_enforcement,
+        outbound_policy=RUN.outbound_policy,
         lookup=RUN.lookup,
     )
 

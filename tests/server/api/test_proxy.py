@@ -233,7 +233,7 @@ async def test_the_policy_for_outbound_calls_applies(tmp_path: Path) -> None:
         answer = await send(site)
 
         assert answer.status_code == 403
-        assert "the mode for outbound calls is deny" in answer.json()["error"]
+        assert "the outbound policy is deny" in answer.json()["error"]
         assert TOKEN not in answer.text
 
 
