@@ -1,7 +1,8 @@
 """
 Events that served runs emit for triggers of other workflows: by `$.send.emit`, and errors on the channel `$errors`.
 
-An event is a message of the run's outbox, recorded with the end or the pause of the run. Its delivery stores it for each
+The run of a listener has the external user and the environment of the run that emits: otherwise it would be a run without a user, which
+may name any user for its child runs. An event is a message of the run's outbox, recorded with the end or the pause of the run. Its delivery stores it for each
 trigger that listens, under a key of message and trigger, so a second delivery starts no second run.
 """
 
@@ -108,7 +109,8 @@ class EmittedEvents:
             channel, event = str(payload.get("channel") or ""), _as_event(payload.get("event"))
         listeners = self._find_listeners(channel, request, execution)
         for each in listeners:
-            self._table.receive(each, f"{key}/{each.id}", event)
+            sender = (request.external_user_id, request.environment)
+            self._table.receive(each, f"{key}/{each.id}", event, sender=sender)
         return listeners
 
     def _find_listeners(self, channel: str, request: RunRequest, execution: Execution) -> Sequence[TriggerState]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, select, tuple_, update
 
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import TRIGGER_SOURCE_PREFIX
@@ -61,12 +62,16 @@ class TriggerEvent:
         target: What receives the event.
         dedupe_key: The run's dedupe key, or the idempotency key for the webhook.
         data: The event.
+        external_user_id: The external user of the run that sent the event; None without a user, and for an event of another origin.
+        environment: The environment of that run.
     """
 
     number: int
     target: EventTarget
     dedupe_key: str
     data: Mapping[str, JSON] = field(repr=False)
+    external_user_id: str | None = None
+    environment: Environment = DEFAULT_ENVIRONMENT
 
 
 class TriggerEventTable:
@@ -77,11 +82,22 @@ class TriggerEventTable:
         self._vault = vault
 
     def add(
-        self, connection: Connection, target: EventTarget, events: Iterable[tuple[str, Mapping[str, JSON]]]
+        self,
+        connection: Connection,
+        target: EventTarget,
+        events: Iterable[tuple[str, Mapping[str, JSON]]],
+        *,
+        sender: tuple[str | None, Environment] | None = None,
     ) -> None:
-        """Store *events*, each with its dedupe key, in the caller's transaction. An event whose key waits already is dropped."""
+        """
+        Store *events*, each with its dedupe key, in the caller's transaction. An event whose key waits already is dropped.
+
+        *sender* is the external user and the environment of the run that sends them, if a run does.
+        """
         for key, data in events:
-            sealed = self._vault.seal_json(dict(data), _vault_context(key))
+            # a list, because an event is an object: no event can pass for one with a sender
+            content = dict(data) if sender is None else [dict(data), *sender]
+            sealed = self._vault.seal_json(content, _vault_context(key))
             insert_if_absent(
                 connection,
                 trigger_events,
@@ -104,15 +120,15 @@ class TriggerEventTable:
         query = select(trigger_events).where(tuple_(trigger_events.c.workflow, trigger_events.c.trigger).in_(pairs))
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(trigger_events.c.number).limit(limit)).all()
-        return [
-            TriggerEvent(
-                row.number,
-                EventTarget(row.workflow, row.trigger),
-                row.dedupe_key,
-                self._vault.unseal_json(row.sealed_event, _vault_context(row.dedupe_key), dict[str, Any]),
-            )
-            for row in rows
-        ]
+        return [self._event(row) for row in rows]
+
+    def _event(self, row: Any) -> TriggerEvent:
+        kind: Any = dict[str, Any] | tuple[dict[str, Any], str | None, Environment]
+        content = self._vault.unseal_json(row.sealed_event, _vault_context(row.dedupe_key), kind)
+        target = EventTarget(row.workflow, row.trigger)
+        if isinstance(content, dict):
+            return TriggerEvent(row.number, target, row.dedupe_key, content)
+        return TriggerEvent(row.number, target, row.dedupe_key, *content)
 
     def finish(self, event: TriggerEvent, run_id: str | None = None) -> None:
         """Remove an event that was handed over; *run_id* is its recorded run, and becomes the trigger's last run."""

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import and_, select, update
 
 from pdkernel.clock import Clock
+from pdkernel.identity import Environment
 from pdkernel.model import JSON, TriggerType
 from pdkernel.project.database import Database
 from pdkernel.project.schedule import Schedule
@@ -156,10 +157,17 @@ class WorkflowTriggerTable:
         """Store when the trigger fired, and the result of its source."""
         self._update(state, fired=self._clock.now().timestamp(), result=result)
 
-    def receive(self, state: TriggerState, dedupe_key: str, data: Mapping[str, JSON]) -> None:
-        """Store an event that arrived for the trigger."""
+    def receive(
+        self,
+        state: TriggerState,
+        dedupe_key: str,
+        data: Mapping[str, JSON],
+        *,
+        sender: tuple[str | None, Environment] | None = None,
+    ) -> None:
+        """Store an event that arrived for the trigger; *sender* as for `TriggerEventTable.add`."""
         with self._database.write() as connection:
-            self._events.add(connection, state.target, [(dedupe_key, data)])
+            self._events.add(connection, state.target, [(dedupe_key, data)], sender=sender)
         self.record_fired(state, None)
 
     def _update(self, state: TriggerState, *conditions: Any, **values: Any) -> None:

@@ -24,7 +24,6 @@ from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_key
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
-from pdkernel.identity import DEFAULT_ENVIRONMENT
 from pdkernel.project import DeployedTrigger, EventTarget, TriggerEvent, Webhook
 from pdkernel.redaction import Redactor
 from pdkernel.server.app_context import AppContext, ServedWorkflow
@@ -116,7 +115,7 @@ class TriggerEvents:
 
     async def _build_request(self, served: ServedWorkflow, event: TriggerEvent) -> RunRequest | None:
         """The request for the run of *event*; None if its deployed trigger was removed meanwhile."""
-        user, environment, key = None, DEFAULT_ENVIRONMENT, event.target.deployed_trigger_id
+        user, environment, key = event.external_user_id, event.environment, event.target.deployed_trigger_id
         if key is not None:
             deployed = await asyncio.to_thread(self._deployed.find, key)
             if deployed is None:

@@ -118,7 +118,8 @@ async def test_a_failed_run_starts_workflows_once(tmp_path: Path, request_of: Ru
         events = EmittedEvents(project.workflow_triggers, SequentialIds())
         assert events.has_error_listener(request_of, FAILED) is listens
         message = Delivery(ERRORS_CHANNEL, "emit", "waiting", payload=events.new_error().payload)
-        await events.deliver(message, request_of, FAILED, "key")
+        request = replace(request_of, external_user_id="ada", environment="production")
+        await events.deliver(message, request, FAILED, "key")
 
         (waiting,) = project.trigger_events.list_waiting(project.trigger_events.list_targets(), 10)
         error = waiting.data["error"]
@@ -130,6 +131,7 @@ async def test_a_failed_run_starts_workflows_once(tmp_path: Path, request_of: Ru
             FAILED.finished_at,
         )
         assert error["stack"] == "ValueError: no stock"
+        assert (waiting.external_user_id, waiting.environment) == ("ada", "production")
         assert waiting.data["original_event"] == FAILED.event
 
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from pdkernel.clock import ManualClock
+from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, EventTarget, Project, Webhook
 from pdkernel.project.schema import trigger_events
 from tests.project.test_workflow_triggers import EVENT, a_state
@@ -47,6 +48,24 @@ def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: Manua
     assert not events.list_targets()
     assert [state.run_id for state in table.list_states()] == [None, "run"]
     assert [state.fired for state in table.list_states()] == [None, clock.now()]
+
+
+def test_an_event_has_the_user_of_the_run_that_sends_it(project: Project) -> None:
+    """The user and the environment are stored with the event, and no content of an event passes for them."""
+    table, stored = project.workflow_triggers, a_state(project)
+    forged: dict[str, JSON] = {"0": {}, "1": "bob", "external_user_id": "bob", "sender": ["bob", "production"]}
+    table.receive(stored, "a", EVENT, sender=("ada", "production"))
+    table.receive(stored, "b", EVENT, sender=(None, "production"))
+    table.receive(stored, "c", forged)
+
+    events = project.trigger_events.list_waiting([stored.target], 10)
+
+    assert [(each.external_user_id, each.environment) for each in events] == [
+        ("ada", "production"),
+        (None, "production"),
+        (None, "development"),
+    ]
+    assert [each.data for each in events] == [EVENT, EVENT, forged]
 
 
 def test_events_are_listed_in_order(project: Project) -> None:

@@ -822,6 +822,19 @@ class TestEmits:
         assert sends["Work 4"] == [("shown", None)] * 3
         assert len(again) == len(runs) == 5
 
+    async def test_a_listener_runs_for_the_user_of_the_run_that_emits(self, serve: Serve) -> None:
+        """Headers of the emitted event do not choose another user or environment."""
+        emitting = node(
+            "$.send.emit({ headers: { 'x-pd-external-user-id': 'bob', 'x-pd-environment': 'development' } })"
+        )
+        identity = {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}
+        async with serve("trigger: {type: emit}", HTTP, steps={"Work 2": emitting}) as site:
+            site.enable()
+            await site.post("Work 2", **identity)
+            runs = await site.pass_time()
+
+        assert [(run.external_user, run.environment) for run in runs] == [("ada", "production")] * 2
+
     async def test_a_triggered_run_has_the_id_by_which_listeners_know_its_workflow(self, serve: Serve) -> None:
         """A run that `$.flow.trigger` has started has the id with which its workflow is served, as a run of a request has."""
         calls = node("await $.flow.trigger('work-2.ipynb', {})")
