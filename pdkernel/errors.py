@@ -379,6 +379,10 @@ class ProjectError(InternalError):
     code = "project"
 
 
+class DamagedRecordError(ProjectError):
+    """One record of the project's database cannot be read; the others can."""
+
+
 class DatabaseUnreachableError(ProjectError):
     """The server of the project's database does not answer now; a served run waits for it."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 from urllib.parse import urlsplit
@@ -180,6 +180,7 @@ class _Site:
     Attributes:
         listening: The listening socket.
         url: The base of the URLs that callers use.
+        console_host: As in `ServeSettings`.
         workflows: The workflows.
         served: The workflows at the start.
         not_served: The workflows that cannot be served.
@@ -190,6 +191,7 @@ class _Site:
 
     listening: socket.socket
     url: str
+    console_host: str | None
     workflows: SourceWorkflows
     served: Sequence[ServedWorkflow]
     not_served: Sequence[RefusedSource]
@@ -197,10 +199,18 @@ class _Site:
     tls: SSLContext | None
     pipedream: PipedreamPassthrough | None
 
+    @property
+    def console_url(self) -> str:
+        """The base of the console's URLs."""
+        from pdkernel.server.host_names import build_console_url
+
+        return build_console_url(self.url, self.console_host)
+
 
 def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) -> _Site:
     """Load and check what is served, and listen."""
-    from pdkernel.server.host_names import parse_public_url
+    from pdkernel.server.exposure import is_loopback
+    from pdkernel.server.host_names import build_console_host, parse_public_url
     from pdkernel.server.uvicorn_server import listen, local_url
 
     warnings = _check_isolation(options)
@@ -219,9 +229,10 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     try:
         local = local_url(listening, options["host"], tls=options["tls"])
         url = public or local
+        console_host = build_console_host(project) if public is None and is_loopback(options["host"]) else None
         tls, notes = None, [f"Listening at {local}"] if public else []
         if options["tls"]:
-            tls, exports = _build_tls(project, options["host"], url)
+            tls, exports = _build_tls(project, options["host"], url, *filter(None, [console_host]))
             notes += exports
         if pipedream is not None:
             login = pipedream.login
@@ -230,7 +241,7 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     except BaseException:
         listening.close()
         raise
-    return _Site(listening, url, workflows, served, workflows.not_served, notes, tls, pipedream)
+    return _Site(listening, url, console_host, workflows, served, workflows.not_served, notes, tls, pipedream)
 
 
 def _check_isolation(options: ServeOptions) -> list[str]:
@@ -253,7 +264,7 @@ def _announce(state: CliContext, site: _Site, *, as_json: bool) -> None:
     if as_json:
         print_line(startup_json(project, state.open_directory().project_id, site.url, site.served, site.not_served))
     print_startup(site.url, site.served, site.not_served, site.notes, as_json=as_json)
-    ConsoleSessions(project, print_code=code_printer(site.url, as_json=as_json)).print_new_code()
+    ConsoleSessions(project, print_code=code_printer(site.console_url, as_json=as_json)).print_new_code()
 
 
 def _start_processes(
@@ -306,11 +317,11 @@ def _load_workflows(
     return workflows, check(*served)
 
 
-def _build_tls(project: Project, host: str, url: str) -> tuple[SSLContext, list[str]]:
+def _build_tls(project: Project, *names: str) -> tuple[SSLContext, list[str]]:
     """The TLS context with the project's certificate, and the settings that clients need."""
     from pdkernel.server.uvicorn_server import build_tls_context
 
-    hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_host_names(host, url)]))
+    hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_host_names(*names)]))
     context, authority, bundle = build_tls_context(project.folder / "egress", hosts, os.environ)
     return context, [
         f"export NODE_EXTRA_CA_CERTS={authority}    # Node.js",
@@ -343,12 +354,12 @@ async def _answer_requests(
             directory=directory,
             engine=engine,
             workflows=site.workflows,
-            settings=build_settings(options, site.url, os.environ),
+            settings=replace(build_settings(options, site.url, os.environ), console_host=site.console_host),
             clock=project.clock,
             ids=project.ids,
             write_line=write_line,
             passthrough=site.pipedream,
-            print_login_code=code_printer(site.url, as_json=as_json),
+            print_login_code=code_printer(site.console_url, as_json=as_json),
         )
 
         def report_ready() -> None:

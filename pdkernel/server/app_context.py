@@ -31,7 +31,8 @@ class ServeSettings:
         trusted_proxies: Networks (CIDR) whose `X-Forwarded-For` determines `client_ip`.
         max_development_users: Limit of external users in development, or None.
         applies_rate_limits: Whether the server enforces the platform's rate limits.
-        admin_token_hash: SHA-256 of the token that opens the console, or None.
+        admin_token_hash: From `hash_admin_token`, for the token that opens the console; or None.
+        console_host: The host name that only the console has, from `build_console_host`; None if it has that of *base_url*.
     """
 
     base_url: str
@@ -41,6 +42,7 @@ class ServeSettings:
     max_development_users: int | None = None
     applies_rate_limits: bool = False
     admin_token_hash: bytes | None = field(default=None, repr=False)
+    console_host: str | None = field(default=None, repr=False)
 
 
 class ServedWorkflows(Protocol):

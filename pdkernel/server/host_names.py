@@ -7,11 +7,14 @@ loopback names are safe.
 
 from __future__ import annotations
 
+import base64
+import hmac
 import ipaddress
 from urllib.parse import urlsplit
 
 from pdkernel.errors import RequestError
 from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
+from pdkernel.project import Project
 from pdkernel.server.app_context import ServeSettings
 
 
@@ -44,6 +47,27 @@ def parse_host_name(host: str) -> str:
     return host.partition(":")[0].rstrip(".")
 
 
+def build_console_host(project: Project) -> str:
+    """
+    The host name of the console of a server that only this machine reaches, the same after each start.
+
+    Browsers send a cookie to all ports of a host, so every program that listens on another port of 127.0.0.1 would receive the
+    console's. Browsers lead each name below `localhost` to this machine, and take it for a site of its own. Nobody can guess
+    this name, which has 128 bits of a signature of the project.
+    """
+    label = base64.b32encode(project.vault.sign("console host")[:16]).decode().rstrip("=").lower()
+    return f"console-{label}.localhost"
+
+
+def build_console_url(base_url: str, console_host: str | None, port: int | None = None) -> str:
+    """The base of the console's URLs: *base_url*, at *console_host* if it is not None; *port* replaces that of *base_url*."""
+    if console_host is None:
+        return base_url
+    parts = urlsplit(base_url)
+    port = port or parts.port
+    return f"{parts.scheme}://{console_host}{f':{port}' if port else ''}{parts.path}"
+
+
 class HostNames:
     """
     Host names of one server.
@@ -55,6 +79,7 @@ class HostNames:
     def __init__(self, settings: ServeSettings) -> None:
         public = urlsplit(settings.base_url).hostname
         self.base_path = urlsplit(settings.base_url).path
+        self._console = settings.console_host
         self._names = {name.lower() for name in (*settings.allowed_hosts, *((public,) if public else ()))}
 
     def is_allowed(self, host: str) -> bool:
@@ -63,6 +88,15 @@ class HostNames:
         if not name or name in self._names or self.find_endpoint_key(host) is not None:
             return True
         return name == "localhost" or name.endswith(".localhost") or _is_address(name)
+
+    @property
+    def has_console_host(self) -> bool:
+        """Whether the console has a host name that nothing else has."""
+        return self._console is not None
+
+    def is_console(self, host: str) -> bool:
+        """Whether a request with that Host header is for the console's own host name."""
+        return self._console is not None and hmac.compare_digest(parse_host_name(host).encode(), self._console.encode())
 
     def find_endpoint_key(self, host: str) -> str | None:
         """The endpoint's key in a name like `{key}.m.pipedream.net`, `{key}.localhost` or `{key}.` before a name of this server."""

@@ -153,6 +153,10 @@ class EndpointRoutingMiddleware:
             _strip_base_path(scope, self._names.base_path)
         if not scope["path"].startswith(HEALTH_PATHS):
             await self._workflows.refresh()
+        if self._names.is_console(host):  # the origin of the console has no other pages
+            is_console = scope["path"] == "/" or scope["path"].startswith("/-/")
+            await (self._app if is_console else _CONSOLE_ONLY)(scope, receive, send)
+            return
         key = self._key(host) or self._key(headers.get("x-forwarded-host", ""))
         if key is not None:
             scope["pdkernel.key"] = key
@@ -182,6 +186,7 @@ def _strip_base_path(scope: Scope, base: str) -> None:
         scope.update({"path": scope["path"][len(base) :], "raw_path": raw[len(base.encode()) :], BASE_PATH_KEY: base})
 
 
+_CONSOLE_ONLY = PlainTextResponse("There is no such page of the console.\n", status_code=404)
 _MISDIRECTED = PlainTextResponse(
     "This server does not accept that host name. To accept it, start the server with --public-url.\n", status_code=421
 )

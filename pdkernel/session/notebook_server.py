@@ -171,12 +171,15 @@ class NotebookServer:
         Raises:
             RequestError: The draft is not served.
         """
+        from pdkernel.server.host_names import build_console_url
+
         context, console = self.app_context, self._console
         if context is None or console is None:
             raise RequestError("The draft is not served, so there is no console.", fix="%pdserve")
         code = console.create_code()
         self._console_links[code.replace("-", "")] = on_used
-        return f"{context.settings.base_url}/-/login?code={code}"
+        settings = context.settings
+        return f"{build_console_url(settings.base_url, settings.console_host)}/-/login?code={code}"
 
     def _use_console_code(self, code: str) -> None:
         self._console_links.pop(code, lambda: None)()
@@ -210,7 +213,7 @@ class NotebookServer:
         from pdkernel.engine.workflow_engine import WorkflowEngine
         from pdkernel.server import AppContext, ServeSettings, create_app
         from pdkernel.server.app_state import get_state
-        from pdkernel.server.host_names import build_base_url
+        from pdkernel.server.host_names import build_base_url, build_console_host
         from pdkernel.server.uvicorn_server import Server, listen, local_url
 
         state = self._state
@@ -230,7 +233,11 @@ class NotebookServer:
                 directory=state.directory,
                 engine=engine,
                 workflows=workflows,
-                settings=ServeSettings(base_url=base_url, policy=state.outbound_policy),
+                settings=ServeSettings(
+                    base_url=base_url,
+                    policy=state.outbound_policy,
+                    console_host=None if self._public_url else build_console_host(state.project),
+                ),
                 clock=state.project.clock,
                 ids=state.project.ids,
                 on_run=lambda request, execution: self._record_run(request, execution, on_run),

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from threading import Thread
+from typing import ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -487,3 +489,56 @@ def test_logging_out_ends_the_session(site: Site, browser: BrowserContext, conso
     page.get_by_role("button", name="Log in").click()
 
     expect(page.get_by_role("heading", level=1)).to_contain_text(run_id)
+
+
+class Listener(BaseHTTPRequestHandler):
+    """A program that listens on another port of this machine, and keeps the cookies that browsers send to it."""
+
+    cookies: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        """Keep the cookie, and answer."""
+        self.cookies.append(self.headers.get("cookie", ""))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_listener_on_another_port_gets_no_cookie(browser: BrowserContext, loop: LoopThread, tmp_path: Path) -> None:
+    """The console at its own host sends its cookie to no other port of this machine's known names; the login at 127.0.0.1 leads there."""
+    stack, page = AsyncExitStack(), browser.new_page()
+    own = "console-" + "a2" * 13 + ".localhost"
+    site = loop.run(stack.enter_async_context(site_of(tmp_path, GREETS, console_host=own)))
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    port = listener.server_port
+    thread = Thread(target=listener.serve_forever)
+    thread.start()
+    try:
+        app_state(site).console.print_new_code()
+        page.goto(f"{site.url}/-/runs")
+        page.get_by_label("Code of the terminal").fill(site.codes[-1])
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("link", name="Open the console").click()
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+        at_console = page.url
+        for host in ("127.0.0.1", "localhost", "console.localhost"):
+            page.goto(f"http://{host}:{port}/-/runs")
+        known = list(Listener.cookies)
+        page.goto(f"http://{own}:{port}/-/runs")  # who knows the name could receive it
+        told = Listener.cookies[len(known)]
+    finally:
+        listener.shutdown()
+        listener.server_close()
+        thread.join()
+        page.close()
+        loop.run(stack.aclose())
+
+    cookie = f"pdkernel_console_{urlsplit(site.url).port}="
+    assert urlsplit(at_console).hostname == own
+    assert len(known) >= 3
+    assert [each for each in known if cookie in each] == []
+    assert cookie in told

@@ -201,11 +201,11 @@ def test_both_processes_answer(two: Processes, tmp_path: Path) -> None:
 
 def test_a_login_is_valid_at_both_processes(two: Processes) -> None:
     """The terminal shows one code; its session is open whichever process answers."""
-    code = two.wait_for(r"login\?code=(\S+)")[1]
+    _, host, code = two.wait_for(r"Console: http://(\S+)/-/login\?code=(\S+)").group(0, 1, 2)
     form = {"secret": code, "next": "/-/"}
-    answer = httpx.post(f"{two.base_url}/-/login", data=form, timeout=LIMIT_S)
+    answer = httpx.post(f"{two.base_url}/-/login", data=form, headers={"host": host}, timeout=LIMIT_S)
     cookies = answer.cookies
-    connections = [httpx.Client(cookies=cookies, timeout=LIMIT_S) for _ in range(4)]
+    connections = [httpx.Client(cookies=cookies, headers={"host": host}, timeout=LIMIT_S) for _ in range(4)]
     pages = [client.get(f"{two.base_url}/-/runs", headers={"accept": "text/html"}) for client in connections]
     for client in connections:
         client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -52,7 +53,8 @@ def test_the_console_in_a_terminal(notebook: Notebook, run: Run) -> None:
 
     run("%pdserve stop")
     assert "%pdserve" in missing
-    assert re.search(re.escape(url.rpartition("/")[0]) + r"/-/login\?code=(\w{4}-){3}\w{4} ", link)
+    port = urlsplit(url).port
+    assert re.search(rf"http://console-\w{{26}}\.localhost:{port}/-/login\?code=(\w{{4}}-){{3}}\w{{4}} ", link)
 
 
 def test_only_the_latest_output_is_shown_after_a_cell(notebook: Notebook, run: Run) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.errors import RequestError
+from pdkernel.project import Project
 from pdkernel.server import ServeSettings
-from pdkernel.server.host_names import HostNames, build_base_url, parse_public_url
+from pdkernel.server.host_names import (
+    HostNames,
+    build_base_url,
+    build_console_host,
+    build_console_url,
+    parse_public_url,
+)
 
 NAMES = HostNames(
     ServeSettings(base_url="https://flows.example.com", policy=parse_policy("deny"), allowed_hosts=("box.lan",))
@@ -62,3 +72,33 @@ def test_a_public_url_has_no_password(url: str) -> None:
     """A URL with a name or a password is refused, and not repeated."""
     with pytest.raises(RequestError, match=r"^A URL with a name or a password in it is not"):
         parse_public_url(url)
+
+
+def test_the_consoles_host(tmp_path: Path) -> None:
+    """The console's host name is the same after each start, differs by project, and is a label of 128 bits below localhost."""
+    names = []
+    for folder in ("one", "one", "two"):
+        with Project.open(tmp_path / folder) as project:
+            names.append(build_console_host(project))
+    host_names = HostNames(ServeSettings("http://127.0.0.1:8765", parse_policy("deny"), console_host=names[0]))
+
+    assert names[0] == names[1] != names[2]
+    assert re.fullmatch(r"console-[a-z2-7]{26}\.localhost", names[0])
+    assert [host_names.is_console(host) for host in (f"{names[0].upper()}:8765", names[2], "localhost")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "host", "port", "url"),
+    [
+        ("http://127.0.0.1:8765", "console-x.localhost", None, "http://console-x.localhost:8765"),
+        ("https://127.0.0.1:8765", "console-x.localhost", 9000, "https://console-x.localhost:9000"),
+        ("https://flows.example.com/base", None, None, "https://flows.example.com/base"),
+    ],
+)
+def test_the_consoles_url(base_url: str, host: str | None, port: int | None, url: str) -> None:
+    """The console has its host name and the server's port, or that of the browser; without a host name, the server's URL."""
+    assert build_console_url(base_url, host, port) == url

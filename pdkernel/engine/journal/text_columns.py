@@ -27,7 +27,7 @@ from msgspec import UNSET, UnsetType
 from pdkernel.clock import format_iso
 from pdkernel.encode import LONE_SURROGATE, JsonStruct, decode_json, encode_json
 from pdkernel.engine.journal.rows import ClaimedRun, RunStatus, WaitRow
-from pdkernel.errors import ProjectError
+from pdkernel.errors import DamagedRecordError
 from pdkernel.execution import (
     Decision,
     Delivery,
@@ -188,14 +188,14 @@ def decode_trigger(claimed: ClaimedRun) -> tuple[Mapping[str, JSON] | None, Mapp
     """
     Return the redacted event of a claimed run, or None if its secrets are not known, and `steps.trigger.context`.
 
-    Raises `ProjectError` if the record is damaged.
+    Raises `DamagedRecordError`.
     """
     stored = _decode(claimed.claim.run_id, _StoredTrigger, "event", claimed.event)
     return None if isinstance(stored.event, UnsetType) else stored.event, stored.context
 
 
 def decode_step(run_id: str, data: str) -> StepResult:
-    """Decode a `steps.data` or `waits.data` text. Raises `ProjectError` if the record is damaged."""
+    """Decode a `steps.data` or `waits.data` text. Raises `DamagedRecordError`."""
     return _decode(run_id, StepResult, "steps", data)
 
 
@@ -358,11 +358,11 @@ def _encode(stored: JsonStruct) -> str:
 
 
 def _decode(run_id: str, kind: type[T], column: str, text: str) -> T:
-    """Decode a text of a run's rows. Raises `ProjectError` if the text is damaged."""
+    """Decode a text of a run's rows. Raises `DamagedRecordError` if that fails."""
     try:
         return decode_json(text, kind)
     except (ValueError, RecursionError) as fault:
-        raise ProjectError(
+        raise DamagedRecordError(
             f"The record of the run {run_id} is damaged: its {column} cannot be read ({fault}).",
             fix="Restore the project's database from a copy.",
         ) from None

@@ -20,11 +20,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.console import pages
 from pdkernel.server.console.sessions import SESSION_LIFETIME_S, Session, TooManyAttemptsError
+from pdkernel.server.host_names import build_console_url
 from pdkernel.server.link.csrf import is_from_this_server
 from pdkernel.server.middleware import STEP_CALL_KEY
 from pdkernel.server.oauth.authorization import parse_bearer_token
@@ -34,6 +35,7 @@ CSRF_FIELD = "csrf"
 _MAX_FORM_BYTES, _MAX_FIELDS = 64 * 1024, 20
 _PAGE_PATH = re.compile(r"/-/(?:(?:runs|users)(?:/[A-Za-z0-9]+)?)?(?:\?[A-Za-z0-9_.~%&=+:-]*)?\Z")
 """Paths to which a login may lead back."""
+_PORT = re.compile("[0-9]{1,5}")
 _NOT_LOGGED_IN = "Log in to the console, or send the admin token (PDKERNEL_ADMIN_TOKEN) as a bearer token."
 _FOREIGN = "The form was not sent by a page of this session. Open the page again."
 _STEP_CALL = "A step cannot use the console of its own server."
@@ -101,6 +103,8 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
                 return visit.problem(403, _FOREIGN)
             try:
                 return await handler(visit)
+            except DamagedRecordError as fault:  # the rest of the database can be read
+                return visit.problem(500, str(fault))
             except ProjectError:  # `DatabaseErrorMiddleware` responds
                 raise
             except PdkernelError as fault:
@@ -112,7 +116,9 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
 
 
 async def find_session(request: Request) -> Session | None:
-    """The session of the request's cookie, or None."""
+    """The session of the request's cookie, or None; at another host name than that of the console no cookie counts."""
+    if not _is_at_console(request):
+        return None
     cookie = request.cookies.get(_cookie_name(request), "")
     return await asyncio.to_thread(get_state(request.app).console.find, cookie)
 
@@ -135,13 +141,24 @@ async def log_in(request: Request) -> Response:
     if request.scope.get(STEP_CALL_KEY) or not is_from_this_server(state.context, request):
         return PlainTextResponse(f"{_FOREIGN}\n", status_code=403, headers=pages.HEADERS)
     target = _target(form.get("next"))
+    is_at_console = _is_at_console(request)
+    use = state.console.log_in if is_at_console else state.console.exchange
     try:
-        token = await asyncio.to_thread(state.console.log_in, form.get("secret", ""), _address(request))
+        token = await asyncio.to_thread(use, form.get("secret", ""), _address(request))
     except TooManyAttemptsError:
         return _login_form(request, target, problem=_LIMITED, status=429)
     if token is None:
         text = "This is not a valid code, and not the admin token. A code is valid once, for ten minutes."
         return _login_form(request, target, problem=text, status=401)
+    if not is_at_console:
+        query = urlencode({"code": token, "next": target})
+        return pages.render_page(
+            request,
+            "elsewhere",
+            None,
+            link=f"{_console_url(request)}/-/login?{query}",
+            base_url=state.context.settings.base_url,
+        )
     response = pages.redirect(request, target)
     _set_cookie(request, response, token, SESSION_LIFETIME_S)
     return response
@@ -219,9 +236,23 @@ def _login_form(
         code=code,
         problem=problem,
         note=note,
+        is_at_console=_is_at_console(request),
         has_terminal=console.has_terminal,
         has_admin_token=console.has_admin_token,
     )
+
+
+def _is_at_console(request: Request) -> bool:
+    """Whether the request is for the host name that the console has."""
+    names = get_state(request.app).names
+    return not names.has_console_host or names.is_console(request.headers.get("host", ""))
+
+
+def _console_url(request: Request) -> str:
+    """The base of the console's URLs, at the port by which the browser reaches this server."""
+    settings = get_state(request.app).context.settings
+    _, _, port = request.headers.get("host", "").rpartition(":")
+    return build_console_url(settings.base_url, settings.console_host, int(port) if _PORT.fullmatch(port) else None)
 
 
 def _target(path: str | None) -> str:

@@ -183,6 +183,17 @@ class ConsoleSessions:
         Raises:
             TooManyAttemptsError: *secret* is not the admin token, and there were too many failed codes.
         """
+        if not self._use_secret(secret, address):
+            return None
+        token = secrets.token_urlsafe(32)
+        self._logins.add_session(token, SESSION_LIFETIME_S)
+        return token
+
+    def exchange(self, secret: str, address: str) -> str | None:
+        """A new code for a login at another host name, for the one-time code or the admin token. As `log_in` otherwise."""
+        return self.create_code() if self._use_secret(secret, address) else None
+
+    def _use_secret(self, secret: str, address: str) -> bool:
         network = _network(address)
         if not self.is_admin_token(secret):
             attempts = self._current_attempts()
@@ -193,13 +204,11 @@ class ConsoleSessions:
             attempts.by_network[network] += 1
             code = "".join(letter for letter in secret.upper() if letter.isalnum())
             if not self._logins.use_code(code):
-                return None
+                return False
             attempts.of_all -= 1
             self._on_code_used(code)
         self._attempts.by_network.pop(network, None)
-        token = secrets.token_urlsafe(32)
-        self._logins.add_session(token, SESSION_LIFETIME_S)
-        return token
+        return True
 
     def _current_attempts(self) -> _Attempts:
         now = self._clock.monotonic()

@@ -106,7 +106,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=site.url, timeout=60))
             app_state(site).console.print_new_code()
             answer = await log_in(site, site.codes[-1], http)
-            assert answer.status_code == 303, answer.text
+            assert answer.status_code in (200, 303), answer.text  # a console with a host of its own has no cookie here
             return Console(site, http)
 
         yield start

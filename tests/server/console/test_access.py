@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from sqlalchemy import update
 from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import CODE_INTERVAL_S, MAX_FAILED_ATTEMPTS, SESSION_LIFETIME_S
 from tests.builders import a_workflow, python_step
-from tests.server.console.conftest import ADMIN, HTML, JSON, Serve, app_state, log_in
+from tests.server.console.conftest import ADMIN, HTML, JSON, Console, Serve, app_state, log_in
 from tests.server.endpoint.conftest import ECHO
 from tests.server.site import Site, site_of
 
@@ -362,3 +365,77 @@ async def test_a_step_cannot_use_the_console(serve: Serve) -> None:
     run = await console.wait_until(run_id, "success", "error")
 
     assert run.step("call").return_value == [[403, None]] * 3
+
+
+OWN = "console-of-a-test.localhost"
+
+
+@asynccontextmanager
+async def with_own_host(serve: Serve) -> AsyncIterator[tuple[Console, httpx.AsyncClient]]:
+    """A console with a host name of its own, and a browser that is logged in there."""
+    console = await serve(a_workflow(python_step()), console_host=OWN)
+    port = console.site.url.rpartition(":")[2]
+    form = {"secret": app_state(console.site).console.create_code(), "next": "/-/"}
+    async with httpx.AsyncClient(base_url=console.site.url, headers={"host": f"{OWN}:{port}"}, timeout=60) as http:
+        answer = await http.post("/-/login", data=form, headers=HTML)
+        assert (answer.status_code, "set-cookie" in answer.headers) == (303, True)
+        yield console, http
+
+
+async def test_a_console_with_a_host_of_its_own(serve: Serve) -> None:
+    """The console opens at its host name; its cookie opens nothing at another name of this machine, nor at a guessed one."""
+    async with with_own_host(serve) as (_, http):
+        own = await http.get("/-/runs", headers=HTML)
+        hosts = ("127.0.0.1", "localhost", "console-of-another-test.localhost", f"a.{OWN}", "localhost.")
+        others = [await http.get("/-/runs", headers={**HTML, "host": host}) for host in hosts]
+
+    assert own.status_code == 200
+    assert [(each.status_code, each.headers.get("location")) for each in others] == [
+        (303, "/-/login?next=%2F-%2Fruns")
+    ] * len(hosts)
+
+
+async def test_a_login_at_another_host_leads_to_the_console(serve: Serve) -> None:
+    """At 127.0.0.1 a code, or the admin token, gets no cookie: it gets a link to the console, which is valid once."""
+    async with with_own_host(serve) as (console, http):
+        page = await console.site.http.get("/-/login", headers=HTML)
+        wrong = await log_in(console.site, "wrong")
+        secrets = (app_state(console.site).console.create_code(), ADMIN)
+        answers = [await log_in(console.site, secret) for secret in secrets]
+        again = await log_in(console.site, secrets[0])
+        codes = [re.search(rf"http://{OWN}:[0-9]+/-/login[?]code=([A-Z0-9-]+)", each.text) for each in answers]
+        used = [
+            (await http.post("/-/login", data={"secret": code[1], "next": "/-/"}, headers=HTML)).status_code
+            for code in (*codes, codes[0])
+            if code
+        ]
+
+    assert OWN not in page.text + wrong.text + again.text
+    assert [(each.status_code, "set-cookie" in each.headers) for each in answers] == [(200, False)] * 2
+    assert (wrong.status_code, again.status_code, used) == (401, 401, [303, 303, 401])
+
+
+async def test_the_consoles_host_has_only_the_console(serve: Serve) -> None:
+    """At the host of the console there is no endpoint, no API and no link page; a program uses the console at each host."""
+    async with with_own_host(serve) as (console, http):
+        paths = (console.site.path(), "/v1/oauth/token", "/_static/connect.html")
+        found = [(await http.post(path)).status_code for path in paths]
+        forwarded = await http.post("/", headers={"x-forwarded-host": f"{console.site.key()}.m.pipedream.net"})
+        bearer = await console.site.http.get("/-/runs", headers=BEARER)
+
+    assert (found, forwarded.status_code, bearer.status_code, bearer.json()) == ([404, 404, 404], 404, 200, [])
+
+
+async def test_no_answer_tells_the_consoles_host(serve: Serve) -> None:
+    """The response of an endpoint, the pages without a login, JSON for programs and the log do not name the console's host."""
+    async with with_own_host(serve) as (console, _):
+        site = console.site
+        texts = [
+            (await site.http.post(site.path())).text,
+            (await site.http.get("/", headers=HTML, follow_redirects=True)).text,
+            (await site.http.get("/-/runs", headers=BEARER)).text,
+            str((await site.http.get("/-/runs", headers=HTML)).headers),
+            *site.lines,
+        ]
+
+    assert [text for text in texts if OWN in text] == []
