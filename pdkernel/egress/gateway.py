@@ -88,7 +88,13 @@ class Gateway:
         self._tokens = CallerTokens()
         self._loop = asyncio.get_running_loop()
         self._connections: set[asyncio.Task[None]] = set()
-        self._sandbox = SandboxLauncher(self._loop, port=self.port, on_blocked=self._record_blocked, kind=sandbox_kind)
+        self._sandbox = SandboxLauncher(
+            self._loop,
+            port=self.port,
+            on_blocked=self._record_blocked,
+            own_port=lambda: self.own_server.local_port,
+            kind=sandbox_kind,
+        )
         self._accepting = self._loop.create_task(self._accept())
 
     @classmethod

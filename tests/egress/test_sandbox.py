@@ -178,6 +178,28 @@ print(server.recv(3).decode())
     assert ledger.calls == []
 
 
+def test_a_program_calls_its_own_server_with_the_mark(
+    gateway: Gateway, bound: str, ledger: Ledger, plain_outside: OutsideServer
+) -> None:
+    """A program that connects to the port of its server without the gateway is led there, so that the server recognizes it."""
+    gateway.own_server.announce(f"http://127.0.0.1:{plain_outside.port}", b"mark")
+    plain_outside.seen.clear()
+    code = """
+import socket
+sock = socket.create_connection((HOST, PORT), 20)
+sock.sendall(b"GET /-/runs HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n")
+print(sock.recv(12).decode())
+"""
+    try:
+        done = run_sandboxed(gateway, bound, python(code, "127.0.0.1", plain_outside.port))
+    finally:
+        gateway.own_server.local_port = None
+
+    assert done.stdout.splitlines() == ["HTTP/1.1 200"]
+    assert [seen.headers["x-pdkernel-caller"] for seen in plain_outside.seen] == ["mark"]
+    assert ledger.calls == []
+
+
 def test_a_program_that_outlives_the_gateway_gets_no_connection(loop: Loop, tmp_path: Path) -> None:
     """A process without a supervisor cannot connect."""
     gateway = loop.run(Gateway.start(tmp_path, environ={}))

@@ -49,6 +49,7 @@ class SandboxLauncher:
         *,
         port: int,
         on_blocked: Callable[[str, str, SocketAddress], None],
+        own_port: Callable[[], int | None] = lambda: None,
         kind: SandboxKind | None = None,
     ) -> None:
         """
@@ -58,11 +59,13 @@ class SandboxLauncher:
             loop: The event loop that answers system calls.
             port: Port of the gateway.
             on_blocked: Called with the token, what was refused, and its destination.
+            own_port: Returns the port of the server on this machine, or None.
             kind: The kind of sandbox; default: the best that works on this machine.
         """
         self._loop = loop
         self._port = port
         self._on_blocked = on_blocked
+        self._own_port = own_port
         self._requested_kind = kind
         self._name_server: NameServer | None = None
         self._supervisors: set[Supervisor] = set()
@@ -120,6 +123,7 @@ class SandboxLauncher:
             name_server=self._name_server.port,
             token=token,
             on_blocked=lambda what, place: self._on_blocked(token, what, place),
+            own_port=self._own_port,
             public_only=public_only,
         )
         self._supervisors.add(supervisor)

@@ -1,8 +1,8 @@
 """
 Answers the operating system's notifications before a sandboxed process connects or sends to an address.
 
-The rules: calls to this machine and to Unix sockets are allowed; TCP to any other host is connected to the gateway, which
-receives the original destination; DNS goes to the sandbox's name server; everything else is refused. For a process that may
+The rules: calls to this machine and to Unix sockets are allowed; TCP to any other host, and to the server whose workflows the steps
+are, is connected to the gateway, which receives the original destination; DNS goes to the sandbox's name server; everything else is refused. For a process that may
 call public addresses only, calls to this machine go to the gateway, too.
 
 The supervisor protects against accidents, not against malicious code: another thread can change an address after the check.
@@ -49,6 +49,7 @@ class Supervisor:
         name_server: int,
         token: str,
         on_blocked: OnBlocked,
+        own_port: Callable[[], int | None] = lambda: None,
         public_only: bool = False,
     ) -> None:
         """
@@ -61,6 +62,7 @@ class Supervisor:
             name_server: Port of the sandbox's name server on 127.0.0.1.
             token: The caller token of the processes.
             on_blocked: Called for each refused call.
+            own_port: Returns the port of the server on this machine; the gateway marks calls to it (`own_server`).
             public_only: Whether the gateway is the only allowed address of this machine; other ports and Unix sockets are
                 refused.
         """
@@ -69,6 +71,7 @@ class Supervisor:
         self._name_server = name_server
         self._token = token
         self._on_blocked = on_blocked
+        self._own_port = own_port
         self._public_only = public_only
         self._rules: dict[int, Callable[[Notification], int | None]] = {
             table.connect: self._connect,
@@ -108,7 +111,8 @@ class Supervisor:
             return None
         with linux_syscalls.duplicate_socket(notification.thread_id, descriptor) as sock:
             if sock.type == socket.SOCK_STREAM:
-                return None if destination.is_loopback and not self._public_only else self._redirect(sock, destination)
+                is_direct = destination.is_loopback and destination.port == _DNS and not self._public_only
+                return None if is_direct else self._redirect(sock, destination)
             if sock.type == socket.SOCK_DGRAM and destination.port == _DNS:
                 return _connect_to(sock, self._name_server)
             if sock.type == socket.SOCK_DGRAM and destination.port in _PROBE_PORTS:
@@ -162,7 +166,7 @@ class Supervisor:
     def _is_allowed(self, destination: SocketAddress) -> bool:
         if self._public_only:
             return destination.is_loopback and destination.port == self._gateway
-        return destination.is_loopback and destination.port != _DNS
+        return destination.is_loopback and destination.port not in (_DNS, self._own_port())
 
     def _refuse(self, what: str, destination: SocketAddress) -> int:
         self._on_blocked(what, destination)
