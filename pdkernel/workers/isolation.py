@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from pdkernel.encode import JsonStruct
-from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, set_undumpable
+from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, MIN_LANDLOCK_PORT_VERSION, set_undumpable
 
 TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
 _VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
@@ -72,7 +72,7 @@ class Isolation:
         namespaces: Workers have mounts, processes and a `/proc` of their own.
         landlock: The kernel restricts their files, whatever they mount.
         first_uid: The first of the user ids of workers, or None if workers have this process's user.
-        reasons: Why a protection is not in force: `namespaces`, `landlock` or `user`, and the reason.
+        reasons: Why a protection is not in force: `namespaces`, `landlock`, `ports` or `user`, and the reason.
     """
 
     namespaces: bool = False
@@ -87,6 +87,8 @@ class Isolation:
         reasons = {"namespaces": found["namespaces"]} if found["namespaces"] else {}
         if found["landlock"] < MIN_LANDLOCK_FILES_VERSION:
             reasons["landlock"] = "the kernel is too old" if found["landlock"] else "the kernel does not provide it"
+        if found["landlock"] < MIN_LANDLOCK_PORT_VERSION:
+            reasons["ports"] = reasons.get("landlock", "the kernel is older than Linux 6.7")
         if found["user_ids"] is None:
             reasons["user"] = "the system does not permit another" if os.geteuid() == 0 else "only root can change it"
         return cls(
@@ -99,7 +101,7 @@ class Isolation:
     @classmethod
     def unavailable(cls, reason: str) -> Self:
         """Return that nothing is in force, for one *reason*."""
-        return cls(reasons=tuple((name, reason) for name in ("namespaces", "landlock", "user")))
+        return cls(reasons=tuple((name, reason) for name in ("namespaces", "landlock", "ports", "user")))
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -133,6 +135,11 @@ class Isolation:
                 "Landlock permits the system's programs, packages, the project's code and /tmp"
                 if self.landlock
                 else f"not in force: {why.get('landlock')}"
+            ),
+            "isolation_ports": (
+                f"not in force, steps listen on any port: {why['ports']}"
+                if "ports" in why
+                else "steps listen on free ports, and on those of `settings: listen`"
             ),
             "isolation_user": user,
         }

@@ -147,7 +147,7 @@ def test_doctor_describes_the_machine(pdkernel: Shell) -> None:
     assert list(ended.json) == ["machine", "project", "source", "ready", "missing"]
     assert list(ended.json["machine"]) == [
         "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls",
-        "isolation_processes", "isolation_files", "isolation_user", "workers",
+        "isolation_processes", "isolation_files", "isolation_ports", "isolation_user", "workers",
     ]  # fmt: skip
     assert ended.json["project"]["folder"] == str(pdkernel.folder / ".pdkernel")
     assert (ended.json["source"], ended.json["missing"]) == (None, [])

@@ -12,7 +12,12 @@ import pytest
 from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder
 
 EVERYTHING = Isolation(namespaces=True, landlock=True)
-WHY = (("namespaces", "Operation not permitted"), ("landlock", "the kernel does not provide it"), ("user", "not root"))
+WHY = (
+    ("namespaces", "Operation not permitted"),
+    ("landlock", "the kernel does not provide it"),
+    ("ports", "the kernel does not provide it"),
+    ("user", "not root"),
+)
 
 
 def test_report_of_a_zygote() -> None:
@@ -27,6 +32,7 @@ def test_report_of_a_zygote() -> None:
     found = [Isolation.parse(report.replace(b'"landlock": 1', b'"landlock": %d' % version)) for version in (0, 2)]
     assert [each.landlock for each in found] == [False, True]
     assert dict(found[0].reasons)["landlock"] == "the kernel does not provide it"
+    assert dict(found[1].reasons)["ports"] == "the kernel is older than Linux 6.7"
 
 
 @pytest.mark.parametrize(
@@ -52,11 +58,13 @@ def test_what_is_in_force_is_described() -> None:
     assert replace(EVERYTHING, first_uid=2_000_000_000).describe() == {
         "isolation_processes": "own processes, mounts and /tmp",
         "isolation_files": "Landlock permits the system's programs, packages, the project's code and /tmp",
+        "isolation_ports": "steps listen on free ports, and on those of `settings: listen`",
         "isolation_user": "workers have a user id of their own, per slot",
     }
     assert missing == {
         "isolation_processes": "not in force: Operation not permitted",
         "isolation_files": "not in force: the kernel does not provide it",
+        "isolation_ports": "not in force, steps listen on any port: the kernel does not provide it",
         "isolation_user": "workers have the user of this process: not root",
     }
     assert Isolation.unavailable("no reason").describe()["isolation_files"] == "not in force: no reason"
