@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from venv import EnvBuilder
 
 from pdkernel.analysis import PythonRequirement
 from pdkernel.packages.python_lock import LockBlock, Pin, describe_machine, describe_python, format_requirements
@@ -36,14 +37,19 @@ class PythonBuild:
         try:
             if block is None or not block.rank:
                 block = await self._resolve(known)
-            await self.uv.install(block.pins, self.python)
+            await self._install(block.pins)
         except UnsatisfiableError:
             if block is not None and block.machine == describe_machine():
                 raise
             # a package has no file for this platform, but perhaps another version does
             block = await self._resolve(block.pins if block is not None else known, is_universal=False)
-            await self.uv.install(block.pins, self.python)
+            await self._install(block.pins)
         return block
+
+    async def _install(self, pins: Sequence[Pin]) -> None:
+        """Install *pins* into the environment, emptied first: uv runs its interpreter, which would run code of packages."""
+        EnvBuilder(symlinks=True, with_pip=False, clear=True).create(self.python.parents[1])
+        await self.uv.install(pins, self.python)
 
     async def _resolve(self, known: Sequence[Pin], *, is_universal: bool = True) -> LockBlock:
         added = [requirement for requirement in self.wanted if not requirement.module]
@@ -51,7 +57,7 @@ class PythonBuild:
         if added and imported:
             # a package that a comment names may provide an import: `add-package py-foo` for `import foo`
             first = await self._resolve_some(added, known, is_universal=is_universal)
-            await self.uv.install(first.pins, self.python)
+            await self._install(first.pins)
             imported = [each for each in imported if not _is_provided(self.site, each)]
             if not imported:
                 return first

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pdkernel.analysis import find_python_requirements
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.execution import Stream
 from pdkernel.model import Step
@@ -31,7 +30,7 @@ from pdkernel.workers.replies import (
 )
 from pdkernel.workers.worker_command import WorkerCommand, WorkerLanguage
 from pdkernel.workers.worker_process import WorkerProcess
-from pdkernel.workers.zygote import Zygotes
+from pdkernel.workers.zygote import READ_BY_ZYGOTES, Zygotes
 
 READY_LINE = b'0 {"t":"ready"}'
 """The line that a worker sends when it has started."""
@@ -81,8 +80,8 @@ class Worker:
         self.process_tag = secrets.token_hex(16)
         try:
             zygote = zygotes.get(Path(command.argv[0]) if command.is_forked else None) if zygotes else None
-            is_forked = command.is_forked and zygote is not None and zygote.read_variables.isdisjoint(variables)
-            self.read_variables = zygote.read_variables if zygote and is_forked else frozenset[str]()
+            is_forked = command.is_forked and zygote is not None and READ_BY_ZYGOTES.isdisjoint(variables)
+            self.read_variables = READ_BY_ZYGOTES if is_forked else frozenset[str]()
             request = ProcessRequest(
                 command.argv,
                 {**environment, **self.gateway_variables},
@@ -92,8 +91,6 @@ class Worker:
                 sandboxed_by=gateway if is_sandboxed else None,
                 caller_token=self.caller_token or "",
             )
-            self._zygotes = zygotes if is_forked else None
-            self._python = Path(command.argv[0])
             self.process = WorkerProcess(request, zygote=zygote)
         except OSError as error:
             if gateway and self.caller_token:
@@ -106,7 +103,6 @@ class Worker:
         self.intruded = False
         self.unchecked_s = 0.0
         self._run: object = None
-        self._new_sources: list[str] = []
         self._code_numbers: dict[str, int] = {}
         self._sent_values: dict[str, object] = {}
         self._sent_settings: dict[str, Any] = {}
@@ -165,7 +161,6 @@ class Worker:
         if number is None:
             number = self._code_numbers[step.source] = len(self._code_numbers)
             code["source"] = step.source
-            self._new_sources += [step.source] if self._zygotes and not step.files else []
             self.is_stale = self.is_stale or number >= _MAX_SOURCES
         code["code"] = number
         return code
@@ -178,10 +173,6 @@ class Worker:
         """Forget the run, which is over."""
         self._run = None
         self._sent_values = {}
-        if self._new_sources and self._zygotes is not None:
-            modules = {need.module for source in self._new_sources for need in find_python_requirements(source)}
-            self._zygotes.import_ahead(self._python, modules - {""})
-            self._new_sources = []
 
     def take_unsent(self, values: Mapping[str, object], texts: Mapping[str, bytes]) -> list[str]:
         """Return the names whose values the worker does not have yet, and mark these values as sent."""

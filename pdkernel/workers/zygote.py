@@ -1,5 +1,7 @@
 """
-The client of the zygotes: one per set of Python packages and operating system process. `runtimes/python/zygote.py` is the program.
+The client of the zygotes: one per interpreter and operating system process. `runtimes/python/zygote.py` is the program.
+
+A zygote has the rights of this process, so it never runs code of a package: it knows no environment, only the interpreter.
 
 A start costs this process one message; the ids of the new processes arrive later on a socket of their own.
 """
@@ -10,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import functools
-import json
 import os
 import secrets
 import select
@@ -19,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pdkernel import runtimes
@@ -29,8 +30,8 @@ from pdkernel.workers.isolation import Isolation
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote_process import ZygoteProcess
 
-READ_BY_COMMON_MODULES = frozenset({"OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"})
-"""The environment variables that the modules of every zygote have read."""
+READ_BY_ZYGOTES = frozenset({"OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"})
+"""The environment variables that the modules of a zygote have read: they were not set."""
 
 ZYGOTE_PROGRAM = Path(runtimes.__file__).parent / "python" / "zygote.py"
 _START_TIMEOUT_S = 30.0
@@ -38,8 +39,6 @@ _MESSAGE_BYTES = 1 << 16
 _TAG_BYTES = 32
 _MIN_PARENT_FD = 10
 _SEND_TRIES = 1000
-_RELOAD_AFTER_S = 10.0
-_MAX_ZYGOTES = 16
 _IS_SUPPORTED = sys.platform == "linux" and hasattr(os, "pidfd_open")
 
 
@@ -48,15 +47,11 @@ class Zygote:
     The zygote of one interpreter.
 
     Attributes:
-        modules: The modules that it was asked to import.
-        read_variables: The environment variables that its modules have read: they were not set.
         has_lost_start: Whether a request had no effect: the zygote is about to end.
     """
 
-    def __init__(self, python: Path, modules: frozenset[str] = frozenset()) -> None:
-        """Start the zygote of *python*, which imports those of *modules* whose import is harmless. Raises `OSError`."""
-        self.modules = modules
-        self.read_variables = READ_BY_COMMON_MODULES
+    def __init__(self, python: Path) -> None:
+        """Start the zygote of *python*, the program itself. Raises `OSError`."""
         self.has_lost_start = False
         self._processes = 0
         self._isolation: Isolation | None = None
@@ -66,12 +61,10 @@ class Zygote:
         with created:  # another number than 3, which `dup2` would leave closed on exec
             theirs = fcntl.fcntl(created, fcntl.F_DUPFD_CLOEXEC, _MIN_PARENT_FD)
         tag = secrets.token_hex(_TAG_BYTES // 2)
-        # an interpreter that is not of an environment serves those without packages
-        flags = [] if _is_environment(python) else ["-S"]
         try:
             self._pid: int | None = os.posix_spawn(
                 python,
-                [str(python), "-I", *flags, "-X", "utf8", str(ZYGOTE_PROGRAM), *sorted(modules)],
+                [str(python), "-I", "-S", "-X", "utf8", str(ZYGOTE_PROGRAM)],
                 base_environment("/", tag),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs, 3),
@@ -97,32 +90,18 @@ class Zygote:
     @property
     def isolation(self) -> Isolation:
         """What its processes can do to themselves on this machine. The first call waits until the zygote has started."""
-        self._read_report(_START_TIMEOUT_S)
-        return self._isolation or Isolation.unavailable("the zygote does not start")
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it has imported its modules."""
-        self._read_report(0)
-        return self._isolation is not None
+        with self._lock:
+            if self._isolation is None and select.select([self._control], [], [], _START_TIMEOUT_S)[0]:
+                with contextlib.suppress(OSError, ValueError):  # the zygote has ended
+                    self._isolation = Isolation.parse(self._control.recv(_MESSAGE_BYTES))
+                    if self._isolation.namespaces:
+                        self.leave_to_system()
+            return self._isolation or Isolation.unavailable("the zygote does not start")
 
     @property
     def is_unused(self) -> bool:
         """Whether none of its processes is left."""
         return self._processes == 0
-
-    def _read_report(self, timeout_s: float) -> None:
-        with self._lock:
-            if self._isolation is not None or not select.select([self._control], [], [], timeout_s)[0]:
-                return
-            try:
-                report = self._control.recv(_MESSAGE_BYTES)
-                self._isolation = Isolation.parse(report)
-            except (OSError, ValueError):  # the zygote has ended
-                return
-            self.read_variables = frozenset(json.loads(report)["read"])
-            if self._isolation.namespaces:
-                self.leave_to_system()
 
     def _on_process_closed(self) -> None:
         self._processes -= 1
@@ -200,41 +179,29 @@ class Zygote:
 
 
 class Zygotes:
-    """
-    The zygotes of this operating system process; each is started at its first use.
+    """The zygotes of this operating system process: one per interpreter, without regard to environments, started at its first use."""
 
-    Environments without packages share one, which also starts the programs that are not Python workers.
-    """
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_zygotes: int = _MAX_ZYGOTES) -> None:
-        self._clock = clock
-        self._max_zygotes = max_zygotes  # more stay only while their processes run
+    def __init__(self) -> None:
         self._zygotes: dict[Path, Zygote] = {}
-        self._loading: dict[Path, Zygote] = {}
         self._replaced: list[Zygote] = []
-        self._wanted: dict[Path, set[str]] = {}
-        self._next_load: dict[Path, float] = {}
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._reset_after_fork)
 
     def get(self, python: Path | None = None) -> Zygote | None:
         """
-        Return the zygote of *python*, or None where this system has none. By default: one for other programs.
+        Return the zygote for workers of *python*, or None where this system has none. By default: one for other programs.
 
         Raises:
             OSError: *python* cannot be started.
         """
         if not _IS_SUPPORTED:
             return None
-        python = _own_interpreter(sys.executable) if python is None else _find_start(python)
+        python = _resolve(Path(sys.executable) if python is None else python)
         with self._lock:
+            for replaced in [each for each in self._replaced if each.is_unused]:
+                self._replaced.remove(replaced)
+                replaced.close()
             zygote = self._zygotes.get(python)
-            loading = self._loading.get(python)
-            if loading is not None and loading.is_ready:
-                self._replaced += [zygote] if zygote is not None else []
-                zygote = self._zygotes[python] = self._loading.pop(python)
-            elif loading is not None and not loading.is_alive:
-                self._loading.pop(python).close()
             if zygote is not None and not zygote.is_alive:
                 zygote.close()
                 zygote = None
@@ -242,54 +209,21 @@ class Zygotes:
                 self._replaced.append(zygote)
                 zygote = None
             if zygote is None:
-                self._close_unused()
+                self._zygotes.pop(python, None)
                 zygote = self._zygotes[python] = Zygote(python)
-            self._load_if_due(python, zygote)
             return zygote
-
-    def import_ahead(self, python: Path | None, modules: Collection[str]) -> None:
-        """
-        Let later workers of *python* have *modules* imported, unless their import has effects (`runtimes/python/preload.py`).
-
-        Another zygote imports them; it replaces the present one when it is ready, so that no start waits for imports.
-        New modules wait for `_RELOAD_AFTER_S` seconds after an earlier start, and are then imported together.
-        """
-        python = Path(sys.executable) if python is None else _find_start(python)
-        with self._lock:
-            self._close_unused()
-            self._wanted.setdefault(python, set()).update(modules)
-            if (zygote := self._zygotes.get(python)) is not None:
-                self._load_if_due(python, zygote)
-
-    def _load_if_due(self, python: Path, zygote: Zygote) -> None:
-        wanted, now = self._wanted.get(python, set()), self._clock()
-        if zygote.modules.issuperset(wanted) or python in self._loading or now < self._next_load.get(python, now):
-            return
-        self._next_load[python] = now + _RELOAD_AFTER_S
-        with contextlib.suppress(OSError):  # the next start reports the error
-            self._loading[python] = Zygote(python, zygote.modules | wanted)
-
-    def _close_unused(self) -> None:
-        """Close the zygotes that were replaced, and those of many interpreters, whose processes have all ended."""
-        for replaced in [each for each in self._replaced if each.is_unused]:
-            self._replaced.remove(replaced)
-            replaced.close()
-        for python, zygote in list(self._zygotes.items())[: max(0, len(self._zygotes) - self._max_zygotes)]:
-            if zygote.is_unused:
-                del self._zygotes[python]
-                zygote.close()
 
     def close(self) -> None:
         """End all zygotes and their processes."""
         with self._lock:
-            for zygote in (*self._zygotes.values(), *self._loading.values(), *self._replaced):
+            for zygote in (*self._zygotes.values(), *self._replaced):
                 zygote.close()
-            self._zygotes, self._loading, self._replaced = {}, {}, []
+            self._zygotes, self._replaced = {}, []
 
     def _reset_after_fork(self) -> None:
-        for zygote in (*self._zygotes.values(), *self._loading.values(), *self._replaced):
+        for zygote in (*self._zygotes.values(), *self._replaced):
             zygote.forget()
-        self._zygotes, self._loading, self._replaced = {}, {}, []
+        self._zygotes, self._replaced = {}, []
         self._lock = threading.Lock()
 
     def isolation(self) -> Isolation:
@@ -301,23 +235,10 @@ class Zygotes:
         return zygote.isolation if zygote else Isolation.unavailable(f"{sys.platform} has no such protection")
 
 
-@functools.lru_cache(maxsize=10)
-def _own_interpreter(executable: str) -> Path:
-    """Return *executable* without links: the interpreter itself, not that of an environment."""
-    return Path(os.path.realpath(executable))
-
-
 @functools.lru_cache(maxsize=1000)
-def _find_start(python: Path) -> Path:
-    """Return *python*, or the interpreter of which *python* is an environment without packages. Results are cached."""
-    if not _is_environment(python):
-        return python
-    packages = python.parent.parent.glob("lib/python*/site-packages/*")
-    return Path(os.path.realpath(python)) if next(packages, None) is None else python
-
-
-def _is_environment(python: Path) -> bool:
-    return (python.parent.parent / "pyvenv.cfg").exists()
+def _resolve(python: Path) -> Path:
+    """Return *python* without links: the interpreter itself, not that of an environment. Results are cached."""
+    return Path(os.path.realpath(python))
 
 
 def _send_fds(control: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:

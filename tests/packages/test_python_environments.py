@@ -226,6 +226,24 @@ async def test_a_comment_may_provide_the_imported_module(opened: Open, wheels: W
     assert environment.packages() == {"more": "1.0", "py-foo": "1.0"}
 
 
+async def test_installation_runs_no_code_of_a_package(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
+    """Neither a `.pth` file nor another base of the interpreter, which a package brings, has an effect on a second installation."""
+    mark = tmp_path / "ran"
+    runs = f"import pathlib; pathlib.Path({str(mark)!r}).touch()\n"
+    base = tmp_path / "base"
+    (base / "lib").mkdir(parents=True)
+    wheels.publish(
+        "first",
+        modules={"first.py": "", "first.pth": runs, "first-1.0.data/data/pyvenv.cfg": f"home = {base / 'bin'}\n"},
+    )
+    wheels.publish("other")
+
+    environment = await ensure(opened(PIP_NO_CACHE_DIR="1"), "# pipedream add-package first\nimport other")
+
+    assert environment.packages() == {"first": "1.0", "other": "1.0"}
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("folder", ["python", "steps' own Python"], ids=["plain", "quoted"])
 async def test_commands_of_packages_start(opened: Open, wheels: WheelFolder, folder: str) -> None:
     """A package's command runs with the environment's final path, also with one that no `#!` line can have."""

@@ -30,7 +30,7 @@ from pdkernel.workers import WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.isolation import IsolationPlan, Mount
 from pdkernel.workers.warden_client import WARDEN
-from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygote, Zygotes, _send_fds, start_process
+from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygotes, _send_fds, start_process
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_worker_process import python, run_until_up
 
@@ -92,14 +92,9 @@ def descendants(pid: int, program: str) -> list[psutil.Process]:
     ]
 
 
-def find_zygote(owner: int, language: str) -> psutil.Process:
-    """Return the zygote of the workers with the owner's packages, or, for other languages, that without packages."""
-    return next(
-        each
-        for each in psutil.Process(owner).children()
-        if str(ZYGOTE_PROGRAM) in (found := arguments(each))
-        and ("-S" in found if language != "python" else found[0] == sys.executable)
-    )
+def find_zygote(owner: int) -> psutil.Process:
+    """Return the zygote of the process *owner*."""
+    return next(each for each in psutil.Process(owner).children() if str(ZYGOTE_PROGRAM) in arguments(each))
 
 
 def find_victim(owner: int, which: str, language: str) -> int:
@@ -108,7 +103,7 @@ def find_victim(owner: int, which: str, language: str) -> int:
         return owner
     if which == "warden":
         return descendants(owner, "warden.py")[0].pid
-    zygote = find_zygote(owner, language)
+    zygote = find_zygote(owner)
     if which == "zygote":
         return zygote.pid
     if language == "python":
@@ -295,14 +290,14 @@ async def test_step_cannot_end_the_zygote_by_signals_to_init(bench: Bench) -> No
         "        with contextlib.suppress(OSError):\n            os.kill(1, number)\n"
     )
     await bench.run("python", python("return 1"))
-    zygotes = [find_zygote(os.getpid(), language) for language in ("python", "bash")]
+    zygote = find_zygote(os.getpid())
 
     await bench.run("python", signals, name="signals")
     await bench.run("bash", "for number in $(seq 64); do kill -$number 1; done", name="shell")
     after = await bench.run("python", python("return 1"), name="after")
 
     assert after.exports == {"$return_value": 1}
-    assert [find_zygote(os.getpid(), language) for language in ("python", "bash")] == zygotes
+    assert find_zygote(os.getpid()) == zygote
 
 
 async def test_ended_orphan_of_a_step_is_reaped(bench: Bench) -> None:
@@ -530,30 +525,6 @@ async def own_pool() -> AsyncIterator[WorkerPool]:
     zygotes.close()
 
 
-async def test_imported_packages_are_loaded_ahead(open_run: OpenRun, own_pool: WorkerPool) -> None:
-    """Later workers find what an earlier step imported; a run that sets a variable that a package reads gets another worker."""
-    look = python("return 'psutil' in sys.modules")
-    first = await open_run(of=own_pool)
-    before = await first.run("python", look)
-    await first.run("python", "import psutil\n" + look, name="imports")
-    await first.workers.release()
-    zygotes = own_pool.zygotes
-    assert zygotes is not None
-    async with asyncio.timeout(60):
-        while (zygote := zygotes.get(Path(sys.executable))) is None or "PSUTIL_DEBUG" not in zygote.read_variables:
-            await asyncio.sleep(0.01)
-
-    later = await open_run(of=own_pool, external_user="ada")
-    after = await later.run("python", look)
-    await later.workers.release()
-    with_variable = []
-    for user in ("bob", "ada"):  # a new worker, and in place of a warm one
-        bench = await open_run(of=own_pool, external_user=user, variables={"PSUTIL_DEBUG": "1"})
-        with_variable.append(await bench.run("python", look))
-
-    assert [each.exports["$return_value"] for each in (before, after, *with_variable)] == [False, True, False, False]
-
-
 async def test_variable_that_common_modules_read_prevents_a_fork(open_run: OpenRun) -> None:
     """A run that sets a variable of OpenSSL gets a worker that reads it: that of the zygote has loaded OpenSSL before."""
     forked, alone = await open_run(), await open_run(variables={"OPENSSL_CONF": "/nowhere"})
@@ -567,18 +538,10 @@ async def test_variable_that_common_modules_read_prevents_a_fork(open_run: OpenR
     assert found[1] == frozenset()
 
 
-async def loaded(zygotes: Zygotes, module: str) -> Zygote:
-    """Return the zygote of this interpreter when it has imported *module*."""
-    async with asyncio.timeout(60):
-        while (zygote := zygotes.get(Path(sys.executable))) is None or module not in zygote.modules:
-            await asyncio.sleep(0.01)
-    return zygote
-
-
-async def test_replaced_zygote_ends_with_its_last_process() -> None:
+async def test_zygote_that_lost_a_start_ends_with_its_last_process() -> None:
     """A zygote that another one replaced serves its processes to their end, and then ends itself."""
     zygotes = Zygotes()
-    first = zygotes.get(Path(sys.executable))
+    first = zygotes.get()
     assert first is not None
     own_ends, child_ends = open_pipes("from", "from")
     one, other = [
@@ -586,14 +549,15 @@ async def test_replaced_zygote_ends_with_its_last_process() -> None:
         for tag in (secrets.token_hex(16), secrets.token_hex(16))
     ]
 
-    zygotes.import_ahead(Path(sys.executable), ["json"])
-    second = await loaded(zygotes, "json")
+    first.has_lost_start = True
+    second = zygotes.get()
+    assert second is not None
     one.kill()
     one.kill()  # ends no other process
-    zygotes.import_ahead(Path(sys.executable), [])
+    zygotes.get()
     stayed = first.is_alive and not other.poll()
     other.kill()
-    zygotes.import_ahead(Path(sys.executable), [])
+    zygotes.get()
     left = [first.is_alive, second.is_alive]
     zygotes.close()
     for descriptor in (*own_ends, *child_ends):
@@ -601,37 +565,6 @@ async def test_replaced_zygote_ends_with_its_last_process() -> None:
 
     assert stayed
     assert left == [False, True]
-
-
-async def test_modules_are_imported_together_after_a_pause() -> None:
-    """A zygote with new modules is started ten seconds after the last one was, whether the last one lives or not."""
-    now = 0.0
-    zygotes = Zygotes(clock=lambda: now)
-    python = Path(sys.executable)
-    zygotes.get(python)
-
-    def starting() -> frozenset[str] | None:
-        zygotes.get(python)
-        return zygotes._loading[python].modules if python in zygotes._loading else None
-
-    zygotes.import_ahead(python, ["json"])
-    lost = zygotes._loading[python]
-    assert lost._pid is not None
-    os.kill(lost._pid, signal.SIGKILL)
-    async with asyncio.timeout(60):
-        while starting() is not None:
-            await asyncio.sleep(0.01)
-    zygotes.import_ahead(python, ["csv"])
-    now = 9.9
-    early = starting()
-    now = 10.1
-    late = starting()
-    started = [*zygotes._zygotes.values(), *zygotes._loading.values()]
-    zygotes.close()
-
-    assert early is None
-    assert late == frozenset({"json", "csv"})
-    assert [zygote.is_alive for zygote in started] == [False, False]
 
 
 def test_closed_zygote_leaves_nothing(tmp_path: Path) -> None:
@@ -666,47 +599,19 @@ def test_fork_has_zygotes_of_its_own() -> None:
     assert (done.stdout, done.stderr) == ("0 True\n", "")
 
 
-@pytest.mark.parametrize("has_packages", [False, True])
-def test_environment_without_packages_has_no_zygote_of_its_own(tmp_path: Path, has_packages: bool) -> None:
-    """Environments share the zygote of their interpreter, unless they have packages."""
+def test_environments_share_the_zygote_of_their_interpreter(tmp_path: Path) -> None:
+    """An environment has no zygote of its own, whatever packages it has: the zygote reads nothing of an environment."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.symlink_to(os.path.realpath(sys.executable))
-    (tmp_path / "pyvenv.cfg").touch()
-    (tmp_path / "lib" / "python3.11" / "site-packages" / ("psutil" if has_packages else "")).mkdir(parents=True)
+    (tmp_path / "pyvenv.cfg").write_text("home = /nowhere\n")
+    (tmp_path / "lib" / "python3.11" / "site-packages" / "psutil").mkdir(parents=True)
     zygotes = Zygotes()
 
     is_shared = zygotes.get(python) is zygotes.get()
     zygotes.close()
 
-    assert is_shared is not has_packages
-
-
-def test_zygotes_of_unused_interpreters_end(tmp_path: Path) -> None:
-    """Beyond the limit, the zygotes that were started first end, but not while a process of theirs runs."""
-    pythons = [tmp_path / name for name in ("one", "two", "three", "four")]
-    for each in pythons:
-        each.symlink_to(os.path.realpath(sys.executable))
-    zygotes = Zygotes(max_zygotes=1)
-    one, two = [zygotes.get(each) for each in pythons[:2]]
-    assert one is not None
-    assert two is not None
-    own_ends, child_ends = open_pipes("from", "from")
-    process = start_process(
-        ProcessRequest(["/bin/sleep", "1000"], {"PATH": os.defpath}, secrets.token_hex(16)), child_ends, one
-    )
-
-    zygotes.get(pythons[2])
-    used = [one.is_alive, two.is_alive]
-    process.kill()
-    zygotes.get(pythons[3])
-    unused = [one.is_alive, two.is_alive]
-    zygotes.close()
-    for descriptor in (*own_ends, *child_ends):
-        os.close(descriptor)
-
-    assert used == [True, True]
-    assert unused == [False, False]
+    assert is_shared
 
 
 CONNECT = "env -i bash -c 'exec 3<>/dev/tcp/192.0.2.1/7 && echo connected' 2>&1"

@@ -2,7 +2,7 @@
 Routes the outbound connections of a Python process to the gateway.
 
 The program of a worker imports it before user code. It is active if `PDK_EGRESS` (`127.0.0.1:PORT`) and `PDK_TOKEN` are in
-the environment. In the zygote, it refuses all connections until `follow_environment` is called after the fork.
+the environment. The template of the workers imports it, and `follow_environment` is called after the fork.
 
 - A host name is not resolved: it gets an address of 198.18.0.0/16 (reserved for tests, RFC 2544).
 - A TCP connection to another machine is made to the gateway instead, and first sends one line with its target. The client then
@@ -47,7 +47,6 @@ class _Route:
 
     gateway: tuple[str, int] | None = None
     token = ""
-    refuses_all = False
     is_installed = False
 
 
@@ -198,7 +197,6 @@ def _connection_error(code: str, message: str) -> OSError:
 def follow_environment() -> None:
     """Route connections as the environment says: to the gateway, or directly if there is none."""
     address, token = os.environ.get("PDK_EGRESS"), os.environ.get("PDK_TOKEN")
-    _Route.refuses_all = False
     _Route.gateway, _Route.token = None, ""
     if address and token:
         host, _, port = address.partition(":")
@@ -206,15 +204,7 @@ def follow_environment() -> None:
         _install()
 
 
-def refuse_connections() -> None:
-    """Refuse all connections of this process."""
-    _Route.refuses_all = True
-    _install()
-
-
 def _connect(self: socket.socket, address: Any) -> None:
-    if _Route.refuses_all:
-        raise OSError(errno.ENETUNREACH, "Modules cannot connect while they are imported ahead of a run")
     gateway = _Route.gateway
     if gateway is None:
         return _socket.socket.connect(self, address)
@@ -239,7 +229,7 @@ def _connect(self: socket.socket, address: Any) -> None:
 
 def _connect_ex(self: socket.socket, address: Any) -> int:
     direct = self.family not in (socket.AF_INET, socket.AF_INET6) or _intended_target(address) is None
-    if not _Route.refuses_all and (_Route.gateway is None or direct):
+    if _Route.gateway is None or direct:
         return _socket.socket.connect_ex(self, address)
     try:
         _connect(self, address)

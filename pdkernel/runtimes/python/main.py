@@ -38,7 +38,6 @@ _DESCRIPTORS = frozenset("01234")  # those of the program; all others are closed
 _REHEARSALS = 12  # the interpreter optimizes a function after eight calls
 _HERE = Path(__file__).resolve().parent
 _SUCCESS = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'
-_INSTALLED = tuple(os.path.join(path, "") for path in {*sys.path, str(_HERE)})  # noqa: PTH118 - as strings, for `startswith`
 
 
 class Runtime:
@@ -61,15 +60,16 @@ class Runtime:
         self._listings: dict[tuple[int, str, int], tuple[int, None, list[str], str]] = {}
         self._step_number = 0
         self._lock = threading.Lock()
-        self._installed_modules = dict(sys.modules)
-        self._threads = _count_threads()
         self._is_prepared = False
         self._buffered = b""
         self._fixed: Any = None
+        self.keep_process()
 
-    def keep_modules(self) -> None:
-        """Regard the modules that are imported now as imported for all runs."""
+    def keep_process(self) -> None:
+        """Regard the modules, the import path and the threads of this process as what each run finds."""
         self._installed_modules = dict(sys.modules)
+        self._installed_folders = tuple(os.path.join(path, "") for path in {*sys.path, str(_HERE)})  # noqa: PTH118 - as strings, for `startswith`
+        self._threads = _count_threads()
 
     def serve(self) -> None:
         """Execute requests until no more arrive."""
@@ -240,7 +240,7 @@ class Runtime:
             if self._installed_modules.get(name) is module:  # looking up its `__file__` is slow
                 continue
             file = getattr(module, "__file__", None) or ""
-            is_installed = file.startswith(_INSTALLED)
+            is_installed = file.startswith(self._installed_folders)
             if self._is_of_the_run(file) or (is_other_workflow and file and not is_installed):
                 found.append(name)
             elif is_installed:
@@ -298,7 +298,7 @@ def load_helpers() -> None:
         globals()[name] = import_helper(name)
 
 
-def _route_outbound_calls() -> None:
+def route_outbound_calls() -> None:
     """Route outbound calls through the gateway, before any user code runs."""
     if os.environ.get("PDK_EGRESS") or "_pdkernel_runtime.egress_hook" in sys.modules:
         import_helper("egress_hook").follow_environment()
@@ -314,7 +314,6 @@ def main(runtime: Runtime) -> NoReturn:
     for fd in (_IN, _OUT):
         os.set_inheritable(fd, False)
     os.register_at_fork(after_in_child=_silence_child)
-    _route_outbound_calls()
     runtime.send_line('{"t":"ready"}')
     runtime.serve()
     os._exit(0)
@@ -362,4 +361,5 @@ def rehearse() -> None:
 
 if __name__ == "__main__":
     load_helpers()
+    route_outbound_calls()
     main(create_runtime())

@@ -14,20 +14,31 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 _DESCRIPTORS = "/proc/self/fd"
 _ENVIRON = os.environ
-_BUILTINS = dict(vars(builtins))
-_SYS = frozenset(vars(sys))
-_SYS_PATH = list(sys.path)
 _read_time_zone = time.tzset
-_SIGNALS = {
-    int(number): _signal.getsignal(number)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
-}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class _Kept:
+    """What each step finds: builtins, the names of `sys`, the import path, and the handlers of signals."""
+
+    builtins: Mapping[str, Any] = MappingProxyType({})
+    names_of_sys: frozenset[str] = frozenset()
+    path: Sequence[str] = ()
+    signals: Mapping[int, Any] = MappingProxyType({})
+
+
+def keep_process() -> None:
+    """Let each step find what the process has now."""
+    _Kept.builtins = dict(vars(builtins))
+    _Kept.names_of_sys = frozenset(vars(sys))
+    _Kept.path = tuple(sys.path)
+    _Kept.signals = {int(number): _signal.getsignal(number) for number in _SIGNALS}
 
 
 def reset_process(environment: dict[str, str], folder: str) -> None:
@@ -36,14 +47,14 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
     _read_time_zone()  # otherwise, the time zone stays that of an earlier step or of this process's start, whatever `TZ` is
     os.chdir(folder)
     sys.stdout, sys.stderr, sys.stdin = sys.__stdout__, sys.__stderr__, sys.__stdin__
-    sys.path[:] = _SYS_PATH
+    sys.path[:] = _Kept.path
     sys.argv[:] = [""]
     restore_builtins()
-    if not _SYS.issuperset(vars(sys)):
-        for name in vars(sys).keys() - _SYS:
+    if not _Kept.names_of_sys.issuperset(vars(sys)):
+        for name in vars(sys).keys() - _Kept.names_of_sys:
             delattr(sys, name)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    for number, handler in _SIGNALS.items():
+    for number, handler in _Kept.signals.items():
         _signal.signal(number, handler)  # `signal.signal` converts to enums, which takes seven times as long
     tempfile, logging = sys.modules.get("tempfile"), sys.modules.get("logging")
     if tempfile is not None:
@@ -115,9 +126,9 @@ def _is_bound(descriptor: int) -> bool:
 
 def restore_builtins() -> None:
     """Undo changes of builtins, which the program of the worker needs, too."""
-    vars(builtins).update(_BUILTINS)
-    if len(vars(builtins)) > len(_BUILTINS):
-        for name in vars(builtins).keys() - _BUILTINS.keys():
+    vars(builtins).update(_Kept.builtins)
+    if len(vars(builtins)) > len(_Kept.builtins):
+        for name in vars(builtins).keys() - _Kept.builtins.keys():
             delattr(builtins, name)
 
 
@@ -153,3 +164,6 @@ def _reset_logging(logging: Any) -> None:
         if handlers:
             streams = (sys.__stdout__, sys.__stderr__)
             handlers[:] = [handler for handler in handlers if getattr(handler, "stream", None) not in streams]
+
+
+keep_process()

@@ -262,7 +262,7 @@ def fork() -> int:
     Fork as C does it, without the functions that modules have registered with `os.fork`. Raises `OSError`.
 
     Those of the standard library are for locks that other threads hold, and this process has one thread. A child that runs
-    code of a step calls `preload.follow_fork`.
+    code of a step does the rest itself (`template`).
     """
     pid = int(_raw_fork())
     if pid < 0:

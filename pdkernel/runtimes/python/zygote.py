@@ -1,14 +1,14 @@
 """
 The zygote: starts the processes of steps, each in process and mount namespaces of its own.
 
-It runs as `python -I -X utf8 zygote.py [MODULE...]`, with `-S` for environments without packages, and a Unix socket of pdkernel as
-descriptor 3. It is three processes, each with one thread:
+It runs as `python -I -S -X utf8 zygote.py` with a Unix socket of pdkernel as descriptor 3: without packages, `.pth` files and
+`sitecustomize`, because its processes have the rights of the server. It is three processes, each with one thread:
 
 - the *starter* receives the messages and makes namespaces. It is the first process of a process namespace, so that the system ends
   all others when it ends.
-- the *template* is its child, which has imported the modules (`preload`), and forks Python workers into the namespaces. When it is
-  ready, it sends what this system permits to pdkernel, as JSON: `{"namespaces": null or why not, "landlock": VERSION, "user_ids":
-  the first or null, "read": [environment variables that imported modules have read]}`.
+- the *template* is its child, which has imported modules of the standard library, and forks Python workers into the namespaces. When
+  it is ready, it sends what this system permits to pdkernel, as JSON: `{"namespaces": null or why not, "landlock": VERSION,
+  "user_ids": the first or null}`.
 - the *launcher*, which pdkernel has started, is the parent of the starter. It has imported little, so that its forks cost little, and
   starts programs in the namespaces.
 
@@ -304,8 +304,8 @@ def _open_link() -> tuple[_socket.socket, _socket.socket]:
     return one, other
 
 
-def main(names: list[str]) -> NoReturn:
-    """Find out what the system permits, start the processes, and be the launcher; the template imports the modules *names*."""
+def main() -> NoReturn:
+    """Find out what the system permits, start the processes, and be the launcher."""
     os.set_inheritable(_CONTROL, False)
     found: dict[str, Any] = {"namespaces": None, "landlock": isolation.landlock_version()}
     found["user_ids"] = isolation.find_user_ids()
@@ -333,9 +333,9 @@ def main(names: list[str]) -> NoReturn:
     step_process.die_with_parent(starter)
     link.close()
     link_to_template.close()
-    importlib.import_module("_pdkernel_runtime.template").Template(link_of_template, _CONTROL, found).serve(names)
+    importlib.import_module("_pdkernel_runtime.template").Template(link_of_template, _CONTROL, found).serve()
     os._exit(0)  # not reached: `serve` never returns
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
