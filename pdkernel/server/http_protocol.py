@@ -1,14 +1,15 @@
 """
 The HTTP/1.1 protocol of the server's connections: a stricter uvicorn protocol.
 
-Rejects unsafe requests that llhttp accepts, limits the size and the duration of a request, and supports HTTP/1.0 clients.
+Rejects unsafe requests that llhttp accepts, limits the size and the duration of a request and the duration of a response, and supports
+HTTP/1.0 clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Sized
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -32,8 +33,16 @@ BODY_WINDOW_S = 30.0
 BODY_BYTES_PER_S = 240.0
 """Minimum rate of a body, the default of Kestrel. A lower rate makes slow-body attacks cheap."""
 
+RESPONSE_WINDOW_S = 30.0
+"""Seconds over which the rate of a response is averaged."""
+RESPONSE_BYTES_PER_S = 8192.0
+"""Minimum rate at which a client reads: the largest response of a workflow is in memory for up to ten minutes."""
+_MAX_BUFFERED_BYTES = 64 * 1024
+"""Bytes of a response in a connection's buffer; the rest is not copied until the client has read."""
+
 _INVALID_REQUEST = "Invalid HTTP request received."
 _TOO_SLOW = "The request arrived too slowly."
+_READ_TOO_SLOWLY = "A connection was closed, because its client read a response too slowly."
 
 
 def filter_response_headers(
@@ -51,17 +60,21 @@ def filter_response_headers(
 @dataclass(frozen=True, slots=True)
 class Pace:
     """
-    Minimum speed of a client that sends a request.
+    Minimum speed of a client that sends a request and reads the response.
 
     Attributes:
         head_s: Timeout of the head in seconds.
         body_window_s: Seconds over which the rate of a body is averaged.
         body_bytes_per_s: Minimum rate of a body.
+        response_window_s: Seconds over which the rate of a response is averaged.
+        response_bytes_per_s: Minimum rate at which the client reads.
     """
 
     head_s: float = HEAD_S
     body_window_s: float = BODY_WINDOW_S
     body_bytes_per_s: float = BODY_BYTES_PER_S
+    response_window_s: float = RESPONSE_WINDOW_S
+    response_bytes_per_s: float = RESPONSE_BYTES_PER_S
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
@@ -79,10 +92,14 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._made_progress = False
         self._pending = 0
         self._replayed_head = b""
+        self._response_timer: asyncio.TimerHandle | None = None
+        self._written = 0
+        self.app = self._bodies = _SlicedBodies(self.app, self._count_written)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first head."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(_MAX_BUFFERED_BYTES)
         self.flow: _PipelineFlowControl = _PipelineFlowControl(transport, self.pipeline)
         self._start_timer()
 
@@ -146,10 +163,18 @@ class StrictHttpProtocol(HttpToolsProtocol):
         """Continue with the next request."""
         self._unanswered.popleft()
         super().on_response_complete()
+        self._watch_response()
+
+    def pause_writing(self) -> None:
+        """Start the timer of the response that waits for the client."""
+        super().pause_writing()
+        self._watch_response()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the disconnect to all unanswered requests; uvicorn reports only to the last."""
         self._stop_timer()
+        if self._response_timer is not None:
+            self._response_timer.cancel()
         self._disconnect_all()
         super().connection_lost(exc)
 
@@ -187,7 +212,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
             raise httptools.HttpParserError
         if version == "1.0":  # uvicorn would respond with HTTP/1.1; no further request follows on the connection
             self.expect_100_continue = False
-            self.app = _ContentLengthApp(self.app)
+            self._bodies.app = _ContentLengthApp(self._bodies.app)
 
     def _head_without_upgrade(self) -> bytes:
         """The request's head without the Upgrade header; the server supports no other protocol."""
@@ -220,6 +245,26 @@ class StrictHttpProtocol(HttpToolsProtocol):
         elif not self._unanswered:
             self.transport.close()
 
+    def _count_written(self, size: int) -> None:
+        self._written += size
+
+    def _watch_response(self) -> None:
+        """Start the timer of the data that the client has not read, also on a connection that is closing."""
+        if self._response_timer is None and (left := self.transport.get_write_buffer_size()):
+            read = self._written - left
+            self._response_timer = self.loop.call_later(self._pace.response_window_s, self._check_response, read)
+
+    def _check_response(self, read_before: int) -> None:
+        """Abort the connection of a client that has read too little, unless it has read everything."""
+        self._response_timer = None
+        left = self.transport.get_write_buffer_size()
+        enough = self._pace.response_bytes_per_s * self._pace.response_window_s
+        if left and self._written - left - read_before < enough:
+            self.logger.warning(_READ_TOO_SLOWLY)
+            self.transport.abort()
+        else:
+            self._watch_response()
+
     def _reject(self, status: HTTPStatus = HTTPStatus.BAD_REQUEST, why: str = _INVALID_REQUEST) -> None:
         """Respond with *status* and *why* if possible, and close the connection."""
         self.logger.warning(why)
@@ -234,6 +279,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
             to_head = self._in_body and self.scope["method"] == "HEAD"  # a response to HEAD has no body
             self._send_error(status, "" if to_head else why)
         self.transport.close()
+        self._watch_response()
 
     def _send_error(self, status: HTTPStatus, text: str) -> None:
         headers = [
@@ -275,6 +321,34 @@ class _PipelineFlowControl(FlowControl):
         """Resume reading if few requests wait; each finished request calls this method again."""
         if len(self._waiting) < MAX_PIPELINED_REQUESTS:
             super().resume_reading()
+
+
+class _SlicedBodies:
+    """
+    Sends large bodies of *app* in slices, so that flow control limits what a connection buffers.
+
+    Args:
+        app: The application.
+        count: Gets the size of each slice.
+    """
+
+    def __init__(self, app: Any, count: Callable[[int], None]) -> None:
+        self.app = app
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            body = message.get("body", b"")
+            start = 0
+            while len(body) - start > _MAX_BUFFERED_BYTES:
+                self._count(_MAX_BUFFERED_BYTES)
+                piece = body[start : start + _MAX_BUFFERED_BYTES]
+                await send({"type": message["type"], "body": piece, "more_body": True})
+                start += _MAX_BUFFERED_BYTES
+            self._count(len(body) - start)
+            await send({**message, "body": body[start:]} if start else message)
+
+        await self.app(scope, receive, sent)
 
 
 class _ContentLengthApp:

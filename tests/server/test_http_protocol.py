@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ HOST = b"host: localhost\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST
 POST = b"POST / HTTP/1.1\r\n" + HOST
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
+LARGE = b"x" * 32 * 1024 * 1024
+"""The body of the response to /large, more than the buffers of the system hold."""
+GET_LARGE = b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n"
 TWO = b"2\r\nhi\r\n0\r\n\r\n"
 
 
@@ -39,12 +43,20 @@ class Echo:
         paths: Paths of the requests that the application received.
         disconnected: Paths of the requests whose client disconnected.
         wait: Until this event is set, responses to paths that begin with /slow wait, and bodies of /late are not read.
+        server: The server.
     """
 
     port: int = 0
     paths: list[str] = field(default_factory=list)
     disconnected: list[str] = field(default_factory=list)
     wait: asyncio.Event = field(default_factory=asyncio.Event)
+    server: UvicornServer | None = None
+
+    @property
+    def buffered_bytes(self) -> list[int]:
+        """The bytes that each open connection buffers."""
+        assert self.server is not None
+        return [each.transport.get_write_buffer_size() for each in self.server.server_state.connections]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request."""
@@ -65,6 +77,9 @@ class Echo:
             self.disconnected.append(path)
         headers = [[name, value] for name, value in request.headers.items() if name != "host"]
         parsed = {"method": request.method, "path": path, "query": request.url.query, "headers": headers}
+        if path == "/large":
+            await Response(LARGE)(scope, receive, send)
+            return
         if path.startswith("/status/"):
             await Response(status_code=int(path.rpartition("/")[2]))(scope, receive, send)
             return
@@ -141,7 +156,7 @@ async def _served(pace: Pace) -> AsyncIterator[Echo]:
     opened = listen("127.0.0.1", 0)
     app.port = opened.getsockname()[1]
     ready = asyncio.Event()
-    server = UvicornServer(Starlette(routes=[Mount("/", app)]), pace=pace, on_ready=ready.set)
+    app.server = server = UvicornServer(Starlette(routes=[Mount("/", app)]), pace=pace, on_ready=ready.set)
     task = asyncio.ensure_future(server.serve(sockets=[opened]))
     await ready.wait()
     yield app
@@ -586,3 +601,81 @@ async def test_data_after_the_last_request_is_not_read(tmp_path: Path, caplog: p
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\nmade")
     assert [record.message for record in caplog.records if record.exc_info] == []
+
+
+def _open_without_reading(port: int) -> socket.socket:
+    """A connection that reads only when a test reads."""
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    opened.connect(("127.0.0.1", port))
+    opened.setblocking(False)
+    return opened
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET_LARGE,
+        GET_LARGE.replace(b"1.1", b"1.0"),
+        GET_LARGE.replace(HOST, HOST + b"connection: close\r\n"),
+        GET_LARGE * 10,
+        POST.replace(b"/ ", b"/large ") + b"content-length: 5\r\n\r\nhello",
+    ],
+)
+async def test_a_client_that_does_not_read(sent: bytes) -> None:
+    """Its connection buffers no more than flow control permits, and is closed after the window; others are answered."""
+    async with _served(Pace(response_window_s=0.5, response_bytes_per_s=100_000)) as echo:
+        clients = [_open_without_reading(echo.port) for _ in range(20)]
+        for client in clients:
+            await asyncio.get_running_loop().sock_sendall(client, sent)
+        await _wait_for(lambda: len(echo.buffered_bytes) == 20 and min(echo.buffered_bytes) > 0)
+        buffered = max(echo.buffered_bytes)
+        others = await echo.send_and_parse(GET + b"\r\n")
+        await _wait_for(lambda: not echo.buffered_bytes)
+        for client in clients:
+            client.close()
+
+    assert buffered < 256 * 1024
+    assert len(others) == 1
+
+
+async def test_a_client_that_reads_too_slowly(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that reads some bytes now and then is cut off as one that reads nothing."""
+    async with _served(Pace(response_window_s=0.5, response_bytes_per_s=1_000_000)) as echo:
+        client = _open_without_reading(echo.port)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, GET_LARGE)
+        received = 0
+        with suppress(ConnectionError):
+            while data := await loop.sock_recv(client, 2048):
+                received += len(data)
+                await asyncio.sleep(0.02)
+        client.close()
+
+    assert 0 < received < len(LARGE)
+    assert "read a response too slowly" in caplog.text
+
+
+async def test_a_client_that_reads_steadily() -> None:
+    """A response that takes several windows arrives as a whole if its client reads fast enough."""
+    async with _served(Pace(response_window_s=0.2, response_bytes_per_s=1_000)) as echo:
+        reader, writer = await echo.open()
+        writer.write(GET_LARGE.replace(HOST, HOST + b"connection: close\r\n"))
+        received = 0
+        while data := await reader.read(256 * 1024):
+            received += len(data)
+            await asyncio.sleep(0.01)
+        writer.close()
+
+    assert received > len(LARGE)
+
+
+async def test_an_idle_client_is_not_too_slow() -> None:
+    """A client that has read its response keeps its connection."""
+    async with _served(Pace(response_window_s=0.1, response_bytes_per_s=1_000_000)) as echo:
+        reader, writer = await echo.open()
+        for _ in range(3):
+            writer.write(GET + b"\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK\r\n")
+            await asyncio.sleep(0.3)
+        writer.close()
