@@ -36,11 +36,14 @@ async def find_account_props(
 
 
 def may_have_app_props(request: RunRequest) -> bool:
-    """Return False if `find_account_props` certainly finds none; a quick check that does not parse code."""
-    return any(
-        step.apps or step.uses is not None or step.language == "go" or _may_declare_apps(step)
-        for step in _executed(request)
-    )
+    """
+    Return False if `find_account_props` certainly finds none; a quick check that does not parse code.
+
+    For a run that executes no step, all steps count: its event may have the credentials that they would have used.
+    """
+    is_started = request.refusal is None and request.only_steps != frozenset()
+    steps = _executed(request) if is_started else (step for step in request.workflow.steps if not step.disabled)
+    return any(step.apps or step.uses is not None or step.language == "go" or _may_declare_apps(step) for step in steps)
 
 
 def _may_declare_apps(step: Step) -> bool:

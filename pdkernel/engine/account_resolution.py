@@ -95,7 +95,8 @@ def _resolve(bindings: BindingsByStep, identity: RunIdentity, directory: Directo
             secrets = tuple(_existing_secrets(bindings, identity, snapshot, directory))
         except (PdkernelError, AccountGoneError):  # the error of the lookup matters more
             return AccountResolution(lookup=found.lookup, error=found.error, complete=False)
-        return AccountResolution(secrets=secrets, lookup=found.lookup, error=found.error)
+        # without an account, the event stays encrypted: it may have the credentials of a user with another spelling
+        return AccountResolution(secrets=secrets, lookup=found.lookup, error=found.error, complete=bool(secrets))
     return _build_resolution(bindings, found.accounts, directory, found.lookup)
 
 
@@ -182,13 +183,21 @@ def credentials_read_at(execution: Execution) -> datetime:
 def _existing_secrets(
     bindings: BindingsByStep, identity: RunIdentity, snapshot: DirectorySnapshot, directory: Directory
 ) -> Iterator[Secret]:
-    """Yield secrets of the existing accounts that a refused run would have used: its event may contain them."""
+    """
+    Yield secrets of the existing accounts that a refused run would have used, in any environment.
+
+    The event of the run may contain them.
+    """
     accounts: dict[str, Account] = {}
+    user = identity.external_user_id
+    apps = steps_by_external_user_app(bindings)
+    elsewhere = directory.newest_accounts((user,), snapshot.other_environment, apps, limit=1) if user and apps else ()
+    accounts.update((account.id, account) for account in elsewhere)
     for binding in (binding for apps in bindings.values() for binding in apps):
         if binding.account is not None:
             account = snapshot.find_account(binding.account)
         else:
-            account = next(iter(snapshot.accounts(identity.external_user_id or "", binding.app)), None)
+            account = next(iter(snapshot.accounts(user or "", binding.app)), None)
         if account is not None:
             accounts[account.id] = account
     for account in accounts.values():

@@ -295,7 +295,7 @@ class Interpreter:
         workers = await self._workers.open_run(setup, parent=parent)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))
-            if resolution.complete:
+            if resolution.complete and request.only_steps != frozenset():
                 record.add_secrets(resolution.secrets)
             if resolution.lookup is not None:
                 record.set_lookup(resolution.lookup)

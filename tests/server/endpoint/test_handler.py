@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
+import signal
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from tests.builders import a_step, a_workflow, python_step
+from tests.postgres import stopping_postgres
 from tests.server.endpoint.conftest import ECHO, Serve
 from tests.server.site import Site, site_of
 
@@ -205,3 +207,83 @@ async def test_unusual_characters_are_recorded(serve: Serve) -> None:
     assert answer.status_code == 200
     assert page.status_code == 200
     assert run.status == "success"
+
+
+TOKEN = "xoxb-4f9a7c21e8d35b60"
+"""A credential of ada's account, which a caller puts into an event."""
+
+NOT_STARTED: dict[str, tuple[dict[str, str], bytes]] = {
+    "notrigger": ({"x-pd-external-user-id": "ada", "x-pd-notrigger": "1"}, b""),
+    "notrigger and nostore": ({"x-pd-external-user-id": "ada", "x-pd-notrigger": "1", "x-pd-nostore": "1"}, b""),
+    "nostore": ({"x-pd-external-user-id": "ada", "x-pd-nostore": "1"}, b""),
+    "the other environment": ({"x-pd-external-user-id": "ada", "x-pd-environment": "production"}, b""),
+    "no environment": ({"x-pd-external-user-id": "ada", "x-pd-environment": f"staging {TOKEN}"}, b""),
+    "an unknown user": ({"x-pd-external-user-id": "nobody"}, b""),
+    "an unknown user, nostore": ({"x-pd-external-user-id": "nobody", "x-pd-nostore": "1"}, b""),
+    "no user": ({}, b""),
+    "too large": ({"x-pd-external-user-id": "ada"}, b"x" * (600 * 1024)),
+}
+
+
+async def _send_not_started(site: Site) -> None:
+    """Send an event with the token in its body, query, path and headers for each case, and one that starts a run."""
+    site.directory.add_account(app="slack", credentials={"bot_token": TOKEN}, external_user_id="ada")
+    for headers, body in NOT_STARTED.values():
+        await site.http.post(
+            f"{site.path()}/hook/{TOKEN}?key={TOKEN}",
+            content=json.dumps({"text": f"token {TOKEN} in a text"}).encode() + body,
+            headers={**headers, "content-type": "application/json", "x-other": TOKEN, "referer": f"http://a/{TOKEN}"},
+        )
+    started = {"x-pd-external-user-id": "ada", "x-other": "an-ordinary-word"}
+    await site.http.post(site.path(), json={"key": TOKEN}, headers=started)
+    await site.runs()
+
+
+def _read_all(folder: Path) -> bytes:
+    """The bytes of all files below *folder*."""
+    return b"".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+
+
+APP_STEP = python_step("send", options="--app slack")
+
+
+async def test_events_that_start_no_run_are_not_stored_in_clear(tmp_path: Path) -> None:
+    """No file of the project has a token of a refused or skipped event, while the run's event is recorded redacted."""
+    async with site_of(tmp_path, a_workflow(APP_STEP), size=1) as site:
+        await _send_not_started(site)
+        runs = await site.runs()
+        stored = _read_all(tmp_path)  # while the database is open, so with its write-ahead log
+
+    assert TOKEN.encode() not in stored
+    assert b"an-ordinary-word" in stored
+    assert [run.trigger.sealed for run in runs] == [True, False, True, True, True, False]
+    assert [run.status for run in runs] == ["success", "error", "error", "error", "error", "success"]
+
+
+async def test_events_that_start_no_run_are_not_stored_in_clear_in_postgres(tmp_path: Path) -> None:
+    """No file of the PostgreSQL server has a token of a refused or skipped event, while the run's event is recorded."""
+    with stopping_postgres() as (server, stop, start):
+        url, key = server.url("postgres"), tmp_path / "key"
+        async with site_of(tmp_path, a_workflow(APP_STEP), database_url=url, key_file=key) as site:
+            await _send_not_started(site)
+        await asyncio.to_thread(stop, signal.SIGINT)  # writes all pages
+        stored = _read_all(server.sockets)
+        await asyncio.to_thread(start)
+
+    assert TOKEN.encode() not in stored
+    assert b"an-ordinary-word" in stored
+
+
+async def test_a_recorded_event_that_started_no_run_can_be_run(tmp_path: Path) -> None:
+    """The event of a request with `x-pd-notrigger` is complete in the run's encrypted request."""
+    async with site_of(tmp_path, a_workflow(APP_STEP)) as site:
+        site.directory.add_account(app="slack", credentials={"bot_token": TOKEN}, external_user_id="ada")
+        headers = {"x-pd-external-user-id": "ada", "x-pd-notrigger": "1"}
+        await site.http.post(site.path(), json={"key": TOKEN}, headers=headers)
+        (run,) = await site.runs()
+        found = await site.context.engine.journal.load_run(run.id)
+        assert found is not None
+        state = site.context.engine.restore_request(found[1])
+
+    assert (run.trigger.sealed, run.event) == (True, {})
+    assert state.event.data["body"] == {"key": TOKEN}
