@@ -13,7 +13,7 @@ MIN_S = 0.005
 """Times below this are too short to be compared."""
 MAX_RATIO = 6.0
 """Limit of the time for four times the input: 4 for linear growth, 16 for quadratic growth."""
-MAX_SIZE = 1 << 22
+MAX_SIZE = 1 << 20
 
 
 def seconds(run: Callable[[T], object], value: T, tries: int = 5) -> float:

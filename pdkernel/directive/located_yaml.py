@@ -29,6 +29,7 @@ _MAX_DEPTH = 200
 _TAGS = frozenset({"null", "bool", "int", "float", "str", "timestamp", "value", "merge"})
 _PRIVATE_USE_CODES = range(0xE000, 0xF8FF)
 """Unicode's private use area: YAML accepts these characters as text."""
+_MAX_FAULTS = 5
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class TokenizedYaml:
         parts: list[str] = []
         position = 0
         line = 1
-        while (opening := text.find(OPENING_BRACES, position)) != -1:
+        # each fault may take as long as the rest of the text, and one is enough to refuse it
+        while len(faults) < _MAX_FAULTS and (opening := text.find(OPENING_BRACES, position)) != -1:
             parts.append(text[position:opening])
             line += text.count("\n", position, opening)
             if _in_comment(text, opening):

@@ -34,6 +34,7 @@ _OPTION_PARSERS = {
 _LEFT, _RIGHT = "\ue000", "\ue001"
 _TOKEN = re.compile(f"{_LEFT}\\d+{_RIGHT}")
 _QUOTED = re.compile(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"")
+_MAX_FAULTS = 5
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class TokenizedLine:
             return cls(line)
         parts: list[str] = []
         expressions: dict[str, str] = {}
-        position = 0
+        position = faults = 0
         while position < len(line):
-            end = (
-                find_closing_braces(line, position + len(OPENING_BRACES))
-                if line.startswith(OPENING_BRACES, position)
-                else None
-            )
+            end = None
+            # each fault may take as long as the rest of the line
+            if faults < _MAX_FAULTS and line.startswith(OPENING_BRACES, position):
+                end = find_closing_braces(line, position + len(OPENING_BRACES))
+                faults += end is None
             if end is not None:
                 token = f"{_LEFT}{len(expressions)}{_RIGHT}"
                 expressions[token] = line[position : end + len(CLOSING_BRACES)]

@@ -13,10 +13,11 @@ from typing import TypeAlias
 from pdkernel.errors import ExpressionError
 from pdkernel.expression import javascript
 from pdkernel.expression.references import find_javascript_references
-from pdkernel.model import JSON
+from pdkernel.model import JSON, MAX_PROP_BYTES
 
 OPENING_BRACES = "{{"
 CLOSING_BRACES = "}}"
+_MAX_FAILED_CHARS = 32 * 1024
 ValuePath: TypeAlias = tuple[str | int, ...]
 
 
@@ -60,12 +61,15 @@ def find_closing_braces(text: str, start: int, *, unescape: Callable[[str], str]
     The index of the `}}` that ends the expression whose source starts at *start*, or None.
 
     This is the first `}}` before which the text, after *unescape*, is one expression. So objects,
-    template literals and strings may contain `}}`.
+    template literals and strings may contain `}}`. The search ends after a prop's size, or after as many characters that are
+    not an expression: each try parses everything from *start*, so many of them would take quadratic time.
     """
     end = text.find(CLOSING_BRACES, start)
-    while end != -1:
+    failed_chars = 0
+    while end != -1 and end - start <= MAX_PROP_BYTES and failed_chars <= _MAX_FAILED_CHARS:
         if javascript.parse_expression(unescape(text[start:end])) is not None:
             return end
+        failed_chars += end - start
         end = text.find(CLOSING_BRACES, end + 1)
     return None
 

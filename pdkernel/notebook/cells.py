@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,19 @@ _PERCENT_CELL = re.compile(r"^# ?%%", re.MULTILINE)
 # comments and blank lines are matched in one way only: a file without a step is searched in linear time
 _PERCENT_WORKFLOW = re.compile(r"^# ?%% ?.*\n(?:(?!# ?%%)#.*\n|[^\S\n]*\n)*+# ?%%pd(?:step|workflow)\b", re.MULTILINE)
 _MAX_PERCENT_BYTES = 10 * 1024 * 1024
+MAX_NOTEBOOK_BYTES = 64 * 1024 * 1024
+"""The size up to which a notebook is read: JupyterLab has long become slow there, and only outputs are so large."""
+_MAX_DIRECT_BYTES = 2 * 1024 * 1024
+"""The size up to which a notebook is parsed in this process, within about 20 ms; and that of its cells without outputs."""
+_REMOVAL_TIMEOUT_S = 30
+_REMOVE_OUTPUTS = """
+import json, sys
+notebook = json.loads(sys.stdin.buffer.read().decode("utf-8-sig"))
+for holder in [notebook, *(notebook.get("worksheets") or [])]:
+    for cell in holder.get("cells") or []:
+        cell.pop("outputs", None)
+sys.stdout.write(json.dumps({name: notebook[name] for name in ("nbformat", "nbformat_minor", "cells", "worksheets", "metadata") if name in notebook}))
+"""
 CellType = Literal["code", "markdown", "raw"]
 
 
@@ -73,14 +87,18 @@ def is_notebook_file(path: Path) -> bool:
         return False
 
 
-def read_cells(path: Path) -> tuple[NotebookCell, ...]:
+def read_cells(path: Path, *, with_outputs: bool = False) -> tuple[NotebookCell, ...]:
     """
     The cells of the notebook at *path*, in the file's order.
 
+    Args:
+        path: The file.
+        with_outputs: Whether the outputs of a notebook of more than 2 MB are read; a smaller one always has them.
+
     Raises:
-        NotebookError: The file does not exist or is not a notebook; the message gives the reason.
+        NotebookError: The file does not exist, is too large, or is not a notebook; the message gives the reason.
     """
-    found = enumerate(_read(path).get("cells", ()))
+    found = enumerate(_read(path, with_outputs=with_outputs).get("cells", ()))
     return tuple(replace(_cell(cell), index=place) for place, cell in found)
 
 
@@ -111,9 +129,17 @@ def enumerate_cells(cells: Iterable[NotebookCell]) -> Iterator[tuple[int, Notebo
         yield place, cell
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path, *, with_outputs: bool) -> Mapping[str, Any]:
     try:
-        text = read_file(path).decode("utf-8-sig")
+        if (size := path.stat().st_size) > MAX_NOTEBOOK_BYTES:
+            raise NotebookError(
+                f"{path} has {size / 1024**2:.0f} MB, and a notebook may have {MAX_NOTEBOOK_BYTES // 1024**2} MB.",
+                fix="Clear its outputs in JupyterLab (Edit, Clear Outputs of All Cells), and save it.",
+            )
+        content = read_file(path)
+        if size > _MAX_DIRECT_BYTES and path.suffix != _PERCENT_SUFFIX and not with_outputs:
+            content = _remove_outputs(path, content)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise NotebookError(f"There is no notebook {path}.") from None
     except UnicodeDecodeError as fault:
@@ -133,12 +159,43 @@ def _read(path: Path) -> Mapping[str, Any]:
     except RecursionError:
         raise NotebookError(f"{path} is not a notebook: its JSON is nested too deeply.") from None
     except ValueError:  # a number with more digits than Python reads
-        number = re.search(rf"\d{{{sys.get_int_max_str_digits()},}}", text)
+        # from the start of a number: otherwise each of its digits is one
+        number = re.search(rf"(?<!\d)\d{{{sys.get_int_max_str_digits()},}}", text)
         line = text.count("\n", 0, number.start()) + 1 if number else 1
         raise NotebookError(
             f"{path} is not a notebook: it holds a number that is too long (line {line}).", line=line
         ) from None
     return _as_version_4(path, data, text)
+
+
+def _remove_outputs(path: Path, content: bytes) -> bytes:
+    """
+    Return the JSON of a large notebook without outputs, which another process has removed.
+
+    A parser in this process would stop its other threads for seconds.
+    """
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _REMOVE_OUTPUTS],
+            input=content,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_REMOVAL_TIMEOUT_S,
+            check=True,
+        )
+    except (subprocess.SubprocessError, OSError) as fault:
+        raise NotebookError(
+            f"{path} cannot be read: it has {len(content) / 1024**2:.1f} MB, and its outputs cannot be left out "
+            f"({type(fault).__name__}).",
+            fix="Check that the file is a notebook, clear its outputs in JupyterLab, and save it.",
+        ) from None
+    if len(ran.stdout) > _MAX_DIRECT_BYTES:
+        raise NotebookError(
+            f"The cells of {path} have {len(ran.stdout) / 1024**2:.1f} MB without outputs, and may have "
+            f"{_MAX_DIRECT_BYTES // 1024**2} MB.",
+            fix="Move data from cells into files.",
+        )
+    return ran.stdout
 
 
 def _read_percent(path: Path, text: str) -> Mapping[str, Any]:

@@ -45,7 +45,7 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
     """
     try:
         source = load_source(path, unanswered="keep", lenient=True)
-        cells = read_cells(path)
+        cells = read_cells(path, with_outputs=True)
     except PdkernelError as error:
         return NotebookCheck(str(path), error=str(error))
     workflow = source.workflow

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import heapq
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import groupby
 
 MIN_SECRET_CHARS = 8
 """The number of characters from which a secret is searched for everywhere; shorter secrets would match ordinary words."""
@@ -63,14 +61,15 @@ class PatternScanner:
         ordered = sorted(patterns, key=len, reverse=True)
         self.is_empty = not ordered
         self._longest = len(ordered[0]) if ordered else 0
-        self._words = frozenset(word for text in ordered for word in _words_of(text))
+        self._patterns_by_word: dict[int, list[str]] = {}
+        for text in ordered:
+            for word in set(_words_of(text)):
+                self._patterns_by_word.setdefault(word, []).append(text)
+        self._words = frozenset(self._patterns_by_word)
         self._by_prefix: dict[str, list[str]] = {}
         for text in ordered:
             for length in (1, 2, 3):
                 self._by_prefix.setdefault(text[:length], []).append(text)
-        self._by_head: dict[str, list[str]] = {}
-        for text in ordered:
-            self._by_head.setdefault(text[:MIN_SECRET_CHARS], []).append(text)
         self._overlapping: dict[str, bool] = {}
 
     def replace(self, text: str) -> str:
@@ -86,8 +85,7 @@ class PatternScanner:
         A pattern of eight or more bytes contains a whole aligned word of four bytes, regardless of its offset. So one check of each
         aligned word of the text, in C, is enough for any number of patterns.
         """
-        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        return not self._words.isdisjoint(memoryview(data)[: len(data) & ~3].cast("I"))
+        return not self._words.isdisjoint(_aligned_words(text))
 
     def find_safe_end(self, buffer: str) -> int:
         """The position in *buffer* from which a pattern may have begun that later text completes."""
@@ -120,20 +118,27 @@ class PatternScanner:
         return "".join(out)
 
     def _matches(self, buffer: str, position: int, limit: int) -> Iterator[tuple[int, str]]:
-        if not self.can_match(buffer):
-            return
-        while (match := self._heads.search(buffer, position)) is not None and match.start() < limit:
-            start = match.start()
-            found = next((text for text in self._by_head[match[0]] if buffer.startswith(text, start)), None)
-            position = start + 1
-            if found is not None:
+        """
+        Yield the patterns that begin in *buffer* from *position* to *limit*; of several at one place, the longest.
+
+        Each pattern is searched on its own, in C and once, so that a text of almost-matches takes no longer.
+        """
+        words = self._words.intersection(_aligned_words(buffer))
+        waiting: list[tuple[int, int, str]] = []
+
+        def search(pattern: str, start: int) -> None:
+            found = buffer.find(pattern, start)
+            if 0 <= found < limit:
+                heapq.heappush(waiting, (found, -len(pattern), pattern))
+
+        for pattern in {pattern for word in words for pattern in self._patterns_by_word[word]}:
+            search(pattern, position)
+        while waiting:
+            start, _, found = heapq.heappop(waiting)
+            if start >= position:
                 yield start, found
                 position = self._next_start(start, found)
-
-    @cached_property
-    def _heads(self) -> re.Pattern[str]:
-        """Matches the first characters of any pattern. It is compiled at the first use, because compiling is slow."""
-        return re.compile(_alternation(list(self._by_head), 0))
+            search(found, position)
 
     def _next_start(self, start: int, found: str) -> int:
         if found not in self._overlapping:
@@ -149,12 +154,9 @@ class PatternScanner:
         )
 
 
-def _alternation(texts: list[str], depth: int) -> str:
-    """A regular expression that matches any of *texts*, with shared first letters; all have the same length."""
-    if len(texts) == 1 or depth == 3:
-        return "|".join(re.escape(text[depth:]) for text in texts)
-    groups = groupby(sorted(texts, key=lambda text: text[depth]), key=lambda text: text[depth])
-    return "|".join(f"{re.escape(letter)}(?:{_alternation(list(group), depth + 1)})" for letter, group in groups)
+def _aligned_words(text: str | bytes) -> memoryview:
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return memoryview(data)[: len(data) & ~3].cast("I")
 
 
 def _words_of(text: str) -> Iterator[int]:

@@ -48,10 +48,14 @@ _PARAMETERS = (
 _IN_FORM = re.compile(rf"((?:^|[?&;])(?:{_PARAMETERS})=)([^&#\s]+)", re.IGNORECASE)
 _IN_JSON = re.compile(rf'("(?:{_PARAMETERS})"\s*:\s*")((?:[^"\\]|\\.)+)"', re.IGNORECASE)
 _IN_QUOTED_JSON = re.compile(rf'(\\"(?:{_PARAMETERS})\\"\s*:\s*\\")(.+?)\\"', re.IGNORECASE)
+# repetitions are bounded: a text of such names, each of which may begin a part, is otherwise searched in quadratic time
 _IN_PART = re.compile(
-    rf'(\bname="?(?:{_PARAMETERS})"?[ \t]*(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)([^\r\n]+)', re.IGNORECASE
+    rf'(\bname="?(?:{_PARAMETERS})"?[ \t]{{0,8}}(?:;[^\r\n;]{{0,256}}){{0,3}}\r\n(?:[^\r\n]{{1,4096}}\r\n){{0,8}}\r\n)([^\r\n]+)',
+    re.IGNORECASE,
 )
 _MIN_SECRET_LENGTH = 8
+_MAX_VALUES = 200
+"""Values whose later occurrences are redacted: each is searched in every text."""
 
 
 def is_secret_field(name: str) -> bool:
@@ -84,11 +88,11 @@ class SecretPatternRedactor:
     """
     Redacts values with secret names, and later occurrences of the same values.
 
-    The values are stored because a server may return a secret under another name.
+    The latest values are stored because a server may return a secret under another name.
     """
 
     def __init__(self) -> None:
-        self._values: set[str] = set()
+        self._values: dict[str, None] = {}
 
     def redact(self, text: str) -> str:
         """*text* with the values of secret names redacted, and with earlier such values of eight characters or more."""
@@ -104,8 +108,13 @@ class SecretPatternRedactor:
         return text
 
     def _remember(self, value: str) -> None:
-        if REDACTED not in value and _SECRET not in value:
-            self._values |= {form for form in (value, unquote_plus(value)) if len(form) >= _MIN_SECRET_LENGTH}
+        if REDACTED in value or _SECRET in value:
+            return
+        for form in (value, unquote_plus(value)):
+            if len(form) >= _MIN_SECRET_LENGTH and form not in self._values:
+                self._values[form] = None
+                if len(self._values) > _MAX_VALUES:
+                    del self._values[next(iter(self._values))]  # the oldest
 
 
 def _replacement(value: str) -> str:

@@ -1,9 +1,9 @@
 """
 The longest stop of a server's event loop, in ms, while it answers one hostile request of each kind.
 
-While the loop is stopped, nobody is answered. Requests are as large as the server accepts them, up to 1 MB. Each is sent by another
-process to a served workflow, and the least of several tries is printed, because other processes of the machine stop the loop too.
-The first figure is that of an ordinary body.
+A stopped loop answers no request. The requests are as large as the server accepts them, up to 1 MB. Another process sends them to a
+served workflow. The script prints the least of several tries, because other processes of the machine stop the loop too; every try
+sends another request. The first figure is that of an ordinary body.
 
 `python tests/benchmarks/bench_loop_stops.py`
 """
@@ -123,14 +123,14 @@ class LoopWatch:
             before = now
 
 
-async def send(site: Site, hostile: Hostile) -> tuple[float, str]:
-    """The longest stop in ms during a request, and the status of its response."""
+async def send(site: Site, hostile: Hostile, number: int) -> tuple[float, str]:
+    """The longest stop in ms during a request, and the status of its response; a *number* of blanks makes each request another."""
     lines = [f"POST {site.path()}{hostile.target} HTTP/1.1", "Host: localhost", "connection: close"]
     if "content-type:" not in hostile.headers:
         lines.append(f"content-type: {hostile.kind}")
-    head = "\r\n".join([*lines, f"content-length: {len(hostile.body)}", ""]) + f"\r\n{hostile.headers}\r\n"
+    head = "\r\n".join([*lines, f"content-length: {len(hostile.body) + number}", ""]) + f"\r\n{hostile.headers}\r\n"
     if hostile.headers:
-        head = "\r\n".join([*lines, f"content-length: {len(hostile.body)}"]) + f"\r\n{hostile.headers}\r\n"
+        head = "\r\n".join([*lines, f"content-length: {len(hostile.body) + number}"]) + f"\r\n{hostile.headers}\r\n"
     client = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -141,7 +141,7 @@ async def send(site: Site, hostile: Hostile) -> tuple[float, str]:
     )
     watch = LoopWatch()
     watching = asyncio.create_task(watch.run())
-    answer, _ = await client.communicate(head.encode("latin-1") + hostile.body)
+    answer, _ = await client.communicate(head.encode("latin-1") + hostile.body + b" " * number)
     await site.runs()  # until the run is recorded
     watching.cancel()
     with suppress(asyncio.CancelledError):
@@ -155,7 +155,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with site_of(Path(folder), a_workflow(step), applies_rate_limits=False) as site:
             for hostile in bodies():
-                tries = [await send(site, hostile) for _ in range(TRIES)]
+                tries = [await send(site, hostile, number) for number in range(TRIES)]
                 stop, status = min(tries)
                 mark = "" if stop <= AIM_MS else f"  above {AIM_MS}"
                 print(f"{hostile.name:28}  {stop:8,.1f} ms  {status}{mark}", flush=True)

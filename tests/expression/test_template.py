@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pdkernel.expression import (
     parse_template,
     substitute_results,
 )
+from tests.growth import assert_linear, seconds
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 STRINGS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=8).map(json.dumps)
@@ -165,3 +167,22 @@ def test_an_invalid_expression_has_its_path() -> None:
     assert caught.value.message.startswith("a.0.b: {{")
     shown = caught.value.message.partition("{{")[2].partition("...")[0]
     assert len(shown) == 57
+
+
+@pytest.mark.parametrize("text", ["{{}}", "{{({}}{}}", "{{'}}}}", "{{{}}}}", "{{`${a}}", "{{/}}/"])
+def test_a_text_of_braces_is_refused_in_time(text: str) -> None:
+    """A text in which many `}}` may end an expression, and none does, is refused; the time does not grow with its square."""
+
+    def parse(written: str) -> None:
+        with suppress(ExpressionError):
+            parse_template("{{" + written)
+
+    assert_linear(parse, lambda size: text[2:] * (size // len(text[2:])))
+    assert seconds(parse, text[2:] * (64 * 1024 // len(text[2:])), tries=1) < 3
+
+
+def test_an_expression_of_many_objects() -> None:
+    """A real expression may contain many `}}`."""
+    source = "[" + ", ".join("{ a: { b: { c: 1 }}}" for _ in range(30)) + "]"
+
+    assert parse_template("{{" + source + "}}").sole_expression is not None

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.errors import NotebookError
 from pdkernel.notebook.cells import (
     NotebookCell,
     build_output_metadata,
@@ -17,6 +22,7 @@ from pdkernel.notebook.cells import (
     read_cells,
     read_output_hash,
 )
+from tests.growth import assert_linear
 
 
 @pytest.mark.parametrize(
@@ -142,3 +148,68 @@ def test_a_cell_without_an_index_follows_the_one_before() -> None:
     cells = [NotebookCell("a"), NotebookCell("b"), NotebookCell("c", index=7), NotebookCell("d")]
 
     assert [place for place, _ in enumerate_cells(cells)] == [0, 1, 7, 8]
+
+
+def large_notebook(path: Path, megabytes: int, **more: Any) -> Path:
+    """A notebook at *path* with outputs of that size in one cell."""
+    output = {"output_type": "stream", "name": "stdout", "text": ["x" * 1024] * 1024 * megabytes}
+    cell = {"cell_type": "code", "id": "a", "metadata": {"m": 1}, "source": ["%%pdstep a\n", "1"], "outputs": [output]}
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell], **more}))
+    return path
+
+
+def test_the_cells_of_a_large_notebook(tmp_path: Path) -> None:
+    """A notebook whose outputs have 50 MB is read without them, unless they are asked for."""
+    path = large_notebook(tmp_path / "a.ipynb", 50)
+    (cell,) = read_cells(path)
+    (whole,) = read_cells(large_notebook(tmp_path / "b.ipynb", 3), with_outputs=True)
+
+    assert (cell.source, cell.id, cell.metadata, cell.outputs) == ("%%pdstep a\n1", "a", {"m": 1}, ())
+    assert len(whole.outputs) == 1
+
+
+def test_a_large_notebook_does_not_stop_other_threads(tmp_path: Path) -> None:
+    """While another thread reads 50 MB, this thread is never stopped for as long as parsing takes."""
+    path = large_notebook(tmp_path / "a.ipynb", 50)
+    with ThreadPoolExecutor() as pool:
+        reading, stops = pool.submit(read_cells, path), []
+        while not reading.done():
+            began = time.perf_counter()
+            time.sleep(0.001)
+            stops.append(time.perf_counter() - began)
+
+    assert len(reading.result()) == 1
+    assert sorted(stops)[len(stops) * 9 // 10] < 0.05
+    assert max(stops) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b" " * (64 * 1024**2 + 1)), "has 64 MB, and a notebook may have 64 MB"),
+        (
+            lambda path: path.write_bytes(b"[" * 3 * 1024**2),
+            "cannot be read: it has 3.0 MB, and its outputs cannot be left out",
+        ),
+        (lambda path: path.write_bytes(b"9" * 3 * 1024**2), "cannot be read: it has 3.0 MB"),
+        (lambda path: large_notebook(path, 1, metadata={"a": "x" * 3 * 1024**2}), "may have 2 MB"),
+    ],
+)
+def test_a_large_file_that_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+    """A file beyond the limit, a large file that is not a notebook, and one with large cells are refused with the reason."""
+    make(tmp_path / "a.ipynb")
+
+    with pytest.raises(NotebookError, match=message):
+        read_cells(tmp_path / "a.ipynb")
+
+
+def test_the_time_to_find_a_long_number_grows_with_the_size(tmp_path: Path) -> None:
+    """Numbers that are nearly too long before one that is do not take quadratic time."""
+
+    def read(text: str) -> None:
+        (tmp_path / "a.ipynb").write_text(text)
+        with suppress(NotebookError):
+            read_cells(tmp_path / "a.ipynb")
+
+    numbers = "9" * 4299 + ","
+    assert_linear(read, lambda size: "[" + numbers * (size // len(numbers)) + "9" * 5000 + "]", size=32 * 1024)

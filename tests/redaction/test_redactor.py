@@ -22,6 +22,7 @@ from pdkernel.redaction import (
     mask_values,
 )
 from pdkernel.redaction.redactor import iter_encoded_forms
+from tests.growth import assert_linear, seconds
 
 TOKEN = "xoxb-" + "4815162342-made-up-for-tests"
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nEFAASCBKcwggSjAgEAAoIBAQ==\n-----END KEY-----\n"
@@ -471,3 +472,20 @@ def test_values_of_a_message_are_masked() -> None:
     text = "abc abcd a-longer-one YS1sb25nZXItb25l"
 
     assert mask_values(text, ["abc", "abcd", "a-longer-one"]) == "abc *** *** ***"
+
+
+@pytest.mark.parametrize(
+    "item", ["k" * 99 + "-", "k" * 50 + "-", "k", "-" + "k" * 8, "a2tra2tr", "%6B", "shh-42-secret"]
+)
+def test_the_time_of_redaction_grows_with_the_size(item: str) -> None:
+    """Four times the text takes about four times as long, also if it is full of beginnings of secrets."""
+    redactor = Redactor([Secret("app/apn_1/key", "k" * 100), Secret("env/WORD", "shh-42-secret")])
+
+    assert_linear(redactor.redact_text, lambda size: item * (size // len(item)))
+
+
+def test_a_text_of_beginnings_is_searched_fast() -> None:
+    """A megabyte of beginnings of a secret takes a fraction of a second: each pattern is searched in C."""
+    redactor = Redactor([Secret("app/apn_1/key", "k" * 100)])
+
+    assert seconds(redactor.redact_text, ("k" * 99 + "-") * 10_000, tries=2) < 0.5

@@ -14,6 +14,7 @@ from pdkernel.redaction.secret_patterns import (
     is_secret_input,
     redact_url,
 )
+from tests.growth import assert_linear
 
 SIGNED = "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0.made-up-signature"
 
@@ -140,3 +141,41 @@ def test_a_short_value_is_redacted_under_its_name_only() -> None:
     assert redactor.redact("in general") == "in general"
     assert redactor.redact('{"token": "generals"}') == '{"token": "{{redacted}}"}'
     assert redactor.redact("of generals") == "of {{redacted}}"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "name=token;",
+        "name=token\r\na\r\n",
+        "name=token\r\n",
+        "name=token; filename=a\r\nb: c\r\n\r\n",
+        '"token":"',
+        '"token":"a',
+        '\\"token\\":\\"',
+        "token=a&",
+        '"token"   ',
+        "name=token\t",
+    ],
+)
+def test_the_time_of_redaction_grows_with_the_size(item: str) -> None:
+    """Four times the text takes about four times as long, also if its names begin no value."""
+    assert_linear(lambda text: SecretPatternRedactor().redact(text), lambda size: item * (size // len(item)))
+
+
+@pytest.mark.parametrize("form", ["token=abcdefgh{}&", '"token":"abcdefgh{}",'])
+def test_many_values_take_linear_time(form: str) -> None:
+    """The number of values that are searched again is limited."""
+    assert_linear(
+        lambda text: SecretPatternRedactor().redact(text),
+        lambda size: "".join(form.format(number) for number in range(size // len(form))),
+    )
+
+
+def test_the_latest_values_are_redacted_everywhere() -> None:
+    """After many values, the last ones are still redacted under other names, and each value under its own."""
+    redactor = SecretPatternRedactor()
+    redactor.redact("".join(f"token=abcdefgh{number:04}&" for number in range(1000)))
+
+    assert redactor.redact("shown abcdefgh0999") == f"shown {REDACTED}"
+    assert redactor.redact("token=abcdefgh0000") == f"token={REDACTED}"
