@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pdkernel.egress import connect_proxy
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, Response, end_to_end_headers, format_origin
-from pdkernel.egress.own_server import OwnServer
+from pdkernel.egress.own_server import OwnServer, StepCaller
 from pdkernel.egress.pending_call import CallResult
 from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES
 from pdkernel.egress.responses import UpstreamResult, build_response, outgoing_headers
@@ -43,7 +43,7 @@ class CallSender:
         if access is not None:
             return await self._send_by_connect_proxy(context, access, request)
         headers = _without_compression(outgoing_headers(request)) if context.is_recorded else outgoing_headers(request)
-        headers = self._own_server.mark(request, headers)
+        headers = self._own_server.mark(request, headers, context.caller)
         to = Destination(request.scheme, request.host, request.port, request.server_name)
         got = await self._upstream.send(
             context.owner,
@@ -100,10 +100,14 @@ class CallSender:
         where = parts._replace(netloc=netloc).geturl()
         return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {where}"))
 
-    async def forward_loopback(self, owner: str, request: Request) -> Response:
-        """Forward a call of *owner* to this machine: it is not outbound, so no policy applies and it is not recorded."""
+    async def forward_loopback(self, owner: str, caller: StepCaller, request: Request) -> Response:
+        """
+        Forward a call of *caller*, on connections of *owner*, to this machine.
+
+        It is not outbound, so no policy applies and it is not recorded.
+        """
         to = Destination(request.scheme, request.host, request.port, request.server_name)
-        headers = self._own_server.mark(request, outgoing_headers(request))
+        headers = self._own_server.mark(request, outgoing_headers(request), caller)
         got = await self._upstream.send(owner, to, request.method, request.target, headers, request.body, via=None)
         return Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from pdkernel.egress.outbound_policy import OutboundPolicy
+from pdkernel.egress.own_server import StepCaller
 from pdkernel.egress.send_once import SentRequestStore
 from pdkernel.execution import OutboundCall
 from pdkernel.identity import ProxyAccess
@@ -42,6 +43,7 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
         on_call_refused: Called with the message of a refused call; the step should fail with this message.
         on_failed: Called with the cause of a call without a complete response; the client's own error may not name the cause.
         external_user: The external user of the run, or None.
+        environment: The environment of the run; None for a call of no run.
         app_by_secret_ref: Secret ref to the slug of the app whose account has the secret.
         proxy_by_secret_ref: Secret ref to Connect's proxy, for credentials that Connect does not give out.
         sent_requests: Responses to unsafe requests of earlier runs, or None to send every time.
@@ -58,12 +60,18 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
     on_call_refused: Callable[[str], None]
     on_failed: Callable[[str], None] = lambda _: None
     external_user: str | None = None
+    environment: str | None = None
     app_by_secret_ref: Mapping[str, str] = {}
     proxy_by_secret_ref: Mapping[str, ProxyAccess] = {}
     sent_requests: SentRequestStore | None = None
     send_once_scope: str = ""
     send_again: bool = False
     memory_recording: MemoryRecording | None = None
+
+    @property
+    def caller(self) -> StepCaller:
+        """The run for the mark of calls to its own server."""
+        return StepCaller(self.external_user, self.environment)
 
     @property
     def is_recorded(self) -> bool:

@@ -1,7 +1,8 @@
 """
 Marks calls of steps to the URLs of their own server.
 
-The gateway adds a secret header to such a call, and the server removes the header before anything else reads the request.
+The gateway adds a secret header to such a call, with the external user and the environment of the step's run, and the server removes
+the header before anything else reads the request.
 So the server recognises the call of a step, although a reverse proxy or another program may call from the same address.
 All server processes of a project use the same secret: the call of a step may be answered by another process.
 """
@@ -9,13 +10,34 @@ All server processes of a project use the same secret: the call of a step may be
 from __future__ import annotations
 
 import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request
 from pdkernel.egress.outbound_policy import is_loopback
+from pdkernel.encode import decode_json, encode_json
 
 CALLER_HEADER = b"x-pdkernel-caller"
+
+
+@dataclass(frozen=True, slots=True)
+class StepCaller:
+    """
+    The run whose step calls its own server.
+
+    Attributes:
+        external_user_id: The external user of the run, or None.
+        environment: The environment of the run; None if no step runs in the process that calls.
+    """
+
+    external_user_id: str | None = None
+    environment: str | None = None
+
+
+NO_STEP = StepCaller()
+"""The caller of a process in which no step runs at the moment."""
 
 
 class OwnServer:
@@ -45,19 +67,22 @@ class OwnServer:
         """Whether steps call the server by TLS, perhaps with a certificate of the project's own authority (`serve --tls`)."""
         return self._origin is not None and self._origin[0] == "https"
 
-    def mark(self, request: Request, headers: Headers) -> Headers:
-        """Return *headers* with the mark if *request* goes to the server; a mark that the step wrote is removed."""
+    def mark(self, request: Request, headers: Headers, caller: StepCaller) -> Headers:
+        """Return *headers* with the mark of *caller* if *request* goes to the server; a mark that the step wrote is removed."""
         others = [(name, value) for name, value in headers if name.lower() != CALLER_HEADER]
         if self._secret is None or not self._is_own(request):
             return others
-        return [*others, (CALLER_HEADER, self._secret)]
+        run = urlsafe_b64encode(encode_json([caller.external_user_id, caller.environment]))
+        return [*others, (CALLER_HEADER, self._secret + b"." + run)]
 
-    def take_mark(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """Return the headers of a received request without its mark, and whether it had the right one."""
+    def take_mark(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], StepCaller | None]:
+        """Return the headers of a received request without its mark, and who has called if it had the right one."""
         given = [value for name, value in headers if name == CALLER_HEADER]
         others = [(name, value) for name, value in headers if name != CALLER_HEADER]
-        has_mark = self._secret is not None and len(given) == 1 and hmac.compare_digest(given[0], self._secret)
-        return others, has_mark
+        secret, _, run = given[0].rpartition(b".") if len(given) == 1 else (b"", b"", b"")
+        if self._secret is None or not secret or not hmac.compare_digest(secret, self._secret):
+            return others, None
+        return others, StepCaller(*decode_json(urlsafe_b64decode(run), tuple[str | None, str | None]))
 
     def _is_own(self, request: Request) -> bool:
         if self._origin is None or (request.scheme, request.port) != (self._origin[0], self._origin[2]):

@@ -20,7 +20,7 @@ from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
 from pdkernel.egress.message import Request, Response, format_origin, get_header
 from pdkernel.egress.outbound_policy import OutboundPolicy, is_loopback
-from pdkernel.egress.own_server import OwnServer
+from pdkernel.egress.own_server import NO_STEP, OwnServer
 from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.protocol_sniff import CLIENT_FIRST_PORTS
 from pdkernel.egress.public_addresses import NotPublicError, is_inside
@@ -87,8 +87,9 @@ class CallRouter:
         """
         binding = binding_of(caller)
         if caller is not None and not caller.public_only and is_loopback(request.host):
-            owner = f"process {caller.value}" if binding is None else binding.context.owner
-            return await self._sender.forward_loopback(owner, request)
+            if binding is None:
+                return await self._sender.forward_loopback(f"process {caller.value}", NO_STEP, request)
+            return await self._sender.forward_loopback(binding.context.owner, binding.context.caller, request)
         if binding is None:
             return refusals.no_step().to_response()
         call = PendingCall(binding.context, request.method, request.url, self._clock, request)

@@ -323,6 +323,8 @@ def _binding(request: FormRequest, accounts: _FormAccounts) -> CallContext:
         step=request.step.name,
         policy=request.policy,
         redactor=accounts.redactor,
+        external_user=request.external_user_id,
+        environment=request.environment,
         proxy_by_secret_ref=accounts.proxied,
         on_call_finished=lambda _: None,
         on_call_refused=lambda _: None,

@@ -329,6 +329,7 @@ def _build_call_context(
         redactor=redactor,
         owner=connection_owner(request.external_user_id, request.environment, f"of source {request.owner_key}"),
         external_user=request.external_user_id,
+        environment=request.environment,
         app_by_secret_ref=resolution.app_by_secret,
         proxy_by_secret_ref=resolution.proxy_by_secret,
         on_call_finished=recorder.add_outbound_call,

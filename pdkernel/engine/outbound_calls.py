@@ -49,6 +49,7 @@ def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall
         redactor=run.record.redactor,
         owner=connection_owner(request.external_user_id, request.environment, run.record.run_id),
         external_user=request.external_user_id,
+        environment=request.environment,
         app_by_secret_ref=run.resolution.app_by_secret,
         proxy_by_secret_ref=run.resolution.proxy_by_secret,
         on_call_finished=on_call,

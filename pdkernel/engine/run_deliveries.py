@@ -149,6 +149,7 @@ class RunDeliveries:
                 policy=request.outbound_policy,
                 redactor=redactor,
                 external_user=request.external_user_id,
+                environment=request.environment,
                 proxy_by_secret_ref=proxies,
                 on_call_finished=lambda _: None,
                 on_call_refused=lambda _: None,

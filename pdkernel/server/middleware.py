@@ -22,7 +22,7 @@ from pdkernel.server.host_names import HostNames
 _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
 """An endpoint key in the platform's form; other keys are found by the routes."""
 STEP_CALL_KEY = "pdkernel.step_call"
-"""Key in the scope that is True for a call of a step of this server's workflows."""
+"""Key in the scope for the `StepCaller` of a call of a step of this server's workflows; else there is none, or None."""
 BASE_PATH_KEY = "pdkernel.base"
 """Key in the scope for the base path that was removed from the path."""
 HEALTH_PATHS = ("/-/live", "/-/ready")

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from pdkernel.egress.message import Request
-from pdkernel.egress.own_server import CALLER_HEADER, OwnServer
+from pdkernel.egress.own_server import CALLER_HEADER, OwnServer, StepCaller
 from pdkernel.egress.tls.certificates import CertificateAuthority
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import Ledger, Loop, knock, read_all, read_until
 
+CALLER = StepCaller("ada", "production")
 HEADERS = [(b"host", b"hooks.example"), (b"X-PDKernel-Caller", b"made up")]
 
 
@@ -42,19 +43,19 @@ def test_processes_of_a_project_accept_each_others_mark(base_url: str, request_:
     same.announce(base_url, b"a secret")
     other.announce(base_url, b"another secret")
 
-    sent = [(name.lower(), value) for name, value in one.mark(request_, HEADERS)]
+    sent = [(name.lower(), value) for name, value in one.mark(request_, HEADERS, CALLER)]
 
-    assert same.take_mark(sent) == ([HEADERS[0]], is_marked)
-    assert other.take_mark(sent) == ([HEADERS[0]], False)
-    assert same.take_mark([*sent, *sent]) == ([HEADERS[0]] * 2, False)
+    assert same.take_mark(sent) == ([HEADERS[0]], CALLER if is_marked else None)
+    assert other.take_mark(sent) == ([HEADERS[0]], None)
+    assert same.take_mark([*sent, *sent]) == ([HEADERS[0]] * 2, None)
 
 
 def test_without_a_server_nothing_is_marked() -> None:
     """A gateway without a server marks no call, and believes no mark."""
     gateway = OwnServer()
 
-    assert gateway.mark(request_to("https", "hooks.example", 443), HEADERS) == [HEADERS[0]]
-    assert gateway.take_mark([(CALLER_HEADER, b"")]) == ([], False)
+    assert gateway.mark(request_to("https", "hooks.example", 443), HEADERS, CALLER) == [HEADERS[0]]
+    assert gateway.take_mark([(CALLER_HEADER, b"")]) == ([], None)
 
 
 @pytest.mark.parametrize("is_own", [True, False])

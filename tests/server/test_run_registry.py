@@ -129,6 +129,29 @@ class TestChildRuns:
 
         assert users == [("ada", "development"), ("bob", "development")]
 
+    async def test_a_step_calls_an_endpoint_without_auth(self, tmp_path: Path) -> None:
+        """A call of a run for a user starts a run for that user, or is refused; one of a run without a user may name one."""
+        call = node_step(
+            "call",
+            "const { url, user } = steps.trigger.event.body;\n"
+            "const headers = user ? { 'x-pd-external-user-id': user, 'x-pd-environment': 'production' } : {};\n"
+            "return (await fetch(url, { method: 'POST', headers })).status;",
+        )
+        async with site_of(tmp_path, a_workflow(call), self.OTHER) as site:
+            url = f"{site.url}{site.path('Other')}"
+            for caller, user in (("ada", "bob"), ("ada", "ada"), ("ada", None), (None, "bob")):
+                headers = {"x-pd-external-user-id": caller} if caller else {}
+                await site.http.post(site.path(), headers=headers, json={"url": url, "user": user})
+                await site.runs()
+            runs = await site.runs()
+
+        assert [run.steps[0].return_value for run in runs if run.workflow == "Test"] == [403, 200, 200, 200]
+        assert [(run.external_user, run.environment) for run in runs if run.workflow == "Other"] == [
+            ("ada", "development"),
+            ("ada", "development"),
+            ("bob", "production"),
+        ]
+
     async def test_a_workflow_that_is_not_served_is_not_started(self, tmp_path: Path) -> None:
         """A step names a notebook beside its own that is not served, or paths of it, and a served one by its path."""
         notebook_of(tmp_path / "hidden.ipynb", "%%pdstep one\ndef handler(pd):\n    return 1\n")

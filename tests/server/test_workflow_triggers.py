@@ -828,7 +828,7 @@ class TestEmits:
             "$.send.emit({ headers: { 'x-pd-external-user-id': 'bob', 'x-pd-environment': 'development' } })"
         )
         identity = {"x-pd-external-user-id": "ada", "x-pd-environment": "production"}
-        async with serve("trigger: {type: emit}", HTTP, steps={"Work 2": emitting}) as site:
+        async with serve("trigger: {type: emit, workflows: [Work 2]}", HTTP, steps={"Work 2": emitting}) as site:
             site.enable()
             await site.post("Work 2", **identity)
             runs = await site.pass_time()

@@ -230,5 +230,6 @@ def _binding(
         on_call_refused=lambda _: None,
         on_failed=on_failed,
         external_user=account.external_user_id,
+        environment=account.environment,
         app_by_secret_ref={secret.ref: account.app for secret in secrets},
     )

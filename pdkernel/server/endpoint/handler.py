@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from pdkernel.egress.own_server import StepCaller
 from pdkernel.engine.http_response import HttpResponse, build_text_response
 from pdkernel.engine.run_context import fired_by
 from pdkernel.engine.run_request import RequestRefusal
@@ -29,12 +30,18 @@ from pdkernel.server.endpoint.request_body import (
     discard_body,
     read_body,
 )
-from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE
+from pdkernel.server.middleware import RETRY_AFTER_S, STEP_CALL_KEY, UNAVAILABLE_MESSAGE
 from pdkernel.server.run_registry import StartedRun, build_run_request
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
 STOPPING_MESSAGE = "The server is stopping. Send the request again."
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
+
+
+STEP_CALL_MESSAGE = (
+    "The run of this step has an external user, so its step cannot call an endpoint without auth for another one, or after its end. "
+    "Leave out x-pd-external-user-id: the new run has the user of this run."
+)
 
 
 class Endpoint:
@@ -72,6 +79,9 @@ async def _handle(request: Request) -> Response:
         headers = {"www-authenticate": "Bearer"} if refused.status == 401 else {"retry-after": "2"}
         return responses.refusal_response(refused.status, refused.text, headers)
     user = Event({"headers": _collect_headers(request)}).external_user_id
+    caller = _find_caller(request, trigger)
+    if caller is not None and (caller.environment is None or user not in (None, caller.external_user_id or user)):
+        return responses.refusal_response(403, STEP_CALL_MESSAGE)
     limited = responses.check_limits(state, route.workflow.endpoint_key, user)
     return limited or await _read_and_start(request, state, route, trigger)
 
@@ -148,6 +158,8 @@ def _start(
 ) -> StartedRun:
     workflow = fired_by(route.workflow.source.workflow, trigger)
     event = Event(_build_event(request, state, route, query, body))
+    if (caller := _find_caller(request, trigger)) is not None and caller.external_user_id is not None:
+        event = event.with_identity(caller.external_user_id, caller.environment)
     is_only_recorded = _has_flag(request, query, "x-pd-notrigger")
     return state.runs.start(
         build_run_request(
@@ -178,6 +190,16 @@ def _build_event(
         "headers": _collect_headers(request),
     }
     return event if body is NO_BODY else {**event, "body": body}
+
+
+def _find_caller(request: Request, trigger: Trigger) -> StepCaller | None:
+    """
+    The run whose step calls an endpoint without auth: the new run is its child run in all but the result, so it has its user.
+
+    With a token, a step is a client like any other.
+    """
+    caller: StepCaller | None = request.scope.get(STEP_CALL_KEY)
+    return caller if trigger.auth == "none" else None
 
 
 def _collect_headers(request: Request) -> dict[str, str]:
