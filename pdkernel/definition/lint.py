@@ -111,9 +111,9 @@ def check_answers(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
         yield _at_step(
             "answer",
             workflow.step(step),
-            "The step suspends the run, and no later step reads the answer: whoever calls the resume_url with a refusal lets the run "
-            "go on, and Reject in the console cancels it.",
-            f"Read steps.{step}.$resume_data in a later step, and end the run there if the answer is no; or send the cancel_url, too.",
+            "The step suspends the run, and no later step reads the answer: a call of the resume_url lets the run "
+            "go on, also one with a refusal, and Reject in the console cancels it.",
+            f"Read steps.{step}.$resume_data in a later step, and end the run there after a refusal; or send the cancel_url, too.",
             line,
         )
 

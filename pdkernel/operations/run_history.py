@@ -48,7 +48,7 @@ REMOVAL_BATCH = 500
 """Runs that are removed in one transaction, so that runs in progress can write between."""
 
 PYTHON_CALLER = "Python"
-"""Who decides about a run in a call that names nobody."""
+"""Who decides about a run in a call without a name."""
 _RESUMED = NewDecision("resumed", PYTHON_CALLER)
 _SHORT_SPAN = re.compile(r"(\d+)\s*(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -169,8 +169,8 @@ async def resume_run(
         decision: What was decided, and by whom, for the record of the run.
 
     Raises:
-        RequestError: There is no such run, the run has ended, or the run is not in that pause. If somebody else has decided, the
-            message names them.
+        RequestError: There is no such run, the run has ended, or the run is not in that pause. If another decision was first, the
+            message names it.
     """
     is_served = await end_pause(engine, run_id, body, pause=pause, decision=decision)
     mine = None if is_served else await engine.journal.claim(run_id)

@@ -52,8 +52,8 @@ def build_console_host(project: Project) -> str:
     The host name of the console of a server that only this machine reaches, the same after each start.
 
     Browsers send a cookie to all ports of a host, so every program that listens on another port of 127.0.0.1 would receive the
-    console's. Browsers lead each name below `localhost` to this machine, and take it for a site of its own. Nobody can guess
-    this name, which has 128 bits of a signature of the project.
+    console's. Browsers lead each name below `localhost` to this machine, and take it for a site of its own. The name
+    cannot be guessed, because it has 128 bits of a signature of the project.
     """
     label = base64.b32encode(project.vault.sign("console host")[:16]).decode().rstrip("=").lower()
     return f"console-{label}.localhost"

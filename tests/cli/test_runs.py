@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
 import shutil
@@ -158,6 +159,10 @@ def test_a_paused_run_is_cancelled(pdkernel: Shell) -> None:
     assert (as_text.status, as_text.stdout) == (0, f"Cancelled {other}.\n")
     assert "! The run was not completed: Cancelled: The run was cancelled." in shown.stdout
     assert (again.status, "its status is cancelled" in again.stderr) == (2, True)
+    (decision,) = cancelled.json["decisions"]
+    by = f"terminal of {getpass.getuser()}"
+    assert (decision["verdict"], decision["by"], "step" in decision) == ("cancelled", by, False)
+    assert all(f"The run was cancelled by {by} at 20" in text for text in (shown.stdout, again.stderr))
 
 
 def test_a_failed_run_names_the_command_that_shows_it(pdkernel: Shell) -> None:

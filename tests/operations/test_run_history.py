@@ -16,7 +16,7 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.journal import ExecutionQuery, Journal
+from pdkernel.engine.journal import ExecutionQuery, Journal, NewDecision
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError
@@ -241,6 +241,19 @@ async def test_a_run_of_a_terminal_is_resumed_by_the_caller(run: Run, runtime: W
     assert ended.step("after").return_value == {"ok": True}
     with pytest.raises(RequestError, match="its status is success"):
         await resume_run(runtime, paused.id)
+
+
+async def test_a_continued_run_has_its_decisions(run: Run, runtime: WorkflowEngine) -> None:
+    """The record that a continued run shows while it goes on, and that of the journal, name who ended the pause."""
+    paused = await run(WAITS, pause_mode="park")
+    resumed = await resume_run(runtime, paused.id, decision=NewDecision("resumed", "terminal of ada"))
+    assert resumed.claimed is not None
+    ended = await runtime.continue_run(resumed.claimed)
+    recorded = await _get(runtime.journal, paused.id)
+
+    assert [[each.by for each in execution.decisions] for execution in (resumed.execution, ended, recorded)] == [
+        ["terminal of ada"]
+    ] * 3
 
 
 async def test_a_run_whose_pause_is_over_is_continued(run: Run, runtime: WorkflowEngine) -> None:

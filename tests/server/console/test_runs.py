@@ -169,7 +169,7 @@ async def test_a_run(serve: Serve) -> None:
 
 
 async def test_the_event_comes_first(serve: Serve) -> None:
-    """The page of a run begins with the body of its event, redacted, above the decision, so that nobody approves unread."""
+    """The page of a run begins with the body of its event, redacted, above the decision, so that it is read before."""
     console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)"), name="Pay"))
     run_id = await console.start(
         name="Pay", body={"amount": 4200, "to": "ACME <b>Ltd</b>"}, authorization="Bearer s3cret"
