@@ -7,6 +7,7 @@ Options and output of the commands. The operations are in `operations.run_replay
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -30,7 +31,13 @@ send_option = cloup.option(
     "--send",
     "sends",
     is_flag=True,
-    help="Send outbound calls, also those of the first run. Without it they are refused.",
+    help="Send outbound calls under the policy of the recorded run, also those that it sent. Without it they are refused.",
+)
+policy_option = cloup.option(
+    "--egress",
+    metavar="POLICY",
+    help="Outbound calls: live (sends also those that the recorded run sent), stand-in=URL|slack,github,..., replay=FILE, ... "
+    "(also PDKERNEL_EGRESS; default: deny).",
 )
 
 
@@ -40,6 +47,7 @@ send_option = cloup.option(
     examples=(
         "pdkernel runs replay 2abcdefghijklmnopqrstuvwxyz",
         "pdkernel runs replay 2abcdefghijklmnopqrstuvwxyz --send",
+        "pdkernel runs replay 2abcdefghijklmnopqrstuvwxyz --egress stand-in=slack",
         "pdkernel runs replay --status error --since 2h",
         "pdkernel runs replay --status error --since 2h --yes",
     ),
@@ -48,12 +56,14 @@ send_option = cloup.option(
 @cloup.argument("run_ids", metavar="[ID]...", nargs=-1)
 @filter_options("With ID: run as this external user. Else: only runs of this external user.")
 @send_option
+@policy_option
 @cloup.option("-y", "--yes", is_flag=True, help="Run the selected runs; without it, they are only listed.")
 @json_option
 def replay_runs(
     state: CliContext,
     run_ids: tuple[str, ...],
     sends: bool,
+    egress: str | None,
     yes: bool,
     as_json: bool,
     **filters: Unpack[FilterOptions],
@@ -66,6 +76,7 @@ def replay_runs(
     """
     from pdkernel.operations import run_history, run_replay
 
+    policy = run_replay.choose_replay_policy(egress, os.environ, sends=sends)
     external_user = filters["external_user"] if run_ids else None
     query = build_selection(state, run_ids, {**filters, "external_user": None} if run_ids else filters)
 
@@ -73,12 +84,14 @@ def replay_runs(
         async with open_engine(state) as engine:
             if query is None:
                 prepared = [
-                    await run_replay.prepare_replay(engine, run_id, external_user=external_user, sends=sends)
+                    await run_replay.prepare_replay(
+                        engine, run_id, external_user=external_user, sends=sends, policy=policy
+                    )
                     for run_id in run_ids
                 ]
                 return await _start_all(state, engine, prepared, is_list=len(prepared) > 1, as_json=as_json)
             found = await run_history.find_run_ids(state.open_project(), query)
-            selected, refused = await run_replay.prepare_replays(engine, [*reversed(found)], sends=sends)
+            selected, refused = await run_replay.prepare_replays(engine, [*reversed(found)], sends=sends, policy=policy)
             if yes or not as_json:
                 for run_id, error in refused:
                     print_error(error.code, f"{run_id}: {error}")
@@ -106,6 +119,7 @@ def replay_runs(
 @cloup.option("--pin", "pins", metavar="STEP=FILE", multiple=True, help="Take this step's exports from a JSON file.")
 @cloup.option("--external-user", metavar="ID", help="Run as this external user; default: the run's own.")
 @send_option
+@policy_option
 @json_option
 def fork_run(
     state: CliContext,
@@ -115,6 +129,7 @@ def fork_run(
     pins: tuple[str, ...],
     external_user: str | None,
     sends: bool,
+    egress: str | None,
     as_json: bool,
 ) -> int:
     """
@@ -123,16 +138,24 @@ def fork_run(
     The steps above are not run, and keep their recorded exports. SOURCE is a notebook or a workflow's folder with an edited
     workflow; without it, the recorded definition runs.
     """
-    from pdkernel.operations.run_replay import prepare_fork
+    from pdkernel.operations.run_replay import choose_replay_policy, prepare_fork
     from pdkernel.source import load_source
 
+    policy = choose_replay_policy(egress, os.environ, sends=sends)
     pinned = read_pins(pins)
     opened = None if source is None else load_source(source, pinned_steps=pinned)
 
     async def fork() -> int:
         async with open_engine(state) as engine:
             prepared = await prepare_fork(
-                engine, run_id, first, source=opened, pins=pinned, external_user=external_user, sends=sends
+                engine,
+                run_id,
+                first,
+                source=opened,
+                pins=pinned,
+                external_user=external_user,
+                sends=sends,
+                policy=policy,
             )
             return await _start_all(state, engine, [prepared], is_list=False, as_json=as_json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,14 @@ class RunsMagics(Magics):
     )
     @argument("--from", dest="first", metavar="STEP", help="with fork: the first step that runs")
     @argument("--draft", action="store_true", help="with fork: run this notebook's workflow, not the recorded one")
-    @argument("--send", action="store_true", help="with replay and fork: send outbound calls")
+    @argument(
+        "--send",
+        action="store_true",
+        help="with replay and fork: send outbound calls under the policy of the recorded run",
+    )
+    @argument(
+        "--egress", metavar="POLICY", help="with replay and fork: the outbound policy, such as live; default: deny"
+    )
     @argument("--body", metavar="JSON", help="with resume: what the paused step gets")
     @argument("--yes", action="store_true", help="with remove: confirm; with replay and filters: run the selected runs")
     @line_magic
@@ -132,12 +140,14 @@ class RunsMagics(Magics):
         from pdkernel.operations import run_history, run_replay
         from pdkernel.render import runs
 
+        policy = run_replay.choose_replay_policy(chosen.egress, os.environ, sends=chosen.send)
         if run_ids:
             prepare = partial(
                 run_replay.prepare_replay,
                 source=session.source,
                 external_user=chosen.external_user,
                 sends=chosen.send,
+                policy=policy,
             )
             _start(self.shell, session, [session.call_engine(partial(prepare, run_id=run_id)) for run_id in run_ids])
             return
@@ -146,7 +156,7 @@ class RunsMagics(Magics):
         found = session.call_engine(lambda _: run_history.find_run_ids(session.project, query))
         replays, refused = session.call_engine(
             lambda engine: run_replay.prepare_replays(
-                engine, [*reversed(found)], source=session.source, sends=chosen.send
+                engine, [*reversed(found)], source=session.source, sends=chosen.send, policy=policy
             )
         )
         for run_id, error in refused:
@@ -158,8 +168,9 @@ class RunsMagics(Magics):
         show_message("\n".join([*map(run_replay.describe_replay, replays), "To run them again, add --yes."]))
 
     def _fork(self, session: Session, run_ids: list[str], chosen: Any) -> None:
-        from pdkernel.operations.run_replay import prepare_fork
+        from pdkernel.operations.run_replay import choose_replay_policy, prepare_fork
 
+        policy = choose_replay_policy(chosen.egress, os.environ, sends=chosen.send)
         run_id = _one(run_ids, "fork ID --from STEP")
         if chosen.first is None:
             raise RequestError("The first step is missing.", fix=f"%pdruns fork {run_id} --from STEP")
@@ -173,6 +184,7 @@ class RunsMagics(Magics):
                 pins={name: dict(pin) for name, pin in session.pins.items()} if chosen.draft else None,
                 external_user=chosen.external_user,
                 sends=chosen.send,
+                policy=policy,
             )
         )
         _start(self.shell, session, [fork])

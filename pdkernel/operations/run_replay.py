@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pdkernel.egress import OutboundPolicy, parse_policy
+from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
+from pdkernel.egress.outbound_policy import MODE_VARIABLE
 from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.limits import QueueFullError, queue_limits
@@ -53,6 +54,23 @@ class Replay:
     is_fork: bool = False
 
 
+def choose_replay_policy(egress: str | None, environ: Mapping[str, str], *, sends: bool) -> OutboundPolicy | None:
+    """
+    Choose the outbound policy of a replay or a fork: *egress*, else `PDKERNEL_EGRESS`; None for that of *sends*.
+
+    Raises:
+        RequestError: *egress* is not an outbound policy, or excludes *sends*.
+    """
+    if egress is not None and sends:
+        raise RequestError(
+            "--send and --egress exclude each other: --send sends calls under the outbound policy of the recorded run.",
+            fix="Leave out one of them.",
+        )
+    if sends or (egress is None and not environ.get(MODE_VARIABLE, "").strip()):
+        return None
+    return choose_policy(egress, environ)
+
+
 async def prepare_replay(
     engine: WorkflowEngine,
     run_id: str,
@@ -60,6 +78,7 @@ async def prepare_replay(
     source: WorkflowSource | None = None,
     external_user: str | None = None,
     sends: bool = False,
+    policy: OutboundPolicy | None = None,
 ) -> Replay:
     """
     Prepare a new run on the event of a run, as the external user of that run.
@@ -71,7 +90,8 @@ async def prepare_replay(
         run_id: The id of the run.
         source: The workflow of an open notebook, which is used instead of the notebook's file if the run is from it.
         external_user: Another external user; None is that of the run.
-        sends: Whether outbound calls are sent, also those that were sent before. Otherwise they are refused.
+        sends: Whether outbound calls are sent as by the recorded run, also those that were sent before. Otherwise they are refused.
+        policy: Another outbound policy, see `choose_replay_policy`; None leaves it to *sends*.
 
     Raises:
         RequestError: There is no such run, or its request is not stored.
@@ -85,7 +105,7 @@ async def prepare_replay(
     if not request.only_steps:  # all steps, also on an event that was only recorded (`x-pd-notrigger`)
         request = replace(request, only_steps=None)
     secrets = _find_event_secrets(execution, request)
-    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
+    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends, policy=policy)
     choice: DefinitionChoice = "recorded" if current is None else "current"
     return await _place(engine, claimed, Replay(execution, request, choice))
 
@@ -99,6 +119,7 @@ async def prepare_fork(
     pins: Mapping[str, JSON] | None = None,
     external_user: str | None = None,
     sends: bool = False,
+    policy: OutboundPolicy | None = None,
 ) -> Replay:
     """
     Prepare a new run that begins at the step *first* of a run; the steps above keep their recorded exports.
@@ -111,6 +132,7 @@ async def prepare_fork(
         pins: Exports by step, as for `pin_steps`, instead of recorded ones; such steps do not run.
         external_user: As for `prepare_replay`.
         sends: As for `prepare_replay`.
+        policy: As for `prepare_replay`.
 
     Raises:
         UnknownStepError: The workflow has no such step.
@@ -145,19 +167,24 @@ async def prepare_fork(
         package_lock=None if source is not None else claimed.package_lock,
     )
     secrets = (*_find_event_secrets(execution, request), *state.secrets)
-    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends)
+    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends, policy=policy)
     fork = Replay(execution, request, "recorded" if source is None else "given", is_fork=True)
     return fork if source is not None else await _place(engine, claimed, fork)
 
 
 async def prepare_replays(
-    engine: WorkflowEngine, run_ids: Sequence[str], *, source: WorkflowSource | None = None, sends: bool = False
+    engine: WorkflowEngine,
+    run_ids: Sequence[str],
+    *,
+    source: WorkflowSource | None = None,
+    sends: bool = False,
+    policy: OutboundPolicy | None = None,
 ) -> tuple[Sequence[Replay], Sequence[tuple[str, PdkernelError]]]:
     """Prepare a replay of each run. Returns the replays, and each run that cannot run again with the reason."""
     replays, refused = [], []
     for run_id in run_ids:
         try:
-            replays.append(await prepare_replay(engine, run_id, source=source, sends=sends))
+            replays.append(await prepare_replay(engine, run_id, source=source, sends=sends, policy=policy))
         except PdkernelError as fault:
             refused.append((run_id, fault))
     return replays, refused
@@ -250,18 +277,22 @@ async def _renew(
     *,
     external_user: str | None,
     sends: bool,
+    policy: OutboundPolicy | None,
 ) -> RunRequest:
     """The request for a new run instead of the recorded one."""
     if external_user is not None and external_user != request.external_user_id:
         user = check_external_user_id(external_user)
         event = request.event.with_identity(user, request.environment)
         request = replace(request, external_user_id=user, event=event, account_overrides={})
-    policy = replace(parse_policy("deny", origin="replay"), public_only=request.policy.public_only)
-    if sends:
+    if policy is not None:
+        sends = not policy.is_test
+    elif sends:
         policy = await _find_sending_policy(engine, request)
+    else:
+        policy = parse_policy("deny", origin="replay")
     return replace(
         request,
-        policy=policy,
+        policy=replace(policy, public_only=request.policy.public_only),
         resend=sends,
         run_ids=(engine.ids.new("", 27), original.trace_id),
         replay_of=original.id,

@@ -49,6 +49,34 @@ def test_a_run_is_replayed_with_the_edited_notebook(shell: Shell) -> None:
     assert f"replay of {first}" in as_text.stdout
 
 
+@pytest.mark.parametrize(
+    ("args", "environ", "policy"),
+    [
+        ((), "", {"policy": "deny", "origin": "replay"}),
+        ((), "stand-in=github", {"policy": "stand-in=github", "origin": "PDKERNEL_EGRESS"}),
+        (("--egress", "stand-in=slack"), "live", {"policy": "stand-in=slack", "origin": "--egress"}),
+    ],
+)
+def test_replay_and_fork_take_a_policy(
+    shell: Shell, args: tuple[str, ...], environ: str, policy: dict[str, str]
+) -> None:
+    """The record has the policy that was named: by the option, else by the variable, else calls are refused."""
+    first = find(shell, "success")
+
+    replayed = shell("runs", "replay", first, "--json", *args, PDKERNEL_EGRESS=environ)
+    forked = shell("runs", "fork", first, "--from", "greet", "--json", *args, PDKERNEL_EGRESS=environ)
+
+    assert [each.json["outbound_policy"] for each in (replayed, forked)] == [policy] * 2
+
+
+def test_send_and_a_policy_exclude_each_other(shell: Shell) -> None:
+    """Both name the policy of the replay: the command asks for one of them."""
+    ended = shell("runs", "replay", find(shell, "success"), "--send", "--egress", "live")
+
+    assert ended.status == 2
+    assert "--send and --egress exclude each other" in ended.stderr
+
+
 def test_a_fork_runs_the_given_source(shell: Shell) -> None:
     """A fork runs the recorded definition, or the given source, from one step, with pins from files."""
     first, failed = find(shell, "success"), find(shell, "error")

@@ -247,6 +247,17 @@ def test_a_run_is_replayed_for_another_user(ran: Notebook) -> None:
     assert list(ran.shell.run_line_magic("pdruns", "--frame")["external_user"]) == ["grace", "ada", "ada"]
 
 
+def test_a_replay_takes_a_policy(ran: Notebook) -> None:
+    """`%pdruns replay` and `fork` take `--egress`, which the timeline shows."""
+    run_id = newest(ran)
+
+    replayed = ran.run(f"%pdruns replay {run_id} --egress stand-in=github")
+    forked = ran.run(f"%pdruns fork {run_id} --from greet --egress deny")
+
+    assert "outbound policy stand-in=github (--egress)" in " ".join(replayed.split())
+    assert "outbound policy deny (--egress)" in " ".join(forked.split())
+
+
 def test_a_handler_is_tried_on_the_error_of_a_run(ran: Notebook) -> None:
     """In a workflow with an errors trigger, `--event` chooses the error of another workflow's failed run."""
     ran.run(GREET.replace('return "Hello, "', "1 / 0\n    return "))

@@ -23,6 +23,7 @@ from pdkernel.errors import ProjectError, RequestError, UnknownStepError
 from pdkernel.execution import Execution
 from pdkernel.model import Trigger
 from pdkernel.operations.run_replay import (
+    choose_replay_policy,
     describe_replay,
     prepare_fork,
     prepare_replay,
@@ -151,6 +152,48 @@ async def test_a_replay_refuses_outbound_calls(run: Run, runtime: WorkflowEngine
     ((several,), _) = await prepare_replays(runtime, [first.id], sends=True)
     assert several.request.resend
     assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "sends"), [("live", True), ("allow=a.test", True), ("stand-in=slack", False), ("deny", False)]
+)
+async def test_a_replay_has_the_policy_that_is_named(
+    run: Run, runtime: WorkflowEngine, policy: str, sends: bool
+) -> None:
+    """A named policy replaces the run's own; one that sends calls sends those again that the run sent, and is not silent."""
+    first = await run(python_step(), egress="allow=example.com")
+
+    replayed = (await prepare_replay(runtime, first.id, policy=parse_policy(policy))).request
+    forked = (await prepare_fork(runtime, first.id, "code", policy=parse_policy(policy))).request
+
+    assert {(each.policy.mode_text, each.resend, each.is_silent) for each in (replayed, forked)} == {
+        (policy, sends, not sends)
+    }
+
+
+@pytest.mark.parametrize(
+    ("egress", "variable", "sends", "chosen"),
+    [
+        (None, "", False, None),
+        (None, "", True, None),
+        ("live", "deny", False, ("live", "--egress")),
+        (None, "stand-in=slack", False, ("stand-in=slack", "PDKERNEL_EGRESS")),
+        (None, "stand-in=slack", True, None),
+    ],
+)
+def test_the_policy_of_a_replay_is_chosen(
+    egress: str | None, variable: str, sends: bool, chosen: tuple[str, str] | None
+) -> None:
+    """The option wins, then `--send`, then the variable; without any, the replay refuses calls."""
+    policy = choose_replay_policy(egress, {"PDKERNEL_EGRESS": variable}, sends=sends)
+
+    assert (None if policy is None else (policy.mode_text, policy.origin)) == chosen
+
+
+def test_a_replay_has_one_policy() -> None:
+    """`--send` and `--egress` exclude each other."""
+    with pytest.raises(RequestError, match="exclude each other"):
+        choose_replay_policy("live", {}, sends=True)
 
 
 async def test_another_user_is_named(run: Run, runtime: WorkflowEngine) -> None:
