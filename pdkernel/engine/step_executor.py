@@ -45,7 +45,7 @@ from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
 from pdkernel.model import JSON, Step
 from pdkernel.project import DataStoreTable, ScratchCopy
 from pdkernel.redaction import Secret
-from pdkernel.workers import Pause, StepCall, StepConfigurationError, StepOutcome, StepRecorder
+from pdkernel.workers import Pause, PayloadLimitError, StepCall, StepConfigurationError, StepOutcome, StepRecorder
 
 _MISSING_KEY = re.compile(
     r"\AKeyError: '([^']+)'\Z|Cannot (?:read properties of|destructure property) .*?(?:\(reading )?'([^']+)'"
@@ -366,4 +366,7 @@ def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOut
         if warning is not None:
             recorder.add_note(warning)
     error = outcome.error or check_export_depth(step, outcome.exports) or over
+    if over is not None or isinstance(error, PayloadLimitError):
+        recorder.leave_out_exports()
+        return replace(outcome, error=error, exports={}, queued_sends=())
     return outcome if error is outcome.error else replace(outcome, error=error)

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 from email.message import Message
 from typing import Any, cast
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock, format_iso
 from pdkernel.encode import encode_json
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import NOTE_PREFIX, AccountUse, ErrorRecord, Log, OutboundCall, StepResult, StepStatus, Stream
-from pdkernel.model import JSON
+from pdkernel.model import JSON, MAX_PAYLOAD_BYTES
 from pdkernel.packages import ProgressUpdate
 from pdkernel.redaction import Redactor, StreamRedactor
 from pdkernel.workers.calls import StepOutcome
@@ -38,11 +38,22 @@ from pdkernel.workers.replies import (
     StoreWrite,
     Warn,
 )
+from pdkernel.workers.step_errors import PayloadLimitError, build_payload_error
 
 MAX_OUTPUT_BYTES = 1 << 20
 """The size of a step's recorded output in bytes."""
 MAX_RECORDED_PROP_BYTES = 1 << 16
-"""The size of one recorded prop in bytes of JSON."""
+"""The size of one recorded prop in bytes of JSON, and of an export of a step that exceeded the payload limit."""
+MAX_RECORDED_CALLS_BYTES = 1 << 20
+"""The size of all recorded outbound calls of a step in bytes of JSON."""
+MAX_MESSAGES = 1000
+"""How many messages and events a step may queue for delivery."""
+MAX_ERROR_CHARACTERS = 1 << 16
+"""The length of an error's message or stack."""
+MAX_NOTE_CHARACTERS = 4096
+"""The length of a note of pdkernel, which may quote the step."""
+MAX_WARNINGS = 100
+"""How many different warnings a step may cause."""
 MIN_REPORT_INTERVAL_S = 0.05
 """Minimum seconds between two reports of output, so that a step with much output does not slow down."""
 SHORTENED = "…"
@@ -125,6 +136,11 @@ class StepRecorder:
         self._unredacted: dict[str, JSON] = {}  # exports since the last redaction
         self._redacted_exports: dict[str, JSON] = {}
         self._outbound_calls: list[OutboundCall] = []
+        self._calls_bytes = 0
+        self._dropped_calls = 0
+        self._messages = 0
+        self._kept_bytes = 0
+        self._limit_error: StepError | None = None
         self._response: dict[str, Any] | None = None
         self._warnings: list[str] = []
         self._exit: Exit | None = None
@@ -179,7 +195,12 @@ class StepRecorder:
             self._append(stream, self._stream_redactors[stream].feed(former.take_pending()))
 
     def add_reply(self, reply: StepReply) -> None:
-        """Record a reply of the step's worker."""
+        """Record a reply of the step's worker, unless the step exceeds a limit by it."""
+        is_message = isinstance(reply, Effect | Emitted)
+        if isinstance(reply, Effect | Emitted | Pause | StoreWrite) and not self._may_keep(
+            reply, is_message=is_message
+        ):
+            return
         match reply:
             case Export():
                 self.export({reply.name: reply.value})
@@ -213,6 +234,8 @@ class StepRecorder:
         if self._response is not None:
             self.warn("The step responded more than once; the first response was sent.")
             return
+        if not self._may_keep(response):
+            return
         body = _decode_text_body(response.body, response.headers)
         self._response = {"status": response.status, "headers": response.headers, "body": body}
         if response.immediate:
@@ -221,13 +244,17 @@ class StepRecorder:
             self._on_respond(self._response)
 
     def add_outbound_call(self, call: OutboundCall) -> None:
-        """Record an outbound call, which is already redacted."""
+        """Record an outbound call, which is already redacted; beyond `MAX_RECORDED_CALLS_BYTES`, calls are only counted."""
+        self._calls_bytes += len(encode_json(call))
+        if self._calls_bytes > MAX_RECORDED_CALLS_BYTES:
+            self._dropped_calls += 1
+            return
         self._outbound_calls.append(call)
         self._publish()
 
     def add_note(self, text: str) -> None:
         """Add a note of pdkernel to the step's logs."""
-        self._append("stderr", f"{NOTE_PREFIX}{self._redactor.redact_text(text)}\n")
+        self._append("stderr", f"{NOTE_PREFIX}{_shorten(self._redactor.redact_text(text), MAX_NOTE_CHARACTERS)}\n")
 
     def report_progress(self, text: str) -> None:
         """Add a note about slow preparation work, such as compiling, and report it at once; an update is left out."""
@@ -237,8 +264,14 @@ class StepRecorder:
 
     def warn(self, text: str) -> None:
         """Add a warning to the outcome, unless the outcome has the same warning already."""
-        if text not in self._warnings:
-            self._warnings.append(text)
+        if len(self._warnings) < MAX_WARNINGS and text not in self._warnings:
+            is_last = len(self._warnings) == MAX_WARNINGS - 1
+            self._warnings.append("More warnings are left out." if is_last else text)
+
+    def leave_out_exports(self) -> None:
+        """Replace large exports by their sizes in the record: the step exceeded the limit of a run."""
+        self._exports = self._unredacted = dict(map(_limit_prop, self._exports.items()))
+        self._redacted_exports = {}
 
     def set_usage(self, *, seconds: float, memory_mb: float) -> None:
         """Record the duration of the step and its highest measured memory."""
@@ -255,13 +288,14 @@ class StepRecorder:
     def outcome(self, error: StepError | None = None) -> StepOutcome:
         """Return the unredacted outcome of the step, which has ended."""
         self._close_output()
+        error = error or self._limit_error
         return StepOutcome(
             exports=self._exports,
             has_exited=self._exit is not None,
             exit_reason=self._exit.reason if self._exit else None,
             response=self._response,
             warnings=tuple(self._warnings),
-            queued_sends=tuple(self._queued_sends),
+            queued_sends=() if self._limit_error else tuple(self._queued_sends),
             pause_request=self._pause,
             service_db=self.service_db if self._has_written_db else None,
             duration_s=self._duration_s,
@@ -282,6 +316,24 @@ class StepRecorder:
         duration_ms = (self._clock.monotonic() - self._began) * 1000
         return self._build_result(status, duration_ms, self._build_error(error) if error else None)
 
+    def _may_keep(self, value: Struct, *, is_message: bool = False) -> bool:
+        """Count what a step asks to keep besides exports and logs; return whether it may, else the step has an error."""
+        # parity[kept-limit]: the platform documents the payload limit for the event, exports and logs only
+        self._kept_bytes += len(encode_json(value))
+        self._messages += is_message
+        if self._kept_bytes > MAX_PAYLOAD_BYTES:
+            what = (
+                f"the messages, events, responses and contexts of the step have {self._kept_bytes / (1 << 20):.1f} MB"
+            )
+            self._limit_error = build_payload_error(what)
+        elif self._messages > MAX_MESSAGES:
+            self._limit_error = PayloadLimitError(
+                f"The step queued more than {MAX_MESSAGES:,} messages or events, so none of them is sent.",
+                name="TooManyMessages",
+                fix="Send one message with a list, or start another run for each part of the work.",
+            )
+        return self._limit_error is None
+
     def _truncate(self, data: bytes) -> bytes:
         if self._is_full:
             self._dropped_bytes += len(data)
@@ -299,6 +351,11 @@ class StepRecorder:
         for stream, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
                 self.log(stream, text)
+        if self._dropped_calls:
+            self.warn(
+                f"{self._dropped_calls:,} more outbound calls are not recorded: the limit is {MAX_RECORDED_CALLS_BYTES:,} bytes per step."
+            )
+            self._dropped_calls = 0
         if self._dropped_bytes:
             notice = f"{self._dropped_bytes:,} more bytes of output were dropped: the limit is {MAX_OUTPUT_BYTES:,} bytes per step."
             self.log("stderr", f"\n[{notice}]\n")
@@ -350,11 +407,15 @@ class StepRecorder:
     def _build_error(self, error: PdkernelError) -> ErrorRecord:
         return ErrorRecord(
             code=error.code,
-            name=self._redactor.redact_text(error.name) if isinstance(error, StepError) else type(error).__name__,
-            message=self._redactor.redact_text(str(error)),
+            name=_shorten(self._redactor.redact_text(error.name), 200)
+            if isinstance(error, StepError)
+            else type(error).__name__,
+            message=_shorten(self._redactor.redact_text(str(error)), MAX_ERROR_CHARACTERS),
             step=self._name,
             line=getattr(error, "line", None),
-            stack=self._redact_stack(error.stack) if isinstance(error, StepError) and error.stack else None,
+            stack=_shorten(self._redact_stack(error.stack), MAX_ERROR_CHARACTERS)
+            if isinstance(error, StepError) and error.stack
+            else None,
         )
 
     def _redact_stack(self, stack: str) -> str:
@@ -370,6 +431,11 @@ def _limit_prop(prop: tuple[str, JSON]) -> tuple[str, JSON]:
     name, value = prop
     size = len(encode_json(value))
     return name, value if size <= MAX_RECORDED_PROP_BYTES else f"({size:,} bytes, not recorded)"
+
+
+def _shorten(text: str, most: int) -> str:
+    """Return the beginning of the redacted *text* if it has more than *most* characters, and say how many are left out."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} more characters are left out)"
 
 
 def _decode_text_body(body: JSON, headers: Mapping[str, str | list[str]]) -> JSON:

@@ -10,12 +10,32 @@ import pytest
 from pdkernel.clock import ManualClock, format_iso
 from pdkernel.errors import StepError
 from pdkernel.execution import AccountUse, Log, OutboundCall, StepResult
-from pdkernel.model import JSON
+from pdkernel.model import JSON, MAX_PAYLOAD_BYTES
 from pdkernel.packages import ProgressUpdate
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepRecorder
-from pdkernel.workers.recorder import MAX_OUTPUT_BYTES, MIN_REPORT_INTERVAL_S, SHORTENED
-from pdkernel.workers.replies import Exit, Export, Respond, Response, StoreWrite, Warn
+from pdkernel.workers.recorder import (
+    MAX_ERROR_CHARACTERS,
+    MAX_MESSAGES,
+    MAX_NOTE_CHARACTERS,
+    MAX_OUTPUT_BYTES,
+    MAX_RECORDED_CALLS_BYTES,
+    MAX_WARNINGS,
+    MIN_REPORT_INTERVAL_S,
+    SHORTENED,
+)
+from pdkernel.workers.replies import (
+    Effect,
+    Emitted,
+    Exit,
+    Export,
+    Pause,
+    Respond,
+    Response,
+    StepReply,
+    StoreWrite,
+    Warn,
+)
 from tests.workers.conftest import printed
 
 TOKEN = "xoxb-made-up-for-tests"
@@ -358,3 +378,120 @@ async def test_nothing_is_reported_after_the_end_of_the_step() -> None:
     assert count > 0
     assert len(reports) == count
     assert [log.text for log in reports[-1].logs if log.is_note] == ["[pdkernel] compiling code.go\n"]
+
+
+LARGE = "x" * (MAX_PAYLOAD_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Effect("emit", {"event": LARGE}),
+        Emitted(LARGE),
+        Pause("rerun", 0, LARGE),
+        Respond(Response(200, {}, LARGE)),
+        StoreWrite("key", LARGE),
+    ],
+    ids=lambda reply: type(reply).__name__,
+)
+def test_what_a_step_keeps_has_a_limit(reply: StepReply) -> None:
+    """A message, an event, a context, a response or a stored value of more than 6 MB is not kept, and the step fails."""
+    recorder = StepRecorder()
+
+    recorder.add_reply(Effect("emit", {"event": 1}))
+    recorder.add_reply(reply)
+    outcome = recorder.outcome()
+
+    assert outcome.error is not None
+    assert outcome.error.code == "payload_limit"
+    assert (outcome.queued_sends, outcome.response, outcome.pause_request, outcome.service_db) == ((), None, None, None)
+    assert recorder.emitted_events == []
+
+
+def test_small_messages_count_together() -> None:
+    """Many messages exceed the limit together, although each is small."""
+    recorder = StepRecorder()
+
+    for _ in range(7):
+        recorder.add_reply(Effect("emit", {"event": "x" * (1 << 20)}))
+
+    assert recorder.outcome().error is not None
+
+
+def test_messages_are_counted() -> None:
+    """A step may queue a thousand messages and events; with one more it fails, and none is sent."""
+    recorder, fuller = StepRecorder(), StepRecorder()
+
+    for _ in range(MAX_MESSAGES):
+        recorder.add_reply(Effect("emit", {}))
+    for _ in range(MAX_MESSAGES + 1):
+        fuller.add_reply(Effect("emit", {}))
+    enough, too_many = recorder.outcome(), fuller.outcome()
+
+    assert (enough.error, len(enough.queued_sends)) == (None, MAX_MESSAGES)
+    assert too_many.queued_sends == ()
+    assert "more than 1,000 messages" in str(too_many.error)
+
+
+def test_error_of_the_step_is_the_error_beside_a_limit() -> None:
+    """A step that fails by itself and exceeds a limit keeps its own error."""
+    recorder, own = StepRecorder(), StepError("Failed.")
+
+    recorder.add_reply(Emitted(LARGE))
+
+    assert recorder.outcome(own).error is own
+
+
+def test_long_texts_are_shortened_after_redaction() -> None:
+    """Message, stack, name and notes of a step are cut in the record, and a secret at the cut is redacted before."""
+    recorder = StepRecorder(redactor=REDACTOR)
+    text = "x" * (MAX_ERROR_CHARACTERS - 5) + TOKEN + "y" * MAX_ERROR_CHARACTERS
+
+    recorder.add_note("n" * (MAX_NOTE_CHARACTERS + 7))
+    result = recorder.finish("error", StepError(text, name="N" * 1000, stack=text))
+    error = result.error
+
+    assert error is not None
+    assert error.stack is not None
+    assert len(error.name) < 300
+    for each in (error.message, error.stack):
+        assert len(each) < MAX_ERROR_CHARACTERS + 100
+        assert "more characters are left out" in each
+        assert TOKEN[:5] not in each
+    assert "(7 more characters are left out)" in "".join(log.text for log in result.logs)
+
+
+def test_many_outbound_calls_are_counted() -> None:
+    """Outbound calls beyond a megabyte are not recorded; a warning has their number."""
+    recorder = StepRecorder()
+    call = OutboundCall(
+        "GET", "https://api.example.com/" + "p" * (MAX_RECORDED_CALLS_BYTES // 10), 200, 1.0, True, "sent"
+    )
+
+    for _ in range(15):
+        recorder.add_outbound_call(call)
+    outcome = recorder.outcome()
+
+    assert len(recorder.finish("success").requests) == 9
+    assert any("6 more outbound calls are not recorded" in each for each in outcome.warnings)
+
+
+def test_many_warnings_are_left_out() -> None:
+    """Of many different warnings, the last one that is kept says so."""
+    recorder = StepRecorder()
+
+    for number in range(MAX_WARNINGS * 2):
+        recorder.warn(f"warning {number}")
+    warnings = recorder.outcome().warnings
+
+    assert (len(warnings), warnings[-1]) == (MAX_WARNINGS, "More warnings are left out.")
+
+
+def test_exports_of_a_step_over_the_limit_are_left_out() -> None:
+    """The record has the sizes of large exports, and the small exports."""
+    recorder = StepRecorder()
+    recorder.export({"large": "x" * 100_000, "small": 1})
+
+    recorder.leave_out_exports()
+
+    assert recorder.finish("error").exports == {"large": "(100,002 bytes, not recorded)", "small": 1}
