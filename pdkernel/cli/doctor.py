@@ -26,6 +26,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
+    from pdkernel.project import Project
     from pdkernel.readiness import DoctorReport
 
 _PLATFORM_PYTHON = "3.12"
@@ -69,7 +70,7 @@ def doctor(
     from pdkernel.source import find_sources
 
     project = state.open_project()
-    machine = _machine()
+    machine = _machine(project, source)
     places = find_sources(source) if source else ()
     look = partial(_check_source, state, environment=environment, external_user=external_user, matrix=matrix)
     several = {place: _check_or_error(look, place) for place in places} if len(places) > 1 else {}
@@ -131,9 +132,10 @@ def _as_json(place: Path, found: DoctorReport | PdkernelError) -> dict[str, Any]
     return found.to_json()
 
 
-def _machine() -> dict[str, Any]:
+def _machine(project: Project, source: Path | None) -> dict[str, Any]:
+    from pdkernel.engine.step_packages import find_isolation
     from pdkernel.errors import InterpreterMissingError
-    from pdkernel.workers import ZYGOTES, default_memory_budget, find_go, find_node
+    from pdkernel.workers import default_memory_budget, find_go, find_node
 
     def locate(find: Callable[[], object]) -> str:
         try:
@@ -158,7 +160,7 @@ def _machine() -> dict[str, Any]:
         or shutil.which("google-chrome")
         or "not found (only needed for pdkernel's own tests)",
         "outside_calls": SANDBOX_DESCRIPTIONS[detect_sandbox()],
-        **ZYGOTES.isolation().describe(),
+        **find_isolation(project, [source] if source else []).describe(),
         "workers": "one process per external user, unless a workflow has share_workers: always; idle ones end beyond "
         f"{default_memory_budget() >> 20:,} MB (serve --memory)",
     }

@@ -213,8 +213,8 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     from pdkernel.server.host_names import build_console_host, parse_public_url
     from pdkernel.server.uvicorn_server import listen, local_url
 
-    warnings = _check_isolation(options)
     project = state.open_project()
+    warnings = _check_isolation(options, project, paths)
     if options["server_processes"] > 1 and project.sqlite_path is not None:
         raise RequestError(
             "Several server processes need a project on Postgres: on SQLite, one process serves a project, because SQLite "
@@ -244,12 +244,13 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     return _Site(listening, url, console_host, workflows, served, workflows.not_served, notes, tls, pipedream)
 
 
-def _check_isolation(options: ServeOptions) -> list[str]:
+def _check_isolation(options: ServeOptions, project: Project, paths: tuple[Path, ...]) -> list[str]:
     """Check what keeps the runs of external users apart, and protect this process; returns lines for the startup."""
+    from pdkernel.engine.step_packages import find_isolation
     from pdkernel.server.exposure import check_isolation
-    from pdkernel.workers import ZYGOTES, protect_process
+    from pdkernel.workers import protect_process
 
-    isolation = ZYGOTES.isolation()
+    isolation = find_isolation(project, paths or (Path.cwd(),))
     required, accepted = options["require_isolation"], options["accept_missing_isolation"]
     warnings = check_isolation(options["host"], isolation, is_required=required, accepts_gaps=accepted)
     protect_process()

@@ -31,7 +31,17 @@ from pdkernel.packages import (
     PythonPackages,
 )
 from pdkernel.project import Project
-from pdkernel.workers import GO_LOCK_NAME, GoBuildCache, GoLock, StepAccess, StepCompileError, find_node
+from pdkernel.workers import (
+    GO_LOCK_NAME,
+    ZYGOTES,
+    GoBuildCache,
+    GoLock,
+    Isolation,
+    StepAccess,
+    StepCompileError,
+    find_node,
+    find_user_obstacle,
+)
 
 INSTALL_COMMAND = "pdkernel packages install"
 """The command that installs what the steps of a source import."""
@@ -290,10 +300,19 @@ def step_access(folder: Path, certificates: Iterable[Path], *, project: Project 
         if project.sqlite_path is not None:
             hide |= {Path(f"{project.sqlite_path}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")}
     return StepAccess(
-        read=frozenset({folder.parent, folder / "packages", folder / "cache" / "go", *certificates}),
+        read=frozenset({folder.parent, folder / "packages", folder / "cache" / "go" / "programs", *certificates}),
         write=frozenset({folder / "files"}),
         hide=frozenset(path for path in hide if not hide.intersection(path.parents)),
     )
+
+
+def find_isolation(project: Project, sources: Iterable[Path]) -> Isolation:
+    """Return what is in force for steps of *sources*, notebooks and folders, in *project*. Starts a zygote to find out."""
+    isolation = ZYGOTES.isolation()
+    access = step_access(project.folder, (), project=project)
+    folders = {path if path.is_dir() else path.parent for path in map(Path.absolute, sources)}
+    obstacle = find_user_obstacle(isolation, access.extend(folders, ()))
+    return isolation.without_user(obstacle) if obstacle else isolation
 
 
 def go_programs(folder: Path, environ: Mapping[str, str]) -> GoBuildCache:

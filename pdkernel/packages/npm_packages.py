@@ -32,7 +32,7 @@ from pdkernel.packages.install_progress import (
 )
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure, run_npm
 from pdkernel.packages.npm_lock import DEFAULT_ABOUT, LockedSet, NpmLock
-from pdkernel.runtimes.file_tree import remove_tree
+from pdkernel.runtimes.file_tree import open_to_steps, remove_tree
 
 NPM_LOCK_NAME = "pdkernel-npm.lock.json"
 REMOVE_UNUSED_AFTER_S = 60 * 24 * 3600
@@ -319,6 +319,7 @@ def _publish(staging: Path, place: Path) -> None:
     """Move *staging* to its final path, unless another process has published the same packages."""
     (staging / ".npmrc").unlink(missing_ok=True)
     (staging / "node_modules").mkdir(exist_ok=True)
+    open_to_steps(staging)
     try:
         staging.rename(place)
     except OSError:

@@ -32,7 +32,7 @@ from pdkernel.packages.install_progress import ProgressCallback, installation_lo
 from pdkernel.packages.python_build import PythonBuild
 from pdkernel.packages.python_lock import LockBlock, Pin, PythonLock, format_requirements
 from pdkernel.packages.uv_command import PythonInstallError, Uv, run_command
-from pdkernel.runtimes.file_tree import remove_tree
+from pdkernel.runtimes.file_tree import open_to_steps, remove_tree
 
 INSTALL_COMMAND = "pdkernel packages install SOURCE"
 """The command that installs the packages that the steps of a source import."""
@@ -273,6 +273,7 @@ class PythonPackages:
 
     def _publish(self, environment: PythonEnvironment, place: Path) -> PythonEnvironment:
         _move_scripts(environment.folder, place)
+        open_to_steps(environment.folder)
         try:
             environment.folder.rename(place)
         except OSError:

@@ -1,5 +1,5 @@
 """
-Removes folders that a step could write to, and never a file outside of them.
+Removes folders that a step could write to, and changes their modes, but never those of a file outside of them.
 
 A link is removed, not followed. A mount and its content stay. The module uses only the standard library, because the warden runs
 it without site-packages.
@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 
 _LOOK = getattr(os, "O_PATH", os.O_RDONLY)  # O_PATH sends no request to a file system that is mounted there
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_READ_FOLDER = _READ_FILE | os.O_DIRECTORY
+_MAX_DEPTH = 100  # of `open_own`: each folder on the way is open
 _NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 
 
@@ -90,6 +93,69 @@ def temporary_folder(prefix: str, *, inside: Path | None = None) -> Iterator[Pat
         yield folder
     finally:
         remove_tree(folder)
+
+
+def open_to_steps(folder: Path) -> None:
+    """
+    Let the users of steps read *folder* of pdkernel, and enter the folder around it, whatever the umask of a server of root is.
+
+    Raises:
+        OSError: A mode cannot be changed.
+    """
+    if os.geteuid() == 0:  # another user has no other users for steps
+        make_readable(folder)
+        folder.parent.chmod(folder.parent.stat().st_mode | 0o055)
+
+
+def make_readable(path: Path) -> None:
+    """
+    Let all users read *path* and, if it is a folder, what is in it and has the same owner; links are not followed.
+
+    Raises:
+        OSError: It is a link, or its mode cannot be changed.
+    """
+    top = os.open(path, _READ_FILE)
+    try:
+        found = os.fstat(top)
+        _add_read(top, found)
+        if stat.S_ISDIR(found.st_mode):
+            for opened, status in open_own(top, found):
+                _add_read(opened, status)
+    finally:
+        os.close(top)
+
+
+def _add_read(opened: int, found: os.stat_result) -> None:
+    wanted = stat.S_IMODE(found.st_mode) | 0o044 | (0o011 if found.st_mode & stat.S_IXUSR else 0)
+    if wanted != stat.S_IMODE(found.st_mode):
+        os.fchmod(opened, wanted)
+
+
+def open_own(folder: int, top: os.stat_result, depth: int = 0) -> Iterator[tuple[int, os.stat_result]]:
+    """
+    Yield the folders and regular files in *folder* that have the owner and the device of *top*, each open until the next one.
+
+    No link is followed. What is in a very deep folder is left out.
+    """
+    with os.scandir(folder) as listed:
+        names = [entry.name for entry in listed]
+    for name in names:
+        try:
+            is_folder = stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+            opened = os.open(name, _READ_FOLDER if is_folder else _READ_FILE, dir_fd=folder)
+        except OSError:  # a link, or a name that was replaced or removed meanwhile
+            continue
+        try:
+            found = os.fstat(opened)
+            if (found.st_uid, found.st_dev) != (top.st_uid, top.st_dev):
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield opened, found
+            elif stat.S_ISDIR(found.st_mode) and depth < _MAX_DEPTH:
+                yield opened, found
+                yield from open_own(opened, top, depth + 1)
+        finally:
+            os.close(opened)
 
 
 class _Level(NamedTuple):

@@ -71,10 +71,11 @@ class GoBuildCache:
 
     Attributes:
         folder: The folder of the cache.
+        programs: The folder of the programs, which steps execute.
     """
 
     def __init__(self, folder: Path, *, lock: Path, environ: Mapping[str, str] | None = None) -> None:
-        self._programs = folder / "programs"
+        self.programs = folder / "programs"
         self.folder = folder
         self._lock = lock
         self._environ = os.environ if environ is None else environ
@@ -119,12 +120,17 @@ class GoBuildCache:
                 fix="Compiled steps are stored in the project's folder. Check its permissions and the free disk space.",
             ) from None
 
+    def create_programs_folder(self) -> None:
+        """Create `programs` if it is missing; users of steps enter it, whatever this process's umask is. Raises `OSError`."""
+        self.programs.mkdir(parents=True, exist_ok=True)
+        self.programs.chmod(0o755)
+
     def read_lock(self) -> GoLock:
         """Return the texts of the lock file."""
         return GoLock(*map(_text, self._lock_files()))
 
     def _find_cached(self, go: GoToolchain, source: str, imported: tuple[str, ...], lock: GoLock | None) -> Path | None:
-        program = self._programs / self._key(go, source, imported, lock)
+        program = self.programs / self._key(go, source, imported, lock)
         try:
             os.utime(program)  # programs are removed in order of last use
         except FileNotFoundError:
@@ -157,7 +163,7 @@ class GoBuildCache:
         self, go: GoToolchain, source: str, lines: Mapping[str, int], lock: GoLock | None, *, install: bool
     ) -> Path:
         imported = tuple(lines)
-        self._programs.mkdir(parents=True, exist_ok=True)  # users of steps execute what it holds
+        self.create_programs_folder()
         work = self.folder / f"work-{secrets.token_hex(8)}"
         work.mkdir(mode=0o700)
         try:
@@ -170,7 +176,8 @@ class GoBuildCache:
                 raise parse_module_error(output, install=install, import_lines=lines) or parse_compile_error(output)
             if imported and lock is None:
                 self._update_lock(work)
-            program = self._programs / self._key(go, source, imported, lock)
+            program = self.programs / self._key(go, source, imported, lock)
+            (work / "program").chmod(0o755)
             (work / "program").replace(program)
         finally:
             remove_tree(work)
@@ -206,7 +213,7 @@ class GoBuildCache:
     def _trim(self) -> None:
         """Remove the least recently used programs."""
         found = []
-        for path in self._programs.iterdir():
+        for path in self.programs.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process trims too
                 found.append((path.stat().st_mtime, path))
         for _, path in sorted(found, reverse=True)[MAX_CACHED_PROGRAMS:]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from pdkernel.encode import JsonStruct
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, MIN_LANDLOCK_PORT_VERSION, set_undumpable
 
 TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
@@ -72,7 +73,8 @@ class Isolation:
         namespaces: Workers have mounts, processes and a `/proc` of their own.
         landlock: The kernel restricts their files, whatever they mount.
         first_uid: The first of the user ids of workers, or None if workers have this process's user.
-        reasons: Why a protection is not in force: `namespaces`, `landlock`, `ports` or `user`, and the reason.
+        reasons: Why a protection is not in force: `namespaces`, `landlock`, `ports`, `user`, or `code` (see `without_user`), and the
+            reason.
     """
 
     namespaces: bool = False
@@ -103,6 +105,15 @@ class Isolation:
         """Return that nothing is in force, for one *reason*."""
         return cls(reasons=tuple((name, reason) for name in ("namespaces", "landlock", "ports", "user")))
 
+    def without_user(self, reason: str) -> Self:
+        """
+        Return this isolation for code whose steps cannot have a user of their own, because of *reason*.
+
+        It is a gap, unless paths that steps change by your choice are the reason.
+        """
+        kind = "user" if STEP_PATHS_VARIABLE in reason else "code"
+        return replace(self, first_uid=None, reasons=(*self.reasons, (kind, reason)))
+
     @property
     def gaps(self) -> tuple[str, ...]:
         """What steps can do, because protections are missing, as sentences; empty if users' runs are apart."""
@@ -119,6 +130,8 @@ class Isolation:
             )
         elif not self.landlock and self.first_uid is None and os.geteuid() == 0:
             found.append(f"Steps run as root and can open devices: Landlock is not available ({why.get('landlock')}).")
+        if "code" in why:
+            found.append(f"Steps run as root, without its rights, instead of users of their own: {why['code']}.")
         return tuple(found)
 
     def describe(self) -> dict[str, str]:
@@ -126,7 +139,7 @@ class Isolation:
         why = dict(self.reasons)
         user = "workers have a user id of their own, per slot"
         if self.first_uid is None:
-            user = f"workers have the user of this process: {why.get('user')}"
+            user = f"workers have the user of this process: {why.get('code') or why.get('user')}"
         return {
             "isolation_processes": (
                 "own processes, mounts and /tmp" if self.namespaces else f"not in force: {why.get('namespaces')}"
@@ -148,9 +161,12 @@ class Isolation:
         """Say what a server that runs as root does, as lines; empty for another user."""
         if sys.platform != "linux" or os.geteuid() != 0:
             return []
+        why = dict(self.reasons)
+        if "code" in why:  # a gap
+            return []
         if self.first_uid is None:
-            return [f"This server runs as root, and so do steps, without its rights: {dict(self.reasons).get('user')}."]
-        return ["This server runs as root. Steps run as other users, where these may read the code of the workflow."]
+            return [f"This server runs as root, and so do steps, without its rights: {why.get('user')}."]
+        return ["This server runs as root. Steps run as other users."]
 
 
 @dataclass(frozen=True)

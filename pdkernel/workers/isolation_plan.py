@@ -15,6 +15,8 @@ import msgspec
 
 from pdkernel import runtimes
 from pdkernel.files import STEP_PATHS_VARIABLE, find_step_paths
+from pdkernel.runtimes.file_tree import make_readable, open_own
+from pdkernel.workers.code_copy import CodeCopies, CodeNotCopiedError, check_size
 from pdkernel.workers.isolation import (
     ACCOUNTS_FILE,
     NO_PLAN,
@@ -38,9 +40,6 @@ _SERVICES = Path("/run")  # their Unix sockets
 _SECRETS_OF_ROOT = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssl/private")
 _LARGE_IDS, _SMALL_IDS = 1_000_000, 4_000  # see `_free_ids` in `runtimes.isolation`
 _SLOTS_PER_PROCESS = 1024
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_OPEN_FOLDER = _OPEN_FILE | os.O_DIRECTORY
-_MAX_DEPTH = 100  # of folders in the file store: each is open meanwhile
 _GROUP_WRITES = ((1, 7), (4, 7), (16, 7), (32, 0))  # of a POSIX access control list: user, group, mask, others
 
 
@@ -68,7 +67,9 @@ def component_folder(file: Path) -> Path:
     return apps.parent if apps.name == "components" else apps
 
 
-def build_plan(isolation: Isolation, access: StepAccess, *, slots: Path, number: int) -> IsolationPlan:
+def build_plan(
+    isolation: Isolation, access: StepAccess, *, slots: Path, number: int, copies: CodeCopies | None = None
+) -> IsolationPlan:
     """
     Return the plan for the processes of one slot.
 
@@ -77,10 +78,11 @@ def build_plan(isolation: Isolation, access: StepAccess, *, slots: Path, number:
         access: What the processes may see, besides the system's programs and the slot's files.
         slots: The folder of the slots' folders (`SlotFolder`).
         number: The slot's number in this process, and the name of its folder.
+        copies: The copies of folders that the users of steps may not read; with None, processes keep this user if there are such.
     """
     if not isolation.namespaces and not isolation.landlock:
         return NO_PLAN
-    common = _plan_common(isolation, access, slots, os.environ.get(STEP_PATHS_VARIABLE, ""))
+    common = _plan_common(isolation, access, slots, os.environ.get(STEP_PATHS_VARIABLE, ""), copies)
     uid = None
     if common.gid is not None:
         count = _LARGE_IDS if common.gid > _LARGE_IDS else _SMALL_IDS
@@ -97,8 +99,29 @@ def build_plan(isolation: Isolation, access: StepAccess, *, slots: Path, number:
     )
 
 
+def prepare_plans(isolation: Isolation, access: StepAccess, *, slots: Path, copies: CodeCopies) -> None:
+    """Do what `build_plan` does once for all slots with *access*: copies may block for long. Raises `OSError`."""
+    if isolation.namespaces or isolation.landlock:
+        _plan_common(isolation, access, slots, os.environ.get(STEP_PATHS_VARIABLE, ""), copies)
+
+
+def find_user_obstacle(isolation: Isolation, access: StepAccess) -> str | None:
+    """Return why processes with *access* keep the user of this process although others are available, or None."""
+    if isolation.first_uid is None:
+        return None
+    more = find_step_paths(os.environ.get(STEP_PATHS_VARIABLE, ""))
+    obstacle, _, closed = _check_user(isolation, _find_needed_rights(access, _with_system(access), more))
+    reasons = (
+        check_size(path, access.hide) if path.is_dir() else _refusal(path)
+        for path in _find_uncovered(closed, access.hide)
+    )
+    return obstacle or next((reason for reason in reasons if reason), None)
+
+
 @functools.lru_cache(maxsize=100)
-def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configured: str) -> IsolationPlan:
+def _plan_common(
+    isolation: Isolation, access: StepAccess, slots: Path, configured: str, copies: CodeCopies | None
+) -> IsolationPlan:
     """Return the plan for the slot `_ANY_SLOT` in the folder *slots*, without a user id. It is made of some hundred calls."""
     tmp = slots / _ANY_SLOT / TMP_NAME
     own = {TMP_FOLDER, _SHARED_MEMORY}
@@ -110,9 +133,14 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
                 path.mkdir(parents=True)
     more = find_step_paths(configured)
     read, write = _with_system(access), {path for path in (*access.write, *more) if _exists(path)}
-    changes_user, blocked = _check_user(
-        isolation, {**dict.fromkeys(access.write, ""), **dict.fromkeys(read, "r"), **dict.fromkeys(more, "rw")}
-    )
+    obstacle, blocked, closed = _check_user(isolation, _find_needed_rights(access, read, more))
+    copied: dict[Path, Path] = {}
+    if obstacle is None and isolation.first_uid is not None:
+        try:
+            copied = _make_readable(closed, access.hide, isolation.first_uid, copies)
+        except CodeNotCopiedError as reason:
+            obstacle, blocked = str(reason), set()
+    changes_user = obstacle is None
     if changes_user and isolation.first_uid is not None:
         for path in access.write & write:
             _share_folder(path, isolation.first_uid)
@@ -121,7 +149,7 @@ def _plan_common(isolation: Isolation, access: StepAccess, slots: Path, configur
         hide |= {Path(path) for path in _SECRETS_OF_ROOT if _exists(path)}
     mounts: tuple[Mount, ...] = ()
     if isolation.namespaces:
-        mounts = _plan_mounts(tmp, hide, read, write)
+        mounts = _plan_mounts(tmp, hide, read, write, copied)
     else:
         read = {shown for path in read for shown in _without(path, hide)}
     targets = [Path(each.target) for each in mounts]
@@ -158,19 +186,24 @@ def _too_wide() -> frozenset[Path]:
     return frozenset({home, *home.parents, Path("/"), TMP_FOLDER, Path("/var"), Path("/dev")})
 
 
-def _check_user(isolation: Isolation, paths: Mapping[Path, str]) -> tuple[bool, set[Path]]:
+def _find_needed_rights(access: StepAccess, read: Iterable[Path], more: Iterable[Path]) -> dict[Path, str]:
+    """Return each path that steps need, and the rights that all users must have there: `r`, `rw`, or none, as the group gets them."""
+    optional = set(map(Path, _SYSTEM_READ)) | set(map(Path, os.environ.get("PATH", "").split(os.pathsep)))
+    needed = [path for path in read if path in access.read or path not in optional]
+    return {**dict.fromkeys(access.write, ""), **dict.fromkeys(needed, "r"), **dict.fromkeys(more, "rw")}
+
+
+def _check_user(isolation: Isolation, paths: Mapping[Path, str]) -> tuple[str | None, set[Path], set[Path]]:
     """
-    Return whether workers get another user, and folders on the way to *paths* that only this user may enter.
+    Return why workers cannot get another user, or None, and what such users cannot reach.
 
-    Mounts show the paths in such folders to the other user. Without mounts, or if that user lacks a right, the user stays.
-
-    Args:
-        isolation: What this machine permits.
-        paths: Each path, and the rights that all users must have there: `r`, `rw`, or none because the group gets them.
+    That is: folders on the way to *paths* that only this user may enter, and those of *paths* that another user may not read. Mounts
+    show the paths in such folders to the other user, and copies of the paths.
     """
     if isolation.first_uid is None:
-        return False, set()
+        return "no other user is available", set(), set()
     blocked: set[Path] = set()
+    closed: set[Path] = set()
     for path, rights in paths.items():
         if not _exists(path):
             continue
@@ -178,15 +211,66 @@ def _check_user(isolation: Isolation, paths: Mapping[Path, str]) -> tuple[bool, 
         if needed and path.is_dir():
             needed |= stat.S_IXOTH
         if path.stat().st_mode & needed != needed:
-            return False, set()
-        closed = next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & stat.S_IXOTH), None)
-        if closed is not None:
-            blocked.add(closed)
-    return isolation.namespaces or not blocked, blocked
+            if "w" in rights:
+                return f"other users may not change {path} ({STEP_PATHS_VARIABLE})", set(), set()
+            closed.add(path)
+        entry = next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & stat.S_IXOTH), None)
+        if entry is not None:
+            blocked.add(entry)
+    if not isolation.namespaces and (blocked or closed):
+        return f"{_refusal(min(blocked or closed))}, and namespaces are not available", set(), set()
+    return None, blocked, closed
 
 
-def _plan_mounts(tmp: Path, hide: Iterable[Path], read: Iterable[Path], write: Iterable[Path]) -> tuple[Mount, ...]:
-    """Return the mounts in order, outer paths first; *tmp* is the folder of the slot that is `/tmp`."""
+def _refusal(path: Path) -> str:
+    return f"other users may not read {path}"
+
+
+def _find_uncovered(closed: Iterable[Path], hide: Collection[Path]) -> list[Path]:
+    """Return those of *closed* that are neither in another one nor in a folder of pdkernel (*hide*), without links."""
+    found: list[Path] = []
+    for path in sorted({Path(os.path.realpath(each)) for each in closed}):
+        if not any(above in found or above in hide for above in path.parents):
+            found.append(path)
+    return found
+
+
+def _make_readable(
+    closed: Collection[Path], hide: frozenset[Path], gid: int, copies: CodeCopies | None
+) -> dict[Path, Path]:
+    """
+    Let the users of steps read *closed*: by the mode of what pdkernel has made in its own folders *hide*, else by copies.
+
+    Returns the copies by path.
+
+    Raises:
+        CodeNotCopiedError: A path cannot be copied.
+        OSError: A mode cannot be changed.
+    """
+    copied: dict[Path, Path] = {}
+    for path in _find_uncovered(closed, hide):
+        if copies is None or not path.is_dir():
+            raise CodeNotCopiedError(_refusal(path))
+        copied[path] = copies.provide(path, gid, hide)
+    for path in closed:
+        if not hide.isdisjoint(path.parents):
+            make_readable(path)
+    return copied
+
+
+def _plan_mounts(
+    tmp: Path, hide: Iterable[Path], read: Iterable[Path], write: Iterable[Path], copied: Mapping[Path, Path]
+) -> tuple[Mount, ...]:
+    """
+    Return the mounts in order, outer paths first.
+
+    Args:
+        tmp: The folder of the slot that is `/tmp`.
+        hide: Paths that are hidden.
+        read: Paths that are visible.
+        write: Paths that may be changed.
+        copied: The copies that are visible in place of some paths of *read*.
+    """
     planned = {target: Mount(str(target), str(tmp), writable=True) for target in (TMP_FOLDER, _SHARED_MEMORY)}
     wanted: dict[Path, bool | None] = {
         **dict.fromkeys(hide, None),
@@ -200,7 +284,9 @@ def _plan_mounts(tmp: Path, hide: Iterable[Path], read: Iterable[Path], write: I
         writable = wanted[path]
         outer = next((planned[each] for each in path.parents if each in planned), None)
         is_hidden = outer is not None and (outer.source is None or outer.source == str(tmp))
-        if writable is None:
+        if path in copied:
+            planned[path] = Mount(str(path), str(copied[path]))
+        elif writable is None:
             if not is_hidden or path.parent == TMP_FOLDER:
                 planned[path] = Mount(str(path), None if path.is_dir() else os.devnull)
         elif is_hidden or (writable and (outer is None or not outer.writable)):
@@ -244,42 +330,22 @@ def _share_folder(folder: Path, gid: int) -> None:
     """
     Let all processes of the group *gid* change the files in *folder*, whichever of them made a file.
 
-    Steps may have left links there, when they still had the user of the server. So the walk follows no link, and gives the group only
-    folders, and regular files with one name, that have the owner and the device of *folder*.
-
-    Raises:
-        OSError: The group cannot be set.
+    Steps may have left links there, when they still had the user of the server: see `open_own`. Raises `OSError`.
     """
-    store = os.open(folder, _OPEN_FOLDER)
+    store = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        found = os.fstat(store)
-        if found.st_gid != gid:
-            _share_content(store, gid, found)
-            _share(store, gid)  # last: until then, the next start begins again
-    finally:
-        os.close(store)
-
-
-def _share_content(folder: int, gid: int, store: os.stat_result, depth: int = 0) -> None:
-    with os.scandir(folder) as listed:
-        names = [entry.name for entry in listed]
-    for name in names:
-        try:
-            is_folder = stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-            opened = os.open(name, _OPEN_FOLDER if is_folder else _OPEN_FILE, dir_fd=folder)
-        except OSError:  # a link, or a name that was replaced or removed meanwhile
-            continue
-        try:
-            found = os.fstat(opened)
-            is_own = (found.st_uid, found.st_dev) == (store.st_uid, store.st_dev)
-            if is_own and stat.S_ISDIR(found.st_mode) and depth < _MAX_DEPTH:
-                _share_content(opened, gid, store, depth + 1)
+        top = os.fstat(store)
+        if top.st_gid == gid:
+            return
+        for opened, found in open_own(store, top):
+            if stat.S_ISDIR(found.st_mode):
                 _share(opened, gid)
-            elif is_own and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            elif found.st_nlink == 1:
                 os.fchown(opened, -1, gid)
                 os.fchmod(opened, 0o660)
-        finally:
-            os.close(opened)
+        _share(store, gid)  # last: until then, the next start begins again
+    finally:
+        os.close(store)
 
 
 def _share(folder: int, gid: int) -> None:

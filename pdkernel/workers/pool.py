@@ -17,13 +17,20 @@ from pdkernel.errors import InterpreterMissingError
 from pdkernel.files import SCRATCH_PREFIX
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import RunSetup, WorkerKey
+from pdkernel.workers.code_copy import CodeCopies
 from pdkernel.workers.declarations import ComponentDescription
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.interpreters import find_node
 from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder
-from pdkernel.workers.isolation_plan import build_plan, component_folder, node_modules_above, program_folders
+from pdkernel.workers.isolation_plan import (
+    build_plan,
+    component_folder,
+    node_modules_above,
+    prepare_plans,
+    program_folders,
+)
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.run_places import RunPlace, RunPlaces
@@ -97,6 +104,7 @@ class WorkerPool:
         self._access = access
         self._folder: Path | None = None  # the parent of the slots' folders
         self._slot_count = 0
+        self._prepared: set[StepAccess] = set()
         self._closed = False
         self._runs: set[RunWorkers] = set()
 
@@ -113,6 +121,8 @@ class WorkerPool:
             parent: The place of the run whose step waits for this run, inside `RunPlace.lent`; or None.
             wait_for_place: False for calls that a person waits for at a form: they do not count.
         """
+        with contextlib.suppress(OSError):  # the run reports it
+            await self._prepare_code(self._needed_access(setup))
         place = self._places.new(setup.external_user, parent)
         if wait_for_place:
             await place.take()
@@ -216,11 +226,25 @@ class WorkerPool:
         else:
             self._slots.put_back(slot)
 
+    async def _prepare_code(self, access: StepAccess) -> None:
+        """Make or update the copies of code that the users of steps may not read, in a thread. Raises `OSError`."""
+        isolation = self.zygotes.isolation() if access not in self._prepared and self.zygotes else None
+        if isolation is not None and isolation.first_uid is not None:
+            slots = self._ensure_folder()
+            await asyncio.to_thread(prepare_plans, isolation, access, slots=slots, copies=self._copies)
+        self._prepared.add(access)
+        if self._copies.is_update_due():
+            await asyncio.to_thread(self._copies.update)
+
+    @functools.cached_property
+    def _copies(self) -> CodeCopies:
+        return CodeCopies(self._ensure_folder() / "code")
+
     def _create_slot(self, key: WorkerKey, access: StepAccess) -> WorkerSlot:
         self._slot_count += 1
         slots, number = self._ensure_folder(), self._slot_count
         isolation = self.zygotes.isolation() if self.zygotes else Isolation()
-        plan = build_plan(isolation, access, slots=slots, number=number)
+        plan = build_plan(isolation, access, slots=slots, number=number, copies=self._copies)
         return WorkerSlot(key, SlotFolder(slots, number, plan), access)
 
     def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:
@@ -271,7 +295,9 @@ class WorkerPool:
             found |= program_folders(self._node or find_node())
         if self._python is not None:
             found |= program_folders(self._python)
-        found.add(self.go_cache.folder)
+        with contextlib.suppress(OSError):  # a build reports it
+            self.go_cache.create_programs_folder()
+        found.add(self.go_cache.programs)
         return replace(self._access, read=frozenset(found))
 
     def _needed_access(self, setup: RunSetup) -> StepAccess:

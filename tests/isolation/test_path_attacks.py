@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -199,7 +200,8 @@ async def test_daemon_does_not_redirect_the_files_of_the_next_step(place: Place)
     await bash(run, f"cat > swap.py <<'END'\n{SWAP}\nEND\n{start}\nsleep 0.5")
 
     for _ in range(5):  # large exports: the server takes a while to write the files
-        await bash(run, "true", {"large": {"text": "x" * 5_000_000}})
+        with contextlib.suppress(OSError):  # where nothing ends the daemon, the next step may fail
+            await bash(run, "true", {"large": {"text": "x" * 5_000_000}})
     await run.release()
 
     assert place.victim_state() == before

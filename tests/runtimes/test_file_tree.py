@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.runtimes.file_tree import remove_tree, temporary_folder
+from pdkernel.runtimes.file_tree import make_readable, remove_tree, temporary_folder
 from tests.privileges import run_unprivileged
 
 ROOT = Path(__file__).parents[2]
@@ -285,3 +285,33 @@ def test_no_descriptor_is_left_open(tmp_path: Path, caplog: pytest.LogCaptureFix
         remove_tree(Path("/proc/self/ns"))
 
     assert len(names(Path("/proc/self/fd"))) <= before
+
+
+def test_folder_is_made_readable_without_following_links(tmp_path: Path) -> None:
+    """All users may read a folder and enter its subfolders; programs stay programs, and what a link leads to stays closed."""
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    (folder / "sub").mkdir(parents=True, mode=0o700)
+    for file in (folder / "sub" / "program", folder / "text", outside):
+        file.write_text("x")
+        file.chmod(0o700 if file.name == "program" else 0o600)
+    folder.chmod(0o700)
+    (folder / "link").symlink_to(outside)
+
+    make_readable(folder)
+
+    modes = {
+        path.name: oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*")) if path.name != "link"
+    }
+    assert modes == {"folder": "0o755", "sub": "0o755", "program": "0o755", "text": "0o644"}
+    assert outside.stat().st_mode & 0o777 == 0o600
+
+
+def test_link_is_not_made_readable(tmp_path: Path) -> None:
+    """A link in place of the folder is an error."""
+    (tmp_path / "outside").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+
+    with pytest.raises(OSError, match="link"):
+        make_readable(tmp_path / "link")
+
+    assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o700

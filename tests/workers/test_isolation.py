@@ -70,6 +70,19 @@ def test_what_is_in_force_is_described() -> None:
     assert Isolation.unavailable("no reason").describe()["isolation_files"] == "not in force: no reason"
 
 
+def test_code_that_other_users_may_not_read_is_a_gap() -> None:
+    """Where steps of a server of root keep its user because of the code, this is reported as a gap and not as a user of their own."""
+    isolation = replace(EVERYTHING, first_uid=2_000_000_000).without_user("other users may not read /srv/code")
+
+    assert isolation.gaps == (
+        "Steps run as root, without its rights, instead of users of their own: other users may not read /srv/code.",
+    )
+    assert isolation.describe()["isolation_user"] == (
+        "workers have the user of this process: other users may not read /srv/code"
+    )
+    assert isolation.describe_root() == []
+
+
 def test_server_of_root_says_who_runs_its_steps() -> None:
     """The line names the user of the steps; a server of another user has no line."""
     lines = [isolation.describe_root() for isolation in (Isolation(reasons=WHY), replace(EVERYTHING, first_uid=60_000))]

@@ -17,8 +17,9 @@ import pytest
 
 from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.workers import isolation_plan
+from pdkernel.workers.code_copy import MAX_COPIED_BYTES, CodeCopies
 from pdkernel.workers.isolation import Isolation, IsolationPlan, Mount, StepAccess
-from pdkernel.workers.isolation_plan import build_plan
+from pdkernel.workers.isolation_plan import build_plan, find_user_obstacle
 
 OTHER_USER = 65534
 EVERYTHING = Isolation(namespaces=True, landlock=True)
@@ -34,10 +35,22 @@ def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def plan_of(base: Path, access: StepAccess, isolation: Isolation = EVERYTHING, number: int = 1) -> IsolationPlan:
+@pytest.fixture
+def copies(base: Path) -> CodeCopies:
+    """Copies beside the slots."""
+    return CodeCopies(base / "copies")
+
+
+def plan_of(
+    base: Path,
+    access: StepAccess,
+    isolation: Isolation = EVERYTHING,
+    number: int = 1,
+    copies: CodeCopies | None = None,
+) -> IsolationPlan:
     """The plan of a slot in *base*."""
     (base / "slots").mkdir(exist_ok=True)
-    return build_plan(isolation, access, slots=base / "slots", number=number)
+    return build_plan(isolation, access, slots=base / "slots", number=number, copies=copies)
 
 
 def project_in(folder: Path) -> tuple[Path, StepAccess]:
@@ -251,27 +264,65 @@ class TestUser:
             Mount(str(code), str(code), shared=True),
         ]
 
-    @pytest.mark.parametrize("namespaces", [True, False])
-    def test_user_stays_if_another_could_not_read_the_code(self, base: Path, namespaces: bool) -> None:
-        """Workers keep the user if the code itself, or without mounts a folder on the way, is closed to other users."""
+    @pytest.mark.parametrize("mode", [0o750, 0o700, 0o744, 0o751])
+    def test_code_that_other_users_may_not_read_is_copied(self, base: Path, copies: CodeCopies, mode: int) -> None:
+        """A folder of code that another user cannot both enter and list is shown as a copy; the project's secrets are not in it."""
+        hidden, access = project_in(base / "project")
+        (base / "project" / "code.js").chmod(0o640)
+        (base / "project").chmod(mode)
+
+        plan = plan_of(base, access, self.rooted, copies=copies)
+
+        copy = Path(next(each.source or "" for each in plan.mounts if each.target == str(base / "project")))
+        assert plan.uid is not None
+        assert {path.name for path in copy.iterdir()} == {"code.js", ".pdkernel"}
+        assert list((copy / ".pdkernel").iterdir()) == []
+        assert mounts_below(plan, hidden)[0].source is None
+        assert find_user_obstacle(self.rooted, access) is None
+
+    @pytest.mark.parametrize("reason", ["without copies", "too large", "without mounts"])
+    def test_user_stays_if_another_could_not_read_the_code(self, base: Path, copies: CodeCopies, reason: str) -> None:
+        """Workers keep the user if the code, or without mounts a folder on the way, is closed to other users, and not copied."""
         code = base / "closed" / "project"
         code.mkdir(parents=True)
-        (code if namespaces else code.parent).chmod(0o700)
+        (code if reason != "without mounts" else code.parent).chmod(0o700)
+        if reason == "too large":
+            with (code / "large").open("wb") as file:
+                file.truncate(MAX_COPIED_BYTES + 1)
+        isolation = replace(self.rooted, namespaces=reason != "without mounts")
+        access = StepAccess(read=frozenset({code}))
 
-        plan = plan_of(base, StepAccess(read=frozenset({code})), replace(self.rooted, namespaces=namespaces))
+        plan = plan_of(base, access, isolation, copies=None if reason == "without copies" else copies)
 
         assert (plan.uid, plan.gid) == (None, None)
+        if reason != "without copies":
+            expected = str(code) if reason == "too large" else "namespaces are not available"
+            assert expected in (find_user_obstacle(isolation, access) or "")
 
-    @pytest.mark.parametrize(("mode", "stays"), [(0o755, False), (0o744, True), (0o751, True)])
-    def test_other_users_must_list_and_enter_the_code(self, base: Path, mode: int, stays: bool) -> None:
-        """A folder of code that another user can enter or list, but not both, does not suffice."""
-        code = base / "project"
-        code.mkdir()
-        code.chmod(mode)
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users for steps")
+    def test_packages_of_the_project_are_opened(self, base: Path, copies: CodeCopies) -> None:
+        """What pdkernel has installed with a closed mode, in a folder that only its user may enter, is readable for steps."""
+        hidden, access = project_in(base / "project")
+        hidden.chmod(0o700)
+        (hidden / "packages" / "tool").write_text("x")
+        (hidden / "packages" / "tool").chmod(0o750)
+        (hidden / "packages" / "link").symlink_to(hidden / "key")
+        (hidden / "key").chmod(0o600)
+        (hidden / "packages").chmod(0o750)
 
-        plan = plan_of(base, StepAccess(read=frozenset({code})), self.rooted)
+        plan = plan_of(base, access, self.rooted, copies=copies)
 
-        assert (plan.uid is None) == stays
+        assert plan.uid is not None
+        assert stat.S_IMODE((hidden / "packages").stat().st_mode) == 0o755
+        assert stat.S_IMODE((hidden / "packages" / "tool").stat().st_mode) == 0o755
+        assert stat.S_IMODE((hidden / "key").stat().st_mode) == 0o600
+
+    def test_closed_folder_of_programs_does_not_matter(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A folder of PATH that only this user may enter has no program that others need."""
+        (base / "bin").mkdir(mode=0o700)
+        monkeypatch.setenv("PATH", f"{base}/bin:/usr/bin")
+
+        assert plan_of(base, StepAccess(), self.rooted).uid is not None
 
     def test_other_users_must_change_configured_paths(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Workers keep the user if another could not change a path of `PDKERNEL_STEP_PATHS`."""
@@ -357,13 +408,16 @@ class TestUser:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user or without a capability")
-@pytest.mark.parametrize("server", ["root", "root without mounts", "another user"])
+@pytest.mark.parametrize("server", ["root", "root with closed code", "root without mounts", "another user"])
 def test_steps_of_a_server(base: Path, server: str) -> None:
     """Steps of every language read the code, and neither the key nor the server's environment, whatever user the server has."""
     project_in(base / "project")
     (base / "project" / "code.js").write_text("code")
     (base / "project" / ".pdkernel" / "key").write_text("key")
     command = [sys.executable, str(Path(__file__).with_name("isolated_runs.py")), str(base)]
+    if server == "root with closed code":
+        (base / "project" / "code.js").chmod(0o640)
+        (base / "project").chmod(0o750)
     if server == "root without mounts":
         command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", *command]
     elif server == "another user":
@@ -390,5 +444,8 @@ def test_steps_of_a_server(base: Path, server: str) -> None:
         assert (found["key"], found["environment"], found["code"]) == (False, False, True)
         assert (found["tmp"] == "/tmp") == (server != "root without mounts")
         assert found["uid"] == OTHER_USER if server == "another user" else found["uid"] != OTHER_USER
-        if server == "root":  # programs look up the name of their user, and fail if it has none
+        if server in (
+            "root",
+            "root with closed code",
+        ):  # programs look up the name of their user, and fail if it has none
             assert (found["uid"] > OTHER_USER, found["user"]) == (True, "step")
