@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -355,8 +356,9 @@ async def test_a_step_listens_on_free_and_named_ports(run: Run, language: str) -
         build, code = LISTENERS[language]
         return (await run(a_workflow(build("code", code.replace("PORT", str(port))), **settings))).step("code")
 
-    free, refused, named = await listen(0), await listen(28_767), await listen(28_767, listen=[28_767])
-    again = await listen(28_767)
+    port = 20_000 + os.getpid() % 12_000  # another one in each process of the tests
+    free, refused, named = await listen(0), await listen(port), await listen(port, listen=[port])
+    again = await listen(port)
 
     assert free.return_value is named.return_value is True
     for each in (refused, again):

@@ -35,6 +35,7 @@ from pdkernel.identity import ProxyAccess
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
+from tests.egress.kit import SentMemory
 from tests.engine.conftest import Run
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.render.builders import a_call
@@ -405,6 +406,42 @@ async def test_unreachable_host_fails_the_step(run: Run, language: str) -> None:
     assert "GET http://nowhere.invalid/things got no response: nowhere.invalid " in error.message
     assert (call.outcome, call.status) == ("failed", None)
     assert (call.note or "").startswith("no response: nowhere.invalid ")
+
+
+IN_FLIGHT = {
+    "python": python_step(
+        "call",
+        "import urllib.request; urllib.request.urlopen('http://api.example.com/pay', b'{}')",
+        options="--timeout 2",
+    ),
+    "node": node_step(
+        "call", "await fetch('http://api.example.com/pay', { method: 'POST', body: '{}' })", options="--timeout 2"
+    ),
+    "bash": bash_step("call", "curl -sS -d '{}' http://api.example.com/pay", options="--timeout 2"),
+}
+
+
+@pytest.mark.parametrize("language", IN_FLIGHT)
+@pytest.mark.parametrize("sends_once", [True, False])
+async def test_a_call_in_flight_at_the_time_limit(run: Run, language: str, sends_once: bool) -> None:
+    """The record of a step that ran into its time limit has its POST as unknown, also where calls are always made."""
+    requests: list[bytes] = []
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        await reader.read(1 << 16)  # the body
+        await reader.read(1)  # until the gateway closes
+        writer.close()
+
+    silent = await asyncio.start_server(hang, "127.0.0.1", 0)
+    stand_in = f"stand-in=http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    async with silent:
+        first = await run(IN_FLIGHT[language], egress=stand_in, idempotency=SentMemory() if sends_once else None)
+
+    (call,) = first.step("call").requests
+    assert len(requests) == 1
+    assert (call.method, call.outcome, call.safe) == ("POST", "failed", False)
+    assert (call.note or "").startswith("unknown: sent, answer not seen.")
 
 
 async def test_curl_fails_for_an_unreachable_host(run: Run) -> None:

@@ -28,7 +28,8 @@ from pdkernel.workers.slot_folder import SlotFolder
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock exist on Linux only")
 
 OTHER_USER = 65534
-PORT, NAMED_PORT = 28_765, 28_766
+PORT = 20_000 + 2 * (os.getpid() % 6_000)  # another one in each process of the tests
+NAMED_PORT = PORT + 1
 GROUP = 4
 """A group of a server that runs as root, besides its own."""
 
