@@ -180,7 +180,7 @@ def _check_depth(text: str) -> None:
         return
     outside = _JSON_TEXT.sub("", text) if '"' in text else text
     steps = outside.encode().translate(_NESTING, _NOT_BRACKETS)
-    if max(accumulate(memoryview(steps).cast("b"))) > MAX_EXPORT_DEPTH:
+    if max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_EXPORT_DEPTH:
         raise BodyError(f"The body is nested more than {MAX_EXPORT_DEPTH} levels deep.")
 
 

@@ -34,6 +34,8 @@ async def body_of(site: Site, content: bytes, kind: str | None) -> Any:
     [
         (JSON, b'{"a": [1, null, "\xc3\xa9"]}', {"a": [1, None, "é"]}),
         ("application/vnd.api+json; charset=utf-8", b"[1]", [1]),
+        (JSON, b'"%s"' % (b"[" * 300), "[" * 300),
+        (JSON, b'["\\"%s", {}]' % (b"{" * 300), ['"' + "{" * 300, {}]),
         (JSON, b"12", 12),
         (JSON, b"{broken", "{broken"),
         (JSON, b"message=Hello+World&n=%7B%27a%27%3A+1%7D", {"message": "Hello World", "n": "{'a': 1}"}),
