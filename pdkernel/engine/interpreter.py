@@ -74,6 +74,7 @@ class Interpreter:
             must continue it, else None. None for an interpreter whose runs do not pause.
         watch_cancellation: Called with the id and the request of a run in its task. It cancels the task when another process
             cancels the run, until the function that it returns is called.
+        has_dispatch: Returns whether this process starts runs that wait for the limits of their workflow.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Interpreter:
         deliveries: RunDeliveries,
         claim_after_pause: Callable[[str], Awaitable[ClaimedRun | None]] | None = None,
         watch_cancellation: Callable[[str, RunRequest], Callable[[], object]] = lambda _id, _request: lambda: None,
+        has_dispatch: Callable[[], bool] = lambda: False,
     ) -> None:
         self._directory = directory
         self._workers = workers
@@ -108,6 +110,7 @@ class Interpreter:
         self._deliveries = deliveries
         self._claim_after_pause = claim_after_pause
         self._watch_cancellation = watch_cancellation
+        self._has_dispatch = has_dispatch
         self._stores = stores
         self._scratch_by_user = ScratchByUser(stores, clock)
         self._checks = PreflightChecks()
@@ -231,7 +234,7 @@ class Interpreter:
         async with parent.lent():
             if not may_exist or await self._journal.load_run(run_id) is None:
                 limits = queue_limits(request.workflow, request.queue)
-                if limits is not None and request.is_served:
+                if limits is not None and request.is_served and self._has_dispatch():
                     if not await self.enqueue(request, limits, watcher):
                         raise QueueFullError(limits)
                 else:

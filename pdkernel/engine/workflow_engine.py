@@ -68,6 +68,7 @@ class WorkflowEngine:
         emitted_events: What runs emit for triggers of workflows.
         find_workflow: Finds workflows that steps of continued runs trigger; a server also finds those that it serves.
         base_url: The URL of the server of this process, for continued runs; or None.
+        has_dispatch: Whether a server of this process starts runs that wait for the limits of their workflow.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class WorkflowEngine:
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
         self.find_workflow: WorkflowFinder = find_sibling_workflow
         self.base_url: str | None = None
+        self.has_dispatch = False
         emitted = self.emitted_events if self.continues_runs else None
         self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
@@ -114,6 +116,7 @@ class WorkflowEngine:
             deliveries=self._deliveries,
             claim_after_pause=self._claim_after_pause,
             watch_cancellation=self._watch_cancellation,
+            has_dispatch=lambda: self.has_dispatch,
         )
         self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog)
         self.source_runner = SourceRunner(

@@ -188,6 +188,7 @@ class RunRegistry:
         self._journal = context.engine.journal
         context.engine.find_workflow = self._find_workflow
         context.engine.base_url = context.settings.base_url
+        context.engine.has_dispatch = True
         self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
 
     def _find_workflow(self, name: str, source: Path | None) -> WorkflowSource | None:

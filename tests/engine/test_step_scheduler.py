@@ -482,6 +482,15 @@ class TestTrigger:
         assert execution.step("call").return_value == 2
         assert (clock.now() - before).total_seconds() == 90
 
+    async def test_a_process_without_a_server_applies_no_limits(self, run: Run, tmp_path: Path) -> None:
+        """A served run that is replayed here does not wait for a dispatch to start the workflow that its step triggers."""
+        other = a_workflow(python_step("one", "return 1"), name="Other", concurrency=1)
+        caller = python_step("call", "return pd.flow.trigger('o')")
+
+        execution = await run(caller, find_workflow=beside(tmp_path, o=other), interface="http", pause_mode="park")
+
+        assert execution.step("call").return_value == 1
+
     async def test_unknown_workflow_is_named(self, run: Run) -> None:
         """The message for an unknown workflow has its name."""
         execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
