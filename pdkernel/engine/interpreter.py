@@ -114,7 +114,9 @@ class Interpreter:
         self._stores = stores
         self._scratch_by_user = ScratchByUser(stores, clock)
         self._checks = PreflightChecks()
-        executor = StepExecutor(clock=clock, stores=stores, run_workflow=self._run_child)
+        executor = StepExecutor(
+            clock=clock, stores=stores, run_workflow=self._run_child, count_paused=journal.count_paused
+        )
         self._scheduler = StepScheduler(executor, clock)
 
     async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:

@@ -53,6 +53,10 @@ _MISSING_KEY = re.compile(
 """The key in the error of a missing key in Python, and the key that JavaScript reads from the missing value."""
 
 
+MAX_PAUSED_RUNS = 1000
+"""How many runs of one external user, in one environment, may be paused."""
+
+
 class Service(Protocol):
     """Answers the calls of one service name."""
 
@@ -102,13 +106,20 @@ class StepExecutor:
         clock: For every time stamp and duration.
         stores: Data stores.
         run_workflow: Runs a workflow that a step triggers: a `WorkflowRunner` with the place of the step's run as *parent*.
+        count_paused: `RunJournal.count_paused`.
     """
 
     def __init__(
-        self, *, clock: Clock, stores: DataStoreTable, run_workflow: Callable[..., Coroutine[Any, Any, ExecutedRun]]
+        self,
+        *,
+        clock: Clock,
+        stores: DataStoreTable,
+        run_workflow: Callable[..., Coroutine[Any, Any, ExecutedRun]],
+        count_paused: Callable[[str, str, int], Awaitable[int]],
     ) -> None:
         self._clock = clock
         self._stores = stores
+        self._count_paused = count_paused
         self._run_other = run_workflow
 
     async def execute(
@@ -150,11 +161,31 @@ class StepExecutor:
             return recorder.finish("error", build_system_error(fault)), None
         _explain_error(outcome.error, run, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
-        outcome = _limited(run, step, recorder, outcome)
+        outcome = await self._limit_pauses(run, _limited(run, step, recorder, outcome))
         run.record.outbox.add(step.name, rerun_state.run_number, outcome.queued_sends, run.record.redactor)
         run.attempt = 1
         status: StepStatus = "error" if outcome.error else "success"
         return recorder.finish(status, outcome.error), outcome
+
+    async def _limit_pauses(self, run: RunState, outcome: StepOutcome) -> StepOutcome:
+        """Return *outcome*, failed if the step would pause one run too many of its external user."""
+        user, environment = run.request.external_user_id, run.request.environment
+        if (
+            outcome.pause_request is None
+            or outcome.error is not None
+            or user is None
+            or run.request.pause_mode != "park"
+        ):
+            return outcome
+        if await self._count_paused(user, environment, MAX_PAUSED_RUNS) < MAX_PAUSED_RUNS:
+            return outcome
+        # parity[paused-runs]: the platform documents no number of paused runs
+        error = StepError(
+            f"The run was not paused: {MAX_PAUSED_RUNS:,} runs of the external user {user!r} are paused already.",
+            name="TooManyPausedRuns",
+            fix=f"List them with `pdkernel runs list --external-user {user} --status paused`, and resume or cancel some.",
+        )
+        return replace(outcome, error=error, pause_request=None, queued_sends=())
 
     async def _outcome(
         self, run: RunState, step: Step, recorder: StepRecorder, accounts: StepAccounts, rerun_state: RerunState

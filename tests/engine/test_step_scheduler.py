@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +18,7 @@ from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.run_request import RunRequest, RunWatcher, WorkflowFinder
+from pdkernel.engine.step_executor import MAX_PAUSED_RUNS
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step, Workflow
@@ -551,3 +555,38 @@ async def test_a_continued_run_counts_its_earlier_steps(runtime: WorkflowEngine,
 
     assert execution.error is not None
     assert (execution.error.step, execution.error.name) == ("two", "FunctionPayloadLimitExceeded")
+
+
+async def test_an_external_user_has_a_number_of_paused_runs(
+    project: Project, directory: LocalDirectory, clock: ManualClock
+) -> None:
+    """A step does not pause a run of an external user who has a thousand paused runs; runs of another user pause."""
+    directory.add_account(
+        external_user_id="ada", app="slack", credentials={"oauth_access_token": "xoxb-ada-0123456789"}
+    )
+    directory.add_account(
+        external_user_id="bob", app="slack", credentials={"oauth_access_token": "xoxb-bob-0123456789"}
+    )
+    request = RunRequest(
+        a_workflow(node_step("a", "$.flow.delay(90_000)")),
+        an_event(),
+        parse_policy("deny"),
+        external_user_id="ada",
+        pause_mode="park",
+    )
+    async with await WorkflowEngine.start(project, directory, clock=clock) as engine:
+        first = await engine.run(request)
+        with closing(sqlite3.connect(project.folder / "project.db")) as database, database:
+            columns = [name for _, name, *_ in database.execute("pragma table_info(runs)")]
+            copied = ", ".join("r.id || n.value" if name == "id" else f"r.{name}" for name in columns)
+            copies = f"select {copied} from runs as r, json_each(?) as n where r.id = ?"
+            database.execute(
+                f"insert into runs ({', '.join(columns)}) {copies}",
+                (json.dumps([*range(MAX_PAUSED_RUNS - 1)]), first.id),
+            )
+        too_many = await engine.run(request)
+        other = await engine.run(replace(request, external_user_id="bob"))
+
+    assert (first.status, too_many.status, other.status) == ("paused", "error", "paused")
+    assert too_many.error is not None
+    assert too_many.error.message.startswith("The run was not paused: 1,000 runs of the external user 'ada' are paused")

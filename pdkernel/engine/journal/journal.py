@@ -346,6 +346,10 @@ class DatabaseJournal:
         """Return a run with everything that is recorded of it, without claiming it; or None."""
         return await self._history.load(run_id)
 
+    async def count_paused(self, external_user: str, environment: str, most: int) -> int:
+        """Return how many runs of that external user are paused, *most* if there are more."""
+        return await self._history.count_paused(external_user, environment, most)
+
     async def find_run_id(self, dedupe_key: str) -> str | None:
         """Return the id of the run that was accepted with that dedupe key, or None."""
         return await self._history.find_run_id(dedupe_key)

@@ -68,6 +68,10 @@ class RunJournal(Protocol):
         """Record the run: running, owned by this executor with its first claim; or ready and without owner (`NewRun.is_ready`)."""
         ...
 
+    async def count_paused(self, external_user: str, environment: str, most: int) -> int:
+        """Return how many runs of that external user are paused, *most* if there are more."""
+        ...
+
     def set_package_lock(self, claim: Claim, lock: StoredLock | None) -> Awaitable[bool]:
         """Record the packages with which the run's steps begin; submitted before the method returns."""
         ...
@@ -285,6 +289,10 @@ class UnrecordedRuns:
     """A `RunJournal` that keeps nothing, for runs that are not recorded."""
 
     is_lost = False
+
+    async def count_paused(self, external_user: str, environment: str, most: int) -> int:  # noqa: ARG002 - of the protocol
+        """Return 0."""
+        return 0
 
     async def store_definition(self, workflow: Workflow) -> str:
         """Return the workflow's version."""

@@ -102,6 +102,12 @@ class JournalReader:
         row = await self.read(lambda connection: connection.execute(query, (key,)).fetchone())
         return None if row is None else str(row[0])
 
+    async def count_paused(self, external_user: str, environment: str, most: int) -> int:
+        """Return how many runs of that external user are paused, *most* if there are more."""
+        query = "select count(*) from (select 1 from runs where status = 'paused' and external_user = ? and environment = ? limit ?) as r"
+        values = (replace_unstorable(external_user), environment, most)
+        return int((await self.read(lambda connection: connection.execute(query, values).fetchone()))[0])
+
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Return which of *run_ids* are cancelled."""
         stored = {replace_unstorable(run_id): run_id for run_id in run_ids}
