@@ -88,7 +88,7 @@ async def test_a_thief_of_the_port_gets_no_password(connect: Callable[[str], Any
 
 
 async def test_a_thief_of_the_port_that_asks_for_nothing_is_not_the_server() -> None:
-    """A program that accepts everybody is not taken for the server if the URL has a password."""
+    """A program that asks for no password is not taken for the server if the URL has a password."""
     refused = pytest.raises(psycopg.OperationalError, match="authentication method requirement")
     with thief(struct.pack("!I", 0)) as (port, _), refused:
         await connect_journal(f"postgresql://owner:{PASSWORD}@localhost:{port}/project")
