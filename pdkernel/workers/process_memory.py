@@ -33,6 +33,7 @@ _PAGE_BYTES = resource.getpagesize()
 _BLOCK_BYTES = 512
 _THREAD_BYTES = 24 << 10  # the stack of a thread in the kernel, and its description
 _SEMAPHORE_BYTES = 128
+_FEW_BUFFERS = 16  # of a worker: its pipes, and some connections
 _BUFFER_BYTES = 208 << 10  # the default of net.core.wmem_max; pipes of a user hold 64 MB together
 _SEGMENT_USED, _QUEUE_USED, _SET_SEMAPHORES = 14, 3, 3  # columns of /proc/sysvipc/shm, msg and sem
 _SHARED_MAPPING = re.compile(rb"^(\S+) ...s \S+ (\S+) (\d+)(?! */SYSV)", re.MULTILINE)
@@ -104,9 +105,10 @@ class SharedMemory:
         return sum(self._objects.values()) + self._system_v_bytes
 
     @property
-    def buffers(self) -> int:
-        """The number of sockets and pipes."""
-        return len(self._buffers)
+    def buffer_bytes(self) -> int:
+        """What their sockets and pipes hold in the kernel: the data of TCP connections, and a share for each of many others."""
+        found = max(0, len(self._buffers) - FREE_BUFFERS) * _BUFFER_BYTES
+        return found + (_tcp_bytes(self._buffers) if len(self._buffers) > _FEW_BUFFERS else 0)
 
     def _add_files(self, process: str) -> None:
         for name in os.listdir(f"{process}/fd"):  # noqa: PTH208 - while steps run
@@ -171,8 +173,7 @@ class StepMemory:
             of_process = _read_status(each)
             mapped = max(mapped, of_process.get(b"RssShmem", 0))
             private += _private_bytes(of_process) if of_process else resident_bytes(each)
-        buffers = max(0, shared.buffers - FREE_BUFFERS) * _BUFFER_BYTES
-        return private + self._count_shared(shared, max(shared.bytes, mapped)) + buffers
+        return private + self._count_shared(shared, max(shared.bytes, mapped)) + shared.buffer_bytes
 
     def _count_shared(self, shared: SharedMemory, found: int) -> int:
         with self._lock:
@@ -284,6 +285,20 @@ def _has_descriptors_inside(socket: str) -> bool:
     with contextlib.suppress(OSError), open(socket, "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
         return int((file.read().partition(b"scm_fds:")[2].split() or [0])[0]) > 0
     return False
+
+
+def _tcp_bytes(sockets: Collection[int]) -> int:
+    """Return the bytes that wait in the TCP connections with these inode numbers, to be sent or to be read."""
+    used = 0
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/net/{name}", "rb") as file:  # noqa: PTH123 - while steps run
+            next(file, None)
+            for line in file:
+                fields = line.split(None, 10)
+                if int(fields[9]) in sockets:
+                    sent, received = fields[4].split(b":")
+                    used += int(sent, 16) + int(received, 16)
+    return used
 
 
 def _machine_shared_bytes() -> int:

@@ -116,6 +116,20 @@ libc.prctl(4, 0, 0, 0, 0)
 for _ in range(70):
     memfd(10)
 """,
+    "the buffers of TCP connections": """
+held, listening = [], socket.socket()
+listening.bind(("127.0.0.1", 0))
+listening.listen(500)
+for _ in range(240):
+    client = socket.create_connection(listening.getsockname())
+    held += [client, listening.accept()[0]]
+    client.setblocking(False)
+    try:
+        while True:
+            client.send(BLOCK)
+    except BlockingIOError:
+        pass
+""",
     "the buffers of sockets": """
 held = []
 import resource
