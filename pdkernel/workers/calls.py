@@ -119,6 +119,24 @@ class RunSetup:
             self.workflow if self.share_workers else None,
         )
 
+    def for_nobody(self) -> RunSetup:
+        """
+        Return a setup for code of components that reads the same files, and has nothing of a run or a user.
+
+        It has no environment, so its key is that of slots that no run has used.
+        """
+        return RunSetup(
+            "description",
+            "description",
+            {"event": {}, "context": {}},
+            {},
+            self.import_folder,
+            is_sandboxed=self.is_sandboxed,
+            public_only=self.public_only,
+            extra_code_folders=self.extra_code_folders,
+            environment="",
+        )
+
     def build_worker_settings(self) -> dict[str, Any]:
         """Build the settings that the workers of the run receive."""
         return {

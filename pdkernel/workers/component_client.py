@@ -7,7 +7,7 @@ The caller passes the function that sends a request to a worker.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
@@ -26,6 +26,7 @@ from pdkernel.workers.worker_command import WorkerLanguage
 _PROPS_HINT = re.compile(r"props|\.\.\.|export\s*\{|require")
 """Code that matches none of these declares no props, so it need not be loaded."""
 
+_MAX_DESCRIPTIONS = 500  # of the code steps of one slot; each version of a cell has one
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 T = TypeVar("T")
@@ -59,7 +60,9 @@ class ComponentClient:
     Args:
         send_request: Sends a request to a worker.
         setup: The setup of the run, with the folders in which imports of code steps are resolved.
-        description_cache: The cache of descriptions, which this class fills.
+        of_steps: Returns the cache of the descriptions of code steps, which this class fills. The process of a user's steps makes
+            them, so only runs that may use this process share the cache.
+        describe_alone: Describes a component in a process of its own, which has run no other code: everybody shares the result.
     """
 
     def __init__(
@@ -67,24 +70,34 @@ class ComponentClient:
         send_request: SendRequest,
         setup: RunSetup,
         *,
-        description_cache: MutableMapping[object, ComponentDescription],
+        of_steps: Callable[[], MutableMapping[object, ComponentDescription]],
+        describe_alone: Callable[[ComponentFile, float], Awaitable[ComponentDescription]],
     ) -> None:
         self._send_request = send_request
         self._setup = setup
-        self._descriptions = description_cache
+        self._of_steps = of_steps
+        self._describe_alone = describe_alone
 
     async def describe(self, target: ComponentTarget, *, timeout_s: float) -> ComponentDescription:
         """Return what *target* declares. Raises the errors of `RunWorkers.describe`."""
-        if isinstance(target, Step) and (
-            target.language != "node" or target.uses or not _PROPS_HINT.search(target.source)
-        ):
+        if isinstance(target, ComponentFile):
+            return await self._describe_alone(target, timeout_s)
+        if target.language != "node" or target.uses or not _PROPS_HINT.search(target.source):
             return ComponentDescription()
-        key = self._key(target)
-        found = self._descriptions.get(key)
+        tree = self._setup.node_packages.get(target.name)
+        files = tuple(target.files.items())
+        key = target.source, files, self._setup.import_folder, tree.folder if tree else None
+        known = self._of_steps()
+        found = known.get(key)
         if found is None:
-            found = await self._request(ComponentDescription, {"op": "describe"}, target, timeout_s=timeout_s)
-            self._descriptions[key] = found
+            if len(known) >= _MAX_DESCRIPTIONS:
+                known.clear()
+            found = known[key] = await self.describe_here(target, timeout_s=timeout_s)
         return found
+
+    async def describe_here(self, target: ComponentTarget, *, timeout_s: float) -> ComponentDescription:
+        """Return what *target* declares, as the process of this run's steps finds it. Raises the errors of `describe`."""
+        return await self._request(ComponentDescription, {"op": "describe"}, target, timeout_s=timeout_s)
 
     async def options(
         self,
@@ -207,17 +220,6 @@ class ComponentClient:
             raise error
         assert isinstance(done, Done)
         return cast("T", done.value)
-
-    def _key(self, target: ComponentTarget) -> object:
-        if isinstance(target, Step):
-            tree = self._setup.node_packages.get(target.name)
-            files = tuple(target.files.items())
-            return (target.source, files, self._setup.import_folder, tree.folder if tree else None)
-        try:
-            found = target.path.stat()
-        except OSError:
-            return target.path
-        return (target.path, found.st_mtime_ns, found.st_size)
 
 
 def find_error(reply: Done | StepError) -> StepError | None:

@@ -18,7 +18,7 @@ from pdkernel.files import SCRATCH_PREFIX
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import RunSetup, WorkerKey
 from pdkernel.workers.code_copy import CodeCopies
-from pdkernel.workers.declarations import ComponentDescription
+from pdkernel.workers.declarations import ComponentDescription, ComponentFile
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
@@ -53,7 +53,6 @@ class WorkerPool:
 
     Attributes:
         gateway: The gateway for outbound calls, or None.
-        descriptions: Cached descriptions of Node.js steps and components, by source or file.
         determinism: A fixed clock and fixed random numbers for steps, or None for those of the system.
         zygotes: Start the processes, or None.
     """
@@ -94,7 +93,7 @@ class WorkerPool:
         self.gateway = gateway
         self._go_cache = go_cache
         self.determinism = determinism
-        self.descriptions: dict[object, ComponentDescription] = {}
+        self._descriptions: dict[object, ComponentDescription] = {}  # of components, by file
         self._python = python
         self._node = node
         self._places = RunPlaces(max_active_runs)
@@ -129,6 +128,30 @@ class WorkerPool:
         run = RunWorkers(setup, self, place)
         self._runs.add(run)
         return run
+
+    async def describe_component(
+        self, component: ComponentFile, setup: RunSetup, *, timeout_s: float
+    ) -> ComponentDescription:
+        """
+        Return what *component* declares, for a run of *setup* and all others: a file is described once.
+
+        A process that has run no other code makes the description, and then ends. It has no user, event, variables and file store, so
+        neither a step nor another component has a share in what all users see.
+
+        Raises:
+            StepError: The component cannot be loaded.
+            InterpreterMissingError: Node.js is not installed.
+        """
+        key = _describe_file(component.path)
+        found = self._descriptions.get(key)
+        if found is None:
+            run = await self.open_run(setup.for_nobody(), wait_for_place=False)
+            try:
+                found = await run.describe_here(component, timeout_s=timeout_s)
+            finally:
+                run.discard()
+            self._descriptions[key] = found
+        return found
 
     async def close(self) -> None:
         """End every process."""
@@ -240,6 +263,10 @@ class WorkerPool:
     def _copies(self) -> CodeCopies:
         return CodeCopies(self._ensure_folder() / "code")
 
+    def discard_slot(self, slot: WorkerSlot) -> None:
+        """Close *slot*, whose run has ended."""
+        self._slots.discard(slot)
+
     def _create_slot(self, key: WorkerKey, access: StepAccess) -> WorkerSlot:
         self._slot_count += 1
         slots, number = self._ensure_folder(), self._slot_count
@@ -336,3 +363,12 @@ def _extend(
         read |= program_folders(python)
     extended = access.extend(read, {file_store} if file_store else ())
     return replace(extended, ports=ports) if ports else extended
+
+
+def _describe_file(path: Path) -> object:
+    """Return what changes when the file at *path* changes."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path
+    return path, found.st_mtime_ns, found.st_size

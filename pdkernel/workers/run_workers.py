@@ -7,7 +7,7 @@ It binds outbound calls to the step, sends the request, enforces limits, and rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -53,11 +53,6 @@ class WorkerProvider(Protocol):
         ...
 
     @property
-    def descriptions(self) -> MutableMapping[object, ComponentDescription]:
-        """Cached descriptions of components, by source or file."""
-        ...
-
-    @property
     def determinism(self) -> Determinism | None:
         """A fixed clock and fixed random numbers, or None."""
         ...
@@ -94,6 +89,16 @@ class WorkerProvider(Protocol):
         """Keep *slot* for the next run of its key, or close it if it is not clean."""
         ...
 
+    def discard_slot(self, slot: WorkerSlot) -> None:
+        """Close *slot*, whose run has ended."""
+        ...
+
+    async def describe_component(
+        self, component: ComponentFile, setup: RunSetup, *, timeout_s: float
+    ) -> ComponentDescription:
+        """Return what *component* declares, for a run of *setup* and all others; see `WorkerPool.describe_component`."""
+        ...
+
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the runs that execute."""
         ...
@@ -115,7 +120,12 @@ class RunWorkers:
         self._texts: dict[str, tuple[object, bytes]] = {}
         self._exchange: StepExchange | SubprocessRunner | None = None
         self._subprocesses = SubprocessRunner(setup, pool.gateway, pool.go_cache, pool.zygotes)
-        self._components = ComponentClient(self._exchange_request, setup, description_cache=pool.descriptions)
+        self._components = ComponentClient(
+            self._exchange_request,
+            setup,
+            of_steps=lambda: self._acquired_slot.descriptions,
+            describe_alone=lambda component, timeout_s: pool.describe_component(component, setup, timeout_s=timeout_s),
+        )
 
     async def run_step(self, call: StepCall, recorder: StepRecorder) -> StepOutcome:
         """
@@ -188,6 +198,10 @@ class RunWorkers:
         """
         return await self._components.describe(target, timeout_s=timeout_s)
 
+    async def describe_here(self, component: ComponentFile, *, timeout_s: float) -> ComponentDescription:
+        """Return what *component* declares, as the process of this run finds it. Raises the errors of `describe`."""
+        return await self._components.describe_here(component, timeout_s=timeout_s)
+
     async def options(self, target: Step | ComponentFile, prop: str, **choices: Any) -> PropOptionsPage:
         """Return a page of the options of *prop*; for the arguments see `ComponentClient.options`."""
         return await self._components.options(target, prop, **choices)
@@ -256,9 +270,17 @@ class RunWorkers:
         """End every process of the run at once; an active `run_step` returns with `StepProcessExitedError`."""
         if self._exchange is not None:
             self._exchange.fail_step(StepProcessExitedError("The step was stopped.", name="Stopped"))
-        for worker in self._acquired_slot.workers.values() if self._slot is not None else ():
+        for worker in self._slot.workers.values() if self._slot is not None else ():
             worker.kill()
         self._subprocesses.kill()
+
+    def discard(self) -> None:
+        """Finish the run, and end its processes: no other run uses them."""
+        self.kill()
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._pool.discard_slot(slot)
+        self._pool.finish_run(self)
 
     async def release(self) -> None:
         """

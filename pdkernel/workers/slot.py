@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pdkernel.workers.calls import WorkerKey
+from pdkernel.workers.declarations import ComponentDescription
 from pdkernel.workers.isolation import IsolationPlan, StepAccess
 from pdkernel.workers.slot_folder import SlotFolder
 from pdkernel.workers.worker import Worker
@@ -27,6 +28,7 @@ class WorkerSlot:
         workers: The workers by language.
         runs: The number of runs that have ended.
         counted_workers: The workers whose memory the pool counts.
+        descriptions: What the Node.js code steps of its runs declare, by source.
     """
 
     key: WorkerKey
@@ -35,6 +37,7 @@ class WorkerSlot:
     workers: dict[WorkerLanguage, Worker] = field(default_factory=dict)
     runs: int = 0
     counted_workers: tuple[Worker, ...] = ()
+    descriptions: dict[object, ComponentDescription] = field(default_factory=dict)
 
     @property
     def plan(self) -> IsolationPlan:

@@ -715,6 +715,101 @@ async def test_description_of_an_edited_component_is_new(open_run: OpenRun, writ
     assert found == ["Make Ticket", "Take Ticket"]
 
 
+PATCH = """
+const real = Object.entries;
+Object.entries = (value) => real(value).map(([name, each]) => [name, each?.label ? { ...each, label: "forged" } : each]);
+const keys = Object.keys;
+Object.keys = (value) => keys(value).filter((name) => name !== "count");
+JSON.stringify = ((real) => (value) => real(value).replaceAll("Which queue", "forged"))(JSON.stringify);
+globalThis.process.env.FORGED = "1";
+"""
+
+
+async def labels(bench: Bench, component: ComponentFile) -> list[Any]:
+    """Return the props that *component* is described with."""
+    found = await bench.workers.describe(component)
+    return [(prop.name, prop.definition.get("label")) for prop in found.props]
+
+
+@pytest.mark.parametrize("origin", ["npm", "folder"])
+async def test_step_does_not_change_what_others_see_of_a_component(
+    open_run: OpenRun, write: Write, origin: str
+) -> None:
+    """A component is described apart from the steps of the run that asks first, whatever they have replaced in their process."""
+    ada, bob = await open_run(external_user="ada"), await open_run(external_user="bob")
+    component = write(ACTION, origin=origin)
+    pristine = await labels(await open_run(of=(other := WorkerPool())), component)
+    await other.close()
+    await ada.run("node", PATCH + "export default { run() { return 1 } }")
+
+    first = await labels(ada, component)
+    second = await labels(bob, component)
+
+    assert ("queue", "Which queue") in pristine
+    assert first == second == pristine
+
+
+async def test_run_of_no_user_does_not_change_what_others_see(open_run: OpenRun, write: Write) -> None:
+    """The process that a run without a user leaves warm is not the process of nobody that describes components."""
+    bench = await open_run()
+    await bench.run("node", PATCH + "export default { run() { return 1 } }")
+    await bench.workers.release()
+
+    found = await labels(await open_run(), write(ACTION))
+
+    assert ("queue", "Which queue") in found
+
+
+async def test_component_does_not_change_what_others_see_of_another(bench: Bench, write: Write) -> None:
+    """No component shares a process with the description of another one."""
+    hostile = write(PATCH + action("", 'x: "string"'), name="hostile", origin="folder")
+    component = write(ACTION)
+
+    await bench.workers.describe(hostile)
+    found = await labels(bench, component)
+
+    assert ("queue", "Which queue") in found
+
+
+async def test_step_does_not_change_what_others_see_of_a_step(open_run: OpenRun) -> None:
+    """What a code step declares is found out by the process of the user who runs it, and kept for this user."""
+    ada, bob = await open_run(external_user="ada"), await open_run(external_user="bob")
+    step = Step(
+        "work", "node", 'export default { props: { queue: { type: "string", label: "Which queue" } }, run() {} }'
+    )
+    await ada.run("node", PATCH + "export default { run() { return 1 } }", name="patches")
+
+    await ada.workers.describe(step)
+    found = await bob.workers.describe(step)
+
+    assert [prop.definition.get("label") for prop in found.props] == ["Which queue"]
+
+
+async def test_description_has_nothing_of_a_run(open_run: OpenRun, write: Write) -> None:
+    """The process that describes a component for all users has no variables, no event and no files of a run."""
+    look = 'import fs from "fs";\nconst found = [process.env.MINE ?? "", ...fs.readdirSync("/tmp").filter((n) => n === "mine")].join();\n'
+    bench = await open_run(variables={"MINE": "of the run"}, event={"mine": 1})
+    await bench.run("node", 'import fs from "fs"; export default { run() { fs.writeFileSync("/tmp/mine", "") } }')
+
+    described = await bench.workers.describe(write(look + action("", 'x: { type: "string", label: `[${found}]` }')))
+
+    assert [prop.definition["label"] for prop in described.props if prop.name == "x"] == ["[]"]
+
+
+async def test_component_is_described_once(pool: WorkerPool, open_run: OpenRun, write: Write) -> None:
+    """The runs of all users share a description, and nothing is left of the process that made it."""
+    bench = await open_run(external_user="ada")
+    component = write(
+        "export const started = Date.now();\n" + action("", "at: { type: 'string', label: `${started}` }")
+    )
+
+    found = [await labels(each, component) for each in (bench, await open_run(external_user="bob"))]
+
+    assert found[0] == found[1]
+    assert pool.active_runs == 2
+    assert not pool._slots._slots
+
+
 async def test_description_depends_on_the_files_of_a_step(bench: Bench) -> None:
     """A changed file that a code step imports changes its description."""
     source = "import { props } from './props.mjs';\nexport default { props, run() {} }"
