@@ -26,8 +26,8 @@ from pdkernel.errors import PdkernelError
 from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
     from pdkernel.readiness import DoctorReport
+    from pdkernel.workers import Isolation
 
 _PLATFORM_PYTHON = "3.12"
 """The version of Python that Pipedream runs (parity `python-version`)."""
@@ -67,10 +67,12 @@ def doctor(
     Lists the programs of this machine, the settings of the project, and what SOURCE lacks, with a command for each
     requirement. If SOURCE is a folder of workflows, each workflow is checked.
     """
+    from pdkernel.engine.step_packages import find_isolation
     from pdkernel.source import find_sources
 
     project = state.open_project()
-    machine = _machine(project, source)
+    isolation = find_isolation(project, [source] if source else [])
+    machine = _machine(isolation)
     places = find_sources(source) if source else ()
     look = partial(_check_source, state, environment=environment, external_user=external_user, matrix=matrix)
     several = {place: _check_or_error(look, place) for place in places} if len(places) > 1 else {}
@@ -81,6 +83,7 @@ def doctor(
         print_json(
             {
                 "machine": machine,
+                "walls": [wall.to_json() for wall in isolation.list_walls()],
                 "project": {"project_id": project.project_id, "folder": str(project.folder), "plan": project.plan},
                 "source": str(source) if source else None,
                 **(found.to_json() if found else {"ready": is_ready, "missing": []}),
@@ -94,7 +97,10 @@ def doctor(
         return status
     for key, value in machine.items():
         print_text(f"{key}: {value}")
-    print_text(f"project: {project.project_id} in {project.folder} (plan {project.plan})")
+    print_text("\nWalls on this machine (SECURITY.md explains them):")
+    for wall in isolation.list_walls():
+        print_text(f"  {'holds:   ' if wall.missing is None else 'MISSING: '}{wall.describe()}{_because(wall.missing)}")
+    print_text(f"\nproject: {project.project_id} in {project.folder} (plan {project.plan})")
     if found is not None:
         click.echo(found.format_text(str(source)), nl=False)
     for place, each in several.items():
@@ -104,6 +110,10 @@ def doctor(
             else f"\n{each.format_text(str(place))}".rstrip()
         )
     return status
+
+
+def _because(reason: str | None) -> str:
+    return f" Reason: {reason}." if reason else ""
 
 
 def _check_or_error(collect: Callable[[Path], DoctorReport], source: Path) -> DoctorReport | PdkernelError:
@@ -132,8 +142,7 @@ def _as_json(place: Path, found: DoctorReport | PdkernelError) -> dict[str, Any]
     return found.to_json()
 
 
-def _machine(project: Project, source: Path | None) -> dict[str, Any]:
-    from pdkernel.engine.step_packages import find_isolation
+def _machine(isolation: Isolation) -> dict[str, Any]:
     from pdkernel.errors import InterpreterMissingError
     from pdkernel.workers import default_memory_budget, find_go, find_node
 
@@ -160,7 +169,7 @@ def _machine(project: Project, source: Path | None) -> dict[str, Any]:
         or shutil.which("google-chrome")
         or "not found (only needed for pdkernel's own tests)",
         "outside_calls": SANDBOX_DESCRIPTIONS[detect_sandbox()],
-        **find_isolation(project, [source] if source else []).describe(),
+        **isolation.describe(),
         "workers": "one process per external user, unless a workflow has share_workers: always; idle ones end beyond "
         f"{default_memory_budget() >> 20:,} MB (serve --memory)",
     }

@@ -114,24 +114,24 @@ def check_isolation(host: str, isolation: Isolation, *, is_required: bool, accep
     Args:
         host: Where the server listens.
         isolation: What this machine permits.
-        is_required: Whether every protection must be in force (`--require-isolation`).
-        accepts_gaps: Whether other machines may call although one is missing (`--accept-missing-isolation`).
+        is_required: Whether every wall must hold (`--require-isolation`).
+        accepts_gaps: Whether other machines may call although users are not apart (`--accept-missing-isolation`).
 
     Raises:
-        RequestError: A protection is missing, and it is required, or other machines can reach the server.
+        RequestError: A wall does not hold, and it is required, or it keeps users apart and other machines can reach the server.
     """
-    if not isolation.gaps:
-        return []
-    gaps = " ".join(isolation.gaps)
-    fix = "Start the server where the system permits namespaces (`pdkernel doctor` shows what is missing)"
-    if is_required:
-        raise RequestError(f"Isolation is incomplete, and --require-isolation is set. {gaps}", fix=f"{fix}.")
-    if not is_loopback(host) and not accepts_gaps:
+    missing = isolation.missing_walls
+    warnings = isolation.describe_missing_walls()
+    text = " ".join(warnings)
+    fix = "Start the server where the system permits it (`pdkernel doctor` shows what holds, and why the rest does not)"
+    if missing and is_required:
+        raise RequestError(f"{text} --require-isolation is set.", fix=f"{fix}.")
+    if any(wall.separates_users for wall in missing) and not is_loopback(host) and not accepts_gaps:
         raise RequestError(
-            f"--host {host} lets other machines call, and isolation is incomplete. {gaps}",
+            f"--host {host} lets other machines call. {text}",
             fix=f"{fix}, or accept it: --accept-missing-isolation.",
         )
-    return [f"Isolation is incomplete. {gap}" for gap in isolation.gaps]
+    return list(warnings)
 
 
 def _assumptions(served: ServedWorkflow) -> str:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pdkernel.encode import JsonStruct
 from pdkernel.files import STEP_PATHS_VARIABLE
@@ -22,6 +22,9 @@ from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, MIN_LANDLOCK
 TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
 _VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
 ACCOUNTS_FILE = Path("/etc/passwd")
+
+Attacker = Literal["end user", "step", "package"]
+"""Who attacks: an external user who sends requests, the author of a step's code, or of a package that a step imports."""
 
 
 class Mount(JsonStruct, frozen=True):
@@ -62,6 +65,59 @@ class IsolationPlan(JsonStruct, frozen=True):
 
 NO_PLAN = IsolationPlan()
 """The plan of a process that uses the files of this machine."""
+
+
+_Needs = Literal["nothing", "files", "namespaces", "ports", "user"]
+_SEPARATING: tuple[_Needs, ...] = ("files", "namespaces", "user")
+_WALLS: tuple[tuple[Attacker, str, _Needs], ...] = (
+    ("end user", "act as another external user, or see their runs, accounts and files", "nothing"),
+    ("end user", "choose the external user or the environment of a child run by what an event contains", "nothing"),
+    ("end user", "keep the server from other users by large, slow or many requests", "nothing"),
+    ("end user", "use the console, or its session, from another site, another port or a workflow", "nothing"),
+    ("step", "read the project's key, database and recordings, or other files of the server's user", "files"),
+    ("step", "read the memory, the environment or the open files of the server", "files"),
+    ("step", "see the processes, or the files in `/tmp`, of other runs", "namespaces"),
+    ("step", "have the user id or the rights of root", "user"),
+    ("step", "let the server read, change or create a file by a link, a FIFO or a renamed folder", "files"),
+    ("step", "run for another external user, in another environment, or with a workflow that is not served", "files"),
+    ("step", "use the console or the API of its server without a token", "files"),
+    ("step", "get the requests or responses of another external user's outbound calls", "files"),
+    ("step", "listen at the port of a server that restarts", "ports"),
+    ("package", "run code, from a `.pth` file for example, outside of the walls of a step", "files"),
+    ("package", "change what runs of other external users import", "files"),
+)
+"""
+Who attacks, what they cannot do, and what the system must offer for it; `SECURITY.md` has the same rows.
+
+Where steps can read the server's files, the key included, no wall around a step holds.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """
+    What an attacker cannot do.
+
+    Attributes:
+        attacker: Who attacks.
+        cannot: What the attacker cannot do, in the infinitive.
+        missing: Why the wall does not hold, or None if it holds.
+        separates_users: Whether a user's run reaches what belongs to others where the wall does not hold.
+    """
+
+    attacker: Attacker
+    cannot: str
+    missing: str | None
+    separates_users: bool
+
+    def describe(self) -> str:
+        """Return the wall as a sentence: what an attacker cannot do, or can do because it does not hold."""
+        article = "An" if self.attacker == "end user" else "A"
+        return f"{article} {self.attacker} {'cannot' if self.missing is None else 'can'} {self.cannot}."
+
+    def to_json(self) -> dict[str, str | bool | None]:
+        """Return the wall as `{"attacker", "cannot", "holds", "reason"}`."""
+        return {"attacker": self.attacker, "cannot": self.cannot, "holds": self.missing is None, "reason": self.missing}
 
 
 @dataclass(frozen=True)
@@ -109,30 +165,50 @@ class Isolation:
         """
         Return this isolation for code whose steps cannot have a user of their own, because of *reason*.
 
-        It is a gap, unless paths that steps change by your choice are the reason.
+        Then a wall does not hold, unless paths that steps change by your choice are the reason.
         """
         kind = "user" if STEP_PATHS_VARIABLE in reason else "code"
         return replace(self, first_uid=None, reasons=(*self.reasons, (kind, reason)))
 
-    @property
-    def gaps(self) -> tuple[str, ...]:
-        """What steps can do, because protections are missing, as sentences; empty if users' runs are apart."""
+    def list_walls(self, *, is_root: bool | None = None) -> tuple[Wall, ...]:
+        """
+        Return what an end user, a step and a package cannot do, and why a wall does not hold if one does not.
+
+        Args:
+            is_root: Whether the server's user is root; by default, the user of this process.
+        """
+        is_root = os.geteuid() == 0 if is_root is None else is_root
+        return tuple(
+            Wall(attacker, cannot, self._find_missing(needs, is_root=is_root), needs in _SEPARATING)
+            for attacker, cannot, needs in _WALLS
+        )
+
+    def _find_missing(self, needs: _Needs, *, is_root: bool) -> str | None:
+        """Return why a wall with these *needs* does not hold, or None if it holds."""
         why = dict(self.reasons)
-        found = []
-        if not self.namespaces and not self.landlock:
-            found.append(
-                "Steps can read the project's key and database, and the memory of the server: neither namespaces "
-                f"({why.get('namespaces')}) nor Landlock ({why.get('landlock')}) are available."
-            )
-        if not self.namespaces:
-            found.append(
-                f"Steps of different external users share /tmp: namespaces are not available ({why.get('namespaces')})."
-            )
-        elif not self.landlock and self.first_uid is None and os.geteuid() == 0:
-            found.append(f"Steps run as root and can open devices: Landlock is not available ({why.get('landlock')}).")
-        if "code" in why:
-            found.append(f"Steps run as root, without its rights, instead of users of their own: {why['code']}.")
-        return tuple(found)
+        if needs == "files" and not self.namespaces and not self.landlock:
+            return f"neither namespaces ({why.get('namespaces')}) nor Landlock ({why.get('landlock')}) are available"
+        if needs == "namespaces" and not self.namespaces:
+            return f"namespaces are not available ({why.get('namespaces')})"
+        if needs == "ports" and "ports" in why:
+            return f"Landlock has no rules for ports ({why['ports']})"
+        if needs == "user" and is_root and "code" in why:
+            return f"steps have the user id of root, without its rights: {why['code']}"
+        if needs == "user" and is_root and self.first_uid is None and not self.landlock:
+            return f"steps have the user id of root, and Landlock is not available ({why.get('landlock')})"
+        return None
+
+    @property
+    def missing_walls(self) -> tuple[Wall, ...]:
+        """The walls that do not hold on this machine; empty if all hold."""
+        return tuple(wall for wall in self.list_walls() if wall.missing is not None)
+
+    def describe_missing_walls(self) -> tuple[str, ...]:
+        """Return what attackers can do on this machine, a text for each reason; empty if all walls hold."""
+        by_reason: dict[str, list[str]] = {}
+        for wall in self.missing_walls:
+            by_reason.setdefault(wall.missing or "", []).append(wall.describe())
+        return tuple(f"Isolation is incomplete: {reason}. {' '.join(found)}" for reason, found in by_reason.items())
 
     def describe(self) -> dict[str, str]:
         """Describe what is in force, by protection."""
@@ -162,7 +238,7 @@ class Isolation:
         if sys.platform != "linux" or os.geteuid() != 0:
             return []
         why = dict(self.reasons)
-        if "code" in why:  # a gap
+        if "code" in why:  # a wall that does not hold
             return []
         if self.first_uid is None:
             return [f"This server runs as root, and so do steps, without its rights: {why.get('user')}."]

@@ -1,7 +1,7 @@
 """
 The client of the zygotes: one per interpreter and operating system process. `runtimes/python/zygote.py` is the program.
 
-A zygote has the rights of this process, so it never runs code of a package: it knows no environment, only the interpreter.
+A zygote has the rights of this process, so it never runs code of a package: it has an interpreter without an environment.
 
 A start costs this process one message; the ids of the new processes arrive later on a socket of their own.
 """

@@ -144,7 +144,7 @@ def test_doctor_describes_the_machine(pdkernel: Shell) -> None:
     ended = pdkernel("doctor", "--json")
 
     assert ended.status == 0
-    assert list(ended.json) == ["machine", "project", "source", "ready", "missing"]
+    assert list(ended.json) == ["machine", "walls", "project", "source", "ready", "missing"]
     assert list(ended.json["machine"]) == [
         "pdkernel", "python", "node", "go", "bash", "kernel", "chromium", "outside_calls",
         "isolation_processes", "isolation_files", "isolation_ports", "isolation_user", "workers",

@@ -20,8 +20,8 @@ RunAttacks = Callable[[AttackLanguage, Sequence[Attack | Attempt]], Report]
 @pytest.fixture(scope="module", autouse=True)
 def require_isolation() -> None:
     """These tests need a system that permits what keeps runs apart."""
-    if gaps := ZYGOTES.isolation().gaps:
-        pytest.skip(f"NOT RUN: {' '.join(gaps)}")
+    if missing := ZYGOTES.isolation().describe_missing_walls():
+        pytest.skip(f"NOT RUN: {' '.join(missing)}")
 
 
 @pytest.fixture(scope="module")

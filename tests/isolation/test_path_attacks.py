@@ -292,4 +292,4 @@ async def test_server_gives_a_step_its_own_files_only(place: Place) -> None:
 
 def test_this_machine_permits_the_protections() -> None:
     """Without namespaces and Landlock, these tests would show little."""
-    assert ZYGOTES.isolation().gaps == ()
+    assert ZYGOTES.isolation().missing_walls == ()

@@ -100,7 +100,7 @@ def known_options() -> frozenset[str]:
 
 
 def test_commands_in_texts_of_the_package_exist() -> None:
-    """A message or help names no command or option that the command line lacks; prose after `pdkernel` is no command."""
+    """Messages and help name commands and options that the command line has; prose after `pdkernel` is not a command."""
     faults = [
         f"{file.relative_to(ROOT)}: pdkernel {found['rest']}: {fault}"
         for file, tree in parsed()

@@ -750,7 +750,7 @@ async def test_step_does_not_change_what_others_see_of_a_component(
 
 
 async def test_run_of_no_user_does_not_change_what_others_see(open_run: OpenRun, write: Write) -> None:
-    """The process that a run without a user leaves warm is not the process of nobody that describes components."""
+    """The process that a run without a user leaves warm is not the process that describes components."""
     bench = await open_run()
     await bench.run("node", PATCH + "export default { run() { return 1 } }")
     await bench.workers.release()

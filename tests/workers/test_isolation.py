@@ -36,19 +36,50 @@ def test_report_of_a_zygote() -> None:
 
 
 @pytest.mark.parametrize(
-    ("isolation", "number"),
+    ("isolation", "missing_as_root", "missing"),
     [
-        (EVERYTHING, 0),
-        (replace(EVERYTHING, landlock=False, first_uid=2_000_000_000), 0),
-        (replace(EVERYTHING, landlock=False, reasons=WHY), int(os.geteuid() == 0)),
-        (Isolation(landlock=True, reasons=WHY), 1),
-        (Isolation(reasons=WHY), 2),
+        (EVERYTHING, 0, 0),
+        (replace(EVERYTHING, landlock=False, first_uid=2_000_000_000), 0, 0),
+        (replace(EVERYTHING, landlock=False, reasons=WHY), 1, 0),
+        (Isolation(landlock=True, reasons=WHY[:1]), 1, 1),
+        (Isolation(reasons=WHY), 10, 9),
     ],
 )
-def test_gaps(isolation: Isolation, number: int) -> None:
-    """Each missing protection that lets a run reach another one is a sentence with its reason."""
-    assert len(isolation.gaps) == number
-    assert all(any(why in gap for _, why in WHY) and gap.endswith(".") for gap in isolation.gaps)
+def test_walls_that_keep_users_apart(isolation: Isolation, missing_as_root: int, missing: int) -> None:
+    """A wall that lets a run reach another one does not hold if the system lacks what it needs, and its sentence has the reason."""
+    found = [
+        [wall for wall in isolation.list_walls(is_root=is_root) if wall.missing is not None and wall.separates_users]
+        for is_root in (True, False)
+    ]
+
+    assert [len(each) for each in found] == [missing_as_root, missing]
+    assert all(any(why in str(wall.missing) for _, why in WHY) for wall in found[0])
+
+
+def test_ports_of_servers_are_a_wall_that_does_not_keep_users_apart() -> None:
+    """Without Landlock's rules for ports, that wall is missing, and a server may be reached by other machines all the same."""
+    isolation = replace(EVERYTHING, reasons=(("ports", "the kernel is older than Linux 6.7"),))
+
+    (wall,) = [wall for wall in isolation.list_walls(is_root=False) if wall.missing is not None]
+
+    assert (wall.cannot, wall.separates_users) == ("listen at the port of a server that restarts", False)
+    assert wall.to_json()["holds"] is False
+
+
+def test_missing_walls_are_described_by_reason() -> None:
+    """The walls that are missing for one reason are one text, which begins with the reason."""
+    isolation = Isolation(landlock=True, reasons=(WHY[0], ("ports", "the kernel is older than Linux 6.7")))
+
+    first, second = isolation.describe_missing_walls()
+
+    assert first == (
+        "Isolation is incomplete: namespaces are not available (Operation not permitted). A step can see the processes, or the "
+        "files in `/tmp`, of other runs."
+    )
+    assert second.startswith(
+        "Isolation is incomplete: Landlock has no rules for ports (the kernel is older than Linux 6.7)."
+    )
+    assert EVERYTHING.describe_missing_walls() == ()
 
 
 def test_what_is_in_force_is_described() -> None:
@@ -74,9 +105,10 @@ def test_code_that_other_users_may_not_read_is_a_gap() -> None:
     """Where steps of a server of root keep its user because of the code, this is reported as a gap and not as a user of their own."""
     isolation = replace(EVERYTHING, first_uid=2_000_000_000).without_user("other users may not read /srv/code")
 
-    assert isolation.gaps == (
-        "Steps run as root, without its rights, instead of users of their own: other users may not read /srv/code.",
-    )
+    (wall,) = [wall for wall in isolation.list_walls(is_root=True) if wall.missing is not None]
+
+    assert wall.describe() == "A step can have the user id or the rights of root."
+    assert wall.missing == "steps have the user id of root, without its rights: other users may not read /srv/code"
     assert isolation.describe()["isolation_user"] == (
         "workers have the user of this process: other users may not read /srv/code"
     )

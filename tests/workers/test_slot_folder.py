@@ -167,7 +167,7 @@ def test_growing_file_is_read_up_to_the_limit(files: StepFiles) -> None:
 
 @pytest.mark.parametrize("planted", ["link to a folder", "link to a file", "file"])
 def test_file_of_a_step_is_made_only_where_nothing_is(slot: SlotFolder, secret: Path, planted: str) -> None:
-    """Writing a file of a step follows no link that somebody has left, and changes no existing file."""
+    """Writing a file of a step follows no link that a step has left, and changes no existing file."""
     files = slot.create_step_files()
     place = Path(files.path, "exports")
     if planted == "file":
