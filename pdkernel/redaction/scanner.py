@@ -11,6 +11,8 @@ MIN_SECRET_CHARS = 8
 """The number of characters from which a secret is searched for everywhere; shorter secrets would match ordinary words."""
 PLACEHOLDER_START = "⟦secret:"
 """The start of every placeholder."""
+_MAX_COMPARED_CHARS = 1 << 18
+"""How many characters of a chunk are compared with beginnings of secrets that differ in the end."""
 
 
 class StreamRedactor:
@@ -46,11 +48,23 @@ class StreamRedactor:
 
 @dataclass(slots=True)
 class _ScanState:
-    """The state of a scan: *buffer* is searched up to *searched* and returned up to *emitted*."""
+    """The state of a scan: *buffer* is returned up to *emitted*; what is before it may overlap a pattern that is not yet complete."""
 
     buffer: str = ""
-    searched: int = 0
     emitted: int = 0
+
+
+@dataclass(slots=True)
+class _Run:
+    """Occurrences of one pattern that overlap: they begin at *first*, *first* + *period*, and so on up to *last*."""
+
+    first: int
+    last: int
+    period: int
+
+    def latest_start(self, position: int) -> int:
+        """The start of the latest occurrence that begins at *position* or before it, where *first* is not after it."""
+        return self.last if position >= self.last else position - (position - self.first) % self.period
 
 
 class PatternScanner:
@@ -68,9 +82,9 @@ class PatternScanner:
         self._words = frozenset(self._patterns_by_word)
         self._by_prefix: dict[str, list[str]] = {}
         for text in ordered:
-            for length in (1, 2, 3):
+            for length in range(1, MIN_SECRET_CHARS + 1):
                 self._by_prefix.setdefault(text[:length], []).append(text)
-        self._overlapping: dict[str, bool] = {}
+        self._periods: dict[str, int] = {}
 
     def replace(self, text: str) -> str:
         """*text* with a placeholder for each pattern."""
@@ -88,70 +102,97 @@ class PatternScanner:
         return not self._words.isdisjoint(_aligned_words(text))
 
     def find_safe_end(self, buffer: str) -> int:
-        """The position in *buffer* from which a pattern may have begun that later text completes."""
+        """
+        A position in *buffer* before which no pattern has begun that later text completes.
+
+        It is the last such position, unless very many characters are the same as those of a pattern and then differ.
+        """
+        chars = _MAX_COMPARED_CHARS
         for start in range(max(0, len(buffer) - self._longest + 1), len(buffer)):
-            for pattern in self._by_prefix.get(buffer[start : start + 3], ()):
-                if len(pattern) > len(buffer) - start and pattern.startswith(buffer[start:]):
-                    return start
+            length = len(buffer) - start
+            for pattern in self._by_prefix.get(buffer[start : start + MIN_SECRET_CHARS], ()):
+                if len(pattern) > length:
+                    chars -= length
+                    if chars < 0 or pattern.startswith(buffer[start:]):
+                        return start
         return len(buffer)
 
     def replace_until(self, pending: _ScanState, limit: int) -> str:
-        """Replace the patterns that begin before *limit* in the buffer; return the finished text and remove it from the buffer."""
-        buffer, out = pending.buffer, list[str]()
-        for start, found in self._matches(buffer, pending.searched, limit):
-            end = start + len(found)
-            if start >= pending.emitted:
-                out += [buffer[pending.emitted : start], f"{PLACEHOLDER_START}{self._labels[found]}⟧"]
-            elif end > pending.emitted:
-                # two secrets overlap: the second placeholder replaces the rest of the second secret
-                out.append(f"{PLACEHOLDER_START}{self._labels[found]}[{pending.emitted - start}:]⟧")
-            pending.emitted = max(pending.emitted, end)
-            pending.searched = self._next_start(start, found)
-        if limit > pending.emitted:
-            out.append(buffer[pending.emitted : limit])
-            pending.emitted = limit
-        pending.searched = max(pending.searched, limit)
-        done = min(pending.searched, pending.emitted)
+        """
+        Replace the patterns that begin before *limit* in the buffer; return the finished text and remove it from the buffer.
+
+        Where patterns overlap, each placeholder is that of the pattern that reaches furthest, so that there are few of them.
+        """
+        buffer, position, out = pending.buffer, pending.emitted, list[str]()
+        waiting: list[tuple[int, str, _Run]] = []
+        runs = {pattern: self._runs(buffer, pattern, limit) for pattern in self._find_candidates(buffer)}
+        reached: dict[str, _Run] = {}
+
+        def wait_for_next(pattern: str) -> None:
+            if run := next(runs[pattern], None):
+                heapq.heappush(waiting, (run.first, pattern, run))
+
+        for pattern in runs:
+            wait_for_next(pattern)
+        while position < limit:
+            while waiting and waiting[0][0] <= position:
+                _, pattern, reached[pattern] = heapq.heappop(waiting)
+                wait_for_next(pattern)
+            end, start, found = position, 0, ""
+            for pattern, run in list(reached.items()):
+                its_start = run.latest_start(position)
+                its_end = its_start + len(pattern)
+                if its_end <= position:
+                    del reached[pattern]
+                elif its_end > end or (its_end == end and its_start < start):
+                    end, start, found = its_end, its_start, pattern
+            if found:
+                rest = f"[{position - start}:]" if start < position else ""
+                out.append(f"{PLACEHOLDER_START}{self._labels[found]}{rest}⟧")
+            else:
+                end = waiting[0][0] if waiting else limit
+                out.append(buffer[position:end])
+            position = end
+        overlapping = (run.latest_start(position) for run in reached.values())
+        done = min([limit, position, *overlapping])
         pending.buffer = buffer[done:]
-        pending.searched -= done
-        pending.emitted -= done
+        pending.emitted = position - done
         return "".join(out)
 
-    def _matches(self, buffer: str, position: int, limit: int) -> Iterator[tuple[int, str]]:
+    def _find_candidates(self, buffer: str) -> set[str]:
+        """The patterns that *buffer* may contain."""
+        return {
+            pattern
+            for word in self._words.intersection(_aligned_words(buffer))
+            for pattern in self._patterns_by_word[word]
+        }
+
+    def _runs(self, buffer: str, pattern: str, limit: int) -> Iterator[_Run]:
         """
-        Yield the patterns that begin in *buffer* from *position* to *limit*; of several at one place, the longest.
+        Yield the occurrences of *pattern* in *buffer* that begin before *limit*, and perhaps some that begin later.
 
-        Each pattern is searched on its own, in C and once, so that a text of almost-matches takes no longer.
+        The search is in C. Two runs are at least half a pattern apart, so it takes linear time for a periodic text too.
         """
-        words = self._words.intersection(_aligned_words(buffer))
-        waiting: list[tuple[int, int, str]] = []
+        first = buffer.find(pattern)
+        while 0 <= first < limit:
+            period, end = self._period(pattern), first + len(pattern)
+            if period < len(pattern) and buffer.startswith(pattern[-period:], end):
+                for count in (256, 16, 1):
+                    unit = pattern[-period:] * max(1, count // period)
+                    while buffer.startswith(unit, end):
+                        end += len(unit)
+            last = end - len(pattern)
+            yield _Run(first, last, period)
+            first = buffer.find(pattern, last + 1)
 
-        def search(pattern: str, start: int) -> None:
-            found = buffer.find(pattern, start)
-            if 0 <= found < limit:
-                heapq.heappush(waiting, (found, -len(pattern), pattern))
-
-        for pattern in {pattern for word in words for pattern in self._patterns_by_word[word]}:
-            search(pattern, position)
-        while waiting:
-            start, _, found = heapq.heappop(waiting)
-            if start >= position:
-                yield start, found
-                position = self._next_start(start, found)
-            search(found, position)
-
-    def _next_start(self, start: int, found: str) -> int:
-        if found not in self._overlapping:
-            self._overlapping[found] = self._can_hold_a_start(found)
-        return start + 1 if self._overlapping[found] else start + len(found)
-
-    def _can_hold_a_start(self, text: str) -> bool:
-        """Whether another pattern can begin inside *text* and reach its end or beyond."""
-        return any(
-            pattern is not text and pattern.startswith(text[start:])
-            for start in range(1, len(text))
-            for pattern in self._by_prefix.get(text[start : start + 3], ())
-        )
+    def _period(self, pattern: str) -> int:
+        """The smallest number of characters after which *pattern* repeats, or its length if that is more than half of it."""
+        if pattern not in self._periods:
+            # if any shift of up to half of the pattern is a period, the first at which its first half matches is the smallest
+            shift = pattern.find(pattern[: (len(pattern) + 1) // 2], 1)
+            is_period = 0 < shift <= len(pattern) // 2 and pattern.startswith(pattern[shift:])
+            self._periods[pattern] = shift if is_period else len(pattern)
+        return self._periods[pattern]
 
 
 def _aligned_words(text: str | bytes) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 import urllib.parse
 from collections.abc import Callable
 
@@ -489,3 +490,61 @@ def test_a_text_of_beginnings_is_searched_fast() -> None:
     redactor = Redactor([Secret("app/apn_1/key", "k" * 100)])
 
     assert seconds(redactor.redact_text, ("k" * 99 + "-") * 10_000, tries=2) < 0.5
+
+
+LONG_SECRETS = ["k" * 16_384, "k-" * 8192, "k" * 15_000 + "x", "x" + "k" * 15_000, "k" * 8000 + "x" + "k" * 8000]
+
+
+@pytest.mark.parametrize(
+    "encode", [str, lambda text: base64.b64encode(text.encode()).decode()], ids=["plain", "base64"]
+)
+@pytest.mark.parametrize("item", ["k", "k-", "k" * 8000 + "x"], ids=["k", "k-", "kx"])
+@pytest.mark.parametrize("value", LONG_SECRETS, ids=lambda value: f"{value[:2]}{len(value)}{value[-2:]}")
+def test_a_periodic_secret_is_redacted_fast(value: str, item: str, encode: Callable[[str], str]) -> None:
+    """A megabyte that repeats a part of a periodic secret takes a fraction of a second, as a whole and in chunks."""
+    redactor = Redactor([Secret("app/apn_1/key", value)])
+    text = encode(item * ((1 << 20) // len(item)))
+    cuts = [*range(0, len(text), 65_536)]
+
+    assert seconds(redactor.redact_text, text, tries=2) < 0.5
+    assert seconds(lambda each: fed(redactor.open_stream(), each, cuts), text, tries=2) < 1
+
+
+def test_secrets_that_overlap_themselves_are_redacted_to_the_end() -> None:
+    """No rest of a text that repeats a secret stays, and of several overlapping secrets the furthest are named."""
+    redactor = Redactor([Secret("env/ONE", "abababab"), Secret("env/TWO", "babababababa")])
+
+    hidden = redactor.redact_text(f"<{'ab' * 10}>")
+
+    assert hidden == "<⟦secret:env/ONE⟧⟦secret:env/TWO[1:]⟧⟦secret:env/ONE[7:]⟧>"
+    assert redactor.restore(hidden) == f"<{'ab' * 10}>"
+
+
+@given(
+    st.lists(
+        st.builds(lambda text, count: text * count, st.text("ab", min_size=1, max_size=4), st.integers(8, 12)),
+        max_size=3,
+    ),
+    st.lists(
+        st.builds(lambda text, count: text * count, st.text("abc", min_size=1, max_size=4), st.integers(1, 20)),
+        max_size=6,
+    ),
+    st.lists(st.integers(0, 300), max_size=12),
+)
+def test_periodic_secrets_are_redacted(values: list[str], parts: list[str], cuts: list[int]) -> None:
+    """Each character of each occurrence of a periodic secret is redacted, with the same result for every split."""
+    redactor = Redactor(named(values))
+    text = "".join(parts)
+    covered = {
+        position
+        for value in values
+        for start in range(len(text))
+        if text.startswith(value, start)
+        for position in range(start, start + len(value))
+    }
+
+    hidden = redactor.redact_text(text)
+
+    assert "".join(re.split("⟦[^⟧]*⟧", hidden)) == "".join(char for at, char in enumerate(text) if at not in covered)
+    assert redactor.restore(hidden) == text
+    assert fed(redactor.open_stream(), text, cuts) == hidden
