@@ -34,7 +34,7 @@ from pdkernel.importer.notebook_texts import (
 )
 from pdkernel.importer.requirements_report import build_import_report
 from pdkernel.model import Workflow
-from pdkernel.notebook import METADATA_KEY
+from pdkernel.notebook import MAX_CELLS_BYTES, METADATA_KEY
 from pdkernel.render.import_report import ImportReport
 from pdkernel.source import WORKFLOW_FILE, iter_workflow_paths
 
@@ -182,6 +182,7 @@ def import_folder(
         texts, import_report = build_notebook_texts(
             read, answers, notebook_folder=notebook.parent.resolve(), build_report=report, earlier_sidecar=earlier
         )
+        _check_size(texts, notebook)
         state, backups = write_notebook_files(texts, notebook, force=force)
     except PdkernelError as error:
         return ImportResult(folder, notebook, error=error)
@@ -192,6 +193,16 @@ def _notes(read: ImportSource) -> tuple[str, ...]:
     if not read.is_state_missing:
         return ()
     return (_NO_STATE_NOTE,)
+
+
+def _check_size(texts: NotebookTexts, notebook: Path) -> None:
+    """Raise `RequestError` for a notebook that would be too large to be read."""
+    if (size := len(texts.notebook.encode())) > MAX_CELLS_BYTES:
+        raise RequestError(
+            f"The notebook {notebook} would have {size / 1024**2:.1f} MB, and may have {MAX_CELLS_BYTES // 1024**2} MB; "
+            "nothing was written.",
+            fix="Run and serve the folder itself, or move data out of the code of its steps.",
+        )
 
 
 def write_notebook_files(texts: NotebookTexts, notebook: Path, *, force: bool) -> tuple[ImportState, tuple[Path, ...]]:

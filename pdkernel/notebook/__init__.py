@@ -1,6 +1,7 @@
 """Reads notebooks as workflows, and writes workflows as notebooks. Formats: nbformat 4, and Python files in percent format."""
 
 from pdkernel.notebook.cells import (
+    MAX_CELLS_BYTES,
     METADATA_KEY,
     CellType,
     NotebookCell,
@@ -16,6 +17,7 @@ from pdkernel.notebook.policy_cells import find_policy_cells
 from pdkernel.notebook.workflow import read_notebook, workflow_from_cells
 
 __all__ = [
+    "MAX_CELLS_BYTES",
     "METADATA_KEY",
     "CellType",
     "NotebookCell",

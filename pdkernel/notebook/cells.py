@@ -27,8 +27,8 @@ _PERCENT_WORKFLOW = re.compile(r"^# ?%% ?.*\n(?:(?!# ?%%)#.*\n|[^\S\n]*\n)*+# ?%
 _MAX_PERCENT_BYTES = 10 * 1024 * 1024
 MAX_NOTEBOOK_BYTES = 64 * 1024 * 1024
 """The size up to which a notebook is read: JupyterLab has long become slow there, and only outputs are so large."""
-_MAX_DIRECT_BYTES = 2 * 1024 * 1024
-"""The size up to which a notebook is parsed in this process, within about 20 ms; and that of its cells without outputs."""
+MAX_CELLS_BYTES = 2 * 1024 * 1024
+"""The maximum size of a notebook without outputs: up to there it is parsed in this process, within about 20 ms."""
 _REMOVAL_TIMEOUT_S = 30
 _REMOVE_OUTPUTS = """
 import json, sys
@@ -137,7 +137,7 @@ def _read(path: Path, *, with_outputs: bool) -> Mapping[str, Any]:
                 fix="Clear its outputs in JupyterLab (Edit, Clear Outputs of All Cells), and save it.",
             )
         content = read_file(path)
-        if size > _MAX_DIRECT_BYTES and path.suffix != _PERCENT_SUFFIX and not with_outputs:
+        if size > MAX_CELLS_BYTES and path.suffix != _PERCENT_SUFFIX and not with_outputs:
             content = _remove_outputs(path, content)
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
@@ -189,10 +189,10 @@ def _remove_outputs(path: Path, content: bytes) -> bytes:
             f"({type(fault).__name__}).",
             fix="Check that the file is a notebook, clear its outputs in JupyterLab, and save it.",
         ) from None
-    if len(ran.stdout) > _MAX_DIRECT_BYTES:
+    if len(ran.stdout) > MAX_CELLS_BYTES:
         raise NotebookError(
             f"The cells of {path} have {len(ran.stdout) / 1024**2:.1f} MB without outputs, and may have "
-            f"{_MAX_DIRECT_BYTES // 1024**2} MB.",
+            f"{MAX_CELLS_BYTES // 1024**2} MB.",
             fix="Move data from cells into files.",
         )
     return ran.stdout

@@ -200,12 +200,14 @@ async def test_delay_too_long_or_too_short(run: Run, days: int) -> None:
 # ── data stores and the HTTP request ────────────────────────────────────────────────────────────────────
 
 
-STORE = "dataStore: cache\n"
+async def run_on_store(run: Run, uses: str, body: str = "") -> Execution:
+    """Run an action on the project's store `cache`; under `deny` it would write a scratch copy."""
+    return await run(action(f"data_stores-{uses}@0.0.1", f"dataStore: cache\n{body}"), egress="live")
 
 
 async def returned(run: Run, uses: str, body: str = "") -> JSON:
     """The return value of an action on the store `cache`."""
-    execution = await run(action(f"data_stores-{uses}@0.0.1", STORE + body))
+    execution = await run_on_store(run, uses, body)
     step = execution.step("act")
     assert step.status == "success", step.error or execution.error
     return step.return_value
@@ -264,8 +266,8 @@ async def test_any_value_is_a_record(run: Run, project: Project, value: JSON) ->
     """A record whose value is 0, false, empty or null is found, and is deleted as one that existed."""
     project.data_stores.set("cache", "a", value)
 
-    found = await run(action("data_stores-get-record@0.0.1", f"{STORE}key: a\n"))
-    deleted = await run(action("data_stores-delete-single-record@0.0.1", f"{STORE}key: a\n"))
+    found = await run_on_store(run, "get-record", "key: a\n")
+    deleted = await run_on_store(run, "delete-single-record", "key: a\n")
 
     summaries = [each.step("act").exports["$summary"] for each in (found, deleted)]
     assert summaries == ["Found the record a.", "Deleted the record a."]
@@ -329,7 +331,7 @@ async def test_update_ttl(run: Run, project: Project) -> None:
     project.data_stores.set("cache", "a", 1)
     await returned(run, "update-ttl", "key: a\nttl: 60\n")
 
-    execution = await run(action("data_stores-update-ttl@0.0.1", STORE + "key: b\nttl: 60\n"))
+    execution = await run_on_store(run, "update-ttl", "key: b\nttl: 60\n")
 
     assert project.data_stores.read_page("cache").records[0].expires is not None
     assert execution.status == "error"
@@ -340,7 +342,7 @@ async def test_update_ttl_removes_the_time_to_live(run: Run, project: Project, t
     """Without a time to live, or with 0, the record does not expire."""
     project.data_stores.set("cache", "a", 1, ttl=60)
 
-    execution = await run(action("data_stores-update-ttl@0.0.1", f"{STORE}key: a\n{ttl}"))
+    execution = await run_on_store(run, "update-ttl", f"key: a\n{ttl}")
 
     assert project.data_stores.read_page("cache").records[0].expires is None
     assert execution.step("act").exports["$summary"] == "The record a does not expire."
@@ -363,7 +365,7 @@ async def test_the_summary_names_the_record(run: Run, project: Project, uses: st
     """The summary of an action says what it found or did."""
     project.data_stores.set("cache", "a", 1)
 
-    execution = await run(action(f"data_stores-{uses}@0.0.1", STORE + body))
+    execution = await run_on_store(run, uses, body)
 
     assert execution.step("act").exports["$summary"] == summary
 
@@ -392,7 +394,7 @@ async def test_a_failed_action_changes_no_record(
     """An action that cannot do its work fails with the reason, and the store stays as it was."""
     project.data_stores.set("cache", "a", 1)
 
-    execution = await run(action(f"data_stores-{uses}@0.0.1", STORE + body))
+    execution = await run_on_store(run, uses, body)
 
     error = execution.step("act").error
     assert error is not None
@@ -402,7 +404,7 @@ async def test_a_failed_action_changes_no_record(
 
 async def test_default_store(run: Run, project: Project) -> None:
     """An action without a store uses the project's default store."""
-    execution = await run(action("data_stores-add-update-record@0.0.9", "key: a\nvalue: 1\n"))
+    execution = await run(action("data_stores-add-update-record@0.0.9", "key: a\nvalue: 1\n"), egress="live")
 
     assert execution.status == "success", execution.error
     assert project.data_stores.names() == ["default"]

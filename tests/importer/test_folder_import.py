@@ -434,16 +434,28 @@ def test_other_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 def test_large_files(tmp_path: Path) -> None:
-    """Megabytes of code are imported; a workflow.yaml above the limit is refused before it is read."""
+    """A megabyte of code is imported; a workflow.yaml above the limit is refused before it is read."""
     of_code = synced(tmp_path / "code", HEAD + CODE)
     (of_code / "a").mkdir()
-    (of_code / "a/entry.py").write_text("# a line of forty characters, no more...\n" * 50_000)
+    (of_code / "a/entry.py").write_text("# a line of forty characters, no more...\n" * 25_000)
     of_yaml = synced(tmp_path / "yaml", HEAD + "# a line of forty characters, no more...\n" * 110_000)
 
     back = check_round_trip(of_code, tmp_path / "n.ipynb")
 
-    assert len(back.steps[0].source) == 2_050_000
+    assert len(back.steps[0].source) == 1_025_000
     assert "bytes; the limit is" in refused(of_yaml, tmp_path / "m.ipynb").message
+
+
+def test_a_notebook_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    """Code that exceeds the limit of a notebook's cells is refused, and the folder can still be run."""
+    folder = synced(tmp_path / "code", HEAD + CODE)
+    (folder / "a").mkdir()
+    (folder / "a/entry.py").write_text("# a line of forty characters, no more...\n" * 60_000)
+
+    error = refused(folder, tmp_path / "n.ipynb")
+
+    assert "would have 2.9 MB, and may have 2 MB" in error.message
+    assert len(read_folder_workflow(folder).steps[0].source) == 2_460_000
 
 
 def test_aliases_of_aliases(tmp_path: Path) -> None:
