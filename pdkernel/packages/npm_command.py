@@ -21,8 +21,14 @@ from typing import Any
 from pdkernel.errors import InterpreterMissingError, PackageInstallError
 from pdkernel.version import INSTALL_COMMANDS
 
+_NO_GIT = "pdkernel-uses-no-git"
 _OPTIONS = (
     "--ignore-scripts",
+    # a package may require others from elsewhere: npm runs what the .npmrc of a Git repository names, and reads files of this machine
+    "--allow-git=none",
+    "--allow-file=none",
+    "--allow-directory=none",
+    f"--git={_NO_GIT}",  # for older versions of npm: a program that does not exist
     "--no-audit",
     "--no-fund",
     "--no-update-notifier",
@@ -48,6 +54,8 @@ _NETWORK_CODES = (
 _NO_NETWORK = frozenset(_NETWORK_CODES.split())
 _ACCESS_DENIED_CODES = frozenset({"E401", "E403", "ENEEDAUTH", "EOTP"})
 _CERTIFICATE_CODE = re.compile(r"CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)")
+_FOREIGN_CODES = frozenset({"EALLOWGIT", "EALLOWFILE", "EALLOWDIRECTORY"})
+_GIT_FAILED = re.compile(r"\bgit error\b|\b" + _NO_GIT)
 _DISK_FULL = frozenset({"ENOSPC", "EDQUOT"})
 _PERMISSION_CODES = frozenset({"EACCES", "EPERM", "EROFS"})
 
@@ -183,9 +191,20 @@ def explain_failure(
                 f"{cannot}: the package from the registry does not match the hash in the lock file.",
                 fix="Ask the operator of your registry. If the change is intended, delete the lock file and run again.",
             )
+    if code in _FOREIGN_CODES or _GIT_FAILED.search(failure.summary):
+        return build_foreign_error(wanted)
     return _build_machine_error(code, cannot) or PackageInstallError(
         f"{cannot}: npm failed{f' with {code}' if code else ''}{f': {failure.summary}' if failure.summary else ''}.",
         fix=f"Run npm yourself: npm install {' '.join(wanted)}",
+    )
+
+
+def build_foreign_error(wanted: Sequence[str], package: str = "") -> PackageInstallError:
+    """The error for a person if *package* (one of several if it is empty) is in a Git repository, or is a file of this machine."""
+    return PackageInstallError(
+        f"{', '.join(wanted)} cannot be installed: {package or 'a package that it requires'} is not from a registry, but from a Git"
+        " repository or a folder. Its code would run during the installation.",
+        fix="Use a version that requires packages of a registry only, or publish the package in a registry of your own.",
     )
 
 

@@ -178,11 +178,24 @@ class NpmLock:
 
 
 def _check_places(locked: LockedSet) -> None:
-    """Reject packages outside of the set's folder, and links. Raises `ValueError`, `KeyError` or `TypeError`."""
+    """Reject what `find_foreign_package` finds, and wrong imports. Raises `ValueError`, `KeyError` or `TypeError`."""
     for imported, folder in locked.imports.items():
         locked.version(imported)
         if package_fault(folder, None):
             raise ValueError(folder)
-    for place, entry in locked.packages.items():
-        if place and (not place.startswith("node_modules/") or ".." in place.split("/") or "link" in entry):
-            raise ValueError(place)
+    if foreign := find_foreign_package(locked.packages):
+        raise ValueError(foreign)
+
+
+def find_foreign_package(packages: Mapping[str, Any]) -> str | None:
+    """
+    Return the place of one of *packages* that npm would not download as an archive into the set's folder, or None.
+
+    It is outside of that folder, a link, a file of this machine, or in a Git repository, whose code npm may run.
+    """
+    for place, entry in packages.items():
+        is_archive = str(entry.get("resolved") or "https://").startswith(("https://", "http://"))
+        is_inside = place.startswith("node_modules/") and ".." not in place.split("/")
+        if place and not (is_archive and is_inside and "link" not in entry):
+            return place
+    return None

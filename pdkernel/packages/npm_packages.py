@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,14 @@ from pdkernel.packages.install_progress import (
     measure_node_modules,
     report_each_second,
 )
-from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure, run_npm
-from pdkernel.packages.npm_lock import DEFAULT_ABOUT, LockedSet, NpmLock
+from pdkernel.packages.npm_command import (
+    NpmFailedError,
+    build_disk_error,
+    build_foreign_error,
+    explain_failure,
+    run_npm,
+)
+from pdkernel.packages.npm_lock import DEFAULT_ABOUT, LockedSet, NpmLock, find_foreign_package
 from pdkernel.runtimes.file_tree import open_to_steps, remove_tree
 
 NPM_LOCK_NAME = "pdkernel-npm.lock.json"
@@ -226,8 +232,12 @@ class NpmPackages:
             staging,
             {imports[each]: _dependency(spec.name, imports[each], versions[each]) for each, spec in wanted.items()},
         )
-        await self._npm("install", staging, wanted, progress)
+        # npm runs code of Git repositories, and reads files of this machine, so the packages are checked before an installation
+        await self._npm("install", staging, wanted, progress, arguments=("--package-lock-only",))
         packages = json.loads((staging / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+        if foreign := find_foreign_package(packages):
+            raise build_foreign_error(list(wanted), foreign.rpartition("node_modules/")[2])
+        await self._npm("ci", staging, wanted, progress, total=len(packages) - 1)
         exact = {
             imports[each]: _dependency(spec.name, imports[each], packages[f"node_modules/{imports[each]}"]["version"])
             for each, spec in wanted.items()
@@ -242,17 +252,19 @@ class NpmPackages:
         wanted: Mapping[str, NpmSpec],
         progress: ProgressCallback,
         *,
+        arguments: Sequence[str] = (),
         total: int | None = None,
     ) -> None:
         names = list(wanted)
         settings = self._lock.path.parent / ".npmrc"
         if settings.is_file():  # npm reads a project's settings only beside package.json
+            (staging / ".npmrc").unlink(missing_ok=True)
             (staging / ".npmrc").symlink_to(settings)
 
         measure = partial(measure_node_modules, staging, f"installing {', '.join(names)}", total=total)
         try:
             async with report_each_second(measure, progress):
-                await run_npm(command, staging, node=self._node(), environ=self._environ)
+                await run_npm(command, staging, arguments=arguments, node=self._node(), environ=self._environ)
         except NpmFailedError as failure:
             error = explain_failure(failure, names, did_you_mean_package)
             if command == "ci" and failure.missing_package:  # the lock file requires a package that no longer exists

@@ -7,16 +7,19 @@ import errno
 import json
 import os
 import platform
+import subprocess
+import tarfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, ProjectError
 from pdkernel.packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure
-from pdkernel.packages.npm_lock import LockedSet
+from pdkernel.packages.npm_lock import LockedSet, find_foreign_package
 from pdkernel.version import INSTALL_COMMANDS
 from pdkernel.workers import find_node
 from tests.npm_registry import NpmRegistry
@@ -529,3 +532,70 @@ async def test_two_versions_from_the_real_registry(tmp_path: Path) -> None:
 
     assert versions_in(tree) == {"is-number@6.0.0": "6.0.0", "is-number@7.0.0": "7.0.0"}
     assert "://" not in (tmp_path / NPM_LOCK_NAME).read_text()
+
+
+def a_repository(folder: Path, ran: Path) -> str:
+    """A Git repository with a package, whose code writes *ran* if npm runs it; returns its address."""
+    folder.mkdir()
+    nested = {"nested": f"git+file://{folder}"}
+    (folder / "package.json").write_text(
+        json.dumps({"name": "evil", "version": "1.0.0", "scripts": {"prepare": f"touch {ran}"}, "dependencies": nested})
+    )
+    (folder / ".npmrc").write_text(f"git={folder}/run.sh\nignore-scripts=false\n")
+    (folder / "run.sh").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (folder / "run.sh").chmod(0o755)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=folder, check=True, env={"PATH": os.environ["PATH"], "HOME": str(folder)})
+    return f"git+file://{folder}"
+
+
+async def test_a_package_cannot_run_the_code_of_a_git_repository(
+    registry: NpmRegistry, opened: Open, tmp_path: Path
+) -> None:
+    """A dependency in a Git repository is refused: npm would run the program that its .npmrc names, outside of all walls."""
+    address = a_repository(tmp_path / "evil", tmp_path / "ran")
+    registry.publish("tiny", "1.0.0", dependencies={"evil": address})
+
+    error = await failure_of(opened(), NpmSpec("tiny"))
+
+    assert "is not from a registry" in error.message
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+async def test_a_package_cannot_read_files_of_this_machine(
+    is_archive: bool, registry: NpmRegistry, opened: Open, tmp_path: Path
+) -> None:
+    """A dependency that is a folder or an archive of this machine is refused: steps would see what is in it."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "package.json").write_text('{"name": "secret", "version": "1.0.0"}')
+    with tarfile.open(tmp_path / "secret.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "package", "package")
+    registry.publish(
+        "tiny", "1.0.0", dependencies={"secret": f"file:{tmp_path / ('secret.tgz' if is_archive else 'package')}"}
+    )
+
+    error = await failure_of(opened(), NpmSpec("tiny"))
+
+    assert "is not from a registry" in error.message
+
+
+@pytest.mark.parametrize(
+    ("place", "entry"),
+    [
+        ("node_modules/evil", {"version": "1.0.0", "resolved": "git+ssh://git@example.test/evil.git#0123"}),
+        (
+            "node_modules/tiny/node_modules/evil",
+            {"version": "1.0.0", "resolved": "git+https://example.test/evil.git#0"},
+        ),
+        ("node_modules/evil", {"version": "1.0.0", "resolved": "file:../evil.tgz"}),
+        ("node_modules/evil", {"resolved": "../evil", "link": True}),
+        ("../evil", {"version": "1.0.0"}),
+    ],
+)
+def test_packages_from_elsewhere_are_found(place: str, entry: dict[str, Any]) -> None:
+    """What a version of npm without the options against them has resolved to repositories, files and folders is found."""
+    packages = {"": {}, "node_modules/tiny": {"version": "1.0.0", "integrity": "sha512-"}}
+
+    assert find_foreign_package(packages) is None
+    assert find_foreign_package({**packages, place: entry}) == place
