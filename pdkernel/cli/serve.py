@@ -180,6 +180,7 @@ class _Site:
     Attributes:
         listening: The listening socket.
         url: The base of the URLs that callers use.
+        local_url: The URL of the listening socket on this machine.
         console_host: As in `ServeSettings`.
         workflows: The workflows.
         served: The workflows at the start.
@@ -191,6 +192,7 @@ class _Site:
 
     listening: socket.socket
     url: str
+    local_url: str
     console_host: str | None
     workflows: SourceWorkflows
     served: Sequence[ServedWorkflow]
@@ -241,7 +243,7 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     except BaseException:
         listening.close()
         raise
-    return _Site(listening, url, console_host, workflows, served, workflows.not_served, notes, tls, pipedream)
+    return _Site(listening, url, local, console_host, workflows, served, workflows.not_served, notes, tls, pipedream)
 
 
 def _check_isolation(options: ServeOptions, project: Project, paths: tuple[Path, ...]) -> list[str]:
@@ -355,7 +357,9 @@ async def _answer_requests(
             directory=directory,
             engine=engine,
             workflows=site.workflows,
-            settings=replace(build_settings(options, site.url, os.environ), console_host=site.console_host),
+            settings=replace(
+                build_settings(options, site.url, os.environ), local_url=site.local_url, console_host=site.console_host
+            ),
             clock=project.clock,
             ids=project.ids,
             write_line=write_line,

@@ -106,7 +106,8 @@ class ClientConnection:
 
     async def _serve_target(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
         """Detect the protocol that the client speaks to *proxy_target*, and serve it."""
-        seen = await peek(self._sock, timeout_s=sniff_timeout(proxy_target.port, self._silence_s))
+        is_own = proxy_target.port == self._own_port and is_loopback(proxy_target.host)
+        seen = await peek(self._sock, timeout_s=None if is_own else sniff_timeout(proxy_target.port, self._silence_s))
         if seen == b"":
             return
         if seen is not None and not is_conclusive(seen):
@@ -214,7 +215,10 @@ class ClientConnection:
                 target = request.target.decode("latin-1").partition("?")[0]
                 refusal = refusals.step_uses_proxy(request.method, target, proxy_target.origin)
                 return await self._router.refuse(caller, request, refusal)
-            if request.wants_websocket:
+            own_server = (
+                self._router.own_server
+            )  # it has no WebSockets, so it responds to the request without the upgrade
+            if request.wants_websocket and not own_server.is_called(request.scheme, request.host, request.port):
                 return await self._pass_websocket(client, caller, request)
             return await self._router.route(caller, request)
         except UpstreamError as error:

@@ -71,7 +71,7 @@ class Gateway:
         self,
         listener: socket.socket,
         authority: CertificateAuthority,
-        make_upstream: Callable[[Path | None], Upstream],
+        make_upstream: Callable[[OwnServer, Path | None], Upstream],
         clock: Clock,
         sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
@@ -125,11 +125,16 @@ class Gateway:
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         listener.setblocking(False)
 
-        def make_upstream(own_ca: Path | None) -> Upstream:
+        def make_upstream(own_server: OwnServer, own_ca: Path | None) -> Upstream:
             from pdkernel.egress.upstream import Upstream
 
-            extra = [file for file in (extra_ca_file, own_ca) if file is not None]
-            return Upstream(environ=environ, host_overrides=host_overrides or {}, extra_cas=extra, lookup=lookup)
+            return Upstream(
+                environ=environ,
+                host_overrides=host_overrides or {},
+                extra_cas=[file for file in (extra_ca_file, own_ca) if file is not None],
+                lookup=lookup,
+                own_server=own_server,
+            )
 
         return cls(listener, CertificateAuthority(folder, environ=environ), make_upstream, clock, sandbox_kind, lookup)
 
@@ -257,7 +262,9 @@ class Gateway:
 
         if self._router is None:
             self._router = CallRouter(
-                upstream=self._make_upstream(self._authority.certificate_file if self.own_server.uses_tls else None),
+                upstream=self._make_upstream(
+                    self.own_server, self._authority.certificate_file if self.own_server.uses_tls else None
+                ),
                 stand_ins=self.stand_ins,
                 clock=self._clock,
                 own_server=self.own_server,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pdkernel.egress.message import DEFAULT_PORTS, Body, Headers, get_header
+from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.public_addresses import Lookup, places, public_addresses
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.egress.tls.certificates import upstream_context
@@ -120,11 +121,21 @@ class Upstream:
 
     Where only public addresses are allowed, the host is resolved and checked first, and the connection uses a checked
     address: a later, different reply of the name server has no effect.
+
+    A connection that reaches the port of *own_server* is closed, unless it is for requests that have the mark: passed through
+    unread, or by another name of this machine, a step's request would look like that of another client.
     """
 
     def __init__(
-        self, *, environ: Mapping[str, str], host_overrides: HostOverrides, extra_cas: Sequence[Path], lookup: Lookup
+        self,
+        *,
+        environ: Mapping[str, str],
+        host_overrides: HostOverrides,
+        extra_cas: Sequence[Path],
+        lookup: Lookup,
+        own_server: OwnServer,
     ) -> None:
+        self._own_server = own_server
         self._environ = environ
         self._resolve = host_overrides
         self._lookup = lookup
@@ -224,9 +235,14 @@ class Upstream:
             async with asyncio.timeout(_CONNECT_S):
                 for host, port in await places(to.host, to.port, self._resolve, self._lookup if public_only else None):
                     try:
-                        return await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
+                        streams = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
                     except (OSError, UnicodeError) as error:
                         failure = error
+                        continue
+                    if not self._own_server.is_at(*streams[1].get_extra_info("peername")[:2]):
+                        return streams
+                    streams[1].transport.abort()
+                    raise ConnectionRefusedError
         except (OSError, UnicodeError) as error:
             failure = error
         failure = failure or OSError(f"{to.host} has no address")
@@ -306,6 +322,10 @@ class Upstream:
             first = Destination(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
         stream = await self._connect_tcp(first, self._lookup if route.public_only else None)
         try:
+            if self._own_server.is_at(*stream.get_extra_info("server_addr")[:2]) and not self._own_server.is_called(
+                first.scheme, first.host, first.port
+            ):
+                raise ConnectionRefusedError
             if first.scheme == "https":
                 stream = await stream.start_tls(self._context, first.server_name or first.host, _CONNECT_S)
             if route.via is not None and to.scheme == "https":

@@ -51,7 +51,11 @@ def create_link_app(context: LinkOnlyContext) -> Starlette:
 def create_app(context: AppContext) -> Starlette:
     """The application that serves *context*; the caller opens and closes the context's resources."""
     own_server = context.engine.gateway.own_server
-    own_server.announce(context.settings.base_url, context.project.vault.sign("calls of steps").hex().encode())
+    own_server.announce(
+        context.settings.base_url,
+        context.project.vault.sign("calls of steps").hex().encode(),
+        local_url=context.settings.local_url,
+    )
     middleware = [
         Middleware(DatabaseErrorMiddleware, clock=context.clock),
         Middleware(StepCallMiddleware, own_server=own_server),

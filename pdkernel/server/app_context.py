@@ -33,6 +33,7 @@ class ServeSettings:
         applies_rate_limits: Whether the server enforces the platform's rate limits.
         admin_token_hash: From `hash_admin_token`, for the token that opens the console; or None.
         console_host: The host name that only the console has, from `build_console_host`; None if it has that of *base_url*.
+        local_url: URL of the server's port on this machine; None if *base_url* is that.
     """
 
     base_url: str
@@ -43,6 +44,7 @@ class ServeSettings:
     applies_rate_limits: bool = False
     admin_token_hash: bytes | None = field(default=None, repr=False)
     console_host: str | None = field(default=None, repr=False)
+    local_url: str | None = None
 
 
 class ServedWorkflows(Protocol):

@@ -235,6 +235,7 @@ class NotebookServer:
                 workflows=workflows,
                 settings=ServeSettings(
                     base_url=base_url,
+                    local_url=local_url(listener, "127.0.0.1", tls=False),
                     policy=state.outbound_policy,
                     console_host=None if self._public_url else build_console_host(state.project),
                 ),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.egress import Gateway
 from pdkernel.egress.message import Request
 from pdkernel.egress.own_server import CALLER_HEADER, OwnServer, StepCaller
 from pdkernel.egress.tls.certificates import CertificateAuthority
 from tests.egress.hosts import gateway_to, host
-from tests.egress.kit import Ledger, Loop, knock, read_all, read_until
+from tests.egress.kit import Ledger, Loop, issue_bound_token, knock, read_all, read_until
 
 CALLER = StepCaller("ada", "production")
 HEADERS = [(b"host", b"hooks.example"), (b"X-PDKernel-Caller", b"made up")]
@@ -84,3 +87,66 @@ def test_a_call_to_the_own_server_by_tls_is_marked(loop: Loop, ledger: Ledger, t
     assert answer.endswith(b"ok")
     assert (b"a secret" in seen[0], b"made up" in seen[0]) == (is_own, not is_own)
     assert (variables["PDK_OWN_PORT"] == str(port)) is is_own
+
+
+REQUEST = b"GET /key HTTP/1.1\r\nHost: 127.0.0.1\r\nx-pd-external-user-id: bob\r\nConnection: close\r\n\r\n"
+UPGRADE = REQUEST.replace(b"Connection: close", b"Connection: Upgrade\r\nUpgrade: websocket")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "name"),
+    [
+        ([UPGRADE], "127.0.0.1"),
+        ([UPGRADE, REQUEST], "localhost"),
+        ([b"\r\n" + REQUEST], "127.0.0.1"),
+        ([b"", REQUEST], "127.0.0.1"),
+        ([REQUEST.replace(b"GET", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nGET", 1)], "127.0.0.1"),
+        ([REQUEST], "alias.test"),
+        ([UPGRADE], "alias.test"),
+        ([b"\r\n" + REQUEST], "alias.test"),
+        ([b"", REQUEST], "alias.test"),
+    ],
+    ids=[
+        "upgrade",
+        "after an upgrade",
+        "line break",
+        "late",
+        "HTTP/2",
+        "name",
+        "name, upgrade",
+        "name, raw",
+        "name, late",
+    ],
+)
+@pytest.mark.parametrize("is_public", [False, True], ids=["local", "public"])
+def test_no_call_reaches_the_own_server_without_the_mark(
+    loop: Loop, ledger: Ledger, tmp_path: Path, pieces: list[bytes], name: str, *, is_public: bool
+) -> None:
+    """Not as another protocol, after a silence, or by another name of this machine; nor at the port behind a public URL."""
+    seen: list[bytes] = []
+
+    def serve(sock: socket.socket) -> None:
+        sock.settimeout(5)
+        with contextlib.suppress(OSError):
+            seen.append(read_until(sock, b"\r\n\r\n"))
+            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            seen.append(read_all(sock))
+
+    with host(serve) as port:
+        overrides = {("alias.test", port): ("127.0.0.1", port)}
+        gateway = loop.run(Gateway.start(tmp_path, host_overrides=overrides, environ={}))
+        local_url = f"http://127.0.0.1:{port}"
+        gateway.own_server.announce(
+            "https://flows.example" if is_public else local_url, b"a secret", local_url=local_url
+        )
+        with knock(gateway, issue_bound_token(gateway, ledger), name, port, secure=False) as sock:
+            sock.settimeout(10)
+            with contextlib.suppress(OSError):
+                for piece in pieces:
+                    sock.sendall(piece)
+                    time.sleep(0.5)
+                sock.shutdown(socket.SHUT_WR)
+                read_all(sock)
+        loop.run(gateway.close())
+
+    assert b"".join(seen).count(b"bob") == b"".join(seen).count(b"a secret")

@@ -20,6 +20,7 @@ import trustme
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.message import Body
+from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.public_addresses import system_lookup
 from pdkernel.egress.tls.client_hello import parse_client_hello
 from pdkernel.egress.upstream import IDLE_S, MAX_IDLE, Destination, Upstream, UpstreamError
@@ -509,7 +510,7 @@ async def test_the_cause_of_a_failed_connection(way: str, fault: OSError, code: 
     async def lookup(_host: str, _port: int) -> list[str]:
         raise fault
 
-    upstream = Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=lookup)
+    upstream = Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=lookup, own_server=OwnServer())
     to = Destination("https", "far.test", 443)
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "send": lambda: upstream.send("ada", to, "GET", b"/", [], Body(empty()), via=None, public_only=True),
@@ -566,14 +567,16 @@ async def get(upstream: Upstream, owner: str, to: Destination) -> bytes:
 
 def plain_upstream() -> Upstream:
     """Connections without overrides."""
-    return Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=system_lookup)
+    return Upstream(environ={}, host_overrides={}, extra_cas=(), lookup=system_lookup, own_server=OwnServer())
 
 
 async def test_a_connection_is_not_used_for_another_name(authority: trustme.CA, outside_ca: Path) -> None:
     """A request for another name in TLS than that of the connection which was opened first gets a connection of its own."""
     with counting_host(OK, outside_context(authority)) as (port, counts):
         overrides = {("db.example.test", 443): ("127.0.0.1", port)}
-        upstream = Upstream(environ={}, host_overrides=overrides, extra_cas=[outside_ca], lookup=system_lookup)
+        upstream = Upstream(
+            environ={}, host_overrides=overrides, extra_cas=[outside_ca], lookup=system_lookup, own_server=OwnServer()
+        )
         to = Destination("https", "db.example.test", 443, "slack.com")
         await upstream.open("ada", to)
         bodies = [await get(upstream, "ada", each) for each in (to, replace(to, server_name="api.example.test"))]
