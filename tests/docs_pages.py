@@ -46,6 +46,9 @@ NOTEBOOK = "greet.ipynb"
 KILL_SERVER = 'kill -9 $(pgrep -f "pdkernel serve")'
 """The command by which a page kills its server; the reader kills the server that it has started last."""
 OUTPUT_TIMEOUT_S = 60
+_POLICY_MAGIC = "%pdegress "
+_SAVED_CELLS = ("%%pd", _POLICY_MAGIC)
+"""Beginnings of the cells that are put into the notebook."""
 WITH_OUTPUT = ("cell", "python")
 """Kinds of blocks whose output is the `text` block below."""
 
@@ -171,6 +174,7 @@ class Reader:
         self._ids: dict[str, str] = {}
         self._servers: list[_Server] = []
         self._port: str | None = None
+        self._has_policy_cell = False
         self._state = folder.with_name(f"{folder.name}.state")
         self._shell: Any = None
         self._monkeypatch = monkeypatch
@@ -273,7 +277,8 @@ class Reader:
         given, piped, rest = command.rpartition(" | ")
         typed = _plain_words(given) if piped else []
         words = _plain_words(rest if typed[:1] == ["echo"] else command)
-        if words[:2] == ["pdkernel", "runs"]:  # a replay refuses calls unless the variable names a policy
+        # the variable would decide instead of the notebook's cell; and a replay refuses calls unless it names a policy
+        if words[:2] == ["pdkernel", "runs"] or self._has_policy_cell:
             self._monkeypatch.delenv("PDKERNEL_EGRESS", raising=False)
         if words[:1] == ["pdkernel"]:  # in this process: a process of its own takes a second to start
             done = CliRunner().invoke(
@@ -310,8 +315,9 @@ class Reader:
     def _run_cell(self, text: str) -> str:
         text = text.rstrip("\n")
         notebook = self.folder / NOTEBOOK
-        if text.startswith("%%pd"):
+        if text.startswith(_SAVED_CELLS):
             _save_cell(notebook, text)
+        self._has_policy_cell |= text.startswith(_POLICY_MAGIC)
         if self._shell is None:
             self._monkeypatch.setenv("PDKERNEL_NOTEBOOK", str(notebook))
             InteractiveShell.clear_instance()

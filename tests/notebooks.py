@@ -25,6 +25,8 @@ from tests.lab_files import private_environment, short_folder
 
 TOKEN = "xoxb-planted-in-a-notebook"
 """A credential that the test's own setup stores; a notebook must not show it."""
+READER = "you"
+"""The name of the system user in saved outputs instead of that of the person who runs the tests."""
 CELL_TIMEOUT_S = 100
 """Time limit of a cell in seconds: the first cell of a new project may install packages."""
 KEPT_FORMATS = ("text/html", "text/plain")
@@ -68,7 +70,12 @@ def run(
         shutil.copystat(copied, event)  # which event is the newest depends on the moments of the checkout
     with Project.open(copied.parent / ".pdkernel") as project:
         prepare(project)
-    environment = {**private_environment(folder), "PDKERNEL_NOTEBOOK": str(copied), "COLUMNS": "80"}
+    environment = {
+        **private_environment(folder),
+        "PDKERNEL_NOTEBOOK": str(copied),
+        "COLUMNS": "80",
+        "LOGNAME": READER,  # outputs name the user who resumes a run
+    }
     specs = KernelSpecManager(kernel_dirs=[str(folder / "share" / "kernels")])
     ran = nbformat.read(copied, as_version=4)
     with short_folder() as sockets:
