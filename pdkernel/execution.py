@@ -81,6 +81,7 @@ class OutboundCall(JsonStruct, frozen=True):
         step: The step that made the call.
         external_user: The external user of the run, or None.
         bytes: Length of the response body as received, or None.
+        attempt: For an unsafe call that was sent and whose answer was not seen, the attempt at the step; otherwise unset.
     """
 
     method: str
@@ -96,6 +97,7 @@ class OutboundCall(JsonStruct, frozen=True):
     step: str | None = None
     external_user: str | None = None
     bytes: int | None = None
+    attempt: int | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         force_setattr(self, "duration_ms", round(self.duration_ms, 1))

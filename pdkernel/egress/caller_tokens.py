@@ -30,6 +30,23 @@ _MAX_FAILURES = 256
 """Dropped connections per token whose causes are stored."""
 
 
+class CallsInFlight(Protocol):
+    """The unsafe calls of one attempt at a step, recorded before they are sent."""
+
+    def is_repeated(self, method: str, url: str) -> bool:
+        """Whether an earlier attempt has sent the next call of that method and redacted URL, and saw no answer; counts the call."""
+        ...
+
+    async def add(self, call: OutboundCall) -> None:
+        """
+        Record *call*; it is stored for good when this returns.
+
+        Raises:
+            PdkernelError: The call must not be sent, because it could not be recorded, or because its step has ended.
+        """
+        ...
+
+
 class CallContext(msgspec.Struct, kw_only=True, eq=False):
     """
     The step that a token is bound to, and how its outbound calls are treated.
@@ -50,6 +67,8 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
         send_once_scope: A text made of event, user and environment; a request is sent once within this scope.
         send_again: Send requests that were sent before, and store the new responses.
         memory_recording: Records the calls in memory, in every mode; or None.
+        attempt: The number of the attempt at the step.
+        calls_in_flight: Records unsafe calls before they are sent, where *sent_requests* does not; or None.
     """
 
     step: str
@@ -67,6 +86,8 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
     send_once_scope: str = ""
     send_again: bool = False
     memory_recording: MemoryRecording | None = None
+    attempt: int = 1
+    calls_in_flight: CallsInFlight | None = None
 
     @property
     def caller(self) -> StepCaller:

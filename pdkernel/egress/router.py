@@ -245,15 +245,16 @@ class CallRouter:
         if binding.context.is_recorded:
             await request.body.buffer()
             recorder = await self._recorder.open(binding, call, request)
-        call.is_sent = True
         try:
+            await _record_in_flight(call, request)
+            call.is_sent = True
             result = await self._sender.send(binding.context, request)
         except asyncio.CancelledError:
             call.abandon()
             raise
         except UpstreamError as error:
             unknown = error.sent and not is_safe_method(request.method)
-            call.fail(f"{error} {UNKNOWN}" if unknown else str(error))
+            call.fail(f"{error} {UNKNOWN}" if unknown else str(error), is_unanswered=unknown)
             raise
         except h11.RemoteProtocolError:  # of the client: the host has received a part of the request
             call.fail("the client did not send its whole request.")
@@ -318,7 +319,7 @@ class CallRouter:
         try:
             await asyncio.to_thread(sent.add, key, no_answer(NOT_SEEN, call.started_at, idempotency_key))
         except (OSError, PdkernelError) as fault:
-            why = f"the call was not sent, because it could not be recorded: {fault}"
+            why = _not_recorded(fault)
             call.fail(why)
             raise UpstreamError(why) from fault
         call.is_sent = True
@@ -327,7 +328,7 @@ class CallRouter:
             call.head = result.call_result
             content, rest = await read_up_to(result.response.body, MAX_STORED_BODY_BYTES)
         except UpstreamError as error:
-            call.fail(f"{error} {UNKNOWN} {NOT_AGAIN}" if error.sent else str(error))
+            call.fail(f"{error} {UNKNOWN} {NOT_AGAIN}" if error.sent else str(error), is_unanswered=error.sent)
             if error.sent:
                 why = context.redactor.redact_text(str(error))
                 await self._remember(binding, sent, key, request, no_answer(why, call.started_at, idempotency_key))
@@ -389,6 +390,24 @@ class CallRouter:
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = is_bodyless(request.method, found.status)
         return build_response(found.status, found.reason.encode("latin-1"), headers, found.body, has_no_body=bodyless)
+
+
+async def _record_in_flight(call: PendingCall, request: Request) -> None:
+    """Record an unsafe call of a run that is recorded, before it is sent. Raises `UpstreamError`: it must not be sent."""
+    calls = call.context.calls_in_flight
+    leaves = call.context.policy.stand_in_names is None  # a built-in stand-in answers without a connection
+    if calls is None or is_safe_method(request.method) or not leaves:
+        return
+    if get_header(request.headers, b"idempotency-key") is None:
+        call.is_repeated = calls.is_repeated(call.method, call.url)
+    try:
+        await calls.add(call.describe_unanswered())
+    except PdkernelError as fault:
+        raise UpstreamError(_not_recorded(fault)) from fault
+
+
+def _not_recorded(fault: Exception) -> str:
+    return f"the call was not sent, because it could not be recorded: {fault}"
 
 
 async def _restore(sent: SentRequestStore, key: str, earlier: StoredResponse | None) -> None:

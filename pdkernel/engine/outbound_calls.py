@@ -7,13 +7,16 @@ A step that goes on after a refused call is ended after a grace period. `egress`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from pdkernel.egress import CallContext, connection_owner
+from pdkernel.engine.record_writes import RunLostError
 from pdkernel.engine.run_state import RunState
-from pdkernel.errors import OutboundCallRefusedError
+from pdkernel.errors import OutboundCallRefusedError, StepError
 from pdkernel.execution import OutboundCall
 from pdkernel.workers import StepOutcome
 
@@ -23,8 +26,71 @@ _MAX_NAMED_FAILURES = 3
 """Failed calls that a step's error names; the last ones are named."""
 
 
-def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall], None]) -> CallContext:
-    """Return the context of outbound calls of *step*; *on_call* receives each finished call."""
+class StepCallsInFlight:
+    """
+    The unsafe calls of one attempt at a step, recorded in the run's journal before they are sent; implements `egress.CallsInFlight`.
+
+    Args:
+        run: The run.
+        step: The step.
+        earlier: The outbound calls of earlier attempts.
+    """
+
+    def __init__(self, run: RunState, step: str, earlier: Sequence[OutboundCall]) -> None:
+        self._run = run
+        self._step = step
+        self._has_ended = False
+        by_attempt: dict[int, Counter[tuple[str, str]]] = {}
+        for call in earlier:
+            if not isinstance(call.attempt, UnsetType):
+                by_attempt.setdefault(call.attempt, Counter())[call.method, call.url] += 1
+        self._unanswered = Counter[tuple[str, str]]()
+        for calls in by_attempt.values():
+            self._unanswered |= calls  # attempts repeat one another
+
+    def is_repeated(self, method: str, url: str) -> bool:
+        """Whether an earlier attempt has sent the next call of that method and redacted URL, and saw no answer; counts the call."""
+        count = self._unanswered[method, url]
+        self._unanswered[method, url] = max(count - 1, 0)
+        return count > 0
+
+    async def add(self, call: OutboundCall) -> None:
+        """Record *call* before it is sent. Raises `PdkernelError`: it must not be sent; if the run is lost, the step ends."""
+        try:
+            await self._run.record.record_call(self._step, call, self._check)
+        except RunLostError as lost:
+            if self._run.running_step == self._step:
+                self._run.workers.fail_step(StepError(str(lost), name="RunLost"))
+            raise
+        self._check()
+
+    def end(self) -> None:
+        """Record no more calls: the attempt has ended, and its record is next."""
+        self._has_ended = True
+
+    def _check(self) -> None:
+        if self._has_ended:
+            raise StepError("The step has ended.", name="StepEnded")
+
+
+def build_call_binding(
+    run: RunState,
+    step: str,
+    on_call: Callable[[OutboundCall], None],
+    *,
+    attempt: int = 1,
+    calls_in_flight: StepCallsInFlight | None = None,
+) -> CallContext:
+    """
+    Return the context of outbound calls of *step*.
+
+    Args:
+        run: The run.
+        step: The step.
+        on_call: Receives each finished call.
+        attempt: The number of the attempt at the step.
+        calls_in_flight: Records unsafe calls before they are sent, unless the run sends them once; or None.
+    """
 
     def refuse(message: str) -> None:
         error = OutboundCallRefusedError(message, name="OutboundCallRefused")
@@ -60,6 +126,8 @@ def build_call_binding(run: RunState, step: str, on_call: Callable[[OutboundCall
         send_once_scope=request.idempotency_scope if request.idempotency is not None else "",
         send_again=request.resend,
         memory_recording=request.recording,
+        attempt=attempt,
+        calls_in_flight=calls_in_flight if request.idempotency is None else None,
     )
 
 

@@ -22,13 +22,14 @@ from pdkernel.engine.journal import (
     StepRow,
     StoredLock,
     WaitRow,
+    decode_calls,
     decode_step,
     decode_trigger,
 )
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest, decode_request
 from pdkernel.errors import ProjectError
-from pdkernel.execution import Decision, StepResult
+from pdkernel.execution import Decision, OutboundCall, StepResult
 from pdkernel.identity import parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import ScratchState, Vault
@@ -132,6 +133,7 @@ class RestoredRun:
         package_lock: The packages of the run's row, or None: those with which the run began, or for a new run those that it
             will probably have.
         decisions: What persons and programs have decided about the run.
+        calls: The unsafe calls of interrupted attempts at steps without a record, by the step's path.
     """
 
     claim: Claim
@@ -146,6 +148,7 @@ class RestoredRun:
     secrets: tuple[Secret, ...] = ()
     package_lock: StoredLock | None = None
     decisions: tuple[Decision, ...] = ()
+    calls: Mapping[str, tuple[OutboundCall, ...]] = field(default_factory=dict)
 
     @property
     def done_steps(self) -> frozenset[str]:
@@ -284,6 +287,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
         package_lock=claimed.package_lock,
         decisions=claimed.decisions,
+        calls=decode_calls(run_id, claimed.calls),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,7 @@ from pdkernel.engine.http_response import (
     build_refusal_response,
 )
 from pdkernel.engine.journal import (
+    CallRow,
     FinalStatus,
     NewRun,
     OutboxRow,
@@ -37,6 +38,7 @@ from pdkernel.engine.journal import (
     WaitKind,
     WaitRow,
     build_pause,
+    encode_call,
     encode_event,
     encode_output,
     encode_step,
@@ -48,11 +50,11 @@ from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, s
 from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_request import RunRequest, RunWatcher, encode_request
 from pdkernel.errors import PdkernelError, ProjectError
-from pdkernel.execution import Delivery, ErrorRecord, Execution, Status, StepResult
+from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Status, StepResult
 from pdkernel.model import JSON
 from pdkernel.project import Vault
 from pdkernel.redaction import Secret
-from pdkernel.workers import StepOutcome
+from pdkernel.workers import MAX_RECORDED_CALLS_BYTES, StepOutcome
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
@@ -115,6 +117,10 @@ class RunRecord(GrowingExecution):
             is_sent=state.response is not None or (state.created is not None and watcher.on_respond is None),
             on_respond=watcher.on_respond,
         )
+        self._interrupted_calls = dict(state.calls)
+        # of steps that are not recorded
+        self._calls_bytes = {path: sum(len(encode_call(call)) for call in calls) for path, calls in state.calls.items()}
+        self._call_number = 0
         self.write_error: BaseException | None = None
         self._ended: float | None = None
 
@@ -170,13 +176,58 @@ class RunRecord(GrowingExecution):
         self.notify(result)
         carry = self._seal_carry(result, outcome or StepOutcome(dict(exports or {})), number=number)
         row = StepRow(
-            self._step_positions[result.name], result.name, encode_step(result), result.path, result.iteration, carry
+            self._step_positions[result.name],
+            result.name,
+            encode_step(result),
+            result.path,
+            result.iteration,
+            carry,
+            has_calls=self._replaces_calls(result.path),
         )
         if ends_run or row.seq == len(self._step_positions) - 1:
             self._last = row
         else:
             event = self._take_event_text()
             self._writes.submit(lambda: self._journal.append_step(self.claim, row, event=event))
+
+    def take_interrupted_calls(self, step: str) -> tuple[OutboundCall, ...]:
+        """Return the unsafe calls of interrupted attempts at *step*, once: the record of the step has them from now on."""
+        return self._interrupted_calls.pop(step, ())
+
+    async def record_call(self, step: str, call: OutboundCall, check: Callable[[], None]) -> None:
+        """
+        Record an unsafe call of *step* before it is sent, so that the run has it even if the step leaves no record.
+
+        Beyond `MAX_RECORDED_CALLS_BYTES`, calls are not recorded, as in the record of the step.
+
+        Args:
+            step: The running step.
+            call: The call as it is if its answer is never seen.
+            check: Is called before each try; raises an error if the step has ended.
+
+        Raises:
+            ProjectError: The write failed.
+            RunLostError: As in `flush`.
+        """
+        row = encode_call(call)
+        size = self._calls_bytes.get(step, 0) + len(row)
+        if size > MAX_RECORDED_CALLS_BYTES:
+            return
+        while True:
+            check()
+            self._calls_bytes[step] = size
+            self._call_number += 1
+            try:
+                is_owned = await self._journal.record_call(self.claim, CallRow(step, self._call_number, row))
+            except ProjectError as fault:
+                if not self._waits_for_disk:
+                    raise
+                await self._wait_for_room(fault)
+                continue
+            if not is_owned or self._journal.is_lost:
+                self.write_error = RunLostError()
+                raise self.write_error
+            return
 
     async def flush(self) -> None:
         """
@@ -247,6 +298,7 @@ class RunRecord(GrowingExecution):
                 attempt=self.claim.attempt - interruptions,
                 scratch=None if stores is None else stores.snapshot(),
             ),
+            has_calls=self._replaces_calls(result.path),
         )
         self._update_fields(pause=build_pause(result.name, self._wait))
 
@@ -340,6 +392,10 @@ class RunRecord(GrowingExecution):
         self._notify_paused()
         self._response.send(NO_RESPONSE)
         return self.execution
+
+    def _replaces_calls(self, path: str) -> bool:
+        """Whether the record of a step, which is written now, replaces its calls in flight."""
+        return self._calls_bytes.pop(path, None) is not None and path not in self._interrupted_calls
 
     def _notify_paused(self) -> None:
         if self.execution.status != "paused":

@@ -31,7 +31,7 @@ from pdkernel.engine.limits import (
     suggest_longer_timeout,
     warn_near_limits,
 )
-from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explained
+from pdkernel.engine.outbound_calls import StepCallsInFlight, build_call_binding, with_calls_explained
 from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause
 from pdkernel.engine.props import add_option_labels, evaluate_props, warn_undeclared_props
 from pdkernel.engine.run_context import build_step_context
@@ -137,6 +137,7 @@ class StepExecutor:
             on_respond=run.record.set_response,
             attempt=rerun_state.started_number + run.attempt - 1,
             previous_result=rerun_state.previous_result,
+            interrupted_calls=run.record.take_interrupted_calls(step.name),
             source=action.component.source_summary if action else None,
         )
         for line in run.packages.messages.pop(step.name, ()):
@@ -204,7 +205,10 @@ class StepExecutor:
                 recorder.add_note(warning)
         store_names = await _reachable_stores(run, step, action)
         data_stores = await self._choose_stores(run, step, is_repeat=rerun_state.run_number > 1 or run.attempt > 1)
-        binding = build_call_binding(run, step.name, recorder.add_outbound_call)
+        in_flight = StepCallsInFlight(run, step.name, recorder.previous_calls)
+        binding = build_call_binding(
+            run, step.name, recorder.add_outbound_call, attempt=recorder.attempt, calls_in_flight=in_flight
+        )
         call = StepCall(
             step=step,
             steps=run.exports,
@@ -237,6 +241,9 @@ class StepExecutor:
             outcome = await _runner(run, step, recorder)(call, recorder)
         finally:
             run.running_step = None
+            in_flight.end()
+        if run.record.write_error is not None:  # a call found that the run is lost
+            raise run.record.write_error
         await run.workers.place.settle()  # the step may have ended before the runs that it has started
         return with_calls_explained(run, step.name, outcome)
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from msgspec import UnsetType
+
 from pdkernel.errors import CONNECT_PREFIX, format_count
 from pdkernel.execution import AccountUse, Decision, Delivery, OutboundCall, Response
 from pdkernel.model import JSON
@@ -112,7 +114,7 @@ def format_outcome(call: OutboundCall) -> str:
         case "denied":
             return "DENIED"
         case "failed":
-            return "FAILED"
+            return "FAILED" if isinstance(call.attempt, UnsetType) else f"UNKNOWN, attempt {call.attempt}"
 
 
 def select_outcome_tone(call: OutboundCall) -> Tone:
@@ -127,6 +129,8 @@ def format_call_response(call: OutboundCall) -> str:
     status = "no response" if call.status is None else str(call.status)
     if call.outcome in ("not_sent", "replayed"):
         return f"stored {status}"
+    if not isinstance(call.attempt, UnsetType) and not call.duration_ms:  # what sent it has ended
+        return status
     return f"{status}, {format_duration(call.duration_ms)}"
 
 

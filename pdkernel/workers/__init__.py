@@ -30,7 +30,7 @@ from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folde
 from pdkernel.workers.isolation_plan import find_user_obstacle
 from pdkernel.workers.pool import WorkerPool
 from pdkernel.workers.protocols import OutboundGateway, StepServices
-from pdkernel.workers.recorder import StepRecorder
+from pdkernel.workers.recorder import MAX_RECORDED_CALLS_BYTES, StepRecorder
 from pdkernel.workers.replies import Effect, Emitted, Pause
 from pdkernel.workers.run_places import RunPlace
 from pdkernel.workers.run_workers import RunWorkers
@@ -48,6 +48,7 @@ from pdkernel.workers.zygote import ZYGOTES
 
 __all__ = [
     "GO_LOCK_NAME",
+    "MAX_RECORDED_CALLS_BYTES",
     "WARDEN",
     "ZYGOTES",
     "ComponentDescription",

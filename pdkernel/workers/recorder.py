@@ -88,9 +88,12 @@ class StepRecorder:
         on_respond: Receives the first HTTP response, unredacted, or None.
         attempt: The number of the attempt (`$.flow.rerun`).
         previous_result: The record of the earlier attempts; their logs and outbound calls stay in the record.
+        interrupted_calls: Outbound calls of attempts that left no record of their own.
         source: For a pre-built action, the source of the component.
 
     Attributes:
+        attempt: The number of the attempt.
+        previous_calls: The outbound calls of the earlier attempts.
         emitted_events: The events that the step emitted as an event source.
         service_db: The content of `$.service.db`. The caller sets the content at the start, and the step changes it.
     """
@@ -106,6 +109,7 @@ class StepRecorder:
         on_respond: Callable[[dict[str, Any]], None] | None = None,
         attempt: int = 1,
         previous_result: StepResult | None = None,
+        interrupted_calls: tuple[OutboundCall, ...] = (),
         source: str | None = None,
     ) -> None:
         self.emitted_events: list[Emitted] = []
@@ -119,12 +123,12 @@ class StepRecorder:
         self._props: Mapping[str, JSON] | UnsetType = UNSET
         self._on_change = on_change
         self._on_respond = on_respond
-        self._attempt = attempt
+        self.attempt = attempt
         self._source = source
         self._previous_logs = (
             (*previous_result.logs, Log("stderr", f"{NOTE_PREFIX}Attempt {attempt}:\n")) if previous_result else ()
         )
-        self._previous_calls = previous_result.requests if previous_result else ()
+        self.previous_calls = (*(previous_result.requests if previous_result else ()), *interrupted_calls)
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
         self._stream_redactors: dict[Stream, StreamRedactor] = {}
         self._bytes_left = MAX_OUTPUT_BYTES
@@ -394,11 +398,11 @@ class StepRecorder:
             status=status,
             started_at=self._started_at,
             duration_ms=duration_ms,
-            attempt=self._attempt,
+            attempt=self.attempt,
             exports=dict(self._redacted_exports),
             logs=(*self._previous_logs, *self.logs),
             accounts=self._accounts,
-            requests=(*self._previous_calls, *self._outbound_calls),
+            requests=(*self.previous_calls, *self._outbound_calls),
             error=error,
             source=UNSET if self._source is None else self._source,
             props=self._props,

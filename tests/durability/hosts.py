@@ -105,7 +105,13 @@ class Hosts:
 
 @contextmanager
 def hosts_of(
-    fork_server: ForkServer, folder: Path, urls: Sequence[str], cells: Sequence[str], **notebooks: Sequence[str]
+    fork_server: ForkServer,
+    folder: Path,
+    urls: Sequence[str],
+    cells: Sequence[str],
+    *,
+    options: tuple[str, ...] = (),
+    **notebooks: Sequence[str],
 ) -> Iterator[Hosts]:
     """
     Hosts that are started, and killed at last.
@@ -115,6 +121,7 @@ def hosts_of(
         folder: The folder of the hosts.
         urls: The URL of the database for each host.
         cells: The cells of `flow.ipynb`.
+        options: More options of `serve`.
         notebooks: Other notebooks.
     """
     servers = []
@@ -124,7 +131,9 @@ def hosts_of(
             place.mkdir()
             for name, given in {"flow": cells, **notebooks}.items():
                 notebook_of(place / f"{name}.ipynb", *given)
-            server = ServerProcess(fork_server, place, folder / "steps.log", free_port(), url, folder / "key")
+            server = ServerProcess(
+                fork_server, place, folder / "steps.log", free_port(), url, folder / "key", more=options
+            )
             ending.callback(server.kill)
             servers.append(server)
         hosts = Hosts(servers)

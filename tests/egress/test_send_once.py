@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -13,13 +14,17 @@ from typing import Any
 
 import pytest
 import trustme
+from msgspec import UNSET
 
 from pdkernel.egress import Gateway, StoredResponse
+from pdkernel.errors import PdkernelError, ProjectError
+from pdkernel.execution import OutboundCall
 from pdkernel.identity import ProxyAccess
 from pdkernel.project import Project
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import (
     REF,
+    TOKEN,
     ClientProcess,
     Got,
     Ledger,
@@ -589,3 +594,105 @@ def test_a_large_response_that_no_client_reads_is_recorded(
     wait_until(lambda: bool(ledger.calls))
     assert ledger.calls[0].outcome == "sent"
     assert [stored.has_body for stored in sent.kept.values() if stored.status] == [False]
+
+
+class InFlightMemory:
+    """
+    The calls of an attempt, recorded before they are sent, in memory.
+
+    Attributes:
+        calls: The recorded calls.
+        go_on: Lets `add` return.
+    """
+
+    def __init__(self, repeated: int = 0, refusal: PdkernelError | None = None) -> None:
+        self.calls: list[OutboundCall] = []
+        self.go_on = threading.Event()
+        self._repeated = repeated
+        self._refusal = refusal
+
+    def is_repeated(self, method: str, url: str) -> bool:
+        """Whether the first calls were sent before."""
+        self._repeated -= 1
+        return self._repeated >= 0
+
+    async def add(self, call: OutboundCall) -> None:
+        """Record the call, as slowly as the test wants."""
+        self.calls.append(call)
+        await asyncio.to_thread(self.go_on.wait, 60)
+        if self._refusal is not None:
+            raise self._refusal
+
+
+def test_a_call_waits_for_its_record(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
+    """No byte of an unsafe call leaves before its record is stored, which says that no answer was seen, without secrets."""
+    in_flight = InFlightMemory()
+    silent = SilentHost(SentMemory())
+    with host(silent.serve) as port, gateway_to(loop, tmp_path, port, meant=80) as (gateway, token):
+        gateway.bind(token, ledger.binding("live", calls_in_flight=in_flight, attempt=3))
+        with knock(gateway, token, "slack.com", 80, secure=False) as sock:
+            sock.sendall(POST.replace(b"/ HTTP", f"/{TOKEN} HTTP".encode()) % b"1")
+            wait_until(lambda: bool(in_flight.calls))
+            time.sleep(0.2)
+            before = list(silent.records)
+            in_flight.go_on.set()
+            wait_until(lambda: bool(silent.requests))
+            silent.go_on.set()
+            read_until(sock, b"ok")
+
+    (call,) = in_flight.calls
+    assert (before, len(silent.requests)) == ([], 1)
+    assert (call.method, call.status, call.outcome, call.attempt, call.app) == ("POST", None, "failed", 3, "slack")
+    assert (call.note or "").startswith("unknown: sent, answer not seen.")
+    assert TOKEN not in call.url
+    assert [(each.outcome, each.attempt, each.note) for each in ledger.calls] == [("sent", UNSET, None)]
+
+
+def test_only_unsafe_calls_that_leave_are_recorded(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """A safe call is not recorded before it is sent, and neither is one that a built-in stand-in answers."""
+    in_flight = InFlightMemory()
+    in_flight.go_on.set()
+    python.bind(ledger.binding("live", calls_in_flight=in_flight))
+    python.request("requests", "GET", URL)
+    python.bind(ledger.binding("stand-in=slack", calls_in_flight=in_flight))
+    python.request("requests", "POST", "https://slack.com/api/chat.postMessage", "{}")
+    python.bind(ledger.binding("deny", calls_in_flight=in_flight))
+    python.request("requests", "POST", URL, "hello")
+
+    assert in_flight.calls == []
+    assert [seen.method for seen in outside.seen] == ["GET"]
+
+
+def test_a_call_whose_record_is_refused_is_not_sent(
+    python: ClientProcess, outside: OutsideServer, ledger: Ledger
+) -> None:
+    """If the run is lost or the disk is full, the call fails with the reason."""
+    in_flight = InFlightMemory(refusal=ProjectError("no space left"))
+    in_flight.go_on.set()
+    python.bind(ledger.binding("live", calls_in_flight=in_flight))
+
+    out = python.ask("http.client", "POST", URL, "hello")
+
+    assert "no space left" in out["error"]
+    assert outside.seen == []
+    assert [(call.outcome, call.attempt, "was not sent" in (call.note or "")) for call in ledger.calls] == [
+        ("failed", UNSET, True)
+    ]
+
+
+def test_a_repeated_call_is_marked(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
+    """A call that an earlier attempt has sent is marked, unless it has an `Idempotency-Key` or is not sent."""
+    in_flight = InFlightMemory(repeated=1)
+    in_flight.go_on.set()
+    python.bind(ledger.binding("live", calls_in_flight=in_flight))
+
+    python.request("requests", "POST", URL, "hello", {"Idempotency-Key": "1"})
+    python.request("requests", "POST", URL, "hello")
+    python.ask("requests", "POST", "https://closed.example.test/", "hello")
+    python.request("requests", "POST", URL, "hello")
+
+    assert len(outside.seen) == 3
+    again = [(call.note or "").startswith("sent again: an earlier attempt sent it") for call in ledger.calls]
+    assert again == [False, True, False, False]

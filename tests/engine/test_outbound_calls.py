@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import email
 import email.policy
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,18 +21,23 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from pdkernel.egress import StoredResponse, connection_owner, detect_sandbox, parse_policy
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine import outbound_calls
 from pdkernel.engine.account_resolution import AccountResolution
-from pdkernel.engine.outbound_calls import build_call_binding, with_calls_explained
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.journal import WaitKey
+from pdkernel.engine.outbound_calls import StepCallsInFlight, build_call_binding, with_calls_explained
+from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import OutboundCallRefusedError, StepError
 from pdkernel.execution import OutboundCall, OutboundPolicyRecord
 from pdkernel.identity import ProxyAccess
+from pdkernel.model import Step
+from pdkernel.project import Project
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
@@ -442,6 +448,161 @@ async def test_a_call_in_flight_at_the_time_limit(run: Run, language: str, sends
     assert len(requests) == 1
     assert (call.method, call.outcome, call.safe) == ("POST", "failed", False)
     assert (call.note or "").startswith("unknown: sent, answer not seen.")
+
+
+class PaymentHost:
+    """
+    A host that answers a POST unless it has to hang; a GET calls *on_get*.
+
+    Attributes:
+        posts: The paths of POST requests.
+        hangs: Whether the next POST gets no answer.
+    """
+
+    def __init__(self, on_get: Callable[[], object] = lambda: None) -> None:
+        self.posts: list[str] = []
+        self.hangs = False
+        self._on_get = on_get
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                method, path, _ = head.split(" ", 2)
+                if method == "POST":
+                    await reader.readexactly(2)
+                    self.posts.append(path)
+                    if self.hangs:
+                        await reader.read(1)  # until the gateway closes
+                else:
+                    self._on_get()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        """Listen; yields the outbound policy whose calls reach this host."""
+        async with await asyncio.start_server(self.serve, "127.0.0.1", 0) as server:
+            yield f"stand-in=http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+POST = "request = urllib.request.Request('https://pay.example.com/{}', b'{{}}', headers={})\nurllib.request.urlopen(request, timeout={})\n"
+
+
+def posting_step(*paths: str, headers: str = "{}", timeout_s: float = 60) -> Step:
+    """A step that sends a POST to each path."""
+    return python_step(
+        "pay", "import urllib.request\n" + "".join(POST.format(path, headers, timeout_s) for path in paths)
+    )
+
+
+def shown(call: OutboundCall) -> tuple[str, str, object, str]:
+    """What a person sees of a call: path, outcome, attempt and the beginning of its note."""
+    return call.url.rpartition("/")[2], call.outcome, call.attempt, (call.note or "").partition(".")[0]
+
+
+UNSEEN, AGAIN = "unknown: sent, answer not seen", "sent again: an earlier attempt sent it, answer not seen"
+
+
+@pytest.mark.parametrize("headers", ["{}", "{'Idempotency-Key': 'order-1'}"], ids=["no key", "key"])
+async def test_calls_of_an_interrupted_attempt(
+    runtime: WorkflowEngine, project: Project, tmp_path: Path, headers: str
+) -> None:
+    """
+    An unsafe call is in the journal when its first byte arrives, and the next attempt repeats it.
+
+    Its record has the calls of the interrupted attempt, marks what is repeated without a key, and replaces the rows.
+    """
+    host = PaymentHost()
+    workflow = a_workflow(posting_step("a", "a", "b", headers=headers))
+    stored = "select path, attempt, number from calls_in_flight"
+    async with host.open() as egress:
+        host.hangs = True
+        request = RunRequest(workflow, an_event(), parse_policy(egress), folder=tmp_path, pause_mode="park")
+        running = asyncio.ensure_future(runtime.run(request, RunWatcher(hands_over=lambda: True)))
+        while not host.posts:
+            await asyncio.sleep(0.01)
+        in_flight = rows_of(project, stored)
+        running.cancel()
+        left = await running
+        recorded = await runtime.journal.get_execution(left.id)
+        host.hangs = False
+        (claimed,) = await runtime.journal.claim_next()
+        execution = await runtime.continue_run(claimed)
+
+    assert in_flight == [("pay", 1, 1)]
+    assert recorded is not None
+    assert [shown(call) for call in recorded.step("pay").requests] == [("a", "failed", 1, UNSEEN)]
+    assert (execution.status, host.posts) == ("success", ["/a", "/a", "/a", "/b"])
+    answered = "answered by the stand-in at http://127"
+    assert [shown(call) for call in execution.step("pay").requests] == [
+        ("a", "failed", 1, UNSEEN),
+        ("a", "stand_in", UNSET, AGAIN if headers == "{}" else answered),
+        ("a", "stand_in", UNSET, answered),
+        ("b", "stand_in", UNSET, answered),
+    ]
+    assert await runtime.journal.get_execution(left.id) == execution
+    assert rows_of(project, stored) == []
+
+
+async def test_a_retry_marks_calls_that_timed_out(runtime: WorkflowEngine, project: Project, tmp_path: Path) -> None:
+    """The step's own time limit for a call leaves the call as unknown, and the retry of the failed step marks the repetition."""
+    host = PaymentHost()
+    workflow = a_workflow(posting_step("a", timeout_s=0.5), auto_retry=True)
+    async with host.open() as egress:
+        host.hangs = True
+        request = RunRequest(workflow, an_event(), parse_policy(egress), folder=tmp_path, pause_mode="park")
+        paused = await runtime.run(request)
+        left = rows_of(project, "select * from calls_in_flight")
+        host.hangs = False
+        assert await runtime.resolve_wait(WaitKey(paused.id, "pay"), "resume") == "done"
+        (claimed,) = await runtime.journal.claim_next()
+        execution = await runtime.continue_run(claimed)
+
+    assert (paused.status, left) == ("paused", [])
+    assert [shown(call) for call in execution.step("pay").requests] == [
+        ("a", "failed", 1, UNSEEN),
+        ("a", "stand_in", UNSET, AGAIN),
+    ]
+
+
+async def test_a_call_of_a_lost_run_is_not_sent(runtime: WorkflowEngine, project: Project, tmp_path: Path) -> None:
+    """If another executor has claimed the run, the call is not sent, and the step ends."""
+
+    def claim() -> None:
+        with project.sqlalchemy_engine.begin() as connection:
+            connection.exec_driver_sql("update runs set fence = fence + 1")
+
+    host = PaymentHost(claim)
+    step = python_step(
+        "pay",
+        "import time, urllib.request\nurllib.request.urlopen('http://pay.example.com/')\n"
+        "try:\n    urllib.request.urlopen('http://pay.example.com/', b'{}')\nexcept OSError:\n    time.sleep(60)",
+    )
+    async with host.open() as egress:
+        request = RunRequest(a_workflow(step), an_event(), parse_policy(egress), folder=tmp_path, pause_mode="park")
+        execution = await asyncio.wait_for(runtime.run(request), 30)
+
+    assert host.posts == []
+    assert execution.error is not None
+    assert (execution.status, execution.error.code) == ("error", "run_lost")
+    assert rows_of(project, "select * from calls_in_flight") == []
+
+
+def test_repeated_calls_are_counted_once_an_attempt() -> None:
+    """A call is marked at most as often as one earlier attempt has sent it: attempts repeat one another."""
+    sent = [replace(a_call(method="POST", url="u"), attempt=attempt) for attempt in (1, 2, 2)]
+    calls = StepCallsInFlight(cast("RunState", None), "pay", [*sent, a_call(method="POST", url="u")])
+
+    assert [calls.is_repeated("POST", "u") for _ in range(3)] == [True, True, False]
+    assert not calls.is_repeated("PUT", "u")
+
+
+def rows_of(project: Project, query: str) -> list[tuple[Any, ...]]:
+    """Return the rows of *query* in the project's database."""
+    with project.sqlalchemy_engine.begin() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 
 async def test_curl_fails_for_an_unreachable_host(run: Run) -> None:

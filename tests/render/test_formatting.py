@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.execution import AccountUse, Delivery, OutboundCall, Response
 from pdkernel.render import formatting
@@ -75,6 +76,19 @@ def test_a_call_without_a_response() -> None:
     call = OutboundCall("GET", "https://a/", None, 2.0, safe=True, outcome="failed")
 
     assert formatting.format_call_response(call) == "no response, 2.0 ms"
+
+
+def test_a_call_whose_answer_was_not_seen() -> None:
+    """The attempt that sent it is named; if that attempt was interrupted, its duration is not known."""
+    timed_out = OutboundCall("POST", "https://a/", None, 2.0, safe=False, outcome="failed", attempt=2)
+    interrupted = replace(timed_out, duration_ms=0.0)
+
+    assert formatting.format_outcome(timed_out) == "UNKNOWN, attempt 2"
+    assert formatting.select_outcome_tone(timed_out) == "bad"
+    assert [formatting.format_call_response(call) for call in (timed_out, interrupted)] == [
+        "no response, 2.0 ms",
+        "no response",
+    ]
 
 
 @pytest.mark.parametrize(

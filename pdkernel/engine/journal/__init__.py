@@ -26,6 +26,7 @@ from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJourn
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
     MAX_NOTE_CHARACTERS,
+    CallRow,
     Claim,
     ClaimedRun,
     FinalStatus,
@@ -45,8 +46,10 @@ from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunSummary,
     build_pause,
+    decode_calls,
     decode_step,
     decode_trigger,
+    encode_call,
     encode_event,
     encode_output,
     encode_step,
@@ -54,6 +57,7 @@ from pdkernel.engine.journal.text_columns import (
 
 __all__ = [
     "MAX_NOTE_CHARACTERS",
+    "CallRow",
     "Claim",
     "ClaimedRun",
     "DatabaseJournal",
@@ -77,8 +81,10 @@ __all__ = [
     "WaitResolution",
     "WaitRow",
     "build_pause",
+    "decode_calls",
     "decode_step",
     "decode_trigger",
+    "encode_call",
     "encode_event",
     "encode_output",
     "encode_step",

@@ -13,6 +13,7 @@ from pdkernel.engine.journal.backend import Backend, Connection, Presence
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
+    CallRow,
     Claim,
     ClaimedRun,
     FinalStatus,
@@ -168,7 +169,14 @@ class DatabaseJournal:
         now = self._now()
         return self._writer.write(
             lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
-            is_compound=event is not None,
+            is_compound=event is not None or row.has_calls,
+            concurrent_runs=len(self._active_run_ids),
+        )
+
+    async def record_call(self, claim: Claim, row: CallRow) -> bool:
+        """Record an unsafe call before it is sent. Return False if the claim is lost."""
+        return await self._writer.write(
+            lambda connection: self._statements.record_call(connection, claim, row),
             concurrent_runs=len(self._active_run_ids),
         )
 

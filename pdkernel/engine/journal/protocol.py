@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pdkernel.clock import Clock
 from pdkernel.engine.journal.rows import (
+    CallRow,
     Claim,
     ClaimedRun,
     FinalStatus,
@@ -84,6 +85,15 @@ class RunJournal(Protocol):
         leaves it unchanged.
 
         The write is submitted before the method returns, so it runs beside the caller's work.
+        """
+        ...
+
+    async def record_call(self, claim: Claim, row: CallRow) -> bool:
+        """
+        Record an unsafe call before its first byte leaves.
+
+        The row is removed with the write of a step or a pause whose `has_calls` is set: its record has the call. If the step is
+        interrupted before, the executor that continues the run gets the row.
         """
         ...
 
@@ -308,6 +318,10 @@ class UnrecordedRuns:
 
     async def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> bool:  # noqa: ARG002
         """Accept every step."""
+        return True
+
+    async def record_call(self, claim: Claim, row: CallRow) -> bool:  # noqa: ARG002
+        """Accept every call."""
         return True
 
     async def finish(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, ExecutorStatements
-from pdkernel.engine.journal.rows import Claim, ClaimedRun, StepRow, StoredLock, WaitRow
+from pdkernel.engine.journal.rows import CallRow, Claim, ClaimedRun, StepRow, StoredLock, WaitRow
 from pdkernel.engine.journal.text_columns import build_decision, replace_unstorable
 from pdkernel.execution import Decision
 
@@ -192,7 +192,18 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         origin=origin,
         package_lock=None if lock is None else _load_lock(connection, lock),
         decisions=load_decisions(connection, run_id) if was_paused else (),
+        calls=tuple(load_calls(connection, run_id)) if attempt > 1 else (),
     )
+
+
+def load_calls(connection: Connection, run_id: str) -> Sequence[CallRow]:
+    """Return the unsafe calls of interrupted attempts at steps that are not recorded, in their order."""
+    rows = connection.execute(
+        "select path, c.number, shown, iteration from calls_in_flight c join runs r on r.id = c.run_id where c.run_id = ?"
+        " and (r.status <> 'running' or c.attempt < r.attempt) order by c.attempt, c.number",
+        (run_id,),
+    )
+    return [CallRow(*row) for row in rows]
 
 
 def load_decisions(connection: Connection, run_id: str) -> tuple[Decision, ...]:

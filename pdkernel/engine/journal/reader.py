@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pdkernel.engine.journal.backend import Connection, Snapshots
-from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_claimed, load_decisions
+from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_calls, load_claimed, load_decisions
 from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
@@ -172,6 +172,7 @@ def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:
                     [shown for (shown,) in sends],
                     wait=None if paused is None else WaitRow(0, "", data=paused[0], kind=paused[1], wake_at=paused[2]),
                     decisions=load_decisions(connection, run_id),
+                    calls=load_calls(connection, run_id),
                 )
             )
     return found

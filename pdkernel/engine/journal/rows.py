@@ -69,6 +69,7 @@ class StepRow:
         iteration: 1, or the number of the pass through a loop.
         carry: What later steps need and *data* does not show, encrypted; or None.
         attempt: The run's attempt that recorded the step.
+        has_calls: Whether calls of the step are recorded as in flight, which *data* has.
     """
 
     seq: int
@@ -78,6 +79,25 @@ class StepRow:
     iteration: int = 1
     carry: bytes | None = None
     attempt: int = 1
+    has_calls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """
+    An unsafe call of a step that is not recorded yet, written before the call is sent. Its key is (run, path, iteration, attempt, number).
+
+    Attributes:
+        path: The path of the step.
+        number: Counts the calls of the run.
+        shown: The `encode_call` text of the call if its answer is never seen.
+        iteration: The iteration of the step.
+    """
+
+    path: str
+    number: int
+    shown: str
+    iteration: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +167,7 @@ class WaitRow:
         carry: What the run needs to go on and *data* does not show, encrypted; or None.
         outcome: How the pause ended, or None.
         payload: What the call that ended the pause passed on, encrypted; or None.
+        has_calls: As in `StepRow`.
     """
 
     seq: int
@@ -159,6 +180,7 @@ class WaitRow:
     carry: bytes | None = None
     outcome: WaitOutcome | None = None
     payload: bytes | None = None
+    has_calls: bool = False
 
     def key(self, run_id: str) -> WaitKey:
         """The key of the pause in the run *run_id*."""
@@ -244,6 +266,7 @@ class ClaimedRun:
         origin: The origin whose executors continue the run.
         package_lock: The packages with which the run began, or None.
         decisions: What persons and programs have decided about the run.
+        calls: Unsafe calls of interrupted attempts at steps that are not recorded, in their order.
     """
 
     claim: Claim
@@ -261,6 +284,7 @@ class ClaimedRun:
     origin: str = "terminal"
     package_lock: StoredLock | None = None
     decisions: tuple[Decision, ...] = ()
+    calls: tuple[CallRow, ...] = ()
 
     @property
     def open_wait(self) -> WaitRow | None:

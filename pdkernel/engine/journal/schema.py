@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The version of the tables, the last one of `MIGRATIONS`; SQLite stores it as the file's `user_version`."""
 
 POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always as identity",)
@@ -168,6 +168,19 @@ decisions = Table(
     PrimaryKeyConstraint("run_id", "path", "iteration", "number"),
 )
 
+calls_in_flight = Table(
+    # unsafe calls of steps that are not recorded yet: the record of a step has its calls
+    "calls_in_flight",
+    metadata,
+    Column("run_id", _Text, nullable=False),
+    Column("path", _Text, nullable=False),
+    Column("iteration", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),  # of the run, as in `steps`
+    Column("number", Integer, nullable=False),
+    Column("shown", _Text, nullable=False),
+    PrimaryKeyConstraint("run_id", "path", "iteration", "attempt", "number"),
+)
+
 limits = Table(
     "limits",
     metadata,
@@ -274,6 +287,12 @@ MIGRATIONS: Mapping[int, str] = {
             run_id text not null, path text not null, iteration integer not null, number integer not null,
             verdict text not null, decided_by text not null, note text not null, at float not null,
             primary key (run_id, path, iteration, number)
+        )
+    """,
+    7: """
+        create table calls_in_flight (
+            run_id text not null, path text not null, iteration integer not null, attempt integer not null,
+            number integer not null, shown text not null, primary key (run_id, path, iteration, attempt, number)
         )
     """,
 }

@@ -16,6 +16,7 @@ from pdkernel.engine.journal.queue_statements import QueueStatements, lock_queue
 from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
     MAX_NOTE_CHARACTERS,
+    CallRow,
     Claim,
     NewDecision,
     NewRun,
@@ -51,6 +52,11 @@ _ACCEPT = (
 _APPEND = (
     "insert into steps (run_id, path, iteration, seq, name, fence, data, at, attempt, carry)"  # noqa: S608
     " select :run, :path, :iteration, :seq, :name, :fence, :data, :at, :attempt, :carry"
+    f" from runs where {_OWNED} /*postgres for update*/ on conflict do nothing"
+)
+_RECORD_CALL = (
+    "insert into calls_in_flight (run_id, path, iteration, attempt, number, shown)"  # noqa: S608
+    " select :run, :path, :iteration, :attempt, :number, :shown"
     f" from runs where {_OWNED} /*postgres for update*/ on conflict do nothing"
 )
 _EVENT = "event = coalesce(:event, event)"
@@ -167,9 +173,36 @@ class Statements(QueueStatements):
         )
         if done.rowcount != 1:
             return False
+        if row.has_calls:
+            self._forget_calls(connection, claim.run_id, row)
         if event is not None:
             connection.execute("update runs set event = ? where id = ?", (escape_json_text(event), claim.run_id))
         return True
+
+    def record_call(self, connection: Connection, claim: Claim, row: CallRow) -> bool:
+        """Insert the call if this executor owns the run; False otherwise, or if the row exists."""
+        done = connection.execute(
+            _RECORD_CALL,
+            {
+                "run": claim.run_id,
+                "path": replace_unstorable(row.path),
+                "iteration": row.iteration,
+                "attempt": claim.attempt,
+                "number": row.number,
+                "shown": escape_json_text(row.shown),
+                "fence": claim.fence,
+                "me": self.executor_id,
+            },
+        )
+        return done.rowcount == 1
+
+    @staticmethod
+    def _forget_calls(connection: Connection, run_id: str, row: StepRow | WaitRow) -> None:
+        """Delete the calls of a step whose record has them."""
+        connection.execute(
+            f"delete from calls_in_flight where {_STEP_KEY}",  # noqa: S608
+            (run_id, replace_unstorable(row.path), row.iteration),
+        )
 
     def finish(
         self,
@@ -283,6 +316,8 @@ class Statements(QueueStatements):
                 *earlier,
             ),
         )
+        if wait.has_calls:
+            self._forget_calls(connection, claim.run_id, wait)
         return True
 
     def resolve_wait(

@@ -8,6 +8,7 @@ The JSON in the journal's text columns, and the execution that is built of it.
     runs.request             encrypted by the caller: what an executor needs to run or to continue the run
     steps.data, waits.data   a `StepResult` as JSON
     outbox.shown             a `Delivery` as JSON
+    calls_in_flight.shown    an `OutboundCall` as JSON, redacted by the caller
     steps.carry, waits.carry encrypted by the caller: what later steps need and `data` does not show
     runs.output              {"response", "error", "steps": {name: status of a step without a row}} and, if present,
                              "sends" and "lookup"
@@ -23,16 +24,18 @@ from datetime import UTC, datetime
 from typing import TypeVar, cast
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from pdkernel.clock import format_iso
 from pdkernel.encode import LONE_SURROGATE, JsonStruct, decode_json, encode_json
-from pdkernel.engine.journal.rows import ClaimedRun, RunStatus, WaitRow
+from pdkernel.engine.journal.rows import CallRow, ClaimedRun, RunStatus, WaitRow
 from pdkernel.errors import DamagedRecordError
 from pdkernel.execution import (
     Decision,
     Delivery,
     ErrorRecord,
     Execution,
+    OutboundCall,
     OutboundPolicyRecord,
     Response,
     RunPause,
@@ -204,6 +207,19 @@ def encode_step(result: StepResult) -> str:
     return _encode(result)
 
 
+def encode_call(call: OutboundCall) -> str:
+    """Encode the `calls_in_flight.shown` text of a call."""
+    return _encode(call)
+
+
+def decode_calls(run_id: str, rows: Sequence[CallRow]) -> Mapping[str, tuple[OutboundCall, ...]]:
+    """Decode the calls of *rows*, by the path of their step. Raises `DamagedRecordError`."""
+    calls: dict[str, tuple[OutboundCall, ...]] = {}
+    for row in rows:
+        calls[row.path] = (*calls.get(row.path, ()), _decode(run_id, OutboundCall, "calls_in_flight", row.shown))
+    return calls
+
+
 def encode_output(
     *,
     response: Response | None = None,
@@ -249,6 +265,7 @@ def build_execution(
     *,
     wait: WaitRow | None = None,
     decisions: Sequence[Decision] = (),
+    calls: Sequence[CallRow] = (),
 ) -> Execution:
     """
     Build the `Execution` of a run.
@@ -259,6 +276,7 @@ def build_execution(
         sends: The `outbox.shown` texts in the order of the messages.
         wait: The pause that has not ended, or None.
         decisions: What persons and programs have decided about the run.
+        calls: Unsafe calls of interrupted attempts at steps that are not recorded.
     """
     trigger = _decode(run.id, _StoredTrigger, "event", run.event)
     output = _decode(run.id, _StoredOutput, "output", run.output) if run.output else _StoredOutput(None, None, {})
@@ -277,7 +295,7 @@ def build_execution(
         attempt=run.attempt,
         replay_of=trigger.replay_of,
         trigger=RunTrigger(trigger.event or {}, trigger.context, trigger.event is UNSET),
-        steps=_in_order(definition.steps, results, output.steps),
+        steps=_with_calls(_in_order(definition.steps, results, output.steps), decode_calls(run.id, calls)),
         response=output.response,
         error=output.error,
         sends=(*output.sends, *(_decode(run.id, Delivery, "outbox", shown) for shown in sends)),
@@ -337,6 +355,13 @@ def _in_order(
         for step in defined
     }
     return tuple({**ordered, **results}.values())
+
+
+def _with_calls(steps: tuple[StepResult, ...], calls: Mapping[str, tuple[OutboundCall, ...]]) -> tuple[StepResult, ...]:
+    """Return *steps* with the *calls* of their interrupted attempts."""
+    if not calls:
+        return steps
+    return tuple(replace(step, requests=(*step.requests, *calls.get(step.path, ()))) for step in steps)
 
 
 def _to_execution_status(status: RunStatus, fence: int) -> Status:

@@ -17,6 +17,7 @@ import pytest
 
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.engine.journal import (
+    CallRow,
     Claim,
     DatabaseJournal,
     NewRun,
@@ -25,6 +26,7 @@ from pdkernel.engine.journal import (
     StepRow,
     WaitKey,
     WaitRow,
+    encode_call,
     encode_event,
     encode_step,
 )
@@ -32,7 +34,7 @@ from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.rows import WaitKind
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.engine.journal.text_columns import encode_definition, hash_definition
-from pdkernel.execution import Execution, StepResult
+from pdkernel.execution import Execution, OutboundCall, StepResult
 from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
 
@@ -205,6 +207,12 @@ def wait_row(
 def outbox_row(position: int = 0, *, path: str = "one", number: int = 1, outcome: str = "waiting") -> OutboxRow:
     """A message of a step; its address names its position."""
     return OutboxRow(path, number, position, b"sealed", delivery(position, outcome, path=path))
+
+
+def call_row(number: int = 1, *, path: str = "one", method: str = "POST") -> CallRow:
+    """A call of a step that is in flight."""
+    call = OutboundCall(method, f"https://api.example.com/{number}", None, 0.0, safe=False, outcome="failed", attempt=1)
+    return CallRow(path, number, encode_call(call))
 
 
 def delivery(position: int, outcome: str, *, path: str = "one") -> str:

@@ -40,6 +40,7 @@ from tests.engine.journal.conftest import (
     FIRST,
     WORKFLOW,
     PostgresDatabase,
+    call_row,
     load,
     new_run,
     outbox_row,
@@ -908,7 +909,7 @@ async def test_newer_tables_are_refused(server: PostgresDatabase) -> None:
 async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Journals) -> None:
     """Tables of an earlier version get what is new, once, and are used after that."""
     server.execute("alter table outbox drop column owner; alter table runs drop column package_lock")
-    server.execute("drop table package_locks; drop table decisions")
+    server.execute("drop table package_locks; drop table decisions; drop table calls_in_flight")
     server.execute("update meta set value = '3' where name = 'journal_schema_version'")
 
     journal, other = journals(), journals()
@@ -919,6 +920,8 @@ async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Jo
     assert await journal.accept_run(new_run("cancelled"))
     assert await other.cancel("cancelled", decision=NewDecision("cancelled", "ada"))
     assert [each.by for each in (await load(journal, "cancelled")).decisions] == ["ada"]
+    assert await journal.accept_run(new_run("calls"))
+    assert await journal.record_call(Claim.first("calls"), call_row())
 
 
 def test_tables_are_created_once(postgres_url: str, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.engine.journal import (
+    CallRow,
     Claim,
+    ClaimedRun,
     DatabaseJournal,
     NewDecision,
     OutboxRow,
@@ -36,6 +38,7 @@ from tests.engine.journal.conftest import (
     Database,
     Open,
     Rows,
+    call_row,
     delivery,
     load,
     new_run,
@@ -61,6 +64,7 @@ WRITES: dict[str, Write] = {
     ),
     "park": lambda journal, claim: journal.park(claim, wait_row(), outbox=[outbox_row()]),
     "release": lambda journal, claim: journal.release(claim),
+    "record_call": lambda journal, claim: journal.record_call(claim, call_row()),
     "set_package_lock": lambda journal, claim: journal.set_package_lock(claim, LOCK),
 }
 """Every write that names a claim."""
@@ -1550,6 +1554,103 @@ async def test_a_refused_run_stores_no_packages(journal: DatabaseJournal, rows: 
     assert rows("select * from package_locks") == []
 
 
+# ── calls in flight ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def urls_of(journal: DatabaseJournal, step: str = "one") -> list[str]:
+    """Return the URLs of the calls in the record of a step."""
+    (result,) = [each for each in (await load(journal)).steps if each.name == step]
+    return [call.url.rpartition("/")[2] for call in result.requests]
+
+
+async def interrupt(journal: DatabaseJournal, *calls: CallRow) -> ClaimedRun:
+    """Accept a run, record *calls* of its first attempt, interrupt it, and claim it again."""
+    assert await journal.accept_run(new_run())
+    assert [await journal.record_call(FIRST, call) for call in calls] == [True] * len(calls)
+    assert await journal.release(FIRST)
+    claimed = await journal.claim("run")
+    assert claimed is not None
+    return claimed
+
+
+async def test_next_attempt_gets_calls_in_flight(journal: DatabaseJournal) -> None:
+    """Calls of an interrupted attempt are in the claim of the next one and in the record; those of the running attempt are not."""
+    rows = [call_row(2), call_row(10)]
+    assert await journal.accept_run(new_run())
+    assert all([await journal.record_call(FIRST, row) for row in rows])
+    running = await urls_of(journal)
+    await journal.release(FIRST)
+    ready = await urls_of(journal)
+
+    claimed = await journal.claim("run")
+    assert claimed is not None
+    assert await journal.record_call(claimed.claim, call_row(11))
+
+    assert claimed.calls == tuple(rows)
+    assert (running, ready, await urls_of(journal)) == ([], ["2", "10"], ["2", "10"])
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "dead"])
+async def test_an_ended_run_shows_calls_in_flight(
+    journal: DatabaseJournal, open_journal: Open, database: Database, rows: Rows, ends: str
+) -> None:
+    """The record of a run that ended within a step has the calls of that step; they are removed with the run."""
+    assert await journal.accept_run(new_run())
+    assert await journal.record_call(FIRST, call_row())
+    other = open_journal("python")
+
+    if ends == "cancelled":
+        await other.cancel("run")
+    else:
+        database.kill(journal, "terminal")
+        await other.reap_dead()
+
+    assert await urls_of(other) == ["1"]
+    assert await other.remove_runs(["run"]) == ["run"]
+    assert rows("select * from calls_in_flight") == []
+
+
+@pytest.mark.parametrize("how", ["append_step", "finish", "park"])
+async def test_record_of_a_step_replaces_its_calls(journal: DatabaseJournal, rows: Rows, how: str) -> None:
+    """The write of a step or a pause that has the step's calls removes them, of every attempt, and no call of another step."""
+    claim = (await interrupt(journal, call_row(1), call_row(2, path="two"))).claim
+    assert await journal.record_call(claim, call_row(3))
+
+    step = replace(step_row(0, "one"), has_calls=True)
+    if how == "append_step":
+        assert await journal.append_step(claim, step)
+    elif how == "finish":
+        assert await journal.finish(claim, "success", OUTPUT, last_step=step)
+    else:
+        assert await journal.park(claim, replace(wait_row(), has_calls=True))
+
+    assert rows("select path, number from calls_in_flight") == [("two", 2)]
+
+
+async def test_a_refused_record_keeps_calls(journal: DatabaseJournal, rows: Rows) -> None:
+    """The write of a former executor removes no call, and a call is not recorded twice."""
+    claimed = await interrupt(journal, call_row())
+
+    assert not await journal.append_step(FIRST, replace(step_row(0, "one"), has_calls=True))
+    assert not await journal.park(FIRST, replace(wait_row(), has_calls=True))
+    assert await journal.record_call(claimed.claim, call_row(2))
+    assert not await journal.record_call(claimed.claim, call_row(2))
+    assert rows("select attempt, number from calls_in_flight order by number") == [(1, 1), (2, 2)]
+
+
+async def test_concurrent_calls_share_a_commit(journal: DatabaseJournal) -> None:
+    """Calls of concurrent runs are committed together."""
+    runs = [f"run{number}" for number in range(20)]
+    for run in runs:
+        assert await journal.accept_run(new_run(run))
+    before = journal.commits
+
+    done = await asyncio.gather(*(journal.record_call(Claim.first(run), call_row()) for run in runs))
+
+    assert done == [True] * 20
+    assert journal.commits - before <= 2
+
+
 # ── runs that are not recorded ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -1560,6 +1661,7 @@ async def test_unrecorded_runs_accept_every_write() -> None:
     assert await nothing.store_definition(WORKFLOW) == WORKFLOW.version
     assert [await nothing.accept_run(new_run()) for _ in range(2)] == [True, True]
     assert await nothing.set_package_lock(FIRST, LOCK)
+    assert await nothing.record_call(FIRST, call_row())
     assert await nothing.append_step(FIRST, step_row(0, "one"), event=encode_event({}, {}))
     assert await nothing.park(FIRST, wait_row(), outbox=[outbox_row()])
     assert await nothing.finish(FIRST, "success", OUTPUT, last_step=step_row(0, "one"), outbox=[outbox_row()])

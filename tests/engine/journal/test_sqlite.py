@@ -42,6 +42,7 @@ from tests.engine.journal.conftest import (
     WORKFLOW,
     FakeLiveness,
     Open,
+    call_row,
     new_run,
     outbox_row,
     step_row,
@@ -117,6 +118,7 @@ def test_tables_compile_for_postgres() -> None:
 
     assert set(tables) == {
         "executors", "definitions", "package_locks", "runs", "steps", "waits", "outbox", "limits", "starts", "decisions",
+        "calls_in_flight",
     }  # fmt: skip
     assert "lease_until DOUBLE PRECISION" in tables["executors"]
     assert "request BYTEA" in tables["runs"]
@@ -973,6 +975,7 @@ async def test_migrated_file_takes_new_runs(old_path: Path) -> None:
     await journal.store_definition(WORKFLOW)
     assert await journal.accept_run(new_run(dedupe_key="key", request=b"request"))
     assert not await journal.accept_run(new_run("again", dedupe_key="key"))
+    assert await journal.record_call(Claim.first("run"), call_row())
     assert await journal.park(Claim.first("run"), wait_row(), outbox=[outbox_row()])
     assert await journal.resolve_wait(WaitKey("run", "one"), "resumed") == "done"
     (run,) = await journal.claim_next(limit=9)
