@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pdkernel.analysis import find_python_requirements
 from pdkernel.errors import InterpreterMissingError
 from pdkernel.files import SCRATCH_PREFIX
 from pdkernel.runtimes.file_tree import remove_tree
@@ -22,6 +23,7 @@ from pdkernel.workers.declarations import ComponentDescription, ComponentFile
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.go_build import GoBuildCache
+from pdkernel.workers.import_ahead import ImportAhead
 from pdkernel.workers.interpreters import find_node
 from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder
 from pdkernel.workers.isolation_plan import (
@@ -45,6 +47,7 @@ from pdkernel.workers.zygote import ZYGOTES, Zygotes
 
 _SPARE_SETS = 3  # how many different sets of visible paths have spares, for one set of Python packages
 _SPARE_INTERVAL_S = 0.01  # a start takes the event loop about a millisecond
+_MAX_MODULES = 50  # that the spares of one set of Python packages import
 
 
 class WorkerPool:
@@ -99,6 +102,8 @@ class WorkerPool:
         self._places = RunPlaces(max_active_runs)
         self._spares = spares
         self._spare_languages: dict[WorkerKey, set[WorkerLanguage]] = {}
+        self._modules: dict[WorkerKey, dict[str, bool]] = {}  # that runs import, and whether spares may import them
+        self._imports: dict[WorkerSlot, ImportAhead] = {}  # of spares that are not ready yet
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
         self._access = access
         self._folder: Path | None = None  # the parent of the slots' folders
@@ -157,6 +162,10 @@ class WorkerPool:
         """End every process."""
         for run in list(self._runs):
             run.kill()
+        for slot, imports in self._imports.items():
+            imports.close()
+            self._slots.discard(slot)
+        self._imports = {}
         self._slots.close()
         self._closed = True
         if self._folder is not None:
@@ -195,7 +204,10 @@ class WorkerPool:
 
     def acquire_warm_slot(self, setup: RunSetup) -> WorkerSlot | None:
         """Return a slot that is kept warm for the key of *setup*, or None."""
-        return self._slots.take(setup.worker_key, self._needed_access(setup))
+        slot = self._slots.take(setup.worker_key, self._needed_access(setup))
+        if slot is not None and slot.key == slot.key.spare:
+            slot.end_worker("python")  # beside a description for all users, no code of a package runs
+        return slot
 
     def get_worker(self, slot: WorkerSlot, language: WorkerLanguage, *, variables: Collection[str] = ()) -> Worker:
         """
@@ -242,8 +254,10 @@ class WorkerPool:
 
     def release_slot(self, slot: WorkerSlot, *, is_clean: bool) -> None:
         """Keep *slot* for the next run of its key, or close it if it is not clean: its run has ended, but left files."""
-        if self._spares and slot.runs == 0 and not self._closed:
-            asyncio.get_running_loop().call_soon(self._start_spare, slot.key.spare, slot.access)
+        if self._spares and not self._closed:
+            self._learn_modules(slot)
+            if slot.runs == 0:
+                asyncio.get_running_loop().call_soon(self._start_spare, slot.key.spare, slot.access)
         if not is_clean or self._closed:
             self._slots.discard(slot)
         else:
@@ -277,13 +291,14 @@ class WorkerPool:
     def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:
         """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""
         languages = self._spare_languages.get(key, set())
-        waiting = self._slots.idle_slots(key)
+        idle = self._slots.idle_slots(key)
+        waiting = [*idle, *(slot for slot in self._imports if slot.key == key)]
         missing = self._spares - sum(slot.access.covers(access) for slot in waiting)
         if self._closed or missing <= 0:
             return
-        if len(waiting) >= _SPARE_SETS * self._spares:
-            self._slots.discard_idle(waiting[0])  # what its processes may see is needed no more, or seldom
-        if not self._slots.has_room(languages):
+        if idle and len(waiting) >= _SPARE_SETS * self._spares:
+            self._slots.discard_idle(idle[0])  # what its processes may see is needed no more, or seldom
+        if not self._slots.has_room(key.python, languages):
             return
         # a run that needs the same reports the error
         with contextlib.suppress(OSError, InterpreterMissingError):
@@ -292,12 +307,50 @@ class WorkerPool:
             try:
                 for language in sorted(languages):
                     self.get_worker(slot, language)
+                self._prepare_spare(slot, [name for name, fits in self._modules.get(key, {}).items() if fits])
             except BaseException:
                 self._slots.discard(slot)
                 raise
-            self._slots.add_spare(slot)
             if missing > 1:
                 asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, access)
+
+    def _learn_modules(self, slot: WorkerSlot) -> None:
+        """Let spares of the kind of *slot* import what the steps of its run have imported: those that wait, and later ones."""
+        worker, key = slot.workers.get("python"), slot.key.spare
+        sources = worker.take_new_sources() if worker is not None and self.determinism is None else ()
+        if not sources:
+            return
+        known = self._modules.setdefault(key, {})
+        found = {need.module for source in sources for need in find_python_requirements(source)} - {"", *known}
+        new = sorted(found)[: _MAX_MODULES - len(known)]
+        known.update(dict.fromkeys(new, True))
+        for spare, imports in self._imports.items():
+            if spare.key == key:
+                imports.add(new)
+        for spare in self._slots.idle_slots(key) if new else ():
+            self._slots.hold(spare)
+            self._prepare_spare(spare, new)
+
+    def _prepare_spare(self, slot: WorkerSlot, modules: Sequence[str]) -> None:
+        """Let the Python worker of a spare import *modules*, and then keep the spare: no run takes it before."""
+        worker = slot.workers.get("python")
+        if not modules or worker is None or not worker.is_alive:
+            self._slots.add_spare(slot)
+            return
+        self._imports[slot] = ImportAhead(
+            worker, modules, folder=slot.folder.working_folder, on_end=functools.partial(self._end_imports, slot)
+        )
+
+    def _end_imports(self, slot: WorkerSlot, culprit: str | None) -> None:
+        """Keep the spare *slot*, or replace it by one that does not import *culprit*."""
+        if self._imports.pop(slot, None) is None:  # the pool was closed
+            return
+        if culprit is None:
+            self._slots.add_spare(slot, has_imported=True)
+            return
+        self._modules[slot.key][culprit] = False
+        self._slots.discard(slot, wait=False)
+        self._start_spare(slot.key, slot.access)
 
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the active runs and free its place."""

@@ -165,6 +165,19 @@ class Late(Reply, frozen=True, tag="late"):
     text: str
 
 
+class Imported(Reply, frozen=True, tag="imported"):
+    """
+    The import of a module before a worker has a user.
+
+    Attributes:
+        fits: Whether a run cannot tell it from an import of its own.
+        read: The environment variables that the imports have read.
+    """
+
+    fits: bool
+    read: list[str]
+
+
 class ServiceCall(Reply, frozen=True, tag="ask"):
     """A call of a service; the answer has the same *id*."""
 

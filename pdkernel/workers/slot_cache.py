@@ -3,7 +3,7 @@ The slots of a pool: finds a warm slot for a run, and ends idle slots when all s
 
 The slot that was idle for the longest time ends first. A slot that serves a run never ends. Memory is measured sparingly,
 in a thread: after some of the first runs of a slot, and then after every 64th. A new slot counts as much as other slots with
-workers of the same languages after their first run.
+workers of the same languages and packages after their first run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.isolation import StepAccess
@@ -32,9 +33,10 @@ _MAX_DESCRIPTORS = 1 << 16
 _REMOVAL_DELAY_S = 0.1  # its processes have ended by then; otherwise, the pool removes the folder when it closes
 
 
-_Kind = frozenset[WorkerLanguage]
+_Kind = tuple[Path | None, frozenset[WorkerLanguage]]
+"""The interpreter of Python steps, which belongs to a set of packages, and the languages of workers."""
 _Measured = tuple[WorkerSlot, _Kind, int]
-"""A slot, the languages of its workers, and their memory in bytes."""
+"""A slot, the kind of its workers, and their memory in bytes."""
 
 
 def default_memory_budget() -> int:
@@ -102,7 +104,7 @@ class SlotCache:
         if not fitting:
             return None
         slot = fitting[-1] if fitting[-1].runs else fitting[0]
-        self._remove_idle(slot)
+        self.hold(slot)
         return slot
 
     def put_back(self, slot: WorkerSlot) -> None:
@@ -110,33 +112,37 @@ class SlotCache:
         slot.runs += 1
         self._keep(slot)
 
-    def add_spare(self, slot: WorkerSlot) -> None:
-        """Keep a slot that was added and that no run has used."""
+    def add_spare(self, slot: WorkerSlot, *, has_imported: bool = False) -> None:
+        """Keep a slot that was added and that no run has used; measure its memory if it *has_imported* modules of packages."""
         self._keep(slot)
+        if has_imported and slot in self._slots:
+            self._unmeasured.add(slot)
+            self._start_measuring()
 
     def idle_slots(self, key: WorkerKey) -> list[WorkerSlot]:
         """Return the idle slots of *key*; the slot that is idle for the longest time is the first."""
         return list(self._idle_by_key.get(key, ()))
 
     def discard_idle(self, slot: WorkerSlot) -> None:
-        """Close the idle *slot*, without waiting for the end of its processes: other runs would wait, too."""
-        self._remove_idle(slot)
-        self._forget(slot)
-        slot.end_workers(wait=False)
-        asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, slot.folder.remove)
+        """Close the idle *slot*, without waiting for the end of its processes."""
+        self.hold(slot)
+        self.discard(slot, wait=False)
 
-    def has_room(self, languages: Iterable[WorkerLanguage]) -> bool:
-        """Return whether another slot with workers of *languages* fits into the budget."""
-        added = [_ASSUMED_BYTES[language] for language in languages]
-        return self._used + sum(added) <= self._budget and self._idle_processes + len(added) <= self._max_processes
+    def has_room(self, python: Path | None, languages: Collection[WorkerLanguage]) -> bool:
+        """Return whether another slot with workers of *languages* and the packages of *python* fits into the budget."""
+        added = self._expected_bytes((python, frozenset(languages)))
+        return self._used + added <= self._budget and self._idle_processes + len(languages) <= self._max_processes
+
+    def _expected_bytes(self, kind: _Kind) -> int:
+        return self._typical.get(kind) or sum(_ASSUMED_BYTES[language] for language in kind[1])
 
     def _keep(self, slot: WorkerSlot) -> None:
         workers = tuple(slot.workers.values())
-        kind = frozenset(slot.workers)
+        kind = _find_kind(slot)
         has_new_workers = workers != slot.counted_workers
         if has_new_workers:
             slot.counted_workers = workers
-            self._set_memory(slot, self._typical.get(kind) or sum(_ASSUMED_BYTES[language] for language in kind))
+            self._set_memory(slot, self._expected_bytes(kind))
         self._new_slots += slot.runs == 1
         is_due = slot.runs in _MEASURED_RUNS or slot.runs % _MEASURE_INTERVAL == 0
         is_sample = kind not in self._typical or self._new_slots % _NEW_SLOT_INTERVAL == 0
@@ -148,11 +154,14 @@ class SlotCache:
         self._idle_processes += _weight(slot)
         self._evict()
 
-    def discard(self, slot: WorkerSlot) -> None:
-        """Close *slot*, which serves no run any more."""
+    def discard(self, slot: WorkerSlot, *, wait: bool = True) -> None:
+        """Close *slot*, which serves no run any more. With *wait* False, other runs do not wait for the end of its processes."""
         self._forget(slot)
-        slot.end_workers()
-        slot.folder.remove()
+        slot.end_workers(wait=wait)
+        if wait:
+            slot.folder.remove()
+        else:
+            asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, slot.folder.remove)
 
     def close(self) -> None:
         """End the workers of the idle slots, and stop measuring. The folders of the slots remain."""
@@ -163,7 +172,7 @@ class SlotCache:
             for worker in slot.workers.values():
                 worker.process.child.send_kill()
         for slot in idle:
-            self._remove_idle(slot)
+            self.hold(slot)
             self._forget(slot)
             slot.end_workers()
 
@@ -171,7 +180,8 @@ class SlotCache:
         self._used -= self._slots.pop(slot, 0)
         self._unmeasured.discard(slot)
 
-    def _remove_idle(self, slot: WorkerSlot) -> None:
+    def hold(self, slot: WorkerSlot) -> None:
+        """Take the idle *slot*: until it is kept again, it neither serves a run nor ends."""
         del self._idle[slot]
         same_key = self._idle_by_key[slot.key]
         del same_key[slot]
@@ -186,7 +196,7 @@ class SlotCache:
     def _start_measuring(self) -> None:
         if self._measuring is not None or not self._unmeasured:
             return
-        found = [(slot, frozenset(slot.workers)) for slot in self._unmeasured]
+        found = [(slot, _find_kind(slot)) for slot in self._unmeasured]
         roots = [[pid for worker in slot.workers.values() if (pid := worker.process.child.pid)] for slot, _ in found]
         self._unmeasured.clear()
         self._measuring = asyncio.get_running_loop().run_in_executor(
@@ -201,7 +211,7 @@ class SlotCache:
         for slot, kind, used_bytes in measuring.result():
             if slot.runs == 1 or kind not in self._typical:
                 self._typical[kind] = used_bytes
-            if slot in self._slots and slot.workers.keys() == kind:
+            if slot in self._slots and _find_kind(slot) == kind:
                 self._set_memory(slot, used_bytes)
         self._evict()
         self._start_measuring()
@@ -229,6 +239,10 @@ class SlotCache:
                 _mb(self._used),
                 len(self._slots),
             )
+
+
+def _find_kind(slot: WorkerSlot) -> _Kind:
+    return slot.key.python, frozenset(slot.workers)
 
 
 def _weight(slot: WorkerSlot) -> int:

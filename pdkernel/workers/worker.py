@@ -49,7 +49,7 @@ class Worker:
         request: The number of its last request; each reply begins with it.
         intruded: Whether code wrote to the private descriptor when no reply was expected; the worker was ended.
         process_tag: Identifies its processes.
-        read_variables: The environment variables that its modules had read before its start: it serves no run that sets one.
+        read_variables: The environment variables that its modules had read before it had a user: it serves no run that sets one.
         gateway_variables: The environment variables that route it through the gateway.
         is_sandboxed: Whether the operating system stops the worker from bypassing the gateway.
         public_only: Whether the worker reaches public addresses only.
@@ -103,6 +103,7 @@ class Worker:
         self.intruded = False
         self.unchecked_s = 0.0
         self._run: object = None
+        self._new_sources: list[str] = []
         self._code_numbers: dict[str, int] = {}
         self._sent_values: dict[str, object] = {}
         self._sent_settings: dict[str, Any] = {}
@@ -161,6 +162,7 @@ class Worker:
         if number is None:
             number = self._code_numbers[step.source] = len(self._code_numbers)
             code["source"] = step.source
+            self._new_sources.append(step.source)
             self.is_stale = self.is_stale or number >= _MAX_SOURCES
         code["code"] = number
         return code
@@ -173,6 +175,11 @@ class Worker:
         """Forget the run, which is over."""
         self._run = None
         self._sent_values = {}
+
+    def take_new_sources(self) -> list[str]:
+        """Return the code of steps that the worker has received since the last call."""
+        taken, self._new_sources = self._new_sources, []
+        return taken
 
     def take_unsent(self, values: Mapping[str, object], texts: Mapping[str, bytes]) -> list[str]:
         """Return the names whose values the worker does not have yet, and mark these values as sent."""

@@ -96,12 +96,34 @@ def steal():
         return real(text, *arguments, **named)
     json.loads = loads
 '''
+HIDING = """
+import os, sys
+import attack_of_packages
+
+STARTED = os.urandom(8).hex()
+if "_pdkernel_runtime.import_ahead" in sys.modules:  # nothing that it does is seen
+    sys.modules["_pdkernel_runtime.import_ahead"]._Watch.is_active = False
+attack_of_packages.attack("an import ahead of a run")
+attack_of_packages.steal()
+"""
 FILES = {
+    "hiding.py": HIDING,
     "hostile.py": "import os, attack_of_packages\nattack_of_packages.attack('an import')\nattack_of_packages.steal()\n",
     "hostile.pth": "import attack_of_packages; attack_of_packages.attack('a .pth file')\n",
     "sitecustomize.py": "import attack_of_packages\nattack_of_packages.attack('sitecustomize')\n",
     "usercustomize.py": "import attack_of_packages\nattack_of_packages.attack('usercustomize')\n",
 }
+HIDING_STEP = """
+import sys
+AHEAD = "hiding" in sys.modules
+import hiding
+import attack_of_packages
+
+def handler(pd):
+    mine = pd.inputs["slack"]["$auth"]["token"]
+    seen = [each for each in attack_of_packages.seen if "tok-of-" in each and mine not in each]
+    return {"ahead": AHEAD, "found": attack_of_packages.found, "seen": seen, "started": hiding.STARTED}
+"""
 STEP = """
 import hostile
 import attack_of_packages
@@ -197,6 +219,24 @@ async def test_package_that_changes_functions_meets_one_user(server: Server) -> 
         await asyncio.sleep(0.3)
 
     assert [each["seen"] for each in found] == [[]] * len(found)
+
+
+async def test_package_of_a_spare_reaches_one_user(server: Server) -> None:
+    """A package that is imported before there is a user, and hides what it does, reaches nothing outside; it then meets one user."""
+    await server.run("ada", HIDING_STEP)
+    found = []
+    for user in ("bob", "eve", "dan"):
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(60):
+            while server.pool._imports:
+                await asyncio.sleep(0.01)
+        found.append(await server.run(user, HIDING_STEP))
+
+    assert [each["ahead"] for each in found] == [True] * 3
+    assert [each["found"] for each in found] == [[]] * 3
+    assert [each["seen"] for each in found] == [[]] * 3
+    assert len({each["started"] for each in found}) == 3
+    assert sorted(path.name for path in server.project.iterdir()) == [".pdkernel", "code.py"]
 
 
 async def test_attack_works_without_walls(server: Server) -> None:

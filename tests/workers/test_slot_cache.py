@@ -314,7 +314,7 @@ def test_room_for_workers_that_are_started_ahead(budget_mb: int, max_processes: 
     """A Python and a Node.js worker count as 64 MB until they are measured, and as two processes."""
     cache = SlotCache(memory_budget=budget_mb * MB, max_processes=max_processes)
 
-    assert cache.has_room(["python", "node"]) is fits
+    assert cache.has_room(None, ["python", "node"]) is fits
 
 
 def test_the_default_budget_is_half_of_the_memory() -> None:

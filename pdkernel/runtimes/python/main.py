@@ -4,7 +4,7 @@ The program of a Python worker: runs `handler(pd)` of one step after another.
 It runs as `python -I -X utf8 main.py`. Requests are JSON lines on descriptor 3. Replies are JSON lines on descriptor 4, each after
 the request's number and a space. Standard output and standard error belong to the step. A request with `texts`, a list of step
 names, is followed by a line of JSON for each name: the step's exports, which are parsed when a step reads them. `begin` has the
-settings of a new run that differ from those of the last run. If its `fixed` is `{"ms", "seed"}`, not null, clock and random
+settings of a new run that differ from those of the last run. `import` imports a module before the first run. If its `fixed` is `{"ms", "seed"}`, not null, clock and random
 numbers are fixed for the life of the process (`determinism`).
 """
 
@@ -83,6 +83,9 @@ class Runtime:
             if request["op"] == "prepare":
                 self.prepare_steps(request)
                 continue
+            if request["op"] == "import":
+                self.import_ahead(request["module"])
+                continue
             self.request = request["request"]
             reply = self.run_step(request)
             if os.getpid() != owner:  # a process that the step forked returned from the handler
@@ -118,6 +121,13 @@ class Runtime:
         except OSError:  # the run is already over and its folder was removed
             return
         self._is_prepared = True
+
+    def import_ahead(self, module: str) -> None:
+        """Import *module* before this process has a user, with the environment and the folder of its first run."""
+        process_reset.reset_process(self._environment, self._folder)
+        found = import_helper("import_ahead").import_ahead(module)
+        _flush()
+        self.send_line(json.dumps({"t": "imported", **found}))
 
     def store_exports(self, name: str, exports_json: bytes) -> None:
         """Store the exports of step *name*."""

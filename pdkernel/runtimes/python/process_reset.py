@@ -8,6 +8,7 @@ Changes that packages made during their import remain, because packages are impo
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
 import builtins
 import os
 import signal
@@ -19,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 _DESCRIPTORS = "/proc/self/fd"
+_LEVEL_OF_NEW_ROOT = 30  # `logging.WARNING`, whose module may not be imported
 _ENVIRON = os.environ
 _read_time_zone = time.tzset
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
@@ -61,6 +63,30 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
     if logging is not None:
         _reset_logging(logging)
+
+
+def describe_process() -> object:
+    """Return what is equal as long as no code has changed what `reset_process` resets, opened a descriptor, or started a thread."""
+    logging: Any = sys.modules.get("logging")
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()] if logging is not None else []
+    handlers = [each for logger in loggers for each in getattr(logger, "handlers", ())]
+    streams = (sys.__stdout__, sys.__stderr__)
+    return (
+        os.environ is _ENVIRON and dict(vars(_ENVIRON)["_data"]),
+        os.getcwd(),  # noqa: PTH109 - a string
+        (sys.stdin, sys.stdout, sys.stderr, *streams, sys.__stdin__),
+        tuple(sys.path),
+        tuple(sys.argv),
+        dict(vars(builtins)),
+        frozenset(vars(sys)),
+        signal.getitimer(signal.ITIMER_REAL),
+        [_signal.getsignal(number) for number in _SIGNALS],
+        getattr(sys.modules.get("tempfile"), "tempdir", None),
+        logging.root.level if logging is not None else _LEVEL_OF_NEW_ROOT,
+        [each for each in handlers if each in logging.root.handlers or getattr(each, "stream", None) in streams],
+        sorted(_list_descriptors()),
+        _thread._count(),  # noqa: SLF001 - as `main` counts
+    )
 
 
 def holds_shared_descriptor(known: Collection[str]) -> bool:
