@@ -21,7 +21,7 @@ from pdkernel.workers.child_process import ChildProcess
 from pdkernel.workers.process_memory import (
     BYTES_PER_MB,
     StepMemory,
-    peak_resident_bytes,
+    resident_and_peak_bytes,
     resident_bytes,
 )
 
@@ -66,23 +66,24 @@ class MemoryWatch:
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._peak_before = self._read_peak()
+        now, self._peak_before = (0, 0) if limit_mb is None else self._read_memory()
         self._memory = StepMemory()
-        self._timer = self._loop.call_later(self._wait_s(self._peak_before), self._sample)
+        self._timer = self._loop.call_later(self._wait_s(now), self._sample)
 
     def close(self) -> None:
         """Take the last sample and stop; without a limit, a very short step is not sampled."""
         self._closed = True
         self._timer.cancel()
         if self._limit_mb is not None or self._loop.time() - self._began >= MIN_SAMPLED_DURATION_S:
-            pid = self._process.pid if self._process.exit_code is None else None
-            now, peak = resident_bytes(pid) if pid else 0, self._read_peak()
+            now, peak = self._read_memory()
             self._record(max(now, self._process.peak_bytes, peak if peak > self._peak_before else 0))
 
-    def _read_peak(self) -> int:
-        is_needed = self._limit_mb is not None and self._process.exit_code is None
-        pid = self._process.pid if is_needed else None
-        return peak_resident_bytes(pid) if pid else 0
+    def _read_memory(self) -> tuple[int, int]:
+        """Return the resident memory of the process now, and the highest since its start if there is a limit."""
+        pid = self._process.pid if self._process.exit_code is None else None
+        if not pid:
+            return 0, 0
+        return (resident_bytes(pid), 0) if self._limit_mb is None else resident_and_peak_bytes(pid)
 
     def _wait_s(self, used_bytes: int) -> float:
         if self._limit_mb is None:

@@ -37,7 +37,9 @@ _FEW_BUFFERS = 16  # of a worker: its pipes, and some connections
 _BUFFER_BYTES = 208 << 10  # the default of net.core.wmem_max; pipes of a user hold 64 MB together
 _SEGMENT_USED, _QUEUE_USED, _SET_SEMAPHORES = 14, 3, 3  # columns of /proc/sysvipc/shm, msg and sem
 _SHARED_MAPPING = re.compile(rb"^(\S+) ...s \S+ (\S+) (\d+)(?! */SYSV)", re.MULTILINE)
-_STATUS = re.compile(rb"^(Rss\w+|VmPTE|VmRSS|VmHWM|Threads):\s+(\d+)", re.MULTILINE)
+_HELD_BY_SOCKET, _HELD_BY_RING = "scm_fds:", "UserFiles:"  # fields of /proc/PID/fdinfo
+_RESIDENT = b"VmRSS"
+_STATUS = re.compile(rb"^(Rss\w+|VmPTE|VmRSS|Threads):\s+(\d+)", re.MULTILINE)
 _RING = "anon_inode:[io_uring]"
 _KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())
 _KCMP_FILES = 2
@@ -57,13 +59,14 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
-def peak_resident_bytes(pid: int) -> int:
-    """Return the highest resident memory that process *pid* has had since its start; 0 if it is unknown (not Linux)."""
+def resident_and_peak_bytes(pid: int) -> tuple[int, int]:
+    """Return the resident memory of process *pid* now, and the highest since its start; 0 for what is unknown."""
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as file:  # noqa: PTH123 - at the start and the end of steps
-            return int(file.read().partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
-    except (OSError, IndexError):
-        return 0
+            peak, _, _, resident, _ = file.read().partition(b"VmHWM:")[2].split(None, 5)[:5]
+        return int(resident) * 1024, int(peak) * 1024
+    except (OSError, ValueError):  # not Linux, or it has ended
+        return resident_bytes(pid), 0
 
 
 class SharedMemory:
@@ -76,12 +79,12 @@ class SharedMemory:
             through a socket or held by an io_uring, or a process does not let this process look; as much as is mapped if only root may look.
     """
 
-    def __init__(self, pids: Collection[int], system_v: Sequence[int] = ()) -> None:
+    def __init__(self, threads: Collection[int], system_v: Sequence[int] = ()) -> None:
         """
-        Look for the shared memory of *pids*.
+        Look for the shared memory of the processes that have *threads*.
 
         Args:
-            pids: The processes.
+            threads: A thread that has not ended of each process; its first one has the number of the process.
             system_v: Descriptors of their `/proc/sysvipc/shm`, `msg` and `sem`, or nothing.
         """
         self.may_hide = 0.0
@@ -89,15 +92,10 @@ class SharedMemory:
         self._buffers: set[int] = set()
         self._system_v_bytes = system_v_bytes(system_v)
         if sys.platform == "linux":
-            for pid in pids:
-                try:
-                    for table in _descriptor_tables(pid):
-                        self._add_files(table)
-                    self._add_mappings(pid)
-                except PermissionError:
-                    self.may_hide = math.inf
-                except OSError:  # it has ended
-                    continue
+            for thread in threads:
+                for table in _descriptor_tables(thread):
+                    self._look_into(table, self._add_files)
+                self._look_into(f"/proc/{thread}", self._add_mappings)
 
     @property
     def bytes(self) -> int:
@@ -110,29 +108,51 @@ class SharedMemory:
         found = max(0, len(self._buffers) - FREE_BUFFERS) * _BUFFER_BYTES
         return found + (_tcp_bytes(self._buffers) if len(self._buffers) > _FEW_BUFFERS else 0)
 
-    def _add_files(self, process: str) -> None:
-        for name in os.listdir(f"{process}/fd"):  # noqa: PTH208 - while steps run
-            path = f"{process}/fd/{name}"
-            with contextlib.suppress(FileNotFoundError):  # it was closed
-                found = os.stat(path)  # noqa: PTH116 - likewise
-                kind = stat.S_IFMT(found.st_mode)
-                if kind in (stat.S_IFSOCK, stat.S_IFIFO):
-                    if kind == stat.S_IFSOCK and found.st_ino not in self._buffers and self.may_hide < math.inf:
-                        self.may_hide += math.inf if _has_descriptors_inside(f"{process}/fdinfo/{name}") else 0
-                    self._buffers.add(found.st_ino)
-                elif found.st_dev == _memory_device():
-                    self._objects[found.st_ino] = found.st_blocks * _BLOCK_BYTES
-                elif kind == 0 and os.readlink(path) == _RING:  # noqa: PTH115 - likewise
+    def _look_into(self, thread: str, add: Callable[[str], None]) -> None:
+        try:
+            add(thread)
+        except PermissionError:
+            if _RESIDENT in _read_status(thread):
+                self.may_hide = math.inf
+        except OSError:  # it has ended
+            pass
+
+    def _add_files(self, thread: str) -> None:
+        folder = os.open(f"{thread}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(folder):  # noqa: PTH208 - by descriptor
+                with contextlib.suppress(FileNotFoundError):  # it was closed
+                    found = os.stat(name, dir_fd=folder)
+                    kind = stat.S_IFMT(found.st_mode)
+                    if kind in (stat.S_IFSOCK, stat.S_IFIFO):
+                        if kind == stat.S_IFSOCK and found.st_ino not in self._buffers:
+                            self._add_held(f"{thread}/fdinfo/{name}", _HELD_BY_SOCKET)
+                        self._buffers.add(found.st_ino)
+                    elif found.st_dev == _memory_device():
+                        self._objects[found.st_ino] = found.st_blocks * _BLOCK_BYTES
+                    elif kind == 0 and os.readlink(name, dir_fd=folder) == _RING:
+                        # without the system call filter of steps, Node.js has some, in which it keeps no files
+                        self._add_held(f"{thread}/fdinfo/{name}", _HELD_BY_RING)
+        finally:
+            os.close(folder)
+
+    def _add_held(self, description: str, field: str) -> None:
+        """Look whether a socket or an io_uring holds descriptors; *field* of its *description* has their number."""
+        if self.may_hide < math.inf:
+            with open(description, "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
+                if int((file.readall().partition(field.encode())[2].split(None, 1) or [b"0"])[0]):
                     self.may_hide = math.inf
 
-    def _add_mappings(self, pid: int) -> None:
-        with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
+    def _add_mappings(self, thread: str) -> None:
+        with open(f"{thread}/maps", "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
             text = file.readall()
-        ours = f"{os.major(_memory_device()):02x}:{os.minor(_memory_device()):02x}".encode()
-        for place, device, inode in _SHARED_MAPPING.findall(text):
-            if device == ours and int(inode) not in self._objects:
+        device = f"{os.major(_memory_device()):02x}:{os.minor(_memory_device()):02x}".encode()
+        if b" %b " % device not in text:
+            return
+        for place, of, inode in _SHARED_MAPPING.findall(text):
+            if of == device and int(inode) not in self._objects:
                 try:
-                    found = os.stat(f"/proc/{pid}/map_files/{place.decode()}")  # noqa: PTH116 - while steps run
+                    found = os.stat(f"{thread}/map_files/{place.decode()}")  # noqa: PTH116 - while steps run
                 except OSError:  # only root may; pages of a mapping exist also if the process has released them
                     start, end = (int(each, 16) for each in place.split(b"-"))
                     self.may_hide += end - start
@@ -167,12 +187,10 @@ class StepMemory:
         if pid is None or root_pid is None:
             return 0
         everyone = {pid, *_descendants(pid), *_descendants(root_pid)}
-        shared = SharedMemory(everyone, system_v)
-        mapped = private = 0
-        for each in everyone:
-            of_process = _read_status(each)
-            mapped = max(mapped, of_process.get(b"RssShmem", 0))
-            private += _private_bytes(of_process) if of_process else resident_bytes(each)
+        statuses = dict(map(_find_living_thread, everyone))
+        shared = SharedMemory(statuses, system_v)
+        mapped = max(of_process.get(b"RssShmem", 0) for of_process in statuses.values())
+        private = sum(_private_bytes(of_process) or resident_bytes(each) for each, of_process in statuses.items())
         return private + self._count_shared(shared, max(shared.bytes, mapped)) + shared.buffer_bytes
 
     def _count_shared(self, shared: SharedMemory, found: int) -> int:
@@ -256,14 +274,30 @@ def _proportional_bytes(pid: int) -> int:
 
 def _private_bytes(status: Mapping[bytes, int]) -> int:
     """Return what a process uses besides shared memory: its pages, its page tables and its threads."""
-    resident = status.get(b"VmRSS", 0) - status.get(b"RssShmem", 0)
+    resident = status.get(_RESIDENT, 0) - status.get(b"RssShmem", 0)
     return resident + status.get(b"VmPTE", 0) + status.get(b"Threads", 0) * _THREAD_BYTES
 
 
-def _read_status(pid: int) -> dict[bytes, int]:
-    """Return numbers of `/proc/PID/status`, memory in bytes; empty if it cannot be read."""
+def _find_living_thread(pid: int) -> tuple[int, dict[bytes, int]]:
+    """
+    Return a thread of process *pid* that has not ended, as a process id for `/proc`, and its numbers as `_read_status` does.
+
+    It is not the first one if a program has ended that: all numbers of the process in `/proc/PID` are then 0.
+    """
+    status = _read_status(f"/proc/{pid}")
+    if status and _RESIDENT not in status:
+        with contextlib.suppress(OSError):
+            for thread in map(int, os.listdir(f"/proc/{pid}/task")):  # noqa: PTH208 - while steps run
+                of_thread = _read_status(f"/proc/{thread}")
+                if _RESIDENT in of_thread:
+                    return thread, of_thread
+    return pid, status
+
+
+def _read_status(process: str) -> dict[bytes, int]:
+    """Return numbers of `status` in the folder *process* or that of a thread, memory in bytes; empty if it cannot be read."""
     try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
+        with open(f"{process}/status", "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
             found = _STATUS.findall(file.read())
     except OSError:
         return {}
@@ -274,17 +308,12 @@ def _descriptor_tables(pid: int) -> Iterator[str]:
     """Yield the folder in `/proc` of *pid*, and of each of its threads that has open files of its own."""
     process = f"/proc/{pid}"
     yield process
-    threads = os.listdir(f"{process}/task")  # noqa: PTH208 - while steps run
+    threads: list[str] = []
+    with contextlib.suppress(OSError):  # it has ended
+        threads = os.listdir(f"{process}/task")  # noqa: PTH208 - while steps run
     for thread in threads if len(threads) > 1 else ():
         if int(thread) != pid and (_KCMP is None or _libc().syscall(_KCMP, pid, int(thread), _KCMP_FILES, 0, 0)):
             yield f"{process}/task/{thread}"
-
-
-def _has_descriptors_inside(socket: str) -> bool:
-    """Whether a Unix socket, by its file of `/proc/PID/fdinfo`, holds descriptors that were sent and not received."""
-    with contextlib.suppress(OSError), open(socket, "rb", buffering=0) as file:  # noqa: PTH123 - while steps run
-        return int((file.read().partition(b"scm_fds:")[2].split() or [0])[0]) > 0
-    return False
 
 
 def _tcp_bytes(sockets: Collection[int]) -> int:

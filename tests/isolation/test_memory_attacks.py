@@ -111,6 +111,15 @@ if os.fork() == 0:
         time.sleep(60)
     os._exit(0)
 """,
+    "a process whose first thread has ended": """
+def hoard():
+    time.sleep(0.1)
+    held = [bytes(BLOCK) + b'x' for _ in range(700)]
+    time.sleep(60)
+if os.fork() == 0:
+    threading.Thread(target=hoard, daemon=True).start()
+    libc.pthread_exit(None)
+""",
     "a process that cannot be looked into": """
 libc.prctl(4, 0, 0, 0, 0)
 for _ in range(70):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,35 @@ PID: dict[Language, str] = {
     "python": "import os\ndef handler(pd):\n    return os.getpid()\n",
     "node": "export default { async run() { return process.pid } }",
 }
+SLOW_PID: dict[Language, str] = {
+    "python": "import os, time\ndef handler(pd):\n    time.sleep(0.03)\n    return os.getpid()\n",
+    "node": "export default { async run() { await new Promise((done) => setTimeout(done, 30)); return process.pid } }",
+}
+"""Steps that take long enough for a check of what they have left."""
+LEAVING_PID: dict[Language, str] = {
+    "python": """
+import os, time
+def handler(pd):
+    os.write(os.memfd_create("left"), b"left")
+    time.sleep(0.03)
+    return os.getpid()
+""",
+    "node": """
+import { spawn } from "child_process";
+import { once } from "events";
+import fs from "fs";
+export default { async run() {
+  const code = "import os, sys; print(os.memfd_create('left'), flush=True); sys.stdin.read()";
+  const program = spawn("python3", ["-c", code]);
+  const [number] = await once(program.stdout, "data");
+  fs.writeSync(fs.openSync(`/proc/${program.pid}/fd/${String(number).trim()}`, "r+"), "left");
+  program.kill();
+  await once(program, "close");
+  return process.pid;
+} }
+""",
+}
+"""Steps that leave a file in memory in their worker."""
 LONG_LIVED = pytest.mark.parametrize("language", list(PID))
 
 
@@ -30,6 +60,28 @@ async def pids_of(open_run: OpenRun, language: Language, *runs: dict[str, Any]) 
         pids.append((await bench.run(language, source)).exports["$return_value"])
         await bench.workers.release()
     return pids
+
+
+@LONG_LIVED
+async def test_fifty_runs_with_a_memory_limit_share_a_process(open_run: OpenRun, language: Language) -> None:
+    """Runs whose steps leave no memory have one process, though it is checked after each of them."""
+    pids = set()
+    for _ in range(50):
+        bench = await open_run()
+        outcome = await bench.run(language, SLOW_PID[language], memory_limit_mb=2048)
+        pids.add(outcome.exports["$return_value"])
+        await bench.workers.release()
+
+    assert len(pids) == 1
+
+
+@LONG_LIVED
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+async def test_process_with_shared_memory_is_not_used_again(open_run: OpenRun, language: Language) -> None:
+    """A process in which a step leaves a file in memory ends with the run, so the memory is free."""
+    first, second = await pids_of(open_run, language, *({"source": LEAVING_PID[language]} for _ in range(2)))
+
+    assert first != second
 
 
 @LONG_LIVED

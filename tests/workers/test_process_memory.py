@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import mmap
 import os
 import socket
@@ -13,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pdkernel.workers.interpreters import find_node
 from pdkernel.workers.process_memory import (
     SharedMemory,
     StepMemory,
@@ -137,6 +140,70 @@ def test_file_in_memory_counts_once() -> None:
 
     assert 20 * MB <= before == both
     assert SharedMemory([os.getpid()]).bytes <= before - 20 * MB
+
+
+@linux
+def test_process_whose_first_thread_has_ended_counts() -> None:
+    """The memory of a process counts as long as one of its threads runs."""
+    code = (
+        "import ctypes, os, sys, threading\n"
+        "def run():\n"
+        "    while '(zombie)' not in open('/proc/self/status').read(): pass\n"
+        "    file = os.memfd_create('test'); os.write(file, bytes(50 << 20))\n"
+        "    held = b'x' * (50 << 20); print(flush=True); sys.stdin.read()\n"
+        "threading.Thread(target=run, daemon=True).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        measured = StepMemory().measure(process.pid, process.pid)
+        process.kill()
+
+    assert measured > 100 * MB
+
+
+@linux
+def test_ended_process_hides_nothing() -> None:
+    """A process that has ended, whose parent has not asked for its result yet, has no memory that this process cannot see."""
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        found = SharedMemory([process.pid])
+
+    assert (found.bytes, found.may_hide) == (0, 0)
+
+
+@linux
+def test_node_holds_no_shared_memory() -> None:
+    """What Node.js opens for itself, such as an empty io_uring, is not shared memory."""
+    code = "setTimeout(() => console.log(), 50); process.stdin.resume();"
+    with subprocess.Popen([find_node(), "-e", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = SharedMemory([process.pid])
+        process.kill()
+
+    assert (found.bytes, found.may_hide) == (0, 0)
+
+
+@linux
+def test_io_uring_with_files_may_hide_memory() -> None:
+    """An io_uring keeps files that nobody has open any more."""
+    libc = ctypes.CDLL(None)
+    ring = libc.syscall(425, 1, (ctypes.c_char * 120)())
+    if ring < 0:
+        pytest.skip("this system has no io_uring")
+    before = SharedMemory([os.getpid()]).may_hide
+    file = os.memfd_create("test")
+    registered = libc.syscall(427, ring, 2, (ctypes.c_int * 1)(file), 1)
+    os.close(file)
+    after = SharedMemory([os.getpid()]).may_hide
+    os.close(ring)
+
+    assert registered == 0
+    assert before < after == math.inf
 
 
 @linux
