@@ -22,6 +22,7 @@ import stat
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -39,6 +40,19 @@ _LEFT_FILE = (
     os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 )  # a FIFO without a writer would block the server
 _CHUNK_BYTES = 1 << 20
+
+
+class LeftFile(NamedTuple):
+    """
+    A file that a step has left.
+
+    Attributes:
+        data: Its first bytes, as many as the reader allows.
+        size: The size of the whole file in bytes.
+    """
+
+    data: bytes
+    size: int
 
 
 class StepFileError(Exception):
@@ -204,11 +218,11 @@ class StepFiles:
         """Let the step change the folder; call it after the last `write`. Raises `OSError`."""
         _give(self._folder, self._user)
 
-    def read(self, name: str, limit: int) -> bytes | None:
+    def read(self, name: str, limit: int) -> LeftFile | None:
         """
         Return what the step has left as *name*, whether it has written to the file or replaced it; None if it has removed the file.
 
-        Call it when no process of the step is left. At most *limit* + 1 bytes are read: more than *limit* is too much.
+        Call it when no process of the step is left. At most *limit* bytes are read.
 
         Raises:
             StepFileError: It is not a regular file of the step, or the step has closed it.
@@ -224,8 +238,9 @@ class StepFiles:
                 raise StepFileError("is not a regular file") from None
             raise StepFileError(f"cannot be read ({error.strerror})") from None
         try:
-            _check_own_file(os.fstat(file), os.geteuid() if self.plan.uid is None else self.plan.uid)
-            return _read(file, limit + 1)
+            found = os.fstat(file)
+            _check_own_file(found, os.geteuid() if self.plan.uid is None else self.plan.uid)
+            return LeftFile(_read(file, limit), found.st_size)
         except OSError as error:
             raise StepFileError(f"cannot be read ({error.strerror})") from None
         finally:

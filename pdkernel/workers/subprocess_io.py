@@ -71,17 +71,20 @@ class SubprocessIO:
 
     def _collect_exports(self, recorder: StepRecorder) -> StepError | None:
         try:
-            lines = self._read(_EXPORTS).split("\n", MAX_EXPORT_LINES + 1)
+            text, failed = self._read(_EXPORTS)
         except StepError as error:
             return error
+        lines = text.split("\n", MAX_EXPORT_LINES + 1)
         if len(lines) > MAX_EXPORT_LINES + 1:
             return StepError(
                 f"$PIPEDREAM_EXPORTS has more than {MAX_EXPORT_LINES:,} lines, so none of them was exported.",
                 name="TooManyExports",
                 fix='Export a list as one line: echo "NAME:json=$(jq -cs . file)" >> $PIPEDREAM_EXPORTS',
             )
+        if failed is not None:
+            lines.pop()  # it is cut off
         exports: dict[str, JSON] = {}
-        failed, ignored = None, []
+        ignored = []
         for number, line in enumerate(lines, 1):
             if not line or line.isspace():
                 continue
@@ -95,7 +98,7 @@ class SubprocessIO:
                 try:
                     exports[name] = _parse_export(name, value, number)
                 except StepError as error:
-                    failed = error
+                    failed = failed or error
         if exports:
             recorder.export(exports)
         for number in ignored[:_MAX_LISTED_LINES]:
@@ -106,7 +109,9 @@ class SubprocessIO:
 
     def _collect_response(self, recorder: StepRecorder) -> StepError | None:
         try:
-            text = self._read(_RESPONSE)
+            text, failed = self._read(_RESPONSE)
+            if failed is not None:
+                return failed
             end = 0
             for _ in range(2):  # the first response is sent; of the others, the second is checked
                 blanks = _BLANKS.match(text, end)
@@ -121,20 +126,27 @@ class SubprocessIO:
             return _bad_response(f"is not JSON ({_reason(wrong)})")
         return None
 
-    def _read(self, name: str) -> str:
-        """Return the text of a file of results; empty if the step has removed it. Raises `StepError`."""
+    def _read(self, name: str) -> tuple[str, StepError | None]:
+        """
+        Return the text of a file of results, empty if the step has removed it, and the error if the text is cut off.
+
+        Raises:
+            StepError: The file is not the step's own.
+        """
         variable = _VARIABLES[name]
         try:
-            data = self._files.read(name, _MAX_FILE_BYTES) or b""
+            file = self._files.read(name, _MAX_FILE_BYTES)
         except StepFileError as wrong:
             raise StepError(
                 f"The file {variable} {wrong}, so it was not read.",
                 name="StepFileError",
                 fix=f"Append to the file, or replace it by a file of your own: mv FILE {variable}",
             ) from None
-        if len(data) > _MAX_FILE_BYTES:
-            raise build_payload_error(f"{variable} has more than {_MAX_FILE_BYTES / (1 << 20):.0f} MB")
-        return data.decode("utf-8", "replace")
+        if file is None:
+            return "", None
+        is_cut = file.size > _MAX_FILE_BYTES
+        failed = build_payload_error(f"{variable} has {file.size / (1 << 20):.1f} MB") if is_cut else None
+        return file.data.decode("utf-8", "replace"), failed
 
 
 def _parse_export(name: str, value: str, number: int) -> JSON:

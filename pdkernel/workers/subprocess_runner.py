@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -87,23 +88,25 @@ class SubprocessRunner:
                 program = await self._compiled(call, recorder)
             except StepError as fault:
                 return fault
-        files = slot_folder.create_step_files()
-        try:
-            results = SubprocessIO(files, steps, call.account_fields)
-            if program is not None:
-                create_step, command = partial(SubprocessStep, recorder, parse_panic), [str(program)]
-            else:
-                command = _prepare_bash_command(call.step, files)
-                create_step = partial(SubprocessStep, recorder, ignore_exit_status, script_folder=files.path)
-            files.give_to_step()
+        with contextlib.ExitStack() as opened:
+            try:
+                files = slot_folder.create_step_files()
+                opened.callback(files.remove)
+                results = SubprocessIO(files, steps, call.account_fields)
+                if program is not None:
+                    create_step, command = partial(SubprocessStep, recorder, parse_panic), [str(program)]
+                else:
+                    command = _prepare_bash_command(call.step, files)
+                    create_step = partial(SubprocessStep, recorder, ignore_exit_status, script_folder=files.path)
+                files.give_to_step()
+            except OSError as refusal:  # such as a full disk, or a process of an earlier step that nothing has ended
+                return build_process_not_started_error(f"its files could not be created ({refusal.strerror})")
             environment = results.environment
             error = await self._run(create_step(), command, call, files, environment, working_folder, recorder)
             if isinstance(error, ProcessLostError):
                 error = await self._run(create_step(), command, call, files, environment, working_folder, recorder)
             not_valid = results.collect(recorder)
             return error or not_valid
-        finally:
-            files.remove()
 
     def fail_step(self, error: StepError) -> None:
         """Make the active `run_step` return with *error*."""

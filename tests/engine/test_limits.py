@@ -72,7 +72,7 @@ async def test_payload_above_the_limit_fails_the_step(run: Run, step: Step) -> N
         ),
         (
             bash_step(body='{ echo a:json=1; printf "big:json=%030000000d\\n" 0; } >> "$PIPEDREAM_EXPORTS"'),
-            "the export big has 28.6 MB",
+            "$PIPEDREAM_EXPORTS has 28.6 MB",
         ),
         (
             bash_step(body='truncate -s 300000000 "$PIPEDREAM_RESPONSE"; echo a:json=1 >> "$PIPEDREAM_EXPORTS"'),

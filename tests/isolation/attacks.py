@@ -235,7 +235,7 @@ class Attackers:
                 credentials={"oauth_access_token": f"xoxb-{user}-0123456789"},
             )
         request = RunRequest(
-            a_workflow(*([steps] if isinstance(steps, Step) else steps), name="Attacked"),
+            a_workflow(*([steps] if isinstance(steps, Step) else steps), name="Attacked", listen=self.targets["ports"]),
             an_event({**body, "targets": self.targets}),
             parse_policy("live"),
             external_user_id=user,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -198,7 +199,7 @@ async def test_file_of_a_step_that_is_too_large_is_not_read(bench: Bench, name: 
 
     assert outcome.error is not None
     assert outcome.error.code == "payload_limit"
-    assert f"${name} has more than 19 MB" in outcome.error.message
+    assert f"${name} has 20.0 MB" in outcome.error.message
 
 
 async def test_accounts_and_a_response(bench: Bench) -> None:
@@ -242,3 +243,15 @@ async def test_invalid_response_is_reported(bench: Bench, text: str, what: str) 
     assert what in outcome.error.message
     assert outcome.exports == {"a": "1"}
     assert outcome.response is None
+
+
+async def test_step_whose_files_cannot_be_created_fails(bench: Bench) -> None:
+    """A system that refuses to create the files of a step, here because their folder is gone, is an error of the step."""
+    if not bench.workers._acquired_slot.plan.namespaces:
+        pytest.skip("without namespaces, the working folder is missing first")
+    shutil.rmtree(bench.tmp_folder.parent)
+
+    outcome = await bench.run("bash", "true")
+
+    assert outcome.error is not None
+    assert "its files could not be created (No such file or directory)" in outcome.error.message
