@@ -316,7 +316,8 @@ def _build_environment(
         "GRPC_DNS_RESOLVER": "native",  # the system's resolver: gRPC's own rejects replies of the sandbox's name server
     }
     environment |= dict.fromkeys(_PROXY_VARIABLES, proxy)
-    environment["no_proxy"] = environment["NO_PROXY"] = "" if public_only else _NO_PROXY_HOSTS
+    routes_all = public_only or own_port is not None  # these variables cannot name a port
+    environment["no_proxy"] = environment["NO_PROXY"] = "" if routes_all else _NO_PROXY_HOSTS
     if public_only:
         environment["PDK_EGRESS_ALL"] = "1"
     else:

@@ -25,6 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+STEP_USERS = ((2_000_000_000, 1_000_000), (60_000, 4_000))
+"""Ranges of the user ids of steps: the first id, and the number. No account has them; a container may lack the large ones."""
+
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER = 0x20000, 0x8000000, 0x10000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_SLAVE = 4096, 16384, 1 << 19
@@ -423,7 +426,7 @@ def _free_ids(*maps: str) -> int | None:
     """The first of a range of ids that no user of a system has, if this user namespace has such ids."""
     lines = {name: Path("/proc/self", name).read_text().splitlines() for name in maps}
     ranges = {name: [(int(line.split()[0]), int(line.split()[2])) for line in found] for name, found in lines.items()}
-    for first, count in ((2_000_000_000, 1_000_000), (60_000, 4_000)):
+    for first, count in STEP_USERS:
         if all(any(start <= first and first + count < start + size for start, size in ranges[name]) for name in maps):
             return first
     return None

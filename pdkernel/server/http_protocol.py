@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sized
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from starlette.types import Message, Receive, Scope, Send
@@ -20,6 +20,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pdkernel.egress.message import strip_control_characters
+from pdkernel.egress.own_server import NO_STEP
+from pdkernel.server.step_connections import STEP_CALL_KEY, is_step_connection
 
 MAX_HEADER_BYTES = 64 * 1024
 """Limit of a request's head, and of chunk metadata and trailers of a body."""
@@ -101,6 +103,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(_MAX_BUFFERED_BYTES)
         self.flow: _PipelineFlowControl = _PipelineFlowControl(transport, self.pipeline)
+        own, peer = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        self._is_of_step = is_step_connection(own, peer)
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -128,6 +132,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         if self._timer is None:
             self._start_timer()
         super().on_message_begin()
+        if self._is_of_step:
+            cast("dict[str, object]", self.scope)[STEP_CALL_KEY] = NO_STEP
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Store a header; ignore trailers."""

@@ -18,11 +18,10 @@ from pdkernel.egress.own_server import CALLER_HEADER, OwnServer
 from pdkernel.errors import ProjectError
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.host_names import HostNames
+from pdkernel.server.step_connections import STEP_CALL_KEY
 
 _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
 """An endpoint key in the platform's form; other keys are found by the routes."""
-STEP_CALL_KEY = "pdkernel.step_call"
-"""Key in the scope for the `StepCaller` of a call of a step of this server's workflows; else there is none, or None."""
 BASE_PATH_KEY = "pdkernel.base"
 """Key in the scope for the base path that was removed from the path."""
 HEALTH_PATHS = ("/-/live", "/-/ready")
@@ -110,6 +109,8 @@ class StepCallMiddleware:
     """
     Removes the mark of calls that steps make to this server, and sets `STEP_CALL_KEY` in the scope of such a call.
 
+    A call on a connection that a step has opened itself (`step_connections`) stays one of no run, whatever mark it has.
+
     Args:
         app: The next application.
         own_server: Recognizes the mark.
@@ -122,7 +123,8 @@ class StepCallMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on without its mark."""
         if any(name == CALLER_HEADER for name, _ in scope["headers"]):
-            scope["headers"], scope[STEP_CALL_KEY] = self._own_server.take_mark(scope["headers"])
+            scope["headers"], caller = self._own_server.take_mark(scope["headers"])
+            scope.setdefault(STEP_CALL_KEY, caller)
         await self._app(scope, receive, send)
 
 

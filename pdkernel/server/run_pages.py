@@ -21,7 +21,8 @@ from pdkernel.render.formatting import format_decision
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.endpoint.request_body import NO_BODY, BodyError, BodyTooLargeError, read_body
-from pdkernel.server.middleware import RETRY_AFTER_S, STEP_CALL_KEY
+from pdkernel.server.middleware import RETRY_AFTER_S
+from pdkernel.server.step_connections import STEP_CALL_KEY
 
 _VERBS: tuple[FlowVerb, ...] = ("resume", "cancel")
 _FORM_POLICY = (

@@ -26,7 +26,7 @@ from pdkernel.workers.declarations import (
 from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache, GoLock
 from pdkernel.workers.interpreters import find_bash, find_go, find_node
-from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder, protect_process
+from pdkernel.workers.isolation import Isolation, StepAccess, is_step_user, make_scratch_folder, protect_process
 from pdkernel.workers.isolation_plan import find_user_obstacle
 from pdkernel.workers.pool import WorkerPool
 from pdkernel.workers.protocols import OutboundGateway, StepServices
@@ -87,6 +87,7 @@ __all__ = [
     "find_go",
     "find_node",
     "find_user_obstacle",
+    "is_step_user",
     "make_scratch_folder",
     "protect_process",
     "raise_descriptor_limit",

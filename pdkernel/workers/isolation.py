@@ -17,7 +17,12 @@ from typing import Literal, Self
 
 from pdkernel.encode import JsonStruct
 from pdkernel.files import STEP_PATHS_VARIABLE
-from pdkernel.runtimes.isolation import MIN_LANDLOCK_FILES_VERSION, MIN_LANDLOCK_PORT_VERSION, set_undumpable
+from pdkernel.runtimes.isolation import (
+    MIN_LANDLOCK_FILES_VERSION,
+    MIN_LANDLOCK_PORT_VERSION,
+    STEP_USERS,
+    set_undumpable,
+)
 
 TMP_FOLDER = Path("/tmp")  # noqa: S108 - the folder itself, not a file in it
 _VAR_TMP_FOLDER = Path("/var/tmp")  # noqa: S108 - likewise
@@ -291,3 +296,8 @@ def make_scratch_folder(prefix: str) -> Path:
     """Create a folder for temporary files, outside of `/tmp` if possible: processes with a private `/tmp` may see it."""
     beside = tempfile.gettempdir() == str(TMP_FOLDER) and os.access(_VAR_TMP_FOLDER, os.W_OK | os.X_OK)
     return Path(tempfile.mkdtemp(prefix=prefix, dir=_VAR_TMP_FOLDER if beside else None))
+
+
+def is_step_user(uid: int) -> bool:
+    """Whether *uid* is the user of a step of a server of root."""
+    return any(first <= uid < first + count for first, count in STEP_USERS)

@@ -16,6 +16,7 @@ import msgspec
 from pdkernel import runtimes
 from pdkernel.files import STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.runtimes.file_tree import make_readable, open_own
+from pdkernel.runtimes.isolation import STEP_USERS
 from pdkernel.workers.code_copy import CodeCopies, CodeNotCopiedError, check_size
 from pdkernel.workers.isolation import (
     ACCOUNTS_FILE,
@@ -38,7 +39,6 @@ _SYSTEM_READ = (
 _SYSTEM_WRITE = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts")
 _SERVICES = Path("/run")  # their Unix sockets
 _SECRETS_OF_ROOT = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssl/private")
-_LARGE_IDS, _SMALL_IDS = 1_000_000, 4_000  # see `_free_ids` in `runtimes.isolation`
 _SLOTS_PER_PROCESS = 1024
 _GROUP_WRITES = ((1, 7), (4, 7), (16, 7), (32, 0))  # of a POSIX access control list: user, group, mask, others
 
@@ -85,7 +85,7 @@ def build_plan(
     common = _plan_common(isolation, access, slots, os.environ.get(STEP_PATHS_VARIABLE, ""), copies)
     uid = None
     if common.gid is not None:
-        count = _LARGE_IDS if common.gid > _LARGE_IDS else _SMALL_IDS
+        count = dict(STEP_USERS)[common.gid]
         uid = common.gid + 1 + (os.getpid() * _SLOTS_PER_PROCESS + number) % (count - 1)
     any_tmp, tmp = f"{slots}/{_ANY_SLOT}/{TMP_NAME}", f"{slots}/{number}/{TMP_NAME}"
     mounts = [msgspec.structs.replace(each, source=tmp) if each.source == any_tmp else each for each in common.mounts]

@@ -27,8 +27,8 @@ from pdkernel.server.console import pages
 from pdkernel.server.console.sessions import SESSION_LIFETIME_S, Session, TooManyAttemptsError
 from pdkernel.server.host_names import build_console_url
 from pdkernel.server.link.csrf import is_from_this_server
-from pdkernel.server.middleware import STEP_CALL_KEY
 from pdkernel.server.oauth.authorization import parse_bearer_token
+from pdkernel.server.step_connections import STEP_CALL_KEY
 
 COOKIE = "pdkernel_console"
 CSRF_FIELD = "csrf"

@@ -30,8 +30,9 @@ from pdkernel.server.endpoint.request_body import (
     discard_body,
     read_body,
 )
-from pdkernel.server.middleware import RETRY_AFTER_S, STEP_CALL_KEY, UNAVAILABLE_MESSAGE
+from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE
 from pdkernel.server.run_registry import StartedRun, build_run_request
+from pdkernel.server.step_connections import STEP_CALL_KEY
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
 STOPPING_MESSAGE = "The server is stopping. Send the request again."
@@ -39,7 +40,8 @@ UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cann
 
 
 STEP_CALL_MESSAGE = (
-    "The run of this step has an external user, so its step cannot call an endpoint without auth for another one, or after its end. "
+    "The run of this step has an external user, so its step cannot call an endpoint without auth for another one, after its end, "
+    "or past the proxy that its environment variables name. "
     "Leave out x-pd-external-user-id: the new run has the user of this run."
 )
 
