@@ -99,6 +99,20 @@ def copy_namespaces() -> None:
     unshare(_CLONE_NEWNS | _CLONE_NEWIPC)
 
 
+def enter_mounts() -> None:
+    """Give this process, which must have one thread, mounts of its own, in a user namespace unless it is root. Raises `OSError`."""
+    if os.geteuid() == 0:
+        unshare(_CLONE_NEWNS)
+    else:
+        enter_user_namespace(_CLONE_NEWNS)
+    mount(None, "/", None, _MS_REC | _MS_SLAVE)
+
+
+def hide_processes() -> None:
+    """Cover `/proc` in the mounts of this process, which mounts nothing afterwards. Raises `OSError`."""
+    mount("tmpfs", _PROC, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_RDONLY, "size=1m,mode=711")
+
+
 def mount_paths(mounts: Sequence[dict[str, Any]]) -> None:
     """
     Mount *mounts* of a plan.
@@ -244,6 +258,11 @@ def create_file_rules(plan: dict[str, Any], *, without_proc: bool = False) -> in
             if path != _PROC or not without_proc:
                 _allow_path(rules, path, allowed & rights)
     return rules
+
+
+def restrict_files(plan: dict[str, Any]) -> None:
+    """Enforce the Landlock rules of *plan* in this process; cannot be undone. Raises `OSError`."""
+    _enforce(create_file_rules(plan))
 
 
 def restrict_connect_to_port(port: int) -> None:

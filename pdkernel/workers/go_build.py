@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,9 @@ MAX_CACHED_PROGRAMS = 100
 GO_LOCK_NAME = "pdkernel-go.mod"
 """The lock file beside a project with the versions of the modules that steps import; `pdkernel-go.sum` has their hashes."""
 
+_CONFINE = Path(runtimes.__file__).with_name("confine.py")
+_BUILD_NAME, _MODULES_NAME = "build", "modules"
+_NEEDED = frozenset({"PATH", "HOME", "LANG", "SYSTEMROOT"})
 _HELPER_FOLDER = Path(runtimes.__file__).parent / "go" / "pd_module"
 # parity[go-version]: the platform's documentation says Go 1.21.5; a newer Go compiles steps as that language
 _GO_MOD = f"module {STEP_MODULE}\n\ngo 1.21\n"
@@ -110,7 +114,7 @@ class GoBuildCache:
                     return program
                 report_progress(self._announcement(step, imported))
                 measure = functools.partial(
-                    measure_go_modules, self.folder / "modules" / "cache", f"compiling {step.name}.go"
+                    measure_go_modules, self.folder / _MODULES_NAME / "cache", f"compiling {step.name}.go"
                 )
                 async with report_each_second(measure, report_progress):
                     return await self._build(go, source, _import_lines(step, imported), lock, install=install)
@@ -152,7 +156,7 @@ class GoBuildCache:
         return self._lock, self._lock.with_suffix(".sum")
 
     def _announcement(self, step: Step, imported: tuple[str, ...]) -> str:
-        if not (self.folder / "build").exists():
+        if not (self.folder / _BUILD_NAME).exists():
             return (
                 f"compiling {step.name}.go: the first Go step of a project also compiles Go's own packages, "
                 "which takes up to a minute; later builds take about a second"
@@ -168,8 +172,12 @@ class GoBuildCache:
         work.mkdir(mode=0o700)
         try:
             _write_module(work, source, imported, lock or self.read_lock())
-            command = [str(go.command), "build", "-ldflags", _LINK, "-o", "program", "."]
-            status, output = await _run_go(command, work, self._environment(go, download=bool(imported) and install))
+            status, output = 0, ""
+            if imported:  # modules are downloaded with the user's own files, so nothing reads their code then
+                command = [str(go.command), "list", "-deps", "-f", "", "."]
+                status, output = await _run_go(command, work, self._environment(go, download=install))
+            if status == 0:
+                status, output = await _run_go(self._build_command(go, work), work, self._build_environment(go, work))
             if status != 0 and _NO_SPACE in output:
                 raise OSError(errno.ENOSPC, _NO_SPACE)
             if status != 0:
@@ -184,20 +192,40 @@ class GoBuildCache:
         self._trim()
         return program
 
+    def _build_command(self, go: GoToolchain, work: Path) -> list[str]:
+        """Return the command that compiles the module in *work*. Go code can include files, so it sees those of the build only."""
+        program = go.root / "bin" / "go"
+        command = [str(program if program.exists() else go.command), "build", "-ldflags", _LINK, "-o", "program", "."]
+        if sys.platform != "linux":
+            return command
+        changed = [work, *(self.folder / name for name in (_BUILD_NAME, _MODULES_NAME))]
+        for folder in changed:
+            folder.mkdir(exist_ok=True)
+        files = {"read": [*map(str, (go.root, _HELPER_FOLDER, Path(command[0]).parent))], "write": [*map(str, changed)]}
+        return [sys.executable, "-I", "-S", str(_CONFINE), json.dumps(files), *command]
+
+    def _build_environment(self, go: GoToolchain, work: Path) -> dict[str, str]:
+        """Return the environment of a build, without what it has no use for: Go code can include its own environment, too."""
+        temporary = work / "tmp"
+        temporary.mkdir()
+        needed = {"GOENV": "off", "GOTMPDIR": str(temporary), "TMPDIR": str(temporary)}
+        found = self._environment(go, download=False)
+        return {name: value for name, value in found.items() if name.startswith("GO") or name in _NEEDED} | needed
+
     def _environment(self, go: GoToolchain, *, download: bool) -> dict[str, str]:
         settings = {
             "CGO_ENABLED": "0",
             "GO111MODULE": "on",
-            "GOCACHE": str(self.folder / "build"),
+            "GOCACHE": str(self.folder / _BUILD_NAME),
             "GOFLAGS": _FLAGS,
-            "GOMODCACHE": str(self.folder / "modules"),
+            "GOMODCACHE": str(self.folder / _MODULES_NAME),
             "GOROOT": str(go.root),
             "GOTOOLCHAIN": "local",
             "GOWORK": "off",
         }
         if not download:
             settings["GOPROXY"] = "off"
-        # the compiler runs no code of the step, so it gets the user's own proxies, certificates and private modules
+        # a download runs no code, so it gets the user's own proxies, certificates and private modules
         foreign = ("GOOS", "GOARCH", "GOEXPERIMENT", "GODEBUG", PROCESS_TAG_VARIABLE)
         return {name: value for name, value in self._environ.items() if name not in foreign} | settings
 

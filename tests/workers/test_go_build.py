@@ -7,6 +7,7 @@ import json
 import os
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -408,12 +409,12 @@ async def test_least_recently_used_programs_are_removed(go_programs: GoBuildCach
 
 @pytest.fixture
 async def endless(go_cache: Path, tmp_path: Path) -> AsyncIterator[WorkerPool]:
-    """A pool whose compiler writes its process id beside its program and does not end by itself."""
+    """A pool whose compiler writes its process id into its temporary folder and does not end by itself."""
     go = tmp_path / "bin" / "go"
     go.parent.mkdir()
     go.write_text(
         f'#!/bin/sh\nif [ "$1" = env ]; then echo \'{{"GOROOT": "{tmp_path}", "GOVERSION": "go1.99"}}\'; exit; fi\n'
-        f"echo $$ > {tmp_path}/writing && mv {tmp_path}/writing {tmp_path}/compiler\nexec sleep 1000\n"
+        "echo $$ > $TMPDIR/writing && mv $TMPDIR/writing $TMPDIR/compiler\nexec sleep 1000\n"
     )
     go.chmod(0o755)
     cache = GoBuildCache(go_cache, lock=go_cache / "go.mod", environ={**os.environ, "PDKERNEL_GO": str(go)})
@@ -422,20 +423,18 @@ async def endless(go_cache: Path, tmp_path: Path) -> AsyncIterator[WorkerPool]:
     await pool.close()
 
 
-async def compiler_of(folder: Path) -> psutil.Process:
+async def compiler_of(go_cache: Path) -> psutil.Process:
     """The compiler of the `endless` pool, which runs."""
-    while not (folder / "compiler").exists():
+    while not (found := list(go_cache.glob("work-*/tmp/compiler"))):
         await asyncio.sleep(0.01)
-    return psutil.Process(int((folder / "compiler").read_text()))
+    return psutil.Process(int(found[0].read_text()))
 
 
-async def test_cancelled_run_ends_the_compiler(
-    open_run: OpenRun, go_cache: Path, endless: WorkerPool, tmp_path: Path
-) -> None:
+async def test_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path, endless: WorkerPool) -> None:
     """After the cancellation no compiler runs, and no file of the build is left."""
     bench = await open_run(of=endless)
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
-    compiler = await compiler_of(tmp_path)
+    compiler = await compiler_of(go_cache)
     during = list(go_cache.glob("work-*"))
 
     task.cancel()
@@ -447,11 +446,11 @@ async def test_cancelled_run_ends_the_compiler(
     assert not list(go_cache.glob("work-*"))
 
 
-async def test_kill_ends_the_compiler(open_run: OpenRun, endless: WorkerPool, tmp_path: Path) -> None:
+async def test_kill_ends_the_compiler(open_run: OpenRun, go_cache: Path, endless: WorkerPool) -> None:
     """`kill` during the compilation of a step makes the step return."""
     bench = await open_run(of=endless)
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
-    await compiler_of(tmp_path)
+    await compiler_of(go_cache)
 
     bench.workers.kill()
     outcome = await task
@@ -488,8 +487,8 @@ async def test_full_disk_is_reported(tmp_path: Path) -> None:
     assert "free disk space" in caught.value.fix
 
 
-def proxy_with(folder: Path, module: str, version: str, source: str) -> str:
-    """A module proxy in a folder, with one module; returns its GOPROXY."""
+def proxy_with(folder: Path, module: str, version: str, source: str, assembly: str | None = None) -> str:
+    """A module proxy in a folder, with one module of Go code and perhaps assembly; returns its GOPROXY."""
     versions = folder / module / "@v"
     versions.mkdir(parents=True, exist_ok=True)
     versions.joinpath("list").write_text("".join(f"{path.stem}\n" for path in versions.glob("*.mod")) + f"{version}\n")
@@ -498,6 +497,8 @@ def proxy_with(folder: Path, module: str, version: str, source: str) -> str:
     with zipfile.ZipFile(versions / f"{version}.zip", "w") as archive:
         archive.writestr(f"{module}@{version}/go.mod", f"module {module}\n\ngo 1.21\n")
         archive.writestr(f"{module}@{version}/words.go", source)
+        if assembly is not None:
+            archive.writestr(f"{module}@{version}/words.s", assembly)
     return folder.as_uri()
 
 
@@ -627,3 +628,42 @@ async def test_missing_dependency_of_a_module_is_named(go_cache: Path, tmp_path:
         f"{MODULE} cannot be installed: the dependency example.test/deep cannot be found or reached."
     )
     assert caught.value.line == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has walls around the compiler")
+@pytest.mark.parametrize("included", ["{folder}/key", "/proc/self/environ", "/proc/{server}/environ", "/etc/passwd"])
+async def test_a_module_includes_no_file_of_the_server(go_cache: Path, tmp_path: Path, included: str) -> None:
+    """Assembly of a module is compiled without the files of the server, which an error message would show."""
+    (tmp_path / "key").write_text("PlantedKey\n")
+    path = included.format(folder=tmp_path, server=os.getpid())
+    module = f"example.test/{path.replace('/', '-').strip('-').lower()}"
+    source, assembly = (
+        "package words\n\nconst Word = 1\n\nfunc F()\n",
+        f'TEXT ·F(SB), 4, $0-0\n#include "{path}"\nRET\n',
+    )
+    proxy = proxy_with(tmp_path / "proxy", module, "v1.0.0", source, assembly)
+    environ = {"PLANTED": "Planted", **os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOFLAGS": ""}
+    programs = GoBuildCache(go_cache, lock=tmp_path / "go.mod", environ=environ)
+    step = Step(
+        "work", "go", f'package main\nimport words "{module}"\nfunc main() {{ println(words.Word); words.F() }}\n'
+    )
+
+    with pytest.raises(StepCompileError) as caught:
+        await programs.build_program(step, install=True, report_progress=lambda _: None)
+
+    assert "no such file or directory" in caught.value.message
+    assert "unrecognized" not in caught.value.message
+
+
+async def test_a_module_with_assembly_is_compiled(go_cache: Path, tmp_path: Path) -> None:
+    """A module may have assembly that includes the files of Go."""
+    assembly = '#include "textflag.h"\n\nTEXT ·F(SB), NOSPLIT, $0-0\n\tRET\n'
+    source = 'package words\n\nconst Word = "assembled"\n\nfunc F()\n'
+    proxy = proxy_with(tmp_path / "proxy", "example.test/assembled", "v1.0.0", source, assembly)
+    environ = {**os.environ, "GOPROXY": proxy, "GONOSUMDB": "*", "GOFLAGS": ""}
+    programs = GoBuildCache(go_cache, lock=tmp_path / "go.mod", environ=environ)
+    step = Step("work", "go", IMPORTER.replace(MODULE, "example.test/assembled").replace('import "', 'import words "'))
+
+    built = await programs.build_program(step, install=True, report_progress=lambda _: None)
+
+    assert subprocess.run([built], capture_output=True, check=True).stderr == b"assembled\n"
