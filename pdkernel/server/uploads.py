@@ -7,10 +7,13 @@ A browser downloads a file and never renders the file as a page.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,10 @@ UPLOAD_LIFETIME_S = 30 * 60
 """Seconds until a file expires (platform documentation)."""
 UPLOADS_PATH = "/-/uploads"
 _NAME_BYTES = 32
+_RESERVED_BYTES, _RESERVED_SHARE = 1024**3, 0.05
+"""Free bytes that files of requests leave on a disk, at most this share of it: the project's database needs them."""
+_CHECKED_BYTES = 1024**2
+"""Bytes of a request after which the free space is checked again."""
 _SWEEP_INTERVAL_S = 60.0
 """Seconds between two searches for expired files."""
 
@@ -46,21 +53,46 @@ class UploadFolder:
         folder: Folder of the files, created with the first file.
         url: Base of the files' URLs.
         clock: For the age of files.
+        disk_usage: Returns total, used and free bytes of the disk with a folder.
     """
 
-    def __init__(self, folder: Path, url: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        clock: Clock,
+        *,
+        disk_usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
+    ) -> None:
+        self._disk_usage = disk_usage
         self._folder = folder
         self._url = url
         self._clock = clock
         self._swept = -_SWEEP_INTERVAL_S
 
+    async def watch_room(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """
+        Yield *chunks*, which become files here or in the folder for temporary files.
+
+        Raises:
+            OSError: A disk is almost full.
+        """
+        unchecked = 0
+        async for chunk in chunks:
+            unchecked += len(chunk)
+            if unchecked >= _CHECKED_BYTES:
+                unchecked = 0
+                self._check_room(Path(tempfile.gettempdir()))
+                self._check_room(self._folder)
+            yield chunk
+
     async def store_stream(self, chunks: AsyncIterator[bytes], *, filename: str = "", mimetype: str) -> StoredFile:
-        """Stream *chunks* into a new file."""
+        """Stream *chunks* into a new file. Raises `OSError`, also if the disk is almost full."""
         name = await asyncio.to_thread(self._new_name)
         path = self._folder / name
         try:
             with path.open("xb") as file:
-                async for chunk in chunks:
+                async for chunk in self.watch_room(chunks):
                     await asyncio.to_thread(file.write, chunk)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -113,7 +145,14 @@ class UploadFolder:
     def _new_name(self) -> str:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._delete_expired()
+        self._check_room(self._folder)
         return secrets.token_urlsafe(_NAME_BYTES)
+
+    def _check_room(self, folder: Path) -> None:
+        """Raise `OSError` if the disk with *folder* is almost full."""
+        total, _, free = self._disk_usage(folder if folder.exists() else folder.parent)
+        if free < min(_RESERVED_BYTES, total * _RESERVED_SHARE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _write_metadata(self, name: str, filename: str, mimetype: str) -> StoredFile:
         metadata = {"filename": filename, "mimetype": mimetype, "made": self._clock.now().timestamp()}

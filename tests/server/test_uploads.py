@@ -122,3 +122,24 @@ async def test_an_unknown_file_is_not_found(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.json.json").write_text('{"made": 9e9, "filename": "", "mimetype": "text/plain"}')
 
     assert (await UploadFolder(tmp_path, "http://localhost", ManualClock()).respond(name)).status_code == 404
+
+
+@pytest.mark.parametrize("fills", [False, True], ids=["full before", "filled meanwhile"])
+async def test_files_leave_room_on_the_disk(tmp_path: Path, *, fills: bool) -> None:
+    """A file that would fill the disk, where the database is, is refused and removed; others are stored."""
+    free = iter([2 * 1024**3] * 3 if fills else [])
+    uploads = UploadFolder(
+        tmp_path / "uploads",
+        "http://site",
+        ManualClock(),
+        disk_usage=lambda _: (100 * 1024**3, 0, next(free, 1024**3 - 1)),
+    )
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield bytes(1024**2)
+
+    with pytest.raises(OSError, match="No space left"):
+        await uploads.store_stream(chunks(), mimetype="text/plain")
+
+    assert list((tmp_path / "uploads").iterdir()) == []

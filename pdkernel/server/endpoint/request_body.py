@@ -224,7 +224,7 @@ async def _parse_form(request: Request, uploads: UploadFolder) -> JSON:
         raise BodyError(f"The form is invalid: its content type is larger than {_MAX_PART_HEADER_BYTES // 1024} KB.")
     parser = _LimitedMultiPartParser(
         request.headers,
-        _sliced(_limited(request.stream(), MAX_UPLOAD_BYTES)),
+        _sliced(uploads.watch_room(_limited(request.stream(), MAX_UPLOAD_BYTES))),
         max_files=MAX_FILES,
         max_fields=MAX_FIELDS,
         max_part_size=MAX_BODY_BYTES + 1,
