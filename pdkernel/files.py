@@ -13,6 +13,8 @@ from typing import IO
 
 STEP_PATHS_VARIABLE = "PDKERNEL_STEP_PATHS"
 """The environment variable with more paths that steps may change, separated by colons."""
+PROJECT_FOLDER_NAME = ".pdkernel"
+"""The name of a project's folder, which has its key, database and packages."""
 SCRATCH_PREFIX = "pdkernel-run-"
 """The beginning of the name of the folder with the temporary files of steps."""
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pdkernel.errors import ProjectError
+from pdkernel.files import PROJECT_FOLDER_NAME
 
-FOLDER_NAME = ".pdkernel"
 KEY_NAME = "key"
 KEY_BYTES = 32
 
@@ -31,12 +31,12 @@ def find_project(start: Path, *, named: str | None = None) -> Path:
             None or an empty text searches.
     """
     if named:
-        return Path(named) if Path(named).name == FOLDER_NAME else Path(named) / FOLDER_NAME
+        return Path(named) if Path(named).name == PROJECT_FOLDER_NAME else Path(named) / PROJECT_FOLDER_NAME
     start = start.absolute()
     for folder in (start, *start.parents):
-        if (folder / FOLDER_NAME).is_dir():
-            return folder / FOLDER_NAME
-    return start / FOLDER_NAME
+        if (folder / PROJECT_FOLDER_NAME).is_dir():
+            return folder / PROJECT_FOLDER_NAME
+    return start / PROJECT_FOLDER_NAME
 
 
 def ensure_folder(folder: Path) -> None:

@@ -11,10 +11,10 @@ from pdkernel.clock import RANDOM_IDS, IdGenerator
 from pdkernel.egress import Gateway
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.files import PROJECT_FOLDER_NAME
 from pdkernel.identity import Directory
 from pdkernel.loop_thread import LoopThread
 from pdkernel.project import Project
-from pdkernel.project.folder import FOLDER_NAME
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.snapshot_tests.clock import SettableClock
 from pdkernel.workers import WorkerPool, make_scratch_folder
@@ -89,7 +89,7 @@ class RuntimeFactory:
         if self._folder is None or self._gateway is None:
             self._folder = make_scratch_folder("pdkernel-test-")
             self._gateway = await Gateway.start(self._folder, clock=self.clock)
-        folder = packages or self._folder / FOLDER_NAME
+        folder = packages or self._folder / PROJECT_FOLDER_NAME
         if folder not in self._pools:
             self._pools[folder] = WorkerPool(
                 gateway=self._gateway,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pdkernel.files import PROJECT_FOLDER_NAME
 from pdkernel.runtimes.file_tree import remove_tree
 
 MAX_COPIED_BYTES = 1 << 30
@@ -131,7 +132,7 @@ def _list_files(source: Path, skip: frozenset[Path]) -> Iterator[tuple[Path, os.
     """
     Yield folders, regular files and links in *source* by relative path, folders before what is in them; the first is *source* itself.
 
-    If the group may read *source*, a file that it may not read is left out: it was closed on purpose.
+    Of a project's folder, nothing that is in it is yielded. If the group may read *source*, a file that it may not read is left out: it was closed on purpose.
 
     Raises:
         CodeNotCopiedError: The files are too many or too large.
@@ -148,7 +149,7 @@ def _list_files(source: Path, skip: frozenset[Path]) -> Iterator[tuple[Path, os.
                 status = entry.stat(follow_symlinks=False)
                 path = folder / entry.name
                 if stat.S_ISDIR(status.st_mode):
-                    if source / path not in skip:
+                    if source / path not in skip and entry.name != PROJECT_FOLDER_NAME:
                         folders.append(path)
                 elif source / path in skip:
                     pass

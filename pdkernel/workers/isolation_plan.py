@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pdkernel import runtimes
-from pdkernel.files import STEP_PATHS_VARIABLE, find_step_paths
+from pdkernel.files import PROJECT_FOLDER_NAME, STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.runtimes.file_tree import make_readable, open_own
 from pdkernel.runtimes.isolation import STEP_USERS
 from pdkernel.workers.code_copy import CodeCopies, CodeNotCopiedError, check_size
@@ -30,6 +30,8 @@ from pdkernel.workers.isolation import (
 from pdkernel.workers.slot_folder import ACCOUNTS_NAME, TMP_NAME
 
 _ANY_SLOT = "*"
+_WITHOUT_PROJECTS = frozenset({"node_modules", "site-packages", "__pycache__"})
+_MAX_SEARCHED_FOLDERS = 50_000  # about a second
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder itself
 _SYSTEM_READ = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/snap"),
@@ -144,7 +146,8 @@ def _plan_common(
     if changes_user and isolation.first_uid is not None:
         for path in access.write & write:
             _share_folder(path, isolation.first_uid)
-    hide = {path for path in (*access.hide, slots, _SERVICES, *blocked) if _exists(path)}
+    others = _find_other_projects(path for path in access.read if access.hide.isdisjoint((path, *path.parents)))
+    hide = {path for path in (*access.hide, *others, slots, _SERVICES, *blocked) if _exists(path)}
     if not changes_user and os.geteuid() == 0:
         hide |= {Path(path) for path in _SECRETS_OF_ROOT if _exists(path)}
     mounts: tuple[Mount, ...] = ()
@@ -163,6 +166,20 @@ def _plan_common(
         ports=access.ports,
         tmp_names=frozenset(each.parts[2] for each in targets if TMP_FOLDER in each.parents),
     )
+
+
+def _find_other_projects(folders: Iterable[Path]) -> set[Path]:
+    """Return the folders of projects in *folders* of code: steps of one project need nothing there. Packages have none."""
+    found, left = set(), _MAX_SEARCHED_FOLDERS
+    for folder in folders:
+        for place, names, _ in os.walk(folder):
+            if PROJECT_FOLDER_NAME in names:
+                found.add(Path(place, PROJECT_FOLDER_NAME))
+            left -= 1
+            names[:] = [
+                name for name in names if not name.startswith(".") and name not in _WITHOUT_PROJECTS and left > 0
+            ]
+    return found
 
 
 def _with_system(access: StepAccess) -> set[Path]:

@@ -277,6 +277,27 @@ async def test_step_sees_no_files_of_another_step(place: Place) -> None:
     assert outcome.exports["$return_value"] == []
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+async def test_step_reads_no_other_project_in_its_code(place: Place, mode: int) -> None:
+    """The key of a project in a folder of the code is hidden, also where the code is closed and steps see a copy of it."""
+    other = place.folder / "clients" / "one" / ".pdkernel"
+    other.mkdir(parents=True)
+    (other / "key").write_text(place.token)
+    (other.parent / "code").write_text("code of one")
+    (other / "key").chmod(0o600)
+    place.folder.chmod(mode)
+    run = await place.open_run()
+    plan = run._acquired_slot.plan
+    if not plan.namespaces and not plan.landlock:
+        pytest.skip("nothing protects files in this mode")
+
+    _, record = await bash(run, f"cat {other}/key; ls {other}; cat {other.parent}/code")
+    await run.release()
+
+    assert "code of one" in record
+    assert place.token not in record
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a server of another user gives files to nobody")
 async def test_server_gives_a_step_its_own_files_only(place: Place) -> None:
     """With a user of its own, a step owns its working folder and its files, and the server the folder around them."""
