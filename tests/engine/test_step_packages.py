@@ -260,7 +260,7 @@ def test_what_steps_may_see(tmp_path: Path) -> None:
     with Project.open(tmp_path / "other" / ".pdkernel") as project:
         inside = step_access(project.folder, [], project=project)
 
-    assert access.read == {tmp_path, folder / "packages", folder / "cache" / "go", tmp_path / "ca.pem"}
+    assert access.read == {tmp_path, folder / "packages", folder / "cache" / "go" / "programs", tmp_path / "ca.pem"}
     assert access.write == {folder / "files"}
     assert access.hide == {
         folder,
