@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, Self, TypeVar
 
@@ -12,6 +13,10 @@ import msgspec
 import orjson
 
 T = TypeVar("T")
+
+DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
+"""A table for `bytes.translate`: afterwards a text is quickly searched for a number of digits in a row."""
+_LARGE = 1 << 16
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair: valid in the texts of JSON and Python, and not encodable as UTF-8."""
@@ -30,6 +35,21 @@ def encode_json(value: object) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return _encode_any(value)
+
+
+def decode_large(decode: Callable[[Any], T], text: str | bytes) -> T:
+    """
+    Return `decode(text)`, with the garbage collector paused if *text* is large.
+
+    The collector would visit the values again and again while there are more and more of them.
+    """
+    if len(text) < _LARGE or not gc.isenabled():
+        return decode(text)
+    gc.disable()
+    try:
+        return decode(text)
+    finally:
+        gc.enable()
 
 
 class JsonStruct(msgspec.Struct, frozen=True):
@@ -67,11 +87,11 @@ def decode_json(text: str | bytes, kind: type[T]) -> T:
         RecursionError: *text* is nested too deeply.
     """
     try:
-        return msgspec.json.decode(text, type=kind)
+        return decode_large(lambda text: msgspec.json.decode(text, type=kind), text)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeError):  # msgspec does not decode a lone surrogate or NaN
-        return msgspec.convert(json.loads(text), kind)
+        return decode_large(lambda text: msgspec.convert(json.loads(text), kind), text)
 
 
 def _encode_any(value: object) -> bytes:

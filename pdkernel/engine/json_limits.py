@@ -7,22 +7,21 @@ an expression gets the nearest double, as on the platform.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pdkernel.encode import encode_json
+from pdkernel.encode import DIGITS_TO_ZERO, encode_json
 from pdkernel.errors import format_count
 from pdkernel.expression import iter_templates
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.shape import Segment, format_node_path
 
-_LONG = re.compile(rb"\d{16}")  # 2^53 has 16 digits
+_LONG = b"0" * 16  # 2^53 has 16 digits
 
 
 def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str, JSON]) -> str | None:
     """Return a warning on the first integer in *exports* that JavaScript would round, if JavaScript runs after *step*."""
-    if step.language == "node" or not _has_long_number(dict(exports)) or not _is_read_by_javascript(workflow, step):
+    if step.language == "node" or not _is_read_by_javascript(workflow, step) or not _has_long_number(dict(exports)):
         return None
     found = list(_iter_inexact_numbers((), dict(exports)))
     if not found:
@@ -37,7 +36,7 @@ def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str
 
 def _has_long_number(exports: dict[str, JSON]) -> bool:
     """Return whether the JSON text has 16 digits in a row: a quick check that is False for most exports."""
-    return _LONG.search(encode_json(exports)) is not None
+    return _LONG in encode_json(exports).translate(DIGITS_TO_ZERO)
 
 
 def _is_read_by_javascript(workflow: Workflow, step: Step) -> bool:
@@ -49,16 +48,25 @@ def _is_read_by_javascript(workflow: Workflow, step: Step) -> bool:
     )
 
 
-def _iter_inexact_numbers(path: tuple[Segment, ...], value: Any) -> Iterator[tuple[tuple[Segment, ...], int]]:
-    pending = [(path, value)]
+def _iter_inexact_numbers(
+    path: tuple[Segment, ...], value: dict[str, Any]
+) -> Iterator[tuple[tuple[Segment, ...], int]]:
+    pending = [(path, _items(value))]
     while pending:
-        path, value = pending.pop()
-        if isinstance(value, dict):
-            pending += [((*path, key), inner) for key, inner in reversed(value.items())]
-        elif isinstance(value, list):
-            pending += [((*path, index), value[index]) for index in reversed(range(len(value)))]
-        elif isinstance(value, int) and not _is_exact(value):
-            yield path, value
+        path, items = pending[-1]
+        for key, inner in items:
+            if isinstance(inner, int):
+                if not _is_exact(inner):
+                    yield (*path, key), inner
+            elif isinstance(inner, dict | list):
+                pending.append(((*path, key), _items(inner)))
+                break
+        else:
+            pending.pop()
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterator[tuple[Segment, Any]]:
+    return iter(value.items() if isinstance(value, dict) else enumerate(value))
 
 
 def _is_exact(number: int) -> bool:

@@ -23,6 +23,7 @@ MAX_EXPORT_DEPTH = 256
 """Nesting levels of an export."""
 DEFAULT_MEMORY_MB = 256
 _BIND_REFUSED = re.compile(r"listen EACCES|bind on address .*permission denied|bind: permission denied", re.IGNORECASE)
+_MAX_MESSAGE = 1 << 16  # characters of a message or stack that are searched
 _BIND_CALL = re.compile(r"\bbind\(|create_server\(|HTTPServer\(")
 WARNING_SHARE = 0.8
 """The share of a limit at which a step logs a warning."""
@@ -70,8 +71,10 @@ def listen_ports(workflow: Workflow) -> tuple[int, ...]:
 
 def explain_bind(error: StepError) -> str | None:
     """Return the fix for *error* of a step that may not listen on its port; None for another error."""
-    if not _BIND_REFUSED.search(f"{error.name}: {error.message}"):
-        is_of_python = error.name == "PermissionError" and _BIND_CALL.search(error.stack or "") is not None
+    if not _BIND_REFUSED.search(f"{error.name}: {error.message[:_MAX_MESSAGE]}"):
+        is_of_python = (
+            error.name == "PermissionError" and _BIND_CALL.search((error.stack or "")[-_MAX_MESSAGE:]) is not None
+        )
         if not is_of_python:
             return None
     return (

@@ -17,7 +17,7 @@ from urllib.parse import quote, quote_plus
 
 import orjson
 
-from pdkernel.encode import encode_json
+from pdkernel.encode import LONE_SURROGATE, encode_json
 from pdkernel.model import JSON
 from pdkernel.redaction.scanner import MIN_SECRET_CHARS, PLACEHOLDER_START, PatternScanner, StreamRedactor
 
@@ -114,6 +114,8 @@ class Redactor:
             self._forms[secret.ref] = [*self._forms.get(secret.ref, ()), *forms.values()]
             by_label.update(forms)
         self._has_secrets = bool(known)
+        self._has_surrogates = any(LONE_SURROGATE.search(text) for text in by_label.values())
+        self._plain_types = {bool, type(None)} if self._numbers else {bool, type(None), int, float}
         self._by_label = {**by_label, _LITERAL_LABEL: PLACEHOLDER_START}
         patterns: dict[str, str] = {}
         for label, text in by_label.items():
@@ -147,13 +149,10 @@ class Redactor:
 
         It searches the value's JSON, because visiting each item takes ten times as long.
         """
-        if self._short:  # whether a short secret is redacted depends on its key
+        if self._short or self._has_surrogates:  # whether a short secret is redacted depends on its key
             return False
-        try:
-            text = orjson.dumps(value)
-            return not self._json_scanner.can_match(text) if self._has_secrets else _START_BYTES not in text
-        except TypeError:  # a lone surrogate, or a number of more than 64 bits
-            return False
+        text = encode_json(value)
+        return not self._json_scanner.can_match(text) if self._has_secrets else _START_BYTES not in text
 
     def _redact(self, value: JSON) -> JSON:
         match value:
@@ -165,7 +164,8 @@ class Redactor:
                     redacted[self._value_scanner.replace(key)] = self._short_field(key, item) or self._redact(item)
                 return redacted
             case list():
-                return list(map(self._redact, value))
+                # millions of numbers are skipped in a fraction of the time
+                return [item if type(item) in self._plain_types else self._redact(item) for item in value]
             case int() | float() if self._numbers and not isinstance(value, bool):
                 ref = self._numbers.get(json.dumps(value))
                 return value if ref is None else f"{PLACEHOLDER_START}{ref}|number⟧"

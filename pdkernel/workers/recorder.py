@@ -48,6 +48,8 @@ MAX_RECORDED_CALLS_BYTES = 1 << 20
 """The size of all recorded outbound calls of a step in bytes of JSON."""
 MAX_MESSAGES = 1000
 """How many messages and events a step may queue for delivery."""
+MAX_RESPONSE_HEADERS_BYTES = 1 << 16
+"""The size of the headers of a step's HTTP response in bytes of JSON."""
 MAX_ERROR_CHARACTERS = 1 << 16
 """The length of an error's message or stack."""
 MAX_NOTE_CHARACTERS = 4096
@@ -238,7 +240,7 @@ class StepRecorder:
         if self._response is not None:
             self.warn("The step responded more than once; the first response was sent.")
             return
-        if not self._may_keep(response):
+        if not self._may_keep(response) or not self._may_send(response.headers):
             return
         body = _decode_text_body(response.body, response.headers)
         self._response = {"status": response.status, "headers": response.headers, "body": body}
@@ -335,6 +337,18 @@ class StepRecorder:
                 f"The step queued more than {MAX_MESSAGES:,} messages or events, so none of them is sent.",
                 name="TooManyMessages",
                 fix="Send one message with a list, or start another run for each part of the work.",
+            )
+        return self._limit_error is None
+
+    def _may_send(self, headers: Mapping[str, str | list[str]]) -> bool:
+        """Return whether a response may have *headers*, else the step has an error."""
+        # parity[response-headers]: the platform documents no limit; no HTTP client accepts more by default
+        size = len(encode_json(headers))
+        if size > MAX_RESPONSE_HEADERS_BYTES:
+            self._limit_error = PayloadLimitError(
+                f"The headers of the step's response have {size:,} bytes; the limit is {MAX_RESPONSE_HEADERS_BYTES:,}.",
+                name="ResponseHeadersTooLarge",
+                fix="Return large data in the body of the response.",
             )
         return self._limit_error is None
 

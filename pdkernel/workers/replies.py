@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pdkernel.errors import StepError
+from pdkernel.encode import DIGITS_TO_ZERO, decode_large
+from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.expression import Evaluation
 from pdkernel.model import JSON
 
@@ -205,7 +206,13 @@ StepReply = Export | Respond | Effect | Pause | Emitted | StoreWrite | Exit | Wa
 AnyReply = StepReply | Done | ServiceCall
 """Any message after a request, up to its `done`."""
 
+MAX_LONG_NUMBER_DIGITS = 1 << 16
+"""Digits of all integers of a reply that exceed a double: each is converted in quadratic time whenever the value is encoded."""
+
 _DECODE = msgspec.json.Decoder(AnyReply).decode
+_LONG_DIGITS = 310  # the largest double has 309 digits
+_LONG_NUMBER = re.compile(rb"(?<!\d)\d{%d,}" % _LONG_DIGITS)
+_JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _CONTENT = re.compile(r"(Invalid (?:enum )?value|Object contains unknown field) .*?( - at `\$[\w.\[\]]*`)?", re.DOTALL)
 
 
@@ -215,25 +222,40 @@ def decode_reply(text: bytes | str) -> AnyReply:
 
     Raises:
         ReplyError: *text* is not JSON, or not a reply.
+        ExportNotJSONError: *text* has too many long integers.
         RecursionError: *text* is nested too deeply.
     """
+    if len(text) > MAX_LONG_NUMBER_DIGITS:
+        _check_long_numbers(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     reply: AnyReply
     try:
-        reply = _DECODE(text)
+        reply = decode_large(_DECODE, text)
     except (msgspec.DecodeError, UnicodeError) as wrong:
         if isinstance(wrong, msgspec.ValidationError):
             raise ReplyError(describe_mismatch(wrong)) from None
     else:
         return reply
     try:  # a lone surrogate is valid JSON, but msgspec rejects it
-        value = _SLOW.decode(text if isinstance(text, str) else text.decode())
+        value = decode_large(_SLOW.decode, text if isinstance(text, str) else text.decode())
     except ValueError:
         raise ReplyError("it is not JSON") from None
     try:
         reply = msgspec.convert(value, AnyReply)
     except msgspec.ValidationError as wrong:
         raise ReplyError(describe_mismatch(wrong)) from None
+    except UnicodeError:
+        raise ReplyError("a name has half of a surrogate pair") from None
     return reply
+
+
+def _check_long_numbers(text: bytes) -> None:
+    if b"0" * _LONG_DIGITS in text.translate(DIGITS_TO_ZERO):  # ten times as fast as a pattern
+        digits = sum(len(found[0]) for found in _LONG_NUMBER.finditer(_JSON_TEXT.sub(b"", text)))
+        if digits > MAX_LONG_NUMBER_DIGITS:
+            raise ExportNotJSONError(
+                f"Integers of 310 or more digits have {digits:,} digits together; the limit is {MAX_LONG_NUMBER_DIGITS:,}. "
+                "Export such integers as texts."
+            )
 
 
 def decode_step_reply(text: str) -> StepReply:

@@ -128,7 +128,7 @@ class StepExchange:
             return
         try:
             act = self._parse_message(line)
-        except PayloadLimitError as error:
+        except (PayloadLimitError, ExportNotJSONError) as error:
             self.fail_step(error)
         except ReplyError as wrong:
             self._refuse(str(wrong))
@@ -172,6 +172,7 @@ class StepExchange:
 
         Raises:
             PayloadLimitError: The line is an export above the limit; the line is not parsed.
+            ExportNotJSONError: The line has too many long integers.
             ReplyError: The line does not belong to this request.
         """
         if len(line) > MAX_EXPORT_LINE_BYTES and _EXPORT.match(line):

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pdkernel.errors import InterpreterMissingError
+from pdkernel.errors import ExportNotJSONError, InterpreterMissingError
 from pdkernel.execution import Stream
 from pdkernel.model import Step
 from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
@@ -217,5 +217,5 @@ class Worker:
 def _is_late(line: bytes) -> bool:
     try:
         return isinstance(decode_reply(line.partition(b" ")[2]), Late)
-    except (ReplyError, RecursionError):
+    except (ReplyError, ExportNotJSONError, RecursionError):
         return False

@@ -495,3 +495,16 @@ def test_exports_of_a_step_over_the_limit_are_left_out() -> None:
     recorder.leave_out_exports()
 
     assert recorder.finish("error").exports == {"large": "(100,002 bytes, not recorded)", "small": 1}
+
+
+def test_large_headers_of_a_response_fail_the_step() -> None:
+    """A response with more than 64 KB of headers is not sent, and the step has an error."""
+    responses: list[dict[str, Any]] = []
+    recorder = StepRecorder(on_respond=responses.append)
+
+    recorder.respond(Response(200, {f"x-{number}": "a" for number in range(10_000)}, "body"))
+
+    error = recorder.outcome().error
+    assert responses == []
+    assert error is not None
+    assert error.name == "ResponseHeadersTooLarge"

@@ -45,6 +45,7 @@ from pdkernel.workers.step_exchange import StepExchange
 from pdkernel.workers.worker import READY_LINE, Worker
 from pdkernel.workers.worker_command import WorkerCommand
 from pdkernel.workers.worker_process import WorkerProcess
+from tests.growth import assert_linear
 
 DONE = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'
 FAULT = '{"code":"c","name":"N","message":"m","line":1,"stack":null,"fix":""}'
@@ -479,3 +480,36 @@ def test_protocol_error_is_an_error_of_the_step() -> None:
     """The error is a `StepError` with exit status 1."""
     assert issubclass(WorkerProtocolError, StepError)
     assert exit_status_of("protocol") == 1
+
+
+def an_export(value: str) -> str:
+    """The line of an export of the JSON *value*."""
+    return f'{{"t":"export","n":"a","v":{value}}}'
+
+
+@pytest.mark.parametrize("text", [an_export('{"\\ud800":1}'), '{"t":"\\ud800"}', '{"t":"warn","text":1,"\\ud800":1}'])
+def test_a_lone_surrogate_in_a_name_is_no_failure_of_pdkernel(text: str) -> None:
+    """A reply with half of a character in a key is decoded or refused."""
+    with contextlib.suppress(ReplyError):
+        assert decode_reply(text) == Export("a", {"\ud800": 1})
+
+
+def test_many_long_integers_are_refused() -> None:
+    """A megabyte of integers that only Python reads is refused, because their conversion takes quadratic time; as texts they may be long."""
+    integers, texts = ",".join(["9" * 4000] * 250), ",".join([f'"{"9" * 4000}"'] * 250)
+
+    with pytest.raises(ExportNotJSONError, match="have 1,000,000 digits together; the limit is 65,536"):
+        decode_reply(an_export(f"[{integers}]"))
+
+    assert decode_reply(an_export(f"[{texts}]")) == Export("a", ["9" * 4000] * 250)
+    assert decode_reply(an_export(f'[{"9" * 400}, "{"a" * 70_000}"]')) == Export("a", [int("9" * 400), "a" * 70_000])
+
+
+@pytest.mark.parametrize(
+    "item",
+    ["[]", "[" * 100 + "]" * 100, "9" * 309, "1", '"\\\\\\""', f'"{"9" * 310}"', '"\\ud800 and some text"'],
+    ids=lambda item: item[:6],
+)
+def test_the_time_of_a_reply_grows_with_its_size(item: str) -> None:
+    """Four times the reply takes about four times as long, also if it is full of lists, numbers or escapes."""
+    assert_linear(decode_reply, lambda size: an_export(f"[{','.join([item] * (size // len(item)))}]"), size=1 << 17)

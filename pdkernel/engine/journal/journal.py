@@ -170,6 +170,7 @@ class DatabaseJournal:
         return self._writer.write(
             lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
             is_compound=event is not None or row.has_calls,
+            size=row.size + len(event or ""),
             concurrent_runs=len(self._active_run_ids),
         )
 
@@ -207,7 +208,10 @@ class DatabaseJournal:
         concurrent_runs = len(self._active_run_ids)
         self._active_run_ids.discard(claim.run_id)
         return self._writer.write(
-            act, is_compound=last_step is not None or bool(outbox), concurrent_runs=concurrent_runs
+            act,
+            is_compound=last_step is not None or bool(outbox),
+            size=len(output) + len(event or "") + (last_step.size if last_step else 0),
+            concurrent_runs=concurrent_runs,
         )
 
     def park(

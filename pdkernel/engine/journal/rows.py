@@ -81,6 +81,11 @@ class StepRow:
     attempt: int = 1
     has_calls: bool = False
 
+    @property
+    def size(self) -> int:
+        """The characters and bytes of the row's values."""
+        return len(self.data) + len(self.carry or b"")
+
 
 @dataclass(frozen=True, slots=True)
 class CallRow:

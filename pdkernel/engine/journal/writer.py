@@ -28,6 +28,8 @@ MIN_GROUPED_RUNS = 8
 """Concurrent runs from which a loop's writes wait for one another."""
 GROUP_S = 0.001
 """Seconds that writes wait for others: a busy processor then commits less often, and other runs use the time."""
+MAX_INLINE_SIZE = 1 << 18
+"""Characters and bytes of a write that the loop commits itself: a larger one takes milliseconds, in which no request is answered."""
 
 _AVERAGE_WEIGHT = 0.2
 """Weight of the last commit in the average."""
@@ -74,6 +76,7 @@ class JournalWriter:
         *,
         is_compound: bool = False,
         is_contended: bool = False,
+        size: int = 0,
         concurrent_runs: int = 2,
     ) -> asyncio.Future[T]:
         """
@@ -85,12 +88,13 @@ class JournalWriter:
             statement: The write.
             is_compound: Whether the write has several SQL statements.
             is_contended: Whether it locks rows that are not this executor's own.
+            size: The characters and bytes of its values: the thread commits a large write.
             concurrent_runs: The number of runs in progress: one is committed at once, several soon, many together.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         try:
-            self._take(Write(statement, is_compound, is_contended, future), loop, concurrent_runs)
+            self._take(Write(statement, is_compound, is_contended, future), loop, concurrent_runs, size)
         except ProjectError as closed:
             future.set_exception(closed)
         return future
@@ -107,7 +111,7 @@ class JournalWriter:
                 self._queue.put(None)
         self._thread.join()
 
-    def _take(self, write: Write, loop: asyncio.AbstractEventLoop, concurrent_runs: int) -> None:
+    def _take(self, write: Write, loop: asyncio.AbstractEventLoop, concurrent_runs: int, size: int) -> None:
         with self._lock:
             if self._closed:
                 raise ProjectError(f"The journal in {self._location} is closed.", fix="Open the project again.")
@@ -115,7 +119,7 @@ class JournalWriter:
                 self._move_to_thread()
                 self._inline_loop = loop
             self._inline_batch.append(write)
-            if loop is not self._inline_loop or not self._is_quick():
+            if loop is not self._inline_loop or size > MAX_INLINE_SIZE or not self._is_quick():
                 self._move_to_thread()
                 return
             if concurrent_runs > 1:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pdkernel.egress import OutboundPolicy
+from pdkernel.encode import decode_large
 from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, ProjectError, RequestError, StepError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.model import JSON
@@ -101,7 +102,7 @@ class ApiCall:
             return {}
         try:
             # rejects NaN, infinite numbers and lone surrogates, which cannot be stored
-            value = msgspec.json.decode(raw)
+            value = decode_large(msgspec.json.decode, raw)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise ApiError(400, "The body is not JSON.") from None
         if not isinstance(value, dict):

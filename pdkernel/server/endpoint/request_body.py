@@ -51,7 +51,7 @@ _REJECTED_CODECS = frozenset(
 """Codecs that only Python has, and UTF-7, which the web does not use. Some take quadratic time, or microseconds for a byte."""
 _MAX_DISCARDED_BYTES, _DISCARD_TIMEOUT_S = 16 * 1024**2, 10.0
 _FORM = re.compile(r"[^\s={}\[\]\"&]+=[^\s{}\[\]\"]*\Z")
-_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
+_JSON_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _NESTING = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level more, or (as a signed byte) one level less
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from pdkernel.engine.journal import SqliteBackend
 from pdkernel.engine.journal.backend import Connection
-from pdkernel.engine.journal.writer import JournalWriter
+from pdkernel.engine.journal.writer import MAX_INLINE_SIZE, JournalWriter
 from pdkernel.errors import ProjectError
 from pdkernel.project.sqlite import connect
 
@@ -127,4 +128,25 @@ async def test_a_transaction_that_ends_early_stores_nothing(tmp_path: Path) -> N
         assert [type(result) for result in results] == [ProjectError] * 3
         assert other.execute("select value from written").fetchall() == []
         await writer.write(insert(3))
+        writer.close(lambda _: None)
+
+
+async def test_a_large_write_is_committed_in_the_thread(tmp_path: Path) -> None:
+    """The loop does not stop for a write of megabytes, and the next write is committed after it."""
+    path = tmp_path / "journal.db"
+    with closing(connect(path)) as other:
+        other.execute("create table written (value integer)")
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
+        threads = []
+
+        def insert_large(connection: Connection) -> None:
+            threads.append(threading.current_thread())
+            insert(1)(connection)
+
+        large = writer.write(insert_large, size=MAX_INLINE_SIZE + 1, concurrent_runs=1)
+        small = writer.write(insert(2), concurrent_runs=1)
+        await asyncio.gather(large, small)
+
+        assert threads != [threading.current_thread()]
+        assert [value for (value,) in other.execute("select value from written order by rowid")] == [1, 2]
         writer.close(lambda _: None)
