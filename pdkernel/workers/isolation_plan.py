@@ -38,7 +38,8 @@ _SYSTEM_READ = (
     *("/home/linuxbrew/.linuxbrew", "/sys", "/proc", "/dev/random", "/dev/urandom"),
     *("/run/systemd/resolve", "/run/resolvconf", "/var/lib/ca-certificates", "/var/cache/fontconfig"),
 )
-_SYSTEM_WRITE = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts")
+_SYSTEM_WRITE = ("/dev/null", "/dev/zero", "/dev/full")
+_TERMINALS = ("/dev/tty", "/dev/ptmx", "/dev/pts")
 _SERVICES = Path("/run")  # their Unix sockets
 _SECRETS_OF_ROOT = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssl/private")
 _SLOTS_PER_PROCESS = 1024
@@ -155,6 +156,8 @@ def _plan_common(
         mounts = _plan_mounts(tmp, hide, read, write, copied)
     else:
         read = {shown for path in read for shown in _without(path, hide)}
+    # without mounts of their own, steps with the user of this process would read what is typed in this user's terminals
+    terminals = _TERMINALS if isolation.namespaces or changes_user else ()
     targets = [Path(each.target) for each in mounts]
     return IsolationPlan(
         namespaces=isolation.namespaces,
@@ -162,7 +165,7 @@ def _plan_common(
         gid=isolation.first_uid if changes_user else None,
         mounts=mounts,
         read=_as_texts(_outermost(read)),
-        write=_as_texts({*write, *own, *map(Path, _SYSTEM_WRITE)}),
+        write=_as_texts({*write, *own, *map(Path, (*_SYSTEM_WRITE, *terminals))}),
         ports=access.ports,
         tmp_names=frozenset(each.parts[2] for each in targets if TMP_FOLDER in each.parents),
     )

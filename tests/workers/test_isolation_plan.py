@@ -229,6 +229,20 @@ def test_landlock_alone_permits_the_working_folder_only(base: Path) -> None:
     assert "/tmp" in plan.write
 
 
+@pytest.mark.parametrize(
+    ("isolation", "has_terminals"),
+    [
+        (Isolation(landlock=True), False),
+        (Isolation(landlock=True, namespaces=True), True),
+    ],
+)
+def test_terminals_of_the_server_are_closed(base: Path, isolation: Isolation, has_terminals: bool) -> None:
+    """Steps with the user of the server open terminals only if these are their own."""
+    plan = plan_of(base, StepAccess(), isolation)
+
+    assert ("/dev/pts" in plan.write) == has_terminals
+
+
 def test_landlock_alone_permits_no_change_around_the_slots() -> None:
     """If the folders of slots are in `/tmp`, steps without mounts cannot change `/tmp`: they could replace the folders."""
     with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/tmp") as folder:
