@@ -69,8 +69,8 @@ def test_a_connection_that_is_closed_may_be_a_steps(*, resets: bool) -> None:
             assert is_step_connection(connection.getsockname(), peer)
 
 
-def test_a_client_of_another_machine_is_not_asked_for() -> None:
-    """The kernel of this machine knows nothing of it."""
+def test_a_client_of_another_machine_is_not_a_step() -> None:
+    """Only steps of this machine have the user ids of steps."""
     assert not is_step_connection(("192.0.2.1", 80), ("192.0.2.2", 4000))
 
 

@@ -190,7 +190,7 @@ def test_node_holds_no_shared_memory() -> None:
 
 @linux
 def test_io_uring_with_files_may_hide_memory() -> None:
-    """An io_uring keeps files that nobody has open any more."""
+    """An io_uring keeps files open that every process has closed."""
     libc = ctypes.CDLL(None)
     ring = libc.syscall(425, 1, (ctypes.c_char * 120)())
     if ring < 0:
