@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
+from pdkernel.encode import decode_large
 from pdkernel.errors import EventError, format_count
 from pdkernel.files import BYTE_ORDER_MARK
 from pdkernel.model import JSON
@@ -273,9 +274,9 @@ def decode_strict_json(text: str) -> JSON:
         RecursionError: *text* is nested too deeply.
     """
     try:
-        return cast("JSON", msgspec.json.decode(text))
+        return cast("JSON", decode_large(msgspec.json.decode, text))
     except (msgspec.DecodeError, UnicodeError):  # a lone surrogate, which is valid, or an error without line and column
-        return cast("JSON", _DECODER.decode(text))
+        return cast("JSON", decode_large(_DECODER.decode, text))
 
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|-?[A-Za-z]+')
