@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pdkernel.errors import InterpreterMissingError, OutboundCallRefusedError, UnsupportedError
@@ -145,16 +144,9 @@ async def leftovers(marks: set[str]) -> set[int]:
 
 
 def marks_of(bench: Bench) -> set[str]:
-    """Return the process tags of the children of this process."""
-    marks = set()
-    for child in psutil.Process().children(recursive=True):
-        try:
-            mark = child.environ().get(process_tree.PROCESS_TAG_VARIABLE)
-        except psutil.Error:
-            continue
-        if mark:
-            marks.add(mark)
-    return marks
+    """Return the process tags of the run's workers and of its running Bash or Go step; the pool's spare workers have others."""
+    workers, running = bench.workers._acquired_slot.workers.values(), bench.workers._subprocesses._running
+    return {each.process_tag for each in (*workers, *([running] if running else []))}
 
 
 async def run_until_up(bench: Bench, language: Language, source: str, **call: Any) -> asyncio.Task[StepOutcome]:
@@ -219,9 +211,8 @@ async def test_output_of_50_mb_is_truncated_and_reported(bench: Bench, language:
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_timeout_ends_the_step_with_its_children(bench: Bench, language: Language, kind: str) -> None:
     """A busy loop, a child, and a child in its own session have ended when the timeout error is returned."""
-    of_others = marks_of(bench)
     task = await run_until_up(bench, language, SOURCES[kind][language], timeout_s=100)
-    marks = marks_of(bench) - of_others
+    marks = marks_of(bench)
     await asyncio.sleep(0.3)  # so that the step has started its children
 
     skip_time(100)
@@ -286,9 +277,8 @@ async def test_error_of_an_ended_process_has_its_status(bench: Bench, language: 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_cancelled_run_step_ends_the_processes(bench: Bench, language: Language) -> None:
     """A cancelled `run_step` leaves no process."""
-    of_others = marks_of(bench)
     task = await run_until_up(bench, language, SOURCES["escape"][language])
-    marks = marks_of(bench) - of_others
+    marks = marks_of(bench)
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -301,9 +291,8 @@ async def test_cancelled_run_step_ends_the_processes(bench: Bench, language: Lan
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_kill_ends_every_process(bench: Bench, language: Language) -> None:
     """`kill` makes the running step fail, and no process is left."""
-    of_others = marks_of(bench)
     task = await run_until_up(bench, language, SOURCES["escape"][language])
-    marks = marks_of(bench) - of_others
+    marks = marks_of(bench)
 
     bench.workers.kill()
     outcome = await task
@@ -412,22 +401,23 @@ class TestWarmth:
             else node("spawn('sleep', ['1000'], { stdio: 'ignore' }).unref(); return process.pid")
         )
         first = await open_run()
-        old = (await first.run(language, spawn)).exports["$return_value"]
+        await first.run(language, pid)
         marks = marks_of(first)
+        old = (await first.run(language, spawn)).exports["$return_value"]
         await first.workers.release()
         second = await open_run()
 
         new = (await second.run(language, pid)).exports["$return_value"]
 
         assert new != old
-        assert await leftovers(marks - marks_of(second)) == set()
+        assert marks
+        assert await leftovers(marks) == set()
 
     async def test_dead_worker_is_replaced(self, open_run: OpenRun, language: Language, pid: str) -> None:
         """A warm process that was killed is not used by the next run."""
         first = await open_run()
-        of_others = marks_of(first)
         old = (await first.run(language, pid)).exports["$return_value"]
-        marks = marks_of(first) - of_others
+        marks = marks_of(first)
         worker = first.workers._acquired_slot.workers[language]  # type: ignore[index]
         await first.workers.release()
         for process in process_tree.find_processes([], marks):
@@ -517,9 +507,8 @@ async def test_worker_that_a_step_left_dirty_is_replaced(open_run: OpenRun, tmp_
 @pytest.mark.parametrize("language", ["python", "node", "bash"])
 async def test_release_of_an_active_run_ends_its_step(bench: Bench, language: Language) -> None:
     """A run that is released while a step executes leaves no process, and its step fails."""
-    of_others = marks_of(bench)
     task = await run_until_up(bench, language, SOURCES["escape"][language])
-    marks = marks_of(bench) - of_others
+    marks = marks_of(bench)
 
     await bench.workers.release()
     outcome = await task
