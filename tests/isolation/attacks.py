@@ -70,12 +70,14 @@ class Attempt:
         access: An expression, or statements with `return`, that accesses `place`; a false value or an exception if it cannot.
         own: An expression for a place of the run itself, to which the same access succeeds.
         other: An expression for the place that is out of reach, mostly of `targets`.
+        is_available: Whether steps have the system call at all; otherwise the access to the place of the run itself fails, too.
     """
 
     name: str
     access: str
     own: str
     other: str
+    is_available: bool = True
 
 
 @dataclass

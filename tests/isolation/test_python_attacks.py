@@ -1081,16 +1081,17 @@ ATTEMPTS = [
             "the limits of the server": "resource.prlimit(place, resource.RLIMIT_CORE)",
             "the priority of the server": "os.getpriority(os.PRIO_PROCESS, place) is not None",
             "the processors of the server": "os.sched_getaffinity(place)",
-            "reading the server's memory by a system call": "read_memory(place)",
         }.items()
     ),
-    Attempt(
-        "taking a descriptor of the server",
-        "libc.syscall(438, os.pidfd_open(place), 0, 0) >= 0",
-        "os.getpid()",
-        "targets['server']",
+    *(
+        Attempt(f"{name} {of}", access, own, place, is_available=False)
+        for of, place in {"the server": "targets['server']", "the worker's parent": "os.getppid()"}.items()
+        for name, access, own in (
+            ("reading by a system call the memory of", "read_memory(place)", "os.getpid()"),
+            ("taking a descriptor of", "libc.syscall(438, os.pidfd_open(place), 0, 0) >= 0", "os.getpid()"),
+            ("tracing", "traces(place)", "sleeping()"),
+        )
     ),
-    Attempt("tracing the server", "traces(place)", "sleeping()", "targets['server']"),
     Attempt(
         "a file for another user", "os.chown('given', place, -1) is None", "own_file('given') and os.getuid()", "12345"
     ),
@@ -1101,11 +1102,8 @@ ATTEMPTS = [
             "the memory": "open(f'/proc/{place}/mem', 'rb')",
             "the descriptors": "[os.readlink(f'/proc/{place}/fd/{each}') for each in os.listdir(f'/proc/{place}/fd') if each < '3']",
             "the files": "os.listdir(f'/proc/{place}/root/tmp/')",
-            "a descriptor": "libc.syscall(438, os.pidfd_open(place), 0, 0) >= 0",
-            "the memory, by a system call,": "read_memory(place)",
         }.items()
     ),
-    Attempt("tracing the worker's parent", "traces(place)", "sleeping()", "os.getppid()"),
     Attempt(
         "the project's key, behind the mounts",
         "reads_behind(*place)",
