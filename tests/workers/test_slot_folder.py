@@ -358,6 +358,7 @@ def test_nothing_else_names_what_is_in_a_slot() -> None:
         ("workers/slot_folder.py", "ACCOUNTS_NAME"),
         ("workers/isolation_plan.py", "TMP_NAME"),
         ("workers/isolation_plan.py", "ACCOUNTS_NAME"),
+        ("workers/pool.py", "working_folder"),
         ("workers/run_workers.py", "working_folder"),
         ("workers/run_workers.py", "working_folder_outside"),
     }

@@ -145,8 +145,9 @@ async def leftovers(marks: set[str]) -> set[int]:
 
 def marks_of(bench: Bench) -> set[str]:
     """Return the process tags of the run's workers and of its running Bash or Go step; the pool's spare workers have others."""
-    workers, running = bench.workers._acquired_slot.workers.values(), bench.workers._subprocesses._running
-    return {each.process_tag for each in (*workers, *([running] if running else []))}
+    tags = {worker.process_tag for worker in bench.workers._acquired_slot.workers.values()}
+    running = bench.workers._subprocesses._running
+    return tags | {running.process_tag} if running else tags
 
 
 async def run_until_up(bench: Bench, language: Language, source: str, **call: Any) -> asyncio.Task[StepOutcome]:
