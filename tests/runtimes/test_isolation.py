@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -280,12 +281,14 @@ def no_other_paths(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make_place() -> Iterator[Callable[[int], Place]]:
     """A factory of places for a server of a user; outside of `/tmp`, which is not private then."""
-    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/var/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="pdkernel-test-", dir="/var/tmp") as folder, ExitStack() as opened:
         Path(folder).chmod(0o755)
 
         def make(owner: int) -> Place:
             os.chown(folder, owner, owner)
-            return Place(Path(folder), owner)
+            place = Place(Path(folder), owner)
+            opened.callback(place.database.close)
+            return place
 
         yield make
 
