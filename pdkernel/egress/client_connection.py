@@ -61,10 +61,10 @@ class ClientConnection:
         tokens: CallerTokens,
         router: CallRouter,
         authority: CertificateAuthority,
-        resolve_name: Callable[[str], str],
+        resolve_name: Callable[[str | None, str], str],
         silence_s: float,
     ) -> None:
-        # resolve_name: maps an address of the sandbox's name server to its name, and returns any other host unchanged
+        # resolve_name: maps an address that the sandbox's name server gave to a token to its name; any other host is returned unchanged
         # silence_s: a client that is silent for so many seconds expects the server to send first
         self._resolve_name = resolve_name
         self._silence_s = silence_s
@@ -84,7 +84,7 @@ class ClientConnection:
         if proxy_target is None:
             return
         if proxy_target is not PER_REQUEST_TARGET:
-            proxy_target = replace(proxy_target, host=self._resolve_name(proxy_target.host))
+            proxy_target = replace(proxy_target, host=self._resolve_name(proxy_target.token, proxy_target.host))
         caller = self._tokens.find(proxy_target.token)
         self._port = self._sock.getpeername()[1]
         if caller is not None:

@@ -84,7 +84,11 @@ _WALLS: tuple[tuple[Attacker, str, _Needs], ...] = (
     ("step", "see the processes, or the files in `/tmp`, of other runs", "namespaces"),
     ("step", "have the user id or the rights of root", "user"),
     ("step", "let the server read, change or create a file by a link, a FIFO or a renamed folder", "files"),
-    ("step", "run for another external user, in another environment, or with a workflow that is not served", "files"),
+    (
+        "step",
+        "start a child run for another external user, in another environment, or of a workflow that is not served",
+        "files",
+    ),
     ("step", "use the console or the API of its server without a token", "files"),
     ("step", "get the requests or responses of another external user's outbound calls", "files"),
     ("step", "listen at the port of a server that restarts", "ports"),

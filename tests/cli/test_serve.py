@@ -262,7 +262,8 @@ def test_missing_isolation(pdkernel: Shell) -> None:
 
     assert (
         required.status,
-        "--require-isolation is set. Steps of different external users share /tmp" in required.stderr,
+        "A step can see the processes, or the files in `/tmp`, of other runs. --require-isolation is set."
+        in required.stderr,
     ) == (2, True)
     assert (exposed.status, exposed.json["error"]["code"]) == (2, "request")
     assert "--accept-missing-isolation" in exposed.json["error"]["message"]

@@ -70,6 +70,21 @@ def test_the_systems_resolver_gets_an_assigned_address(
     assert outside.seen == []
 
 
+def test_names_of_one_step_have_no_address_of_another(gateway: Gateway, bound: str, ledger: Ledger) -> None:
+    """Each caller token has addresses of its own, so a step that asks for many names takes no address from another step."""
+    other = gateway.issue_token()
+    gateway.bind(other, ledger.binding("deny"))
+    code = "import socket; print(socket.gethostbyname(HOST))"
+
+    found = [
+        run_sandboxed(gateway, token, python(code, name)).stdout
+        for token, name in ((bound, "api.example.test"), (other, "other.example.test"))
+    ]
+    gateway.revoke_token(other)
+
+    assert found == ["198.19.0.1\n", "198.19.0.1\n"]
+
+
 def test_an_allowed_host_is_reached_by_native_code(
     gateway: Gateway, bound: str, ledger: Ledger, plain_outside: OutsideServer, outside: OutsideServer
 ) -> None:

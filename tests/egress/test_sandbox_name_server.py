@@ -30,7 +30,9 @@ def ask(server: NameServer, asked: bytes) -> bytes | None:
     """The answer to *asked*, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(0)
-        client.sendto(asked, ("127.0.0.1", server.port))
+        client.connect(("127.0.0.1", server.port))
+        server.admit(client.getsockname()[1])
+        client.send(asked)
         server.answer()
         try:
             return client.recv(4096)
@@ -101,3 +103,15 @@ def test_an_invalid_question_is_not_answered(server: NameServer, asked: bytes) -
     """A datagram that is not a complete question is ignored."""
     assert ask(server, asked) is None
     assert address(server, "a.test") == "198.19.0.1"
+
+
+def test_a_socket_that_was_not_redirected_gets_no_answer(server: NameServer) -> None:
+    """A step cannot ask the server of another step, and so not change which name has an address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0)
+        client.sendto(question("evil.test"), ("127.0.0.1", server.port))
+        server.answer()
+        with pytest.raises(BlockingIOError):
+            client.recv(4096)
+
+    assert address(server, "api.test") == "198.19.0.1"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from pdkernel.egress.sandbox.addresses import SocketAddress
+from pdkernel.egress.sandbox.name_server import NameServer
 from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES, build_notify_filter, build_refuse_filter
 from pdkernel.egress.sandbox.supervisor import Supervisor
 from pdkernel.runtimes import isolation, seccomp
@@ -103,7 +104,7 @@ def can_redirect() -> bool:
             listener,
             SYSCALL_TABLES[platform.machine()],
             gateway=port,
-            name_server=port,
+            name_server=NameServer,
             token="self-test",  # noqa: S106 - not a valid token
             on_blocked=_ignore_blocked,
         )

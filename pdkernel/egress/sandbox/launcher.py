@@ -67,7 +67,7 @@ class SandboxLauncher:
         self._on_blocked = on_blocked
         self._own_port = own_port
         self._requested_kind = kind
-        self._name_server: NameServer | None = None
+        self._name_servers: dict[str, NameServer] = {}  # by token
         self._supervisors: set[Supervisor] = set()
 
     @property
@@ -75,9 +75,10 @@ class SandboxLauncher:
         """The kind of sandbox in use."""
         return self._requested_kind or detect_sandbox()
 
-    def resolve_name(self, host: str) -> str:
-        """The name that the address *host* was assigned to; any other host is returned unchanged."""
-        return host if self._name_server is None else self._name_server.name(host)
+    def resolve_name(self, token: str | None, host: str) -> str:
+        """The name that the address *host* was assigned to for processes with *token*; any other host is returned unchanged."""
+        names = self._name_servers.get(token or "")
+        return host if names is None else names.name(host)
 
     def start(self, token: str, start: Callable[[], _T], *, public_only: bool = False) -> _T:
         """
@@ -93,7 +94,6 @@ class SandboxLauncher:
             return start()
         if kind == "landlock":
             return start_with_landlock(start, self._port)
-        self._open_name_server()
         result, listener = start_with_seccomp_listener(start)
         self._supervise(token, listener, public_only=public_only)
         return result
@@ -106,21 +106,27 @@ class SandboxLauncher:
         table = SYSCALL_TABLES[platform.machine()]
         if kind == "landlock":
             return SandboxPlan(build_refuse_filter(table), None, self._port)
-        self._open_name_server()
         return SandboxPlan(build_notify_filter(table), partial(self._supervise, token, public_only=public_only), None)
 
-    def _open_name_server(self) -> None:
-        if self._name_server is None:
-            self._name_server = NameServer()
-            self._loop.call_soon_threadsafe(self._loop.add_reader, self._name_server.socket, self._name_server.answer)
+    def _open_name_server(self, token: str) -> NameServer:
+        names = self._name_servers.get(token)
+        if names is None:
+            names = self._name_servers[token] = NameServer()
+            self._loop.add_reader(names.socket, names.answer)
+        return names
+
+    def _close_name_server(self, token: str) -> None:
+        names = self._name_servers.pop(token, None)
+        if names is not None:
+            self._loop.remove_reader(names.socket)
+            names.close()
 
     def _supervise(self, token: str, listener: int, *, public_only: bool) -> None:
-        assert self._name_server is not None
         supervisor = Supervisor(
             listener,
             SYSCALL_TABLES[platform.machine()],
             gateway=self._port,
-            name_server=self._name_server.port,
+            name_server=partial(self._open_name_server, token),
             token=token,
             on_blocked=lambda what, place: self._on_blocked(token, what, place),
             own_port=self._own_port,
@@ -133,9 +139,6 @@ class SandboxLauncher:
         """Stop answering: processes that still run cannot connect any more."""
         for supervisor in list(self._supervisors):
             self._stop_supervisor(supervisor)
-        if self._name_server is not None:
-            self._loop.remove_reader(self._name_server.socket)
-            self._name_server.close()
 
     def _answer(self, supervisor: Supervisor) -> None:
         if not supervisor.answer_next():
@@ -146,3 +149,5 @@ class SandboxLauncher:
             self._supervisors.discard(supervisor)
             self._loop.remove_reader(supervisor.listener)
             os.close(supervisor.listener)
+            if all(other.token != supervisor.token for other in self._supervisors):
+                self._close_name_server(supervisor.token)

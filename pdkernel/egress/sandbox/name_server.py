@@ -1,8 +1,9 @@
 """
 A DNS server that assigns each name an address of its own instead of resolving it.
 
-Programs that resolve names themselves are redirected to this server. When they connect to an assigned address, the gateway
-finds the name of the address.
+Programs that resolve names themselves are redirected to the server of their caller token. When they connect to an assigned address,
+the gateway finds the name of the address. Addresses are used again after many names, so each token has a server of its own, which
+answers redirected sockets only: no step chooses the name of an address that another one has asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _A, _INTERNET = 1, 1
 _ANSWERED = 0x8180  # a response, with recursion desired and available
 _NAME_OF_QUESTION = b"\xc0\x0c"
 _TTL_S = 1
+_MAX_ASKERS = 1024
 
 
 class NameServer:
@@ -36,6 +38,7 @@ class NameServer:
         self._address_of: dict[str, str] = {}
         self._name_of: dict[str, str] = {}
         self._assigned = 0
+        self._askers: dict[int, None] = {}
 
     @property
     def port(self) -> int:
@@ -46,11 +49,19 @@ class NameServer:
         """The name that *address* is assigned to, or *address*."""
         return self._name_of.get(address, address)
 
+    def admit(self, port: int) -> None:
+        """Answer questions from *port* of this machine; of many ports, the latest are admitted."""
+        self._askers.pop(port, None)
+        self._askers[port] = None
+        if len(self._askers) > _MAX_ASKERS:
+            del self._askers[next(iter(self._askers))]
+
     def answer(self) -> None:
-        """Answer the waiting question."""
+        """Answer the waiting question, if its asker is admitted."""
         with contextlib.suppress(OSError, ValueError, IndexError, struct.error):
             question, asker = self.socket.recvfrom(4096)
-            self.socket.sendto(self._reply(question), asker)
+            if asker[1] in self._askers:
+                self.socket.sendto(self._reply(question), asker)
 
     def close(self) -> None:
         """Stop listening."""

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pdkernel.egress.sandbox import linux_syscalls
 from pdkernel.egress.sandbox.addresses import SocketAddress, is_resolver_socket, is_unix, parse_sockaddr
 from pdkernel.egress.sandbox.linux_syscalls import Notification
+from pdkernel.egress.sandbox.name_server import NameServer
 from pdkernel.egress.sandbox.seccomp_filters import SyscallTable
 
 OnBlocked = Callable[[str, SocketAddress], None]
@@ -38,7 +39,13 @@ _CONNECT_MS = 2000
 
 
 class Supervisor:
-    """Answers the notifications of one seccomp listener."""
+    """
+    Answers the notifications of one seccomp listener.
+
+    Attributes:
+        listener: The descriptor of the listener.
+        token: The caller token of the processes.
+    """
 
     def __init__(
         self,
@@ -46,7 +53,7 @@ class Supervisor:
         table: SyscallTable,
         *,
         gateway: int,
-        name_server: int,
+        name_server: Callable[[], NameServer],
         token: str,
         on_blocked: OnBlocked,
         own_port: Callable[[], int | None] = lambda: None,
@@ -59,7 +66,7 @@ class Supervisor:
             listener: Descriptor from `start_with_seccomp_listener`.
             table: System call numbers of this machine.
             gateway: Port of the gateway on 127.0.0.1.
-            name_server: Port of the sandbox's name server on 127.0.0.1.
+            name_server: Returns the name server of the token, which is opened for the first question.
             token: The caller token of the processes.
             on_blocked: Called for each refused call.
             own_port: Returns the port of the server on this machine; the gateway marks calls to it (`own_server`).
@@ -69,7 +76,7 @@ class Supervisor:
         self.listener = listener
         self._gateway = gateway
         self._name_server = name_server
-        self._token = token
+        self.token = token
         self._on_blocked = on_blocked
         self._own_port = own_port
         self._public_only = public_only
@@ -114,12 +121,19 @@ class Supervisor:
                 is_direct = destination.is_loopback and destination.port == _DNS and not self._public_only
                 return None if is_direct else self._redirect(sock, destination)
             if sock.type == socket.SOCK_DGRAM and destination.port == _DNS:
-                return _connect_to(sock, self._name_server)
+                return self._connect_to_name_server(sock)
             if sock.type == socket.SOCK_DGRAM and destination.port in _PROBE_PORTS:
                 return None
             if sock.type == socket.SOCK_DGRAM and destination == _IPV6_PROBE:
                 return errno.ENETUNREACH
         return self._refuse("A UDP connection", destination)
+
+    def _connect_to_name_server(self, sock: socket.socket) -> int:
+        names = self._name_server()
+        error = _connect_to(sock, names.port)
+        if not error:
+            names.admit(sock.getsockname()[1])
+        return error
 
     def _redirect(self, sock: socket.socket, destination: SocketAddress) -> int:
         error = _connect_to(sock, self._gateway)
@@ -127,7 +141,7 @@ class Supervisor:
             return 0  # a signal interrupted the first call, and the program repeats it
         if error:
             return error
-        preamble = {"host": destination.host, "port": destination.port, "tls": False, "token": self._token}
+        preamble = {"host": destination.host, "port": destination.port, "tls": False, "token": self.token}
         sock.send(f"PDK1 {json.dumps(preamble)}\n".encode(), socket.MSG_NOSIGNAL)
         return 0
 
