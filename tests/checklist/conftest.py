@@ -44,7 +44,11 @@ _OF_ONE_RUN = (
 
 
 class Check(Protocol):
-    """Runs a case and compares the record; the default *event* is a POST, and *variant* names one of several runs of a case."""
+    """
+    Runs a case and compares the record.
+
+    The default *event* is a POST, *variant* names one of several runs of a case, and *egress* is the outbound policy.
+    """
 
     def __call__(
         self,
@@ -54,6 +58,7 @@ class Check(Protocol):
         event: Event | None = None,
         trigger: Trigger = HTTP,
         variant: str = "",
+        egress: str = "deny",
         **choices: Any,
     ) -> Awaitable[Execution]:
         """Run the case."""
@@ -102,7 +107,7 @@ async def runtime(
 
 @pytest.fixture
 def check(runtime: WorkflowEngine, directory: LocalDirectory, tmp_path: Path) -> Check:
-    """Runs a case with outbound calls denied and compares the record with its golden file."""
+    """Runs a case, by default with outbound calls denied, and compares the record with its golden file."""
 
     async def run_and_compare(
         name: str,
@@ -111,11 +116,12 @@ def check(runtime: WorkflowEngine, directory: LocalDirectory, tmp_path: Path) ->
         event: Event | None = None,
         trigger: Trigger = HTTP,
         variant: str = "",
+        egress: str = "deny",
         **choices: Any,
     ) -> Execution:
         workflow = workflow_of(name, language, trigger)
         folder = FOLDER / name if (FOLDER / name).is_dir() else tmp_path
-        request = RunRequest(workflow, event or an_event(), parse_policy("deny"), folder=folder, **choices)
+        request = RunRequest(workflow, event or an_event(), parse_policy(egress), folder=folder, **choices)
         execution = await runtime.run(request)
         drawn = json.dumps(relevant(execution), indent=1, ensure_ascii=False) + "\n"
         for text, stands_for in (

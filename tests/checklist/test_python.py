@@ -21,9 +21,10 @@ async def test_accounts_and_stores(check: Check, connect: Callable[..., str], la
     A prop has `$auth` or its store; in Python both are in `pd.inputs`.
 
     In Python a change inside a value that was read is not written back. A printed app in Node.js has no `$auth`.
+    The run is `live`, because one under `deny` would write a scratch copy of the store and note that in its log.
     """
     connect("ada", account_id="apn_ada0001")
-    await check("inputs", language, external_user_id="ada")
+    await check("inputs", language, external_user_id="ada", egress="live")
 
 
 async def test_magic_comments(check: Check, wheels: WheelFolder) -> None:

@@ -173,7 +173,7 @@ def test_a_step_and_the_command_see_one_store(pdkernel: Shell) -> None:
     )
 
     for expected in (1, 2):
-        done = pdkernel("run", name, "--body", "{}", "--json")
+        done = pdkernel("run", name, "--body", "{}", "--json", "--egress", "live")
         assert done.json["steps"][0]["exports"] == {"$return_value": expected}
     assert pdkernel("store", "get", "counters", "n").json == 2
 
@@ -186,7 +186,7 @@ def test_an_exported_folder_uses_the_same_stores(pdkernel: Shell) -> None:
     )
     assert pdkernel("export", name, "--to", "out").status == 0
 
-    assert pdkernel("run", "out", "--body", "{}").status == 0
+    assert pdkernel("run", "out", "--body", "{}", "--egress", "live").status == 0
 
     found = {store["name"]: pdkernel("store", "list", store["name"], "--json").json[0]["key"]
              for store in pdkernel("store", "list", "--json").json}  # fmt: skip
