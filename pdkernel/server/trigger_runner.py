@@ -212,7 +212,7 @@ def build_source_request(context: AppContext, trigger: DeployedTrigger, act: Sou
         interface="http",
         external_user_id=trigger.external_user_id,
         environment=trigger.environment,
-        folder=context.project.folder,
+        folder=context.project.folder.parent,
         endpoint_url=trigger_endpoint_url(context, trigger),
         account_overrides=trigger.accounts,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import stat
@@ -126,6 +127,8 @@ def _plan_common(
     isolation: Isolation, access: StepAccess, slots: Path, configured: str, copies: CodeCopies | None
 ) -> IsolationPlan:
     """Return the plan for the slot `_ANY_SLOT` in the folder *slots*, without a user id. It is made of some hundred calls."""
+    # what is hidden stays hidden if it is also named as a folder of code
+    access = dataclasses.replace(access, read=access.read - access.hide)
     tmp = slots / _ANY_SLOT / TMP_NAME
     own = {TMP_FOLDER, _SHARED_MEMORY}
     if not isolation.namespaces:  # in a folder that steps may change, they could replace those of their slot

@@ -150,6 +150,16 @@ def test_secrets_of_the_project_are_hidden(base: Path) -> None:
     assert str(hidden / "files") in plan.write
 
 
+@pytest.mark.parametrize("isolation", [EVERYTHING, replace(EVERYTHING, namespaces=False)])
+def test_a_hidden_folder_of_code_stays_hidden(base: Path, isolation: Isolation) -> None:
+    """The project's own folder is hidden also from steps whose code would be in it."""
+    hidden, access = project_in(base / "project")
+
+    plan = plan_of(base, access.extend((hidden,), ()), isolation)
+
+    assert plan == plan_of(base, access, isolation)
+
+
 def test_landlock_alone_names_what_is_beside_the_secrets(base: Path) -> None:
     """Without mounts, the rules name each child of the project's folder besides `.pdkernel`."""
     hidden, access = project_in(base / "project")

@@ -42,7 +42,7 @@ def _request(call: ApiCall, configured: ComponentRequest) -> RunRequest:
         variables=configured.secret_variables,
         external_user_id=configured.external_user_id,
         environment=call.environment,
-        folder=call.context.project.folder,
+        folder=call.context.project.folder.parent,
         test=False,
         source=name,
         interface="http",

@@ -85,7 +85,7 @@ class ComponentRequest:
             external_user_id=self.external_user_id,
             environment=call.environment,
             event={} if remote else self.event_data,
-            folder=call.context.project.folder,
+            folder=call.context.project.folder.parent,
         )
 
 

@@ -36,8 +36,8 @@ LASTS_S = 200 + REQUESTS // 10
 """Timeout in seconds; 1,500 requests take about 25 s on two idle cores."""
 GROWTH = 64 * 1024**2
 """Bytes by which the server may grow after its first requests."""
-SEEN = "a-path-in-the-log"
-"""Positive control of the search in the log."""
+SEEN = "live/ready/live"
+"""Positive control of the search in the log: words of routes, which the log shows, in a path that no other request has."""
 
 USERS = ("ada", "bob", "user/with ä")
 ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
