@@ -428,9 +428,10 @@ def find_user_ids() -> int | None:
 
     It tries it out in a child. The child does not change this process, which must have one thread.
     """
-    first = _free_ids("uid_map", "gid_map") if os.geteuid() == 0 else None
-    if first is None:
+    users = find_step_users() if os.geteuid() == 0 else range(0)
+    if not users:
         return None
+    first = users.start
     pid = os.fork()
     if pid == 0:
         try:
@@ -441,11 +442,16 @@ def find_user_ids() -> int | None:
     return first if os.waitpid(pid, 0)[1] == 0 else None
 
 
-def _free_ids(*maps: str) -> int | None:
-    """The first of a range of ids that no user of a system has, if this user namespace has such ids."""
-    lines = {name: Path("/proc/self", name).read_text().splitlines() for name in maps}
-    ranges = {name: [(int(line.split()[0]), int(line.split()[2])) for line in found] for name, found in lines.items()}
+@cache
+def find_step_users() -> range:
+    """Return the user ids of steps of a server of root in this user namespace, which no user of a system has; it may be empty."""
+    maps = [
+        [line.split() for line in Path("/proc/self", name).read_text().splitlines()] for name in ("uid_map", "gid_map")
+    ]
     for first, count in STEP_USERS:
-        if all(any(start <= first and first + count < start + size for start, size in ranges[name]) for name in maps):
-            return first
-    return None
+        if all(
+            any(int(start) <= first and first + count < int(start) + int(size) for start, _, size in lines)
+            for lines in maps
+        ):
+            return range(first, first + count)
+    return range(0)

@@ -20,7 +20,7 @@ from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes.isolation import (
     MIN_LANDLOCK_FILES_VERSION,
     MIN_LANDLOCK_PORT_VERSION,
-    STEP_USERS,
+    find_step_users,
     set_undumpable,
 )
 
@@ -303,5 +303,5 @@ def make_scratch_folder(prefix: str) -> Path:
 
 
 def is_step_user(uid: int) -> bool:
-    """Whether *uid* is the user of a step of a server of root."""
-    return any(first <= uid < first + count for first, count in STEP_USERS)
+    """Whether *uid* is the user of a step of a server of root on this machine."""
+    return uid in find_step_users()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.files import STEP_PATHS_VARIABLE
-from pdkernel.runtimes.isolation import STEP_USERS
+from pdkernel.runtimes.isolation import find_step_users
 from pdkernel.server.step_connections import is_step_connection
 from tests.builders import a_workflow, bash_step
 from tests.server.site import site_of
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="only root has other users for its steps"
 )
 
-STEP_USER = STEP_USERS[-1][0] + 7
+STEP_USER = find_step_users().start + 7
+SERVICE_USER = 61_500
+"""A user id that systemd gives to services (`DynamicUser`), and that steps have only where no larger ids are available."""
 CONNECT = "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); sys.stdin.read()"
 """A program that connects to an address, and keeps the connection until its input ends."""
 
@@ -50,7 +52,7 @@ def accept(listener: socket.socket, user: int | None) -> bool:
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-@pytest.mark.parametrize(("user", "is_step"), [(STEP_USER, True), (65534, False), (None, False)])
+@pytest.mark.parametrize(("user", "is_step"), [(STEP_USER, True), (SERVICE_USER, False), (65534, False), (None, False)])
 def test_the_user_of_a_connection(family: socket.AddressFamily, host: str, user: int | None, *, is_step: bool) -> None:
     """A connection of a step's user is a step's; that of another user or of this one is not."""
     with socket.create_server((host, 0), family=family) as listener:
