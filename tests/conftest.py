@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, settings
 from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
+from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers import GoBuildCache
 from pdkernel.workers.interpreters import find_node
 from tests.mounts import APART, may_mount
@@ -72,6 +73,22 @@ for _name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXT
 settings.register_profile("gate", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("sweep", settings.get_profile("gate"), max_examples=1000)
 settings.load_profile("gate")  # --hypothesis-profile replaces it before the tests are imported
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """
+    Remove a project in the root folder that a test has made, and print its name: other tests would find it as the nearest one, and share it.
+
+    A test run by root can make one, by a command whose working folder is the root folder.
+    """
+    project = Path("/.pdkernel")
+    existed = project.exists()
+    found = yield
+    if not existed and project.exists():
+        remove_tree(project)
+        sys.__stderr__.write(f"\nA project was in the root folder after {item.nodeid}, and was removed.\n")  # type: ignore[union-attr]  # pytest has it
+    return found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
