@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 MIN_S = 0.005
 """Times below this are too short to be compared."""
-MAX_RATIO = 6.0
+MAX_RATIO = 8
 """Limit of the time for four times the input: 4 for linear growth, 16 for quadratic growth."""
 MAX_SIZE = 1 << 20
 
