@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -247,13 +247,7 @@ class DataStoreTable:
 
     def iter_records(self, store: str) -> Iterator[StoreRecord]:
         """Every record, in the order in which their keys were first set."""
-        after: int | None = None
-        while True:
-            page = self.read_page(store, after)
-            yield from page.records
-            after = page.next_cursor
-            if after is None:
-                return
+        return iter_pages(lambda after: self.read_page(store, after))
 
     # ── files ──────────────────────────────────────────────────────────────────────
 
@@ -340,6 +334,17 @@ class DataStoreTable:
 
     def _expires(self, ttl: Ttl) -> float | None:
         return None if ttl is None else self._clock.now().timestamp() + check_ttl(ttl)
+
+
+def iter_pages(read_page: Callable[[int | None], RecordPage]) -> Iterator[StoreRecord]:
+    """Yield the records of all pages. *read_page* returns the page after a cursor, the first one for None."""
+    after: int | None = None
+    while True:
+        page = read_page(after)
+        yield from page.records
+        after = page.next_cursor
+        if after is None:
+            return
 
 
 def check_store_name(name: str) -> str:

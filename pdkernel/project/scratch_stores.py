@@ -29,6 +29,7 @@ from pdkernel.project.data_stores import (
     check_store_name,
     check_ttl,
     encode_value,
+    iter_pages,
 )
 
 _T = TypeVar("_T")
@@ -220,13 +221,7 @@ class ScratchCopy:
 
     def iter_records(self, store: str) -> Iterator[StoreRecord]:
         """Every record, in the order in which their keys were first set."""
-        after: int | None = None
-        while True:
-            page = self.read_page(store, after)
-            yield from page.records
-            after = page.next_cursor
-            if after is None:
-                return
+        return iter_pages(lambda after: self.read_page(store, after))
 
     # ── parts ──────────────────────────────────────────────────────────────────────
 
