@@ -264,9 +264,9 @@ class WorkerPool:
             self._slots.put_back(slot)
 
     async def _prepare_code(self, access: StepAccess) -> None:
-        """Make or update the copies of code that the users of steps may not read, in a thread. Raises `OSError`."""
+        """Search and copy code for the plans of *access*, or update the copies, in a thread. Raises `OSError`."""
         isolation = self.zygotes.isolation() if access not in self._prepared and self.zygotes else None
-        if isolation is not None and isolation.first_uid is not None:
+        if isolation is not None:
             slots = self._ensure_folder()
             await asyncio.to_thread(prepare_plans, isolation, access, slots=slots, copies=self._copies)
         self._prepared.add(access)
