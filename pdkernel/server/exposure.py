@@ -47,12 +47,12 @@ def check_policy_cells(sources: Sequence[WorkflowSource], arguments: Sequence[Pa
             continue
         command = shlex.join(["pdkernel", "serve", *map(str, arguments)])
         last = source.policy_cells[-1]
-        kept = f" To keep the notebook's: {command} {last.option}" if last.option and last.is_test else ""
+        kept = f"\n  {command} {last.option}   keeps the notebook's policy" if last.option and last.is_test else ""
         names = ", ".join(f"{hide_password(cell.text or 'by code')} in cell {cell.number}" for cell in cells)
         raise RequestError(
-            f"{source.path} sets an outbound policy with %pdegress ({names}), but the server's policy is not named, and by "
-            "default it sends every call for real.",
-            fix=f"Name the policy. To send calls for real: {command} --egress live{kept}",
+            f"{source.path} sets an outbound policy with %pdegress ({names}), but a server sends every call for real unless you "
+            "name a policy.",
+            fix=f"Name it:\n  {command} --egress live   sends calls for real{kept}",
         )
 
 
