@@ -349,7 +349,13 @@ async def _answer_requests(
     budget = (options["memory"] or default_memory_budget()) // options["server_processes"]
     _log.info("Idle workers end when the workers of this process use more than %d MB (--memory).", budget >> 20)
     engine = await WorkflowEngine.start(
-        project, directory, max_active_runs=options["max_active_runs"], memory_budget=budget, spares=1, origin="serve"
+        project,
+        directory,
+        max_active_runs=options["max_active_runs"],
+        memory_budget=budget,
+        spares=1,
+        requires_isolation=options["require_isolation"],
+        origin="serve",
     )
     try:
         app_context = AppContext(

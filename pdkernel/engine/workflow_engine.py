@@ -138,6 +138,7 @@ class WorkflowEngine:
         max_active_runs: int = 8,
         memory_budget: int | None = None,
         spares: int = 0,
+        requires_isolation: bool = False,
         gateway: Gateway | None = None,
         workers: WorkerPool | None = None,
         environ: Mapping[str, str] | None = None,
@@ -156,6 +157,7 @@ class WorkflowEngine:
             max_active_runs: The maximum number of concurrent runs.
             spares: The number of slots whose workers are started ahead, as in `WorkerPool`.
             memory_budget: The bytes that all workers may use before idle workers end; None for the default.
+            requires_isolation: Refuse runs whose steps would not be apart from this process, as `WorkerPool`.
             gateway: An existing gateway (tests pass one for loopback), or None to start a new one.
             workers: A worker pool with its gateway that another engine shares; `close` leaves both open.
             environ: Environment variables for package installers; `os.environ` by default.
@@ -182,6 +184,7 @@ class WorkflowEngine:
                     max_active_runs=max_active_runs,
                     memory_budget=memory_budget,
                     spares=spares,
+                    requires_isolation=requires_isolation,
                     python=python_executable,
                     go_cache=go_programs(project.folder, environ),
                     access=step_access(project.folder, gateway.certificate_files, project=project),

@@ -173,11 +173,12 @@ class WorkflowTriggerService:
         user = request.external_user_id if named_user is None else self._check_named_user(named_user, found)
         child = self._child_ids.new()
         event = Event(payload).with_inherited_identity(user, request.environment)
+        folder = found.folder.resolve()
         made = replace(
             request,
             workflow=found.workflow,
-            folder=found.folder,
-            variables=request.load_variables(found.folder) if request.load_variables else request.variables,
+            folder=folder,
+            variables=request.load_variables(folder) if request.load_variables else request.variables,
             source=shlex.quote(str(found.path)),
             source_path=found.path.resolve(),
             action_sources=found.sidecar.actions if found.sidecar else (),

@@ -259,6 +259,8 @@ class StepAccess:
     """
     The paths and ports that matter for the processes of a run.
 
+    All paths are absolute, because the processes have other working folders. A relative path raises `ValueError`.
+
     Attributes:
         read: Paths that they may read and execute.
         write: Paths that they may change.
@@ -270,6 +272,11 @@ class StepAccess:
     write: frozenset[Path] = frozenset()
     hide: frozenset[Path] = frozenset()
     ports: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        relative = next((path for path in (*self.read, *self.write, *self.hide) if not path.is_absolute()), None)
+        if relative is not None:
+            raise ValueError(f"{str(relative)!r} is not an absolute path")
 
     def covers(self, other: StepAccess) -> bool:
         """Whether a process with this access may serve a run that needs *other*."""

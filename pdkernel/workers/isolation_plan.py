@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pdkernel import runtimes
+from pdkernel.errors import RequestError
 from pdkernel.files import PROJECT_FOLDER_NAME, STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.runtimes.file_tree import make_readable, open_own
 from pdkernel.runtimes.isolation import STEP_USERS
@@ -32,7 +33,11 @@ from pdkernel.workers.slot_folder import ACCOUNTS_NAME, TMP_NAME
 
 _ANY_SLOT = "*"
 _WITHOUT_PROJECTS = frozenset({"node_modules", "site-packages", "__pycache__"})
+_OF_THE_KERNEL = frozenset({"proc", "sys", "dev"})
 _MAX_SEARCHED_FOLDERS = 50_000  # about a second
+_MAX_OTHER_PROJECTS = (
+    100  # that are hidden in a folder of code: each takes a mount and descriptors at the start of a process
+)
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder itself
 _SYSTEM_READ = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/snap"),
@@ -71,42 +76,40 @@ def component_folder(file: Path) -> Path:
     return apps.parent if apps.name == "components" else apps
 
 
-def build_plan(
-    isolation: Isolation, access: StepAccess, *, slots: Path, number: int, copies: CodeCopies | None = None
-) -> IsolationPlan:
+@dataclasses.dataclass(frozen=True)
+class AccessPlan:
     """
-    Return the plan for the processes of one slot.
+    The plan for processes with one access.
 
-    Args:
-        isolation: What this machine permits.
-        access: What the processes may see, besides the system's programs and the slot's files.
+    Attributes:
+        plan: The plan without what is the slot's own: the user id, and the folders of `slots / _ANY_SLOT`.
         slots: The folder of the slots' folders (`SlotFolder`).
-        number: The slot's number in this process, and the name of its folder.
-        copies: The copies of folders that the users of steps may not read; with None, processes keep this user if there are such.
+        obstacle: Why the processes keep the user of this process although others are available, or None.
     """
-    if not isolation.namespaces and not isolation.landlock:
-        return NO_PLAN
-    common = _plan_common(isolation, access, slots, os.environ.get(STEP_PATHS_VARIABLE, ""), copies)
-    uid = None
-    if common.gid is not None:
-        count = dict(STEP_USERS)[common.gid]
-        uid = common.gid + 1 + (os.getpid() * _SLOTS_PER_PROCESS + number) % (count - 1)
-    any_tmp, tmp = f"{slots}/{_ANY_SLOT}/{TMP_NAME}", f"{slots}/{number}/{TMP_NAME}"
-    mounts = [msgspec.structs.replace(each, source=tmp) if each.source == any_tmp else each for each in common.mounts]
-    if uid is not None and isolation.namespaces:
-        mounts.append(Mount(str(ACCOUNTS_FILE), f"{slots}/{number}/{ACCOUNTS_NAME}"))
-    return msgspec.structs.replace(
-        common,
-        uid=uid,
-        mounts=tuple(mounts),
-        write=tuple(tmp if path == any_tmp else path for path in common.write),
-    )
 
+    plan: IsolationPlan
+    slots: Path
+    obstacle: str | None = None
 
-def prepare_plans(isolation: Isolation, access: StepAccess, *, slots: Path, copies: CodeCopies) -> None:
-    """Do what `build_plan` does once for all slots with *access*: copies may block for long. Raises `OSError`."""
-    if isolation.namespaces or isolation.landlock:
-        _plan_common(isolation, access, slots, os.environ.get(STEP_PATHS_VARIABLE, ""), copies)
+    def of_slot(self, number: int) -> IsolationPlan:
+        """Return the plan for the slot *number* of this process, which is the name of its folder, too."""
+        common = self.plan
+        uid = None
+        if common.gid is not None:
+            count = dict(STEP_USERS)[common.gid]
+            uid = common.gid + 1 + (os.getpid() * _SLOTS_PER_PROCESS + number) % (count - 1)
+        any_tmp, tmp = f"{self.slots}/{_ANY_SLOT}/{TMP_NAME}", f"{self.slots}/{number}/{TMP_NAME}"
+        mounts = [
+            msgspec.structs.replace(each, source=tmp) if each.source == any_tmp else each for each in common.mounts
+        ]
+        if uid is not None and common.namespaces:
+            mounts.append(Mount(str(ACCOUNTS_FILE), f"{self.slots}/{number}/{ACCOUNTS_NAME}"))
+        return msgspec.structs.replace(
+            common,
+            uid=uid,
+            mounts=tuple(mounts),
+            write=tuple(tmp if path == any_tmp else path for path in common.write),
+        )
 
 
 def find_user_obstacle(isolation: Isolation, access: StepAccess) -> str | None:
@@ -122,11 +125,24 @@ def find_user_obstacle(isolation: Isolation, access: StepAccess) -> str | None:
     return obstacle or next((reason for reason in reasons if reason), None)
 
 
-@functools.lru_cache(maxsize=100)
-def _plan_common(
-    isolation: Isolation, access: StepAccess, slots: Path, configured: str, copies: CodeCopies | None
-) -> IsolationPlan:
-    """Return the plan for the slot `_ANY_SLOT` in the folder *slots*, without a user id. It is made of some hundred calls."""
+def plan_access(
+    isolation: Isolation, access: StepAccess, *, slots: Path, copies: CodeCopies | None = None
+) -> AccessPlan:
+    """
+    Return the plan for processes with *access*. It is made of some hundred calls; a search for projects and copies may block for long.
+
+    Args:
+        isolation: What this machine permits.
+        access: What the processes may see, besides the system's programs and the slot's files.
+        slots: The folder of the slots' folders.
+        copies: The copies of folders that the users of steps may not read; with None, processes keep this user if there are such.
+
+    Raises:
+        OSError: A folder of the project cannot be read or changed.
+        RequestError: A folder of code contains too many other projects.
+    """
+    if not isolation.namespaces and not isolation.landlock:
+        return AccessPlan(NO_PLAN, slots)
     # what is hidden stays hidden if it is also named as a folder of code
     access = dataclasses.replace(access, read=access.read - access.hide)
     tmp = slots / _ANY_SLOT / TMP_NAME
@@ -137,7 +153,7 @@ def _plan_common(
         if not access.hide.isdisjoint(path.parents) and not _exists(path):  # a later run may install something there
             with contextlib.suppress(OSError):  # the project's folder is read-only: nothing will be there
                 path.mkdir(parents=True)
-    more = find_step_paths(configured)
+    more = find_step_paths(os.environ.get(STEP_PATHS_VARIABLE, ""))
     read, write = _with_system(access), {path for path in (*access.write, *more) if _exists(path)}
     obstacle, blocked, closed = _check_user(isolation, _find_needed_rights(access, read, more))
     copied: dict[Path, Path] = {}
@@ -162,7 +178,7 @@ def _plan_common(
     # without mounts of their own, steps with the user of this process would read what is typed in this user's terminals
     terminals = _TERMINALS if isolation.namespaces or changes_user else ()
     targets = [Path(each.target) for each in mounts]
-    return IsolationPlan(
+    plan = IsolationPlan(
         namespaces=isolation.namespaces,
         landlock=isolation.landlock,
         gid=isolation.first_uid if changes_user else None,
@@ -172,18 +188,35 @@ def _plan_common(
         ports=access.ports,
         tmp_names=frozenset(each.parts[2] for each in targets if TMP_FOLDER in each.parents),
     )
+    return AccessPlan(plan, slots, obstacle if isolation.first_uid is not None else None)
 
 
 def _find_other_projects(folders: Iterable[Path]) -> set[Path]:
-    """Return the folders of projects in *folders* of code: steps of one project need nothing there. Packages have none."""
+    """
+    Return the folders of projects in *folders* of code: steps of one project need nothing there. Packages have none.
+
+    Raises:
+        RequestError: There are more than `_MAX_OTHER_PROJECTS`.
+    """
     found, left = set(), _MAX_SEARCHED_FOLDERS
     for folder in folders:
         for place, names, _ in os.walk(folder):
             if PROJECT_FOLDER_NAME in names:
                 found.add(Path(place, PROJECT_FOLDER_NAME))
+            if len(found) > _MAX_OTHER_PROJECTS:
+                raise RequestError(
+                    f"The folder of the workflow's code, {folder}, contains more than {_MAX_OTHER_PROJECTS} other projects, "
+                    "so they cannot be hidden from its steps.",
+                    fix="Move the workflow to a folder without them.",
+                )
             left -= 1
             names[:] = [
-                name for name in names if not name.startswith(".") and name not in _WITHOUT_PROJECTS and left > 0
+                name
+                for name in names
+                if left > 0
+                and not name.startswith(".")
+                and name not in _WITHOUT_PROJECTS
+                and not (place == "/" and name in _OF_THE_KERNEL)
             ]
     return found
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.analysis import find_python_requirements
-from pdkernel.errors import InterpreterMissingError
+from pdkernel.errors import InternalError, InterpreterMissingError
 from pdkernel.files import SCRATCH_PREFIX
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import RunSetup, WorkerKey
@@ -27,10 +28,10 @@ from pdkernel.workers.import_ahead import ImportAhead
 from pdkernel.workers.interpreters import find_node
 from pdkernel.workers.isolation import Isolation, StepAccess, make_scratch_folder
 from pdkernel.workers.isolation_plan import (
-    build_plan,
+    AccessPlan,
     component_folder,
     node_modules_above,
-    prepare_plans,
+    plan_access,
     program_folders,
 )
 from pdkernel.workers.process_memory import proportional_bytes
@@ -47,6 +48,7 @@ from pdkernel.workers.zygote import ZYGOTES, Zygotes
 
 _SPARE_SETS = 3  # how many different sets of visible paths have spares, for one set of Python packages
 _SPARE_INTERVAL_S = 0.01  # a start takes the event loop about a millisecond
+_MAX_PLANS = 500  # of kinds of runs: a workflow, or a version of its packages
 _MAX_MODULES = 50  # that the spares of one set of Python packages import
 
 
@@ -72,6 +74,7 @@ class WorkerPool:
         node: Path | None = None,
         go_cache: GoBuildCache | None = None,
         access: StepAccess = StepAccess(),  # noqa: B008 - a frozen value
+        requires_isolation: bool = False,
         determinism: Determinism | None = None,
         zygotes: Zygotes | None = ZYGOTES,
     ) -> None:
@@ -89,6 +92,7 @@ class WorkerPool:
             node: The interpreter for Node.js steps; `find_node()` by default.
             go_cache: Compiled Go steps; with None, this pool compiles its own.
             access: What all workers may see, besides the system's programs and what a run's setup names.
+            requires_isolation: Refuse a run whose steps would keep the user of this process although others are available.
             determinism: Fixes clock and random numbers in Python and Node.js steps, not in Bash and Go steps.
             zygotes: Start the processes; with None, this process starts them, without namespaces of their own.
         """
@@ -108,7 +112,8 @@ class WorkerPool:
         self._access = access
         self._folder: Path | None = None  # the parent of the slots' folders
         self._slot_count = 0
-        self._prepared: set[StepAccess] = set()
+        self._plans: OrderedDict[StepAccess, AccessPlan] = OrderedDict()  # the one that was used last is the last
+        self._requires_isolation = requires_isolation
         self._closed = False
         self._runs: set[RunWorkers] = set()
 
@@ -124,6 +129,10 @@ class WorkerPool:
             setup: The run's setup.
             parent: The place of the run whose step waits for this run, inside `RunPlace.lent`; or None.
             wait_for_place: False for calls that a person waits for at a form: they do not count.
+
+        Raises:
+            InternalError: The steps would keep the user of this process, and isolation is required.
+            RequestError: As `plan_access`.
         """
         with contextlib.suppress(OSError):  # the run reports it
             await self._prepare_code(self._needed_access(setup))
@@ -264,14 +273,35 @@ class WorkerPool:
             self._slots.put_back(slot)
 
     async def _prepare_code(self, access: StepAccess) -> None:
-        """Search and copy code for the plans of *access*, or update the copies, in a thread. Raises `OSError`."""
-        isolation = self.zygotes.isolation() if access not in self._prepared and self.zygotes else None
-        if isolation is not None:
-            slots = self._ensure_folder()
-            await asyncio.to_thread(prepare_plans, isolation, access, slots=slots, copies=self._copies)
-        self._prepared.add(access)
+        """
+        Plan for *access* once, and copy code that has changed, in a thread.
+
+        Raises:
+            InternalError: As `open_run`.
+            OSError: The plan cannot be made.
+        """
+        if access not in self._plans:
+            isolation, slots = self._isolation, self._ensure_folder()
+            made = await asyncio.to_thread(plan_access, isolation, access, slots=slots, copies=self._copies)
+            self._keep_plan(access, made)
+        obstacle = self._plans[access].obstacle
+        if obstacle and self._requires_isolation:
+            raise InternalError(
+                f"This run did not start: its steps would have the user id of the server, because {obstacle}. "
+                "The server requires isolation (--require-isolation).",
+                fix="Let other users read the code, or make it small enough for a copy.",
+            )
         if self._copies.is_update_due():
             await asyncio.to_thread(self._copies.update)
+
+    def _keep_plan(self, access: StepAccess, made: AccessPlan) -> None:
+        self._plans[access] = made
+        if len(self._plans) > _MAX_PLANS:
+            self._plans.popitem(last=False)
+
+    @property
+    def _isolation(self) -> Isolation:
+        return self.zygotes.isolation() if self.zygotes else Isolation()
 
     @functools.cached_property
     def _copies(self) -> CodeCopies:
@@ -284,9 +314,10 @@ class WorkerPool:
     def _create_slot(self, key: WorkerKey, access: StepAccess) -> WorkerSlot:
         self._slot_count += 1
         slots, number = self._ensure_folder(), self._slot_count
-        isolation = self.zygotes.isolation() if self.zygotes else Isolation()
-        plan = build_plan(isolation, access, slots=slots, number=number, copies=self._copies)
-        return WorkerSlot(key, SlotFolder(slots, number, plan), access)
+        if access not in self._plans:  # not made in advance, or forgotten
+            self._keep_plan(access, plan_access(self._isolation, access, slots=slots, copies=self._copies))
+        self._plans.move_to_end(access)
+        return WorkerSlot(key, SlotFolder(slots, number, self._plans[access].of_slot(number)), access)
 
     def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:
         """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""

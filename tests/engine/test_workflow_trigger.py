@@ -100,6 +100,16 @@ async def test_the_other_workflow_has_the_variables_of_its_folder(tmp_path: Path
     assert [request.variables for request in runner.requests] == [{"FOLDER": tmp_path.name}, {"KEY": "value"}]
 
 
+async def test_the_folder_of_the_other_workflow_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workflow that was found by a relative path runs in an absolute folder: its processes have other working folders."""
+    runner = Runner()
+    monkeypatch.chdir(tmp_path)
+
+    await ask(tmp_path, runner, a_request(tmp_path, find_workflow=lambda _name, _source: other(Path())))
+
+    assert [request.folder for request in runner.requests] == [tmp_path.resolve()]
+
+
 @pytest.mark.parametrize(
     ("options", "exports", "result"),
     [

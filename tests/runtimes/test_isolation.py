@@ -23,7 +23,7 @@ from pdkernel.runtimes import isolation as program
 from pdkernel.runtimes import seccomp
 from pdkernel.workers import ZYGOTES
 from pdkernel.workers.isolation import Isolation, StepAccess
-from pdkernel.workers.isolation_plan import build_plan
+from pdkernel.workers.isolation_plan import plan_access
 from pdkernel.workers.slot_folder import SlotFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock exist on Linux only")
@@ -209,7 +209,7 @@ class Place:
             hide=frozenset({self.hidden}),
             ports=(NAMED_PORT,),
         )
-        plan = SlotFolder(self.slot.parent, 1, build_plan(isolation, access, slots=self.slot.parent, number=1)).plan
+        plan = SlotFolder(self.slot.parent, 1, plan_access(isolation, access, slots=self.slot.parent).of_slot(1)).plan
         if plan.uid is None:
             for path in (self.slot, self.slot / "tmp"):
                 os.chown(path, self.owner, self.owner)

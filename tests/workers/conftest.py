@@ -13,7 +13,7 @@ from pdkernel.model import JSON, Language, Step
 from pdkernel.packages import NpmTree
 from pdkernel.workers import GoBuildCache, RunSetup, RunWorkers, StepCall, StepOutcome, StepRecorder, WorkerPool
 from pdkernel.workers.isolation import StepAccess
-from pdkernel.workers.isolation_plan import build_plan
+from pdkernel.workers.isolation_plan import plan_access
 from pdkernel.workers.zygote import ZYGOTES
 
 
@@ -114,7 +114,7 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
 def names_in_tmp(tmp_path: Path) -> frozenset[str]:
     """Names in the private `/tmp` of every run: if pdkernel or an interpreter is in `/tmp`, the folder that contains it."""
     (tmp_path / "slots").mkdir()
-    return build_plan(ZYGOTES.isolation(), StepAccess(), slots=tmp_path / "slots", number=1).tmp_names
+    return plan_access(ZYGOTES.isolation(), StepAccess(), slots=tmp_path / "slots").of_slot(1).tmp_names
 
 
 @pytest.fixture

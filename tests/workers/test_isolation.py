@@ -156,6 +156,13 @@ def test_a_process_serves_runs_that_need_no_more() -> None:
         assert not access.covers(wider)
 
 
+@pytest.mark.parametrize("name", ["read", "write", "hide"])
+def test_paths_of_an_access_are_absolute(name: str) -> None:
+    """A relative path would be another one in the processes, whose working folder is another one."""
+    with pytest.raises(ValueError, match="'code' is not an absolute path"):
+        StepAccess(**{name: frozenset({Path("code")})})
+
+
 def test_access_is_extended_by_what_it_does_not_show() -> None:
     """A path below one that can be read is shown, unless it is below a hidden one."""
     access = StepAccess(read=frozenset({Path("/a"), Path("/a/b/c")}), hide=frozenset({Path("/a/b")}))

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from pdkernel.errors import InternalError
+from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import Language
 from pdkernel.packages import NpmTree
-from pdkernel.workers import WorkerPool
+from pdkernel.workers import RunSetup, WorkerPool
+from pdkernel.workers.code_copy import MAX_COPIED_BYTES
 from tests.workers.conftest import Bench, OpenRun
 
 PID: dict[Language, str] = {
@@ -60,6 +63,29 @@ async def pids_of(open_run: OpenRun, language: Language, *runs: dict[str, Any]) 
         pids.append((await bench.run(language, source)).exports["$return_value"])
         await bench.workers.release()
     return pids
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users for steps")
+async def test_steps_without_a_user_of_their_own_are_refused_if_isolation_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that requires isolation starts no run whose code cannot be copied for another user, also long after its own start."""
+    monkeypatch.delenv(STEP_PATHS_VARIABLE, raising=False)
+    code = tmp_path / "code"
+    code.mkdir(mode=0o700)
+    with (code / "large").open("wb") as file:
+        file.truncate(MAX_COPIED_BYTES + 1)
+    pool = WorkerPool(requires_isolation=True)
+    if pool.zygotes is None or pool.zygotes.isolation().first_uid is None:
+        pytest.skip("this machine has no other user for steps")
+
+    try:
+        with pytest.raises(InternalError, match="would have the user id of the server") as refused:
+            await pool.open_run(RunSetup("run_1", "flow", {}, {}, code))
+    finally:
+        await pool.close()
+
+    assert "is not copied" in refused.value.message
 
 
 @LONG_LIVED
