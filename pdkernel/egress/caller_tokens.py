@@ -119,14 +119,24 @@ class StepBinding:
 
     Attributes:
         context: The context.
-        calls: Its calls that may be unfinished.
     """
 
     def __init__(self, context: CallContext) -> None:
         self.context = context
-        self.calls: weakref.WeakSet[UnfinishedCall] = weakref.WeakSet()
+        self._calls: weakref.WeakSet[UnfinishedCall] | None = None  # that may be unfinished; most steps make none
         self._ordinals: dict[str, int] = {}
         self._blocked_urls: set[str] = set()
+
+    def add_call(self, call: UnfinishedCall) -> None:
+        """Note *call*, which begins."""
+        if self._calls is None:
+            self._calls = weakref.WeakSet()
+        self._calls.add(call)
+
+    def abandon_calls(self) -> None:
+        """Record the calls that are unfinished: the step has ended."""
+        for call in list(self._calls or ()):
+            call.abandon()
 
     def next_ordinal(self, identity: str) -> int:
         """The number of earlier requests with *identity*; counts this request."""
@@ -212,8 +222,7 @@ class CallerTokens:
         """Remove the binding of *token*, and record its unfinished calls; an unknown token is ignored."""
         caller = self._callers.get(token)
         if caller is not None and caller.step_binding is not None:
-            for call in list(caller.step_binding.calls):
-                call.abandon()
+            caller.step_binding.abandon_calls()
             caller.step_binding = None
 
     def revoke(self, token: str) -> CallerToken | None:

@@ -93,7 +93,7 @@ class CallRouter:
         if binding is None:
             return refusals.no_step().to_response()
         call = PendingCall(binding.context, request.method, request.url, self._clock, request)
-        binding.calls.add(call)
+        binding.add_call(call)
         policy = binding.context.policy
         inside = self.not_public(binding.context, request)
         if inside is not None:

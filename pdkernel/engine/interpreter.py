@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -129,7 +128,7 @@ class Interpreter:
 
     async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = UNWATCHED) -> Execution:
         """Continue the run of *request* in *state*, which this executor has claimed, and return its record."""
-        return (await self._execute(replace(request, done_steps=state.done_steps), watcher, state)).execution
+        return (await self._execute(request.with_changes(done_steps=state.done_steps), watcher, state)).execution
 
     async def enqueue(
         self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
@@ -187,7 +186,7 @@ class Interpreter:
         is_new = state is None
         state = state or self._new_state(request, self._package_locks.predict(request.workflow))
         if request.data_stores is None and request.policy.is_test:
-            request = replace(request, data_stores=self._scratch_copy(request, state))
+            request = request.with_changes(data_stores=self._scratch_copy(request, state))
         record = self._new_record(request, state, watcher)
         if is_new:
             record.record_start()
@@ -246,7 +245,9 @@ class Interpreter:
             assert self._vault is not None, "a recorded run has a key"
             while (claimed := await self._wait_for_child(run_id, hands_over, parent)) is not None:
                 state = restore_run(claimed, self._vault)
-                run = await self._execute(replace(request, done_steps=state.done_steps), watcher, state, parent=parent)
+                run = await self._execute(
+                    request.with_changes(done_steps=state.done_steps), watcher, state, parent=parent
+                )
                 if run.execution.status != "paused":
                     return run
         found = await self._journal.load_run(run_id)

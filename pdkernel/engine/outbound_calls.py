@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from msgspec import UnsetType
 from msgspec.structs import replace
@@ -39,14 +40,19 @@ class StepCallsInFlight:
     def __init__(self, run: RunState, step: str, earlier: Sequence[OutboundCall]) -> None:
         self._run = run
         self._step = step
+        self._earlier = earlier
         self._has_ended = False
+
+    @cached_property
+    def _unanswered(self) -> Counter[tuple[str, str]]:
         by_attempt: dict[int, Counter[tuple[str, str]]] = {}
-        for call in earlier:
+        for call in self._earlier:
             if not isinstance(call.attempt, UnsetType):
                 by_attempt.setdefault(call.attempt, Counter())[call.method, call.url] += 1
-        self._unanswered = Counter[tuple[str, str]]()
+        found = Counter[tuple[str, str]]()
         for calls in by_attempt.values():
-            self._unanswered |= calls  # attempts repeat one another
+            found |= calls  # attempts repeat one another
+        return found
 
     def is_repeated(self, method: str, url: str) -> bool:
         """Whether an earlier attempt has sent the next call of that method and redacted URL, and saw no answer; counts the call."""

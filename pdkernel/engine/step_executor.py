@@ -252,6 +252,10 @@ class StepExecutor:
         stores = run.request.data_stores
         if stores is None:
             return self._stores
+        if isinstance(
+            stores, ScratchCopy
+        ):  # all steps have the same one, and a thread would cost more than a short step
+            return stores
         above = [each.name for each in run.request.workflow.steps_before(step.name) if not each.disabled]
         return await asyncio.to_thread(stores.for_step, step.name, above, is_repeat=is_repeat)  # may copy many records
 

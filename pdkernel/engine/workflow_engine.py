@@ -211,7 +211,7 @@ class WorkflowEngine:
         With the pause mode `wait`, the record is that of the run's end; else it may be that of a pause.
         """
         run_id, trace_id = request.run_ids or new_run_ids(self.ids)
-        request = request if request.run_ids else replace(request, run_ids=(run_id, trace_id))
+        request = request if request.run_ids else request.with_changes(run_ids=(run_id, trace_id))
         if self.journal.is_lost and not self.continues_runs:  # the dispatch of a server calls `rejoin` itself
             await self.journal.rejoin()
         execution = await self._read_cancelled(await self._interpreter.run(request, watcher))

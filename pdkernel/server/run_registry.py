@@ -253,7 +253,7 @@ class RunRegistry:
     def start(self, request: RunRequest) -> StartedRun:
         """Start the run of *request*, or let it wait for its workflow's limits; return at once."""
         run_ids = request.run_ids or new_run_ids(self._context.ids)
-        request = request if request.run_ids else replace(request, run_ids=run_ids)
+        request = request if request.run_ids else request.with_changes(run_ids=run_ids)
         run_id = run_ids[0]
         caller = _Caller(request)
         started = StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)

@@ -164,7 +164,10 @@ class StepExchange:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._began = loop.time()
-        self._timer = loop.call_later(self._timeout_s, self.fail_step, build_timeout_error(self._timeout_s))
+        self._timer = loop.call_later(self._timeout_s, self._time_out)
+
+    def _time_out(self) -> None:
+        self.fail_step(build_timeout_error(self._timeout_s))
 
     def _parse_message(self, line: bytes) -> Callable[[], None]:
         """

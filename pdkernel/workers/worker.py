@@ -20,7 +20,6 @@ from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.environment import base_environment
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
-from pdkernel.workers.memory_watch import MIN_SAMPLED_DURATION_S
 from pdkernel.workers.process_memory import holds_shared_memory
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.replies import (
@@ -35,6 +34,7 @@ from pdkernel.workers.zygote import READ_BY_ZYGOTES, Zygotes
 READY_LINE = b'0 {"t":"ready"}'
 """The line that a worker sends when it has started."""
 
+_CHECK_INTERVAL_S = 0.05  # of code of steps: a check takes as long as a short step
 _MAX_SOURCES = 500  # each version of a cell keeps a few kilobytes in the worker
 
 
@@ -199,9 +199,9 @@ class Worker:
             self._gateway.unbind(self.caller_token)
 
     def check_shared_memory(self) -> None:
-        """Mark the worker as stale if steps have left shared memory; it does not check after a few milliseconds of steps."""
+        """Mark the worker as stale if steps have left shared memory; it checks when steps have run for `_CHECK_INTERVAL_S`."""
         child = self.process.child
-        if self.unchecked_s >= MIN_SAMPLED_DURATION_S and child.pid is not None:
+        if self.unchecked_s >= _CHECK_INTERVAL_S and child.pid is not None:
             self.unchecked_s = 0.0
             self.is_stale = self.is_stale or holds_shared_memory(child.pid, child.system_v)
 

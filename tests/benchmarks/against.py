@@ -1,7 +1,8 @@
 """
 A benchmark of this checkout against the same benchmark of another commit, in turns: `python tests/benchmarks/against.py COMMIT`.
 
-Prints the median of each figure of `bench_serve.py` (or of the script that is named second) and its ratio. The other commit
+First, warm runs of both are timed in turns of a fraction of a second, so that the ratio does not depend on a machine whose speed
+changes. Then it prints the median of each figure of `bench_serve.py` (or of the script that is named second) and its ratio. The other commit
 runs in a work tree of its own with the packages of this environment.
 """
 
@@ -13,12 +14,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 4
+TURNS = 40
+WARM_RUNS = ("live", ""), ("deny", ""), ("live", "settings: {lambda_memory: 512}")
+"""The policy, and more of the workflow's cell."""
 FIGURE = re.compile(r"^(?P<name>\S.*?) {2,}(?P<value>[\d,.]+) (?P<unit>ms|s|MB|runs/s)\b", re.MULTILINE)
 
 
@@ -50,9 +54,45 @@ def measure(tree: Path, script: str) -> Mapping[str, tuple[float, str]]:
     }
 
 
+@contextmanager
+def warm_runs(tree: Path, policy: str, settings: str) -> Iterator[Callable[[], float]]:
+    """A function that returns the median time in ms of some warm runs of the code in *tree*."""
+    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / "warm_runs.py"), policy, settings]
+    environ = {**os.environ, "PYTHONPATH": str(tree)}
+    with subprocess.Popen(
+        command, cwd=tree, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        answers, asked = process.stdout, process.stdin
+        answers.readline()
+
+        def run() -> float:
+            asked.write("\n")
+            return float(answers.readline())
+
+        yield run
+        asked.close()
+
+
+def compare_warm_runs(base: Path, policy: str, settings: str) -> tuple[float, float]:
+    """The median time in ms of a warm run of the other commit, and the median ratio of this checkout to it."""
+    with warm_runs(base, policy, settings) as earlier, warm_runs(ROOT, policy, settings) as now:
+        pairs = []
+        for turn in range(TURNS):
+            first, second = (earlier, now) if turn % 2 == 0 else (now, earlier)
+            pair = first(), second()
+            pairs.append(pair if turn % 2 == 0 else pair[::-1])
+    return statistics.median(each for each, _ in pairs), statistics.median(after / before for before, after in pairs)
+
+
 def main(commit: str, script: str = "bench_serve.py") -> None:
     """Measure in turns, and print medians and ratios."""
     with work_tree(commit) as base:
+        print(f"warm runs in {TURNS} turns, this checkout / {commit}")
+        for policy, settings in WARM_RUNS:
+            earlier, ratio = compare_warm_runs(base, policy, settings)
+            print(f"  {f'{policy} {settings}':<40} {earlier:8.2f} ms {ratio:5.3f} x")
         trees = (base, ROOT)
         rounds = []
         for turn in range(

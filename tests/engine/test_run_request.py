@@ -108,6 +108,16 @@ def test_the_test_sets_each_stored_field() -> None:
     assert OF_THE_ROW & same == set()
 
 
+def test_a_changed_copy_is_that_of_dataclasses() -> None:
+    """A copy with changes has the other fields of the request, and none of what was derived from the changed ones."""
+    scope = REQUEST.idempotency_scope
+
+    changed = REQUEST.with_changes(external_user_id="bob", depth=1)
+
+    assert changed == replace(REQUEST, external_user_id="bob", depth=1)
+    assert changed.idempotency_scope != scope
+
+
 def test_the_proxy_of_the_workflows_network() -> None:
     """The calls of a workflow with `network` leave through the proxy of that network."""
     request = replace(REQUEST, workflow=a_workflow(python_step("one"), network="net_a"))

@@ -23,8 +23,8 @@ PID: dict[Language, str] = {
     "node": "export default { async run() { return process.pid } }",
 }
 SLOW_PID: dict[Language, str] = {
-    "python": "import os, time\ndef handler(pd):\n    time.sleep(0.03)\n    return os.getpid()\n",
-    "node": "export default { async run() { await new Promise((done) => setTimeout(done, 30)); return process.pid } }",
+    "python": "import os, time\ndef handler(pd):\n    time.sleep(0.06)\n    return os.getpid()\n",
+    "node": "export default { async run() { await new Promise((done) => setTimeout(done, 60)); return process.pid } }",
 }
 """Steps that take long enough for a check of what they have left."""
 LEAVING_PID: dict[Language, str] = {
@@ -32,7 +32,7 @@ LEAVING_PID: dict[Language, str] = {
 import os, time
 def handler(pd):
     os.write(os.memfd_create("left"), b"left")
-    time.sleep(0.03)
+    time.sleep(0.06)
     return os.getpid()
 """,
     "node": """
