@@ -6,7 +6,6 @@ The npm registry: lists the versions of a package, downloads a version, installs
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tarfile
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pdkernel.actions.lock import LOCK_COMMENT
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import ActionNotFoundError, ActionSourceError, PackageInstallError
 from pdkernel.packages import LockedSet, NpmPackages, NpmSpec
 from pdkernel.packages.npm_command import NpmFailedError, explain_failure, run_npm
@@ -62,7 +62,7 @@ class NpmRegistry:
         with tempfile.TemporaryDirectory(prefix="pdkernel-pack-") as folder:
             await self._npm("pack", f"{package}@{version}", Path(folder))
             archive = next(Path(folder).glob("*.tgz"))
-            await asyncio.to_thread(_extract, archive, target)
+            await run_blocking(_extract, archive, target)
 
     def find_locked(self, package: str, version: str) -> LockedSet | None:
         """An installed version with its dependencies, or None if that version is not installed."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import click
 import cloup
 
+from pdkernel.blocking import run_blocking
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
 from pdkernel.cli.serve_output import (
     code_printer,
@@ -344,7 +345,7 @@ async def _answer_requests(
 
     project, directory = state.open_project(), state.open_directory()
     if membership is not None and membership.predecessor is not None:
-        await asyncio.to_thread(mark_dead, project, membership.predecessor)
+        await run_blocking(mark_dead, project, membership.predecessor)
     raise_descriptor_limit()
     budget = (options["memory"] or default_memory_budget()) // options["server_processes"]
     _log.info("Idle workers end when the workers of this process use more than %d MB (--memory).", budget >> 20)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from pdkernel.blocking import run_blocking
 from pdkernel.egress import connect_proxy
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, Response, end_to_end_headers, format_origin
@@ -64,7 +65,7 @@ class CallSender:
         """Send *request* through Connect's proxy, which adds the credential. Raises `UpstreamError`."""
         try:
             async with asyncio.timeout(connect_proxy.CLIENT_TIMEOUT_S):
-                token = await asyncio.to_thread(access.fetch_token)
+                token = await run_blocking(access.fetch_token)
                 sent = connect_proxy.build_proxy_request(context, access, token, request)
                 got = await self._upstream.send(
                     context.owner,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import refusals
 from pdkernel.egress.caller_tokens import CallContext, CallerTokens, binding_of
@@ -149,7 +150,7 @@ class Gateway:
     async def check(self, policy: OutboundPolicy) -> None:
         """Read the recording of *policy*, if it has one. Raises `RecordingError` if it cannot be used."""
         if policy.recording_file is not None:
-            await asyncio.to_thread(self._open_router().check, policy)
+            await run_blocking(self._open_router().check, policy)
 
     def unbind(self, token: str) -> None:
         """Remove the binding of *token*: calls with the token are refused."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import h11
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call_recorder import CallRecorder, max_recorded_bytes
@@ -192,7 +193,7 @@ class CallRouter:
         except UpstreamError as error:
             if context.sent_requests is not None and not context.send_again:
                 host = _host_key(context, format_origin(to.scheme, to.host, to.port))
-                if await asyncio.to_thread(context.sent_requests.find, host) is not None:
+                if await run_blocking(context.sent_requests.find, host) is not None:
                     return
             self.report_unreachable(binding, to, error)
             raise
@@ -288,7 +289,7 @@ class CallRouter:
         if earlier_sending is not None:  # its run has ended, and its answer will be stored
             await asyncio.wait({earlier_sending})
         idempotency_key = get_header(request.headers, b"idempotency-key")
-        earlier = await asyncio.to_thread(sent.find, key)
+        earlier = await run_blocking(sent.find, key)
         recorder = await self._recorder.open(binding, call, request)
         if earlier is not None and not context.send_again and not may_repeat(earlier, idempotency_key):
             return repeat_response(call, earlier, recorder)
@@ -317,7 +318,7 @@ class CallRouter:
         context = binding.context
         idempotency_key = get_header(request.headers, b"idempotency-key")
         try:
-            await asyncio.to_thread(sent.add, key, no_answer(NOT_SEEN, call.started_at, idempotency_key))
+            await run_blocking(sent.add, key, no_answer(NOT_SEEN, call.started_at, idempotency_key))
         except (OSError, PdkernelError) as fault:
             why = _not_recorded(fault)
             call.fail(why)
@@ -376,9 +377,9 @@ class CallRouter:
         self, binding: StepBinding, sent: SentRequestStore, key: str, request: Request, record: StoredResponse
     ) -> None:
         """Store *record*, and mark the host as one with a stored response."""
-        await asyncio.to_thread(sent.add, key, record)
+        await run_blocking(sent.add, key, record)
         host = _host_key(binding.context, format_origin(request.scheme, request.host, request.port))
-        await asyncio.to_thread(sent.add, host, no_answer("", record.at))
+        await run_blocking(sent.add, host, no_answer("", record.at))
 
     async def _replay(self, binding: StepBinding, call: PendingCall, request: Request) -> Response:
         found = await self._recorder.find(binding, call, request)
@@ -413,9 +414,9 @@ def _not_recorded(fault: Exception) -> str:
 async def _restore(sent: SentRequestStore, key: str, earlier: StoredResponse | None) -> None:
     """Store what was stored before a request that had no effect."""
     if earlier is None:
-        await asyncio.to_thread(sent.remove, key)
+        await run_blocking(sent.remove, key)
     else:
-        await asyncio.to_thread(sent.add, key, earlier)
+        await run_blocking(sent.add, key, earlier)
 
 
 async def _sent_key(binding: StepBinding, request: Request) -> str:

@@ -7,7 +7,6 @@ policy. The journal has no record of forms.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.npm_source import ProgressCallback
 from pdkernel.actions.prop_binding import resolve_app_bindings
 from pdkernel.analysis import fill_secret_props
+from pdkernel.blocking import run_blocking
 from pdkernel.egress import CallContext, OutboundPolicy
 from pdkernel.engine.account_resolution import format_credential_ref, insert_placeholders
 from pdkernel.engine.directory_snapshot import format_connect_account_command
@@ -151,7 +151,7 @@ class ActionForms:
                 query=query,
                 is_added_prop=declared is None,
             )
-        accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
+        accounts = await run_blocking(self._accounts, request, resolve_app_bindings(request.step, description))
         async with self._open_workers(request, component.file) as workers:
             found = await workers.options(
                 component.file,
@@ -192,7 +192,7 @@ class ActionForms:
                 environment=request.environment,
             )
             return tuple(prop for prop in found if declared.get(prop.name) != prop)
-        accounts = await asyncio.to_thread(self._accounts, request, resolve_app_bindings(request.step, description))
+        accounts = await run_blocking(self._accounts, request, resolve_app_bindings(request.step, description))
         async with self._open_workers(request, component.file) as workers:
             with _redacted_errors(accounts.redactor):
                 added = await workers.additional_props(

@@ -6,9 +6,9 @@ A step reaches only the stores that its directive, props or code declare.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import RequestError, StepError, StoreValueError
 from pdkernel.model import JSON, Step
 from pdkernel.project import DEFAULT_DATA_STORE, DataStoreTable, ScratchCopy
@@ -74,7 +74,7 @@ class DataStoreService:
         """
         store = self._declared(args)
         try:
-            answer = await asyncio.to_thread(self._answer, operation, store, args)  # blocks on the disk
+            answer = await run_blocking(self._answer, operation, store, args)  # blocks on the disk
         except RequestError as wrong:
             raise StoreValueError(wrong.message, name="StoreValueError", fix=wrong.fix) from None
         has_written = operation in _WRITES and answer is not False

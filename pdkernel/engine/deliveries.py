@@ -8,13 +8,13 @@ again if a destination does not answer; each try has the same `Idempotency-Key`.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
+from pdkernel.blocking import run_blocking
 from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.engine.mail import MailSettings, send_mail
@@ -130,7 +130,7 @@ class SendDelivery:
         if not is_loopback(mail.host) and not binding.policy.allows_tunnel(mail.host):
             return replace(shown, note=f"Not sent: the outbound policy is {binding.policy.mode}.")
         try:
-            await asyncio.to_thread(send_mail, mail, payload)
+            await run_blocking(send_mail, mail, payload)
         except (OSError, ValueError) as error:  # smtplib's errors are OSErrors
             return replace(
                 shown, outcome="failed", note=f"{mail.host} rejected the message: {redactor.redact_text(str(error))}"

@@ -8,13 +8,13 @@ trigger that listens, under a key of message and trigger, so a second delivery s
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import IdGenerator
 from pdkernel.engine.deliveries import NOT_SENT
 from pdkernel.engine.run_context import derive_id
@@ -92,7 +92,7 @@ class EmittedEvents:
         if request.is_silent:
             return replace(message, outcome="shown", note="Not emitted: the replay does not send outbound calls.")
         try:
-            listeners = await asyncio.to_thread(self._store, message, request, execution, key)
+            listeners = await run_blocking(self._store, message, request, execution, key)
         except ProjectError as fault:
             return replace(message, outcome="failed", note=f"{NOT_SENT}{fault.message}")
         if not listeners:

@@ -7,7 +7,6 @@ source runs.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.prop_binding import resolve_app_bindings
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext, OutboundPolicy, connection_owner
 from pdkernel.engine.account_lookup import Interface, RunIdentity
@@ -243,7 +243,7 @@ class SourceRunner:
             accounts=resolution.for_step(SOURCE_STEP_NAME).uses,
             on_respond=lambda raw: request.on_respond(build_response(raw)),
         )
-        state = await asyncio.to_thread(self._states.load, request.state_key)
+        state = await run_blocking(self._states.load, request.state_key)
         bound = {app.prop for app in apps}
         call = SourceCall(
             component.file,
@@ -260,7 +260,7 @@ class SourceRunner:
             call_context=_build_call_context(request, resolution, shown, recorder),
         )
         outcome = await workers.run_source(call, recorder)
-        new = await asyncio.to_thread(self._store_state, request, description, outcome, redactor)
+        new = await run_blocking(self._store_state, request, description, outcome, redactor)
         for warning in outcome.warnings:
             recorder.add_note(warning)
         return SourceResult(
@@ -276,7 +276,7 @@ class SourceRunner:
         """Return the accounts for *apps*; raise the end-user error if an account is missing."""
         if not apps:
             return AccountResolution()
-        resolution = await asyncio.to_thread(
+        resolution = await run_blocking(
             resolve_accounts,
             {SOURCE_STEP_NAME: apps},
             RunIdentity(request.external_user_id, request.environment, interface=request.interface),

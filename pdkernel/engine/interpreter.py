@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from pdkernel.actions import Catalog
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.engine.account_lookup import BindingsByStep
 from pdkernel.engine.account_override import override_accounts
@@ -356,13 +357,13 @@ class Interpreter:
                 directory = override_accounts(cached, request.account_overrides)
                 return resolve_accounts(bindings, identity, directory=directory)
         directory = override_accounts(self._directory, request.account_overrides)
-        return await asyncio.to_thread(resolve_accounts, bindings, identity, directory=directory)  # may use the network
+        return await run_blocking(resolve_accounts, bindings, identity, directory=directory)  # may use the network
 
     async def _report_unauthorized(self, run: RunState) -> None:
         """Report accounts whose app answered 401, so that their credentials are renewed before the next run."""
         execution = run.record.execution
         for account in find_unauthorized_accounts(execution):
-            await asyncio.to_thread(self._directory.report_unauthorized, account, credentials_read_at(execution))
+            await run_blocking(self._directory.report_unauthorized, account, credentials_read_at(execution))
 
     async def _steps(self, run: RunState, state: RestoredRun) -> Status:
         status: Status = "success"

@@ -6,13 +6,13 @@ Delivers the messages of a run: those that steps have queued, and the notificati
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Self
 
 from msgspec.structs import replace
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext
 from pdkernel.encode import decode_json, encode_json
@@ -137,7 +137,7 @@ class RunDeliveries:
         secrets = find_redacted_values(dict(effect.payload), shown.payload)
         redactor = get_redactor(*collect_request_secrets(request), *secrets)
         try:
-            proxies = await asyncio.to_thread(restore_proxy_access, secrets, self._directory)
+            proxies = await run_blocking(restore_proxy_access, secrets, self._directory)
         except AccountGoneError as gone:
             note = f"The message cannot be sent again: the account {gone} was removed, or connected in another way."
             delivery = replace(shown, outcome="failed", note=note, request=None)

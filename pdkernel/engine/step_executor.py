@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from pdkernel.analysis import fill_secret_props, find_return_line, iter_sources, locate_missing_prop, suggest_key
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext
 from pdkernel.engine.account_resolution import StepAccounts
@@ -257,7 +258,7 @@ class StepExecutor:
         ):  # all steps have the same one, and a thread would cost more than a short step
             return stores
         above = [each.name for each in run.request.workflow.steps_before(step.name) if not each.disabled]
-        return await asyncio.to_thread(stores.for_step, step.name, above, is_repeat=is_repeat)  # may copy many records
+        return await run_blocking(stores.for_step, step.name, above, is_repeat=is_repeat)  # may copy many records
 
     def _services(
         self,

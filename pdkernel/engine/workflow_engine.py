@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pdkernel.actions import Catalog
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
@@ -355,7 +356,7 @@ class WorkflowEngine:
         """
         try:
             if request is None:
-                restore = partial(asyncio.to_thread, self.restore_request, claimed)
+                restore = partial(run_blocking, self.restore_request, claimed)
                 request = await retry_unreachable(restore, self.journal.clock, self._check_lease)
             state = self.restore_state(claimed)
         except PdkernelError as fault:

@@ -6,7 +6,6 @@ A run is run again by `run_replay`.
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import json
 import re
@@ -18,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, cast, get_args
 
 from pdkernel.analysis import find_answer_readers
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.engine.journal import (
     MAX_NOTE_CHARACTERS,
@@ -246,7 +246,7 @@ async def answer_run(
         pause = pause or wait.key(run_id)
     body: JSON = {"approved": is_approved, "note": note}
     decision = NewDecision("approved" if is_approved else "rejected", by, note)
-    readers: Sequence[str] = () if found is None else await asyncio.to_thread(find_run_readers, found[1])
+    readers: Sequence[str] = () if found is None else await run_blocking(find_run_readers, found[1])
     if is_approved or wait is None or readers:
         return await resume_run(engine, run_id, body, pause=pause, decision=decision)
     key = wait.key(run_id)

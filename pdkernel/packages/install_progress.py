@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import format_count
 
 ProgressCallback = Callable[[str], None]
@@ -77,7 +78,7 @@ async def report_each_second(
         while True:
             await asyncio.sleep(pause_s)
             started = time.monotonic()
-            measured = await asyncio.to_thread(measure)
+            measured = await run_blocking(measure)
             pause_s = max(interval_s, (time.monotonic() - started) / _MAX_MEASURING_SHARE)
             report(ProgressUpdate(measured.describe(time.monotonic() - began)))
 

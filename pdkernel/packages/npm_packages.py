@@ -10,7 +10,6 @@ afterwards, because steps may load from it while another process installs.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.analysis import package_fault
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import PackageInstallError, PackageMissingError, did_you_mean
 from pdkernel.packages.install_progress import (
     ProgressCallback,
@@ -200,7 +200,7 @@ class NpmPackages:
         names = ", ".join(wanted)
         progress(f"installing {names} ...")
         began = time.monotonic()
-        await asyncio.to_thread(self._remove_unused)
+        await run_blocking(self._remove_unused)
         staging = self._folder / f"{_STAGING}{os.getpid()}-{secrets.token_hex(4)}"
         staging.mkdir()
         try:
@@ -213,7 +213,7 @@ class NpmPackages:
                 await self._npm("ci", staging, wanted, progress, total=len(locked.packages) - 1)
             _publish(staging, self._folder / locked.key)
         finally:
-            await asyncio.to_thread(remove_tree, staging)
+            await run_blocking(remove_tree, staging)
         if new:
             self._lock.add(locked)
         versions = ", ".join(f"{spec.name}@{locked.version(each)}" for each, spec in wanted.items())

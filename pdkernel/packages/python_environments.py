@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pdkernel.analysis import PythonRequirement
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import PackageMissingError
 from pdkernel.packages import bytecode
 from pdkernel.packages.install_progress import ProgressCallback, installation_lock, report_each_second
@@ -162,7 +163,7 @@ class PythonPackages:
     async def finish(self) -> None:
         """Wait until the packages of all environments that `ensure` has returned are compiled to bytecode."""
         for thread in [*self._compiling.values()]:
-            await asyncio.to_thread(thread.join)
+            await run_blocking(thread.join)
 
     async def _compile_imported(self, environment: PythonEnvironment, wanted: Iterable[PythonRequirement]) -> None:
         """Compile what the imports of *wanted* load, and mark the environment if other modules remain."""

@@ -7,7 +7,6 @@ does not install any.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pdkernel.actions import Catalog
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.egress import Gateway
 from pdkernel.egress.outbound_policy import OutboundPolicy
@@ -110,7 +110,7 @@ class ProofRunner:
 
     async def run(self, side: ProofSide, case: ProofCase, *, only: frozenset[str] | None = None) -> SideRun:
         """Run *side* on *case*: all steps, or *only* the named ones."""
-        files = await asyncio.to_thread(self._copy_files)
+        files = await run_blocking(self._copy_files)
         clock, ids = ManualClock(self._at), SequentialIds()
         stores = ScratchCopy(self._project.data_stores, clock)
         journal = UnrecordedRuns()
@@ -153,13 +153,13 @@ class ProofRunner:
                 data_stores=stores,
             )
         )
-        return SideRun(execution, await asyncio.to_thread(_read_written_stores, stores))
+        return SideRun(execution, await run_blocking(_read_written_stores, stores))
 
     async def close(self) -> None:
         """Stop every worker process and remove the scratch folder."""
         await self._workers.close()
         await self._gateway.close()
-        await asyncio.to_thread(remove_tree, self._scratch)
+        await run_blocking(remove_tree, self._scratch)
         WARDEN.unregister_folder(self._scratch)
 
     async def __aenter__(self) -> Self:

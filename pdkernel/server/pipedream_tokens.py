@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.project import Login
 from pdkernel.project.pipedream_tokens import PipedreamToken, PipedreamTokenTable
@@ -91,7 +92,7 @@ class PipedreamTokenVerifier:
         if answer.status_code == 200 and isinstance(token, str):
             claims = decode_claims(token)
             life = token_response.get("expires_in")
-            await asyncio.to_thread(
+            await run_blocking(
                 self._table.add,
                 token,
                 client_id,
@@ -106,7 +107,7 @@ class PipedreamTokenVerifier:
 
     async def revoke(self, request: Request, token: str) -> Response:
         """Forward a request to revoke *token*; the token opens no endpoint afterwards."""
-        await asyncio.to_thread(self._table.remove, token)
+        await run_blocking(self._table.remove, token)
         try:
             return await self._issuer.forward(request)
         finally:  # a check in progress may have asked Pipedream before
@@ -144,7 +145,7 @@ class PipedreamTokenVerifier:
             self._cache.pop(next(iter(self._cache)))
 
     async def _find(self, token: str) -> TokenStatus:
-        issued = await asyncio.to_thread(self._table.find, token)
+        issued = await run_blocking(self._table.find, token)
         if issued is not None:
             if not scope_covers(issued.scopes, INVOKE_SCOPE):
                 return "scope"

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import IdGenerator
 from pdkernel.engine.event_sources import SourceEvent, SourceRequest
 from pdkernel.errors import PdkernelError
@@ -52,7 +53,7 @@ class SourceTurns:
                 yield lambda request: request
                 return
             owner = self._ids.new("", 20)
-            while not await asyncio.to_thread(self._table.take, source, owner):
+            while not await run_blocking(self._table.take, source, owner):
                 await asyncio.sleep(_RETRY_INTERVAL_S)
             extending = asyncio.create_task(_extend(self._table, source, owner))
             try:
@@ -60,7 +61,7 @@ class SourceTurns:
             finally:
                 extending.cancel()
                 with contextlib.suppress(PdkernelError):  # an unreadable database: the lease ends the turn
-                    await asyncio.shield(asyncio.to_thread(self._table.release, source, owner))
+                    await asyncio.shield(run_blocking(self._table.release, source, owner))
 
 
 def _guard(request: SourceRequest, source: str, owner: str) -> SourceRequest:
@@ -77,4 +78,4 @@ async def _extend(table: SourceTurnTable, source: str, owner: str) -> None:
     while is_owner:
         await asyncio.sleep(table.lease_s / 4)
         with contextlib.suppress(PdkernelError):  # an unreadable database is tried again
-            is_owner = await asyncio.to_thread(table.take, source, owner)
+            is_owner = await run_blocking(table.take, source, owner)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdkernel.analysis import find_secret_props
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.preflight_checks import check_secrets
 from pdkernel.errors import PdkernelError, ProjectError, RequestError, UnsupportedError
 from pdkernel.operations.triggers import workflow_id
@@ -137,7 +138,7 @@ class SourceWorkflows:
             return
         if self._fault is None and self._project.clock.monotonic() - self._checked_at < RELOAD_INTERVAL_S:
             return
-        self._refreshing = asyncio.ensure_future(asyncio.to_thread(self.reload_changed))
+        self._refreshing = run_blocking(self.reload_changed)
         self._refreshing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         await asyncio.shield(self._refreshing)  # a caller that disconnects does not end the check for the others
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from pdkernel.blocking import run_blocking
 from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.refusals import REFUSAL_HEADER
@@ -58,7 +59,7 @@ class TriggerEvents:
         await look_repeatedly(self._look, self._has_events, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
     async def _look(self) -> float:
-        targets = await asyncio.to_thread(self._table.list_targets)
+        targets = await run_blocking(self._table.list_targets)
         if targets:
             await self._context.workflows.refresh()
         for each in targets:
@@ -71,8 +72,8 @@ class TriggerEvents:
         """Start the runs of events that wait, in order, as long as the limit of runs permits."""
         async with self._turn:
             while self._runs.free_runs > 0:
-                targets = [each for each in await asyncio.to_thread(self._table.list_targets) if self._serves(each)]
-                events = await asyncio.to_thread(self._table.list_waiting, targets, _BATCH_SIZE) if targets else []
+                targets = [each for each in await run_blocking(self._table.list_targets) if self._serves(each)]
+                events = await run_blocking(self._table.list_waiting, targets, _BATCH_SIZE) if targets else []
                 for event in events:
                     if not await self._start_run(event):
                         return
@@ -94,13 +95,13 @@ class TriggerEvents:
                 return False
             request = await self._build_request(served, event)
             if request is None:
-                await asyncio.to_thread(self._table.finish, event)
+                await run_blocking(self._table.finish, event)
                 return True
             if not self._runs.has_room(request.external_user_id):
                 return False
             run_id = await self._record_run(request, event.dedupe_key)
         if run_id is not None:
-            await asyncio.to_thread(self._table.finish, event, run_id)
+            await run_blocking(self._table.finish, event, run_id)
         return run_id is not None
 
     async def _record_run(self, request: RunRequest, dedupe_key: str) -> str | None:
@@ -117,7 +118,7 @@ class TriggerEvents:
         """The request for the run of *event*; None if its deployed trigger was removed meanwhile."""
         user, environment, key = event.external_user_id, event.environment, event.target.deployed_trigger_id
         if key is not None:
-            deployed = await asyncio.to_thread(self._deployed.find, key)
+            deployed = await run_blocking(self._deployed.find, key)
             if deployed is None:
                 return None
             user, environment = deployed.external_user_id, deployed.environment
@@ -140,23 +141,23 @@ class TriggerEvents:
         """Send the events that wait for a webhook, in order; a failed delivery is recorded, and is not repeated."""
         try:
             async with self._runs.source_turns.take(target.id):
-                while events := await asyncio.to_thread(self._table.list_waiting, [target], _BATCH_SIZE):
+                while events := await run_blocking(self._table.list_waiting, [target], _BATCH_SIZE):
                     for event in events:
                         await self._send(event)
         except PdkernelError as fault:
             _LOG.warning("The events of the webhook %s cannot be sent at the moment: %s", target.id, fault.message)
 
     async def _send(self, event: TriggerEvent) -> None:
-        trigger = await asyncio.to_thread(self._deployed.find, event.target.deployed_trigger_id or "")
+        trigger = await run_blocking(self._deployed.find, event.target.deployed_trigger_id or "")
         hooks: Sequence[Webhook] = trigger.webhooks if trigger is not None else ()
         hook = next((each for each in hooks if each.id == event.target.id), None)
         if trigger is not None and hook is not None:  # otherwise it was removed since
             failure = await self._post(trigger, hook, event)
             if failure is not None or hook.failures:
-                await asyncio.to_thread(self._deployed.record_delivery, trigger.id, hook.id, failure)
+                await run_blocking(self._deployed.record_delivery, trigger.id, hook.id, failure)
             if failure is not None:
                 _LOG.warning("A webhook of the deployed trigger %s rejected an event: %s", trigger.id, failure)
-        await asyncio.to_thread(self._table.finish, event)
+        await run_blocking(self._table.finish, event)
 
     async def _post(self, trigger: DeployedTrigger, hook: Webhook, event: TriggerEvent) -> str | None:
         """The reason why the delivery failed, or None."""

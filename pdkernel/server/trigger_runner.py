@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
 from pdkernel.engine.http_response import HttpResponse
@@ -45,10 +46,10 @@ class DeployedTriggers:
         await look_repeatedly(self._look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
     async def _look(self) -> float:
-        while (due := await asyncio.to_thread(self._table.claim_due)) is not None:
+        while (due := await run_blocking(self._table.claim_due)) is not None:
             if not self._runs.source_turns.is_taken(due.id):  # a trigger that is still running skips this time
                 self._runs.start_source(self._run_by_timer(due))
-        upcoming = await asyncio.to_thread(self._table.next_due)
+        upcoming = await run_blocking(self._table.next_due)
         wait_s = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - self._context.clock.now()).total_seconds()
         return min(max(wait_s, 0.05), MAX_POLL_INTERVAL_S)
 
@@ -63,7 +64,7 @@ class DeployedTriggers:
 
     async def _activate_moved(self) -> float:
         base_url = self._context.settings.base_url
-        active = await asyncio.to_thread(self._table.list_active)
+        active = await run_blocking(self._table.list_active)
         moved = [trigger.id for trigger in active if has_moved(trigger.base_url, base_url)]
         return math.inf if all([await self._activate_again(each) for each in moved]) else RETRY_INTERVAL.total_seconds()
 
@@ -71,13 +72,13 @@ class DeployedTriggers:
         """Run the hooks of a source for its endpoint at this server; False if `activate` fails, which is logged."""
         base_url = self._context.settings.base_url
         async with self._runs.source_turns.take(trigger_id) as guard:
-            trigger = await asyncio.to_thread(self._table.find, trigger_id)
+            trigger = await run_blocking(self._table.find, trigger_id)
             if trigger is None or not trigger.active or not has_moved(trigger.base_url, base_url):
                 return True  # it was removed or deactivated, or another process has done this
             await self._try_hook(guard, trigger, "deactivate")
             if not await self._try_hook(guard, trigger, "activate"):
                 return False
-            await asyncio.to_thread(self._table.update, trigger_id, lambda stored: replace(stored, base_url=base_url))
+            await run_blocking(self._table.update, trigger_id, lambda stored: replace(stored, base_url=base_url))
         return True
 
     async def _try_hook(self, guard: Guard, trigger: DeployedTrigger, hook: SourceAct) -> bool:
@@ -153,7 +154,7 @@ class DeployedTriggers:
         if not events:
             return
         targets = self._find_targets(trigger)
-        await asyncio.to_thread(self._table.add_events, trigger.id, self._serialize(events), targets)
+        await run_blocking(self._table.add_events, trigger.id, self._serialize(events), targets)
         await self._hand_over(trigger)
 
     async def _hand_over(self, trigger: DeployedTrigger) -> None:

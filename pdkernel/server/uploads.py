@@ -6,7 +6,6 @@ A browser downloads a file and never renders the file as a page.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import os
@@ -22,6 +21,7 @@ from urllib.parse import quote
 
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 
 UPLOAD_LIFETIME_S = 30 * 60
@@ -88,16 +88,16 @@ class UploadFolder:
 
     async def store_stream(self, chunks: AsyncIterator[bytes], *, filename: str = "", mimetype: str) -> StoredFile:
         """Stream *chunks* into a new file. Raises `OSError`, also if the disk is almost full."""
-        name = await asyncio.to_thread(self._new_name)
+        name = await run_blocking(self._new_name)
         path = self._folder / name
         try:
             with path.open("xb") as file:
                 async for chunk in self.watch_room(chunks):
-                    await asyncio.to_thread(file.write, chunk)
+                    await run_blocking(file.write, chunk)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return await asyncio.to_thread(self._write_metadata, name, filename, mimetype)
+        return await run_blocking(self._write_metadata, name, filename, mimetype)
 
     async def store_copy(self, file: IO[Any], *, filename: str, mimetype: str) -> StoredFile:
         """Store a copy of *file*."""
@@ -113,7 +113,7 @@ class UploadFolder:
                 raise
             return self._write_metadata(name, filename, mimetype)
 
-        return await asyncio.to_thread(copy)
+        return await run_blocking(copy)
 
     def find(self, name: str) -> tuple[Path, str, str] | None:
         """Path, filename and media type of the stored file, or None if the file does not exist or has expired."""
@@ -129,7 +129,7 @@ class UploadFolder:
 
     async def respond(self, name: str) -> Response:
         """The response with the stored file *name*, or 404."""
-        found = await asyncio.to_thread(self.find, name)
+        found = await run_blocking(self.find, name)
         if found is None:
             text = "There is no such file. Files of requests expire after 30 minutes.\n"
             return PlainTextResponse(text, status_code=404)

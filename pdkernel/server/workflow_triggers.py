@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import format_iso
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import (
@@ -66,7 +67,7 @@ class WorkflowTriggers:
         """Fire each trigger that is due: store its event, or start its source. Return the seconds until the next look."""
         now = self._context.clock.now()
         wait_s = MAX_POLL_INTERVAL_S
-        states = await asyncio.to_thread(self._table.list_states)
+        states = await run_blocking(self._table.list_states)
         if states:
             await self._context.workflows.refresh()
         for found in states:
@@ -94,7 +95,7 @@ class WorkflowTriggers:
 
     async def receive_email(self, state: TriggerState, event: Mapping[str, JSON]) -> None:
         """Store the event of an e-mail trigger; its run starts at once."""
-        await asyncio.to_thread(self._table.receive, state, self._new_key(state), event)
+        await run_blocking(self._table.receive, state, self._new_key(state), event)
         self._events.notify()
 
     async def run_source(
@@ -118,7 +119,7 @@ class WorkflowTriggers:
         if error:  # has no secret: the message comes from a redacted record, or from pdkernel
             _LOG.warning("The source of %r failed: %s", state.workflow_name, error)
         with contextlib.suppress(PdkernelError):  # `run` reports an unreadable database
-            await asyncio.to_thread(self._table.record_fired, state, result)
+            await run_blocking(self._table.record_fired, state, result)
         self._events.notify()
         return ran
 
@@ -135,14 +136,14 @@ class WorkflowTriggers:
         now = self._context.clock.now()
         upcoming = state.schedule.next_after(now, since=state.since)
         if trigger.type == "source":
-            if await asyncio.to_thread(self._table.fire, state, upcoming):
+            if await run_blocking(self._table.fire, state, upcoming):
                 self._runs.start_source(self.run_source(served, state))
             return upcoming
         assert state.due is not None, "the trigger is due"
         # after a downtime, only the last of the missed times
-        missed = await asyncio.to_thread(state.schedule.latest, state.due, now)
+        missed = await run_blocking(state.schedule.latest, state.due, now)
         event = Event.from_schedule(trigger.config, missed)
-        await asyncio.to_thread(self._table.fire, state, upcoming, [(f"{state.id}/{format_iso(missed)}", event.data)])
+        await run_blocking(self._table.fire, state, upcoming, [(f"{state.id}/{format_iso(missed)}", event.data)])
         self._events.notify()
         return upcoming
 
@@ -164,7 +165,7 @@ class WorkflowTriggers:
 
     async def _reload(self, state: TriggerState) -> TriggerState:
         """The state as it is now: another server may have changed it."""
-        return await asyncio.to_thread(self._table.find, state.id) or state
+        return await run_blocking(self._table.find, state.id) or state
 
     async def _store_settings(self, state: TriggerState, trigger: Trigger) -> TriggerState:
         schedule, due, result, now = Schedule(), None, None, self._context.clock.now()
@@ -186,7 +187,7 @@ class WorkflowTriggers:
             result=result,
             type=trigger.type,
         )
-        await asyncio.to_thread(self._table.configure, changed)
+        await run_blocking(self._table.configure, changed)
         return changed
 
     async def _activate(self, served: ServedWorkflow, state: TriggerState) -> None:
@@ -196,7 +197,7 @@ class WorkflowTriggers:
                 current = await self._reload(state)
                 # otherwise another server has activated the source
                 if current.enabled and not current.is_active and current.due == state.due:
-                    await asyncio.to_thread(self._table.configure, await self._run_hooks(guard, served, current))
+                    await run_blocking(self._table.configure, await self._run_hooks(guard, served, current))
         self._events.notify()
         self._has_changed.set()
 
@@ -205,7 +206,7 @@ class WorkflowTriggers:
         try:
             schedule, base_url = await self._read_interfaces(state)
             request = await self._build_request(served, state, "activate")
-            if not await asyncio.to_thread(self._context.project.source_states.load, request.state_key):
+            if not await run_blocking(self._context.project.source_states.load, request.state_key):
                 # parity[source-deploy]: past events that the deploy hook emits are remembered, and start no runs
                 await self._run_request(guard(await self._build_request(served, state, "deploy")))
             await self._run_request(guard(request))
@@ -222,7 +223,7 @@ class WorkflowTriggers:
                 is_off = not current.enabled or state.key not in trigger_keys(served.source.workflow)
                 if is_off and current.is_active:  # otherwise another server has deactivated the source
                     await self._run_hook(guard, served, current, "deactivate")
-                    await asyncio.to_thread(self._table.configure, replace(current, is_active=False, due=None))
+                    await run_blocking(self._table.configure, replace(current, is_active=False, due=None))
 
     async def _read_interfaces(self, state: TriggerState) -> tuple[Schedule, str | None]:
         """The times of the source's timer, and the base of its endpoint's URL. Raises `RequestError` if nothing runs the source."""
@@ -251,7 +252,7 @@ class WorkflowTriggers:
 
     async def _build_request(self, served: ServedWorkflow, state: TriggerState, act: SourceAct) -> SourceRequest:
         context = self._context
-        key = await asyncio.to_thread(context.project.endpoint_keys.ensure_trigger_key, state.id)
+        key = await run_blocking(context.project.endpoint_keys.ensure_trigger_key, state.id)
 
         def store_events(connection: Connection, events: Sequence[SourceEvent]) -> None:
             if act != "deploy":

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from pdkernel.blocking import run_blocking
 from pdkernel.encode import encode_json
 from pdkernel.runtimes import process_tree
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
@@ -204,7 +205,7 @@ class SpawnedProcess:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(report)
 
-        loop.run_in_executor(None, wait)
+        run_blocking(wait)
 
     def has_children(self) -> bool:
         """
@@ -244,7 +245,7 @@ class SpawnedProcess:
     async def end_processes(self) -> bool:
         """End every process; looking for those that left the group takes a while."""
         self._unwatch()
-        await asyncio.to_thread(self.kill)
+        await run_blocking(self.kill)
         self._reap_soon()
         return self._have_all_ended
 

@@ -16,6 +16,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import StepError
 from pdkernel.workers.child_process import ChildProcess
 from pdkernel.workers.process_memory import (
@@ -93,7 +94,7 @@ class MemoryWatch:
 
     def _sample(self) -> None:
         system_v = [os.dup(each) for each in self._process.system_v]  # the process may be forgotten meanwhile
-        sample = self._loop.run_in_executor(None, self._measure, self._process.pid, self._process.root_pid, system_v)
+        sample = run_blocking(self._measure, self._process.pid, self._process.root_pid, system_v)
         sample.add_done_callback(self._on_sampled)
 
     def _measure(self, pid: int | None, root_pid: int | None, system_v: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.analysis import find_python_requirements
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import InternalError, InterpreterMissingError
 from pdkernel.files import SCRATCH_PREFIX
 from pdkernel.runtimes.file_tree import remove_tree
@@ -178,7 +179,7 @@ class WorkerPool:
         self._slots.close()
         self._closed = True
         if self._folder is not None:
-            await asyncio.to_thread(remove_tree, self._folder)
+            await run_blocking(remove_tree, self._folder)
             WARDEN.unregister_folder(self._folder)
 
     @property
@@ -282,7 +283,7 @@ class WorkerPool:
         """
         if access not in self._plans:
             isolation, slots = self._isolation, self._ensure_folder()
-            made = await asyncio.to_thread(plan_access, isolation, access, slots=slots, copies=self._copies)
+            made = await run_blocking(plan_access, isolation, access, slots=slots, copies=self._copies)
             self._keep_plan(access, made)
         obstacle = self._plans[access].obstacle
         if obstacle and self._requires_isolation:
@@ -292,7 +293,7 @@ class WorkerPool:
                 fix="Let other users read the code, or make it small enough for a copy.",
             )
         if self._copies.is_update_due():
-            await asyncio.to_thread(self._copies.update)
+            await run_blocking(self._copies.update)
 
     def _keep_plan(self, access: StepAccess, made: AccessPlan) -> None:
         self._plans[access] = made

@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
+from pdkernel.blocking import run_blocking
 from pdkernel.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
 from pdkernel.expression import Evaluation, evaluate_plain_paths
@@ -299,7 +300,7 @@ class RunWorkers:
 
     async def _clean_up(self, slot: WorkerSlot) -> None:
         # in a thread: a disk under load takes milliseconds to remove files
-        self._finish(is_clean=await asyncio.to_thread(slot.folder.clear))
+        self._finish(is_clean=await run_blocking(slot.folder.clear))
 
     def _finish(self, *, is_clean: bool) -> None:
         slot, self._slot = self._slot, None

@@ -14,6 +14,7 @@ import resource
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from pdkernel.blocking import run_blocking
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.isolation import StepAccess
 from pdkernel.workers.process_memory import BYTES_PER_MB, find_memory_limit, proportional_bytes
@@ -199,8 +200,8 @@ class SlotCache:
         found = [(slot, _find_kind(slot)) for slot in self._unmeasured]
         roots = [[pid for worker in slot.workers.values() if (pid := worker.process.child.pid)] for slot, _ in found]
         self._unmeasured.clear()
-        self._measuring = asyncio.get_running_loop().run_in_executor(
-            None, lambda: [(*each, self._measure(pids)) for each, pids in zip(found, roots, strict=True)]
+        self._measuring = run_blocking(
+            lambda: [(*each, self._measure(pids)) for each, pids in zip(found, roots, strict=True)]
         )
         self._measuring.add_done_callback(self._on_measured)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Self, TypeVar
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.backend import Backend, Connection, Presence
 from pdkernel.engine.journal.reader import JournalReader
@@ -389,7 +389,7 @@ class DatabaseJournal:
 
     async def close(self) -> None:
         """Commit submitted writes, remove this executor, close the file. A second call does nothing."""
-        await asyncio.to_thread(self._close)
+        await run_blocking(self._close)
 
     def _close(self) -> None:
         def leave(connection: Connection) -> None:

@@ -6,7 +6,6 @@ Pages use the key (created, id), not an offset.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
+from pdkernel.blocking import run_blocking_in
 from pdkernel.engine.journal.backend import Connection, Snapshots
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_calls, load_claimed, load_decisions
 from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
@@ -146,7 +146,7 @@ class JournalReader:
         return await self._run(lambda: self._snapshots.read(query))
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        return await run_blocking_in(self._thread, call)
 
 
 def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:

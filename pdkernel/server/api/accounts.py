@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.connect.registered_apps import check_app_slug
 from pdkernel.errors import RequestError
 from pdkernel.identity import Account
@@ -33,14 +34,14 @@ async def list_accounts(call: ApiCall) -> JSON:
     if call.token is not None:
         user = call.resolve_user(user)
     page = Page(call, await _list_account_ids(call, user, call.query_param("app")), str)
-    found = [await call.run_in_thread(call.context.directory.find_account, each) for each in page.items]
+    found = [await run_blocking(call.context.directory.find_account, each) for each in page.items]
     return page.to_json([await _serialize(call, account) for account in found if account is not None])
 
 
 async def list_user_accounts(call: ApiCall) -> JSON:
     """`GET .../users/{external_user_id}/accounts`: a list without pages."""
     ids = await _list_account_ids(call, call.resolve_user(call.path_param("external_user_id")), call.query_param("app"))
-    found = [await call.run_in_thread(call.context.directory.find_account, each) for each in ids]
+    found = [await run_blocking(call.context.directory.find_account, each) for each in ids]
     return [await _serialize(call, account) for account in found if account is not None]
 
 
@@ -56,7 +57,7 @@ async def create(call: ApiCall) -> Response:
     given = body.get("connect_token")
     if token is None or given is not None:
         text = given if isinstance(given, str) else ""
-        token = await call.run_in_thread(find_token, call.context, text)
+        token = await run_blocking(find_token, call.context, text)
     if token is None:
         raise ApiError(400, "connect_token is missing, invalid, or has expired.")
     call.check_user(token.external_user_id)
@@ -69,7 +70,7 @@ async def create(call: ApiCall) -> Response:
         raise ApiError(400, "name must be a string.")
     if account_id is not None and not isinstance(account_id, str):
         raise ApiError(400, "account_id must be a string: the id of the account to reconnect.")
-    account = await call.run_in_thread(
+    account = await run_blocking(
         connect_account,
         call.context,
         token,
@@ -85,7 +86,7 @@ async def create(call: ApiCall) -> Response:
 async def delete(call: ApiCall) -> Response:
     """`DELETE .../accounts/{account_id}`."""
     account = await find_account(call, call.path_param("account_id"))
-    await call.run_in_thread(call.context.directory.remove_account, account.id)
+    await run_blocking(call.context.directory.remove_account, account.id)
     return Response(status_code=204)
 
 
@@ -93,7 +94,7 @@ async def delete_app_accounts(call: ApiCall) -> Response:
     """`DELETE .../apps/{app_id}/accounts`: all accounts of an app, by its id or slug, of the caller's environment."""
     slug = await resolve_app_slug(call, call.path_param("app_id"))
     for account in await _list_account_ids(call, None, slug):
-        await call.run_in_thread(call.context.directory.remove_account, account)
+        await run_blocking(call.context.directory.remove_account, account)
     return Response(status_code=204)
 
 
@@ -104,7 +105,7 @@ async def find_account(call: ApiCall, account_id: str) -> Account:
     Raises:
         ApiError: The caller has no such account. The error does not reveal accounts of other users.
     """
-    account = await call.run_in_thread(call.context.directory.find_account, account_id)
+    account = await run_blocking(call.context.directory.find_account, account_id)
     if (
         account is None
         or account.external_user_id is None
@@ -119,7 +120,7 @@ async def _list_account_ids(call: ApiCall, user: str | None, app: str | None) ->
     """Ids of accounts, newest first. In a large project, loading all accounts instead of a page would take seconds."""
     slug = None if app is None else await resolve_app_slug(call, app)
     directory = call.context.directory
-    found = await call.run_in_thread(
+    found = await run_blocking(
         directory.account_ids, external_user_id=user, environment=call.environment, app=slug, own=False
     )
     # an account is never connected with a custom OAuth client (`oa_...`)
@@ -129,8 +130,8 @@ async def _list_account_ids(call: ApiCall, user: str | None, app: str | None) ->
 async def _serialize(call: ApiCall, account: Account) -> dict[str, Any]:
     credentials = None
     if call.query_flag("include_credentials") and call.token is None:
-        credentials = await call.run_in_thread(call.context.directory.credentials, account.id)
-    return await call.run_in_thread(serialize_account, call.context, account, credentials=credentials)
+        credentials = await run_blocking(call.context.directory.credentials, account.id)
+    return await run_blocking(serialize_account, call.context, account, credentials=credentials)
 
 
 def _credentials(body: dict[str, Any]) -> dict[str, str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.egress import OutboundPolicy
 from pdkernel.encode import decode_large
 from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, ProjectError, RequestError, StepError
@@ -24,9 +24,6 @@ from pdkernel.server.link.tokens import TOKEN_PREFIX, find_token
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
 from pdkernel.server.rate_limits import ApiRateLimiter, Bucket, RateLimitedError
 from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 MAX_BODY_BYTES = 8 << 20
 """Maximum size of a JSON body."""
@@ -144,10 +141,6 @@ class ApiCall:
         if project and project != own:
             raise ApiError(404, f"This server has no project {project[:40]!r}, only {own}.")
 
-    async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function that may block on the database or the network."""
-        return await asyncio.to_thread(function, *args, **kwargs)
-
 
 ApiHandler = Callable[[ApiCall], "Awaitable[Response | JSON]"]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -233,7 +226,7 @@ def public_message(fault: PdkernelError) -> str:
 async def _authenticate(request: Request, state: AppState, *, backend_only: bool) -> ApiCall:
     text = _connect_token(request)
     if text is not None:
-        found = await asyncio.to_thread(find_token, state.context, text)
+        found = await run_blocking(find_token, state.context, text)
         if found is None:
             raise UnauthorizedError("The Connect token is invalid or has expired.")
         if backend_only:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pdkernel.actions import Catalog
 from pdkernel.actions.component import ComponentKind
+from pdkernel.blocking import run_blocking
 from pdkernel.model import JSON, get_app_slug
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.api.api_call import ApiCall, ApiError
@@ -24,21 +25,21 @@ _SORTS: dict[str, Callable[[str], Any]] = {"name": format_app_name, "name_slug":
 
 async def list_apps(call: ApiCall) -> JSON:
     """`GET /v1/connect/apps`."""
-    slugs = await call.run_in_thread(_search_apps, call)
+    slugs = await run_blocking(_search_apps, call)
     key = call.query_param("sort_key") or "name_slug"
     if key not in _SORTS:
         raise ApiError(400, f"sort_key must be one of {', '.join(_SORTS)}.")
     slugs.sort(key=_SORTS[key], reverse=call.query_param("sort_direction") == "desc")
     page = Page(call, slugs, str)
-    return page.to_json(await call.run_in_thread(lambda: [serialize_app(call.context, slug) for slug in page.items]))
+    return page.to_json(await run_blocking(lambda: [serialize_app(call.context, slug) for slug in page.items]))
 
 
 async def retrieve(call: ApiCall) -> JSON:
     """`GET /v1/connect/apps/{app_id}`, by id or slug."""
     slug = await resolve_app_slug(call, call.path_param("app_id"))
-    if slug not in await call.run_in_thread(list_known_apps, call.context):
+    if slug not in await run_blocking(list_known_apps, call.context):
         raise ApiError(404, f"This project has no app {slug!r}.")
-    return {"data": await call.run_in_thread(serialize_app, call.context, slug)}
+    return {"data": await run_blocking(serialize_app, call.context, slug)}
 
 
 async def list_categories(_: ApiCall) -> JSON:
@@ -55,7 +56,7 @@ async def retrieve_category(call: ApiCall) -> JSON:
 
 async def resolve_app_slug(call: ApiCall, text: str) -> str:
     """The slug for *text*, an app's id or slug; an unknown id is returned unchanged."""
-    return await call.run_in_thread(resolve_slug, text, lambda: list_known_apps(call.context))
+    return await run_blocking(resolve_slug, text, lambda: list_known_apps(call.context))
 
 
 def list_known_apps(context: AppContext) -> set[str]:

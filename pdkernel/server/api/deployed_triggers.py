@@ -13,6 +13,7 @@ from typing import Any
 from starlette.responses import Response
 
 from pdkernel.actions import ActionReference
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.event_sources import SourceAct
 from pdkernel.errors import PdkernelError
 from pdkernel.model import JSON
@@ -40,7 +41,7 @@ async def list_triggers(call: ApiCall) -> JSON:
     kind = call.query_param("emitter_type")
     if kind not in (None, *_EMITTERS):
         raise ApiError(400, f"emitter_type must be one of {', '.join(_EMITTERS)}.")
-    found = await call.run_in_thread(call.context.project.deployed_triggers.list_triggers, user, call.environment)
+    found = await run_blocking(call.context.project.deployed_triggers.list_triggers, user, call.environment)
     page = Page(call, found if kind in (None, "source") else [], lambda trigger: trigger.id)
     return page.to_json([serialize_trigger(call, each, await _description(call, each)) for each in page.items])
 
@@ -93,7 +94,7 @@ async def delete(call: ApiCall) -> Response:
     except (ApiError, PdkernelError):
         if not call.query_flag("ignore_hook_errors"):
             raise
-    await call.run_in_thread(call.context.project.deployed_triggers.remove, trigger.id)
+    await run_blocking(call.context.project.deployed_triggers.remove, trigger.id)
     return Response(status_code=204)
 
 
@@ -103,7 +104,7 @@ async def list_events(call: ApiCall) -> JSON:
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) > 0):
         raise ApiError(400, f"n must be a number from 1 to {_MAX_EVENT_LIMIT}.")
     most = min(int(text or _DEFAULT_EVENT_LIMIT), _MAX_EVENT_LIMIT)
-    found = await call.run_in_thread(call.context.project.deployed_triggers.list_events, trigger.id, most)
+    found = await run_blocking(call.context.project.deployed_triggers.list_events, trigger.id, most)
     return {"data": [dict(event) for event in found]}
 
 
@@ -162,14 +163,14 @@ async def reset_delivery_state(call: ApiCall) -> JSON:
     """`POST .../{id}/webhooks/{wid}/reset_delivery_state`: resets the count of failed deliveries."""
     trigger = await _find(call)
     old = _webhook(call, trigger)
-    await call.run_in_thread(call.context.project.deployed_triggers.record_delivery, trigger.id, old.id, None)
+    await run_blocking(call.context.project.deployed_triggers.record_delivery, trigger.id, old.id, None)
     new = replace(old, failures=0, failing_since=None, last_error=None)
     return {"data": serialize_webhook(call, new)}
 
 
 async def _find(call: ApiCall) -> DeployedTrigger:
     user = call.resolve_user(call.query_param("external_user_id"))
-    trigger = await call.run_in_thread(call.context.project.deployed_triggers.find, call.path_param("trigger_id"))
+    trigger = await run_blocking(call.context.project.deployed_triggers.find, call.path_param("trigger_id"))
     if trigger is None or trigger.external_user_id != user or trigger.environment != call.environment:
         raise _build_unknown_error(call)
     return trigger
@@ -179,7 +180,7 @@ async def _change(
     call: ApiCall, trigger: DeployedTrigger, change: Callable[[DeployedTrigger], DeployedTrigger]
 ) -> DeployedTrigger:
     """Store the result of *change*, which gets the trigger as it is now: other calls may have changed it since it was read."""
-    changed = await call.run_in_thread(call.context.project.deployed_triggers.update, trigger.id, change)
+    changed = await run_blocking(call.context.project.deployed_triggers.update, trigger.id, change)
     if changed is None:
         raise _build_unknown_error(call)
     return changed

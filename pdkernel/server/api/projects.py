@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pdkernel.blocking import run_blocking
 from pdkernel.model import JSON
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.apps import list_known_apps
@@ -13,7 +14,7 @@ from pdkernel.server.app_serializers import derive_app_id
 
 async def info(call: ApiCall) -> JSON:
     """`GET .../projects/info`: the project's apps."""
-    slugs = sorted(await call.run_in_thread(list_known_apps, call.context))
+    slugs = sorted(await run_blocking(list_known_apps, call.context))
     return {"apps": [{"id": derive_app_id(slug), "name_slug": slug} for slug in slugs]}
 
 

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from pdkernel.blocking import run_blocking
 from pdkernel.connect.app_apis import APP_APIS, AppApi, default_auth_headers
 from pdkernel.egress import CallContext, OutboundPolicy, connection_owner, is_loopback
 from pdkernel.egress.gateway_client import open_client
@@ -62,13 +63,13 @@ async def proxy(call: ApiCall) -> Response:
     api = _find_api(account, _check_url(url, policy), policy)
     body = await read_body(call.request, MAX_BODY_BYTES)
     directory = call.context.directory
-    credentials = await call.run_in_thread(directory.credentials, account.id)
+    credentials = await run_blocking(directory.credentials, account.id)
     since = call.context.clock.now()
     answer, stack = await _send(call, url, api, account, credentials, body)
     # if the app rejects a token that can be refreshed, the request is sent once more with a new token
-    if answer.status_code == 401 and await call.run_in_thread(directory.report_unauthorized, account.id, since):
+    if answer.status_code == 401 and await run_blocking(directory.report_unauthorized, account.id, since):
         await stack.aclose()
-        credentials = await call.run_in_thread(directory.credentials, account.id)
+        credentials = await run_blocking(directory.credentials, account.id)
         answer, stack = await _send(call, url, api, account, credentials, body)
     return _AppResponse(answer, stack)
 

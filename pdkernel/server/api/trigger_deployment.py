@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from pdkernel.blocking import run_blocking
 from pdkernel.egress.public_addresses import is_inside
 from pdkernel.engine.event_sources import HTTP_INTERFACE, TIMER_INTERFACE, SourceAct, SourceEvent, timer_setting
 from pdkernel.model import JSON
@@ -37,11 +38,11 @@ async def deploy(call: ApiCall) -> JSON:
         call, await _parse_trigger(call, configured, body), configured.description
     )
     # stored first: an app may call the endpoint as soon as the activate hook registers it
-    await call.run_in_thread(call.context.project.deployed_triggers.add, trigger)
+    await run_blocking(call.context.project.deployed_triggers.add, trigger)
     try:
         emitted = await _run_hooks(call, trigger)
     except BaseException:
-        await asyncio.shield(call.run_in_thread(call.context.project.deployed_triggers.remove, trigger.id))
+        await asyncio.shield(run_blocking(call.context.project.deployed_triggers.remove, trigger.id))
         raise
     if trigger.emits_on_deploy:
         await call.state.deployed_triggers.emit(trigger, emitted)
@@ -102,9 +103,7 @@ async def resolve_schedule_and_endpoint(
         # parity[deployed-wakers]: the platform registers such a source at its app, as the app's own client
         raise ApiError(400, "This trigger requires messages that its app sends to Pipedream only.")
     named = {prop.name for prop in description.props if prop.type == HTTP_INTERFACE}
-    endpoint = (
-        await call.run_in_thread(call.context.project.endpoint_keys.ensure_trigger_key, trigger.id) if named else None
-    )
+    endpoint = await run_blocking(call.context.project.endpoint_keys.ensure_trigger_key, trigger.id) if named else None
     values = {name: value for name, value in trigger.props.items() if name not in named}
     timer = kinds.get(TIMER_INTERFACE)
     schedule = Schedule()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.model import JSON
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.pagination import Page
@@ -12,7 +13,7 @@ from pdkernel.server.api.serializers import serialize_user
 
 async def list_users(call: ApiCall) -> JSON:
     """`GET .../users`, by id."""
-    users = await call.run_in_thread(call.context.directory.users, call.environment)
+    users = await run_blocking(call.context.directory.users, call.environment)
     words = call.query_param("q")
     found = [user for user in users if words is None or words.lower() in user.external_id.lower()]
     page = Page(call, found, lambda user: user.external_id)
@@ -22,6 +23,6 @@ async def list_users(call: ApiCall) -> JSON:
 async def delete_user(call: ApiCall) -> Response:
     """`DELETE .../users/{external_user_id}`, with their accounts and deployed triggers of that environment."""
     user = call.resolve_user(call.path_param("external_user_id"))
-    if not await call.run_in_thread(call.context.directory.delete_user, user, call.environment):
+    if not await run_blocking(call.context.directory.delete_user, user, call.environment):
         raise ApiError(404, f"There is no external user {user!r} in {call.environment}.")
     return Response(status_code=204)

@@ -8,7 +8,6 @@ An action also requires that a page of this server sent the form, with the token
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
@@ -120,7 +120,7 @@ async def find_session(request: Request) -> Session | None:
     if not _is_at_console(request):
         return None
     cookie = request.cookies.get(_cookie_name(request), "")
-    return await asyncio.to_thread(get_state(request.app).console.find, cookie)
+    return await run_blocking(get_state(request.app).console.find, cookie)
 
 
 async def login_page(request: Request) -> Response:
@@ -144,7 +144,7 @@ async def log_in(request: Request) -> Response:
     is_at_console = _is_at_console(request)
     use = state.console.log_in if is_at_console else state.console.exchange
     try:
-        token = await asyncio.to_thread(use, form.get("secret", ""), _address(request))
+        token = await run_blocking(use, form.get("secret", ""), _address(request))
     except TooManyAttemptsError:
         return _login_form(request, target, problem=_LIMITED, status=429)
     if token is None:
@@ -169,7 +169,7 @@ async def print_code(request: Request) -> Response:
     state, form = get_state(request.app), await _read_form(request)
     if request.scope.get(STEP_CALL_KEY) or not is_from_this_server(state.context, request):
         return PlainTextResponse(f"{_FOREIGN}\n", status_code=403, headers=pages.HEADERS)
-    printed = await asyncio.to_thread(state.console.print_new_code)
+    printed = await run_blocking(state.console.print_new_code)
     text = "The terminal of the server shows a new code." if printed else "Wait half a minute before the next code."
     return _login_form(request, _target(form.get("next")), note=text)
 
@@ -178,7 +178,7 @@ async def print_code(request: Request) -> Response:
 async def log_out(visit: Visit) -> Response:
     """POST `/-/logout`: end the session."""
     if visit.session is not None:
-        await asyncio.to_thread(visit.state.console.end, visit.session)
+        await run_blocking(visit.state.console.end, visit.session)
     response = pages.redirect(visit.request, "/-/login")
     _set_cookie(visit.request, response, "", 0)
     return response

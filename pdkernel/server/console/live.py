@@ -7,7 +7,6 @@ A browser that connects again receives everything anew, and skips what it shows 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Literal
 
 from starlette.responses import Response, StreamingResponse
 
+from pdkernel.blocking import run_blocking
 from pdkernel.encode import encode_json
 from pdkernel.engine.journal import JournalReader, open_journal_reader
 from pdkernel.server.app_context import AppContext
@@ -51,11 +51,11 @@ Changes = Callable[[JournalReader], Awaitable[Sequence[LiveEvent]]]
 @asynccontextmanager
 async def journal_reader(context: AppContext) -> AsyncIterator[JournalReader]:
     """A connection of its own, so that pages do not delay the reads of runs."""
-    reader = await asyncio.to_thread(open_journal_reader, context.project)
+    reader = await run_blocking(open_journal_reader, context.project)
     try:
         yield reader
     finally:
-        await asyncio.to_thread(reader.close)
+        await run_blocking(reader.close)
 
 
 def stream_response(visit: Visit, changes: Changes) -> Response:
@@ -81,4 +81,4 @@ async def _stream(visit: Visit, changes: Changes) -> AsyncIterator[bytes]:
 
 
 async def _is_open(visit: Visit) -> bool:
-    return visit.session is None or await asyncio.to_thread(visit.state.console.is_open, visit.session)
+    return visit.session is None or await run_blocking(visit.state.console.is_open, visit.session)

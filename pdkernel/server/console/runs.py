@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
@@ -11,6 +10,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 from starlette.responses import Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.journal import (
     MAX_NOTE_CHARACTERS,
     ClaimedRun,
@@ -51,7 +51,7 @@ async def runs_page(visit: Visit) -> Response:
     """GET `/-/runs`: runs that match the filters, newest first; `before` continues the list after a run."""
     filters = _filters(visit)
     try:
-        query = await asyncio.to_thread(_query, visit, filters)
+        query = await run_blocking(_query, visit, filters)
     except RequestError as fault:
         if visit.wants_json:
             return visit.problem(400, str(fault))
@@ -67,7 +67,7 @@ async def runs_page(visit: Visit) -> Response:
 async def runs_stream(visit: Visit) -> Response:
     """GET `/-/events/runs`: an event for each new or changed run of the list."""
     try:
-        query = await asyncio.to_thread(_query, visit, _filters(visit))
+        query = await run_blocking(_query, visit, _filters(visit))
     except RequestError as fault:
         return visit.problem(400, str(fault))
     return stream_response(visit, _row_changes(visit, query))
@@ -98,7 +98,7 @@ async def show_run(visit: Visit, run_id: str, *, status: int = 200, problem: str
         if problem:
             return visit.problem(status, problem)
         return pages.json_response(execution)
-    values = await asyncio.to_thread(_describe_run, visit.state.context, execution, claimed)
+    values = await run_blocking(_describe_run, visit.state.context, execution, claimed)
     return visit.page(
         "run",
         status=status,
@@ -205,7 +205,7 @@ def _run_changes(visit: Visit, run_id: str) -> Changes:
         if loaded is None:
             return [LiveEvent("end", {})]
         execution, claimed = loaded
-        values = await asyncio.to_thread(_describe_run, visit.state.context, execution, claimed)
+        values = await run_blocking(_describe_run, visit.state.context, execution, claimed)
         actions = ""
         if visit.session is not None:  # a program has no forms
             actions = pages.render_part(

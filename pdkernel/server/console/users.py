@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.encode import JsonStruct
 from pdkernel.identity import DEFAULT_ENVIRONMENT, ENVIRONMENTS, Account, Environment
 from pdkernel.readiness import build_matrix
@@ -64,7 +64,7 @@ async def users_page(visit: Visit) -> Response:
     environment = next((each for each in ENVIRONMENTS if each == given.get("environment")), DEFAULT_ENVIRONMENT)
     user = given.get("external_user", "").strip()
     # a real project asks Pipedream over the network
-    lines, has_more = await asyncio.to_thread(_load, visit.state.context, environment, user)
+    lines, has_more = await run_blocking(_load, visit.state.context, environment, user)
     if visit.wants_json:
         return pages.json_response([line.to_json() for line in lines])
     return visit.page(

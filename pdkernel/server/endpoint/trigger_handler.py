@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pdkernel.actions import ActionReference
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.event_sources import HTTP_INTERFACE, SourceResult
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.errors import PdkernelError
@@ -47,7 +48,7 @@ async def handle_trigger_request(request: Request, state: AppState) -> Response 
     key, path = _split_key(request)
     if key is None:
         return None
-    deployed, stored = await asyncio.to_thread(_find, context, key)
+    deployed, stored = await run_blocking(_find, context, key)
     found = state.triggers.find_endpoint(stored)
     if deployed is None and found is None:
         return None

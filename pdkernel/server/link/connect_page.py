@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.connect.oauth import ProviderError, authorize_url, exchange_code
 from pdkernel.connect.oauth_providers import OAuthProvider, find_provider
 from pdkernel.connect.registered_apps import check_app_slug
@@ -56,13 +56,13 @@ async def show(request: Request) -> Response:
     """`GET /_static/connect.html?token=...&app=...`."""
     context = get_link_context(request.app)
     link_request = LinkRequest.from_params(request.query_params)
-    link_request = replace(link_request, app=await asyncio.to_thread(resolve_link_app, context, link_request.app))
-    token = await asyncio.to_thread(context.project.connect_tokens.find, link_request.token_text)
+    link_request = replace(link_request, app=await run_blocking(resolve_link_app, context, link_request.app))
+    token = await run_blocking(context.project.connect_tokens.find, link_request.token_text)
     if (fault := find_token_problem(context, token)) is not None or token is None:
         return html_pages.error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
     publish_link_event(context, token, "opened")
     if not link_request.app:
-        known = await asyncio.to_thread(list_offered_apps, context)
+        known = await run_blocking(list_offered_apps, context)
         return html_pages.choose_page(link_request, token, known)
     return await _credentials_response(context, token, link_request)
 
@@ -74,7 +74,7 @@ async def submit(request: Request) -> Response:
     if form is None:
         return html_pages.error_page(f"The form has more than {MAX_FORM_BYTES} bytes.", status=413)
     link_request = LinkRequest.from_params(form)
-    token = await asyncio.to_thread(context.project.connect_tokens.find, link_request.token_text)
+    token = await run_blocking(context.project.connect_tokens.find, link_request.token_text)
     if (fault := find_token_problem(context, token)) is not None or token is None:
         return html_pages.error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
     if not csrf.is_from_this_server(context, request):
@@ -82,7 +82,7 @@ async def submit(request: Request) -> Response:
     if html_pages.CANCEL_BUTTON in form:
         publish_link_event(context, token, "cancelled")
         return html_pages.cancelled_page(token)
-    provider = await asyncio.to_thread(find_provider, context.project, link_request.app)
+    provider = await run_blocking(find_provider, context.project, link_request.app)
     if provider is not None:
         return await _start_oauth(context, token, link_request, provider, csrf.read_browser_id(request))
     typed = {
@@ -93,7 +93,7 @@ async def submit(request: Request) -> Response:
     if not typed:
         return await _credentials_response(context, token, link_request, problem="Fill in at least one field.")
     try:
-        account = await asyncio.to_thread(
+        account = await run_blocking(
             connect_account, context, token, app=link_request.app, credentials=typed, account_id=link_request.account_id
         )
     except FINAL_ERRORS as refusal:
@@ -111,7 +111,7 @@ async def handle_oauth_callback(request: Request) -> Response:
     """
     context = get_link_context(request.app)
     params = request.query_params
-    sign_in = await asyncio.to_thread(context.project.pending_sign_ins.consume, params.get("state", ""))
+    sign_in = await run_blocking(context.project.pending_sign_ins.consume, params.get("state", ""))
     browser_id = csrf.read_browser_id(request)
     if (
         sign_in is None
@@ -119,7 +119,7 @@ async def handle_oauth_callback(request: Request) -> Response:
         or not hmac.compare_digest(csrf.hash_browser_id(browser_id), sign_in.browser)
     ):
         return html_pages.error_page(UNKNOWN_SIGN_IN_MESSAGE)
-    token = await asyncio.to_thread(context.project.connect_tokens.find, sign_in.token)
+    token = await run_blocking(context.project.connect_tokens.find, sign_in.token)
     if token is None:
         return html_pages.error_page(INVALID_MESSAGE)
     if (fault := find_token_problem(context, token)) is not None:
@@ -129,14 +129,14 @@ async def handle_oauth_callback(request: Request) -> Response:
         reason = ": ".join(filter(None, (params.get("error"), params.get("error_description"))))
         problem = f"{format_app_name(sign_in.app)} answered: {reason[:_MAX_REASON_CHARACTERS] or 'no reason given'}"
         return _failure_response(context, token, link_request, problem, from_callback=True)
-    provider = await asyncio.to_thread(find_provider, context.project, sign_in.app)
+    provider = await run_blocking(find_provider, context.project, sign_in.app)
     if provider is None:
         return html_pages.error_page(APP_NOT_FOUND_MESSAGE, token=token, in_popup=sign_in.framed)
     try:
-        tokens = await asyncio.to_thread(
+        tokens = await run_blocking(
             exchange_code, provider, code=params["code"], verifier=sign_in.verifier, redirect_uri=sign_in.redirect_uri
         )
-        account = await asyncio.to_thread(
+        account = await run_blocking(
             connect_by_oauth, context, token, app=sign_in.app, tokens=tokens, account_id=sign_in.account
         )
     except (ProviderError, RequestError) as refusal:
@@ -203,16 +203,16 @@ async def _credentials_response(
     try:
         check_app_slug(link_request.app)
         if link_request.account_id is not None:
-            await asyncio.to_thread(check_reconnectable, context, token, link_request.app, link_request.account_id)
+            await run_blocking(check_reconnectable, context, token, link_request.app, link_request.account_id)
     except NoSuchAccountError as fault:
         return html_pages.error_page(str(fault), token=token, status=404, has_close_button=closes)
     except RequestError:
         return html_pages.error_page(APP_NOT_FOUND_MESSAGE, token=token, status=404, has_close_button=closes)
     about = html_pages.PageSubject(link_request, token)
-    provider = await asyncio.to_thread(find_provider, context.project, link_request.app)
+    provider = await run_blocking(find_provider, context.project, link_request.app)
     if provider is not None:
         return html_pages.sign_in_page(about, urlsplit(provider.authorize_url).netloc, problem=problem)
-    fields = await asyncio.to_thread(context.directory.credential_fields, link_request.app)
+    fields = await run_blocking(context.directory.credential_fields, link_request.app)
     return html_pages.credentials_page(about, fields, problem=problem)
 
 
@@ -225,7 +225,7 @@ async def _start_oauth(
 ) -> Response:
     if link_request.account_id is not None:
         try:
-            await asyncio.to_thread(check_reconnectable, context, token, link_request.app, link_request.account_id)
+            await run_blocking(check_reconnectable, context, token, link_request.app, link_request.account_id)
         except NoSuchAccountError as refusal:
             return _failure_response(context, token, link_request, str(refusal), from_callback=link_request.is_framed)
     browser_id = browser_id or context.ids.new("", 43)
@@ -240,7 +240,7 @@ async def _start_oauth(
         link_request.account_id,
         link_request.is_framed,
     )
-    await asyncio.to_thread(context.project.pending_sign_ins.add, state, visit)
+    await run_blocking(context.project.pending_sign_ins.add, state, visit)
     url = authorize_url(provider, state=state, verifier=verifier, redirect_uri=redirect_uri)
     answer = html_pages.redirect_page(token, url, f"Continue to {urlsplit(url).netloc}.")
     csrf.set_browser_id(context, answer, browser_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import format_iso
 from pdkernel.connect.registered_apps import check_app_slug
 from pdkernel.errors import RequestError
@@ -32,7 +32,7 @@ async def create_token_route(request: Request) -> Response:
     """`POST /v1/connect/{project_id}/tokens`."""
     context = get_state(request.app).context
     try:
-        caller = await asyncio.to_thread(authorize, context, request.headers.get("authorization"))
+        caller = await run_blocking(authorize, context, request.headers.get("authorization"))
     except UnauthorizedError as fault:
         return _error(401, str(fault))
     if not caller.has_scope(SCOPE):
@@ -49,12 +49,10 @@ async def create_token_route(request: Request) -> Response:
         terms, lifetime_s = parse_terms(context, body, caller)
         if context.settings.applies_rate_limits:
             since = context.clock.now() - timedelta(minutes=1)
-            recent_tokens = await asyncio.to_thread(
-                context.project.connect_tokens.count_since, user, environment, since
-            )
+            recent_tokens = await run_blocking(context.project.connect_tokens.count_since, user, environment, since)
             if recent_tokens >= MAX_TOKENS_PER_MINUTE:
                 return _rate_limit_response(context)
-        created = await asyncio.to_thread(
+        created = await run_blocking(
             create_token, context, external_user_id=user, environment=environment, terms=terms, lifetime_s=lifetime_s
         )
     except RequestError as fault:
@@ -70,7 +68,7 @@ async def create_token_route(request: Request) -> Response:
 async def validate_token_route(request: Request) -> Response:
     """`GET /v1/connect/tokens/{token}/validate?app_id=...`: status 200 also for an invalid token. Requires no access token."""
     context = get_state(request.app).context
-    token = await asyncio.to_thread(context.project.connect_tokens.find, request.path_params["token"])
+    token = await run_blocking(context.project.connect_tokens.find, request.path_params["token"])
     fault = find_token_problem(context, token)
     if fault is not None or token is None:
         return _validation_response({"success": False, "error": fault})
@@ -82,17 +80,17 @@ async def validate_token_route(request: Request) -> Response:
         "success_redirect_uri": token.terms.success_redirect_uri,
         "error_redirect_uri": token.terms.error_redirect_uri,
     }
-    app = await asyncio.to_thread(resolve_link_app, context, request.query_params.get("app_id", ""))
+    app = await run_blocking(resolve_link_app, context, request.query_params.get("app_id", ""))
     if app:
         try:
             check_app_slug(app)
         except RequestError:
             return _validation_response({"success": False, "error": APP_NOT_FOUND_MESSAGE})
-        answer["app"] = await asyncio.to_thread(serialize_app, context, app)
+        answer["app"] = await run_blocking(serialize_app, context, app)
     account = request.query_params.get("account_id")
     if app and account:
         try:
-            await asyncio.to_thread(check_reconnectable, context, token, app, account)
+            await run_blocking(check_reconnectable, context, token, app, account)
         except NoSuchAccountError as fault:
             return _validation_response({"success": False, "error": str(fault)})
     return _validation_response(answer)

@@ -10,7 +10,6 @@ network.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.background import BackgroundTask
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, format_iso
 from pdkernel.identity import Account
 from pdkernel.project import ConnectToken, Project
@@ -82,7 +82,7 @@ async def send_webhook(context: LinkContext, url: str, event: Mapping[str, Any])
     import httpx
 
     body = json.dumps(event).encode()
-    key = await asyncio.to_thread(get_signing_key, context.project)
+    key = await run_blocking(get_signing_key, context.project)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
         for pause in (0.0, *RETRY_DELAYS_S):
             await context.clock.sleep(pause)

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
+from pdkernel.blocking import run_blocking
 from pdkernel.project.access_tokens import TOKEN_LIFETIME_S
 from pdkernel.project.oauth_clients import OAuthClient
 from pdkernel.server.app_context import AppContext
@@ -55,7 +55,7 @@ async def create_token(request: Request) -> Response:
         scopes = _grant_scopes(client, fields.get("scope", ""))
     except _OAuthError as refused:
         return _refusal(refused)
-    token = await run_in_threadpool(context.project.access_tokens.issue, client.id, scopes)
+    token = await run_blocking(context.project.access_tokens.issue, client.id, scopes)
     answer = {
         "access_token": token,
         "token_type": "Bearer",
@@ -80,15 +80,15 @@ async def revoke_token(request: Request) -> Response:
             raise _OAuthError("invalid_request", "The field `token` is missing: send the token to revoke.")
     except _OAuthError as refused:
         return _refusal(refused)
-    token = await run_in_threadpool(tokens.verify, fields["token"])
+    token = await run_blocking(tokens.verify, fields["token"])
     if token is not None and token.client_id == client.id:
-        await run_in_threadpool(tokens.revoke, token)
+        await run_blocking(tokens.revoke, token)
     return JSONResponse({}, headers=_NO_STORE_HEADERS)
 
 
 async def _is_pipedream_client(context: AppContext, request: Request, fields: Mapping[str, str]) -> bool:
     """Whether the client is not a client of this server, so that Pipedream may know it. Local credentials are never forwarded."""
-    return not await run_in_threadpool(context.project.oauth_clients.is_known, _credentials(request, fields)[0])
+    return not await run_blocking(context.project.oauth_clients.is_known, _credentials(request, fields)[0])
 
 
 def _credentials(request: Request, fields: Mapping[str, str]) -> tuple[str, str]:
@@ -102,7 +102,7 @@ async def _authenticate(context: AppContext, request: Request, fields: Mapping[s
     client_id, secret = _credentials(request, fields)
     if "client_assertion" in fields:
         return await _authenticate_assertion(context, request, fields, client_id, secret)
-    client = await run_in_threadpool(context.project.oauth_clients.authenticate, client_id, secret)
+    client = await run_blocking(context.project.oauth_clients.authenticate, client_id, secret)
     if client is None:
         raise _OAuthError("invalid_client", "There is no such client, or the secret is wrong.", 401)
     return client
@@ -117,7 +117,7 @@ async def _authenticate_assertion(
             f"With client_assertion, omit client_secret, and set client_assertion_type to {client_assertions.TYPE}.",
         )
     named = client_assertions.audiences(context, request)
-    client = await run_in_threadpool(
+    client = await run_blocking(
         client_assertions.authenticate_assertion, context, fields["client_assertion"], named, client_id
     )
     if client is None:
