@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from pdkernel.egress.message import strip_control_characters
 from pdkernel.egress.own_server import NO_STEP
 from pdkernel.server.step_connections import STEP_CALL_KEY, is_step_connection
+from pdkernel.server.unsent_responses import UnsentResponses
 
 MAX_HEADER_BYTES = 64 * 1024
 """Limit of a request's head, and of chunk metadata and trailers of a body."""
@@ -80,11 +81,19 @@ class Pace:
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
-    """uvicorn's llhttp protocol with strict checks, the same on every system."""
+    """
+    uvicorn's llhttp protocol with strict checks, the same on every system.
 
-    def __init__(self, *args: Any, pace: Pace, **kwargs: Any) -> None:
+    Args:
+        pace: Minimum speed of the client.
+        unsent: The unsent responses of all connections of the process.
+    """
+
+    def __init__(self, *args: Any, pace: Pace, unsent: UnsentResponses, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._pace = pace
+        self._unsent = unsent
+        self._held = 0
         self._timer: asyncio.TimerHandle | None = None
         self._received = 0
         self._begun = False
@@ -96,7 +105,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._replayed_head = b""
         self._response_timer: asyncio.TimerHandle | None = None
         self._written = 0
-        self.app = self._bodies = _SlicedBodies(self.app, self._count_written)
+        self.app = self._bodies = _SlicedBodies(self.app, self._hold, self._count_written)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first head."""
@@ -181,8 +190,24 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         if self._response_timer is not None:
             self._response_timer.cancel()
+        self._unsent.remove(self)
         self._disconnect_all()
         super().connection_lost(exc)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of the response in memory, with what the connection buffers: a body stays as a whole until its last slice is sent."""
+        return self._held + int(self.transport.get_write_buffer_size())
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of responses that the system has taken over."""
+        return self._written - int(self.transport.get_write_buffer_size())
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._held = 0
+        self.transport.abort()
 
     def _feed(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -250,6 +275,14 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._reject(HTTPStatus.REQUEST_TIMEOUT, _TOO_SLOW)
         elif not self._unanswered:
             self.transport.close()
+
+    def _hold(self, size: int) -> None:
+        """Count a body of *size* bytes until it is sent; a negative size has been sent."""
+        if self.transport.is_closing():
+            return
+        is_new = size > 0 and not self.unsent_bytes
+        self._held = max(self._held + size, 0)
+        self._unsent.update(self, is_new=is_new)
 
     def _count_written(self, size: int) -> None:
         self._written += size
@@ -335,24 +368,33 @@ class _SlicedBodies:
 
     Args:
         app: The application.
+        hold: Gets the size of each body before it is sent, and the negative size afterwards.
         count: Gets the size of each slice.
     """
 
-    def __init__(self, app: Any, count: Callable[[int], None]) -> None:
+    def __init__(self, app: Any, hold: Callable[[int], None], count: Callable[[int], None]) -> None:
         self.app = app
+        self._hold = hold
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
             body = message.get("body", b"")
-            start = 0
-            while len(body) - start > _MAX_BUFFERED_BYTES:
-                self._count(_MAX_BUFFERED_BYTES)
-                piece = body[start : start + _MAX_BUFFERED_BYTES]
-                await send({"type": message["type"], "body": piece, "more_body": True})
-                start += _MAX_BUFFERED_BYTES
-            self._count(len(body) - start)
-            await send({**message, "body": body[start:]} if start else message)
+            self._hold(len(body))
+            try:
+                start = 0
+                while len(body) - start > _MAX_BUFFERED_BYTES:
+                    self._count(_MAX_BUFFERED_BYTES)
+                    piece = body[start : start + _MAX_BUFFERED_BYTES]
+                    await send({"type": message["type"], "body": piece, "more_body": True})
+                    start += _MAX_BUFFERED_BYTES
+                self._count(len(body) - start)
+                await send({**message, "body": body[start:]} if start else message)
+            finally:
+                self._hold(-len(body))
 
         await self.app(scope, receive, sent)
 

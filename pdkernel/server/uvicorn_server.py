@@ -23,6 +23,7 @@ from pdkernel.operations.run_history import remove_expired
 from pdkernel.server.app_state import get_state
 from pdkernel.server.http_protocol import Pace, StrictHttpProtocol
 from pdkernel.server.shared_listener import ConnectionShare, SharedListener
+from pdkernel.server.unsent_responses import UnsentResponses
 
 BACKLOG = 2048
 REMOVAL_INTERVAL_S = 3600.0
@@ -76,6 +77,7 @@ class UvicornServer(uvicorn.Server):
         app: The application.
         tls: TLS context, or None for plain HTTP.
         pace: Minimum speed of clients.
+        unsent: The unsent responses of the process, with their limit.
         on_ready: Called when the server accepts requests.
         share: The connections of this process and of others that serve the same socket; None for the only process.
     """
@@ -86,6 +88,7 @@ class UvicornServer(uvicorn.Server):
         *,
         tls: SSLContext | None = None,
         pace: Pace | None = None,
+        unsent: UnsentResponses | None = None,
         on_ready: Callable[[], None] = lambda: None,
         share: ConnectionShare | None = None,
     ) -> None:
@@ -99,7 +102,7 @@ class UvicornServer(uvicorn.Server):
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=None,
             ws="none",
-            http=functools.partial(StrictHttpProtocol, pace=pace or Pace()),  # type: ignore[arg-type]  # uvicorn only calls it
+            http=functools.partial(StrictHttpProtocol, pace=pace or Pace(), unsent=unsent or UnsentResponses()),  # type: ignore[arg-type]  # uvicorn only calls it
         )
         config.load()
         config.ssl = tls

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -18,7 +18,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.server.http_protocol import MAX_HEADER_BYTES, Pace
+from pdkernel.server.http_protocol import MAX_HEADER_BYTES, Pace, StrictHttpProtocol
+from pdkernel.server.unsent_responses import UnsentResponses
 from pdkernel.server.uvicorn_server import UvicornServer, listen
 from tests.builders import Gate, a_workflow, python_step
 from tests.server.site import site_of
@@ -51,6 +52,13 @@ class Echo:
     disconnected: list[str] = field(default_factory=list)
     wait: asyncio.Event = field(default_factory=asyncio.Event)
     server: UvicornServer | None = None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """The bytes that the process holds for all clients."""
+        assert self.server is not None
+        connections = cast("set[StrictHttpProtocol]", self.server.server_state.connections)
+        return sum(each.unsent_bytes for each in connections)
 
     @property
     def buffered_bytes(self) -> list[int]:
@@ -151,12 +159,15 @@ async def impatient(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
 
 
 @asynccontextmanager
-async def _served(pace: Pace) -> AsyncIterator[Echo]:
+async def _served(pace: Pace, *, max_unsent_bytes: int = 1 << 30) -> AsyncIterator[Echo]:
     app = Echo()
     opened = listen("127.0.0.1", 0)
     app.port = opened.getsockname()[1]
     ready = asyncio.Event()
-    app.server = server = UvicornServer(Starlette(routes=[Mount("/", app)]), pace=pace, on_ready=ready.set)
+    unsent = UnsentResponses(max_unsent_bytes)
+    app.server = server = UvicornServer(
+        Starlette(routes=[Mount("/", app)]), pace=pace, unsent=unsent, on_ready=ready.set
+    )
     task = asyncio.ensure_future(server.serve(sockets=[opened]))
     await ready.wait()
     yield app
@@ -683,3 +694,36 @@ async def test_an_idle_client_is_not_too_slow() -> None:
             assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK\r\n")
             await asyncio.sleep(0.3)
         writer.close()
+
+
+async def test_unsent_responses_of_all_clients(caplog: pytest.LogCaptureFixture) -> None:
+    """Many clients that do not read hold no more than the limit of the process, and a client that reads gets its response."""
+    limit = 4 * len(LARGE)
+    async with _served(Pace(), max_unsent_bytes=limit) as echo:
+        clients = [_open_without_reading(echo.port) for _ in range(12)]
+        for client in clients:
+            await asyncio.get_running_loop().sock_sendall(client, GET_LARGE)
+        await _wait_for(lambda: "reads the slowest" in caplog.text and echo.unsent_bytes <= limit)
+        await asyncio.sleep(1.1)  # from now on the rates of those that are left can be compared
+        reader, writer = await echo.open()
+        writer.write(GET_LARGE.replace(HOST, HOST + b"connection: close\r\n"))
+        received = await reader.read()
+        left = len(echo.buffered_bytes)
+        for client in clients:
+            client.close()
+        writer.close()
+
+    assert len(received) > len(LARGE)
+    assert left <= limit // len(LARGE)
+
+
+async def test_responses_that_are_read_use_none_of_the_limit() -> None:
+    """Connections that have read many responses stay open, although the responses together were above the limit."""
+    async with _served(Pace(), max_unsent_bytes=1000) as echo:
+        connections = [await echo.open() for _ in range(4)]
+        for _ in range(20):
+            for reader, writer in connections:
+                writer.write(GET + b"\r\n")
+                assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK\r\n")
+        for _, writer in connections:
+            writer.close()
