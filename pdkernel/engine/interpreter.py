@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.record_writes import retry_unreachable
-from pdkernel.engine.restored_run import RestoredRun, restore_run
+from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
@@ -115,7 +115,11 @@ class Interpreter:
         self._scratch_by_user = ScratchByUser(stores, clock)
         self._checks = PreflightChecks()
         executor = StepExecutor(
-            clock=clock, stores=stores, run_workflow=self._run_child, count_paused=journal.count_paused
+            clock=clock,
+            stores=stores,
+            run_workflow=self._run_child,
+            load_children=self._load_children,
+            count_paused=journal.count_paused,
         )
         self._scheduler = StepScheduler(executor, clock)
 
@@ -224,17 +228,17 @@ class Interpreter:
         return ExecutedRun(record.execution, exports, record.secrets)
 
     async def _run_child(
-        self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool], parent: RunPlace
+        self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool], parent: RunPlace
     ) -> ExecutedRun:
         """
-        Run a workflow that a step triggers; a child that an interrupted attempt of the step has started is not repeated.
+        Run a workflow that a step triggers, or wait for the run if an interrupted attempt at the step has started it.
 
         *parent* is the place of the step's run, which lends it.
         """
         assert request.run_ids is not None, "a child has its parent's ids"
         run_id, watcher = request.run_ids[0], RunWatcher(hands_over=hands_over)
         async with parent.lent():
-            if not may_exist or await self._journal.load_run(run_id) is None:
+            if not exists:
                 limits = queue_limits(request.workflow, request.queue)
                 if limits is not None and request.is_served and self._has_dispatch():
                     if not await self.enqueue(request, limits, watcher):
@@ -257,6 +261,13 @@ class Interpreter:
         state = restore_run(found[1], self._vault)
         exports = {step.result.name: step.exports for step in state.steps.values()}
         return ExecutedRun(found[0], exports, state.secrets)
+
+    async def _load_children(self, run_id: str, prefix: str) -> Sequence[RunRequest]:
+        """Return the requests of the recorded runs that a run has triggered and whose ids begin with *prefix*."""
+        if self._vault is None:
+            return ()
+        children = await self._journal.find_children(run_id, prefix)
+        return [restore_request(each, self._vault, self._root)[0] for each in children]
 
     async def _wait_for_child(self, run_id: str, hands_over: Callable[[], bool], parent: RunPlace) -> ClaimedRun | None:
         """As `claim_after_pause`, for a child run. If its step does not wait for it any more, it is cancelled."""

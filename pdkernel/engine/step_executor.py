@@ -39,7 +39,7 @@ from pdkernel.engine.run_context import build_step_context
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.run_state import RunState, build_system_error
 from pdkernel.engine.step_actions import StepAction
-from pdkernel.engine.workflow_trigger import ChildIds, ExecutedRun, WorkflowTriggerService
+from pdkernel.engine.workflow_trigger import ChildRuns, ExecutedRun, WorkflowTriggerService
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.event import MASK
 from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
@@ -107,6 +107,8 @@ class StepExecutor:
         clock: For every time stamp and duration.
         stores: Data stores.
         run_workflow: Runs a workflow that a step triggers: a `WorkflowRunner` with the place of the step's run as *parent*.
+        load_children: Returns the requests of the runs that the run with the first id has triggered, and whose ids begin with the
+            second text.
         count_paused: `RunJournal.count_paused`.
     """
 
@@ -116,12 +118,14 @@ class StepExecutor:
         clock: Clock,
         stores: DataStoreTable,
         run_workflow: Callable[..., Coroutine[Any, Any, ExecutedRun]],
+        load_children: Callable[[str, str], Awaitable[Sequence[RunRequest]]],
         count_paused: Callable[[str, str, int], Awaitable[int]],
     ) -> None:
         self._clock = clock
         self._stores = stores
         self._count_paused = count_paused
         self._run_other = run_workflow
+        self._load_children = load_children
 
     async def execute(
         self, run: RunState, step: Step, rerun_state: RerunState
@@ -283,13 +287,17 @@ class StepExecutor:
                 f"Data store {store}: written in a scratch copy, because the outbound policy is {run.request.policy.mode}."
             )
 
+        is_repeat = run.attempt > 1
+
         def build() -> Mapping[str, Service]:
             is_scratch = isinstance(data_stores, ScratchCopy)
             return {
                 "flow": WorkflowTriggerService(
                     replace_request(run.request, data_stores=data_stores) if is_scratch else run.request,
                     partial(self._run_other, parent=run.workers.place),
-                    child_ids=ChildIds(run.record.run_id, step.name, number, is_repeat=run.attempt > 1),
+                    children=ChildRuns(
+                        run.record.run_id, step.name, number, self._load_children if is_repeat else None
+                    ),
                     hands_over=run.watcher.hands_over,
                     secrets=lambda: run.record.secrets,
                     on_secrets=add_returned_secrets,

@@ -7,8 +7,9 @@ headers of its event are: a workflow that passes an event on does not let its ca
 
 from __future__ import annotations
 
+import asyncio
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -48,41 +49,93 @@ class ExecutedRun:
 class WorkflowRunner(Protocol):
     """Runs a workflow that a step triggers."""
 
-    async def __call__(self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
+    async def __call__(self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
         """
         Run *request*.
 
         Args:
             request: The request.
-            may_exist: Whether an earlier attempt at the step may have started the run.
+            exists: Whether an interrupted attempt at the step has started the run.
             hands_over: As in `RunWatcher`.
         """
         ...
 
 
-@dataclass
-class ChildIds:
+class ChildRuns:
     """
-    The ids of the runs that one attempt at a step triggers: a repeated step finds the runs of its earlier attempt.
+    The runs that one run of a step triggers. A repeated step finds those that its interrupted attempts have started.
 
-    Attributes:
+    A call finds an earlier run by workflow, payload and external user, not by its position, because a repeated step may trigger
+    in another order, or first look up what it did before. The earlier requests are stored in full, so they are compared
+    themselves: a stored fingerprint would not fit any more after `pdkernel keys rotate`.
+
+    Args:
         run_id: The run of the step.
         path: The path of the step.
         number: The number of the step's run: a step that runs again after a pause or an error triggers new runs.
-        is_repeat: Whether an interrupted attempt at the same run of the step may have triggered runs.
-        count: The number of ids so far.
+        load_earlier: Loads the requests of all runs of the journal whose ids begin with a prefix, for a step of which an
+            attempt was interrupted; None for another step.
     """
 
-    run_id: str
-    path: str
-    number: int
-    is_repeat: bool
-    count: int = 0
+    def __init__(
+        self,
+        run_id: str,
+        path: str,
+        number: int,
+        load_earlier: Callable[[str, str], Awaitable[Sequence[RunRequest]]] | None,
+    ) -> None:
+        self.run_id = run_id
+        self._prefix = f"{run_id}:{path}:1.{number}:"
+        self._load_earlier = load_earlier
+        self._loading = asyncio.Lock()
+        self._unclaimed: list[RunRequest] = []
+        self._count = 0
 
-    def new(self) -> str:
-        """Return the next id: `<run>:<path>:<iteration>.<number>:<n>`."""
-        self.count += 1
-        return f"{self.run_id}:{self.path}:1.{self.number}:{self.count}"
+    async def claim(self, request: RunRequest) -> RunRequest | None:
+        """
+        Return the request of the first earlier run that equals *request* and that no call has claimed; None if there is none.
+
+        Raises:
+            StepError: The rest of the earlier runs has another one of the workflow: its result belongs to another call.
+        """
+        async with self._loading:
+            if self._load_earlier is not None:
+                earlier = await self._load_earlier(self.run_id, self._prefix)
+                self._load_earlier = None
+                self._unclaimed = sorted(earlier, key=self._number)
+                self._count = max(map(self._number, earlier), default=0)
+        similar = [each for each in self._unclaimed if each.queue == request.queue]
+        if not similar:
+            return None
+        equal = next((each for each in similar if _is_equal(each, request)), None)
+        if equal is None:
+            differs = "payload" if similar[0].external_user_id == request.external_user_id else "external user"
+            raise StepError(
+                f"The workflow {request.workflow.name!r} was not started: the interrupted attempt at this step started it with "
+                f"a different {differs}, as run {_id(similar[0])}, so the result of that run belongs to another call.",
+                name="RepeatedCallDiffers",
+                fix="Let a step above make what differs between attempts (a time, a random value), because the results of a finished "
+                f"step stay the same. `pdkernel runs show {_id(similar[0])}` shows what the earlier run did.",
+            )
+        self._unclaimed.remove(equal)
+        return equal
+
+    def new_id(self) -> str:
+        """Return an id that no run has: `<run>:<path>:<iteration>.<number>:<n>`."""
+        self._count += 1
+        return f"{self._prefix}{self._count}"
+
+    def _number(self, request: RunRequest) -> int:
+        return int(_id(request).removeprefix(self._prefix))
+
+
+def _id(request: RunRequest) -> str:
+    assert request.run_ids is not None, "a child run has an id"
+    return request.run_ids[0]
+
+
+def _is_equal(one: RunRequest, other: RunRequest) -> bool:
+    return (one.external_user_id, one.event.digest()) == (other.external_user_id, other.event.digest())
 
 
 class WorkflowTriggerService:
@@ -92,7 +145,7 @@ class WorkflowTriggerService:
     Args:
         request: The request of the run whose step triggers.
         run: Runs the other workflow.
-        child_ids: The ids of the runs.
+        children: The runs that the step triggers.
         hands_over: As in `RunWatcher`, for the run of the step.
         secrets: Returns the secrets of the run of the step so far; the other run does not show those that the payload contains.
         on_secrets: Called with the secrets of the other run that its result contains, before the step gets the result.
@@ -103,12 +156,12 @@ class WorkflowTriggerService:
         request: RunRequest,
         run: WorkflowRunner,
         *,
-        child_ids: ChildIds,
+        children: ChildRuns,
         hands_over: Callable[[], bool],
         secrets: Callable[[], Sequence[Secret]],
         on_secrets: Callable[[Sequence[Secret]], None],
     ) -> None:
-        self._child_ids = child_ids
+        self._children = children
         self._hands_over = hands_over
         self._secrets = secrets
         self._on_secrets = on_secrets
@@ -142,8 +195,11 @@ class WorkflowTriggerService:
                 "The option externalUserId of $.flow.trigger must be the id of an external user, a text.",
                 fix="await $.flow.trigger('p_...', { ... }, { externalUserId: 'ada' })",
             )
+        made = self._callee(name, payload or {}, named)
+        earlier = await self._children.claim(made)
+        child = self._children.new_id() if earlier is None else _id(earlier)
         ended = await self._run(
-            self._callee(name, payload or {}, named), may_exist=self._child_ids.is_repeat, hands_over=self._hands_over
+            made.with_changes(run_ids=(child, child)), exists=earlier is not None, hands_over=self._hands_over
         )
         execution = ended.execution
         if execution.status not in ("success", "exited"):
@@ -171,7 +227,6 @@ class WorkflowTriggerService:
             )
         # parity[trigger-user]: the external user of a triggered workflow is not documented; it is that of the run that triggers it
         user = request.external_user_id if named_user is None else self._check_named_user(named_user, found)
-        child = self._child_ids.new()
         event = Event(payload).with_inherited_identity(user, request.environment)
         folder = found.folder.resolve()
         made = replace(
@@ -192,8 +247,8 @@ class WorkflowTriggerService:
             workflow_id=found.served_id,
             emitter_id=None,
             dedupe_key=None,
-            run_ids=(child, child),
-            parent=self._child_ids.run_id,
+            run_ids=None,
+            parent=self._children.run_id,
             replay_of=None,
             done_steps=frozenset(),
             package_lock=None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from pdkernel.definition.sidecar import Sidecar
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildIds, ExecutedRun, WorkflowTriggerService
+from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildRuns, ExecutedRun, WorkflowTriggerService
 from pdkernel.errors import RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.model import JSON, Trigger, TriggerType
@@ -35,14 +36,14 @@ class Runner:
         self, execution: Execution | None = None, exports: Mapping[str, Mapping[str, JSON]] | None = None
     ) -> None:
         self.requests: list[RunRequest] = []
-        self.repeats: list[bool] = []
+        self.existed: list[bool] = []
         self._answer = ExecutedRun(execution or an_execution(), EXPORTS if exports is None else exports)
 
-    async def __call__(self, request: RunRequest, *, may_exist: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
+    async def __call__(self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
         """Record the request."""
         assert hands_over() is False
         self.requests.append(request)
-        self.repeats.append(may_exist)
+        self.existed.append(exists)
         return self._answer
 
 
@@ -77,11 +78,18 @@ def other(folder: Path) -> WorkflowSource:
     return WorkflowSource(folder / "the other.ipynb", "notebook", OTHER, Sidecar(actions=("npm",)))
 
 
-def service(request: RunRequest, runner: Runner, *, is_repeat: bool = False) -> WorkflowTriggerService:
-    """The service of the second run of the step `call`."""
-    ids = ChildIds("run_1", "call", 2, is_repeat=is_repeat)
+def service(
+    request: RunRequest, runner: Runner, *, earlier: Sequence[RunRequest] | None = None
+) -> WorkflowTriggerService:
+    """The service of the second run of the step `call`; *earlier* are the runs of its interrupted attempts."""
+
+    async def load(run_id: str, prefix: str) -> Sequence[RunRequest]:
+        assert (run_id, prefix) == ("run_1", "run_1:call:1.2:")
+        return earlier or ()
+
+    children = ChildRuns("run_1", "call", 2, None if earlier is None else load)
     return WorkflowTriggerService(
-        request, runner, child_ids=ids, hands_over=lambda: False, secrets=tuple, on_secrets=lambda _: None
+        request, runner, children=children, hands_over=lambda: False, secrets=tuple, on_secrets=lambda _: None
     )
 
 
@@ -246,18 +254,77 @@ async def test_a_run_below_an_error_handler(tmp_path: Path, trigger: TriggerType
     assert [request.below_error_handler for request in runner.requests] == [expected]
 
 
-async def test_a_repeated_step_finds_its_runs(tmp_path: Path) -> None:
-    """Each call has its own id, which is the same in a repeated attempt at the step."""
-    ids = []
-    for is_repeat in (False, True):
-        runner = Runner()
-        asked = service(a_request(tmp_path), runner, is_repeat=is_repeat)
-        for _ in range(2):
-            await asked.answer("trigger", {"workflow": "p_other"})
-        ids.append([each.run_ids for each in runner.requests])
-        assert runner.repeats == [is_repeat] * 2
+class TestRepeatedStep:
+    """The calls of a step of which an attempt was interrupted."""
 
-    assert ids[0] == ids[1] == [("run_1:call:1.2:1",) * 2, ("run_1:call:1.2:2",) * 2]
+    async def ask_twice(
+        self, tmp_path: Path, first: Sequence[Mapping[str, Any]], then: Sequence[Mapping[str, Any]], **changes: Any
+    ) -> list[tuple[str, bool]]:
+        """Make the calls *first*, repeat the step with the calls *then*; return the id of each of these, and whether it existed."""
+        before, after = Runner(), Runner()
+        asked = service(a_request(tmp_path, **changes), before)
+        for each in first:
+            await asked.answer("trigger", {"workflow": "p_other", **each})
+        asked = service(a_request(tmp_path, **changes), after, earlier=before.requests[::-1])
+        for each in then:
+            await asked.answer("trigger", {"workflow": "p_other", **each})
+        assert before.existed == [False] * len(first)
+        return [
+            ((made.run_ids or ("", ""))[0], exists) for made, exists in zip(after.requests, after.existed, strict=True)
+        ]
+
+    async def test_equal_calls_find_the_runs_in_their_order(self, tmp_path: Path) -> None:
+        """Each run is the result of one call; a further call starts a run with an id that no earlier run has."""
+        found = await self.ask_twice(tmp_path, [{}] * 11, [{}] * 12)
+
+        assert found == [(f"run_1:call:1.2:{n}", n < 12) for n in range(1, 13)]
+
+    async def test_calls_find_their_runs_by_payload(self, tmp_path: Path) -> None:
+        """The order of the calls may change, and that of the keys of a payload."""
+        first = [{"payload": {"a": 1, "b": 2}}, {"payload": {"a": 1, "b": True}}]
+        then = [{"payload": {"b": True, "a": 1}}, {"payload": {"b": 2, "a": 1}}]
+
+        assert await self.ask_twice(tmp_path, first, then) == [("run_1:call:1.2:2", True), ("run_1:call:1.2:1", True)]
+
+    async def test_another_workflow_starts_a_new_run(self, tmp_path: Path) -> None:
+        """A repeated step may look what was done before it repeats its calls, also with the same payload."""
+        lookup = WorkflowSource(tmp_path / "lookup.ipynb", "notebook", a_workflow(python_step("x"), name="Lookup"))
+
+        found = await self.ask_twice(
+            tmp_path,
+            [{"payload": {"a": 1}}],
+            [{"workflow": "lookup", "payload": {"a": 1}}, {"payload": {"a": 1}}],
+            find_workflow=lambda name, _: lookup if name == "lookup" else replace(other(tmp_path), served_id="p_other"),
+        )
+
+        assert found == [("run_1:call:1.2:2", False), ("run_1:call:1.2:1", True)]
+
+    @pytest.mark.parametrize(
+        ("first", "then", "said"),
+        [
+            ({"payload": {"token": "sk-1"}}, {"payload": {"token": "sk-2"}}, "a different payload, as run run_1:call:1.2:1,"),
+            ({"options": {"externalUserId": "ada"}}, {}, "a different external user, as run run_1:call:1.2:1,"),
+        ],
+    )  # fmt: skip
+    async def test_a_call_that_differs_is_refused(
+        self, tmp_path: Path, first: Mapping[str, Any], then: Mapping[str, Any], said: str
+    ) -> None:
+        """The message names the run and what differs without a value of it."""
+        with pytest.raises(StepError, match=said) as refused:
+            await self.ask_twice(tmp_path, [first], [then], external_user_id=None)
+
+        assert "sk-" not in str(refused.value)
+        assert "pdkernel runs show run_1:call:1.2:1" in refused.value.fix
+
+    async def test_calls_at_once_find_different_runs(self, tmp_path: Path) -> None:
+        """The earlier runs are loaded once for the calls of a step that triggers several workflows at once."""
+        before, after = Runner(), Runner()
+        await service(a_request(tmp_path), before).answer("trigger", {"workflow": "p_other"})
+        asked = service(a_request(tmp_path), after, earlier=before.requests)
+
+        await asyncio.gather(*(asked.answer("trigger", {"workflow": "p_other"}) for _ in range(2)))
+
+        assert sorted(after.existed) == [False, True]
 
 
 @pytest.mark.parametrize("name", [None, "", 5])

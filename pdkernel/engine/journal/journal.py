@@ -354,6 +354,10 @@ class DatabaseJournal:
         now = self._now()
         return await self._history.read(lambda connection: self._statements.next_wake(connection, now))
 
+    async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
+        """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*, without claiming them."""
+        return await self._history.find_children(parent, prefix)
+
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None."""
         return await self._history.load(run_id)

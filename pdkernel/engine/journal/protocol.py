@@ -149,6 +149,10 @@ class RunJournal(Protocol):
         """Limit *queue* to *concurrency* running runs and *max_starts* starts in *period_s* seconds; None means no limit."""
         ...
 
+    async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
+        """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*, without claiming them."""
+        ...
+
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None. Its claim gives no right."""
         ...
@@ -377,6 +381,10 @@ class UnrecordedRuns:
         period_s: float | None = None,
     ) -> None:
         """Set no limit: the runs do not wait."""
+
+    async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:  # noqa: ARG002
+        """Find no run."""
+        return ()
 
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:  # noqa: ARG002
         """Return None: nothing is kept."""

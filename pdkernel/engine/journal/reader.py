@@ -141,6 +141,20 @@ class JournalReader:
 
         return await self.read(query)
 
+    async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
+        """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*."""
+        stored = replace_unstorable(prefix)
+
+        def query(connection: Connection) -> Sequence[ClaimedRun]:
+            # the index of ids finds the prefix; grandchildren have it too
+            rows = connection.execute(
+                f"select {CLAIM_COLUMNS} from runs where id > ? and id < ? and parent = ?",  # noqa: S608
+                (stored, stored + "\U0010ffff", replace_unstorable(parent)),
+            ).fetchall()
+            return [load_claimed(connection, row) for row in rows]
+
+        return await self.read(query)
+
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Return the result of *query*, which reads one snapshot."""
         return await self._run(lambda: self._snapshots.read(query))

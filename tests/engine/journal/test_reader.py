@@ -471,6 +471,18 @@ async def test_a_summary_is_a_line_of_the_execution(
     assert ([each.id for each in page], [each.id for each in chosen]) == (["b"], ["a"])
 
 
+async def test_children_are_those_of_one_step(journal: DatabaseJournal) -> None:
+    """Runs that the runs below have triggered, and those of other steps and other numbers, are left out."""
+    for parent, number in [("a", 1), ("a", 2), ("a:s:1.1:1", 1), ("a", 10)]:
+        await journal.accept_run(new_run(f"{parent}:s:1.1:{number}", parent=parent))
+    await journal.accept_run(new_run("a:s:1.11:1", parent="a"))
+    await journal.accept_run(new_run("a:t:1.1:1", parent="a"))
+
+    children = await journal.find_children("a", "a:s:1.1:")
+
+    assert {each.claim.run_id for each in children} == {"a:s:1.1:1", "a:s:1.1:2", "a:s:1.1:10"}
+
+
 async def test_runs_are_counted_by_hour(journal: DatabaseJournal, clock: ManualClock, database: Database) -> None:
     """Runs and failures are counted in the hours before a moment; older runs and other workflows are not."""
     for number, (workflow, failed) in enumerate([("A", True), ("A", True), ("A", False), ("B", False), ("A", False)]):
