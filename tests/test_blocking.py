@@ -5,15 +5,14 @@ from __future__ import annotations
 import ast
 import asyncio
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pdkernel.blocking import run_blocking, run_blocking_in
+from tests.one_thread_loop import OneThreadLoop
 
 PACKAGE = Path(__file__).parents[1] / "pdkernel"
 THREADS = {
@@ -34,7 +33,7 @@ EXCEPTIONS = {
     "egress/sandbox/detection.py": "a sandbox concerns a thread, which then ends; its caller blocks",
     "engine/journal/lease.py": "the lease is renewed also while the loop is busy",
     "engine/journal/reader.py": "the one thread of a connection, which `run_blocking_in` uses",
-    "engine/journal/writer.py": "the one thread that commits, which may outlive loops",
+    "engine/journal/writer.py": "the one thread of a connection, which `run_blocking_in` uses",
     "loop_thread.py": "the thread that runs a loop",
     "magics/output.py": "draws in a notebook, whose loop is the kernel's",
     "packages/bytecode.py": "compiles in processes, in a process of its own",
@@ -108,13 +107,6 @@ async def test_a_call_can_be_bound_to_one_thread() -> None:
 
 def test_the_loop_decides_when_the_function_runs() -> None:
     """A loop that replaces `run_in_executor` receives every call, and needs no thread."""
-
-    class OneThreadLoop(asyncio.SelectorEventLoop):
-        def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
-            del executor
-            future = self.create_future()
-            self.call_soon(lambda: future.set_result(func(*args)))
-            return future
 
     async def call() -> int:
         return await run_blocking(threading.get_ident)

@@ -2,8 +2,9 @@
 Grouped commits on one connection: all waiting writes share a transaction.
 
 A caller's future resolves on the caller's loop after the commit of its write. A failed write is rolled back alone and
-fails only its caller. On a fast disk the event loop itself commits the writes of one iteration. A thread commits if the
-disk is slow, if another process writes, or for a second loop: passing writes to a thread takes as long as a fast commit.
+fails only its caller. On a fast disk the event loop itself commits the writes of one iteration. A thread (`run_blocking_in`)
+commits if the disk is slow, if another process writes, or for a second loop: passing writes to a thread takes as long as a
+fast commit.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from pdkernel.blocking import run_blocking_in
 from pdkernel.engine.journal.backend import Backend, Connection, Write
 from pdkernel.errors import ProjectError
 
@@ -56,8 +58,8 @@ class JournalWriter:
         self.writes = 0
         self._location = backend.location
         self._transactions = backend.open_transactions()
-        self._queue: SimpleQueue[Write | None] = SimpleQueue()
-        self._waiting = 0  # writes queued for the thread and not yet committed
+        self._queue: list[Write] = []  # writes that the thread has not begun to commit
+        self._is_draining = False  # whether the thread has writes, or will look for them
         self._quick_s, self._retry_s = backend.max_inline_commit_s, backend.inline_retry_s
         self._average_s = 0.0
         self._slow_until = 0.0
@@ -66,9 +68,7 @@ class JournalWriter:
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._closed = False
-        # a daemon thread, so that an unclosed journal does not block the exit of a kernel; `close` waits for the thread
-        self._thread = threading.Thread(target=self._work, name="pdkernel-journal", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-journal")
 
     def write(
         self,
@@ -100,16 +100,21 @@ class JournalWriter:
         return future
 
     def close(self, final_write: Callable[[Connection], Any]) -> None:
-        """Commit waiting writes and *final_write*, then end the thread; blocks. A second call does nothing."""
+        """Commit waiting writes and *final_write*; blocks. A second call does nothing."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
+            is_first, self._closed = not self._closed, True
+            if is_first:
                 self._transactions.hurry()
-                self._move_to_thread()
-                self._waiting += 1
-                self._queue.put(Write(final_write, is_compound=True, is_contended=True, future=None))
-                self._queue.put(None)
-        self._thread.join()
+                self._queue += [
+                    *self._inline_batch,
+                    Write(final_write, is_compound=True, is_contended=True, future=None),
+                ]
+                self._inline_batch = []
+        self._drain()
+        if is_first:
+            with self._committing:
+                self._transactions.close()
+            self._thread.shutdown(wait=False)
 
     def _take(self, write: Write, loop: asyncio.AbstractEventLoop, concurrent_runs: int, size: int) -> None:
         with self._lock:
@@ -133,11 +138,12 @@ class JournalWriter:
         self._commit_inline()
 
     def _move_to_thread(self) -> None:
-        """Queue the current batch for the thread; the caller holds the lock."""
-        self._waiting += len(self._inline_batch)
-        for write in self._inline_batch:
-            self._queue.put(write)
+        """Queue the current batch for the thread; the caller holds the lock, and runs in an event loop."""
+        self._queue += self._inline_batch
         self._inline_batch = []
+        if self._queue and not self._is_draining and not self._closed:  # `close` commits what is left
+            self._is_draining = True
+            run_blocking_in(self._thread, self._drain)
 
     def _is_quick(self) -> bool:
         return self._quick_s > 0 and time.monotonic() >= self._slow_until
@@ -146,60 +152,47 @@ class JournalWriter:
         """Commit the current batch in the loop, or queue it for the thread if the thread has work."""
         with self._lock:
             # the thread's writes were submitted earlier and must be committed first
-            if self._waiting or not self._inline_batch or not self._committing.acquire(blocking=False):
+            if self._is_draining or not self._inline_batch or not self._committing.acquire(blocking=False):
                 self._move_to_thread()
                 return
             batch, self._inline_batch = self._inline_batch, []
         try:
             begun = self._transactions.try_begin()
-            if not begun and self._pass_to_thread(batch):
+            if not begun:
+                with self._lock:
+                    self._queue[:0] = batch
+                    self._move_to_thread()
                 return
             self._commit(batch, begun=begun)
-        except ProjectError as fault:
+        except ProjectError as fault:  # of `try_begin`
             for write in batch:
                 write.fault = fault
         finally:
             self._committing.release()
         _resolve(batch)
 
-    def _pass_to_thread(self, batch: list[Write]) -> bool:
-        """Queue *batch* for the thread; return False if the writer was closed meanwhile."""
-        with self._lock:
-            if self._closed:
-                return False
-            self._inline_batch[:0] = batch
-            self._move_to_thread()
-            return True
-
-    def _work(self) -> None:
-        last = False
-        while not last:
-            batch, last = self._next_batch()
-            if batch:
-                with self._committing:
+    def _drain(self) -> None:
+        """Commit the writes of the queue, in a thread, until none is left."""
+        while True:
+            with self._committing:
+                with self._lock:
+                    batch = self._queue[:MAX_BATCH_WRITES]
+                    del self._queue[: len(batch)]
+                if batch:
                     self._commit(batch)
                 with self._lock:
-                    self._waiting -= len(batch)
-                _resolve_on_loops(batch)
-        with self._committing:
-            self._transactions.close()
-
-    def _next_batch(self) -> tuple[list[Write], bool]:
-        """Wait for writes and return them, and whether the writer was closed."""
-        batch: list[Write] = []
-        waiting = self._queue.get()
-        while waiting is not None:
-            batch.append(waiting)
-            if len(batch) == MAX_BATCH_WRITES:
-                return batch, False
-            try:
-                waiting = self._queue.get_nowait()
-            except Empty:
-                return batch, False
-        return batch, True
+                    self._is_draining = bool(self._queue)
+            if not batch:
+                return
+            _resolve_on_loops(batch)
 
     def _commit(self, batch: Sequence[Write], *, begun: bool = False) -> None:
-        seconds = self._transactions.commit(batch, begun=begun)
+        try:
+            seconds = self._transactions.commit(batch, begun=begun)
+        except Exception as fault:  # noqa: BLE001 - its callers would wait for ever, and so would those of later writes
+            for write in batch:
+                write.fault = write.fault or fault
+            return
         if seconds is not None:
             self.commits += 1
             self.writes += len(batch)

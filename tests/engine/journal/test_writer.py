@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from pdkernel.engine.journal import SqliteBackend
-from pdkernel.engine.journal.backend import Connection
+from pdkernel.blocking import run_blocking
+from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
+from pdkernel.engine.journal.backend import Connection, Write
+from pdkernel.engine.journal.sqlite import SqliteTransactions
 from pdkernel.engine.journal.writer import MAX_INLINE_SIZE, JournalWriter
 from pdkernel.errors import ProjectError
 from pdkernel.project.sqlite import connect
+from tests.one_thread_loop import OneThreadLoop
 
 
 def insert(value: int) -> Callable[[Connection], object]:
@@ -150,3 +153,76 @@ async def test_a_large_write_is_committed_in_the_thread(tmp_path: Path) -> None:
         assert threads != [threading.current_thread()]
         assert [value for (value,) in other.execute("select value from written order by rowid")] == [1, 2]
         writer.close(lambda _: None)
+
+
+class FailingBackend(SqliteBackend):
+    """A backend whose first commit raises an error that nobody has foreseen."""
+
+    def open_transactions(self) -> FailingTransactions:
+        """Open a connection for writes."""
+        return FailingTransactions(self._path)
+
+
+class FailingTransactions(SqliteTransactions):
+    """Transactions of `FailingBackend`."""
+
+    has_failed = False
+
+    def commit(self, batch: Sequence[Write], *, begun: bool) -> float | None:
+        """Fail once."""
+        if not self.has_failed:
+            self.has_failed = True
+            raise LookupError("unforeseen")
+        return super().commit(batch, begun=begun)
+
+
+async def test_an_unforeseen_error_of_a_commit_fails_its_writes_only(tmp_path: Path) -> None:
+    """The callers of the writes get the error, and a later write is committed."""
+    path = tmp_path / "journal.db"
+    with closing(connect(path)) as other:
+        other.execute("create table written (value integer)")
+        writer = JournalWriter(FailingBackend(path, max_inline_commit_s=0))
+
+        with pytest.raises(LookupError, match="unforeseen"):
+            await writer.write(insert(1))
+        await writer.write(insert(2))
+
+        assert [value for (value,) in other.execute("select value from written")] == [2]
+        writer.close(lambda _: None)
+
+
+async def test_a_write_that_finds_the_file_busy_is_committed_by_close(tmp_path: Path) -> None:
+    """Writes that wait for another connection when the journal is closed are committed before its final write."""
+    path = tmp_path / "journal.db"
+    with closing(connect(path)) as other:
+        other.execute("create table written (value integer)")
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=math.inf))
+        other.execute("begin immediate")
+        answer = writer.write(insert(1), concurrent_runs=1)
+
+        closing_writer = run_blocking(writer.close, insert(2))
+        other.execute("rollback")
+        await closing_writer
+        await answer
+
+        assert [value for (value,) in other.execute("select value from written order by rowid")] == [1, 2]
+
+
+def test_a_journal_needs_no_thread_but_that_of_its_loop(tmp_path: Path) -> None:
+    """A loop that replaces `run_in_executor` runs every commit and every read of a journal itself."""
+    threads: set[str] = set()
+
+    async def use_journal() -> None:
+        journal = DatabaseJournal.open(SqliteBackend(tmp_path / "journal.db", max_inline_commit_s=0))
+        for _ in range(3):
+            await journal.rejoin()
+            await journal.wake_due()
+            assert await journal.next_wake() is None
+            threads.update(thread.name for thread in threading.enumerate())
+        await journal.close()
+
+    before = {thread.name for thread in threading.enumerate()}
+    with asyncio.Runner(loop_factory=OneThreadLoop) as runner:
+        runner.run(use_journal())
+
+    assert threads <= before
