@@ -184,9 +184,19 @@ class Attackers:
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, folder: Path, receiver: AnsweringServer, *, database_url: str | None = None
+        cls,
+        folder: Path,
+        receiver: AnsweringServer,
+        *,
+        database_url: str | None = None,
+        python: Path | None = None,
+        spares: int = 0,
     ) -> AsyncIterator[Attackers]:
-        """Attackers on a project in *folder*, which is not below `/tmp`; *receiver* answers requests of steps."""
+        """
+        Attackers on a project in *folder*, which is not below `/tmp`; *receiver* answers requests of steps.
+
+        The Python steps have the packages of the interpreter *python*; *spares* is as for `WorkflowEngine.start`.
+        """
         project = Project.open(folder / "project" / ".pdkernel", database_url=database_url)
         directory = LocalDirectory(project)
         targets: dict[str, Any] = {
@@ -202,7 +212,9 @@ class Attackers:
             "key": 0x5EC00000 + secrets.randbelow(1 << 16) * 16,  # of System V
             "ports": free_ports(8),
         }
-        async with await WorkflowEngine.start(project, directory, origin="serve") as engine:
+        async with await WorkflowEngine.start(
+            project, directory, origin="serve", python_executable=python, spares=spares
+        ) as engine:
             with socket.socket(socket.AF_UNIX) as service, ExitStack() as opened:
                 address = Path("/run" if os.access("/run", os.W_OK) else "/tmp", f"{targets['mark']}.sock")
                 service.bind(str(address))

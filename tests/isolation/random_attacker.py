@@ -16,10 +16,10 @@ import random
 import re
 import secrets
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import venv
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,20 @@ from pdkernel.execution import Execution
 from pdkernel.model import Step
 from tests.builders import node_step, python_step
 from tests.isolation.attacks import WRITABLE, Attackers, new_token, processes_with
+from tests.isolation.findings import FOUND, Findings
+from tests.isolation.random_caller import HONEST, MALLORIES, CallerWorld
 
 ACTIONS_PER_STEP = 12
+ACTIONS_PER_IMPORT = 4
 ATTACK_TIMEOUT_S = 4
 FIRST_STEP_USER = 2_000_000_000
-MAX_STOP_S = 5.0
-"""How long the event loop of the server may not answer; the machine of the test may be busy."""
 
-_FOUND = r"tok-[a-z]+-[0-9a-f]{8}|xoxb-[a-z0-9]+-0123456789"
-PYTHON_ATTACKER = (
+ATTACK_CLASS = (
     r'''
-import ctypes, fcntl, glob, mmap, os, random, re, shutil, signal, socket, stat, subprocess, sys, threading, time, urllib.request
+import ctypes, fcntl, glob, json, mmap, os, random, re, shutil, signal, socket, stat, subprocess, sys, threading, time, urllib.request
 
 FOUND = re.compile(rb"'''
-    + _FOUND
+    + FOUND
     + r'''")
 libc = ctypes.CDLL(None, use_errno=True)
 OPEN = os.O_NONBLOCK | os.O_NOCTTY
@@ -199,10 +199,13 @@ class Attack:
     def do_trace(self): libc.ptrace(16, self.targets["server"], None, None)
     def do_namespace(self):
         if os.fork() == 0:
-            libc.unshare(self.random.choice([0x10000000, 0x10020000, 0x20000, 0x30000000]))
-            libc.mount(self.random.choice(self.outside).encode(), b"/tmp/c", None, 4096, None)
-            libc.setns(os.open("/proc/1/ns/mnt", os.O_RDONLY), 0)
-            os._exit(0)
+            try:
+                libc.unshare(self.random.choice([0x10000000, 0x10020000, 0x20000, 0x30000000]))
+                libc.mount(self.random.choice(self.outside).encode(), b"/tmp/c", None, 4096, None)
+                libc.setns(os.open("/proc/1/ns/mnt", os.O_RDONLY), 0)
+            finally:
+                os._exit(0)
+    def do_second_process(self): os.fork()  # both go on, and both reply
     def do_memory(self):
         self.kept.append(os.memfd_create("attack"))
         os.truncate(self.kept[-1], 1 << 20)
@@ -233,14 +236,75 @@ class Attack:
             self.note(client.recv(5000))
     def do_print(self): print(self.random.choice(["\0" * 100, "x" * 5000, "\r\n0 {\"t\":\"done\"}", "\x1b[2J"]))
 
+'''
+)
+PYTHON_ATTACKER = (
+    ATTACK_CLASS
+    + """
 
 def handler(pd):
     attack = Attack(pd.steps["trigger"]["event"]["body"] | {"seed": pd.steps["trigger"]["event"]["body"]["seed"] + SALT})
     for _ in range(ACTIONS):
         attack.act()
     return {"found": sorted(attack.found), "done": attack.done}
+"""
+)
+PACKAGE_ATTACKER = (
+    ATTACK_CLASS
+    + '''
+
+FOLDER = os.path.dirname(__file__)
+PLACE = "/tmp/of-a-package"
+found, done, tried = set(), [], 0
+
+
+class PackageAttack(Attack):
+    """Code that runs in the processes of all users of the package. It leaves alone what belongs to such a run: its `/tmp`, its output."""
+
+    def __init__(self, where, body):
+        super().__init__({"seed": f"{body['seed']} {where} {os.getpid()} {time.monotonic_ns()}", "targets": body["targets"]})
+        os.makedirs(PLACE, exist_ok=True)
+        self.own = [PLACE, f"{PLACE}/a", f"{PLACE}/b", f"{PLACE}/c", FOLDER, __file__, f"{FOLDER}/hostile.pth", f"{FOLDER}/x.pth"]
+
+    def harmless(self):
+        path = super().harmless()
+        is_of_the_run = os.path.realpath(path).startswith(("/tmp", "/dev/shm")) and not os.path.realpath(path).startswith(PLACE)
+        return f"{PLACE}/a" if is_of_the_run else path
+
+    do_link_secret, do_print, do_second_process = Attack.do_link, Attack.read, Attack.read
+
+
+def attack(where):
+    global tried
+    if not os.path.exists(f"{FOLDER}/targets.json"):
+        return
+    with open(f"{FOLDER}/targets.json") as file:
+        body = json.load(file)
+    attack = PackageAttack(where, body)
+    for _ in range(body["count"]):
+        attack.act()
+    tried += body["count"]
+    found.update(attack.found)
+    done.extend(f"{where} {name.removeprefix('do_')}" for name in attack.done)
 '''
 )
+PACKAGE_FILES = {
+    "attack_of_packages.py": PACKAGE_ATTACKER,
+    "hostile/__init__.py": "import attack_of_packages\nattack_of_packages.attack('import')\n",
+    "hostile.pth": "import attack_of_packages; attack_of_packages.attack('.pth')\n",
+    "sitecustomize.py": "import attack_of_packages\nattack_of_packages.attack('sitecustomize')\n",
+}
+EDITABLE = "import attack_of_packages\nattack_of_packages.attack('editable')\n"
+PACKAGE_STEP = """
+import hostile, editable_hostile
+import attack_of_packages
+
+def handler(pd):
+    result = {"found": sorted(attack_of_packages.found), "done": [*attack_of_packages.done], "tried": attack_of_packages.tried}
+    attack_of_packages.done.clear()
+    attack_of_packages.tried = 0
+    return result
+"""
 NODE_ATTACKER = r"""
 const fs = process.getBuiltinModule("fs"), path = process.getBuiltinModule("path"), os = process.getBuiltinModule("os");
 const FOUND = /REGEX/g;
@@ -336,39 +400,6 @@ echo "before=$(jq -r '.honest["$return_value"].token' "$PIPEDREAM_STEPS")" >> "$
 HONEST_NODE = "return { entries: Object.entries({ a: 1 }), text: JSON.stringify([1, 'b']), token: steps.trigger.event.body.token };"
 
 
-@dataclass
-class Findings:
-    """
-    What broke.
-
-    Attributes:
-        seen: Planted tokens in records of runs that may not see them: who, and the token.
-        wrong: Honest runs with other results than expected: who, and the results.
-        changed: Planted files that are different.
-        left: Processes, files and mounts that are left.
-        rounds: How many actions were tried.
-        errors: Errors of attackers' steps, and how often.
-        longest_stop_s: The longest time in seconds in which the event loop did not answer.
-        done: How often each action of attackers succeeded.
-    """
-
-    seen: list[tuple[str, str]] = field(default_factory=list)
-    wrong: list[tuple[str, Any]] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    rounds: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    longest_stop_s: float = 0.0
-    done: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def broken(self) -> dict[str, Any]:
-        """What broke, by kind; empty if nothing did."""
-        found = {"seen": self.seen, "wrong": self.wrong, "changed": self.changed, "left": self.left}
-        found |= {"stopped": self.longest_stop_s} if self.longest_stop_s > MAX_STOP_S else {}
-        return {name: value for name, value in found.items() if value}
-
-
 class RandomWorld:
     """
     Planted files and tokens in the folder of a test, and the runs of attackers and of others.
@@ -376,11 +407,23 @@ class RandomWorld:
     Args:
         attackers: The engine, whose project is in *base*`/project`.
         base: The folder of the test.
+        packages: The folder of the packages of `plant_packages`.
+        findings: Where results are added.
         seed: The seed of all choices.
+        callers: The server that attackers call, or None.
     """
 
-    def __init__(self, attackers: Attackers, base: Path, seed: int) -> None:
-        self.findings = Findings()
+    def __init__(
+        self,
+        attackers: Attackers,
+        base: Path,
+        packages: Path,
+        findings: Findings,
+        seed: int,
+        callers: CallerWorld | None = None,
+    ) -> None:
+        self.findings = findings
+        self._callers = callers
         self._attackers = attackers
         self._base = base
         self._random = random.Random(seed)
@@ -402,12 +445,17 @@ class RandomWorld:
             base / "other" / ".pdkernel" / "key",
             base / "outside" / "file.txt",
             *(base / name for name in ("outside", "other", "project")),
+            packages,
+            *(packages / name for name in PACKAGE_FILES),
         ]
         self._secret_texts = {
             *self._tokens.values(),
             (base / "project" / ".pdkernel" / "key").read_text(errors="replace").strip(),
         }
-        attackers.targets["planted"] = [str(path) for path in self._watched if path.is_file()]
+        planted = [str(path) for path in self._watched if path.is_file() and packages not in path.parents]
+        attackers.targets["planted"] = planted
+        body = {"targets": attackers.targets, "seed": seed, "count": ACTIONS_PER_IMPORT}
+        (packages / "targets.json").write_text(json.dumps(body))
         self._facts = self._read_facts()
 
     def _read_facts(self) -> dict[str, tuple[Any, ...] | None]:
@@ -435,7 +483,10 @@ class RandomWorld:
                 await asyncio.gather(
                     *(self._attack(f"mallory{letter}", batch) for letter in "ab"),
                     *(self._work(user) for user in ("ada", "bob", None)),
+                    *self._calls(),
                 )
+                if self._callers is not None:
+                    await self._callers.check_runs()
                 self._compare(f"batch {batch}")
         finally:
             watching.cancel()
@@ -448,6 +499,11 @@ class RandomWorld:
             await asyncio.sleep(0.05)
         self.findings.left += left
         return self.findings
+
+    def _calls(self) -> list[Coroutine[Any, Any, None]]:
+        if self._callers is None:
+            return []
+        return [*map(self._callers.attack, MALLORIES), *map(self._callers.work, HONEST)]
 
     async def _watch_loop(self) -> None:
         while True:
@@ -470,11 +526,13 @@ class RandomWorld:
         record = _record(execution)
         allowed = {token, f"xoxb-{user}-0123456789"}
         for step in execution.steps:
-            self.findings.rounds += ACTIONS_PER_STEP if step.status in ("success", "error") else 0
-            returned = step.exports.get("$return_value")
-            self.findings.done.update(returned.get("done", ()) if isinstance(returned, dict) else ())
+            value = step.exports.get("$return_value")
+            returned: Mapping[str, Any] = value if isinstance(value, dict) else {}
+            tried = returned.get("tried", ACTIONS_PER_STEP)
+            self.findings.rounds += tried if step.status in ("success", "error") else 0
+            self.findings.done.update(returned.get("done", ()))
             self.findings.errors.update([str(step.error)[:120]] if step.error else [])
-        for found in {*re.findall(_FOUND, record), *(each for each in self._secret_texts if each in record)} - allowed:
+        for found in {*re.findall(FOUND, record), *(each for each in self._secret_texts if each in record)} - allowed:
             if not re.match(rf"tok-{user}-", found):  # of an earlier run of the same user
                 self.findings.seen.append((f"{user} in batch {batch}", found))
 
@@ -484,13 +542,14 @@ class RandomWorld:
         def fill(text: str, salt: int) -> str:
             return text.replace("SALT", str(salt)).replace("ACTIONS", str(ACTIONS_PER_STEP))
 
-        node = fill(NODE_ATTACKER, salts[2]).replace("REGEX", _FOUND)
+        node = fill(NODE_ATTACKER, salts[2]).replace("REGEX", FOUND)
         steps = [
             Step("first_shell", "bash", self._bash_attack()),
             Step("python", "python", fill(PYTHON_ATTACKER, salts[0])),
             Step("second_shell", "bash", self._bash_attack()),
             node_step("node", node),
             Step("python_again", "python", fill(PYTHON_ATTACKER, salts[1])),
+            Step("packages", "python", PACKAGE_STEP),
         ]
         steps = [replace(step, timeout_s=ATTACK_TIMEOUT_S) for step in steps]
         return self._random.sample(steps, self._random.randint(1, 3))  # the first error of a step ends a run
@@ -541,7 +600,7 @@ class RandomWorld:
             lines.append(line)
         intro = f"""SLOT=$(awk '$5 == "/tmp" {{ sub("/tmp$", "", $4); print $4 }}' /proc/self/mountinfo | head -1)
 [[ $SLOT == */pdkernel-run-*/* ]] || SLOT=/tmp/nowhere
-note() {{ grep -aoE '{_FOUND}' "$1" | sed 's/^/found=/' >> "$PIPEDREAM_EXPORTS"; }}
+note() {{ grep -aoE '{FOUND}' "$1" | sed 's/^/found=/' >> "$PIPEDREAM_EXPORTS"; }}
 exec 2> /dev/null
 ulimit -f 20000
 """
@@ -565,8 +624,26 @@ ulimit -f 20000
         results = [dict(step.exports) for step in execution.steps]
         if results != expected:
             self.findings.wrong.append((who, [results, str(execution.error)]))
-        stray = set(re.findall(_FOUND, _record(execution))) - {token}
+        stray = set(re.findall(FOUND, _record(execution))) - {token}
         self.findings.seen += [(who, found) for found in stray]
+
+
+def plant_packages(base: Path) -> Path:
+    """
+    Create an environment of hostile packages, one of them editable, for the project in *base*`/project`.
+
+    Returns the folder of the packages.
+    """
+    environment = base / "project" / ".pdkernel" / "packages" / "python" / "hostile"
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(environment)
+    [packages] = environment.glob("lib/python*/site-packages")
+    sources = base / "project" / "sources"
+    files = {packages / name: text for name, text in PACKAGE_FILES.items()}
+    files |= {packages / "editable.pth": f"{sources}\n", sources / "editable_hostile" / "__init__.py": EDITABLE}
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return packages
 
 
 def _files_of_steps() -> set[str]:
