@@ -118,9 +118,9 @@ def find_user_obstacle(isolation: Isolation, access: StepAccess) -> str | None:
         return None
     more = find_step_paths(os.environ.get(STEP_PATHS_VARIABLE, ""))
     obstacle, _, closed = _check_user(isolation, _find_needed_rights(access, _with_system(access), more))
+    skip = access.hide | _resolve(more)
     reasons = (
-        check_size(path, access.hide) if path.is_dir() else _refusal(path)
-        for path in _find_uncovered(closed, access.hide)
+        check_size(path, skip) if path.is_dir() else _refusal(path) for path in _find_uncovered(closed, access.hide)
     )
     return obstacle or next((reason for reason in reasons if reason), None)
 
@@ -159,14 +159,15 @@ def plan_access(
     copied: dict[Path, Path] = {}
     if obstacle is None and isolation.first_uid is not None:
         try:
-            copied = _make_readable(closed, access.hide, isolation.first_uid, copies)
+            copied = _make_readable(closed, access.hide, _resolve(more), isolation.first_uid, copies)
         except CodeNotCopiedError as reason:
             obstacle, blocked = str(reason), set()
     changes_user = obstacle is None
     if changes_user and isolation.first_uid is not None:
         for path in access.write & write:
             _share_folder(path, isolation.first_uid)
-    others = _find_other_projects(path for path in access.read if access.hide.isdisjoint((path, *path.parents)))
+    code = (path for path in access.read if access.hide.isdisjoint((path, *path.parents)))
+    others = _find_other_projects(code, _resolve(more))
     hide = {path for path in (*access.hide, *others, slots, _SERVICES, *blocked) if _exists(path)}
     if not changes_user and os.geteuid() == 0:
         hide |= {Path(path) for path in _SECRETS_OF_ROOT if _exists(path)}
@@ -191,16 +192,24 @@ def plan_access(
     return AccessPlan(plan, slots, obstacle if isolation.first_uid is not None else None)
 
 
-def _find_other_projects(folders: Iterable[Path]) -> set[Path]:
+def _find_other_projects(folders: Iterable[Path], changeable: frozenset[Path]) -> set[Path]:
     """
     Return the folders of projects in *folders* of code: steps of one project need nothing there. Packages have none.
+
+    In the paths *changeable*, which steps may change, they are not searched: a step could make so many that the search does not reach the
+    others, or replace one that is hidden, so that no process can start.
 
     Raises:
         RequestError: There are more than `_MAX_OTHER_PROJECTS`.
     """
     found, left = set(), _MAX_SEARCHED_FOLDERS
     for folder in folders:
+        resolved = os.path.realpath(folder)
         for place, names, _ in os.walk(folder):
+            if changeable:
+                real = Path(resolved, os.path.relpath(place, folder))
+                if not changeable.isdisjoint((real, *real.parents)):
+                    names.clear()
             if PROJECT_FOLDER_NAME in names:
                 found.add(Path(place, PROJECT_FOLDER_NAME))
             if len(found) > _MAX_OTHER_PROJECTS:
@@ -292,12 +301,12 @@ def _find_uncovered(closed: Iterable[Path], hide: Collection[Path]) -> list[Path
 
 
 def _make_readable(
-    closed: Collection[Path], hide: frozenset[Path], gid: int, copies: CodeCopies | None
+    closed: Collection[Path], hide: frozenset[Path], changeable: frozenset[Path], gid: int, copies: CodeCopies | None
 ) -> dict[Path, Path]:
     """
     Let the users of steps read *closed*: by the mode of what pdkernel has made in its own folders *hide*, else by copies.
 
-    Returns the copies by path.
+    Returns the copies by path. They are empty at the paths *changeable*, which steps may change: steps see the paths themselves there.
 
     Raises:
         CodeNotCopiedError: A path cannot be copied.
@@ -307,7 +316,7 @@ def _make_readable(
     for path in _find_uncovered(closed, hide):
         if copies is None or not path.is_dir():
             raise CodeNotCopiedError(_refusal(path))
-        copied[path] = copies.provide(path, gid, hide)
+        copied[path] = copies.provide(path, gid, hide | changeable)
     for path in closed:
         if not hide.isdisjoint(path.parents):
             make_readable(path)
@@ -367,9 +376,13 @@ def _without(path: Path, hidden: Collection[Path]) -> list[Path]:
     return [shown for child in path.iterdir() for shown in _without(child, hidden)]
 
 
+def _resolve(paths: Iterable[Path]) -> frozenset[Path]:
+    return frozenset(Path(os.path.realpath(path)) for path in paths)
+
+
 def _outermost(paths: Collection[Path]) -> set[Path]:
     """Return *paths* without links and without those below another one."""
-    resolved = {Path(os.path.realpath(path)) for path in paths}
+    resolved = _resolve(paths)
     return {path for path in resolved if not any(parent in resolved for parent in path.parents)}
 
 

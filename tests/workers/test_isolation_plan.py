@@ -227,6 +227,23 @@ def test_a_folder_with_very_many_projects_is_refused(base: Path) -> None:
         plan_of(base, StepAccess(read=frozenset({base / "code"})))
 
 
+@pytest.mark.parametrize("by_link", [False, True])
+def test_what_steps_can_change_is_not_searched_for_projects(
+    base: Path, monkeypatch: pytest.MonkeyPatch, *, by_link: bool
+) -> None:
+    """Folders that steps make in a configured path neither refuse runs nor keep another project from being hidden."""
+    code, project = base / "code", base / "code" / "zoo" / ".pdkernel"
+    for path in (project, *(code / "reports" / str(number) / ".pdkernel" for number in range(101))):
+        path.mkdir(parents=True)
+    (base / "link").symlink_to(code)
+    monkeypatch.setenv(STEP_PATHS_VARIABLE, str(base / ("link" if by_link else "code") / "reports"))
+
+    plan = plan_of(base, StepAccess(read=frozenset({code})))
+
+    hidden = [each.target for each in mounts_below(plan, code) if each.source is None]
+    assert hidden == [str(project)]
+
+
 def test_programs_of_version_managers_are_visible(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts in a folder `shims` of PATH call programs in the folder above."""
     (base / "manager" / "shims").mkdir(parents=True)
@@ -318,6 +335,29 @@ class TestUser:
         assert list((copy / ".pdkernel").iterdir()) == []
         assert mounts_below(plan, hidden)[0].source is None
         assert find_user_obstacle(self.rooted, access) is None
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a copy to another group")
+    def test_what_steps_can_change_is_not_copied(
+        self, base: Path, copies: CodeCopies, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A step cannot make the code too large for a copy, nor replace a folder by a link while the server copies what is in it."""
+        _, access = project_in(base / "project")
+        reports = base / "project" / "reports"
+        reports.mkdir()
+        reports.chmod(0o777)
+        with (reports / "large").open("wb") as file:
+            file.truncate(MAX_COPIED_BYTES + 1)
+        (base / "project").chmod(0o700)
+        monkeypatch.setenv(STEP_PATHS_VARIABLE, str(reports))
+
+        plan = plan_of(base, access, self.rooted, copies=copies)
+
+        copy = Path(next(each.source or "" for each in plan.mounts if each.target == str(base / "project")))
+        assert plan.uid is not None
+        assert find_user_obstacle(self.rooted, access) is None
+        assert {path.name for path in copy.iterdir()} == {"code.js", ".pdkernel", "reports"}
+        assert list((copy / "reports").iterdir()) == []
+        assert Mount(str(reports), str(reports), writable=True, shared=True) in plan.mounts
 
     @pytest.mark.parametrize("reason", ["without copies", "too large", "without mounts"])
     def test_user_stays_if_another_could_not_read_the_code(self, base: Path, copies: CodeCopies, reason: str) -> None:
