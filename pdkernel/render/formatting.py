@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import UnsetType
 
+from pdkernel.encode import encode_json
 from pdkernel.errors import CONNECT_PREFIX, format_count
 from pdkernel.execution import AccountUse, Decision, Delivery, OutboundCall, Response
 from pdkernel.model import JSON
@@ -18,8 +19,10 @@ TEXT_COLUMNS = 100
 """Preferred maximum number of columns of text views."""
 MAX_LINES = 40
 MAX_CHARACTERS = 4000
-_LARGE_JSON_CHARACTERS = 100_000
+_LARGE_JSON_BYTES = 100_000
+"""Of a larger value, only the beginning is encoded as a person reads it: such an encoder is slow, and stops an event loop."""
 _pretty = json.JSONEncoder(ensure_ascii=False, indent=2)
+_line = json.JSONEncoder(ensure_ascii=False)
 
 StepState = Literal["success", "error", "skipped", "disabled", "pinned", "not_run", "waiting", "running", "cancelled"]
 
@@ -154,24 +157,30 @@ def format_response(response: Response | None, *, refused: bool = False) -> str:
 
 
 def format_json_line(value: JSON) -> str:
-    """*value* as JSON in one line."""
-    return json.dumps(value, ensure_ascii=False)
+    """*value* as JSON in one line; of a very large value, only the beginning."""
+    if not isinstance(value, dict | list) or len(encode_json(value)) <= _LARGE_JSON_BYTES:
+        return json.dumps(value, ensure_ascii=False)
+    return _encode_beginning(_line, value, MAX_CHARACTERS)
 
 
 def format_json(value: JSON, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:
     """Format *value* as indented JSON; a truncated value ends with the length of the hidden part."""
-    size = len(format_json_line(value))
-    if size <= _LARGE_JSON_CHARACTERS:
+    size = len(encode_json(value))
+    if size <= _LARGE_JSON_BYTES:
         return truncate_text(_pretty.encode(value), max_lines=max_lines, max_characters=max_characters)
-    # Indenting is slow: only the beginning of a very large value is encoded.
+    lines = _encode_beginning(_pretty, value, max_characters).split("\n")[:max_lines]
+    return "\n".join([*lines, f"… the rest of {format_count(size, 'byte')} not shown"])
+
+
+def _encode_beginning(encoder: json.JSONEncoder, value: JSON, max_characters: int) -> str:
+    """At most *max_characters* of *value* as JSON. The time does not depend on the size of the value, but on that of its first texts."""
     beginning, length = list[str](), 0
-    for piece in _pretty.iterencode(value):
-        beginning.append(piece)
+    for piece in encoder.iterencode(value):
+        beginning.append(piece[:max_characters])
         length += len(piece)
         if length >= max_characters:
             break
-    lines = "".join(beginning)[:max_characters].split("\n")[:max_lines]
-    return "\n".join([*lines, f"… the rest of {format_count(size, 'character')} not shown"])
+    return "".join(beginning)[:max_characters]
 
 
 def truncate_text(text: str, *, max_lines: int = MAX_LINES, max_characters: int = MAX_CHARACTERS) -> str:

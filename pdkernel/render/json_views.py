@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from pdkernel.errors import format_count
@@ -29,6 +30,7 @@ MAX_ITEMS = 10
 """Items of a list that a tree shows: fewer than keys, because items are mostly alike."""
 MAX_ROWS = 10
 MAX_COLUMNS = 8
+_MAX_COUNTED_VALUES = 10_000
 _MAX_VALUE_CHARACTERS = 200
 _MAX_CELL_CHARACTERS = 60
 _OPEN_NODES = 20
@@ -75,19 +77,18 @@ def _select(value: JSON) -> set[Path]:
     while level and len(shown) < MAX_NODES:
         path, part = level.popleft()
         shown.add(path)
-        level.extend(
-            ((*path, key), item) for key, item in _items(part)[: MAX_ITEMS if isinstance(part, list) else MAX_KEYS]
-        )
+        level.extend(((*path, key), item) for key, item in _first_items(part))
     return shown
 
 
 def _children(value: JSON, path: Path, shown: set[Path], format_path: FormatPath | None, *, is_open: bool) -> Html:
-    items = _items(value)
     below = [
-        _node(item, (*path, key), shown, format_path, is_open=is_open) for key, item in items if (*path, key) in shown
+        _node(item, (*path, key), shown, format_path, is_open=is_open)
+        for key, item in _first_items(value)
+        if (*path, key) in shown
     ]
-    if len(below) < len(items):
-        hidden = format_count(len(items) - len(below), "more item" if isinstance(value, list) else "more key")
+    if len(below) < _count(value):
+        hidden = format_count(_count(value) - len(below), "more item" if isinstance(value, list) else "more key")
         below.append(tag("div", f"… {hidden} not shown", style=f"padding-left:16px;{MUTED_STYLE}"))
     return tag("ul", *(tag("li", each) for each in below), style=_LIST_STYLE)
 
@@ -95,7 +96,7 @@ def _children(value: JSON, path: Path, shown: set[Path], format_path: FormatPath
 def _node(value: JSON, path: Path, shown: set[Path], format_path: FormatPath | None, *, is_open: bool) -> Html:
     key = path[-1]
     name = f"[{key}]" if isinstance(key, int) else key
-    if not _items(value):
+    if not _count(value):
         short = formatting.truncate_line(formatting.format_json_line(value), _MAX_VALUE_CHARACTERS)
         return render_part(f"{name}: {short}", path, format_path)
     head = join([render_part(name, path, format_path), Html(" "), tag("span", _describe(value), style=MUTED_STYLE)])
@@ -103,22 +104,32 @@ def _node(value: JSON, path: Path, shown: set[Path], format_path: FormatPath | N
 
 
 def _describe(value: JSON) -> str:
-    return format_count(len(_items(value)), "item" if isinstance(value, list) else "key")
+    return format_count(_count(value), "item" if isinstance(value, list) else "key")
 
 
-def _items(value: JSON) -> Sequence[tuple[Segment, JSON]]:
+def _count(value: JSON) -> int:
+    return len(value) if isinstance(value, Mapping | list) else 0
+
+
+def _iter_items(value: JSON) -> Iterator[tuple[Segment, JSON]]:
     if isinstance(value, Mapping):
-        return [*value.items()]
-    return [*enumerate(value)] if isinstance(value, list) else []
+        return iter(value.items())
+    return enumerate(value) if isinstance(value, list) else iter(())
+
+
+def _first_items(value: JSON) -> Iterator[tuple[Segment, JSON]]:
+    """The items that a tree may show: lists and objects may have millions."""
+    return islice(_iter_items(value), MAX_ITEMS if isinstance(value, list) else MAX_KEYS)
 
 
 def _render_table(value: JSON, format_path: FormatPath | None) -> Html:
     """A row for each record of a list of objects; of any other value, a row for each leaf."""
     records = value if isinstance(value, list) and all(isinstance(item, Mapping) and item for item in value) else []
     rows = _record_rows(records, format_path) if records else _leaf_rows(value, format_path)
-    total = len(records) or sum(1 for _ in _leaves((), value))
+    total, is_exact = (len(records), True) if records else _count_leaves(value)
     hidden = total - MAX_ROWS
-    left_out = [tag("div", f"… {format_count(hidden, 'more row')} not shown", style=MUTED_STYLE)]
+    least = "" if is_exact else "at least "
+    left_out = [tag("div", f"… {least}{format_count(hidden, 'more row')} not shown", style=MUTED_STYLE)]
     table = tag("table", join_lines(rows), style="border-collapse:collapse;margin:4px 0 4px 16px")
     return join_lines([table, *(left_out if hidden > 0 else [])])
 
@@ -137,21 +148,43 @@ def _record_rows(records: Sequence[JSON], format_path: FormatPath | None) -> lis
 
 def _leaf_rows(value: JSON, format_path: FormatPath | None) -> list[Html]:
     rows = [_row("th", [Html("path"), Html("value")])]
-    for path, leaf in list(_leaves((), value))[:MAX_ROWS]:
+    for path, leaf in islice(_leaves((), value), MAX_ROWS):
         name = ".".join(map(str, path))
         rows.append(_row("td", [join([name]), _cell(leaf, path, format_path)]))
     return rows
 
 
 def _leaves(path: Path, value: JSON) -> Iterator[tuple[Path, JSON]]:
-    pending: deque[tuple[Path, JSON]] = deque([(path, value)])
+    pending = [iter([(path, value)])]
     while pending:
-        at, part = pending.popleft()
-        items = _items(part)
-        if items:
-            pending.extendleft(reversed([((*at, key), item) for key, item in items]))
+        found = next(pending[-1], None)
+        if found is None:
+            pending.pop()
+        elif _count(found[1]):
+            pending.append(_below(*found))
         else:
-            yield at, part
+            yield found
+
+
+def _count_leaves(value: JSON) -> tuple[int, bool]:
+    """The number of leaves, and whether it is exact: of a very large value, only the first parts are counted."""
+    count = 0
+    pending: list[Iterator[tuple[Segment, JSON]]] = [iter([("", value)])]
+    for _ in range(_MAX_COUNTED_VALUES):
+        while pending and (found := next(pending[-1], None)) is None:
+            pending.pop()
+        if not pending:
+            return count, True
+        assert found is not None, "the loop has found a part"
+        if _count(found[1]):
+            pending.append(_iter_items(found[1]))
+        else:
+            count += 1
+    return count, False
+
+
+def _below(path: Path, value: JSON) -> Iterator[tuple[Path, JSON]]:
+    return (((*path, key), item) for key, item in _iter_items(value))
 
 
 def _cell(value: JSON, path: Path, format_path: FormatPath | None) -> Html:

@@ -146,7 +146,7 @@ def test_json() -> None:
     assert formatting.format_json({"é": [1]}) == '{\n  "é": [\n    1\n  ]\n}'
     assert formatting.format_json_line({"é": [1]}) == '{"é": [1]}'
     assert formatting.format_json(large, max_lines=3, max_characters=40) == (
-        '[\n  "xxxxxxxxxx",\n  "xxxxxxxxxx",\n… the rest of 140,000 characters not shown'
+        '[\n  "xxxxxxxxxx",\n  "xxxxxxxxxx",\n… the rest of 130,001 bytes not shown'
     )
     assert (formatting.MAX_LINES, formatting.MAX_CHARACTERS) == (40, 4000)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pdkernel.model import JSON
 from pdkernel.render.json_views import render_views
 from pdkernel.shape import Segment, format_path
@@ -91,3 +93,11 @@ def test_one_hidden_row_is_counted() -> None:
     shown = [Page(render_views([{"a": 1}] * count, path_of)).text for count in (10, 11)]
 
     assert ["… 1 more row not shown" in each for each in shown] == [False, True]
+
+
+def test_very_many_rows_are_not_counted_to_the_end() -> None:
+    """Of a value with very many leaves, the table says how many rows it has at least."""
+    page = Page(render_views({"a": [[1, 2, 3]] * 10_000}, path_of))
+
+    assert re.search(r"… at least 7,\d\d\d more rows not shown", page.text)
+    assert "… 9,990 more items not shown" in page.text

@@ -25,8 +25,11 @@ from pdkernel.execution import (
     RunTrigger,
     StepResult,
 )
+from pdkernel.model import JSON
 from pdkernel.render import timeline
+from pdkernel.render.timeline.view_model import MAX_SHOWN_EXPORTS
 from tests.builders import a_step, a_workflow, python_step
+from tests.growth import assert_linear
 from tests.render import builders
 from tests.render.reading import Page, assert_view
 
@@ -41,6 +44,17 @@ CASES: dict[str, Callable[[], Execution]] = {
     "states": builders.all_states,
     "refused": builders.refused,
 }
+
+
+def _many_deep_lists(count: int) -> JSON:
+    """Lists of 200 levels, *count* lists together."""
+    rows: list[JSON] = []
+    for _ in range(count // 200):
+        row: list[JSON] = []
+        for _ in range(199):
+            row = [row]
+        rows.append(row)
+    return rows
 
 
 def hostile_execution() -> Execution:
@@ -297,6 +311,29 @@ def test_a_long_export_is_shortened(draw: Callable[[Execution], str]) -> None:
 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
+def test_exports_beyond_the_limit_are_counted(draw: Callable[[Execution], str]) -> None:
+    """Of very many exports, the first are shown and the others are counted."""
+    exports: dict[str, JSON] = {f"name{number}": number for number in range(MAX_SHOWN_EXPORTS + 7)}
+
+    drawn = draw(builders.with_step(builders.succeeded(), "check", exports=exports))
+
+    assert f"name{MAX_SHOWN_EXPORTS - 1}" in drawn
+    assert f"name{MAX_SHOWN_EXPORTS}" not in drawn
+    assert "… 7 more exports not shown" in drawn
+
+
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
+@pytest.mark.parametrize("make", [lambda n: [[]] * n, lambda n: {str(key): 0 for key in range(n)}, _many_deep_lists])
+def test_the_time_of_a_timeline_grows_linearly(draw: Callable[[Execution], str], make: Callable[[int], JSON]) -> None:
+    """The time of a large export with many small or deep parts grows no faster than its size."""
+
+    def with_export(size: int) -> Execution:
+        return builders.with_step(builders.succeeded(), "check", exports={"rows": make(size)})
+
+    assert_linear(draw, with_export)
+
+
+@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_a_huge_export_shows_its_size(draw: Callable[[Execution], str]) -> None:
     """The beginning of a very large export is shown, with its size."""
     rows = [{"number": number} for number in range(50_000)]
@@ -305,8 +342,8 @@ def test_a_huge_export_shows_its_size(draw: Callable[[Execution], str]) -> None:
     drawn = draw(execution)
 
     assert "&quot;number&quot;: 1" in drawn or '"number": 1' in drawn
-    assert re.search(r"… the rest of 9\d\d,\d\d\d characters not shown", drawn)
-    assert re.search(r"… the rest of 200,002 characters not shown", drawn)
+    assert re.search(r"… the rest of 8\d\d,\d\d\d bytes not shown", drawn)
+    assert re.search(r"… the rest of 200,002 bytes not shown", drawn)
     assert len(drawn) < 31_000
 
 

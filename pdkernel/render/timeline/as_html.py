@@ -139,6 +139,8 @@ def _details(row: view_model.StepRow) -> Html:
         parts.append(_collapsible(Label.LOOKUP, Html("how the account was found"), _lookup(row)))
     parts += [_value(Label.INPUT, name, value, None) for name, value in row.props]
     parts += [_value(Label.EXPORT, name, value, _export_path(row, name)) for name, value in row.exports]
+    if row.hidden_exports:
+        parts.append(_labelled(Label.EXPORT, muted(view_model.format_hidden_exports(row))))
     parts += [_labelled(Label.CALL, _call(call)) for call in row.result.requests]
     if row.logs:
         parts.append(_logs(row.logs))

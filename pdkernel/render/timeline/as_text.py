@@ -87,6 +87,8 @@ def _details(row: view_model.StepRow, *, explain: bool) -> Iterator[str]:
         yield from _labelled(Label.INPUT, _value(name, value))
     for name, value in row.exports:
         yield from _labelled(Label.EXPORT, _value(name, value))
+    if row.hidden_exports:
+        yield from _labelled(Label.EXPORT, [view_model.format_hidden_exports(row)])
     for call in row.result.requests:
         yield from _labelled(Label.CALL, _call(call))
     for log in row.logs:

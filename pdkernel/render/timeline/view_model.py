@@ -35,6 +35,8 @@ _PANICS = frozenset({"panic", "fatal error"})
 _RUNNING = frozenset({"executing", "resumed"})
 _LIVE_LINES = 11
 """The number of newest log lines that a running step shows."""
+MAX_SHOWN_EXPORTS = 100
+"""The number of exports that a step shows."""
 
 
 STALE_MARK, EDITED_MARK = "stale", "edited, not run"
@@ -130,6 +132,7 @@ class StepRow:
 
     Attributes:
         bar_start: The start of the bar, a fraction from 0 to 1; *bar_width* is its width.
+        hidden_exports: The number of exports beyond the shown ones.
         reader: The kind of the step below, whose code reads the exports.
     """
 
@@ -143,10 +146,16 @@ class StepRow:
     summary: str
     props: tuple[tuple[str, JSON], ...]
     exports: tuple[tuple[str, JSON], ...]
+    hidden_exports: int
     logs: tuple[LogBlock, ...]
     lookup: Lookup | None = None
     error: ShownError | None = None
     reader: StepKind = "node"
+
+
+def format_hidden_exports(row: StepRow) -> str:
+    """How many exports of *row* are not shown."""
+    return f"… {format_count(row.hidden_exports, 'more export')} not shown"
 
 
 def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
@@ -158,6 +167,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
         state = _state(step, execution, notes)
         share = (step.duration_ms or 0.0) / total
         summary = step.exports.get(SUMMARY)
+        exports = [name for name in step.exports if name != SUMMARY]
         rows.append(
             StepRow(
                 result=step,
@@ -176,7 +186,8 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
                 if isinstance(summary, str)
                 else formatting.format_json_line(summary),
                 props=() if step.props is UNSET else tuple(step.props.items()),
-                exports=tuple((name, value) for name, value in step.exports.items() if name != SUMMARY),
+                exports=tuple((name, step.exports[name]) for name in exports[:MAX_SHOWN_EXPORTS]),
+                hidden_exports=max(len(exports) - MAX_SHOWN_EXPORTS, 0),
                 logs=_keep_newest(_merge_logs(step)) if state == "running" else _merge_logs(step),
                 lookup=execution.lookup if execution.lookup and execution.lookup.apps_of_step(step.name) else None,
                 reader=_find_reader(step.name, notes),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 from urllib.parse import urlencode
 
 from markupsafe import Markup
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from pdkernel.blocking import run_blocking
+from pdkernel.encode import encode_json
 from pdkernel.engine.journal import (
     MAX_NOTE_CHARACTERS,
     ClaimedRun,
@@ -172,7 +174,15 @@ async def _list_json(visit: Visit, filters: Mapping[str, str], query: ExecutionQ
     if len(found) > PAGE_SIZE:
         older = urlencode({**filters, "before": runs[-1].id})
         headers["link"] = f'<{visit.state.context.settings.base_url}/-/runs?{older}>; rel="next"'
-    return pages.json_response([execution.to_json() for execution in runs], headers=headers)
+    return StreamingResponse(_encode_list(runs), media_type="application/json", headers={**pages.HEADERS, **headers})
+
+
+async def _encode_list(runs: Sequence[Execution]) -> AsyncIterator[bytes]:
+    """JSON of *runs*, one at a time: a run has up to 6 MB."""
+    for number, execution in enumerate(runs):
+        yield (b"," if number else b"[") + encode_json(execution)
+        await asyncio.sleep(0)
+    yield b"]" if runs else b"[]"
 
 
 def _row_changes(visit: Visit, query: ExecutionQuery) -> Changes:
