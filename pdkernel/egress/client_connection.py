@@ -183,8 +183,8 @@ class ClientConnection:
                     return
         except h11.RemoteProtocolError as error:
             client.send_error(error.error_status_hint)
-        except UpstreamError:
-            # The host's response broke off. A clean end would look like a complete response to the client.
+        except (UpstreamError, h11.LocalProtocolError):
+            # The host's response broke off, or is not HTTP. A clean end would look like a complete response to the client.
             streams[1].transport.abort()
         finally:
             await close_writer(streams[1])
@@ -253,7 +253,12 @@ class ClientConnection:
         except NotPublicError:
             return call.refuse(refusals.not_public(request.method, call.url))
         server[1].write(encode_websocket_request(request))
-        status_line = await server[0].readline()
+        try:
+            status_line = await server[0].readline()
+        except ValueError:
+            server[1].transport.abort()
+            call.fail(why := f"{request.host} did not respond by HTTP.")
+            raise UpstreamError(why, sent=True) from None
         word = status_line.split(b" ")[1:2]
         call.finish(
             CallResult("sent", int(word[0]) if word and word[0].isdigit() else None, note="passed through unread")

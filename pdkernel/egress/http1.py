@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import h11
 
-from pdkernel.egress.message import Headers, Response, close_stream
+from pdkernel.egress.message import Headers, Response, close_stream, is_bodyless
 
 _MAX_HEAD = 256 * 1024
 _READ_BYTES = 1 << 16
@@ -41,6 +41,7 @@ class Http1ServerConnection:
         self.writer = writer
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
         self._must_close = False
+        self._method = ""
         if initial_data:
             self._h11.receive_data(initial_data)
 
@@ -55,6 +56,7 @@ class Http1ServerConnection:
         if not isinstance(event, h11.Request):
             return None
         self._must_close = _FRAMING.issubset(name for name, _ in event.headers)
+        self._method = event.method.decode("ascii")
         return event
 
     async def _read_head(self) -> None:
@@ -94,13 +96,19 @@ class Http1ServerConnection:
                 yield bytes(event.data)
 
     async def send(self, response: Response) -> None:
-        """Send *response* completely."""
+        """
+        Send *response* completely; its body only if the request may have one in response.
+
+        Raises:
+            h11.LocalProtocolError: HTTP does not permit such a response to the request.
+        """
         await self._drop_unread_body()
         head = h11.Response(
             status_code=response.status, reason=response.reason, headers=self._closing(response.headers)
         )
         if isinstance(response.body, bytes):
-            out = self._send(head) + self._data(response.body) + self._send(h11.EndOfMessage())
+            body = b"" if is_bodyless(self._method, response.status) else response.body
+            out = self._send(head) + self._data(body) + self._send(h11.EndOfMessage())
             self.writer.write(out)
             await self.writer.drain()
             return

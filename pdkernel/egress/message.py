@@ -55,6 +55,11 @@ def format_origin(scheme: str, host: str, port: int) -> str:
     return f"{scheme}://{name}" if port == DEFAULT_PORTS.get(scheme) else f"{scheme}://{name}:{port}"
 
 
+def is_bodyless(method: str, status: int) -> bool:
+    """Whether a response to *method* with *status* has no body; its `content-length` may still be above 0."""
+    return method == "HEAD" or status in (204, 304)
+
+
 async def close_stream(chunks: AsyncIterator[bytes]) -> None:
     """Close *chunks* early, so that its source is released at once."""
     if isinstance(chunks, AsyncGenerator):

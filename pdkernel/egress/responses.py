@@ -17,6 +17,7 @@ from pdkernel.egress.message import (
     close_stream,
     end_to_end_headers,
     get_header,
+    is_bodyless,
 )
 from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES, LargeBody
@@ -154,11 +155,6 @@ def build_response(status: int, reason: bytes, headers: Headers, body: bytes, *,
         return Response(status, reason, headers, b"")
     rest = [(name, value) for name, value in headers if name.lower() != b"content-length"]
     return Response(status, reason, [*rest, (b"content-length", str(len(body)).encode())], body)
-
-
-def is_bodyless(method: str, status: int) -> bool:
-    """Whether a response to *method* with *status* has no body; its `content-length` may still be above 0."""
-    return method == "HEAD" or status in (204, 304)
 
 
 async def read_up_to(body: bytes | AsyncIterator[bytes], limit: int) -> tuple[bytes, AsyncIterator[bytes] | None]:

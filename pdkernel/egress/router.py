@@ -19,7 +19,7 @@ from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call_recorder import CallRecorder, max_recorded_bytes
 from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
-from pdkernel.egress.message import Request, Response, format_origin, get_header
+from pdkernel.egress.message import Request, Response, format_origin, get_header, is_bodyless
 from pdkernel.egress.outbound_policy import OutboundPolicy, is_loopback
 from pdkernel.egress.own_server import NO_STEP, OwnServer
 from pdkernel.egress.pending_call import CallResult, PendingCall
@@ -31,7 +31,6 @@ from pdkernel.egress.responses import (
     UpstreamResult,
     build_response,
     close_unread,
-    is_bodyless,
     join_streams,
     read_up_to,
     repeat_response,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import socket
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,57 @@ def test_a_body_that_nothing_reads(gateway: Gateway, size: int, is_closed: bool)
 
     assert answer.startswith(b"HTTP/1.1 403")
     assert (b"connection: close" in answer) == is_closed
+
+
+@pytest.mark.parametrize("mode", ["deny", None])
+def test_a_refusal_of_a_request_for_a_head_has_no_body(gateway: Gateway, ledger: Ledger, mode: str | None) -> None:
+    """A refused HEAD request is answered, and so is the next one on its connection; without a step, too."""
+    caller_token = gateway.issue_token()
+    if mode is not None:
+        gateway.bind(caller_token, ledger.binding(mode))
+    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
+        sock.sendall(b"HEAD /one HTTP/1.1\r\nHost: a\r\n\r\nHEAD /two HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answers = read_all(sock)
+
+    assert answers.count(b"HTTP/1.1 403") == 2
+    assert answers.count(b"\r\n\r\n") == 2
+    assert answers.endswith(b"\r\n\r\n")
+
+
+ODD_RESPONSES = {
+    "an unknown status": b"HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nab",
+    "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nab",
+    "an early hint": b"HTTP/1.1 103 Early Hints\r\n\r\n",
+    "too small a status": b"HTTP/1.1 099 Odd\r\nContent-Length: 2\r\n\r\nab",
+    "a long line": b"x" * (1 << 20),
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nab",
+    "an odd header": b"HTTP/1.1 200 OK\r\nA\x00b: \x01\xff\r\nContent-Length: 2\r\n\r\nab",
+    "an unneeded body": b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nab",
+}
+
+
+@pytest.mark.parametrize("answer", ODD_RESPONSES.values(), ids=ODD_RESPONSES)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "WEBSOCKET"])
+@pytest.mark.parametrize("name", ["slack.com", "127.0.0.1"])
+def test_an_odd_response_is_not_an_error_of_the_gateway(
+    loop: Loop, tmp_path: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture, answer: bytes, method: str, name: str
+) -> None:
+    """A response that HTTP does not permit ends the client's connection at most, and nothing is in the server's log."""
+
+    def play(sock: socket.socket) -> None:
+        read_until(sock, b"\r\n\r\n")
+        sock.sendall(answer)
+
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket" if method == "WEBSOCKET" else "Connection: close"
+    with host(play) as port, gateway_to(loop, tmp_path / "own", port, meant=80) as (own, caller_token):
+        own.bind(caller_token, ledger.binding("live"))
+        with knock(own, caller_token, name, port if name == "127.0.0.1" else 80, secure=False) as sock:
+            sock.sendall(f"{method.replace('WEBSOCKET', 'GET')} / HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n\r\n".encode())
+            with suppress(ConnectionResetError):
+                read_all(sock)
+    gc.collect()  # the loop reports an error of a task when nothing refers to the task
+
+    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 def test_plain_http_is_routed(

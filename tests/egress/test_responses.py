@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from pdkernel.clock import ManualClock
-from pdkernel.egress.message import Response, close_stream
+from pdkernel.egress.message import Response, close_stream, is_bodyless
 from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.recorded_call import LargeBody
-from pdkernel.egress.responses import UpstreamResult, is_bodyless, read_up_to, repeat_response, stream_response
+from pdkernel.egress.responses import UpstreamResult, read_up_to, repeat_response, stream_response
 from pdkernel.egress.send_once import NOT_AGAIN, UNKNOWN, StoredResponse
 from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, Ledger, OutsideServer, node_paths
 
