@@ -26,11 +26,12 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.journal import Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns
-from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, listen_ports, queue_limits
+from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, listen_ports
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.props import select_named_variables
+from pdkernel.engine.queue_turns import QueueTurn, find_limits, set_limits
 from pdkernel.engine.record_writes import retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
@@ -123,13 +124,37 @@ class Interpreter:
         )
         self._scheduler = StepScheduler(executor, clock)
 
-    async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
+    async def run(
+        self, request: RunRequest, watcher: RunWatcher = UNWATCHED, *, turn: QueueTurn | None = None
+    ) -> Execution:
         """
         Run *request* and return its record.
 
         Cancelling the task ends the running step with all its processes; the record then has the status `cancelled`.
+
+        Args:
+            request: The request.
+            watcher: Who watches the run.
+            turn: The result of `enter_queue`, if the caller has called it.
+
+        Raises:
+            QueueFullError: As many runs as the limits of the workflow permit wait already.
         """
-        return (await self._execute(request, watcher)).execution
+        return (await self._execute(request, watcher, turn=turn)).execution
+
+    async def enter_queue(self, request: RunRequest) -> QueueTurn | None:
+        """
+        Let the run of *request*, which has ids and which no dispatcher starts, wait for its turn; None without limits.
+
+        Raises:
+            QueueFullError: As many runs as the limits of the workflow permit wait already.
+            ProjectError: The database cannot be written.
+        """
+        limits = find_limits(request)
+        if limits is None:
+            return None
+        assert request.run_ids is not None, "the caller has chosen ids"
+        return await QueueTurn.enter(self._journal, limits, Claim.first(request.run_ids[0]), is_new=True)
 
     async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = UNWATCHED) -> Execution:
         """Continue the run of *request* in *state*, which this executor has claimed, and return its record."""
@@ -148,9 +173,7 @@ class Interpreter:
             ProjectError: The database cannot be written.
         """
         if limits is not None:
-            await self._journal.set_queue_limits(
-                limits.queue, concurrency=limits.concurrency, max_starts=limits.max_starts, period_s=limits.period_s
-            )
+            await set_limits(self._journal, limits)
         return await self._new_record(request, self._new_state(request), watcher).enqueue(limits, origin)
 
     def _scratch_copy(self, request: RunRequest, state: RestoredRun) -> ScratchCopy:
@@ -187,9 +210,11 @@ class Interpreter:
         state: RestoredRun | None = None,
         *,
         parent: RunPlace | None = None,
+        turn: QueueTurn | None = None,
     ) -> ExecutedRun:
         is_new = state is None
         state = state or self._new_state(request, self._package_locks.predict(request.workflow))
+        turn = turn or await self._find_turn(request, state, is_new=is_new)
         if request.data_stores is None and request.policy.is_test:
             request = request.with_changes(data_stores=self._scratch_copy(request, state))
         record = self._new_record(request, state, watcher)
@@ -202,7 +227,7 @@ class Interpreter:
             if request.refusal is not None:
                 raise request.refusal.error
             kept = request.package_lock if is_new else state.package_lock
-            prepare = partial(self._prepare, request, watcher, record, exports, kept, parent)
+            prepare = partial(self._prepare, request, watcher, record, exports, kept, parent, turn)
             waits = request.is_served and request.pause_mode == "park"
             run = await (retry_unreachable(prepare, self._clock, record.flush) if waits else prepare())
             run.attempt += state.interruptions
@@ -218,6 +243,8 @@ class Interpreter:
             record.record_refusal(build_system_error(fault))
         finally:
             stop_watching()  # the record of the end may say `cancelled`, too
+            if turn is not None:
+                await turn.end()
         self._deliveries.queue_failure(request, record)
         execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":
@@ -226,6 +253,14 @@ class Interpreter:
             else:
                 await self._deliveries.deliver_refusal(request, record)
         return ExecutedRun(record.execution, exports, record.secrets)
+
+    async def _find_turn(self, request: RunRequest, state: RestoredRun, *, is_new: bool) -> QueueTurn | None:
+        limits = find_limits(request)
+        if limits is None:
+            return None
+        if state.is_queued:
+            return QueueTurn(self._journal, limits, state.claim, is_claimed=True)
+        return await QueueTurn.enter(self._journal, limits, state.claim, is_new=is_new)
 
     async def _run_child(
         self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool], parent: RunPlace
@@ -239,8 +274,8 @@ class Interpreter:
         run_id, watcher = request.run_ids[0], RunWatcher(hands_over=hands_over)
         async with parent.lent():
             if not exists:
-                limits = queue_limits(request.workflow, request.queue)
-                if limits is not None and request.is_served and self._has_dispatch():
+                limits = find_limits(request)
+                if limits is not None and request.keep_in_journal and self._has_dispatch():
                     if not await self.enqueue(request, limits, watcher):
                         raise QueueFullError(limits)
                 else:
@@ -289,6 +324,7 @@ class Interpreter:
         exports: dict[str, Mapping[str, JSON]],
         kept: StoredLock | None,
         parent: RunPlace | None,
+        turn: QueueTurn | None,
     ) -> RunState:
         """Check the request, install packages and resolve accounts; the caller releases the workers of the result."""
         await asyncio.sleep(0)  # starts the record's first commit, which runs beside the following checks
@@ -310,6 +346,9 @@ class Interpreter:
         if notes:
             first = next((step.name for step in request.workflow.steps if request.should_execute(step)), "")
             ready.messages.setdefault(first, []).extend(notes)
+        if turn is not None:
+            with contextlib.nullcontext() if parent is None else parent.sleeping():
+                await turn.wait(watcher.on_progress)
         workers = await self._workers.open_run(setup, parent=parent)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))
@@ -325,7 +364,9 @@ class Interpreter:
         except BaseException:
             await workers.release()
             raise
-        return RunState(request, workers, record, resolution, actions, payload, setup, ready, exports, watcher=watcher)
+        return RunState(
+            request, workers, record, resolution, actions, payload, setup, ready, exports, watcher=watcher, turn=turn
+        )
 
     async def _run_steps(self, run: RunState, state: RestoredRun) -> None:
         try:

@@ -134,6 +134,7 @@ class RestoredRun:
             will probably have.
         decisions: What persons and programs have decided about the run.
         calls: The unsafe calls of interrupted attempts at steps without a record, by the step's path.
+        is_queued: Whether the run was claimed within the limits of its workflow.
     """
 
     claim: Claim
@@ -149,6 +150,7 @@ class RestoredRun:
     package_lock: StoredLock | None = None
     decisions: tuple[Decision, ...] = ()
     calls: Mapping[str, tuple[OutboundCall, ...]] = field(default_factory=dict)
+    is_queued: bool = False
 
     @property
     def done_steps(self) -> frozenset[str]:
@@ -288,6 +290,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         package_lock=claimed.package_lock,
         decisions=claimed.decisions,
         calls=decode_calls(run_id, claimed.calls),
+        is_queued=claimed.queue is not None,
     )
 
 

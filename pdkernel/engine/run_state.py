@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pdkernel.engine.account_resolution import AccountResolution
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.prepared_packages import PreparedPackages
+from pdkernel.engine.queue_turns import QueueTurn
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.step_actions import StepActions
@@ -36,6 +37,7 @@ class RunState:
         first_refusals: The error of the first refused outbound call, by step.
         failed_calls: Messages about outbound calls without an answer, by step, without duplicates.
         watcher: Who watches the run.
+        turn: The turn of a run of a limited workflow, or None.
         attempt: The attempt at the next step: 2 or more if the step was interrupted before.
         running_step: The step that a worker runs now, or None.
     """
@@ -52,8 +54,15 @@ class RunState:
     first_refusals: dict[str, OutboundCallRefusedError] = field(default_factory=dict)
     failed_calls: dict[str, list[str]] = field(default_factory=dict)
     watcher: RunWatcher = field(default_factory=RunWatcher)
+    turn: QueueTurn | None = None
     attempt: int = 1
     running_step: str | None = None
+
+    async def allow_step(self) -> None:
+        """Wait until all that must be on disk before the code of the next step starts is there. Raises as `RunRecord.flush`."""
+        if self.turn is not None:
+            await self.turn.record_start()
+        await self.record.flush()
 
 
 _NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT})

@@ -202,7 +202,7 @@ class StepExecutor:
         step = action.fitted_step.step if action and action.fitted_step else step
         if action and action.remote:
             props = await _evaluate_all_props(run, step, recorder, timeout_s)
-            await run.record.flush()
+            await run.allow_step()
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
         if rerun_state.run_number == 1:
             fitted = action.fitted_step.warnings if action and action.fitted_step else ()
@@ -239,7 +239,7 @@ class StepExecutor:
                 run.record.sign,
             ),
             component=action.component.file if action else None,
-            before_start=run.record.flush,
+            before_start=run.allow_step,
         )
         run.running_step = step.name
         try:
@@ -338,7 +338,7 @@ def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., 
         return run.workers.run_step
 
     async def in_kernel(call: StepCall, recorder: StepRecorder) -> StepOutcome:
-        await run.record.flush()
+        await run.allow_step()
         return await debugger.run_step(call, run.worker_setup, run.workers.prepare_tmp_outside(), recorder)
 
     return in_kernel

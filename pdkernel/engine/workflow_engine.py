@@ -38,6 +38,7 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import FlowVerb
+from pdkernel.engine.queue_turns import QueueTurn
 from pdkernel.engine.record_writes import RunLostError, retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run, seal_payload, unseal_message
 from pdkernel.engine.run_context import new_run_ids
@@ -205,7 +206,9 @@ class WorkflowEngine:
         """Whether the next process of this origin continues the runs that this process leaves."""
         return self.origin == "serve"
 
-    async def run(self, request: RunRequest, watcher: RunWatcher = UNWATCHED) -> Execution:
+    async def run(
+        self, request: RunRequest, watcher: RunWatcher = UNWATCHED, *, turn: QueueTurn | None = None
+    ) -> Execution:
         """
         Run *request* and return its record; see `Interpreter.run`. Another process may cancel the run.
 
@@ -215,7 +218,7 @@ class WorkflowEngine:
         request = request if request.run_ids else request.with_changes(run_ids=(run_id, trace_id))
         if self.journal.is_lost and not self.continues_runs:  # the dispatch of a server calls `rejoin` itself
             await self.journal.rejoin()
-        execution = await self._read_cancelled(await self._interpreter.run(request, watcher))
+        execution = await self._read_cancelled(await self._interpreter.run(request, watcher, turn=turn))
         while execution.status == "paused" and request.pause_mode == "wait":
             execution = await self.continue_after_pause(run_id, watcher, request=request)
         return execution
@@ -304,6 +307,10 @@ class WorkflowEngine:
             find_workflow=self.find_workflow,
             base_url=self.base_url or request.base_url,
         )
+
+    async def enter_queue(self, request: RunRequest) -> QueueTurn | None:
+        """Let a run that no dispatcher starts wait for its turn; see `Interpreter.enter_queue`."""
+        return await self._interpreter.enter_queue(request)
 
     async def enqueue(
         self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None

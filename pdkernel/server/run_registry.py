@@ -23,7 +23,8 @@ from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
 from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
 from pdkernel.engine.journal import ClaimedRun
-from pdkernel.engine.limits import QueueFullError, QueueLimits, queue_limits
+from pdkernel.engine.limits import QueueFullError, QueueLimits
+from pdkernel.engine.queue_turns import find_limits
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import (
     RequestRefusal,
@@ -257,15 +258,16 @@ class RunRegistry:
         run_id = run_ids[0]
         caller = _Caller(request)
         started = StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)
-        limits = queue_limits(request.workflow, request.queue)
-        waits = limits is not None and request.refusal is None and request.keep_in_journal
-        if limits is None or not waits or request.only_steps == frozenset():
+        limits = find_limits(request)
+        if limits is None:
             self._launch(
                 run_id, request.external_user_id, caller, lambda watcher: self._context.engine.run(request, watcher)
             )
-        else:
+        elif request.keep_in_journal:
             self._callers[run_id] = caller
             self.start_source(self._enqueue(run_id, request, caller, limits))
+        else:
+            self.start_source(self._enter_queue(run_id, request, caller))
         return started
 
     async def _enqueue(self, run_id: str, request: RunRequest, caller: _Caller, limits: QueueLimits) -> None:
@@ -284,7 +286,25 @@ class RunRegistry:
                 self._keep(self._followers, self._follow(run_id, caller))
             return
         self._callers.pop(run_id, None)
-        error = QueueFullError(limits)
+        self._refuse(run_id, request, caller, QueueFullError(limits))
+
+    async def _enter_queue(self, run_id: str, request: RunRequest, caller: _Caller) -> None:
+        """Start a run that is not recorded, and that waits in this process for the limits of its workflow."""
+        engine = self._context.engine
+        try:
+            turn = await engine.enter_queue(request)
+        except QueueFullError as full:
+            self._refuse(run_id, request, caller, full)
+        except PdkernelError as fault:
+            _LOG.error("A run could not be started: %s", fault.message)
+            caller.end("lost")
+        else:
+            self._launch(
+                run_id, request.external_user_id, caller, lambda watcher: engine.run(request, watcher, turn=turn)
+            )
+
+    def _refuse(self, run_id: str, request: RunRequest, caller: _Caller, error: QueueFullError) -> None:
+        engine = self._context.engine
         refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
         caller.refuse(refusal.response)
         refused = replace(request, refusal=refusal)

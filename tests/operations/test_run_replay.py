@@ -523,6 +523,27 @@ async def test_without_a_server_a_served_run_is_replayed_here(
     assert ended.status == "success"
 
 
+async def test_replays_in_terminals_obey_the_limits_of_a_served_workflow(
+    project: Project, directory: LocalDirectory, served_request: RunRequest, tmp_path: Path
+) -> None:
+    """Replays and forks that two processes run at the same time execute one after another."""
+    log = tmp_path / "log"
+    code = f"import time\nopen({str(log)!r}, 'a').write('+')\ntime.sleep(0.1)\nopen({str(log)!r}, 'a').write('-')"
+    limited = replace(served_request, workflow=a_workflow(python_step("one", code), concurrency=1), workflow_id="p_1")
+    async with await WorkflowEngine.start(project, directory, origin="serve") as server:
+        first = await server.run(limited)
+    async with (
+        await WorkflowEngine.start(project, directory) as one,
+        await WorkflowEngine.start(project, directory) as other,
+    ):
+        started = [start_replay(engine, await prepare_replay(engine, first.id)) for engine in (one, other)]
+        started += [start_replay(engine, await prepare_fork(engine, first.id, "one")) for engine in (one, other)]
+        ended = await asyncio.gather(*started)
+
+    assert [each.status for each in ended] == ["success"] * 4
+    assert log.read_text() == "+-" * 5
+
+
 async def test_the_server_queues_every_replay(project: Project, directory: LocalDirectory, tmp_path: Path) -> None:
     """A replay that the server starts, such as from its console, is a run of the server, also of a run of a terminal."""
     async with await WorkflowEngine.start(project, directory) as terminal:

@@ -350,6 +350,23 @@ class TestLimits:
         assert {run.error.code for run in refused if run.error} == {"queue_full"}
         assert all("Event Queue Full" in answer.text for answer in answers[1:])
 
+    async def test_a_full_queue_refuses_an_event_that_is_not_stored(self, tmp_path: Path) -> None:
+        """Such events wait in the server, as many as the queue has room for; nothing of them is recorded."""
+        gate, log, nostore = Gate(tmp_path), tmp_path / "log", {"x-pd-nostore": "1"}
+        work = python_step("work", f"{log_of(log)}\n{gate.code}")
+        async with site_of(tmp_path, a_workflow(work, concurrency=1, queue=1)) as site:
+            await site.http.post(site.path(), headers=nostore)
+            await gate.wait_until_reached()
+            answers = [await site.http.post(site.path(), headers=nostore) for _ in range(2)]
+            gate.open()
+            while site.registry.active_run_ids:
+                await asyncio.sleep(0.02)
+            runs = await site.runs()
+
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert "Event Queue Full" in answers[1].text
+        assert (runs, most_at_once(log)) == ([], 1)
+
     async def test_child_runs_obey_the_limits_of_their_workflow(self, tmp_path: Path) -> None:
         """Runs that steps of several runs start at once, and a run that a request starts, execute one at a time."""
         log = tmp_path / "log"

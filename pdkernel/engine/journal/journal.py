@@ -272,8 +272,9 @@ class DatabaseJournal:
         )
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
-        """Claim the ready run; None if another executor was first."""
-        claims = await self._claim(lambda connection: [self._statements.claim(connection, run_id)])
+        """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
+        now = self._now()
+        claims = await self._claim(lambda connection: [self._statements.claim_one(connection, run_id, now)])
         return claims[0]
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
@@ -308,6 +309,37 @@ class DatabaseJournal:
             is_contended=True,
         )
         self._queue_limits[queue] = limits
+
+    async def add_turn(self, queue: str, run_id: str, *, size: int | None) -> bool:
+        """Let a run that is not in the queue wait for its turn; return False if *size* runs wait already."""
+        now = self._now()
+        return await self._writer.write(
+            lambda connection: self._statements.add_turn(connection, queue, run_id, size, now),
+            is_compound=True,
+            is_contended=True,
+        )
+
+    async def grant_turn(self, queue: str, run_id: str) -> bool:
+        """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""
+        now = self._now()
+        return await self._writer.write(
+            lambda connection: self._statements.grant_turn(connection, queue, run_id, now),
+            is_compound=True,
+            is_contended=True,
+        )
+
+    async def end_turn(self, run_id: str) -> None:
+        """Remove the turn of a run that has ended, or waits no longer."""
+        await self._announced(lambda connection: self._statements.end_turn(connection, run_id))
+
+    async def record_start(self, queue: str, claim: Claim) -> None:
+        """Record that the first step of a claimed run of the queue begins."""
+        now = self._now()
+        await self._writer.write(
+            lambda connection: self._statements.record_start(connection, queue, claim, now),
+            is_compound=True,
+            concurrent_runs=len(self._active_run_ids),
+        )
 
     async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
         """Cancel a run regardless of its owner. Return False if it has ended."""

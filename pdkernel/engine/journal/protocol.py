@@ -149,6 +149,29 @@ class RunJournal(Protocol):
         """Limit *queue* to *concurrency* running runs and *max_starts* starts in *period_s* seconds; None means no limit."""
         ...
 
+    async def add_turn(self, queue: str, run_id: str, *, size: int | None) -> bool:
+        """
+        Let a run that is not in the queue wait for its turn, for example one that is not stored.
+
+        Nothing but the id of the run is stored, until `end_turn`.
+
+        Returns:
+            False if *size* runs wait already; None sets no limit.
+        """
+        ...
+
+    async def grant_turn(self, queue: str, run_id: str) -> bool:
+        """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""
+        ...
+
+    async def end_turn(self, run_id: str) -> None:
+        """Remove the turn of a run that has ended, or waits no longer."""
+        ...
+
+    async def record_start(self, queue: str, claim: Claim) -> None:
+        """Record that the first step of a claimed run of the queue begins. Until then, the claim counts as a start of any period."""
+        ...
+
     async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
         """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*, without claiming them."""
         ...
@@ -224,7 +247,7 @@ class Journal(RunJournal, Protocol):
         ...
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
-        """Claim the ready run; None if another executor was first."""
+        """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
         ...
 
     async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
@@ -381,6 +404,20 @@ class UnrecordedRuns:
         period_s: float | None = None,
     ) -> None:
         """Set no limit: the runs do not wait."""
+
+    async def add_turn(self, queue: str, run_id: str, *, size: int | None) -> bool:  # noqa: ARG002
+        """Let every run wait."""
+        return True
+
+    async def grant_turn(self, queue: str, run_id: str) -> bool:  # noqa: ARG002
+        """Let every run execute."""
+        return True
+
+    async def end_turn(self, run_id: str) -> None:
+        """Do nothing."""
+
+    async def record_start(self, queue: str, claim: Claim) -> None:
+        """Do nothing."""
 
     async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:  # noqa: ARG002
         """Find no run."""

@@ -13,7 +13,7 @@ from pdkernel.engine.journal.text_columns import build_decision, replace_unstora
 from pdkernel.execution import Decision
 
 # the SQL is made of constants only; every value is a parameter
-CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, package_lock"
+CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, package_lock, queue"
 _CLAIM = (
     "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
     f" where id = :run and status = 'ready' and {EXECUTOR_ALIVE}"
@@ -29,6 +29,26 @@ _CHOOSE_IN_TURN = (
     " order by number, case when user_key > :last then 0 else 1 end, user_key limit :limit"
 )
 """External users take turns, in the order of their ids after the last user whose run was started; the queue is locked."""
+
+
+_TURNS = "select count(*) from turns where queue = :queue and owner in (select id from executors where alive)"
+_WAITING_TURNS = f"{_TURNS} and not granted"
+_EXECUTING = f"select (select count(*) from runs where status = 'running' and queue = :queue) + ({_TURNS} and granted)"  # noqa: S608
+_UNSTARTED = (
+    "select (select count(*) from runs where status = 'running' and queue = :queue"  # noqa: S608
+    " and not exists (select 1 from starts where run_id = runs.id and fence = runs.fence))"
+    f" + ({_TURNS} and granted and not exists (select 1 from starts where run_id = turns.run_id))"
+)
+_STARTED = "select count(*) from starts where queue = :queue and at > :after"
+_WAITING = f"select ({_WAITING_TURNS}) + (select count(*) from runs where status = 'ready' and queue = :queue)"  # noqa: S608
+_TURNS_BEFORE_RUNS = (
+    f"{_WAITING_TURNS} and since <"  # noqa: S608
+    " (select min(created) from runs where status = 'ready' and queue = :queue and origin = :origin)"
+)
+_EARLIER = (
+    f"select ({_WAITING_TURNS} and since < :since) + (select count(*) from runs where status = 'ready' and queue = :queue"  # noqa: S608
+    " and created < :since and origin in (select origin from executors where alive))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +67,15 @@ class QueueStatements(ExecutorStatements):
         row = connection.execute(_CLAIM, {"run": replace_unstorable(run_id), "me": self.executor_id}).fetchone()
         return None if row is None else load_claimed(connection, row)
 
+    def claim_one(self, connection: Connection, run_id: str, now: float) -> ClaimedRun | None:
+        """Claim the ready run within the limits of its queue; None if these do not permit it, or another executor was first."""
+        row = connection.execute("select queue from runs where id = ?", (replace_unstorable(run_id),)).fetchone()
+        if row is not None and row[0] is not None:
+            lock_queue(connection, row[0])
+            if self._free(connection, row[0], 1, now) == 0:
+                return None
+        return self.claim(connection, run_id)
+
     def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
         """
         Claim ready runs of this executor's origin in the queue, within the queue's limits; the oldest one of each user first.
@@ -59,22 +88,15 @@ class QueueStatements(ExecutorStatements):
             chosen = connection.execute(oldest, {"origin": self.origin, "limit": limit}).fetchall()
             return [claim for (run_id,) in chosen if (claim := self.claim(connection, run_id)) is not None]
         lock_queue(connection, queue)
-        free, last = self._free(connection, queue, limit, now), self.last_users.get(queue, "")
+        earlier = _count(connection, _TURNS_BEFORE_RUNS, queue=queue, origin=self.origin)
+        free = max(self._free(connection, queue, limit, now) - earlier, 0)
+        last = self.last_users.get(queue, "")
         chosen = connection.execute(
             _CHOOSE_IN_TURN, {"origin": self.origin, "queue": queue, "last": last, "limit": free}
         ).fetchall()
         claims = [claim for run_id, _ in chosen if (claim := self.claim(connection, run_id)) is not None]
         if chosen:
             self.last_users[queue] = chosen[-1][1]
-        connection.execute(
-            "delete from starts where queue = ? and at <= ? - (select period from limits where queue = ?)",
-            (queue, now, queue),
-        )
-        connection.executemany(
-            "insert into starts (queue, at) select :queue, :at where exists"
-            " (select 1 from limits where limits.queue = :queue and per is not null)",
-            [{"queue": queue, "at": now}] * len(claims),
-        )
         return claims
 
     def claim_ready(self, connection: Connection, limit: int, now: float) -> Sequence[ClaimedRun]:
@@ -92,21 +114,66 @@ class QueueStatements(ExecutorStatements):
 
     @staticmethod
     def _free(connection: Connection, queue: str | None, limit: int, now: float) -> int:
+        """
+        Return how many runs of the queue may execute or start now, at most *limit*.
+
+        A run that was claimed and has not started yet counts as a start of any period: it may start at any moment.
+        """
         row = connection.execute("select concurrency, per, period from limits where queue = ?", (queue,)).fetchone()
         if row is None:
             return limit
         concurrency, per, period = row
         if concurrency is not None:
-            running = connection.execute(
-                "select count(*) from runs where status = 'running' and queue = ?", (queue,)
-            ).fetchone()[0]
-            limit = min(limit, concurrency - running)
+            limit = min(limit, concurrency - _count(connection, _EXECUTING, queue=queue))
         if per is not None and period is not None:
-            started = connection.execute(
-                "select count(*) from starts where queue = ? and at > ?", (queue, now - period)
-            ).fetchone()[0]
-            limit = min(limit, per - started)
+            started = _count(connection, _STARTED, queue=queue, after=now - period)
+            limit = min(limit, per - started - _count(connection, _UNSTARTED, queue=queue))
         return max(limit, 0)
+
+    def add_turn(self, connection: Connection, queue: str, run_id: str, size: int | None, now: float) -> bool:
+        """Let a run that is not in the queue wait for its turn; return False if *size* runs wait already."""
+        queue = replace_unstorable(queue)
+        lock_queue(connection, queue)
+        connection.execute("delete from turns where owner not in (select id from executors where alive)")
+        if size is not None and size <= _count(connection, _WAITING, queue=queue):
+            return False
+        connection.execute(
+            "insert into turns (run_id, queue, owner, since, granted) values (?, ?, ?, ?, false) on conflict (run_id) do update"
+            " set queue = excluded.queue, owner = excluded.owner, since = excluded.since, granted = excluded.granted",
+            (replace_unstorable(run_id), queue, self.executor_id, now),
+        )
+        return True
+
+    def grant_turn(self, connection: Connection, queue: str, run_id: str, now: float) -> bool:
+        """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""
+        queue, run_id = replace_unstorable(queue), replace_unstorable(run_id)
+        lock_queue(connection, queue)
+        (since,) = connection.execute("select since from turns where run_id = ?", (run_id,)).fetchone() or (now,)
+        earlier = _count(connection, _EARLIER, queue=queue, since=since)
+        if self._free(connection, queue, earlier + 1, now) <= earlier:
+            return False
+        done = connection.execute("update turns set granted = true where run_id = ?", (run_id,))
+        return done.rowcount == 1
+
+    @staticmethod
+    def end_turn(connection: Connection, run_id: str) -> bool:
+        """Remove the turn of a run that has ended, or waits no longer."""
+        return connection.execute("delete from turns where run_id = ?", (replace_unstorable(run_id),)).rowcount == 1
+
+    @staticmethod
+    def record_start(connection: Connection, queue: str, claim: Claim, now: float) -> None:
+        """Record that the first step of a claimed run begins, and forget the starts of earlier periods."""
+        queue = replace_unstorable(queue)
+        connection.execute(
+            "insert into starts (queue, at, run_id, fence) values (?, ?, ?, ?) on conflict do nothing",
+            (queue, now, replace_unstorable(claim.run_id), claim.fence),
+        )
+        connection.execute(
+            "delete from starts where queue = :queue and at <= :now - (select period from limits where queue = :queue)"
+            " and not exists (select 1 from turns where turns.run_id = starts.run_id) and not exists"
+            " (select 1 from runs where id = starts.run_id and status = 'running' and runs.fence = starts.fence)",
+            {"queue": queue, "now": now},
+        )
 
     def set_queue_limits(
         self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
@@ -155,15 +222,32 @@ def storable(text: str | None) -> str | None:
     return None if text is None else replace_unstorable(text)
 
 
+def _count(connection: Connection, query: str, **values: object) -> int:
+    """Return the number that *query* selects."""
+    return int(connection.execute(query, values).fetchone()[0])
+
+
 def _exists(connection: Connection, query: str, run_id: str) -> bool:
     return connection.execute(query, (run_id,)).fetchone() is not None
 
 
 def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
-    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, lock = (
-        row
-    )
+    (
+        run_id,
+        fence,
+        attempt,
+        trace_id,
+        definition,
+        event,
+        request,
+        external_user,
+        environment,
+        created,
+        origin,
+        lock,
+        queue,
+    ) = row
     was_paused = _exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id)
     content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
     steps = connection.execute(
@@ -190,6 +274,7 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         was_paused=was_paused,
         sent_runs=frozenset(connection.execute("select path, number from outbox where run_id = ?", (run_id,))),
         origin=origin,
+        queue=queue,
         package_lock=None if lock is None else _load_lock(connection, lock),
         decisions=load_decisions(connection, run_id) if was_paused else (),
         calls=tuple(load_calls(connection, run_id)) if attempt > 1 else (),

@@ -269,6 +269,7 @@ class ClaimedRun:
         was_paused: Whether the run has paused before.
         sent_runs: Path and number of the runs of steps whose messages are in the outbox.
         origin: The origin whose executors continue the run.
+        queue: The queue with whose limits the run was claimed, or None.
         package_lock: The packages with which the run began, or None.
         decisions: What persons and programs have decided about the run.
         calls: Unsafe calls of interrupted attempts at steps that are not recorded, in their order.
@@ -287,6 +288,7 @@ class ClaimedRun:
     was_paused: bool = False
     sent_runs: frozenset[tuple[str, int]] = frozenset()
     origin: str = "terminal"
+    queue: str | None = None
     package_lock: StoredLock | None = None
     decisions: tuple[Decision, ...] = ()
     calls: tuple[CallRow, ...] = ()

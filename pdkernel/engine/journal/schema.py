@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The version of the tables, the last one of `MIGRATIONS`; SQLite stores it as the file's `user_version`."""
 
 POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always as identity",)
@@ -191,11 +191,26 @@ limits = Table(
 )
 
 starts = Table(
+    # of runs in queues with a limit of starts, from the moment that their first step may begin
     "starts",
     metadata,
     Column("queue", _Text, nullable=False),
-    Column("at", Double, nullable=False),
+    Column("at", Float(53), nullable=False),
+    Column("run_id", _Text, nullable=False),
+    Column("fence", Integer, nullable=False),
+    PrimaryKeyConstraint("run_id", "fence"),
     Index("starts_window", "queue", "at"),
+)
+
+turns = Table(
+    # runs of limited workflows that do not wait in a queue as ready runs, for example those that are not stored
+    "turns",
+    metadata,
+    Column("run_id", _Text, primary_key=True),
+    Column("queue", _Text, nullable=False),
+    Column("owner", _Text, nullable=False),
+    Column("since", Float(53), nullable=False),
+    Column("granted", Boolean, nullable=False),
 )
 
 _LEFT_BEHIND = (
@@ -293,6 +308,18 @@ MIGRATIONS: Mapping[int, str] = {
         create table calls_in_flight (
             run_id text not null, path text not null, iteration integer not null, attempt integer not null,
             number integer not null, shown text not null, primary key (run_id, path, iteration, attempt, number)
+        )
+    """,
+    # the starts of the last period are forgotten
+    8: """
+        drop table starts;
+        create table starts (
+            queue text not null, at float not null, run_id text not null, fence integer not null, primary key (run_id, fence)
+        );
+        create index starts_window on starts (queue, at);
+        create table turns (
+            run_id text not null primary key, queue text not null, owner text not null, since float not null,
+            granted boolean not null
         )
     """,
 }

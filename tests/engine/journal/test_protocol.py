@@ -1164,8 +1164,6 @@ async def test_lower_limits_start_no_further_run(journal: DatabaseJournal) -> No
         assert len(await journal.claim_next(queue, limit=2)) == 2
     await journal.set_queue_limits("busy", concurrency=1)
     await journal.set_queue_limits("throttled", max_starts=1, period_s=10)
-    assert len(await journal.claim_next("throttled", limit=5)) == 1  # starts before the first limit do not count
-    await journal.set_queue_limits("throttled", max_starts=0, period_s=10)
 
     assert [await journal.claim_next(queue, limit=5) for queue in ("busy", "throttled")] == [[], []]
 
@@ -1196,6 +1194,8 @@ async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: M
     claims = [await journal.claim_ready(limit) for limit in (1, 9, 9)]
 
     assert [sorted(run.claim.run_id for run in each) for each in claims] == [["a2"], ["a1", "b2", "c2"], []]
+    assert await journal.next_wake() is None  # when c2 starts is not known
+    await journal.record_start("c", Claim.first("c2"))
     assert await journal.next_wake() == clock.now().timestamp() + 10
     assert await journal.finish(Claim.first("b2"), "success", OUTPUT)
     assert await journal.next_wake() == 0
@@ -1203,12 +1203,17 @@ async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: M
     clock.advance(10)
     assert await journal.next_wake() == 0
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c1"]
-    await journal.set_queue_limits("c", max_starts=2, period_s=20)
+    await journal.record_start("c", Claim.first("c1"))
+    await journal.set_queue_limits("c", max_starts=3, period_s=20)
     for run_id in ("c3", "c4"):
         await journal.accept_run(new_run(run_id, queue="c"))
     clock.advance(5)
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c3"]
-    assert await journal.next_wake() == clock.now().timestamp() + 15
+    await journal.finish(Claim.first("c3"), "success", OUTPUT)  # it did not start, so it does not count
+    assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c4"]
+    await journal.accept_run(new_run("c5", queue="c"))
+    await journal.record_start("c", Claim.first("c4"))
+    assert await journal.next_wake() == clock.now().timestamp() + 5
 
 
 async def test_a_full_queue_refuses_a_run(open_journal: Open) -> None:
@@ -1235,9 +1240,127 @@ async def test_starts_of_a_queue_are_limited(journal: DatabaseJournal, clock: Ma
     started = []
     for wait in (0, 5, 4.5, 0.5, 10):
         clock.advance(wait)
-        started.append(len(await journal.claim_next("mail", limit=5)))
+        claims = await journal.claim_next("mail", limit=5)
+        for each in claims:
+            await journal.record_start("mail", each.claim)
+        started.append(len(claims))
 
     assert started == [2, 0, 0, 2, 1]
+
+
+async def test_a_claimed_run_counts_as_a_start_until_it_starts(
+    journal: DatabaseJournal, clock: ManualClock, database: Database
+) -> None:
+    """Runs that are claimed and start much later start no faster than the limit; a long run keeps its start in mind."""
+    await journal.set_queue_limits("mail", max_starts=2, period_s=10)
+    for number in range(5):
+        await journal.accept_run(new_run(f"run{number}", queue="mail"))
+    claims = await journal.claim_next("mail", limit=5)
+    clock.advance(60)
+
+    waiting = len(await journal.claim_next("mail", limit=5))
+    for each in claims:
+        await journal.record_start("mail", each.claim)
+    started = len(await journal.claim_next("mail", limit=5))
+    clock.advance(10)
+    last = await journal.claim_next("mail", limit=5)
+    for each in last:
+        await journal.record_start("mail", each.claim)
+    kept = database.rows("select run_id from starts order by run_id")
+    await journal.finish(claims[0].claim, "success", OUTPUT)
+    clock.advance(10)
+    [one] = await journal.claim_next("mail", limit=5)
+    await journal.record_start("mail", one.claim)
+
+    assert (len(claims), waiting, started, len(last)) == (2, 0, 0, 2)
+    assert len(kept) == 4
+    assert len(database.rows("select run_id from starts")) == 4  # the start of the ended run is forgotten
+
+
+class TestTurns:
+    """Runs of a limited workflow that do not wait in its queue."""
+
+    async def test_turns_and_runs_share_the_concurrency(self, journal: DatabaseJournal) -> None:
+        """A run executes only while no other one has a turn, and the other way round."""
+        await journal.set_queue_limits("mail", concurrency=1)
+        assert await journal.add_turn("mail", "first", size=1)
+        assert await journal.grant_turn("mail", "first")
+        await journal.accept_run(new_run("second", queue="mail"))
+        while_turn = [await journal.claim_next("mail"), await journal.claim("second")]
+        await journal.end_turn("first")
+        [claimed] = await journal.claim_next("mail")
+        assert await journal.add_turn("mail", "third", size=1)
+
+        assert (while_turn, await journal.grant_turn("mail", "third")) == ([[], None], False)
+        await journal.finish(claimed.claim, "success", OUTPUT)
+        assert await journal.grant_turn("mail", "third")
+
+    async def test_who_waits_for_longer_is_first(self, journal: DatabaseJournal, clock: ManualClock) -> None:
+        """Turns and ready runs of a queue execute in the order in which they came."""
+        await journal.set_queue_limits("mail", concurrency=1)
+        for number in range(4):
+            if number % 2:
+                await journal.accept_run(new_run(f"run{number}", queue="mail"))
+            else:
+                await journal.add_turn("mail", f"run{number}", size=9)
+            clock.advance(1)
+
+        order = list[str]()
+        while len(order) < 4:
+            granted = [
+                run_id
+                for run_id in ("run0", "run2")
+                if run_id not in order and await journal.grant_turn("mail", run_id)
+            ]
+            claims = await journal.claim_next("mail", limit=4)
+            order += [*granted, *(each.claim.run_id for each in claims)]
+            for run_id in granted:
+                await journal.end_turn(run_id)
+            for each in claims:
+                await journal.finish(each.claim, "success", OUTPUT)
+
+        assert order == ["run0", "run1", "run2", "run3"]
+
+    async def test_starts_of_turns_are_limited(self, journal: DatabaseJournal, clock: ManualClock) -> None:
+        """A turn counts as a start from its grant on, and at last from its start on."""
+        await journal.set_queue_limits("mail", max_starts=1, period_s=10)
+        for run_id in ("first", "second"):
+            await journal.add_turn("mail", run_id, size=9)
+        granted = [await journal.grant_turn("mail", "first")]
+        clock.advance(60)
+        granted.append(await journal.grant_turn("mail", "second"))
+        await journal.record_start("mail", Claim.first("first"))
+        await journal.end_turn("first")
+        granted.append(await journal.grant_turn("mail", "second"))
+        clock.advance(10)
+        granted.append(await journal.grant_turn("mail", "second"))
+
+        assert granted == [True, False, False, True]
+
+    async def test_a_full_queue_refuses_a_turn(self, journal: DatabaseJournal) -> None:
+        """Turns and ready runs that wait count, those that execute do not; without a size no turn is refused."""
+        await journal.set_queue_limits("mail", concurrency=1)
+        await journal.add_turn("mail", "first", size=1)
+        await journal.grant_turn("mail", "first")
+        await journal.accept_run(new_run("second", queue="mail"))
+
+        assert [await journal.add_turn("mail", run_id, size=2) for run_id in ("third", "fourth")] == [True, False]
+        assert await journal.add_turn("mail", "fifth", size=None)
+
+    async def test_the_turns_of_a_dead_process_end(self, open_journal: Open, database: Database) -> None:
+        """A turn of a process that has died ends when another process notices the death."""
+        one, other = open_journal(), open_journal()
+        await one.set_queue_limits("mail", concurrency=1)
+        await one.add_turn("mail", "first", size=1)
+        await one.grant_turn("mail", "first")
+        await other.add_turn("mail", "second", size=1)
+        before = await other.grant_turn("mail", "second")
+        database.kill(one, "terminal")
+        await other.reap_dead()
+
+        assert (before, await other.grant_turn("mail", "second")) == (False, True)
+        assert await other.add_turn("mail", "third", size=9)
+        assert database.rows("select run_id from turns order by run_id") == [("second",), ("third",)]
 
 
 async def test_released_run_is_ready_for_its_next_attempt(open_journal: Open) -> None:

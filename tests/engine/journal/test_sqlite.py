@@ -118,7 +118,7 @@ def test_tables_compile_for_postgres() -> None:
 
     assert set(tables) == {
         "executors", "definitions", "package_locks", "runs", "steps", "waits", "outbox", "limits", "starts", "decisions",
-        "calls_in_flight",
+        "calls_in_flight", "turns",
     }  # fmt: skip
     assert "lease_until DOUBLE PRECISION" in tables["executors"]
     assert "request BYTEA" in tables["runs"]

@@ -1,0 +1,116 @@
+"""The limits of a workflow hold for every way in, at the moments when steps execute, as the steps themselves log them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.cli.fork_server import ForkServer
+from tests.durability.server_process import Answer, ServerProcess, new_project, server_of
+
+ONE = "%%pdworkflow\nname: {name}\nsettings: {{concurrency: 1}}\n"
+THROTTLED = "%%pdworkflow\nname: {name}\nsettings: {{throttle: {{limit: 3, interval: 2}}}}\n"
+ENDED = "select 1 where not exists (select 1 from runs where ended is null)"
+TRIGGER = "return pd.flow.trigger('limited', {'n': 1})"
+EVENTS = 6
+
+
+def spans_of(log: Path) -> list[tuple[float, float]]:
+    """When each execution of the step `span` began and ended, in the order of their begins."""
+    times = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return sorted((began, ended) for began, ended in times)
+
+
+def span(log: Path, body: str = "time.sleep(0.2)") -> str:
+    """The cell of a step that logs when it begins and ends, around *body*."""
+    return f"""%%pdstep span
+import json, os, time
+def handler(pd):
+    began = time.time()
+    {body}
+    line = json.dumps([began, time.time()]) + "\\n"
+    file = os.open({str(log)!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, line.encode())
+    os.close(file)
+"""
+
+
+def most_at_once(spans: Sequence[tuple[float, float]]) -> int:
+    """The largest number of spans that contain one moment."""
+    return max((sum(began <= moment < ended for began, ended in spans) for moment, _ in spans), default=0)
+
+
+def most_in_period(spans: Sequence[tuple[float, float]], period_s: float) -> int:
+    """The largest number of spans that began within *period_s*."""
+    return max((sum(first <= began < first + period_s for began, _ in spans) for first, _ in spans), default=0)
+
+
+def wait_for_spans(server: ServerProcess, log: Path, count: int) -> list[tuple[float, float]]:
+    """The spans, as soon as there are *count* of them."""
+    ends = time.monotonic() + 60
+    while len(found := spans_of(log)) < count:
+        assert time.monotonic() < ends, (found, server.errors)
+        time.sleep(0.02)
+    return found
+
+
+def send_all(send: Callable[[int], Answer], count: int = EVENTS) -> list[Answer]:
+    """Call *send* with each number at the same time."""
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(send, range(count)))
+
+
+@pytest.mark.parametrize("way", ["nostore", "both", "child", "child of nostore", "child of both"])
+def test_one_run_executes_at_a_time(fork_server: ForkServer, tmp_path: Path, way: str) -> None:
+    """Stored events, events that are not stored, and the child runs of both share `concurrency: 1`."""
+    log = tmp_path / "spans.log"
+    with server_of(fork_server, tmp_path / "project") as server:
+        limited = [ONE.format(name="limited"), span(log)]
+        new_project(server.folder, [f"%%pdstep call\ndef handler(pd):\n    {TRIGGER}\n"], limited=limited)
+        server.more = ("limited.ipynb",)
+        server.start()
+        endpoints = json.loads(server.said)["workflows"]
+        url = next(each["url"] for each in endpoints if ("limited" in each["name"]) is ("child" not in way))
+
+        def send(number: int) -> Answer:
+            is_stored = "nostore" not in way and ("both" not in way or number % 2 == 0)
+            return server.post(url, {}, **({} if is_stored else {"x_pd_nostore": "1"}))
+
+        answers = send_all(send)
+        spans = wait_for_spans(server, log, EVENTS)
+
+        assert [answer.status for answer in answers] == [200] * EVENTS
+        assert most_at_once(spans) == 1
+        server.wait_for(ENDED)
+        assert server.rows("select * from turns") == []
+
+
+@pytest.mark.parametrize("way", ["stored", "nostore", "both"])
+def test_starts_are_counted_when_steps_start(fork_server: ForkServer, tmp_path: Path, way: str) -> None:
+    """Runs that waited for a place start no faster than `throttle` permits, although they were claimed long before."""
+    log, gate = tmp_path / "spans.log", tmp_path / "gate"
+    with server_of(fork_server, tmp_path / "project") as server:
+        busy = f"import os, time\ndef handler(pd):\n    while not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
+        limited = [THROTTLED.format(name="limited"), span(log, "pass")]
+        new_project(server.folder, ["%%pdstep busy\n" + busy], limited=limited)
+        server.more = ("limited.ipynb", "--max-active-runs", "4")
+        server.start()
+        url = next(each["url"] for each in json.loads(server.said)["workflows"] if "limited" in each["name"])
+        for _ in range(4):
+            server.post(server.endpoint, {})
+        send_all(
+            lambda n: server.post(
+                url, {}, **({"x_pd_nostore": "1"} if way == "nostore" or (way == "both" and n % 2) else {})
+            ),
+            9,
+        )
+        time.sleep(5)  # more than two periods, in which runs may be claimed
+        gate.touch()
+        spans = wait_for_spans(server, log, 9)
+
+        assert most_in_period(spans, 2) == 3
