@@ -225,6 +225,10 @@ class CallerTokens:
             caller.step_binding.abandon_calls()
             caller.step_binding = None
 
+    def find_most_connections(self) -> set[asyncio.Task[None]]:
+        """The connections of the token that has the most; empty without connections."""
+        return max((caller.connections for caller in list(self._callers.values())), key=len, default=set())
+
     def revoke(self, token: str) -> CallerToken | None:
         """Delete *token*; returns its caller, or None if the token is unknown."""
         return self._callers.pop(token, None)

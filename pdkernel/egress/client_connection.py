@@ -7,12 +7,11 @@ The decision about each request is in `router`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import h11
@@ -63,9 +62,11 @@ class ClientConnection:
         authority: CertificateAuthority,
         resolve_name: Callable[[str | None, str], str],
         silence_s: float,
+        on_identified: Callable[[asyncio.Task[None]], None],
     ) -> None:
         # resolve_name: maps an address that the sandbox's name server gave to a token to its name; any other host is returned unchanged
         # silence_s: a client that is silent for so many seconds expects the server to send first
+        # on_identified: called with the task of the connection when it has a valid token
         self._resolve_name = resolve_name
         self._silence_s = silence_s
         self._sock = sock
@@ -74,6 +75,7 @@ class ClientConnection:
         self._authority = authority
         self._upstream = router.upstream
         self._own_port = router.own_server.local_port
+        self._on_identified = on_identified
 
     async def serve(self) -> None:
         """Serve until the client leaves."""
@@ -89,20 +91,20 @@ class ClientConnection:
         self._port = self._sock.getpeername()[1]
         if caller is not None:
             caller.forget_failure(self._port)
-        with _tracked_by_token(caller):
-            if proxy_target is PER_REQUEST_TARGET:
-                await self._serve_http(await self._open_streams(), proxy_target)
-            elif is_loopback(proxy_target.host) and not (caller is not None and caller.public_only):
-                if caller is not None and proxy_target.port == self._own_port:
-                    await self._serve_target(proxy_target, caller)
-                elif caller is not None:
-                    streams = await self._open_streams()
-                    try:
-                        await self._pipe_to_host(streams, proxy_target, tls=proxy_target.client_expects_tls)
-                    except UpstreamError as error:
-                        self._drop(streams[1], caller, error)
-            else:
+        self._identify(caller)
+        if proxy_target is PER_REQUEST_TARGET:
+            await self._serve_http(await self._open_streams(), proxy_target)
+        elif is_loopback(proxy_target.host) and not (caller is not None and caller.public_only):
+            if caller is not None and proxy_target.port == self._own_port:
                 await self._serve_target(proxy_target, caller)
+            elif caller is not None:
+                streams = await self._open_streams()
+                try:
+                    await self._pipe_to_host(streams, proxy_target, tls=proxy_target.client_expects_tls)
+                except UpstreamError as error:
+                    self._drop(streams[1], caller, error)
+        else:
+            await self._serve_target(proxy_target, caller)
 
     async def _serve_target(self, proxy_target: ProxyTarget, caller: CallerToken | None) -> None:
         """Detect the protocol that the client speaks to *proxy_target*, and serve it."""
@@ -196,6 +198,7 @@ class ClientConnection:
         if proxy_target is PER_REQUEST_TARGET:
             token = parse_proxy_token(get_header(request.headers, b"proxy-authorization"))
         caller = self._tokens.find(token)
+        self._identify(caller)
         try:
             answer = await self._respond(client, proxy_target, caller, request)
             if answer is not None:
@@ -371,6 +374,14 @@ class ClientConnection:
         caller = self._tokens.find(token)
         return {} if caller is None else caller.failure(port)
 
+    def _identify(self, caller: CallerToken | None) -> None:
+        """Let revoking the token of *caller* end this connection."""
+        task = asyncio.current_task()
+        if caller is not None and task is not None and task not in caller.connections:
+            self._on_identified(task)
+            caller.connections.add(task)
+            task.add_done_callback(caller.connections.discard)
+
     async def _open_streams(self, context: ssl.SSLContext | None = None) -> _Streams:
         """
         Open asyncio streams on the socket.
@@ -380,24 +391,15 @@ class ClientConnection:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 18)
         protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol,
-            socket.socket(fileno=self._sock.detach()),
-            ssl=context,
-            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S if context is not None else None,
-        )
+        sock = socket.socket(fileno=self._sock.detach())
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol,
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S if context is not None else None,
+            )
+        except asyncio.CancelledError:
+            sock.close()
+            raise
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
-
-
-@contextlib.contextmanager
-def _tracked_by_token(caller: CallerToken | None) -> Iterator[None]:
-    """A context in which revoking the token of *caller* ends this connection."""
-    task = asyncio.current_task()
-    if caller is None or task is None:
-        yield
-        return
-    caller.connections.add(task)
-    try:
-        yield
-    finally:
-        caller.connections.discard(task)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from pdkernel.egress.router import CallRouter
     from pdkernel.egress.upstream import HostOverrides, Upstream
 
+_MAX_CONNECTIONS = 4096
 _T = TypeVar("_T")
 
 NODE_HOOK = Path(__file__).parent.parent / "runtimes" / "node" / "egress_hook.mjs"
@@ -76,6 +79,7 @@ class Gateway:
         clock: Clock,
         sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
+        max_connections: int | None = None,
     ) -> None:
         self.port: int = listener.getsockname()[1]
         self.stand_ins: Mapping[str, StandIn] = build_stand_ins()
@@ -89,6 +93,8 @@ class Gateway:
         self._tokens = CallerTokens()
         self._loop = asyncio.get_running_loop()
         self._connections: set[asyncio.Task[None]] = set()
+        self._unidentified: dict[asyncio.Task[None], None] = {}  # those of them without a valid token, oldest first
+        self._max_connections = max_connections
         self._sandbox = SandboxLauncher(
             self._loop,
             port=self.port,
@@ -109,6 +115,7 @@ class Gateway:
         environ: Mapping[str, str] | None = None,
         sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
+        max_connections: int | None = None,
     ) -> Self:
         """
         Listen on a free port.
@@ -121,6 +128,8 @@ class Gateway:
             environ: Environment with `SSL_CERT_FILE`, the user's own roots; default: the environment of this process.
             sandbox_kind: The sandbox for processes that `start_sandboxed` starts; default: the best that works on this machine.
             lookup: Resolves names where only public addresses are allowed.
+            max_connections: Connections at once. Beyond it, one without a token ends, else one of the token that has the most. Default: a
+                quarter of the files that this process may open, because the server and its database need files, too.
         """
         environ = os.environ if environ is None else environ
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -137,7 +146,8 @@ class Gateway:
                 own_server=own_server,
             )
 
-        return cls(listener, CertificateAuthority(folder, environ=environ), make_upstream, clock, sandbox_kind, lookup)
+        authority = CertificateAuthority(folder, environ=environ)
+        return cls(listener, authority, make_upstream, clock, sandbox_kind, lookup, max_connections)
 
     def issue_token(self, *, public_only: bool = False) -> str:
         """A new token for a process, without a binding; with *public_only*, the process may call public addresses only."""
@@ -245,18 +255,41 @@ class Gateway:
                 # No descriptors are left; connections that end free some.
                 await asyncio.sleep(0.1)
                 continue
+            try:
+                await self._make_room()
+            except asyncio.CancelledError:  # the gateway closes
+                sock.close()
+                raise
             task = self._loop.create_task(self._serve(sock))
             self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            self._unidentified[task] = None
+            task.add_done_callback(functools.partial(self._forget, sock))
+
+    async def _make_room(self) -> None:
+        """End connections until there may be one more."""
+        most = self._max_connections or _find_max_connections()
+        while len(self._connections) >= most:
+            next(iter(self._unidentified or self._tokens.find_most_connections() or self._connections)).cancel()
+            await asyncio.wait(self._connections, return_when=asyncio.FIRST_COMPLETED)
+
+    def _forget(self, sock: socket.socket, connection: asyncio.Task[None]) -> None:
+        sock.close()  # also if the task was cancelled before it began
+        self._connections.discard(connection)
+        self._unidentified.pop(connection, None)
+
+    def _identify(self, connection: asyncio.Task[None]) -> None:
+        self._unidentified.pop(connection, None)
 
     async def _serve(self, sock: socket.socket) -> None:
         # Imported with the first connection: a gateway without calls costs no import time.
         from pdkernel.egress.client_connection import ClientConnection
 
         router = self._open_router()
-        with contextlib.closing(sock), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             resolve = self._sandbox.resolve_name
-            await ClientConnection(sock, self._tokens, router, self._authority, resolve, self.silence_s).serve()
+            await ClientConnection(
+                sock, self._tokens, router, self._authority, resolve, self.silence_s, self._identify
+            ).serve()
 
     def _open_router(self) -> CallRouter:
         from pdkernel.egress.router import CallRouter
@@ -271,6 +304,11 @@ class Gateway:
                 own_server=self.own_server,
             )
         return self._router
+
+
+def _find_max_connections() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(max(soft // 4, 16), _MAX_CONNECTIONS)
 
 
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -93,7 +93,15 @@ class MemoryWatch:
         return min(max(left_s, MIN_SAMPLE_INTERVAL_S), LIMITED_SAMPLE_INTERVAL_S)
 
     def _sample(self) -> None:
-        system_v = [os.dup(each) for each in self._process.system_v]  # the process may be forgotten meanwhile
+        system_v: list[int] = []
+        try:
+            for each in self._process.system_v:
+                system_v.append(os.dup(each))  # noqa: PERF401 - the process may be forgotten meanwhile
+        except OSError:  # no descriptors are left: the next sample may find some
+            for each in system_v:
+                os.close(each)
+            self._timer = self._loop.call_later(LIMITED_SAMPLE_INTERVAL_S, self._sample)
+            return
         sample = run_blocking(self._measure, self._process.pid, self._process.root_pid, system_v)
         sample.add_done_callback(self._on_sampled)
 

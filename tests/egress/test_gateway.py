@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
+import socket
 import ssl
 import stat
 import subprocess
@@ -29,6 +31,7 @@ from tests.egress.kit import (
     TOKEN,
     ClientProcess,
     Ledger,
+    Loop,
     OutsideServer,
     bare_python_process,
     closed_port,
@@ -41,6 +44,7 @@ from tests.egress.kit import (
     read_all,
 )
 
+MAX_CONNECTIONS = 24
 START = """
 import asyncio, sys
 from pathlib import Path
@@ -724,3 +728,29 @@ def test_a_program_with_proxy_support_is_routed(
 
     assert [(call.method, call.outcome) for call in ledger.calls] == [("GET", "denied")]
     assert outside.seen == []
+
+
+@pytest.mark.parametrize("opening", [b"", b"PDK1 {", b"GET http://", "PDK1 {line}\n", "request"])
+def test_one_client_with_many_connections_does_not_hold_up_others(
+    loop: Loop, tmp_path: Path, ledger: Ledger, opening: str | bytes
+) -> None:
+    """Beyond the limit, a connection of the client with the most ends, whether it is silent, incomplete or has a token."""
+    gateway = loop.run(Gateway.start(tmp_path / "egress", environ={}, max_connections=MAX_CONNECTIONS))
+    hostile, honest = issue_bound_token(gateway, ledger, "deny"), issue_bound_token(gateway, ledger, "deny")
+    line = json.dumps({"host": "a.example", "port": 80, "token": hostile})
+    login = base64.b64encode(f"{hostile}:".encode()).decode()
+    request = f"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nProxy-Authorization: Basic {login}\r\n\r\n"
+    text = opening if isinstance(opening, bytes) else (request if opening == "request" else f"PDK1 {line}\n").encode()
+    with contextlib.ExitStack() as opened:
+        for _ in range(3 * MAX_CONNECTIONS):
+            sock = opened.enter_context(socket.create_connection(("127.0.0.1", gateway.port), timeout=30))
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(text)
+        with knock(gateway, honest, "b.example", 80, secure=False) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: b.example\r\nConnection: close\r\n\r\n")
+            answer = read_all(sock)
+        held = len(gateway._connections)
+    loop.run(gateway.close())
+
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert held <= MAX_CONNECTIONS

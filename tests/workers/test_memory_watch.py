@@ -171,6 +171,20 @@ async def test_an_ended_step_is_not_measured_again() -> None:
     assert samples == 1
 
 
+async def test_a_sample_that_fails_is_repeated() -> None:
+    """Without free descriptors a sample fails; the limit holds again as soon as there are some."""
+    exceeded: list[StepMemoryError] = []
+    process = OwnProcess(system_v=(-1,))
+    watching = MemoryWatch(cast("ChildProcess", process), 1, exceeded.append)
+    await asyncio.sleep(3 * LIMITED_SAMPLE_INTERVAL_S)
+    failed = [*exceeded]
+    process.system_v = ()
+    await until(lambda: bool(exceeded))
+    watching.close()
+
+    assert failed == []
+
+
 async def test_less_than_the_limit_is_allowed() -> None:
     """The limit is in megabytes of 1,048,576 bytes."""
     used_mb = resident_bytes(os.getpid()) / BYTES_PER_MB
