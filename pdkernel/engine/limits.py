@@ -6,10 +6,12 @@ The limits of a run: the platform's limits on sizes (its limits and troubleshoot
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+import orjson
 
 from pdkernel.directive.option_values import MAX_TIMEOUT_S
 from pdkernel.directive.setting_rules import SETTING_RULES
@@ -100,15 +102,22 @@ def suggest_longer_timeout(workflow: Workflow, step: Step) -> str:
 
 
 class PayloadCounter:
-    """Counts the bytes of a run's event, exports and logs."""
+    """
+    Counts the bytes of a run's event, exports and logs.
+
+    Attributes:
+        last_exports_bytes: The bytes of the exports that were added last.
+    """
 
     # parity[payload-limit]: pdkernel counts JSON bytes; the platform counts compressed bytes and may allow 12 to 18 MB
     def __init__(self, event: Mapping[str, JSON]) -> None:
         self._size = json_size(dict(event))
+        self.last_exports_bytes = 0
 
     def add(self, exports: Mapping[str, JSON], logs: Iterable[Log]) -> tuple[PayloadLimitError | None, str | None]:
         """Add the bytes of a step; return an error above the limit, or a warning near it."""
-        self._size += json_size(dict(exports)) + sum(json_size(log.text) for log in logs)
+        self.last_exports_bytes = json_size(dict(exports))
+        self._size += self.last_exports_bytes + sum(json_size(log.text) for log in logs)
         share = self._size / MAX_PAYLOAD_BYTES
         if share > 1:
             what = f"the event, the exports and the logs of this run have {_mb(self._size)} together"
@@ -159,15 +168,21 @@ def json_size(value: JSON) -> int:
 
 def exceeds_depth(value: JSON) -> bool:
     """Return whether *value* has more than `MAX_EXPORT_DEPTH` levels of lists and objects."""
-    level: list[Any] = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_EXPORT_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-    return bool(level)
+    with contextlib.suppress(
+        TypeError
+    ):  # nested too deeply for orjson, or with a number or text that it does not encode
+        orjson.dumps(value)  # ten times as fast as a visit to each level
+        return False
+    pending = [iter([value])]
+    while pending:
+        found = next((inner for inner in pending[-1] if isinstance(inner, dict | list)), None)
+        if found is None:
+            pending.pop()
+        elif len(pending) > MAX_EXPORT_DEPTH:
+            return True
+        else:
+            pending.append(iter(found.values() if isinstance(found, dict) else found))
+    return False
 
 
 def _mb(size: int) -> str:

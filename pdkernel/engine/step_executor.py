@@ -58,6 +58,10 @@ MAX_PAUSED_RUNS = 1000
 """How many runs of one external user, in one environment, may be paused."""
 
 
+_LARGE_EXPORTS_BYTES = 1 << 18
+"""Exports with a secret are visited part by part: those of more bytes by another thread, so that the event loop goes on."""
+
+
 class Service(Protocol):
     """Answers the calls of one service name."""
 
@@ -168,6 +172,8 @@ class StepExecutor:
         _explain_error(outcome.error, run, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = await self._limit_pauses(run, _limited(run, step, recorder, outcome))
+        if run.payload.last_exports_bytes > _LARGE_EXPORTS_BYTES:
+            await recorder.redact_large_exports()
         run.record.outbox.add(step.name, rerun_state.run_number, outcome.queued_sends, run.record.redactor)
         run.attempt = 1
         status: StepStatus = "error" if outcome.error else "success"

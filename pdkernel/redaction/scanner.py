@@ -153,7 +153,11 @@ class PatternScanner:
                 end = waiting[0][0] if waiting else limit
                 out.append(buffer[position:end])
             position = end
-        overlapping = (run.latest_start(position) for run in reached.values())
+        while waiting and waiting[0][0] <= position:  # also if the buffer is finished beyond the limit
+            _, pattern, reached[pattern] = heapq.heappop(waiting)
+            wait_for_next(pattern)
+        starts = ((pattern, run.latest_start(position)) for pattern, run in reached.items())
+        overlapping = (start for pattern, start in starts if start + len(pattern) > position)
         done = min([limit, position, *overlapping])
         pending.buffer = buffer[done:]
         pending.emitted = position - done

@@ -17,6 +17,7 @@ from typing import Any, cast
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import SYSTEM_CLOCK, Clock, format_iso
 from pdkernel.encode import encode_json
 from pdkernel.errors import PdkernelError, StepError
@@ -278,6 +279,14 @@ class StepRecorder:
         """Replace large exports by their sizes in the record: the step exceeded the limit of a run."""
         self._exports = self._unredacted = dict(map(_limit_prop, self._exports.items()))
         self._redacted_exports = {}
+
+    async def redact_large_exports(self) -> None:
+        """Redact the exports in another thread, before the record needs them; the step has ended."""
+        redactor, exports = self._redactor, self._unredacted
+        if exports:
+            redacted = await run_blocking(redactor.redact_value, exports)
+            self._redacted_exports.update(cast("dict[str, JSON]", redacted))
+            self._unredacted = {}
 
     def set_usage(self, *, seconds: float, memory_mb: float) -> None:
         """Record the duration of the step and its highest measured memory."""

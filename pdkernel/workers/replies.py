@@ -209,7 +209,13 @@ AnyReply = StepReply | Done | ServiceCall
 MAX_LONG_NUMBER_DIGITS = 1 << 16
 """Digits of all integers of a reply that exceed a double: each is converted in quadratic time whenever the value is encoded."""
 
+MAX_CONTAINERS = 500_000
+"""Lists and objects of a reply. Each costs as much time as a hundred bytes of text, so more of them stop the event loop for long."""
+MAX_CONTAINERS_WITH_SURROGATES = 100_000
+"""The same for a reply with lone surrogates, which only slow parsers and encoders process."""
+
 _DECODE = msgspec.json.Decoder(AnyReply).decode
+_OTHER_BYTES = bytes(set(range(256)) - set(b'"[{'))
 _LONG_DIGITS = 310  # the largest double has 309 digits
 _LONG_NUMBER = re.compile(rb"(?<!\d)\d{%d,}" % _LONG_DIGITS)
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
@@ -222,11 +228,13 @@ def decode_reply(text: bytes | str) -> AnyReply:
 
     Raises:
         ReplyError: *text* is not JSON, or not a reply.
-        ExportNotJSONError: *text* has too many long integers.
+        ExportNotJSONError: *text* has too many long integers, or too many lists and objects.
         RecursionError: *text* is nested too deeply.
     """
     if len(text) > MAX_LONG_NUMBER_DIGITS:
-        _check_long_numbers(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        _check_long_numbers(data)
+        check_containers(data)
     reply: AnyReply
     try:
         reply = decode_large(_DECODE, text)
@@ -235,6 +243,7 @@ def decode_reply(text: bytes | str) -> AnyReply:
             raise ReplyError(describe_mismatch(wrong)) from None
     else:
         return reply
+    check_containers(text if isinstance(text, bytes) else text.encode(), MAX_CONTAINERS_WITH_SURROGATES)
     try:  # a lone surrogate is valid JSON, but msgspec rejects it
         value = decode_large(_SLOW.decode, text if isinstance(text, str) else text.decode())
     except ValueError:
@@ -256,6 +265,26 @@ def _check_long_numbers(text: bytes) -> None:
                 f"Integers of 310 or more digits have {digits:,} digits together; the limit is {MAX_LONG_NUMBER_DIGITS:,}. "
                 "Export such integers as texts."
             )
+
+
+def check_containers(text: bytes, most: int = MAX_CONTAINERS) -> None:
+    """
+    Refuse JSON with more than *most* lists and objects, before it is parsed.
+
+    Raises:
+        ExportNotJSONError: *text* has more.
+    """
+    if len(text) <= most or text.count(b"[") + text.count(b"{") <= most:
+        return
+    marks = text.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHER_BYTES)
+    outside_of_texts = b"".join(marks.split(b'"')[::2])
+    count = outside_of_texts.count(b"[") + outside_of_texts.count(b"{")
+    if count > most:
+        raise ExportNotJSONError(
+            f"A value has {count:,} lists and objects; the limit is {most:,}.",
+            name="TooManyValues",
+            fix="Export a list of numbers or texts in place of a list of lists or objects, or the JSON as one text.",
+        )
 
 
 def decode_step_reply(text: str) -> StepReply:

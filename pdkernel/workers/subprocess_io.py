@@ -18,7 +18,7 @@ import msgspec
 from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.model import JSON
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Response, describe_mismatch
+from pdkernel.workers.replies import Response, check_containers, describe_mismatch
 from pdkernel.workers.slot_folder import StepFileError, StepFiles
 from pdkernel.workers.step_errors import MAX_EXPORT_LINE_BYTES, build_payload_error
 
@@ -72,9 +72,10 @@ class SubprocessIO:
     def _collect_exports(self, recorder: StepRecorder) -> StepError | None:
         try:
             text, failed = self._read(_EXPORTS)
+            lines = text.split("\n", MAX_EXPORT_LINES + 1)
+            check_containers("\n".join(line for line in lines if ":json=" in line).encode())
         except StepError as error:
             return error
-        lines = text.split("\n", MAX_EXPORT_LINES + 1)
         if len(lines) > MAX_EXPORT_LINES + 1:
             return StepError(
                 f"$PIPEDREAM_EXPORTS has more than {MAX_EXPORT_LINES:,} lines, so none of them was exported.",
@@ -112,6 +113,7 @@ class SubprocessIO:
             text, failed = self._read(_RESPONSE)
             if failed is not None:
                 return failed
+            check_containers(text.encode())
             end = 0
             for _ in range(2):  # the first response is sent; of the others, the second is checked
                 blanks = _BLANKS.match(text, end)

@@ -12,8 +12,10 @@ import pytest
 
 from pdkernel.engine.limits import (
     DEFAULT_MEMORY_MB,
+    MAX_EXPORT_DEPTH,
     PayloadCounter,
     QueueLimits,
+    exceeds_depth,
     memory_limit_mb,
     queue_limits,
     suggest_longer_timeout,
@@ -21,11 +23,12 @@ from pdkernel.engine.limits import (
 )
 from pdkernel.errors import StepTimeoutError
 from pdkernel.execution import Execution, Log, StepResult
-from pdkernel.model import MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step
+from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step
 from pdkernel.runtimes.isolation import MIN_LANDLOCK_PORT_VERSION, landlock_version
 from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.engine.conftest import Run
+from tests.growth import assert_linear
 
 
 def log_of(execution: Execution, step: str = "code") -> str:
@@ -364,3 +367,27 @@ async def test_a_step_listens_on_free_and_named_ports(run: Run, language: str) -
     for each in (refused, again):
         assert each.error is not None
         assert "settings: {listen: [8080]}" in each.error.message
+
+
+@pytest.mark.parametrize("levels", [MAX_EXPORT_DEPTH - 3, MAX_EXPORT_DEPTH, MAX_EXPORT_DEPTH + 1, 5 * MAX_EXPORT_DEPTH])
+@pytest.mark.parametrize("beside", [[], [1, None], [10**30, "\ud800"]], ids=["nothing", "scalars", "special"])
+def test_depth_of_a_value(levels: int, beside: list[JSON]) -> None:
+    """A value is too deep if any of its lists and objects are, also among others and beside special numbers and texts."""
+    value = _nested(levels - 1, beside)
+
+    assert exceeds_depth([[], value, {}]) == (levels > MAX_EXPORT_DEPTH)
+    assert exceeds_depth({"a": [], "b": value}) == (levels > MAX_EXPORT_DEPTH)
+
+
+@pytest.mark.parametrize("levels", [1, 200, MAX_EXPORT_DEPTH - 1])
+def test_the_time_to_find_the_depth_grows_linearly(levels: int) -> None:
+    """Many lists of the same depth take a time that grows with their number."""
+    assert_linear(exceeds_depth, lambda size: [_nested(levels, []) for _ in range(size // levels)])
+
+
+def _nested(levels: int, beside: list[JSON]) -> JSON:
+    """Lists of that many levels, each with the items *beside* before the next level."""
+    value: JSON = []
+    for _ in range(levels - 1):
+        value = [*beside, value]
+    return value

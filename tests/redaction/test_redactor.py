@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
@@ -531,6 +531,7 @@ def test_secrets_that_overlap_themselves_are_redacted_to_the_end() -> None:
     ),
     st.lists(st.integers(0, 300), max_size=12),
 )
+@example(values=["a" * 8], parts=["a" * 10], cuts=[8])
 def test_periodic_secrets_are_redacted(values: list[str], parts: list[str], cuts: list[int]) -> None:
     """Each character of each occurrence of a periodic secret is redacted, with the same result for every split."""
     redactor = Redactor(named(values))
@@ -558,3 +559,34 @@ def test_numbers_of_a_value_are_skipped_fast(first: JSON) -> None:
 
     assert seconds(redactor.redact_value, value, tries=2) < 0.5
     assert redactor.restore(redactor.redact_value(value)) == value
+
+
+@pytest.mark.parametrize("secrets", [[], [Secret("env/TOKEN", TOKEN)]], ids=["no secret", "a secret"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "⟦secret:" * 3,
+        ["⟦secret:a⟧", [], {"⟦secret:": {"x": "⟦⟦secret:|literal⟧"}}],
+        ["⟦secret:", 2**70, 1e300, -0.0, 1.5e20, True, None],
+        ["⟦secret:", "\ud800", '"\\\n\x00', "\U0001f600"],
+    ],
+    ids=["text", "keys", "numbers", "characters"],
+)
+def test_texts_like_placeholders_are_escaped_as_in_single_texts(secrets: list[Secret], value: JSON) -> None:
+    """A value without a secret is escaped as each of its texts is, and restored to an equal value."""
+    redactor = Redactor(secrets)
+
+    redacted = redactor.redact_value(value)
+
+    assert repr(redacted) == repr(Redactor([*secrets, Secret("a/b", "short")]).redact_value(value))
+    assert repr(redactor.restore(redacted)) == repr(value)
+
+
+@pytest.mark.parametrize("unit", ["⟦secret:", "⟦secret:a⟧", "⟦"], ids=["starts", "placeholders", "brackets"])
+@pytest.mark.parametrize("secrets", [[], [Secret("env/TOKEN", TOKEN)]], ids=["no secret", "a secret"])
+def test_the_time_of_texts_like_placeholders_grows_linearly(unit: str, secrets: list[Secret]) -> None:
+    """A text, or many texts, of the starts of placeholders take a time that grows with the size."""
+    redactor = Redactor(secrets)
+
+    assert_linear(redactor.redact_value, lambda size: unit * size)
+    assert_linear(redactor.redact_value, lambda size: [[unit] for _ in range(size)])

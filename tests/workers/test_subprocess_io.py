@@ -12,6 +12,7 @@ from pdkernel.errors import StepError
 from pdkernel.execution import StepResult
 from pdkernel.workers.isolation import NO_PLAN
 from pdkernel.workers.recorder import StepRecorder
+from pdkernel.workers.replies import MAX_CONTAINERS
 from pdkernel.workers.slot_folder import SlotFolder
 from pdkernel.workers.subprocess_io import MAX_EXPORT_LINES, SubprocessIO
 
@@ -186,3 +187,17 @@ def test_response_that_is_not_an_object_is_an_error(collect: Collect, text: str)
 
     assert error is not None
     assert "$PIPEDREAM_RESPONSE" in error.message
+
+
+def test_number_of_lists_and_objects_is_limited(collect: Collect) -> None:
+    """A file whose lines together have too many lists exports nothing; brackets of plain texts do not count."""
+    line = f"a:json=[{'[],' * 100_000}0]\n"
+
+    recorder, error = collect(line * 6)
+    text = "[" * (MAX_CONTAINERS + 1)
+    plain, no_error = collect(f"a={text}")
+
+    assert error is not None
+    assert "600,006 lists and objects; the limit is 500,000" in error.message
+    assert recorder.outcome().exports == {}
+    assert (no_error, plain.outcome().exports) == (None, {"a": text})
