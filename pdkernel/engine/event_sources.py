@@ -7,8 +7,9 @@ source runs.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from pdkernel.engine.dedupe import drop_repeated_events
 from pdkernel.engine.http_response import HttpResponse, build_response
 from pdkernel.engine.run_context import derive_id
 from pdkernel.engine.step_actions import describe_component
-from pdkernel.errors import RequestError, UnsupportedError
+from pdkernel.errors import RequestError, StepProcessExitedError, UnsupportedError
 from pdkernel.event import Event
 from pdkernel.execution import Response, StepResult
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
@@ -76,10 +77,11 @@ class SourceRequest:
         install: Whether the source may be installed.
         endpoint_url: Public URL of the source's HTTP interface, or None.
         account_overrides: Account ids by app, used instead of the newest account of the app.
-        on_respond: Receives the response that the source sends by its HTTP interface.
+        on_respond: Receives the response that the source sends by its HTTP interface. It ends before anything of the run is
+            stored.
         interface: The interface that starts the run, for the fixes in messages.
         action_sources: Where components run, as set in the workflow's `pdkernel.yaml`; empty for the project's setting.
-        store_events: Stores the new events in the transaction that stores the source's state.
+        store_events: Stores the new events, and what else ends with the run, in the transaction that stores the source's state.
     """
 
     trigger: Trigger
@@ -94,7 +96,7 @@ class SourceRequest:
     install: bool = True
     endpoint_url: str | None = None
     account_overrides: Mapping[str, str] = field(default_factory=dict)
-    on_respond: Callable[[HttpResponse], None] = lambda _: None
+    on_respond: Callable[[HttpResponse], Awaitable[object]] | None = None
     interface: Interface = "terminal"
     action_sources: tuple[str, ...] = ()
     store_events: Callable[[Connection, Sequence[SourceEvent]], object] = lambda _connection, _events: None
@@ -132,6 +134,8 @@ class SourceResult:
         had_hook: Whether the source implements the requested act.
         record: Logs, outbound calls and error, in the form of a step's result.
         response: The redacted response that the HTTP interface sent, or None.
+        is_stored: Whether the source's state and its events are stored; False if its process was ended, because its state may
+            be half of a change.
     """
 
     component: Component
@@ -140,6 +144,7 @@ class SourceResult:
     had_hook: bool
     record: StepResult
     response: Response | None
+    is_stored: bool = True
 
 
 class SourceRunner:
@@ -171,7 +176,7 @@ class SourceRunner:
 
     async def run(self, request: SourceRequest) -> SourceResult:
         """
-        Run a source once. Its database and the ids of its emissions are stored even if it fails.
+        Run a source once. Its database and its events are stored even if its code fails, but not if its process is ended.
 
         Raises:
             ActionNotFoundError: No source of components has the event source.
@@ -236,12 +241,18 @@ class SourceRunner:
         headers = [Secret(f"event/{name}", value) for name, value in Event(received).header_secrets().items()]
         secrets = (*resolution.secrets, *_list_secret_props(step, description))
         redactor, shown = Redactor(secrets), Redactor((*secrets, *headers))
+        responding: list[asyncio.Future[object]] = []
+
+        def respond(raw: Mapping[str, Any]) -> None:
+            if request.on_respond is not None:
+                responding.append(asyncio.ensure_future(request.on_respond(build_response(raw))))
+
         recorder = StepRecorder(
             SOURCE_STEP_NAME,
             redactor=shown,
             clock=self._clock,
             accounts=resolution.for_step(SOURCE_STEP_NAME).uses,
-            on_respond=lambda raw: request.on_respond(build_response(raw)),
+            on_respond=respond,
         )
         state = await run_blocking(self._states.load, request.state_key)
         bound = {app.prop for app in apps}
@@ -259,17 +270,24 @@ class SourceRunner:
             timeout_s=request.timeout_s,
             call_context=_build_call_context(request, resolution, shown, recorder),
         )
-        outcome = await workers.run_source(call, recorder)
-        new = await run_blocking(self._store_state, request, description, outcome, redactor)
+        try:
+            outcome = await workers.run_source(call, recorder)
+        finally:
+            await asyncio.gather(*responding)
+        is_stored = not isinstance(outcome.error, StepProcessExitedError)
+        new: tuple[SourceEvent, ...] = ()
+        if is_stored:
+            new = await run_blocking(self._store_state, request, description, outcome, redactor)
         for warning in outcome.warnings:
             recorder.add_note(warning)
         return SourceResult(
             component,
             events=new,
-            repeated_count=len(outcome.emitted_events) - len(new),
+            repeated_count=len(outcome.emitted_events) - len(new) if is_stored else 0,
             had_hook=outcome.is_implemented,
             record=recorder.finish("error" if outcome.error else "success", outcome.error),
             response=build_response(outcome.response).to_record(shown) if outcome.response else None,
+            is_stored=is_stored,
         )
 
     async def _resolve_accounts(self, request: SourceRequest, apps: tuple[AppBinding, ...]) -> AccountResolution:

@@ -22,6 +22,7 @@ The local project: a folder, a key and a database that several threads and proce
     grants                OAuth grants that renew access tokens
     deployed_triggers     event sources of external users, and their events
     workflow_triggers     triggers of served workflows
+    answered_requests     requests to event sources that have a response, and whose sources have not ended
     trigger_events        events of both kinds of triggers that wait for runs and webhooks
     schedule              computes when a timer is due
     endpoint_keys         keys in URLs of workflows and deployed triggers
@@ -34,6 +35,7 @@ The local project: a folder, a key and a database that several threads and proce
     login                 the login at Pipedream: the Connect project and its OAuth client
 """
 
+from pdkernel.project.answered_requests import AnsweredRequest, AnsweredRequestTable
 from pdkernel.project.connect_tokens import ConnectToken
 from pdkernel.project.data_stores import DEFAULT_DATA_STORE, DataStoreSummary, DataStoreTable, StoreRecord, check_key
 from pdkernel.project.deployed_triggers import DeployedTrigger, DeployedTriggerTable, Webhook
@@ -53,6 +55,8 @@ from pdkernel.project.workflow_triggers import TriggerState, WorkflowTriggerTabl
 
 __all__ = [
     "DEFAULT_DATA_STORE",
+    "AnsweredRequest",
+    "AnsweredRequestTable",
     "ConnectToken",
     "DataStoreSummary",
     "DataStoreTable",

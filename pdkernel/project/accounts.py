@@ -38,6 +38,7 @@ from pdkernel.identity import (
     Environment,
     ExternalUser,
 )
+from pdkernel.project.answered_requests import delete_answered_requests
 from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import format_trigger_source
@@ -279,6 +280,7 @@ class AccountTable:
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger.in_(trigger_ids)))
             for trigger in trigger_ids:
                 delete_source_states(connection, trigger)
+            delete_answered_requests(connection, trigger_ids)
             trigger_sources = [format_trigger_source(each) for each in trigger_ids]
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(trigger_sources)))
             connection.execute(delete(trigger_events).where(trigger_events.c.trigger.in_(trigger_sources)))

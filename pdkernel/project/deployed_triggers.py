@@ -1,8 +1,8 @@
 """
 Deployed triggers: event sources that run for an external user, and the newest events of each.
 
-The events that wait for workflows and webhooks are in `trigger_events`. A process claims a due trigger, so that no other
-process runs it at the same time. The engine runs the sources.
+The events that wait for workflows and webhooks are in `trigger_events`. A trigger is due until the result of its run is stored.
+The engine runs the sources.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
+from pdkernel.project.answered_requests import delete_answered_requests
 from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schedule import Schedule
@@ -25,6 +26,7 @@ from pdkernel.project.schema import deployed_events, deployed_triggers, endpoint
 from pdkernel.project.sealed_columns import locate
 from pdkernel.project.source_states import delete_source_states
 from pdkernel.project.trigger_events import EventTarget, TriggerEventTable
+from pdkernel.project.upsert import is_moment
 from pdkernel.project.vault import Vault
 
 MAX_EVENTS_PER_TRIGGER = 100
@@ -177,31 +179,42 @@ class DeployedTriggerTable:
             connection.execute(delete(deployed_events).where(deployed_events.c.trigger == trigger_id))
             connection.execute(delete(endpoints).where(endpoints.c.source == key))
             delete_source_states(connection, trigger_id)
+            delete_answered_requests(connection, [trigger_id])
             return found.rowcount > 0
 
-    def claim_due(self) -> DeployedTrigger | None:
-        """Claim a due trigger: set the time of its next run, so that no other process claims it. None if no trigger is due."""
-        moment = self._clock.now()
-        now = moment.timestamp()
+    def list_due(self) -> Sequence[tuple[DeployedTrigger, datetime]]:
+        """The triggers that are due, each with the time since which it is due."""
         table = deployed_triggers
-        query = select(table).where(table.c.active, table.c.due <= now).order_by(table.c.due).limit(1)
+        query = select(table).where(table.c.active, table.c.due <= self._clock.now().timestamp())
         with self._database.read() as connection:
-            if connection.execute(query).first() is None:
-                return None  # the usual case, without a lock
-        with self._database.write() as connection:
-            row = connection.execute(query.with_for_update(skip_locked=True)).first()
-            if row is None:
-                return None
-            trigger = self._trigger(row)
-            due = _due(trigger, moment)
-            connection.execute(update(table).where(table.c.id == trigger.id).values(due=due))
-        return trigger
+            rows = connection.execute(query.order_by(table.c.due)).all()
+        return [(self._trigger(row), datetime.fromtimestamp(row.due, UTC)) for row in rows]
+
+    def is_due(self, trigger_id: str, due: datetime) -> bool:
+        """Whether the trigger is active, and its next time is still *due*."""
+        with self._database.read() as connection:
+            return connection.execute(select(1).where(_is_due(trigger_id, due))).first() is not None
+
+    def move_due(
+        self, trigger_id: str, due: datetime, upcoming: datetime | None, connection: Connection | None = None
+    ) -> bool:
+        """
+        Set the next time of a trigger that is due, in the caller's transaction or in a new one.
+
+        Returns:
+            False if another process has moved it, or the trigger was changed or removed.
+        """
+        values = {"due": None if upcoming is None else upcoming.timestamp()}
+        with self._database.write() if connection is None else nullcontext(connection) as opened:
+            change = update(deployed_triggers).where(_is_due(trigger_id, due)).values(**values)
+            return opened.execute(change).rowcount == 1
 
     def next_due(self) -> datetime | None:
-        """The time at which the next trigger is due, or None."""
-        query = select(deployed_triggers.c.due).where(deployed_triggers.c.active, deployed_triggers.c.due.is_not(None))
+        """The next time, after now, at which a trigger is due, or None."""
+        table = deployed_triggers.c
+        query = select(func.min(table.due)).where(table.active, table.due > self._clock.now().timestamp())
         with self._database.read() as connection:
-            due = connection.execute(query.order_by(deployed_triggers.c.due).limit(1)).scalar_one_or_none()
+            due = connection.execute(query).scalar_one_or_none()
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
     def record_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
@@ -314,6 +327,11 @@ class DeployedTriggerTable:
                 "webhooks": tuple(Webhook(*hook) for hook in settings["webhooks"]),
             },
         )
+
+
+def _is_due(trigger_id: str, due: datetime) -> ColumnElement[bool]:
+    table = deployed_triggers.c
+    return and_(table.id == trigger_id, table.active, is_moment(table.due, due))
 
 
 def _due(trigger: DeployedTrigger, moment: datetime) -> float | None:

@@ -23,6 +23,7 @@ from pdkernel.identity import Plan
 from pdkernel.model import JSON
 from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
+from pdkernel.project.answered_requests import AnsweredRequestTable
 from pdkernel.project.client_keys import ClientKeyTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
 from pdkernel.project.console_logins import ConsoleLoginTable
@@ -360,6 +361,11 @@ class Project:
     def trigger_events(self) -> TriggerEventTable:
         """Events of triggers that wait."""
         return TriggerEventTable(self._database, self._vault)
+
+    @cached_property
+    def answered_requests(self) -> AnsweredRequestTable:
+        """Requests to event sources that have a response, and whose sources have not ended."""
+        return AnsweredRequestTable(self._database, self._vault, self.clock, self.ids)
 
     @cached_property
     def console_logins(self) -> ConsoleLoginTable:

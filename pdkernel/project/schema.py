@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The schema version. It increases with every change to a table; an older database is migrated, a newer one is refused."""
 
 INTRODUCED_IN = "since"
@@ -323,6 +323,19 @@ source_turns = Table(
     Column("owner", _Text, nullable=False),
     Column("until", Double, nullable=False),  # by the database's clock
     info={INTRODUCED_IN: 7},
+)
+
+answered_requests = Table(
+    # requests to event sources that have a response, and whose sources have not ended
+    "answered_requests",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", _Text, nullable=False, unique=True),
+    Column("trigger", _Text, nullable=False),  # <workflow>/<trigger>, or dc_... of a deployed trigger
+    Column("sealed_event", LargeBinary, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("due", Double, nullable=False),
+    info={INTRODUCED_IN: 8},
 )
 
 console_logins = Table(

@@ -16,6 +16,7 @@ from sqlalchemy import Column
 from pdkernel.project.schema import (
     account_grants,
     accounts,
+    answered_requests,
     connect_tokens,
     deployed_events,
     deployed_triggers,
@@ -69,6 +70,7 @@ SEALED_COLUMNS = (
     SealedColumn(deployed_events.c.sealed_event, "deployed_triggers/{trigger}/events"),
     SealedColumn(workflow_triggers.c.sealed_settings, "workflow_triggers/{workflow}/{trigger}/settings"),
     SealedColumn(trigger_events.c.sealed_event, "trigger_events/{dedupe_key}/event"),
+    SealedColumn(answered_requests.c.sealed_event, "answered_requests/{id}/event"),
 )
 """The encrypted columns of the project's own tables. A column that is not here is lost with the next rotation of the key."""
 

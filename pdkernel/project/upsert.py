@@ -1,11 +1,12 @@
-"""Insert statements with conflict handling, for SQLite and Postgres; SQLAlchemy has no common statement for both."""
+"""Statements for SQLite and Postgres that SQLAlchemy does not have: inserts with conflict handling, and times that are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import ColumnElement, Connection, Table, func
 from sqlalchemy.dialects import postgresql, sqlite
 
 
@@ -30,3 +31,8 @@ def insert_if_absent(connection: Connection, table: Table, **values: Any) -> Non
 def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return insert(table)
+
+
+def is_moment(column: ColumnElement[Any], moment: datetime) -> ColumnElement[bool]:
+    """The condition that *column*, in seconds since 1970, holds *moment*, which was read from it and is rounded to microseconds."""
+    return func.abs(column - moment.timestamp()) < 1e-5

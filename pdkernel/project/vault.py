@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pdkernel.encode import decode_json, encode_json
-from pdkernel.errors import ProjectError
+from pdkernel.errors import DamagedRecordError
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Vault:
         Decrypt a text that was encrypted for *location*.
 
         Raises:
-            ProjectError: The value was encrypted with another key or for another location, or is damaged.
+            DamagedRecordError: The value was encrypted with another key or for another location, or is damaged.
         """
         nonce, body = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
@@ -62,7 +62,7 @@ class Vault:
                 raise InvalidTag
             return self._cipher.decrypt(nonce, body, location.encode()).decode("utf-8", "surrogatepass")
         except InvalidTag:
-            raise ProjectError(
+            raise DamagedRecordError(
                 f"A stored value cannot be decrypted ({location}): it is damaged, or was encrypted with another key.",
                 fix="If `pdkernel keys rotate` has replaced the key since this process started, start the process again. "
                 "Otherwise add the value again, or restore the project's database from a copy.",
@@ -81,13 +81,13 @@ class Vault:
         Decrypt a value of *kind* that `seal_json` encrypted for *location*.
 
         Raises:
-            ProjectError: The value cannot be decrypted, or does not fit *kind*.
+            DamagedRecordError: The value cannot be decrypted, or does not fit *kind*.
         """
         text = self.unseal(sealed, location)
         try:
             return decode_json(text, kind)
         except (ValueError, RecursionError):
-            raise ProjectError(
+            raise DamagedRecordError(
                 f"A stored value cannot be read ({location}): it is damaged, or another version of pdkernel wrote it.",
                 fix="Set the value again, or restore the project's database from a copy.",
             ) from None

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.identity import Environment
@@ -23,7 +23,7 @@ from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import workflow_triggers
 from pdkernel.project.sealed_columns import locate
 from pdkernel.project.trigger_events import EventTarget, TriggerEventTable
-from pdkernel.project.upsert import upsert_row
+from pdkernel.project.upsert import is_moment, upsert_row
 from pdkernel.project.vault import Vault
 
 
@@ -127,19 +127,27 @@ class WorkflowTriggerTable:
         self, state: TriggerState, due: datetime | None, events: Iterable[tuple[str, Mapping[str, JSON]]] = ()
     ) -> bool:
         """
-        Claim the trigger that is due: set its next time, and store *events*, each with its dedupe key, in one transaction.
+        Fire the trigger that is due: set its next time, and store *events*, each with its dedupe key, in one transaction.
 
         Returns:
-            False if another process has claimed it, or the trigger was disabled or changed.
+            False if another process has fired it, or the trigger was disabled or changed.
         """
-        table = workflow_triggers
-        is_unchanged = and_(_is(state.workflow_id, state.key), table.c.enabled, table.c.due == _seconds(state.due))
-        values = {"due": _seconds(due), "fired": self._clock.now().timestamp()}
         with self._database.write() as connection:
-            if connection.execute(update(table).where(is_unchanged).values(**values)).rowcount != 1:
-                return False
-            self._events.add(connection, state.target, events)
-        return True
+            is_due = self.move_due(connection, state, due)
+            if is_due:
+                self._events.add(connection, state.target, events)
+        return is_due
+
+    def move_due(self, connection: Connection, state: TriggerState, due: datetime | None) -> bool:
+        """Set the next time of the trigger that is due in the caller's transaction; returns as `fire`."""
+        table = workflow_triggers
+        values = {"due": _seconds(due), "fired": self._clock.now().timestamp()}
+        return connection.execute(update(table).where(_is_due(state)).values(**values)).rowcount == 1
+
+    def is_due(self, state: TriggerState) -> bool:
+        """Whether the trigger is on, and its next time is still that of *state*."""
+        with self._database.read() as connection:
+            return connection.execute(select(1).where(_is_due(state))).first() is not None
 
     def configure(self, state: TriggerState) -> None:
         """Store changed settings, times and activity of *state*, unless the trigger was enabled or disabled meanwhile."""
@@ -168,7 +176,8 @@ class WorkflowTriggerTable:
         """Store an event that arrived for the trigger; *sender* as for `TriggerEventTable.add`."""
         with self._database.write() as connection:
             self._events.add(connection, state.target, [(dedupe_key, data)], sender=sender)
-        self.record_fired(state, None)
+            values = {"fired": self._clock.now().timestamp(), "result": None}
+            connection.execute(update(workflow_triggers).where(_is(state.workflow_id, state.key)).values(**values))
 
     def _update(self, state: TriggerState, *conditions: Any, **values: Any) -> None:
         with self._database.write() as connection:
@@ -213,6 +222,12 @@ def is_workflow_named(
     if name in (workflow_name, workflow_id):
         return True
     return source is not None and (name in (source.name, source.stem) or os.path.realpath(folder / name) == str(source))
+
+
+def _is_due(state: TriggerState) -> Any:
+    assert state.due is not None, "the trigger is due"
+    table = workflow_triggers.c
+    return and_(_is(state.workflow_id, state.key), table.enabled, is_moment(table.due, state.due))
 
 
 def _is(workflow_id: str, key: str) -> Any:

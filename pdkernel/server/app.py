@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from pdkernel.server import api, endpoint, link, oauth, run_pages
 from pdkernel.server.access_log import AccessLogMiddleware, find_route_words
+from pdkernel.server.answered_requests import AnsweredRequests
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
 from pdkernel.server.console.routes import console_routes
@@ -77,6 +78,7 @@ def create_app(context: AppContext) -> Starlette:
     )
     runs = RunRegistry(context)
     events = TriggerEvents(context, runs)
+    triggers, deployed = WorkflowTriggers(context, runs, events), DeployedTriggers(context, runs, events)
     state = AppState(
         context=context,
         runs=runs,
@@ -90,8 +92,9 @@ def create_app(context: AppContext) -> Starlette:
             on_code_used=context.on_console_code_used,
         ),
         events=events,
-        triggers=WorkflowTriggers(context, runs, events),
-        deployed_triggers=DeployedTriggers(context, runs, events),
+        triggers=triggers,
+        deployed_triggers=deployed,
+        answered=AnsweredRequests(context, runs, triggers, deployed),
     )
     set_state(app, state)
     return app

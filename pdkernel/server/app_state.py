@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.applications import Starlette
 
+from pdkernel.server.answered_requests import AnsweredRequests
 from pdkernel.server.app_context import AppContext, LinkContext
 from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.host_names import HostNames
@@ -32,6 +33,7 @@ class AppState:
         events: The events of triggers that wait.
         triggers: The triggers of the served workflows.
         deployed_triggers: The triggers that the Connect API has deployed.
+        answered: Requests to sources that run again.
         is_stopping: Whether a shutdown has begun.
     """
 
@@ -44,6 +46,7 @@ class AppState:
     events: TriggerEvents
     triggers: WorkflowTriggers
     deployed_triggers: DeployedTriggers
+    answered: AnsweredRequests
     is_stopping: bool = False
 
 

@@ -7,24 +7,26 @@ The events are stored with the state of the source. `trigger_events` hands them 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
 from pdkernel.blocking import run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
-from pdkernel.engine.http_response import HttpResponse
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.model import JSON, Trigger
 from pdkernel.project import DeployedTrigger, EventTarget
 from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
-from pdkernel.server.source_turns import Guard
+from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL
 
@@ -39,16 +41,18 @@ class DeployedTriggers:
         self._runs = runs
         self._events = events
         self._table = context.project.deployed_triggers
+        self._ticks = TimerTicks(context.clock)
+        self._has_run = asyncio.Event()
 
     async def run_due(self) -> None:
         """Run each trigger when it is due, until the task is cancelled; an unreadable database is tried again."""
         problem = "Deployed triggers cannot be read at the moment"
-        await look_repeatedly(self._look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
+        await look_repeatedly(self._look, self._has_run, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
     async def _look(self) -> float:
-        while (due := await run_blocking(self._table.claim_due)) is not None:
-            if not self._runs.source_turns.is_taken(due.id):  # a trigger that is still running skips this time
-                self._runs.start_source(self._run_by_timer(due))
+        for trigger, due in await run_blocking(self._table.list_due):
+            if not self._runs.source_turns.is_taken(trigger.id) and self._ticks.may_run(trigger.id):
+                self._runs.start_source(self._run_tick(trigger, due))
         upcoming = await run_blocking(self._table.next_due)
         wait_s = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - self._context.clock.now()).total_seconds()
         return min(max(wait_s, 0.05), MAX_POLL_INTERVAL_S)
@@ -91,28 +95,31 @@ class DeployedTriggers:
             _log.warning("The %s hook of the deployed trigger %s failed: %s", hook, trigger.id, problem)
         return problem is None
 
-    async def _run_by_timer(self, trigger: DeployedTrigger) -> None:
-        try:
-            await self.run(trigger)
-        except PdkernelError as fault:
-            _log.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
+    async def _run_tick(self, trigger: DeployedTrigger, due: datetime) -> None:
+        """Run *trigger* for the tick of its timer at *due*, which ends with the source's result."""
+        began = self._context.clock.now()
 
-    async def run(
-        self,
-        trigger: DeployedTrigger,
-        event: JSON = None,
-        on_respond: Callable[[HttpResponse], None] | None = None,
-    ) -> SourceResult:
+        def move_due(connection: Connection | None = None) -> bool:
+            now = self._context.clock.now()
+            upcoming = trigger.schedule.next_after(began)
+            if upcoming is not None and upcoming <= now:
+                upcoming = trigger.schedule.next_after(now)
+            return self._table.move_due(trigger.id, due, upcoming, connection)
+
+        occasion = SourceOccasion(is_due=partial(self._table.is_due, trigger.id, due), settle=move_due)
+        with contextlib.suppress(PdkernelError):  # `run` reports it
+            await self._ticks.run(trigger.id, lambda: self.run(trigger, occasion), move_due)
+        self._has_run.set()
+
+    async def run(self, trigger: DeployedTrigger, occasion: SourceOccasion) -> SourceResult | None:
         """
-        Run *trigger* once and store the events that it emits; they are handed over at once.
+        Run *trigger* once for *occasion* and store the events that it emits; they are handed over at once.
 
-        Args:
-            trigger: The deployed trigger.
-            event: The HTTP request that invokes the source; None for a timer.
-            on_respond: Receives the source's response to that request.
+        Returns:
+            None if another process has dealt with *occasion*.
 
         Raises:
-            PdkernelError: The source cannot run; see `SourceRunner.run`.
+            PdkernelError: As `SourceTurns.run`; the reason is logged.
         """
         request = build_source_request(self._context, trigger, "run")
         targets = self._find_targets(trigger)
@@ -121,10 +128,13 @@ class DeployedTriggers:
             self._store_events(connection, trigger, events, targets)
 
         request = replace(request, store_events=store_events)
-        if event is not None:
-            request = replace(request, event=event, on_respond=on_respond or request.on_respond)
-        async with self._runs.source_turns.take(trigger.id) as guard:
-            ran = await self._context.engine.source_runner.run(guard(request))
+        try:
+            ran = await self._runs.source_turns.run(trigger.id, self._context.engine.source_runner, request, occasion)
+        except PdkernelError as fault:
+            _log.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
+            raise
+        if ran is None:
+            return None
         if ran.record.error is not None:
             # the message is redacted: it comes from a record
             _log.warning("The deployed trigger %s failed: %s", trigger.id, ran.record.error.message)

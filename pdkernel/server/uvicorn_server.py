@@ -212,6 +212,7 @@ class Server(UvicornServer):
             self._tasks += (
                 asyncio.create_task(state.triggers.run()),
                 asyncio.create_task(state.deployed_triggers.activate_moved()),
+                asyncio.create_task(state.answered.run()),
                 asyncio.create_task(_remove_expired_runs(engine.journal)),
             )
 

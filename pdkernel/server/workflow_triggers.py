@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -28,7 +29,6 @@ from pdkernel.engine.event_sources import (
     SourceResult,
     timer_setting,
 )
-from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.run_context import trigger_keys
 from pdkernel.errors import PdkernelError, ProjectError, RequestError, StepError, format_count
 from pdkernel.event import Event
@@ -36,7 +36,7 @@ from pdkernel.model import JSON, Trigger
 from pdkernel.project import Schedule, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
-from pdkernel.server.source_turns import Guard
+from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
 
 RETRY_INTERVAL = timedelta(minutes=5)
@@ -53,6 +53,7 @@ class WorkflowTriggers:
         self._events = events
         self._table = context.project.workflow_triggers
         self._has_changed = asyncio.Event()
+        self._ticks = TimerTicks(context.clock)
         # ids of triggers: servers with different URLs do not activate a source by turns
         self._seen: set[str] = set()
         # those whose sources this server has deactivated: another one may serve a version of the workflow that still has the trigger
@@ -73,7 +74,7 @@ class WorkflowTriggers:
         for found in states:
             served = self._context.workflows.find_id(found.workflow_id)
             trigger = trigger_keys(served.source.workflow).get(found.key) if served else None
-            if served is None or self._runs.source_turns.is_taken(found.id):
+            if served is None or self._runs.source_turns.is_taken(found.id) or not self._ticks.may_run(found.id):
                 continue
             state = found
             if trigger is None or not state.enabled:
@@ -99,29 +100,54 @@ class WorkflowTriggers:
         self._events.notify()
 
     async def run_source(
-        self,
-        served: ServedWorkflow,
-        state: TriggerState,
-        event: JSON = None,
-        on_respond: Callable[[HttpResponse], None] = lambda _: None,
+        self, served: ServedWorkflow, state: TriggerState, occasion: SourceOccasion
     ) -> SourceResult | None:
-        """Run the source of a trigger once, on a request or a tick of its timer; None if the source could not run."""
-        ran = None
+        """
+        Run the source of a trigger once for *occasion*; return None if another process has dealt with it.
+
+        Raises:
+            PdkernelError: As `SourceTurns.run`; the reason is logged, and recorded as the trigger's result.
+        """
         try:
-            request = replace(await self._build_request(served, state, "run"), event=event, on_respond=on_respond)
-            async with self._runs.source_turns.take(state.id) as guard:
-                ran = await self._context.engine.source_runner.run(guard(request))
-            error = ran.record.error.message if ran.record.error else None
-            count = len(ran.events)
-            result = f"error: {error}" if error else format_count(count, "new event")
+            request = await self._build_request(served, state, "run")
+            ran = await self._runs.source_turns.run(state.id, self._context.engine.source_runner, request, occasion)
         except PdkernelError as fault:
-            error, result = fault.message, f"error: {fault.message}"
-        if error:  # has no secret: the message comes from a redacted record, or from pdkernel
-            _LOG.warning("The source of %r failed: %s", state.workflow_name, error)
-        with contextlib.suppress(PdkernelError):  # `run` reports an unreadable database
-            await run_blocking(self._table.record_fired, state, result)
+            await self._record_result(state, fault.message)
+            raise
+        if ran is not None:
+            error = ran.record.error
+            await self._record_result(state, error.message if error else None, count=len(ran.events))
         self._events.notify()
         return ran
+
+    async def _record_result(self, state: TriggerState, error: str | None, *, count: int = 0) -> None:
+        """Record the result of a source; *error* has no secret, because it comes from a redacted record, or from pdkernel."""
+        if error is not None:
+            _LOG.warning("The source of %r failed: %s", state.workflow_name, error)
+        result = format_count(count, "new event") if error is None else f"error: {error}"
+        with contextlib.suppress(PdkernelError):  # `run` reports an unreadable database
+            await run_blocking(self._table.record_fired, state, result)
+
+    async def _run_tick(self, served: ServedWorkflow, state: TriggerState) -> None:
+        """Run the source of a trigger for a tick of its timer, which ends with the source's result."""
+        began = self._context.clock.now()
+
+        def settle(connection: Connection) -> bool:
+            return self._table.move_due(connection, state, self._next_time(state, began))
+
+        occasion = SourceOccasion(is_due=partial(self._table.is_due, state), settle=settle)
+        with contextlib.suppress(PdkernelError):  # `run_source` reports it
+            await self._ticks.run(
+                state.id,
+                lambda: self.run_source(served, state, occasion),
+                lambda: self._table.fire(state, self._next_time(state, began)),
+            )
+        self._has_changed.set()
+
+    def _next_time(self, state: TriggerState, began: datetime) -> datetime | None:
+        """The first time after a tick that began at *began*; times that have passed since are skipped."""
+        upcoming, now = state.schedule.next_after(began, since=state.since), self._context.clock.now()
+        return upcoming if upcoming is None or upcoming > now else state.schedule.next_after(now, since=state.since)
 
     def find_endpoint(self, state: TriggerState | None) -> tuple[ServedWorkflow, Trigger] | None:
         """The served workflow and the trigger whose endpoint may be called now, or None."""
@@ -136,8 +162,7 @@ class WorkflowTriggers:
         now = self._context.clock.now()
         upcoming = state.schedule.next_after(now, since=state.since)
         if trigger.type == "source":
-            if await run_blocking(self._table.fire, state, upcoming):
-                self._runs.start_source(self.run_source(served, state))
+            self._runs.start_source(self._run_tick(served, state))
             return upcoming
         assert state.due is not None, "the trigger is due"
         # after a downtime, only the last of the missed times

@@ -51,13 +51,21 @@ def slow_commits(seconds: float) -> None:
 
 
 def limit_database(full: str) -> None:
-    """While the file *full* exists, let no transaction of the journal take more of the disk: SQLite reports a full disk."""
+    """While the file *full* exists, let no transaction take more of the disk: SQLite reports a full disk."""
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, sql: str, *args: Any) -> Any:
+            if sql == "begin immediate":
+                limit = 1 if Path(full).exists() else 4294967294
+                sqlite3.Connection.execute(self.connection, f"pragma max_page_count = {limit}").fetchone()
+            return super().execute(sql, *args)
 
     class Connection(sqlite3.Connection):
-        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-            if sql == "begin immediate":
-                super().execute(f"pragma max_page_count = {1 if Path(full).exists() else 4294967294}").fetchone()
-            return super().execute(sql, *args)
+        def cursor(self, factory: Any = Cursor) -> Any:
+            return super().cursor(factory)
+
+        def execute(self, sql: str, *args: Any) -> Any:
+            return self.cursor().execute(sql, *args)
 
     vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
 

@@ -66,10 +66,11 @@ def handler(pd):
 
 @dataclass
 class Answer:
-    """The status and the text of a response; status 0 if there was no response."""
+    """The status, the text and the header `Retry-After` of a response; status 0 if there was no response."""
 
     status: int
     text: str = ""
+    retry_after: str | None = None
 
     @property
     def is_accepted(self) -> bool:
@@ -197,7 +198,7 @@ class ServerProcess:
         try:
             connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **names})
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read().decode())
+            return Answer(answer.status, answer.read().decode(), answer.headers["retry-after"])
         except (OSError, http.client.HTTPException):
             return Answer(0)
         finally:

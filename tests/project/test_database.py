@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -316,19 +316,21 @@ def test_an_event_waits_once(processes: tuple[Project, Project]) -> None:
     assert processes[1].trigger_events.list_waiting([target], 100) == []
 
 
-def test_one_process_claims_a_due_trigger(processes: tuple[Project, Project], clock: ManualClock) -> None:
-    """Two processes that look for due triggers at the same time claim each trigger once."""
+def test_one_process_moves_a_due_trigger(processes: tuple[Project, Project], clock: ManualClock) -> None:
+    """Two processes that have run due triggers at the same time move each of them once."""
     ids = [f"dc_due{number}" for number in range(6)]
     for trigger_id in ids:
         add_trigger(processes[0], trigger_id, Schedule(interval_s=60))
     clock.advance(60)
+    found = processes[0].deployed_triggers.list_due()
+    upcoming = clock.now() + timedelta(seconds=60)
 
-    def claim(project: Project) -> list[str]:
-        return [found.id for found in iter(project.deployed_triggers.claim_due, None)]
+    def move(project: Project) -> list[str]:
+        return [each.id for each, due in found if project.deployed_triggers.move_due(each.id, due, upcoming)]
 
-    claimed = together(*[partial(claim, project) for project in processes])
+    moved = together(*[partial(move, project) for project in processes])
 
-    assert sorted(each for found in claimed for each in found if each in ids) == ids
+    assert sorted(each for ids_of_one in moved for each in ids_of_one if each in ids) == ids
     for trigger_id in ids:
         processes[0].deployed_triggers.remove(trigger_id)
 

@@ -102,8 +102,13 @@ def test_triggers_are_listed_by_user_and_environment(sqlite_project: Project) ->
     assert [trigger.id for trigger in found] == ["dc_3", "dc_1", "dc_2"]
 
 
-def test_a_due_trigger_is_claimed_once(sqlite_project: Project, clock: ManualClock) -> None:
-    """A trigger is due at its time, not before; the most overdue one is claimed first, and each once."""
+def due_ids(project: Project) -> list[str]:
+    """The ids of the triggers that are due, the most overdue one first."""
+    return [trigger.id for trigger, _ in project.deployed_triggers.list_due()]
+
+
+def test_a_trigger_is_due_until_its_time_is_moved(sqlite_project: Project, clock: ManualClock) -> None:
+    """A trigger is due at its time, not before, and until its time is moved, which one of several processes does."""
     table = sqlite_project.deployed_triggers
     add_trigger(sqlite_project, "dc_1", Schedule(interval_s=60))
     add_trigger(sqlite_project, "dc_2", Schedule(interval_s=30))
@@ -111,21 +116,26 @@ def test_a_due_trigger_is_claimed_once(sqlite_project: Project, clock: ManualClo
     assert table.next_due() == clock.now() + timedelta(seconds=30)
 
     clock.advance(29)
-    assert table.claim_due() is None
+    assert due_ids(sqlite_project) == []
     clock.advance(1)
-    assert [trigger and trigger.id for trigger in (table.claim_due(), table.claim_due())] == ["dc_2", None]
+    assert due_ids(sqlite_project) == ["dc_2"]
     clock.advance(40)
-    assert table.next_due() == clock.now() - timedelta(seconds=10)
-    assert [trigger and trigger.id for trigger in (table.claim_due(), table.claim_due())] == ["dc_1", "dc_2"]
+    ((_, due), _) = table.list_due()
+    upcoming = clock.now() + timedelta(seconds=30)
+    assert due_ids(sqlite_project) == ["dc_2", "dc_1"]
+    assert (table.is_due("dc_2", due), table.next_due()) == (True, None)
+    assert [table.move_due("dc_2", due, upcoming) for _ in range(2)] == [True, False]
+    assert (table.is_due("dc_2", due), table.next_due()) == (False, upcoming)
+    assert due_ids(sqlite_project) == ["dc_1"]
 
 
 def test_an_inactive_trigger_is_not_due(sqlite_project: Project, clock: ManualClock) -> None:
-    """A trigger that is inactive is not claimed; it is due again an interval after it is active."""
+    """A trigger that is inactive is not due; it is due again an interval after it is active."""
     table = sqlite_project.deployed_triggers
     add_trigger(sqlite_project, "dc_1", Schedule(interval_s=60))
     table.update("dc_1", lambda each: replace(each, active=False))
     clock.advance(100)
-    assert (table.claim_due(), table.next_due()) == (None, None)
+    assert (due_ids(sqlite_project), table.next_due()) == ([], None)
 
     table.update("dc_1", lambda each: replace(each, active=True))
 

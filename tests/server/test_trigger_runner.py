@@ -37,7 +37,7 @@ MOVED = "https://after.example.com"
 async def test_a_timer_runs_a_trigger(parcels: Served) -> None:
     """The source runs once per interval, with the user's account and the configured props."""
     made = await deploy(parcels, configured_props={"size": "{{x}}"}, emit_on_deploy=False)
-    assert await asyncio.to_thread(parcels.project.deployed_triggers.claim_due) is None
+    assert await asyncio.to_thread(parcels.project.deployed_triggers.list_due) == []
 
     found = await pass_time(parcels, 61, 1, made["id"])
     again = await pass_time(parcels, 61, 2, made["id"])
@@ -97,23 +97,23 @@ async def test_a_source_that_cannot_be_loaded_does_not_stop_the_others(
     assert f"The deployed trigger {bad['id']} did not run: " in caplog.text
 
 
-async def test_a_trigger_that_is_still_running_skips_its_time(parcels: Served) -> None:
-    """A timer does not start a second run of a source whose run has not ended, and does not repeat that time later."""
+async def test_a_tick_waits_for_the_turn_of_its_source(parcels: Served) -> None:
+    """A source that is busy at the time of its timer runs for that time afterwards, once, and for no other time that has passed."""
     made = await deploy(parcels, emit_on_deploy=False)
-    parcels.clock.advance(61)
     runs = RunRegistry(parcels.context)
     triggers = DeployedTriggers(parcels.context, runs, TriggerEvents(parcels.context, runs))
 
     async with runs.source_turns.take(made["id"]):
-        running = asyncio.create_task(triggers.run_due())
-        async with asyncio.timeout(60):
-            while (due := parcels.project.deployed_triggers.next_due()) is None or due <= parcels.clock.now():
-                await asyncio.sleep(0.02)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        parcels.clock.advance(61)
+        await triggers._look()
+        parcels.clock.advance(120)
+        before = await events(parcels, made["id"])
+    await triggers._look()
     await runs.close(60)
+    upcoming = parcels.project.deployed_triggers.next_due()
 
-    assert await events(parcels, made["id"]) == []
+    assert (before, len(await events(parcels, made["id"]))) == ([], 1)
+    assert upcoming == parcels.clock.now() + timedelta(seconds=60)
 
 
 async def test_a_workflow_is_found_by_its_endpoint_key(parcels: Served) -> None:

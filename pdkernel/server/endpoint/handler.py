@@ -35,7 +35,6 @@ from pdkernel.server.run_registry import StartedRun, build_run_request
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
-STOPPING_MESSAGE = "The server is stopping. Send the request again."
 UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
 
 
@@ -101,7 +100,7 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
     except (BodyError, TooManyFieldsError) as error:
         return responses.refusal_response(400, str(error))
     if state.is_stopping:  # a run that starts now would not be finished before the workers end
-        return responses.refusal_response(503, STOPPING_MESSAGE, {"retry-after": "5", "connection": "close"})
+        return responses.stopping_response()
     if state.context.engine.journal.is_lost:
         return responses.refusal_response(503, UNAVAILABLE_MESSAGE, {"retry-after": str(RETRY_AFTER_S)})
     try:

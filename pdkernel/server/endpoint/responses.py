@@ -18,9 +18,11 @@ from pdkernel.engine.run_context import derive_id
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.app_state import AppState
 from pdkernel.server.host_names import parse_host_name
+from pdkernel.server.middleware import RETRY_AFTER_S
 from pdkernel.server.run_registry import StartedRun
 from pdkernel.version import VERSION
 
+STOPPING_MESSAGE = "The server is stopping. Send the request again."
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"
 
 _PASSIVE_TYPE = re.compile(
@@ -50,6 +52,11 @@ def preflight(requested_headers: str | None) -> Response:
 def refusal_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error response with one line of text."""
     return PlainTextResponse(f"{text}\n", status_code=status, headers={**_CORS, **(headers or {})})
+
+
+def stopping_response() -> Response:
+    """The response to a request that the server does not handle any more."""
+    return refusal_response(503, STOPPING_MESSAGE, {"retry-after": str(RETRY_AFTER_S), "connection": "close"})
 
 
 def check_limits(state: AppState, endpoint_key: str, external_user_id: str | None = None) -> Response | None:

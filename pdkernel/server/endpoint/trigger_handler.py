@@ -1,9 +1,10 @@
 """
 Handles a request to the endpoint of a deployed trigger, or of a workflow's source or e-mail trigger.
 
-If the source's HTTP interface has `customResponse`, the caller gets the response of the source, else 200 as soon as the source's
-events are stored: a request that a crash interrupts has no response, so its sender repeats it. The secret key in the URL is
-the only authorization, as on the platform.
+The caller gets 2xx only for what is stored. Without `customResponse`, that is the source's events: a request that a crash
+interrupts has no response, so its sender repeats it. With `customResponse`, the caller gets the source's response as soon as the
+request itself is stored, which then runs again after a crash. Otherwise the response is 503, or 500 if the source failed. The
+secret key in the URL is the only authorization, as on the platform.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,11 +23,11 @@ from starlette.responses import Response
 from pdkernel.actions import ActionReference
 from pdkernel.blocking import run_blocking
 from pdkernel.engine.event_sources import HTTP_INTERFACE, SourceResult
-from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, TriggerState
 from pdkernel.server.access_log import add_access_log_note
+from pdkernel.server.answered_requests import PendingResponse
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import AppState
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
@@ -37,7 +39,11 @@ from pdkernel.server.endpoint.request_body import (
     BodyTooLargeError,
     read_body_and_text,
 )
+from pdkernel.server.middleware import RETRY_AFTER_S
+from pdkernel.server.source_turns import SourceOccasion
 
+_NOT_RUN_MESSAGE = "The source could not run. The log of the server has the reason."
+_ENDED_MESSAGE = "The process of the source was ended before its events were stored. Send the request again."
 _KEY = re.compile(r"en[a-z0-9]{16}\Z", re.IGNORECASE)
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +63,8 @@ async def handle_trigger_request(request: Request, state: AppState) -> Response 
     limited = responses.check_limits(state, key)
     if limited is not None:
         return limited
+    if state.is_stopping:
+        return responses.stopping_response()
     try:
         event = await _build_event(request, context, path)
     except BodyTooLargeError:
@@ -68,7 +76,10 @@ async def handle_trigger_request(request: Request, state: AppState) -> Response 
             request.scope, f"invokes {deployed.key} ({deployed.external_user_id}, {deployed.environment})"
         )
         uses = ActionReference(deployed.key, deployed.version)
-        return await _run_and_respond(state, uses, lambda on_respond: _run(state, deployed, event, on_respond))
+        run = partial(state.deployed_triggers.run, deployed)
+        return await _run_and_respond(
+            state, uses, PendingResponse(context.project.answered_requests, deployed.id, event), run
+        )
     assert stored is not None
     assert found is not None
     served, trigger = found
@@ -76,8 +87,9 @@ async def handle_trigger_request(request: Request, state: AppState) -> Response 
     if trigger.type == "email":
         return await _receive_email(state, stored, event)
     uses = ActionReference.parse(str(trigger.config.get("uses") or ""))
+    run = partial(state.triggers.run_source, served, stored)
     return await _run_and_respond(
-        state, uses, lambda on_respond: state.triggers.run_source(served, stored, event, on_respond)
+        state, uses, PendingResponse(context.project.answered_requests, stored.id, event), run
     )
 
 
@@ -96,35 +108,48 @@ async def _receive_email(state: AppState, stored: TriggerState, request: Mapping
 async def _run_and_respond(
     state: AppState,
     uses: ActionReference,
-    start: Callable[[Callable[[HttpResponse], None]], Coroutine[Any, Any, SourceResult | None]],
+    pending: PendingResponse,
+    run_source: Callable[[SourceOccasion], Coroutine[Any, Any, SourceResult | None]],
 ) -> Response:
-    """Run a source by *start*, and return its response."""
-    response_future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
-    run = state.runs.start_source(start(response_future.set_result))
-    if not await _has_custom_response(state.context, uses):
+    """
+    Run a source for a request, and return its response.
+
+    Raises:
+        ProjectError: The database cannot be used, so neither the events nor the request is stored.
+    """
+    run = state.runs.start_source(run_source(pending.occasion))
+    run.add_done_callback(_log_unexpected)
+    if await _has_custom_response(state.context, uses):
+        either: list[asyncio.Future[Any]] = [run, pending.sent]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if pending.sent.done():
+            return responses.workflow_response(pending.sent.result())
+    else:
         await asyncio.wait([run])
-        return responses.trigger_response()
-    either: list[asyncio.Future[Any]] = [run, response_future]
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if response_future.done():
-        return responses.workflow_response(response_future.result())
+    if run.cancelled():
+        return responses.stopping_response()
+    fault = run.exception()
+    if isinstance(fault, ProjectError):
+        raise fault
+    ran = run.result() if fault is None else None
+    if ran is None:
+        return responses.refusal_response(500, _NOT_RUN_MESSAGE)
+    if not ran.is_stored:
+        return responses.refusal_response(503, _ENDED_MESSAGE, {"retry-after": str(RETRY_AFTER_S)})
+    if ran.record.error is not None:
+        # the message is redacted, because it comes from the record
+        return responses.refusal_response(
+            500, f"The source failed: {ran.record.error.name}: {ran.record.error.message}"
+        )
     # parity[source-response]: the response for a source that does not respond is not documented
-    ran = None if run.cancelled() else run.result()
-    return (
-        responses.trigger_response()
-        if ran is not None and ran.record.error is None
-        else responses.workflow_response(NO_RESPONSE_BEFORE_PAUSE)
-    )
+    # parity[source-stored]: the platform answers 200 before the source has run
+    return responses.trigger_response() if pending.response is None else responses.workflow_response(pending.response)
 
 
-async def _run(
-    state: AppState, trigger: DeployedTrigger, event: JSON, on_respond: Callable[[HttpResponse], None]
-) -> SourceResult | None:
-    try:
-        return await state.deployed_triggers.run(trigger, event, on_respond)
-    except PdkernelError as fault:
-        _LOG.warning("The deployed trigger %s did not run: %s", trigger.id, fault.message)
-        return None
+def _log_unexpected(run: asyncio.Task[Any]) -> None:
+    fault = None if run.cancelled() else run.exception()
+    if fault is not None and not isinstance(fault, PdkernelError):  # the others are logged where they are raised
+        _LOG.error("A source could not be run: %s", type(fault).__name__, exc_info=fault)
 
 
 async def _has_custom_response(context: AppContext, uses: ActionReference) -> bool:

@@ -18,6 +18,7 @@ from pdkernel.egress import Gateway
 from pdkernel.errors import RequestError
 from pdkernel.project.schema import source_state
 from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.source_turns import SourceOccasion
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers, build_source_request
 from tests.actions.checkout import write_checkout
@@ -222,13 +223,13 @@ async def test_a_trigger_is_updated(site: Served) -> None:
         )
     ).json()["data"]
     site.clock.advance(1000)
-    asleep = site.project.deployed_triggers.claim_due()
+    asleep = site.project.deployed_triggers.list_due()
     await call_trigger(site, "PUT", path, json={"active": True})
     awake = site.project.deployed_triggers.find(made["id"])
     found = await pass_time(site, 61, 1, made["id"])
 
     assert (changed["name"], changed["active"], changed["configured_props"]) == ("Mine", False, {"size": "xl"})
-    assert asleep is None
+    assert asleep == []
     assert awake is not None
     assert awake.base_url is None  # it has no endpoint: another URL of the server does not concern it
     assert found[0]["size"] == "xl"
@@ -549,7 +550,7 @@ async def test_a_trigger_that_is_removed_while_its_source_runs_leaves_nothing(li
                 runs = RunRegistry(live.context)
                 runner = DeployedTriggers(live.context, runs, TriggerEvents(live.context, runs))
                 with pytest.raises(RequestError, match="was removed while its source ran"):
-                    await runner.run(trigger)
+                    await runner.run(trigger, SourceOccasion())
             else:
                 changed = await call_trigger(live, "PUT", f"/{trigger.id}", json={"active": False})
                 assert (changed.status_code, "was removed" in changed.text) == (400, True)
