@@ -3,7 +3,8 @@ The longest stop of a server's event loop, in ms, while it answers one hostile r
 
 A stopped loop answers no request. The requests are as large as the server accepts them, up to 1 MB. Another process sends them to a
 served workflow. The script prints the least of several tries, because other processes of the machine stop the loop too; every try
-sends another request. The first figure is that of an ordinary body.
+sends another request. The first figure is that of an ordinary body. Then steps export hostile values of 1 MB and of 6 MB, the limit of
+a run; "page" and "list" are the longest stops while the console shows the run, and lists its runs as JSON.
 
 `python tests/benchmarks/bench_loop_stops.py`
 """
@@ -11,15 +12,19 @@ sends another request. The first figure is that of an ordinary body.
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pdkernel.model import MAX_PAYLOAD_BYTES
+from pdkernel.server.console.sessions import hash_admin_token
 from tests.builders import a_workflow, python_step
 from tests.server.site import Site, site_of
 
@@ -107,6 +112,24 @@ def bodies() -> Iterator[Hostile]:
     yield Hostile("cookies", headers="cookie: " + "a=b;" * 15_000 + "\r\n")
 
 
+def exports(size: int) -> Iterator[tuple[str, str]]:
+    """Steps by name: each returns hostile values of *size* bytes; the first are ordinary ones."""
+    deep = "r = []\n    for _ in range(199): r = [r]\n    rows.append(r)"
+    yield "ordinary records", f"return [{{'id': n, 'name': 'Ada', 'ok': True}} for n in range({size // 38})]"
+    yield "a text", f"return 'x' * {size}"
+    yield "integers", f"return [1] * {size // 2}"
+    yield "fractions", f"return [1.5] * {size // 4}"
+    yield "short texts", f"return ['a'] * {size // 4}"
+    yield "keys", f"return {{str(n): 0 for n in range({size // 12})}}"
+    yield "small lists", f"return [[] for _ in range({min(size // 3, 499_000)})]"
+    yield "more lists than the limit", f"return [[] for _ in range({size // 3 + 400_000})]"
+    yield "deep lists", f"rows = []\nfor _ in range({min(size // 401, 2400)}):\n    {deep}\nreturn rows"
+    yield "text of placeholders", f"return '⟦secret:' * {size // 11}"
+    yield "texts of placeholders", f"return ['⟦secret:a⟧'] * {size // 18}"
+    yield "a placeholder and lists", f"return ['⟦secret:a⟧'] + [[] for _ in range({min(size // 3, 499_000)})]"
+    yield "many exports", f"for n in range({size // 300}): pd.export(str(n), n)"
+
+
 class LoopWatch:
     """Measures the longest stop of the running event loop, in seconds."""
 
@@ -149,8 +172,35 @@ async def send(site: Site, hostile: Hostile, number: int) -> tuple[float, str]:
     return watch.longest_s * 1000, answer.decode().strip() or "closed"
 
 
-async def main() -> None:
-    """Print the longest stops."""
+async def watch(work: Awaitable[object]) -> float:
+    """The longest stop in ms until *work* is done."""
+    watched = LoopWatch()
+    watching = asyncio.create_task(watched.run())
+    await work
+    await asyncio.sleep(2 * TICK_S)
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    return watched.longest_s * 1000
+
+
+async def get(site: Site, path: str, token: str, accept: str) -> None:
+    """Get a page of the console by another process."""
+    headers = ("-H", f"accept: {accept}", "-H", f"authorization: Bearer {token}")
+    client = await asyncio.create_subprocess_exec("curl", "-sfo", os.devnull, *headers, site.url + path)
+    assert await client.wait() == 0, path
+
+
+async def export(site: Site, token: str) -> list[float]:
+    """The longest stops in ms of a run, of its page, and of the list of runs."""
+    run = await watch(send(site, Hostile("run", b"{}"), 0))
+    run_id = (await site.runs())[-1].id
+    page = await watch(get(site, f"/-/runs/{run_id}", token, "text/html"))
+    return [run, page, await watch(get(site, "/-/runs", token, "application/json"))]
+
+
+async def measure_bodies() -> None:
+    """Print the longest stops of requests."""
     step = python_step("done", "return 1")
     with tempfile.TemporaryDirectory() as folder:
         async with site_of(Path(folder), a_workflow(step), applies_rate_limits=False) as site:
@@ -159,6 +209,27 @@ async def main() -> None:
                 stop, status = min(tries)
                 mark = "" if stop <= AIM_MS else f"  above {AIM_MS}"
                 print(f"{hostile.name:28}  {stop:8,.1f} ms  {status}{mark}", flush=True)
+
+
+async def measure_exports(size: int) -> None:
+    """Print the longest stops of runs whose step exports *size* bytes."""
+    token = secrets.token_hex(32)
+    print(f"\n{f'exports of {size >> 20} MB':28}  {'run':>8}     {'page':>8}     {'list':>8}")
+    for name, body in exports(size):
+        with tempfile.TemporaryDirectory() as folder:
+            workflow, admin = a_workflow(python_step("done", body)), hash_admin_token(token)
+            async with site_of(Path(folder), workflow, applies_rate_limits=False, admin_token_hash=admin) as site:
+                await send(site, Hostile("first run", b"{}"), 0)  # starts the worker
+                tries = [await export(site, token) for _ in range(TRIES)]
+        stops = [min(each) for each in zip(*tries, strict=True)]
+        print(f"{name:28}  {'  '.join(f'{stop:8,.1f} ms' for stop in stops)}", flush=True)
+
+
+async def main() -> None:
+    """Print the longest stops."""
+    await measure_bodies()
+    for size in (SIZE, MAX_PAYLOAD_BYTES - 4096):
+        await measure_exports(size)
 
 
 if __name__ == "__main__":
