@@ -8,6 +8,7 @@ HTTP/1.0 clients.
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sized
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ RESPONSE_BYTES_PER_S = 8192.0
 """Minimum rate at which a client reads: the largest response of a workflow is in memory for up to ten minutes."""
 _MAX_BUFFERED_BYTES = 64 * 1024
 """Bytes of a response in a connection's buffer; the rest is not copied until the client has read."""
+
+MAX_CONNECTIONS = 4096
+"""Connections of a process at once; fewer if it may open less than twice as many files, because steps and the database need files, too."""
 
 _INVALID_REQUEST = "Invalid HTTP request received."
 _TOO_SLOW = "The request arrived too slowly."
@@ -87,12 +91,17 @@ class StrictHttpProtocol(HttpToolsProtocol):
     Args:
         pace: Minimum speed of the client.
         unsent: The unsent responses of all connections of the process.
+        max_connections: Connections at once. Beyond it, the connection ends that waits for its client for the longest time.
     """
 
-    def __init__(self, *args: Any, pace: Pace, unsent: UnsentResponses, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, pace: Pace, unsent: UnsentResponses, max_connections: int = MAX_CONNECTIONS, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._pace = pace
         self._unsent = unsent
+        self._max_connections = max_connections
+        self._waits_since = self.loop.time()
         self._held = 0
         self._timer: asyncio.TimerHandle | None = None
         self._received = 0
@@ -115,6 +124,17 @@ class StrictHttpProtocol(HttpToolsProtocol):
         own, peer = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         self._is_of_step = is_step_connection(own, peer)
         self._start_timer()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Close the connection that waits for its client for the longest time if there are too many; it may be this one."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = self._max_connections if soft == resource.RLIM_INFINITY else min(self._max_connections, soft // 2)
+        if len(self.connections) <= most:
+            return
+        opened = [each for each in cast("set[StrictHttpProtocol]", self.connections) if not each.transport.is_closing()]
+        if len(opened) > most:
+            min(opened, key=lambda each: each.waits_since).abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse received data."""
@@ -177,6 +197,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Continue with the next request."""
         self._unanswered.popleft()
+        self._waits_since = self.loop.time()
         super().on_response_complete()
         self._watch_response()
 
@@ -193,6 +214,11 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._unsent.remove(self)
         self._disconnect_all()
         super().connection_lost(exc)
+
+    @property
+    def waits_since(self) -> float:
+        """When the connection began to wait for its client, in seconds of the loop's clock; infinite while the server answers."""
+        return self._waits_since if self._in_body or not self._unanswered else float("inf")
 
     @property
     def unsent_bytes(self) -> int:

@@ -21,7 +21,7 @@ from pdkernel.engine.journal import Journal
 from pdkernel.errors import InternalError, RequestError
 from pdkernel.operations.run_history import remove_expired
 from pdkernel.server.app_state import get_state
-from pdkernel.server.http_protocol import Pace, StrictHttpProtocol
+from pdkernel.server.http_protocol import MAX_CONNECTIONS, Pace, StrictHttpProtocol
 from pdkernel.server.shared_listener import ConnectionShare, SharedListener
 from pdkernel.server.unsent_responses import UnsentResponses
 
@@ -78,6 +78,7 @@ class UvicornServer(uvicorn.Server):
         tls: TLS context, or None for plain HTTP.
         pace: Minimum speed of clients.
         unsent: The unsent responses of the process, with their limit.
+        max_connections: Connections of the process at once, as for `StrictHttpProtocol`.
         on_ready: Called when the server accepts requests.
         share: The connections of this process and of others that serve the same socket; None for the only process.
     """
@@ -89,6 +90,7 @@ class UvicornServer(uvicorn.Server):
         tls: SSLContext | None = None,
         pace: Pace | None = None,
         unsent: UnsentResponses | None = None,
+        max_connections: int = MAX_CONNECTIONS,
         on_ready: Callable[[], None] = lambda: None,
         share: ConnectionShare | None = None,
     ) -> None:
@@ -102,7 +104,12 @@ class UvicornServer(uvicorn.Server):
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=None,
             ws="none",
-            http=functools.partial(StrictHttpProtocol, pace=pace or Pace(), unsent=unsent or UnsentResponses()),  # type: ignore[arg-type]  # uvicorn only calls it
+            http=functools.partial(  # type: ignore[arg-type]  # uvicorn only calls it
+                StrictHttpProtocol,
+                pace=pace or Pace(),
+                unsent=unsent or UnsentResponses(),
+                max_connections=max_connections,
+            ),
         )
         config.load()
         config.ssl = tls

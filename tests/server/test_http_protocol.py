@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.server.http_protocol import MAX_HEADER_BYTES, Pace, StrictHttpProtocol
+from pdkernel.server.http_protocol import MAX_CONNECTIONS, MAX_HEADER_BYTES, Pace, StrictHttpProtocol
 from pdkernel.server.unsent_responses import UnsentResponses
 from pdkernel.server.uvicorn_server import UvicornServer, listen
 from tests.builders import Gate, a_workflow, python_step
@@ -159,14 +159,20 @@ async def impatient(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
 
 
 @asynccontextmanager
-async def _served(pace: Pace, *, max_unsent_bytes: int = 1 << 30) -> AsyncIterator[Echo]:
+async def _served(
+    pace: Pace, *, max_unsent_bytes: int = 1 << 30, max_connections: int = MAX_CONNECTIONS
+) -> AsyncIterator[Echo]:
     app = Echo()
     opened = listen("127.0.0.1", 0)
     app.port = opened.getsockname()[1]
     ready = asyncio.Event()
     unsent = UnsentResponses(max_unsent_bytes)
     app.server = server = UvicornServer(
-        Starlette(routes=[Mount("/", app)]), pace=pace, unsent=unsent, on_ready=ready.set
+        Starlette(routes=[Mount("/", app)]),
+        pace=pace,
+        unsent=unsent,
+        max_connections=max_connections,
+        on_ready=ready.set,
     )
     task = asyncio.ensure_future(server.serve(sockets=[opened]))
     await ready.wait()
@@ -727,3 +733,21 @@ async def test_responses_that_are_read_use_none_of_the_limit() -> None:
                 assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK\r\n")
         for _, writer in connections:
             writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", POST + b"content-length: 9\r\n\r\n", GET + b"\r\n"])
+async def test_a_client_with_many_connections_does_not_lock_others_out(sent: bytes) -> None:
+    """Beyond the limit, the connection ends that waits for its client for the longest time, and a new client is answered."""
+    async with _served(Pace(), max_connections=8) as echo, AsyncExitStack() as opened:
+        for _ in range(24):
+            _, writer = await asyncio.open_connection("127.0.0.1", echo.port)
+            opened.callback(writer.close)
+            writer.write(sent)
+            await _server_reads()
+        reader, writer = await asyncio.open_connection("127.0.0.1", echo.port)
+        opened.callback(writer.close)
+        writer.write(GET + b"connection: close\r\n\r\n")
+        async with asyncio.timeout(30):
+            answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 200")
