@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pdkernel.encode import DIGITS_TO_ZERO, decode_large
+from pdkernel.encode import DIGITS_TO_ZERO, count_containers, decode_large
 from pdkernel.errors import ExportNotJSONError, StepError
 from pdkernel.expression import Evaluation
 from pdkernel.model import JSON
@@ -215,7 +215,6 @@ MAX_CONTAINERS_WITH_SURROGATES = 100_000
 """The same for a reply with lone surrogates, which only slow parsers and encoders process."""
 
 _DECODE = msgspec.json.Decoder(AnyReply).decode
-_OTHER_BYTES = bytes(set(range(256)) - set(b'"[{'))
 _LONG_DIGITS = 310  # the largest double has 309 digits
 _LONG_NUMBER = re.compile(rb"(?<!\d)\d{%d,}" % _LONG_DIGITS)
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
@@ -274,11 +273,7 @@ def check_containers(text: bytes, most: int = MAX_CONTAINERS) -> None:
     Raises:
         ExportNotJSONError: *text* has more.
     """
-    if len(text) <= most or text.count(b"[") + text.count(b"{") <= most:
-        return
-    marks = text.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHER_BYTES)
-    outside_of_texts = b"".join(marks.split(b'"')[::2])
-    count = outside_of_texts.count(b"[") + outside_of_texts.count(b"{")
+    count = count_containers(text, most)
     if count > most:
         raise ExportNotJSONError(
             f"A value has {count:,} lists and objects; the limit is {most:,}.",

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from pdkernel.blocking import run_blocking
 from pdkernel.egress import OutboundPolicy
-from pdkernel.encode import decode_large
+from pdkernel.encode import count_containers, decode_large
 from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, ProjectError, RequestError, StepError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.model import JSON
@@ -27,6 +27,8 @@ from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
 
 MAX_BODY_BYTES = 8 << 20
 """Maximum size of a JSON body."""
+MAX_BODY_CONTAINERS = 100_000
+"""Maximum number of lists and objects in a JSON body: more of them stop the event loop for long."""
 _BACKEND_ONLY = "This route requires the access token of an OAuth client, not a Connect token."
 
 
@@ -97,6 +99,8 @@ class ApiCall:
         raw = await read_body(self.request, MAX_BODY_BYTES)
         if not raw.strip():
             return {}
+        if count_containers(raw, MAX_BODY_CONTAINERS):
+            raise ApiError(413, f"The body has more than {MAX_BODY_CONTAINERS:,} lists and objects.")
         try:
             # rejects NaN, infinite numbers and lone surrogates, which cannot be stored
             value = decode_large(msgspec.json.decode, raw)

@@ -92,6 +92,15 @@ async def test_a_large_body_is_rejected(site: Served) -> None:
     assert answers[1].json() == {"error": f"The body has more than {MAX_BODY_BYTES} bytes."}
 
 
+async def test_a_body_of_very_many_lists_is_rejected(site: Served) -> None:
+    """A body with too many lists and objects is answered 413 before it is parsed; brackets in a text do not count."""
+    lists, text = b"[" + b"[]," * 100_000 + b"[]]", b'"' + b"[" * 200_000 + b'"'
+    answers = [await site.call("POST", "/actions/run", content=b'{"a":%b}' % value) for value in (lists, text)]
+
+    assert [answer.status_code for answer in answers] == [413, 400]
+    assert answers[0].json() == {"error": "The body has more than 100,000 lists and objects."}
+
+
 async def test_a_client_that_disconnects(site: Served) -> None:
     """A request that ends before its body is not an error of the server."""
     messages = iter(
