@@ -209,6 +209,7 @@ AnyReply = StepReply | Done | ServiceCall
 MAX_LONG_NUMBER_DIGITS = 1 << 16
 """Digits of all integers of a reply that exceed a double: each is converted in quadratic time whenever the value is encoded."""
 
+# parity[value-count]: the platform documents a limit of bytes only
 MAX_CONTAINERS = 500_000
 """Lists and objects of a reply. Each costs as much time as a hundred bytes of text, so more of them stop the event loop for long."""
 MAX_CONTAINERS_WITH_SURROGATES = 100_000
