@@ -160,6 +160,17 @@ class RunDeliveries:
         delivery = replace(shown, outcome=delivery.outcome, to=delivery.to, status=delivery.status, note=delivery.note)
         await self._journal.record_delivery(run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
 
+    async def record_failure(self, run_id: str, row: OutboxRow, tries: int, reason: str) -> None:
+        """Record that a message was not sent because of *reason*; it is due again unless *tries* tries are enough."""
+        try:
+            shown = decode_json(row.shown, Delivery)
+        except ValueError:
+            shown = Delivery(row.path, "http", "failed")
+        delay_s = retry_delay_s(tries)
+        retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
+        delivery = replace(shown, outcome="failed", note=f"{NOT_SENT}{reason}", request=None)
+        await self._journal.record_delivery(run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
+
     async def _send(
         self, request: RunRequest, run_id: str, row: OutboxRow, effect: Effect, binding: CallContext, redactor: Redactor
     ) -> Delivery:

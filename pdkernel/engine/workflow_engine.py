@@ -23,6 +23,7 @@ from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
+from pdkernel.engine.deliveries import MAX_TRIES
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.emitted_events import EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
@@ -31,6 +32,7 @@ from pdkernel.engine.journal import (
     ClaimedRun,
     Journal,
     NewDecision,
+    OutboxRow,
     WaitKey,
     WaitResolution,
     encode_output,
@@ -45,7 +47,7 @@ from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, WorkflowFinder
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
-from pdkernel.errors import InternalError, PdkernelError
+from pdkernel.errors import DamagedRecordError, InternalError, PdkernelError, ProjectError
 from pdkernel.execution import UNFINISHED_STATUSES, ErrorRecord, Execution
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
@@ -328,8 +330,20 @@ class WorkflowEngine:
                     request = self.restore_request(found[1])
                     request = replace(request, policy=request.policy.in_server(policy))
                     await self._deliveries.deliver_again(request, run_id, row, effect, tries)
-            except PdkernelError as fault:  # the message is due again later, and must not hold up the others
+            except PdkernelError as fault:
                 _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
+                await self._record_failure(run_id, row, tries, fault)
+
+    async def _record_failure(self, run_id: str, row: OutboxRow, tries: int, fault: PdkernelError) -> None:
+        """Record why a message could not be delivered, unless the database is at fault: then it is due again later."""
+        is_damaged = isinstance(fault, DamagedRecordError)
+        if isinstance(fault, ProjectError) and not is_damaged:
+            return
+        try:
+            await run_blocking(self._project.check_key)  # another process may have replaced the key, and can decrypt it
+            await self._deliveries.record_failure(run_id, row, MAX_TRIES if is_damaged else tries + 1, fault.message)
+        except PdkernelError as unwritten:
+            _log.warning("That a message failed could not be recorded: %s", unwritten.message)
 
     def restore_state(self, claimed: ClaimedRun) -> RestoredRun:
         """Return the recorded state of a run. Raises `ProjectError` if a row is damaged, or was encrypted with another key."""

@@ -25,7 +25,7 @@ from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import deployed_events, deployed_triggers, endpoints, trigger_events
 from pdkernel.project.sealed_columns import locate
 from pdkernel.project.source_states import delete_source_states
-from pdkernel.project.trigger_events import EventTarget, TriggerEventTable
+from pdkernel.project.trigger_events import EventTarget, TriggerEvent, TriggerEventTable
 from pdkernel.project.upsert import is_moment
 from pdkernel.project.vault import Vault
 
@@ -217,9 +217,17 @@ class DeployedTriggerTable:
             due = connection.execute(query).scalar_one_or_none()
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
-    def record_delivery(self, trigger_id: str, webhook_id: str, error: str | None) -> None:
-        """Record a delivery to a webhook: its *error*, or None for success. No effect if trigger or webhook was removed."""
+    def record_delivery(
+        self, trigger_id: str, webhook_id: str, error: str | None, *, event: TriggerEvent | None = None
+    ) -> None:
+        """
+        Record a delivery to a webhook: its *error*, or None for success. No effect if trigger or webhook was removed.
+
+        *event* is the event that was sent, which no longer waits.
+        """
         with self._database.write() as connection:
+            if event is not None:
+                self._waiting.finish(event, connection=connection)
             trigger = self._lock(connection, trigger_id)
             hook = next((each for each in trigger.webhooks if each.id == webhook_id), None) if trigger else None
             if trigger is None or hook is None or (error is None and not hook.failures):

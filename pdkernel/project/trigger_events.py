@@ -9,11 +9,13 @@ received before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, select, tuple_, update
 
+from pdkernel.errors import DamagedRecordError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON
 from pdkernel.project.database import Database
@@ -64,6 +66,7 @@ class TriggerEvent:
         data: The event.
         external_user_id: The external user of the run that sent the event; None without a user, and for an event of another origin.
         environment: The environment of that run.
+        problem: Why the event cannot be decrypted, so that it is given up; None for any other event.
     """
 
     number: int
@@ -72,6 +75,7 @@ class TriggerEvent:
     data: Mapping[str, JSON] = field(repr=False)
     external_user_id: str | None = None
     environment: Environment = DEFAULT_ENVIRONMENT
+    problem: str | None = None
 
 
 class TriggerEventTable:
@@ -124,20 +128,33 @@ class TriggerEventTable:
 
     def _event(self, row: Any) -> TriggerEvent:
         kind: Any = dict[str, Any] | tuple[dict[str, Any], str | None, Environment]
-        content = self._vault.unseal_json(row.sealed_event, _vault_context(row.dedupe_key), kind)
         target = EventTarget(row.workflow, row.trigger)
+        try:
+            content = self._vault.unseal_json(row.sealed_event, _vault_context(row.dedupe_key), kind)
+        except DamagedRecordError as fault:  # must not hold up the others
+            return TriggerEvent(row.number, target, row.dedupe_key, {}, problem=fault.message)
         if isinstance(content, dict):
             return TriggerEvent(row.number, target, row.dedupe_key, content)
         return TriggerEvent(row.number, target, row.dedupe_key, *content)
 
-    def finish(self, event: TriggerEvent, run_id: str | None = None) -> None:
-        """Remove an event that was handed over; *run_id* is its recorded run, and becomes the trigger's last run."""
-        with self._database.write() as connection:
-            connection.execute(delete(trigger_events).where(trigger_events.c.number == event.number))
-            if run_id is not None:
+    def finish(self, event: TriggerEvent, run_id: str | None = None, *, connection: Connection | None = None) -> None:
+        """
+        Remove an event that was handed over, or that cannot be decrypted, which becomes the result of its trigger.
+
+        Args:
+            event: The event.
+            run_id: Its recorded run, which becomes the trigger's last run, or None.
+            connection: The caller's transaction; None for a new one.
+        """
+        values: dict[str, Any] = {} if run_id is None else {"run": run_id}
+        if event.problem is not None:
+            values["result"] = f"error: an event was given up: {event.problem}"
+        with self._database.write() if connection is None else nullcontext(connection) as opened:
+            opened.execute(delete(trigger_events).where(trigger_events.c.number == event.number))
+            if values:
                 table, target = workflow_triggers, event.target
                 is_trigger = and_(table.c.workflow == target.id, table.c.trigger == target.key)
-                connection.execute(update(table).where(is_trigger).values(run=run_id))
+                opened.execute(update(table).where(is_trigger).values(**values))
 
 
 def _vault_context(dedupe_key: str) -> str:

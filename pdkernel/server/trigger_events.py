@@ -88,6 +88,9 @@ class TriggerEvents:
 
     async def _start_run(self, event: TriggerEvent) -> bool:
         """Start the run of *event*, unless an earlier process has started it; return whether the event no longer waits."""
+        if event.problem is not None:
+            await self._give_up(event)
+            return True
         run_id = await self._context.engine.journal.find_run_id(event.dedupe_key)
         if run_id is None:
             served = self._context.workflows.find_id(event.target.id)
@@ -103,6 +106,11 @@ class TriggerEvents:
         if run_id is not None:
             await run_blocking(self._table.finish, event, run_id)
         return run_id is not None
+
+    async def _give_up(self, event: TriggerEvent) -> None:
+        """Remove an event that cannot be decrypted; the reason becomes the result of its trigger."""
+        _LOG.error("An event of the trigger %s was given up: %s", event.target.key, event.problem)
+        await run_blocking(self._table.finish, event)
 
     async def _record_run(self, request: RunRequest, dedupe_key: str) -> str | None:
         """Start the run of *request*; return the id of the run with that key, or None if no run was recorded."""
@@ -151,13 +159,13 @@ class TriggerEvents:
         trigger = await run_blocking(self._deployed.find, event.target.deployed_trigger_id or "")
         hooks: Sequence[Webhook] = trigger.webhooks if trigger is not None else ()
         hook = next((each for each in hooks if each.id == event.target.id), None)
-        if trigger is not None and hook is not None:  # otherwise it was removed since
-            failure = await self._post(trigger, hook, event)
-            if failure is not None or hook.failures:
-                await run_blocking(self._deployed.record_delivery, trigger.id, hook.id, failure)
-            if failure is not None:
-                _LOG.warning("A webhook of the deployed trigger %s rejected an event: %s", trigger.id, failure)
-        await run_blocking(self._table.finish, event)
+        if trigger is None or hook is None:  # it was removed since
+            await run_blocking(self._table.finish, event)
+            return
+        failure = event.problem or await self._post(trigger, hook, event)
+        await run_blocking(self._deployed.record_delivery, trigger.id, hook.id, failure, event=event)
+        if failure is not None:
+            _LOG.warning("A webhook of the deployed trigger %s did not receive an event: %s", trigger.id, failure)
 
     async def _post(self, trigger: DeployedTrigger, hook: Webhook, event: TriggerEvent) -> str | None:
         """The reason why the delivery failed, or None."""

@@ -125,8 +125,12 @@ def kill_in_rotation(number: int) -> None:
     sys.addaudithook(watch_files)
 
 
-def kill_at_event(side: str) -> None:
-    """Let SQLite's connections kill this process `before` or `after` the commit that stores the events of a deployed trigger."""
+def kill_at_event(side: str, statement: str = "INSERT INTO deployed_events") -> None:
+    """
+    Let SQLite's connections kill this process `before` or `after` the commit of a transaction with *statement*.
+
+    By default, that is the one that stores the events of a deployed trigger.
+    """
 
     class Connection(sqlite3.Connection):
         has_events = False
@@ -136,7 +140,7 @@ def kill_at_event(side: str) -> None:
             self.set_trace_callback(self.watch)
 
         def watch(self, sql: str) -> None:
-            self.has_events = self.has_events or sql.startswith("INSERT INTO deployed_events")
+            self.has_events = self.has_events or sql.startswith(statement)
 
         def commit(self) -> None:
             if self.has_events and side == "before":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from pdkernel.source import load_source
 from tests.actions.checkout import write_checkout
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import KILL_AT_EVENT
-from tests.durability.server_process import logging_step, new_project, server_of
-from tests.http_servers import AnsweringServer
+from tests.durability.server_process import LIMIT_S, logging_step, new_project, server_of
+from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 SOURCE = """
 export default { key: "depot-called", name: "Called", version: "0.1.0", type: "source", dedupe: "unique", description: "d",
@@ -26,8 +28,8 @@ export default { key: "depot-called", name: "Called", version: "0.1.0", type: "s
 TRIGGER = "dc_called"
 
 
-def deploy(folder: Path, url: str) -> str:
-    """Deploy the source for ada, with the workflow and a webhook as targets; return the path of its endpoint."""
+def deploy(folder: Path, url: str, *, hooks: tuple[str, ...] = ("wh_1",)) -> str:
+    """Deploy the source for ada, with the workflow and webhooks as targets; return the path of its endpoint."""
     checkout = write_checkout(folder / "components")
     place = checkout / "components" / "depot" / "sources" / "called" / "called.mjs"
     place.parent.mkdir(parents=True)
@@ -40,8 +42,8 @@ def deploy(folder: Path, url: str) -> str:
             TRIGGER, "ada", "development", "depot-called", "0.1.0", "Called", {}, {}, True, now, now
         )
         served = workflow_id(project, load_source(folder / "flow.ipynb"))
-        hook = Webhook("wh_1", url, "key", 1.0, 1.0)
-        project.deployed_triggers.add(replace(trigger, endpoint=endpoint, workflows=(served,), webhooks=(hook,)))
+        webhooks = tuple(Webhook(each, url, "key", 1.0, 1.0) for each in hooks)
+        project.deployed_triggers.add(replace(trigger, endpoint=endpoint, workflows=(served,), webhooks=webhooks))
     return f"/{endpoint}"
 
 
@@ -73,3 +75,51 @@ def test_a_kill_loses_and_repeats_no_event(
         assert [begun.step for begun in server.begun()] == ["heard", "heard"]
         assert [json.loads(request.body) for request in receiver.requests] == [{"n": 1}, {"n": 2}]
         assert server.rows("select distinct external_user from runs") == [("ada",)]
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_kill_at_the_removal_of_an_event_loses_none(
+    fork_server: ForkServer, tmp_path: Path, receiver: AnsweringServer, side: str
+) -> None:
+    """An event is removed after its run is recorded: a server that dies around the removal has started the run, once."""
+    folder = tmp_path / "project"
+    with server_of(fork_server, folder) as server:
+        new_project(folder, [logging_step("heard", server.log)])
+        url = f"{server.url}{deploy(folder, receiver.url, hooks=())}"
+        server.start(KILL_AT_EVENT, side, "DELETE FROM trigger_events")
+        server.post(url, {"n": 1})
+        server.wait_until_ended()
+        recorded = server.rows("select count(*) from runs")
+        server.restart()
+        server.wait_for("select 1 where not exists (select 1 from trigger_events)")
+        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+
+        assert recorded == [(1,)]
+        assert server.rows("select status from runs") == [("success",)]
+
+
+def test_a_kill_during_a_webhooks_request_sends_it_again(fork_server: ForkServer, tmp_path: Path) -> None:
+    """An event is removed after its webhook has answered: a server that dies before sends it again, under the same key."""
+    folder, may_answer = tmp_path / "project", threading.Event()
+
+    def answer(_: SentRequest) -> Answer:
+        may_answer.wait(LIMIT_S)
+        return 204, b""
+
+    with serve(AnsweringServer(answer)) as product, server_of(fork_server, folder) as server:
+        new_project(folder, [logging_step("heard", server.log)])
+        url = f"{server.url}{deploy(folder, product.url)}"
+        server.start()
+        assert server.post(url, {"n": 1}).is_accepted
+        ends = time.monotonic() + LIMIT_S
+        while not product.requests:
+            assert time.monotonic() < ends, server.errors
+            time.sleep(0.01)
+        server.kill()
+        may_answer.set()
+        server.restart()
+        server.wait_for("select 1 where not exists (select 1 from trigger_events)")
+
+        keys = [request.headers["idempotency-key"] for request in product.requests]
+        assert len(keys) == 2
+        assert len(set(keys)) == 1

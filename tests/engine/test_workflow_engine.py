@@ -111,10 +111,10 @@ async def test_the_waits_between_tries_grow(
     assert waits == pytest.approx([10, 40, 160])
 
 
-async def test_an_unreadable_message_does_not_hold_up_others(
+async def test_an_unreadable_message_ends_with_the_reason(
     runtime: WorkflowEngine, send: Send, destination: AnsweringServer, clock: ManualClock, project: Project
 ) -> None:
-    """A message that cannot be decrypted stays, and the messages after it are delivered."""
+    """A message that cannot be decrypted fails once and for all, visibly, and the messages after it are delivered."""
     unreadable, other = await send(1), await send(2)
     assert project.sqlite_path is not None
     with closing(sqlite3.connect(project.sqlite_path)) as connection, connection:
@@ -124,10 +124,17 @@ async def test_an_unreadable_message_does_not_hold_up_others(
     clock.advance(FIRST_RETRY_S)
     await runtime.deliver_due()
     kept = await runtime.journal.get_execution(other.id)
+    failed = await runtime.journal.get_execution(unreadable.id)
+    with project.sqlalchemy_engine.connect() as connection:
+        due = connection.exec_driver_sql("select count(*) from outbox where due is not null").scalar_one()
 
     assert kept is not None
+    assert failed is not None
     assert [request.body for request in destination.requests] == [b"2"]
     assert [each.outcome for each in kept.sends] == ["sent"]
+    assert [each.outcome for each in failed.sends] == ["failed"]
+    assert (failed.sends[0].note or "").startswith("Not sent: A stored value cannot be decrypted")
+    assert due == 0
 
 
 @pytest.mark.parametrize("public_only", [False, True])

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from pdkernel.model import JSON
 from pdkernel.project import DeployedTrigger, TriggerState, Webhook
+from pdkernel.project.schema import trigger_events
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents, has_moved
@@ -147,6 +149,25 @@ async def test_a_delivery_ends_the_failures_of_a_webhook(site: Served, receiver:
     trigger = site.project.deployed_triggers.find(TRIGGER)
     assert trigger is not None
     assert [(hook.failures, hook.failing_since, hook.last_error) for hook in trigger.webhooks] == [(0, None, None)]
+
+
+async def test_an_event_that_cannot_be_decrypted_is_given_up(
+    site: Served, receiver: AnsweringServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next events still reach workflow and webhook, whose failures and the log have the reason."""
+    deploy(site, receiver.url)
+    damaged = trigger_events.c.dedupe_key.startswith(f"{TRIGGER}/2/")
+    with site.project.sqlalchemy_engine.begin() as connection:
+        connection.execute(update(trigger_events).where(damaged).values(sealed_event=b"damaged"))
+
+    await hand_over(site)
+
+    trigger = site.project.deployed_triggers.find(TRIGGER)
+    assert trigger is not None
+    assert [request.json() for request in receiver.requests] == [{"parcel": 1}]
+    assert len(await site.context.engine.journal.list_executions()) == 1
+    assert f"An event of the trigger trigger:{TRIGGER} was given up: A stored value cannot be decrypted" in caplog.text
+    assert (trigger.webhooks[0].last_error or "").startswith("A stored value cannot be decrypted")
 
 
 async def test_events_of_a_removed_webhook_are_dropped(site: Served, receiver: AnsweringServer) -> None:
