@@ -125,8 +125,8 @@ async def test_an_unreadable_message_ends_with_the_reason(
     await runtime.deliver_due()
     kept = await runtime.journal.get_execution(other.id)
     failed = await runtime.journal.get_execution(unreadable.id)
-    with project.sqlalchemy_engine.connect() as connection:
-        due = connection.exec_driver_sql("select count(*) from outbox where due is not null").scalar_one()
+    with project.sqlalchemy_engine.connect() as reader:
+        due = reader.exec_driver_sql("select count(*) from outbox where due is not null").scalar_one()
 
     assert kept is not None
     assert failed is not None

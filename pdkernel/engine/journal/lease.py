@@ -301,3 +301,18 @@ def refuse_pooler(
             "pool_mode = transaction). pdkernel needs connections of its own, for notifications and locks.",
             fix="Name the address of the PostgreSQL server itself in --database, or set pool_mode = session.",
         )
+
+
+def refuse_asynchronous_commits(connection: psycopg.Connection[Any], location: str) -> None:
+    """
+    Check that the server writes a commit to its disk before it confirms the commit.
+
+    Raises:
+        ProjectError: `synchronous_commit` is off, so a crash of the server would lose events that callers take for accepted.
+    """
+    row = connection.execute("show synchronous_commit").fetchone()
+    if row is not None and row[0] == "off":
+        raise ProjectError(
+            f"The database {location} has synchronous_commit = off: a crash of its server would lose events that were accepted.",
+            fix="Turn it on for this database: alter database NAME set synchronous_commit = on. Then start again.",
+        )

@@ -23,7 +23,13 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
 from pdkernel.engine.journal.executors import ExecutorStatements
-from pdkernel.engine.journal.lease import DatabaseClock, ExecutorLease, Retries, refuse_pooler
+from pdkernel.engine.journal.lease import (
+    DatabaseClock,
+    ExecutorLease,
+    Retries,
+    refuse_asynchronous_commits,
+    refuse_pooler,
+)
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.postgres import unreachable_error
@@ -149,6 +155,7 @@ class PostgresBackend:
         )
         try:
             refuse_pooler(lease.listen(), self.connect, self.location)
+            refuse_asynchronous_commits(lease.listen(), self.location)
             with lease.listen().transaction():
                 connection = PostgresConnection(lease.listen())
                 ExecutorStatements(executor_id, origin).register_executor(connection)

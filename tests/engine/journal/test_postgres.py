@@ -959,3 +959,14 @@ async def test_a_pooler_of_transactions_is_refused(postgres: PostgresServer, ser
 
     assert refused.value.fix is not None
     assert "pool_mode = session" in refused.value.fix
+
+
+async def test_commits_that_are_not_on_disk_are_refused(server: PostgresDatabase) -> None:
+    """A journal is not opened if the server confirms commits before they are on its disk."""
+    backend = server.postgres_backend()
+    backend.arguments["options"] = "-c synchronous_commit=off"
+    with pytest.raises(ProjectError, match="would lose events that were accepted") as refused:
+        DatabaseJournal.open(backend)
+
+    assert refused.value.fix is not None
+    assert "set synchronous_commit = on" in refused.value.fix
