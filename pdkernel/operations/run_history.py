@@ -412,6 +412,9 @@ def build_selection(
     )
 
 
+_MAX_WORDS_CHARACTERS = 100
+
+
 def parse_moment(text: str, *, option: str, clock: Clock) -> datetime:
     """
     The moment that a person writes: an ISO 8601 time, a span before now (`3d`), or words (`last tuesday`).
@@ -432,10 +435,12 @@ def parse_moment(text: str, *, option: str, clock: Clock) -> datetime:
     try:
         found: datetime | None = datetime.fromisoformat(words)
     except ValueError:
-        found = _parse_words(words, now)
+        # the time to parse words grows fast with their number
+        found = _parse_words(words, now) if len(words) <= _MAX_WORDS_CHARACTERS else None
     if found is None:
+        shown = text if len(text) <= _MAX_WORDS_CHARACTERS else f"{text[:_MAX_WORDS_CHARACTERS]}..."
         raise RequestError(
-            f"{option} {text} is not a time.",
+            f"{option} {shown} is not a time.",
             fix="Write a date (2026-11-24), a time (2026-11-24T10:00), a span (2h, 3d), or words (yesterday, last tuesday).",
         )
     return found.astimezone() if found.tzinfo is None else found

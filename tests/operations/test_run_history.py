@@ -438,3 +438,12 @@ def _count_rows(project: Project, table: str) -> int:
     with closing(sqlite3.connect(project.sqlite_path)) as connection:
         count: int = connection.execute(f"select count(*) from {table}").fetchone()[0]
         return count
+
+
+@pytest.mark.parametrize("text", ["1 " * 30_000, "2020-01-01 " * 6_000, "9" * 60_000])
+def test_a_long_text_is_no_time(text: str) -> None:
+    """A text that is too long for a time is refused without a search for dates, and is not repeated in full."""
+    with pytest.raises(RequestError, match=r"\.\.\. is not a time") as refused:
+        parse_moment(text, option="Since", clock=ManualClock(NOW))
+
+    assert len(str(refused.value)) < 500
