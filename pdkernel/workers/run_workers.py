@@ -30,7 +30,7 @@ from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
 from pdkernel.workers.run_places import RunPlace
 from pdkernel.workers.slot import WorkerSlot
-from pdkernel.workers.step_errors import ProcessLostError
+from pdkernel.workers.step_errors import STARTED_AGAIN_NOTE, ProcessLostError
 from pdkernel.workers.step_exchange import StepExchange, WorkerGone, diagnose_exit
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
 from pdkernel.workers.worker import Worker
@@ -311,9 +311,10 @@ class RunWorkers:
     async def _exchange_request(
         self, language: WorkerLanguage, request: dict[str, Any], recorder: StepRecorder, **options: Any
     ) -> Done | StepError:
-        """Exchange *request* with the worker of *language*; with another one if a zygote that was killed ended the first."""
+        """Exchange *request* with the worker of *language*; with another one if the first is killed before it begins."""
         done = await self._exchange_once(language, request, recorder, **options)
         if isinstance(done, ProcessLostError):
+            recorder.add_note(f"{done.message} {STARTED_AGAIN_NOTE}")
             options["before_start"] = None
             done = await self._exchange_once(language, request, recorder, **options)
         return done
@@ -361,7 +362,7 @@ class RunWorkers:
         except StepError as error:
             return error
         except WorkerGone:
-            return await diagnose_exit(worker, recorder)
+            return await diagnose_exit(worker, recorder, has_begun=exchange.has_begun)
         finally:
             watch.close()
             worker.unchecked_s += exchange.elapsed_s

@@ -22,6 +22,12 @@ MAX_EXPORT_LINE_BYTES = 3 * MAX_PAYLOAD_BYTES
 """The longest line of an export in bytes, which is not parsed above it: escapes triple the bytes of an export at most."""
 
 
+STARTED_AGAIN_NOTE = "The step was started again in another process."
+"""The end of the note about a process that was lost."""
+_SIGNALS_OF_FULL_MEMORY = (signal.SIGKILL, signal.SIGABRT)
+_FULL_MEMORY = " It may have run out of memory."
+
+
 class StepEntryPointError(StepError):
     """A code step has no `handler(pd)` or no default export."""
 
@@ -47,10 +53,25 @@ class PayloadLimitError(StepError):
 
 
 class ProcessLostError(StepProcessExitedError):
-    """The process of a step ended with the zygote before code of the step ran, so another process can run the step."""
+    """The process of a step ended before code of the step ran, so another process can run the step."""
 
-    def __init__(self) -> None:
-        super().__init__("The step's process ended before the step started.", name="ProcessDied")
+    def __init__(self, exit_code: int | None = None, stderr_tail: str = "") -> None:
+        """
+        Describe how the process ended.
+
+        Args:
+            exit_code: The exit code as `subprocess` reports it: negative for a signal; None if the process ended with its zygote.
+            stderr_tail: The last lines of its stderr.
+        """
+        if exit_code is None:
+            what = "The step's process ended before the step began, with the process that had started it."
+        elif exit_code < 0:
+            what = f"The step's process was ended by {_signal_name(-exit_code)} before the step began."
+        else:
+            what = f"The step's process ended with exit status {exit_code} before the step began."
+        if exit_code is None or -exit_code in _SIGNALS_OF_FULL_MEMORY:
+            what += _FULL_MEMORY
+        super().__init__(f"{what}{STDERR_INTRODUCTION}{stderr_tail}" if stderr_tail else what, name="ProcessDied")
 
 
 class StepConfigurationError(StepError):
@@ -135,8 +156,8 @@ def build_process_died_error(exit_code: int | None, stderr_tail: str) -> StepPro
         what = "The step's process ended before the step finished."
     elif exit_code < 0:
         what = f"The step's process was ended by {_signal_name(-exit_code)} before the step finished."
-        if -exit_code in (signal.SIGKILL, signal.SIGABRT):
-            what += " It may have run out of memory."
+        if -exit_code in _SIGNALS_OF_FULL_MEMORY:
+            what += _FULL_MEMORY
     else:
         what = f"The step ended its own process with exit status {exit_code}."
     message = f"{what}{STDERR_INTRODUCTION}{stderr_tail}" if stderr_tail else what

@@ -66,6 +66,7 @@ class StepExchange:
         self._name = name
         self._read = read
         self._number = b""
+        self._has_heard = False
         self._worker = worker
         self._recorder = recorder
         self._services = services
@@ -73,6 +74,11 @@ class StepExchange:
         self._timeout_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._began: float | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the worker may have begun with the request: it has read the request, or has replied or printed since."""
+        return self._worker.is_ready and (self._has_heard or not self._worker.process.has_unread)
 
     @property
     def elapsed_s(self) -> float:
@@ -126,6 +132,7 @@ class StepExchange:
         if line == READY_LINE and not self._worker.is_ready:
             self._ready()
             return
+        self._has_heard = True
         try:
             act = self._parse_message(line)
         except (PayloadLimitError, ExportNotJSONError) as error:
@@ -147,6 +154,7 @@ class StepExchange:
 
     def on_output(self, stream: Stream, data: bytes) -> None:
         """Record output of the step's code."""
+        self._has_heard = True
         self._dispatch(partial(self._recorder.output, stream, data))
 
     def on_closed(self) -> None:
@@ -245,12 +253,12 @@ class WorkerGone(Exception):  # noqa: N818 - becomes an error after `diagnose_ex
     """The worker closed its pipe."""
 
 
-async def diagnose_exit(worker: Worker, recorder: StepRecorder) -> StepError:
-    """Return the error that describes how the worker ended."""
+async def diagnose_exit(worker: Worker, recorder: StepRecorder, *, has_begun: bool) -> StepError:
+    """Return the error that describes how the worker ended; *has_begun* is whether it may have run code of the step."""
     code = await worker.process.wait_exit_code()
     worker.process.drain()
     if (reason := worker.process.child.start_error) is not None:
         return build_process_not_started_error(reason)
-    if code is None and not worker.is_ready:
-        return ProcessLostError()
+    if not has_begun:
+        return ProcessLostError(code, recorder.stderr_tail())
     return build_process_died_error(code, recorder.stderr_tail())

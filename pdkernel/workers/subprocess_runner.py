@@ -27,6 +27,7 @@ from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.slot_folder import SlotFolder, StepFiles
 from pdkernel.workers.step_errors import (
+    STARTED_AGAIN_NOTE,
     ProcessLostError,
     build_process_not_started_error,
     build_still_running_error,
@@ -104,6 +105,7 @@ class SubprocessRunner:
             environment = results.environment
             error = await self._run(create_step(), command, call, files, environment, working_folder, recorder)
             if isinstance(error, ProcessLostError):
+                recorder.add_note(f"{error.message} {STARTED_AGAIN_NOTE}")
                 error = await self._run(create_step(), command, call, files, environment, working_folder, recorder)
             not_valid = results.collect(recorder)
             return error or not_valid

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import select
+import termios
 from collections import deque
 from typing import Protocol
 
@@ -72,6 +73,7 @@ class WorkerProcess:
         self._buffered_bytes = 0
         self._max_line_bytes = max_line_bytes
         self._unsent: deque[memoryview] = deque()
+        self._is_broken = False
         parent_fds, worker_fds = open_pipes("from", "from", "to", "from")
         *outputs, self._write_fd, self._read_fd = parent_fds
         self._outputs: dict[Stream, int] = {"stdout": outputs[0], "stderr": outputs[1]}
@@ -130,6 +132,15 @@ class WorkerProcess:
             self._close_output(stream)
         self.listener = None
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether the process has not read all that was sent: of what it has not read completely, it has begun nothing."""
+        if not self.is_alive or self._is_broken or self._unsent:
+            return True
+        count = bytearray(4)
+        fcntl.ioctl(self._write_fd, termios.FIONREAD, count)
+        return any(count)
+
     async def wait_exit_code(self) -> int | None:
         """Wait up to 0.2 s for the exit code; None if the process still runs. Kill the process afterwards."""
         for _ in range(50):
@@ -144,6 +155,7 @@ class WorkerProcess:
         except BlockingIOError:
             return 0
         except BrokenPipeError:  # the worker has ended; the end of its own pipe follows
+            self._is_broken = True
             return len(view)
 
     def _on_writable(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pdkernel.errors import InterpreterMissingError
@@ -271,24 +273,35 @@ async def test_memory_that_was_released_counts(bench: Bench, language: Language,
     assert after.error is None
 
 
-@pytest.mark.parametrize(("is_intruded", "code"), [(True, "protocol"), (False, "step_died")])
-async def test_worker_that_is_lost_before_its_request_runs_nothing(bench: Bench, is_intruded: bool, code: str) -> None:
-    """A warm worker that ends, or to whose private pipe code writes, while a start is recorded, fails the step."""
+async def test_worker_that_is_intruded_before_its_request_runs_nothing(bench: Bench) -> None:
+    """A warm worker to whose private pipe code writes while a start is recorded fails the step."""
     await bench.run("python", "def handler(pd):\n    return 1\n", name="first")
     worker = bench.workers._acquired_slot.workers["python"]
 
+    async def intrude() -> None:
+        assert worker.process.listener is not None
+        worker.process.listener.on_line(b"1 {}")
+
+    outcome = await bench.run("python", "def handler(pd):\n    print('ran')\n", before_start=intrude)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "protocol"
+    assert bench.printed() == ""
+
+
+async def test_worker_that_is_lost_before_its_request_is_replaced(bench: Bench) -> None:
+    """If a warm worker ends while a start is recorded, the step runs in another one, and its start is recorded once."""
+    await bench.run("python", "def handler(pd):\n    return 1\n", name="first")
+    worker, starts = bench.workers._acquired_slot.workers["python"], []
+
     async def lose() -> None:
-        if is_intruded:
-            assert worker.process.listener is not None
-            worker.process.listener.on_line(b"1 {}")
-        else:
-            worker.kill()
+        starts.append(1)
+        worker.kill()
 
     outcome = await bench.run("python", "def handler(pd):\n    print('ran')\n", before_start=lose)
 
-    assert outcome.error is not None
-    assert outcome.error.code == code
-    assert bench.printed() == ""
+    assert outcome.error is None
+    assert (bench.printed(), starts) == ("ran\n", [1])
 
 
 async def test_interpreter_that_does_not_start_is_named(open_run: OpenRun, tmp_path: Path) -> None:
@@ -328,3 +341,65 @@ async def test_cause_of_an_error_is_reported(bench: Bench) -> None:
     assert "ZeroDivisionError" in str(python.error.stack)
     assert node.error is not None
     assert "Caused by: TypeError: inner" in str(node.error.stack)
+
+
+async def stop_worker(bench: Bench, language: Language) -> psutil.Process:
+    """Run a step, and stop its worker, which is kept for the next step."""
+    await bench.run(language, GOOD[language])
+    slot = bench.workers._slot
+    assert slot is not None
+    pid = slot.workers[language].process.child.pid  # type: ignore[index]
+    assert pid is not None
+    worker = psutil.Process(pid)
+    worker.suspend()
+    while worker.status() != psutil.STATUS_STOPPED:
+        await asyncio.sleep(0.01)
+    return worker
+
+
+@pytest.mark.parametrize("language", GOOD)
+async def test_worker_that_is_killed_before_it_begins_is_replaced(bench: Bench, language: Language) -> None:
+    """A request that a killed worker has not read runs in another one, and the record has the cause."""
+    worker = await stop_worker(bench, language)
+    slot = bench.workers._slot
+    assert slot is not None
+    process = slot.workers[language].process  # type: ignore[index]
+    task = asyncio.ensure_future(bench.run(language, GOOD[language], name="after"))
+    async with asyncio.timeout(60):
+        while not process.has_unread:
+            await asyncio.sleep(0.01)
+    worker.kill()
+    outcome = await task
+
+    assert outcome.error is None
+    assert bench.printed() == "fine\n"
+    assert "ended by SIGKILL before the step began. It may have run out of memory." in "".join(
+        log.text for log in bench.recorder.logs
+    )
+
+
+@pytest.mark.parametrize("language", GOOD)
+async def test_step_that_is_killed_after_it_has_begun_is_not_repeated(
+    bench: Bench, language: Language, tmp_path: Path
+) -> None:
+    """A step that has begun fails, because what it has done cannot be known, even if it has printed nothing."""
+    begun = tmp_path / "begun"
+    code = {
+        "python": f"import time\ndef handler(pd):\n    open({str(begun)!r}, 'a').write('.')\n    time.sleep(1000)\n",
+        "node": "import fs from 'fs';\nexport default { async run() {\n"
+        f"  fs.appendFileSync({json.dumps(str(begun))}, '.'); await new Promise(() => {{ setTimeout(() => 0, 1e6) }}) }} }}",
+    }
+    task = asyncio.ensure_future(bench.run(language, code[language]))
+    async with asyncio.timeout(60):
+        while not begun.exists() or not begun.read_text():
+            await asyncio.sleep(0.01)
+    slot = bench.workers._slot
+    assert slot is not None
+    pid = slot.workers[language].process.child.pid  # type: ignore[index]
+    assert pid is not None
+    psutil.Process(pid).kill()
+    outcome = await task
+
+    assert outcome.error is not None
+    assert (outcome.error.code, begun.read_text()) == ("step_died", ".")
+    await run_good(bench, language)
