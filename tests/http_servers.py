@@ -75,13 +75,13 @@ class SentRequest:
 
 class AnsweringServer(ThreadingHTTPServer):
     """
-    A server on a free port that answers each request by a function.
+    A server on *port*, by default a free one, that answers each request by a function.
 
     Attributes:
         requests: The requests so far.
     """
 
-    def __init__(self, answer: Callable[[SentRequest], Answer]) -> None:
+    def __init__(self, answer: Callable[[SentRequest], Answer], *, port: int = 0) -> None:
         requests: list[SentRequest] = []
 
         class Handler(JsonHandler):
@@ -91,7 +91,7 @@ class AnsweringServer(ThreadingHTTPServer):
                 requests.append(request)
                 return answer(request)
 
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", port), Handler)
         self.requests = requests
 
     @property

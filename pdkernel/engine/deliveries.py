@@ -187,6 +187,19 @@ def find_send_problem(effect: Effect, *, dollar_name: str) -> str | None:
     return None
 
 
+def find_destination(effect: Effect) -> str:
+    """Return scheme, host and port of the URL of a message, or its kind: a destination that hangs delays no other one."""
+    import httpx
+
+    url = effect.payload.get("url") if effect.kind == "http" else None
+    try:
+        parsed = httpx.URL(url if isinstance(url, str) else "")
+    except httpx.InvalidURL:
+        return effect.kind
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    return f"{parsed.scheme}://{parsed.host}:{port}" if parsed.host else effect.kind
+
+
 def _is_http(url: JSON) -> bool:
     import httpx
 

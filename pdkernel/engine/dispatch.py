@@ -54,7 +54,7 @@ class RunStarter(Protocol):
         ...
 
     def deliver_due(self) -> None:
-        """Start to deliver messages that are due, unless that is going on; returns at once."""
+        """Start to deliver messages that are due, to destinations to which no message is being sent; returns at once."""
         ...
 
     async def cancel(self, run_id: str) -> bool:

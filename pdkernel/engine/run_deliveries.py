@@ -6,8 +6,11 @@ Delivers the messages of a run: those that steps have queued, and the notificati
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 from msgspec.structs import replace
@@ -39,6 +42,11 @@ from pdkernel.model import JSON
 from pdkernel.project import Project
 from pdkernel.redaction import Redactor, find_redacted_values, get_redactor
 from pdkernel.workers import Effect, OutboundGateway
+
+MAX_IN_FLIGHT = 32
+"""Runs that send their messages to one destination at the same time."""
+MAX_OWN_SENDING_S = 10.0
+"""Seconds in which a served run begins to send its messages to one destination itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +83,7 @@ class RunDeliveries:
         self._mail = mail
         self._error_notification = error_notification
         self._emitted = emitted_events
+        self._in_flight = Counter[str]()  # runs that send a message, by lane
 
     @classmethod
     def for_project(
@@ -118,17 +127,60 @@ class RunDeliveries:
     async def deliver(self, run: RunState) -> None:
         """Try once to deliver the messages that the steps of *run* have queued and those about its failure; record the results."""
         tries_again = run.request.is_served
-        for row, step, effect in run.record.outbox.take():
+
+        async def send(row: OutboxRow, step: str, effect: Effect) -> None:
             binding = build_call_binding(run, step, lambda _: None)
             delivery = await self._send(run.request, run.record.run_id, row, effect, binding, run.record.redactor)
             delay_s = retry_delay_s(1) if tries_again and may_retry(delivery) else None
             retry_at = None if delay_s is None else self._clock.now().timestamp() + delay_s
             await run.record.add_delivery(row, delivery, retry_at=retry_at)
 
+        await self._deliver_lanes(run.request, run.record, send)
+
     async def deliver_refusal(self, request: RunRequest, record: RunRecord) -> None:
         """Deliver the messages about the run of *request*, which was refused."""
-        for row, _, effect in record.outbox.take():
+
+        async def send(row: OutboxRow, _: str, effect: Effect) -> None:
             await self.deliver_again(request, record.run_id, row, effect, 0)
+
+        await self._deliver_lanes(request, record, send)
+
+    async def _deliver_lanes(
+        self, request: RunRequest, record: RunRecord, send: Callable[[OutboxRow, str, Effect], Awaitable[None]]
+    ) -> None:
+        """
+        Call *send* for each message of the run: at the same time for different destinations, in order for one.
+
+        A destination that hangs must hold up neither the other ones nor many runs, so that the server has no room for further
+        runs: what a served run cannot send soon is left to the delivery of messages that are due.
+        """
+        lanes: dict[str, list[tuple[OutboxRow, str, Effect]]] = {}
+        for message in record.outbox.take():
+            lanes.setdefault(message[0].lane, []).append(message)
+
+        async def deliver_lane(lane: str, messages: list[tuple[OutboxRow, str, Effect]]) -> None:
+            ends = self._clock.monotonic() + MAX_OWN_SENDING_S
+            if request.is_served and self._in_flight[lane] >= MAX_IN_FLIGHT:
+                ends = -math.inf
+            self._in_flight[lane] += 1
+            try:
+                for number, message in enumerate(messages):
+                    if request.is_served and self._clock.monotonic() >= ends:
+                        await self._journal.leave_deliveries(record.run_id, [row for row, _, _ in messages[number:]])
+                        return
+                    await send(*message)
+            finally:
+                self._in_flight[lane] -= 1
+                if not self._in_flight[lane]:
+                    del self._in_flight[lane]
+
+        if len(lanes) == 1:
+            await deliver_lane(*lanes.popitem())
+        elif lanes:
+            done = await asyncio.gather(*(deliver_lane(*each) for each in lanes.items()), return_exceptions=True)
+            for fault in done:
+                if fault is not None:
+                    raise fault
 
     async def deliver_again(self, request: RunRequest, run_id: str, row: OutboxRow, effect: Effect, tries: int) -> None:
         """Deliver a message of the run of *request*, which has ended or waits, after *tries* tries; record the result."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pdkernel.encode import encode_json
+from pdkernel.engine.deliveries import find_destination
 from pdkernel.engine.journal import OutboxRow
 from pdkernel.engine.restored_run import seal_message
 from pdkernel.execution import Delivery
 from pdkernel.project import Vault
 from pdkernel.redaction import Redactor
 from pdkernel.workers import Effect
+
+_LANE_DIGITS = 16
 
 
 class RunOutbox:
@@ -26,6 +29,7 @@ class RunOutbox:
         self._run_id = run_id
         self._vault = vault
         self._unsent: list[tuple[OutboxRow, str, Effect]] = []
+        self._places: dict[OutboxRow, int] = {}
 
     @property
     def rows(self) -> list[OutboxRow]:
@@ -38,7 +42,15 @@ class RunOutbox:
             payload = redactor.redact_value(dict(effect.payload))
             shown = encode_json(Delivery(step, effect.kind, "waiting", payload=payload)).decode()
             message = b"" if self._vault is None else seal_message(effect, self._run_id, step, self._vault)
-            self._unsent.append((OutboxRow(step, number, position, message, shown), step, effect))
+            destination = find_destination(effect)
+            lane = destination if self._vault is None else self._vault.sign(f"lane {destination}").hex()[:_LANE_DIGITS]
+            row = OutboxRow(step, number, position, message, shown, lane)
+            self._places[row] = len(self._places)
+            self._unsent.append((row, step, effect))
+
+    def find_place(self, row: OutboxRow) -> int:
+        """Return the index of a message among all that were queued."""
+        return self._places[row]
 
     def take(self) -> list[tuple[OutboxRow, str, Effect]]:
         """Return the queued messages, with the name of each step, and forget them."""

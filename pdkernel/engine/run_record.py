@@ -101,6 +101,8 @@ class RunRecord(GrowingExecution):
         self._may_have_accounts = may_have_accounts
         self._event_text: str | None = None  # the next commit writes it
         self.outbox = RunOutbox(self.run_id, vault)
+        self._earlier_sends = self.execution.sends
+        self._deliveries: dict[int, Delivery] = {}
         self._writes = RecordWrites()
         self._package_lock = state.package_lock
         self._last: StepRow | None = None
@@ -312,7 +314,9 @@ class RunRecord(GrowingExecution):
 
     async def add_delivery(self, row: OutboxRow, delivery: Delivery, *, retry_at: float | None = None) -> None:
         """Record the delivery of a message that a step queued, and when another process tries again."""
-        self._update_fields(sends=(*self.execution.sends, delivery))
+        self._deliveries[self.outbox.find_place(row)] = delivery  # destinations get their messages at the same time
+        ordered = [self._deliveries[place] for place in sorted(self._deliveries)]
+        self._update_fields(sends=(*self._earlier_sends, *ordered))
         self.publish()
         await self._journal.record_delivery(self.run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -29,6 +29,7 @@ from pdkernel.engine.emitted_events import EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
 from pdkernel.engine.journal import (
+    MAX_LANES,
     ClaimedRun,
     Journal,
     NewDecision,
@@ -103,6 +104,8 @@ class WorkflowEngine:
         self.find_workflow: WorkflowFinder = find_sibling_workflow
         self.base_url: str | None = None
         self.has_dispatch = False
+        self._busy_lanes: set[str] = set()  # destinations to which due messages are sent now
+        self._is_claiming_deliveries = False
         emitted = self.emitted_events if self.continues_runs else None
         self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
         self._interpreter = Interpreter(
@@ -321,18 +324,53 @@ class WorkflowEngine:
         return await self._interpreter.enqueue(request, limits, watcher, origin=origin)
 
     async def deliver_due(self, policy: OutboundPolicy | None = None) -> None:
-        """Deliver messages of served runs whose first try failed or did not take place; *policy* is as for `continue_run`."""
-        for run_id, row, tries in await self.journal.claim_deliveries():
-            try:
-                found = await self.journal.load_run(run_id)
-                if found is not None:
-                    effect = unseal_message(row, run_id, self._project.vault)
-                    request = self.restore_request(found[1])
-                    request = replace(request, policy=request.policy.in_server(policy))
-                    await self._deliveries.deliver_again(request, run_id, row, effect, tries)
-            except PdkernelError as fault:
-                _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
-                await self._record_failure(run_id, row, tries, fault)
+        """
+        Deliver messages of served runs whose first try failed or did not take place; *policy* is as for `continue_run`.
+
+        A destination gets its messages one after another. A call while an earlier one waits for a destination delivers to the
+        others.
+        """
+        if self._is_claiming_deliveries:
+            return
+        self._is_claiming_deliveries = True
+        try:
+            room = MAX_LANES - len(self._busy_lanes)
+            claimed = await self.journal.claim_deliveries(busy=frozenset(self._busy_lanes), lanes=room) if room else ()
+            lanes: dict[str, list[tuple[str, OutboxRow, int]]] = {}
+            for message in claimed:
+                lanes.setdefault(message[1].lane, []).append(message)
+            self._busy_lanes.update(lanes)
+        finally:
+            self._is_claiming_deliveries = False
+        tasks = {
+            asyncio.create_task(self._deliver_lane(lane, messages, policy)): lane for lane, messages in lanes.items()
+        }
+        for task in tasks:  # also of a task that is cancelled before it begins
+            task.add_done_callback(lambda ended: self._busy_lanes.discard(tasks[ended]))
+        await asyncio.gather(*tasks)
+
+    async def _deliver_lane(
+        self, lane: str, messages: Sequence[tuple[str, OutboxRow, int]], policy: OutboundPolicy | None
+    ) -> None:
+        try:
+            while messages:
+                for run_id, row, tries in messages:
+                    await self._deliver_message(run_id, row, tries, policy)
+                messages = await self.journal.claim_deliveries(lane=lane)
+        except PdkernelError as fault:  # the messages are due again later
+            _log.warning("Messages that are due cannot be delivered at the moment: %s", fault.message)
+
+    async def _deliver_message(self, run_id: str, row: OutboxRow, tries: int, policy: OutboundPolicy | None) -> None:
+        try:
+            found = await self.journal.load_run(run_id)
+            if found is not None:
+                effect = unseal_message(row, run_id, self._project.vault)
+                request = self.restore_request(found[1])
+                request = replace(request, policy=request.policy.in_server(policy))
+                await self._deliveries.deliver_again(request, run_id, row, effect, tries)
+        except PdkernelError as fault:
+            _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
+            await self._record_failure(run_id, row, tries, fault)
 
     async def _record_failure(self, run_id: str, row: OutboxRow, tries: int, fault: PdkernelError) -> None:
         """Record why a message could not be delivered, unless the database is at fault: then it is due again later."""

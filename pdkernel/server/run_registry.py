@@ -185,7 +185,6 @@ class RunRegistry:
         self._callers: dict[str, _Caller] = {}  # callers of the runs that wait for their start
         self._is_handing_over = False
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
-        self._delivery: asyncio.Task[None] | None = None
         self._journal = context.engine.journal
         context.engine.find_workflow = self._find_workflow
         context.engine.base_url = context.settings.base_url
@@ -349,9 +348,8 @@ class RunRegistry:
         return next((each.policy for each in served if each.policy is not None), context.settings.policy)
 
     def deliver_due(self) -> None:
-        """Start to deliver messages that are due, unless that is going on; returns at once."""
-        if self._delivery is None or self._delivery.done():
-            self._delivery = self.start_source(self._deliver_due())
+        """Start to deliver messages that are due; returns at once."""
+        self.start_source(self._deliver_due())
 
     async def _deliver_due(self) -> None:
         try:

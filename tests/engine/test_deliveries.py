@@ -18,6 +18,7 @@ from pdkernel.engine.deliveries import (
     NOTIFICATION_STEP,
     SendDelivery,
     build_notification,
+    find_destination,
     find_send_problem,
     may_retry,
     retry_delay_s,
@@ -436,3 +437,45 @@ def test_a_message_has_six_tries() -> None:
 def test_only_a_message_without_an_answer_is_tried_again(delivery: Delivery, again: bool) -> None:
     """A destination that answered, regardless of its status, and a call that a rule refused are not tried again."""
     assert may_retry(delivery) == again
+
+
+@pytest.mark.parametrize(
+    ("effect", "destination"),
+    [
+        (Effect("http", {"url": "https://API.example.com/a?b"}), "https://api.example.com:443"),
+        (Effect("http", {"url": "http://api.example.com"}), "http://api.example.com:80"),
+        (Effect("http", {"url": "http://u:secret@[::1]:8080/x"}), "http://::1:8080"),
+        (Effect("http", {"url": "nowhere"}), "http"),
+        (Effect("http", {"url": "http://a\0"}), "http"),
+        (Effect("http", {}), "http"),
+        (Effect("email", {"url": "https://api.example.com"}), "email"),
+    ],
+)
+def test_the_destination_of_a_message(effect: Effect, destination: str) -> None:
+    """Messages to one scheme, host and port have the same destination; those of other kinds share one."""
+    assert find_destination(effect) == destination
+
+
+async def test_messages_of_a_run_are_shown_in_their_order(run: Run) -> None:
+    """A host gets its messages in their order while others get theirs, and the record has them in the order of the step."""
+    arrived: list[str] = []
+    slow_is_done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def answer_slowly(request: SentRequest) -> tuple[int, bytes]:
+        asyncio.run_coroutine_threadsafe(slow_is_done.wait(), loop).result(20)
+        arrived.append(request.path)
+        return 204, b""
+
+    def answer_fast(request: SentRequest) -> tuple[int, bytes]:
+        arrived.append(request.path)
+        if request.path == "/fast/1":
+            loop.call_soon_threadsafe(slow_is_done.set)
+        return 204, b""
+
+    with serve(AnsweringServer(answer_slowly)) as slow, serve(AnsweringServer(answer_fast)) as fast:
+        urls = [f"{slow.url}/slow/0", f"{fast.url}/fast/0", f"{slow.url}/slow/1", f"{fast.url}/fast/1"]
+        execution = await run(python_step("tell", f"for url in {urls}: pd.send.http(method='GET', url=url)"))
+
+    assert arrived == ["/fast/0", "/fast/1", "/slow/0", "/slow/1"]
+    assert [each.to for each in execution.sends] == [f"GET {url}" for url in urls]

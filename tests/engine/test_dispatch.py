@@ -292,7 +292,7 @@ class TestEveryDispatch:
         host = await hosts.open()
         await host.journal.accept_run(new_run("run"))
         await host.journal.finish(Claim.first("run"), "success", "{}")
-        hosts.execute("insert into outbox values ('run', 'one', 1, 0, 'sealed', '{}', 1, 1, null)")
+        hosts.execute("insert into outbox values ('run', 'one', 1, 0, 'sealed', '{}', 1, 1, null, '')")
         await wait_until(lambda: host.starter.deliveries)
 
         assert host.starter.started == {}

@@ -22,7 +22,7 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
 
 from pdkernel.engine.journal.journal import DatabaseJournal
 from pdkernel.engine.journal.opening import mark_dead, open_journal, open_journal_reader, open_reader
-from pdkernel.engine.journal.protocol import ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
+from pdkernel.engine.journal.protocol import MAX_LANES, ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
     MAX_NOTE_CHARACTERS,
@@ -56,6 +56,7 @@ from pdkernel.engine.journal.text_columns import (
 )
 
 __all__ = [
+    "MAX_LANES",
     "MAX_NOTE_CHARACTERS",
     "CallRow",
     "Claim",

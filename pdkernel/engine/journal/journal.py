@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Self, TypeVar
 
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.backend import Backend, Connection, Presence
+from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
@@ -35,9 +36,6 @@ from pdkernel.model import Workflow
 
 T = TypeVar("T")
 C = TypeVar("C", bound=ClaimedRun | None)
-
-OWN_DELIVERY_S = 60.0
-"""Seconds that the process of a run has to deliver its messages; then another process delivers them."""
 
 
 class DatabaseJournal:
@@ -229,12 +227,28 @@ class DatabaseJournal:
 
         return self._writer.write(act, is_compound=True)
 
-    async def claim_deliveries(self, limit: int = 20) -> Sequence[tuple[str, OutboxRow, int]]:
+    async def claim_deliveries(
+        self,
+        *,
+        lane: str | None = None,
+        busy: Collection[str] = (),
+        lanes: int = MAX_LANES,
+        per_lane: int = MESSAGES_PER_LANE,
+    ) -> Sequence[tuple[str, OutboxRow, int]]:
         """Return messages of this executor's origin that are due, each with its run and its number of tries."""
         now = self._now()
         return await self._writer.write(
-            lambda connection: self._statements.claim_deliveries(connection, now, now + OWN_DELIVERY_S, limit),
+            lambda connection: self._statements.claim_deliveries(
+                connection, now, now + OWN_DELIVERY_S, lane=lane, busy=busy, lanes=lanes, per_lane=per_lane
+            ),
             is_compound=True,
+        )
+
+    async def leave_deliveries(self, run_id: str, rows: Sequence[OutboxRow]) -> None:
+        """Make messages due at once that this executor has not tried to deliver."""
+        now = self._now()
+        await self._writer.write(
+            lambda connection: self._statements.leave_deliveries(connection, run_id, rows, now), is_compound=True
         )
 
     async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:

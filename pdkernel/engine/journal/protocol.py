@@ -8,7 +8,7 @@ dead. A write that returns True is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -30,6 +30,13 @@ from pdkernel.engine.journal.rows import (
 )
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
+
+OWN_DELIVERY_S = 60.0
+"""Seconds that the process of a run has to deliver its messages; then another process delivers them."""
+MAX_LANES = 64
+"""Destinations to which one process sends due messages at the same time."""
+MESSAGES_PER_LANE = 3
+"""Due messages that one process takes for a destination at a time: it can try them within `OWN_DELIVERY_S`."""
 
 
 class ExecutorLiveness(Protocol):
@@ -128,6 +135,10 @@ class RunJournal(Protocol):
 
     async def record_delivery(self, run_id: str, row: OutboxRow, shown: str, *, retry_at: float | None = None) -> bool:
         """Record the outcome of a delivery; without *retry_at* it is the last try."""
+        ...
+
+    async def leave_deliveries(self, run_id: str, rows: Sequence[OutboxRow]) -> None:
+        """Make messages due at once that this executor has not tried to deliver."""
         ...
 
     async def release(self, claim: Claim) -> bool:
@@ -238,11 +249,24 @@ class Journal(RunJournal, Protocol):
         """
         ...
 
-    async def claim_deliveries(self, limit: int = 20) -> Sequence[tuple[str, OutboxRow, int]]:
+    async def claim_deliveries(
+        self,
+        *,
+        lane: str | None = None,
+        busy: Collection[str] = (),
+        lanes: int = MAX_LANES,
+        per_lane: int = MESSAGES_PER_LANE,
+    ) -> Sequence[tuple[str, OutboxRow, int]]:
         """
         Return messages of this executor's origin that are due, each with its run and its number of tries.
 
-        If their delivery is not recorded within a minute, they are due again.
+        If their delivery is not recorded within `OWN_DELIVERY_S`, they are due again.
+
+        Args:
+            lane: The lane of the messages; None for every lane.
+            busy: Lanes whose messages stay.
+            lanes: The most lanes of which messages are returned.
+            per_lane: The most messages of a lane: those that have waited longest.
         """
         ...
 
@@ -386,6 +410,9 @@ class UnrecordedRuns:
     ) -> bool:
         """Accept every delivery."""
         return True
+
+    async def leave_deliveries(self, run_id: str, rows: Sequence[OutboxRow]) -> None:
+        """Forget the messages."""
 
     async def release(self, claim: Claim) -> bool:  # noqa: ARG002
         """Accept the release; the run ends."""

@@ -203,6 +203,7 @@ class OutboxRow:
         position: The index among the messages of that run of the step.
         message: The message, encrypted.
         shown: The `Delivery` as JSON; before the delivery its outcome is `waiting`.
+        lane: Is the same for messages to one destination, which are sent in their order. It does not reveal the destination.
     """
 
     path: str
@@ -210,6 +211,7 @@ class OutboxRow:
     position: int
     message: bytes
     shown: str
+    lane: str = ""
 
     def idempotency_key(self, run_id: str) -> str:
         """The key that all tries of the message share."""

@@ -148,6 +148,9 @@ outbox = Table(
     Column("tries", Integer, nullable=False),
     Column("due", Double),  # None once delivered or given up
     Column("owner", _Text),  # the executor that sends the message now
+    Column(
+        "lane", _Text, nullable=False, server_default=""
+    ),  # messages of a lane are sent in their order, lanes at the same time
     PrimaryKeyConstraint("run_id", "path", "number", "position"),
 )
 _undelivered = text("due is not null")
@@ -310,8 +313,9 @@ MIGRATIONS: Mapping[int, str] = {
             number integer not null, shown text not null, primary key (run_id, path, iteration, attempt, number)
         )
     """,
-    # the starts of the last period are forgotten
+    # the starts of the last period are forgotten; messages of earlier versions share a lane
     8: """
+        alter table outbox add column lane text not null default '';
         drop table starts;
         create table starts (
             queue text not null, at float not null, run_id text not null, fence integer not null, primary key (run_id, fence)

@@ -7,7 +7,7 @@ queue test `status = 'running'`: in frequent statements the planner would use th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pdkernel.engine.journal.backend import Connection
@@ -62,6 +62,7 @@ _RECORD_CALL = (
 _EVENT = "event = coalesce(:event, event)"
 _FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
 _PARK = f"update runs set status = :status, wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
+_MESSAGE_KEY = "run_id = ? and path = ? and number = ? and position = ?"
 _STEP_KEY = "run_id = ? and path = ? and iteration = ?"
 
 
@@ -232,8 +233,8 @@ class Statements(QueueStatements):
     def fill_outbox(self, connection: Connection, run_id: str, rows: Sequence[OutboxRow], due: float) -> None:
         """Insert messages, which the caller delivers; another process delivers them if they are not delivered when *due*."""
         connection.executemany(
-            "insert into outbox (run_id, path, number, position, message, shown, tries, due, owner)"
-            " values (?, ?, ?, ?, ?, ?, 0, ?, ?) on conflict do nothing",
+            "insert into outbox (run_id, path, number, position, message, shown, tries, due, owner, lane)"
+            " values (?, ?, ?, ?, ?, ?, 0, ?, ?, ?) on conflict do nothing",
             [
                 (
                     run_id,
@@ -244,34 +245,68 @@ class Statements(QueueStatements):
                     escape_json_text(row.shown),
                     due,
                     self.executor_id,
+                    row.lane,
                 )
                 for row in rows
             ],
         )
 
     def claim_deliveries(
-        self, connection: Connection, now: float, retry_at: float, limit: int
+        self,
+        connection: Connection,
+        now: float,
+        retry_at: float,
+        *,
+        lane: str | None,
+        busy: Collection[str],
+        lanes: int,
+        per_lane: int,
     ) -> Sequence[tuple[str, OutboxRow, int]]:
-        """Return messages of served runs that are due, with their run and number of tries; others get them at *retry_at*."""
-        rows = connection.execute(
-            "select o.run_id, path, number, position, message, shown, tries from outbox o join runs r on r.id = o.run_id"
-            " where due <= ? and r.origin = ?"
-            " order by due limit ? /*postgres for update of o skip locked*/",
-            (now, self.origin, limit),
+        """
+        Return messages of served runs that are due, with their run and number of tries; others get them at *retry_at*.
+
+        They are the first *per_lane* of each of at most *lanes* lanes: of *lane*, or of all but the *busy* lanes.
+        """
+        due = connection.execute(
+            "select run_id, path, number, position, lane from (select run_id, path, number, position, lane, due, outbox.rowid as age,"
+            " row_number() over (partition by lane order by due, outbox.rowid) as place from outbox join runs on id = run_id"
+            " where due <= :now and origin = :origin and lane = coalesce(:lane, lane)) as waiting"
+            " where place <= :per_lane order by due, age",
+            {"now": now, "origin": self.origin, "lane": lane, "per_lane": per_lane},
         ).fetchall()
+        chosen = [found for found in dict.fromkeys(row[4] for row in due) if found not in busy][:lanes]
+        claimed: list[tuple[str, OutboxRow, int]] = []
+        for run_id, path, number, position, found in due:
+            if found not in chosen:
+                continue
+            key = (run_id, path, number, position)
+            row = connection.execute(
+                f"select message, shown, lane, tries from outbox where {_MESSAGE_KEY} and due <= ?"  # noqa: S608
+                " /*postgres for update skip locked*/",
+                (*key, now),
+            ).fetchone()
+            if row is not None:
+                connection.execute(
+                    f"update outbox set due = ?, owner = ? where {_MESSAGE_KEY}",  # noqa: S608
+                    (retry_at, self.executor_id, *key),
+                )
+                claimed.append((run_id, OutboxRow(path, number, position, *row[:3]), row[3]))
+        return claimed
+
+    def leave_deliveries(self, connection: Connection, run_id: str, rows: Sequence[OutboxRow], now: float) -> None:
+        """Make messages due at once that this executor has not tried to deliver."""
         connection.executemany(
-            "update outbox set due = ?, owner = ? where run_id = ? and path = ? and number = ? and position = ?",
-            [(retry_at, self.executor_id, *row[:4]) for row in rows],
+            f"update outbox set due = ?, owner = null where {_MESSAGE_KEY} and due is not null",  # noqa: S608
+            [(now, run_id, replace_unstorable(row.path), row.number, row.position) for row in rows],
         )
-        return [(run_id, OutboxRow(*row), tries) for run_id, *row, tries in rows]
 
     def record_delivery(
         self, connection: Connection, run_id: str, row: OutboxRow, shown: str, retry_at: float | None
     ) -> bool:
         """Record the outcome of a delivery."""
         done = connection.execute(
-            "update outbox set shown = ?, tries = tries + 1, due = ?, owner = null"
-            " where run_id = ? and path = ? and number = ? and position = ? and due is not null",
+            "update outbox set shown = ?, tries = tries + 1, due = ?, owner = null"  # noqa: S608
+            f" where {_MESSAGE_KEY} and due is not null",
             (escape_json_text(shown), retry_at, run_id, replace_unstorable(row.path), row.number, row.position),
         )
         return done.rowcount == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 import pytest
@@ -1558,11 +1558,43 @@ async def test_due_messages_are_claimed(open_journal: Open, clock: ManualClock) 
     assert await journal.claim_deliveries() == []
     clock.advance(60)
     assert await other.claim_deliveries() == []
-    assert await journal.claim_deliveries(limit=1) == [("run", retried, 1)]
+    assert await journal.claim_deliveries(per_lane=1) == [("run", retried, 1)]
     assert await journal.claim_deliveries() == [("run", messages[0], 0)]
     assert await journal.claim_deliveries() == []
     clock.advance(60)
     assert len(await journal.claim_deliveries()) == 2
+
+
+async def test_due_messages_are_claimed_by_lane(journal: DatabaseJournal, clock: ManualClock) -> None:
+    """The oldest messages of each lane are claimed in their order; those of busy lanes and of more lanes than asked for stay."""
+    await journal.accept_run(new_run())
+    rows = [replace(outbox_row(position), lane="abcaabb"[position]) for position in range(7)]
+    await journal.finish(FIRST, "success", OUTPUT, outbox=rows)
+    clock.advance(60)
+
+    async def claim(
+        *, lane: str | None = None, busy: Collection[str] = (), lanes: int = 9, per_lane: int = 9
+    ) -> list[int]:
+        claimed = await journal.claim_deliveries(lane=lane, busy=busy, lanes=lanes, per_lane=per_lane)
+        return [row.position for _, row, _ in claimed]
+
+    assert await claim(busy={"b", "c"}, per_lane=1) == [0]
+    assert await claim(lanes=1, per_lane=2) == [1, 5]
+    assert await claim(lane="a", busy=()) == [3, 4]
+    assert sorted(await claim()) == [2, 6]
+    assert await claim() == []
+
+
+async def test_messages_that_a_run_leaves_are_due(journal: DatabaseJournal) -> None:
+    """They are due at once, and were not tried; a message that was delivered stays so."""
+    await journal.accept_run(new_run())
+    rows = [outbox_row(position) for position in range(3)]
+    await journal.finish(FIRST, "success", OUTPUT, outbox=rows)
+    await journal.record_delivery("run", rows[1], delivery(1, "sent"))
+
+    await journal.leave_deliveries("run", rows[1:])
+
+    assert await journal.claim_deliveries() == [("run", rows[2], 0)]
 
 
 @pytest.mark.parametrize("origin", ["serve", "terminal"])
