@@ -180,8 +180,9 @@ class LocalDirectory:
         if account is None:
             raise RequestError(f"There is no account {account_id[:80]!r}.")
         fields = _check_fields(account.app, credentials)
-        self._project.grants.remove(account_id)
-        self._table.replace_credentials(account_id, credentials)
+        with self._project.one_transaction():
+            self._project.grants.remove(account_id)
+            self._table.replace_credentials(account_id, credentials)
         return replace(account, credential_fields=fields, healthy=True)
 
     def remove_account(self, account_id: str) -> bool:

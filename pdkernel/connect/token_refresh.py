@@ -84,17 +84,19 @@ def _renew(project: Project, account: Account, grant: Grant, claim: float, crede
         tokens = refresh_tokens(provider, last)
     except ProviderError as fault:
         _log.warning("The token of %s (%s) could not be renewed: %s", account.id, account.app, fault)
-        if fault.is_permanent:
-            project.accounts.mark_unhealthy(account.id, renewal_claim=claim)
-            grant = replace(grant, error=str(fault))
-        finished = project.grants.finish_renewal(account.id, claim, grant)
+        with project.one_transaction():
+            if fault.is_permanent:
+                project.accounts.mark_unhealthy(account.id, renewal_claim=claim)
+                grant = replace(grant, error=str(fault))
+            finished = project.grants.finish_renewal(account.id, claim, grant)
         return credentials if finished else project.accounts.credentials(account.id)
     fresh = {**credentials, **build_oauth_credentials(tokens)}
+    with project.one_transaction():  # a provider that rotates refresh tokens does not accept the last one again
+        is_current = project.accounts.replace_credentials(account.id, fresh, renewal_claim=claim)
+        if is_current:
+            project.grants.finish_renewal(account.id, claim, _grant(project, tokens, last=last))
     # if the account was removed or reconnected meanwhile, the new token is dropped
-    if not project.accounts.replace_credentials(account.id, fresh, renewal_claim=claim):
-        return project.accounts.credentials(account.id)
-    project.grants.finish_renewal(account.id, claim, _grant(project, tokens, last=last))
-    return Credentials(fresh)
+    return Credentials(fresh) if is_current else project.accounts.credentials(account.id)
 
 
 def _grant(project: Project, tokens: OAuthTokens, *, last: str | None = None) -> Grant:

@@ -132,11 +132,6 @@ class ConnectTokenTable:
         with self._database.write() as connection:
             return connection.execute(update(connect_tokens).where(*free).values(used=now)).rowcount > 0
 
-    def release(self, digest: str) -> None:
-        """Undo `claim` after no account was connected."""
-        with self._database.write() as connection:
-            connection.execute(update(connect_tokens).where(connect_tokens.c.digest == digest).values(used=None))
-
     def count_since(self, external_user_id: str, environment: Environment, moment: datetime) -> int:
         """The number of tokens created for that user since *moment*."""
         query = select(func.count()).where(

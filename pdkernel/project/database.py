@@ -61,7 +61,6 @@ class Database:
         self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True}, **isolation)
         self._idle_connections: list[Connection] = []  # one at most
         self._closed = False
-        self._exclusive_block = threading.Lock()
         event.listen(engine, "checkin", self._close_returned)
 
     def __repr__(self) -> str:
@@ -111,7 +110,15 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A context with a connection in a transaction, which is rolled back by an exception, or if the key was replaced."""
+        """
+        A context with a connection in a transaction, which is rolled back by an exception, or if the key was replaced.
+
+        In a block of `one_transaction`, it is the transaction of the block.
+        """
+        if (joined := getattr(self._thread_state, "writing", None)) is not None:
+            with _TranslateErrors(self, joined):
+                yield joined
+            return
         with _TranslateErrors(self, None), self.engine.begin() as connection:
             yield connection
             if self.key_fingerprint is not None:
@@ -135,19 +142,22 @@ class Database:
             connection.execute(query, {"name": f"pdkernel/{name}"})
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
+    def one_transaction(self, name: str | None = None) -> Iterator[None]:
         """
-        A block of several transactions that runs once at a time, of those with the same *name*.
+        A block whose reads and writes in this thread are one transaction: a crash or an exception leaves all of them undone.
 
-        On Postgres it excludes the blocks of other processes too; on SQLite, one process serves a project.
+        Blocks with the same *name* run one after the other, in all processes.
         """
-        with self._exclusive_block:
-            if self.sqlite_path is not None:
-                yield
-                return
-            with self.write() as connection:
+        with self.write() as connection:
+            if name is not None:
                 self.lock(connection, name)
+            before = dict(vars(self._thread_state))
+            self._thread_state.writing = self._thread_state.connection = connection
+            try:
                 yield
+            finally:
+                vars(self._thread_state).clear()
+                vars(self._thread_state).update(before)
 
     def _close_returned(self, _: object, record: ConnectionPoolEntry) -> None:
         if self._closed:  # the pool of an engine that was disposed of would keep the connection open

@@ -196,9 +196,9 @@ class Project:
         """A context in which all reads of this thread share one connection: opening one is slower than most queries."""
         return self._database.shared_read_connection()
 
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """A block of several changes that runs once at a time; see `Database.exclusive`."""
-        return self._database.exclusive(name)
+    def one_transaction(self, name: str | None = None) -> AbstractContextManager[None]:
+        """A block of changes of which all or none are stored; see `Database.one_transaction`."""
+        return self._database.one_transaction(name)
 
     def check_key(self) -> None:
         """

@@ -275,3 +275,38 @@ def test_a_refresh_of_a_removed_account_reports_that(
         token_refresh.refresh_credentials(home, account, before)
 
     assert provider.requests == []
+
+
+def test_a_crash_between_token_and_refresh_token_leaves_both(
+    home: Project, directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock
+) -> None:
+    """If the new refresh token cannot be stored, the new access token is not stored either."""
+    before = token_of(directory, account)
+    moving.advance(DUE_S)
+    with home.sqlalchemy_engine.begin() as connection:
+        connection.exec_driver_sql(
+            "create trigger crash before update of sealed_refresh_token on account_grants"
+            " begin select raise(rollback, 'crash'); end"
+        )
+    with pytest.raises(Exception, match="crash"):
+        token_of(directory, account)
+
+    assert home.accounts.credentials(account)["oauth_access_token"] == before
+
+
+def test_a_crash_of_a_reconnection_leaves_the_earlier_account(
+    home: Project, directory: LocalDirectory, account: str
+) -> None:
+    """If the new credentials cannot be stored, the account keeps its credentials and its refresh token."""
+    before = token_of(directory, account)
+    with home.sqlalchemy_engine.begin() as connection:
+        connection.exec_driver_sql(
+            "create trigger crash before update of sealed_credentials on accounts begin select raise(rollback, 'crash'); end"
+        )
+    with pytest.raises(Exception, match="crash"):
+        directory.reconnect_account(account, {"api_key": "another"})
+
+    grant = home.grants.find(account)
+    assert home.accounts.credentials(account)["oauth_access_token"] == before
+    assert grant is not None
+    assert grant.refresh_token is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -413,12 +413,12 @@ def test_a_second_process_signs_with_the_key_of_the_first(processes: tuple[Proje
     assert len({jwt.get_unverified_header(token)["kid"] for token in tokens}) == 1
 
 
-def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, Project]) -> None:
+def test_a_named_transaction_excludes_other_processes(processes: tuple[Project, Project]) -> None:
     """Blocks with one name run one after the other, and see what the block before them has stored."""
 
     def count(project: Project) -> None:
         for _ in range(10):
-            with project.exclusive("count"):
+            with project.one_transaction("count"):
                 number = project.settings.get("number", 0)
                 assert isinstance(number, int)
                 project.settings.set("number", number + 1)
@@ -426,6 +426,32 @@ def test_an_exclusive_block_excludes_other_processes(processes: tuple[Project, P
     together(*[partial(count, project) for project in processes])
 
     assert processes[0].settings.get("number") == 20
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_one_transaction_stores_all_or_nothing(project: Project, is_nested: bool) -> None:
+    """An error undoes all writes of the block, which its own reads have seen, and later writes are stored again."""
+    project.settings.set("kept", 1)
+
+    def change() -> None:
+        project.settings.set("kept", 2)
+        project.variables.set("NEW", "value")
+        assert (project.settings.get("kept"), project.variables.list()) == (2, ["NEW"])
+
+    def crash() -> None:
+        with project.one_transaction():
+            with project.one_transaction("inner") if is_nested else nullcontext():
+                change()
+            raise ValueError("crash")
+
+    with pytest.raises(ValueError, match="crash"):
+        crash()
+    undone = project.settings.get("kept"), project.variables.list()
+    with project.one_transaction():
+        change()
+
+    assert undone == (1, [])
+    assert (project.settings.get("kept"), project.variables.list()) == (2, ["NEW"])
 
 
 def test_text_is_sorted_by_its_bytes(processes: tuple[Project, Project]) -> None:

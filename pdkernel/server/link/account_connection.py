@@ -53,7 +53,7 @@ def connect_account(
         TooManyUsersError: The limit of external users is reached.
         RequestError: The credentials are invalid; the token stays unused.
     """
-    with context.project.exclusive("connect"):  # the check of the limit and the new user must be atomic
+    with context.project.one_transaction("connect"):  # the check of the limit, the use of the token and the new user
         return _connect(context, token, app, credentials, name, account_id)
 
 
@@ -71,29 +71,25 @@ def _connect(
         _check_user_limit(context, token)
     if not context.project.connect_tokens.claim(token.digest):
         raise TokenUsedError(USED_MESSAGE)
-    try:
-        if account_id is not None:
-            return context.directory.reconnect_account(account_id, credentials)
-        return context.directory.add_account(
-            app=app,
-            credentials=credentials,
-            external_user_id=token.external_user_id,
-            environment=token.environment,
-            name=name,
-        )
-    except BaseException:
-        context.project.connect_tokens.release(token.digest)
-        raise
+    if account_id is not None:
+        return context.directory.reconnect_account(account_id, credentials)
+    return context.directory.add_account(
+        app=app,
+        credentials=credentials,
+        external_user_id=token.external_user_id,
+        environment=token.environment,
+        name=name,
+    )
 
 
 def connect_by_oauth(
     context: LinkContext, token: ConnectToken, *, app: str, tokens: OAuthTokens, account_id: str | None = None
 ) -> Account:
     """Connect an account of *app* with a provider's *tokens*. Raises the errors of `connect_account`."""
-    account = connect_account(
-        context, token, app=app, credentials=build_oauth_credentials(tokens), account_id=account_id
-    )
-    store_grant(context.project, account.id, tokens)
+    with context.project.one_transaction("connect"):
+        credentials = build_oauth_credentials(tokens)
+        account = connect_account(context, token, app=app, credentials=credentials, account_id=account_id)
+        store_grant(context.project, account.id, tokens)
     return account
 
 
