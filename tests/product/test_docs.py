@@ -217,6 +217,18 @@ def test_schema_table_has_every_key() -> None:
         assert f"| `{key}` |" in table
 
 
+def test_each_guarantee_has_its_test() -> None:
+    """Each row of the guarantees names a test that exists."""
+    _, *rows = [
+        line for line in (DOCS / "reference" / "guarantees.md").read_text().splitlines() if line.startswith("| ")
+    ]
+
+    for row in rows:
+        named = re.search(r"`(?P<file>[\w/]+\.py)::(?P<test>\w+)` \|$", row)
+        assert named is not None, row
+        assert f"def {named['test']}(" in (ROOT / "tests" / named["file"]).read_text(), row
+
+
 def test_layer_picture_is_the_contract() -> None:
     """The picture and the table have the packages of the import contract, the highest layer first."""
     rows, picture, table = layer_rows(), layers_picture(), packages_table()
