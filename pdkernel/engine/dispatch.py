@@ -12,9 +12,10 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection
+from operator import attrgetter
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from pdkernel.engine.journal import ClaimedRun, Journal
+from pdkernel.engine.journal import Claim, ClaimedRun, Journal
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.project import Project
 from pdkernel.version import INSTALL_COMMANDS
@@ -26,10 +27,14 @@ POLL_INTERVAL_S = 0.25
 """Seconds until changes by other processes are noticed."""
 MIN_CANCEL_INTERVAL_S = 0.1
 """Minimum seconds between two reads of which runs in progress are cancelled."""
+UNEXPECTED_RETRY_S = 1.0
+"""Minimum seconds until something is tried again that failed by an unexpected error."""
 SWEEP_INTERVAL_S = 1.0
 """With several processes: seconds until runs of dead processes, and runs whose wake-up was lost, are noticed."""
 TIMER_HORIZON_S = 2.0
 """With several processes: the longest time that a process waits itself for the end of a pause; a message ends a longer wait."""
+LOOKS_PER_ORPHAN_SEARCH = 20
+"""The intervals after which a process looks for its own runs that it does not execute, because an error has ended their task."""
 MAX_CLAIMS = 100
 """Runs that are claimed at a time, so that requests are answered between them."""
 
@@ -45,8 +50,18 @@ class RunStarter(Protocol):
         ...
 
     @property
+    def expected_places(self) -> int:
+        """The number of runs that would begin to execute at once; the others wait for a place."""
+        ...
+
+    @property
     def active_run_ids(self) -> Collection[str]:
-        """The ids of the runs in progress."""
+        """The ids of the runs in progress that this protocol can cancel."""
+        ...
+
+    @property
+    def executing_run_ids(self) -> Collection[str]:
+        """The ids of all runs for which this process has a task: the active runs, and their child runs."""
         ...
 
     def continue_run(self, claimed: ClaimedRun) -> None:
@@ -112,7 +127,7 @@ async def look_repeatedly(
     look: Callable[[], Awaitable[float]], notice: asyncio.Event, *, problem: str, retry_s: float
 ) -> NoReturn:
     """
-    Call *look* until the task is cancelled; an unreadable database is tried again.
+    Call *look* until the task is cancelled; whatever it raises, it is tried again. An unexpected error is logged with its trace.
 
     Args:
         look: Returns the seconds until the next call.
@@ -130,6 +145,10 @@ async def look_repeatedly(
             if not has_failed:
                 _log.warning("%s: %s", problem, fault.message)
             has_failed, wait_s = True, retry_s
+        except Exception:  # noqa: BLE001 - without this task, the process would do nothing for ever
+            if not has_failed:
+                _log.exception("%s", problem)
+            has_failed, wait_s = True, max(retry_s, UNEXPECTED_RETRY_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await notice.wait()
@@ -154,6 +173,8 @@ class LocalDispatch:
         self._is_new = False  # whether `notify` was called since the last `_continue_ready`
         self._has_reaped = False
         self._times_read_at = self._cancelled_read_at = self._claimed_at = -math.inf
+        self._orphans: frozenset[Claim] = frozenset()
+        self._next_orphan_search = -math.inf
 
     def notify(self) -> None:
         """Look for runs at once."""
@@ -170,7 +191,28 @@ class LocalDispatch:
         if not self._has_reaped:
             await self._journal.reap_dead()
             self._has_reaped = True
+        await self._release_orphans()
         return min(await self._continue_due(), self._interval_s)
+
+    async def _release_orphans(self) -> None:
+        """
+        Release runs that this process owns and has no task for, because an unexpected error has ended it.
+
+        A run that begins or ends at this moment looks the same, so only what two searches have found is released.
+        """
+        if self._clock.monotonic() < self._next_orphan_search:
+            return
+        self._next_orphan_search = self._clock.monotonic() + LOOKS_PER_ORPHAN_SEARCH * self._interval_s
+        owned = await self._journal.find_owned()
+        executing = set(self._starter.executing_run_ids)
+        orphans = frozenset(claim for claim in owned if claim.run_id not in executing)
+        for claim in orphans & self._orphans:
+            if await self._journal.release(claim):
+                _log.error(
+                    "The run %s had no task in this process, which owns it: it is started again. An error above this line is the cause.",
+                    claim.run_id,
+                )
+        self._orphans = orphans
 
     async def _continue_due(self) -> float:
         """Continue the runs that are due; return the seconds until the next one is due, or 0 if one was."""
@@ -200,8 +242,8 @@ class LocalDispatch:
     async def _start_ready(self, woken: int = 0) -> int:
         """Start ready runs as long as there is room; return their number. *woken* runs have become ready just now."""
         free = min(self._starter.free_runs, MAX_CLAIMS)
-        claims = await self._journal.claim_ready(free) if free > 0 else ()
-        for claimed in claims:
+        claims = await self._journal.claim_ready(free, begin=self._starter.expected_places) if free > 0 else ()
+        for claimed in sorted(claims, key=attrgetter("interruptions")):  # what ends processes must not go first
             self._claimed_at = self._clock.monotonic()
             self._starter.continue_run(claimed)
         if len(claims) >= free or len(claims) < woken:
@@ -302,6 +344,7 @@ class PgQueuerDispatch(LocalDispatch):
         if self._clock.monotonic() >= self._next_sweep:
             self._next_sweep = self._clock.monotonic() + self._interval_s
             await self._journal.reap_dead()
+        await self._release_orphans()
         wait_s = await self._continue_due()
         if wait_s > TIMER_HORIZON_S:
             self._keeps_time = self._is_notified.is_set()  # `notify` may have been called meanwhile

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pdkernel.engine.account_resolution import (
     find_unauthorized_accounts,
     resolve_accounts,
 )
-from pdkernel.engine.journal import Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns
+from pdkernel.engine.journal import Begun, Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns, encode_output
 from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, listen_ports
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
@@ -38,20 +39,22 @@ from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
-from pdkernel.engine.run_state import RunState, build_system_error
+from pdkernel.engine.run_state import RunState, build_system_error, build_unexpected_error
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.engine.workflow_trigger import ExecutedRun
 from pdkernel.errors import InternalError, PdkernelError
-from pdkernel.execution import Execution, Status
+from pdkernel.execution import ErrorRecord, Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, ScratchByUser, ScratchCopy, Vault
 from pdkernel.workers import RunPlace, RunSetup, WorkerPool
 
 SHARED_WORKERS_MESSAGE = "share_workers: always. The processes of this run also serve other external users."
+
+_log = logging.getLogger(__name__)
 
 
 class Interpreter:
@@ -115,6 +118,7 @@ class Interpreter:
         self._stores = stores
         self._scratch_by_user = ScratchByUser(stores, clock)
         self._checks = PreflightChecks()
+        self._executing: set[str] = set()
         executor = StepExecutor(
             clock=clock,
             stores=stores,
@@ -156,9 +160,26 @@ class Interpreter:
         assert request.run_ids is not None, "the caller has chosen ids"
         return await QueueTurn.enter(self._journal, limits, Claim.first(request.run_ids[0]), is_new=True)
 
-    async def continue_run(self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = UNWATCHED) -> Execution:
-        """Continue the run of *request* in *state*, which this executor has claimed, and return its record."""
-        return (await self._execute(request.with_changes(done_steps=state.done_steps), watcher, state)).execution
+    async def continue_run(
+        self, request: RunRequest, state: RestoredRun, watcher: RunWatcher = UNWATCHED, *, place: RunPlace | None = None
+    ) -> Execution:
+        """Continue the run of *request* in *state*, which this executor has claimed, in *place*, and return its record."""
+        request = request.with_changes(done_steps=state.done_steps)
+        return (await self._execute(request, watcher, state, place=place)).execution
+
+    def new_place(self, claimed: ClaimedRun) -> RunPlace:
+        """Return the place of a claimed run among those that execute; the caller gives it back."""
+        place = self._workers.new_place(
+            claimed.external_user, is_alone=claimed.must_be_alone, deaths=claimed.deaths_alone
+        )
+        if claimed.begun:
+            place.reserve()
+        return place
+
+    @property
+    def executing_run_ids(self) -> Collection[str]:
+        """The ids of the runs that this process executes, or will when they get their place; with child runs."""
+        return self._executing
 
     async def enqueue(
         self, request: RunRequest, limits: QueueLimits | None, watcher: RunWatcher, *, origin: str | None = None
@@ -196,12 +217,14 @@ class Interpreter:
             guard=self._workers.sandbox_kind if request.policy.guarded else "none",
         )
 
-    def _new_state(self, request: RunRequest, lock: StoredLock | None = None) -> RestoredRun:
+    def _new_state(self, request: RunRequest, lock: StoredLock | None = None, begun: Begun = Begun.NO) -> RestoredRun:
         run_id, trace_id = request.run_ids or new_run_ids(self._ids)
         context = build_trigger_context(
             request, project_id=self._directory.project_id, trace_id=trace_id, run_id=run_id, clock=self._clock
         )
-        return RestoredRun(Claim.first(run_id), trace_id, context, package_lock=request.package_lock or lock)
+        return RestoredRun(
+            Claim.first(run_id), trace_id, context, package_lock=request.package_lock or lock, begun=begun
+        )
 
     async def _execute(
         self,
@@ -210,24 +233,61 @@ class Interpreter:
         state: RestoredRun | None = None,
         *,
         parent: RunPlace | None = None,
+        place: RunPlace | None = None,
         turn: QueueTurn | None = None,
     ) -> ExecutedRun:
+        """
+        Execute a new run, or one that this executor has claimed in *state*. However that ends, the run does not stay in progress.
+
+        *parent* is the place of the run whose step waits for this one; *place* is that of this run, or None for a new one.
+        """
         is_new = state is None
-        state = state or self._new_state(request, self._package_locks.predict(request.workflow))
-        turn = turn or await self._find_turn(request, state, is_new=is_new)
+        place = place or self._workers.new_place(request.external_user_id, parent)
+        if state is None:
+            begun = Begun.YES if place.reserve() else Begun.NO
+            state = self._new_state(request, self._package_locks.predict(request.workflow), begun)
+        run_id = state.claim.run_id
+        self._executing.add(run_id)
+        try:
+            turn = turn or await self._find_turn(request, state, is_new=is_new)
+            return await self._execute_in(place, turn, request, watcher, state, is_new=is_new)
+        except QueueFullError:
+            raise
+        except Exception as fault:
+            error = fault if isinstance(fault, PdkernelError) else build_unexpected_error(fault)
+            if error is not fault:
+                _log.exception("The run %s ended by an unexpected error", run_id)
+            output = encode_output(error=ErrorRecord(error.code, type(error).__name__, str(error)))
+            with contextlib.suppress(PdkernelError):  # the dispatch finds a run that is left in progress
+                await self._journal.finish(state.claim, "error", output)  # refused if the run has ended or pauses
+            raise error from fault
+        finally:
+            place.give_back()
+            self._executing.discard(run_id)
+
+    async def _execute_in(
+        self,
+        place: RunPlace,
+        turn: QueueTurn | None,
+        request: RunRequest,
+        watcher: RunWatcher,
+        state: RestoredRun,
+        *,
+        is_new: bool,
+    ) -> ExecutedRun:
         if request.data_stores is None and request.policy.is_test:
             request = request.with_changes(data_stores=self._scratch_copy(request, state))
         record = self._new_record(request, state, watcher)
+        place.on_change = lambda: record.set_begun(_begun_of(place))
         if is_new:
             record.record_start()
         exports: dict[str, Mapping[str, JSON]] = {}
         run: RunState | None = None
         stop_watching = self._watch_cancellation(state.claim.run_id, request)
         try:
-            if request.refusal is not None:
-                raise request.refusal.error
+            _raise_problem(request, state)
             kept = request.package_lock if is_new else state.package_lock
-            prepare = partial(self._prepare, request, watcher, record, exports, kept, parent, turn)
+            prepare = partial(self._prepare, request, watcher, record, exports, kept, place, turn)
             waits = request.is_served and request.pause_mode == "park"
             run = await (retry_unreachable(prepare, self._clock, record.flush) if waits else prepare())
             run.attempt += state.interruptions
@@ -241,17 +301,22 @@ class Interpreter:
             record.set_final_status("cancelled")
         except OSError as fault:
             record.record_refusal(build_system_error(fault))
+        except Exception as fault:  # noqa: BLE001 - whatever is wrong, the run ends with the reason, and its queue goes on
+            _log.exception("The run %s ended by an unexpected error", record.run_id)
+            record.record_refusal(build_unexpected_error(fault))
         finally:
             stop_watching()  # the record of the end may say `cancelled`, too
             if turn is not None:
                 await turn.end()
-        self._deliveries.queue_failure(request, record)
+        with self._reported("The messages about the run %s could not be queued", record.run_id):
+            self._deliveries.queue_failure(request, record)
         execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":
-            if run is not None:
-                await self._deliveries.deliver(run)
-            else:
-                await self._deliveries.deliver_refusal(request, record)
+            with self._reported("Messages of the run %s could not be delivered, and are tried again", record.run_id):
+                if run is not None:
+                    await self._deliveries.deliver(run)
+                else:
+                    await self._deliveries.deliver_refusal(request, record)
         return ExecutedRun(record.execution, exports, record.secrets)
 
     async def _find_turn(self, request: RunRequest, state: RestoredRun, *, is_new: bool) -> QueueTurn | None:
@@ -261,6 +326,17 @@ class Interpreter:
         if state.is_queued:
             return QueueTurn(self._journal, limits, state.claim, is_claimed=True)
         return await QueueTurn.enter(self._journal, limits, state.claim, is_new=is_new)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _reported(problem: str, run_id: str) -> Iterator[None]:
+        """Report an unexpected error inside of the context, and go on: it must not change how the run ends."""
+        try:
+            yield
+        except PdkernelError:
+            raise
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception(problem, run_id)
 
     async def _run_child(
         self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool], parent: RunPlace
@@ -323,7 +399,7 @@ class Interpreter:
         record: RunRecord,
         exports: dict[str, Mapping[str, JSON]],
         kept: StoredLock | None,
-        parent: RunPlace | None,
+        place: RunPlace,
         turn: QueueTurn | None,
     ) -> RunState:
         """Check the request, install packages and resolve accounts; the caller releases the workers of the result."""
@@ -347,9 +423,9 @@ class Interpreter:
             first = next((step.name for step in request.workflow.steps if request.should_execute(step)), "")
             ready.messages.setdefault(first, []).extend(notes)
         if turn is not None:
-            with contextlib.nullcontext() if parent is None else parent.sleeping():
+            with contextlib.nullcontext() if place.parent is None else place.parent.sleeping():
                 await turn.wait(watcher.on_progress)
-        workers = await self._workers.open_run(setup, parent=parent)
+        workers = await self._workers.open_run(setup, place=place)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))
             if resolution.complete and request.only_steps != frozenset():
@@ -432,6 +508,21 @@ class Interpreter:
         run.record.skip_remaining()
         is_blocked = any(run.request.is_selected(name) for name in run.request.blocked_steps)
         return "error" if is_blocked and status in ("success", "exited") else status
+
+
+def _raise_problem(request: RunRequest, state: RestoredRun) -> None:
+    """Raise the error because of which the run ends before its first step, or before it goes on."""
+    if state.problem is not None:
+        raise state.problem
+    if request.refusal is not None:
+        raise request.refusal.error
+
+
+def _begun_of(place: RunPlace) -> Begun:
+    """How far the run of *place* is: it begins when it has its place, and lends the place to its child runs later."""
+    if place.is_alone:
+        return Begun.ALONE
+    return Begun.YES if place.has_begun else Begun.NO
 
 
 def acknowledge_cancellation() -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from pdkernel.egress import OutboundPolicy
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.journal import (
+    Begun,
     Claim,
     ClaimedRun,
     OutboxRow,
@@ -28,13 +30,32 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest, decode_request
-from pdkernel.errors import ProjectError
+from pdkernel.errors import InternalError, PdkernelError, ProjectError, format_count
+from pdkernel.event import Event
 from pdkernel.execution import Decision, OutboundCall, StepResult
 from pdkernel.identity import parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import ScratchState, Vault
 from pdkernel.redaction import Secret, find_contained_secrets
 from pdkernel.workers import Effect, StepOutcome
+
+
+class RunGivenUpError(InternalError):
+    """The run is not repeated any more, because it seems to end each process that executes it."""
+
+    code = "interrupted"
+
+    def __init__(self, claimed: ClaimedRun) -> None:
+        beside = claimed.interruptions - claimed.deaths_alone
+        before = (
+            f", after {format_count(beside, 'death')} of the server in which others ran beside it" if beside else ""
+        )
+        super().__init__(
+            f"The run was given up: it ran alone {format_count(claimed.deaths_alone, 'time')}, and the server ended each time before "
+            f"the same step did{before}. So the step probably ends the server.",
+            fix=f"Correct the workflow, then replay the run: pdkernel runs replay {claimed.claim.run_id}",
+        )
+
 
 REQUEST_LOCATION = "runs/{id}/request"
 CARRY_LOCATION = "runs/{run_id}/carry/{path}"
@@ -135,6 +156,8 @@ class RestoredRun:
         decisions: What persons and programs have decided about the run.
         calls: The unsafe calls of interrupted attempts at steps without a record, by the step's path.
         is_queued: Whether the run was claimed within the limits of its workflow.
+        begun: How far the run's row says that this executor is.
+        problem: Why the run ends instead of going on, or None.
     """
 
     claim: Claim
@@ -151,6 +174,8 @@ class RestoredRun:
     decisions: tuple[Decision, ...] = ()
     calls: Mapping[str, tuple[OutboundCall, ...]] = field(default_factory=dict)
     is_queued: bool = False
+    begun: Begun = Begun.NO
+    problem: PdkernelError | None = None
 
     @property
     def done_steps(self) -> frozenset[str]:
@@ -291,6 +316,52 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         decisions=claimed.decisions,
         calls=decode_calls(run_id, claimed.calls),
         is_queued=claimed.queue is not None,
+        begun=claimed.begun,
+        problem=RunGivenUpError(claimed) if claimed.is_given_up else None,
+    )
+
+
+def restore_shown(claimed: ClaimedRun, problem: PdkernelError) -> RestoredRun:
+    """Build the state of a claimed run that cannot be continued because of *problem*, from what anyone can read of its record."""
+    try:
+        event, context = decode_trigger(claimed)
+    except ProjectError:
+        event, context = None, {}
+    return RestoredRun(
+        claimed.claim,
+        claimed.trace_id,
+        context,
+        claimed.created,
+        event=event,
+        response=NO_RESPONSE_BEFORE_PAUSE if claimed.was_paused else None,
+        package_lock=claimed.package_lock,
+        decisions=claimed.decisions,
+        begun=claimed.begun,
+        problem=problem,
+    )
+
+
+def restore_shown_request(claimed: ClaimedRun, root: Path) -> RunRequest:
+    """Build a request with which a claimed run ends whose own request cannot be restored: with the redacted event, and no steps if need be."""
+    try:
+        workflow = Workflow.from_versioned_content(json.loads(claimed.definition))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        workflow = Workflow(claimed.workflow)
+    try:
+        event, _ = decode_trigger(claimed)
+    except ProjectError:
+        event = None
+    return RunRequest(
+        workflow,
+        Event(event or {}),
+        OutboundPolicy("live", "live"),
+        external_user_id=claimed.external_user,
+        environment=parse_environment(claimed.environment),
+        folder=root,
+        test=False,
+        interface="http" if claimed.origin == "serve" else "terminal",
+        pause_mode="park",
+        run_ids=(claimed.claim.run_id, claimed.trace_id),
     )
 
 

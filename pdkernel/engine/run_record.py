@@ -28,6 +28,7 @@ from pdkernel.engine.http_response import (
     build_refusal_response,
 )
 from pdkernel.engine.journal import (
+    Begun,
     CallRow,
     FinalStatus,
     NewRun,
@@ -105,6 +106,7 @@ class RunRecord(GrowingExecution):
         self._deliveries: dict[int, Delivery] = {}
         self._writes = RecordWrites()
         self._package_lock = state.package_lock
+        self._begun = state.begun
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
         # on a full disk, a served run waits; the API call that runs a single action gets the error at once
@@ -134,6 +136,12 @@ class RunRecord(GrowingExecution):
         """Write the run's first row as waiting; return False if the queue is full. Raises `ProjectError`."""
         self._writes.start(accepting := asyncio.ensure_future(self._accept(self.execution, limits, origin)))
         return await accepting
+
+    def set_begun(self, begun: Begun) -> None:
+        """Record how far the run is, before its next step starts; only what others continue can be interrupted."""
+        if begun != self._begun and self._request.is_served:
+            self._begun = begun
+            self._writes.submit(lambda: self._journal.set_begun(self.claim, begun))
 
     def set_package_lock(self, lock: StoredLock | None) -> None:
         """Record the packages of the run, before its steps begin, unless its row has them."""
@@ -339,7 +347,9 @@ class RunRecord(GrowingExecution):
         self._end(status, failed, NO_RESPONSE)
 
     def record_refusal(self, refusal: PdkernelError) -> None:
-        """End the run with the error that refused it."""
+        """End the run with the error that refused it, unless its pause is on disk."""
+        if self._is_parked:
+            return
         error = ErrorRecord(
             code=refusal.code,
             name=type(refusal).__name__,
@@ -455,6 +465,7 @@ class RunRecord(GrowingExecution):
                 origin=origin,
                 dedupe_key=self._request.dedupe_key,
                 package_lock=self._package_lock,
+                begun=self._begun,
             )
         )
         if is_accepted and self._watcher.on_recorded:

@@ -14,7 +14,7 @@ from pdkernel.engine.queue_turns import QueueTurn
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.step_actions import StepActions
-from pdkernel.errors import InternalError, OutboundCallRefusedError
+from pdkernel.errors import InternalError, OutboundCallRefusedError, describe_fault
 from pdkernel.model import JSON
 from pdkernel.workers import RunSetup, RunWorkers
 
@@ -63,6 +63,14 @@ class RunState:
         if self.turn is not None:
             await self.turn.record_start()
         await self.record.flush()
+
+
+def build_unexpected_error(fault: Exception) -> InternalError:
+    """Return the error for a fault of pdkernel itself, such as a bug, or too little memory; the log has its details."""
+    return InternalError(
+        f"An unexpected error of pdkernel ended the run: {describe_fault(fault)} ({type(fault).__name__}).",
+        fix="Read the server's log. When the cause is gone, replay the run.",
+    )
 
 
 _NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT})

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -23,9 +23,9 @@ from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
-from pdkernel.engine.deliveries import MAX_TRIES
+from pdkernel.engine.deliveries import MAX_TRIES, NOTIFICATION_STEP
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.emitted_events import EmittedEvents
+from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
 from pdkernel.engine.journal import (
@@ -36,20 +36,28 @@ from pdkernel.engine.journal import (
     OutboxRow,
     WaitKey,
     WaitResolution,
-    encode_output,
     open_journal,
 )
 from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.queue_turns import QueueTurn
 from pdkernel.engine.record_writes import RunLostError, retry_unreachable
-from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run, seal_payload, unseal_message
+from pdkernel.engine.restored_run import (
+    RestoredRun,
+    restore_request,
+    restore_run,
+    restore_shown,
+    restore_shown_request,
+    seal_payload,
+    unseal_message,
+)
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, WorkflowFinder
+from pdkernel.engine.run_state import build_unexpected_error
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.errors import DamagedRecordError, InternalError, PdkernelError, ProjectError
-from pdkernel.execution import UNFINISHED_STATUSES, ErrorRecord, Execution
+from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Directory
 from pdkernel.model import JSON
 from pdkernel.project import Project
@@ -294,6 +302,10 @@ class WorkflowEngine:
             raise InternalError(f"The record of the run {run_id} is gone.")
         return execution
 
+    def _shown_request(self, claimed: ClaimedRun) -> RunRequest:
+        """Build a request for the end of a claimed run whose own request cannot be restored."""
+        return replace(restore_shown_request(claimed, self._project.folder.parent), base_url=self.base_url)
+
     def restore_request(self, claimed: ClaimedRun) -> RunRequest:
         """
         Build the request of a claimed run, with the variables of today.
@@ -365,12 +377,21 @@ class WorkflowEngine:
             found = await self.journal.load_run(run_id)
             if found is not None:
                 effect = unseal_message(row, run_id, self._project.vault)
-                request = self.restore_request(found[1])
+                request = self._restore_sender(found[1], row)
                 request = replace(request, policy=request.policy.in_server(policy))
                 await self._deliveries.deliver_again(request, run_id, row, effect, tries)
         except PdkernelError as fault:
             _log.warning("A message of the run %s could not be delivered: %s", run_id, fault.message)
             await self._record_failure(run_id, row, tries, fault)
+
+    def _restore_sender(self, claimed: ClaimedRun, row: OutboxRow) -> RunRequest:
+        """Build the request of the run that sends a message. A run that could not be continued still reports that. Raises as `restore_request`."""
+        try:
+            return self.restore_request(claimed)
+        except PdkernelError:
+            if row.path not in (ERRORS_CHANNEL, NOTIFICATION_STEP):
+                raise
+            return self._shown_request(claimed)
 
     async def _record_failure(self, run_id: str, row: OutboxRow, tries: int, fault: PdkernelError) -> None:
         """Record why a message could not be delivered, unless the database is at fault: then it is due again later."""
@@ -413,18 +434,41 @@ class WorkflowEngine:
             policy: The policy of this process; see `OutboundPolicy.in_server`.
             request: The request of a run of this process; None reads the journal.
         """
+        place = self._interpreter.new_place(claimed)
+        was_restored = True
         try:
-            if request is None:
-                restore = partial(run_blocking, self.restore_request, claimed)
-                request = await retry_unreachable(restore, self.journal.clock, self._check_lease)
-            state = self.restore_state(claimed)
-        except PdkernelError as fault:
-            error = ErrorRecord(fault.code, type(fault).__name__, str(fault))
-            if not self.journal.is_lost:  # otherwise another process continues the run
-                await self.journal.finish(claimed.claim, "error", encode_output(error=error))
-            return await self._recorded(claimed.claim.run_id)
-        request = replace(request, policy=request.policy.in_server(policy))
-        return await self._read_cancelled(await self._interpreter.continue_run(request, state, watcher))
+            try:
+                if request is None:
+                    restore = partial(run_blocking, self.restore_request, claimed)
+                    request = await retry_unreachable(restore, self.journal.clock, self._check_lease)
+                state = self.restore_state(claimed)
+            except Exception as fault:  # noqa: BLE001 - it ends like every failed run, with all who want to know of it
+                if self.journal.is_lost:  # another process continues the run
+                    return await self._recorded(claimed.claim.run_id)
+                if not isinstance(fault, PdkernelError):
+                    _log.exception("The run %s cannot be continued", claimed.claim.run_id)
+                error = fault if isinstance(fault, PdkernelError) else build_unexpected_error(fault)
+                was_restored = False
+                request = request or self._shown_request(claimed)
+                state = restore_shown(claimed, error)
+            request = replace(request, policy=request.policy.in_server(policy))
+            continued = await self._interpreter.continue_run(request, state, watcher, place=place)
+        finally:
+            place.give_back()
+        if not was_restored:  # the journal shows more than this process could restore
+            with contextlib.suppress(PdkernelError):
+                return await self._recorded(claimed.claim.run_id)
+        return await self._read_cancelled(continued)
+
+    @property
+    def executing_run_ids(self) -> Collection[str]:
+        """The ids of the runs that this process executes, or will when they get their place; with child runs."""
+        return self._interpreter.executing_run_ids
+
+    @property
+    def expected_places(self) -> int:
+        """The number of runs that would begin to execute at once."""
+        return self._workers.expected_places
 
     async def _check_lease(self) -> None:
         """Raise `RunLostError` if other processes may continue the runs of this one."""

@@ -236,8 +236,18 @@ class RunRegistry:
 
     @property
     def active_run_ids(self) -> Collection[str]:
-        """The ids of the runs in progress."""
+        """The ids of the runs in progress that this registry can cancel."""
         return set(self._tasks.values())
+
+    @property
+    def executing_run_ids(self) -> Collection[str]:
+        """The ids of all runs for which this process has a task: the active runs, and their child runs."""
+        return {*self._tasks.values(), *self._context.engine.executing_run_ids}
+
+    @property
+    def expected_places(self) -> int:
+        """The number of runs that would begin to execute at once; the others wait for a place."""
+        return self._context.engine.expected_places
 
     def start_source(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start *coroutine*, the run of a source, which goes on after its caller has ended."""
@@ -274,8 +284,11 @@ class RunRegistry:
         engine = self._context.engine
         try:
             has_room = await engine.enqueue(request, limits, RunWatcher(on_recorded=caller.accept))
-        except PdkernelError as fault:
-            _LOG.error("A run could not be recorded: %s", fault.message)
+        except Exception as fault:  # noqa: BLE001 - the caller must not wait for a run that was not recorded
+            if isinstance(fault, PdkernelError):
+                _LOG.error("A run could not be recorded: %s", fault.message)
+            else:
+                _LOG.exception("A run could not be recorded")
             self._callers.pop(run_id, None)
             caller.end("lost")
             return
@@ -356,6 +369,8 @@ class RunRegistry:
             await self._context.engine.deliver_due(self._current_policy())
         except PdkernelError as fault:
             _LOG.warning("A message could not be delivered: %s", fault.message)
+        except Exception:  # noqa: BLE001 - it stays due
+            _LOG.exception("A message could not be delivered")
 
     def _launch(
         self,
@@ -412,6 +427,10 @@ class RunRegistry:
     async def close(self, grace_s: float) -> None:
         """Wait up to *grace_s* seconds for the runs to end; leave the others to the next process, and cancel sources."""
         ends = asyncio.get_running_loop().time() + grace_s
+        announcing = asyncio.ensure_future(self._journal.announce_end())
+        announcing.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # an unreachable database must not delay it
         while (pending := [*self._tasks, *self._sources]) and (left := ends - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(pending, timeout=left)
             await asyncio.sleep(0)  # callbacks of the tasks remove ended tasks; a source may have started a run

@@ -118,8 +118,24 @@ class WorkerPool:
         self._closed = False
         self._runs: set[RunWorkers] = set()
 
+    @property
+    def expected_places(self) -> int:
+        """The number of runs that would begin to execute at once."""
+        return self._places.expected
+
+    def new_place(
+        self,
+        external_user: str | None,
+        parent: RunPlace | None = None,
+        *,
+        is_alone: bool = False,
+        deaths: int = 0,
+    ) -> RunPlace:
+        """Return the place of a run of *external_user* among those that execute; see `RunPlaces.new`."""
+        return self._places.new(external_user, parent, is_alone=is_alone, deaths=deaths)
+
     async def open_run(
-        self, setup: RunSetup, *, parent: RunPlace | None = None, wait_for_place: bool = True
+        self, setup: RunSetup, *, place: RunPlace | None = None, wait_for_place: bool = True
     ) -> RunWorkers:
         """
         Return the workers for one run.
@@ -128,7 +144,7 @@ class WorkerPool:
 
         Args:
             setup: The run's setup.
-            parent: The place of the run whose step waits for this run, inside `RunPlace.lent`; or None.
+            place: The place of the run, from `new_place`; None for a new one.
             wait_for_place: False for calls that a person waits for at a form: they do not count.
 
         Raises:
@@ -137,7 +153,7 @@ class WorkerPool:
         """
         with contextlib.suppress(OSError):  # the run reports it
             await self._prepare_code(self._needed_access(setup))
-        place = self._places.new(setup.external_user, parent)
+        place = place or self.new_place(setup.external_user)
         if wait_for_place:
             await place.take()
         run = RunWorkers(setup, self, place)

@@ -4,6 +4,8 @@ The places of runs: how many runs execute at once, and which run is next.
 Free places go to external users in turn, so that the waiting runs of one user do not hold up those of another. A run that waits for a
 run that its step has started (a child run) does not execute: it lends its place to the child run, and has it back when the child run
 has ended. Only runs that execute have a place, and these end without waiting for another run's place, so no run waits for ever.
+
+A run that must be alone needs all places: when it is its turn, no other run gets one until the runs that execute have ended.
 """
 
 # ruff: noqa: SLF001 - the places of a tree of runs and of all runs are one mechanism
@@ -12,8 +14,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+
+BEFORE_ALONE_S = 1.0
+"""
+Seconds for which a run that must be alone lets others go first.
+
+It may end the process, perhaps as soon as it has started, so after each start the runs that need not be alone get further.
+"""
+
+_ALONE = object()
+"""The turn of the runs that must be alone."""
 
 
 class RunPlaces:
@@ -22,43 +34,65 @@ class RunPlaces:
 
     Args:
         count: The number of runs that execute at once.
+        before_alone_s: Seconds for which a run that must be alone lets others go first.
     """
 
-    def __init__(self, count: int) -> None:
-        self._free = count
+    def __init__(self, count: int, *, before_alone_s: float = BEFORE_ALONE_S) -> None:
+        self.before_alone_s = before_alone_s
+        self._count = self._free = count
+        self._reserved = 0  # free places that runs expect
         self._turns: dict[Hashable, deque[RunPlace]] = {}  # the runs that wait, by turn; the first turn is next
 
-    def new(self, turn: Hashable, parent: RunPlace | None = None) -> RunPlace:
+    def new(
+        self, turn: Hashable, parent: RunPlace | None = None, *, is_alone: bool = False, deaths: int = 0
+    ) -> RunPlace:
         """
         Return the place of a run that has not begun to execute.
 
         Args:
             turn: The runs of a turn start in their order; turns follow one another with a run each. The external user, or None.
             parent: The place of the run that waits for this one, inside `RunPlace.lent`; or None.
+            is_alone: Whether the run executes alone. These runs have a turn of their own.
+            deaths: In that turn, the run for which the fewest processes have died is first.
         """
-        return RunPlace(self, turn, parent)
+        return RunPlace(self, _ALONE if is_alone else turn, parent, size=self._count if is_alone else 1, deaths=deaths)
 
-    def _take_free(self) -> bool:
-        if self._free == 0:
+    @property
+    def expected(self) -> int:
+        """The number of runs that would get a place at once."""
+        return 0 if self._turns else max(0, self._free - self._reserved)
+
+    def _take_free(self, size: int) -> bool:
+        if self._turns or self._free < size:
             return False
-        self._free -= 1
+        self._free -= size
         return True
 
-    def _release(self) -> None:
-        """Give a place to the next run, or keep it free."""
-        if not self._turns:
-            self._free += 1
-            return
-        turn = next(iter(self._turns))
-        queue = self._turns.pop(turn)
-        place = queue.popleft()
-        if queue:
-            self._turns[turn] = queue  # after all other turns
-        place._receive()
+    def _release(self, size: int) -> None:
+        """Give places to the next runs, or keep them free."""
+        self._free += size
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._turns:
+            turn, queue = next(iter(self._turns.items()))
+            if queue[0].size > self._free:  # a run that must be alone: no other run gets a place before
+                return
+            place = queue.popleft()
+            del self._turns[turn]
+            if queue:
+                self._turns[turn] = queue  # after all other turns
+            self._free -= place.size
+            place._receive(place.size)
 
     def _enqueue(self, place: RunPlace, *, is_first: bool) -> None:
         queue = self._turns.setdefault(place.turn, deque())
-        (queue.appendleft if is_first else queue.append)(place)
+        if place.turn is _ALONE:
+            ordered = sorted((*queue, place), key=lambda each: each.deaths)
+            queue.clear()
+            queue.extend(ordered)
+        else:
+            (queue.appendleft if is_first else queue.append)(place)
 
     def _dequeue(self, place: RunPlace) -> None:
         queue = self._turns.get(place.turn)
@@ -73,16 +107,24 @@ class RunPlace:
     The place of one run: it has a place while it executes, and while it keeps the place for its child runs.
 
     Attributes:
-        turn: As for `RunPlaces.new`.
-        is_held: Whether the run has a place.
+        turn: As for `RunPlaces.new`; runs that must be alone share one.
+        size: The places that the run needs: 1, or all.
+        deaths: As for `RunPlaces.new`.
+        parent: As for `RunPlaces.new`.
+        has_begun: Whether the run has had its place.
+        on_change: Called when the run has got or lost its place, or waits for it, until `give_back`.
     """
 
-    def __init__(self, places: RunPlaces, turn: Hashable, parent: RunPlace | None) -> None:
+    def __init__(self, places: RunPlaces, turn: Hashable, parent: RunPlace | None, *, size: int, deaths: int) -> None:
         self.turn = turn
-        self.is_held = False
+        self.size = size
+        self.deaths = deaths
+        self.has_begun = False
+        self.on_change: Callable[[], None] | None = None
+        self.parent = parent
         self._places = places
-        self._parent = parent
-        self._has_begun = self._has_ended = False
+        self._held = 0  # places; a run whose place was lent by one that is alone has all
+        self._is_reserved = self._has_ended = False
         self._waiters: list[asyncio.Future[None]] = []  # done when the run has a place
         self._waiting: deque[RunPlace] = deque()  # the runs below that wait for a place
         self._held_count = 0  # places of this run and of all runs below it
@@ -92,16 +134,44 @@ class RunPlace:
         self._is_asleep = False
         self._no_calls: asyncio.Future[None] | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the run has a place."""
+        return self._held > 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the run executes, and no other run does."""
+        return self.turn is _ALONE and self._held >= self.size
+
+    def reserve(self) -> bool:
+        """Return whether the run will probably get its place at once; if so, `take` or `give_back` must follow."""
+        if self.turn is _ALONE:
+            return False
+        if any(each.is_held for each in self._above()):
+            return True
+        if self._places.expected == 0:
+            return False
+        self._reserve(True)
+        return True
+
+    def _reserve(self, is_reserved: bool) -> None:
+        self._places._reserved += is_reserved - self._is_reserved
+        self._is_reserved = is_reserved
+
     async def take(self) -> None:
-        """Wait until the run has a place."""
+        """Wait until the run has its place."""
+        self._has_ended = False
+        if self.turn is _ALONE and not self.has_begun:
+            await asyncio.sleep(self._places.before_alone_s)
+        self._reserve(False)
         if self.is_held:
             return
-        lender = next((each for each in self._above() if each.is_held), None)
+        lender = next((each for each in self._above() if each._held >= self.size), None)
         if lender is not None:
-            lender._hold(False)
-            self._receive()
-        elif self._places._take_free():
-            self._receive()
+            lender._lend_to(self)
+        elif self._places._take_free(self.size):
+            self._receive(self.size)
         else:
             await self._wait()
 
@@ -109,10 +179,11 @@ class RunPlace:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         if len(self._waiters) == 1:
-            self._places._enqueue(self, is_first=self._has_begun)
+            self._places._enqueue(self, is_first=self.has_begun)
             for above in self._above():
                 above._waiting.append(self)
             self._update_sleep()
+            self._notify()
         try:
             await waiter
         except asyncio.CancelledError:
@@ -120,12 +191,15 @@ class RunPlace:
                 self._waiters.remove(waiter)
                 if not self._waiters:
                     self._leave_queues()
+                    self._places._fill()  # others may have waited behind a run that must be alone
             elif self.is_held and not self._calls:  # the run has got its place meanwhile
                 self._pass_on()
             raise
 
     def give_back(self) -> None:
-        """The run has ended or pauses."""
+        """The run has ended or pauses. A second call does nothing."""
+        self.on_change = None
+        self._reserve(False)
         self._has_ended = True
         self._update_sleep()
         if self.is_held:
@@ -169,10 +243,10 @@ class RunPlace:
             self._sleeping_calls -= 1
             self._update_sleep()
 
-    def _receive(self) -> None:
-        """The run has a place."""
-        self._hold(True)
-        self._has_begun = True
+    def _receive(self, held: int) -> None:
+        """The run has *held* places."""
+        self.has_begun = True
+        self._hold(held)
         if self._waiters:
             waiters = [each for each in self._waiters if not each.done()]  # the others are being cancelled
             self._waiters = []
@@ -194,19 +268,24 @@ class RunPlace:
         if not self.is_held or not self._calls:
             return
         if self._waiting:
-            self._hold(False)
-            self._waiting[0]._receive()
+            self._lend_to(self._waiting[0])
         elif self._is_asleep:
             self._pass_on()
 
+    def _lend_to(self, place: RunPlace) -> None:
+        held = self._held
+        self._hold(0)
+        place._receive(held)
+
     def _pass_on(self) -> None:
         """Give the place to the nearest run above that needs it, else to the next run in turn."""
-        self._hold(False)
-        needing = next((each for each in self._above() if each._needs_place()), None)
+        held = self._held
+        self._hold(0)
+        needing = next((each for each in self._above() if each.size <= held and each._needs_place()), None)
         if needing is not None:
-            needing._receive()
+            needing._receive(held)
         else:
-            self._places._release()
+            self._places._release(held)
 
     def _needs_place(self) -> bool:
         if self._has_ended or self.is_held:
@@ -214,24 +293,30 @@ class RunPlace:
         # without a place below, no child run would go on, and this run would have none when they have ended
         return bool(self._waiters) or (self._calls > 0 and self._held_count == 0 and not self._is_asleep)
 
-    def _hold(self, is_held: bool) -> None:
-        self.is_held = is_held
+    def _hold(self, held: int) -> None:
+        change = bool(held) - self.is_held
+        self._held = held
         for place in (self, *self._above()):
-            place._held_count += 1 if is_held else -1
+            place._held_count += change
+        self._notify()
+
+    def _notify(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
     def _above(self) -> Iterator[RunPlace]:
         """The runs that wait for this one, directly or not, nearest first."""
-        place = self._parent
+        place = self.parent
         while place is not None:
             yield place
-            place = place._parent
+            place = place.parent
 
     def _update_sleep(self) -> None:
         """Note whether the run only waits for child runs that need no place; the place is then free for other runs."""
         is_asleep = not self._has_ended and not self._waiters and 0 < self._calls == self._sleeping_calls
         if is_asleep != self._is_asleep:
             self._is_asleep = is_asleep
-            if self._parent is not None:
-                self._parent._sleeping_calls += 1 if is_asleep else -1
-                self._parent._update_sleep()
+            if self.parent is not None:
+                self.parent._sleeping_calls += 1 if is_asleep else -1
+                self.parent._update_sleep()
         self._lend()

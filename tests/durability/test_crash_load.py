@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.engine.journal.executors import MAX_INTERRUPTIONS
+from pdkernel.engine.journal import MAX_DEATHS_ALONE
 from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import ServerProcess, count_outcomes, logging_step, new_project, server_of
 
 KILL_INTERVAL_S = 1.0
 CLIENTS = 4
 OFTEN_INTERRUPTED = (
-    "select 1 from runs where ended is null"
-    " and attempt > ? + (select coalesce(max(s.attempt), 1) from steps s where s.run_id = runs.id)"
+    "select 1 from runs join interruptions on run_id = id where ended is null and alone group by id having count(*) > ?"
 )
-"""Runs that kills have interrupted so often in one step; the server gives up a run that is interrupted too often."""
+"""Runs that kills have interrupted so often while they were alone; the server gives up a run that is interrupted too often."""
 
 
 def has_repeated_steps(server: ServerProcess) -> bool:
@@ -56,7 +55,7 @@ def test_events_accepted_under_load_survive_kills(fork_server: ForkServer, tmp_p
         kills = 0
         while len(accepted) < events or not has_repeated_steps(server):
             time.sleep(KILL_INTERVAL_S)
-            while server.rows(OFTEN_INTERRUPTED, MAX_INTERRUPTIONS // 2):  # a busy machine needs longer for a step
+            while server.rows(OFTEN_INTERRUPTED, MAX_DEATHS_ALONE // 2):  # a busy machine needs longer for a step
                 time.sleep(0.05)
             server.kill()
             kills += 1

@@ -45,6 +45,7 @@ class Starter:
     claims: list[Claim] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     abandoned: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
     deliveries: int = 0
     on_abandon: Callable[[], None] = lambda: None
 
@@ -52,6 +53,16 @@ class Starter:
     def free_runs(self) -> int:
         """The number of runs that can be started now."""
         return self.free - len(self.active_run_ids)
+
+    @property
+    def expected_places(self) -> int:
+        """The number of runs that would begin to execute at once."""
+        return self.free_runs
+
+    @property
+    def executing_run_ids(self) -> Collection[str]:
+        """The ids of all runs that the test says are executed: those in progress, and others."""
+        return [*self.active_run_ids, *self.elsewhere]
 
     @property
     def active_run_ids(self) -> Collection[str]:

@@ -272,7 +272,7 @@ async def test_a_run_that_is_left_has_its_last_step(runtime: WorkflowEngine, pro
 
     assert left.status == "executing"
     assert claimed is not None
-    assert (claimed.claim.attempt, [step.name for step in claimed.steps]) == (2, ["one", "two"])
+    assert [step.name for step in claimed.steps] == ["one", "two"]
 
 
 async def test_a_run_whose_pause_is_on_disk_stays_paused(

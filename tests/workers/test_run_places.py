@@ -195,6 +195,115 @@ async def test_a_run_waits_for_child_runs_that_it_has_abandoned() -> None:
     assert parent.is_held
 
 
+async def test_a_run_that_must_be_alone_executes_alone() -> None:
+    """It begins when the runs that execute have ended, no other run begins before it has ended, and then they go on."""
+    places = RunPlaces(3, before_alone_s=0)
+    first, alone, later = places.new("ada"), places.new("ada", is_alone=True), places.new("bob")
+    await first.take()
+    waiting = asyncio.ensure_future(alone.take())
+    await settled()
+    following = asyncio.ensure_future(later.take())
+    await settled()
+    before = (alone.is_held, later.is_held, places.expected)
+    first.give_back()
+    await waiting
+    await settled()
+    during = (alone.is_alone, later.is_held, places.expected)
+    alone.give_back()
+    await following
+
+    assert before == (False, False, 0)
+    assert during == (True, False, 0)
+    assert (later.is_held, later.is_alone, places.expected) == (True, False, 2)
+
+
+async def test_a_run_that_must_be_alone_lets_others_go_first() -> None:
+    """Runs that come a moment later than it begin before it: it may end the process."""
+    places = RunPlaces(1, before_alone_s=0.05)
+    alone, other = places.new("ada", is_alone=True), places.new("bob")
+    waiting = asyncio.ensure_future(alone.take())
+    await settled()
+
+    await other.take()
+
+    assert (other.is_held, alone.is_held) == (True, False)
+    other.give_back()
+    await asyncio.wait_for(waiting, LIMIT_S)
+
+
+async def test_of_runs_that_must_be_alone_the_least_suspect_one_is_first() -> None:
+    """The run for which the fewest processes have died begins first."""
+    places = RunPlaces(2, before_alone_s=0)
+    first = places.new("ada")
+    await first.take()
+    begun: list[int] = []
+
+    async def run(deaths: int) -> None:
+        place = places.new("ada", is_alone=True, deaths=deaths)
+        await place.take()
+        begun.append(deaths)
+        await settled()
+        place.give_back()
+
+    tasks = [asyncio.ensure_future(run(deaths)) for deaths in (3, 0, 2)]
+    await settled()
+    first.give_back()
+    await asyncio.wait_for(asyncio.gather(*tasks), LIMIT_S)
+
+    assert begun == [0, 2, 3]
+
+
+async def test_a_cancelled_run_that_must_be_alone_holds_up_no_other() -> None:
+    """If it is cancelled while it waits for the others to end, the runs behind it begin."""
+    places = RunPlaces(2, before_alone_s=0)
+    first, alone, later = places.new("ada"), places.new("ada", is_alone=True), places.new("bob")
+    await first.take()
+    waiting = asyncio.ensure_future(alone.take())
+    await settled()
+    following = asyncio.ensure_future(later.take())
+    await settled()
+
+    waiting.cancel()
+    await asyncio.wait_for(following, LIMIT_S)
+
+    assert later.is_held
+
+
+async def test_a_run_is_not_alone_while_its_child_run_executes() -> None:
+    """A run that has lent its places is told that it has lost them, and that it has them again; no other run begins."""
+    places = RunPlaces(2, before_alone_s=0)
+    parent, other = places.new("ada", is_alone=True), places.new("bob")
+    seen: list[bool] = []
+    parent.on_change = lambda: seen.append(parent.is_alone)
+    await parent.take()
+    waiting = asyncio.ensure_future(other.take())
+    async with parent.lent():
+        child = places.new("ada", parent)
+        await child.take()
+        await settled()
+        during = (child.is_held, child.is_alone, parent.is_held, other.is_held)
+        child.give_back()
+    after = (parent.is_alone, other.is_held)
+    parent.give_back()
+    await waiting
+
+    assert during == (True, False, False, False)
+    assert (after, seen) == ((True, False), [True, False, True])
+
+
+async def test_reserved_places_are_not_expected_by_others() -> None:
+    """As many runs as there are places expect one, until they take it or end."""
+    places = RunPlaces(2)
+    first, second, third = (places.new("ada") for _ in range(3))
+    reserved = [first.reserve(), second.reserve(), third.reserve()]
+    await first.take()
+    second.give_back()
+
+    assert reserved == [True, True, False]
+    assert third.reserve()
+    assert places.expected == 0
+
+
 class Simulation:
     """
     Random trees of runs, which pause, start child runs one after another or at once, end early and are cancelled.
@@ -206,7 +315,7 @@ class Simulation:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.count = self.chance.randint(1, 4)
-        self.places = RunPlaces(self.count)
+        self.places = RunPlaces(self.count, before_alone_s=0)
         self.executing = self.most = 0
 
     async def execute(self, place: RunPlace) -> None:
@@ -216,13 +325,14 @@ class Simulation:
         self.most = max(self.most, self.executing)
         try:
             for _ in range(self.chance.randint(0, 3)):
+                assert not place.is_alone or self.executing == 1
                 await asyncio.sleep(0)
         finally:
             self.executing -= 1
 
     async def run(self, depth: int, user: str, parent: RunPlace | None) -> None:
         """One run with up to three steps."""
-        place = self.places.new(user, parent)
+        place = self.places.new(user, parent, is_alone=parent is None and self.chance.random() < 0.2)
         await place.take()
         try:
             for _ in range(self.chance.randint(1, 3)):

@@ -17,7 +17,7 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
        v        |park                                        the fence changes at claim and nowhere else
      ready <-- paused                                        ready, paused, running --cancel--> cancelled
        ^ woken by `resolve_wait` or `wake_due`, the first wins
-       '- reaped: the owner's process is dead, or its lease has lapsed; attempt + 1
+       '- reaped or released: the owner's process is dead, its lease has lapsed, or it ends; attempt + 1 if the run had begun
 """
 
 from pdkernel.engine.journal.journal import DatabaseJournal
@@ -25,7 +25,10 @@ from pdkernel.engine.journal.opening import mark_dead, open_journal, open_journa
 from pdkernel.engine.journal.protocol import MAX_LANES, ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
+    MAX_DEATHS_ALONE,
+    MAX_INTERRUPTIONS,
     MAX_NOTE_CHARACTERS,
+    Begun,
     CallRow,
     Claim,
     ClaimedRun,
@@ -56,8 +59,11 @@ from pdkernel.engine.journal.text_columns import (
 )
 
 __all__ = [
+    "MAX_DEATHS_ALONE",
+    "MAX_INTERRUPTIONS",
     "MAX_LANES",
     "MAX_NOTE_CHARACTERS",
+    "Begun",
     "CallRow",
     "Claim",
     "ClaimedRun",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdkernel.engine.journal.backend import Connection
-from pdkernel.engine.journal.text_columns import GIVEN_UP_OUTPUT, INTERRUPTED_OUTPUT
+from pdkernel.engine.journal.rows import Begun, Claim
+from pdkernel.engine.journal.text_columns import INTERRUPTED_OUTPUT
 
 _CONTINUED_ORIGIN = "serve"
 """
@@ -20,10 +21,8 @@ EXECUTOR_ALIVE = "exists (select 1 from executors where executors.id = :me and a
 
 _HAS_DEAD_OWNER = "status = 'running' and owner not in (select id from executors where alive)"
 """Runs whose owner is dead; an owner without a row has ended without its runs."""
-MAX_INTERRUPTIONS = 10
-"""A run is given up after so many processes have ended during the same step, because the step may end them."""
-_ENDS_PROCESSES = "attempt >= :most - 1 + (select coalesce(max(s.attempt), 1) from steps s where s.run_id = runs.id)"
-"""Whether a run has had so many attempts since its last recorded step."""
+MADE_READY = "status = 'ready', owner = null, attempt = attempt + case when begun > 0 then 1 else 0 end, begun = 0"
+"""What an owner leaves: a step that may have started is repeated as the next attempt; a run that only waited has made none."""
 _UNLOCKED = "/*postgres for update skip locked*/"
 """A frozen process may hold locks for a while."""
 
@@ -43,7 +42,7 @@ class ExecutorStatements:
 
     def register_executor(self, connection: Connection) -> bool:
         """Insert this executor's row."""
-        connection.execute("insert into executors values (?, ?, null, true)", (self.executor_id, self.origin))
+        connection.execute("insert into executors values (?, ?, null, true, false)", (self.executor_id, self.origin))
         return True
 
     def unregister_executor(self, connection: Connection) -> bool:
@@ -55,6 +54,30 @@ class ExecutorStatements:
         )
         return done.rowcount == 1
 
+    def announce_end(self, connection: Connection) -> bool:
+        """Record that this executor was told to end: if its process is killed meanwhile, no run is to blame."""
+        connection.execute("update executors set ending = true where id = ?", (self.executor_id,))
+        return True
+
+    def release_runs(self, connection: Connection, executor: str) -> int:
+        """Make the served runs of *executor*, which lives and has stopped executing them, ready. Return their number."""
+        return connection.execute(
+            f"update runs set {MADE_READY} where owner = ? and status = 'running' and origin = ?",  # noqa: S608 - constants only
+            (executor, _CONTINUED_ORIGIN),
+        ).rowcount
+
+    def revoke_death(self, connection: Connection, executor: str) -> None:
+        """Forget the interruptions by the death of *executor*, which others have taken for dead and which lives."""
+        connection.execute("delete from interruptions where executor = ?", (executor,))
+
+    @staticmethod
+    def owned_runs(connection: Connection, executor: str) -> Sequence[Claim]:
+        """Return the claims of the runs that *executor* owns."""
+        rows = connection.execute(
+            "select id, fence, attempt from runs where status = 'running' and owner = ?", (executor,)
+        )
+        return [Claim(*row) for row in rows]
+
     def living_executors(self, connection: Connection, origin: str | None = None) -> Sequence[str]:
         """Return the ids of the other executors, all or those of *origin*, that are not marked as dead."""
         rows = connection.execute(
@@ -65,10 +88,10 @@ class ExecutorStatements:
 
     def bury(self, connection: Connection, executors: Sequence[str], now: float) -> int:
         """
-        Mark *executors* as dead. Their served runs are ready for the next attempt; the others end as interrupted.
+        Mark *executors* as dead. Their served runs are ready; the others end as interrupted.
 
-        A served run that was interrupted `MAX_INTERRUPTIONS` times in the same step ends too. Messages of served runs that
-        *executors* were sending are due at once.
+        A served run that had begun was interrupted, which is recorded with whether it was alone, unless its executor was told to end:
+        see `MAX_INTERRUPTIONS`. Messages of served runs that *executors* were sending are due at once.
 
         So do the runs of executors that had been marked or removed before: a run may be accepted at the moment of its
         executor's end.
@@ -79,16 +102,17 @@ class ExecutorStatements:
         connection.executemany(
             "update executors set alive = false where id = ?", [(executor,) for executor in executors]
         )
-        connection.execute(
-            "update runs set status = 'error', owner = null, ended = :now, output = :output"  # noqa: S608 - constants only
-            f" where id in (select id from runs where {_HAS_DEAD_OWNER} and origin = :origin and {_ENDS_PROCESSES} {_UNLOCKED})",
-            {"now": now, "output": GIVEN_UP_OUTPUT, "origin": _CONTINUED_ORIGIN, "most": MAX_INTERRUPTIONS},
-        )
-        ready = connection.execute(
-            "update runs set status = 'ready', owner = null, attempt = attempt + 1"  # noqa: S608 - constants only
-            f" where id in (select id from runs where {_HAS_DEAD_OWNER} and origin = ? {_UNLOCKED})",
+        # an owner without a row has left in order, and a run was accepted at that moment
+        left = connection.execute(
+            "select id, owner, begun, coalesce((select ending from executors e where e.id = owner), true) from runs"  # noqa: S608
+            f" where {_HAS_DEAD_OWNER} and origin = ? {_UNLOCKED}",
             (_CONTINUED_ORIGIN,),
-        ).rowcount
+        ).fetchall()
+        connection.executemany(
+            "insert into interruptions (run_id, executor, alone) values (?, ?, ?) on conflict do nothing",
+            [(run, owner, begun == Begun.ALONE) for run, owner, begun, was_ending in left if begun and not was_ending],
+        )
+        connection.executemany(f"update runs set {MADE_READY} where id = ?", [(run,) for run, *_ in left])  # noqa: S608
         connection.execute(
             "update outbox set due = 0, owner = null where due is not null"
             " and owner not in (select id from executors where alive) and run_id in (select id from runs where origin = ?)",
@@ -100,4 +124,4 @@ class ExecutorStatements:
             (now, INTERRUPTED_OUTPUT),
         )
         connection.execute("delete from executors where not alive")
-        return ready
+        return len(left)

@@ -14,6 +14,7 @@ from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_D
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
+    Begun,
     CallRow,
     Claim,
     ClaimedRun,
@@ -98,7 +99,7 @@ class DatabaseJournal:
         return self._presence.is_lost
 
     async def rejoin(self) -> None:
-        """Become a new executor, with a new id; runs that this executor owned are those of a dead one."""
+        """Become a new executor, with a new id; the runs that this executor owned are ready, and none of them was interrupted by a death."""
         if self.lease_s is None:
             return
         old, new = self._statements, Statements(self._ids.new("exec_", 20), self._statements.origin)
@@ -107,7 +108,9 @@ class DatabaseJournal:
         def act(connection: Connection) -> None:
             new.register_executor(connection)
             self._presence.register(connection, new.executor_id)
-            if new.bury(connection, [old.executor_id], now):
+            released = new.release_runs(connection, old.executor_id)  # this process lives, so no run has ended it
+            new.revoke_death(connection, old.executor_id)
+            if new.bury(connection, [old.executor_id], now) or released:
                 self._presence.announce(connection)
 
         await self._writer.write(act, is_compound=True)
@@ -162,12 +165,23 @@ class DatabaseJournal:
             lambda connection: self._statements.set_package_lock(connection, claim, lock), is_compound=True
         )
 
+    def set_begun(self, claim: Claim, begun: Begun) -> Awaitable[bool]:
+        """Submit how far this executor is with the run. The result is False if the claim is lost."""
+        return self._writer.write(
+            lambda connection: self._statements.set_begun(connection, claim, begun),
+            concurrent_runs=len(self._active_run_ids),
+        )
+
+    async def announce_end(self) -> None:
+        """Record that this process was told to end: if it is killed meanwhile, no run is to blame."""
+        await self._writer.write(self._statements.announce_end)
+
     def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
         """Submit a finished step. The result is False if the claim is lost, or the step is already recorded."""
         now = self._now()
         return self._writer.write(
             lambda connection: self._statements.append_step(connection, claim, row, now, event=event),
-            is_compound=event is not None or row.has_calls,
+            is_compound=event is not None or row.has_calls or claim.attempt > 1,
             size=row.size + len(event or ""),
             concurrent_runs=len(self._active_run_ids),
         )
@@ -291,15 +305,17 @@ class DatabaseJournal:
         claims = await self._claim(lambda connection: [self._statements.claim_one(connection, run_id, now)])
         return claims[0]
 
-    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
-        now = self._now()
-        return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now))
+    async def claim_next(
+        self, queue: str | None = None, limit: int = 1, *, begin: int | None = None
+    ) -> Sequence[ClaimedRun]:
+        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits; *begin* is as in `claim_ready`."""
+        now, places = self._now(), limit if begin is None else begin
+        return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now, places))
 
-    async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
+    async def claim_ready(self, limit: int, *, begin: int | None = None) -> Sequence[ClaimedRun]:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
-        now = self._now()
-        return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now))
+        now, places = self._now(), limit if begin is None else begin
+        return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now, places))
 
     async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
         claims = await self._writer.write(act, is_compound=True, is_contended=True)
@@ -376,6 +392,11 @@ class DatabaseJournal:
             is_contended=True,
         )
 
+    async def find_owned(self) -> Sequence[Claim]:
+        """Return the claims of the runs that this executor owns."""
+        me = self.executor_id
+        return await self._history.read(lambda connection: self._statements.owned_runs(connection, me))
+
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Return which of *run_ids* are cancelled."""
         return await self._history.find_cancelled(run_ids)
@@ -443,6 +464,7 @@ class DatabaseJournal:
 
     def _close(self) -> None:
         def leave(connection: Connection) -> None:
+            self._statements.release_runs(connection, self.executor_id)
             if not self._statements.unregister_executor(connection):
                 self._presence.expire(connection)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pdkernel.clock import Clock
 from pdkernel.engine.journal.rows import (
+    Begun,
     CallRow,
     Claim,
     ClaimedRun,
@@ -84,6 +85,10 @@ class RunJournal(Protocol):
         """Record the packages with which the run's steps begin; submitted before the method returns."""
         ...
 
+    def set_begun(self, claim: Claim, begun: Begun) -> Awaitable[bool]:
+        """Record how far the owner of the run is, before its next step starts; submitted before the method returns."""
+        ...
+
     def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
         """
         Record a finished step.
@@ -142,7 +147,11 @@ class RunJournal(Protocol):
         ...
 
     async def release(self, claim: Claim) -> bool:
-        """Make the run ready for its next attempt, because this executor ends. Return False if the claim is lost."""
+        """
+        Make the run ready, because this executor ends or has lost sight of it: for its next attempt if it had begun.
+
+        It does not count as an interruption. Returns False if the claim is lost.
+        """
         ...
 
     async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
@@ -211,7 +220,11 @@ class Journal(RunJournal, Protocol):
         ...
 
     async def rejoin(self) -> None:
-        """Become a new executor, with a new id, after the caller has abandoned its runs; other executors continue them."""
+        """
+        Become a new executor, with a new id, after the caller has abandoned its runs; other executors continue them.
+
+        Others may have taken this executor for dead: the interruptions that they have recorded are forgotten.
+        """
         ...
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -274,16 +287,30 @@ class Journal(RunJournal, Protocol):
         """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
         ...
 
-    async def claim_next(self, queue: str | None = None, limit: int = 1) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits."""
+    async def claim_next(
+        self, queue: str | None = None, limit: int = 1, *, begin: int | None = None
+    ) -> Sequence[ClaimedRun]:
+        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits; *begin* is as in `claim_ready`."""
         ...
 
-    async def claim_ready(self, limit: int) -> Sequence[ClaimedRun]:
-        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
+    async def claim_ready(self, limit: int, *, begin: int | None = None) -> Sequence[ClaimedRun]:
+        """
+        Claim ready runs of this executor's origin in every queue, within the limits of each.
+
+        *begin* is the number of runs for which this process has a place to execute at once; None for all.
+        """
         ...
 
     async def reap_dead(self) -> int:
         """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
+        ...
+
+    async def announce_end(self) -> None:
+        """Record that this process was told to end: if it is killed meanwhile, no run is to blame."""
+        ...
+
+    async def find_owned(self) -> Sequence[Claim]:
+        """Return the claims of the runs that this executor owns."""
         ...
 
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
@@ -365,6 +392,10 @@ class UnrecordedRuns:
 
     async def set_package_lock(self, claim: Claim, lock: StoredLock | None) -> bool:  # noqa: ARG002
         """Accept all packages."""
+        return True
+
+    async def set_begun(self, claim: Claim, begun: Begun) -> bool:  # noqa: ARG002
+        """Accept every progress."""
         return True
 
     async def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> bool:  # noqa: ARG002

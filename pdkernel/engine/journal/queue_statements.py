@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pdkernel.engine.journal.backend import Connection
-from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, ExecutorStatements
-from pdkernel.engine.journal.rows import CallRow, Claim, ClaimedRun, StepRow, StoredLock, WaitRow
+from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, MADE_READY, ExecutorStatements
+from pdkernel.engine.journal.rows import Begun, CallRow, Claim, ClaimedRun, StepRow, StoredLock, WaitRow
 from pdkernel.engine.journal.text_columns import build_decision, replace_unstorable
 from pdkernel.execution import Decision
 
 # the SQL is made of constants only; every value is a parameter
-CLAIM_COLUMNS = "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, package_lock, queue"
+CLAIM_COLUMNS = (
+    "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, package_lock,"
+    " queue, workflow, begun"
+)
 _CLAIM = (
-    "update runs set status = 'running', owner = :me, fence = fence + 1"  # noqa: S608
+    # a run that was interrupted may have to wait until it is alone
+    "update runs set status = 'running', owner = :me, fence = fence + 1,"  # noqa: S608
+    " begun = case when attempt = 1 then cast(:begun as integer) else 0 end"
     f" where id = :run and status = 'ready' and {EXECUTOR_ALIVE}"
     f" returning {CLAIM_COLUMNS}"
 )
@@ -62,10 +67,22 @@ class QueueStatements(ExecutorStatements):
 
     last_users: dict[str, str] = field(default_factory=dict)
 
-    def claim(self, connection: Connection, run_id: str) -> ClaimedRun | None:
-        """Claim the ready run; None if another executor was first."""
-        row = connection.execute(_CLAIM, {"run": replace_unstorable(run_id), "me": self.executor_id}).fetchone()
+    def claim(self, connection: Connection, run_id: str, *, begins: bool = True) -> ClaimedRun | None:
+        """Claim the ready run; None if another executor was first. *begins*: whether the run has a place to execute at once."""
+        row = connection.execute(
+            _CLAIM,
+            {
+                "run": replace_unstorable(run_id),
+                "me": self.executor_id,
+                "begun": int(Begun.YES if begins else Begun.NO),
+            },
+        ).fetchone()
         return None if row is None else load_claimed(connection, row)
+
+    def _claim_all(self, connection: Connection, run_ids: Sequence[str], begin: int) -> list[ClaimedRun]:
+        """Claim ready runs, of which the first *begin* have a place to execute at once; another executor may be first."""
+        claims = (self.claim(connection, run_id, begins=number < begin) for number, run_id in enumerate(run_ids))
+        return [claim for claim in claims if claim is not None]
 
     def claim_one(self, connection: Connection, run_id: str, now: float) -> ClaimedRun | None:
         """Claim the ready run within the limits of its queue; None if these do not permit it, or another executor was first."""
@@ -76,17 +93,20 @@ class QueueStatements(ExecutorStatements):
                 return None
         return self.claim(connection, run_id)
 
-    def claim_next(self, connection: Connection, queue: str | None, limit: int, now: float) -> Sequence[ClaimedRun]:
+    def claim_next(
+        self, connection: Connection, queue: str | None, limit: int, now: float, begin: int
+    ) -> Sequence[ClaimedRun]:
         """
         Claim ready runs of this executor's origin in the queue, within the queue's limits; the oldest one of each user first.
 
-        External users take turns in a queue. Without a queue, the oldest runs are claimed, because their places have turns.
+        External users take turns in a queue. Without a queue, the oldest runs are claimed, because their places have turns. The first
+        *begin* claimed runs have a place to execute at once.
         """
         queue = storable(queue)
         if queue is None:
             oldest = f"{_CHOOSE} order by created, id limit :limit /*postgres for update skip locked*/"
             chosen = connection.execute(oldest, {"origin": self.origin, "limit": limit}).fetchall()
-            return [claim for (run_id,) in chosen if (claim := self.claim(connection, run_id)) is not None]
+            return self._claim_all(connection, [run_id for (run_id,) in chosen], begin)
         lock_queue(connection, queue)
         earlier = _count(connection, _TURNS_BEFORE_RUNS, queue=queue, origin=self.origin)
         free = max(self._free(connection, queue, limit, now) - earlier, 0)
@@ -94,16 +114,16 @@ class QueueStatements(ExecutorStatements):
         chosen = connection.execute(
             _CHOOSE_IN_TURN, {"origin": self.origin, "queue": queue, "last": last, "limit": free}
         ).fetchall()
-        claims = [claim for run_id, _ in chosen if (claim := self.claim(connection, run_id)) is not None]
+        claims = self._claim_all(connection, [run_id for run_id, _ in chosen], begin)
         if chosen:
             self.last_users[queue] = chosen[-1][1]
         return claims
 
-    def claim_ready(self, connection: Connection, limit: int, now: float) -> Sequence[ClaimedRun]:
-        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
+    def claim_ready(self, connection: Connection, limit: int, now: float, begin: int) -> Sequence[ClaimedRun]:
+        """Claim ready runs of this executor's origin in every queue, within the limits of each; *begin* is as in `claim_next`."""
         claims: list[ClaimedRun] = []
         for queue in self._ready_queues(connection):
-            claims += self.claim_next(connection, queue, limit - len(claims), now)
+            claims += self.claim_next(connection, queue, limit - len(claims), now, begin - len(claims))
         return claims
 
     def _ready_queues(self, connection: Connection) -> Sequence[str | None]:
@@ -204,9 +224,9 @@ class QueueStatements(ExecutorStatements):
         return min([*starts, *(at for at in row if at is not None)], default=None)
 
     def release(self, connection: Connection, claim: Claim) -> bool:
-        """Make the run ready for its next attempt if this executor owns it."""
+        """Make the run ready if this executor owns it: for its next attempt if it had begun."""
         done = connection.execute(
-            "update runs set status = 'ready', owner = null, attempt = attempt + 1 where id = ? and fence = ? and owner = ?",
+            f"update runs set {MADE_READY} where id = ? and fence = ? and owner = ?",  # noqa: S608 - constants only
             (claim.run_id, claim.fence, self.executor_id),
         )
         return done.rowcount == 1
@@ -233,21 +253,8 @@ def _exists(connection: Connection, query: str, run_id: str) -> bool:
 
 def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
-    (
-        run_id,
-        fence,
-        attempt,
-        trace_id,
-        definition,
-        event,
-        request,
-        external_user,
-        environment,
-        created,
-        origin,
-        lock,
-        queue,
-    ) = row
+    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin = row[:11]
+    lock, queue, workflow, begun = row[11:]
     was_paused = _exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id)
     content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
     steps = connection.execute(
@@ -260,6 +267,7 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         " and s.iteration = waits.iteration)",
         (run_id,),
     )
+    deaths, alone = _count_interruptions(connection, run_id) if attempt > 1 else (0, 0)
     return ClaimedRun(
         Claim(run_id, fence, attempt),
         trace_id,
@@ -278,7 +286,18 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         package_lock=None if lock is None else _load_lock(connection, lock),
         decisions=load_decisions(connection, run_id) if was_paused else (),
         calls=tuple(load_calls(connection, run_id)) if attempt > 1 else (),
+        workflow=workflow,
+        begun=Begun(begun),
+        interruptions=deaths,
+        deaths_alone=alone,
     )
+
+
+def _count_interruptions(connection: Connection, run_id: str) -> tuple[int, int]:
+    counts: tuple[int, int] = connection.execute(
+        "select count(*), count(case when alone then 1 end) from interruptions where run_id = ?", (run_id,)
+    ).fetchone()
+    return counts
 
 
 def load_calls(connection: Connection, run_id: str) -> Sequence[CallRow]:

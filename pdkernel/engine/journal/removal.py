@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.text_columns import decode_retention, replace_unstorable
 
-_TABLES_OF_A_RUN = ("steps", "waits", "outbox", "decisions", "calls_in_flight")
+_TABLES_OF_A_RUN = ("steps", "waits", "outbox", "decisions", "calls_in_flight", "interruptions")
 _SECONDS_PER_DAY = 24 * 60 * 60
 
 

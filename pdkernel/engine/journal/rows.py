@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal, Self
 
 from pdkernel.execution import Decision, Verdict
@@ -19,6 +20,31 @@ MAX_NOTE_CHARACTERS = 2000
 """Characters of a decision's note."""
 FIRST_FENCE = 1
 """The fence of the executor that accepted a run."""
+
+MAX_INTERRUPTIONS = 3
+"""
+A run that so many deaths of its process have interrupted, since its last recorded step, executes alone in its process from then on.
+
+Any of the runs that executed beside one another may have ended their process. Three deaths allow for a coincidence (the machine
+restarts, the system ends a process for its memory), and hold up the other runs a few times only.
+"""
+MAX_DEATHS_ALONE = 7
+"""
+A run is given up after so many deaths of a process in which it executed alone, since its last recorded step.
+
+With the deaths before, these are ten at least. Only deaths alone count, because only they show that it is this run that ends its process.
+"""
+
+
+class Begun(IntEnum):
+    """How far the owner of a run is: recorded before the first step of each claim starts, so that a death can be judged."""
+
+    NO = 0
+    """It waits for its place among the runs that execute: no step of this claim has started."""
+    YES = 1
+    """A step may have started, beside other runs of the process."""
+    ALONE = 2
+    """A step may have started, and the process executes no other run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +154,7 @@ class NewRun:
         dedupe_key: A second run with the same key is refused; or None.
         origin: The origin whose executors run the run, which is ready at once; None is that of the journal's executor.
         package_lock: The packages of the run, if they are known; see `set_package_lock`.
+        begun: How far the journal's executor is when the run is accepted. A run that waits for an executor has not begun.
     """
 
     id: str
@@ -146,6 +173,7 @@ class NewRun:
     dedupe_key: str | None = None
     origin: str | None = None
     package_lock: StoredLock | None = None
+    begun: Begun = Begun.YES
 
     @property
     def is_ready(self) -> bool:
@@ -275,6 +303,10 @@ class ClaimedRun:
         package_lock: The packages with which the run began, or None.
         decisions: What persons and programs have decided about the run.
         calls: Unsafe calls of interrupted attempts at steps that are not recorded, in their order.
+        workflow: The workflow's name.
+        begun: How far the claim says that this executor is.
+        interruptions: The deaths of processes that have interrupted the run since its last recorded step.
+        deaths_alone: Those of them in which the run executed alone in its process.
     """
 
     claim: Claim
@@ -294,6 +326,20 @@ class ClaimedRun:
     package_lock: StoredLock | None = None
     decisions: tuple[Decision, ...] = ()
     calls: tuple[CallRow, ...] = ()
+    workflow: str = ""
+    begun: Begun = Begun.NO
+    interruptions: int = 0
+    deaths_alone: int = 0
+
+    @property
+    def must_be_alone(self) -> bool:
+        """Whether the run executes alone in its process, because it may be the run that ends its processes."""
+        return self.interruptions >= MAX_INTERRUPTIONS
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the run ends without another attempt: it was alone in each of the processes that it seems to have ended."""
+        return self.deaths_alone >= MAX_DEATHS_ALONE
 
     @property
     def open_wait(self) -> WaitRow | None:

@@ -42,6 +42,7 @@ executors = Table(
     Column("origin", _Text, nullable=False),
     Column("lease_until", Double),  # None on SQLite: there a file lock shows whether the process lives
     Column("alive", Boolean, nullable=False),
+    Column("ending", Boolean, nullable=False, server_default=text("false")),  # it was told to end
 )
 
 definitions = Table(
@@ -85,6 +86,7 @@ runs = Table(
     Column("dedupe_key", _Text),
     Column("request", LargeBinary),
     Column("package_lock", _Text),
+    Column("begun", Integer, nullable=False, server_default=text("0")),  # a `Begun` of the present owner
 )
 
 
@@ -182,6 +184,16 @@ calls_in_flight = Table(
     Column("number", Integer, nullable=False),
     Column("shown", _Text, nullable=False),
     PrimaryKeyConstraint("run_id", "path", "iteration", "attempt", "number"),
+)
+
+interruptions = Table(
+    # deaths of processes since the last recorded step of a run that they executed
+    "interruptions",
+    metadata,
+    Column("run_id", _Text, nullable=False),
+    Column("executor", _Text, nullable=False),
+    Column("alone", Boolean, nullable=False),  # whether the process executed no other run
+    PrimaryKeyConstraint("run_id", "executor"),
 )
 
 limits = Table(
@@ -313,7 +325,7 @@ MIGRATIONS: Mapping[int, str] = {
             number integer not null, shown text not null, primary key (run_id, path, iteration, attempt, number)
         )
     """,
-    # the starts of the last period are forgotten; messages of earlier versions share a lane
+    # the starts of the last period are forgotten; messages of earlier versions share a lane; a run that was running had begun
     8: """
         alter table outbox add column lane text not null default '';
         drop table starts;
@@ -324,6 +336,12 @@ MIGRATIONS: Mapping[int, str] = {
         create table turns (
             run_id text not null primary key, queue text not null, owner text not null, since float not null,
             granted boolean not null
+        );
+        alter table executors add column ending boolean not null default false;
+        alter table runs add column begun integer not null default 0;
+        update runs set begun = 1 where status = 'running';
+        create table interruptions (
+            run_id text not null, executor text not null, alone boolean not null, primary key (run_id, executor)
         )
     """,
 }

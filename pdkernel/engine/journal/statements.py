@@ -16,6 +16,7 @@ from pdkernel.engine.journal.queue_statements import QueueStatements, lock_queue
 from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
     MAX_NOTE_CHARACTERS,
+    Begun,
     CallRow,
     Claim,
     NewDecision,
@@ -41,9 +42,9 @@ _OWNED = f"id = :run and fence = :fence and owner = :me and {EXECUTOR_ALIVE}"
 # the SQL is made of constants only; every value is a parameter
 _ACCEPT = (
     "insert into runs (id, trace_id, workflow, definition, event, external_user, environment, status, owner,"  # noqa: S608
-    " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request, package_lock)"
+    " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request, package_lock, begun)"
     " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
-    " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request, :package_lock"
+    " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request, :package_lock, :begun"
     f" where {EXECUTOR_ALIVE} and (cast(:queue_size as integer) is null or 2 * cast(:queue_size as integer) >"
     " (select count(*) + count(case when coalesce(external_user, '') = coalesce(cast(:user as text), '') then 1 end)"
     " from runs where status = 'ready' and origin = :origin and queue = :queue)) on conflict do nothing"
@@ -114,6 +115,7 @@ class Statements(QueueStatements):
                 "dedupe_key": storable(run.dedupe_key),
                 "request": run.request,
                 "package_lock": None if run.package_lock is None else run.package_lock.hash,
+                "begun": int(Begun.NO if queued else run.begun),
                 "me": self.executor_id,
             },
         )
@@ -134,6 +136,14 @@ class Statements(QueueStatements):
         )
         if done.rowcount == 1:
             self._store_lock(connection, lock)
+        return done.rowcount == 1
+
+    def set_begun(self, connection: Connection, claim: Claim, begun: Begun) -> bool:
+        """Record how far this executor is with the run if it owns the run."""
+        done = connection.execute(
+            f"update runs set begun = :begun where {_OWNED}",  # noqa: S608
+            {"run": claim.run_id, "fence": claim.fence, "begun": int(begun), "me": self.executor_id},
+        )
         return done.rowcount == 1
 
     @staticmethod
@@ -176,6 +186,7 @@ class Statements(QueueStatements):
             return False
         if row.has_calls:
             self._forget_calls(connection, claim.run_id, row)
+        self._forget_interruptions(connection, claim)
         if event is not None:
             connection.execute("update runs set event = ? where id = ?", (escape_json_text(event), claim.run_id))
         return True
@@ -204,6 +215,12 @@ class Statements(QueueStatements):
             f"delete from calls_in_flight where {_STEP_KEY}",  # noqa: S608
             (run_id, replace_unstorable(row.path), row.iteration),
         )
+
+    @staticmethod
+    def _forget_interruptions(connection: Connection, claim: Claim) -> None:
+        """Begin to count anew for a run that got further."""
+        if claim.attempt > 1:
+            connection.execute("delete from interruptions where run_id = ?", (claim.run_id,))
 
     def finish(
         self,
@@ -353,6 +370,7 @@ class Statements(QueueStatements):
         )
         if wait.has_calls:
             self._forget_calls(connection, claim.run_id, wait)
+        self._forget_interruptions(connection, claim)
         return True
 
     def resolve_wait(

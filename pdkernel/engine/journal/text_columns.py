@@ -405,9 +405,3 @@ EXPIRED_OUTPUT = _ended(
 INTERRUPTED_OUTPUT = _ended(
     "interrupted", "Interrupted", "The process that ran the workflow ended before the run did. Start the run again."
 )
-GIVEN_UP_OUTPUT = _ended(
-    "interrupted",
-    "Interrupted",
-    "The run was given up: in each of ten attempts the server ended before the same step did, so perhaps the step ends the server. "
-    "To start the run again, replay it.",
-)

@@ -908,8 +908,13 @@ async def test_newer_tables_are_refused(server: PostgresDatabase) -> None:
 
 async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Journals) -> None:
     """Tables of an earlier version get what is new, once, and are used after that."""
-    server.execute("alter table outbox drop column owner; alter table runs drop column package_lock")
-    server.execute("drop table package_locks; drop table decisions; drop table calls_in_flight")
+    server.execute(
+        "alter table outbox drop column owner; alter table outbox drop column lane; alter table runs drop column package_lock"
+    )
+    server.execute("alter table runs drop column begun; alter table executors drop column ending")
+    server.execute(
+        "drop table package_locks; drop table decisions; drop table calls_in_flight; drop table interruptions"
+    )
     server.execute("update meta set value = '3' where name = 'journal_schema_version'")
 
     journal, other = journals(), journals()

@@ -11,6 +11,9 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.engine.journal import (
+    MAX_DEATHS_ALONE,
+    MAX_INTERRUPTIONS,
+    Begun,
     CallRow,
     Claim,
     ClaimedRun,
@@ -472,52 +475,131 @@ async def test_two_executors_reap_a_run_once(open_journal: Open, database: Datab
     assert (await load(reapers[0])).attempt == 2
 
 
-@pytest.mark.parametrize("has_progress", [False, True])
-async def test_a_run_that_ends_its_servers_is_given_up(
-    open_journal: Open, database: Database, has_progress: bool
-) -> None:
-    """A run is given up when ten servers have ended during one step, not when they ended during several steps."""
+async def let_servers_die(
+    open_journal: Open, database: Database, begun: Begun, times: int, *, step_at: int | None = None
+) -> ClaimedRun:
+    """Let so many servers die that are as far as *begun* with the run, which another one claims at last; one records a step before."""
     server = open_journal("serve")
-    await server.accept_run(new_run())
+    await server.accept_run(new_run(begun=Begun.NO))
     claim = FIRST
-    for attempt in range(1, 11):
-        assert (await load(server)).status == "executing"
-        if has_progress and attempt == 2:
+    for number in range(times):
+        assert await server.set_begun(claim, begun)
+        if number == step_at:
             assert await server.append_step(claim, step_row(0, "one"))
         database.kill(server)
         server = open_journal("serve")
-        await server.reap_dead()
-        if (claimed := await server.claim("run")) is not None:
-            claim = claimed.claim
-
-    run = await load(server)
-    if has_progress:
-        assert (run.status, run.attempt) == ("executing", 11)
-    else:
-        assert run.error is not None
-        assert (run.status, run.error.code) == ("error", "interrupted")
-        assert "ended before the same step did" in run.error.message
+        assert await server.reap_dead() == 1
+        (claimed,) = await server.claim_ready(9)
+        claim = claimed.claim
+    return claimed
 
 
-async def test_attempts_since_the_last_step_count(open_journal: Open, database: Database) -> None:
-    """A run with more attempts than the maximum is continued if its last recorded step was recorded recently."""
+@pytest.mark.parametrize(
+    ("begun", "times", "expected"),
+    [
+        (Begun.NO, 12, (1, False, False)),
+        (Begun.YES, MAX_INTERRUPTIONS - 1, (MAX_INTERRUPTIONS, False, False)),
+        (Begun.YES, MAX_INTERRUPTIONS, (MAX_INTERRUPTIONS + 1, True, False)),
+        (Begun.YES, 12, (13, True, False)),
+        (Begun.ALONE, MAX_DEATHS_ALONE - 1, (MAX_DEATHS_ALONE, True, False)),
+        (Begun.ALONE, MAX_DEATHS_ALONE, (MAX_DEATHS_ALONE + 1, True, True)),
+    ],
+)
+async def test_only_deaths_of_begun_runs_count(
+    open_journal: Open, database: Database, begun: Begun, times: int, expected: tuple[int, bool, bool]
+) -> None:
+    """A run that waits is at its first attempt for ever; one that was interrupted often must be alone; deaths alone give it up."""
+    claimed = await let_servers_die(open_journal, database, begun, times)
+
+    assert (claimed.claim.attempt, claimed.must_be_alone, claimed.is_given_up) == expected
+
+
+async def test_a_recorded_step_ends_the_count(open_journal: Open, database: Database) -> None:
+    """A run that got further begins anew: only deaths since its last recorded step count."""
+    claimed = await let_servers_die(open_journal, database, Begun.ALONE, 9, step_at=5)
+
+    assert (claimed.interruptions, claimed.deaths_alone, claimed.claim.attempt) == (4, 4, 10)
+
+
+async def test_a_pause_ends_the_count(open_journal: Open, database: Database) -> None:
+    """A run that has paused since begins anew, too."""
+    claimed = await let_servers_die(open_journal, database, Begun.ALONE, 4)
+    server = open_journal("notebook")
+    database.execute(f"update runs set owner = '{server.executor_id}'")
+    assert await server.park(claimed.claim, wait_row())
+    await server.resolve_wait(KEY, "resumed")
+
+    again = await server.claim("run")
+
+    assert again is not None
+    assert (again.interruptions, again.claim.attempt) == (0, 5)
+
+
+@pytest.mark.parametrize("begun", [Begun.YES, Begun.ALONE])
+async def test_an_orderly_release_does_not_count(open_journal: Open, begun: Begun) -> None:
+    """A run that servers give back is never given up, and its step is repeated as the next attempt."""
     server = open_journal("serve")
     await server.accept_run(new_run())
-    await server.append_step(Claim("run", 1, attempt=2), step_row(0, "one"))
-    await server.append_step(Claim("run", 1, attempt=15), step_row(1, "two"))
-    database.execute("update runs set attempt = 20")
+    claim = FIRST
+    for _ in range(12):
+        await server.set_begun(claim, begun)
+        assert await server.release(claim)
+        (claimed,) = await server.claim_ready(9)
+        claim = claimed.claim
+
+    assert (claimed.claim.attempt, claimed.interruptions, claimed.must_be_alone) == (13, 0, False)
+
+
+async def test_the_kill_of_a_server_that_ends_does_not_count(
+    open_journal: Open, database: Database, rows: Rows
+) -> None:
+    """If a server is killed because it does not end in time, no run is to blame."""
+    server = open_journal("serve")
+    await server.accept_run(new_run(begun=Begun.ALONE))
+    await server.announce_end()
     database.kill(server)
 
     assert await open_journal("serve").reap_dead() == 1
+    assert rows("select attempt, begun from runs") == [(2, 0)]
+    assert rows("select * from interruptions") == []
 
 
-async def test_run_of_a_closed_executor_is_reaped(open_journal: Open) -> None:
-    """Runs that an executor left running when it was closed are reaped."""
+async def test_claims_begin_as_far_as_there_are_places(journal: DatabaseJournal, clock: ManualClock) -> None:
+    """Of the runs that are claimed together, those have begun for which there is a place; one that was interrupted waits."""
+    for number in range(3):
+        await journal.accept_run(new_run(f"run{number}", queue="mail"))
+        clock.advance(1)
+    (first,) = await journal.claim_next("mail")
+    await journal.release(first.claim)
+
+    claims = await journal.claim_ready(3, begin=2)
+
+    assert [(each.claim.run_id, each.begun) for each in claims] == [
+        ("run0", Begun.NO),
+        ("run1", Begun.YES),
+        ("run2", Begun.NO),
+    ]
+
+
+async def test_owned_runs_are_found(open_journal: Open) -> None:
+    """An executor finds the runs that it owns, with their claims; ended and others' runs are left out."""
+    journal, other = open_journal("serve"), open_journal()
+    for name in ("run", "ended"):
+        await journal.accept_run(new_run(name))
+    await other.accept_run(new_run("of another"))
+    await journal.finish(Claim.first("ended"), "success", encode_output())
+
+    assert await journal.find_owned() == [FIRST]
+
+
+async def test_run_of_a_closed_executor_is_ready(open_journal: Open, rows: Rows) -> None:
+    """Runs that an executor leaves when it is closed are ready at once, and were not interrupted by a death."""
     owner = open_journal("serve")
     await owner.accept_run(new_run())
     await owner.close()
 
-    assert await open_journal("serve").reap_dead() == 1
+    assert await status(open_journal("serve")) == "resumed"
+    assert rows("select * from interruptions") == []
 
 
 @ONLY_SQLITE
@@ -638,6 +720,7 @@ async def test_steps_are_claimed_in_order_with_their_carry(journal: DatabaseJour
     await journal.release(FIRST)
     run = await journal.claim("run")
     assert run is not None
+    await journal.set_begun(run.claim, Begun.YES)
     await journal.append_step(run.claim, step_row(2, "three"))
     await journal.release(run.claim)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from pdkernel.clock import ManualClock, SequentialIds
-from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output
+from pdkernel.engine.journal import Begun, Claim, DatabaseJournal, WaitKey, encode_output
 from pdkernel.engine.journal.rows import FIRST_FENCE, RunStatus, WaitKind, WaitOutcome, WaitResolution
 from tests.engine.journal.conftest import (
     Database,
@@ -50,6 +50,7 @@ class RunModel:
     owner: str | None = None
     fence: int = 0
     attempt: int = 1
+    begun: int = 0
     wake_at: float | None = None
     pauses: int = 0
     steps: int = 0
@@ -59,6 +60,12 @@ class RunModel:
     def leave(self, status: RunStatus) -> None:
         """Change the status; the owner and the timer are gone."""
         self.status, self.owner, self.wake_at = status, None, None
+
+    def give_back(self) -> None:
+        """The run is ready: for its next attempt if it had begun."""
+        self.leave("ready")
+        self.attempt += self.begun > 0
+        self.begun = 0
 
 
 class JournalMachine(RuleBasedStateMachine):
@@ -106,7 +113,7 @@ class JournalMachine(RuleBasedStateMachine):
         journal = self.journals[origin]
         run = RunModel(f"run{len(self.models):03}", origin, queue)
         if queue is None:
-            run.status, run.owner, run.fence = "running", journal.executor_id, FIRST_FENCE
+            run.status, run.owner, run.fence, run.begun = "running", journal.executor_id, FIRST_FENCE, 1
         assert self.run(lambda: journal.accept_run(new_run(run.id, queue=queue)))
         self.models.append(run)
         return run
@@ -144,8 +151,15 @@ class JournalMachine(RuleBasedStateMachine):
         journal, claim, accepted = self.claim_for(origin, run, late)
         assert self.run(lambda: journal.release(claim)) is accepted
         if accepted:
-            run.leave("ready")
-            run.attempt += 1
+            run.give_back()
+
+    @rule(run=runs, origin=origins, late=late_by, begun=st.sampled_from(Begun))
+    def set_begun(self, run: RunModel, origin: str, late: int, begun: Begun) -> None:
+        """An executor gets or loses the place of a run."""
+        journal, claim, accepted = self.claim_for(origin, run, late)
+        assert self.run(lambda: journal.set_begun(claim, begun)) is accepted
+        if accepted:
+            run.begun = begun
 
     @rule(run=runs, origin=origins, outcome=st.sampled_from(OUTCOMES), ahead=st.sampled_from([0, 0, 1]))
     def resolve(self, run: RunModel, origin: str, outcome: WaitOutcome, ahead: int) -> None:
@@ -174,6 +188,7 @@ class JournalMachine(RuleBasedStateMachine):
     def claimed(self, run: RunModel, origin: str) -> Claim:
         """Give the run to an executor and return its claim."""
         run.status, run.owner, run.fence = "running", self.journals[origin].executor_id, run.fence + 1
+        run.begun = int(run.attempt == 1)
         return Claim(run.id, run.fence, run.attempt)
 
     @rule(run=runs, origin=origins)
@@ -216,14 +231,16 @@ class JournalMachine(RuleBasedStateMachine):
         served = [run for run in lost if run.origin == "serve"]
         assert self.run(self.journals[origin].reap_dead) == len(served)
         for run in lost:
-            run.leave("ready" if run.origin == "serve" else "error")
-            run.attempt += run.origin == "serve"
+            if run.origin == "serve":
+                run.give_back()
+            else:
+                run.leave("error")
 
     @invariant()
     def rows_are_the_model(self) -> None:
         """The rows of the runs are those of the model; a run has an owner exactly while it runs."""
-        assert self.database.rows("select id, status, owner, fence, attempt, wake_at from runs order by id") == [
-            (run.id, run.status, run.owner, run.fence, run.attempt, run.wake_at) for run in self.models
+        assert self.database.rows("select id, status, owner, fence, attempt, begun, wake_at from runs order by id") == [
+            (run.id, run.status, run.owner, run.fence, run.attempt, run.begun, run.wake_at) for run in self.models
         ]
         assert all((run.owner is not None) == (run.status == "running") for run in self.models)
 

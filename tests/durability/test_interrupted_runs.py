@@ -1,0 +1,166 @@
+"""Runs that wait for a place, beside runs that a server's death interrupts: only a run that ends its server alone is given up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pdkernel.engine.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
+from pdkernel.operations.triggers import enable_triggers
+from pdkernel.project import Project
+from tests.cli.fork_server import ForkServer
+from tests.durability.server_process import LIMIT_S, ServerProcess, count_outcomes, logging_step, new_project, server_of
+
+FLOW = "%%pdworkflow\nname: Flow\nsettings: {lambda_timeout: 300}"
+LISTENS = "%%pdworkflow\nname: Ears\ntrigger: {type: errors}"
+
+
+def accept(server: ServerProcess, number: int) -> str:
+    """The run of the event with that number, which the server has accepted."""
+    answer = server.post(server.endpoint, {"n": number})
+    assert answer.is_accepted, answer
+    run: str = json.loads(answer.text)["event_id"]
+    return run
+
+
+def wait_until_begun(server: ServerProcess, count: int) -> None:
+    """Wait until so many steps have begun."""
+    ends = time.monotonic() + LIMIT_S
+    while len(server.begun()) < count:
+        assert time.monotonic() < ends, (server.begun(), server.errors)
+        time.sleep(0.01)
+
+
+def kill_and_restart(server: ServerProcess) -> None:
+    """Kill the server, start it again, and wait until a step has begun."""
+    server.kill()
+    begun = len(server.begun())
+    server.restart()
+    wait_until_begun(server, begun + 1)
+
+
+def wait_until_ended(server: ServerProcess) -> None:
+    """Wait until every run has ended."""
+    server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("places", "events", "kills"), [(2, 5, 4), pytest.param(8, 48, 10, marks=pytest.mark.slow)])
+def test_runs_that_wait_for_a_place_are_not_interrupted(
+    fork_server: ForkServer, tmp_path: Path, places: int, events: int, kills: int
+) -> None:
+    """However often a server is killed, a kill interrupts only runs that have a place or just get one, and every run finishes."""
+    open_gate = tmp_path / "open"
+    with server_of(fork_server, tmp_path / "project") as server:
+        held = f"while not os.path.exists({str(open_gate)!r}): time.sleep(0.05)\nreturn attempt"
+        new_project(server.folder, [FLOW, logging_step("held", server.log, held)])
+        server.more = ("--max-active-runs", str(places))
+        assert server.start()
+        runs = [accept(server, number) for number in range(events)]
+        wait_until_begun(server, 1)
+        for _ in range(kills):
+            kill_and_restart(server)
+        waiting = server.rows("select attempt from runs where ended is null")
+        interrupted = sum(attempt - 1 for (attempt,) in waiting)
+        open_gate.touch()
+        wait_until_ended(server)
+
+        assert 0 < interrupted <= 2 * kills * places
+        count_outcomes(server, runs).check(f"{kills} kills, {places} places")
+        assert server.rows("select id, attempt, output from runs where status <> 'success'") == []
+
+
+def poison_step(server: ServerProcess, name: str = "ends") -> str:
+    """A step that ends the server if the event's number is negative; otherwise it waits until the server is killed once."""
+    body = """if body.get("n", 0) < 0:
+    open({poison!r}, "a").close()
+    time.sleep(60)
+while body.get("n", 0) == 0 and attempt == 1: time.sleep(0.05)
+return attempt"""
+    return logging_step(name, server.log, body.format(poison=str(server.folder.parent / "poison")))
+
+
+def end_server_at(server: ServerProcess, poison: Path) -> None:
+    """Kill the server as soon as a step wants it to end, as a step does that makes it take all memory of the machine."""
+    ends = time.monotonic() + LIMIT_S
+    while not poison.exists():
+        assert time.monotonic() < ends, (server.begun(), server.errors)
+        time.sleep(0.01)
+    server.kill()
+    poison.unlink()
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_ends_servers_is_given_up_and_the_runs_beside_it_finish(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """After some deaths beside others it runs alone; after more it ends with that reason, and is reported like any failed run."""
+    poison = tmp_path / "poison"
+    with server_of(fork_server, tmp_path / "project") as server:
+        new_project(server.folder, [FLOW, poison_step(server)], ears=[LISTENS, logging_step("heard", server.log)])
+        with Project.open(server.folder / ".pdkernel") as project:
+            enable_triggers(project, "Ears", server.folder)
+        server.more = ("ears.ipynb",)
+        assert server.start()
+        beside = [accept(server, 0) for _ in range(3)]
+        ending = accept(server, -1)
+        deaths = 0
+        while True:
+            end_server_at(server, poison)
+            deaths += 1
+            server.restart()
+            ends = time.monotonic() + LIMIT_S
+            while not poison.exists() and not server.rows(
+                "select 1 from runs where id = ? and status = 'error'", ending
+            ):
+                assert time.monotonic() < ends, server.errors
+                time.sleep(0.01)
+            if not poison.exists():
+                break
+        wait_until_ended(server)
+        server.wait_for("select 1 from runs where workflow = 'Ears' and status = 'success'")
+
+        (output,) = server.rows("select output from runs where id = ?", ending)
+        error = json.loads(output[0])["error"]
+        assert deaths == MAX_INTERRUPTIONS + MAX_DEATHS_ALONE
+        assert f"it ran alone {MAX_DEATHS_ALONE} times, and the server ended each time" in error["message"]
+        assert error["code"] == "interrupted"
+        counts = count_outcomes(server, [*beside, ending])
+        counts.check(f"{deaths} deaths")
+        assert server.rows("select distinct status from runs where id in (?, ?, ?)", *beside) == [("success",)]
+        # the runs beside it were not alone with it
+        assert max(each.attempt for each in server.begun() if each.run in beside) <= MAX_INTERRUPTIONS + 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("restarts", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_orderly_restarts_give_up_no_run(fork_server: ForkServer, tmp_path: Path, restarts: int) -> None:
+    """However often a server is stopped in order, and then killed once, no run was interrupted more than once."""
+    open_gate = tmp_path / "open"
+    with server_of(fork_server, tmp_path / "project") as server:
+        held = f"while not os.path.exists({str(open_gate)!r}): time.sleep(0.05)\nreturn attempt"
+        new_project(server.folder, [FLOW, logging_step("held", server.log, held)])
+        server.more = ("--max-active-runs", "2")
+        assert server.start()
+        runs = [accept(server, number) for number in range(6)]
+        wait_until_begun(server, 1)
+        for _ in range(restarts):
+            for _ in range(2):  # the second one does not wait for the steps
+                server.send_signal(signal.SIGTERM)
+                time.sleep(0.5)
+            server.wait_until_ended()
+            begun = len(server.begun())
+            server.restart()
+            wait_until_begun(server, begun + 1)
+        kill_and_restart(server)
+        interrupted = server.rows("select run_id, count(*) from interruptions group by run_id")
+        open_gate.touch()
+        wait_until_ended(server)
+
+        assert {count for _, count in interrupted} == {1}
+        count_outcomes(server, runs).check(f"{restarts} restarts")
+        assert server.rows("select distinct status from runs") == [("success",)]
