@@ -23,6 +23,8 @@ from pdkernel.version import INSTALL_COMMANDS
 if TYPE_CHECKING:
     from pdkernel.engine.wake_up_messages import WakeUpMessages
 
+REAP_INTERVAL_S = 5.0
+"""With one process: seconds until runs of commands and notebooks whose process has ended are noticed."""
 POLL_INTERVAL_S = 0.25
 """Seconds until changes by other processes are noticed."""
 MIN_CANCEL_INTERVAL_S = 0.1
@@ -171,7 +173,7 @@ class LocalDispatch:
         self._clock = journal.clock
         self._is_notified = asyncio.Event()
         self._is_new = False  # whether `notify` was called since the last `_continue_ready`
-        self._has_reaped = False
+        self._next_reap = -math.inf
         self._times_read_at = self._cancelled_read_at = self._claimed_at = -math.inf
         self._orphans: frozenset[Claim] = frozenset()
         self._next_orphan_search = -math.inf
@@ -188,9 +190,9 @@ class LocalDispatch:
 
     async def _look(self) -> float:
         """Continue runs; return the seconds until the next look."""
-        if not self._has_reaped:
+        if self._clock.monotonic() >= self._next_reap:
             await self._journal.reap_dead()
-            self._has_reaped = True
+            self._next_reap = self._clock.monotonic() + REAP_INTERVAL_S
         await self._release_orphans()
         return min(await self._continue_due(), self._interval_s)
 

@@ -196,6 +196,14 @@ class Backend(Protocol):
         """Insert the row of an executor, and show that the executor lives. Raises `ProjectError` or `RequestError`."""
         ...
 
+    def end_interrupted(self, now: float) -> None:
+        """
+        End the runs of commands and notebooks whose process has ended; those of a server are left to the next server.
+
+        Raises `ProjectError`.
+        """
+        ...
+
     def open_transactions(self) -> Transactions:
         """Open a connection for writes. Raises `ProjectError`."""
         ...

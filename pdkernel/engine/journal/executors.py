@@ -9,7 +9,7 @@ from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.rows import Begun, Claim
 from pdkernel.engine.journal.text_columns import INTERRUPTED_OUTPUT
 
-_CONTINUED_ORIGIN = "serve"
+CONTINUED_ORIGIN = "serve"
 """
 The origin whose runs others continue after the end of their process.
 
@@ -63,7 +63,7 @@ class ExecutorStatements:
         """Make the served runs of *executor*, which lives and has stopped executing them, ready. Return their number."""
         return connection.execute(
             f"update runs set {MADE_READY} where owner = ? and status = 'running' and origin = ?",  # noqa: S608 - constants only
-            (executor, _CONTINUED_ORIGIN),
+            (executor, CONTINUED_ORIGIN),
         ).rowcount
 
     def revoke_death(self, connection: Connection, executor: str) -> None:
@@ -106,7 +106,7 @@ class ExecutorStatements:
         left = connection.execute(
             "select id, owner, begun, coalesce((select ending from executors e where e.id = owner), true) from runs"  # noqa: S608
             f" where {_HAS_DEAD_OWNER} and origin = ? {_UNLOCKED}",
-            (_CONTINUED_ORIGIN,),
+            (CONTINUED_ORIGIN,),
         ).fetchall()
         connection.executemany(
             "insert into interruptions (run_id, executor, alone) values (?, ?, ?) on conflict do nothing",
@@ -116,7 +116,7 @@ class ExecutorStatements:
         connection.execute(
             "update outbox set due = 0, owner = null where due is not null"
             " and owner not in (select id from executors where alive) and run_id in (select id from runs where origin = ?)",
-            (_CONTINUED_ORIGIN,),
+            (CONTINUED_ORIGIN,),
         )
         connection.execute(
             "update runs set status = 'error', owner = null, ended = ?, output = ?"  # noqa: S608 - constants only

@@ -25,7 +25,7 @@ CHANNEL = "pdkernel_journal"
 
 _NOW = "cast(extract(epoch from clock_timestamp()) as double precision)"
 """The time of the database, in seconds since 1970."""
-_IS_LAPSED = f"(not alive or lease_until < {_NOW})"
+IS_LAPSED = f"(not alive or lease_until < {_NOW})"
 _LIVES = f"exists (select 1 from executors where id = :me and alive and lease_until > {_NOW})"  # noqa: S608 - constants only
 """The condition on which this executor may take others for dead: its own lease is valid."""
 
@@ -134,7 +134,7 @@ class ExecutorLease:
         if self.is_lost:  # an executor whose own lease has lapsed does not take others for dead
             return ()
         rows = connection.execute(
-            f"select id from executors where id <> :me and {_IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
+            f"select id from executors where id <> :me and {IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
             " union select owner from runs where status = 'running'"
             f" and not exists (select 1 from executors where id = owner and alive) and {_LIVES}",
             {"me": self._executor_id},
@@ -144,7 +144,7 @@ class ExecutorLease:
     def confirm_dead(self, connection: Connection, executors: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
         """Return the executors whose lease has lapsed, and lock their rows: an executor may extend its lease at this moment."""
         rows = connection.execute(
-            f"select id from executors where id <> :me and {_IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
+            f"select id from executors where id <> :me and {IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
             " /*postgres for update skip locked*/",
             {"me": self._executor_id},
         )
@@ -153,7 +153,7 @@ class ExecutorLease:
     def has_living(self, connection: Connection, origin: str) -> bool:
         """Return whether another executor of that origin has a lease."""
         row = connection.execute(
-            f"select 1 from executors where id <> :me and origin = :origin and not {_IS_LAPSED}",  # noqa: S608
+            f"select 1 from executors where id <> :me and origin = :origin and not {IS_LAPSED}",  # noqa: S608
             {"me": self._executor_id, "origin": origin},
         ).fetchone()
         return row is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from sqlalchemy import update
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
@@ -11,6 +13,7 @@ from pdkernel.engine.journal.protocol import Journal
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.schema import executors
 from pdkernel.engine.journal.sqlite import SqliteBackend
+from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 
 
@@ -24,23 +27,38 @@ def open_journal(
         ProjectError: The database cannot be used, or was written by a newer version.
         RequestError: Another process has the origin.
     """
-    return DatabaseJournal.open(_backend(project), clock=clock, ids=ids, origin=origin)
+    backend = _backend(project)
+    backend.create_tables()
+    _end_interrupted(backend, project)
+    return DatabaseJournal.open(backend, clock=clock, ids=ids, origin=origin)
 
 
 def open_journal_reader(project: Project) -> JournalReader:
     """
     Open the project's journal to read runs, without becoming an executor; missing tables are created.
 
+    Runs of commands and notebooks whose process has ended are recorded as interrupted before.
+
     Raises:
         ProjectError: The database cannot be used, or was written by a newer version.
     """
-    return open_reader(_backend(project))
+    backend = _backend(project)
+    backend.create_tables()
+    _end_interrupted(backend, project)
+    return JournalReader(backend.open_snapshots())
 
 
 def open_reader(backend: Backend) -> JournalReader:
-    """Open the journal in *backend* to read runs, as `open_journal_reader` does."""
+    """Open the journal in *backend* to read runs; missing tables are created."""
     backend.create_tables()
     return JournalReader(backend.open_snapshots())
+
+
+def _end_interrupted(backend: Backend, project: Project) -> None:
+    with contextlib.suppress(
+        ProjectError
+    ):  # runs can be read although the database cannot be written, for example on a full disk
+        backend.end_interrupted(project.clock.now().timestamp())
 
 
 def mark_dead(project: Project, executor_id: str) -> None:

@@ -22,8 +22,9 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
-from pdkernel.engine.journal.executors import ExecutorStatements
+from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.lease import (
+    IS_LAPSED,
     DatabaseClock,
     ExecutorLease,
     Retries,
@@ -168,6 +169,20 @@ class PostgresBackend:
             raise
         self._presence = lease
         return lease
+
+    def end_interrupted(self, now: float) -> None:
+        """End the runs of commands and notebooks whose lease has lapsed."""
+        try:
+            with self.connect() as connection, connection.transaction():
+                found = PostgresConnection(connection).execute(
+                    f"select id from executors where origin <> ? and {IS_LAPSED} /*postgres for update skip locked*/",  # noqa: S608
+                    (CONTINUED_ORIGIN,),
+                )
+                dead = [executor for (executor,) in found]
+                if dead:
+                    ExecutorStatements("", "").bury(PostgresConnection(connection), dead, now)
+        except psycopg.Error as fault:
+            raise self.translate_error(fault) from fault
 
     def open_transactions(self) -> PostgresTransactions:
         """Open a connection for writes."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pdkernel.clock import Clock
 from pdkernel.engine.journal.backend import Connection, Write
-from pdkernel.engine.journal.executors import ExecutorStatements
+from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.tables import create_tables
 from pdkernel.errors import RequestError
@@ -90,6 +90,19 @@ class SqliteBackend:
                     raise translate_error(fault, self._path) from fault
             undo.pop_all()
         return SqlitePresence(statements, self._liveness, clock)
+
+    def end_interrupted(self, now: float) -> None:
+        """End the runs of commands and notebooks whose process has ended."""
+        with closing(connect(self._path)) as connection:
+            try:
+                rows = connection.execute("select id from executors where alive and origin <> ?", (CONTINUED_ORIGIN,))
+                dead = [executor for (executor,) in rows if not self._liveness.is_alive(executor)]
+                if dead:
+                    connection.execute("begin immediate")
+                    ExecutorStatements("", "").bury(connection, dead, now)
+                    connection.execute("commit")
+            except sqlite3.Error as fault:
+                raise translate_error(fault, self._path) from fault
 
     def open_transactions(self) -> SqliteTransactions:
         """Open a connection for writes."""

@@ -1680,6 +1680,22 @@ async def test_messages_that_a_run_leaves_are_due(journal: DatabaseJournal) -> N
     assert await journal.claim_deliveries() == [("run", rows[2], 0)]
 
 
+async def test_interrupted_runs_end_before_runs_are_read(open_journal: Open, database: Database) -> None:
+    """Runs of dead commands and notebooks end; those of living ones stay, and those of a dead server are left to the next one."""
+    for origin in ("serve", "terminal", "notebook", "python"):
+        journal = open_journal(origin)
+        await journal.accept_run(new_run(origin))
+        if origin != "python":
+            database.kill(journal, origin)
+
+    database.backend().end_interrupted(5.0)
+    database.backend().end_interrupted(6.0)
+
+    statuses = {origin: await status(journal, origin) for origin in ("serve", "terminal", "notebook", "python")}
+    assert statuses == {"serve": "executing", "terminal": "error", "notebook": "error", "python": "executing"}
+    assert database.rows("select ended from runs where ended is not null") == [(5.0,), (5.0,)]
+
+
 @pytest.mark.parametrize("origin", ["serve", "terminal"])
 async def test_messages_of_a_dead_executor_are_due(open_journal: Open, database: Database, origin: str) -> None:
     """Served messages that were not tried are due at once; those that were tried, at their time, and those sent, never."""
