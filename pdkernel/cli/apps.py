@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from typing import Any, Literal
 
 import click
@@ -16,7 +15,7 @@ import cloup
 
 from pdkernel.cli.actions import open_catalog
 from pdkernel.cli.app import RUN, CliContext, command, group, json_option
-from pdkernel.cli.terminal import print_json
+from pdkernel.cli.terminal import print_json, read_hidden
 from pdkernel.errors import RequestError
 
 
@@ -95,10 +94,8 @@ def add_app(
 
 def _client_secret() -> str:
     secret = os.environ.get("PDKERNEL_OAUTH_CLIENT_SECRET")
-    if secret is None and sys.stdin.isatty():
-        secret = click.prompt("OAuth client secret", hide_input=True)
     if secret is None:
-        secret = sys.stdin.read().rstrip("\n")
+        secret = read_hidden("OAuth client secret")
     if not secret:
         raise RequestError(
             "The OAuth client's secret is empty.", fix="For a client without a secret, pass --oauth-public."

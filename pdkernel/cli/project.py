@@ -16,7 +16,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, print_json
+from pdkernel.cli.terminal import confirm, print_json, read_hidden
 from pdkernel.errors import RequestError
 
 TEXT_SETTINGS = ("mail_to", "mail_server", "mail_user", "error_notification")
@@ -44,10 +44,7 @@ def set_variable(state: CliContext, name: str, as_json: bool) -> int:
     """Set NAME to a value from a prompt or standard input."""
     from pdkernel.operations.environment import set_variable
 
-    def read_value() -> str:
-        return str(click.prompt(name, hide_input=True)) if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
-
-    set_variable(state.open_project(), name, read_value)
+    set_variable(state.open_project(), name, lambda: read_hidden(name))
     if as_json:
         print_json({"name": name, "set": True})
     else:

@@ -7,7 +7,6 @@ Values are read from a prompt or standard input and never printed.
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, print_json, print_text
+from pdkernel.cli.terminal import confirm, print_json, print_text, read_hidden
 
 
 @group(section=PROJECT)
@@ -49,13 +48,8 @@ def set_secret(state: CliContext, source: Path, step: str, prop: str, as_json: b
     from pdkernel.operations.environment import set_secret_prop
     from pdkernel.source import load_source
 
-    def read_value() -> str:
-        if sys.stdin.isatty():
-            return str(click.prompt(f"{step}.{prop}", hide_input=True))
-        return sys.stdin.read().rstrip("\n")
-
     workflow = load_source(source, unanswered="keep").workflow
-    name = set_secret_prop(state.open_project(), workflow, step, prop, read_value)
+    name = set_secret_prop(state.open_project(), workflow, step, prop, lambda: read_hidden(f"{step}.{prop}"))
     if as_json:
         print_json({"name": name, "step": step, "prop": prop, "set": True})
     else:

@@ -57,6 +57,11 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def read_hidden(prompt: str) -> str:
+    """Read a value that is not shown: from a prompt, or from standard input without the line breaks at its end."""
+    return str(click.prompt(prompt, hide_input=True)) if sys.stdin.isatty() else sys.stdin.read().rstrip("\r\n")
+
+
 def read_input(name: str) -> bytes:
     """Read the file *name*, or standard input for `-`. Raises `EventError` if the file cannot be read."""
     from pdkernel.errors import EventError

@@ -6,6 +6,7 @@ The callback arrives once, within minutes, with the OAuth state of the redirect.
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass, field
 
 from sqlalchemy import delete, insert, select
@@ -63,15 +64,23 @@ class PendingSignInTable:
                 insert(link_visits).values(digest=digest, expires=now + SIGN_IN_TIMEOUT_S, sealed_visit=sealed)
             )
 
-    def consume(self, state: str) -> PendingSignIn | None:
-        """Remove and return the sign-in of *state*; None if it does not exist or has expired."""
+    def consume(self, state: str, browser: str) -> PendingSignIn | None:
+        """
+        Remove and return the sign-in of *state*; None if it does not exist, has expired, or was started in another browser.
+
+        *browser* is the hash of the browser's id. Another browser does not use the sign-in up.
+        """
         digest, now = hash_token(state), self._clock.now().timestamp()
+        is_state = link_visits.c.digest == digest
         with self._database.write() as connection:
-            row = connection.execute(select(link_visits).where(link_visits.c.digest == digest)).first()
-            taken = connection.execute(delete(link_visits).where(link_visits.c.digest == digest)).rowcount > 0
-        if row is None or not taken or row.expires <= now:
-            return None
-        return self._vault.unseal_json(row.sealed_visit, _vault_context(digest), PendingSignIn)
+            row = connection.execute(select(link_visits).where(is_state)).first()
+            if row is None or row.expires <= now:
+                return None
+            found = self._vault.unseal_json(row.sealed_visit, _vault_context(digest), PendingSignIn)
+            if not hmac.compare_digest(browser, found.browser):
+                return None
+            # on Postgres, another process may have removed it meanwhile
+            return found if connection.execute(delete(link_visits).where(is_state)).rowcount > 0 else None
 
 
 def _vault_context(digest: str) -> str:

@@ -186,6 +186,15 @@ def test_an_owner_is_required(pdkernel: Shell, args: list[str]) -> None:
     assert "The owner of the account is missing" in ended.stderr
 
 
+@pytest.mark.parametrize("stdin", ["value-1", "value-1\n", "value-1\r\n", "value-1\n\n"])
+def test_variable_has_no_line_break(pdkernel: Shell, stdin: str) -> None:
+    """A value from standard input is stored without the line breaks at its end, which `echo` and editors write."""
+    pdkernel("env", "set", "API_KEY", stdin=stdin)
+
+    with Project.open(pdkernel.folder / ".pdkernel") as project:
+        assert project.variables.values() == {"API_KEY": "value-1"}
+
+
 def test_variable_is_encrypted_and_never_shown(pdkernel: Shell) -> None:
     """A variable's value is in no output, and in no file as plain text."""
     assert pdkernel("env", "set", "API_KEY", stdin="value-that-is-hidden").status == 0

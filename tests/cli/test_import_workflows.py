@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pdkernel.project import Project
 from tests.cli.conftest import Shell
 from tests.cli.kiosk import Kiosk, open_kiosk
 from tests.definition.builders import synced
+from tests.durability.faults import KILL_AT_RENAME
 from tests.importer.import_helpers import HEAD, PROJECTS, as_written
 
 SEND = """export default defineComponent({
@@ -37,6 +39,9 @@ STEPS = (
     '      authProvisionId: apn_Git\n    n: "{{steps.count.$return_value.n}}"\n'
     "- namespace: unused\n  disabled: true\n  runtime: nodejs20.x\n  uses: slack-gone@0.0.1\n"
 )
+
+
+NOTE = '{"cell_type": "markdown", "id": "mine", "metadata": {}, "source": "mine"}, '
 
 
 def workflow(pdkernel: Shell, name: str = "send-it-p_1", steps: str = STEPS) -> Path:
@@ -791,3 +796,30 @@ def test_an_edited_value_has_no_old_label(pdkernel: Shell, synced_folder: Path) 
     assert "    choice: two\n" in other.text
     assert list(code.picked_options) == ["choice", "many"]
     assert list(edited.picked_options) == ["many"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_kill_between_the_renames_leaves_no_notebook_alone(pdkernel: Shell, number: int) -> None:
+    """
+    A notebook never stands without the `pdkernel.yaml` that has its answers, and the earlier one is at its place or a backup.
+
+    The renames are those of both earlier files to backups, and those of both new files to their places.
+    """
+    source = workflow(pdkernel)
+    command = ("import", str(source), "--to", "n.ipynb", "--accounts", "own")
+    assert pdkernel(*command).status == 0
+    notebook, sidecar = pdkernel.folder / "n.ipynb", pdkernel.folder / "n.pdkernel.yaml"
+    earlier = notebook.read_text() + "\n"
+    notebook.write_text(earlier.replace('"cells": [', '"cells": [' + NOTE, 1))
+    earlier = notebook.read_text()
+
+    killed = pdkernel(*command, "--force", before=[KILL_AT_RENAME, number, str(pdkernel.folder)])
+    is_alone = notebook.exists() and not sidecar.exists()
+    kept = [file.read_text() for file in pdkernel.folder.glob("n.ipynb*")]
+    again = pdkernel(*command, "--force")
+
+    assert killed.status == -signal.SIGKILL
+    assert not is_alone
+    assert earlier in kept
+    assert again.status == 0
+    assert (notebook.exists(), sidecar.exists()) == (True, True)

@@ -15,6 +15,7 @@ from typing import Any
 KILL_AT_COMMIT = "tests.durability.faults:kill_at_commit"
 KILL_AT_EVENT = "tests.durability.faults:kill_at_event"
 KILL_IN_ROTATION = "tests.durability.faults:kill_in_rotation"
+KILL_AT_RENAME = "tests.durability.faults:kill_at_rename"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
 SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
 SLOW_COMMITS = "tests.durability.faults:slow_commits"
@@ -35,6 +36,17 @@ def kill_at_commit(number: int, side: str) -> None:
             return done
 
     vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+
+
+def kill_at_rename(number: int, folder: str) -> None:
+    """Kill this process before the rename of a file in *folder* with that number, from 1."""
+    count = itertools.count(1)
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(Path(args[0]).absolute().parent) == folder and next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
 
 
 def slow_commits(seconds: float) -> None:

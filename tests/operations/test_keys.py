@@ -80,6 +80,7 @@ def fill_tables(project: Project) -> None:
     project.notebook_states.save("a.ipynb", {"exports": SECRET})
     project.idempotency.add("call", StoredResponse(200, "OK", (), SECRET.encode(), "2026-01-01T00:00:00.000Z"))
     project.source_states.update('["p_a", "s"]', lambda state: state.update(cursor=SECRET))
+    project.answered_requests.add("p_a/s", {"body": SECRET})
     project.secrets.set("webhooks", SECRET)
     project.connect_tokens.add(
         ConnectToken(hash_token("t"), "ada", "development", now, now + timedelta(days=1), TokenTerms("s", (SECRET,)))
@@ -194,7 +195,7 @@ async def test_every_value_opens_with_the_new_key(open_project: Callable[[], Pro
             assert project.vault.unseal(sealed, location)
             with pytest.raises(ProjectError):
                 old.unseal(sealed, location)
-        assert project.pending_sign_ins.consume("state") is not None
+        assert project.pending_sign_ins.consume("state", "browser") is not None
         login = project.settings.get("login")
         assert isinstance(login, dict)
         with pytest.raises(ProjectError):

@@ -10,12 +10,13 @@ VISIT = PendingSignIn("ctok_1", "slack", "verifier", "browser", "https://a.examp
 
 
 def test_a_sign_in_is_used_once(sqlite_project: Project) -> None:
-    """A state returns its own sign-in, once."""
+    """A state returns its own sign-in, once, to the browser that has started it."""
     sqlite_project.pending_sign_ins.add("one", VISIT)
 
-    assert sqlite_project.pending_sign_ins.consume("two") is None
-    assert sqlite_project.pending_sign_ins.consume("one") == VISIT
-    assert sqlite_project.pending_sign_ins.consume("one") is None
+    assert sqlite_project.pending_sign_ins.consume("two", "browser") is None
+    assert sqlite_project.pending_sign_ins.consume("one", "another") is None
+    assert sqlite_project.pending_sign_ins.consume("one", "browser") == VISIT
+    assert sqlite_project.pending_sign_ins.consume("one", "browser") is None
 
 
 def test_a_sign_in_ends_after_fifteen_minutes(sqlite_project: Project, clock: ManualClock) -> None:
@@ -25,8 +26,8 @@ def test_a_sign_in_ends_after_fifteen_minutes(sqlite_project: Project, clock: Ma
     clock.advance(SIGN_IN_TIMEOUT_S - 1)
     sqlite_project.pending_sign_ins.add("third", VISIT)
 
-    assert sqlite_project.pending_sign_ins.consume("early") == VISIT
+    assert sqlite_project.pending_sign_ins.consume("early", "browser") == VISIT
     clock.advance(1)
-    assert sqlite_project.pending_sign_ins.consume("late") is None
-    assert sqlite_project.pending_sign_ins.consume("third") == VISIT
+    assert sqlite_project.pending_sign_ins.consume("late", "browser") is None
+    assert sqlite_project.pending_sign_ins.consume("third", "browser") == VISIT
     assert SIGN_IN_TIMEOUT_S == 900

@@ -135,6 +135,7 @@ class ConsoleSessions:
         self._clock = project.clock
         self._logins = project.console_logins
         self._vault = project.vault
+        self._one_transaction = project.one_transaction
         self._admin_token_hash = admin_token_hash
         self._print_code = print_code
         self._attempts = _Attempts(project.clock.monotonic())
@@ -183,15 +184,17 @@ class ConsoleSessions:
         Raises:
             TooManyAttemptsError: *secret* is not the admin token, and there were too many failed codes.
         """
-        if not self._use_secret(secret, address):
-            return None
-        token = secrets.token_urlsafe(32)
-        self._logins.add_session(token, SESSION_LIFETIME_S)
+        with self._one_transaction():  # a crash does not use the code up without a session
+            if not self._use_secret(secret, address):
+                return None
+            token = secrets.token_urlsafe(32)
+            self._logins.add_session(token, SESSION_LIFETIME_S)
         return token
 
     def exchange(self, secret: str, address: str) -> str | None:
         """A new code for a login at another host name, for the one-time code or the admin token. As `log_in` otherwise."""
-        return self.create_code() if self._use_secret(secret, address) else None
+        with self._one_transaction():
+            return self.create_code() if self._use_secret(secret, address) else None
 
     def _use_secret(self, secret: str, address: str) -> bool:
         network = _network(address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
@@ -111,13 +110,12 @@ async def handle_oauth_callback(request: Request) -> Response:
     """
     context = get_link_context(request.app)
     params = request.query_params
-    sign_in = await run_blocking(context.project.pending_sign_ins.consume, params.get("state", ""))
     browser_id = csrf.read_browser_id(request)
-    if (
-        sign_in is None
-        or browser_id is None
-        or not hmac.compare_digest(csrf.hash_browser_id(browser_id), sign_in.browser)
-    ):
+    if browser_id is None:
+        return html_pages.error_page(UNKNOWN_SIGN_IN_MESSAGE)
+    browser = csrf.hash_browser_id(browser_id)
+    sign_in = await run_blocking(context.project.pending_sign_ins.consume, params.get("state", ""), browser)
+    if sign_in is None:
         return html_pages.error_page(UNKNOWN_SIGN_IN_MESSAGE)
     token = await run_blocking(context.project.connect_tokens.find, sign_in.token)
     if token is None:

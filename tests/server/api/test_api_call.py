@@ -153,6 +153,23 @@ async def test_rate_limits_apply_if_they_are_set(tmp_path: Any) -> None:
         assert (await other.call("GET", "/accounts/apn_1")).status_code == 404
 
 
+async def test_refused_calls_do_not_count(tmp_path: Any) -> None:
+    """Calls without a token, the scope, or the project leave the limit of the authorized callers as it is."""
+    async with served(tmp_path, applies_rate_limits=True) as site:
+        path = f"/v1/connect/{site.project.project_id}/accounts"
+        other = "/v1/connect/proj_other/accounts"
+        limited = site.headers("connect:triggers:read")
+        refused = set()
+        for _ in range(MAX_REQUESTS_PER_WINDOW["accounts"] // 2):
+            refused.add((await site.http.get(path)).status_code)
+            refused.add((await site.http.get(path, headers=limited)).status_code)
+            refused.add((await site.http.get(other, headers=site.headers())).status_code)
+        answer = await site.call("GET", "/accounts")
+
+    assert refused == {401, 403, 404}
+    assert answer.status_code == 200
+
+
 async def test_a_web_page_calls_the_api(site: Served) -> None:
     """A page of an allowed origin can call the API and read responses and errors."""
     page = {"Origin": "https://product.example"}

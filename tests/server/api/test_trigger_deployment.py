@@ -273,6 +273,17 @@ async def test_a_trigger_is_deleted(site: Served) -> None:
     assert not site.project.source_states.load(state)
 
 
+async def test_ignored_errors_of_a_hook_still_run_it(live: Served, receiver: AnsweringServer) -> None:
+    """With `ignore_hook_errors` the source is deactivated at its app before it is deleted."""
+    made = await deploy(live, id="depot-fetches", configured_props={"url": receiver.url})
+    receiver.requests.clear()
+
+    gone = await call_trigger(live, "DELETE", f"/{made['id']}", params={"ignore_hook_errors": "true"})
+
+    assert gone.status_code == 204
+    assert len(receiver.requests) == 1
+
+
 async def test_a_trigger_that_is_off_is_deleted_without_its_hook(site: Served) -> None:
     """An inactive trigger is already deactivated: its failing hook does not run again, and does not prevent the deletion."""
     made = await deploy(site, configured_props={"size": "stuck"})

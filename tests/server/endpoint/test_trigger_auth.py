@@ -13,6 +13,7 @@ from pdkernel.model import Trigger
 from pdkernel.server import create_app
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.passthrough import PipedreamPassthrough
+from pdkernel.server.rate_limits import ENDPOINT_BURST
 from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, python_step
 from tests.connect.upstream import TOKEN, Upstream, token_of
@@ -54,6 +55,21 @@ async def test_oauth_requires_a_token_with_the_scope(tmp_path: Path) -> None:
     assert [status for status, _ in refused] == [401] * 4
     assert len(runs) == 1
     assert "nonsense" not in str(refused)
+
+
+@pytest.mark.parametrize("auth", ["oauth", "bearer"])
+async def test_requests_without_a_valid_token_leave_the_burst(tmp_path: Path, auth: str) -> None:
+    """Requests that are refused for their token do not count, so a stranger cannot use up the burst of an authorized caller."""
+    (tmp_path / ".env").write_text("HOOK_TOKEN=rk-1\n")
+    workflow = guarded(auth, token_env="HOOK_TOKEN")
+    async with site_of(tmp_path, workflow, applies_rate_limits=True) as site:
+        wrong = site.token("connect:accounts:read") if auth == "oauth" else {"Authorization": "Bearer rk-2"}
+        refused = [await post(site, **wrong) for _ in range(2 * int(ENDPOINT_BURST))]
+        right = site.token("connect:workflow:invoke") if auth == "oauth" else {"Authorization": "Bearer rk-1"}
+        answer = await site.http.post(site.path(), headers=right)
+
+    assert {status for status, _ in refused} == {401}
+    assert answer.status_code == 200
 
 
 async def test_a_revoked_token(tmp_path: Path) -> None:

@@ -488,6 +488,18 @@ async def test_a_callback_in_another_browser_is_rejected(site: Served, visitor: 
     assert site.directory.accounts() == []
 
 
+async def test_another_browser_does_not_use_up_a_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:
+    """A callback that another browser has opened, as the preview of a link does, still connects the account of its own browser."""
+    register(site.project, provider)
+    made = await make(site, user="ada")
+    back = await sign_in(await visitor.fill(await visitor.open(made["connect_link_url"], app=APP)))
+
+    await Visitor(site).open(back)
+    await visitor.open(back)
+
+    assert [account.external_user_id for account in site.directory.accounts()] == ["ada"]
+
+
 async def test_a_callback_in_a_browser_with_another_sign_in_is_rejected(
     site: Served, visitor: Visitor, provider: Provider
 ) -> None:
