@@ -7,7 +7,8 @@ The engine runs the sources.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
 from pdkernel.clock import Clock
+from pdkernel.errors import DamagedRecordError
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
 from pdkernel.project.answered_requests import delete_answered_requests
@@ -28,6 +30,8 @@ from pdkernel.project.source_states import delete_source_states
 from pdkernel.project.trigger_events import EventTarget, TriggerEvent, TriggerEventTable
 from pdkernel.project.upsert import is_moment
 from pdkernel.project.vault import Vault
+
+_log = logging.getLogger(__name__)
 
 MAX_EVENTS_PER_TRIGGER = 100
 """The number of events that are stored per trigger."""
@@ -167,7 +171,7 @@ class DeployedTriggerTable:
         """The active triggers of all external users."""
         with self._database.read() as connection:
             rows = connection.execute(select(deployed_triggers).where(deployed_triggers.c.active)).all()
-        return [self._trigger(row) for row in rows]
+        return [trigger for trigger, _ in self._readable(rows)]
 
     def remove(self, trigger_id: str) -> bool:
         """Remove the trigger, its state, its events, those that wait too, and its endpoint key; False if it does not exist."""
@@ -188,7 +192,7 @@ class DeployedTriggerTable:
         query = select(table).where(table.c.active, table.c.due <= self._clock.now().timestamp())
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(table.c.due)).all()
-        return [(self._trigger(row), datetime.fromtimestamp(row.due, UTC)) for row in rows]
+        return [(trigger, datetime.fromtimestamp(row.due, UTC)) for trigger, row in self._readable(rows)]
 
     def is_due(self, trigger_id: str, due: datetime) -> bool:
         """Whether the trigger is active, and its next time is still *due*."""
@@ -286,6 +290,17 @@ class DeployedTriggerTable:
         with self._database.read() as connection:
             found = connection.execute(query.order_by(deployed_events.c.number.desc()).limit(limit)).scalars().all()
         return [self._vault.unseal_json(sealed, _events_vault_context(trigger_id), dict[str, Any]) for sealed in found]
+
+    def _readable(self, rows: Iterable[Any]) -> Iterator[tuple[DeployedTrigger, Any]]:
+        """Yield the triggers of *rows* with their rows; one that cannot be decrypted is logged and deactivated."""
+        for row in rows:
+            try:
+                yield self._trigger(row), row
+            except DamagedRecordError as fault:
+                with self._database.write() as connection:
+                    change = update(deployed_triggers).where(deployed_triggers.c.id == row.id)
+                    connection.execute(change.values(active=False, due=None))
+                _log.error("The deployed trigger %s was deactivated: %s", row.id, fault.message)
 
     def _lock(self, connection: Connection, trigger_id: str) -> DeployedTrigger | None:
         """The trigger, which cannot change before *connection* commits; None if it was removed."""

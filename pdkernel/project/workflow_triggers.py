@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, select, update
 
 from pdkernel.clock import Clock
+from pdkernel.errors import DamagedRecordError
 from pdkernel.identity import Environment
 from pdkernel.model import JSON, TriggerType
 from pdkernel.project.database import Database
@@ -195,7 +196,12 @@ class WorkflowTriggerTable:
 
     def _state(self, row: Any) -> TriggerState:
         context = _settings_vault_context(row.workflow, row.trigger)
-        sealed = self._vault.unseal_json(row.sealed_settings, context, dict[str, Any])
+        try:
+            sealed = self._vault.unseal_json(row.sealed_settings, context, dict[str, Any])
+        except (
+            DamagedRecordError
+        ):  # without settings, the trigger has changed: the server stores those of the workflow again
+            sealed = {"settings": {}, "schedule": ()}
         return TriggerState(
             workflow_id=row.workflow,
             key=row.trigger,

@@ -159,11 +159,15 @@ class TimerTicks:
         self, source: str, tick: Callable[[], Awaitable[SourceResult | None]], skip: Callable[[], object]
     ) -> None:
         """
-        Run *tick*; if it must not be tried again, *skip* is called in a thread, which moves the timer to its next time.
+        Run *tick* unless one of *source* runs or waits for its next try.
+
+        If a tick must not be tried again, *skip* is called in a thread, which moves the timer to its next time.
 
         Raises:
             PdkernelError: As `SourceTurns.run`.
         """
+        if not self.may_run(source):
+            return
         self._retry_at[source] = math.inf
         is_over = False
         try:

@@ -6,12 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from pdkernel.clock import ManualClock
 from pdkernel.identity import Environment
 from pdkernel.project import Project
 from pdkernel.project.deployed_triggers import MAX_EVENTS_PER_TRIGGER, DeployedTrigger, Webhook
 from pdkernel.project.schedule import Schedule
+from pdkernel.project.schema import deployed_triggers
 from tests.project.conftest import Location
 
 
@@ -127,6 +129,22 @@ def test_a_trigger_is_due_until_its_time_is_moved(sqlite_project: Project, clock
     assert [table.move_due("dc_2", due, upcoming) for _ in range(2)] == [True, False]
     assert (table.is_due("dc_2", due), table.next_due()) == (False, upcoming)
     assert due_ids(sqlite_project) == ["dc_1"]
+
+
+def test_a_trigger_that_cannot_be_decrypted_is_deactivated(
+    sqlite_project: Project, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the reason, and the other triggers are still due."""
+    for trigger_id in ("dc_1", "dc_2"):
+        add_trigger(sqlite_project, trigger_id, Schedule(interval_s=60))
+    with sqlite_project.sqlalchemy_engine.begin() as connection:
+        is_damaged = deployed_triggers.c.id == "dc_1"
+        connection.execute(update(deployed_triggers).where(is_damaged).values(sealed_settings=b"damaged"))
+    clock.advance(60)
+
+    assert [due_ids(sqlite_project) for _ in range(2)] == [["dc_2"]] * 2
+    assert [trigger.id for trigger in sqlite_project.deployed_triggers.list_active()] == ["dc_2"]
+    assert caplog.text.count("The deployed trigger dc_1 was deactivated: A stored value cannot be decrypted") == 1
 
 
 def test_an_inactive_trigger_is_not_due(sqlite_project: Project, clock: ManualClock) -> None:

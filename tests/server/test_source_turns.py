@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from pdkernel.clock import RANDOM_IDS
+from pdkernel.clock import RANDOM_IDS, ManualClock
 from pdkernel.egress import parse_policy
-from pdkernel.engine.event_sources import SourceRequest
-from pdkernel.errors import ProjectError
+from pdkernel.engine.event_sources import SourceRequest, SourceResult
+from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError, RequestError
 from pdkernel.model import Trigger
 from pdkernel.project.database import Database
 from pdkernel.project.schema import metadata
 from pdkernel.project.source_turns import SourceTurnTable
-from pdkernel.server.source_turns import SourceTurns
+from pdkernel.server.source_turns import MAX_TICK_TRIES, TICK_RETRY_S, SourceTurns, TimerTicks
 
 LEASE_S = 4.0
 
@@ -101,3 +104,70 @@ async def test_one_server_needs_no_database() -> None:
     assert not done
     assert is_taken
     await waiting
+
+
+async def run_tick(ticks: TimerTicks, outcome: bool | Exception | None) -> tuple[bool, bool]:
+    """Run a tick whose result is (not) stored, is missing, or an error; return whether it ran, and whether it was given up."""
+    ran, skipped = list[int](), list[int]()
+
+    async def tick() -> SourceResult | None:
+        ran.append(1)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return None if outcome is None else cast("SourceResult", SimpleNamespace(is_stored=outcome))
+
+    with suppress(PdkernelError):
+        await ticks.run("source", tick, lambda: skipped.append(1))
+    return bool(ran), bool(skipped)
+
+
+async def test_a_tick_whose_process_ends_is_tried_three_times() -> None:
+    """Each try waits for the one before, and a tick that is stored begins the count anew."""
+    clock = ManualClock()
+    ticks = TimerTicks(clock)
+    outcomes = [await run_tick(ticks, False), await run_tick(ticks, False)]
+    clock.advance(TICK_RETRY_S)
+    outcomes.append(await run_tick(ticks, True))
+    for _ in range(MAX_TICK_TRIES):
+        outcomes.append(await run_tick(ticks, False))
+        clock.advance(TICK_RETRY_S)
+
+    assert outcomes == [(True, False), (False, False), (True, False), (True, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_given_up"),
+    [
+        (ProjectError("the disk is full"), False),
+        (RequestError("no account"), True),
+        (DamagedRecordError("damaged"), True),
+        (None, False),
+    ],
+)
+async def test_a_tick_that_cannot_be_stored_is_tried_again(fault: Exception | None, is_given_up: bool) -> None:
+    """A database that cannot be written delays the tick; another reason is the same at each try, so the tick is given up."""
+    clock = ManualClock()
+    ticks = TimerTicks(clock)
+    first = await run_tick(ticks, fault)
+    at_once = ticks.may_run("source")
+    clock.advance(TICK_RETRY_S)
+
+    assert first == (True, is_given_up)
+    assert (at_once, ticks.may_run("source")) == (is_given_up or fault is None, True)
+
+
+async def test_ticks_of_a_source_do_not_overlap() -> None:
+    """While a tick runs, another one of the same source has no effect."""
+    ticks, may_end = TimerTicks(ManualClock()), asyncio.Event()
+
+    async def tick() -> None:
+        await may_end.wait()
+
+    first = asyncio.create_task(ticks.run("source", tick, list))
+    await asyncio.sleep(0)
+    second = await run_tick(ticks, True)
+    may_end.set()
+    await first
+
+    assert second == (False, False)
+    assert ticks.may_run("source")

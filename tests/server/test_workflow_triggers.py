@@ -418,6 +418,19 @@ class TestSources:
 
         assert events_of(runs) == [{"parcel": 1}, {"parcel": 2}]
 
+    async def test_a_trigger_that_cannot_be_decrypted_is_configured_again(self, serve: Serve) -> None:
+        """A damaged row holds up no other trigger: it gets the settings of its workflow, and fires at its next time."""
+        async with serve(HOURLY, HOURLY) as site:
+            site.enable()
+            site.enable("Work 2")
+            with site.context.project.sqlalchemy_engine.begin() as connection:
+                connection.execute(text("update workflow_triggers set sealed_settings = x'01' where name = 'Work'"))
+            first = await site.pass_time(1805)
+            second = await site.pass_time(3600)
+
+        assert [run.workflow for run in first] == ["Work 2"]
+        assert sorted(run.workflow for run in second) == ["Work", "Work 2", "Work 2"]
+
     async def test_a_disabled_source_is_deactivated(self, serve: Serve) -> None:
         """The deactivate hook runs once, with the props of the activation; enabling activates the source again, without a deploy."""
         async with serve(PARCELS % 2) as site:
