@@ -33,7 +33,7 @@ from pdkernel.engine.run_request import RunRequest, decode_request
 from pdkernel.errors import InternalError, PdkernelError, ProjectError, format_count
 from pdkernel.event import Event
 from pdkernel.execution import Decision, OutboundCall, StepResult
-from pdkernel.identity import parse_environment
+from pdkernel.identity import DEFAULT_ENVIRONMENT, parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import ScratchState, Vault
 from pdkernel.redaction import Secret, find_contained_secrets
@@ -351,12 +351,16 @@ def restore_shown_request(claimed: ClaimedRun, root: Path) -> RunRequest:
         event, _ = decode_trigger(claimed)
     except ProjectError:
         event = None
+    try:
+        environment = parse_environment(claimed.environment)
+    except PdkernelError:
+        environment = DEFAULT_ENVIRONMENT
     return RunRequest(
         workflow,
         Event(event or {}),
         OutboundPolicy("live", "live"),
         external_user_id=claimed.external_user,
-        environment=parse_environment(claimed.environment),
+        environment=environment,
         folder=root,
         test=False,
         interface="http" if claimed.origin == "serve" else "terminal",

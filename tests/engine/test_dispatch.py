@@ -227,6 +227,17 @@ class TestEveryDispatch:
 
         assert host.starter.claims == [Claim("run", 1, 1)]
 
+    async def test_a_run_without_a_task_is_started_again(self, hosts: Hosts, caplog: Any) -> None:
+        """A run that a process owns and does not execute, because an error has ended its task, is started again, which is logged."""
+        host = await hosts.open(interval_s=0.05)
+        host.starter.elsewhere.append("child")
+        for name in ("run", "child"):
+            await host.journal.accept_run(new_run(name))
+        await host.wait_until_started("run")
+
+        assert host.starter.claims == [Claim("run", 2, 2)]
+        assert "The run run had no task in this process" in caplog.text
+
     async def test_pauses_end_in_time(self, hosts: Hosts) -> None:
         """Runs continue when their pauses end, however short, and whatever the order in which they were paused."""
         host = await hosts.open(interval_s=NEVER_S)
@@ -444,6 +455,23 @@ async def test_a_notice_during_a_look_is_followed_by_another_look() -> None:
     task.cancel()
 
     assert looks == 2
+
+
+async def test_an_unexpected_error_does_not_end_the_dispatch(caplog: pytest.LogCaptureFixture) -> None:
+    """What looks for runs goes on after an error that nobody has foreseen, and the log has its trace."""
+    looks = []
+
+    async def look() -> float:
+        looks.append(time.monotonic())
+        if len(looks) == 1:
+            raise ValueError("a bug")
+        return NEVER_S
+
+    task = asyncio.create_task(look_repeatedly(look, asyncio.Event(), problem="Nothing works", retry_s=0.01))
+    await wait_until(lambda: len(looks) == 2)
+    task.cancel()
+
+    assert "ValueError: a bug" in caplog.text
 
 
 async def test_each_outage_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ from pdkernel.execution import UNFINISHED_STATUSES, Delivery, Execution
 from pdkernel.model import Trigger
 from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
+from pdkernel.operations.triggers import enable_triggers
 from pdkernel.server.endpoint.request_body import MAX_BODY_BYTES
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from tests.builders import Gate, a_workflow, node_step, python_step
@@ -763,3 +764,74 @@ async def test_a_run_that_goes_on_has_the_urls_of_its_server(tmp_path: Path) -> 
                 await asyncio.sleep(0.02)
 
     assert run.step("ask").logs[0].text.startswith("https://after.example.com/")
+
+
+def execute(site: Site, sql: str) -> list[Any]:
+    """Run SQL in the file of the site's project, and return its rows."""
+    with closing(sqlite3.connect(str(site.context.project.sqlite_path), isolation_level=None)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+async def test_an_unexpected_error_ends_the_run_and_its_queue_goes_on(tmp_path: Path) -> None:
+    """A run that fails where nobody has foreseen it does not stay in progress: the next run of its limited workflow starts."""
+    gate = Gate(tmp_path)
+    async with site_of(tmp_path, a_workflow(python_step("work", gate.code), concurrency=1)) as site:
+        for number in range(3):
+            await site.http.post(site.path(), json={"n": number})
+        await gate.wait_until_reached()
+        execute(
+            site, "update runs set created = 'damaged' where id = (select min(id) from runs where status = 'ready')"
+        )
+        gate.open()
+        async with asyncio.timeout(60):
+            while execute(site, "select 1 from runs where ended is null"):
+                await asyncio.sleep(0.02)
+        ended = execute(site, "select status, created = 'damaged', output from runs order by 1, 2")
+
+    assert [row[:2] for row in ended] == [("error", 1), ("success", 0), ("success", 0)]
+    error = json.loads(ended[0][2])["error"]
+    assert (error["code"], "An unexpected error of pdkernel ended the run" in error["message"]) == ("internal", True)
+
+
+@pytest.mark.parametrize("damage", ["request = x'00'", "request = null", "definition = 'gone'"])
+async def test_a_run_that_cannot_be_continued_is_reported(tmp_path: Path, damage: str) -> None:
+    """If the record of a run that waits cannot be read, its caller, the notification and the workflow for errors get to know that."""
+    notifications: list[dict[str, Any]] = []
+
+    def answer(request: SentRequest) -> tuple[int, str]:
+        notifications.append(json.loads(request.body))
+        return 200, "ok"
+
+    gate = Gate(tmp_path)
+    work = a_workflow(python_step("work", gate.code), response="custom", concurrency=1)
+    ears = replace(
+        a_workflow(node_step("heard", "return steps.trigger.event.error"), name="Ears"), triggers=(Trigger("errors"),)
+    )
+    with serve(AnsweringServer(answer)) as receiver:
+        async with site_of(tmp_path, work, ears) as site:
+            site.context.project.settings.set("error_notification", f"{receiver.url}/hook")
+            notebook_of(tmp_path / "Ears.ipynb", "%%pdworkflow\nname: Ears\ntrigger: {type: errors}")
+            enable_triggers(site.context.project, "Ears", tmp_path)
+            first = asyncio.ensure_future(site.http.post(site.path(), json={"n": 1}))
+            await gate.wait_until_reached()
+            second = asyncio.ensure_future(site.http.post(site.path(), json={"n": 2}))
+            async with asyncio.timeout(60):
+                while not execute(site, "select 1 from runs where status = 'ready'"):
+                    await asyncio.sleep(0.01)
+            execute(site, f"update runs set {damage} where status = 'ready'")
+            gate.open()
+            answers = await asyncio.gather(first, second)
+            async with asyncio.timeout(60):
+                while not notifications or not execute(
+                    site, "select 1 from runs where workflow = 'Ears' and ended > 0"
+                ):
+                    await asyncio.sleep(0.02)
+            runs = {run.workflow: run for run in await site.runs() if run.status == "error" or run.workflow == "Ears"}
+
+    assert [answer.status_code for answer in answers] == [400, 400]  # neither run responds
+    assert runs["Test"].error is not None
+    assert runs["Test"].error.code == "project"
+    assert [(facts["run"], facts["error"]["message"]) for facts in notifications] == [
+        (runs["Test"].id, runs["Test"].error.message)
+    ]
+    assert runs["Ears"].status == "success"
