@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.engine.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
 from pdkernel.runtimes import process_tree
 from tests.cli.fork_server import ForkServer
 from tests.durability.hosts import LEASE_S, TAKE_OVER_LIMIT_S, Hosts, hosts_of, proxy_of
@@ -175,3 +177,37 @@ def test_a_host_without_its_database_loses_nothing(
             check(hosts, f"a host whose database is {fault}")
 
         assert max(hosts.take_overs, default=0) < TAKE_OVER_LIMIT_S
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_that_ends_its_hosts_is_given_up(fork_server: ForkServer, tmp_path: Path, postgres_url: str) -> None:
+    """A run that ends whichever host executes it ends a bounded number of hosts, and the runs of other events finish."""
+    log, poison = tmp_path / "steps.log", tmp_path / "poison"
+    body = f"""if body.get("n") == -1:
+    open({str(poison)!r}, "a").close()
+    time.sleep(60)
+return attempt"""
+    with hosts_of(fork_server, tmp_path, [postgres_url] * 2, [FLOW, logging_step("work", log, body)]) as hosts:
+        ending = json.loads(hosts.servers[0].post(hosts.servers[0].endpoint, {"n": -1}).text)["event_id"]
+        deaths, ends = 0, time.monotonic() + 300
+        while not hosts.reader.rows("select 1 from runs where id = ? and status = 'error'", ending):
+            assert time.monotonic() < ends, hosts.reader.errors
+            time.sleep(0.05)
+            if not poison.exists():
+                continue
+            ((owner,),) = hosts.reader.rows("select owner from runs where id = ?", ending)
+            (victim,) = [each for each in hosts.servers if hosts.executor_of[each.port] == owner]
+            poison.unlink()
+            victim.kill()
+            deaths += 1
+            answer = next(each for each in hosts.servers if each is not victim)
+            accepted = answer.post(answer.endpoint, {"n": deaths})
+            if accepted.is_accepted:
+                hosts.accepted[deaths] = json.loads(accepted.text)["event_id"]
+            hosts.start(victim)
+        hosts.wait_until_finished()
+
+        assert deaths == MAX_INTERRUPTIONS + MAX_DEATHS_ALONE
+        count_outcomes(hosts.reader, [ending, *hosts.accepted.values()]).check(f"{deaths} deaths of 2 hosts")
+        assert hosts.reader.rows("select id from runs where status <> 'success'") == [(ending,)]

@@ -458,7 +458,7 @@ async def test_a_notice_during_a_look_is_followed_by_another_look() -> None:
 
 
 async def test_an_unexpected_error_does_not_end_the_dispatch(caplog: pytest.LogCaptureFixture) -> None:
-    """What looks for runs goes on after an error that nobody has foreseen, and the log has its trace."""
+    """What looks for runs goes on after an unexpected error, and the log has its trace."""
     looks = []
 
     async def look() -> float:

@@ -772,8 +772,46 @@ def execute(site: Site, sql: str) -> list[Any]:
         return connection.execute(sql).fetchall()
 
 
+async def test_what_has_begun_is_on_disk_before_the_first_step(tmp_path: Path) -> None:
+    """A run that starts at once has begun with the commit that accepts it; one that waits for its place begins when it gets it."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    first, second = map(Gate, folders)
+    code = f"if pd.steps['trigger']['event']['body']['n'] == 1:\n    {first.code}\nelse:\n    {second.code}"
+    begun = "select begun from runs order by created"
+    async with site_of(tmp_path, a_workflow(python_step("work", code)), size=1) as site:
+        await site.http.post(site.path(), json={"n": 1})
+        await first.wait_until_reached()
+        await site.http.post(site.path(), json={"n": 2})
+        before = execute(site, begun)
+        first.open()
+        await second.wait_until_reached()
+        after = execute(site, begun)
+        second.open()
+        await site.runs()
+
+    assert (before, after[1:]) == ([(1,), (0,)], [(1,)])
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({}, 3), ({"concurrency": 1}, 5)])
+async def test_a_warm_run_has_no_commit_for_its_begin(tmp_path: Path, settings: dict[str, Any], expected: int) -> None:
+    """The commits of a run of two steps: its acceptance, the first step, and its end; with limits also their claim and the start."""
+    workflow = a_workflow(python_step("one", "return 1"), python_step("two", "return 2"), **settings)
+    async with site_of(tmp_path, workflow) as site:
+        journal = site.context.engine.journal
+        commits = []
+        for _ in range(5):
+            before = journal.commits  # type: ignore[attr-defined]  # of the journal's class
+            await site.http.post(site.path(), json={})
+            await site.runs()
+            commits.append(journal.commits - before)  # type: ignore[attr-defined]
+
+    assert min(commits) == expected
+
+
 async def test_an_unexpected_error_ends_the_run_and_its_queue_goes_on(tmp_path: Path) -> None:
-    """A run that fails where nobody has foreseen it does not stay in progress: the next run of its limited workflow starts."""
+    """A run that fails by an unexpected error does not stay in progress: the next run of its limited workflow starts."""
     gate = Gate(tmp_path)
     async with site_of(tmp_path, a_workflow(python_step("work", gate.code), concurrency=1)) as site:
         for number in range(3):

@@ -23,6 +23,7 @@ from psycopg.errors import SerializationFailure
 
 from pdkernel.clock import SYSTEM_CLOCK, ManualClock
 from pdkernel.engine.journal import (
+    Begun,
     Claim,
     DatabaseJournal,
     NewDecision,
@@ -281,6 +282,27 @@ async def test_lost_executor_joins_again(journals: Journals, server: PostgresDat
     (claimed,) = await executor.claim_next()
     assert claimed.claim == Claim("run", 2, 2)
     assert await executor.append_step(claimed.claim, step_row(0, "one"))
+
+
+@pytest.mark.parametrize("is_buried", [True, False], ids=["taken for dead", "first to notice"])
+async def test_a_lost_lease_is_no_death(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime, is_buried: bool
+) -> None:
+    """A host that was taken for dead and returns has not been ended by its run: what others have counted is forgotten."""
+    host, other = journals(lease_s=LEASE_S), journals()
+    await host.accept_run(new_run(begun=Begun.ALONE))
+    lease_time.skip_lease()
+    if is_buried:
+        server.execute(f"update executors set lease_until = 0 where id = '{host.executor_id}'")
+        assert await other.reap_dead() == 1
+    counted = server.rows("select run_id, alone from interruptions")
+
+    await host.rejoin()
+
+    assert counted == ([("run", True)] if is_buried else [])
+    assert server.rows("select * from interruptions") == []
+    (claimed,) = await other.claim_ready(9)
+    assert (claimed.claim.attempt, claimed.must_be_alone) == (2, False)
 
 
 async def test_an_executor_with_an_old_key_does_not_join(
@@ -913,7 +935,8 @@ async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Jo
     )
     server.execute("alter table runs drop column begun; alter table executors drop column ending")
     server.execute(
-        "drop table package_locks; drop table decisions; drop table calls_in_flight; drop table interruptions"
+        "drop table package_locks; drop table decisions; drop table calls_in_flight; drop table interruptions;"
+        " drop table turns"
     )
     server.execute("update meta set value = '3' where name = 'journal_schema_version'")
 
