@@ -34,6 +34,7 @@ from pdkernel.workers.step_errors import (
     build_process_not_started_error,
     build_timeout_error,
 )
+from pdkernel.workers.step_timer import StepTimer
 from pdkernel.workers.worker import READY_LINE, Worker
 from pdkernel.workers.worker_process import MAX_LINE_BYTES
 
@@ -72,7 +73,7 @@ class StepExchange:
         self._services = services
         self._answers: set[asyncio.Task[None]] = set()
         self._timeout_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | StepTimer | None = None
         self._began: float | None = None
 
     @property
@@ -170,9 +171,8 @@ class StepExchange:
     def _start_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._began = loop.time()
-        self._timer = loop.call_later(self._timeout_s, self._time_out)
+        self._began = asyncio.get_running_loop().time()
+        self._timer = StepTimer(self._timeout_s, self._time_out)
 
     def _time_out(self) -> None:
         self.fail_step(build_timeout_error(self._timeout_s))

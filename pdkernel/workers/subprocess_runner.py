@@ -33,6 +33,7 @@ from pdkernel.workers.step_errors import (
     build_still_running_error,
     build_timeout_error,
 )
+from pdkernel.workers.step_timer import StepTimer
 from pdkernel.workers.subprocess_io import SubprocessIO
 from pdkernel.workers.subprocess_step import SubprocessStep, ignore_exit_status
 from pdkernel.workers.zygote import Zygotes
@@ -156,7 +157,7 @@ class SubprocessRunner:
         gateway = self._gateway
         token = gateway.issue_token(public_only=self._setup.public_only) if gateway else None
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(call.timeout_s, lambda: step.fail(build_timeout_error(call.timeout_s)))
+        timer = StepTimer(call.timeout_s, lambda: step.fail(build_timeout_error(call.timeout_s)))
         watch, began = None, loop.time()
         self._running = step
         try:
