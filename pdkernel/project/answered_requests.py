@@ -2,7 +2,7 @@
 Requests to event sources whose senders already have a response, although the source has not ended.
 
 Such a request is stored before its response is sent, and removed in the transaction that stores the events of the source. So a
-request that is still here while nobody runs its source was interrupted, and has to run again.
+request that is still here although its source does not run was interrupted, and has to run again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Runs sources again for requests that were answered before the source had ended, and whose run was interrupted.
 
-The turn of a source belongs to whoever handles such a request. So a request that is stored while nobody has the turn was
-interrupted: by the death of a server, the end of the source's process, or a database that could not be written.
+The run of such a request has the turn of its source. So a request that is stored although no server has the turn was interrupted:
+by the death of a server, the end of the source's process, or a database that could not be written.
 """
 
 from __future__ import annotations
