@@ -3,19 +3,53 @@ The only way from an event loop to work that blocks: on a disk, a database, the 
 
 Everything goes through `run_in_executor` of the running loop, so a loop decides when and where such work happens: a loop
 of tests can run it at a moment of its choice, in virtual time.
+
+While the check is on (`PDKERNEL_FORBID_BLOCKING=1`, as in all tests), a call of a database on a thread that runs an event
+loop raises `BlockingCallError`, which names the caller.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from types import FrameType
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+FORBID_VARIABLE = "PDKERNEL_FORBID_BLOCKING"
+IS_BLOCKING_FORBIDDEN = os.environ.get(FORBID_VARIABLE) == "1"
+"""Whether this process checks its calls of databases."""
+
+_CHECKED = ("pdkernel", "starlette", "uvicorn")
+"""Packages whose coroutines and callbacks are checked; a test's own may block."""
+_NOT_CHECKED = tuple(
+    f"pdkernel.{name}."
+    for name in ("api", "cli", "kernel", "magics", "proof", "session", "snapshot_tests", "testing", "widgets")
+)
+"""Their loop is a command's or a notebook's, and serves nobody else while their code runs."""
+_SHOWN = 120
+"""Characters of a statement in an error."""
+
+
+class BlockingCallError(RuntimeError):
+    """A call that blocks, on a thread that runs an event loop."""
+
+
+class _Permits(threading.local):
+    count = 0
+
+
+_permits = _Permits()
 
 
 def run_blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
@@ -32,4 +66,49 @@ def run_blocking_in(
 ) -> asyncio.Future[T]:
     """Call a function as `run_blocking` does, in one of *threads*: for an object that only one thread may use."""
     call = partial(copy_context().run, function, *args, **kwargs)
+    if IS_BLOCKING_FORBIDDEN:
+        call = partial(_call_permitted, call)
     return asyncio.get_running_loop().run_in_executor(threads, call)
+
+
+def _call_permitted(call: Callable[[], T]) -> T:
+    with permit_blocking():
+        return call()
+
+
+@contextmanager
+def permit_blocking() -> Iterator[None]:
+    """Let this thread block its event loop, because that was measured to cost less than a thread."""
+    _permits.count += 1
+    try:
+        yield
+    finally:
+        _permits.count -= 1
+
+
+def check_may_block(call: str) -> None:
+    """
+    Raise `BlockingCallError` if this thread runs an event loop, and code of the package is about to stop it.
+
+    Args:
+        call: What is called, without values, for the error.
+    """
+    if asyncio._get_running_loop() is None or _permits.count:  # noqa: SLF001 - the public function raises an error if there is none
+        return
+    caller = _find_caller(sys._getframe(1))  # noqa: SLF001 - there is no public function
+    module = f"{caller.f_globals.get('__name__', '')}."
+    if module.startswith(tuple(f"{name}." for name in _CHECKED)) and not module.startswith(_NOT_CHECKED):
+        shown = " ".join(call.split())[:_SHOWN]
+        raise BlockingCallError(
+            f"{module}{caller.f_code.co_qualname} blocks its event loop with a call of a database ({shown}). Use `run_blocking`."
+        )
+
+
+def _find_caller(frame: FrameType) -> FrameType:
+    """Return the frame of the coroutine, or else of the callback, that the loop is running."""
+    while not frame.f_code.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR):
+        outer = frame.f_back
+        if outer is None or outer.f_globals.get("__name__", "").startswith("asyncio."):
+            break
+        frame = outer
+    return frame

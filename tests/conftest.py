@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ["PDKERNEL_FORBID_BLOCKING"] = "1"  # before the package is imported: its database calls are checked
+
+from pdkernel.blocking import FORBID_VARIABLE
 from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
@@ -217,7 +220,7 @@ def fork_server() -> Iterator[ForkServer]:
     """One process that forks a child for each command."""
     from tests.cli.fork_server import ROOT, ForkServer
 
-    server = ForkServer({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)})
+    server = ForkServer({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), FORBID_VARIABLE: "1"})
     yield server
     server.close()
 

@@ -31,6 +31,7 @@ from ruamel.yaml import YAML
 from traitlets.config import Config
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
+from pdkernel.blocking import FORBID_VARIABLE
 from pdkernel.cli.commands import pdkernel
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
@@ -194,6 +195,7 @@ class Reader:
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a reader has pytest alone
             "PYTEST_DEBUG_TEMPROOT": str(self.folder.parent),  # else pytest removes the folders of earlier test runs
             "PYTHONPATH": str(Path(__file__).parents[1]),
+            FORBID_VARIABLE: "1",
         }.items():
             self._monkeypatch.setenv(name, value)
         self._monkeypatch.chdir(self.folder)

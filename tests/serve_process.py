@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pdkernel.blocking import FORBID_VARIABLE
 from pdkernel.files import STEP_PATHS_VARIABLE
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[dict[str, Any], str]]:
         server = subprocess.Popen(
             command,
             cwd=folder,
-            env={**environ, "PYTHONPATH": str(ROOT), STEP_PATHS_VARIABLE: step_paths},
+            env={**environ, "PYTHONPATH": str(ROOT), STEP_PATHS_VARIABLE: step_paths, FORBID_VARIABLE: "1"},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

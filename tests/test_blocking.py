@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from pdkernel.blocking import run_blocking, run_blocking_in
+from pdkernel.blocking import (
+    FORBID_VARIABLE,
+    BlockingCallError,
+    permit_blocking,
+    run_blocking,
+    run_blocking_in,
+)
+from pdkernel.engine.journal import SqliteBackend
+from pdkernel.engine.journal.postgres import PostgresBackend
+from pdkernel.project import Project
+from pdkernel.project.sqlite import connect
 from tests.one_thread_loop import OneThreadLoop
 
 PACKAGE = Path(__file__).parents[1] / "pdkernel"
@@ -113,3 +129,103 @@ def test_the_loop_decides_when_the_function_runs() -> None:
 
     with asyncio.Runner(loop_factory=OneThreadLoop) as runner:
         assert runner.run(call()) == threading.get_ident()
+
+
+def in_package(call: Callable[[], object], *, module: str = "pdkernel.server.example") -> Callable[[], Any]:
+    """A coroutine function of a module of the package, which calls *call* on its event loop."""
+    names: dict[str, Any] = {"__name__": module, "call": call}
+    exec("async def handler():\n    return call()", names)
+    return cast("Callable[[], Any]", names["handler"])
+
+
+async def test_a_call_of_the_database_on_the_loop_raises(project: Project) -> None:
+    """The error names the coroutine that stops its loop, and the statement, without values."""
+    handler = in_package(lambda: project.variables.values())
+
+    with pytest.raises(BlockingCallError, match=r"pdkernel\.server\.example\.handler blocks .*SELECT .*run_blocking"):
+        await handler()
+
+
+async def test_every_way_to_the_database_is_checked(project: Project, tmp_path: Path) -> None:
+    """Writes, new connections and the journal's own connections raise as well."""
+    assert project.sqlite_path is not None
+    snapshots = SqliteBackend(project.sqlite_path).open_snapshots()
+
+    for call in (
+        lambda: project.variables.set("NAME", "value"),
+        lambda: snapshots.read(lambda _: None),
+        lambda: connect(tmp_path / "other.db"),
+    ):
+        with pytest.raises(BlockingCallError):
+            await in_package(call)()
+    snapshots.close()
+
+
+async def test_a_callback_of_the_loop_is_checked(project: Project) -> None:
+    """A callback without a coroutine raises in the loop."""
+    faults: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context.get("exception")))
+    names: dict[str, Any] = {"__name__": "pdkernel.server.example", "call": project.variables.values}
+    exec("def callback():\n    call()", names)
+
+    loop.call_soon(names["callback"])
+    await asyncio.sleep(0)
+
+    assert [type(fault) for fault in faults] == [BlockingCallError]
+
+
+@pytest.mark.parametrize("module", ["pdkernel.session.example", "pdkernel.cli.example", "somebody.else"])
+async def test_a_loop_that_serves_nobody_else_is_not_checked(project: Project, module: str) -> None:
+    """A command, a notebook's cell and other programs may wait for the database."""
+    assert await in_package(project.variables.values, module=module)() == {}
+
+
+def test_the_way_into_a_thread_permits_the_call_also_on_a_loop_without_threads(project: Project) -> None:
+    """A loop that runs blocking work itself is not stopped by the check, but its coroutines are."""
+    handler = in_package(project.variables.values)
+
+    async def call() -> object:
+        with pytest.raises(BlockingCallError):
+            await handler()
+        return await run_blocking(project.variables.values)
+
+    with asyncio.Runner(loop_factory=OneThreadLoop) as runner:
+        assert runner.run(call()) == {}
+
+
+async def test_a_deliberate_call_is_permitted(project: Project) -> None:
+    """Code that was measured may block the loop, and only that code."""
+
+    def call() -> object:
+        with permit_blocking():
+            return project.variables.values()
+
+    assert await in_package(call)() == {}
+    with pytest.raises(BlockingCallError):
+        await in_package(project.variables.values)()
+
+
+async def test_the_calls_of_a_database_on_a_server_are_checked(postgres_url: str, tmp_path: Path) -> None:
+    """On PostgreSQL, the project's tables and the journal's connections raise."""
+    with Project.open(tmp_path / ".pdkernel", database_url=postgres_url) as project:
+        backend = PostgresBackend(project)
+        with contextlib.closing(backend.connect()) as connection:
+            for call in (project.variables.values, backend.connect, lambda: connection.execute("select 1")):
+                with pytest.raises(BlockingCallError):
+                    await in_package(call)()
+
+
+def test_the_check_is_off_by_default(tmp_path: Path) -> None:
+    """Without the variable, a process calls its database as it likes."""
+    code = "import pdkernel.blocking; print(pdkernel.blocking.IS_BLOCKING_FORBIDDEN)"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent)}
+
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environ | more, capture_output=True, text=True, check=True, cwd=tmp_path
+        ).stdout.strip()
+        for more in ({}, {FORBID_VARIABLE: "1"})
+    ]
+
+    assert printed == ["False", "True"]

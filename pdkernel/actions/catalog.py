@@ -42,6 +42,7 @@ from pdkernel.actions.source_settings import (
     build_licence_error,
 )
 from pdkernel.analysis import find_app_bindings
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, LicenceError
 from pdkernel.model import AppBinding, Step, get_app_slug
 
@@ -144,6 +145,10 @@ class Catalog:
             self._connect = ConnectSource(settings)
         return self._connect
 
+    async def open_connect_source(self) -> ConnectSource:
+        """Return the `connect_source`; the login is read in a thread."""
+        return await run_blocking(lambda: self.connect_source)
+
     def resolve(self, key: str, version: str | None) -> Component:
         """
         Find the component that runs for KEY@VERSION, without a network call.
@@ -181,7 +186,7 @@ class Catalog:
         """
         override = self._find_locked_version(reference)
         chosen = ActionReference(reference.key, override) if override else reference
-        sources = self._lookup.order_sources(chosen)
+        sources = await self._order_sources(chosen)
         found = await self._load(chosen, reference, sources, install=install, progress=progress)
         if len(sources) > 1 and found.setting is not None:
             self.lock.lock_source(found.uses, self._lookup.format_locked_source(found.setting))
@@ -213,8 +218,7 @@ class Catalog:
         """What `restore` needs to find the same component later."""
         if component.file is not None and component.file.origin == "npm":
             return self.npm_source.describe_lock(component)
-        has_choice = len(self.settings.sources) > 1
-        source = self._lookup.format_locked_source(component.setting) if component.setting and has_choice else None
+        source = self._lookup.format_locked_source(component.setting) if component.setting else None
         return LockedComponent(component.uses, component.requested_version, source=source)
 
     async def restore(
@@ -235,12 +239,12 @@ class Catalog:
         """
         reference = ActionReference.parse(locked.uses)
         if locked.package is not None and locked.packages is not None:
-            self._check_licence(reference)
+            await run_blocking(self._check_licence, reference)
             found = await self.npm_source.restore_component(
                 reference, locked.package, locked.packages, progress, install=install
             )
         else:
-            others = [each for each in self._lookup.order_sources(reference, locked.source) if each.source != "npm"]
+            others = [each for each in await self._order_sources(reference, locked.source) if each.source != "npm"]
             found = await self._load(reference, reference, others, install=False, progress=progress)
         requested = locked.requested_version
         return replace(found, requested_version=found.requested_version if requested is None else requested)
@@ -265,21 +269,26 @@ class Catalog:
             ActionSourceError: npm or Pipedream cannot be reached.
             LicenceError: *app* comes from npm, whose licence is not accepted.
         """
-        has_app = any(get_app_slug(each.key) == app for each in self.list_components(app))
-        if self.settings.is_licence_missing and app and not has_app:
-            raise build_licence_error(f"Actions of {app} come from npm.")
-        may_index = self.settings.has_source("npm") and self.settings.is_licence_accepted
-        if may_index and install and app and not self.npm_source.load_components(app):
+        if app and install and await run_blocking(self._must_index, app):
             await self.npm_source.index_newest_package(app, progress)
-        local = filter_components(self.list_components(app, kind), query, app)
-        connect = SourceSetting("connect")
-        if kind != "action" or connect not in self.settings.sources:
+        local = filter_components(await run_blocking(self.list_components, app, kind), query, app)
+        connect, sources = SourceSetting("connect"), await run_blocking(lambda: self.settings.sources)
+        if kind != "action" or connect not in sources:
             return local[:limit]
-        remote = {each.key: each for each in await self.connect_source.search(query, app, limit=limit)}
-        after = self.settings.sources[self.settings.sources.index(connect) :]
+        source = await self.open_connect_source()
+        remote = {each.key: each for each in await source.search(query, app, limit=limit)}
+        after = sources[sources.index(connect) :]
         local = [each for each in local if each.key not in remote or each.setting not in after]
         keys = {each.key for each in local}
         return [*local, *(each for key, each in remote.items() if key not in keys)][:limit]
+
+    def _must_index(self, app: str) -> bool:
+        """Whether the components of *app* must be downloaded from npm. Raises `LicenceError`."""
+        has_app = any(get_app_slug(each.key) == app for each in self.list_components(app))
+        if self.settings.is_licence_missing and not has_app:
+            raise build_licence_error(f"Actions of {app} come from npm.")
+        may_index = self.settings.has_source("npm") and self.settings.is_licence_accepted
+        return may_index and not self.npm_source.load_components(app)
 
     def list_components(self, app: str | None = None, kind: ComponentKind = "action") -> list[Component]:
         """
@@ -316,6 +325,12 @@ class Catalog:
         """The sources that may have an action that is not on this machine; none for a built-in or private action."""
         return [] if reference.key in load_builtin_actions() else self._lookup.find_remote_sources(reference)
 
+    async def _order_sources(self, uses: ActionReference, locked: str | None = None) -> Sequence[SourceSetting]:
+        """The sources in which *uses* is looked up; none for a built-in action."""
+        if uses.key in load_builtin_actions():
+            return ()
+        return await run_blocking(self._lookup.order_sources, uses, locked)
+
     def _check_licence(self, uses: ActionReference) -> None:
         if uses.key not in load_builtin_actions():
             self._lookup.check_licence(uses)
@@ -341,14 +356,14 @@ class Catalog:
         if uses.key in load_builtin_actions():
             own = self._find_local(uses)
             if own is None:
-                raise self._not_found(reference)
+                raise await run_blocking(self._not_found, reference)
             return own
         try:
             return await self._lookup.load(uses, sources, install=install, progress=progress)
         except ActionNotFoundError as fault:
             if fault.fix:
                 raise
-            raise self._not_found(reference, fault.message) from None
+            raise await run_blocking(self._not_found, reference, fault.message) from None
 
     def _not_found(self, uses: ActionReference, why: str = "") -> ActionNotFoundError:
         other = load_builtin_actions().get(uses.key) or self._lookup.find_other_version(uses.key)

@@ -18,6 +18,7 @@ from pdkernel.actions.folder_source import FolderSource
 from pdkernel.actions.lock import ActionsLock
 from pdkernel.actions.npm_source import NpmSource, ProgressCallback, build_not_installed_error
 from pdkernel.actions.source_settings import ActionSettings, SourceSetting, build_licence_error, format_tried_sources
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import ActionNotFoundError, LicenceError
 
 
@@ -135,7 +136,7 @@ class SourceLookup:
     async def _load_from(
         self, setting: SourceSetting, uses: ActionReference, *, install: bool, progress: ProgressCallback
     ) -> Component | None:
-        found = self._find_in(setting, uses)
+        found = await run_blocking(self._find_in, setting, uses)
         if found is not None and found.file is not None:
             if setting.source == "npm":
                 self.npm_source.lock_component(found)  # its package was installed for another action
@@ -143,9 +144,9 @@ class SourceLookup:
         if uses.is_private or setting.source == "folder":
             return None
         if setting.source == "connect":
-            found, _ = await self.open_connect_source().fetch_action(uses.key, uses.version)
+            found, _ = await (await run_blocking(self.open_connect_source)).fetch_action(uses.key, uses.version)
         else:
-            self.check_licence(uses)
+            await run_blocking(self.check_licence, uses)
             if not install:
                 raise build_not_installed_error(uses)
             found = await self.npm_source.install_component(uses, progress)

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Unpack
 
+from pdkernel.blocking import permit_blocking
 from pdkernel.connect.credential_fields import FIELDS_BY_APP, guess_credential_fields
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.token_refresh import is_refresh_due, refresh_credentials
@@ -119,7 +120,8 @@ class LocalDirectory:
         if self._project.sqlite_path is None:
             yield None
             return
-        with self._project.shared_read_connection():
+        # a file's readers do not wait for writers, and a thread would cost each run more than these reads
+        with permit_blocking(), self._project.shared_read_connection():
             yield self._nonblocking
 
     def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:

@@ -115,7 +115,7 @@ class ActionForms:
         catalog = catalog or self._catalog
         component = await catalog.resolve_or_install(uses, install=install, progress=progress)
         if component.file is None:
-            return await catalog.connect_source.fetch_action(component.key, component.version)
+            return await (await catalog.open_connect_source()).fetch_action(component.key, component.version)
         async with self._open_workers(FormRequest(Step("form"), _DENY_POLICY), component.file) as workers:
             return component, await describe_component(component, workers, catalog)
 
@@ -140,7 +140,8 @@ class ActionForms:
             remote = await self._remote_props(request, description)
             if isinstance(remote, str):
                 return PropOptionsPage(empty_reason=remote)
-            return await self._catalog_of(request).connect_source.fetch_options(
+            source = await self._catalog_of(request).open_connect_source()
+            return await source.fetch_options(
                 component,
                 prop,
                 props=remote,
@@ -164,7 +165,8 @@ class ActionForms:
                 call_context=_binding(request, accounts),
             )
         if found.empty_reason and accounts.missing:
-            return replace(found, empty_reason=self._why_missing(request, accounts.missing[0]))
+            reason = await run_blocking(self._why_missing, request, accounts.missing[0])
+            return replace(found, empty_reason=reason)
         return _redacted(found, accounts.redactor)
 
     async def load_additional_props(self, request: FormRequest) -> tuple[PropDeclaration, ...]:
@@ -185,7 +187,8 @@ class ActionForms:
             if isinstance(remote, str):
                 raise StepError(remote)
             declared = {prop.name: prop for prop in description.props}
-            found = await self._catalog_of(request).connect_source.fetch_additional_props(
+            source = await self._catalog_of(request).open_connect_source()
+            found = await source.fetch_additional_props(
                 component,
                 props=remote,
                 external_user_id=request.external_user_id or "",
@@ -208,7 +211,7 @@ class ActionForms:
 
     async def _remote_props(self, request: FormRequest, description: ComponentDescription) -> dict[str, JSON] | str:
         """The values for a call to Pipedream, with the ids of the accounts there; or why there can be no call."""
-        source, user = self._catalog_of(request).connect_source, request.external_user_id
+        source, user = await self._catalog_of(request).open_connect_source(), request.external_user_id
         if user is None:
             return "Choices come from the external user's account, and no external user is chosen: %pduser."
         if not is_connect_call_allowed(source, request.policy):

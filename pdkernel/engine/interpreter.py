@@ -308,8 +308,9 @@ class Interpreter:
             stop_watching()  # the record of the end may say `cancelled`, too
             if turn is not None:
                 await turn.end()
-        with self._reported("The messages about the run %s could not be queued", record.run_id):
-            self._deliveries.queue_failure(request, record)
+        if record.execution.status == "error" and request.is_served:
+            with self._reported("The messages about the run %s could not be queued", record.run_id):
+                await _complete(run_blocking(self._deliveries.queue_failure, request, record))
         execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":
             with self._reported("Messages of the run %s could not be delivered, and are tried again", record.run_id):
@@ -523,6 +524,15 @@ def _begun_of(place: RunPlace) -> Begun:
     if place.is_alone:
         return Begun.ALONE
     return Begun.YES if place.has_begun else Begun.NO
+
+
+async def _complete(work: asyncio.Future[None]) -> None:
+    """Wait for the end of *work* although the task is cancelled: the run has ended, and its record is still written."""
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        acknowledge_cancellation()
+        await work
 
 
 def acknowledge_cancellation() -> None:

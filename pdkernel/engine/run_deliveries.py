@@ -107,7 +107,11 @@ class RunDeliveries:
         )
 
     def queue_failure(self, request: RunRequest, record: RunRecord) -> None:
-        """Queue the messages about a failed served run: the event for workflows with an errors trigger, and the notification."""
+        """
+        Queue the messages about a failed served run: the event for workflows with an errors trigger, and the notification.
+
+        Blocks: it reads the triggers and the settings.
+        """
         execution = record.execution
         if execution.status != "error" or not request.is_served:
             return

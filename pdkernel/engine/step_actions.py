@@ -174,9 +174,8 @@ class StepActions:
         if action is None:
             return ()  # the step itself fails later
         if action.remote:
-            description = (
-                await self._catalog.connect_source.fetch_action(action.component.key, action.component.version)
-            )[1]
+            source = await self._catalog.open_connect_source()
+            _, description = await source.fetch_action(action.component.key, action.component.version)
             accounts = await self._accounts(step, resolve_app_bindings(step, description))
             fitted = bind_step(step, action.component, description)
             self._found[step.name] = StepAction(
@@ -199,9 +198,8 @@ class StepActions:
                 f"Step {step.name} runs at Pipedream Connect, for an external user.", request.interface
             )
         for binding in apps:
-            account = binding.account or await self._catalog.connect_source.fetch_newest_account(
-                binding.app, user, request.environment
-            )
+            source = await self._catalog.open_connect_source()
+            account = binding.account or await source.fetch_newest_account(binding.app, user, request.environment)
             if account is None:
                 raise AccountNotFoundError(
                     f"Required account for {binding.app} not found for external user ID {user} in {request.environment}",
@@ -222,7 +220,7 @@ class StepActions:
         timeout_s: float,
     ) -> StepOutcome:
         """Let Pipedream run *action* once; *recorder* records the call, the output and the exports."""
-        source, request = self._catalog.connect_source, self._request
+        source, request = await self._catalog.open_connect_source(), self._request
         _check_allowed(step, source, request.policy)
         assert request.external_user_id is not None
         assert action.fitted_step is not None

@@ -182,9 +182,9 @@ class WorkflowEngine:
         """
         environ = os.environ if environ is None else environ
         async with contextlib.AsyncExitStack() as undo:
-            journal = open_journal(project, clock=clock, ids=ids, origin=origin)
+            journal = await run_blocking(open_journal, project, clock=clock, ids=ids, origin=origin)
             undo.push_async_callback(journal.close)
-            project.check_key()
+            await run_blocking(project.check_key)
             if gateway is None:
                 gateway = await Gateway.start(project.folder / "egress", clock=clock)
                 undo.push_async_callback(gateway.close)
@@ -377,7 +377,7 @@ class WorkflowEngine:
             found = await self.journal.load_run(run_id)
             if found is not None:
                 effect = unseal_message(row, run_id, self._project.vault)
-                request = self._restore_sender(found[1], row)
+                request = await run_blocking(self._restore_sender, found[1], row)
                 request = replace(request, policy=request.policy.in_server(policy))
                 await self._deliveries.deliver_again(request, run_id, row, effect, tries)
         except PdkernelError as fault:

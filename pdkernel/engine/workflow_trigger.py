@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.emitted_events import handles_errors
 from pdkernel.engine.limits import queue_limits
 from pdkernel.engine.run_request import RunRequest
@@ -195,7 +196,7 @@ class WorkflowTriggerService:
                 "The option externalUserId of $.flow.trigger must be the id of an external user, a text.",
                 fix="await $.flow.trigger('p_...', { ... }, { externalUserId: 'ada' })",
             )
-        made = self._callee(name, payload or {}, named)
+        made = await run_blocking(self._callee, name, payload or {}, named)
         earlier = await self._children.claim(made)
         child = self._children.new_id() if earlier is None else _id(earlier)
         ended = await self._run(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
+from pdkernel.blocking import run_blocking
 
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -50,7 +51,7 @@ async def search_actions(
         LicenceError: *app* comes from npm, whose licence is not accepted.
     """
     found = await catalog.search(words, app=app, limit=limit, install=install, progress=progress)
-    return ActionSearch(tuple(found), "" if found else _build_advice(catalog, app))
+    return ActionSearch(tuple(found), "" if found else await run_blocking(_build_advice, catalog, app))
 
 
 def _build_advice(catalog: Catalog, app: str | None) -> str:

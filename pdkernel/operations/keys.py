@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, func, select, text
 
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.journal.schema import executors, outbox, runs, steps, waits
 from pdkernel.engine.restored_run import CARRY_LOCATION, MESSAGE_LOCATION, PAYLOAD_LOCATION, REQUEST_LOCATION
 from pdkernel.errors import RequestError
@@ -52,7 +53,7 @@ async def rotate_encryption_key(
     async with open_journal(project) as journal:  # which also creates the journal's tables
         await journal.reap_dead()
     scope = RotationScope(JOURNAL_COLUMNS, _check_runs)
-    return project.rotate_key(scope, access_tokens=access_tokens, on_progress=on_progress)
+    return await run_blocking(project.rotate_key, scope, access_tokens=access_tokens, on_progress=on_progress)
 
 
 def _check_runs(connection: Connection) -> float | None:

@@ -56,13 +56,13 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 async def list_runs(project: Project, query: ExecutionQuery) -> Sequence[Execution]:
     """The runs that match *query*, newest first. Raises `ProjectError` if the journal cannot be read."""
-    with closing(open_journal_reader(project)) as reader:
+    with closing(await run_blocking(open_journal_reader, project)) as reader:
         return await reader.executions(query)
 
 
 async def find_run_ids(project: Project, query: ExecutionQuery) -> Sequence[str]:
     """The ids of all runs that match *query*, newest first; its `limit` has no effect."""
-    with closing(open_journal_reader(project)) as reader:
+    with closing(await run_blocking(open_journal_reader, project)) as reader:
         return await reader.ids(replace(query, limit=-1))
 
 
@@ -81,7 +81,7 @@ async def get_run(project: Project, run_id: str | None = None) -> Execution:
                 "There are no runs in this project yet.", fix="Run a workflow: pdkernel run SOURCE --event FILE"
             )
         return newest[0]
-    with closing(open_journal_reader(project)) as reader:
+    with closing(await run_blocking(open_journal_reader, project)) as reader:
         found = await reader.execution(run_id)
     return _require(found, run_id)
 
@@ -89,9 +89,9 @@ async def get_run(project: Project, run_id: str | None = None) -> Execution:
 @asynccontextmanager
 async def open_journal(project: Project) -> AsyncIterator[Journal]:
     """The project's journal for a command, which closes it. Raises `ProjectError` if the journal cannot be used."""
-    journal = open_executor(project, clock=project.clock, ids=project.ids)
+    journal = await run_blocking(open_executor, project, clock=project.clock, ids=project.ids)
     try:
-        project.check_key()
+        await run_blocking(project.check_key)
         yield journal
     finally:
         await journal.close()

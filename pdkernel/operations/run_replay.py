@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from pdkernel.blocking import run_blocking
 from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.egress.outbound_policy import MODE_VARIABLE
 from pdkernel.engine.growing_execution import require_object
@@ -99,9 +100,9 @@ async def prepare_replay(
         ProjectError: The request is damaged, or was encrypted with another key.
     """
     execution, claimed, request = await _load(engine, run_id)
-    current = _find_source(request, source)
+    current = await run_blocking(_find_source, request, source)
     if current is not None:
-        request = _with_source(request, current)
+        request = await run_blocking(_with_source, request, current)
     if not request.only_steps:  # all steps, also on an event that was only recorded (`x-pd-notrigger`)
         request = replace(request, only_steps=None)
     secrets = _find_event_secrets(execution, request)
@@ -141,7 +142,7 @@ async def prepare_fork(
     """
     execution, claimed, request = await _load(engine, run_id)
     if source is not None:
-        request = _with_source(request, source)
+        request = await run_blocking(_with_source, request, source)
     workflow = request.workflow
     pinned = pin_steps(workflow, pins or {})
     state = engine.restore_state(claimed)
@@ -233,7 +234,7 @@ async def _load(engine: WorkflowEngine, run_id: str) -> tuple[Execution, Claimed
             f"The run {run_id} cannot run again: its event is not stored, because an earlier version recorded the run.",
             fix="Run the workflow on the event: pdkernel run SOURCE --event FILE",
         )
-    return execution, claimed, engine.restore_request(claimed)
+    return execution, claimed, await run_blocking(engine.restore_request, claimed)
 
 
 def _find_source(request: RunRequest, opened: WorkflowSource | None) -> WorkflowSource | None:
@@ -311,7 +312,7 @@ async def _find_sending_policy(engine: WorkflowEngine, request: RunRequest) -> O
         found = await engine.journal.load_run(request.replay_of)
         if found is None or found[1].request is None:  # it was removed
             break
-        request = engine.restore_request(found[1])
+        request = await run_blocking(engine.restore_request, found[1])
     return request.policy
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
 from pdkernel.loop_thread import LoopThread, ThreadTask
@@ -84,11 +85,11 @@ class Engine:
                 from pdkernel.engine.workflow_engine import WorkflowEngine
                 from pdkernel.operations.projects import open_project
 
-                project = open_project(self._start_folder, os.environ, folder=self._project_folder)
+                project = await run_blocking(open_project, self._start_folder, os.environ, folder=self._project_folder)
                 try:
                     engine = await WorkflowEngine.start(
                         project,
-                        open_directory(project, os.environ),
+                        await run_blocking(open_directory, project, os.environ),
                         max_active_runs=self._max_active_runs,
                         origin="python",
                     )

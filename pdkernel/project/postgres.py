@@ -8,11 +8,12 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
 from pdkernel.errors import DatabaseUnreachableError, PdkernelError, ProjectError, RequestError
 from pdkernel.version import INSTALL_COMMANDS
 
@@ -58,6 +59,9 @@ def open_engine(url: URL) -> tuple[Engine, str]:
         raise ProjectError(
             "A project on Postgres needs a driver that is not installed.", fix=INSTALL_COMMANDS["postgres"]
         ) from fault
+    if IS_BLOCKING_FORBIDDEN:
+        event.listen(engine, "do_connect", lambda *_: check_may_block("connect"))
+        event.listen(engine, "before_cursor_execute", lambda _connection, _cursor, sql, *_: check_may_block(sql))
     if checked is not url:
         from psycopg import pq  # optional
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from errno import EISDIR
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
+from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
 from pdkernel.errors import ProjectError
 from pdkernel.project.folder import folder_error
 
@@ -30,6 +31,33 @@ _CHECKPOINT_PAGES = 4000
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _READ_ONLY = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+
+
+class _CheckedConnection(sqlite3.Connection):
+    """A connection whose statements may not block an event loop."""
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        check_may_block(sql)
+        return super().execute(sql, *args)
+
+    def executemany(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        check_may_block(sql)
+        return super().executemany(sql, *args)
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(factory or _CheckedCursor)
+
+
+class _CheckedCursor(sqlite3.Cursor):
+    """A cursor of `_CheckedConnection`."""
+
+    def execute(self, sql: str, *args: Any) -> Self:
+        check_may_block(sql)
+        return super().execute(sql, *args)
+
+    def executemany(self, sql: str, *args: Any) -> Self:
+        check_may_block(sql)
+        return super().executemany(sql, *args)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -55,7 +83,13 @@ def connect(path: Path) -> sqlite3.Connection:
         raise _read_only(path) from fault
     except OSError as fault:
         raise folder_error(path.parent, fault) from fault
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=_CheckedConnection if IS_BLOCKING_FORBIDDEN else sqlite3.Connection,
+    )
     try:
         _prepare(connection)
     except sqlite3.Error as fault:

@@ -140,7 +140,7 @@ class ProofRunner:
                 ),
                 external_user_id=case.external_user,
                 environment=case.environment,
-                variables=side.load_variables(side.folder),
+                variables=await run_blocking(side.load_variables, side.folder),
                 load_variables=side.load_variables,
                 folder=side.folder,
                 only_steps=only,

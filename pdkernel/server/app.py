@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pdkernel.blocking import run_blocking
 from pdkernel.server import api, endpoint, link, oauth, run_pages
 from pdkernel.server.access_log import AccessLogMiddleware, find_route_words
 from pdkernel.server.answered_requests import AnsweredRequests
@@ -104,7 +105,7 @@ async def forward_to_pipedream(request: Request) -> Response:
     """Every route of Connect with a real project: Pipedream answers, except for a token that this server issued."""
     context = get_state(request.app).context
     token = parse_bearer_token(request.headers.get("authorization"))
-    if token is not None and context.project.access_tokens.verify(token) is not None:
+    if token is not None and await run_blocking(context.project.access_tokens.verify, token) is not None:
         return JSONResponse({"error": _WRONG_SERVER_MESSAGE}, status_code=401)
     assert context.passthrough is not None
     return await context.passthrough.forward(request)

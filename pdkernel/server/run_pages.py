@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from pdkernel.blocking import run_blocking
 from pdkernel.encode import JsonStruct, decode_json
 from pdkernel.engine.journal import ClaimedRun, NewDecision, WaitKey
 from pdkernel.engine.pauses import FLOW_URL_PATH, FlowVerb, verify_flow_url
@@ -113,7 +114,8 @@ async def _find_pause(
     A key that was replaced opens only runs that began before: it may have been replaced because others know it.
     """
     project = context.project
-    for sign, replaced in ((project.vault.sign, math.inf), *project.earlier_signers):
+    earlier = await run_blocking(lambda: project.earlier_signers)
+    for sign, replaced in ((project.vault.sign, math.inf), *earlier):
         key = verify_flow_url(verb, params["run_id"], params["path"], params["number"], sign)
         if key is not None:
             found = await context.engine.journal.load_run(key.run_id)

@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.journal import Journal
 from pdkernel.errors import InternalError, RequestError
@@ -79,7 +80,7 @@ class UvicornServer(uvicorn.Server):
         pace: Minimum speed of clients.
         unsent: The unsent responses of the process, with their limit.
         max_connections: Connections of the process at once, as for `StrictHttpProtocol`.
-        on_ready: Called when the server accepts requests.
+        on_ready: Called in a thread when the server accepts requests.
         share: The connections of this process and of others that serve the same socket; None for the only process.
     """
 
@@ -91,7 +92,7 @@ class UvicornServer(uvicorn.Server):
         pace: Pace | None = None,
         unsent: UnsentResponses | None = None,
         max_connections: int = MAX_CONNECTIONS,
-        on_ready: Callable[[], None] = lambda: None,
+        on_ready: Callable[[], object] = lambda: None,
         share: ConnectionShare | None = None,
     ) -> None:
         config = uvicorn.Config(
@@ -160,7 +161,7 @@ class UvicornServer(uvicorn.Server):
         if self.started:
             self._on_started()
             self._accepts_requests.set()
-            self._on_ready()
+            await run_blocking(self._on_ready)
 
     def stop(self) -> None:
         """Stop accepting requests."""

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from pdkernel.analysis import check_readable
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
@@ -49,10 +50,13 @@ class DraftWorkflowSource:
         endpoints = state.project.endpoint_keys
         self.endpoint = (sidecar.endpoint if sidecar else None) or endpoints.ensure_workflow_key(self._path)
         self.workflow_id = endpoints.workflow_id(self._path)
+        self._variables = load_variables(state.project, state.folder)
         self._latest = self._read()
 
     async def refresh(self) -> None:
-        """Do nothing: the kernel has the current state of the draft."""
+        """Read the variables, in a thread; the kernel has the current state of the draft itself."""
+        with suppress(RequestError):
+            self._variables = await run_blocking(load_variables, self._state.project, self._state.folder)
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """The draft."""
@@ -81,7 +85,7 @@ class DraftWorkflowSource:
             self.workflow_id,
             self.endpoint,
             WorkflowSource(self._path, "notebook", workflow, state.sidecar),
-            load_variables(state.project, state.folder),
+            self._variables,
             policy=state.outbound_policy,
         )
 

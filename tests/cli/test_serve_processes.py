@@ -23,6 +23,7 @@ import psutil
 import psycopg
 import pytest
 
+from pdkernel.blocking import FORBID_VARIABLE
 from pdkernel.files import STEP_PATHS_VARIABLE
 from tests.cli.conftest import ROOT, Shell
 from tests.cli.fork_server import ForkServer
@@ -147,7 +148,13 @@ def processes_of(
     """Serve `flow.ipynb` in *folder* in two processes."""
     notebook_of(folder / "flow.ipynb", FLOW, WAIT)
     ours, terminal = pty.openpty()
-    started = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), "PDKERNEL_DATABASE": database}
+    started = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "PDKERNEL_DATABASE": database,
+        FORBID_VARIABLE: "1",
+    }
     started |= {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **environ}
     started[STEP_PATHS_VARIABLE] = os.environ[STEP_PATHS_VARIABLE]  # steps write files beside the project
     command = ("serve", "flow.ipynb", "--server-processes", "2", "--port", "0", *args)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from pdkernel.blocking import FORBID_VARIABLE
 from pdkernel.connect import LocalDirectory
 from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.project import Project
@@ -121,7 +122,7 @@ class ServerProcess:
         assert not self.is_alive
         began = time.monotonic()
         reads, writes = os.pipe()
-        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONPATH": str(ROOT)}
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONPATH": str(ROOT), FORBID_VARIABLE: "1"}
         environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
         environ[STEP_PATHS_VARIABLE] = os.environ[STEP_PATHS_VARIABLE]  # steps write logs beside the project
         if self.database_url is not None:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,12 +168,13 @@ async def _served(
     app.port = opened.getsockname()[1]
     ready = asyncio.Event()
     unsent = UnsentResponses(max_unsent_bytes)
+    report_ready = partial(asyncio.get_running_loop().call_soon_threadsafe, ready.set)
     app.server = server = UvicornServer(
         Starlette(routes=[Mount("/", app)]),
         pace=pace,
         unsent=unsent,
         max_connections=max_connections,
-        on_ready=ready.set,
+        on_ready=report_ready,
     )
     task = asyncio.ensure_future(server.serve(sockets=[opened]))
     await ready.wait()

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.errors import DeadlockDetected, SerializationFailure
 
+from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
@@ -58,6 +59,14 @@ def translate_sql(sql: str) -> Any:
     """Return the journal's SQL with the parameters of psycopg, and with the parts for Postgres only."""
     text = _POSTGRES_ONLY.sub(r"\1", sql)
     return _PARAMETER.sub(lambda found: f"%({found[1]})s" if found[1] else "%s", text)
+
+
+class _CheckedConnection(psycopg.Connection[Any]):
+    """A connection that may not block an event loop."""
+
+    def wait(self, *args: Any, **settings: Any) -> Any:
+        check_may_block("a statement of the journal")
+        return super().wait(*args, **settings)
 
 
 class PostgresConnection:
@@ -128,7 +137,10 @@ class PostgresBackend:
 
     def connect(self) -> psycopg.Connection[Any]:
         """Open a connection in autocommit mode. Raises `psycopg.Error`."""
-        connection = psycopg.connect(autocommit=True, **self.arguments)
+        if IS_BLOCKING_FORBIDDEN:
+            check_may_block("connect")
+        kind = _CheckedConnection if IS_BLOCKING_FORBIDDEN else psycopg.Connection
+        connection = kind.connect(autocommit=True, **self.arguments)
         try:
             connection.execute(self._settings)
         except BaseException:

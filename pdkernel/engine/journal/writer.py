@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from pdkernel.blocking import run_blocking_in
+from pdkernel.blocking import permit_blocking, run_blocking_in
 from pdkernel.engine.journal.backend import Backend, Connection, Write
 from pdkernel.errors import ProjectError
 
@@ -157,13 +157,15 @@ class JournalWriter:
                 return
             batch, self._inline_batch = self._inline_batch, []
         try:
-            begun = self._transactions.try_begin()
+            with permit_blocking():
+                begun = self._transactions.try_begin()
+                if begun:
+                    self._commit(batch, begun=begun)
             if not begun:
                 with self._lock:
                     self._queue[:0] = batch
                     self._move_to_thread()
                 return
-            self._commit(batch, begun=begun)
         except ProjectError as fault:  # of `try_begin`
             for write in batch:
                 write.fault = fault

@@ -239,7 +239,7 @@ async def _authenticate(request: Request, state: AppState, *, backend_only: bool
             raise ApiError(403, "The Connect token does not allow pages of this origin: see allowed_origins.")
         scopes = tuple((found.terms.scope or CONNECT_SCOPE).split())
         return ApiCall(request, state, found.environment, scopes, found)
-    caller = authorize(state.context, request.headers.get("authorization"))
+    caller = await run_blocking(authorize, state.context, request.headers.get("authorization"))
     environment = parse_environment(request.headers.get("x-pd-environment"))
     return ApiCall(request, state, environment, caller.scopes)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pdkernel.actions import ActionReference, Component
 from pdkernel.actions.component import ComponentKind
+from pdkernel.blocking import run_blocking
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE
 from pdkernel.errors import ActionNotFoundError
@@ -135,7 +136,7 @@ async def parse_component_request(
     given = body.get("configured_props") or {}
     if not isinstance(given, dict):
         raise ApiError(400, "configured_props must be an object with values by prop.")
-    _check_stores(call, description, given, whole=whole)
+    await run_blocking(_check_stores, call, description, given, whole=whole)
     apps = {binding.prop: binding.app for binding in description.apps}
     accounts: dict[str, str] = {}
     account_props: dict[str, JSON] = {}

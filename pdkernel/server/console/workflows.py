@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import format_iso
 from pdkernel.directive import describe_emitters
 from pdkernel.encode import JsonStruct
@@ -80,7 +81,8 @@ async def workflows_page(visit: Visit) -> Response:
 async def _load(visit: Visit) -> list[WorkflowLine]:
     context = visit.state.context
     served = context.workflows.list_workflows()
-    states = {(state.workflow_id, state.key): state for state in context.project.workflow_triggers.list_states()}
+    found = await run_blocking(context.project.workflow_triggers.list_states)
+    states = {(state.workflow_id, state.key): state for state in found}
     refused = context.workflows.not_served
     names = list(dict.fromkeys([*(each.source.workflow.name for each in served), *(each.name for each in refused)]))
     async with journal_reader(context) as reader:

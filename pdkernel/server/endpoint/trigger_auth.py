@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
+from pdkernel.blocking import run_blocking
 from pdkernel.model import Trigger
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
@@ -34,7 +35,7 @@ async def check_auth(
         same = expected is not None and hmac.compare_digest(given.encode("latin-1", "replace"), expected.encode())
         return None if same else Refusal("This endpoint requires its token: Authorization: Bearer TOKEN.")
     try:
-        caller = authorize(context, authorization)
+        caller = await run_blocking(authorize, context, authorization)
     except UnauthorizedError as why:
         token = parse_bearer_token(authorization)
         if context.passthrough is not None and token is not None:

@@ -22,6 +22,7 @@ from typing import IO, Any
 import httpx
 import psutil
 
+from pdkernel.blocking import FORBID_VARIABLE
 from pdkernel.connect import LocalDirectory
 from pdkernel.identity import Environment
 from pdkernel.project import DeployedTrigger, Project, Webhook
@@ -181,7 +182,7 @@ def _served(folder: Path, errors: IO[bytes]) -> Iterator[tuple[subprocess.Popen[
     process = subprocess.Popen(
         [sys.executable, "-m", "pdkernel", "serve", *notebooks, "--json", *options],
         cwd=folder,
-        env={**environ, **allocator, "PYTHONPATH": str(ROOT), "PDKERNEL_ADMIN_TOKEN": ADMIN},
+        env={**environ, **allocator, "PYTHONPATH": str(ROOT), "PDKERNEL_ADMIN_TOKEN": ADMIN, FORBID_VARIABLE: "1"},
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
