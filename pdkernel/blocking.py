@@ -36,7 +36,7 @@ _NOT_CHECKED = tuple(
     f"pdkernel.{name}."
     for name in ("api", "cli", "kernel", "magics", "proof", "session", "snapshot_tests", "testing", "widgets")
 )
-"""Their loop is a command's or a notebook's, and serves nobody else while their code runs."""
+"""Their loop is a command's or a notebook's, and serves no other client while their code runs."""
 _SHOWN = 120
 """Characters of a statement in an error."""
 

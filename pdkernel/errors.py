@@ -389,6 +389,18 @@ class DatabaseUnreachableError(ProjectError):
     code = "database_unreachable"
 
 
+class ExecutorLostError(ProjectError):
+    """Other processes have taken this one for dead, so it accepts nothing until it has begun anew; nothing was stored."""
+
+    code = "executor_lost"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Nothing was stored: this process could not reach the project's database in time, so others took it for dead.",
+            fix="Try again in some seconds.",
+        )
+
+
 def exit_status_of(code: str) -> int:
     """
     Return the exit status of the error class with *code*; 1 for a code that a step's own code set.

@@ -53,14 +53,15 @@ EXCEPTIONS = {
     "loop_thread.py": "the thread that runs a loop",
     "magics/output.py": "draws in a notebook, whose loop is the kernel's",
     "packages/bytecode.py": "compiles in processes, in a process of its own",
-    "packages/python_environments.py": "compiles after an installation, and nobody waits",
+    "packages/python_environments.py": "compiles after an installation, and no caller waits",
     "runtimes/python/step_runner.py": "runs in a worker, where no loop serves others",
+    "server/database_probe.py": "its one thread, which `run_blocking_in` uses: those for requests may all wait for the database",
     "session/connect_links.py": "a notebook's timers and polls, whose loop is the kernel's",
     "session/state_store.py": "writes of a notebook, which the exit of the interpreter waits for",
     "widgets/account_forms.py": "a timer in a notebook, whose loop is the kernel's",
     "widgets/background_run.py": "a run beside a notebook's cells, whose loop is the kernel's",
     "widgets/link_button.py": "a timer in a notebook, whose loop is the kernel's",
-    "workers/worker_command.py": "writes a cache of code, and nobody waits",
+    "workers/worker_command.py": "writes a cache of code, and no caller waits",
 }
 """Modules that start threads otherwise, and why."""
 
@@ -176,7 +177,7 @@ async def test_a_callback_of_the_loop_is_checked(project: Project) -> None:
 
 
 @pytest.mark.parametrize("module", ["pdkernel.session.example", "pdkernel.cli.example", "somebody.else"])
-async def test_a_loop_that_serves_nobody_else_is_not_checked(project: Project, module: str) -> None:
+async def test_a_loop_without_other_clients_is_not_checked(project: Project, module: str) -> None:
     """A command, a notebook's cell and other programs may wait for the database."""
     assert await in_package(project.variables.values, module=module)() == {}
 

@@ -61,6 +61,7 @@ class Database:
         self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True}, **isolation)
         self._idle_connections: list[Connection] = []  # one at most
         self._closed = False
+        self._pinger: postgres.Pinger | None = None
         event.listen(engine, "checkin", self._close_returned)
 
     def __repr__(self) -> str:
@@ -220,6 +221,15 @@ class Database:
             return None
         return sqlite.translate_error(cause, self.sqlite_path)
 
+    def ping(self) -> None:
+        """Ask the database for an answer, on Postgres with a connection of its own; one thread at a time. Raises `ProjectError`."""
+        if self.sqlite_path is not None:
+            self.read_meta()
+            return
+        if self._pinger is None:
+            self._pinger = postgres.Pinger(self.engine, self.location)
+        self._pinger.ping()
+
     def read_meta(self) -> Mapping[str, str] | None:
         """The values of the table `meta`, or None if the database does not contain a project yet."""
         with self.read() as connection:
@@ -308,6 +318,8 @@ class Database:
         """Close the connections that are not in use; a later call opens new ones."""
         while self._idle_connections:
             self._idle_connections.pop().close()
+        if self._pinger is not None:
+            self._pinger.close()
         self.engine.dispose()
 
     def _refuse_foreign_tables(self, connection: Connection, names: set[str]) -> None:

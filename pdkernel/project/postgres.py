@@ -27,6 +27,15 @@ _DEFAULTS = {
     "application_name": "pdkernel",
 }
 """Settings of a connection, unless the URL has them."""
+_PING_SETTINGS = {
+    "connect_timeout": 2,  # the shortest that libpq has
+    "tcp_user_timeout": 1000,
+    "keepalives_idle": 1,
+    "keepalives_interval": 1,
+    "keepalives_count": 2,
+    "application_name": "pdkernel",
+}
+"""Settings of the connection that only asks for an answer."""
 _NOT_CONNECTED, _INSUFFICIENT_PRIVILEGE = "08", "42501"
 
 
@@ -71,6 +80,40 @@ def open_engine(url: URL) -> tuple[Engine, str]:
                 fix="Install the driver with its own libpq: pip install 'psycopg[binary]>=3.2'",
             )
     return engine, url.difference_update_query(["sslpassword"]).render_as_string(hide_password=True)
+
+
+class Pinger:
+    """
+    Asks a server for an answer, on a connection with short time limits.
+
+    Args:
+        engine: The engine of the database.
+        location: The database, for errors.
+    """
+
+    def __init__(self, engine: Engine, location: str) -> None:
+        self._url = engine.url
+        self._location = location
+        self._arguments = {**engine.dialect.create_connect_args(engine.url)[1], **_PING_SETTINGS}
+        self._connection: Any = None
+
+    def ping(self) -> None:
+        """Wait for one answer. Raises `DatabaseUnreachableError`."""
+        import psycopg  # optional
+
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(autocommit=True, **self._arguments)
+            self._connection.execute("select 1")
+        except psycopg.Error as fault:
+            self.close()
+            raise unreachable_error(self._location, fault, self._url) from fault
+
+    def close(self) -> None:
+        """Close the connection; the next `ping` opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def demand_authentication(url: URL, environ: Mapping[str, str]) -> URL:

@@ -18,6 +18,7 @@ from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
 from pdkernel.server.console.routes import console_routes
 from pdkernel.server.console.sessions import ConsoleSessions
+from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.middleware import (
     DatabaseErrorMiddleware,
@@ -58,8 +59,9 @@ def create_app(context: AppContext) -> Starlette:
         context.project.vault.sign("calls of steps").hex().encode(),
         local_url=context.settings.local_url,
     )
+    probe = DatabaseProbe(context.project.ping, context.clock)
     middleware = [
-        Middleware(DatabaseErrorMiddleware, clock=context.clock),
+        Middleware(DatabaseErrorMiddleware, probe=probe),
         Middleware(StepCallMiddleware, own_server=own_server),
         Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint()),
     ]
@@ -96,6 +98,7 @@ def create_app(context: AppContext) -> Starlette:
         triggers=triggers,
         deployed_triggers=deployed,
         answered=AnsweredRequests(context, runs, triggers, deployed),
+        database=probe,
     )
     set_state(app, state)
     return app

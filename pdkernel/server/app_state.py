@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from pdkernel.server.answered_requests import AnsweredRequests
 from pdkernel.server.app_context import AppContext, LinkContext
 from pdkernel.server.console.sessions import ConsoleSessions
+from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.rate_limits import EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
@@ -34,6 +35,7 @@ class AppState:
         triggers: The triggers of the served workflows.
         deployed_triggers: The triggers that the Connect API has deployed.
         answered: Requests to sources that run again.
+        database: Whether the database answers.
         is_stopping: Whether a shutdown has begun.
     """
 
@@ -47,6 +49,7 @@ class AppState:
     triggers: WorkflowTriggers
     deployed_triggers: DeployedTriggers
     answered: AnsweredRequests
+    database: DatabaseProbe
     is_stopping: bool = False
 
 

@@ -6,17 +6,16 @@ Requests with an unknown Host are rejected, so that a page on another site canno
 
 from __future__ import annotations
 
-import logging
 import re
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pdkernel.clock import Clock
 from pdkernel.egress.own_server import CALLER_HEADER, OwnServer
 from pdkernel.errors import ProjectError
 from pdkernel.server.app_context import AppContext
+from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
@@ -25,13 +24,11 @@ _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
 BASE_PATH_KEY = "pdkernel.base"
 """Key in the scope for the base path that was removed from the path."""
 HEALTH_PATHS = ("/-/live", "/-/ready")
-"""The health checks, which answer without the database."""
+"""The health checks, which do not wait for the database."""
 RETRY_AFTER_S = 5
 """Seconds after which a caller may repeat a request that was answered 503."""
 UNAVAILABLE_MESSAGE = "The server cannot use the project's database. Send the request again."
-_REPORT_INTERVAL_S = 10.0
 _PAGE_HEADERS = {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
-_LOG = logging.getLogger(__name__)
 
 
 class HostCheckMiddleware:
@@ -57,22 +54,24 @@ class HostCheckMiddleware:
 
 class DatabaseErrorMiddleware:
     """
-    Answers 503 if a request fails because the project's database cannot be used, and logs the reason in one line.
+    Answers 503 to every request while the project's database does not answer, and to a request that fails because of it.
 
-    The caller does not learn the reason, which names the database.
+    The log has the reason of a failure. The caller does not learn it, because it names the database.
 
     Args:
         app: The next application.
-        clock: Limits the lines to one in ten seconds.
+        probe: Whether the database answers.
     """
 
-    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, probe: DatabaseProbe) -> None:
         self._app = app
-        self._clock = clock
-        self._reported_at = -_REPORT_INTERVAL_S
+        self._probe = probe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
+        if not self._probe.answers and not scope["path"].endswith(HEALTH_PATHS):
+            await _build_unavailable_response(scope)(scope, receive, send)
+            return
         has_started = False
 
         async def sent(message: Message) -> None:
@@ -83,10 +82,7 @@ class DatabaseErrorMiddleware:
         try:
             await self._app(scope, receive, sent)
         except ProjectError as fault:
-            now = self._clock.monotonic()
-            if now - self._reported_at >= _REPORT_INTERVAL_S:
-                self._reported_at = now
-                _LOG.error("Requests are answered 503 at the moment: %s", fault.message)
+            self._probe.report(fault.message)
             if not has_started:
                 await _build_unavailable_response(scope)(scope, receive, send)
 

@@ -15,7 +15,6 @@ from pdkernel.blocking import run_blocking
 from pdkernel.encode import JsonStruct, decode_json
 from pdkernel.engine.journal import ClaimedRun, NewDecision, WaitKey
 from pdkernel.engine.pauses import FLOW_URL_PATH, FlowVerb, verify_flow_url
-from pdkernel.errors import ProjectError
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.model import JSON
 from pdkernel.render.formatting import format_decision
@@ -59,12 +58,7 @@ async def ready(request: Request) -> Response:
     state = get_state(request.app)
     if state.is_stopping:
         return JSONResponse({"status": "stopping"}, status_code=503)
-    try:
-        await state.context.workflows.refresh()
-        is_usable = not state.context.engine.journal.is_lost
-    except ProjectError:
-        is_usable = False
-    if not is_usable:
+    if not state.database.answers or state.context.engine.journal.is_lost:
         headers = {"retry-after": str(RETRY_AFTER_S)}
         return JSONResponse({"status": "database unavailable"}, status_code=503, headers=headers)
     return JSONResponse({"status": "ready"})

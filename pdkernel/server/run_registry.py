@@ -31,12 +31,13 @@ from pdkernel.engine.run_request import (
     RunRequest,
     RunWatcher,
 )
-from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.errors import ExecutorLostError, PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Environment
 from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE
 from pdkernel.server.source_turns import SourceTurns
 from pdkernel.source import WorkflowSource, find_sibling_workflow, is_workflow_called
 from pdkernel.variables import load_variables
@@ -48,6 +49,10 @@ LOST_RESPONSE = build_text_response(
     400, "This server could not reach the database in time. Another server continues the run; see its record."
 )
 """The response of a run that another server continues: the first server does not know how the run ends."""
+UNAVAILABLE_RESPONSE = replace(
+    build_text_response(503, f"{UNAVAILABLE_MESSAGE}\n"), headers=((b"retry-after", b"%d" % RETRY_AFTER_S),)
+)
+"""The response to an event of which nothing was stored, because others have taken this server for dead."""
 _FOLLOW_INTERVAL_S = 0.5
 """Seconds between two reads of a run whose caller waits here, and which another server may have started."""
 
@@ -183,6 +188,7 @@ class RunRegistry:
         self._followers: set[asyncio.Task[None]] = set()
         self.source_turns = SourceTurns(context.project.source_turns, context.ids)
         self._callers: dict[str, _Caller] = {}  # callers of the runs that wait for their start
+        self._launched: dict[asyncio.Task[Execution], _Caller] = {}  # callers of the runs in progress
         self._is_handing_over = False
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._journal = context.engine.journal
@@ -290,6 +296,8 @@ class RunRegistry:
             else:
                 _LOG.exception("A run could not be recorded")
             self._callers.pop(run_id, None)
+            if isinstance(fault, ExecutorLostError):
+                caller.refuse(UNAVAILABLE_RESPONSE)
             caller.end("lost")
             return
         if has_room:
@@ -399,6 +407,7 @@ class RunRegistry:
         def ended(task: asyncio.Task[Execution]) -> None:
             was_full = self.free_runs <= 0
             self._tasks.pop(task, None)
+            self._launched.pop(task, None)
             self._users[external_user_id] -= 1
             if not self._users[external_user_id]:
                 del self._users[external_user_id]
@@ -415,6 +424,8 @@ class RunRegistry:
 
         task = asyncio.get_running_loop().create_task(run(watcher))
         self._tasks[task] = run_id
+        if caller is not None:
+            self._launched[task] = caller
         self._users[external_user_id] += 1
         task.add_done_callback(ended)
 
@@ -443,6 +454,11 @@ class RunRegistry:
 
     async def abandon_runs(self) -> None:
         """End the runs in progress and their workers without a record, because other servers continue them."""
+        # at once: a task may wait for a database that does not answer
+        for caller in [*self._callers.values(), *self._launched.values()]:
+            caller.respond(LOST_RESPONSE)
+            caller.end("lost")
+        self._callers.clear()
         await self._end([*self._tasks, *self._sources])
 
     async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:

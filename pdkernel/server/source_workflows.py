@@ -140,7 +140,9 @@ class SourceWorkflows:
             return
         self._refreshing = run_blocking(self.reload_changed)
         self._refreshing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        await asyncio.shield(self._refreshing)  # a caller that disconnects does not end the check for the others
+        # a caller that disconnects does not end the check for the others; one whose check takes long has the state before
+        if (await asyncio.wait([self._refreshing], timeout=RELOAD_INTERVAL_S))[0]:
+            self._refreshing.result()
 
     def reload_changed(self) -> None:
         """Reload the workflows whose files or variables have changed. Raises `ProjectError` if the database cannot be read."""

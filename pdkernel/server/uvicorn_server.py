@@ -211,6 +211,7 @@ class Server(UvicornServer):
     def _on_started(self) -> None:
         state = get_state(self._app)
         self._tasks = (
+            asyncio.create_task(state.database.run()),
             asyncio.create_task(state.runs.dispatch.run()),
             asyncio.create_task(state.deployed_triggers.run_due()),
             asyncio.create_task(state.events.run()),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -11,7 +13,8 @@ import pytest
 
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S
 from tests.builders import a_workflow, python_step
-from tests.postgres import stopping_postgres
+from tests.durability.hosts import DatabaseProxy
+from tests.postgres import PostgresServer, stopping_postgres
 from tests.server.endpoint.conftest import ECHO
 from tests.server.site import Site, site_of
 
@@ -140,3 +143,42 @@ async def test_requests_without_a_database_file(tmp_path: Path, caplog: pytest.L
 
     assert_unavailable(answers, caplog)
     assert ready.status_code == 503
+
+
+async def wait_for(site: Site, path: str, status: int) -> None:
+    """Ask until *path* is answered with *status*."""
+    async with asyncio.timeout(30):
+        while (await site.http.get(path)).status_code != status:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("fault", ["held", "cut"])
+async def test_requests_while_the_database_does_not_answer(
+    tmp_path: Path, postgres: PostgresServer, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that is silent, or gone, makes every route answer 503 at once; the server lives, and works again after that."""
+    with ExitStack() as undo:
+        url = undo.enter_context(postgres.new_database())
+        sockets = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="pdk")))
+        proxy = DatabaseProxy(sockets, postgres.sockets, url.partition("?")[0].rpartition("/")[2])
+        undo.callback(proxy.close)
+        workflow = a_workflow(python_step())
+        async with site_of(tmp_path, workflow, database_url=proxy.url, key_file=tmp_path / "key") as site:
+            if fault == "held":
+                proxy.is_held = True
+            else:
+                proxy.cut()
+            await wait_for(site, "/-/ready", 503)
+            answers = await answers_of(site)
+            live = await site.http.get("/-/live")
+            ready = await site.http.get("/-/ready")
+            proxy.heal()
+            await wait_for(site, "/-/ready", 200)
+            again = await site.http.post(site.path())
+
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.headers["retry-after"] for answer in answers} == {"5"}
+    assert live.status_code == 200
+    assert ready.headers["retry-after"] == "5"
+    assert again.status_code == 200
+    assert [record for record in caplog.records if record.exc_info] == []

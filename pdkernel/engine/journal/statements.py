@@ -36,6 +36,7 @@ from pdkernel.engine.journal.text_columns import (
     escape_json_text,
     replace_unstorable,
 )
+from pdkernel.errors import ExecutorLostError
 
 _OWNED = f"id = :run and fence = :fence and owner = :me and {EXECUTOR_ALIVE}"
 
@@ -81,9 +82,10 @@ class Statements(QueueStatements):
 
     def accept_run(self, connection: Connection, run: NewRun, now: float, definition: str | None = None) -> bool:
         """
-        Insert the run: owned, or ready. Refused if id or key exists, or this executor is dead.
+        Insert the run: owned, or ready. Refused if id or key exists, or the queue is full.
 
-        *definition* is the content of its definition, if another process may have removed it since it was stored.
+        Raises `ExecutorLostError` if this executor is dead. *definition* is the content of its definition, if another process
+        may have removed it since it was stored.
         """
         queued = run.is_ready
         if run.queue is not None and run.queue_size is not None:
@@ -119,9 +121,13 @@ class Statements(QueueStatements):
                 "me": self.executor_id,
             },
         )
-        if done.rowcount == 1:
-            self._store_lock(connection, run.package_lock)
-        return done.rowcount == 1
+        if done.rowcount != 1:
+            alive = f"select 1 where {EXECUTOR_ALIVE}"
+            if connection.execute(alive, {"me": self.executor_id}).fetchone() is None:
+                raise ExecutorLostError
+            return False
+        self._store_lock(connection, run.package_lock)
+        return True
 
     def set_package_lock(self, connection: Connection, claim: Claim, lock: StoredLock | None) -> bool:
         """Set the run's packages if this executor owns the run."""

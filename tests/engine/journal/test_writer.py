@@ -156,7 +156,7 @@ async def test_a_large_write_is_committed_in_the_thread(tmp_path: Path) -> None:
 
 
 class FailingBackend(SqliteBackend):
-    """A backend whose first commit raises an error that nobody has foreseen."""
+    """A backend whose first commit raises an unforeseen error."""
 
     def open_transactions(self) -> FailingTransactions:
         """Open a connection for writes."""
