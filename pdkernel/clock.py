@@ -7,6 +7,7 @@ Code that needs the time or a new id takes a `Clock` or an `IdGenerator` as an a
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections import defaultdict
@@ -18,6 +19,13 @@ _ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _UNBIASED_BYTE_LIMIT = len(_ALPHABET) * (256 // len(_ALPHABET))
 _BYTE_TO_CHARACTER = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
 _REJECTED_BYTES = bytes(range(_UNBIASED_BYTE_LIMIT, 256))
+
+JUMP_S = 0.05
+"""A smaller difference between two clocks is no jump, because it is the adjustment of a time server, or the measurement's error."""
+BELIEVED_AFTER_S = 30.0
+"""Seconds for which a wall clock that has jumped must keep its new time before it is followed."""
+
+_log = logging.getLogger(__name__)
 
 
 class Clock(Protocol):
@@ -84,6 +92,80 @@ class ManualClock:
         """Move the clock forward by *seconds*."""
         self._now += timedelta(seconds=seconds)
         self._monotonic += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock ahead by *seconds*, or back; the monotonic clock stays."""
+        self._now += timedelta(seconds=seconds)
+
+
+class SteadyClock:
+    """
+    A clock that does not follow the wall clock when that jumps for some seconds.
+
+    It runs by the monotonic clock of *source*, and follows the wall clock of *source* only if the two agree, or have disagreed
+    by the same time for `BELIEVED_AFTER_S`. After the first `adjust` it follows the clock of a database instead.
+
+    Attributes:
+        source: The clock with the wall time and the monotonic time.
+        jumps: How often this clock has jumped, because it followed a wall clock that was set, or a database.
+    """
+
+    def __init__(self, source: Clock) -> None:
+        self.source = source
+        self.jumps = 0
+        self._zero = source.now() - timedelta(seconds=source.monotonic())  # the wall time at which `monotonic` was 0
+        self._follows_wall = True
+        self._difference: tuple[float, float] | None = None  # seconds between the clocks, and since when, monotonic
+
+    @classmethod
+    def of(cls, clock: Clock) -> SteadyClock:
+        """Return *clock*, which is made steady unless it is."""
+        return clock if isinstance(clock, SteadyClock) else cls(clock)
+
+    def now(self) -> datetime:
+        """Return the wall time as an aware `datetime` in UTC."""
+        monotonic = self.source.monotonic()
+        steady = self._zero + timedelta(seconds=monotonic)
+        if not self._follows_wall:
+            return steady
+        wall = self.source.now()
+        ahead_s = (wall - steady).total_seconds()
+        if abs(ahead_s) > JUMP_S and not self._is_believed(ahead_s, monotonic):
+            return steady
+        self._difference = None
+        self._zero = wall - timedelta(seconds=monotonic)
+        return wall
+
+    def monotonic(self) -> float:
+        """Return seconds that never decrease; only differences are meaningful."""
+        return self.source.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for *seconds*."""
+        await self.source.sleep(seconds)
+
+    def adjust(self, ahead_s: float, uncertainty_s: float) -> None:
+        """Correct the clock: the database is *ahead_s* ahead of `now`, measured with an error of *uncertainty_s* seconds."""
+        self._follows_wall = False
+        if abs(ahead_s) > JUMP_S + uncertainty_s:
+            self._zero += timedelta(seconds=ahead_s)
+            self.jumps += 1
+
+    def _is_believed(self, ahead_s: float, monotonic: float) -> bool:
+        """Whether the wall clock, which is *ahead_s* ahead of this one, has been so for long enough; counts and reports the jump."""
+        known = self._difference
+        if known is None or abs(known[0] - ahead_s) > JUMP_S:
+            self._difference = (ahead_s, monotonic)
+            return False
+        if monotonic - known[1] < BELIEVED_AFTER_S:
+            return False
+        self.jumps += 1
+        _log.warning(
+            "The clock of this machine was set %s by %.1f s: times of this process follow it from now on.",
+            "ahead" if ahead_s > 0 else "back",
+            abs(ahead_s),
+        )
+        return True
 
 
 class RandomIds:

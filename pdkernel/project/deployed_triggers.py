@@ -213,6 +213,17 @@ class DeployedTriggerTable:
             change = update(deployed_triggers).where(_is_due(trigger_id, due)).values(**values)
             return opened.execute(change).rowcount == 1
 
+    def correct_due(self) -> None:
+        """Compute the next times anew that come from a clock that was ahead."""
+        table, now = deployed_triggers, self._clock.now()
+        with self._database.write() as connection:
+            query = select(table).where(table.c.active, table.c.due > now.timestamp()).with_for_update()
+            for row in connection.execute(query).all():
+                trigger = self._trigger(row)
+                if trigger.schedule.is_too_late(datetime.fromtimestamp(row.due, UTC), now):
+                    change = update(table).where(table.c.id == trigger.id)
+                    connection.execute(change.values(due=_due(trigger, now)))
+
     def next_due(self) -> datetime | None:
         """The next time, after now, at which a trigger is due, or None."""
         table = deployed_triggers.c

@@ -17,7 +17,7 @@ from typing import Self, cast, get_args
 
 from sqlalchemy import Engine, MetaData, select, update
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.identity import Plan
 from pdkernel.model import JSON
@@ -69,6 +69,7 @@ class Project:
         project_id: `proj_...`.
         is_new: Whether this call created the project.
         key_file: The file with the key.
+        clock: The clock of all times in the database; an executor of the journal corrects it to the time of a server.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Project:
         self.key_file = key_file
         self.project_id = project_id
         self.is_new = created
-        self.clock = clock
+        self.clock = SteadyClock.of(clock)
         self.ids = ids
         self._database = database
         self._vault = vault

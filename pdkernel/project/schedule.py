@@ -16,6 +16,8 @@ DEFAULT_INTERVAL_S = 900.0
 MIN_INTERVAL_S = 15.0
 """Minimum seconds between two runs of a source; a shorter interval is raised to this value (not a rule of the platform)."""
 _HOURS_PER_DAY = 24
+_CLOCK_TOLERANCE = timedelta(seconds=5)
+"""By so much the clocks of servers may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,11 @@ class Schedule:
             return None
         start, step = since or moment, timedelta(seconds=self.interval_s)
         return start + step * max((moment - start) // step + 1, 1)
+
+    def is_too_late(self, due: datetime, now: datetime, *, since: datetime | None = None) -> bool:
+        """Whether *due* is later than the next due time after *now*, because it was computed by a clock that was ahead."""
+        upcoming = self.next_after(now + _CLOCK_TOLERANCE, since=since)
+        return upcoming is not None and due > upcoming + _CLOCK_TOLERANCE
 
     def latest(self, due: datetime, now: datetime) -> datetime:
         """The last due time up to *now*; *due* is an earlier one."""

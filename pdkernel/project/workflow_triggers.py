@@ -145,6 +145,10 @@ class WorkflowTriggerTable:
         values = {"due": _seconds(due), "fired": self._clock.now().timestamp()}
         return connection.execute(update(table).where(_is_due(state)).values(**values)).rowcount == 1
 
+    def correct_due(self, state: TriggerState, since: datetime, due: datetime | None) -> None:
+        """Store times for those of *state*, which come from a clock that was ahead; no effect if they were changed meanwhile."""
+        self._update(state, _is_due(state), since=since.timestamp(), due=_seconds(due))
+
     def is_due(self, state: TriggerState) -> bool:
         """Whether the trigger is on, and its next time is still that of *state*."""
         with self._database.read() as connection:

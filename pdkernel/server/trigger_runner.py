@@ -43,6 +43,7 @@ class DeployedTriggers:
         self._table = context.project.deployed_triggers
         self._ticks = TimerTicks(context.clock)
         self._has_run = asyncio.Event()
+        self._corrected_jumps = -1  # the jumps of the clock after which due times were corrected
 
     async def run_due(self) -> None:
         """Run each trigger when it is due, until the task is cancelled; an unreadable database is tried again."""
@@ -50,11 +51,17 @@ class DeployedTriggers:
         await look_repeatedly(self._look, self._has_run, problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
     async def _look(self) -> float:
+        jumps = self._context.project.clock.jumps
+        if jumps != self._corrected_jumps:
+            await run_blocking(self._table.correct_due)
+            self._corrected_jumps = jumps
         for trigger, due in await run_blocking(self._table.list_due):
             if not self._runs.source_turns.is_taken(trigger.id) and self._ticks.may_run(trigger.id):
                 self._runs.start_source(self._run_tick(trigger, due))
         upcoming = await run_blocking(self._table.next_due)
-        wait_s = MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - self._context.clock.now()).total_seconds()
+        wait_s = (
+            MAX_POLL_INTERVAL_S if upcoming is None else (upcoming - self._context.project.clock.now()).total_seconds()
+        )
         return min(max(wait_s, 0.05), MAX_POLL_INTERVAL_S)
 
     async def activate_moved(self) -> None:
@@ -97,10 +104,10 @@ class DeployedTriggers:
 
     async def _run_tick(self, trigger: DeployedTrigger, due: datetime) -> None:
         """Run *trigger* for the tick of its timer at *due*, which ends with the source's result."""
-        began = self._context.clock.now()
+        began = self._context.project.clock.now()
 
         def move_due(connection: Connection | None = None) -> bool:
-            now = self._context.clock.now()
+            now = self._context.project.clock.now()
             upcoming = trigger.schedule.next_after(began)
             if upcoming is not None and upcoming <= now:
                 upcoming = trigger.schedule.next_after(now)
@@ -185,7 +192,7 @@ class DeployedTriggers:
 
     def _serialize(self, events: Sequence[SourceEvent]) -> list[dict[str, JSON]]:
         """Serialize events for the API, each with a new id."""
-        at, serialized = int(self._context.clock.now().timestamp() * 1000), []
+        at, serialized = int(self._context.project.clock.now().timestamp() * 1000), []
         for each in events:
             fields: dict[str, JSON] = {
                 "e": dict(each.event.data), "k": "emit", "ts": at, "id": self._context.ids.new("", 20)

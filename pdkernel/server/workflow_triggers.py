@@ -66,7 +66,7 @@ class WorkflowTriggers:
 
     async def fire_due(self) -> float:
         """Fire each trigger that is due: store its event, or start its source. Return the seconds until the next look."""
-        now = self._context.clock.now()
+        now = self._context.project.clock.now()
         wait_s = MAX_POLL_INTERVAL_S
         states = await run_blocking(self._table.list_states)
         if states:
@@ -86,6 +86,7 @@ class WorkflowTriggers:
             if self._is_outdated(state, trigger):
                 state = await self._reconfigure(served, state, trigger)
             self._seen.add(state.id)
+            state = await self._correct_times(state, now)
             due = state.due
             if trigger.type == "source" and not state.is_active and (due is None or due <= now):
                 self._runs.start_source(self._activate(served, state))
@@ -93,6 +94,21 @@ class WorkflowTriggers:
                 upcoming = due if due > now else await self._fire(served, state, trigger)
                 wait_s = wait_s if upcoming is None else min(wait_s, (upcoming - now).total_seconds())
         return max(wait_s, 0.05)
+
+    async def _correct_times(self, state: TriggerState, now: datetime) -> TriggerState:
+        """Return *state*, whose next time is computed anew if it comes from a clock that was ahead."""
+        due, since = state.due, min(state.since, now)
+        if due is None:
+            return state
+        if state.type == "source" and not state.is_active:
+            upcoming = now if due > now + RETRY_INTERVAL else due
+        else:
+            is_wrong = state.schedule.is_too_late(due, now, since=since)
+            upcoming = state.schedule.next_after(now, since=since) or due if is_wrong else due
+        if upcoming == due:
+            return state
+        await run_blocking(self._table.correct_due, state, since, upcoming)
+        return replace(state, since=since, due=upcoming)
 
     async def receive_email(self, state: TriggerState, event: Mapping[str, JSON]) -> None:
         """Store the event of an e-mail trigger; its run starts at once."""
@@ -130,7 +146,7 @@ class WorkflowTriggers:
 
     async def _run_tick(self, served: ServedWorkflow, state: TriggerState) -> None:
         """Run the source of a trigger for a tick of its timer, which ends with the source's result."""
-        began = self._context.clock.now()
+        began = self._context.project.clock.now()
 
         def settle(connection: Connection) -> bool:
             return self._table.move_due(connection, state, self._next_time(state, began))
@@ -146,7 +162,7 @@ class WorkflowTriggers:
 
     def _next_time(self, state: TriggerState, began: datetime) -> datetime | None:
         """The first time after a tick that began at *began*; times that have passed since are skipped."""
-        upcoming, now = state.schedule.next_after(began, since=state.since), self._context.clock.now()
+        upcoming, now = state.schedule.next_after(began, since=state.since), self._context.project.clock.now()
         return upcoming if upcoming is None or upcoming > now else state.schedule.next_after(now, since=state.since)
 
     def find_endpoint(self, state: TriggerState | None) -> tuple[ServedWorkflow, Trigger] | None:
@@ -159,7 +175,7 @@ class WorkflowTriggers:
 
     async def _fire(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> datetime | None:
         """Fire a trigger that is due; return its next time."""
-        now = self._context.clock.now()
+        now = self._context.project.clock.now()
         upcoming = state.schedule.next_after(now, since=state.since)
         if trigger.type == "source":
             self._runs.start_source(self._run_tick(served, state))
@@ -193,7 +209,7 @@ class WorkflowTriggers:
         return await run_blocking(self._table.find, state.id) or state
 
     async def _store_settings(self, state: TriggerState, trigger: Trigger) -> TriggerState:
-        schedule, due, result, now = Schedule(), None, None, self._context.clock.now()
+        schedule, due, result, now = Schedule(), None, None, self._context.project.clock.now()
         if trigger.type == "schedule":
             schedule = Schedule.from_trigger(trigger.config)
             try:
@@ -227,7 +243,7 @@ class WorkflowTriggers:
         self._has_changed.set()
 
     async def _run_hooks(self, guard: Guard, served: ServedWorkflow, state: TriggerState) -> TriggerState:
-        now = self._context.clock.now()
+        now = self._context.project.clock.now()
         try:
             schedule, base_url = await self._read_interfaces(state)
             request = await self._build_request(served, state, "activate")
@@ -261,7 +277,7 @@ class WorkflowTriggers:
                 raise RequestError(f"{_uses(state)} has no timer and no HTTP interface, so nothing runs it.")
             return Schedule(), base_url
         setting = timer_setting(timer, _props(state))
-        return Schedule.from_timer(timer.name, setting, self._context.clock.now()), base_url
+        return Schedule.from_timer(timer.name, setting, self._context.project.clock.now()), base_url
 
     async def _run_hook(self, guard: Guard, served: ServedWorkflow, state: TriggerState, hook: SourceAct) -> None:
         """Run a hook; a failure is logged."""

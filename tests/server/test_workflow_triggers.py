@@ -894,6 +894,41 @@ class TestEmits:
         assert waiting.data == again.data == {"key": "⟦secret:env/DEPOT_KEY⟧"}
 
 
+@pytest.mark.parametrize("times", ["cron: '* * * * *'", "interval_seconds: 60"])
+async def test_a_clock_that_was_ahead_stops_no_schedule(serve: Serve, times: str) -> None:
+    """After a clock was an hour ahead for minutes, a schedule fires at its next time."""
+    async with serve(f"trigger: {{type: schedule, {times}}}") as site:
+        site.enable()
+        await site.pass_time(60)
+        site.clock.jump(3600)
+        await site.pass_time()
+        during = await site.pass_time(60)
+        site.clock.jump(-3600)
+        await site.pass_time()
+        await site.pass_time(30)
+        due = site.state().due
+        after = await site.pass_time(60)
+
+    assert len(during) == 2
+    assert due is not None
+    assert due - site.clock.now() <= timedelta(0)
+    assert len(after) > len(during)
+
+
+async def test_a_clock_that_is_ahead_for_seconds_fires_nothing(serve: Serve) -> None:
+    """A clock that is an hour ahead for ten seconds fires no schedule before its time."""
+    async with serve(HOURLY) as site:
+        site.enable()
+        await site.pass_time(60)
+        site.clock.jump(3600)
+        ahead = await site.pass_time(10)
+        site.clock.jump(-3600)
+        early = await site.pass_time(60)
+        due = await site.pass_time(3600)
+
+    assert (ahead, early, len(due)) == ([], [], 1)
+
+
 async def test_the_loop_fires_until_it_is_cancelled(serve: Serve) -> None:
     """The task of the server fires what is due and starts its run."""
     async with serve(HOURLY) as site:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from pdkernel.clock import Clock
+from pdkernel.clock import SteadyClock
 
 T = TypeVar("T")
 
@@ -129,12 +129,16 @@ class Presence(Protocol):
         lease_s: The seconds after which a silent executor is taken for dead; None if the end of its process shows that it is dead.
     """
 
-    clock: Clock
+    clock: SteadyClock
     lease_s: float | None
 
     @property
     def is_lost(self) -> bool:
         """Whether this executor was taken for dead, or could not extend its lease in time."""
+        ...
+
+    def steady_time(self) -> float:
+        """Return seconds that all processes of the database share, and that no wall clock of theirs can move, for short intervals."""
         ...
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
@@ -192,7 +196,7 @@ class Backend(Protocol):
         """Create missing tables, or change those of an earlier version. Raises `ProjectError`."""
         ...
 
-    def enter(self, executor_id: str, origin: str, clock: Clock) -> Presence:
+    def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> Presence:
         """Insert the row of an executor, and show that the executor lives. Raises `ProjectError` or `RequestError`."""
         ...
 

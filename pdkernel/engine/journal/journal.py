@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Self, TypeVar
 
 from pdkernel.blocking import run_blocking
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.engine.journal.backend import Backend, Connection, Presence
 from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S
 from pdkernel.engine.journal.reader import JournalReader
@@ -38,6 +38,9 @@ from pdkernel.model import Workflow
 T = TypeVar("T")
 C = TypeVar("C", bound=ClaimedRun | None)
 
+MAX_RETRY_S = 2_560.0
+"""The longest pause, in seconds, between two tries of a message (`deliveries`)."""
+
 
 class DatabaseJournal:
     """The journal of one executor in one database; implements `Journal`."""
@@ -53,6 +56,7 @@ class DatabaseJournal:
         self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
         self._queue_limits: dict[str, tuple[int | None, int | None, float | None]] = {}
         self._active_run_ids: set[str] = set()
+        self._corrected_jumps = -1  # the jumps of the clock after which due times were corrected
 
     @classmethod
     def open(
@@ -79,7 +83,7 @@ class DatabaseJournal:
         statements = Statements(ids.new("exec_", 20), origin)
         backend.create_tables()
         with contextlib.ExitStack() as undo:
-            presence = backend.enter(statements.executor_id, origin, clock)
+            presence = backend.enter(statements.executor_id, origin, SteadyClock.of(clock))
             undo.callback(presence.close)
             journal = cls(backend, statements=statements, presence=presence, ids=ids)
             undo.pop_all()
@@ -234,7 +238,7 @@ class DatabaseJournal:
         self._active_run_ids.discard(claim.run_id)
 
         def act(connection: Connection) -> bool:
-            done = self._statements.park(connection, claim, wait, event=event)
+            done = self._statements.park(connection, claim, wait, now, event=event)
             if done:
                 self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
             return done
@@ -301,7 +305,7 @@ class DatabaseJournal:
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
-        now = self._now()
+        now = self._presence.steady_time()
         claims = await self._claim(lambda connection: [self._statements.claim_one(connection, run_id, now)])
         return claims[0]
 
@@ -309,12 +313,12 @@ class DatabaseJournal:
         self, queue: str | None = None, limit: int = 1, *, begin: int | None = None
     ) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of this executor's origin in *queue*, within its limits; *begin* is as in `claim_ready`."""
-        now, places = self._now(), limit if begin is None else begin
+        now, places = self._presence.steady_time(), limit if begin is None else begin
         return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now, places))
 
     async def claim_ready(self, limit: int, *, begin: int | None = None) -> Sequence[ClaimedRun]:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
-        now, places = self._now(), limit if begin is None else begin
+        now, places = self._presence.steady_time(), limit if begin is None else begin
         return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now, places))
 
     async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
@@ -342,16 +346,15 @@ class DatabaseJournal:
 
     async def add_turn(self, queue: str, run_id: str, *, size: int | None) -> bool:
         """Let a run that is not in the queue wait for its turn; return False if *size* runs wait already."""
-        now = self._now()
         return await self._writer.write(
-            lambda connection: self._statements.add_turn(connection, queue, run_id, size, now),
+            lambda connection: self._statements.add_turn(connection, queue, run_id, size),
             is_compound=True,
             is_contended=True,
         )
 
     async def grant_turn(self, queue: str, run_id: str) -> bool:
         """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""
-        now = self._now()
+        now = self._presence.steady_time()
         return await self._writer.write(
             lambda connection: self._statements.grant_turn(connection, queue, run_id, now),
             is_compound=True,
@@ -364,7 +367,7 @@ class DatabaseJournal:
 
     async def record_start(self, queue: str, claim: Claim) -> None:
         """Record that the first step of a claimed run of the queue begins."""
-        now = self._now()
+        now = self._presence.steady_time()
         await self._writer.write(
             lambda connection: self._statements.record_start(connection, queue, claim, now),
             is_compound=True,
@@ -418,8 +421,21 @@ class DatabaseJournal:
 
     async def next_wake(self) -> float | None:
         """Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits."""
+        jumps = self._presence.clock.jumps
+        if jumps != self._corrected_jumps:
+            await self._correct_due_times()
+            self._corrected_jumps = jumps
+        now, steady = self._now(), self._presence.steady_time()
+        return await self._history.read(lambda connection: self._statements.next_wake(connection, now, steady))
+
+    async def _correct_due_times(self) -> None:
+        """Correct times that were stored while a clock was ahead: nothing waits for longer than it was meant to."""
         now = self._now()
-        return await self._history.read(lambda connection: self._statements.next_wake(connection, now))
+        await self._writer.write(
+            lambda connection: self._statements.correct_due_times(connection, now, MAX_RETRY_S),
+            is_compound=True,
+            is_contended=True,
+        )
 
     async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
         """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*, without claiming them."""

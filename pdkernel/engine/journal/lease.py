@@ -11,12 +11,11 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 
-from pdkernel.clock import Clock
+from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.errors import ProjectError
 
@@ -29,40 +28,12 @@ IS_LAPSED = f"(not alive or lease_until < {_NOW})"
 _LIVES = f"exists (select 1 from executors where id = :me and alive and lease_until > {_NOW})"  # noqa: S608 - constants only
 """The condition on which this executor may take others for dead: its own lease is valid."""
 
-_CLOCK_TOLERANCE_S = 0.05
-"""A smaller difference between the clocks is not corrected, because the measurement is not more exact."""
-
 _CLOSING_RETRY_S = 1.0
 """Seconds for which a journal that is closed tries to reach the database."""
 _RETRY_PAUSES_S = (0.05, 0.5)
 """The first and the longest pause between two tries to reach the database."""
 
 _log = logging.getLogger(__name__)
-
-
-class DatabaseClock:
-    """A clock that is corrected to the time of the database."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._offset = timedelta()
-
-    def now(self) -> datetime:
-        """Return the wall time of the database."""
-        return self._clock.now() + self._offset
-
-    def monotonic(self) -> float:
-        """Return seconds since an arbitrary moment."""
-        return self._clock.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait for *seconds*."""
-        await self._clock.sleep(seconds)
-
-    def adjust(self, ahead_s: float, uncertainty_s: float) -> None:
-        """Correct the clock: the database is *ahead_s* ahead of `now`, measured with an error of *uncertainty_s* seconds."""
-        if abs(ahead_s) > _CLOCK_TOLERANCE_S + uncertainty_s:
-            self._offset += timedelta(seconds=ahead_s)
 
 
 class Retries:
@@ -93,14 +64,16 @@ class ExecutorLease:
         self,
         connect: Callable[[], psycopg.Connection[Any]],
         executor_id: str,
-        clock: Clock,
+        clock: SteadyClock,
         *,
+        corrects_clock: bool,
         lease_s: float,
         beat_s: float,
         monotonic: Callable[[], float],
         expect_key: Callable[[str | None], None],
     ) -> None:
         self.clock = clock
+        self._corrects_clock = corrects_clock
         self._monotonic = monotonic
         self._expect_key = expect_key
         self.lease_s: float | None = lease_s
@@ -123,6 +96,10 @@ class ExecutorLease:
         if self._monotonic() > self._extended_at + self._seconds:
             self._is_refused = True  # a later extension does not bring the runs back that were given up
         return self._is_refused
+
+    def steady_time(self) -> float:
+        """Return the time of the database in seconds, which its processes share."""
+        return self.clock.now().timestamp()
 
     def start(self) -> None:
         """Extend the lease, and continue in a thread. Raises `psycopg.Error`."""
@@ -245,7 +222,7 @@ class ExecutorLease:
             (self._seconds, executor_id),
         ).fetchone()
         seconds = self._monotonic() - began
-        if row is not None and isinstance(self.clock, DatabaseClock):
+        if row is not None and self._corrects_clock:
             self.clock.adjust(row[0] - (local + seconds / 2), seconds / 2)
         with self._lock:
             if executor_id != self._executor_id:

@@ -6,7 +6,7 @@ import contextlib
 
 from sqlalchemy import update
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.clock import RANDOM_IDS, Clock, IdGenerator
 from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.journal import DatabaseJournal
 from pdkernel.engine.journal.protocol import Journal
@@ -18,15 +18,17 @@ from pdkernel.project import Project
 
 
 def open_journal(
-    project: Project, *, clock: Clock = SYSTEM_CLOCK, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
+    project: Project, *, clock: Clock | None = None, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
 ) -> Journal:
     """
-    Become an executor of the project's journal; see `DatabaseJournal.open`.
+    Become an executor of the project's journal; see `DatabaseJournal.open`. On Postgres, it corrects the project's clock.
 
     Raises:
         ProjectError: The database cannot be used, or was written by a newer version.
         RequestError: Another process has the origin.
     """
+    if clock is None or clock is project.clock.source:
+        clock = project.clock
     backend = _backend(project)
     backend.create_tables()
     _end_interrupted(backend, project)

@@ -21,12 +21,11 @@ import psycopg
 from psycopg.errors import DeadlockDetected, SerializationFailure
 
 from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
-from pdkernel.clock import SYSTEM_CLOCK, Clock
+from pdkernel.clock import ManualClock, SteadyClock
 from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.lease import (
     IS_LAPSED,
-    DatabaseClock,
     ExecutorLease,
     Retries,
     refuse_asynchronous_commits,
@@ -51,7 +50,7 @@ _LOST_CONNECTION_STATES = ("08", "25006", "25P03", "53300", "57P")
 """SQL states: connection, not the primary server any more, idle in a transaction, too many connections, and shutdown or start."""
 
 _PARAMETER = re.compile(r"\?|(?<!:):([a-z_]+)")
-_POSTGRES_ONLY = re.compile(r"/\*postgres (.*?)\*/")
+_POSTGRES_ONLY = re.compile(r"/\*postgres (.*?)\*/", re.DOTALL)
 
 
 @cache
@@ -94,7 +93,7 @@ class PostgresBackend:
         project: The project.
         lease_s: The seconds after which an executor that does not extend its lease is taken for dead.
         beat_s: The seconds between two extensions.
-        corrects_clock: Whether time stamps have the time of the database; None corrects the system's clock only.
+        corrects_clock: Whether time stamps have the time of the database; None corrects every clock that runs by itself.
         monotonic: Returns the seconds by which this process measures leases and retries.
 
     Attributes:
@@ -152,15 +151,17 @@ class PostgresBackend:
         """Create missing tables, or change earlier ones. Raises `ProjectError` if they are newer, or tables of others."""
         from pdkernel.engine.journal.schema import MIGRATIONS, POSTGRES_COLUMNS, metadata
 
-        self._project.create_tables(metadata, "journal_schema_version", POSTGRES_COLUMNS, MIGRATIONS)
+        changes = {version: _POSTGRES_ONLY.sub(r"\1", sql) for version, sql in MIGRATIONS.items()}
+        self._project.create_tables(metadata, "journal_schema_version", POSTGRES_COLUMNS, changes)
 
-    def enter(self, executor_id: str, origin: str, clock: Clock) -> ExecutorLease:
+    def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> ExecutorLease:
         """Insert the row of an executor, and begin to extend its lease in a thread."""
-        corrects = clock is SYSTEM_CLOCK if self._corrects_clock is None else self._corrects_clock
+        is_manual = isinstance(clock.source, ManualClock)
         lease = ExecutorLease(
             self.connect,
             executor_id,
-            DatabaseClock(clock) if corrects else clock,
+            clock,
+            corrects_clock=not is_manual if self._corrects_clock is None else self._corrects_clock,
             lease_s=self.lease_s,
             beat_s=self._beat_s,
             monotonic=self.monotonic,

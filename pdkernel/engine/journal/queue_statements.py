@@ -29,7 +29,7 @@ _CLAIM = (
 _CHOOSE = "select id from runs where status = 'ready' and origin = :origin and queue is null"
 _CHOOSE_IN_TURN = (
     "select id, user_key from (select id, coalesce(external_user, '') as user_key, row_number() over"
-    " (partition by coalesce(external_user, '') order by created, id) as number"
+    " (partition by coalesce(external_user, '') order by rowid) as number"
     " from runs where status = 'ready' and origin = :origin and queue = :queue) as waiting"
     " order by number, case when user_key > :last then 0 else 1 end, user_key limit :limit"
 )
@@ -47,13 +47,18 @@ _UNSTARTED = (
 _STARTED = "select count(*) from starts where queue = :queue and at > :after"
 _WAITING = f"select ({_WAITING_TURNS}) + (select count(*) from runs where status = 'ready' and queue = :queue)"  # noqa: S608
 _TURNS_BEFORE_RUNS = (
-    f"{_WAITING_TURNS} and since <"  # noqa: S608
-    " (select min(created) from runs where status = 'ready' and queue = :queue and origin = :origin)"
+    f"{_WAITING_TURNS} and number <"  # noqa: S608
+    " (select min(rowid) from runs where status = 'ready' and queue = :queue and origin = :origin)"
 )
 _EARLIER = (
-    f"select ({_WAITING_TURNS} and since < :since) + (select count(*) from runs where status = 'ready' and queue = :queue"  # noqa: S608
-    " and created < :since and origin in (select origin from executors where alive))"
+    f"select ({_WAITING_TURNS} and (number, rowid) < (:number, :rowid))"  # noqa: S608
+    " + (select count(*) from runs where status = 'ready' and queue = :queue"
+    " and rowid <= :number and origin in (select origin from executors where alive))"
 )
+_NEXT_NUMBER = "coalesce(/*postgres nextval('runs_rowid_seq'),*/ (select max(rowid) from runs), 0)"
+"""The place of a new turn among the runs, whose places are their `rowid`: behind all that exist."""
+FUTURE_S = 1.0
+"""A time that is later by more comes from a clock that was ahead, or from before a restart of the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class QueueStatements(ExecutorStatements):
         """Claim the ready run within the limits of its queue; None if these do not permit it, or another executor was first."""
         row = connection.execute("select queue from runs where id = ?", (replace_unstorable(run_id),)).fetchone()
         if row is not None and row[0] is not None:
-            lock_queue(connection, row[0])
+            _lock_limits(connection, row[0], now)
             if self._free(connection, row[0], 1, now) == 0:
                 return None
         return self.claim(connection, run_id)
@@ -101,13 +106,14 @@ class QueueStatements(ExecutorStatements):
 
         External users take turns in a queue. Without a queue, the oldest runs are claimed, because their places have turns. The first
         *begin* claimed runs have a place to execute at once.
+        *now* is the `Presence.steady_time`, as in every method about limits.
         """
         queue = storable(queue)
         if queue is None:
-            oldest = f"{_CHOOSE} order by created, id limit :limit /*postgres for update skip locked*/"
+            oldest = f"{_CHOOSE} order by rowid limit :limit /*postgres for update skip locked*/"
             chosen = connection.execute(oldest, {"origin": self.origin, "limit": limit}).fetchall()
             return self._claim_all(connection, [run_id for (run_id,) in chosen], begin)
-        lock_queue(connection, queue)
+        _lock_limits(connection, queue, now)
         earlier = _count(connection, _TURNS_BEFORE_RUNS, queue=queue, origin=self.origin)
         free = max(self._free(connection, queue, limit, now) - earlier, 0)
         last = self.last_users.get(queue, "")
@@ -150,7 +156,7 @@ class QueueStatements(ExecutorStatements):
             limit = min(limit, per - started - _count(connection, _UNSTARTED, queue=queue))
         return max(limit, 0)
 
-    def add_turn(self, connection: Connection, queue: str, run_id: str, size: int | None, now: float) -> bool:
+    def add_turn(self, connection: Connection, queue: str, run_id: str, size: int | None) -> bool:
         """Let a run that is not in the queue wait for its turn; return False if *size* runs wait already."""
         queue = replace_unstorable(queue)
         lock_queue(connection, queue)
@@ -158,18 +164,21 @@ class QueueStatements(ExecutorStatements):
         if size is not None and size <= _count(connection, _WAITING, queue=queue):
             return False
         connection.execute(
-            "insert into turns (run_id, queue, owner, since, granted) values (?, ?, ?, ?, false) on conflict (run_id) do update"
-            " set queue = excluded.queue, owner = excluded.owner, since = excluded.since, granted = excluded.granted",
-            (replace_unstorable(run_id), queue, self.executor_id, now),
+            "insert into turns (run_id, queue, owner, number, granted)"  # noqa: S608 - constants only
+            f" values (?, ?, ?, {_NEXT_NUMBER}, false) on conflict (run_id) do update"
+            " set queue = excluded.queue, owner = excluded.owner, number = excluded.number, granted = excluded.granted",
+            (replace_unstorable(run_id), queue, self.executor_id),
         )
         return True
 
     def grant_turn(self, connection: Connection, queue: str, run_id: str, now: float) -> bool:
         """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""
         queue, run_id = replace_unstorable(queue), replace_unstorable(run_id)
-        lock_queue(connection, queue)
-        (since,) = connection.execute("select since from turns where run_id = ?", (run_id,)).fetchone() or (now,)
-        earlier = _count(connection, _EARLIER, queue=queue, since=since)
+        _lock_limits(connection, queue, now)
+        place = connection.execute("select number, rowid from turns where run_id = ?", (run_id,)).fetchone()
+        if place is None:
+            return False
+        earlier = _count(connection, _EARLIER, queue=queue, number=place[0], rowid=place[1])
         if self._free(connection, queue, earlier + 1, now) <= earlier:
             return False
         done = connection.execute("update turns set granted = true where run_id = ?", (run_id,))
@@ -205,17 +214,23 @@ class QueueStatements(ExecutorStatements):
             (replace_unstorable(queue), concurrency, per, period),
         )
 
-    def next_wake(self, connection: Connection, now: float) -> float | None:
-        """Return when the next pause ends or a limit lets a run start; 0 if a run can start now; or None."""
+    def next_wake(self, connection: Connection, now: float, steady: float) -> float | None:
+        """
+        Return when the next pause ends or a limit lets a run start; 0 if a run can start now; or None.
+
+        *now* is the wall time, and *steady* the `Presence.steady_time`.
+        """
         starts: list[float] = []
         for queue in self._ready_queues(connection):
-            if self._free(connection, queue, 1, now) > 0:
+            if self._free(connection, queue, 1, steady) > 0:
                 return 0.0
             window = connection.execute(
-                "select min(at) + min(period) from starts join limits using (queue) where queue = ? and at > ? - period",
-                (queue, now),
+                "select min(at) + min(period), max(at) from starts join limits using (queue)"
+                " where queue = ? and at > ? - period",
+                (queue, steady),
             ).fetchone()
-            starts += [at for at in window if at is not None]
+            if window[1] is not None:  # a claim corrects times of the future
+                starts.append(now + window[0] - steady if window[1] <= steady + FUTURE_S else now)
         row = connection.execute(
             "select min(at) from (select min(wake_at) as at from runs where status = 'paused'"
             " union all select min(due) from outbox join runs on id = run_id where due is not null and origin = ?) as times",
@@ -235,6 +250,15 @@ class QueueStatements(ExecutorStatements):
 def lock_queue(connection: Connection, queue: str) -> None:
     """Let no other transaction check the limits of *queue* until this one ends."""
     connection.execute("select 1 from limits where queue = ? /*postgres for update*/", (queue,)).fetchone()
+
+
+def _lock_limits(connection: Connection, queue: str, now: float) -> None:
+    """Do what `lock_queue` does, and correct starts of the future, so that they count for one period at most."""
+    lock_queue(connection, queue)
+    connection.execute(
+        "update starts set at = :now where queue = :queue and at > :now + :future",
+        {"now": now, "queue": queue, "future": FUTURE_S},
+    )
 
 
 def storable(text: str | None) -> str | None:

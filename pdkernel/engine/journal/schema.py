@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -27,8 +28,14 @@ from sqlalchemy import (
 SCHEMA_VERSION = 8
 """The version of the tables, the last one of `MIGRATIONS`; SQLite stores it as the file's `user_version`."""
 
-POSTGRES_COLUMNS = ("alter table outbox add column rowid bigint generated always as identity",)
-"""Statements for columns that a table of SQLite has by itself."""
+POSTGRES_COLUMNS = (
+    *(
+        f"alter table {table} add column rowid bigint generated always as identity"
+        for table in ("outbox", "runs", "turns")
+    ),
+    "create index runs_ready on runs (origin, queue, rowid) where status = 'ready'",
+)
+"""Statements for columns that a table of SQLite has by itself, and for their index."""
 
 metadata = MetaData()
 
@@ -96,7 +103,8 @@ def _runs_index(name: str, *columns: str, status: str) -> Index:
 
 
 _runs_index("runs_due", "wake_at", status="paused")
-_runs_index("runs_ready", "origin", "queue", "created", status="ready")
+# in the order of `rowid`, which each index of SQLite has by itself
+_runs_index("runs_ready", "origin", "queue", status="ready").ddl_if(dialect="sqlite")
 _runs_index("runs_owner", "owner", status="running")
 Index("runs_list", runs.c.workflow, runs.c.created, runs.c.id)
 _deduplicated = text("dedupe_key is not null")
@@ -218,13 +226,14 @@ starts = Table(
 )
 
 turns = Table(
-    # runs of limited workflows that do not wait in a queue as ready runs, for example those that are not stored
+    # runs of limited workflows that do not wait in a queue as ready runs, for example those that are not stored; `number` is
+    # the `rowid` of the last run that was there before
     "turns",
     metadata,
     Column("run_id", _Text, primary_key=True),
     Column("queue", _Text, nullable=False),
     Column("owner", _Text, nullable=False),
-    Column("since", Float(53), nullable=False),
+    Column("number", BigInteger, nullable=False),
     Column("granted", Boolean, nullable=False),
 )
 
@@ -325,7 +334,8 @@ MIGRATIONS: Mapping[int, str] = {
             number integer not null, shown text not null, primary key (run_id, path, iteration, attempt, number)
         )
     """,
-    # the starts of the last period are forgotten; messages of earlier versions share a lane; a run that was running had begun
+    # the starts of the last period are forgotten; messages of earlier versions share a lane; a run that was running had begun;
+    # SQLite has a `rowid` by itself
     8: """
         alter table outbox add column lane text not null default '';
         drop table starts;
@@ -334,7 +344,7 @@ MIGRATIONS: Mapping[int, str] = {
         );
         create index starts_window on starts (queue, at);
         create table turns (
-            run_id text not null primary key, queue text not null, owner text not null, since float not null,
+            run_id text not null primary key, queue text not null, owner text not null, number bigint not null,
             granted boolean not null
         );
         alter table executors add column ending boolean not null default false;
@@ -342,7 +352,18 @@ MIGRATIONS: Mapping[int, str] = {
         update runs set begun = 1 where status = 'running';
         create table interruptions (
             run_id text not null, executor text not null, alone boolean not null, primary key (run_id, executor)
-        )
+        );
+        drop index runs_ready;
+        create index runs_ready on runs (origin, queue) where status = 'ready';
+        /*postgres alter table turns add column rowid bigint generated always as identity */;
+        /*postgres alter table runs add column rowid bigint */;
+        /*postgres update runs set rowid = numbered.place from (select id, row_number() over (order by created, id) as place
+            from runs) as numbered where numbered.id = runs.id */;
+        /*postgres alter table runs alter column rowid set not null */;
+        /*postgres alter table runs alter column rowid add generated always as identity */;
+        /*postgres select setval('runs_rowid_seq', (select coalesce(max(rowid), 0) + 1 from runs), false) */;
+        /*postgres drop index runs_ready */;
+        /*postgres create index runs_ready on runs (origin, queue, rowid) where status = 'ready' */
     """,
 }
 """

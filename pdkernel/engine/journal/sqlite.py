@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from pdkernel.clock import Clock
+from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
@@ -73,7 +73,7 @@ class SqliteBackend:
             except sqlite3.Error as fault:
                 raise translate_error(fault, self._path) from fault
 
-    def enter(self, executor_id: str, origin: str, clock: Clock) -> SqlitePresence:
+    def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> SqlitePresence:
         """Insert the row of an executor, and lock its file. Raises `RequestError` if another process has the origin."""
         with contextlib.ExitStack() as undo:
             if origin in EXCLUSIVE_ORIGINS:
@@ -119,10 +119,14 @@ class SqlitePresence:
     lease_s: float | None = None
     is_lost = False
 
-    def __init__(self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: Clock) -> None:
+    def __init__(self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: SteadyClock) -> None:
         self.clock = clock
         self._statements = statements
         self._liveness = liveness
+
+    def steady_time(self) -> float:
+        """Return the monotonic time, which all processes of a machine share; it begins anew when the machine starts."""
+        return self.clock.monotonic()
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
         """Return the executors whose lock is free."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import EXECUTOR_ALIVE
-from pdkernel.engine.journal.queue_statements import QueueStatements, lock_queue, storable
+from pdkernel.engine.journal.queue_statements import FUTURE_S, QueueStatements, lock_queue, storable
 from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
     MAX_NOTE_CHARACTERS,
@@ -334,7 +334,9 @@ class Statements(QueueStatements):
         )
         return done.rowcount == 1
 
-    def park(self, connection: Connection, claim: Claim, wait: WaitRow, *, event: str | None = None) -> bool:
+    def park(
+        self, connection: Connection, claim: Claim, wait: WaitRow, now: float, *, event: str | None = None
+    ) -> bool:
         """
         Pause the run if this executor owns it, and insert its wait.
 
@@ -358,7 +360,7 @@ class Statements(QueueStatements):
         earlier = connection.execute(
             f"select outcome, payload, at from waits where {_STEP_KEY} and number = ?",  # noqa: S608
             key,
-        ).fetchone() or (None, None, None)
+        ).fetchone() or (None, None, now)
         if earlier[0] is not None:
             connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (claim.run_id,))
         connection.execute(f"delete from waits where {_STEP_KEY} and number <= ?", key)  # noqa: S608
@@ -459,6 +461,27 @@ class Statements(QueueStatements):
             else:
                 connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (run_id,))
         return woken
+
+    @staticmethod
+    def correct_due_times(connection: Connection, now: float, max_retry_s: float) -> None:
+        """
+        Move due times that were computed from a time of the future, because a clock was ahead, by as much back.
+
+        A pause begins *now* at the latest, and a message waits for *max_retry_s* at most.
+        """
+        rows = connection.execute(
+            "select run_id, w.path, w.iteration, w.number, w.at - ? from runs r join waits w on w.run_id = r.id"
+            " and w.outcome is null and w.at > ? where r.status = 'paused' and r.wake_at > ?"
+            " /*postgres for update of r skip locked*/",
+            (now, now + FUTURE_S, now),
+        ).fetchall()
+        for run_id, path, iteration, number, ahead_s in rows:
+            connection.execute(
+                f"update waits set wake_at = wake_at - ?, at = ? where {_STEP_KEY} and number = ? and outcome is null",  # noqa: S608
+                (ahead_s, now, run_id, path, iteration, number),
+            )
+            connection.execute("update runs set wake_at = wake_at - ? where id = ?", (ahead_s, run_id))
+        connection.execute("update outbox set due = ? where due > ?", (now, now + max_retry_s + FUTURE_S))
 
     def cancel_run(self, connection: Connection, run_id: str, now: float, decision: NewDecision | None) -> bool:
         """Cancel the run as `cancel` does, and record *decision*."""

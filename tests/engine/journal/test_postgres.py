@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from psycopg.errors import SerializationFailure
 
-from pdkernel.clock import SYSTEM_CLOCK, ManualClock
+from pdkernel.clock import SYSTEM_CLOCK, ManualClock, SystemClock
 from pdkernel.engine.journal import (
     Begun,
     Claim,
@@ -938,6 +938,8 @@ async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Jo
         "drop table package_locks; drop table decisions; drop table calls_in_flight; drop table interruptions;"
         " drop table turns"
     )
+    server.execute("alter table runs drop column rowid")
+    server.execute("create index runs_ready on runs (origin, queue, created) where status = 'ready'")
     server.execute("update meta set value = '3' where name = 'journal_schema_version'")
 
     journal, other = journals(), journals()
@@ -950,6 +952,31 @@ async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Jo
     assert [each.by for each in (await load(journal, "cancelled")).decisions] == ["ada"]
     assert await journal.accept_run(new_run("calls"))
     assert await journal.record_call(Claim.first("calls"), call_row())
+    assert await journal.add_turn("mail", "turn", size=1)
+    assert await journal.grant_turn("mail", "turn")
+
+
+class FastClock(SystemClock):
+    """The clock of a host that is an hour ahead."""
+
+    def now(self) -> datetime:
+        """Return the wall time of the host."""
+        return super().now() + timedelta(hours=1)
+
+
+async def test_a_project_has_the_time_of_its_database(postgres_url: str, tmp_path: Path) -> None:
+    """The times of a host whose clock is an hour ahead are those of the database, in the project's own tables, too."""
+    fast = FastClock()
+    with Project.open(tmp_path / ".pdkernel", database_url=postgres_url, clock=fast) as project:
+        journal = open_journal(project, clock=fast)
+        try:
+            with closing(psycopg.connect(postgres_url)) as connection:
+                [(now,)] = connection.execute("select clock_timestamp()").fetchall()
+            ahead = [clock.now() - now for clock in (journal.clock, project.clock, fast)]
+        finally:
+            await journal.close()
+
+    assert [abs(each) < timedelta(seconds=PATIENCE_S) for each in ahead] == [True, True, False]
 
 
 def test_tables_are_created_once(postgres_url: str, tmp_path: Path) -> None:

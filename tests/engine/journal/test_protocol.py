@@ -1331,6 +1331,84 @@ async def test_starts_of_a_queue_are_limited(journal: DatabaseJournal, clock: Ma
     assert started == [2, 0, 0, 2, 1]
 
 
+async def test_a_clock_that_jumps_reverses_no_queue(open_journal: Open, clock: ManualClock) -> None:
+    """Runs are claimed in the order of their acceptance, though the clock of a later one is an hour back."""
+    for number in range(3):
+        await open_journal().accept_run(new_run(f"run{number}", queue="mail"))
+        await open_journal().accept_run(new_run(f"direct{number}", origin="terminal"))
+        clock.jump(-3600)  # an executor that starts takes the wall clock as it is
+
+    last = open_journal()
+    claims = [*await last.claim_next("mail", limit=5), *await last.claim_next(limit=5)]
+
+    assert [each.claim.run_id for each in claims] == ["run0", "run1", "run2", "direct0", "direct1", "direct2"]
+
+
+@ONLY_SQLITE
+@pytest.mark.parametrize("jump_s", [5, 3600, -3600])
+async def test_a_clock_that_jumps_leaves_the_starts_as_they_are(
+    open_journal: Open, clock: ManualClock, jump_s: float
+) -> None:
+    """A wall clock that was set opens the window of a throttle neither twice nor an hour later, in another process, too."""
+    started = list[int]()
+    for number in range(4):
+        await open_journal().accept_run(new_run(f"run{number}", queue="mail"))
+    for wait_s in (0, 1, 8, 1):
+        clock.advance(wait_s)
+        journal = open_journal()
+        await journal.set_queue_limits("mail", max_starts=2, period_s=10)
+        claims = await journal.claim_next("mail", limit=5)
+        for each in claims:
+            await journal.record_start("mail", each.claim)
+        started.append(len(claims))
+        clock.jump(jump_s)
+
+    assert started == [2, 0, 0, 2]
+
+
+async def test_starts_of_the_future_count_for_one_period(
+    journal: DatabaseJournal, clock: ManualClock, database: Database
+) -> None:
+    """Starts whose times are later than now, because the machine was restarted, hold the queue for one period."""
+    await journal.set_queue_limits("mail", max_starts=1, period_s=10)
+    for number in range(2):
+        await journal.accept_run(new_run(f"run{number}", queue="mail"))
+    [first] = await journal.claim_next("mail", limit=2)
+    await journal.record_start("mail", first.claim)
+    database.execute("update starts set at = at + 3600")
+
+    wakes = [await journal.next_wake()]
+    claims = [len(await journal.claim_next("mail", limit=2))]
+    wakes.append(await journal.next_wake())
+    clock.advance(10)
+    claims.append(len(await journal.claim_next("mail", limit=2)))
+
+    now = clock.now().timestamp()
+    assert wakes == [now - 10, now]
+    assert claims == [0, 1]
+
+
+async def test_times_of_a_clock_that_was_ahead_are_corrected(open_journal: Open, clock: ManualClock) -> None:
+    """A pause and a message that were stored while the clock was an hour ahead are due after their own time only."""
+    clock.jump(3600)
+    journal = open_journal("serve")
+    for run_id in ("paused", "sent"):
+        await journal.accept_run(new_run(run_id))
+    wake_at = journal.clock.now().timestamp() + 60
+    await journal.park(Claim.first("paused"), wait_row(wake_at=wake_at))
+    await journal.finish(Claim.first("sent"), "success", OUTPUT, outbox=[outbox_row()])
+    before = await journal.next_wake()
+    clock.jump(-3600)
+    for _ in range(2):
+        journal.clock.now()
+        clock.advance(30)
+
+    assert (before, await journal.next_wake()) == (wake_at, clock.now().timestamp())  # the message is due now
+    assert len(await journal.claim_deliveries()) == 1
+    clock.advance(60)
+    assert await journal.wake_due() == 1
+
+
 async def test_a_claimed_run_counts_as_a_start_until_it_starts(
     journal: DatabaseJournal, clock: ManualClock, database: Database
 ) -> None:

@@ -127,7 +127,7 @@ def test_tables_compile_for_postgres() -> None:
     assert indexes == {
         "definitions_workflow": "CREATE INDEX definitions_workflow ON definitions (workflow)",
         "runs_due": "CREATE INDEX runs_due ON runs (wake_at) WHERE status = 'paused'",
-        "runs_ready": "CREATE INDEX runs_ready ON runs (origin, queue, created) WHERE status = 'ready'",
+        "runs_ready": "CREATE INDEX runs_ready ON runs (origin, queue) WHERE status = 'ready'",
         "runs_owner": "CREATE INDEX runs_owner ON runs (owner) WHERE status = 'running'",
         "runs_list": "CREATE INDEX runs_list ON runs (workflow, created, id)",
         "runs_dedupe": "CREATE UNIQUE INDEX runs_dedupe ON runs (dedupe_key) WHERE dedupe_key is not null",
@@ -142,7 +142,7 @@ def test_tables_compile_for_postgres() -> None:
         ("select 1 from runs where id = 'r' and fence = 1 and owner = 'me'", "sqlite_autoindex_runs_1 (id=?)"),
         ("select id from runs where status = 'paused' and wake_at <= 1", "runs_due (wake_at<?)"),
         (
-            "select id from runs where status = 'ready' and origin = 'serve' and queue is 'q' order by created",
+            "select id from runs where status = 'ready' and origin = 'serve' and queue is 'q' order by rowid",
             "runs_ready (origin=? AND queue=?)",
         ),
         (
