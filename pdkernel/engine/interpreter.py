@@ -278,7 +278,6 @@ class Interpreter:
         if request.data_stores is None and request.policy.is_test:
             request = request.with_changes(data_stores=self._scratch_copy(request, state))
         record = self._new_record(request, state, watcher)
-        place.on_change = lambda: record.set_begun(_begun_of(place))
         if is_new:
             record.record_start()
         exports: dict[str, Mapping[str, JSON]] = {}
@@ -426,6 +425,7 @@ class Interpreter:
         if turn is not None:
             with contextlib.nullcontext() if place.parent is None else place.parent.sleeping():
                 await turn.wait(watcher.on_progress)
+        place.on_change = lambda: record.set_begun(_begun_of(place))
         workers = await self._workers.open_run(setup, place=place)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))

@@ -353,14 +353,12 @@ class RunRegistry:
 
     def continue_run(self, claimed: ClaimedRun) -> None:
         """Start or continue a run that this process has claimed; return at once."""
-        context, run_id = self._context, claimed.claim.run_id
-        self._launch(
-            run_id,
-            claimed.external_user,
-            self._callers.pop(run_id, None),
-            lambda watcher: context.engine.continue_run(claimed, watcher, policy=self._current_policy()),
-            is_claimed=True,
-        )
+
+        async def go_on(watcher: RunWatcher) -> Execution:
+            return await self._context.engine.continue_run(claimed, watcher, policy=self._current_policy())
+
+        run_id = claimed.claim.run_id
+        self._launch(run_id, claimed.external_user, self._callers.pop(run_id, None), go_on, is_claimed=True)
 
     def _current_policy(self) -> OutboundPolicy:
         """The policy of this server; that of a notebook may have changed since it is served."""

@@ -84,14 +84,12 @@ return attempt"""
     return logging_step(name, server.log, body.format(poison=str(server.folder.parent / "poison")))
 
 
-def end_server_at(server: ServerProcess, poison: Path) -> None:
-    """Kill the server as soon as a step wants it to end, as a step does that makes it take all memory of the machine."""
+def wait_until_poisoned(server: ServerProcess, poison: Path) -> None:
+    """Wait until a step wants the server to end: the test then kills it, as the system does if a step takes all memory."""
     ends = time.monotonic() + LIMIT_S
     while not poison.exists():
         assert time.monotonic() < ends, (server.begun(), server.errors)
         time.sleep(0.01)
-    server.kill()
-    poison.unlink()
 
 
 @pytest.mark.timeout(300)
@@ -108,9 +106,15 @@ def test_a_run_that_ends_servers_is_given_up_and_the_runs_beside_it_finish(
         assert server.start()
         beside = [accept(server, 0) for _ in range(3)]
         ending = accept(server, -1)
-        deaths = 0
+        deaths, late = 0, ""
         while True:
-            end_server_at(server, poison)
+            wait_until_poisoned(server, poison)
+            if deaths == MAX_INTERRUPTIONS:
+                late = accept(server, 1)
+                time.sleep(1)  # in which it would begin if the other run were not alone
+                assert late not in {each.run for each in server.begun()}
+            server.kill()
+            poison.unlink()
             deaths += 1
             server.restart()
             ends = time.monotonic() + LIMIT_S
@@ -129,9 +133,9 @@ def test_a_run_that_ends_servers_is_given_up_and_the_runs_beside_it_finish(
         assert deaths == MAX_INTERRUPTIONS + MAX_DEATHS_ALONE
         assert f"it ran alone {MAX_DEATHS_ALONE} times, and the server ended each time" in error["message"]
         assert error["code"] == "interrupted"
-        counts = count_outcomes(server, [*beside, ending])
+        counts = count_outcomes(server, [*beside, ending, late])
         counts.check(f"{deaths} deaths")
-        assert server.rows("select distinct status from runs where id in (?, ?, ?)", *beside) == [("success",)]
+        assert server.rows("select distinct status from runs where id in (?, ?, ?, ?)", *beside, late) == [("success",)]
         # the runs beside it were not alone with it
         assert max(each.attempt for each in server.begun() if each.run in beside) <= MAX_INTERRUPTIONS + 1
 
@@ -164,3 +168,34 @@ def test_orderly_restarts_give_up_no_run(fork_server: ForkServer, tmp_path: Path
         assert {count for _, count in interrupted} == {1}
         count_outcomes(server, runs).check(f"{restarts} restarts")
         assert server.rows("select distinct status from runs") == [("success",)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_child_run_that_ends_servers_is_given_up_and_its_parent_goes_on(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """A run that waits for a child run is not blamed for it: the child run is given up, and the step gets its error."""
+    poison = tmp_path / "poison"
+    with server_of(fork_server, tmp_path / "project") as server:
+        call = (
+            "try:\n    pd.flow.trigger('child', {'body': {'n': -1}})\nexcept Exception as error:\n    return str(error)"
+        )
+        new_project(server.folder, [FLOW, logging_step("call", server.log, call)], child=[poison_step(server)])
+        server.more = ("child.ipynb",)
+        assert server.start()
+        parent = accept(server, 1)
+        deaths = 0
+        while not server.rows("select 1 from runs where id = ? and ended is not null", parent):
+            if poison.exists():
+                server.kill()
+                poison.unlink()
+                deaths += 1
+                server.restart()
+            time.sleep(0.02)
+
+        assert deaths == MAX_INTERRUPTIONS + MAX_DEATHS_ALONE
+        runs = dict(server.rows("select workflow, status from runs"))
+        assert runs == {"Flow": "success", "child": "error"}
+        ((data,),) = server.rows("select data from steps where name = 'call'")
+        assert "it ran alone" in json.loads(data)["exports"]["$return_value"]
