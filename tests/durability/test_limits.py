@@ -87,7 +87,7 @@ def test_one_run_executes_at_a_time(fork_server: ForkServer, tmp_path: Path, way
         assert [answer.status for answer in answers] == [200] * EVENTS
         assert most_at_once(spans) == 1
         server.wait_for(ENDED)
-        assert server.rows("select * from turns") == []
+        server.wait_for("select 1 where not exists (select 1 from turns)")
 
 
 @pytest.mark.parametrize("way", ["stored", "nostore", "both"])
@@ -113,4 +113,4 @@ def test_starts_are_counted_when_steps_start(fork_server: ForkServer, tmp_path: 
         gate.touch()
         spans = wait_for_spans(server, log, 9)
 
-        assert most_in_period(spans, 2) == 3
+        assert most_in_period(spans, 1.8) == 3  # a busy machine runs the first line of a step a little later

@@ -458,7 +458,7 @@ class TestLimits:
             clock.advance(0.9)
             await asyncio.sleep(2.5 * POLL_INTERVAL_S)  # the server has looked for due runs
             first = sorted(run.status for run in await site.context.engine.journal.list_executions())
-            clock.advance(0.2)
+            clock.advance(0.3)
             await wait_for_successes(site, 4)
 
         assert first == ["queued", "queued", "success", "success"]

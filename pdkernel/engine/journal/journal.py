@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.engine.journal.backend import Backend, Connection, Presence
-from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S
+from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S, START_MARGIN_S
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
@@ -367,7 +367,7 @@ class DatabaseJournal:
 
     async def record_start(self, queue: str, claim: Claim) -> None:
         """Record that the first step of a claimed run of the queue begins."""
-        now = self._presence.steady_time()
+        now = self._presence.steady_time() + START_MARGIN_S
         await self._writer.write(
             lambda connection: self._statements.record_start(connection, queue, claim, now),
             is_compound=True,

@@ -39,6 +39,9 @@ MAX_LANES = 64
 MESSAGES_PER_LANE = 3
 """Due messages that one process takes for a destination at a time: it can try them within `OWN_DELIVERY_S`."""
 
+START_MARGIN_S = 0.1
+"""Seconds from the record of a start to the first line of the step, on a busy machine: a period of a limit begins after them."""
+
 
 class ExecutorLiveness(Protocol):
     """Shows other processes of this machine that an executor lives."""

@@ -28,6 +28,7 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
+from pdkernel.engine.journal.protocol import START_MARGIN_S
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Decision, StepResult
@@ -1279,11 +1280,11 @@ async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: M
     assert [sorted(run.claim.run_id for run in each) for each in claims] == [["a2"], ["a1", "b2", "c2"], []]
     assert await journal.next_wake() is None  # when c2 starts is not known
     await journal.record_start("c", Claim.first("c2"))
-    assert await journal.next_wake() == clock.now().timestamp() + 10
+    assert await journal.next_wake() == clock.now().timestamp() + 10 + START_MARGIN_S
     assert await journal.finish(Claim.first("b2"), "success", OUTPUT)
     assert await journal.next_wake() == 0
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["b1"]
-    clock.advance(10)
+    clock.advance(10.5)
     assert await journal.next_wake() == 0
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c1"]
     await journal.record_start("c", Claim.first("c1"))
@@ -1296,7 +1297,7 @@ async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: M
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c4"]
     await journal.accept_run(new_run("c5", queue="c"))
     await journal.record_start("c", Claim.first("c4"))
-    assert await journal.next_wake() == clock.now().timestamp() + 5
+    assert await journal.next_wake() == pytest.approx(clock.now().timestamp() + 4.5 + START_MARGIN_S)
 
 
 async def test_a_full_queue_refuses_a_run(open_journal: Open) -> None:
@@ -1321,7 +1322,7 @@ async def test_starts_of_a_queue_are_limited(journal: DatabaseJournal, clock: Ma
         await journal.accept_run(new_run(f"run{number}", queue="mail"))
 
     started = []
-    for wait in (0, 5, 4.5, 0.5, 10):
+    for wait in (0, 5, 5, 0.2, 10.2):
         clock.advance(wait)
         claims = await journal.claim_next("mail", limit=5)
         for each in claims:
@@ -1353,7 +1354,7 @@ async def test_a_clock_that_jumps_leaves_the_starts_as_they_are(
     started = list[int]()
     for number in range(4):
         await open_journal().accept_run(new_run(f"run{number}", queue="mail"))
-    for wait_s in (0, 1, 8, 1):
+    for wait_s in (0, 1, 8, 1.2):
         clock.advance(wait_s)
         journal = open_journal()
         await journal.set_queue_limits("mail", max_starts=2, period_s=10)
@@ -1423,13 +1424,13 @@ async def test_a_claimed_run_counts_as_a_start_until_it_starts(
     for each in claims:
         await journal.record_start("mail", each.claim)
     started = len(await journal.claim_next("mail", limit=5))
-    clock.advance(10)
+    clock.advance(10.5)
     last = await journal.claim_next("mail", limit=5)
     for each in last:
         await journal.record_start("mail", each.claim)
     kept = database.rows("select run_id from starts order by run_id")
     await journal.finish(claims[0].claim, "success", OUTPUT)
-    clock.advance(10)
+    clock.advance(10.5)
     [one] = await journal.claim_next("mail", limit=5)
     await journal.record_start("mail", one.claim)
 
@@ -1493,7 +1494,7 @@ class TestTurns:
         await journal.record_start("mail", Claim.first("first"))
         await journal.end_turn("first")
         granted.append(await journal.grant_turn("mail", "second"))
-        clock.advance(10)
+        clock.advance(10.5)
         granted.append(await journal.grant_turn("mail", "second"))
 
         assert granted == [True, False, False, True]
