@@ -19,7 +19,7 @@ import click
 import cloup
 
 from pdkernel.cli.command_help import Group, Section
-from pdkernel.cli.terminal import escape_text, print_json, print_text
+from pdkernel.cli.terminal import escape_text, is_interactive, print_json, print_text
 from pdkernel.errors import PdkernelError, RequestError, format_count
 from pdkernel.version import VERSION
 
@@ -64,7 +64,11 @@ class CliContext:
             from pdkernel.operations.projects import open_project
 
             self._project = open_project(
-                Path.cwd(), os.environ, folder=self.project_folder, database_url=self.database_url
+                Path.cwd(),
+                os.environ,
+                folder=self.project_folder,
+                database_url=self.database_url,
+                ask=_ask if is_interactive(sys.stdin) else None,
             )
             if self._project.is_new:
                 self.print_note(_describe_new_project(self._project))
@@ -105,6 +109,10 @@ class CliContext:
         """Close the project if it is open."""
         if self._project is not None:
             self._project.close()
+
+
+def _ask(question: str) -> bool:
+    return click.confirm(escape_text(f"{question}?"), err=True)
 
 
 class RootGroup(Group):

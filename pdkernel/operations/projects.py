@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.project import Project, find_project
+from pdkernel.project.migration import Ask
 
 
 def open_project(
@@ -17,6 +18,7 @@ def open_project(
     database_url: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
     ids: IdGenerator = RANDOM_IDS,
+    ask: Ask | None = None,
 ) -> Project:
     """
     Open the local project, or create it.
@@ -28,9 +30,11 @@ def open_project(
         database_url: The URL of the database, which wins over `PDKERNEL_DATABASE`.
         clock: The clock for time stamps.
         ids: The source of new ids.
+        ask: Asks whether tables of an earlier version may be changed while other processes use them; None refuses.
 
     Raises:
         ProjectError: Folder, key or database cannot be used.
+        RequestError: Tables of an earlier version must not be changed now.
     """
     key = environ.get("PDKERNEL_KEY_FILE")
     return Project.open(
@@ -39,4 +43,5 @@ def open_project(
         key_file=Path(key) if key else None,
         clock=clock,
         ids=ids,
+        ask=ask,
     )

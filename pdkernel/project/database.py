@@ -31,6 +31,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.project import postgres, sqlite
 from pdkernel.project.compiled_query import CompiledQuery
+from pdkernel.project.migration import Ask, count_locked_files, permit_migration
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
 _READ_ONLY_OPTION = "pdkernel_reads"
@@ -48,6 +49,7 @@ class Database:
         sqlite_path: The SQLite file, or None on Postgres.
         location: The file, or the URL without its password.
         key_fingerprint: The fingerprint of the key with which this process encrypts values; None before it is known.
+        ask: Asks whether tables may be changed while other processes use the database; None refuses.
     """
 
     def __init__(self, engine: Engine, *, sqlite_path: Path | None, where: str) -> None:
@@ -55,6 +57,8 @@ class Database:
         self.sqlite_path = sqlite_path
         self.location = where
         self.key_fingerprint: str | None = None
+        self.ask: Ask | None = None
+        self._permits_migration = False
         self._thread_state = threading.local()
         # on Postgres, autocommit: a connection between two reads is in no transaction, which would keep old rows alive
         isolation = {} if sqlite_path else {"isolation_level": "AUTOCOMMIT"}
@@ -255,12 +259,36 @@ class Database:
             connection.execute(insert(meta), [{"name": name, "value": value} for name, value in meta_values.items()])
         return True
 
+    def permit_migration(self) -> None:
+        """Raise `RequestError` if tables must not be changed now, because other processes use the database; a person is asked once."""
+        if not self._permits_migration:
+            permit_migration(self.location, self._count_processes(), self.ask)
+            self._permits_migration = True
+
+    def _count_processes(self) -> int:
+        """Return how many executors of the journal live."""
+        if self.sqlite_path is not None:
+            # a server has a lock for its origin, too
+            folder = self.sqlite_path.with_name(f"executors-{self.sqlite_path.stem}")
+            return count_locked_files(folder, "exec_*")
+        with self.read() as connection:
+            if (
+                connection.exec_driver_sql("select 1 from to_regclass('executors') t where t is not null").first()
+                is None
+            ):
+                return 0
+            living = (
+                "select count(*) from executors where alive and lease_until > extract(epoch from clock_timestamp())"
+            )
+            return int(connection.exec_driver_sql(living).scalar_one())
+
     def migrate(self) -> None:
         """
         Migrate the tables of an older project to `SCHEMA_VERSION`, in one transaction and without loss.
 
-        So far, every schema version has only added tables. Raises `ProjectError` as `create` does.
+        So far, every schema version has only added tables. Raises `ProjectError` as `create` does, and as `permit_migration`.
         """
+        self.permit_migration()
         with self.write() as connection:
             self.lock(connection, "schema")
             facts = _facts(connection)
@@ -292,6 +320,8 @@ class Database:
         """
         version, known = max(changes), (self.read_meta() or {}).get(name)
         if known is None or int(known) < version:
+            if known is not None:
+                self.permit_migration()
             with self.write() as connection:
                 self.lock(connection, "schema")
                 known = (_facts(connection) or {}).get(name)  # another process may have been first

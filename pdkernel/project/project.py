@@ -43,6 +43,7 @@ from pdkernel.project.key_rotation import (
     settle_rotation,
 )
 from pdkernel.project.login import LoginTable
+from pdkernel.project.migration import Ask
 from pdkernel.project.notebook_states import NotebookStateTable
 from pdkernel.project.oauth_clients import OAuthClientTable
 from pdkernel.project.pending_sign_ins import PendingSignInTable
@@ -107,6 +108,7 @@ class Project:
         key_file: Path | None = None,
         clock: Clock = SYSTEM_CLOCK,
         ids: IdGenerator = RANDOM_IDS,
+        ask: Ask | None = None,
     ) -> Self:
         """
         Open the project in *folder* (`.../.pdkernel`); create it if it does not exist.
@@ -117,15 +119,18 @@ class Project:
             key_file: The file with the key, or None for `key` in the folder.
             clock: Gives the time.
             ids: Generates ids.
+            ask: Asks whether tables may be changed while other processes use the database; None refuses.
 
         Raises:
             ProjectError: Folder, key or database cannot be used; all three are left unchanged.
-            RequestError: Another process is replacing the key, and has not ended within `OPENING_WAIT_S` seconds.
+            RequestError: Another process is replacing the key, and has not ended within `OPENING_WAIT_S` seconds; or tables of an
+                earlier version must not be changed now.
         """
         folder = folder.absolute()
         ensure_folder(folder)
         key_path = (key_file or folder / KEY_NAME).absolute()
         opened = Database.open(folder, database_url)
+        opened.ask = ask
         try:
             key = read_key(key_path)
             facts = opened.read_meta()
@@ -192,6 +197,10 @@ class Project:
     def create_tables(self, tables: MetaData, name: str, more: Sequence[str], changes: Mapping[int, str]) -> None:
         """Create the tables of another package in the project's database; see `Database.create_tables`."""
         self._database.create_tables(tables, name, more, changes)
+
+    def permit_migration(self) -> None:
+        """Raise `RequestError` if tables must not be changed now; see `Database.permit_migration`."""
+        self._database.permit_migration()
 
     def shared_read_connection(self) -> AbstractContextManager[None]:
         """A context in which all reads of this thread share one connection: opening one is slower than most queries."""

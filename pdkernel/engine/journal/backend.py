@@ -161,6 +161,10 @@ class Presence(Protocol):
         """Call *callback* in a thread when another process made runs ready or cancelled runs."""
         ...
 
+    def check_version(self, connection: Connection, *, exactly: bool) -> None:
+        """Raise `ProjectError` if a newer version has changed the tables, until now or (not *exactly*) a second ago."""
+        ...
+
     def register(self, connection: Connection, executor_id: str) -> None:
         """Begin the lease of an executor whose row was inserted in the same transaction."""
         ...

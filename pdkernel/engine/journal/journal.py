@@ -153,8 +153,13 @@ class DatabaseJournal:
         now = self._now()
         is_for_others = run.origin not in (None, self._statements.origin)
         content = next((content for key, content in self._definitions.values() if key == run.definition), None)
+
+        def accept(connection: Connection) -> bool:
+            self._presence.check_version(connection, exactly=False)
+            return self._statements.accept_run(connection, run, now, content)
+
         accepted = await self._announced(
-            lambda connection: self._statements.accept_run(connection, run, now, content),
+            accept,
             is_contended=run.queue_size is not None or run.dedupe_key is not None,
             concurrent_runs=max(2, len(self._active_run_ids)),
             is_needed=is_for_others,
@@ -322,7 +327,11 @@ class DatabaseJournal:
         return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now, places))
 
     async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
-        claims = await self._writer.write(act, is_compound=True, is_contended=True)
+        def checked(connection: Connection) -> Sequence[C]:
+            self._presence.check_version(connection, exactly=True)
+            return act(connection)
+
+        claims = await self._writer.write(checked, is_compound=True, is_contended=True)
         self._active_run_ids.update(claimed.claim.run_id for claimed in claims if claimed is not None)
         return claims
 

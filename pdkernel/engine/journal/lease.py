@@ -17,11 +17,14 @@ import psycopg
 
 from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection
+from pdkernel.engine.journal.schema import SCHEMA_VERSION
 from pdkernel.errors import ProjectError
+from pdkernel.project.migration import expect_version
 
 CHANNEL = "pdkernel_journal"
 """The channel of the notifications; each carries the id of the executor that sent it."""
 
+_VERSION = "select value from meta where name = 'journal_schema_version'"
 _NOW = "cast(extract(epoch from clock_timestamp()) as double precision)"
 """The time of the database, in seconds since 1970."""
 IS_LAPSED = f"(not alive or lease_until < {_NOW})"
@@ -84,6 +87,7 @@ class ExecutorLease:
         self._executor_id = executor_id
         self._extended_at = self._monotonic()
         self._is_refused = False
+        self._version = str(SCHEMA_VERSION)  # of the tables
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._wakes, self._waker = socket.socketpair()
@@ -142,6 +146,12 @@ class ExecutorLease:
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call *callback* in the thread of the lease after notifications of others, and when this executor was taken for dead."""
         self._callbacks.append(callback)
+
+    def check_version(self, connection: Connection, *, exactly: bool) -> None:
+        """Raise `ProjectError` if a newer version has changed the tables, until now or (not *exactly*) the last extension."""
+        if exactly:
+            self._version = connection.execute(_VERSION).fetchone()[0]
+        expect_version(int(self._version), "the project's database", supported=SCHEMA_VERSION)
 
     def register(self, connection: Connection, executor_id: str) -> None:
         """
@@ -218,7 +228,7 @@ class ExecutorLease:
             executor_id = self._executor_id
         began, local = self._monotonic(), self.clock.now().timestamp()
         row = connection.execute(
-            f"update executors set lease_until = {_NOW} + %s where id = %s and alive returning {_NOW}",  # noqa: S608
+            f"update executors set lease_until = {_NOW} + %s where id = %s and alive returning {_NOW}, ({_VERSION})",  # noqa: S608
             (self._seconds, executor_id),
         ).fetchone()
         seconds = self._monotonic() - began
@@ -230,6 +240,7 @@ class ExecutorLease:
             was_refused = self._is_refused
             if row is not None:
                 self._extended_at = began
+                self._version = row[1]
             else:
                 self._is_refused = True
         if row is None and not was_refused:

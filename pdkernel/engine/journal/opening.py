@@ -71,7 +71,7 @@ def mark_dead(project: Project, executor_id: str) -> None:
 
 def _backend(project: Project) -> Backend:
     if project.sqlite_path is not None:
-        return SqliteBackend(project.sqlite_path)
+        return SqliteBackend(project.sqlite_path, permit_migration=project.permit_migration)
     # psycopg is optional
     from pdkernel.engine.journal.postgres import PostgresBackend
 

@@ -21,8 +21,10 @@ from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
+from pdkernel.engine.journal.schema import SCHEMA_VERSION
 from pdkernel.engine.journal.tables import create_tables
 from pdkernel.errors import RequestError
+from pdkernel.project.migration import expect_version
 from pdkernel.project.sqlite import BUSY_TIMEOUT_S, connect, is_busy, translate_error
 
 T = TypeVar("T")
@@ -49,6 +51,7 @@ class SqliteBackend:
         liveness: Shows that an executor lives; None locks a file in the folder `executors-NAME` beside the file.
         max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
         inline_retry_s: After slower commits, the event loop commits again after so many seconds.
+        permit_migration: Raises an error if tables of an earlier version must not be changed now.
     """
 
     def __init__(
@@ -58,18 +61,20 @@ class SqliteBackend:
         liveness: ExecutorLiveness | None = None,
         max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
         inline_retry_s: float = INLINE_RETRY_S,
+        permit_migration: Callable[[], object] = lambda: None,
     ) -> None:
         self.location = str(path)
         self.max_inline_commit_s = max_inline_commit_s
         self.inline_retry_s = inline_retry_s
         self._path = path
+        self._permit_migration = permit_migration
         self._liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
 
     def create_tables(self) -> None:
         """Create missing tables, or change those of an earlier version."""
         with closing(connect(self._path)) as connection:
             try:
-                create_tables(connection, self._path)
+                create_tables(connection, self._path, self._permit_migration)
             except sqlite3.Error as fault:
                 raise translate_error(fault, self._path) from fault
 
@@ -89,7 +94,7 @@ class SqliteBackend:
                 except sqlite3.Error as fault:
                     raise translate_error(fault, self._path) from fault
             undo.pop_all()
-        return SqlitePresence(statements, self._liveness, clock)
+        return SqlitePresence(statements, self._liveness, clock, self._path)
 
     def end_interrupted(self, now: float) -> None:
         """End the runs of commands and notebooks whose process has ended."""
@@ -119,7 +124,10 @@ class SqlitePresence:
     lease_s: float | None = None
     is_lost = False
 
-    def __init__(self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: SteadyClock) -> None:
+    def __init__(
+        self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: SteadyClock, path: Path
+    ) -> None:
+        self._path = path
         self.clock = clock
         self._statements = statements
         self._liveness = liveness
@@ -146,6 +154,10 @@ class SqlitePresence:
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Do nothing: other processes send no messages."""
+
+    def check_version(self, connection: Connection, *, exactly: bool) -> None:  # noqa: ARG002 - costs a microsecond
+        """Raise `ProjectError` if a newer version has changed the tables."""
+        expect_version(connection.execute("pragma user_version").fetchone()[0], self._path, supported=SCHEMA_VERSION)
 
     def register(self, connection: Connection, executor_id: str) -> None:
         """Do nothing: an executor without a lease keeps its row."""

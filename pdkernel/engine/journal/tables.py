@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from pdkernel.engine.journal.text_columns import hash_definition
@@ -10,14 +11,20 @@ from pdkernel.project.database import check_schema_version
 from pdkernel.project.sqlite import creation_statements
 
 
-def create_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables, or change those of an earlier version, in one transaction, which ends with *connection* if it fails."""
+def create_tables(connection: sqlite3.Connection, path: Path, permit_migration: Callable[[], object]) -> None:
+    """
+    Create the tables, or change those of an earlier version, in one transaction, which ends with *connection* if it fails.
+
+    *permit_migration* raises an error if tables must not be changed now.
+    """
     from pdkernel.engine.journal.schema import MIGRATIONS, SCHEMA_VERSION, metadata
 
     version = connection.execute("pragma user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return
     check_schema_version(version, path, supported=SCHEMA_VERSION)
+    if version > 0:
+        permit_migration()
     connection.create_function("hash_definition", 1, _hash_or_none, deterministic=True)
     connection.execute("begin immediate")
     version = connection.execute("pragma user_version").fetchone()[0]  # another process may have been first

@@ -70,7 +70,18 @@ Rows = Callable[[str], list[tuple[Any, ...]]]
 
 
 class Database(Protocol):
-    """A database with a journal."""
+    """
+    A database with a journal.
+
+    Attributes:
+        is_file: Whether it is a file.
+    """
+
+    is_file: bool
+
+    def set_version(self, version: int) -> None:
+        """Set the version of the tables, as another version of pdkernel does."""
+        ...
 
     def backend(self) -> Backend:
         """The backend of one more executor."""
@@ -117,6 +128,12 @@ class FakeLiveness:
 class SqliteDatabase:
     """A file with a journal."""
 
+    is_file = True
+
+    def set_version(self, version: int) -> None:
+        """Set the version of the tables."""
+        self.execute(f"pragma user_version = {version}")
+
     def __init__(self, path: Path, liveness: FakeLiveness) -> None:
         self.path = path
         self._liveness = liveness
@@ -141,6 +158,12 @@ class SqliteDatabase:
 
 class PostgresDatabase:
     """A Postgres database with a journal, whose executors extend no lease."""
+
+    is_file = False
+
+    def set_version(self, version: int) -> None:
+        """Set the version of the tables."""
+        self.execute(f"update meta set value = '{version}' where name = 'journal_schema_version'")
 
     def __init__(self, project: Project) -> None:
         self._project = project

@@ -30,6 +30,7 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.journal.protocol import START_MARGIN_S
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
+from pdkernel.engine.journal.schema import SCHEMA_VERSION
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Decision, StepResult
 from tests.engine.journal.conftest import (
@@ -1408,6 +1409,23 @@ async def test_times_of_a_clock_that_was_ahead_are_corrected(open_journal: Open,
     assert len(await journal.claim_deliveries()) == 1
     clock.advance(60)
     assert await journal.wake_due() == 1
+
+
+async def test_newer_tables_stop_an_executor(journal: DatabaseJournal, database: Database) -> None:
+    """An executor claims no run after a newer version has changed the tables, and says what to do; later it claims again."""
+    await journal.accept_run(new_run(queue="mail"))
+    database.set_version(99)
+    try:
+        for claim in (journal.claim_next("mail"), journal.claim_ready(5), journal.claim("run")):
+            with pytest.raises(ProjectError, match="start it again with the newer version"):
+                await claim
+        if database.is_file:
+            with pytest.raises(ProjectError, match="schema version 99"):
+                await journal.accept_run(new_run("other"))
+    finally:
+        database.set_version(SCHEMA_VERSION)
+
+    assert len(await journal.claim_next("mail")) == 1
 
 
 async def test_a_claimed_run_counts_as_a_start_until_it_starts(
