@@ -45,6 +45,8 @@ from pdkernel.workers import Effect, OutboundGateway
 
 MAX_IN_FLIGHT = 32
 """Runs that send their messages to one destination at the same time."""
+MAX_MAILS_IN_FLIGHT = 2
+"""The same for e-mail, of which each waits in one of the few threads that also read the database."""
 MAX_OWN_SENDING_S = 10.0
 """Seconds in which a served run begins to send its messages to one destination itself."""
 
@@ -164,7 +166,8 @@ class RunDeliveries:
 
         async def deliver_lane(lane: str, messages: list[tuple[OutboxRow, str, Effect]]) -> None:
             ends = self._clock.monotonic() + MAX_OWN_SENDING_S
-            if request.is_served and self._in_flight[lane] >= MAX_IN_FLIGHT:
+            most = MAX_MAILS_IN_FLIGHT if messages[0][2].kind == "email" else MAX_IN_FLIGHT
+            if request.is_served and self._in_flight[lane] >= most:
                 ends = -math.inf
             self._in_flight[lane] += 1
             try:
@@ -237,7 +240,8 @@ class RunDeliveries:
             if recorded is None:
                 raise InternalError(f"The record of the run {run_id} is gone.")
             return await self._emitted.deliver(decode_json(row.shown, Delivery), request, recorded[0], key)
-        sending = SendDelivery(self._gateway, self._mail() if effect.kind == "email" else None)
+        mail = await run_blocking(self._mail) if effect.kind == "email" else None
+        sending = SendDelivery(self._gateway, mail)
         return await sending.deliver(row.path, effect, binding=binding, redactor=redactor, idempotency_key=key)
 
 

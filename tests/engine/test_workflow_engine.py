@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
@@ -253,3 +254,35 @@ async def test_a_process_that_was_taken_for_dead_runs_again(postgres_url: str, t
 
     assert (first.status, second.status) == ("success", "success")
     assert kept == [second.id, first.id]
+
+
+async def test_few_mails_wait_for_a_mail_server_that_hangs(
+    runtime: WorkflowEngine, project: Project, tmp_path: Path
+) -> None:
+    """Mails wait in threads that the server needs for other work, so two runs try to send theirs; those of the others are due later."""
+    connections: list[asyncio.StreamWriter] = []
+    hanging = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
+    await run_blocking(project.settings.set, "mail_to", "me@example.com")
+    await run_blocking(project.settings.set, "mail_server", f"127.0.0.1:{hanging.sockets[0].getsockname()[1]}")
+    request = RunRequest(
+        a_workflow(python_step("tell", "pd.send.email(subject='Hello', text='There')")),
+        an_event(),
+        parse_policy("live"),
+        folder=tmp_path,
+        interface="http",
+        pause_mode="park",
+    )
+
+    runs = [asyncio.create_task(runtime.run(request)) for _ in range(6)]
+    done: set[asyncio.Task[Execution]] = set()
+    while len(done) < 4:
+        done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
+    await asyncio.sleep(0.1)
+    count = len(connections)
+    for writer in connections:
+        writer.close()
+    await asyncio.gather(*runs)
+    hanging.close()
+
+    assert count == 2
+    assert len(await runtime.journal.claim_deliveries()) == 3  # one lane gives three at a time
