@@ -31,7 +31,7 @@ from pdkernel.engine.run_request import (
     RunRequest,
     RunWatcher,
 )
-from pdkernel.errors import ExecutorLostError, PdkernelError, RequestError
+from pdkernel.errors import ExecutorLostError, PdkernelError, RequestError, describe_fault
 from pdkernel.event import Event
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Environment
@@ -341,15 +341,24 @@ class RunRegistry:
                 if self._callers.get(run_id) is not caller:  # this server has started the run since
                     return
                 execution, claimed = found or (None, None)
-                response = None if claimed is None else self._context.engine.restore_state(claimed).response
-                if response is not None:
-                    caller.respond(response)
+                if claimed is not None:
+                    self._respond_as_recorded(claimed, caller)
                 if execution is None or execution.status == "paused" or execution.status not in UNFINISHED_STATUSES:
                     del self._callers[run_id]
                     is_paused = execution is not None and execution.status == "paused"
                     caller.respond(NO_RESPONSE_BEFORE_PAUSE if is_paused else NO_RESPONSE)
                     caller.end("lost" if execution is None else _outcome(execution))
                     return
+
+    def _respond_as_recorded(self, claimed: ClaimedRun, caller: _Caller) -> None:
+        """Pass on the response that a run has made so far; a record that cannot be read has none."""
+        try:
+            response = self._context.engine.restore_state(claimed).response
+        except Exception as fault:  # noqa: BLE001 - the caller must not wait for ever: the end of the run is read in any case
+            _LOG.warning("The record of the run %s cannot be read: %s", claimed.claim.run_id, describe_fault(fault))
+            return
+        if response is not None:
+            caller.respond(response)
 
     def continue_run(self, claimed: ClaimedRun) -> None:
         """Start or continue a run that this process has claimed; return at once."""
