@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import signal
@@ -21,6 +20,17 @@ SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
 SLOW_COMMITS = "tests.durability.faults:slow_commits"
 
 
+def _use_connections(kind: type[sqlite3.Connection]) -> None:
+    """Let all later connections be of *kind*, and of the kind that the caller of `connect` names."""
+    connect = sqlite3.connect
+
+    def connect_faulty(*args: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **settings: Any) -> Any:
+        faulty = type("Connection", (kind, factory), {})
+        return connect(*args, factory=faulty, **settings)
+
+    vars(sqlite3)["connect"] = connect_faulty
+
+
 def kill_at_commit(number: int, side: str) -> None:
     """Let SQLite's connections kill this process `before` or `after` the journal's commit with that number, from 1."""
     count = itertools.count(1)
@@ -35,7 +45,7 @@ def kill_at_commit(number: int, side: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return done
 
-    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+    _use_connections(Connection)
 
 
 def kill_at_rename(number: int, folder: str) -> None:
@@ -59,7 +69,7 @@ def slow_commits(seconds: float) -> None:
                 time.sleep(seconds)
             return done
 
-    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+    _use_connections(Connection)
 
 
 def limit_database(full: str) -> None:
@@ -79,7 +89,7 @@ def limit_database(full: str) -> None:
         def execute(self, sql: str, *args: Any) -> Any:
             return self.cursor().execute(sql, *args)
 
-    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+    _use_connections(Connection)
 
 
 def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
@@ -133,7 +143,7 @@ def kill_in_rotation(number: int) -> None:
             super().commit()
             reach_point()
 
-    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+    _use_connections(Connection)
     sys.addaudithook(watch_files)
 
 
@@ -161,4 +171,4 @@ def kill_at_event(side: str, statement: str = "INSERT INTO deployed_events") -> 
             if self.has_events:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    vars(sqlite3)["connect"] = functools.partial(sqlite3.connect, factory=Connection)
+    _use_connections(Connection)
