@@ -90,6 +90,7 @@ class DeployedTrigger:
         public_only: Whether the source reaches public addresses only, because a Connect token configured the trigger.
         base_url: The base of the URL of the endpoint when the source was activated; None without an endpoint, or if an earlier
             version stored the trigger.
+        is_deployed: False until the hooks of its deployment have ended: then its caller does not know the trigger.
     """
 
     id: str
@@ -110,6 +111,7 @@ class DeployedTrigger:
     webhooks: tuple[Webhook, ...] = ()
     public_only: bool = False
     base_url: str | None = None
+    is_deployed: bool = True
 
 
 class DeployedTriggerTable:
@@ -151,6 +153,17 @@ class DeployedTriggerTable:
                 del values["due"]  # the timer goes on
             connection.execute(update(deployed_triggers).where(deployed_triggers.c.id == trigger_id).values(**values))
         return changed
+
+    def finish_deployment(self, trigger_id: str, events: Sequence[Mapping[str, JSON]], targets: Iterable[str]) -> bool:
+        """Record that the hooks of a deployment have ended, with their *events*; False if the trigger was removed."""
+        with self._database.write() as connection:
+            trigger = self._lock(connection, trigger_id)
+            if trigger is None:
+                return False
+            sealed = self._settings(replace(trigger, is_deployed=True))
+            change = update(deployed_triggers).where(deployed_triggers.c.id == trigger_id)
+            connection.execute(change.values(sealed_settings=sealed))
+            return self.add_events(trigger_id, events, targets, connection=connection)
 
     def find(self, trigger_id: str) -> DeployedTrigger | None:
         """The trigger with the id *trigger_id*, or None."""
@@ -341,6 +354,7 @@ class DeployedTriggerTable:
             "webhooks": [list(astuple(hook)) for hook in trigger.webhooks],
             "public_only": trigger.public_only,
             "base_url": trigger.base_url,
+            "is_deployed": trigger.is_deployed,
         }
         return self._vault.seal_json(settings, _settings_vault_context(trigger.id))
 

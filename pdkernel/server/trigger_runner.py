@@ -30,6 +30,8 @@ from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL
 
+MAX_DEPLOYMENT_S = 300.0
+"""Seconds after which the hooks of a deployment have surely ended."""
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +58,8 @@ class DeployedTriggers:
             await run_blocking(self._table.correct_due)
             self._corrected_jumps = jumps
         for trigger, due in await run_blocking(self._table.list_due):
-            if not self._runs.source_turns.is_taken(trigger.id) and self._ticks.may_run(trigger.id):
+            is_free = not self._runs.source_turns.is_taken(trigger.id) and self._ticks.may_run(trigger.id)
+            if is_free and trigger.is_deployed:
                 self._runs.start_source(self._run_tick(trigger, due))
         upcoming = await run_blocking(self._table.next_due)
         wait_s = (
@@ -64,20 +67,42 @@ class DeployedTriggers:
         )
         return min(max(wait_s, 0.05), MAX_POLL_INTERVAL_S)
 
-    async def activate_moved(self) -> None:
+    async def repair(self) -> None:
         """
-        Activate the sources again whose endpoints have had another URL, so that their apps call this server.
+        Repair what an earlier server has left: sources whose endpoints had another URL, and interrupted deployments.
 
-        What fails is tried again until the task is cancelled.
+        The sources are activated again, so that their apps call this server. What fails is tried again until the task is
+        cancelled.
         """
         problem, retry_s = "Deployed triggers cannot be activated again at the moment", RETRY_INTERVAL.total_seconds()
-        await look_repeatedly(self._activate_moved, asyncio.Event(), problem=problem, retry_s=retry_s)
+        await look_repeatedly(self._repair, asyncio.Event(), problem=problem, retry_s=retry_s)
 
-    async def _activate_moved(self) -> float:
+    async def _repair(self) -> float:
         base_url = self._context.settings.base_url
         active = await run_blocking(self._table.list_active)
+        wait_s = math.inf
+        for trigger in [each for each in active if not each.is_deployed]:
+            # with several servers, another one may be running the hooks
+            since = (self._context.clock.now() - trigger.created_at).total_seconds()
+            left_s = 0.0 if self._context.project.sqlite_path else MAX_DEPLOYMENT_S - since
+            if left_s > 0:
+                wait_s = min(wait_s, left_s)
+            else:
+                await self._remove_interrupted(trigger)
+        active = [each for each in active if each.is_deployed]
         moved = [trigger.id for trigger in active if has_moved(trigger.base_url, base_url)]
-        return math.inf if all([await self._activate_again(each) for each in moved]) else RETRY_INTERVAL.total_seconds()
+        is_done = all([await self._activate_again(each) for each in moved])
+        return min(wait_s, math.inf if is_done else RETRY_INTERVAL.total_seconds())
+
+    async def _remove_interrupted(self, trigger: DeployedTrigger) -> None:
+        """Remove a trigger whose deployment was interrupted: its caller has no response, and deploys another one."""
+        async with self._runs.source_turns.take(trigger.id) as guard:
+            current = await run_blocking(self._table.find, trigger.id)
+            if current is None or current.is_deployed:
+                return
+            await self._try_hook(guard, current, "deactivate")
+            await run_blocking(self._table.remove, trigger.id)
+        _log.warning("The deployment of the trigger %s was interrupted, so it was removed.", trigger.id)
 
     async def _activate_again(self, trigger_id: str) -> bool:
         """Run the hooks of a source for its endpoint at this server; False if `activate` fails, which is logged."""
@@ -166,13 +191,18 @@ class DeployedTriggers:
         request = replace(build_source_request(self._context, trigger, hook), store_events=check_trigger)
         return await self._context.engine.source_runner.run(guard(request))
 
-    async def emit(self, trigger: DeployedTrigger, events: Sequence[SourceEvent]) -> None:
-        """Store *events* of hooks, and hand them over."""
-        if not events:
-            return
+    async def finish_deployment(self, trigger: DeployedTrigger, events: Sequence[SourceEvent]) -> None:
+        """
+        Record that the hooks of *trigger*'s deployment have ended, with their *events*, and hand these over.
+
+        Raises:
+            RequestError: The trigger was removed meanwhile.
+        """
         targets = self._find_targets(trigger)
-        await run_blocking(self._table.add_events, trigger.id, self._serialize(events), targets)
-        await self._hand_over(trigger)
+        if not await run_blocking(self._table.finish_deployment, trigger.id, self._serialize(events), targets):
+            raise _build_removed_error(trigger)
+        if events:
+            await self._hand_over(trigger)
 
     async def _hand_over(self, trigger: DeployedTrigger) -> None:
         """Start the runs of stored events, and send the trigger's events to its webhooks. The other events wait."""
@@ -185,10 +215,7 @@ class DeployedTriggers:
     ) -> None:
         """Store *events* in the transaction of the source's state. Raises `RequestError`, so that none is stored, if it was removed."""
         if not self._table.add_events(trigger.id, self._serialize(events), targets, connection=connection):
-            raise RequestError(
-                f"The deployed trigger {trigger.id} was removed while its source ran. Nothing was stored.",
-                fix="Deploy the trigger again.",
-            )
+            raise _build_removed_error(trigger)
 
     def _serialize(self, events: Sequence[SourceEvent]) -> list[dict[str, JSON]]:
         """Serialize events for the API, each with a new id."""
@@ -212,6 +239,13 @@ class DeployedTriggers:
             else:
                 found.append(served.id)
         return found
+
+
+def _build_removed_error(trigger: DeployedTrigger) -> RequestError:
+    return RequestError(
+        f"The deployed trigger {trigger.id} was removed while its source ran. Nothing was stored.",
+        fix="Deploy the trigger again.",
+    )
 
 
 def trigger_endpoint_url(context: AppContext, trigger: DeployedTrigger) -> str | None:

@@ -220,7 +220,7 @@ class Server(UvicornServer):
         if engine.continues_runs:  # a notebook serves drafts, whose triggers do not fire
             self._tasks += (
                 asyncio.create_task(state.triggers.run()),
-                asyncio.create_task(state.deployed_triggers.activate_moved()),
+                asyncio.create_task(state.deployed_triggers.repair()),
                 asyncio.create_task(state.answered.run()),
                 asyncio.create_task(_remove_expired_runs(engine.journal)),
             )

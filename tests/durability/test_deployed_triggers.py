@@ -123,3 +123,41 @@ def test_a_kill_during_a_webhooks_request_sends_it_again(fork_server: ForkServer
         keys = [request.headers["idempotency-key"] for request in product.requests]
         assert len(keys) == 2
         assert len(set(keys)) == 1
+
+
+def test_a_kill_during_a_deployment_leaves_no_trigger(
+    fork_server: ForkServer, tmp_path: Path, receiver: AnsweringServer
+) -> None:
+    """The caller has no response and deploys another trigger, so the next server deactivates and removes the first one."""
+    folder, begun = tmp_path / "project", tmp_path / "begun"
+    hooks = f"""hooks: {{
+      async activate() {{ appendFileSync({json.dumps(str(begun))}, "."); await new Promise(() => {{ setTimeout(() => 0, 1e6) }}) }},
+      async deactivate() {{ await fetch({json.dumps(receiver.url)}, {{ method: "POST", body: "{{}}" }}) }},
+    }}, async run"""
+    source = 'import { appendFileSync } from "node:fs";' + SOURCE.replace("async run", hooks)
+    with server_of(fork_server, folder) as server:
+        new_project(folder, [logging_step("heard", server.log)])
+        deploy(folder, receiver.url)
+        (folder / "components/components/depot/sources/called/called.mjs").write_text(source)
+        with Project.open(folder / ".pdkernel") as project:
+            project.deployed_triggers.remove(TRIGGER)
+            client = project.oauth_clients.create("product").client
+            token = project.access_tokens.issue(client.id, ("*",))
+            url = f"{server.url}/v1/connect/{project.project_id}/triggers/deploy"
+        server.start()
+        body = {"external_user_id": "ada", "id": "depot-called", "configured_props": {}}
+        headers = {"authorization": f"Bearer {token}", "x_pd_environment": "development"}
+        caller = threading.Thread(target=server.post, args=(url, body), kwargs=headers)
+        caller.start()
+        ends = time.monotonic() + LIMIT_S
+        while not begun.exists():
+            assert time.monotonic() < ends, server.errors
+            time.sleep(0.01)
+        server.kill()
+        caller.join()
+        left = server.rows("select count(*) from deployed_triggers")
+        server.restart()
+        server.wait_for("select 1 where not exists (select 1 from deployed_triggers)")
+
+        assert left == [(1,)]
+        assert len(receiver.requests) == 1

@@ -158,7 +158,7 @@ async def move(site: Served, trigger: str, *, servers: int = 1, is_moved: bool =
     context = replace(site.context, settings=replace(site.context.settings, base_url=MOVED))
     registries = [RunRegistry(context) for _ in range(servers)]
     running = asyncio.gather(
-        *(DeployedTriggers(context, runs, TriggerEvents(context, runs)).activate_moved() for runs in registries)
+        *(DeployedTriggers(context, runs, TriggerEvents(context, runs)).repair() for runs in registries)
     )
     try:
         async with asyncio.timeout(60 + RETRY_INTERVAL.total_seconds()):

@@ -38,14 +38,13 @@ async def deploy(call: ApiCall) -> JSON:
         call, await _parse_trigger(call, configured, body), configured.description
     )
     # stored first: an app may call the endpoint as soon as the activate hook registers it
-    await run_blocking(call.context.project.deployed_triggers.add, trigger)
+    await run_blocking(call.context.project.deployed_triggers.add, replace(trigger, is_deployed=False))
     try:
         emitted = await _run_hooks(call, trigger)
+        await call.state.deployed_triggers.finish_deployment(trigger, emitted if trigger.emits_on_deploy else [])
     except BaseException:
         await asyncio.shield(run_blocking(call.context.project.deployed_triggers.remove, trigger.id))
         raise
-    if trigger.emits_on_deploy:
-        await call.state.deployed_triggers.emit(trigger, emitted)
     shown = serialize_trigger(call, trigger, configured.description)
     keys = {"webhook_signing_key": trigger.webhooks[0].signing_key} if trigger.webhooks and call.token is None else {}
     return {"data": {**shown, **keys}}
