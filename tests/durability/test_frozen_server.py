@@ -53,7 +53,7 @@ def freeze(server: ServerProcess, begun: Path, *, whole_machine: bool) -> None:
 def test_a_step_that_has_finished_is_not_timed_out(
     fork_server: ForkServer, tmp_path: Path, language: str, whole_machine: bool
 ) -> None:
-    """The step finished within its limit while nobody read its reply; or it was stopped itself, and finishes after that."""
+    """The step finished within its limit while its reply was not read; or it was stopped itself, and finishes after that."""
     begun = tmp_path / "begun"
     with server_of(fork_server, tmp_path / "project") as server:
         new_project(server.folder, [step_of(language, begun, seconds="0.5")])
