@@ -13,6 +13,7 @@
 # make crash  a server killed at every commit, under load, on a full disk: accepted, finished and lost events are printed
 # make first-run  seconds from the answer of `pdkernel lab` to the first green run, at a person's pace; needs Chromium
 # make pictures  the pictures of the documentation, taken in a real JupyterLab; needs Chromium
+# make sim     servers that die, freeze and lose writes, in virtual time; SEEDS="200 0" for 200 seeds from 0
 # make bench  the figures of tests/benchmarks, printed as ratios; BASE=COMMIT for a server of this checkout against one of a commit
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,7 +32,7 @@ SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash bench first-run pictures chromium clean
+.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash sim bench first-run pictures chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -78,6 +79,9 @@ actions: .venv/.test
 
 conformance: .venv/.test
 	$(BIN)/python -m tests.conformance $(SDKS)
+
+sim: .venv/.test
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(SEEDS)
 
 contract: .venv/.test
 	$(BIN)/python -m tests.analysis.labelled

@@ -33,7 +33,7 @@ from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.queue_turns import QueueTurn, find_limits, set_limits
-from pdkernel.engine.record_writes import retry_unreachable
+from pdkernel.engine.record_writes import WRITE_RETRY_S, retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
@@ -45,7 +45,7 @@ from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.engine.workflow_trigger import ExecutedRun
-from pdkernel.errors import InternalError, PdkernelError
+from pdkernel.errors import InternalError, PdkernelError, ProjectError
 from pdkernel.execution import ErrorRecord, Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
@@ -352,7 +352,7 @@ class Interpreter:
             if not exists:
                 limits = find_limits(request)
                 if limits is not None and request.keep_in_journal and self._has_dispatch():
-                    if not await self.enqueue(request, limits, watcher):
+                    if not await self._enqueue_child(request, limits, watcher):
                         raise QueueFullError(limits)
                 else:
                     run = await self._execute(request, watcher, parent=parent)
@@ -379,6 +379,14 @@ class Interpreter:
             return ()
         children = await self._journal.find_children(run_id, prefix)
         return [restore_request(each, self._vault, self._root)[0] for each in children]
+
+    async def _enqueue_child(self, request: RunRequest, limits: QueueLimits, watcher: RunWatcher) -> bool:
+        """As `enqueue`; while the database cannot be written, the run of the step waits, as for its other writes."""
+        while True:
+            try:
+                return await self.enqueue(request, limits, watcher)
+            except ProjectError:
+                await self._clock.sleep(WRITE_RETRY_S)
 
     async def _wait_for_child(self, run_id: str, hands_over: Callable[[], bool], parent: RunPlace) -> ClaimedRun | None:
         """As `claim_after_pause`, for a child run. If its step does not wait for it any more, it is cancelled."""

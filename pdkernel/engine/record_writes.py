@@ -43,15 +43,20 @@ class RecordWrites:
         self._start_submitted: asyncio.Future[None] | None = None
         self._delayed = 0
 
-    def start(self, accept: Awaitable[bool]) -> None:
-        """Submit the first write, which calls `mark_started` when it is in the journal's order."""
+    def start(self, accept: _Write, *, may_repeat: bool = False) -> None:
+        """
+        Submit the first write, which calls `mark_started` when it is in the journal's order.
+
+        With *may_repeat*, `wait` repeats it as it does later ones: nobody waits for an answer whether the run was accepted.
+        """
         self._start_submitted = asyncio.get_running_loop().create_future()
-        self._pending.append((asyncio.ensure_future(accept), None))
+        self._pending.append((asyncio.ensure_future(accept()), accept if may_repeat else None))
 
     def mark_started(self) -> None:
         """Submit the writes that waited for the first write."""
         assert self._start_submitted is not None, "`start` was called"
-        self._start_submitted.set_result(None)
+        if not self._start_submitted.done():
+            self._start_submitted.set_result(None)
 
     def submit(self, write: _Write) -> None:
         """Submit *write* after all earlier ones; its result is False if the journal refused it."""
@@ -70,7 +75,7 @@ class RecordWrites:
 
         Args:
             until_retry: Waits before the writes that failed are submitted again; None raises the error. The first write,
-                by which the journal accepts the run, is not repeated.
+                by which the journal accepts the run, is not repeated, unless `start` permits it.
 
         Raises:
             ProjectError: A write failed.

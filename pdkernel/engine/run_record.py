@@ -130,11 +130,15 @@ class RunRecord(GrowingExecution):
 
     def record_start(self) -> None:
         """Write the run's first row."""
-        self._writes.start(self._accept(self.execution))
+        # a child run belongs to a run that was accepted, so it waits for the disk as its parent does
+        self._writes.start(
+            lambda: self._accept(self.execution), may_repeat=self._waits_for_disk and self._request.parent is not None
+        )
 
     async def enqueue(self, limits: QueueLimits | None, origin: str | None) -> bool:
         """Write the run's first row as waiting; return False if the queue is full. Raises `ProjectError`."""
-        self._writes.start(accepting := asyncio.ensure_future(self._accept(self.execution, limits, origin)))
+        accepting = asyncio.ensure_future(self._accept(self.execution, limits, origin))
+        self._writes.start(lambda: accepting)
         return await accepting
 
     def set_begun(self, begun: Begun) -> None:

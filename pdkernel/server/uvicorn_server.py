@@ -21,7 +21,7 @@ from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.journal import Journal
 from pdkernel.errors import InternalError, RequestError
 from pdkernel.operations.run_history import remove_expired
-from pdkernel.server.app_state import get_state
+from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.http_protocol import MAX_CONNECTIONS, Pace, StrictHttpProtocol
 from pdkernel.server.shared_listener import ConnectionShare, SharedListener
 from pdkernel.server.unsent_responses import UnsentResponses
@@ -209,21 +209,7 @@ class Server(UvicornServer):
         await get_state(self._app).runs.close(0)
 
     def _on_started(self) -> None:
-        state = get_state(self._app)
-        self._tasks = (
-            asyncio.create_task(state.database.run()),
-            asyncio.create_task(state.runs.dispatch.run()),
-            asyncio.create_task(state.deployed_triggers.run_due()),
-            asyncio.create_task(state.events.run()),
-        )
-        engine = state.context.engine
-        if engine.continues_runs:  # a notebook serves drafts, whose triggers do not fire
-            self._tasks += (
-                asyncio.create_task(state.triggers.run()),
-                asyncio.create_task(state.deployed_triggers.repair()),
-                asyncio.create_task(state.answered.run()),
-                asyncio.create_task(_remove_expired_runs(engine.journal)),
-            )
+        self._tasks = start_background_tasks(get_state(self._app))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the runs first, because their callers wait for responses; then close the connections."""
@@ -258,6 +244,25 @@ class _ObservedConnections(set[Any]):
     def discard(self, connection: Any) -> None:
         super().discard(connection)
         self.on_change()
+
+
+def start_background_tasks(state: AppState) -> tuple[asyncio.Task[None], ...]:
+    """Start what a server does beside answering requests: it continues runs, fires triggers and removes expired runs."""
+    tasks: tuple[asyncio.Task[None], ...] = (
+        asyncio.create_task(state.database.run()),
+        asyncio.create_task(state.runs.dispatch.run()),
+        asyncio.create_task(state.deployed_triggers.run_due()),
+        asyncio.create_task(state.events.run()),
+    )
+    engine = state.context.engine
+    if engine.continues_runs:  # a notebook serves drafts, whose triggers do not fire
+        tasks += (
+            asyncio.create_task(state.triggers.run()),
+            asyncio.create_task(state.deployed_triggers.repair()),
+            asyncio.create_task(state.answered.run()),
+            asyncio.create_task(_remove_expired_runs(engine.journal)),
+        )
+    return tasks
 
 
 async def _remove_expired_runs(journal: Journal) -> None:

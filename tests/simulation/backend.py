@@ -1,0 +1,137 @@
+"""A journal's database that fails: before a commit, after it, for a while, or because its disk is full."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pdkernel.clock import Clock
+from pdkernel.engine.journal.backend import Write
+from pdkernel.engine.journal.sqlite import SqliteBackend, SqlitePresence, SqliteSnapshots, SqliteTransactions
+from pdkernel.errors import ProjectError
+from tests.simulation.loop import SimLoop, SimProcess
+
+
+class Disk:
+    """
+    The disk of a host, with its faults.
+
+    Attributes:
+        is_full: Every commit fails.
+        failing: How many of the next commits fail before they are made.
+        is_losing: Whether the process dies at its next commit, which is made, before it knows.
+        stall_s: How long the process is held at its next commit, in virtual seconds.
+    """
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.failing = 0
+        self.is_losing = False
+        self.stall_s = 0.0
+
+
+class Liveness:
+    """Who is alive, as the locks of the operating system show it; implements `ExecutorLiveness`."""
+
+    def __init__(self, holders: dict[str, SimProcess], process: SimProcess) -> None:
+        self._holders = holders
+        self._process = process
+
+    def hold(self, executor_id: str) -> None:
+        """Hold the lock of an executor. Raises `BlockingIOError`."""
+        if self.is_alive(executor_id) and self._holders[executor_id] is not self._process:
+            raise BlockingIOError
+        self._holders[executor_id] = self._process
+
+    def release(self, executor_id: str) -> None:
+        """Release it."""
+        if self._holders.get(executor_id) is self._process:
+            del self._holders[executor_id]
+
+    def is_alive(self, executor_id: str) -> bool:
+        """Whether a living process holds it."""
+        holder = self._holders.get(executor_id)
+        return holder is not None and not holder.is_dead
+
+
+class FaultyBackend(SqliteBackend):
+    """
+    A journal in a SQLite file on a faulty disk.
+
+    Args:
+        path: The file.
+        holders: The locks of all processes.
+        process: The process that opens it.
+        disk: The disk.
+        loop: The loop.
+        kill: Ends the process at once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        holders: dict[str, SimProcess],
+        process: SimProcess,
+        disk: Disk,
+        loop: SimLoop,
+        kill: Callable[[], None],
+    ) -> None:
+        # every commit is one of the loop: a thread would make the order depend on the machine
+        super().__init__(path, liveness=Liveness(holders, process), max_inline_commit_s=float("inf"))
+        self._file, self._process, self._disk, self._loop, self._kill = path, process, disk, loop, kill
+
+    def enter(self, executor_id: str, origin: str, clock: Clock) -> SqlitePresence:
+        """Become an executor."""
+        return super().enter(executor_id, origin, clock)
+
+    def open_transactions(self) -> FaultyTransactions:
+        """Open a connection for writes."""
+        return FaultyTransactions(self._file, self._process, self._disk, self._loop, self._kill)
+
+    def open_snapshots(self) -> FaultySnapshots:
+        """Open a connection for reads."""
+        return FaultySnapshots(self._file, self._process)
+
+
+class FaultyTransactions(SqliteTransactions):
+    """The commits of one process."""
+
+    def __init__(self, path: Path, process: SimProcess, disk: Disk, loop: SimLoop, kill: Callable[[], None]) -> None:
+        super().__init__(path)
+        self._process, self._disk, self._loop, self._kill = process, disk, loop, kill
+
+    def commit(self, batch: Sequence[Write], *, begun: bool) -> float | None:
+        """Commit *batch*, unless the disk fails."""
+        disk = self._disk
+        if self._process.is_dead or disk.is_full or disk.failing > 0:
+            disk.failing = max(0, disk.failing - 1)
+            self._fail(batch, begun=begun)
+            return None
+        if disk.stall_s:
+            self._process.frozen_until, disk.stall_s = self._loop.time() + disk.stall_s, 0.0
+        seconds = super().commit(batch, begun=begun)
+        if disk.is_losing:
+            disk.is_losing = False
+            self._kill()
+        return seconds
+
+    def _fail(self, batch: Sequence[Write], *, begun: bool) -> None:
+        if begun:
+            self._connection.execute("rollback")
+        for write in batch:
+            write.fault = _error(self._path)
+
+
+class FaultySnapshots(SqliteSnapshots):
+    """The reads of one process."""
+
+    def __init__(self, path: Path, process: SimProcess) -> None:
+        super().__init__(path)
+        self._process = process
+
+
+def _error(path: Path) -> ProjectError:
+    error = ProjectError(f"The project in {path} cannot be written: database or disk is full.")
+    error.__cause__ = sqlite3.OperationalError("database or disk is full")
+    return error

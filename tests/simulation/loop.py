@@ -1,0 +1,241 @@
+"""An event loop in virtual time, on which several simulated processes run; a seed decides their order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import math
+import random
+from asyncio import Handle, TimerHandle
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextvars import Context, ContextVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVarTuple, Unpack
+
+Ts = TypeVarTuple("Ts")
+
+BLOCKING_S = 0.002
+"""The average time of a call outside of the loop, in virtual seconds."""
+SLOW_BLOCKING_S = 0.2
+"""The time of a slow one; one in twenty is slow."""
+EPOCH = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+class SimProcess:
+    """
+    A simulated process: its callbacks run in their order, between those of other processes.
+
+    Attributes:
+        name: For messages.
+        ended_at: When it died.
+        died: Done when it has died.
+        frozen_until: It does not run before that virtual time.
+        clock_ahead_s: The error of its wall clock.
+        bugs: How many of the next blocking calls end with an exception that nobody expects.
+    """
+
+    def __init__(self, name: str, died: asyncio.Future[None] | None = None) -> None:
+        self.name = name
+        self.died = died
+        self.ended_at = math.inf
+        self.frozen_until = 0.0
+        self.clock_ahead_s = 0.0
+        self.bugs = 0
+        self.ready: deque[Handle] = deque()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nothing of it runs any more: no callback, no `finally`."""
+        return self.ended_at < math.inf
+
+
+PROCESS: ContextVar[SimProcess] = ContextVar("PROCESS")
+"""The process of the running callback; a task and what it starts belong to the process in which the task was made."""
+
+
+class DeadlockError(AssertionError):
+    """No process has anything to do, and no time is awaited."""
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """
+    The loop of all processes.
+
+    Callbacks of one process run in their order, as in each loop of asyncio. Which process is next, and how long a blocking call
+    takes, depends on *seed*. If no process has anything to do, the time jumps to the next timer.
+
+    Attributes:
+        random: The source of all choices.
+        world: The process of everything that is not simulated: clients, and the test itself.
+    """
+
+    _ready: deque[Handle]  # of `BaseEventLoop`: what was to be called soon
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        self.world = SimProcess("world")
+        self._now = 0.0
+        self._timers: list[tuple[float, int, TimerHandle]] = []
+        self._numbers = itertools.count()
+        self._processes: list[SimProcess] = [self.world]
+        self._clock_resolution = 1e-9
+        self._tasks: list[asyncio.Task[Any]] = []  # a task that is forgotten would run its `finally`
+        self.set_task_factory(self._make_task)
+
+    def add(self, name: str) -> SimProcess:
+        """Add a process."""
+        process = SimProcess(name, self.create_future())
+        self._processes.append(process)
+        return process
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> TimerHandle:
+        """Call *callback* at a virtual time."""
+        handle = TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> TimerHandle:
+        """Call *callback* after a virtual time."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> Handle:
+        """Call *callback* soon: there are no other threads."""
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Call *func* between other callbacks, at a time of the seed's choice, and return a future of its result."""
+        future = self.create_future()
+        process = PROCESS.get(self.world)
+        if process.bugs:
+            process.bugs -= 1
+            func, args = _fail, ()
+        mean = SLOW_BLOCKING_S if self.random.random() < 0.05 else BLOCKING_S
+        self.call_later(self.random.expovariate(1 / mean), self._call, future, func, args)
+        return future
+
+    @staticmethod
+    def _call(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            result = func(*args)
+        except Exception as error:
+            if not future.cancelled():
+                future.set_exception(error)
+        else:
+            if not future.cancelled():
+                future.set_result(result)
+
+    def kill(self, process: SimProcess) -> None:
+        """End *process* at once."""
+        process.ended_at = self._now
+        process.ready.clear()
+        if process.died is not None:
+            process.died.set_result(None)
+        self._processes.remove(process)
+
+    def close(self) -> None:
+        """End everything; what did not end is thrown away."""
+        for task in self._tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                with contextlib.suppress(BaseException):  # of a `finally`: nobody is there any more
+                    task.get_coro().close()
+        super().close()
+
+    def _make_task(self, loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
+        self._tasks.append(task)
+        return task
+
+    def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
+        """Do nothing: a cancelled timer is skipped."""
+
+    def _write_to_self(self) -> None:
+        """Do nothing: nobody waits for a file."""
+
+    def _process_events(self, event_list: Any) -> None:
+        """Do nothing: there are no files."""
+
+    def _run_once(self) -> None:
+        while self._ready:
+            self._hand_out(self._ready.popleft())
+        while True:
+            processes = [each for each in self._processes if each.ready and each.frozen_until <= self._now]
+            if processes:
+                break
+            self._jump()
+        process = processes[0] if len(processes) == 1 else self.random.choice(processes)
+        handle = process.ready.popleft()
+        if not handle._cancelled:
+            handle._run()
+
+    def _jump(self) -> None:
+        """Go on to the next time at which something happens."""
+        while self._timers and (self._timers[0][2]._cancelled or self._process_of(self._timers[0][2]).is_dead):
+            heapq.heappop(self._timers)
+        thaws = [each.frozen_until for each in self._processes if each.ready and each.frozen_until > self._now]
+        times = [self._timers[0][0]] if self._timers else []
+        if not times and not thaws:
+            raise DeadlockError("nothing is left to do")
+        self._now = max(self._now, min([*times, *thaws]))
+        while self._timers and self._timers[0][0] <= self._now:
+            self._hand_out(heapq.heappop(self._timers)[2])
+
+    def _hand_out(self, handle: Handle) -> None:
+        process = self._process_of(handle)
+        if not process.is_dead:
+            process.ready.append(handle)
+
+    def _process_of(self, handle: Handle) -> SimProcess:
+        context: Context = handle._context  # type: ignore[attr-defined]
+        return context.get(PROCESS, self.world)
+
+
+def _fail() -> None:
+    raise LookupError("a bug")
+
+
+class SimClock:
+    """The clock of one process; implements `Clock`."""
+
+    def __init__(self, loop: SimLoop, process: SimProcess) -> None:
+        self._loop = loop
+        self._process = process
+
+    def now(self) -> datetime:
+        """Return the wall time of the process."""
+        return EPOCH + timedelta(seconds=self._loop.time() + self._process.clock_ahead_s)
+
+    def monotonic(self) -> float:
+        """Return the virtual time."""
+        return self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait in virtual time."""
+        await asyncio.sleep(seconds)
+
+
+class SeededIds:
+    """Ids that a seed decides; implements `IdGenerator`."""
+
+    def __init__(self, source: random.Random) -> None:
+        self._random = source
+
+    def new(self, prefix: str = "", length: int = 27) -> str:
+        """Return the next id."""
+        letters = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+        return prefix + "".join(self._random.choices(letters, k=length))

@@ -1,0 +1,198 @@
+"""Workers without processes: the name of a step says what it does, and everything that it does is noted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pdkernel.egress.own_server import OwnServer
+from pdkernel.errors import PdkernelError, StepError
+from pdkernel.expression import evaluate_plain_paths
+from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
+from pdkernel.workers.replies import Export, Pause, Respond, Response
+from pdkernel.workers.run_places import RunPlace, RunPlaces
+from tests.simulation.loop import SimLoop, SimProcess
+
+
+@dataclass(frozen=True)
+class Effect:
+    """
+    What a step did: `start` and `end` of its code.
+
+    Attributes:
+        kind: `start`, or `end` if the code ended by itself.
+        run: The run's id.
+        step: The step's name.
+        workflow: The workflow's name.
+        process: Where it ran.
+        at: The virtual time.
+    """
+
+    kind: str
+    run: str
+    step: str
+    workflow: str
+    process: SimProcess
+    at: float
+
+
+class SimGateway:
+    """A gateway without outbound calls."""
+
+    def __init__(self) -> None:
+        self.own_server = OwnServer()
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+class SimPool:
+    """
+    The workers of one process: the part of `WorkerPool` that an engine uses.
+
+    Args:
+        loop: The loop.
+        process: The process.
+        effects: What steps do, in order.
+        resume_urls: The URLs of steps that suspend their run.
+        kill: Ends the process: the step of a run that no process survives.
+        max_active_runs: The number of runs that execute at once.
+    """
+
+    gateway = None
+    sandbox_kind = "none"
+
+    def __init__(
+        self,
+        loop: SimLoop,
+        process: SimProcess,
+        effects: list[Effect],
+        resume_urls: list[str],
+        kill: Callable[[], None],
+        *,
+        max_active_runs: int,
+    ) -> None:
+        self.loop, self.process, self.effects, self.resume_urls, self.kill = loop, process, effects, resume_urls, kill
+        self._places = RunPlaces(max_active_runs)
+
+    @property
+    def expected_places(self) -> int:
+        """The number of runs that would begin to execute at once."""
+        return self._places.expected
+
+    def new_place(
+        self,
+        external_user: str | None,
+        parent: RunPlace | None = None,
+        *,
+        is_alone: bool = False,
+        deaths: int = 0,
+    ) -> RunPlace:
+        """Return the place of a run among those that execute."""
+        return self._places.new(external_user, parent, is_alone=is_alone, deaths=deaths)
+
+    async def open_run(self, setup: RunSetup, *, place: RunPlace | None = None, wait_for_place: bool = True) -> SimRun:
+        """Wait for a place, and return the workers of a run."""
+        place = place or self.new_place(setup.external_user)
+        if wait_for_place:
+            await place.take()
+        return SimRun(self, setup, place)
+
+    async def close(self) -> None:
+        """Do nothing: there are no processes."""
+
+
+class SimRun:
+    """The workers of one run: the part of `RunWorkers` that an engine uses."""
+
+    def __init__(self, pool: SimPool, setup: RunSetup, place: RunPlace) -> None:
+        self.place = place
+        self._pool, self._setup = pool, setup
+        self._failed: asyncio.Future[StepError] | None = None
+
+    def prepare_steps(self, steps: Sequence[Any]) -> None:
+        """Do nothing."""
+
+    async def evaluate(
+        self,
+        expressions: Sequence[str],
+        steps: Mapping[str, Any],
+        *,
+        timeout_s: float = 30.0,
+    ) -> Any:
+        """Return the values of paths."""
+        return evaluate_plain_paths(expressions, {"trigger": self._setup.trigger, **steps}, self._setup.variables)
+
+    async def run_step(self, call: StepCall, recorder: StepRecorder) -> StepOutcome:
+        """Do what the step's name says."""
+        if call.before_start is not None:
+            await call.before_start()
+        name, loop = call.step.name, self._pool.loop
+        self._failed = loop.create_future()
+        self._note("start", name)
+        error: StepError | None = None
+        doing = asyncio.ensure_future(self._do(name.rstrip("0123456789"), call, recorder))
+        try:
+            await asyncio.wait({doing, cast("asyncio.Future[Any]", self._failed)}, return_when=asyncio.FIRST_COMPLETED)
+            error = doing.result() if doing.done() else self._failed.result()
+        except PdkernelError as refused:  # of a service, which the code does not catch
+            error = refused if isinstance(refused, StepError) else StepError(str(refused), name="Refused")
+        finally:
+            doing.cancel()
+        self._note("end", name)
+        recorder.set_usage(seconds=0.01, memory_mb=1.0)
+        return recorder.outcome(error)
+
+    async def _do(self, kind: str, call: StepCall, recorder: StepRecorder) -> StepError | None:
+        chance = self._pool.loop.random
+        await asyncio.sleep(chance.uniform(2, 6) if kind == "long" else chance.expovariate(1 / 0.05))
+        result: Any = call.step.name
+        match kind:
+            case "fail":
+                return StepError("The step failed.", name="Failed")
+            case "poison":
+                self._pool.kill()
+                await asyncio.sleep(1e9)
+            case "delay":
+                recorder.add_reply(Pause("delay", 3000))
+            case "ask":
+                recorder.add_reply(Pause("suspend", 3_600_000))
+                self._pool.resume_urls.append(call.flow_urls["resume_url"])
+            case "respond":
+                recorder.add_reply(Respond(Response(201, {}, "early", immediate=True)))
+            case "call":
+                assert call.services is not None
+                results = {"Plain": "work3", "Single": "work2"}
+                for child in chance.sample(list(results), 2):  # a repeated step may call in another order
+                    result = await call.services.call(
+                        "flow.trigger", {"workflow": f"p_{child.lower()}", "payload": {"from": call.step.name}}
+                    )
+                    if result != results[child]:
+                        self._note(f"got {result} of {child}", call.step.name)
+        recorder.add_reply(Export("$return_value", result))
+        return None
+
+    def _note(self, kind: str, step: str) -> None:
+        pool = self._pool
+        pool.effects.append(
+            Effect(kind, self._setup.run_id, step, self._setup.workflow, pool.process, pool.loop.time())
+        )
+
+    def fail_step(self, error: StepError) -> None:
+        """End the running step."""
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(error)
+
+    def kill(self) -> None:
+        """End the running step."""
+        self.fail_step(StepError("The step was stopped.", name="Stopped"))
+
+    def discard(self) -> None:
+        """Finish the run."""
+        self.place.give_back()
+
+    async def release(self) -> None:
+        """Finish the run."""
+        self.place.give_back()

@@ -1,0 +1,348 @@
+"""
+What happens in a simulation, and the promises that must hold.
+
+A scenario is a list of operations, each with its time, that a seed decides. A failed one is made shorter by leaving out operations
+as long as it still fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pdkernel.engine.journal.opening import open_reader
+from pdkernel.engine.journal.sqlite import SqliteBackend
+from pdkernel.engine.journal.text_columns import ExecutionQuery
+from pdkernel.execution import UNFINISHED_STATUSES, Execution
+from tests.simulation.pool import Effect
+from tests.simulation.world import SETTLE_S, Server, World, a_world
+
+STORY_S = 60.0
+"""The virtual seconds in which operations happen."""
+START_S = 1.0
+"""The longest time between the start of a run and that of its first step, in virtual seconds."""
+EVENTS = ("Plain", "Long", "Single", "Throttled", "Delayed", "Approved", "Caller", "Failing", "Early")
+FAULTS = ("kill", "restart", "deploy", "freeze", "clock", "full", "fail", "lose", "stall", "bug")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """
+    Something that happens.
+
+    Attributes:
+        at: The virtual time.
+        kind: One of `FAULTS`, `event` or `resume`.
+        what: The workflow of an event.
+        amount: How many, or for how many seconds.
+    """
+
+    at: float
+    kind: str
+    what: str = ""
+    amount: float = 1
+
+    def __str__(self) -> str:
+        return f"{self.at:7.3f} {self.kind} {self.what} {self.amount:g}"
+
+
+class PromiseError(AssertionError):
+    """A promise does not hold."""
+
+
+def make_scenario(seed: int) -> list[Operation]:
+    """Return the operations of *seed*."""
+    chance = random.Random(seed)
+    operations = []
+    for _ in range(chance.randint(3, 25)):
+        at, what = chance.uniform(0, STORY_S), chance.choice(EVENTS)
+        operations.append(Operation(at, "event", what, chance.choice([1, 1, 1, 2, 8])))
+    if chance.random() < 0.2:
+        operations.append(Operation(chance.uniform(0, STORY_S / 2), "event", "Poison"))
+    operations += [Operation(chance.uniform(0, STORY_S), "resume") for _ in range(chance.randint(0, 4))]
+    amounts: dict[str, Callable[[], float]] = {
+        "freeze": lambda: chance.uniform(0.1, 30),
+        "clock": lambda: chance.choice([-3600.0, -5.0, 5.0, 3600.0]),
+        "full": lambda: chance.uniform(0.1, 10),
+        "fail": lambda: chance.randint(1, 5),
+        "bug": lambda: chance.randint(1, 3),
+        "stall": lambda: chance.uniform(0.1, 20),
+    }
+    kinds = chance.sample(FAULTS, chance.randint(1, 4))
+    for _ in range(chance.randint(0, 10)):
+        kind = chance.choice(kinds)
+        operations.append(Operation(chance.uniform(0, STORY_S), kind, amount=amounts.get(kind, lambda: 1.0)()))
+    return sorted(operations, key=lambda each: each.at)
+
+
+def run_scenario(seed: int, operations: Sequence[Operation], template: Path) -> None:
+    """Let *operations* happen. Raises `PromiseError`."""
+    with a_world(seed, template) as world:
+        try:
+            world.loop.run_until_complete(_Story(world).tell(operations))
+        finally:
+            asyncio.set_event_loop(None)
+
+
+def find_failure(seed: int, operations: Sequence[Operation], template: Path) -> str | None:
+    """Return how the scenario fails, or None."""
+    try:
+        run_scenario(seed, operations, template)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def kind_of(failure: str) -> str:
+    """Return *failure* without what differs from seed to seed."""
+    return re.sub(r"\b(?:[\w-]{27}|[\d.]+)\b|/\S+", "*", failure)
+
+
+def shrink(seed: int, operations: Sequence[Operation], template: Path, failure: str) -> tuple[list[Operation], str]:
+    """Return the fewest operations found that fail in the same way, and how."""
+    kept, message = list(operations), failure
+
+    def breaks(some: Sequence[Operation]) -> str | None:
+        found = find_failure(seed, some, template)
+        return found if found is not None and kind_of(found) == kind_of(failure) else None
+
+    size = max(1, len(kept) // 2)
+    while size:
+        position = 0
+        while position < len(kept):
+            fewer = kept[:position] + kept[position + size :]
+            found = breaks(fewer)
+            if found is None:
+                position += size
+            else:
+                kept, message = fewer, found
+        size //= 2
+    return kept, message
+
+
+class _Story:
+    """The operations of a scenario as they happen in *world*."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._is_stopping = False
+        self._clients: list[asyncio.Task[Any]] = []
+
+    async def tell(self, operations: Sequence[Operation]) -> None:
+        """Let *operations* happen, and wait until all runs have ended. Raises `PromiseError`."""
+        world = self._world
+        supervisor = world.loop.create_task(self._supervise())
+        for operation in operations:
+            await asyncio.sleep(max(0.0, operation.at - world.loop.time()))
+            world.note(str(operation))
+            self._begin(operation)
+            if operation.kind in ("restart", "deploy"):
+                await self._restart(operation.kind)
+        await _settle(world)
+        supervisor.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        check_promises(world, await read_runs(world.folder))
+
+    async def _supervise(self) -> None:
+        """Start a server again after its end."""
+        while True:
+            if self._world.server is None and not self._is_stopping:
+                await self._world.start()
+            await asyncio.sleep(self._world.loop.random.uniform(0.05, 1))
+
+    async def _restart(self, kind: str) -> None:
+        if kind == "deploy":
+            self._world.deploy()
+        self._is_stopping = True
+        await self._world.stop()
+        self._is_stopping = False
+
+    def _begin(self, operation: Operation) -> None:
+        world, disk, amount = self._world, self._world.disk, operation.amount
+        match operation.kind:
+            case "event":
+                self._clients += [
+                    world.loop.create_task(world.call(operation.what)) for _ in range(int(operation.amount))
+                ]
+            case "resume" if world.resume_urls:
+                url = world.loop.random.choice(world.resume_urls)
+                self._clients.append(world.loop.create_task(world.resume(url)))
+            case "full":
+                disk.is_full = True
+                world.loop.call_later(amount, setattr, disk, "is_full", False)
+            case "fail":
+                disk.failing += int(amount)
+            case "lose":
+                disk.is_losing = True
+            case "stall":
+                disk.stall_s = amount
+            case _ if world.server is not None:
+                self._befall(world.server, operation)
+
+    def _befall(self, server: Server, operation: Operation) -> None:
+        match operation.kind:
+            case "kill":
+                self._world.kill(server)
+            case "freeze":
+                server.process.frozen_until = self._world.loop.time() + operation.amount
+            case "clock":
+                server.process.clock_ahead_s += operation.amount
+                self._world.has_changed_clock = True
+            case "bug":
+                server.process.bugs += int(operation.amount)
+                self._world.has_bugs = True
+
+
+async def _settle(world: World) -> None:
+    """Heal everything, and wait until all runs have ended."""
+    disk = world.disk
+    disk.is_full, disk.failing, disk.is_losing, disk.stall_s = False, 0, False, 0.0
+    ends = world.loop.time() + SETTLE_S
+    while True:
+        await asyncio.sleep(20)
+        for url in world.resume_urls:
+            await world.resume(url)
+        world.resume_urls.clear()
+        await asyncio.sleep(20)
+        runs = [each.record for each in await read_runs(world.folder)]
+        unfinished = [each for each in runs if each.status in UNFINISHED_STATUSES]
+        if not unfinished and not world.resume_urls:
+            return
+        if world.loop.time() > ends:
+            names = Counter((each.workflow, each.status) for each in unfinished)
+            raise PromiseError(f"these runs do not end: {dict(names)}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    A recorded run.
+
+    Attributes:
+        record: The record.
+        parent: The id of the run that has started it, or None.
+    """
+
+    record: Execution
+    parent: str | None
+
+
+async def read_runs(folder: Path) -> list[Run]:
+    """Return all runs, the oldest one first."""
+    reader = open_reader(SqliteBackend(folder / ".pdkernel" / "project.db"))
+    try:
+        records = await reader.executions(ExecutionQuery(limit=100_000))
+        parents = dict(await reader.read(lambda connection: list(connection.execute("select id, parent from runs"))))
+    finally:
+        reader.close()
+    return [Run(each, parents[each.id]) for each in reversed(records)]
+
+
+def check_promises(world: World, runs: Sequence[Run]) -> None:
+    """Raise `PromiseError` for the first promise that does not hold."""
+    for check in (_check_accepted, _check_early, _check_ends, _check_repeats, _check_limits, _check_children):
+        for problem in check(world, runs):
+            raise PromiseError(problem)
+
+
+def _check_accepted(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """A response of 2xx means that the run is recorded."""
+    known = {each.record.id for each in runs}
+    for answer in world.answers:
+        if (
+            answer.status is not None
+            and answer.status < 300
+            and answer.run_id is not None
+            and answer.run_id not in known
+        ):
+            yield f"the run {answer.run_id} of {answer.workflow} was accepted at {answer.sent_at:.3f}, and is not recorded"
+        if answer.status is not None and answer.status >= 500 and answer.status != 503:
+            yield f"{answer.workflow} answered {answer.status} at {answer.sent_at:.3f}"
+
+
+def _check_early(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """Each response that a workflow sends early is that of a run that ends well."""
+    answered = sum(answer.workflow == "Early" and answer.status == 201 for answer in world.answers)
+    ended = sum(each.record.workflow == "Early" and each.record.status == "success" for each in runs)
+    if ended < answered:
+        yield f"{answered} requests to Early got its response, and {ended} of its runs have ended well"
+
+
+def _check_ends(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """Each accepted run ends as its workflow does: neither a server's end nor a disk that fails for a while is a reason to fail."""
+    accepted = {answer.run_id for answer in world.answers if answer.status is not None and answer.status < 300}
+    unwritten = "error", "ProjectError"
+    expired = "cancelled", "WaitExpired"
+    expected = defaultdict(lambda: ("success", None)) | {"Failing": ("error", "Failed")}
+    for run in (each.record for each in runs):
+        found = run.status, None if run.error is None else run.error.name
+        if run.workflow == "Poison":
+            if run.status != "error":
+                yield f"a run of Poison has ended as {found}"
+        elif found == unwritten and run.id not in accepted:
+            continue  # its caller knows; a response of "Early" has no id of a run, but `_check_accepted` counts them
+        elif (run.status == "error" and world.has_bugs) or (found == expired and run.workflow == "Approved" and world.has_changed_clock):
+            continue
+        elif found != expected[run.workflow]:
+            message = "" if run.error is None else run.error.message
+            yield f"the run {run.id} of {run.workflow} has ended as {found}: {message}"
+
+
+def _check_repeats(world: World, _runs: Sequence[Run]) -> Iterator[str]:
+    """A step begins again only after the end of the process in which it began."""
+    begun: dict[tuple[str, str], Effect] = {}
+    for effect in world.effects:
+        key = effect.run, effect.step
+        if effect.kind == "start":
+            before = begun.get(key)
+            if before is not None and before.process.ended_at > effect.at:
+                where = (
+                    "the same process"
+                    if before.process is effect.process
+                    else "another process, while the first one lives"
+                )
+                yield f"the step {effect.step} of {effect.workflow} began at {before.at:.3f}, and at {effect.at:.3f} again in {where}"
+            begun[key] = effect
+
+
+def _check_limits(world: World, _runs: Sequence[Run]) -> Iterator[str]:
+    """Limits of concurrency and of starts hold at each moment."""
+    active: dict[str, Effect] = {}
+    starts: dict[str, float] = {}
+    for effect in world.effects:
+        if effect.workflow == "Throttled" and effect.kind == "start" and effect.step == "work1":
+            starts.setdefault(effect.run, effect.at)
+        if effect.workflow != "Single":
+            continue
+        active = {run: each for run, each in active.items() if each.process.ended_at > effect.at}
+        active[effect.run] = effect
+        if len(active) > 1:
+            yield f"two runs of Single were active at {effect.at:.3f}: {sorted(active)}"
+        if effect.kind == "end" and effect.step == "work2":
+            del active[effect.run]
+    times = sorted(starts.values())
+    for first, fourth in zip(times, times[3:], strict=False):
+        if fourth - first < 2 - START_S:
+            yield f"four runs of Throttled began within {fourth - first:.3f} s at {first:.3f}"
+
+
+def _check_children(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """Each call of another workflow starts one run, and gets its result."""
+    for effect in world.effects:
+        if effect.kind.startswith("got"):
+            yield f"the step {effect.step} of {effect.workflow} {effect.kind}"
+    children = Counter((each.parent, each.record.workflow) for each in runs if each.parent)
+    for (parent, workflow), count in children.items():
+        if count > 1:
+            yield f"the run {parent} has started {count} runs of {workflow} by one call"
+    for run in (each.record for each in runs):
+        if run.workflow == "Caller" and run.status == "success":
+            for workflow in ("Plain", "Single"):
+                if children[run.id, workflow] != 1:
+                    yield f"the run {run.id} of Caller has {children[run.id, workflow]} runs of {workflow}"

@@ -1,0 +1,16 @@
+"""The project that each simulation copies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pdkernel.engine.journal import open_journal_reader
+from pdkernel.project import Project
+
+
+def make_template(folder: Path) -> Path:
+    """Make a project with all tables in *folder*, and return its folder."""
+    made = folder / "template"
+    with Project.open(made / ".pdkernel") as project:
+        open_journal_reader(project).close()
+    return made

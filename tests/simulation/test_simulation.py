@@ -1,0 +1,29 @@
+"""The promises of a server hold for scenarios that a seed decides; `make sim` runs more of them, and makes a failed one shorter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.scenario import find_failure, make_scenario
+from tests.simulation.template import make_template
+
+GROUPS, SEEDS = 6, 10
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project that each scenario copies."""
+    return make_template(tmp_path_factory.mktemp("simulation"))
+
+
+# the coroutines of a process that has died are thrown away, as the process was
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_promises_hold(template: Path, group: int) -> None:
+    """Whatever befalls a server, an accepted run ends once and as it should, within its workflow's limits."""
+    for seed in range(group * SEEDS, (group + 1) * SEEDS):
+        failure = find_failure(seed, make_scenario(seed), template)
+
+        assert failure is None, f"make sim SEEDS='1 {seed}': {failure}"

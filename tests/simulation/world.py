@@ -1,0 +1,358 @@
+"""Simulated servers of one project, the clients that call them, and the faults that befall them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from starlette.applications import Starlette
+
+from pdkernel.connect import LocalDirectory
+from pdkernel.egress import parse_policy
+from pdkernel.engine.journal.journal import DatabaseJournal
+from pdkernel.engine.step_packages import StepPackages
+from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import PdkernelError
+from pdkernel.model import JSON, Workflow
+from pdkernel.project import Project
+from pdkernel.server import AppContext, create_app
+from pdkernel.server.app_context import ServedWorkflow, ServeSettings
+from pdkernel.server.app_state import get_state
+from pdkernel.server.uvicorn_server import start_background_tasks
+from pdkernel.source import RefusedSource, WorkflowSource
+from tests.builders import a_workflow, python_step
+from tests.simulation.backend import Disk, FaultyBackend
+from tests.simulation.loop import PROCESS, SeededIds, SimClock, SimLoop, SimProcess
+from tests.simulation.pool import Effect, SimGateway, SimPool
+
+T = TypeVar("T")
+
+MEMORY = Path("/dev/shm")
+"""Where a commit does not wait for a disk."""
+SLOTS = 3
+"""The number of runs that execute at once in a server."""
+GRACE_S = 1.0
+"""Seconds that runs have to end at an orderly restart."""
+SETTLE_S = 4400.0
+"""Virtual seconds in which everything must have ended after the last fault."""
+
+
+def workflows_of(version: int) -> tuple[Workflow, ...]:
+    """The workflows of the project; another version has another text."""
+
+    def flow(name: str, *steps: str, response: Any = "default", **settings: JSON) -> Workflow:
+        return a_workflow(
+            *(python_step(step, f"return {version}") for step in steps), name=name, response=response, **settings
+        )
+
+    return (
+        flow("Plain", "work1", "work2", "work3"),
+        flow("Long", "work1", "long1", "work2"),
+        flow("Single", "work1", "work2", concurrency=1),
+        flow("Throttled", "work1", throttle={"limit": 3, "interval": 2}),
+        flow("Delayed", "work1", "delay1", "work2"),
+        flow("Approved", "work1", "ask1", "work2"),
+        flow("Caller", "work1", "call1", "work2"),
+        flow("Failing", "work1", "fail1", "work2"),
+        flow("Early", "respond1", "work1", response="custom"),
+        flow("Poison", "work1", "poison1"),
+    )
+
+
+class FixedWorkflows:
+    """The served workflows of one server; implements `ServedWorkflows`."""
+
+    not_served: Sequence[RefusedSource] = ()
+
+    def __init__(self, folder: Path, workflows: Sequence[Workflow]) -> None:
+        self._served = {
+            each.name.lower(): ServedWorkflow(
+                f"p_{each.name.lower()}",
+                f"eo{each.name.lower():x<20}",
+                WorkflowSource(folder / f"{each.name}.ipynb", "notebook", each),
+            )
+            for each in workflows
+        }
+
+    async def refresh(self) -> None:
+        """Do nothing."""
+
+    def list_workflows(self) -> tuple[ServedWorkflow, ...]:
+        """All workflows."""
+        return tuple(self._served.values())
+
+    def find(self, key: str) -> ServedWorkflow | None:
+        """The workflow with that key."""
+        return next((each for each in self._served.values() if each.endpoint_key == key.lower()), None)
+
+    def find_id(self, workflow_id: str) -> ServedWorkflow | None:
+        """The workflow with that id."""
+        return next((each for each in self._served.values() if each.id == workflow_id), None)
+
+
+@dataclass
+class Answer:
+    """
+    The answer to a request; without a status, the caller does not know whether it was received.
+
+    Attributes:
+        workflow: The workflow that was called; None for a URL of a run.
+        sent_at: The virtual time.
+        status: The status, or None.
+        headers: The headers by lower-case name.
+    """
+
+    workflow: str | None
+    sent_at: float
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run that was started, if the answer names it."""
+        return self.headers.get("x-pd-event-id") or self._from_body
+
+    _from_body: str | None = None
+
+
+class Server:
+    """A started server: one simulated process."""
+
+    def __init__(self, world: World, process: SimProcess, *, version: int) -> None:
+        self.process = process
+        self.app: Starlette | None = None
+        self._world = world
+        self._version = version
+        self._tasks: Sequence[asyncio.Task[Any]] = ()
+        self._project: Project | None = None
+        self._engine: WorkflowEngine | None = None
+
+    async def start(self) -> None:
+        """Open the project, and begin to work. Raises `PdkernelError`."""
+        world = self._world
+        clock = SimClock(world.loop, self.process)
+        self._project = project = Project.open(world.folder / ".pdkernel", clock=clock, ids=world.ids)
+        assert project.sqlite_path is not None
+
+        def kill() -> None:
+            world.kill(self)
+
+        backend = FaultyBackend(project.sqlite_path, world.holders, self.process, world.disk, world.loop, kill)
+        journal = DatabaseJournal.open(backend, clock=clock, ids=world.ids, origin="serve")
+        pool = SimPool(
+            world.loop,
+            self.process,
+            world.effects,
+            world.resume_urls,
+            kill,
+            max_active_runs=SLOTS,
+        )
+        gateway = SimGateway()
+        self._engine = engine = WorkflowEngine(
+            project,
+            LocalDirectory(project),
+            journal=journal,
+            gateway=cast("Any", gateway),
+            workers=cast("Any", pool),
+            packages=StepPackages.for_project(project.folder, {}),
+            environ={},
+            clock=clock,
+            ids=world.ids,
+            shares_workers=False,
+            origin="serve",
+        )
+        context = AppContext(
+            project=project,
+            directory=LocalDirectory(project),
+            engine=engine,
+            workflows=FixedWorkflows(world.folder, workflows_of(self._version)),
+            settings=ServeSettings(base_url="http://localhost:8000", policy=parse_policy("live")),
+            clock=clock,
+            ids=world.ids,
+        )
+        self.app = create_app(context)
+        self._tasks = start_background_tasks(get_state(self.app))
+
+    async def stop(self) -> None:
+        """End in order, as after SIGTERM."""
+        assert self.app is not None
+        assert self._engine is not None
+        state = get_state(self.app)
+        state.is_stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await state.runs.close(GRACE_S)
+        await self._engine.close()
+
+    def forget(self) -> None:
+        """Release what the operating system would."""
+        if self._engine is not None:
+            with contextlib.suppress(PdkernelError):
+                self._engine.journal._close()  # type: ignore[attr-defined]
+        if self._project is not None:
+            self._project.close()
+
+
+class World:
+    """
+    A project, its server, clients and faults.
+
+    Attributes:
+        loop: The loop.
+        folder: The project's folder.
+        answers: The answers to all requests.
+        effects: What steps did, in order.
+        faults: What happened, for a failure's message.
+        has_changed_clock: Whether the clock of a server was set.
+        has_bugs: Whether a server has met exceptions that nobody expects.
+    """
+
+    def __init__(self, loop: SimLoop, folder: Path) -> None:
+        self.loop, self.folder = loop, folder
+        self.ids = SeededIds(loop.random)
+        self.holders: dict[str, SimProcess] = {}
+        self.disk = Disk()
+        self.answers: list[Answer] = []
+        self.effects: list[Effect] = []
+        self.resume_urls: list[str] = []
+        self.faults: list[str] = []
+        self.has_changed_clock = self.has_bugs = False
+        self.server: Server | None = None
+        self._dead: list[Server] = []
+        self._count = 0
+        self._version = 1
+
+    def note(self, fault: str) -> None:
+        """Note what happens."""
+        self.faults.append(f"{self.loop.time():9.3f} {fault}")
+
+    async def within(self, process: SimProcess, act: Callable[[], Awaitable[T]]) -> T | None:
+        """Await *act* in *process*; None if the process dies meanwhile."""
+        context = copy_context()
+        context.run(PROCESS.set, process)
+        task: asyncio.Task[T] = context.run(self.loop.create_task, act())  # type: ignore[arg-type]  # a coroutine
+        assert process.died is not None
+        await asyncio.wait({task, cast("asyncio.Future[Any]", process.died)}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() and not process.is_dead else None
+
+    async def start(self) -> None:
+        """Start a server, again and again until the disk permits it."""
+        while True:
+            self._count += 1
+            server = Server(self, self.loop.add(f"server {self._count}"), version=self._version)
+            self.server = server
+            try:
+                await self.within(server.process, server.start)
+            except PdkernelError as fault:
+                self.note(f"{server.process.name} did not start: {fault.message}")
+                self.kill(server)
+            if not server.process.is_dead:
+                return
+            await asyncio.sleep(0.5)
+
+    def kill(self, server: Server) -> None:
+        """End *server* at once."""
+        if not server.process.is_dead:
+            self.loop.kill(server.process)
+            self._dead.append(server)
+            if self.server is server:
+                self.server = None
+
+    async def stop(self) -> None:
+        """End the server in order."""
+        server, self.server = self.server, None
+        if server is not None:
+            await self.within(server.process, server.stop)
+            self.kill(server)
+
+    def deploy(self) -> None:
+        """Change the text of the workflows, for the next server."""
+        self._version += 1
+
+    async def call(self, workflow: str, body: JSON = None, headers: Mapping[str, str] | None = None) -> Answer:
+        """Send an event to a workflow."""
+        answer = Answer(workflow, self.loop.time())
+        self.answers.append(answer)
+        await self._request(answer, f"/eo{workflow.lower():x<20}", body, headers or {})
+        return answer
+
+    async def resume(self, url: str) -> Answer:
+        """Resume a run."""
+        answer = Answer(None, self.loop.time())
+        await self._request(answer, url.removeprefix("http://localhost:8000"), {"approved": True}, {})
+        return answer
+
+    async def _request(self, answer: Answer, path: str, body: JSON, headers: Mapping[str, str]) -> None:
+        server = self.server
+        if server is None or server.app is None:
+            return
+        app, content = server.app, json.dumps(body).encode()
+        raw = [(b"host", b"localhost:8000"), (b"content-type", b"application/json")]
+        raw += [(name.encode(), value.encode()) for name, value in headers.items()]
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path.partition("?")[0],
+            "raw_path": path.partition("?")[0].encode(),
+            "query_string": path.partition("?")[2].encode(),
+            "root_path": "",
+            "headers": raw,
+            "client": ("127.0.0.1", 40000),
+            "server": ("127.0.0.1", 8000),
+        }
+        received: list[bytes] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def send(message: Any) -> None:
+            if server.process.is_dead:
+                return
+            if message["type"] == "http.response.start":
+                answer.headers = {key.decode().lower(): value.decode() for key, value in message["headers"]}
+                answer.status = message["status"]
+            else:
+                received.append(message.get("body", b""))
+
+        await self.within(server.process, lambda: app(scope, receive, send))
+        with contextlib.suppress(ValueError):
+            text = json.loads(b"".join(received))
+            answer._from_body = text.get("event_id") if isinstance(text, dict) else None
+
+    def close(self) -> None:
+        """Release everything."""
+        if self.server is not None:
+            self.kill(self.server)
+        for server in self._dead:
+            server.forget()
+
+
+@contextlib.contextmanager
+def a_world(seed: int, template: Path) -> Iterator[World]:
+    """A world with a copy of the project in *template*."""
+    loop = SimLoop(seed)
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # faults are expected
+    with tempfile.TemporaryDirectory(prefix="pdk-sim-", dir=MEMORY if MEMORY.is_dir() else None) as place:
+        folder = Path(place) / "project"
+        shutil.copytree(template, folder)
+        world = World(loop, folder)
+        try:
+            yield world
+        finally:
+            world.close()
+            loop.close()
+            logging.disable(level)
