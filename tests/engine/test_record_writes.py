@@ -101,7 +101,7 @@ async def test_a_run_of_a_dead_executor_is_not_acknowledged(run: Run, other: Dat
     )
 
     assert execution.error is not None
-    assert execution.error.code == "run_lost"
+    assert execution.error.code == "executor_lost"
     assert (recorded, after.exists()) == ([], False)
 
 

@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pdkernel.clock import Clock
 from pdkernel.engine.journal.backend import Write
-from pdkernel.engine.journal.sqlite import SqliteBackend, SqlitePresence, SqliteSnapshots, SqliteTransactions
+from pdkernel.engine.journal.sqlite import SqliteBackend, SqliteSnapshots, SqliteTransactions
 from pdkernel.errors import ProjectError
 from tests.simulation.loop import SimLoop, SimProcess
 
@@ -80,10 +79,6 @@ class FaultyBackend(SqliteBackend):
         # every commit is one of the loop: a thread would make the order depend on the machine
         super().__init__(path, liveness=Liveness(holders, process), max_inline_commit_s=float("inf"))
         self._file, self._process, self._disk, self._loop, self._kill = path, process, disk, loop, kill
-
-    def enter(self, executor_id: str, origin: str, clock: Clock) -> SqlitePresence:
-        """Become an executor."""
-        return super().enter(executor_id, origin, clock)
 
     def open_transactions(self) -> FaultyTransactions:
         """Open a connection for writes."""

@@ -287,7 +287,9 @@ def _check_ends(world: World, runs: Sequence[Run]) -> Iterator[str]:
                 yield f"a run of Poison has ended as {found}"
         elif found == unwritten and run.id not in accepted:
             continue  # its caller knows; a response of "Early" has no id of a run, but `_check_accepted` counts them
-        elif (run.status == "error" and world.has_bugs) or (found == expired and run.workflow == "Approved" and world.has_changed_clock):
+        elif (run.status == "error" and world.has_bugs) or (
+            found == expired and run.workflow == "Approved" and world.has_changed_clock
+        ):
             continue
         elif found != expected[run.workflow]:
             message = "" if run.error is None else run.error.message
