@@ -258,8 +258,11 @@ class Interpreter:
             if error is not fault:
                 _log.exception("The run %s ended by an unexpected error", run_id)
             output = encode_output(error=ErrorRecord(error.code, type(error).__name__, str(error)))
-            with contextlib.suppress(PdkernelError):  # the dispatch finds a run that is left in progress
-                await self._journal.finish(state.claim, "error", output)  # refused if the run has ended or pauses
+            if not self._journal.is_lost:  # otherwise another process continues the run
+                with contextlib.suppress(PdkernelError):  # the dispatch finds a run that is left in progress
+                    await self._journal.finish(state.claim, "error", output)  # refused if the run has ended or pauses
+                if turn is not None:
+                    await turn.end()
             raise error from fault
         finally:
             place.give_back()
