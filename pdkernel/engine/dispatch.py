@@ -341,7 +341,7 @@ class PgQueuerDispatch(LocalDispatch):
         return POLL_INTERVAL_S
 
     async def _look(self) -> float:
-        if self._journal.is_lost:
+        if not self._journal.may_start:
             return POLL_INTERVAL_S
         if self._clock.monotonic() >= self._next_sweep:
             self._next_sweep = self._clock.monotonic() + self._interval_s

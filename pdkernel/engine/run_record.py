@@ -261,6 +261,19 @@ class RunRecord(GrowingExecution):
             self._waits_for_disk = False
             raise
 
+    async def wait_until_startable(self) -> None:
+        """
+        Wait while the lease of this executor may end soon, because another one could start the same step.
+
+        Raises:
+            RunLostError: The lease was lost.
+        """
+        while not self._journal.may_start:
+            if self._journal.is_lost:
+                self.write_error = RunLostError()
+                raise self.write_error
+            await self._clock.sleep(WRITE_RETRY_S)
+
     async def _wait_for_room(self, fault: ProjectError) -> None:
         """Wait until a failed write is tried again. The caller gets its response now, because the wait may be long."""
         if not self._has_waited:

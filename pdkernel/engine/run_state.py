@@ -63,6 +63,7 @@ class RunState:
         if self.turn is not None:
             await self.turn.record_start()
         await self.record.flush()
+        await self.record.wait_until_startable()
 
 
 def build_unexpected_error(fault: Exception) -> InternalError:

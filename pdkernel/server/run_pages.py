@@ -58,7 +58,7 @@ async def ready(request: Request) -> Response:
     state = get_state(request.app)
     if state.is_stopping:
         return JSONResponse({"status": "stopping"}, status_code=503)
-    if not state.database.answers or state.context.engine.journal.is_lost:
+    if not state.database.answers or not state.context.engine.journal.may_start:
         headers = {"retry-after": str(RETRY_AFTER_S)}
         return JSONResponse({"status": "database unavailable"}, status_code=503, headers=headers)
     return JSONResponse({"status": "ready"})

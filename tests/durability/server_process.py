@@ -191,6 +191,18 @@ class ServerProcess:
             self.send_signal(signal.SIGKILL)
             self.wait_until_ended()
 
+    def get(self, path: str) -> Answer:
+        """Send a GET."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.read().decode(), answer.headers["retry-after"])
+        except (OSError, http.client.HTTPException):
+            return Answer(0)
+        finally:
+            connection.close()
+
     def post(self, url: str, body: Any = None, **headers: str) -> Answer:
         """Send a POST to the URL, or to its path if its port is an earlier one."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,82 @@ def test_a_frozen_host_that_thaws_does_nothing(fork_server: ForkServer, tmp_path
 def recorded(hosts: Hosts) -> list[object]:
     """Every row of runs and steps."""
     return [hosts.reader.rows(f"select * from {table} order by 1, 2") for table in ("runs", "steps")]
+
+
+def beating_step(log: Path, seconds: float) -> str:
+    """A step that appends its attempt and the time to *log* again and again for *seconds*."""
+    return f"""%%pdstep beat
+import json, time
+def handler(pd):
+    ends = time.time() + {seconds}
+    while time.time() < ends:
+        with open({str(log)!r}, "a") as opened:
+            opened.write(json.dumps([pd.context.get("attempt", 1), time.time()]) + chr(10))
+        time.sleep(0.02)
+    return 1
+"""
+
+
+def beats_of(log: Path) -> list[tuple[int, float]]:
+    """The attempts and times in the log of `beating_step`."""
+    return [tuple(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.mark.timeout(300)
+def test_a_host_without_its_database_ends_its_step_before_another_begins_it(
+    fork_server: ForkServer, tmp_path: Path, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """A host that gets no answers of its database beside a living one ends its step in the margin of its lease."""
+    database, log = postgres_url.partition("@/")[2].partition("?")[0], tmp_path / "beats.log"
+    with proxy_of(postgres.sockets, database) as proxy:
+        urls = [postgres_url, proxy.url]
+        with hosts_of(fork_server, tmp_path, urls, [FLOW, beating_step(log, 4 * LEASE_S)]) as hosts:
+            host = hosts.servers[1]
+            assert host.post(host.endpoint, {}).is_accepted
+            wait_until(lambda: len(beats_of(log)) > 0)
+            proxy.is_held = True
+            live = host.get("/-/live")
+            hosts.wait_until_taken_over(host, time.monotonic())
+            wait_until(lambda: {attempt for attempt, _ in beats_of(log)} == {1, 2})
+            proxy.cut()
+            proxy.heal()
+            hosts.wait_until_finished()
+
+        first = [at for attempt, at in beats_of(log) if attempt == 1]
+        second = [at for attempt, at in beats_of(log) if attempt == 2]
+        assert live.status == 200
+        assert max(first) < min(second)
+
+
+@pytest.mark.timeout(300)
+def test_a_silent_database_interrupts_nothing_of_the_only_host(
+    fork_server: ForkServer, tmp_path: Path, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """While the database of the only host is silent for two leases, a step goes on, and its run ends in its first attempt."""
+    database, log = postgres_url.partition("@/")[2].partition("?")[0], tmp_path / "beats.log"
+    with (
+        proxy_of(postgres.sockets, database) as proxy,
+        hosts_of(fork_server, tmp_path, [proxy.url], [FLOW, beating_step(log, 3 * LEASE_S)]) as hosts,
+    ):
+        host = hosts.servers[0]
+        assert host.post(host.endpoint, {}).is_accepted
+        wait_until(lambda: len(beats_of(log)) > 0)
+        proxy.is_held = True
+        time.sleep(2 * LEASE_S)
+        proxy.cut()
+        proxy.heal()
+        hosts.wait_until_finished()
+
+        assert {attempt for attempt, _ in beats_of(log)} == {1}
+        assert hosts.reader.rows("select status, attempt from runs") == [("success", 1)]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds."""
+    ends = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

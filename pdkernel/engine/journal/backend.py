@@ -137,6 +137,11 @@ class Presence(Protocol):
         """Whether this executor was taken for dead, or could not extend its lease in time."""
         ...
 
+    @property
+    def may_start(self) -> bool:
+        """Whether this executor may start something new: it is not lost, and will not be soon."""
+        ...
+
     def steady_time(self) -> float:
         """Return seconds that all processes of the database share, and that no wall clock of theirs can move, for short intervals."""
         ...

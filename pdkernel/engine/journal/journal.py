@@ -102,6 +102,11 @@ class DatabaseJournal:
         """Whether this executor was taken for dead, or could not extend its lease in time."""
         return self._presence.is_lost
 
+    @property
+    def may_start(self) -> bool:
+        """Whether this executor may start something new: it is not lost, and will not be soon."""
+        return self._presence.may_start
+
     async def rejoin(self) -> None:
         """Become a new executor, with a new id; the runs that this executor owned are ready, and none of them was interrupted by a death."""
         if self.lease_s is None:

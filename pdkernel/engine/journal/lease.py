@@ -2,6 +2,8 @@
 The lease of an executor on Postgres: a thread extends it, and receives the notifications of other processes.
 
 A lease compares times of the database only; the monotonic clock of this process decides whether its own extension is late.
+Before its lease ends, an executor starts nothing new and gives up what it runs, so that no step runs twice at a time. If there
+was no other executor that could continue its runs, it keeps them, so a failover of the database does not interrupt them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import psycopg
 
 from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection
+from pdkernel.engine.journal.executors import CONTINUED_ORIGIN
 from pdkernel.engine.journal.schema import SCHEMA_VERSION
 from pdkernel.errors import ProjectError
 from pdkernel.project.migration import expect_version
@@ -30,6 +33,14 @@ _NOW = "cast(extract(epoch from clock_timestamp()) as double precision)"
 IS_LAPSED = f"(not alive or lease_until < {_NOW})"
 _LIVES = f"exists (select 1 from executors where id = :me and alive and lease_until > {_NOW})"  # noqa: S608 - constants only
 """The condition on which this executor may take others for dead: its own lease is valid."""
+
+_MARGIN = 0.7
+"""The part of a lease after which an executor that could not extend it starts nothing new; the rest is for ending its steps."""
+_OTHER_SERVES = (
+    f"exists (select 1 from executors as other where other.id <> executors.id and other.alive and other.lease_until > {_NOW}"  # noqa: S608
+    f" and other.origin = '{CONTINUED_ORIGIN}')"
+)
+"""Whether another executor could continue the runs of the updated one, or end them."""
 
 _CLOSING_RETRY_S = 1.0
 """Seconds for which a journal that is closed tries to reach the database."""
@@ -88,6 +99,7 @@ class ExecutorLease:
         self._extended_at = self._monotonic()
         self._is_refused = False
         self._version = str(SCHEMA_VERSION)  # of the tables
+        self._has_others = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._wakes, self._waker = socket.socketpair()
@@ -96,14 +108,28 @@ class ExecutorLease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether this executor was taken for dead, or could not extend its lease in time; true from then on until `follow`."""
-        if self._monotonic() > self._extended_at + self._seconds:
+        """Whether this executor was taken for dead, or could not extend its lease while others lived; true until `follow`."""
+        if self._has_others and self._is_late:
             self._is_refused = True  # a later extension does not bring the runs back that were given up
         return self._is_refused
 
     def steady_time(self) -> float:
         """Return the time of the database in seconds, which its processes share."""
         return self.clock.now().timestamp()
+
+    @property
+    def may_start(self) -> bool:
+        """Whether this executor may start something new: it is not lost, and its lease does not end soon."""
+        return not self.is_lost and not self._is_late
+
+    @property
+    def has_others(self) -> bool:
+        """Whether another executor that could continue the runs of this one lived at the last extension."""
+        return self._has_others
+
+    @property
+    def _is_late(self) -> bool:
+        return self._monotonic() > self._extended_at + _MARGIN * self._seconds
 
     def start(self) -> None:
         """Extend the lease, and continue in a thread. Raises `psycopg.Error`."""
@@ -112,7 +138,7 @@ class ExecutorLease:
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
         """Return executors whose lease has lapsed, and owners of runs that are not executors any more."""
-        if self.is_lost:  # an executor whose own lease has lapsed does not take others for dead
+        if not self.may_start:  # an executor whose own lease lapses does not take others for dead
             return ()
         rows = connection.execute(
             f"select id from executors where id <> :me and {IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
@@ -166,6 +192,9 @@ class ExecutorLease:
             f"update executors set lease_until = {_NOW} + :lease_s where id = :id",  # noqa: S608 - constants only
             {"lease_s": self._seconds, "id": executor_id},
         )
+        connection.execute(
+            f"select pg_notify('{CHANNEL}', :id)", {"id": executor_id}
+        )  # others get to know that they have one
 
     def expire(self, connection: Connection) -> None:
         """End the lease of this executor, so that others continue its runs at once."""
@@ -228,7 +257,8 @@ class ExecutorLease:
             executor_id = self._executor_id
         began, local = self._monotonic(), self.clock.now().timestamp()
         row = connection.execute(
-            f"update executors set lease_until = {_NOW} + %s where id = %s and alive returning {_NOW}, ({_VERSION})",  # noqa: S608
+            f"update executors set lease_until = {_NOW} + %s where id = %s and alive"  # noqa: S608
+            f" returning {_NOW}, ({_VERSION}), {_OTHER_SERVES}",
             (self._seconds, executor_id),
         ).fetchone()
         seconds = self._monotonic() - began
@@ -241,6 +271,7 @@ class ExecutorLease:
             if row is not None:
                 self._extended_at = began
                 self._version = row[1]
+                self._has_others = row[2]
             else:
                 self._is_refused = True
         if row is None and not was_refused:
@@ -261,6 +292,7 @@ class ExecutorLease:
 
     def _receive(self, sender: str) -> None:
         if sender != self._executor_id:
+            self._has_others = True  # until the next extension knows better
             self._call_back()
 
     def _call_back(self) -> None:

@@ -205,6 +205,11 @@ class PostgresBackend:
         """Open a connection for reads."""
         return PostgresSnapshots(self)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether another executor may continue the runs of this one."""
+        return self._presence is None or self._presence.has_others
+
     def mark_lost(self) -> None:
         """Let this executor give up its runs: the outcome of a write is unknown."""
         if self._presence is not None:
@@ -330,7 +335,7 @@ class PostgresTransactions:
         Return whether the server has committed the transaction.
 
         If the server does not answer in time, the writes fail, and this executor gives up its runs: the server may have
-        committed the writes.
+        committed the writes. If no other executor could continue them, it waits for the server instead.
         """
         while True:
             self._disconnect()
@@ -344,6 +349,9 @@ class PostgresTransactions:
                 if not is_lost_connection(fault):
                     return False
             if not retries.pause():
+                if not self._backend.has_others and not self._is_hurried.is_set():
+                    retries = Retries(self._backend.lease_s, self._is_hurried, self._backend.monotonic)
+                    continue
                 self._backend.mark_lost()
                 self._fail(writes, unknown.__cause__ or unknown)
                 return True

@@ -72,6 +72,11 @@ class RunJournal(Protocol):
         """Whether this executor was taken for dead, or could not extend its lease in time; always False on SQLite."""
         ...
 
+    @property
+    def may_start(self) -> bool:
+        """Whether this executor may start something new: it is not lost, and will not be soon; always True on SQLite."""
+        ...
+
     async def store_definition(self, workflow: Workflow) -> str:
         """Store the workflow's definition, which runs need to be continued, and return its hash."""
         ...
@@ -380,6 +385,7 @@ class UnrecordedRuns:
     """A `RunJournal` that keeps nothing, for runs that are not recorded."""
 
     is_lost = False
+    may_start = True
 
     async def count_paused(self, external_user: str, environment: str, most: int) -> int:  # noqa: ARG002 - of the protocol
         """Return 0."""

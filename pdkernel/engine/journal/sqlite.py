@@ -123,6 +123,7 @@ class SqlitePresence:
 
     lease_s: float | None = None
     is_lost = False
+    may_start = True
 
     def __init__(
         self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: SteadyClock, path: Path

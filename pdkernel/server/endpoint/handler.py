@@ -101,7 +101,7 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
         return responses.refusal_response(400, str(error))
     if state.is_stopping:  # a run that starts now would not be finished before the workers end
         return responses.stopping_response()
-    if state.context.engine.journal.is_lost:
+    if not state.context.engine.journal.may_start:
         return responses.refusal_response(503, UNAVAILABLE_MESSAGE, {"retry-after": str(RETRY_AFTER_S)})
     try:
         run = _start(request, state, route, trigger, query, body, refusal=refusal)

@@ -90,6 +90,10 @@ class LeaseTime:
         """Let a lease of `LEASE_S` seconds lapse in this process; the database has its own time."""
         self._ahead_s += LEASE_S + 1
 
+    def skip_margin(self) -> None:
+        """Let three quarters of a lease pass: the executor is late, and the database has not missed it yet."""
+        self._ahead_s += 0.75 * LEASE_S
+
 
 class Journals:
     """Opens journals with leases that the test chooses."""
@@ -225,10 +229,51 @@ async def test_executor_that_was_taken_for_dead_gets_to_know(journals: Journals,
     assert reaped.is_lost
 
 
+async def test_an_executor_gives_up_its_runs_before_others_take_them(journals: Journals, lease_time: LeaseTime) -> None:
+    """Beside another executor, one that is late starts nothing new and is lost, while the other one does not miss it yet."""
+    other, executor = journals(), journals(lease_s=LEASE_S)
+    before = (executor.may_start, executor.is_lost)
+    lease_time.skip_margin()
+
+    assert before == (True, False)
+    assert (executor.may_start, executor.is_lost) == (False, True)
+    assert await other.reap_dead() == 0
+
+
+async def test_an_executor_that_joins_later_may_take_over(journals: Journals, lease_time: LeaseTime) -> None:
+    """An executor hears of another one when that one joins, and not only at its next beat."""
+    executor = journals(lease_s=LEASE_S)
+    journals()
+    lease_time.skip_margin()
+
+    await until(lambda: executor.is_lost)
+
+
+async def test_an_executor_alone_keeps_its_runs(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
+    """If a database does not answer for longer than a lease, the only executor starts nothing new, and goes on after that."""
+    executor = journals(lease_s=LEASE_S, beat_s=0.05)
+    await executor.accept_run(new_run())
+    with closing(server.postgres_backend().connect()) as other:
+        other.execute("begin")
+        other.execute("select 1 from executors for update")
+        await until(lambda: count_waiting(server) > 0)  # an extension has begun
+        lease_time.skip_lease()
+        while_silent = (executor.may_start, executor.is_lost)
+        other.execute("rollback")
+    await until(lambda: executor.may_start)
+
+    assert while_silent == (False, False)
+    assert not executor.is_lost
+    assert await executor.append_step(FIRST, step_row(0, "one"))
+
+
 async def test_an_executor_that_was_late_stays_lost(
     journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
 ) -> None:
     """An extension that comes after the lease does not bring back what was given up; only `rejoin` does."""
+    journals()
     executor = journals(lease_s=LEASE_S, beat_s=0.05)
     with closing(server.postgres_backend().connect()) as other:
         other.execute("begin")
@@ -249,6 +294,7 @@ async def test_a_late_answer_does_not_extend_a_lease(
     journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
 ) -> None:
     """A lease begins with the request for it, so an extension that is answered after the end of the lease comes too late."""
+    journals()
     lease_time.speed = 100
     executor = journals(lease_s=LEASE_S, beat_s=0.05)
     server.execute(
@@ -328,7 +374,7 @@ async def test_an_executor_with_an_old_key_does_not_join(
         server.execute(f"update meta set value = '{key}' where name = 'key_fingerprint'")
 
     assert is_waiting
-    assert executor.is_lost
+    assert not executor.may_start
     assert server.rows("select id from executors where alive") == []
 
 
@@ -826,9 +872,10 @@ async def test_commit_in_progress_is_awaited(distant: DatabaseJournal, proxy: Pr
 
 
 async def test_executor_with_an_unknown_write_gives_up_its_runs(
-    server: PostgresDatabase, distant_project: Project, proxy: Proxy
+    journals: Journals, distant_project: Project, proxy: Proxy
 ) -> None:
-    """If the server cannot be asked whether it has committed a write, the executor gives up its runs, although its lease is valid."""
+    """Beside others, an executor that cannot ask whether the server has committed a write gives up its runs."""
+    journals()
     distant = DatabaseJournal.open(PostgresBackend(distant_project, lease_s=3, beat_s=0.1))
     await distant.accept_run(new_run())
     proxy.refuse()
@@ -853,7 +900,7 @@ async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: 
     assert isinstance(unreachable, ProjectError)
     assert re.match(r"The project's database postgresql://.* cannot be reached: ", unreachable.message)
     assert unreachable.fix is not None
-    await until(lambda: distant.is_lost)
+    await until(lambda: not distant.may_start)
 
     proxy.start()
     await distant.rejoin()
