@@ -5,7 +5,7 @@
 # make dev    set up for changes: the checks and most tests, without Go, PostgreSQL and Chromium
 # make t M=shape  the tests of one package
 # make docs   the documentation in docs/_build/html; a warning is an error
-# make slow   the properties with many more examples than `make test` takes, `make fuzz`, 10,000 random attacks, and 10,000 runs that leave nothing behind
+# make slow   the properties with many more examples than `make test` takes, `make fuzz`, 10,000 random attacks, 10,000 runs that leave nothing behind, and 2,000 simulated scenarios
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some, "pipedream==2.2.0 @pipedream/sdk@3.0.2" for others
@@ -70,6 +70,7 @@ docs: .venv/.test
 slow: .venv/.test fuzz
 	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)
 	$(BIN)/pytest -s -m slow tests/isolation
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation 2000
 
 fuzz: .venv/.test
 	PDKERNEL_FUZZ=$(FUZZ) $(BIN)/pytest tests/server/fuzz

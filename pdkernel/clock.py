@@ -21,7 +21,7 @@ _BYTE_TO_CHARACTER = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(25
 _REJECTED_BYTES = bytes(range(_UNBIASED_BYTE_LIMIT, 256))
 
 JUMP_S = 0.05
-"""A smaller difference between two clocks is no jump, because it is the adjustment of a time server, or the measurement's error."""
+"""A smaller difference between two clocks does not count as a jump, because it is the adjustment of a time server, or the measurement's error."""
 BELIEVED_AFTER_S = 30.0
 """Seconds for which a wall clock that has jumped must keep its new time before it is followed."""
 

@@ -47,7 +47,7 @@ class RecordWrites:
         """
         Submit the first write, which calls `mark_started` when it is in the journal's order.
 
-        With *may_repeat*, `wait` repeats it as it does later ones: nobody waits for an answer whether the run was accepted.
+        With *may_repeat*, `wait` repeats it as it does later ones, because no caller waits for the answer whether the run was accepted.
         """
         self._start_submitted = asyncio.get_running_loop().create_future()
         self._pending.append((asyncio.ensure_future(accept()), accept if may_repeat else None))

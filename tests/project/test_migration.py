@@ -62,7 +62,7 @@ def test_tables_in_use_are_not_changed(folder: Path, answer: bool | None) -> Non
     assert len(questions) == (0 if answer is None else 1)
 
 
-def test_tables_that_nobody_uses_are_changed(folder: Path, running: ExecutorLocks) -> None:
+def test_tables_without_users_are_changed(folder: Path, running: ExecutorLocks) -> None:
     """After the other process has ended, no question is asked."""
     running.release(EXECUTOR)
     drop_added_tables(folder)

@@ -35,7 +35,7 @@ class SimProcess:
         died: Done when it has died.
         frozen_until: It does not run before that virtual time.
         clock_ahead_s: The error of its wall clock.
-        bugs: How many of the next blocking calls end with an exception that nobody expects.
+        bugs: How many of the next blocking calls end with an unexpected exception.
     """
 
     def __init__(self, name: str, died: asyncio.Future[None] | None = None) -> None:
@@ -152,7 +152,7 @@ class SimLoop(asyncio.BaseEventLoop):
         for task in self._tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-                with contextlib.suppress(BaseException):  # of a `finally`: nobody is there any more
+                with contextlib.suppress(BaseException):  # of a `finally`: its process has ended
                     task.get_coro().close()
         super().close()
 
@@ -165,7 +165,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """Do nothing: a cancelled timer is skipped."""
 
     def _write_to_self(self) -> None:
-        """Do nothing: nobody waits for a file."""
+        """Do nothing: the loop waits for no file."""
 
     def _process_events(self, event_list: Any) -> None:
         """Do nothing: there are no files."""

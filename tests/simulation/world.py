@@ -214,7 +214,7 @@ class World:
         effects: What steps did, in order.
         faults: What happened, for a failure's message.
         has_changed_clock: Whether the clock of a server was set.
-        has_bugs: Whether a server has met exceptions that nobody expects.
+        has_bugs: Whether a server has met unexpected exceptions.
     """
 
     def __init__(self, loop: SimLoop, folder: Path) -> None:
