@@ -2,8 +2,8 @@
 The lease of an executor on Postgres: a thread extends it, and receives the notifications of other processes.
 
 A lease compares times of the database only; the monotonic clock of this process decides whether its own extension is late.
-Before its lease ends, an executor starts nothing new and gives up what it runs, so that no step runs twice at a time. If there
-was no other executor that could continue its runs, it keeps them, so a failover of the database does not interrupt them.
+Before its lease ends, an executor starts nothing new and gives up what it runs, so that no step runs twice at a time. Without
+another executor that could continue its runs, it keeps them, so a failover of the database does not interrupt them.
 """
 
 from __future__ import annotations
