@@ -82,6 +82,27 @@ def remove_variable(state: CliContext, name: str, yes: bool, as_json: bool) -> i
     return 0
 
 
+@command(project, name="restore", examples=("pdkernel project restore --yes",))
+@yes_option
+@json_option
+def restore_project(state: CliContext, yes: bool, as_json: bool) -> int:
+    """
+    Continue with the database as it is, after a command has refused it.
+
+    A command refuses a SQLite database that has lost commits, is missing, or is not that of the project. Put a backup in its place, or
+    accept what is lost. If the database is missing, the next command creates a new project with the old key.
+    """
+    from pdkernel.operations.projects import accept_database
+
+    confirm("Continue with the database as it is", yes=yes)
+    database = accept_database(Path.cwd(), os.environ, folder=state.project_folder, database_url=state.database_url)
+    if as_json:
+        print_json({"database": str(database), "accepted": True})
+    else:
+        click.echo(f"Accepted {database}.")
+    return 0
+
+
 @command(project, name="show", examples=("pdkernel project show --json",))
 @json_option
 def show_project(state: CliContext, as_json: bool) -> int:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from pdkernel.actions import Catalog
 from pdkernel.blocking import run_blocking
-from pdkernel.clock import RANDOM_IDS, Clock, IdGenerator
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import Gateway, OutboundPolicy
 from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.deliveries import MAX_TRIES, NOTIFICATION_STEP
@@ -148,7 +148,7 @@ class WorkflowEngine:
         project: Project,
         directory: Directory,
         *,
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM_CLOCK,
         ids: IdGenerator = RANDOM_IDS,
         max_active_runs: int = 8,
         memory_budget: int | None = None,
@@ -167,7 +167,7 @@ class WorkflowEngine:
         Args:
             project: The project with the journal and the key.
             directory: Users and accounts.
-            clock: For every time stamp; None for the project's clock.
+            clock: For every time stamp.
             ids: For run ids.
             max_active_runs: The maximum number of concurrent runs.
             spares: The number of slots whose workers are started ahead, as in `WorkerPool`.

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.errors import RequestError
 from pdkernel.project import Project, find_project
+from pdkernel.project.folder import KEY_NAME
+from pdkernel.project.journal_mark import remove_mark
 from pdkernel.project.migration import Ask
 
 
@@ -36,12 +39,40 @@ def open_project(
         ProjectError: Folder, key or database cannot be used.
         RequestError: Tables of an earlier version must not be changed now.
     """
-    key = environ.get("PDKERNEL_KEY_FILE")
+    place, key_file = _find(start, environ, folder)
     return Project.open(
-        find_project(start, named=folder or environ.get("PDKERNEL_PROJECT")),
+        place,
         database_url=database_url or environ.get("PDKERNEL_DATABASE"),
-        key_file=Path(key) if key else None,
+        key_file=key_file,
         clock=clock,
         ids=ids,
         ask=ask,
     )
+
+
+def accept_database(
+    start: Path, environ: Mapping[str, str], *, folder: str | None = None, database_url: str | None = None
+) -> Path:
+    """
+    Accept the database of a project on SQLite as it is, although it is not the one that the project had, or has lost commits.
+
+    Returns:
+        The database, with which the next command continues, or in which it creates a new project.
+
+    Raises:
+        RequestError: The project is on PostgreSQL, or the database has lost nothing.
+    """
+    place, key_file = _find(start, environ, folder)
+    database = Project.find_sqlite(place, database_url or environ.get("PDKERNEL_DATABASE"))
+    if database is None or not remove_mark((key_file or place / KEY_NAME).absolute(), database):
+        raise RequestError(
+            "There is nothing to accept: the project is on PostgreSQL, or no command has refused its database.",
+            fix="pdkernel project show",
+        )
+    return database
+
+
+def _find(start: Path, environ: Mapping[str, str], folder: str | None) -> tuple[Path, Path | None]:
+    """The folder of the project, and its key file if it is not in that."""
+    key = environ.get("PDKERNEL_KEY_FILE")
+    return find_project(start, named=folder or environ.get("PDKERNEL_PROJECT")), Path(key) if key else None

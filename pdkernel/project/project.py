@@ -34,6 +34,7 @@ from pdkernel.project.endpoint_keys import EndpointKeyTable
 from pdkernel.project.folder import KEY_NAME, ensure_folder, read_key
 from pdkernel.project.grants import GrantTable
 from pdkernel.project.idempotency import IdempotencyTable
+from pdkernel.project.journal_mark import JournalMark, check_mark, read_mark
 from pdkernel.project.key_fit import check_key, create_key, fits_database
 from pdkernel.project.key_rotation import (
     RotationResult,
@@ -133,6 +134,12 @@ class Project:
         opened.ask = ask
         try:
             key = read_key(key_path)
+            # before the database, which is always ahead of its mark
+            mark = (
+                read_mark(key_path, opened.sqlite_path) if key is not None and opened.sqlite_path is not None else None
+            )
+            if mark is not None and opened.sqlite_path is not None:
+                check_mark(mark, key_path, opened.sqlite_path)
             facts = opened.read_meta()
             if facts is not None:
                 check_schema_version(int(facts["schema_version"]), opened.location)
@@ -162,10 +169,17 @@ class Project:
             if int(facts["schema_version"]) < SCHEMA_VERSION:
                 opened.migrate()
             opened.key_fingerprint = vault.fingerprint
+            if mark is None and opened.sqlite_path is not None:
+                JournalMark(key_path, opened.sqlite_path, facts["project_id"]).write(0)
         except BaseException:
             opened.close()
             raise
         return cls(folder, facts["project_id"], opened, vault, created=created, clock=clock, ids=ids, key_file=key_path)
+
+    @staticmethod
+    def find_sqlite(folder: Path, database_url: str | None) -> Path | None:
+        """The SQLite file of the project in *folder*, which need not exist; None on Postgres. Arguments and errors as in `open`."""
+        return Database.open(folder.absolute(), database_url).sqlite_path
 
     def __repr__(self) -> str:
         return f"Project({self.project_id}, {self._database.location})"
@@ -193,6 +207,12 @@ class Project:
     def sqlite_path(self) -> Path | None:
         """The SQLite file that the journal shares, or None on Postgres."""
         return self._database.sqlite_path
+
+    @property
+    def journal_mark(self) -> JournalMark | None:
+        """The mark of the journal; None on Postgres."""
+        path = self._database.sqlite_path
+        return None if path is None else JournalMark(self.key_file, path, self.project_id)
 
     def create_tables(self, tables: MetaData, name: str, more: Sequence[str], changes: Mapping[int, str]) -> None:
         """Create the tables of another package in the project's database; see `Database.create_tables`."""

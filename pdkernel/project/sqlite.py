@@ -137,8 +137,8 @@ def translate_error(fault: sqlite3.Error, path: Path) -> ProjectError:
     if code in _DAMAGED:
         return ProjectError(
             f"The project's database {path} is damaged or is not a database ({fault}). The file was not changed.",
-            fix=f"Restore the file from a copy. Or rename it (mv {path} {path}.damaged): the next command creates a new project, "
-            "in which accounts and variables must be added again.",
+            fix=f"Restore the file from a copy. Or rename it (mv {path} {path}.damaged) and run pdkernel project restore: the next "
+            "command creates a new project, in which accounts and variables must be added again.",
         )
     if code in _READ_ONLY:
         return _read_only(path)

@@ -50,8 +50,8 @@ def test_enabling_twice_keeps_the_times(project: Project, tmp_path: Path) -> Non
     """An interval counts from the first time that a trigger was enabled, until it is disabled."""
     write(tmp_path, "name: Often\ntrigger: {type: schedule, interval_seconds: 60}")
     (first,) = enable_triggers(project, "Often", tmp_path)
-    assert isinstance(project.clock, ManualClock)
-    project.clock.advance(10)
+    assert isinstance(project.clock.source, ManualClock)
+    project.clock.source.advance(10)
 
     (again,) = enable_triggers(project, "Often", tmp_path)
     disable_triggers(project, "Often", tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project, find_project
 from pdkernel.project.folder import decode_key, encode_key, ensure_key, read_key
+from pdkernel.project.journal_mark import find_mark
 
 
 def mode(path: Path) -> int:
@@ -49,6 +50,7 @@ def test_folder_is_for_its_owner_only(sqlite_project: Project) -> None:
     assert mode(sqlite_project.folder) == 0o700
     assert {path.name: mode(path) for path in sqlite_project.folder.iterdir() if path.name != ".gitignore"} == {
         "key": 0o600,
+        find_mark(sqlite_project.key_file, sqlite_project.folder / "project.db").name: 0o600,
         "project.db": 0o600,
         "project.db-wal": 0o600,
         "project.db-shm": 0o600,

@@ -95,6 +95,11 @@ class Transactions(Protocol):
         """
         ...
 
+    @property
+    def is_unmarked(self) -> bool:
+        """Whether an empty transaction should follow now, because nothing shows yet that the last one is not lost."""
+        ...
+
     def hurry(self) -> None:
         """Stop waiting for a database that cannot be reached, because the journal is being closed. Any thread may call this."""
         ...

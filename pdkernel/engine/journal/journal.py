@@ -439,6 +439,8 @@ class DatabaseJournal:
         if jumps != self._corrected_jumps:
             await self._correct_due_times()
             self._corrected_jumps = jumps
+        if self._writer.is_unmarked and not self._active_run_ids:
+            await self._writer.write(lambda _: None)
         now, steady = self._now(), self._presence.steady_time()
         return await self._history.read(lambda connection: self._statements.next_wake(connection, now, steady))
 

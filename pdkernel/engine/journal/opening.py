@@ -6,7 +6,7 @@ import contextlib
 
 from sqlalchemy import update
 
-from pdkernel.clock import RANDOM_IDS, Clock, IdGenerator
+from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.journal import DatabaseJournal
 from pdkernel.engine.journal.protocol import Journal
@@ -18,7 +18,7 @@ from pdkernel.project import Project
 
 
 def open_journal(
-    project: Project, *, clock: Clock | None = None, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
+    project: Project, *, clock: Clock = SYSTEM_CLOCK, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
 ) -> Journal:
     """
     Become an executor of the project's journal; see `DatabaseJournal.open`. On Postgres, it corrects the project's clock.
@@ -27,7 +27,7 @@ def open_journal(
         ProjectError: The database cannot be used, or was written by a newer version.
         RequestError: Another process has the origin.
     """
-    if clock is None or clock is project.clock.source:
+    if clock is project.clock.source:
         clock = project.clock
     backend = _backend(project)
     backend.create_tables()
@@ -71,7 +71,7 @@ def mark_dead(project: Project, executor_id: str) -> None:
 
 def _backend(project: Project) -> Backend:
     if project.sqlite_path is not None:
-        return SqliteBackend(project.sqlite_path, permit_migration=project.permit_migration)
+        return SqliteBackend(project.sqlite_path, permit_migration=project.permit_migration, mark=project.journal_mark)
     # psycopg is optional
     from pdkernel.engine.journal.postgres import PostgresBackend
 

@@ -274,6 +274,11 @@ class PostgresTransactions:
                     self._commit_together([write])
         return None if any(write.fault is not None for write in batch) else time.monotonic() - began
 
+    @property
+    def is_unmarked(self) -> bool:
+        """False: a server finds out by itself that its log is missing or damaged."""
+        return False
+
     def hurry(self) -> None:
         """Stop waiting for a database that cannot be reached."""
         self._is_hurried.set()

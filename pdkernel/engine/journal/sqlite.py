@@ -24,6 +24,7 @@ from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.schema import SCHEMA_VERSION
 from pdkernel.engine.journal.tables import create_tables
 from pdkernel.errors import RequestError
+from pdkernel.project.journal_mark import JournalMark
 from pdkernel.project.migration import expect_version
 from pdkernel.project.sqlite import BUSY_TIMEOUT_S, connect, is_busy, translate_error
 
@@ -52,6 +53,7 @@ class SqliteBackend:
         max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
         inline_retry_s: After slower commits, the event loop commits again after so many seconds.
         permit_migration: Raises an error if tables of an earlier version must not be changed now.
+        mark: The mark of the project's journal, or None.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class SqliteBackend:
         max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
         inline_retry_s: float = INLINE_RETRY_S,
         permit_migration: Callable[[], object] = lambda: None,
+        mark: JournalMark | None = None,
     ) -> None:
         self.location = str(path)
         self.max_inline_commit_s = max_inline_commit_s
         self.inline_retry_s = inline_retry_s
         self._path = path
         self._permit_migration = permit_migration
+        self._mark = mark
         self._liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
 
     def create_tables(self) -> None:
@@ -111,7 +115,7 @@ class SqliteBackend:
 
     def open_transactions(self) -> SqliteTransactions:
         """Open a connection for writes."""
-        return SqliteTransactions(self._path)
+        return SqliteTransactions(self._path, self._mark)
 
     def open_snapshots(self) -> SqliteSnapshots:
         """Open a connection for reads."""
@@ -179,8 +183,9 @@ class SqlitePresence:
 class SqliteTransactions:
     """`Transactions` on one file; other processes may write it too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mark: JournalMark | None = None) -> None:
         self._path = path
+        self._mark = mark
         self._connection = connect(path)
         self._waits_when_busy = True
 
@@ -209,21 +214,39 @@ class SqliteTransactions:
                     raise write.fault
                 if not connection.in_transaction:  # a full disk rolls back the transaction, not only the statement
                     raise write.fault or sqlite3.OperationalError("the transaction ended early")
+            if self._mark is not None:
+                self._mark.advance(connection)
             began = time.monotonic()
             connection.execute("commit")
         except Exception as fault:  # noqa: BLE001 - the thread must go on; the callers' futures get the error
+            if self._mark is not None:
+                self._mark.forget()
             if connection.in_transaction:
                 connection.execute("rollback")
             for write in batch:
                 write.fault = self._translate_error(fault)
             return None
-        return time.monotonic() - began
+        seconds = time.monotonic() - began
+        if self._mark is not None:
+            self._mark.store()
+        return seconds
 
     def hurry(self) -> None:
         """Do nothing: a file needs no connection."""
 
+    @property
+    def is_unmarked(self) -> bool:
+        """Whether the mark does not cover the last commit, although it is time for a mark."""
+        return self._mark is not None and self._mark.is_behind and self._mark.is_due
+
     def close(self) -> None:
-        """Close the file."""
+        """Let the mark cover every commit, and close the file."""
+        if self._mark is not None and self._mark.is_behind:
+            with contextlib.suppress(sqlite3.Error):  # the database cannot be written: the earlier mark is right
+                self._connection.execute("begin immediate")
+                self._mark.advance(self._connection, always=True)
+                self._connection.execute("commit")
+                self._mark.store()
         self._connection.close()
 
     def _set_busy_wait(self, *, patient: bool) -> None:

@@ -70,6 +70,11 @@ class JournalWriter:
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-journal")
 
+    @property
+    def is_unmarked(self) -> bool:
+        """Whether an empty write should follow now; see `Transactions`."""
+        return self._transactions.is_unmarked
+
     def write(
         self,
         statement: Callable[[Connection], T],
