@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
@@ -29,6 +29,9 @@ T = TypeVar("T")
 FORBID_VARIABLE = "PDKERNEL_FORBID_BLOCKING"
 IS_BLOCKING_FORBIDDEN = os.environ.get(FORBID_VARIABLE) == "1"
 """Whether this process checks its calls of databases."""
+
+MAX_THREADS = 64
+"""Threads of a server's loop: while its database does not answer, all background tasks and some requests wait in one each."""
 
 _CHECKED = ("pdkernel", "starlette", "uvicorn")
 """Packages whose coroutines and callbacks are checked; a test's own may block."""
@@ -50,6 +53,11 @@ class _Permits(threading.local):
 
 
 _permits = _Permits()
+
+
+def prepare_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Give *loop*, that of a server, so many threads that work for the disk does not wait for a database without an answer."""
+    loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="pdkernel-blocking"))
 
 
 def run_blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:

@@ -19,6 +19,7 @@ import pytest
 
 from pdkernel.blocking import (
     FORBID_VARIABLE,
+    MAX_THREADS,
     BlockingCallError,
     permit_blocking,
     run_blocking,
@@ -28,6 +29,7 @@ from pdkernel.engine.journal import SqliteBackend
 from pdkernel.engine.journal.postgres import PostgresBackend
 from pdkernel.project import Project
 from pdkernel.project.sqlite import connect
+from pdkernel.server.uvicorn_server import new_event_loop
 from tests.one_thread_loop import OneThreadLoop
 
 PACKAGE = Path(__file__).parents[1] / "pdkernel"
@@ -120,6 +122,17 @@ async def test_a_call_can_be_bound_to_one_thread() -> None:
         first, second = [await run_blocking_in(thread, threading.get_ident) for _ in range(2)]
 
     assert first == second != threading.get_ident()
+
+
+def test_the_calls_of_a_server_do_not_wait_for_one_another() -> None:
+    """On a server's loop, as many calls as it has threads are in progress at once."""
+    together = threading.Barrier(MAX_THREADS)
+
+    async def call() -> int:
+        return len(await asyncio.gather(*(run_blocking(together.wait, 30) for _ in range(MAX_THREADS))))
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        assert runner.run(call()) == MAX_THREADS
 
 
 def test_the_loop_decides_when_the_function_runs() -> None:

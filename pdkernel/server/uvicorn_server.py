@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from pdkernel.blocking import run_blocking
+from pdkernel.blocking import prepare_loop, run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.journal import Journal
 from pdkernel.errors import InternalError, RequestError
@@ -278,11 +278,14 @@ async def _remove_expired_runs(journal: Journal) -> None:
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The event loop of uvloop, which is faster, or of asyncio if uvloop is not installed (Windows)."""
+    loop: asyncio.AbstractEventLoop
     try:
         import uvloop
     except ModuleNotFoundError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    prepare_loop(loop)
     return loop
 
 
