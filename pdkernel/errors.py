@@ -401,6 +401,12 @@ class ExecutorLostError(ProjectError):
         )
 
 
+class TablesChangedError(ProjectError):
+    """A newer version has changed the tables that this process uses, so it accepts nothing until it is restarted; nothing was stored."""
+
+    code = "tables_changed"
+
+
 def exit_status_of(code: str) -> int:
     """
     Return the exit status of the error class with *code*; 1 for a code that a step's own code set.

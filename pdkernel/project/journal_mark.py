@@ -133,7 +133,7 @@ def check_mark(mark: Mark, key_file: Path, database: Path) -> None:
         problem = (
             f"The database {database} is not that of the project {mark.project_id}, but of {facts.get('project_id')}"
         )
-    elif not facts:  # it is damaged or locked, and whoever opens it says so
+    elif not facts:  # it is damaged or locked, which is an error when it is opened
         return
     elif int(facts.get(ROW, 0)) < mark.number:
         problem = (

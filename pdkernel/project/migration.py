@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pdkernel.errors import ProjectError, RequestError
+from pdkernel.errors import RequestError, TablesChangedError
 
 Ask = Callable[[str], bool]
 """Asks a person a question; returns whether the answer is yes."""
@@ -39,10 +39,10 @@ def expect_version(version: int, location: object, *, supported: int) -> None:
     Check that the tables that this process uses were not changed since it opened them.
 
     Raises:
-        ProjectError: A newer version has changed the tables from schema version *supported* to *version*.
+        TablesChangedError: A newer version has changed the tables from schema version *supported* to *version*.
     """
     if version > supported:
-        raise ProjectError(
+        raise TablesChangedError(
             f"A newer version of pdkernel has changed the tables of {location} (schema version {version}; this process supports up "
             f"to {supported}), so this process starts no more runs. They wait in the database.",
             fix="Stop this process, and start it again with the newer version, which continues its runs.",

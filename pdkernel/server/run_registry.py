@@ -31,7 +31,7 @@ from pdkernel.engine.run_request import (
     RunRequest,
     RunWatcher,
 )
-from pdkernel.errors import ExecutorLostError, PdkernelError, RequestError, describe_fault
+from pdkernel.errors import ExecutorLostError, PdkernelError, RequestError, TablesChangedError, describe_fault
 from pdkernel.event import Event
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from pdkernel.identity import Environment
@@ -296,7 +296,7 @@ class RunRegistry:
             else:
                 _LOG.exception("A run could not be recorded")
             self._callers.pop(run_id, None)
-            if isinstance(fault, ExecutorLostError):
+            if isinstance(fault, ExecutorLostError | TablesChangedError):
                 caller.refuse(UNAVAILABLE_RESPONSE)
             caller.end("lost")
             return

@@ -148,7 +148,7 @@ def test_an_older_copy_and_another_project_are_refused(folder: Path, tmp_path: P
 
 
 def test_a_mark_that_cannot_be_read_or_written_stops_nothing(tmp_path: Path) -> None:
-    """A file that a crash of the machine has cut is no mark, and nothing needs one; the command says that there is none."""
+    """A mark that a crash of the machine has cut, or that cannot be written, stops no command."""
     folder = tmp_path / ".pdkernel"
     Project.open(folder).close()
     mark = find_mark(folder / "key", folder / "project.db")

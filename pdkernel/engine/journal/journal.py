@@ -32,6 +32,7 @@ from pdkernel.engine.journal.rows import (
 from pdkernel.engine.journal.statements import Statements
 from pdkernel.engine.journal.text_columns import ExecutionQuery, encode_definition, hash_definition
 from pdkernel.engine.journal.writer import JournalWriter
+from pdkernel.errors import TablesChangedError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
@@ -56,6 +57,7 @@ class DatabaseJournal:
         self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
         self._queue_limits: dict[str, tuple[int | None, int | None, float | None]] = {}
         self._active_run_ids: set[str] = set()
+        self._is_outdated = False  # whether a newer version has changed the tables
         self._corrected_jumps = -1  # the jumps of the clock after which due times were corrected
 
     @classmethod
@@ -104,8 +106,17 @@ class DatabaseJournal:
 
     @property
     def may_start(self) -> bool:
-        """Whether this executor may start something new: it is not lost, and will not be soon."""
-        return self._presence.may_start
+        """Whether this executor may start something new: it is not lost, and will not be soon; its tables are those that it knows."""
+        return self._presence.may_start and not self._is_outdated
+
+    def _check_version(self, connection: Connection, *, exactly: bool = True) -> None:
+        """Raise `TablesChangedError` if a newer version has changed the tables."""
+        try:
+            self._presence.check_version(connection, exactly=exactly)
+        except TablesChangedError:
+            self._is_outdated = True
+            raise
+        self._is_outdated = False
 
     async def rejoin(self) -> None:
         """Become a new executor, with a new id; the runs that this executor owned are ready, and none of them was interrupted by a death."""
@@ -160,7 +171,7 @@ class DatabaseJournal:
         content = next((content for key, content in self._definitions.values() if key == run.definition), None)
 
         def accept(connection: Connection) -> bool:
-            self._presence.check_version(connection, exactly=False)
+            self._check_version(connection, exactly=False)
             return self._statements.accept_run(connection, run, now, content)
 
         accepted = await self._announced(
@@ -333,7 +344,7 @@ class DatabaseJournal:
 
     async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
         def checked(connection: Connection) -> Sequence[C]:
-            self._presence.check_version(connection, exactly=True)
+            self._check_version(connection)
             return act(connection)
 
         claims = await self._writer.write(checked, is_compound=True, is_contended=True)
@@ -442,7 +453,12 @@ class DatabaseJournal:
         if self._writer.is_unmarked and not self._active_run_ids:
             await self._writer.write(lambda _: None)
         now, steady = self._now(), self._presence.steady_time()
-        return await self._history.read(lambda connection: self._statements.next_wake(connection, now, steady))
+
+        def query(connection: Connection) -> float | None:
+            self._check_version(connection)
+            return self._statements.next_wake(connection, now, steady)
+
+        return await self._history.read(query)
 
     async def _correct_due_times(self) -> None:
         """Correct times that were stored while a clock was ahead: nothing waits for longer than it was meant to."""
