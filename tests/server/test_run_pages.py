@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.pauses import build_flow_urls
+from pdkernel.model import Workflow
 from pdkernel.project import Project
 from pdkernel.project.key_rotation import RotationScope
 from pdkernel.server.app_state import get_state
@@ -297,3 +299,20 @@ async def test_a_replaced_key_opens_no_later_run(tmp_path: Path) -> None:
         (after,) = await site.context.engine.journal.list_executions()
 
     assert (answer.status_code, after.status) == (404, "paused")
+
+
+async def test_a_server_refuses_events_after_its_tables_have_changed(tmp_path: Path) -> None:
+    """The server is not ready, and answers 503, so that senders repeat the event after its restart with the newer version."""
+    async with site_of(tmp_path, Workflow("Greet", steps=(python_step(),))) as site:
+        (served,) = site.context.workflows.list_workflows()
+        before = await site.http.post(f"/{served.endpoint_key}", json={})
+        assert site.context.project.sqlite_path is not None
+        with closing(sqlite3.connect(site.context.project.sqlite_path)) as connection:
+            connection.execute("pragma user_version = 99")
+        async with asyncio.timeout(30):
+            while (await site.http.get("/-/ready")).status_code == 200:
+                await asyncio.sleep(0.05)
+        after = await site.http.post(f"/{served.endpoint_key}", json={})
+
+    assert (before.status_code, after.status_code) == (200, 503)
+    assert "retry-after" in after.headers
