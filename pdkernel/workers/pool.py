@@ -114,6 +114,9 @@ class WorkerPool:
         self._folder: Path | None = None  # the parent of the slots' folders
         self._slot_count = 0
         self._plans: OrderedDict[StepAccess, AccessPlan] = OrderedDict()  # the one that was used last is the last
+        self._making: dict[
+            StepAccess, asyncio.Future[AccessPlan]
+        ] = {}  # plans that are not ready; all runs wait for the same
         self._requires_isolation = requires_isolation
         self._closed = False
         self._runs: set[RunWorkers] = set()
@@ -298,9 +301,13 @@ class WorkerPool:
             OSError: The plan cannot be made.
         """
         if access not in self._plans:
-            isolation, slots = self._isolation, self._ensure_folder()
-            made = await run_blocking(plan_access, isolation, access, slots=slots, copies=self._copies)
-            self._keep_plan(access, made)
+            making = self._making.get(access)
+            if making is None:
+                isolation, slots = self._isolation, self._ensure_folder()
+                making = run_blocking(plan_access, isolation, access, slots=slots, copies=self._copies)
+                self._making[access] = making
+                making.add_done_callback(lambda _: self._making.pop(access, None))
+            self._keep_plan(access, await asyncio.shield(making))
         obstacle = self._plans[access].obstacle
         if obstacle and self._requires_isolation:
             raise InternalError(
