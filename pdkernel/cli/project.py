@@ -87,7 +87,7 @@ def remove_variable(state: CliContext, name: str, yes: bool, as_json: bool) -> i
 @json_option
 def restore_project(state: CliContext, yes: bool, as_json: bool) -> int:
     """
-    Continue with the database as it is, after a command has refused it.
+    Continue with a database that commands refuse.
 
     A command refuses a SQLite database that has lost commits, is missing, or is not that of the project. Put a backup in its place, or
     accept what is lost. If the database is missing, the next command creates a new project with the old key.
