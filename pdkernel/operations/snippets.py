@@ -12,12 +12,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from pdkernel.blocking import run_blocking
 from pdkernel.errors import InterpreterMissingError, PdkernelError
 from pdkernel.operations.invocation import TOKEN_PATH, ClientCredentials, InvokeRequest, resolve_token_url
 from pdkernel.packages.npm_packages import NpmPackages, NpmSpec
@@ -79,7 +80,10 @@ async def run_snippets(
         timeout_s: Time limit of each program, in seconds.
         progress: Called with a message for each installation.
     """
-    with nullcontext((client.id, client.secret)) if client else _temporary_client(project) as (client_id, secret):
+    of_client: AbstractAsyncContextManager[tuple[str, str]] = (
+        nullcontext((client.id, client.secret)) if client else _temporary_client(project)
+    )
+    async with of_client as (client_id, secret):
         runner = SnippetRunner(
             project.folder / "packages" / "snippets",
             client_id,
@@ -92,14 +96,14 @@ async def run_snippets(
         return await runner.run(snippets, invocation)
 
 
-@contextmanager
-def _temporary_client(project: Project) -> Iterator[tuple[str, str]]:
+@asynccontextmanager
+async def _temporary_client(project: Project) -> AsyncIterator[tuple[str, str]]:
     """Id and secret of a new OAuth client of *project*; the client is removed at the end."""
-    made = project.oauth_clients.create("snippets")
+    made = await run_blocking(project.oauth_clients.create, "snippets")
     try:
         yield made.client.id, made.secret
     finally:
-        project.oauth_clients.remove(made.client.id)
+        await run_blocking(project.oauth_clients.remove, made.client.id)
 
 
 @dataclass(frozen=True)
