@@ -72,7 +72,7 @@ class Engine:
         self._runs.add(task)
         try:
             project, engine = await self._start()
-            return await engine.run(build(project), watcher)
+            return await engine.run(await run_blocking(build, project), watcher)
         finally:
             self._runs.discard(task)
             if closes:
