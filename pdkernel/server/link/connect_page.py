@@ -59,7 +59,7 @@ async def show(request: Request) -> Response:
     token = await run_blocking(context.project.connect_tokens.find, link_request.token_text)
     if (fault := find_token_problem(context, token)) is not None or token is None:
         return html_pages.error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
-    publish_link_event(context, token, "opened")
+    await publish_link_event(context, token, "opened")
     if not link_request.app:
         known = await run_blocking(list_offered_apps, context)
         return html_pages.choose_page(link_request, token, known)
@@ -79,7 +79,7 @@ async def submit(request: Request) -> Response:
     if not csrf.is_from_this_server(context, request):
         return await _credentials_response(context, token, link_request, problem=FOREIGN_FORM_MESSAGE)
     if html_pages.CANCEL_BUTTON in form:
-        publish_link_event(context, token, "cancelled")
+        await publish_link_event(context, token, "cancelled")
         return html_pages.cancelled_page(token)
     provider = await run_blocking(find_provider, context.project, link_request.app)
     if provider is not None:
@@ -96,10 +96,10 @@ async def submit(request: Request) -> Response:
             connect_account, context, token, app=link_request.app, credentials=typed, account_id=link_request.account_id
         )
     except FINAL_ERRORS as refusal:
-        return _failure_response(context, token, link_request, str(refusal))
+        return await _failure_response(context, token, link_request, str(refusal))
     except RequestError as refusal:
         return await _credentials_response(context, token, link_request, problem=str(refusal))
-    return _success_response(context, token, link_request, account)
+    return await _success_response(context, token, link_request, account)
 
 
 async def handle_oauth_callback(request: Request) -> Response:
@@ -126,7 +126,7 @@ async def handle_oauth_callback(request: Request) -> Response:
     if "code" not in params:
         reason = ": ".join(filter(None, (params.get("error"), params.get("error_description"))))
         problem = f"{format_app_name(sign_in.app)} answered: {reason[:_MAX_REASON_CHARACTERS] or 'no reason given'}"
-        return _failure_response(context, token, link_request, problem, from_callback=True)
+        return await _failure_response(context, token, link_request, problem, from_callback=True)
     provider = await run_blocking(find_provider, context.project, sign_in.app)
     if provider is None:
         return html_pages.error_page(APP_NOT_FOUND_MESSAGE, token=token, in_popup=sign_in.framed)
@@ -138,11 +138,11 @@ async def handle_oauth_callback(request: Request) -> Response:
             connect_by_oauth, context, token, app=sign_in.app, tokens=tokens, account_id=sign_in.account
         )
     except (ProviderError, RequestError) as refusal:
-        return _failure_response(context, token, link_request, str(refusal), from_callback=True)
-    return _success_response(context, token, link_request, account, from_callback=True)
+        return await _failure_response(context, token, link_request, str(refusal), from_callback=True)
+    return await _success_response(context, token, link_request, account, from_callback=True)
 
 
-def _success_response(
+async def _success_response(
     context: LinkContext,
     token: ConnectToken,
     link_request: LinkRequest,
@@ -170,11 +170,11 @@ def _success_response(
     answer.background = webhooks.webhook_task(
         context, token, webhooks.build_success_event(token, link_request.token_text, account)
     )
-    publish_link_event(context, token, "connected", account.id)
+    await publish_link_event(context, token, "connected", account.id)
     return answer
 
 
-def _failure_response(
+async def _failure_response(
     context: LinkContext, token: ConnectToken, link_request: LinkRequest, problem: str, *, from_callback: bool = False
 ) -> Response:
     """The page after an account was not connected; the webhook is sent after the response."""
@@ -190,7 +190,7 @@ def _failure_response(
     answer.background = webhooks.webhook_task(
         context, token, webhooks.build_error_event(token, link_request.token_text, problem)
     )
-    publish_link_event(context, token, "failed", problem)
+    await publish_link_event(context, token, "failed", problem)
     return answer
 
 
@@ -225,7 +225,9 @@ async def _start_oauth(
         try:
             await run_blocking(check_reconnectable, context, token, link_request.app, link_request.account_id)
         except NoSuchAccountError as refusal:
-            return _failure_response(context, token, link_request, str(refusal), from_callback=link_request.is_framed)
+            return await _failure_response(
+                context, token, link_request, str(refusal), from_callback=link_request.is_framed
+            )
     browser_id = browser_id or context.ids.new("", 43)
     state, verifier = context.ids.new("", 43), context.ids.new("", 64)
     redirect_uri = context.settings.base_url + CALLBACK_PATH

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from pdkernel.blocking import run_blocking
 from pdkernel.connect.oauth_providers import format_origin
 from pdkernel.errors import RequestError
 from pdkernel.identity import Environment, check_external_user_id
@@ -109,10 +110,10 @@ def create_link(
     return ConnectLink(made.link_url(context.settings.base_url, app, account_id), made.token.digest)
 
 
-def publish_link_event(context: LinkContext, token: ConnectToken, status: LinkStatus, detail: str = "") -> None:
-    """Report a status change of *token* to `on_link_event`."""
+async def publish_link_event(context: LinkContext, token: ConnectToken, status: LinkStatus, detail: str = "") -> None:
+    """Report a status change of *token* to `on_link_event`, in a thread: a form that is updated reads accounts."""
     if context.on_link_event is not None:
-        context.on_link_event(LinkEvent(token.digest, status, detail))
+        await run_blocking(context.on_link_event, LinkEvent(token.digest, status, detail))
 
 
 def new_session_id(context: LinkContext) -> str:
