@@ -177,14 +177,14 @@ async def test_a_locked_folder_is_used_without_the_registry(
     assert found.source == "folder components/depot"
 
 
-async def test_one_source_is_not_locked(open_catalog: OpenCatalog, project: Project, tmp_path: Path) -> None:
-    """With one source, the lock file has no sources, and the lock of a run neither."""
+async def test_one_source_is_in_the_lock_of_a_run_only(open_catalog: OpenCatalog, project: Project) -> None:
+    """With one source, the lock file has no sources; the lock of a run names it, because there may be others when the run goes on."""
     catalog = open_catalog("private")
 
     found = await catalog.resolve_or_install(ActionReference.parse(WEIGH))
 
     assert locked_sources(project) is None
-    assert catalog.describe_lock(found).source is None
+    assert catalog.describe_lock(found).source == "./private"
 
 
 async def test_a_run_goes_on_with_its_source(open_catalog: OpenCatalog, tmp_path: Path) -> None:
