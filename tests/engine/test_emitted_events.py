@@ -44,10 +44,10 @@ def listening(folder: Path, trigger: str) -> Iterator[Project]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    """A project with a trigger that listens to errors and whose settings are damaged."""
+    """A project with a trigger that listens to errors, whose table cannot be read now."""
     with listening(tmp_path, "{type: errors}") as project:
         with project.sqlalchemy_engine.begin() as connection:
-            connection.execute(text("update workflow_triggers set sealed_settings = x'00'"))
+            connection.execute(text("alter table workflow_triggers rename to moved"))
         yield project
 
 

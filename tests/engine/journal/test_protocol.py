@@ -31,7 +31,7 @@ from pdkernel.engine.journal import (
 from pdkernel.engine.journal.protocol import START_MARGIN_S
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
 from pdkernel.engine.journal.schema import SCHEMA_VERSION
-from pdkernel.errors import ProjectError, RequestError
+from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
 from pdkernel.execution import Decision, StepResult
 from tests.engine.journal.conftest import (
     DEFINITION,
@@ -368,7 +368,8 @@ async def test_reaped_executor_gets_no_run(open_journal: Open, database: Databas
     database.kill(owner)
     await reaper.reap_dead()
 
-    assert not await owner.accept_run(new_run("another"))
+    with pytest.raises(ExecutorLostError):
+        await owner.accept_run(new_run("another"))
     assert await owner.claim("run") is None
     assert await owner.claim_next(limit=5) == []
 
