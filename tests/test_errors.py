@@ -45,6 +45,8 @@ CODES = {
     "action_source": 2,
     "project": 3,
     "database_unreachable": 3,
+    "executor_lost": 3,
+    "tables_changed": 3,
 }
 """The exit status of each code: programs rely on both."""
 

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from pdkernel.clock import SYSTEM_CLOCK, Clock
+from pdkernel.clock import SYSTEM_CLOCK, Clock, SteadyClock
 from pdkernel.errors import RequestError
 
 
-class SettableClock:
-    """The time of runs and accounts: real at first, fixed after `set` until `reset`."""
+class SettableClock(SteadyClock):
+    """The time of runs and accounts: real at first, fixed after `set` until `reset`. It is set on purpose, so it is followed at once."""
 
     def __init__(self, machine: Clock = SYSTEM_CLOCK) -> None:
-        self._machine = machine
+        super().__init__(machine)
         self._fixed: datetime | None = None
         self._moved = 0.0
 
     def now(self) -> datetime:
         """The wall time, aware, in UTC."""
-        return self._machine.now() if self._fixed is None else self._fixed
+        return super().now() if self._fixed is None else self._fixed
 
     def monotonic(self) -> float:
         """Monotonic seconds: the machine's, plus all seconds from `advance`."""
-        return self._machine.monotonic() + self._moved
+        return super().monotonic() + self._moved
 
     async def sleep(self, seconds: float) -> None:
         """Wait for *seconds*; if the time is fixed, advance the clock at once instead."""
         if self._fixed is None:
-            await self._machine.sleep(seconds)
+            await super().sleep(seconds)
         else:
             self.advance(seconds)
 
