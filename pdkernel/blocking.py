@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
@@ -53,6 +53,7 @@ class _Permits(threading.local):
 
 
 _permits = _Permits()
+_UNCHECKED = nullcontext()
 
 
 def prepare_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -84,9 +85,13 @@ def _call_permitted(call: Callable[[], T]) -> T:
         return call()
 
 
+def permit_blocking() -> AbstractContextManager[None]:
+    """A context in which this thread may block its event loop, because that was measured to cost less than a thread."""
+    return _permitted() if IS_BLOCKING_FORBIDDEN else _UNCHECKED
+
+
 @contextmanager
-def permit_blocking() -> Iterator[None]:
-    """Let this thread block its event loop, because that was measured to cost less than a thread."""
+def _permitted() -> Iterator[None]:
     _permits.count += 1
     try:
         yield

@@ -113,7 +113,8 @@ class SteadyClock:
     def __init__(self, source: Clock) -> None:
         self.source = source
         self.jumps = 0
-        self._zero = source.now() - timedelta(seconds=source.monotonic())  # the wall time at which `monotonic` was 0
+        # the wall time at which `monotonic` was 0, in seconds since 1970
+        self._zero_s = source.now().timestamp() - source.monotonic()
         self._follows_wall = True
         self._difference: tuple[float, float] | None = None  # seconds between the clocks, and since when, monotonic
 
@@ -125,16 +126,15 @@ class SteadyClock:
     def now(self) -> datetime:
         """Return the wall time as an aware `datetime` in UTC."""
         monotonic = self.source.monotonic()
-        steady = self._zero + timedelta(seconds=monotonic)
-        if not self._follows_wall:
-            return steady
-        wall = self.source.now()
-        ahead_s = (wall - steady).total_seconds()
-        if abs(ahead_s) > JUMP_S and not self._is_believed(ahead_s, monotonic):
-            return steady
-        self._difference = None
-        self._zero = wall - timedelta(seconds=monotonic)
-        return wall
+        if self._follows_wall:
+            wall = self.source.now()
+            zero_s = wall.timestamp() - monotonic
+            ahead_s = zero_s - self._zero_s
+            if abs(ahead_s) <= JUMP_S or self._is_believed(ahead_s, monotonic):
+                self._difference = None
+                self._zero_s = zero_s
+                return wall
+        return datetime.fromtimestamp(self._zero_s + monotonic, UTC)
 
     def monotonic(self) -> float:
         """Return seconds that never decrease; only differences are meaningful."""
@@ -148,7 +148,7 @@ class SteadyClock:
         """Correct the clock: the database is *ahead_s* ahead of `now`, measured with an error of *uncertainty_s* seconds."""
         self._follows_wall = False
         if abs(ahead_s) > JUMP_S + uncertainty_s:
-            self._zero += timedelta(seconds=ahead_s)
+            self._zero_s += ahead_s
             self.jumps += 1
 
     def _is_believed(self, ahead_s: float, monotonic: float) -> bool:
