@@ -247,6 +247,7 @@ async def test_an_executor_that_joins_later_may_take_over(journals: Journals, le
     lease_time.skip_margin()
 
     await until(lambda: executor.is_lost)
+    assert executor.is_lost
 
 
 async def test_an_executor_alone_keeps_its_runs(
