@@ -213,9 +213,11 @@ class PythonPackages:
 
     def _complete(self, folder: Path, block: LockBlock | None = None) -> PythonEnvironment | None:
         found = PythonEnvironment(folder / "bin" / "python", folder, block)
+        # in this order, because another process may publish it between the two questions
+        exists = folder.exists()
         if found.python.exists():
             return found
-        if folder.exists() and not remove_tree(folder):  # its base interpreter was removed
+        if exists and not remove_tree(folder):  # its base interpreter was removed
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
         return None
 
