@@ -22,16 +22,16 @@ def main(count: int = 200, first: int = 0) -> int:
     with tempfile.TemporaryDirectory(prefix="pdk-sim-") as place:
         template = make_template(Path(place))
         for seed in range(first, first + count):
-            operations = make_scenario(seed)
-            failure = find_failure(seed, operations, template)
+            scenario = make_scenario(seed)
+            failure = find_failure(scenario, template)
             if failure is None:
                 continue
             print(f"seed {seed}: {failure}", flush=True)
             if kind_of(failure) not in shown:
                 shown.add(kind_of(failure))
-                kept, message = shrink(seed, operations, template, failure)
-                print(f"  {len(kept)} of {len(operations)} operations are enough: {message}")
-                print("\n".join(f"    {each}" for each in kept), flush=True)
+                kept, message = shrink(scenario, template, failure)
+                print(f"  {len(kept.operations)} of {len(scenario.operations)} operations are enough: {message}")
+                print("\n".join(f"    {each}" for each in kept.operations), flush=True)
     print(f"{count} seeds, {time.monotonic() - began:.1f} s")
     return 1 if shown else 0
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, Protocol, TypeVarTuple, Unpack
 
 Ts = TypeVarTuple("Ts")
 
@@ -34,7 +34,6 @@ class SimProcess:
         ended_at: When it died.
         died: Done when it has died.
         frozen_until: It does not run before that virtual time.
-        clock_ahead_s: The error of its wall clock.
         bugs: How many of the next blocking calls end with an unexpected exception.
     """
 
@@ -43,7 +42,6 @@ class SimProcess:
         self.died = died
         self.ended_at = math.inf
         self.frozen_until = 0.0
-        self.clock_ahead_s = 0.0
         self.bugs = 0
         self.ready: deque[Handle] = deque()
 
@@ -209,16 +207,22 @@ def _fail() -> None:
     raise LookupError("a bug")
 
 
-class SimClock:
-    """The clock of one process; implements `Clock`."""
+class HasClock(Protocol):
+    """A machine whose wall clock is wrong by `clock_ahead_s` seconds."""
 
-    def __init__(self, loop: SimLoop, process: SimProcess) -> None:
+    clock_ahead_s: float
+
+
+class SimClock:
+    """The clock of the processes on one host; implements `Clock`."""
+
+    def __init__(self, loop: SimLoop, host: HasClock) -> None:
         self._loop = loop
-        self._process = process
+        self._host = host
 
     def now(self) -> datetime:
-        """Return the wall time of the process."""
-        return EPOCH + timedelta(seconds=self._loop.time() + self._process.clock_ahead_s)
+        """Return the wall time of the host."""
+        return EPOCH + timedelta(seconds=self._loop.time() + self._host.clock_ahead_s)
 
     def monotonic(self) -> float:
         """Return the virtual time."""

@@ -12,7 +12,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.engine.journal.text_columns import ExecutionQuery
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
 from tests.simulation.pool import Effect
-from tests.simulation.world import SETTLE_S, Server, World, a_world
+from tests.simulation.world import SETTLE_S, Host, Server, World, a_world
 
 STORY_S = 60.0
 """The virtual seconds in which operations happen."""
@@ -41,23 +41,43 @@ class Operation:
         kind: One of `FAULTS`, `event` or `resume`.
         what: The workflow of an event.
         amount: How many, or for how many seconds.
+        host: The number of the host that it befalls.
     """
 
     at: float
     kind: str
     what: str = ""
     amount: float = 1
+    host: int = 0
 
     def __str__(self) -> str:
-        return f"{self.at:7.3f} {self.kind} {self.what} {self.amount:g}"
+        return f"{self.at:7.3f} {self.kind} {self.what} {self.amount:g}" + (
+            f" on host {self.host}" if self.host else ""
+        )
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """
+    What happens in a simulation.
+
+    Attributes:
+        seed: Decides everything else.
+        operations: What happens, in order.
+        hosts: The number of hosts, each with a server.
+    """
+
+    seed: int
+    operations: Sequence[Operation]
+    hosts: int = 1
 
 
 class PromiseError(AssertionError):
     """A promise does not hold."""
 
 
-def make_scenario(seed: int) -> list[Operation]:
-    """Return the operations of *seed*."""
+def make_scenario(seed: int) -> Scenario:
+    """Return the scenario of *seed*."""
     chance = random.Random(seed)
     operations = []
     for _ in range(chance.randint(3, 25)):
@@ -78,22 +98,22 @@ def make_scenario(seed: int) -> list[Operation]:
     for _ in range(chance.randint(0, 10)):
         kind = chance.choice(kinds)
         operations.append(Operation(chance.uniform(0, STORY_S), kind, amount=amounts.get(kind, lambda: 1.0)()))
-    return sorted(operations, key=lambda each: each.at)
+    return Scenario(seed, sorted(operations, key=lambda each: each.at))
 
 
-def run_scenario(seed: int, operations: Sequence[Operation], template: Path) -> None:
-    """Let *operations* happen. Raises `PromiseError`."""
-    with a_world(seed, template) as world:
+def run_scenario(scenario: Scenario, template: Path) -> None:
+    """Let a scenario happen. Raises `PromiseError`."""
+    with a_world(scenario.seed, template, hosts=scenario.hosts) as world:
         try:
-            world.loop.run_until_complete(_Story(world).tell(operations))
+            world.loop.run_until_complete(_Story(world).tell(scenario.operations))
         finally:
             asyncio.set_event_loop(None)
 
 
-def find_failure(seed: int, operations: Sequence[Operation], template: Path) -> str | None:
+def find_failure(scenario: Scenario, template: Path) -> str | None:
     """Return how the scenario fails, or None."""
     try:
-        run_scenario(seed, operations, template)
+        run_scenario(scenario, template)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -104,12 +124,12 @@ def kind_of(failure: str) -> str:
     return re.sub(r"\b(?:[\w-]{27}|[\d.]+)\b|/\S+", "*", failure)
 
 
-def shrink(seed: int, operations: Sequence[Operation], template: Path, failure: str) -> tuple[list[Operation], str]:
-    """Return the fewest operations found that fail in the same way, and how."""
-    kept, message = list(operations), failure
+def shrink(scenario: Scenario, template: Path, failure: str) -> tuple[Scenario, str]:
+    """Return the scenario with the fewest operations found that fails in the same way, and how."""
+    kept, message = list(scenario.operations), failure
 
     def breaks(some: Sequence[Operation]) -> str | None:
-        found = find_failure(seed, some, template)
+        found = find_failure(replace(scenario, operations=some), template)
         return found if found is not None and kind_of(found) == kind_of(failure) else None
 
     size = max(1, len(kept) // 2)
@@ -123,7 +143,7 @@ def shrink(seed: int, operations: Sequence[Operation], template: Path, failure: 
             else:
                 kept, message = fewer, found
         size //= 2
-    return kept, message
+    return replace(scenario, operations=kept), message
 
 
 class _Story:
@@ -131,37 +151,32 @@ class _Story:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._is_stopping = False
         self._clients: list[asyncio.Task[Any]] = []
 
     async def tell(self, operations: Sequence[Operation]) -> None:
         """Let *operations* happen, and wait until all runs have ended. Raises `PromiseError`."""
         world = self._world
-        supervisor = world.loop.create_task(self._supervise())
+        supervisors = [world.loop.create_task(self._supervise(host)) for host in world.hosts]
         for operation in operations:
             await asyncio.sleep(max(0.0, operation.at - world.loop.time()))
             world.note(str(operation))
             self._begin(operation)
             if operation.kind in ("restart", "deploy"):
-                await self._restart(operation.kind)
+                if operation.kind == "deploy":
+                    world.version += 1
+                await world.hosts[operation.host].stop()
         await _settle(world)
-        supervisor.cancel()
+        for supervisor in supervisors:
+            supervisor.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         check_promises(world, await read_runs(world.folder))
 
-    async def _supervise(self) -> None:
-        """Start a server again after its end."""
+    async def _supervise(self, host: Host) -> None:
+        """Start the server of *host* again after its end."""
         while True:
-            if self._world.server is None and not self._is_stopping:
-                await self._world.start()
+            if host.server is None and not host.is_stopping:
+                await host.start()
             await asyncio.sleep(self._world.loop.random.uniform(0.05, 1))
-
-    async def _restart(self, kind: str) -> None:
-        if kind == "deploy":
-            self._world.deploy()
-        self._is_stopping = True
-        await self._world.stop()
-        self._is_stopping = False
 
     def _begin(self, operation: Operation) -> None:
         world, disk, amount = self._world, self._world.disk, operation.amount
@@ -182,18 +197,18 @@ class _Story:
                 disk.is_losing = True
             case "stall":
                 disk.stall_s = amount
-            case _ if world.server is not None:
-                self._befall(world.server, operation)
+            case "clock":
+                world.hosts[operation.host].clock_ahead_s += amount
+                world.has_changed_clock = True
+            case _ if (server := world.hosts[operation.host].server) is not None:
+                self._befall(server, operation)
 
     def _befall(self, server: Server, operation: Operation) -> None:
         match operation.kind:
             case "kill":
-                self._world.kill(server)
+                server.host.kill(server)
             case "freeze":
                 server.process.frozen_until = self._world.loop.time() + operation.amount
-            case "clock":
-                server.process.clock_ahead_s += operation.amount
-                self._world.has_changed_clock = True
             case "bug":
                 server.process.bugs += int(operation.amount)
                 self._world.has_bugs = True

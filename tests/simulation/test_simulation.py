@@ -24,6 +24,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_promises_hold(template: Path, group: int) -> None:
     """Whatever befalls a server, an accepted run ends once and as it should, within its workflow's limits."""
     for seed in range(group * SEEDS, (group + 1) * SEEDS):
-        failure = find_failure(seed, make_scenario(seed), template)
+        failure = find_failure(make_scenario(seed), template)
 
         assert failure is None, f"make sim SEEDS='1 {seed}': {failure}"

@@ -125,9 +125,10 @@ class Answer:
 
 
 class Server:
-    """A started server: one simulated process."""
+    """A started server: one simulated process on a host."""
 
-    def __init__(self, world: World, process: SimProcess, *, version: int) -> None:
+    def __init__(self, world: World, host: Host, process: SimProcess, *, version: int) -> None:
+        self.host = host
         self.process = process
         self.app: Starlette | None = None
         self._world = world
@@ -139,12 +140,12 @@ class Server:
     async def start(self) -> None:
         """Open the project, and begin to work. Raises `PdkernelError`."""
         world = self._world
-        clock = SimClock(world.loop, self.process)
+        clock = SimClock(world.loop, self.host)
         self._project = project = Project.open(world.folder / ".pdkernel", clock=clock, ids=world.ids)
         assert project.sqlite_path is not None
 
         def kill() -> None:
-            world.kill(self)
+            self.host.kill(self)
 
         backend = FaultyBackend(project.sqlite_path, world.holders, self.process, world.disk, world.loop, kill)
         journal = DatabaseJournal.open(backend, clock=clock, ids=world.ids, origin="serve")
@@ -203,21 +204,77 @@ class Server:
             self._project.close()
 
 
+class Host:
+    """
+    A machine on which one server runs at a time.
+
+    Attributes:
+        name: For messages.
+        server: The server that runs, or None.
+        clock_ahead_s: The error of the machine's clock.
+        is_stopping: Whether the server is ending in order.
+    """
+
+    def __init__(self, world: World, name: str) -> None:
+        self.name = name
+        self.server: Server | None = None
+        self.clock_ahead_s = 0.0
+        self.is_stopping = False
+        self._world = world
+        self._count = 0
+
+    async def start(self) -> None:
+        """Start a server, again and again until the disk permits it."""
+        world = self._world
+        while True:
+            self._count += 1
+            process = world.loop.add(f"{self.name} {self._count}")
+            self.server = server = Server(world, self, process, version=world.version)
+            try:
+                await world.within(process, server.start)
+            except PdkernelError as fault:
+                world.note(f"{process.name} did not start: {fault.message}")
+                self.kill(server)
+            if not process.is_dead:
+                return
+            await asyncio.sleep(0.5)
+
+    def kill(self, server: Server) -> None:
+        """End *server* at once."""
+        if not server.process.is_dead:
+            self._world.loop.kill(server.process)
+            self._world.dead.append(server)
+            if self.server is server:
+                self.server = None
+
+    async def stop(self) -> None:
+        """End the server in order."""
+        server, self.server = self.server, None
+        if server is not None:
+            self.is_stopping = True
+            await self._world.within(server.process, server.stop)
+            self.kill(server)
+            self.is_stopping = False
+
+
 class World:
     """
-    A project, its server, clients and faults.
+    A project, the hosts of its servers, clients and faults.
 
     Attributes:
         loop: The loop.
         folder: The project's folder.
+        hosts: The machines, each with a server.
+        version: The version of the workflows that the next server serves.
         answers: The answers to all requests.
         effects: What steps did, in order.
         faults: What happened, for a failure's message.
-        has_changed_clock: Whether the clock of a server was set.
+        has_changed_clock: Whether the clock of a host was set.
         has_bugs: Whether a server has met unexpected exceptions.
+        dead: The servers that have ended.
     """
 
-    def __init__(self, loop: SimLoop, folder: Path) -> None:
+    def __init__(self, loop: SimLoop, folder: Path, *, hosts: int = 1) -> None:
         self.loop, self.folder = loop, folder
         self.ids = SeededIds(loop.random)
         self.holders: dict[str, SimProcess] = {}
@@ -227,10 +284,9 @@ class World:
         self.resume_urls: list[str] = []
         self.faults: list[str] = []
         self.has_changed_clock = self.has_bugs = False
-        self.server: Server | None = None
-        self._dead: list[Server] = []
-        self._count = 0
-        self._version = 1
+        self.hosts = [Host(self, f"host {number}") for number in range(hosts)]
+        self.version = 1
+        self.dead: list[Server] = []
 
     def note(self, fault: str) -> None:
         """Note what happens."""
@@ -244,40 +300,6 @@ class World:
         assert process.died is not None
         await asyncio.wait({task, cast("asyncio.Future[Any]", process.died)}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not process.is_dead else None
-
-    async def start(self) -> None:
-        """Start a server, again and again until the disk permits it."""
-        while True:
-            self._count += 1
-            server = Server(self, self.loop.add(f"server {self._count}"), version=self._version)
-            self.server = server
-            try:
-                await self.within(server.process, server.start)
-            except PdkernelError as fault:
-                self.note(f"{server.process.name} did not start: {fault.message}")
-                self.kill(server)
-            if not server.process.is_dead:
-                return
-            await asyncio.sleep(0.5)
-
-    def kill(self, server: Server) -> None:
-        """End *server* at once."""
-        if not server.process.is_dead:
-            self.loop.kill(server.process)
-            self._dead.append(server)
-            if self.server is server:
-                self.server = None
-
-    async def stop(self) -> None:
-        """End the server in order."""
-        server, self.server = self.server, None
-        if server is not None:
-            await self.within(server.process, server.stop)
-            self.kill(server)
-
-    def deploy(self) -> None:
-        """Change the text of the workflows, for the next server."""
-        self._version += 1
 
     async def call(self, workflow: str, body: JSON = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Send an event to a workflow."""
@@ -293,10 +315,11 @@ class World:
         return answer
 
     async def _request(self, answer: Answer, path: str, body: JSON, headers: Mapping[str, str]) -> None:
-        server = self.server
-        if server is None or server.app is None:
+        servers = [host.server for host in self.hosts if host.server is not None and host.server.app is not None]
+        if not servers:
             return
-        app, content = server.app, json.dumps(body).encode()
+        server = servers[0] if len(servers) == 1 else self.loop.random.choice(servers)
+        app, content = cast("Starlette", server.app), json.dumps(body).encode()
         raw = [(b"host", b"localhost:8000"), (b"content-type", b"application/json")]
         raw += [(name.encode(), value.encode()) for name, value in headers.items()]
         scope = {
@@ -334,14 +357,15 @@ class World:
 
     def close(self) -> None:
         """Release everything."""
-        if self.server is not None:
-            self.kill(self.server)
-        for server in self._dead:
+        for host in self.hosts:
+            if host.server is not None:
+                host.kill(host.server)
+        for server in self.dead:
             server.forget()
 
 
 @contextlib.contextmanager
-def a_world(seed: int, template: Path) -> Iterator[World]:
+def a_world(seed: int, template: Path, *, hosts: int = 1) -> Iterator[World]:
     """A world with a copy of the project in *template*."""
     loop = SimLoop(seed)
     level = logging.root.manager.disable
@@ -349,7 +373,7 @@ def a_world(seed: int, template: Path) -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="pdk-sim-", dir=MEMORY if MEMORY.is_dir() else None) as place:
         folder = Path(place) / "project"
         shutil.copytree(template, folder)
-        world = World(loop, folder)
+        world = World(loop, folder, hosts=hosts)
         try:
             yield world
         finally:
