@@ -44,15 +44,21 @@ class AnsweredRequestTable:
         self._clock = clock
         self._ids = ids
 
-    def add(self, trigger_id: str, event: Mapping[str, JSON]) -> str:
+    def new_id(self) -> str:
+        """Return an id for a request."""
+        return self._ids.new("", 20)
+
+    def add(self, trigger_id: str, event: Mapping[str, JSON], request_id: str | None = None) -> str:
         """
         Store a request; return its id.
 
         Args:
             trigger_id: The workflow's trigger, `<workflow id>/<key>`, or the deployed trigger, `dc_...`.
             event: The request as the source receives it.
+            request_id: An id of `new_id`, for a caller that must know it if this raises an error after a commit whose outcome is
+                unknown.
         """
-        request_id = self._ids.new("", 20)
+        request_id = request_id or self.new_id()
         sealed = self._vault.seal_json(dict(event), _vault_context(request_id))
         row = {"id": request_id, "trigger": trigger_id, "sealed_event": sealed}
         with self._database.write() as connection:

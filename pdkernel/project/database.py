@@ -124,7 +124,7 @@ class Database:
             with _TranslateErrors(self, joined):
                 yield joined
             return
-        with _TranslateErrors(self, None), self.engine.begin() as connection:
+        with self.transaction() as connection:
             yield connection
             if self.key_fingerprint is not None:
                 # at the end: on Postgres, a rotation of the key has waited for this transaction, or is visible here
@@ -132,9 +132,23 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """`write` for the transaction that replaces the key."""
-        with _TranslateErrors(self, None), self.engine.begin() as connection:
-            yield connection
+        """
+        `write` for the transaction that replaces the key.
+
+        If the connection to Postgres is lost during the commit, the server is asked whether the transaction was committed: an error
+        means that nothing was written, unless the server cannot be reached for longer than `postgres.OUTCOME_WAIT_S`.
+        """
+        transaction_id = None
+        with _TranslateErrors(self, None):
+            try:
+                with self.engine.begin() as connection:
+                    yield connection
+                    if self.sqlite_path is None:
+                        transaction_id = postgres.read_transaction_id(connection)
+            except DBAPIError as fault:
+                is_unknown = transaction_id is not None and fault.connection_invalidated
+                if not is_unknown or not postgres.was_committed(self._reads, str(transaction_id)):
+                    raise
 
     def lock(self, connection: Connection, name: str) -> None:
         """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
@@ -19,6 +20,9 @@ from pdkernel.version import INSTALL_COMMANDS
 
 CONNECT_TIMEOUT_S = 10
 """Seconds until a connection to the server fails."""
+OUTCOME_WAIT_S = 10.0
+"""Seconds for which a server is asked whether it has committed a transaction."""
+_OUTCOME_RETRY_S = 0.1
 _DEFAULTS = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     # a server that is cut off without a word is noticed, also while a statement waits for it
@@ -80,6 +84,37 @@ def open_engine(url: URL) -> tuple[Engine, str]:
                 fix="Install the driver with its own libpq: pip install 'psycopg[binary]>=3.2'",
             )
     return engine, url.difference_update_query(["sslpassword"]).render_as_string(hide_password=True)
+
+
+def read_transaction_id(connection: Connection) -> str | None:
+    """Return the id of the transaction, or None if it has written nothing."""
+    row = connection.exec_driver_sql("select pg_current_xact_id_if_assigned()").one()
+    return None if row[0] is None else str(row[0])
+
+
+def was_committed(reads: Engine, transaction_id: str) -> bool:
+    """
+    Return whether the server has committed a transaction whose connection was lost; False if it does not answer in time.
+
+    Args:
+        reads: An engine whose connections are in autocommit mode.
+        transaction_id: The result of `read_transaction_id`.
+    """
+    ends = time.monotonic() + OUTCOME_WAIT_S
+    while True:
+        try:
+            with reads.connect() as connection:
+                query = "select pg_xact_status(%s::xid8)"
+                status = connection.exec_driver_sql(query, (transaction_id,)).scalar_one()
+            if status != "in progress":  # the server has not noticed yet that the connection was lost
+                return bool(status == "committed")
+        except OperationalError:  # the server starts again, or another one takes over
+            pass
+        except DBAPIError:  # a server that was restored from a copy does not know the transaction
+            return False
+        if time.monotonic() + _OUTCOME_RETRY_S > ends:
+            return False
+        time.sleep(_OUTCOME_RETRY_S)
 
 
 class Pinger:

@@ -53,7 +53,7 @@ class PendingResponse:
         self._table = table
         self._trigger_id = trigger_id
         self._event = dict(event)
-        self._request_id: str | None = None
+        self._request_id: str | None = None  # once the request may be stored
 
     @property
     def occasion(self) -> SourceOccasion:
@@ -63,8 +63,9 @@ class PendingResponse:
     async def _respond(self, response: HttpResponse) -> None:
         self.response = response
         if response.status < 400:
+            self._request_id = self._table.new_id()
             try:
-                self._request_id = await run_blocking(self._table.add, self._trigger_id, self._event)
+                await run_blocking(self._table.add, self._trigger_id, self._event, self._request_id)
             except PdkernelError as fault:
                 _LOG.warning(
                     "The response of the source %s waits for the end of its run, because the request could not be stored: %s",
@@ -75,7 +76,10 @@ class PendingResponse:
         self.sent.set_result(response)
 
     def _settle(self, connection: Connection) -> bool:
-        return self._request_id is None or self._table.finish(connection, self._request_id)
+        if self._request_id is None:
+            return True
+        is_removed = self._table.finish(connection, self._request_id)
+        return is_removed or not self.sent.done()  # an add that failed may have stored the request
 
 
 class AnsweredRequests:

@@ -1,21 +1,16 @@
-"""Hosts of one project on PostgreSQL: `pdkernel serve` in separate folders, and a proxy between a host and its database."""
+"""Hosts of one project on PostgreSQL: `pdkernel serve` in separate folders."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import random
-import shutil
-import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import SHORTEN_LEASE
@@ -140,99 +135,3 @@ def hosts_of(
         for server in servers:
             hosts.start(server)
         yield hosts
-
-
-class DatabaseProxy:
-    """
-    A Unix socket in *folder* in front of the one in *target*.
-
-    Attributes:
-        url: The URL of *database* through the proxy.
-        delay_s: The seconds by which each piece of data is late.
-        is_held: Whether data is kept back, in both directions.
-    """
-
-    def __init__(self, folder: Path, target: Path, database: str) -> None:
-        self.url = f"postgresql://postgres@/{database}?host={quote(str(folder), safe='/')}"
-        self.delay_s = 0.0
-        self.is_held = self._is_cut = False
-        self._target = str(target / ".s.PGSQL.5432")
-        self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(folder / ".s.PGSQL.5432"))
-        self._listening.listen(64)
-        self._start(self._accept)
-
-    def cut(self) -> None:
-        """Close all connections, and refuse new ones."""
-        self._is_cut = True
-        for end in self._sockets:
-            _shut_down(end)
-
-    def heal(self) -> None:
-        """Pass everything on again."""
-        self.delay_s = 0.0
-        self.is_held = self._is_cut = False
-
-    def close(self) -> None:
-        """Stop."""
-        _shut_down(self._listening)
-        self.cut()
-        for thread in self._threads:
-            thread.join()
-        for end in (self._listening, *self._sockets):
-            end.close()
-
-    def _start(self, act: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=act, args=args)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listening.accept()
-                if self._is_cut:
-                    client.close()
-                    continue
-                server = socket.socket(socket.AF_UNIX)
-                try:
-                    server.connect(self._target)
-                except OSError:  # the database starts again
-                    client.close()
-                    server.close()
-                    continue
-                self._sockets += [client, server]
-                self._start(self._pass_on, client, server)
-                self._start(self._pass_on, server, client)
-
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                time.sleep(self.delay_s)
-                while self.is_held and not self._is_cut:
-                    time.sleep(0.01)
-                if self._is_cut:
-                    break
-                target.sendall(data)
-        _shut_down(source)
-        _shut_down(target)
-
-
-def _shut_down(end: socket.socket) -> None:
-    """End the connection, or the listening; the socket is closed when no thread uses it."""
-    with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def proxy_of(sockets: Path, database: str) -> Iterator[DatabaseProxy]:
-    """A proxy in front of the database on the server whose socket is in the folder *sockets*."""
-    folder = Path(tempfile.mkdtemp(prefix="pdk"))  # the path of a Unix socket is short
-    proxy = DatabaseProxy(folder, sockets, database)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
-        shutil.rmtree(folder)

@@ -1,20 +1,27 @@
-"""A server that dies before or after any commit: the run that it accepted ends as if nothing had happened."""
+"""A server that dies before or after any commit, or gets no reply to it: the run that it accepted ends as if nothing had happened."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdkernel.connect import LocalDirectory
+from pdkernel.project import Project
 from tests.cli.fork_server import ForkServer
+from tests.durability.database_proxy import DatabaseProxy, proxy_of
 from tests.durability.faults import KILL_AT_COMMIT
+from tests.durability.hosts import LEASE_S, Hosts, hosts_of
 from tests.durability.server_process import (
     LIMIT_S,
     Counts,
@@ -25,6 +32,7 @@ from tests.durability.server_process import (
     server_of,
 )
 from tests.http_servers import AnsweringServer
+from tests.postgres import PostgresServer
 
 TOKEN = "xoxb-durable-0123456789"
 SIGNATURE = "sha256=durable9876543210"
@@ -56,7 +64,8 @@ def workflow(log: Path, url: str) -> list[str]:
         logging_step(
             "flaky",
             log,
-            f"if not os.path.exists({str(failed)!r}):\n    open({str(failed)!r}, 'w').close()\n"
+            f"failed = {str(failed)!r} + trigger['context']['id']\n"
+            f"if not os.path.exists(failed):\n    open(failed, 'w').close()\n"
             f"    raise ValueError('the token is ' + {token})",
         ),
         logging_step(
@@ -80,7 +89,7 @@ def child(log: Path, url: str) -> list[str]:
 @dataclass
 class Story:
     """
-    One event from its request to the end of its run, whatever happens to the server.
+    Events from their requests to the ends of their runs, one after the other, whatever happens to the server.
 
     Attributes:
         server: The server.
@@ -102,25 +111,29 @@ class Story:
     calls: int = 0
 
     def run_to_end(self, *before: object) -> None:
-        """Start the server with a fault, send the event, resume the pauses and restart the server, until all is done."""
+        """Start the server with a fault, and tell one event."""
         self.server.start(*before)
-        ends = time.monotonic() + LIMIT_S
-        while not self._is_over():
+        self.tell_event()
+
+    def tell_event(self) -> None:
+        """Send an event, resume the pauses and restart the server, until all is done."""
+        known, ends = len(self.accepted), time.monotonic() + LIMIT_S
+        while len(self.accepted) == known or self._has_unfinished():
             assert time.monotonic() < ends, (self.server.rows("select id, status from runs"), self.server.errors)
             if not self.server.is_alive:
                 self.server.kill()
                 self.deaths += 1
                 self.leaks += self.server.files_with(TOKEN, SIGNATURE)
                 self.server.restart()
-            elif not self.accepted:
+            elif len(self.accepted) == known:
                 self._send_event()
             else:
                 self._resume()
                 time.sleep(0.01)
 
-    def _is_over(self) -> bool:
+    def _has_unfinished(self) -> bool:
         unfinished = "select 1 from runs where ended is null union all select 1 from outbox where due is not null"
-        return bool(self.accepted) and not self.server.rows(unfinished)
+        return bool(self.server.rows(unfinished))
 
     def _send_event(self) -> None:
         headers = {"x_pd_external_user_id": "ada", "x_hub_signature_256": SIGNATURE}
@@ -223,3 +236,74 @@ def test_a_kill_at_any_commit_loses_nothing(
             break
 
     assert number > 15
+
+
+@contextmanager
+def hosts_behind_proxy(
+    fork_server: ForkServer, folder: Path, postgres: PostgresServer, url: str, receiver: AnsweringServer, *, others: int
+) -> Iterator[tuple[Hosts, DatabaseProxy]]:
+    """A host that reaches its database through a proxy, and beside it *others* that reach it directly; all serve the workflow."""
+    log, receives = folder / "steps.log", f"http://127.0.0.1:{receiver.server_port}/"
+    with proxy_of(postgres.sockets, url.partition("@/")[2].partition("?")[0]) as proxy:
+        urls = [*[url] * others, proxy.url]
+        cells, more = workflow(log, receives), {"child": child(log, receives)}
+        with hosts_of(fork_server, folder, urls, cells, options=("child.ipynb",), **more) as hosts:
+            with Project.open(folder / "host0" / ".pdkernel", database_url=url, key_file=folder / "key") as project:
+                LocalDirectory(project).add_account(
+                    external_user_id="ada", app="slack", credentials={"oauth_access_token": TOKEN}
+                )
+            for server in hosts.servers:
+                server.database_url = url  # the tests read directly
+            yield hosts, proxy
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("nth", [3, pytest.param(None, marks=pytest.mark.slow)], ids=["several", "each"])
+def test_a_lost_reply_to_any_commit_changes_nothing(
+    fork_server: ForkServer,
+    tmp_path: Path,
+    postgres: PostgresServer,
+    postgres_url: str,
+    receiver: AnsweringServer,
+    nth: int | None,
+) -> None:
+    """
+    If the connection is lost after PostgreSQL has committed, and before it says so, each event has one run, which finishes.
+
+    The reply to every third commit is lost; or, of each commit alone, until an event has fewer commits than that.
+    """
+    with hosts_behind_proxy(fork_server, tmp_path, postgres, postgres_url, receiver, others=0) as (hosts, proxy):
+        story, total = Story(hosts.reader), 0
+        for number in itertools.count(1) if nth is None else range(nth):
+            with proxy.losing(lambda commit, n=number: commit == n if nth is None else commit % nth == n) as lost:  # type: ignore[misc]
+                story.tell_event()
+            total += len(lost)
+            if not lost:
+                break
+
+        assert total > 15
+        assert [run for (run,) in hosts.reader.rows("select id from runs where parent is null")] == story.accepted
+        story.check(receiver).check(f"no reply to {total} commits")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_host_that_is_cut_off_at_any_commit_loses_nothing(
+    fork_server: ForkServer, tmp_path: Path, postgres: PostgresServer, postgres_url: str, receiver: AnsweringServer
+) -> None:
+    """If a host gets no reply to a commit, and does not reach its database for two leases, another host continues the run."""
+    with hosts_behind_proxy(fork_server, tmp_path, postgres, postgres_url, receiver, others=1) as (hosts, proxy):
+        story = Story(hosts.servers[1])
+
+        def cut_off() -> None:
+            proxy.cut()
+            threading.Timer(2 * LEASE_S, proxy.heal).start()
+
+        for number in itertools.count(1):
+            with proxy.losing(lambda commit, n=number: commit == n, cut_off) as lost:  # type: ignore[misc]
+                story.tell_event()
+            if not lost:
+                break
+
+        assert number > 8  # the other host makes the rest of the commits
+        story.check(receiver).check(f"cut off at {number - 1} commits")

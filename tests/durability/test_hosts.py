@@ -16,7 +16,8 @@ import pytest
 from pdkernel.engine.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
 from pdkernel.runtimes import process_tree
 from tests.cli.fork_server import ForkServer
-from tests.durability.hosts import LEASE_S, TAKE_OVER_LIMIT_S, Hosts, hosts_of, proxy_of
+from tests.durability.database_proxy import proxy_of
+from tests.durability.hosts import LEASE_S, TAKE_OVER_LIMIT_S, Hosts, hosts_of
 from tests.durability.server_process import LIMIT_S, Answer, count_outcomes, logging_step
 from tests.postgres import PostgresServer, restarting_postgres
 

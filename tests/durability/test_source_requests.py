@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sqlite3
@@ -20,10 +21,11 @@ from pdkernel.project import DeployedTrigger, Project, Schedule
 from pdkernel.source import load_source
 from tests.actions.checkout import write_checkout
 from tests.cli.fork_server import ForkServer
+from tests.durability.database_proxy import proxy_of
 from tests.durability.faults import LIMIT_DATABASE
 from tests.durability.hosts import LEASE_S, hosts_of
 from tests.durability.server_process import LIMIT_S, Answer, ServerProcess, logging_step, new_project, server_of
-from tests.postgres import stopping_postgres
+from tests.postgres import PostgresServer, stopping_postgres
 
 TRIGGER = "dc_called"
 EARLY = "this.http.respond({ status: 202 });"
@@ -313,3 +315,38 @@ def test_a_database_that_is_down_accepts_no_request(fork_server: ForkServer, tmp
             assert (answered.status, again.status) == (202, 200)
             assert [(each.status, each.retry_after) for each in (*late, refused)] == [(503, "5")] * 2
             assert sorted(map(str, heard(server))) == ["1", "3"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("custom", [False, True], ids=["default", "custom"])
+def test_a_lost_reply_to_any_commit_repeats_no_request(
+    fork_server: ForkServer, tmp_path: Path, scene: Scene, postgres: PostgresServer, postgres_url: str, custom: bool
+) -> None:
+    """If the connection is lost after PostgreSQL has committed, and before it says so, each request that is accepted has one run."""
+    database, log = postgres_url.partition("@/")[2].partition("?")[0], tmp_path / "steps.log"
+    with (
+        proxy_of(postgres.sockets, database) as proxy,
+        hosts_of(fork_server, tmp_path, [proxy.url], cells_of("deployed", log)) as hosts,
+    ):
+        (server,) = hosts.servers
+        source = scene.source(EARLY if custom else "", custom=custom)
+        path = add_source(tmp_path / "host0", source, "deployed", url=postgres_url, key=tmp_path / "key")
+        server.database_url = postgres_url  # the test reads directly
+        scene.open()
+        for number in itertools.count(1):
+            with proxy.losing(lambda commit, n=number: commit == n) as lost:  # type: ignore[misc]
+                answer = server.post(server.url + path, {"n": number})
+                assert answer.is_accepted, (number, answer, server.errors)
+                wait_until_settled(server, number)
+            if not lost:
+                break
+
+        assert number > 5
+        assert sorted(map(str, heard(server))) == sorted(map(str, range(1, number + 1)))
+
+
+def wait_until_settled(server: ServerProcess, runs: int) -> None:
+    """Wait until so many runs have ended, and nothing waits."""
+    server.wait_for("select 1 where (select count(*) from runs where ended is not null) >= ?", runs)
+    for table in ("answered_requests", "trigger_events", "runs where ended is null"):
+        server.wait_for(f"select 1 where not exists (select 1 from {table})")

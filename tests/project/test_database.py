@@ -29,6 +29,7 @@ from pdkernel.project.deployed_triggers import DeployedTrigger
 from pdkernel.project.postgres import translate_error, unreachable_error
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
+from tests.durability.database_proxy import proxy_of
 from tests.postgres import PostgresServer
 from tests.project.conftest import Location, remove_rows
 from tests.project.test_deployed_triggers import add_trigger
@@ -632,3 +633,29 @@ def test_a_connection_in_use_is_closed_later(postgres_url: str, tmp_path: Path) 
         while connection.execute(query).fetchone() != (0,):
             assert time.monotonic() < ends
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_commit_without_a_reply_has_one_outcome(postgres: PostgresServer, tmp_path: Path, is_committed: bool) -> None:
+    """A write whose connection is lost at its commit succeeds if the server has committed it, and fails if nothing is stored."""
+    with (
+        postgres.new_database() as url,
+        proxy_of(postgres.sockets, make_url(url).database or "") as proxy,
+        Project.open(tmp_path, database_url=proxy.url) as project,
+    ):
+        with (
+            nullcontext() if is_committed else pytest.raises(ProjectError, match="cannot be reached"),
+            proxy.losing(lambda _: is_committed) as lost,
+            project._database.one_transaction(),
+        ):
+            project.variables.set("A", "1")
+            if not is_committed:
+                query = "select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction'"
+                with psycopg.connect(url) as other:
+                    other.execute(query)
+                proxy.cut()
+                proxy.heal()
+        values = project.variables.values()
+
+    assert lost == ([1] if is_committed else [])
+    assert values == ({"A": "1"} if is_committed else {})

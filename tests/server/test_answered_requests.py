@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
+from pdkernel.engine.http_response import build_response
+from pdkernel.errors import ProjectError
+from pdkernel.project import AnsweredRequestTable
 from pdkernel.project.schema import answered_requests
-from pdkernel.server.answered_requests import FIRST_RETRY_S, MAX_FAILURES, AnsweredRequests
+from pdkernel.server.answered_requests import FIRST_RETRY_S, MAX_FAILURES, AnsweredRequests, PendingResponse
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers
@@ -91,3 +95,30 @@ async def test_a_request_that_cannot_be_decrypted_is_given_up(site: Served, capl
 
     assert not site.project.answered_requests.exists(request)
     assert f"A request to the source {made['id']} was given up: A stored value cannot be decrypted" in caplog.text
+
+
+class UnsureTable(AnsweredRequestTable):
+    """A table whose database stores a request and is gone before it says so."""
+
+    def add(self, *args: Any, **options: Any) -> str:
+        """Store a request. Raises `ProjectError` nevertheless."""
+        super().add(*args, **options)
+        raise ProjectError("The database cannot be reached.")
+
+
+async def test_a_request_that_was_stored_without_a_reply_runs_once(site: Served) -> None:
+    """The response waits for the source, whose result ends the request that may be stored."""
+    project = site.project
+    table = UnsureTable(project._database, project.vault, site.clock, site.context.ids)
+    pending = PendingResponse(table, "dc_1", {"body": "hello"})
+    respond = pending.occasion.on_respond
+    assert respond is not None
+    await respond(build_response({"status": 202, "headers": {}, "body": None}))
+    stored = table.list_due_triggers()
+    with project._database.write() as connection:
+        is_settled = pending.occasion.settle(connection)
+
+    assert not pending.sent.done()
+    assert stored == ["dc_1"]
+    assert is_settled
+    assert table.list_due_triggers() == []

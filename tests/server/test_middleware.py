@@ -13,7 +13,7 @@ import pytest
 
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S
 from tests.builders import a_workflow, python_step
-from tests.durability.hosts import DatabaseProxy
+from tests.durability.database_proxy import DatabaseProxy
 from tests.postgres import PostgresServer, stopping_postgres
 from tests.server.endpoint.conftest import ECHO
 from tests.server.site import Site, site_of
