@@ -117,7 +117,7 @@ class LocalDirectory:
     @contextmanager
     def nonblocking(self) -> Iterator[LocalDirectory | None]:
         """A view that raises `WouldBlockError` if a token refresh would block; None if the database is not a file."""
-        if self._project.sqlite_path is None:
+        if self._project.is_shared:
             yield None
             return
         # a file's readers do not wait for writers, and a thread would cost each run more than these reads

@@ -2,7 +2,7 @@
 Continues runs: pauses that have ended, runs of a process that died, and runs that others resume or cancel.
 
 `Dispatch` is the protocol. The journal alone decides which process owns a run; a dispatch decides when to ask the journal.
-`LocalDispatch` serves one process, `PgQueuerDispatch` several processes or hosts on one PostgreSQL database.
+`LocalDispatch` serves one process, `SharedDispatch` several processes or hosts on one database.
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection
 from operator import attrgetter
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 from pdkernel.engine.journal import Claim, ClaimedRun, Journal
-from pdkernel.errors import PdkernelError, ProjectError
-from pdkernel.project import Project
-from pdkernel.version import INSTALL_COMMANDS
-
-if TYPE_CHECKING:
-    from pdkernel.engine.wake_up_messages import WakeUpMessages
+from pdkernel.engine.journal.backend import WakeUps
+from pdkernel.errors import PdkernelError
 
 REAP_INTERVAL_S = 5.0
 """With one process: seconds until runs of commands and notebooks whose process has ended are noticed."""
@@ -95,34 +91,22 @@ class Dispatch(Protocol):
         ...
 
 
-def open_dispatch(
-    project: Project, journal: Journal, starter: RunStarter, *, interval_s: float | None = None
-) -> Dispatch:
+def open_dispatch(journal: Journal, starter: RunStarter, *, interval_s: float | None = None) -> Dispatch:
     """
-    Return the dispatch for the project's database.
+    Return the dispatch for the journal's database.
 
     Args:
-        project: The project.
         journal: The project's journal.
         starter: Starts the runs.
         interval_s: Seconds until it looks for runs without a notice; None for the default of the database.
 
     Raises:
-        ProjectError: The database is on PostgreSQL, and PgQueuer is not installed.
+        ProjectError: Several servers may use the database, and the package for their messages is not installed.
     """
-    if project.sqlite_path is not None:
+    messages = journal.open_wake_ups()
+    if messages is None:
         return LocalDispatch(journal, starter, interval_s=interval_s or POLL_INTERVAL_S)
-    try:
-        from pdkernel.engine.journal.postgres import PostgresBackend
-        from pdkernel.engine.wake_up_messages import WakeUpMessages
-    except ModuleNotFoundError as fault:
-        raise ProjectError(
-            f"A server of a project on PostgreSQL needs the package {(fault.name or 'psycopg').partition('.')[0]}, which is "
-            "not installed.",
-            fix=INSTALL_COMMANDS["postgres"],
-        ) from fault
-    messages = WakeUpMessages(PostgresBackend(project).arguments, journal.clock)
-    return PgQueuerDispatch(journal, starter, messages, interval_s=interval_s or SWEEP_INTERVAL_S)
+    return SharedDispatch(journal, starter, messages, interval_s=interval_s or SWEEP_INTERVAL_S)
 
 
 async def look_repeatedly(
@@ -270,11 +254,11 @@ class LocalDispatch:
         return math.inf
 
 
-class PgQueuerDispatch(LocalDispatch):
+class SharedDispatch(LocalDispatch):
     """
-    `Dispatch` for several processes or hosts on one PostgreSQL database.
+    `Dispatch` for several processes or hosts on one database, whose executors have leases.
 
-    The end of a pause that is far away is a message of PgQueuer, which wakes one process. Each process looks for runs once a
+    The end of a pause that is far away is a message, which wakes one process. Each process looks for runs once a
     second too (a sweep), so that a lost message delays a run by a second at most.
 
     Args:
@@ -288,7 +272,7 @@ class PgQueuerDispatch(LocalDispatch):
         self,
         journal: Journal,
         starter: RunStarter,
-        messages: WakeUpMessages,
+        messages: WakeUps,
         *,
         interval_s: float = SWEEP_INTERVAL_S,
     ) -> None:

@@ -209,6 +209,11 @@ class Project:
         return self._database.sqlite_path
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several servers, also on several hosts, may use the database at once."""
+        return self.sqlite_path is None
+
+    @property
     def journal_mark(self) -> JournalMark | None:
         """The mark of the journal; None on Postgres."""
         path = self._database.sqlite_path
@@ -384,7 +389,7 @@ class Project:
     @cached_property
     def source_turns(self) -> SourceTurnTable | None:
         """Which server runs a source now; None on SQLite, where one server runs all."""
-        return SourceTurnTable(self._database) if self.sqlite_path is None else None
+        return SourceTurnTable(self._database) if self.is_shared else None
 
     @cached_property
     def workflow_triggers(self) -> WorkflowTriggerTable:

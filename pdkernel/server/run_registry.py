@@ -195,7 +195,7 @@ class RunRegistry:
         context.engine.find_workflow = self._find_workflow
         context.engine.base_url = context.settings.base_url
         context.engine.has_dispatch = True
-        self.dispatch: Dispatch = open_dispatch(context.project, self._journal, self)
+        self.dispatch: Dispatch = open_dispatch(self._journal, self)
 
     def _find_workflow(self, name: str, source: Path | None) -> WorkflowSource | None:
         """
@@ -302,7 +302,7 @@ class RunRegistry:
             return
         if has_room:
             self.dispatch.notify()
-            if self._context.project.sqlite_path is None:
+            if self._context.project.is_shared:
                 self._keep(self._followers, self._follow(run_id, caller))
             return
         self._callers.pop(run_id, None)

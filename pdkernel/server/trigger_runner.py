@@ -84,7 +84,7 @@ class DeployedTriggers:
         for trigger in [each for each in active if not each.is_deployed]:
             # with several servers, another one may be running the hooks
             since = (self._context.clock.now() - trigger.created_at).total_seconds()
-            left_s = 0.0 if self._context.project.sqlite_path else MAX_DEPLOYMENT_S - since
+            left_s = MAX_DEPLOYMENT_S - since if self._context.project.is_shared else 0.0
             if left_s > 0:
                 wait_s = min(wait_s, left_s)
             else:

@@ -146,7 +146,7 @@ class Hosts:
     async def open(self, *, free: int = 100, interval_s: float | None = None) -> Host:
         """Start one more process that serves; with a long *interval_s* it does nothing without a notice."""
         journal, starter = await self.open_journal(), Starter(free)
-        dispatch = open_dispatch(self.project, journal, starter, interval_s=interval_s)
+        dispatch = open_dispatch(journal, starter, interval_s=interval_s)
         await self.opened.enter_async_context(running(dispatch))
         return Host(journal, starter, dispatch)
 
@@ -285,7 +285,7 @@ class TestEveryDispatch:
         hosts.kill(dead)
         journal, starter = await hosts.open_journal(), Starter()
         hosts.execute("alter table executors rename to moved")
-        async with running(open_dispatch(hosts.project, journal, starter)):
+        async with running(open_dispatch(journal, starter)):
             try:
                 await wait_until(lambda: "Runs cannot be continued at the moment" in caplog.text)
             finally:
@@ -322,7 +322,7 @@ class TestEveryDispatch:
 
 @several
 class TestSeveralProcesses:
-    """What only `PgQueuerDispatch` does."""
+    """What only `SharedDispatch` does."""
 
     async def test_one_message_for_each_second_wakes_one_process(self, hosts: Hosts) -> None:
         """Pauses that are far away need one message at a time, and the run starts once, in time, on one of the processes."""
@@ -503,7 +503,7 @@ async def test_the_extra_is_named_if_it_is_missing(postgres_project: Project, mo
         with pytest.raises(
             ProjectError, match="PostgreSQL needs the package pgqueuer, which is not installed"
         ) as raised:
-            open_dispatch(postgres_project, journal, Starter())
+            open_dispatch(journal, Starter())
     finally:
         await journal.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from pdkernel.clock import SteadyClock
+from pdkernel.clock import Clock, SteadyClock
 
 T = TypeVar("T")
 
@@ -192,6 +192,18 @@ class Presence(Protocol):
         ...
 
 
+class WakeUps(Protocol):
+    """Messages that wake one of several processes; one may be lost or arrive twice."""
+
+    def send(self, due: float) -> None:
+        """Wake one process in the second of *due*, a time in seconds since 1970."""
+        ...
+
+    async def run(self, on_message: Callable[[], None]) -> None:
+        """Send messages and call *on_message* for each one that arrives, until the task is cancelled."""
+        ...
+
+
 class Backend(Protocol):
     """
     A database that holds a journal.
@@ -212,6 +224,10 @@ class Backend(Protocol):
 
     def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> Presence:
         """Insert the row of an executor, and show that the executor lives. Raises `ProjectError` or `RequestError`."""
+        ...
+
+    def open_wake_ups(self, clock: Clock) -> WakeUps | None:
+        """Return the messages by which several servers share the ends of pauses; None if one process serves. Raises `ProjectError`."""
         ...
 
     def end_interrupted(self, now: float) -> None:

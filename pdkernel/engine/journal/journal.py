@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
-from pdkernel.engine.journal.backend import Backend, Connection, Presence
+from pdkernel.engine.journal.backend import Backend, Connection, Presence, WakeUps
 from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S, START_MARGIN_S
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
@@ -47,6 +47,7 @@ class DatabaseJournal:
     """The journal of one executor in one database; implements `Journal`."""
 
     def __init__(self, backend: Backend, *, statements: Statements, presence: Presence, ids: IdGenerator) -> None:
+        self._backend = backend
         self.clock = presence.clock
         self.lease_s = presence.lease_s
         self._statements = statements
@@ -141,6 +142,10 @@ class DatabaseJournal:
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call *callback* in a thread when another process made runs ready or cancelled runs."""
         self._presence.on_change(callback)
+
+    def open_wake_ups(self) -> WakeUps | None:
+        """Return the messages by which several servers share the ends of pauses; None if one process serves."""
+        return self._backend.open_wake_ups(self.clock)
 
     async def announce(self) -> None:
         """Notify other processes of ready runs that this one cannot take."""

@@ -1,5 +1,5 @@
 """
-The lease of an executor on Postgres: a thread extends it, and receives the notifications of other processes.
+The lease of an executor in the database. `LeaseThread` extends one on Postgres, and receives the notifications of other processes.
 
 A lease compares times of the database only; the monotonic clock of this process decides whether its own extension is late.
 Before its lease ends, an executor starts nothing new and gives up what it runs, so that no step runs twice at a time. Without
@@ -28,16 +28,16 @@ CHANNEL = "pdkernel_journal"
 """The channel of the notifications; each carries the id of the executor that sent it."""
 
 _VERSION = "select value from meta where name = 'journal_schema_version'"
-_NOW = "cast(extract(epoch from clock_timestamp()) as double precision)"
+DATABASE_TIME = "cast(extract(epoch from clock_timestamp()) as double precision)"
 """The time of the database, in seconds since 1970."""
-IS_LAPSED = f"(not alive or lease_until < {_NOW})"
-_LIVES = f"exists (select 1 from executors where id = :me and alive and lease_until > {_NOW})"  # noqa: S608 - constants only
+IS_LAPSED = f"(not alive or lease_until < {DATABASE_TIME})"
+_LIVES = f"exists (select 1 from executors where id = :me and alive and lease_until > {DATABASE_TIME})"  # noqa: S608 - constants only
 """The condition on which this executor may take others for dead: its own lease is valid."""
 
 _MARGIN = 0.7
 """The part of a lease after which an executor that could not extend it starts nothing new; the rest is for ending its steps."""
 _OTHER_SERVES = (
-    f"exists (select 1 from executors as other where other.id <> executors.id and other.alive and other.lease_until > {_NOW}"  # noqa: S608
+    f"exists (select 1 from executors as other where other.id <> executors.id and other.alive and other.lease_until > {DATABASE_TIME}"  # noqa: S608
     f" and other.origin = '{CONTINUED_ORIGIN}')"
 )
 """Whether another executor could continue the runs of the updated one, or end them."""
@@ -72,17 +72,25 @@ class Retries:
 
 
 class ExecutorLease:
-    """`Presence` on Postgres."""
+    """
+    `Presence` by a lease, which a subclass extends with `extend`.
+
+    Args:
+        executor_id: The executor.
+        clock: The clock of this process.
+        corrects_clock: Whether each extension sets *clock* to the time of the database.
+        lease_s: The seconds after which an executor that does not extend its lease is taken for dead.
+        monotonic: Returns the seconds by which this process measures its lease.
+        expect_key: Raises `RequestError` if its argument is not the fingerprint of the key.
+    """
 
     def __init__(
         self,
-        connect: Callable[[], psycopg.Connection[Any]],
         executor_id: str,
         clock: SteadyClock,
         *,
         corrects_clock: bool,
         lease_s: float,
-        beat_s: float,
         monotonic: Callable[[], float],
         expect_key: Callable[[str | None], None],
     ) -> None:
@@ -92,9 +100,6 @@ class ExecutorLease:
         self._expect_key = expect_key
         self.lease_s: float | None = lease_s
         self._seconds = lease_s
-        self._beat_s = beat_s
-        self._connect = connect
-        self._connection: psycopg.Connection[Any] | None = None
         self._executor_id = executor_id
         self._extended_at = self._monotonic()
         self._is_refused = False
@@ -102,9 +107,6 @@ class ExecutorLease:
         self._has_others = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
-        self._wakes, self._waker = socket.socketpair()
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._work, name="pdkernel-lease", daemon=True)
 
     @property
     def is_lost(self) -> bool:
@@ -131,10 +133,45 @@ class ExecutorLease:
     def _is_late(self) -> bool:
         return self._monotonic() > self._extended_at + _MARGIN * self._seconds
 
-    def start(self) -> None:
-        """Extend the lease, and continue in a thread. Raises `psycopg.Error`."""
-        self._extend(self.listen())
-        self._thread.start()
+    def extend(self, connection: Connection) -> None:
+        """Extend the lease, unless others have taken this executor for dead. Raises the errors of *connection*."""
+        with self._lock:
+            executor_id = self._executor_id
+        began, local = self._monotonic(), self.clock.now().timestamp()
+        row = connection.execute(
+            f"update executors set lease_until = {DATABASE_TIME} + :lease_s where id = :id and alive"  # noqa: S608
+            f" returning {DATABASE_TIME}, ({_VERSION}), {_OTHER_SERVES}",
+            {"lease_s": self._seconds, "id": executor_id},
+        ).fetchone()
+        seconds = self._monotonic() - began
+        if row is not None and self._corrects_clock:
+            self.clock.adjust(row[0] - (local + seconds / 2), seconds / 2)
+        with self._lock:
+            if executor_id != self._executor_id:
+                return
+            was_refused = self._is_refused
+            if row is not None:
+                self._extended_at = began
+                self._version = row[1]
+                self._has_others = row[2]
+            else:
+                self._is_refused = True
+        if row is None and not was_refused:
+            self.call_back()
+
+    def receive(self, sender: str) -> None:
+        """Take a notification of the executor *sender*."""
+        if sender != self._executor_id:
+            self._has_others = True  # until the next extension knows better
+            self.call_back()
+
+    def call_back(self) -> None:
+        """Inform who has asked for it by `on_change`."""
+        for callback in self._callbacks:
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - the lease is extended whatever the callback does
+                _log.exception("A callback of the journal failed")
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
         """Return executors whose lease has lapsed, and owners of runs that are not executors any more."""
@@ -170,7 +207,7 @@ class ExecutorLease:
         connection.execute(f"select pg_notify('{CHANNEL}', :me)", {"me": self._executor_id})
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call *callback* in the thread of the lease after notifications of others, and when this executor was taken for dead."""
+        """Call *callback* where the lease is extended after notifications of others, and when this executor was taken for dead."""
         self._callbacks.append(callback)
 
     def check_version(self, connection: Connection, *, exactly: bool) -> None:
@@ -189,7 +226,7 @@ class ExecutorLease:
         row = connection.execute("select value from meta where name = 'key_fingerprint'").fetchone()
         self._expect_key(None if row is None else row[0])
         connection.execute(
-            f"update executors set lease_until = {_NOW} + :lease_s where id = :id",  # noqa: S608 - constants only
+            f"update executors set lease_until = {DATABASE_TIME} + :lease_s where id = :id",  # noqa: S608 - constants only
             {"lease_s": self._seconds, "id": executor_id},
         )
         connection.execute(
@@ -210,7 +247,49 @@ class ExecutorLease:
     def mark_lost(self) -> None:
         """Let this executor give up its runs."""
         self._is_refused = True
-        self._call_back()
+        self.call_back()
+
+    def close(self) -> None:
+        """Stop to extend the lease, which then lapses."""
+        raise NotImplementedError
+
+
+class LeaseThread(ExecutorLease):
+    """
+    A lease that a thread extends on Postgres.
+
+    Args:
+        connect: Opens a connection in autocommit mode.
+        adapt: Makes a connection of the journal from it.
+        executor_id: The executor.
+        clock: The clock of this process.
+        beat_s: The seconds between two extensions.
+        settings: Other arguments of `ExecutorLease`.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        adapt: Callable[[psycopg.Connection[Any]], Connection],
+        executor_id: str,
+        clock: SteadyClock,
+        *,
+        beat_s: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(executor_id, clock, **settings)
+        self._connect = connect
+        self._adapt = adapt
+        self._beat_s = beat_s
+        self._connection: psycopg.Connection[Any] | None = None
+        self._wakes, self._waker = socket.socketpair()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="pdkernel-lease", daemon=True)
+
+    def start(self) -> None:
+        """Extend the lease, and continue in a thread. Raises `psycopg.Error`."""
+        self.extend(self._adapt(self.listen()))
+        self._thread.start()
 
     def close(self) -> None:
         """End the thread; the lease lapses unless the executor's row is gone. A second call does nothing."""
@@ -226,7 +305,7 @@ class ExecutorLease:
         while not self._is_closed:
             try:
                 connection = self.listen()
-                self._extend(connection)
+                self.extend(self._adapt(connection))
                 has_failed = False
                 self._wait(self._beat_s, connection)
             except (psycopg.Error, OSError) as fault:
@@ -242,40 +321,15 @@ class ExecutorLease:
             return self._connection
         self._connection = connection = self._connect()
         # notifications that arrive with the answer to a statement
-        connection.add_notify_handler(lambda notification: self._receive(notification.payload))
+        connection.add_notify_handler(lambda notification: self.receive(notification.payload))
         connection.execute(f"listen {CHANNEL}")
-        self._call_back()  # notifications may have been missed since the last connection
+        self.call_back()  # notifications may have been missed since the last connection
         return connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    def _extend(self, connection: psycopg.Connection[Any]) -> None:
-        with self._lock:
-            executor_id = self._executor_id
-        began, local = self._monotonic(), self.clock.now().timestamp()
-        row = connection.execute(
-            f"update executors set lease_until = {_NOW} + %s where id = %s and alive"  # noqa: S608
-            f" returning {_NOW}, ({_VERSION}), {_OTHER_SERVES}",
-            (self._seconds, executor_id),
-        ).fetchone()
-        seconds = self._monotonic() - began
-        if row is not None and self._corrects_clock:
-            self.clock.adjust(row[0] - (local + seconds / 2), seconds / 2)
-        with self._lock:
-            if executor_id != self._executor_id:
-                return
-            was_refused = self._is_refused
-            if row is not None:
-                self._extended_at = began
-                self._version = row[1]
-                self._has_others = row[2]
-            else:
-                self._is_refused = True
-        if row is None and not was_refused:
-            self._call_back()
 
     def _wait(self, seconds: float, connection: psycopg.Connection[Any] | None) -> None:
         """Wait for the next extension, and receive notifications meanwhile."""
@@ -288,19 +342,7 @@ class ExecutorLease:
             if poll.poll(left * 1000) and connection is not None and not self._is_closed:
                 connection.pgconn.consume_input()
                 while notification := connection.pgconn.notifies():
-                    self._receive(notification.extra.decode())
-
-    def _receive(self, sender: str) -> None:
-        if sender != self._executor_id:
-            self._has_others = True  # until the next extension knows better
-            self._call_back()
-
-    def _call_back(self) -> None:
-        for callback in self._callbacks:
-            try:
-                callback()
-            except Exception:  # noqa: BLE001 - the lease is extended whatever the callback does
-                _log.exception("A callback of the journal failed")
+                    self.receive(notification.extra.decode())
 
 
 def refuse_pooler(

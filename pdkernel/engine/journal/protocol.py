@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from pdkernel.clock import Clock
+from pdkernel.engine.journal.backend import WakeUps
 from pdkernel.engine.journal.rows import (
     Begun,
     CallRow,
@@ -240,6 +241,14 @@ class Journal(RunJournal, Protocol):
         Call *callback* in a thread when another process made runs ready or cancelled runs, and when this executor is lost.
 
         It is never called on SQLite, where other processes send no messages.
+        """
+        ...
+
+    def open_wake_ups(self) -> WakeUps | None:
+        """
+        Return the messages by which several servers share the ends of pauses; None if one process serves.
+
+        Raises `ProjectError` if the package for the messages is not installed.
         """
         ...
 
