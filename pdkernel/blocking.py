@@ -17,11 +17,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import FrameType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,7 +52,44 @@ class _Permits(threading.local):
     count = 0
 
 
+class DatabaseWait:
+    """
+    The call of a database for which one task waits, so that the wait can be given up; the call goes on.
+
+    Args:
+        task: The task; those that it starts are not concerned.
+        may_wait: Returns whether the database answers, so that a call is worth waiting for.
+    """
+
+    def __init__(self, task: asyncio.Task[Any], may_wait: Callable[[], bool]) -> None:
+        self._task = task
+        self._may_wait = may_wait
+        self._call: asyncio.Future[Any] | None = None
+
+    @classmethod
+    def begin(cls, may_wait: Callable[[], bool]) -> DatabaseWait:
+        """Observe the calls of the current task from now on."""
+        task = asyncio.current_task()
+        assert task is not None, "called in a coroutine"
+        wait = cls(task, may_wait)
+        _waits.set(wait)
+        return wait
+
+    def observe(self, call: asyncio.Future[Any]) -> None:
+        """The current task is going to wait for *call*."""
+        if self._task is asyncio.current_task():
+            self._call = call
+            if not self._may_wait():
+                call.cancel()
+
+    def give_up(self) -> None:
+        """Cancel the future for which the task waits; the task is not cancelled itself."""
+        if self._call is not None:
+            self._call.cancel()
+
+
 _permits = _Permits()
+_waits: ContextVar[DatabaseWait | None] = ContextVar("waits", default=None)
 _UNCHECKED = nullcontext()
 
 
@@ -67,7 +104,19 @@ def run_blocking(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs)
 
     The call begins at once and cannot be interrupted: a cancelled future ignores its result.
     """
-    return run_blocking_in(None, function, *args, **kwargs)
+    return until_silent(run_blocking_in(None, function, *args, **kwargs))
+
+
+def until_silent(call: asyncio.Future[T]) -> asyncio.Future[T]:
+    """
+    Return *call*, for which the current task is going to wait, and which needs the database.
+
+    It is cancelled if the task answers a request, and the database stops answering (`DatabaseWait`).
+    """
+    wait = _waits.get()
+    if wait is not None:
+        wait.observe(call)
+    return call
 
 
 def run_blocking_in(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NoReturn
 
-from pdkernel.blocking import run_blocking_in
+from pdkernel.blocking import DatabaseWait, run_blocking_in
 from pdkernel.clock import Clock
 from pdkernel.errors import ProjectError
 
@@ -45,6 +46,7 @@ class DatabaseProbe:
         self, ping: Callable[[], object], clock: Clock, *, interval_s: float = INTERVAL_S, timeout_s: float = TIMEOUT_S
     ) -> None:
         self.answers = True
+        self._waits: set[DatabaseWait] = set()
         self._ping = ping
         self._clock = clock
         self._reported_at = -_REPORT_INTERVAL_S
@@ -60,6 +62,20 @@ class DatabaseProbe:
             self._reported_at = now
             _LOG.error("Requests are answered 503 at the moment: %s", reason)
 
+    @contextmanager
+    def request(self) -> Iterator[DatabaseWait]:
+        """A context in which the current task waits for the database only as long as it answers; else it gets `CancelledError`."""
+        wait = DatabaseWait.begin(lambda: self.answers or wait not in self._waits)
+        self._waits.add(wait)
+        try:
+            yield wait
+        finally:
+            self.release(wait)
+
+    def release(self, wait: DatabaseWait) -> None:
+        """Let the task wait for as long as it takes: its response has begun."""
+        self._waits.discard(wait)
+
     async def run(self) -> NoReturn:
         """Check the database until the task is cancelled."""
         try:
@@ -72,13 +88,17 @@ class DatabaseProbe:
     async def _check(self) -> None:
         asked = run_blocking_in(self._thread, self._ping)
         if not (await asyncio.wait([asked], timeout=self._timeout_s))[0]:
-            self.answers = False
-            self.report(f"The project's database has not answered for {self._timeout_s:g} seconds.")
+            self._set_silent(f"The project's database has not answered for {self._timeout_s:g} seconds.")
             await asyncio.wait([asked])  # the thread waits anyway; its end may be an answer
         try:
             asked.result()
         except ProjectError as fault:
-            self.answers = False
-            self.report(fault.message)
+            self._set_silent(fault.message)
         else:
             self.answers = True
+
+    def _set_silent(self, reason: str) -> None:
+        self.answers = False
+        self.report(reason)
+        for wait in self._waits:
+            wait.give_up()

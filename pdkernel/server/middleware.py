@@ -6,6 +6,7 @@ Requests with an unknown Host are rejected, so that a page on another site canno
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from starlette.datastructures import Headers
@@ -28,6 +29,11 @@ HEALTH_PATHS = ("/-/live", "/-/ready")
 RETRY_AFTER_S = 5
 """Seconds after which a caller may repeat a request that was answered 503."""
 UNAVAILABLE_MESSAGE = "The server cannot use the project's database. Send the request again."
+UNKNOWN_OUTCOME_MESSAGE = (
+    "The project's database could not be written, or did not answer in time, so the request may have been stored. Send it "
+    "again. An event whose tries have the same Idempotency-Key starts one run."
+)
+"""The answer to a request that may have taken effect."""
 _PAGE_HEADERS = {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
 
 
@@ -56,6 +62,8 @@ class DatabaseErrorMiddleware:
     """
     Answers 503 to every request while the project's database does not answer, and to a request that fails because of it.
 
+    So does a request that waits for the database when it stops answering. What such a request writes may be stored.
+
     The log has the reason of a failure. The caller does not learn it, because it names the database.
 
     Args:
@@ -72,25 +80,34 @@ class DatabaseErrorMiddleware:
         if not self._probe.answers and not scope["path"].endswith(HEALTH_PATHS):
             await _build_unavailable_response(scope)(scope, receive, send)
             return
-        has_started = False
+        has_started, reason = False, UNAVAILABLE_MESSAGE
+        with self._probe.request() as wait:
 
-        async def sent(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
+            async def sent(message: Message) -> None:
+                nonlocal has_started
+                has_started = True
+                self._probe.release(wait)
+                await send(message)
 
-        try:
-            await self._app(scope, receive, sent)
-        except ProjectError as fault:
-            self._probe.report(fault.message)
-            if not has_started:
-                await _build_unavailable_response(scope)(scope, receive, send)
+            try:
+                await self._app(scope, receive, sent)
+            except ProjectError as fault:
+                self._probe.report(fault.message)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self._probe.answers or task is None or task.cancelling():
+                    raise
+                reason = UNKNOWN_OUTCOME_MESSAGE
+            else:
+                return
+        if not has_started:
+            await _build_unavailable_response(scope, reason)(scope, receive, send)
 
 
-def _build_unavailable_response(scope: Scope) -> Response:
+def _build_unavailable_response(scope: Scope, reason: str = UNAVAILABLE_MESSAGE) -> Response:
     headers = {"retry-after": str(RETRY_AFTER_S), "access-control-allow-origin": "*"}
     if scope["path"].startswith("/v1/"):
-        return JSONResponse({"error": UNAVAILABLE_MESSAGE}, status_code=503, headers=headers)
+        return JSONResponse({"error": reason}, status_code=503, headers=headers)
     if "text/html" in Headers(scope=scope).get("accept", ""):
         page = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Unavailable</title></head><body>'
@@ -98,7 +115,7 @@ def _build_unavailable_response(scope: Scope) -> Response:
             "in the server's log. Reload this page in some seconds.</p></body></html>"
         )
         return HTMLResponse(page, status_code=503, headers={**headers, **_PAGE_HEADERS})
-    return PlainTextResponse(f"{UNAVAILABLE_MESSAGE}\n", status_code=503, headers=headers)
+    return PlainTextResponse(f"{reason}\n", status_code=503, headers=headers)
 
 
 class StepCallMiddleware:

@@ -21,7 +21,13 @@ from weakref import WeakSet
 
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
-from pdkernel.engine.http_response import NO_RESPONSE, NO_RESPONSE_BEFORE_PAUSE, HttpResponse, build_text_response
+from pdkernel.engine.http_response import (
+    NO_RESPONSE,
+    NO_RESPONSE_BEFORE_PAUSE,
+    HttpResponse,
+    build_response,
+    build_text_response,
+)
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.limits import QueueFullError, QueueLimits
 from pdkernel.engine.queue_turns import find_limits
@@ -69,8 +75,8 @@ class StartedRun:
     Attributes:
         run_id: Id of the run.
         request: The request with its ids.
-        recorded: True as soon as the run is on disk; False if the run has ended without a record; a response if the event
-            was refused because too many runs wait.
+        recorded: True as soon as the run is on disk; False if it is unknown whether it is; a response if the event was refused
+            because too many runs wait.
         response: The response to the caller, if the request `has_response`. Done at the end of the run, at a pause, or at
             once for an immediate response.
         outcome: Text for the log; done at the end of the run or at the first pause.
@@ -303,10 +309,20 @@ class RunRegistry:
         if has_room:
             self.dispatch.notify()
             if self._context.project.is_shared:
-                self._keep(self._followers, self._follow(run_id, caller))
+                is_waiting = lambda: self._callers.get(run_id) is caller  # noqa: E731 - this server has not started the run since
+                self._keep(self._followers, self._follow(run_id, caller, is_waiting))
             return
         self._callers.pop(run_id, None)
+        if await self._is_recorded(request.dedupe_key):
+            caller.end("lost")
+            return
         self._refuse(run_id, request, caller, QueueFullError(limits))
+
+    async def _is_recorded(self, dedupe_key: str | None) -> bool:
+        """Whether a run with that key is recorded, so that the queue has refused another one with the key."""
+        with contextlib.suppress(PdkernelError):
+            return dedupe_key is not None and await self._journal.find_run_id(dedupe_key) is not None
+        return False
 
     async def _enter_queue(self, run_id: str, request: RunRequest, caller: _Caller) -> None:
         """Start a run that is not recorded, and that waits in this process for the limits of its workflow."""
@@ -327,28 +343,39 @@ class RunRegistry:
         engine = self._context.engine
         refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
         caller.refuse(refusal.response)
-        refused = replace(request, refusal=refusal)
+        # a caller sends a refused event again, with the same key; a trigger does not
+        key = None if request.event.is_http else request.dedupe_key
+        refused = replace(request, refusal=refusal, dedupe_key=key)
         self._launch(run_id, refused.external_user_id, caller, lambda watcher: engine.run(refused, watcher))
 
-    async def _follow(self, run_id: str, caller: _Caller) -> None:
-        """Pass the response of a run that waits to its caller if another server starts the run."""
-        while True:
+    def follow(self, run_id: str, request: RunRequest) -> StartedRun:
+        """Return the run with that id, which an equal *request* has started before, maybe on another server."""
+        caller = _Caller(request)
+        caller.accept()
+        self._keep(self._followers, self._follow(run_id, caller, lambda: True))
+        return StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)
+
+    async def _follow(self, run_id: str, caller: _Caller, is_waiting: Callable[[], bool]) -> None:
+        """Pass the response of a run that this server may not execute to its caller, as long as *is_waiting* returns True."""
+        while not caller.outcome.done():
             await asyncio.sleep(_FOLLOW_INTERVAL_S)
-            if run_id not in self._callers:
+            if not is_waiting():
                 return
             with contextlib.suppress(PdkernelError):  # the dispatch reports an unreadable database
                 found = await self._journal.load_run(run_id)
-                if self._callers.get(run_id) is not caller:  # this server has started the run since
+                if not is_waiting():
                     return
                 execution, claimed = found or (None, None)
                 if claimed is not None:
                     self._respond_as_recorded(claimed, caller)
                 if execution is None or execution.status == "paused" or execution.status not in UNFINISHED_STATUSES:
-                    del self._callers[run_id]
+                    if self._callers.get(run_id) is caller:
+                        del self._callers[run_id]
                     is_paused = execution is not None and execution.status == "paused"
-                    caller.respond(NO_RESPONSE_BEFORE_PAUSE if is_paused else NO_RESPONSE)
+                    made = None if execution is None else execution.response
+                    default = NO_RESPONSE if made is None else build_response(made.to_json())
+                    caller.respond(NO_RESPONSE_BEFORE_PAUSE if is_paused else default)
                     caller.end("lost" if execution is None else _outcome(execution))
-                    return
 
     def _respond_as_recorded(self, claimed: ClaimedRun, caller: _Caller) -> None:
         """Pass on the response that a run has made so far; a record that cannot be read has none."""

@@ -78,7 +78,7 @@ def test_a_full_disk_delays_runs_and_loses_none(
         server.wait_for("select 1 from runs where id = ? and ended is not null", run)
         server.wait_for("select 1 from outbox where run_id = ? and due is null", run)
 
-        assert [answer.status for answer in refused] == [400] * 3
+        assert [(answer.status, answer.retry_after) for answer in refused] == [(503, "5")] * 3
         assert stopped_at == ["held"]
         assert sent_without_room == 0
         assert len(receiver.requests) == 1

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from pdkernel.model import Workflow
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S
 from tests.builders import a_workflow, python_step
 from tests.durability.database_proxy import DatabaseProxy
@@ -123,7 +126,7 @@ async def test_requests_without_a_database_server(tmp_path: Path, caplog: pytest
     assert_unavailable(answers, caplog)
     assert [answer.status_code for answer in health] == [200, 503]
     assert health[1].json() == {"status": "database unavailable"}
-    assert first.status_code in (400, 503)  # 400: the run has begun, so SDKs must not repeat the request
+    assert (first.status_code, first.headers["retry-after"]) == (503, "5")
     assert again == [200, 401]
 
 
@@ -157,24 +160,18 @@ async def test_requests_while_the_database_does_not_answer(
     tmp_path: Path, postgres: PostgresServer, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database that is silent, or gone, makes every route answer 503 at once; the server lives, and works again after that."""
-    with ExitStack() as undo:
-        url = undo.enter_context(postgres.new_database())
-        sockets = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="pdk")))
-        proxy = DatabaseProxy(sockets, postgres.sockets, url.partition("?")[0].rpartition("/")[2])
-        undo.callback(proxy.close)
-        workflow = a_workflow(python_step())
-        async with site_of(tmp_path, workflow, database_url=proxy.url, key_file=tmp_path / "key") as site:
-            if fault == "held":
-                proxy.is_held = True
-            else:
-                proxy.cut()
-            await wait_for(site, "/-/ready", 503)
-            answers = await answers_of(site)
-            live = await site.http.get("/-/live")
-            ready = await site.http.get("/-/ready")
-            proxy.heal()
-            await wait_for(site, "/-/ready", 200)
-            again = await site.http.post(site.path())
+    async with site_behind_proxy(tmp_path, postgres, a_workflow(python_step())) as (site, proxy):
+        if fault == "held":
+            proxy.is_held = True
+        else:
+            proxy.cut()
+        await wait_for(site, "/-/ready", 503)
+        answers = await answers_of(site)
+        live = await site.http.get("/-/live")
+        ready = await site.http.get("/-/ready")
+        proxy.heal()
+        await wait_for(site, "/-/ready", 200)
+        again = await site.http.post(site.path())
 
     assert {answer.status_code for answer in answers} == {503}
     assert {answer.headers["retry-after"] for answer in answers} == {"5"}
@@ -182,3 +179,73 @@ async def test_requests_while_the_database_does_not_answer(
     assert ready.headers["retry-after"] == "5"
     assert again.status_code == 200
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+@asynccontextmanager
+async def site_behind_proxy(
+    folder: Path, postgres: PostgresServer, workflow: Workflow
+) -> AsyncIterator[tuple[Site, DatabaseProxy]]:
+    """Serve *workflow* with a database behind a proxy."""
+    with ExitStack() as undo:
+        url = undo.enter_context(postgres.new_database())
+        sockets = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="pdk")))
+        proxy = DatabaseProxy(sockets, postgres.sockets, url.partition("?")[0].rpartition("/")[2])
+        undo.callback(proxy.close)
+        async with site_of(folder, workflow, database_url=proxy.url, key_file=folder / "key") as site:
+            yield site, proxy
+
+
+@pytest.mark.parametrize("limits", [{}, {"concurrency": 1}])
+@pytest.mark.parametrize("response", ["default", "custom"])
+async def test_an_event_whose_write_the_database_does_not_confirm(
+    tmp_path: Path, postgres: PostgresServer, limits: dict[str, Any], response: str
+) -> None:
+    """A caller whose event is being written when the database falls silent is told to send again, and that it may be stored."""
+    workflow = a_workflow(python_step("echo", ECHO), response=response, **limits)
+    async with site_behind_proxy(tmp_path, postgres, workflow) as (site, proxy):
+        warm = await site.http.post(site.path())
+        proxy.is_held = True
+        async with asyncio.timeout(30):
+            answer = await site.http.post(site.path())
+        proxy.heal()
+        await wait_for(site, "/-/ready", 200)
+
+    assert warm.status_code == 200
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "may have been stored" in answer.text
+
+
+async def test_an_event_that_is_sent_again_after_a_silence_of_the_database(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """An event whose two tries have the same `Idempotency-Key` starts one run, also if the first one was stored after its answer."""
+    headers = {"idempotency-key": "a-key"}
+    async with site_behind_proxy(tmp_path, postgres, a_workflow(python_step("echo", ECHO))) as (site, proxy):
+        await site.http.post(site.path(), json={"n": 0})
+        sending = asyncio.create_task(site.http.post(site.path(), json={"n": 1}, headers=headers))
+        async with asyncio.timeout(30):
+            while not site.registry.active_run_ids:
+                await asyncio.sleep(0)
+            proxy.is_held = True
+            first = await sending
+        proxy.heal()
+        await wait_for(site, "/-/ready", 200)
+        again = await site.http.post(site.path(), json={"n": 1}, headers=headers)
+        runs = await site.runs()
+
+    assert first.status_code in (200, 503)
+    assert again.status_code == 200
+    assert len(runs) == 2
+
+
+async def test_a_page_that_waits_for_the_database_when_it_falls_silent(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """A request that reads the database when it falls silent is answered 503, as later ones are."""
+    async with site_behind_proxy(tmp_path, postgres, a_workflow(python_step())) as (site, proxy):
+        proxy.is_held = True
+        async with asyncio.timeout(30):
+            answer = await site.http.post("/v1/oauth/token", data={"a": "1"})
+        proxy.heal()
+
+    assert answer.status_code == 503

@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from pdkernel.blocking import run_blocking_in
+from pdkernel.blocking import run_blocking_in, until_silent
 from pdkernel.engine.journal.backend import Connection, Snapshots
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_calls, load_claimed, load_decisions
 from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
@@ -160,7 +160,7 @@ class JournalReader:
         return await self._run(lambda: self._snapshots.read(query))
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await run_blocking_in(self._thread, call)
+        return await until_silent(run_blocking_in(self._thread, call))
 
 
 def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from pdkernel.blocking import until_silent
 from pdkernel.egress.own_server import StepCaller
 from pdkernel.engine.http_response import HttpResponse, build_text_response
 from pdkernel.engine.run_context import fired_by
-from pdkernel.engine.run_request import RequestRefusal
+from pdkernel.engine.run_request import RequestRefusal, RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.identity import parse_environment
@@ -30,13 +33,11 @@ from pdkernel.server.endpoint.request_body import (
     discard_body,
     read_body,
 )
-from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE
+from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE, UNKNOWN_OUTCOME_MESSAGE
 from pdkernel.server.run_registry import StartedRun, build_run_request
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
-UNRECORDED_MESSAGE = "The run could not be recorded: the project's database cannot be written. Its steps may have run."
-
 
 STEP_CALL_MESSAGE = (
     "The run of this step has an external user, so its step cannot call an endpoint without auth for another one, after its end, "
@@ -104,21 +105,37 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
     if not state.context.engine.journal.may_start:
         return responses.refusal_response(503, UNAVAILABLE_MESSAGE, {"retry-after": str(RETRY_AFTER_S)})
     try:
-        run = _start(request, state, route, trigger, query, body, refusal=refusal)
+        made = _build_run_request(request, state, route, trigger, query, body, refusal=refusal)
     except RequestError as error:
         return responses.refusal_response(400, str(error))
-    made = run.request
+    if (response := await _find_first(state, route, made)) is not None:
+        return response
+    run = state.runs.start(made)
     who = f"{made.external_user_id or 'no external user'}, {made.environment}"
     add_access_log_note(request.scope, f"{made.workflow.name} ({who}) run {run.run_id}", run.outcome)
-    if made.has_response:
-        return responses.workflow_response(await run.response)
-    recorded = await run.recorded
+    recorded = await until_silent(run.recorded)
     if isinstance(recorded, HttpResponse):
         return responses.workflow_response(recorded)
     if not recorded:
-        # not 5xx: SDKs would repeat the request, but the steps may have run
-        return responses.refusal_response(400, UNRECORDED_MESSAGE)
+        return await _find_first(state, route, made) or responses.refusal_response(
+            503, UNKNOWN_OUTCOME_MESSAGE, {"retry-after": str(RETRY_AFTER_S)}
+        )
+    return await _respond(state, route, run)
+
+
+async def _respond(state: AppState, route: EndpointRoute, run: StartedRun) -> Response:
+    """The response to the request of a recorded run."""
+    if run.request.has_response:
+        return responses.workflow_response(await run.response)
     return responses.accepted_response(state.context, route.workflow, run)
+
+
+async def _find_first(state: AppState, route: EndpointRoute, repeated: RunRequest) -> Response | None:
+    """The response of the run that the same request has started before; None if there is none."""
+    if repeated.dedupe_key is None:
+        return None
+    run_id = await state.context.engine.journal.find_run_id(repeated.dedupe_key)
+    return None if run_id is None else await _respond(state, route, state.runs.follow(run_id, repeated))
 
 
 def _refuse_large_body() -> RequestRefusal:
@@ -147,7 +164,7 @@ def _http_trigger(workflow: Workflow) -> Trigger | None:
     return next((trigger for trigger in workflow.triggers if trigger.type == "http"), None)
 
 
-def _start(
+def _build_run_request(
     request: Request,
     state: AppState,
     route: EndpointRoute,
@@ -156,27 +173,40 @@ def _start(
     body: Any,
     *,
     refusal: RequestRefusal | None,
-) -> StartedRun:
+) -> RunRequest:
     workflow = fired_by(route.workflow.source.workflow, trigger)
     event = Event(_build_event(request, state, route, query, body))
     if (caller := _find_caller(request, trigger)) is not None and caller.external_user_id is not None:
         event = event.with_identity(caller.external_user_id, caller.environment)
     is_only_recorded = _has_flag(request, query, "x-pd-notrigger")
-    return state.runs.start(
-        build_run_request(
-            state.context,
-            route.workflow,
-            event,
-            external_user_id=event.external_user_id,
-            environment=parse_environment(event.environment),
-            workflow=workflow,
-            # parity[notrigger]: a request with x-pd-notrigger is recorded as a run without steps
-            only_steps=frozenset() if is_only_recorded else None,
-            test=is_only_recorded,
-            keep_in_journal=not _has_flag(request, query, "x-pd-nostore"),
-            refusal=refusal,
-        )
+    is_kept = not _has_flag(request, query, "x-pd-nostore")
+    key = request.headers.get("idempotency-key")
+    return build_run_request(
+        state.context,
+        route.workflow,
+        event,
+        external_user_id=event.external_user_id,
+        environment=parse_environment(event.environment),
+        workflow=workflow,
+        # parity[notrigger]: a request with x-pd-notrigger is recorded as a run without steps
+        only_steps=frozenset() if is_only_recorded else None,
+        test=is_only_recorded,
+        keep_in_journal=is_kept,
+        refusal=refusal,
+        dedupe_key=None if key is None or not is_kept else _build_dedupe_key(key, route.workflow.id, event),
     )
+
+
+def _build_dedupe_key(key: str, workflow_id: str, event: Event) -> str:
+    """
+    The dedupe key of a request with an `Idempotency-Key`.
+
+    Another request with the same key, because its sender counts from 1 or has a bug, is another event.
+    """
+    # parity[request-idempotency]: the platform starts a run for each request
+    sent = {name: event.data.get(name) for name in ("method", "path", "query", "body")}
+    parts = [key, workflow_id, event.external_user_id, event.environment, sent]
+    return f"request/{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
 
 
 def _build_event(

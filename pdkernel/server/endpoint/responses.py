@@ -1,7 +1,7 @@
 """
 Responses of endpoints: the platform's default response, the response of a workflow or a source, or an error.
 
-An error after a run has started never has status 409 or 5xx, because SDKs would repeat the request.
+An error about an event that is stored never has status 409 or 5xx, because SDKs would repeat the request.
 """
 
 from __future__ import annotations

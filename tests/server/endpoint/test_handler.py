@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import random
 import signal
@@ -167,15 +168,76 @@ async def test_users_are_isolated_in_shared_workers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("limits", "outcome"), [({}, "error: ProjectError"), ({"concurrency": 1}, "lost")])
 async def test_a_run_that_cannot_be_recorded(tmp_path: Path, limits: dict[str, Any], outcome: str) -> None:
-    """If the journal cannot be written, the caller gets 400 instead of the id of a missing run, also with a queue."""
+    """If the journal cannot be written, the caller is told to send again instead of the id of a missing run, also with a queue."""
     async with site_of(tmp_path, a_workflow(python_step(), **limits)) as site:
         await site.context.engine.journal.close()
         answer = await site.http.post(site.path(), json={})
         (line,) = await site.wait_for_lines(1)
 
-    assert answer.status_code == 400
-    assert "could not be recorded" in answer.text
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "may have been stored" in answer.text
     assert outcome in line
+
+
+@pytest.mark.parametrize("limits", [{}, {"concurrency": 1}])
+@pytest.mark.parametrize("response", ["default", "custom"])
+async def test_a_repeated_request_starts_no_second_run(tmp_path: Path, response: str, limits: dict[str, Any]) -> None:
+    """A request that is sent again with its `Idempotency-Key` gets the answer of the run that the first one has started."""
+    workflow = a_workflow(python_step("echo", ECHO), response=response, **limits)
+    async with site_of(tmp_path, workflow) as site:
+        answers = [
+            await site.http.post(site.path(), json={"n": 1}, headers={"idempotency-key": "a-key"}) for _ in range(2)
+        ]
+        runs = await site.runs()
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    name = "event_id" if response == "default" else "body"
+    assert answers[0].json()[name] == answers[1].json()[name]
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("limits", [{}, {"concurrency": 1}])
+async def test_repeated_requests_at_the_same_time_start_one_run(tmp_path: Path, limits: dict[str, Any]) -> None:
+    """Of equal requests at the same time, one starts a run, and all have its answer."""
+    async with site_of(tmp_path, a_workflow(python_step("echo", ECHO), **limits)) as site:
+        sent = [site.http.post(site.path(), json={"n": 1}, headers={"idempotency-key": "a-key"}) for _ in range(5)]
+        answers = await asyncio.gather(*sent)
+        runs = await site.runs()
+
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert {answer.json()["event_id"] for answer in answers} == {run.id for run in runs}
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("changed", [{"key": "another"}, {"body": {"n": 2}}, {"user": "ben"}, {"path": "/b"}])
+async def test_another_request_with_an_idempotency_key_is_another_event(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """A request that differs in its key, body, path or external user is not a repeated one, so its event is not lost."""
+    async with site_of(tmp_path, a_workflow(python_step("echo", ECHO))) as site:
+        for sent in ({}, changed):
+            headers = {"idempotency-key": sent.get("key", "a-key"), "x-pd-external-user-id": sent.get("user", "ada")}
+            await site.http.post(site.path() + sent.get("path", "/a"), json=sent.get("body", {"n": 1}), headers=headers)
+        runs = await site.runs()
+
+    assert len(runs) == 2
+
+
+async def test_a_refused_request_is_not_taken_for_a_repeated_one(tmp_path: Path) -> None:
+    """A caller who was refused because too many runs wait starts the run by sending the same request later."""
+    workflow = a_workflow(python_step("hold", "import time; time.sleep(0.5)"), concurrency=1, queue=1)
+    async with site_of(tmp_path, workflow) as site, asyncio.timeout(60):
+        keys = (f"key-{number}" for number in itertools.count())
+        headers = {"idempotency-key": next(keys)}
+        while (refused := await site.http.post(site.path(), json={"n": 1}, headers=headers)).status_code != 429:
+            headers = {"idempotency-key": next(keys)}
+        while (again := await site.http.post(site.path(), json={"n": 1}, headers=headers)).status_code == 429:
+            await asyncio.sleep(0.05)
+        repeated = await site.http.post(site.path(), json={"n": 1}, headers=headers)
+
+    assert refused.status_code == 429
+    assert again.status_code == 200
+    assert again.json()["event_id"] == repeated.json()["event_id"]
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "PURGE"])
