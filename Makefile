@@ -10,7 +10,7 @@
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some, "pipedream==2.2.0 @pipedream/sdk@3.0.2" for others
 # make contract  precision and recall of the caller's contract on the labelled set, by language
-# make crash  a server killed at every commit, under load, on a full disk: accepted, finished and lost events are printed
+# make crash  servers killed at every commit, and MINUTES=30 (default 2) of faults under load, which SEED=7 chooses: accepted, finished and lost events are printed
 # make first-run  seconds from the answer of `pdkernel lab` to the first green run, at a person's pace; needs Chromium
 # make pictures  the pictures of the documentation, taken in a real JupyterLab; needs Chromium
 # make sim     servers that die, freeze and lose writes, in virtual time; SEEDS="200 0" for 200 seeds from 0
@@ -24,6 +24,7 @@ PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests
   tests/server/fuzz/test_link.py tests/server/endpoint/test_responses.py
 
 FUZZ ?= 50000
+MINUTES ?= 2
 
 # not written in the recipe of `test`, which `make -n` would then run
 CHECK := $(MAKE) --no-print-directory check
@@ -88,7 +89,7 @@ contract: .venv/.test
 	$(BIN)/python -m tests.analysis.labelled
 
 crash: .venv/.test
-	$(BIN)/pytest -s -m 'slow or not slow' tests/durability
+	PDKERNEL_CRASH_MINUTES=$(MINUTES) PDKERNEL_CRASH_SEED=$(SEED) $(BIN)/pytest -s -m 'slow or not slow' tests/durability
 
 bench: .venv/.test
 ifdef BASE

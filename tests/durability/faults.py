@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ KILL_AT_RENAME = "tests.durability.faults:kill_at_rename"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
 SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
 SLOW_COMMITS = "tests.durability.faults:slow_commits"
+SHIFT_CLOCK = "tests.durability.faults:shift_clock"
+ALL_OF = "tests.durability.faults:all_of"
+
+
+def all_of(*calls: Sequence[Any]) -> None:
+    """Make several of these calls, each given by its name and its arguments."""
+    for name, *args in calls:
+        globals()[name.partition(":")[2]](*args)
 
 
 def _use_connections(kind: type[sqlite3.Connection]) -> None:
@@ -110,6 +120,21 @@ def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
         return enter(self, executor_id, *args)
 
     PostgresBackend.enter = record  # type: ignore[assignment, method-assign]
+
+
+def shift_clock(seconds: str) -> None:
+    """Let the wall clock of this process be ahead by the number in the file *seconds*, which may change; without the file it is right."""
+    from pdkernel.clock import SystemClock
+
+    now, file = SystemClock.now, Path(seconds)
+
+    def shifted(self: SystemClock) -> datetime:
+        try:
+            return now(self) + timedelta(seconds=float(file.read_text() or 0))
+        except FileNotFoundError:
+            return now(self)
+
+    SystemClock.now = shifted  # type: ignore[method-assign]
 
 
 def kill_in_rotation(number: int) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import random
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,10 +15,8 @@ from tests.notebook_files import notebook_of
 from tests.ports import free_port
 
 LEASE_S = 3.0
-"""The lease of the hosts, and with `BEAT_S` the time in which the others continue the runs of a dead one."""
+"""The lease of the hosts: after 1.5 leases at most, the others continue the runs of a dead one."""
 BEAT_S = 0.3
-TAKE_OVER_LIMIT_S = 1.5 * LEASE_S + 10.0
-"""The limit of a take-over: 1.5 leases, and seconds for which a busy machine lets the other hosts wait."""
 
 
 @dataclass
@@ -32,16 +26,13 @@ class Hosts:
 
     Attributes:
         servers: The server of each host.
-        accepted: The runs of events that got a 2xx response, by the number of the event.
         take_overs: The seconds after a fault in which others continued the runs of a host.
         executor_of: The executor of each server when it started, by its port.
     """
 
     servers: Sequence[ServerProcess]
-    accepted: dict[int, str] = field(default_factory=dict)
     take_overs: list[float] = field(default_factory=list)
     executor_of: dict[int, str] = field(default_factory=dict)
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def reader(self) -> ServerProcess:
@@ -60,30 +51,6 @@ class Hosts:
         if not self.reader.rows("select 1 where to_regclass('executors') is not null"):
             return set()
         return {executor for (executor,) in self.reader.rows("select id from executors where origin = 'serve'")}
-
-    @contextmanager
-    def load(self, clients: int = 4) -> Iterator[None]:
-        """Send events to all hosts until the end of the block; a host that does not accept one is left out for a moment."""
-        stopped = threading.Event()
-
-        def send() -> None:
-            while not stopped.is_set():
-                server, number = random.choice(self.servers), next(self._numbers)
-                answer = server.post(server.endpoint, {"n": number})
-                if answer.is_accepted:
-                    self.accepted[number] = json.loads(answer.text)["event_id"]
-                else:
-                    time.sleep(0.02)
-
-        threads = [threading.Thread(target=send) for _ in range(clients)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            for thread in threads:
-                thread.join()
 
     def wait_until_taken_over(self, server: ServerProcess, since: float) -> None:
         """Wait until other hosts have taken the runs that *server* had at a fault; record the seconds."""

@@ -39,25 +39,27 @@ class Began:
         step: The step's name.
         attempt: `$.context.attempt`, or 1.
         at: Seconds since 1970.
-        event: The number in the event's body, or None.
+        event: The number in the event's body, or what else tells events apart, or None.
     """
 
     run: str
     step: str
     attempt: int
     at: float
-    event: int | None = None
+    event: int | str | None = None
 
 
-def logging_step(name: str, log: Path, body: str = "return 1", *, options: str = "") -> str:
-    """The cell of a Python step that appends a line to *log* before *body*."""
+def logging_step(
+    name: str, log: Path, body: str = "return 1", *, options: str = "", number: str = 'body.get("n")'
+) -> str:
+    """The cell of a Python step that appends a line, with the value of the expression *number*, to *log* before *body*."""
     indented = "\n".join(f"    {line}" for line in body.splitlines())
     return f"""%%pdstep {name} {options}
 import hashlib, json, os, time
 def handler(pd):
     trigger, attempt = pd.steps["trigger"], pd.context.get("attempt", 1)
     body = trigger["event"].get("body") or {{}}
-    line = [trigger["context"]["id"], "{name}", attempt, time.time(), body.get("n")]
+    line = [trigger["context"]["id"], "{name}", attempt, time.time(), {number}]
     log = os.open({str(log)!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(log, (json.dumps(line) + "\\n").encode())
     os.close(log)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import SYSTEM_CLOCK
-from pdkernel.operations.triggers import workflow_id
-from pdkernel.project import DeployedTrigger, Project, Webhook
-from pdkernel.source import load_source
-from tests.actions.checkout import write_checkout
+from pdkernel.project import Project, Webhook
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import KILL_AT_EVENT
 from tests.durability.server_process import LIMIT_S, logging_step, new_project, server_of
+from tests.durability.sources import deploy_source, write_source
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 SOURCE = """
@@ -30,21 +26,10 @@ TRIGGER = "dc_called"
 
 def deploy(folder: Path, url: str, *, hooks: tuple[str, ...] = ("wh_1",)) -> str:
     """Deploy the source for ada, with the workflow and webhooks as targets; return the path of its endpoint."""
-    checkout = write_checkout(folder / "components")
-    place = checkout / "components" / "depot" / "sources" / "called" / "called.mjs"
-    place.parent.mkdir(parents=True)
-    place.write_text(SOURCE)
-    now = SYSTEM_CLOCK.now()
     with Project.open(folder / ".pdkernel") as project:
-        project.settings.set("actions", str(checkout))
-        endpoint = project.endpoint_keys.ensure_trigger_key(TRIGGER)
-        trigger = DeployedTrigger(
-            TRIGGER, "ada", "development", "depot-called", "0.1.0", "Called", {}, {}, True, now, now
-        )
-        served = workflow_id(project, load_source(folder / "flow.ipynb"))
-        webhooks = tuple(Webhook(each, url, "key", 1.0, 1.0) for each in hooks)
-        project.deployed_triggers.add(replace(trigger, endpoint=endpoint, workflows=(served,), webhooks=webhooks))
-    return f"/{endpoint}"
+        write_source(project, folder, "called", SOURCE)
+        webhooks = [Webhook(each, url, "key", 1.0, 1.0) for each in hooks]
+        return deploy_source(project, folder, "called", webhooks=webhooks)
 
 
 @pytest.mark.parametrize("side", ["before", "after"])

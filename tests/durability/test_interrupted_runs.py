@@ -49,12 +49,9 @@ def wait_until_ended(server: ServerProcess) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("places", "events", "kills"), [(2, 5, 4), pytest.param(8, 48, 10, marks=pytest.mark.slow)])
-def test_runs_that_wait_for_a_place_are_not_interrupted(
-    fork_server: ForkServer, tmp_path: Path, places: int, events: int, kills: int
-) -> None:
+def test_runs_that_wait_for_a_place_are_not_interrupted(fork_server: ForkServer, tmp_path: Path) -> None:
     """However often a server is killed, a kill interrupts only runs that have a place or just get one, and every run finishes."""
-    open_gate = tmp_path / "open"
+    open_gate, places, events, kills = tmp_path / "open", 2, 5, 4
     with server_of(fork_server, tmp_path / "project") as server:
         held = f"while not os.path.exists({str(open_gate)!r}): time.sleep(0.05)\nreturn attempt"
         new_project(server.folder, [FLOW, logging_step("held", server.log, held)])
@@ -141,10 +138,9 @@ def test_a_run_that_ends_servers_is_given_up_and_the_runs_beside_it_finish(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("restarts", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_orderly_restarts_give_up_no_run(fork_server: ForkServer, tmp_path: Path, restarts: int) -> None:
+def test_orderly_restarts_give_up_no_run(fork_server: ForkServer, tmp_path: Path) -> None:
     """However often a server is stopped in order, and then killed once, no run was interrupted more than once."""
-    open_gate = tmp_path / "open"
+    open_gate, restarts = tmp_path / "open", 2
     with server_of(fork_server, tmp_path / "project") as server:
         held = f"while not os.path.exists({str(open_gate)!r}): time.sleep(0.05)\nreturn attempt"
         new_project(server.folder, [FLOW, logging_step("held", server.log, held)])

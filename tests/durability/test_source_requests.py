@@ -10,24 +10,21 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import SYSTEM_CLOCK
-from pdkernel.operations.triggers import enable_triggers, workflow_id
-from pdkernel.project import DeployedTrigger, Project, Schedule
-from pdkernel.source import load_source
-from tests.actions.checkout import write_checkout
+from pdkernel.operations.triggers import enable_triggers
+from pdkernel.project import Project, Schedule
 from tests.cli.fork_server import ForkServer
 from tests.durability.database_proxy import proxy_of
 from tests.durability.faults import LIMIT_DATABASE
 from tests.durability.hosts import LEASE_S, hosts_of
 from tests.durability.server_process import LIMIT_S, Answer, ServerProcess, logging_step, new_project, server_of
+from tests.durability.sources import deploy_source, write_source
 from tests.postgres import PostgresServer, stopping_postgres
 
-TRIGGER = "dc_called"
 EARLY = "this.http.respond({ status: 202 });"
 KINDS = ["deployed", "workflow"]
 
@@ -87,30 +84,19 @@ def scene(tmp_path: Path) -> Scene:
 
 def add_source(folder: Path, text: str, kind: str, *, url: str | None = None, key: Path | None = None) -> str:
     """Add the source to the project, as the trigger of `flow.ipynb` or deployed for ada; return the path of its endpoint."""
-    checkout = write_checkout(folder / "components")
-    place = checkout / "components" / "depot" / "sources" / "called" / "called.mjs"
-    place.parent.mkdir(parents=True)
-    place.write_text(text)
     with Project.open(folder / ".pdkernel", database_url=url, key_file=key) as project:
-        project.settings.set("actions", str(checkout))
-        if kind == "workflow":
-            (view,) = enable_triggers(project, "Flow", folder)
-            assert view.state is not None
-            return "/" + project.endpoint_keys.ensure_trigger_key(view.state.id)
-        endpoint, now = project.endpoint_keys.ensure_trigger_key(TRIGGER), SYSTEM_CLOCK.now()
-        trigger = DeployedTrigger(
-            TRIGGER, "ada", "development", "depot-called", "0.1.0", "Called", {}, {}, True, now, now, Schedule(86400.0)
-        )
-        served = workflow_id(project, load_source(folder / "flow.ipynb"))
-        project.deployed_triggers.add(replace(trigger, endpoint=endpoint, workflows=(served,)))
-    return f"/{endpoint}"
+        write_source(project, folder, "called", text)
+        if kind == "deployed":
+            return deploy_source(project, folder, "called", schedule=Schedule(86400.0))
+        (view,) = enable_triggers(project, "Flow", folder)
+        assert view.state is not None
+        return "/" + project.endpoint_keys.ensure_trigger_key(view.state.id)
 
 
 def cells_of(kind: str, log: Path) -> Sequence[str]:
     """The cells of a workflow that logs the numbers of its events."""
     trigger = "trigger: {type: source, uses: depot-called@0.1.0}\n" if kind == "workflow" else ""
-    heard = logging_step("heard", log).replace('body.get("n")', 'trigger["event"]["n"]')
-    return [f"%%pdworkflow\nname: Flow\n{trigger}", heard]
+    return [f"%%pdworkflow\nname: Flow\n{trigger}", logging_step("heard", log, number="trigger['event']['n']")]
 
 
 def wait_until_active(server: ServerProcess, kind: str) -> None:
