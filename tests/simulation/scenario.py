@@ -221,9 +221,10 @@ async def _settle(world: World) -> None:
     ends = world.loop.time() + SETTLE_S
     while True:
         await asyncio.sleep(20)
-        for url in world.resume_urls:
-            await world.resume(url)
-        world.resume_urls.clear()
+        for url in tuple(world.resume_urls):
+            answer = await world.resume(url)
+            if answer.status is not None and answer.status < 500:  # else the server has not handled it
+                world.resume_urls.remove(url)
         await asyncio.sleep(20)
         runs = [each.record for each in await read_runs(world.folder)]
         unfinished = [each for each in runs if each.status in UNFINISHED_STATUSES]

@@ -140,8 +140,10 @@ class Server:
     async def start(self) -> None:
         """Open the project, and begin to work. Raises `PdkernelError`."""
         world = self._world
-        clock = SimClock(world.loop, self.host)
-        self._project = project = Project.open(world.folder / ".pdkernel", clock=clock, ids=world.ids)
+        self._project = project = Project.open(
+            world.folder / ".pdkernel", clock=SimClock(world.loop, self.host), ids=world.ids
+        )
+        clock = project.clock  # one for everything, as in `pdkernel serve`
         assert project.sqlite_path is not None
 
         def kill() -> None:
@@ -232,8 +234,8 @@ class Host:
             self.server = server = Server(world, self, process, version=world.version)
             try:
                 await world.within(process, server.start)
-            except PdkernelError as fault:
-                world.note(f"{process.name} did not start: {fault.message}")
+            except Exception as fault:  # as a process ends with it
+                world.note(f"{process.name} did not start: {fault}")
                 self.kill(server)
             if not process.is_dead:
                 return
@@ -252,7 +254,10 @@ class Host:
         server, self.server = self.server, None
         if server is not None:
             self.is_stopping = True
-            await self._world.within(server.process, server.stop)
+            try:
+                await self._world.within(server.process, server.stop)
+            except Exception as fault:  # as a process ends with it
+                self._world.note(f"{server.process.name} did not end in order: {fault}")
             self.kill(server)
             self.is_stopping = False
 
