@@ -61,6 +61,7 @@ from pdkernel.analysis.workflow_checks import (
     find_blocked_steps,
     find_order_warnings,
     find_reference_errors,
+    find_rule_problem,
     is_synced,
 )
 
@@ -109,6 +110,7 @@ __all__ = [
     "find_python_requirements",
     "find_reference_errors",
     "find_return_line",
+    "find_rule_problem",
     "find_secret_props",
     "find_step_packages",
     "find_step_references",

@@ -27,6 +27,7 @@ from pdkernel.errors import (
     UnsupportedError,
     did_you_mean,
 )
+from pdkernel.expression import RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
 
 _MAX_LISTED = 20
@@ -126,7 +127,8 @@ def check_import_complete(workflow: Workflow) -> None:
     Raises:
         EntryPointError: The code of an enabled step was missing.
         NotebookError: A file that an enabled step imports by a relative path was missing.
-        UnsupportedError: The workflow has entries that are not supported steps, or a name that is not text.
+        UnsupportedError: The workflow has entries that are not supported steps, a Filter step whose rules cannot be evaluated,
+            or a name that is not text.
     """
     if LONE_SURROGATE.search(workflow.name):
         raise UnsupportedError(
@@ -146,12 +148,32 @@ def check_import_complete(workflow: Workflow) -> None:
     problems += [problem for step in _enabled(workflow) for problem in find_missing_files(step)]
     problems += [
         UnsupportedError(
+            f"Step {step.name}{describe_place(step, None)} {problem}.",
+            fix="Change the rule, or write the step as code.",
+            step=step.name,
+        )
+        for step in _enabled(workflow)
+        if (problem := find_rule_problem(step)) is not None
+    ]
+    problems += [
+        UnsupportedError(
             f"{kept.name} {kept.unsupported_reason}.",
             fix="The entry is stored for export. Remove it to run the other steps.",
         )
         for kept in workflow.unsupported_entries
     ]
     raise_combined(problems)
+
+
+def find_rule_problem(step: Step) -> str | None:
+    """Why the rules of *step*, the builder's Filter step, cannot be evaluated, as the rest of a sentence; None for any other step."""
+    if step.uses != RULE_FILTER:
+        return None
+    try:
+        RuleFilter.parse(step.props.get(RULE_FILTER_PROP))
+    except RuleError as fault:
+        return str(fault)
+    return None
 
 
 def check_packages(workflow: Workflow) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from pdkernel.analysis import find_declared_apps
 from pdkernel.definition.file_plan import WORKFLOW_SCHEMA
 from pdkernel.definition.step_props import CONFIGURABLE_PROPS_KEY, parse_props
-from pdkernel.definition.synced_folder import TRIGGER_TYPES, assume_trigger
+from pdkernel.definition.synced_folder import TRIGGER_TYPES, assume_trigger, is_rule_filter_props
 from pdkernel.errors import RequestError
+from pdkernel.expression import RULE_FILTER
 from pdkernel.model import ACCOUNT_KEY, JSON, ROUND_TRIP_KEY, Language, Step, Trigger, UnsupportedEntry, Workflow
 
 ENDPOINT_URL_KEY = "endpoint_url"
@@ -69,6 +70,9 @@ def _read_step(raw: Mapping[str, Any]) -> Step | None:
     if not key and not isinstance(code, str) and not saved:
         return None
     uses = f"{key}@{version}" if key and version else key or None
+    values = _read_props(raw)
+    if uses is None and not isinstance(code, str) and is_rule_filter_props(values):
+        uses = RULE_FILTER
     step = Step(
         name=name,
         language="node" if uses else language or "node",
@@ -79,7 +83,7 @@ def _read_step(raw: Mapping[str, Any]) -> Step | None:
     )
     definitions = [each for each in saved.get("configurableProps") or () if isinstance(each, dict)]
     props = parse_props(
-        {CONFIGURABLE_PROPS_KEY: definitions, **_read_props(raw)},
+        {CONFIGURABLE_PROPS_KEY: definitions, **values},
         slugs={app.prop: app.app for app in find_declared_apps(step)},
         action=uses,
     )

@@ -28,6 +28,7 @@ from pdkernel.definition.step_props import (
 )
 from pdkernel.directive import dump_yaml
 from pdkernel.errors import DefinitionError
+from pdkernel.expression import RULE_FILTER
 from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, Workflow
 
 WORKFLOW_FILE = "workflow.yaml"
@@ -111,11 +112,16 @@ def iter_step_files(step: Step) -> Iterator[tuple[str, str]]:
 
 
 def get_entry_path(step: Step) -> str:
-    """The path of a code step's entry file for `uses`: the path it was read from, else the platform's default."""
+    """The path for `uses` of a code step, or of the builder's Filter step: the path it was read from, else the platform's default."""
     entry = get_bookkeeping(step).get("entry")
     if isinstance(entry, str) and detect_language(entry) in (step.language, None):
         return entry
     return f"./{default_entry_path(step.name, step.language)}"
+
+
+def get_written_uses(step: Step) -> str:
+    """The value of `uses` in `workflow.yaml`: an action, or a path. The builder's Filter step has a path, and Git has no file there."""
+    return get_entry_path(step) if step.uses in (None, RULE_FILTER) else step.uses
 
 
 def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
@@ -164,7 +170,7 @@ def build_step_mapping(step: Step, step_sidecar: StepSidecar | None = None) -> d
     runtime = extra.pop("runtime", RUNTIME_NAMES.get(step.language))
     if runtime is not None:
         mapping["runtime"] = runtime
-    mapping["uses"] = step.uses or get_entry_path(step)
+    mapping["uses"] = get_written_uses(step)
     if step.disabled:
         extra.pop("disabled", None)
     if step.notes is not None:

@@ -18,6 +18,7 @@ from pdkernel.definition.file_plan import (
     DefinitionFile,
     build_step_files,
     get_entry_path,
+    get_written_uses,
     iter_step_files,
 )
 from pdkernel.definition.sidecar import Sidecar
@@ -132,13 +133,9 @@ def _places(folder_workflow: Workflow, data: Mapping[str, Any]) -> dict[str, int
     found: dict[str, int] = {}
     waiting = list(folder_workflow.steps)
     for index, raw in enumerate(_raw_steps(data)):
-        if waiting and raw.get("namespace") == waiting[0].name and raw.get("uses") == _uses_of(waiting[0]):
+        if waiting and raw.get("namespace") == waiting[0].name and raw.get("uses") == get_written_uses(waiting[0]):
             found[waiting.pop(0).name] = index
     return found
-
-
-def _uses_of(step: Step) -> str:
-    return step.uses or get_entry_path(step)
 
 
 def _path_of(step: Step) -> str:

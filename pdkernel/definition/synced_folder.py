@@ -26,6 +26,7 @@ from pdkernel.definition.step_props import PROPS_CURSOR_KEY, parse_props
 from pdkernel.definition.workflow_document import WorkflowDocument, read_document
 from pdkernel.directive import LocatedYaml, is_action_reference
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError
+from pdkernel.expression import RULE_FILTER, RULE_FILTER_PROP
 from pdkernel.model import (
     JSON,
     ROUND_TRIP_KEY,
@@ -217,6 +218,11 @@ def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
     return Trigger(type_, response="custom" if custom else "default")
 
 
+def is_rule_filter_props(props: object) -> bool:
+    """Whether a step without code and with these *props* is the builder's Filter step, of which Git has no file."""
+    return isinstance(props, dict) and RULE_FILTER_PROP in props
+
+
 def _is_step_attribute(key: str, value: Any, raw: Mapping[str, Any]) -> bool:
     """Whether an attribute of the step holds the value of *key*."""
     match key:
@@ -298,8 +304,9 @@ class _StepReader:
         is_file = uses.startswith(_FILE)
         language = (self._language(uses, name) if is_file else None) or "node"
         kept: dict[str, JSON] = {}
-        code = self._code(uses, index, name) if is_file else ""
-        if code is None:
+        code = self._code(uses, index, name, raw.get("props")) if is_file else ""
+        is_rule_filter = code is None and is_rule_filter_props(raw.get("props"))
+        if code is None and not is_rule_filter:
             kept["missing"] = True
         notes = raw.get("notes", raw.get("note"))
         try:
@@ -307,14 +314,17 @@ class _StepReader:
                 name=name,
                 language=language,
                 source=code or "",
-                uses=None if is_file else uses,
+                uses=RULE_FILTER if is_rule_filter else None if is_file else uses,
                 disabled=raw.get("disabled") is True,
                 notes=notes if isinstance(notes, str) else None,
                 extra=self._extra(raw, language),
             )
         except StepNameError as error:
             raise self._fault(StepNameError, index, error.message.removesuffix("."), name) from None
-        if is_file:
+        if is_rule_filter:
+            if uses != f"./{default_entry_path(name, language)}":
+                kept["entry"] = uses
+        elif is_file:
             entry = posixpath.normpath(uses)
             entry_folder = posixpath.dirname(entry)
             step = with_step_files(
@@ -340,12 +350,13 @@ class _StepReader:
         steps = self._sidecar.steps if self._sidecar is not None else {}
         return steps.get(name, StepSidecar())
 
-    def _code(self, uses: str, index: int, name: str) -> str | None:
+    def _code(self, uses: str, index: int, name: str, props: object) -> str | None:
+        """The code of the file that *uses* names; None if the file is missing, as it is for the builder's Filter step."""
         try:
             code = read_entry_file(self._folder, uses)
         except EntryFileError as error:
             raise self._fault(NotebookError, index, f"step {name} uses {uses}, {error}", name) from None
-        if code is None and self._require_code:
+        if code is None and self._require_code and not is_rule_filter_props(props):
             what = f"step {name} uses {uses}, and there is no such file"
             raise self._fault(NotebookError, index, what, name)
         return code

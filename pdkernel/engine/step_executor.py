@@ -43,6 +43,7 @@ from pdkernel.engine.workflow_trigger import ChildRuns, ExecutedRun, WorkflowTri
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.event import MASK
 from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
+from pdkernel.expression import RULE_FILTER, RULE_FILTER_PROP, RuleFilter
 from pdkernel.model import JSON, Step
 from pdkernel.project import DataStoreTable, ScratchCopy
 from pdkernel.redaction import Secret
@@ -210,6 +211,8 @@ class StepExecutor:
             props = await _evaluate_all_props(run, step, recorder, timeout_s)
             await run.allow_step()
             return await run.actions.run_remote(step, action, props, recorder, timeout_s=timeout_s)
+        if step.uses == RULE_FILTER:
+            return await _filter_run(run, step, recorder, timeout_s)
         if rerun_state.run_number == 1:
             fitted = action.fitted_step.warnings if action and action.fitted_step else ()
             for warning in (*fitted, *await warn_undeclared_props(step, run.workers)):
@@ -314,6 +317,14 @@ class StepExecutor:
             }
 
         return StepServiceRouter(build)
+
+
+async def _filter_run(run: RunState, step: Step, recorder: StepRecorder, timeout_s: float) -> StepOutcome:
+    """Evaluate the rules of the builder's Filter step; it needs no worker of its own."""
+    props = await _evaluate_all_props(run, step, recorder, timeout_s)
+    await run.allow_step()
+    reason = RuleFilter.parse(props.get(RULE_FILTER_PROP)).find_end_reason()
+    return replace(recorder.outcome(), has_exited=reason is not None, exit_reason=reason)
 
 
 def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:

@@ -6,6 +6,7 @@ Plain paths are evaluated in Python, other expressions by a Node.js worker.
 
 from pdkernel.expression.plain_path import Evaluation, evaluate_plain_paths, is_plain_path
 from pdkernel.expression.references import find_javascript_references, find_reference_lines
+from pdkernel.expression.rules import OBSERVED_OPERATORS, RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter
 from pdkernel.expression.substitution import UNDEFINED, substitute_results
 from pdkernel.expression.template import (
     Expression,
@@ -18,9 +19,14 @@ from pdkernel.expression.template import (
 )
 
 __all__ = [
+    "OBSERVED_OPERATORS",
+    "RULE_FILTER",
+    "RULE_FILTER_PROP",
     "UNDEFINED",
     "Evaluation",
     "Expression",
+    "RuleError",
+    "RuleFilter",
     "Template",
     "ValuePath",
     "add_missing_braces",

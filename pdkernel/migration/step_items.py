@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pdkernel.analysis import find_rule_problem
 from pdkernel.analysis.platform_uses import PlatformUse, find_hosts, find_platform_uses
+from pdkernel.expression import OBSERVED_OPERATORS, RULE_FILTER, RULE_FILTER_PROP, RuleFilter
 from pdkernel.identity import Account
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.model import Step
@@ -57,10 +60,26 @@ def _uses(step: Step, around: Surroundings) -> tuple[PlatformUse, ...]:
 
 def find_step_items(step: Step, around: Surroundings) -> Iterator[MigrationItem]:
     """The items of one step; data stores that the source names are items of the workflow."""
+    if step.uses == RULE_FILTER and not step.disabled and find_rule_problem(step) is None:
+        yield _build_filter_item(step)
     bound = {store.prop for store in step.stores}
     for use in _uses(step, around):
         if use.kind != "data_store" or use.name not in bound:
             yield _use_item(step, use, around)
+
+
+def _build_filter_item(step: Step) -> MigrationItem:
+    rules = RuleFilter.parse(step.props[RULE_FILTER_PROP])
+    derived = [json.dumps(code) for code in rules.operator_codes if code not in OBSERVED_OPERATORS]
+    return MigrationItem(
+        "rule_filter",
+        step.name,
+        f"Step {step.name} is the builder's Filter step, which is not a file in Git. It runs built in, by the rules in workflow.yaml.",
+        f"Compare its decisions with runs at Pipedream: the meaning of {' and '.join(derived)} is derived from the documentation."
+        if derived
+        else "",
+        steps=(step.name,),
+    )
 
 
 def build_store_item(name: str | None, message: str) -> MigrationItem:

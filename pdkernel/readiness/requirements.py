@@ -13,7 +13,13 @@ from typing import Literal
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
-from pdkernel.analysis import UNKNOWN_APP, find_missing_files, find_missing_secrets, find_workflow_variables
+from pdkernel.analysis import (
+    UNKNOWN_APP,
+    find_missing_files,
+    find_missing_secrets,
+    find_rule_problem,
+    find_workflow_variables,
+)
 from pdkernel.definition import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
@@ -283,6 +289,11 @@ def _unsupported(workflow: Workflow) -> list[MissingRequirement]:
         MissingRequirement("unsupported", step.name, f"Step {step.name} has no code: its entry file was missing.")
         for step in workflow.steps
         if step.is_code_missing and not step.disabled
+    ]
+    found += [
+        MissingRequirement("unsupported", step.name, f"Step {step.name} {problem}.")
+        for step in workflow.steps
+        if not step.disabled and (problem := find_rule_problem(step)) is not None
     ]
     found += [
         MissingRequirement("file", step.name, problem.message)

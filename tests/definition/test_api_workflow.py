@@ -9,6 +9,7 @@ import pytest
 
 from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY, read_api_workflow
 from pdkernel.errors import RequestError
+from pdkernel.expression import RULE_FILTER
 from pdkernel.model import AppBinding, StoreBinding
 
 ITEM: dict[str, Any] = {
@@ -169,3 +170,17 @@ def test_another_object_is_refused(item: dict[str, Any]) -> None:
     """A response without steps or triggers is not a workflow."""
     with pytest.raises(RequestError, match="not a workflow"):
         read_api_workflow(item, "p_1")
+
+
+def test_the_filter_step_of_the_builder() -> None:
+    """A step without code whose props have rules is the builder's Filter step."""
+    rules = {"t": "and", "r": [{"a": "1", "op": "str=", "b": "1"}]}
+    raw = {
+        "namespace": "only",
+        "lang": "nodejs20.x",
+        "configured_props_json": json.dumps({"_filter": {"rules": rules}}),
+    }
+
+    workflow = read_api_workflow({"steps": [{**raw, "savedComponent": {"id": "sc_1"}}], "triggers": []}, "p_1")
+
+    assert workflow.step("only").uses == RULE_FILTER

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pdkernel.definition import Sidecar, describe_assumptions, plan_files, read_folder_workflow, write_files
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, RequestError
+from pdkernel.expression import RULE_FILTER
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.definition.builders import GO, NODE, PYTHON, quickstart, synced, text_of
 
@@ -452,3 +453,33 @@ def test_a_definition_file_is_not_imported(tmp_path: Path) -> None:
     )
 
     assert read_folder_workflow(folder).steps[0].files == {"data.txt": "1"}
+
+
+FILTER = (
+    HEAD
+    + """\
+- namespace: only
+  uses: "./only/entry.js"
+  props:
+    _filter:
+      continue: true
+      rules: {t: and, r: [{a: "{{steps.trigger.event.body.name}}", op: str/, b: Proof}]}
+"""
+)
+
+
+def test_a_filter_step_needs_no_file(tmp_path: Path) -> None:
+    """The builder's Filter step, whose file Git never has, is a built-in action; with a file, the step is the file's code."""
+    step = read_folder_workflow(synced(tmp_path / "git", FILTER)).step("only")
+    code = read_folder_workflow(synced(tmp_path / "code", FILTER, only__entry_DOT_js="export default {}")).step("only")
+
+    assert (step.uses, step.is_code_missing, list(step.props)) == (RULE_FILTER, False, ["_filter"])
+    assert (code.uses, code.source) == (None, "export default {}")
+
+
+def test_a_step_without_a_file_and_without_rules_has_no_code(tmp_path: Path) -> None:
+    """A missing file of a step with other props is missing."""
+    folder = synced(tmp_path / "git", FILTER.replace("_filter", "_filters"))
+
+    with pytest.raises(NotebookError, match="there is no such file"):
+        read_folder_workflow(folder)

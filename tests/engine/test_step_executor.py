@@ -12,7 +12,7 @@ from pdkernel.engine.step_executor import Service, StepServiceRouter
 from pdkernel.errors import StepError
 from pdkernel.execution import Execution
 from pdkernel.model import JSON, Step
-from tests.builders import a_step, node_step, python_step, with_step
+from tests.builders import a_step, an_event, node_step, python_step, with_step
 from tests.definition.builders import synced
 from tests.engine.conftest import Run
 
@@ -157,3 +157,51 @@ async def test_a_failed_step_does_not_pause(run: Run, end: str, is_paused: bool)
 
     assert execution.status == ("paused" if is_paused else "error")
     assert any("the run is paused" in log.text for log in execution.step("code").logs) == is_paused
+
+
+PROOF = Path(__file__).parents[1] / "definition" / "projects" / "proof-filter-p_F1lt3rs"
+
+
+@pytest.mark.parametrize(
+    ("body", "ends_at", "reason"),
+    [
+        ({"name": "A Proof", "draft": False}, None, None),
+        (
+            {"name": "None", "draft": "false"},
+            "filter",
+            'this rule does not hold: "None" contains "Proof" and ("false" is false or undefined equals undefined)',
+        ),
+        ({"name": "Proof", "draft": True, "kind": 5}, "filter", "does not hold"),
+        ({"name": "Proof", "draft": False, "amount": "1000"}, "filter_1", 'holds: "1000" is greater than "100"'),
+    ],
+)
+async def test_filter_steps_of_the_builder(run: Run, body: JSON, ends_at: str | None, reason: str | None) -> None:
+    """The builder's Filter steps of a synced folder end the run by their rules, with the evaluated operands as the reason."""
+    workflow = read_folder_workflow(PROOF)
+
+    execution = await run(workflow, event=an_event(body, query={}))
+
+    assert execution.status == ("success" if ends_at is None else "exited"), execution.to_json()
+    assert (execution.step("notify").status == "skipped") == (ends_at is not None)
+    if ends_at is not None:
+        assert reason is not None
+        assert reason in execution.step(ends_at).logs[-1].text
+
+
+async def test_unknown_rule_is_refused_before_the_first_step(run: Run) -> None:
+    """A cell with an unknown operator is refused with its name, and no step runs."""
+    step = a_step("%%pdstep only --uses filter-rules@0.0.1\n_filter:\n  rules: {t: and, r: [{a: 1, op: geo~, b: 2}]}\n")
+
+    execution = await run(python_step("before"), step)
+
+    assert execution.error is not None
+    assert "'geo~', which pdkernel does not know" in execution.error.message
+    assert execution.step("before").status == "not_run"
+
+
+async def test_missing_value_of_a_rule_does_not_exist(run: Run) -> None:
+    """An operand that the event does not have does not exist, and one that is null does."""
+    rules = "{t: and, r: [{a: '{{steps.trigger.event.body.none}}', op: '!exists'}, {a: '{{null}}', op: exists}]}"
+    step = a_step(f"%%pdstep only --uses filter-rules@0.0.1\n_filter:\n  rules: {rules}\n")
+
+    assert (await run(step, python_step("after"))).status == "success"

@@ -118,3 +118,24 @@ def test_a_started_workflow_that_is_not_part_of_the_report() -> None:
     assert known.fix == "Switch the started workflow over first."
     assert "Add the started workflow" in unknown.fix
     assert [item.kind for item in find_step_items(python_step(body="return pd.files"), AROUND)] == ["file_store"]
+
+
+@pytest.mark.parametrize(("op", "fix"), [("str/", ""), ("num>", 'the meaning of "num>" is derived')])
+def test_the_filter_step_of_the_builder_runs_built_in(op: str, fix: str) -> None:
+    """The report has the builder's Filter step, and the operators whose meaning was never observed."""
+    rules = {"t": "and", "r": [{"a": "1", "op": op, "b": "1"}]}
+    step = Step("only", "node", uses="filter-rules@0.0.1", props={"_filter": {"continue": "true", "rules": rules}})
+
+    (item,) = find_step_items(step, AROUND)
+
+    assert (item.kind, item.group, item.steps) == ("rule_filter", "switch", ("only",))
+    assert "runs built in" in item.message
+    assert fix in item.fix
+
+
+def test_a_filter_step_with_an_unknown_operator_does_not_run() -> None:
+    """The report does not say that a Filter step runs whose operator is unknown."""
+    rules = {"t": "and", "r": [{"a": "1", "op": "geo~", "b": "1"}]}
+    step = Step("only", "node", uses="filter-rules@0.0.1", props={"_filter": {"rules": rules}})
+
+    assert list(find_step_items(step, AROUND)) == []

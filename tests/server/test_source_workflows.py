@@ -440,3 +440,22 @@ def test_a_folder_in_which_nothing_can_be_served(project: Project, tmp_path: Pat
         select_sources([folder / "b.ipynb"], folder)
 
     assert [name in nothing.value.message for name in ("a.ipynb: ", "b.ipynb: ")] == [True, True]
+
+
+def test_an_unknown_rule_refuses_its_workflow_only(tmp_path: Path) -> None:
+    """A Filter step with an unknown operator is refused by the operator's name, and the other workflows are served."""
+    rule = '{{a: "{{{{steps.trigger.event.body.x}}}}", op: {op}, b: x}}'
+    for name, op in (("good", "str/"), ("new", "geo~")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "workflow.yaml").write_text(
+            f"schema: workflow/2022.04\nname: {name}\ntriggers:\n- id: hi_{name}\nsteps:\n- namespace: filter\n"
+            "  uses: ./filter/entry.js\n  props:\n    _filter:\n      continue: 'true'\n"
+            f"      rules: {{t: and, r: [{rule.format(op=op)}]}}\n"
+        )
+
+    selection = select_sources([tmp_path], tmp_path)
+
+    assert [source.workflow.name for source in selection.found] == ["good"]
+    assert [each.name for each in selection.refused] == ["new"]
+    assert "Step filter" in selection.refused[0].reason
+    assert "'geo~', which pdkernel does not know" in selection.refused[0].reason
