@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol
 
 from pdkernel.engine.journal import Claim, ClaimedRun, Journal
 from pdkernel.engine.journal.backend import WakeUps
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import DatabaseUnreachableError, PdkernelError
 
 REAP_INTERVAL_S = 5.0
 """With one process: seconds until runs of commands and notebooks whose process has ended are noticed."""
@@ -160,6 +160,7 @@ class LocalDispatch:
         self._next_reap = -math.inf
         self._times_read_at = self._cancelled_read_at = self._claimed_at = -math.inf
         self._orphans: frozenset[Claim] = frozenset()
+        self._stuck = set[Claim]()  # orphans that cannot be released
         self._next_orphan_search = -math.inf
 
     def notify(self) -> None:
@@ -184,7 +185,8 @@ class LocalDispatch:
         """
         Release runs that this process owns and has no task for, because an unexpected error has ended it.
 
-        A run that begins or ends at this moment looks the same, so only what two searches have found is released.
+        A run that begins or ends at this moment looks the same, so only what two searches have found is released. A run of which
+        this is true again and again is given up, so that it does not execute its last steps for ever.
         """
         if self._clock.monotonic() < self._next_orphan_search:
             return
@@ -192,10 +194,21 @@ class LocalDispatch:
         owned = await self._journal.find_owned()
         executing = set(self._starter.executing_run_ids)
         orphans = frozenset(claim for claim in owned if claim.run_id not in executing)
-        for claim in orphans & self._orphans:
-            if await self._journal.release(claim):
-                _log.error(
-                    "The run %s had no task in this process, which owns it: it is started again. An error above this line is the cause.",
+        for claim in (orphans & self._orphans) - self._stuck:
+            try:
+                if await self._journal.release_orphan(claim):
+                    _log.error(
+                        "The run %s had no task in this process, which owns it: it is started again, or ends after several times. "
+                        "An error above this line is the cause.",
+                        claim.run_id,
+                    )
+            except Exception as fault:
+                if isinstance(fault, DatabaseUnreachableError):
+                    raise
+                self._stuck.add(claim)
+                _log.exception(
+                    "The run %s has no task in this process, and the database refuses to end it: it stays in progress until this "
+                    "process is started again",
                     claim.run_id,
                 )
         self._orphans = orphans

@@ -17,6 +17,7 @@ from pdkernel.egress import OutboundPolicy
 from pdkernel.encode import JsonStruct
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.journal import (
+    MAX_LOST_TASKS,
     Begun,
     Claim,
     ClaimedRun,
@@ -41,11 +42,19 @@ from pdkernel.workers import Effect, StepOutcome
 
 
 class RunGivenUpError(InternalError):
-    """The run is not repeated any more, because it seems to end each process that executes it."""
+    """The run is not repeated any more: it seems to end each process that executes it, or its end cannot be recorded."""
 
     code = "interrupted"
 
     def __init__(self, claimed: ClaimedRun) -> None:
+        fix = f"Correct the workflow, then replay the run: pdkernel runs replay {claimed.claim.run_id}"
+        if claimed.lost_tasks >= MAX_LOST_TASKS:
+            super().__init__(
+                f"The run was given up: {format_count(claimed.lost_tasks, 'time')}, an unexpected error ended it before its end was "
+                "recorded. The log of the server has the reason.",
+                fix=fix,
+            )
+            return
         beside = claimed.interruptions - claimed.deaths_alone
         before = (
             f", after {format_count(beside, 'death')} of the server in which others ran beside it" if beside else ""
@@ -53,7 +62,7 @@ class RunGivenUpError(InternalError):
         super().__init__(
             f"The run was given up: it ran alone {format_count(claimed.deaths_alone, 'time')}, and the server ended each time before "
             f"the same step did{before}. So the step probably ends the server.",
-            fix=f"Correct the workflow, then replay the run: pdkernel runs replay {claimed.claim.run_id}",
+            fix=fix,
         )
 
 

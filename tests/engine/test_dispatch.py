@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pdkernel.engine.dispatch import TIMER_HORIZON_S, Dispatch, look_repeatedly, open_dispatch
-from pdkernel.engine.journal import Claim, ClaimedRun, DatabaseJournal, SqliteBackend, WaitKey
+from pdkernel.engine.journal import MAX_LOST_TASKS, Claim, ClaimedRun, DatabaseJournal, SqliteBackend, WaitKey
 from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
@@ -237,6 +237,39 @@ class TestEveryDispatch:
 
         assert host.starter.claims == [Claim("run", 2, 2)]
         assert "The run run had no task in this process" in caplog.text
+
+    async def test_a_run_whose_end_is_never_recorded_is_given_up(self, hosts: Hosts) -> None:
+        """A run whose task ends again and again without a record is started a few times, the last time to end; then it has ended."""
+        host = await hosts.open(interval_s=0.02)
+        host.starter.abandoned.append("run")  # no task of it lasts
+        await host.journal.accept_run(new_run("run"))
+        execution = await host.journal.get_execution("run")
+        async with asyncio.timeout(PATIENCE_S):
+            while execution is not None and execution.status != "error":
+                await asyncio.sleep(0.05)
+                execution = await host.journal.get_execution("run")
+
+        assert [claimed.fence for claimed in host.starter.claims] == [2, 3, MAX_LOST_TASKS + 1]
+        assert execution is not None
+        assert execution.error is not None
+        assert "could not be recorded" in execution.error.message
+
+    @pytest.mark.parametrize("hosts", ["sqlite"], indirect=True)
+    async def test_a_run_that_the_database_refuses_to_end_stops_no_other(self, hosts: Hosts, caplog: Any) -> None:
+        """A run that not even the dispatch can end stays in progress, which is logged once, and other runs continue."""
+        host = await hosts.open(interval_s=0.02)
+        host.starter.abandoned.append("run")
+        await host.journal.accept_run(new_run("run"))
+        hosts.execute(
+            "create trigger refuses before update on runs when old.id = 'run' and new.status = 'error'"
+            " begin select raise(abort, 'refused'); end"
+        )
+        await wait_until(lambda: "refuses to end it" in caplog.text)
+        await host.pause("other", 0.0)
+        await host.wait_until_started("other")
+
+        assert caplog.text.count("refuses to end it") == 1
+        assert hosts.execute("select status from runs where id = 'run'") == [("running",)]
 
     async def test_pauses_end_in_time(self, hosts: Hosts) -> None:
         """Runs continue when their pauses end, however short, and whatever the order in which they were paused."""

@@ -27,6 +27,7 @@ from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
     MAX_DEATHS_ALONE,
     MAX_INTERRUPTIONS,
+    MAX_LOST_TASKS,
     MAX_NOTE_CHARACTERS,
     Begun,
     CallRow,
@@ -62,6 +63,7 @@ __all__ = [
     "MAX_DEATHS_ALONE",
     "MAX_INTERRUPTIONS",
     "MAX_LANES",
+    "MAX_LOST_TASKS",
     "MAX_NOTE_CHARACTERS",
     "Begun",
     "CallRow",

@@ -306,6 +306,14 @@ class DatabaseJournal:
         self._active_run_ids.discard(claim.run_id)
         return await self._announced(lambda connection: self._statements.release(connection, claim))
 
+    async def release_orphan(self, claim: Claim) -> bool:
+        """Make a run ready that has no task, or end it if that happened too often. Return False if the claim is lost."""
+        self._active_run_ids.discard(claim.run_id)
+        now = self._now()
+        return await self._announced(
+            lambda connection: self._statements.release_orphan(connection, claim, now), is_compound=True
+        )
+
     async def resolve_wait(
         self,
         key: WaitKey,

@@ -326,6 +326,15 @@ class Journal(RunJournal, Protocol):
         """Record that this process was told to end: if it is killed meanwhile, no run is to blame."""
         ...
 
+    async def release_orphan(self, claim: Claim) -> bool:
+        """
+        Make a run ready that this executor owns and does not execute, because an error has ended its task.
+
+        After `MAX_LOST_TASKS` times, such a run is given up. If that end cannot be written either, it ends here, with a reason
+        that needs nothing of the run. Returns False if the claim is lost.
+        """
+        ...
+
     async def find_owned(self) -> Sequence[Claim]:
         """Return the claims of the runs that this executor owns."""
         ...

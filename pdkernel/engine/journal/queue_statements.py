@@ -8,14 +8,14 @@ from typing import Any
 
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import EXECUTOR_ALIVE, MADE_READY, ExecutorStatements
-from pdkernel.engine.journal.rows import Begun, CallRow, Claim, ClaimedRun, StepRow, StoredLock, WaitRow
-from pdkernel.engine.journal.text_columns import build_decision, replace_unstorable
+from pdkernel.engine.journal.rows import MAX_LOST_TASKS, Begun, CallRow, Claim, ClaimedRun, StepRow, StoredLock, WaitRow
+from pdkernel.engine.journal.text_columns import UNWRITABLE_OUTPUT, build_decision, replace_unstorable
 from pdkernel.execution import Decision
 
 # the SQL is made of constants only; every value is a parameter
 CLAIM_COLUMNS = (
     "id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin, package_lock,"
-    " queue, workflow, begun"
+    " queue, workflow, begun, lost_tasks"
 )
 _CLAIM = (
     # a run that was interrupted may have to wait until it is alone
@@ -246,6 +246,24 @@ class QueueStatements(ExecutorStatements):
         )
         return done.rowcount == 1
 
+    def release_orphan(self, connection: Connection, claim: Claim, now: float) -> bool:
+        """
+        Make a run of this executor that has no task ready; return False if its claim is lost.
+
+        A run that is given up, and whose end could not be written, ends here with a reason that needs nothing of the run.
+        """
+        owned = "id = :run and fence = :fence and owner = :me and status = 'running'"
+        values = {"run": claim.run_id, "fence": claim.fence, "me": self.executor_id}
+        done = connection.execute(
+            "update runs set status = 'error', owner = null, ended = :now, output = :output"  # noqa: S608 - constants only
+            f" where {owned} and lost_tasks >= :most",
+            {**values, "now": now, "output": UNWRITABLE_OUTPUT, "most": MAX_LOST_TASKS},
+        )
+        if done.rowcount == 0:
+            sql = f"update runs set {MADE_READY}, lost_tasks = lost_tasks + 1 where {owned}"  # noqa: S608
+            done = connection.execute(sql, values)
+        return done.rowcount == 1
+
 
 def lock_queue(connection: Connection, queue: str) -> None:
     """Let no other transaction check the limits of *queue* until this one ends."""
@@ -278,7 +296,7 @@ def _exists(connection: Connection, query: str, run_id: str) -> bool:
 def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
     run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin = row[:11]
-    lock, queue, workflow, begun = row[11:]
+    lock, queue, workflow, begun, lost_tasks = row[11:]
     was_paused = _exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id)
     content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
     steps = connection.execute(
@@ -314,6 +332,7 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         begun=Begun(begun),
         interruptions=deaths,
         deaths_alone=alone,
+        lost_tasks=lost_tasks,
     )
 
 

@@ -28,6 +28,8 @@ A run that so many deaths of its process have interrupted, since its last record
 Any of the runs that executed beside one another may have ended their process. Three deaths allow for a coincidence (the machine
 restarts, the system ends a process for its memory), and hold up the other runs a few times only.
 """
+MAX_LOST_TASKS = 3
+"""How often a run is started again whose task an unexpected error has ended without a record; then it is given up."""
 MAX_DEATHS_ALONE = 7
 """
 A run is given up after so many deaths of a process in which it executed alone, since its last recorded step.
@@ -307,6 +309,7 @@ class ClaimedRun:
         begun: How far the claim says that this executor is.
         interruptions: The deaths of processes that have interrupted the run since its last recorded step.
         deaths_alone: Those of them in which the run executed alone in its process.
+        lost_tasks: How often an unexpected error has ended its task, and its end was not recorded.
     """
 
     claim: Claim
@@ -330,6 +333,7 @@ class ClaimedRun:
     begun: Begun = Begun.NO
     interruptions: int = 0
     deaths_alone: int = 0
+    lost_tasks: int = 0
 
     @property
     def must_be_alone(self) -> bool:
@@ -338,8 +342,8 @@ class ClaimedRun:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the run ends without another attempt: it was alone in each of the processes that it seems to have ended."""
-        return self.deaths_alone >= MAX_DEATHS_ALONE
+        """Whether the run ends without another attempt: it seems to end its processes, or its end could not be recorded."""
+        return self.deaths_alone >= MAX_DEATHS_ALONE or self.lost_tasks >= MAX_LOST_TASKS
 
     @property
     def open_wait(self) -> WaitRow | None:

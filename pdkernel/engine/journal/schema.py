@@ -94,6 +94,7 @@ runs = Table(
     Column("request", LargeBinary),
     Column("package_lock", _Text),
     Column("begun", Integer, nullable=False, server_default=text("0")),  # a `Begun` of the present owner
+    Column("lost_tasks", Integer, nullable=False, server_default=text("0")),
 )
 
 
@@ -349,6 +350,7 @@ MIGRATIONS: Mapping[int, str] = {
         );
         alter table executors add column ending boolean not null default false;
         alter table runs add column begun integer not null default 0;
+        alter table runs add column lost_tasks integer not null default 0;
         update runs set begun = 1 where status = 'running';
         create table interruptions (
             run_id text not null, executor text not null, alone boolean not null, primary key (run_id, executor)

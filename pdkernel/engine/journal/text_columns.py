@@ -402,6 +402,11 @@ REJECTED_OUTPUT = _ended("rejected", "Rejected", "The run was rejected, and canc
 EXPIRED_OUTPUT = _ended(
     "wait_expired", "WaitExpired", "The run was cancelled: no call resumed the run within the time-out."
 )
+UNWRITABLE_OUTPUT = _ended(
+    "unwritable",
+    "Unwritable",
+    "The run was given up: the end of the run could not be recorded in several attempts. The log of the server has the reason.",
+)
 INTERRUPTED_OUTPUT = _ended(
     "interrupted", "Interrupted", "The process that ran the workflow ended before the run did. Start the run again."
 )
