@@ -12,6 +12,7 @@ import functools
 import os
 import resource
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -34,6 +35,8 @@ from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.model import Language
 
 if TYPE_CHECKING:
+    import httpx
+
     from pdkernel.egress.router import CallRouter
     from pdkernel.egress.upstream import HostOverrides, Upstream
 
@@ -182,6 +185,14 @@ class Gateway:
             public_only=self._public_only(token),
             own_port=self.own_server.local_port,
         )
+
+    def open_transport(self, token: str) -> httpx.AsyncBaseTransport:
+        """A transport of this process whose calls go through the gateway with *token*."""
+        import httpx
+
+        environment = self.build_environment(token, "bash")
+        verify = ssl.create_default_context(cafile=environment["SSL_CERT_FILE"])
+        return httpx.AsyncHTTPTransport(verify=verify, trust_env=False, proxy=environment["https_proxy"])
 
     @property
     def certificate_files(self) -> tuple[Path, ...]:

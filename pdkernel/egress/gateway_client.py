@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from pdkernel.egress.caller_tokens import CallContext
@@ -34,8 +33,8 @@ class GatewayAddress(Protocol):
         """Delete *token*."""
         ...
 
-    def build_environment(self, token: str, language: Literal["bash"]) -> dict[str, str]:
-        """Environment variables that route a program to the gateway."""
+    def open_transport(self, token: str) -> httpx.AsyncBaseTransport:
+        """A transport whose calls go through the gateway with *token*."""
         ...
 
 
@@ -63,11 +62,8 @@ async def open_client(
     token = gateway.issue_token(public_only=public_only)
     gateway.bind(token, context)
     try:
-        environment = gateway.build_environment(token, "bash")
-        verify = ssl.create_default_context(cafile=environment["SSL_CERT_FILE"])
-        async with httpx.AsyncClient(
-            timeout=timeout_s, trust_env=False, proxy=environment["https_proxy"], verify=verify
-        ) as client:
+        transport = gateway.open_transport(token)
+        async with httpx.AsyncClient(timeout=timeout_s, trust_env=False, transport=transport) as client:
             yield client
     finally:
         gateway.unbind(token)

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from pdkernel.blocking import run_blocking
 from pdkernel.egress import CallContext, is_loopback
-from pdkernel.egress.gateway_client import open_client
+from pdkernel.egress.gateway_client import GatewayAddress, open_client
 from pdkernel.engine.mail import MailSettings, send_mail
 from pdkernel.execution import Delivery, Execution, OutboundCall
 from pdkernel.model import JSON
 from pdkernel.redaction import Redactor
-from pdkernel.workers import Effect, OutboundGateway
+from pdkernel.workers import Effect
 
 MAX_TRIES = 6
 """Tries to deliver a message of a served run."""
@@ -41,7 +41,7 @@ class SendDelivery:
         mail: The mail settings, or None to only show e-mail.
     """
 
-    def __init__(self, gateway: OutboundGateway | None, mail: MailSettings | None) -> None:
+    def __init__(self, gateway: GatewayAddress | None, mail: MailSettings | None) -> None:
         self._gateway = gateway
         self._mail = mail
 

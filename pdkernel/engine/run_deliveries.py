@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext
+from pdkernel.egress.gateway_client import GatewayAddress
 from pdkernel.encode import decode_json, encode_json
 from pdkernel.engine.account_resolution import restore_proxy_access
 from pdkernel.engine.deliveries import (
@@ -41,7 +42,7 @@ from pdkernel.identity import AccountGoneError, Directory
 from pdkernel.model import JSON
 from pdkernel.project import Project
 from pdkernel.redaction import Redactor, find_redacted_values, get_redactor
-from pdkernel.workers import Effect, OutboundGateway
+from pdkernel.workers import Effect
 
 MAX_IN_FLIGHT = 32
 """Runs that send their messages to one destination at the same time."""
@@ -72,7 +73,7 @@ class RunDeliveries:
         *,
         directory: Directory,
         journal: RunJournal,
-        gateway: OutboundGateway | None,
+        gateway: GatewayAddress | None,
         clock: Clock,
         mail: Callable[[], MailSettings | None] = lambda: None,
         error_notification: Callable[[], str | None] = lambda: None,
@@ -93,7 +94,7 @@ class RunDeliveries:
         project: Project,
         directory: Directory,
         journal: RunJournal,
-        gateway: OutboundGateway | None,
+        gateway: GatewayAddress | None,
         clock: Clock,
         emitted_events: EmittedEvents | None,
     ) -> Self:

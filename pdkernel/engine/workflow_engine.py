@@ -115,7 +115,7 @@ class WorkflowEngine:
         self._busy_lanes: set[str] = set()  # destinations to which due messages are sent now
         self._is_claiming_deliveries = False
         emitted = self.emitted_events if self.continues_runs else None
-        self._deliveries = RunDeliveries.for_project(project, directory, journal, workers.gateway, clock, emitted)
+        self._deliveries = RunDeliveries.for_project(project, directory, journal, gateway, clock, emitted)
         self._interpreter = Interpreter(
             directory=directory,
             stores=project.data_stores,

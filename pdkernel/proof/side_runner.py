@@ -125,9 +125,7 @@ class ProofRunner:
             ids=ids,
             vault=None,
             root=self._scratch,
-            deliveries=RunDeliveries(
-                directory=self._directory, journal=journal, gateway=self._workers.gateway, clock=clock
-            ),
+            deliveries=RunDeliveries(directory=self._directory, journal=journal, gateway=self._gateway, clock=clock),
             file_store=files,
         )
         execution = await interpreter.run(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
 
 from pdkernel.engine.journal.backend import Write
 from pdkernel.engine.journal.sqlite import SqliteBackend, SqliteSnapshots, SqliteTransactions
@@ -28,6 +32,32 @@ class Disk:
         self.failing = 0
         self.is_losing = False
         self.stall_s = 0.0
+
+    def attach(self, engine: Engine, process: SimProcess, loop: SimLoop, kill: Callable[[], None]) -> None:
+        """Let the transactions of the project's tables have the faults, too."""
+
+        def commit(connection: Connection) -> None:
+            if process.is_dead or self.takes_failure():
+                raise OperationalError("commit", None, _full())
+            self.hold(process, loop)
+            if self.is_losing:
+                self.is_losing = False
+                cast("sqlite3.Connection", connection.connection.dbapi_connection).commit()
+                kill()
+
+        event.listen(engine, "commit", commit)
+
+    def takes_failure(self) -> bool:
+        """Return whether the next commit fails."""
+        if self.is_full or not self.failing:
+            return self.is_full
+        self.failing -= 1
+        return True
+
+    def hold(self, process: SimProcess, loop: SimLoop) -> None:
+        """Hold *process* at its commit if the disk stalls."""
+        if self.stall_s:
+            process.frozen_until, self.stall_s = loop.time() + self.stall_s, 0.0
 
 
 class Liveness:
@@ -99,12 +129,10 @@ class FaultyTransactions(SqliteTransactions):
     def commit(self, batch: Sequence[Write], *, begun: bool) -> float | None:
         """Commit *batch*, unless the disk fails."""
         disk = self._disk
-        if self._process.is_dead or disk.is_full or disk.failing > 0:
-            disk.failing = max(0, disk.failing - 1)
+        if self._process.is_dead or disk.takes_failure():
             self._fail(batch, begun=begun)
             return None
-        if disk.stall_s:
-            self._process.frozen_until, disk.stall_s = self._loop.time() + disk.stall_s, 0.0
+        disk.hold(self._process, self._loop)
         seconds = super().commit(batch, begun=begun)
         if disk.is_losing:
             disk.is_losing = False
@@ -128,5 +156,9 @@ class FaultySnapshots(SqliteSnapshots):
 
 def _error(path: Path) -> ProjectError:
     error = ProjectError(f"The project in {path} cannot be written: database or disk is full.")
-    error.__cause__ = sqlite3.OperationalError("database or disk is full")
+    error.__cause__ = _full()
     return error
+
+
+def _full() -> sqlite3.OperationalError:
+    return sqlite3.OperationalError("database or disk is full")

@@ -7,12 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pdkernel.egress import CallContext
 from pdkernel.egress.own_server import OwnServer
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.expression import evaluate_plain_paths
-from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
+from pdkernel.workers import (
+    ComponentDescription,
+    ComponentFile,
+    RunSetup,
+    SourceCall,
+    SourceOutcome,
+    StepCall,
+    StepOutcome,
+    StepRecorder,
+)
 from pdkernel.workers.replies import Export, Pause, Respond, Response
 from pdkernel.workers.run_places import RunPlace, RunPlaces
+from tests.simulation import deliveries, sources
+from tests.simulation.deliveries import Network
 from tests.simulation.loop import SimLoop, SimProcess
 
 
@@ -39,10 +51,28 @@ class Effect:
 
 
 class SimGateway:
-    """A gateway without outbound calls."""
+    """A gateway whose calls go to simulated hosts; implements `GatewayAddress`."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network) -> None:
         self.own_server = OwnServer()
+        self._network = network
+
+    def issue_token(self, *, public_only: bool = False) -> str:
+        """Return the token of all callers."""
+        return "token"
+
+    def bind(self, token: str, context: CallContext) -> None:
+        """Do nothing."""
+
+    def unbind(self, token: str) -> None:
+        """Do nothing."""
+
+    def revoke_token(self, token: str) -> None:
+        """Do nothing."""
+
+    def open_transport(self, token: str) -> Network:
+        """Return the network."""
+        return self._network
 
     async def close(self) -> None:
         """Do nothing."""
@@ -162,6 +192,8 @@ class SimRun:
                 self._pool.resume_urls.append(call.flow_urls["resume_url"])
             case "respond":
                 recorder.add_reply(Respond(Response(201, {}, "early", immediate=True)))
+            case "send":
+                deliveries.send(self._setup, recorder)
             case "call":
                 assert call.services is not None
                 results = {"Plain": "work3", "Single": "work2"}
@@ -173,6 +205,14 @@ class SimRun:
                         self._note(f"got {result} of {child}", call.step.name)
         recorder.add_reply(Export("$return_value", result))
         return None
+
+    async def describe(self, component: ComponentFile) -> ComponentDescription:
+        """Return what a source declares."""
+        return sources.describe(component)
+
+    async def run_source(self, call: SourceCall, recorder: StepRecorder) -> SourceOutcome:
+        """Run a source."""
+        return await sources.run(call, recorder, self._pool.loop, self._note)
 
     def _note(self, kind: str, step: str) -> None:
         pool = self._pool

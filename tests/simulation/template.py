@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pdkernel.engine.journal import open_journal_reader
 from pdkernel.project import Project
+from tests.simulation.sources import write_components
 
 
 def make_template(folder: Path) -> Path:
@@ -13,4 +14,5 @@ def make_template(folder: Path) -> Path:
     made = folder / "template"
     with Project.open(made / ".pdkernel") as project:
         open_journal_reader(project).close()
+        project.settings.set("actions", str(write_components(folder / "checkout")))
     return made

@@ -30,9 +30,12 @@ from pdkernel.server.app_state import get_state
 from pdkernel.server.uvicorn_server import start_background_tasks
 from pdkernel.source import RefusedSource, WorkflowSource
 from tests.builders import a_workflow, python_step
+from tests.simulation import deliveries
 from tests.simulation.backend import Disk, FaultyBackend
+from tests.simulation.deliveries import Network
 from tests.simulation.loop import PROCESS, SeededIds, SimClock, SimLoop, SimProcess
 from tests.simulation.pool import Effect, SimGateway, SimPool
+from tests.simulation.sources import SOURCES
 
 T = TypeVar("T")
 
@@ -65,6 +68,8 @@ def workflows_of(version: int) -> tuple[Workflow, ...]:
         flow("Failing", "work1", "fail1", "work2"),
         flow("Early", "respond1", "work1", response="custom"),
         flow("Poison", "work1", "poison1"),
+        *(each.workflow for each in SOURCES.values()),
+        *deliveries.WORKFLOWS,
     )
 
 
@@ -149,8 +154,10 @@ class Server:
         def kill() -> None:
             self.host.kill(self)
 
+        world.disk.attach(project.sqlalchemy_engine, self.process, world.loop, kill)
         backend = FaultyBackend(project.sqlite_path, world.holders, self.process, world.disk, world.loop, kill)
         journal = DatabaseJournal.open(backend, clock=clock, ids=world.ids, origin="serve")
+        gateway = SimGateway(world.network)
         pool = SimPool(
             world.loop,
             self.process,
@@ -159,7 +166,6 @@ class Server:
             kill,
             max_active_runs=SLOTS,
         )
-        gateway = SimGateway()
         self._engine = engine = WorkflowEngine(
             project,
             LocalDirectory(project),
@@ -273,7 +279,9 @@ class World:
         version: The version of the workflows that the next server serves.
         answers: The answers to all requests.
         effects: What steps did, in order.
+        network: The hosts that receive messages.
         faults: What happened, for a failure's message.
+        faults_at: The virtual times of faults.
         has_changed_clock: Whether the clock of a host was set.
         has_bugs: Whether a server has met unexpected exceptions.
         dead: The servers that have ended.
@@ -284,10 +292,12 @@ class World:
         self.ids = SeededIds(loop.random)
         self.holders: dict[str, SimProcess] = {}
         self.disk = Disk()
+        self.network = Network(loop)
         self.answers: list[Answer] = []
         self.effects: list[Effect] = []
         self.resume_urls: list[str] = []
         self.faults: list[str] = []
+        self.faults_at: list[float] = []
         self.has_changed_clock = self.has_bugs = False
         self.hosts = [Host(self, f"host {number}") for number in range(hosts)]
         self.version = 1
@@ -308,9 +318,15 @@ class World:
 
     async def call(self, workflow: str, body: JSON = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Send an event to a workflow."""
+        return await self.post(workflow, f"/eo{workflow.lower():x<20}", body, headers)
+
+    async def post(
+        self, workflow: str, path: str, body: JSON = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send a request about a workflow."""
         answer = Answer(workflow, self.loop.time())
         self.answers.append(answer)
-        await self._request(answer, f"/eo{workflow.lower():x<20}", body, headers or {})
+        await self._request(answer, path, body, headers or {})
         return answer
 
     async def resume(self, url: str) -> Answer:
