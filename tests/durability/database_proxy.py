@@ -171,6 +171,11 @@ class DatabaseProxy:
         _shut_down(target)
 
 
+def each_or_nth(number: int, nth: int | None) -> Callable[[int], bool]:
+    """Choose the commit *number* for `losing`; or, of *nth* commits each, the one at that place."""
+    return lambda commit: commit == number if nth is None else commit % nth == number
+
+
 def _shut_down(end: socket.socket) -> None:
     """End the connection, or the listening; the socket is closed when no thread uses it."""
     with contextlib.suppress(OSError):

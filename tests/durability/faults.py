@@ -109,10 +109,15 @@ def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
     The file *entered* gets the id of its executor.
     """
     from pdkernel.engine.journal.postgres import PostgresBackend
+    from pdkernel.project.source_turns import SourceTurnTable
 
-    defaults = PostgresBackend.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults.update(lease_s=lease_s, beat_s=beat_s)
+    for kind, settings in (
+        (PostgresBackend, {"lease_s": lease_s, "beat_s": beat_s}),
+        (SourceTurnTable, {"lease_s": lease_s}),
+    ):
+        defaults = kind.__init__.__kwdefaults__
+        assert defaults is not None
+        defaults.update(settings)
     enter = PostgresBackend.enter
 
     def record(self: PostgresBackend, executor_id: str, *args: Any) -> Any:

@@ -39,14 +39,14 @@ class Began:
         step: The step's name.
         attempt: `$.context.attempt`, or 1.
         at: Seconds since 1970.
-        event: The number in the event's body, or what else tells events apart, or None.
+        event: The number in the event's body, or what else a test logs, or None.
     """
 
     run: str
     step: str
     attempt: int
     at: float
-    event: int | str | None = None
+    event: Any = None
 
 
 def logging_step(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import logging_step, new_project, server_of
 
 ENDED = "select 1 where not exists (select 1 from runs where ended is null)"
-TRIGGER = "def ask(name, n): return pd.flow.trigger(name, {'n': n, 'token': 'sk-live-0123456789abcdef'})\n"
+TRIGGER = (
+    "def ask(name, n): return pd.flow.trigger(name, {{'n': n, 'caller': '{0}', 'token': 'sk-live-0123456789abcdef'}})\n"
+)
 HANG = "if attempt == 1: time.sleep(600)\n"
+
+
+CALLS = [("charge", 1), ("charge", 1)]
 
 
 @dataclass(frozen=True)
@@ -27,74 +30,82 @@ class Told:
         status: The run's status.
         output: The run's output: its error, if it failed.
         result: The return value of the step that triggers, or None.
-        begun: The steps of the triggered workflows that have begun.
+        children: The names and the numbers of the triggered runs that have begun.
     """
 
     status: str
     output: str
     result: Any
-    begun: Sequence[str]
+    children: Sequence[list[Any]]
 
 
-def tell(fork_server: ForkServer, folder: Path, body: str, *, children: int) -> Told:
+def tell(fork_server: ForkServer, folder: Path, bodies: Mapping[str, str], *, children: int) -> dict[str, Told]:
     """
-    Run a step with *body*; kill the server when as many *children* have ended, and start it again.
+    Run a step with each body; kill the server when as many *children* have ended, and start it again.
 
     The workflows `charge` and `lookup` return their own name with the number of their event.
     """
     with server_of(fork_server, folder) as server:
+        returned = "return ['{0}', trigger['event']['n']]"
+        number = "[pd.steps['trigger']['event']['caller'], '{0}', pd.steps['trigger']['event']['n']]"
         cells = {
-            name: [logging_step(name, server.log, f"return ['{name}', trigger['event']['n']]")]
+            name: [logging_step(name, server.log, returned.format(name), number=number.format(name))]
             for name in ("charge", "lookup")
         }
-        caller = [logging_step("call", server.log, TRIGGER + body)]
-        new_project(folder, caller, charge=cells["charge"], lookup=cells["lookup"])
-        server.more = ("charge.ipynb", "lookup.ipynb")
+        for name, body in bodies.items():
+            cells[name] = [logging_step("call", server.log, TRIGGER.format(name) + body)]
+        new_project(folder, ["%%pdstep none\ndef handler(pd): pass"], token=None, **cells)
+        server.more = tuple(f"{name}.ipynb" for name in cells)
         server.start()
-        server.post(server.endpoint, {})
+        urls = {each["name"].partition(".")[0]: each["url"] for each in json.loads(server.said)["workflows"]}
+        for name in bodies:
+            assert server.post(urls[name], {}).is_accepted
         server.wait_for(
             "select 1 where (select count(*) from runs where parent is not null and ended is not null) = ?", children
         )
         server.kill()
         server.restart()
         server.wait_for(ENDED)
-        [(status, output)] = server.rows("select status, output from runs where parent is null")
-        [(data,)] = server.rows("select data from steps where name = 'call'")
-        begun = sorted(each.step for each in server.begun() if each.step != "call")
-        return Told(status, output, json.loads(data)["exports"].get("$return_value"), begun)
+        told = {}
+        for name in bodies:
+            query = "select status, output, data from runs join steps on run_id = id where workflow like ?"
+            [(status, output, data)] = server.rows(query, f"{name}%")
+            begun = [each.event[1:] for each in server.begun() if each.step != "call" and each.event[0] == name]
+            told[name] = Told(status, output, json.loads(data)["exports"].get("$return_value"), sorted(begun))
+        return told
 
 
-@pytest.mark.parametrize("payload", [1, 2])
-def test_a_lookup_of_a_repeated_step_has_its_own_result(fork_server: ForkServer, tmp_path: Path, payload: int) -> None:
-    """A repeated step that first triggers a workflow to look what was done gets its result, and then that of its earlier call."""
-    body = f"found = ask('lookup', {payload}) if attempt > 1 else None\ncharged = ask('charge', 1)\n{HANG}return [found, charged]"
+def test_a_repeated_step_has_the_results_of_its_own_calls(fork_server: ForkServer, tmp_path: Path) -> None:
+    """
+    A repeated step that first triggers a workflow to look what was done gets its result, and then that of its earlier call.
 
-    told = tell(fork_server, tmp_path / "project", body, children=1)
-
-    assert (told.status, told.result) == ("success", [["lookup", payload], ["charge", 1]])
-    assert told.begun == ["charge", "lookup"]
-
-
-@pytest.mark.parametrize("name", ["charge", "lookup"])
-def test_calls_in_another_order_have_their_own_results(fork_server: ForkServer, tmp_path: Path, name: str) -> None:
-    """A repeated step that triggers in another order gets the result of each of its calls; no workflow runs twice."""
-    calls = [("charge", 1), ("charge", 1), (name, 2)]
-    body = (
-        f"calls = {calls}[::1 if attempt == 1 else -1]\nresults = [ask(*each) for each in calls]\n{HANG}return results"
+    One that triggers in another order gets the result of each of its calls. No workflow runs twice for one call.
+    """
+    looks = "found = ask('lookup', {payload}) if attempt > 1 else None\ncharged = ask('charge', 1)\n{hang}return [found, charged]"
+    turns = (
+        "calls = {calls}[::1 if attempt == 1 else -1]\nresults = [ask(*each) for each in calls]\n{hang}return results"
     )
+    orders = {"same": [*CALLS, ("charge", 2)], "other": [*CALLS, ("lookup", 2)]}
+    bodies = {f"looks{payload}": looks.format(payload=payload, hang=HANG) for payload in (1, 2)}
+    bodies |= {name: turns.format(calls=calls, hang=HANG) for name, calls in orders.items()}
 
-    told = tell(fork_server, tmp_path / "project", body, children=3)
+    told = tell(fork_server, tmp_path / "project", bodies, children=8)
 
-    assert (told.status, told.result) == ("success", [list(each) for each in reversed(calls)])
-    assert told.begun == sorted(each for each, _ in calls)
+    assert {each.status for each in told.values()} == {"success"}
+    for payload in (1, 2):
+        assert told[f"looks{payload}"].result == [["lookup", payload], ["charge", 1]]
+        assert told[f"looks{payload}"].children == [["charge", 1], ["lookup", payload]]
+    for name, calls in orders.items():
+        assert told[name].result == [list(each) for each in reversed(calls)]
+        assert told[name].children == sorted(map(list, calls))
 
 
 def test_a_call_that_differs_fails_the_step(fork_server: ForkServer, tmp_path: Path) -> None:
     """A repeated step whose payload differs from that of its earlier call fails; the message names the run, not the values."""
     body = f"result = ask('charge', 41 + attempt)\n{HANG}return result"
 
-    told = tell(fork_server, tmp_path / "project", body, children=1)
+    told = tell(fork_server, tmp_path / "project", {"differs": body}, children=1)["differs"]
 
-    assert (told.status, told.begun) == ("error", ["charge"])
+    assert (told.status, told.children) == ("error", [["charge", 42]])
     assert "started it with a different payload, as run " in told.output
     assert "sk-live" not in json.loads(told.output)["error"]["message"]

@@ -35,7 +35,7 @@ class Gate:
         self._opened.touch()
 
 
-@pytest.mark.parametrize("response", ["default", "custom"])
+@pytest.mark.parametrize("response", ["default", pytest.param("custom", marks=pytest.mark.slow)])
 def test_a_full_disk_delays_runs_and_loses_none(
     fork_server: ForkServer, tmp_path: Path, receiver: AnsweringServer, response: str
 ) -> None:

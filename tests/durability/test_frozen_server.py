@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,6 @@ from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import LIMIT_S, ServerProcess, new_project, server_of
 
 LIMIT = "--timeout 2"
-ENDED = "select output from runs where ended is not null"
 
 
 def step_of(language: str, begun: Path, *, seconds: str) -> str:
@@ -33,10 +33,10 @@ def step_of(language: str, begun: Path, *, seconds: str) -> str:
     return f"%%pdstep slow --lang {language} {LIMIT}\n{body}"
 
 
-def freeze(server: ServerProcess, begun: Path, *, whole_machine: bool) -> None:
-    """Stop the server, or all its processes, while the step runs, for longer than the limit of the step."""
+def freeze(server: ServerProcess, begun: Sequence[Path], *, whole_machine: bool) -> None:
+    """Stop the server, or all its processes, while the steps run, for longer than the limit of the steps."""
     ends = time.monotonic() + LIMIT_S
-    while not begun.exists():
+    while not all(each.exists() for each in begun):
         assert time.monotonic() < ends, server.errors
         time.sleep(0.01)
     process = psutil.Process(server.pid)
@@ -48,34 +48,39 @@ def freeze(server: ServerProcess, begun: Path, *, whole_machine: bool) -> None:
         each.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("language", ["python", "node", "bash"])
+def run_frozen(
+    fork_server: ForkServer, folder: Path, languages: Sequence[str], *, seconds: str, whole_machine: bool = False
+) -> list[tuple[str, str]]:
+    """The status and the output of a run for each language, whose step takes *seconds*, and whose server is frozen meanwhile."""
+    begun = [folder / f"begun-{language}" for language in languages]
+    with server_of(fork_server, folder / "project") as server:
+        cells = {
+            language: [step_of(language, file, seconds=seconds)]
+            for language, file in zip(languages, begun, strict=True)
+        }
+        new_project(server.folder, ["%%pdstep none\ndef handler(pd): pass"], token=None, **cells)
+        server.more = tuple(f"{language}.ipynb" for language in languages)
+        server.start()
+        for workflow in json.loads(server.said)["workflows"][1:]:
+            assert server.post(workflow["url"], {}).is_accepted
+        freeze(server, begun, whole_machine=whole_machine)
+        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        return server.rows("select status, output from runs")
+
+
 @pytest.mark.parametrize("whole_machine", [False, True])
 def test_a_step_that_has_finished_is_not_timed_out(
-    fork_server: ForkServer, tmp_path: Path, language: str, whole_machine: bool
+    fork_server: ForkServer, tmp_path: Path, whole_machine: bool
 ) -> None:
     """The step finished within its limit while its reply was not read; or it was stopped itself, and finishes after that."""
-    begun = tmp_path / "begun"
-    with server_of(fork_server, tmp_path / "project") as server:
-        new_project(server.folder, [step_of(language, begun, seconds="0.5")])
-        server.start()
-        server.post(server.endpoint, {})
-        freeze(server, begun, whole_machine=whole_machine)
+    languages = ("python", "node", "bash")
+    ended = run_frozen(fork_server, tmp_path, languages, seconds="0.5", whole_machine=whole_machine)
 
-        [(output,)] = server.wait_for(ENDED)
-
-        assert server.rows("select status from runs") == [("success",)], output
+    assert [status for status, _ in ended] == ["success"] * len(languages), ended
 
 
-@pytest.mark.parametrize("language", ["python", "bash"])
-def test_a_step_that_has_not_finished_is_timed_out(fork_server: ForkServer, tmp_path: Path, language: str) -> None:
+def test_a_step_that_has_not_finished_is_timed_out(fork_server: ForkServer, tmp_path: Path) -> None:
     """A server that goes on ends a step that still runs after its limit."""
-    begun = tmp_path / "begun"
-    with server_of(fork_server, tmp_path / "project") as server:
-        new_project(server.folder, [step_of(language, begun, seconds="600")])
-        server.start()
-        server.post(server.endpoint, {})
-        freeze(server, begun, whole_machine=False)
+    ended = run_frozen(fork_server, tmp_path, ("python", "bash"), seconds="600")
 
-        [(output,)] = server.wait_for(ENDED)
-
-        assert "ran longer than 2 seconds" in output
+    assert ["ran longer than 2 seconds" in output for _, output in ended] == [True, True]

@@ -35,9 +35,13 @@ def kill_a_run(fork_server: ForkServer, server: ServerProcess) -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [("runs", "list", "--json"), ("runs", "show", "{run}", "--json"), ("runs", "show", "--json")]
+    ("words", "is_served"),
+    [
+        (("runs", "list", "--json"), True),
+        (("runs", "show", "{run}", "--json"), False),
+        (("runs", "show", "--json"), True),
+    ],
 )
-@pytest.mark.parametrize("is_served", [True, False])
 def test_a_killed_command_is_interrupted_for_the_next_one(
     fork_server: ForkServer, tmp_path: Path, words: Sequence[str], is_served: bool
 ) -> None:

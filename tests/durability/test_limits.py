@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import Answer, ServerProcess, new_project, server_of
 
@@ -65,52 +63,64 @@ def send_all(send: Callable[[int], Answer], count: int = EVENTS) -> list[Answer]
         return list(threads.map(send, range(count)))
 
 
-@pytest.mark.parametrize("way", ["nostore", "both", "child", "child of nostore", "child of both"])
-def test_one_run_executes_at_a_time(fork_server: ForkServer, tmp_path: Path, way: str) -> None:
-    """Stored events, events that are not stored, and the child runs of both share `concurrency: 1`."""
+def urls_of(server: ServerProcess) -> dict[str, str]:
+    """The URL of each workflow by its name, without a suffix."""
+    return {each["name"].partition(".")[0]: each["url"] for each in json.loads(server.said)["workflows"]}
+
+
+def test_one_run_executes_at_a_time(fork_server: ForkServer, tmp_path: Path) -> None:
+    """Stored events, events that are not stored, and the child runs of both share `concurrency: 1`, whoever begins."""
     log = tmp_path / "spans.log"
     with server_of(fork_server, tmp_path / "project") as server:
         limited = [ONE.format(name="limited"), span(log)]
         new_project(server.folder, [f"%%pdstep call\ndef handler(pd):\n    {TRIGGER}\n"], limited=limited)
         server.more = ("limited.ipynb",)
         server.start()
-        endpoints = json.loads(server.said)["workflows"]
-        url = next(each["url"] for each in endpoints if ("limited" in each["name"]) is ("child" not in way))
+        urls = urls_of(server)
+        spans: list[tuple[float, float]] = []
+        for name, is_stored in [
+            ("limited", lambda _: False),
+            ("limited", lambda number: number % 2 == 0),
+            ("flow", lambda _: True),
+            ("flow", lambda _: False),
+            ("flow", lambda number: number % 2 == 0),
+        ]:
 
-        def send(number: int) -> Answer:
-            is_stored = "nostore" not in way and ("both" not in way or number % 2 == 0)
-            return server.post(url, {}, **({} if is_stored else {"x_pd_nostore": "1"}))
+            def send(number: int, url: str = urls[name], is_stored: Callable[[int], bool] = is_stored) -> Answer:
+                return server.post(url, {}, **({} if is_stored(number) else {"x_pd_nostore": "1"}))
 
-        answers = send_all(send)
-        spans = wait_for_spans(server, log, EVENTS)
+            answers = send_all(send)
+            spans = wait_for_spans(server, log, len(spans) + EVENTS)
 
-        assert [answer.status for answer in answers] == [200] * EVENTS
-        assert most_at_once(spans) == 1
-        server.wait_for(ENDED)
-        server.wait_for("select 1 where not exists (select 1 from turns)")
+            assert [answer.status for answer in answers] == [200] * EVENTS
+            assert most_at_once(spans) == 1
+            server.wait_for(ENDED)
+            server.wait_for("select 1 where not exists (select 1 from turns)")
 
 
-@pytest.mark.parametrize("way", ["stored", "nostore", "both"])
-def test_starts_are_counted_when_steps_start(fork_server: ForkServer, tmp_path: Path, way: str) -> None:
+def test_starts_are_counted_when_steps_start(fork_server: ForkServer, tmp_path: Path) -> None:
     """Runs that waited for a place start no faster than `throttle` permits, although they were claimed long before."""
-    log, gate = tmp_path / "spans.log", tmp_path / "gate"
+    gate, ways = tmp_path / "gate", ("stored", "nostore", "both")
+    logs = {way: tmp_path / f"{way}.log" for way in ways}
     with server_of(fork_server, tmp_path / "project") as server:
         busy = f"import os, time\ndef handler(pd):\n    while not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
-        limited = [THROTTLED.format(name="limited"), span(log, "pass")]
-        new_project(server.folder, ["%%pdstep busy\n" + busy], limited=limited)
-        server.more = ("limited.ipynb", "--max-active-runs", "4")
+        limited = {way: [THROTTLED.format(name=way), span(logs[way], "pass")] for way in ways}
+        new_project(server.folder, ["%%pdstep busy\n" + busy], token=None, **limited)
+        server.more = (*(f"{way}.ipynb" for way in ways), "--max-active-runs", "4")
         server.start()
-        url = next(each["url"] for each in json.loads(server.said)["workflows"] if "limited" in each["name"])
+        urls = urls_of(server)
         for _ in range(4):
             server.post(server.endpoint, {})
-        send_all(
-            lambda n: server.post(
-                url, {}, **({"x_pd_nostore": "1"} if way == "nostore" or (way == "both" and n % 2) else {})
-            ),
-            9,
-        )
+
+        def send(number: int) -> Answer:
+            way = ways[number % 3]
+            is_stored = way == "stored" or (way == "both" and number % 2 == 0)
+            return server.post(urls[way], {}, **({} if is_stored else {"x_pd_nostore": "1"}))
+
+        send_all(send, 27)
         time.sleep(5)  # more than two periods, in which runs may be claimed
         gate.touch()
-        spans = wait_for_spans(server, log, 9)
+        spans = {way: wait_for_spans(server, logs[way], 9) for way in ways}
 
-        assert most_in_period(spans, 1.8) == 3  # a busy machine runs the first line of a step a little later
+        # a busy machine runs the first line of a step a little later
+        assert {way: most_in_period(each, 1.8) for way, each in spans.items()} == dict.fromkeys(ways, 3)

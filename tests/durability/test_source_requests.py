@@ -18,7 +18,7 @@ import pytest
 from pdkernel.operations.triggers import enable_triggers
 from pdkernel.project import Project, Schedule
 from tests.cli.fork_server import ForkServer
-from tests.durability.database_proxy import proxy_of
+from tests.durability.database_proxy import each_or_nth, proxy_of
 from tests.durability.faults import LIMIT_DATABASE
 from tests.durability.hosts import LEASE_S, hosts_of
 from tests.durability.server_process import LIMIT_S, Answer, ServerProcess, logging_step, new_project, server_of
@@ -26,7 +26,9 @@ from tests.durability.sources import deploy_source, write_source
 from tests.postgres import PostgresServer, stopping_postgres
 
 EARLY = "this.http.respond({ status: 202 });"
-KINDS = ["deployed", "workflow"]
+DEPLOYED = ["deployed", pytest.param("workflow", marks=pytest.mark.slow)]
+"""The kinds of triggers, of which the usual run of the tests takes the first; both kinds share what is tested."""
+WORKFLOW = ["workflow", pytest.param("deployed", marks=pytest.mark.slow)]
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,15 @@ def post_later(server: ServerProcess, url: str, body: object) -> tuple[threading
     return thread, answers
 
 
-@pytest.mark.parametrize("custom", [False, True], ids=["default", "custom"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "custom"),
+    [
+        ("workflow", False),
+        ("deployed", True),
+        pytest.param("workflow", True, marks=pytest.mark.slow),
+        pytest.param("deployed", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk_accepts_no_request(server: ServerProcess, scene: Scene, kind: str, custom: bool) -> None:
     """While nothing can be stored, a sender is told to send again, also by a source that responds itself."""
     full = scene.folder / "full"
@@ -168,7 +177,7 @@ def test_a_full_disk_accepts_no_request(server: ServerProcess, scene: Scene, kin
     assert accepted.status == (202 if custom else 200)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WORKFLOW)
 def test_a_killed_worker_accepts_no_request(server: ServerProcess, scene: Scene, kind: str) -> None:
     """If the process of a source is killed before its events are stored, the sender is told to send again."""
     url = start(server, scene.source("this.$emit({ n: 0 }); if (first()) await killed();"), kind)
@@ -179,7 +188,7 @@ def test_a_killed_worker_accepts_no_request(server: ServerProcess, scene: Scene,
     assert ((refused.status, refused.retry_after), accepted.status) == ((503, "5"), 200)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEPLOYED)
 def test_a_worker_that_is_killed_after_the_response_runs_again(server: ServerProcess, scene: Scene, kind: str) -> None:
     """If the process of a source is killed after the source has responded, the request runs again, without its sender."""
     url = start(server, scene.source(f"{EARLY} if (first()) await killed();", custom=True), kind)
@@ -222,7 +231,7 @@ def test_a_sigterm_loses_no_request(server: ServerProcess, scene: Scene, custom:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WORKFLOW)
 def test_a_kill_after_the_response_runs_the_request_again(server: ServerProcess, scene: Scene, kind: str) -> None:
     """A request whose source has responded runs again if the server is killed, and starts one run."""
     url = start(server, scene.source(EARLY, custom=True), kind)
@@ -247,7 +256,7 @@ def test_a_refusing_source_stores_nothing(server: ServerProcess, scene: Scene) -
     assert (answer.status, stored) == (401, [])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEPLOYED)
 def test_a_killed_tick_runs_again(server: ServerProcess, scene: Scene, kind: str) -> None:
     """A tick of a timer whose server is killed runs again at the next start, although its time has passed."""
     start(server, scene.source(), kind)
@@ -263,7 +272,8 @@ def test_a_killed_tick_runs_again(server: ServerProcess, scene: Scene, kind: str
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow  # it waits for the next try, like `tests.server.test_source_turns` with a clock of its own
+@pytest.mark.parametrize("kind", ["deployed", "workflow"])
 def test_a_tick_whose_worker_is_killed_runs_again(server: ServerProcess, scene: Scene, kind: str) -> None:
     """A tick of a timer whose process is killed is tried again, and its events are stored once."""
     start(server, scene.source("this.$emit({ n: 0 }); if (first()) await killed();"), kind)
@@ -303,12 +313,23 @@ def test_a_database_that_is_down_accepts_no_request(fork_server: ForkServer, tmp
             assert sorted(map(str, heard(server))) == ["1", "3"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("nth", [3, pytest.param(None, marks=pytest.mark.slow)], ids=["several", "each"])
 @pytest.mark.parametrize("custom", [False, True], ids=["default", "custom"])
 def test_a_lost_reply_to_any_commit_repeats_no_request(
-    fork_server: ForkServer, tmp_path: Path, scene: Scene, postgres: PostgresServer, postgres_url: str, custom: bool
+    fork_server: ForkServer,
+    tmp_path: Path,
+    scene: Scene,
+    postgres: PostgresServer,
+    postgres_url: str,
+    custom: bool,
+    nth: int | None,
 ) -> None:
-    """If the connection is lost after PostgreSQL has committed, and before it says so, each request that is accepted has one run."""
+    """
+    If the connection is lost after PostgreSQL has committed, and before it says so, each request that is accepted has one run.
+
+    The reply to every third commit is lost; or, of each commit alone, until a request has fewer commits than that.
+    """
     database, log = postgres_url.partition("@/")[2].partition("?")[0], tmp_path / "steps.log"
     with (
         proxy_of(postgres.sockets, database) as proxy,
@@ -319,16 +340,19 @@ def test_a_lost_reply_to_any_commit_repeats_no_request(
         path = add_source(tmp_path / "host0", source, "deployed", url=postgres_url, key=tmp_path / "key")
         server.database_url = postgres_url  # the test reads directly
         scene.open()
-        for number in itertools.count(1):
-            with proxy.losing(lambda commit, n=number: commit == n) as lost:  # type: ignore[misc]
+        asked, total = list[int](), 0
+        for number in itertools.count(1) if nth is None else range(nth):
+            with proxy.losing(each_or_nth(number, nth)) as lost:
                 answer = server.post(server.url + path, {"n": number})
+                asked.append(number)
                 assert answer.is_accepted, (number, answer, server.errors)
-                wait_until_settled(server, number)
+                wait_until_settled(server, len(asked))
+            total += len(lost)
             if not lost:
                 break
 
-        assert number > 5
-        assert sorted(map(str, heard(server))) == sorted(map(str, range(1, number + 1)))
+        assert total > 5
+        assert sorted(map(str, heard(server))) == sorted(map(str, asked))
 
 
 def wait_until_settled(server: ServerProcess, runs: int) -> None:

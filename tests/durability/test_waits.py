@@ -71,7 +71,7 @@ def race(server: ServerProcess, run: str) -> tuple[str, str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("runs", [24, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_one_of_resume_cancel_and_timeout_wins(fork_server: ForkServer, tmp_path: Path, runs: int) -> None:
     """One call wins or the pause ends, the others get 409, and the run's status is the winner's."""
     with server_of(fork_server, tmp_path / "project") as server:
