@@ -10,4 +10,8 @@ A package of its own: the report, the data and the events of a move share the pl
     report         the whole report: rows, shared resources and the order of the move
     data_dump      a step that hands out data stores and files at Pipedream, and the download of its pages
     events         events that the REST API still has, as saved events
+    record_steps   steps that record what a workflow does at Pipedream, written into synced folders
+    record_branch  the Git branch of these steps
+    receiver       the endpoint that receives and seals their entries
+    collection     entries paired to recorded runs
 """

@@ -10,6 +10,7 @@ Proof of an export: the written files and the notebook's workflow run on every s
     directory_cache        users and accounts, cached for one proof
     run_comparison         two runs compared
     value_differences      the places where two JSON values differ
+    recorded_runs          runs that were recorded at Pipedream, sealed in files
 
 A proof sends no request and does not change the project.
 """

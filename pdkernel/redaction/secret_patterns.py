@@ -53,6 +53,14 @@ _IN_PART = re.compile(
     rf'(\bname="?(?:{_PARAMETERS})"?[ \t]{{0,8}}(?:;[^\r\n;]{{0,256}}){{0,3}}\r\n(?:[^\r\n]{{1,4096}}\r\n){{0,8}}\r\n)([^\r\n]+)',
     re.IGNORECASE,
 )
+# a field of an event or an export in a record that leaves the platform: hiding too much costs a comparison; in JavaScript, too
+RECORDED_FIELD = (
+    r"passw(?:or)?d|passwd|passphrase|secret|(?<!page)(?<!page_)token$|api[_-]?key|access[_-]?key|private[_-]?key|credential"
+    r"|^auth$|authorization|cookie|session[_-]?id|signature|^pwd$|^cvv$|^cvc$|^pin$|^otp$"
+)
+RECORDED_HEADER = _SECRET_HEADER.pattern.replace(r"\Z", "$")
+"""`is_masked_header` for JavaScript: the whole name in lower case."""
+RECORDED_VARIABLE = f"{_FIELD_WORDS}|pass|auth|credential|pin"
 _MIN_SECRET_LENGTH = 8
 _MAX_VALUES = 200
 """Values whose later occurrences are redacted: each is searched in every text."""

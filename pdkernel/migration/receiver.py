@@ -1,0 +1,122 @@
+"""
+The endpoint that receives the entries of recording steps and seals them: `pdkernel migrate receive`.
+
+    POST /records   adds an entry; needs the token that the recording steps have, which permits nothing else
+    GET /records    a page of entries for `pdkernel migrate collect --from URL`; needs the token of the project
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pdkernel.blocking import run_blocking
+from pdkernel.migration.record_steps import RECORD_FORMAT, create_token
+from pdkernel.project import Project
+from pdkernel.proof.recorded_runs import RecordArchive, open_records
+
+RECORDS_PATH: Final = "/records"
+TOKEN_HEADER: Final = "x-pdkernel-token"  # noqa: S105 - the name of a header
+MAX_ENTRY_BYTES = 8 * 1024 * 1024
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+_WRITE_TOKEN = "records/write_token"  # noqa: S105 - the name of a secret
+_READ_TOKEN = "records/read_token"  # noqa: S105
+
+
+def get_write_token(project: Project) -> str:
+    """The token with which recording steps add entries; made at the first call."""
+    return project.secrets.get_or_set(_WRITE_TOKEN, create_token())
+
+
+def get_read_token(project: Project) -> str:
+    """The token with which entries are read; made at the first call."""
+    return project.secrets.get_or_set(_READ_TOKEN, create_token())
+
+
+def is_entry(value: object) -> bool:
+    """Whether *value* is an entry of a recording step."""
+    if not isinstance(value, dict) or value.get("format") != RECORD_FORMAT:
+        return False
+    texts = all(
+        isinstance(value.get(key), str) and 0 < len(value[key]) <= 200 for key in ("run", "workflow", "at", "part")
+    )
+    if not texts or not isinstance(value.get("lost", 0), int):
+        return False
+    if value["part"] == "start":
+        return isinstance(value.get("context"), dict) and "event" in value
+    is_end = value["part"] == "end" or value["part"].startswith("branch/")
+    steps = value.get("steps")
+    return is_end and isinstance(steps, dict) and all(isinstance(each, dict) for each in steps.values())
+
+
+def build_receiver(project: Project) -> Starlette:
+    """The application that stores entries in the records of *project*."""
+    return _Receiver(open_records(project), get_write_token(project), get_read_token(project)).app
+
+
+class _Receiver:
+    def __init__(self, archive: RecordArchive, write_token: str, read_token: str) -> None:
+        self._archive = archive
+        self._write_token = write_token
+        self._read_token = read_token
+        self.app = Starlette(
+            routes=[
+                Route(RECORDS_PATH, self._add, methods=["POST"]),
+                Route(RECORDS_PATH, self._list, methods=["GET"]),
+            ]
+        )
+
+    async def _add(self, request: Request) -> Response:
+        if not _has_token(request, self._write_token):
+            return _refuse(403, "The token is not that of the recording steps of this project.")
+        content = bytearray()
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > MAX_ENTRY_BYTES:
+                return _refuse(413, f"An entry has at most {MAX_ENTRY_BYTES} bytes.")
+        try:
+            entry = json.loads(content)
+        except (ValueError, RecursionError):
+            entry = None
+        if not is_entry(entry):
+            return _refuse(400, "The body is not an entry of a recording step.")
+        limit = entry.get("first_a_day")
+        first_a_day = limit if isinstance(limit, int) else None
+        stored = await run_blocking(lambda: self._archive.add_entry(entry, first_a_day=first_a_day))
+        return JSONResponse({"recorded": stored})
+
+    async def _list(self, request: Request) -> Response:
+        if not _has_token(request, self._read_token):
+            return _refuse(403, "The token is not that of this project.")
+        after = request.query_params.get("after", "0")
+        if not after.isdigit():
+            return _refuse(400, "after is not a number.")
+        return JSONResponse(await run_blocking(self._read_page, int(after)))
+
+    def _read_page(self, after: int) -> Mapping[str, Any]:
+        entries: list[Any] = []
+        size = 0
+        for number, entry in enumerate(self._archive.iter_entries()):
+            if number < after:
+                continue
+            if entries and size > MAX_PAGE_BYTES:
+                return {"entries": entries, "next": number}
+            entries.append(entry)
+            size += len(json.dumps(entry))
+        return {"entries": entries, "next": None}
+
+
+def _has_token(request: Request, token: str) -> bool:
+    given = request.headers.get(TOKEN_HEADER, "")
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def _refuse(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status_code=status)
