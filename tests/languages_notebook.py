@@ -16,7 +16,7 @@ from typing import Any
 
 from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import ReceivedRequest
+from pdkernel.egress import Gateway, ReceivedRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.magics.notebook_context import get_session
@@ -123,6 +123,7 @@ def store_run(shell: Any) -> None:
     """In the kernel: after the cell `%pdrun --skip-waits`, store its execution and the requests so far in `RESULT_FILE`."""
 
     async def received(engine: WorkflowEngine) -> dict[str, list[ReceivedRequest]]:
+        assert isinstance(engine.gateway, Gateway)
         return {name: list(engine.gateway.stand_ins[name].received) for name in STAND_INS}
 
     def after_cell(result: Any) -> None:

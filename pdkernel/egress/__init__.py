@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pdkernel.egress.caller_tokens import CallContext, connection_owner
 from pdkernel.egress.gateway import Gateway
+from pdkernel.egress.gateway_client import ServerGateway
 from pdkernel.egress.outbound_policy import (
     MODES_HELP,
     OutboundPolicy,
@@ -31,6 +32,7 @@ __all__ = [
     "ReceivedRequest",
     "SandboxKind",
     "SentRequestStore",
+    "ServerGateway",
     "SlackStandIn",
     "StoredResponse",
     "choose_policy",

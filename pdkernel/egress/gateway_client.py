@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.outbound_policy import is_loopback
+from pdkernel.egress.own_server import OwnServer
 
 if TYPE_CHECKING:
     import httpx
@@ -35,6 +36,23 @@ class GatewayAddress(Protocol):
 
     def open_transport(self, token: str) -> httpx.AsyncBaseTransport:
         """A transport whose calls go through the gateway with *token*."""
+        ...
+
+
+class ServerGateway(GatewayAddress, Protocol):
+    """The part of `Gateway` that a server needs."""
+
+    @property
+    def own_server(self) -> OwnServer:
+        """The server whose workflows use the gateway."""
+        ...
+
+    async def leads_inside(self, host: str, port: int) -> bool:
+        """Whether *host* resolves to an address that is not public; False if the name cannot be resolved."""
+        ...
+
+    async def close(self) -> None:
+        """End every connection."""
         ...
 
 

@@ -9,11 +9,11 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.errors import StepError
 from pdkernel.model import AppBinding, Step
-from pdkernel.workers import RunWorkers
+from pdkernel.workers import PooledRun
 
 
 async def find_account_props(
-    request: RunRequest, workers: RunWorkers, actions: StepActions
+    request: RunRequest, workers: PooledRun, actions: StepActions
 ) -> dict[str, tuple[AppBinding, ...]]:
     """
     Return app props by step: those of the directive, and those that code declares (the external user's).
@@ -54,7 +54,7 @@ def _executed(request: RunRequest) -> Iterator[Step]:
     return (step for step in request.workflow.steps if request.should_execute(step))
 
 
-async def _declared(step: Step, workers: RunWorkers) -> tuple[AppBinding, ...]:
+async def _declared(step: Step, workers: PooledRun) -> tuple[AppBinding, ...]:
     try:
         return (await workers.describe(step)).apps
     except StepError:

@@ -32,12 +32,12 @@ from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,
+    PooledRun,
     PropDeclaration,
     PropOption,
     PropOptionsPage,
     RunSetup,
-    RunWorkers,
-    WorkerPool,
+    StepPool,
 )
 
 _DYNAMIC = "dynamic"
@@ -91,7 +91,7 @@ class ActionForms:
         catalog: The pre-built actions.
     """
 
-    def __init__(self, *, directory: Directory, workers: WorkerPool, catalog: Catalog) -> None:
+    def __init__(self, *, directory: Directory, workers: StepPool, catalog: Catalog) -> None:
         self._directory = directory
         self._workers = workers
         self._catalog = catalog
@@ -267,7 +267,7 @@ class ActionForms:
         )
 
     async def _values(
-        self, request: FormRequest, description: ComponentDescription, workers: RunWorkers
+        self, request: FormRequest, description: ComponentDescription, workers: PooledRun
     ) -> dict[str, JSON]:
         """Return the current values; an expression is evaluated on the chosen event, and stays if the result is empty."""
         apps = {binding.prop for binding in description.apps}
@@ -284,7 +284,7 @@ class ActionForms:
         return fill_secret_props(request.step, values, request.variables)
 
     @asynccontextmanager
-    async def _open_workers(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[RunWorkers]:
+    async def _open_workers(self, request: FormRequest, component: ComponentFile) -> AsyncIterator[PooledRun]:
         setup = RunSetup(
             run_id="form",
             workflow="form",

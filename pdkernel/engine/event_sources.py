@@ -39,13 +39,13 @@ from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import (
     ComponentDescription,
     Emitted,
+    PooledRun,
     PropDeclaration,
     RunSetup,
-    RunWorkers,
     SourceCall,
     SourceOutcome,
+    StepPool,
     StepRecorder,
-    WorkerPool,
 )
 
 SourceAct = Literal["run", "deploy", "activate", "deactivate"]
@@ -163,7 +163,7 @@ class SourceRunner:
         self,
         *,
         directory: Directory,
-        workers: WorkerPool,
+        workers: StepPool,
         catalog: Catalog,
         states: SourceStateTable,
         clock: Clock,
@@ -226,7 +226,7 @@ class SourceRunner:
         request: SourceRequest,
         component: Component,
         description: ComponentDescription,
-        workers: RunWorkers,
+        workers: PooledRun,
         identity: str,
     ) -> SourceResult:
         assert component.file is not None

@@ -50,7 +50,7 @@ from pdkernel.execution import ErrorRecord, Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, ScratchByUser, ScratchCopy, Vault
-from pdkernel.workers import RunPlace, RunSetup, WorkerPool
+from pdkernel.workers import RunPlace, RunSetup, StepPool
 
 SHARED_WORKERS_MESSAGE = "share_workers: always. The processes of this run also serve other external users."
 
@@ -86,7 +86,7 @@ class Interpreter:
         *,
         directory: Directory,
         stores: DataStoreTable,
-        workers: WorkerPool,
+        workers: StepPool,
         catalog: Catalog,
         packages: StepPackages,
         journal: RunJournal,

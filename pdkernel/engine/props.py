@@ -17,14 +17,14 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import StepError, did_you_mean
 from pdkernel.expression import UNDEFINED, add_missing_braces, iter_templates, substitute_results
 from pdkernel.model import JSON, Step, Workflow
-from pdkernel.workers import RunWorkers
+from pdkernel.workers import PooledRun
 
 _MAX_CACHED_VERSIONS = 100  # edits of cells
 _words_by_version: dict[str, frozenset[str]] = {}
 
 
 async def evaluate_props(
-    step: Step, workers: RunWorkers, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
+    step: Step, workers: PooledRun, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
 ) -> dict[str, JSON]:
     """
     Return the step's props with every expression evaluated.
@@ -58,7 +58,7 @@ async def evaluate_props(
     return assembled
 
 
-async def warn_undeclared_props(step: Step, workers: RunWorkers) -> list[str]:
+async def warn_undeclared_props(step: Step, workers: PooledRun) -> list[str]:
     """Return warnings on props that are set for a code step and that its code does not declare; Python has no declarations."""
     if step.uses is not None or step.language == "python" or not step.props:
         return []
@@ -94,7 +94,7 @@ def _is_option(written: JSON) -> bool:
     return isinstance(written, dict) and written.keys() == {"__lv"}
 
 
-async def _braced(step: Step, workers: RunWorkers) -> dict[str, JSON]:
+async def _braced(step: Step, workers: PooledRun) -> dict[str, JSON]:
     """Return the step's props; adds missing `{{ }}` to JavaScript values of props whose declaration allows it."""
     props = dict(step.props)
     if (

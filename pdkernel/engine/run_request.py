@@ -39,7 +39,7 @@ class StepDebugger(Protocol):
     """Runs Python steps in the kernel, where a debugger can stop them."""
 
     async def run_step(self, call: StepCall, setup: RunSetup, folder: str, recorder: StepRecorder) -> StepOutcome:
-        """Run a step in the working *folder* as `workers.RunWorkers.run_step` does, without a time limit."""
+        """Run a step in the working *folder* as `workers.PooledRun.run_step` does, without a time limit."""
         ...
 
 

@@ -16,7 +16,7 @@ from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.errors import InternalError, OutboundCallRefusedError, describe_fault
 from pdkernel.model import JSON
-from pdkernel.workers import RunSetup, RunWorkers
+from pdkernel.workers import PooledRun, RunSetup
 
 
 @dataclass
@@ -43,7 +43,7 @@ class RunState:
     """
 
     request: RunRequest
-    workers: RunWorkers
+    workers: PooledRun
     record: RunRecord
     resolution: AccountResolution
     actions: StepActions

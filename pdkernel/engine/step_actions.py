@@ -34,7 +34,7 @@ from pdkernel.workers import ComponentDescription, ComponentFile, StepOutcome, S
 
 
 class ComponentDescriber(Protocol):
-    """Loads the declaration of a module (`workers.RunWorkers`)."""
+    """Loads the declaration of a module (`workers.PooledRun`)."""
 
     async def describe(self, target: ComponentFile) -> ComponentDescription:
         """Return the module's declaration. Raises `StepError`."""

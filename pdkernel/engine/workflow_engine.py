@@ -21,7 +21,7 @@ from typing import Any, Self
 from pdkernel.actions import Catalog
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
-from pdkernel.egress import Gateway, OutboundPolicy
+from pdkernel.egress import Gateway, OutboundPolicy, ServerGateway
 from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.deliveries import MAX_TRIES, NOTIFICATION_STEP
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
@@ -63,7 +63,7 @@ from pdkernel.model import JSON
 from pdkernel.project import Project
 from pdkernel.source import find_sibling_workflow
 from pdkernel.variables import load_variables
-from pdkernel.workers import WorkerPool
+from pdkernel.workers import StepPool, WorkerPool
 
 _log = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ class WorkflowEngine:
         directory: Directory,
         *,
         journal: Journal,
-        gateway: Gateway,
-        workers: WorkerPool,
+        gateway: ServerGateway,
+        workers: StepPool,
         packages: StepPackages,
         environ: Mapping[str, str],
         clock: Clock,
@@ -155,7 +155,7 @@ class WorkflowEngine:
         spares: int = 0,
         requires_isolation: bool = False,
         gateway: Gateway | None = None,
-        workers: WorkerPool | None = None,
+        workers: StepPool | None = None,
         environ: Mapping[str, str] | None = None,
         packages: StepPackages | None = None,
         python_executable: Path | None = None,

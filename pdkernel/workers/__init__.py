@@ -43,6 +43,7 @@ from pdkernel.workers.step_errors import (
     StepUnsupportedError,
     build_payload_error,
 )
+from pdkernel.workers.step_pool import PooledRun, StepPool
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote import ZYGOTES
 
@@ -62,6 +63,7 @@ __all__ = [
     "OutboundGateway",
     "Pause",
     "PayloadLimitError",
+    "PooledRun",
     "PropDeclaration",
     "PropOption",
     "PropOptionsPage",
@@ -76,6 +78,7 @@ __all__ = [
     "StepConfigurationError",
     "StepEntryPointError",
     "StepOutcome",
+    "StepPool",
     "StepRecorder",
     "StepServices",
     "StepUnsupportedError",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pdkernel.connect import LocalDirectory
-from pdkernel.egress import parse_policy
+from pdkernel.egress import Gateway, parse_policy
 from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -146,6 +146,7 @@ async def test_programs_of_a_form_keep_to_the_outbound_policy(
     runtime: WorkflowEngine, form: Callable[..., FormRequest]
 ) -> None:
     """In a policy other than live, a program that the form's code starts without proxy variables is led to the gateway."""
+    assert isinstance(runtime.gateway, Gateway)
     if runtime.gateway.sandbox_kind != "redirect":
         pytest.skip("NOT RUN: this system does not permit a seccomp listener")
 

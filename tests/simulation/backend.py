@@ -57,7 +57,8 @@ class Disk:
     def hold(self, process: SimProcess, loop: SimLoop) -> None:
         """Hold *process* at its commit if the disk stalls."""
         if self.stall_s:
-            process.frozen_until, self.stall_s = loop.time() + self.stall_s, 0.0
+            loop.freeze(process, self.stall_s)
+            self.stall_s = 0.0
 
 
 class Liveness:
@@ -105,9 +106,10 @@ class FaultyBackend(SqliteBackend):
         disk: Disk,
         loop: SimLoop,
         kill: Callable[[], None],
+        *,
+        max_inline_commit_s: float = float("inf"),  # every commit is one of the loop
     ) -> None:
-        # every commit is one of the loop: a thread would make the order depend on the machine
-        super().__init__(path, liveness=Liveness(holders, process), max_inline_commit_s=float("inf"))
+        super().__init__(path, liveness=Liveness(holders, process), max_inline_commit_s=max_inline_commit_s)
         self._file, self._process, self._disk, self._loop, self._kill = path, process, disk, loop, kill
 
     def open_transactions(self) -> FaultyTransactions:

@@ -216,7 +216,9 @@ class Deliveries:
         begun = defaultdict[tuple[str, str], list[Try]](list)
         for each in tries:
             begun[str(each.body["run"]), each.host].append(each)
-        queued = {each.run: each.at for each in self._world.effects if each.step == "send1" and each.kind == "end"}
+        queued = {
+            each.run: each.at for each in self._world.watch.effects if each.step == "send1" and each.kind == "end"
+        }
         for run in (each.record for each in runs):
             if run.workflow != "Sender" or run.status != "success":
                 continue

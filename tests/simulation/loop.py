@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol, TypeVarTuple, Unpack
 
 Ts = TypeVarTuple("Ts")
@@ -25,6 +26,26 @@ SLOW_BLOCKING_S = 0.2
 EPOCH = datetime(2027, 1, 1, tzinfo=UTC)
 
 
+class CallDelay(Protocol):
+    """
+    What holds up the blocking calls of a process.
+
+    Attributes:
+        down_since: The virtual time at which it began to hold them up, `inf` if it does not.
+    """
+
+    @property
+    def down_since(self) -> float: ...  # noqa: D102 - described above
+
+    def check(self) -> None:
+        """Raise an error if the database cannot be reached now."""
+        ...
+
+    def wait_s(self, *, retries: bool) -> float:
+        """Return for how many virtual seconds a call waits; *retries*: whether it is one of a thread with a task of its own."""
+        ...
+
+
 class SimProcess:
     """
     A simulated process: its callbacks run in their order, between those of other processes.
@@ -33,16 +54,22 @@ class SimProcess:
         name: For messages.
         ended_at: When it died.
         died: Done when it has died.
-        frozen_until: It does not run before that virtual time.
+        thawed_at: It does not run before that virtual time, since it was frozen last.
+        lease_ends_at: The virtual time at which others may take it for dead, unless it extends its lease.
+        leases: How often it has lost its lease and begun a new one.
         bugs: How many of the next blocking calls end with an unexpected exception.
+        link: The way to a database that several hosts share, or None.
     """
 
     def __init__(self, name: str, died: asyncio.Future[None] | None = None) -> None:
         self.name = name
         self.died = died
         self.ended_at = math.inf
-        self.frozen_until = 0.0
+        self.thawed_at = -math.inf
+        self.lease_ends_at = math.inf
+        self.leases = 0
         self.bugs = 0
+        self.link: CallDelay | None = None
         self.ready: deque[Handle] = deque()
 
     @property
@@ -69,6 +96,8 @@ class SimLoop(asyncio.BaseEventLoop):
     Attributes:
         random: The source of all choices.
         world: The process of everything that is not simulated: clients, and the test itself.
+        is_in_call: Whether a blocking call runs now.
+        reply_delay_s: How long a caller waits for the results of the running call.
     """
 
     _ready: deque[Handle]  # of `BaseEventLoop`: what was to be called soon
@@ -77,6 +106,8 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.random = random.Random(seed)
         self.world = SimProcess("world")
+        self.is_in_call = False
+        self.reply_delay_s = 0.0
         self._now = 0.0
         self._timers: list[tuple[float, int, TimerHandle]] = []
         self._numbers = itertools.count()
@@ -112,7 +143,9 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> Handle:
-        """Call *callback* soon: there are no other threads."""
+        """Call *callback* soon, because there are no other threads, or when the result of the running call arrives."""
+        if self.reply_delay_s:
+            return self.call_later(self.reply_delay_s, callback, *args, context=context)
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
@@ -123,11 +156,26 @@ class SimLoop(asyncio.BaseEventLoop):
             process.bugs -= 1
             func, args = _fail, ()
         mean = SLOW_BLOCKING_S if self.random.random() < 0.05 else BLOCKING_S
-        self.call_later(self.random.expovariate(1 / mean), self._call, future, func, args)
+        begin = self._call if process.link is None else partial(self._call_when_linked, process.link, executor)
+        self.call_later(self.random.expovariate(1 / mean), begin, future, func, args)
         return future
 
-    @staticmethod
-    def _call(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _call_when_linked(
+        self,
+        link: CallDelay,
+        executor: Executor | None,
+        future: asyncio.Future[Any],
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> None:
+        wait_s = link.wait_s(retries=executor is not None)
+        if wait_s > 0:
+            self.call_later(wait_s, self._call, future, func, args)
+        else:
+            self._call(future, func, args)
+
+    def _call(self, future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.is_in_call = True
         try:
             result = func(*args)
         except Exception as error:
@@ -136,6 +184,12 @@ class SimLoop(asyncio.BaseEventLoop):
         else:
             if not future.cancelled():
                 future.set_result(result)
+        finally:
+            self.is_in_call, self.reply_delay_s = False, 0.0
+
+    def freeze(self, process: SimProcess, seconds: float) -> None:
+        """Stop *process* for a while."""
+        process.thawed_at = max(process.thawed_at, self._now + seconds)
 
     def kill(self, process: SimProcess) -> None:
         """End *process* at once."""
@@ -172,7 +226,7 @@ class SimLoop(asyncio.BaseEventLoop):
         while self._ready:
             self._hand_out(self._ready.popleft())
         while True:
-            processes = [each for each in self._processes if each.ready and each.frozen_until <= self._now]
+            processes = [each for each in self._processes if each.ready and each.thawed_at <= self._now]
             if processes:
                 break
             self._jump()
@@ -185,7 +239,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """Go on to the next time at which something happens."""
         while self._timers and (self._timers[0][2]._cancelled or self._process_of(self._timers[0][2]).is_dead):
             heapq.heappop(self._timers)
-        thaws = [each.frozen_until for each in self._processes if each.ready and each.frozen_until > self._now]
+        thaws = [each.thawed_at for each in self._processes if each.ready and each.thawed_at > self._now]
         times = [self._timers[0][0]] if self._timers else []
         if not times and not thaws:
             raise DeadlockError("nothing is left to do")

@@ -10,10 +10,14 @@ from typing import Any, cast
 from pdkernel.egress import CallContext
 from pdkernel.egress.own_server import OwnServer
 from pdkernel.errors import PdkernelError, StepError
-from pdkernel.expression import evaluate_plain_paths
+from pdkernel.expression import Evaluation, evaluate_plain_paths
+from pdkernel.model import JSON, Step
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,
+    OutboundGateway,
+    PropDeclaration,
+    PropOptionsPage,
     RunSetup,
     SourceCall,
     SourceOutcome,
@@ -34,7 +38,7 @@ class Effect:
     What a step did: `start` and `end` of its code.
 
     Attributes:
-        kind: `start`, or `end` if the code ended by itself.
+        kind: `start`; `end` if the code ended or was ended; `stop` if the task of its run was cancelled.
         run: The run's id.
         step: The step's name.
         workflow: The workflow's name.
@@ -51,7 +55,7 @@ class Effect:
 
 
 class SimGateway:
-    """A gateway whose calls go to simulated hosts; implements `GatewayAddress`."""
+    """A gateway whose calls go to simulated hosts; implements `ServerGateway`."""
 
     def __init__(self, network: Network) -> None:
         self.own_server = OwnServer()
@@ -74,37 +78,41 @@ class SimGateway:
         """Return the network."""
         return self._network
 
+    async def leads_inside(self, host: str, port: int) -> bool:
+        """Every host is public."""
+        return False
+
     async def close(self) -> None:
         """Do nothing."""
 
 
 class SimPool:
     """
-    The workers of one process: the part of `WorkerPool` that an engine uses.
+    The workers of one process; implements `StepPool`.
 
     Args:
         loop: The loop.
         process: The process.
-        effects: What steps do, in order.
+        note: Notes what a step does.
         resume_urls: The URLs of steps that suspend their run.
         kill: Ends the process: the step of a run that no process survives.
         max_active_runs: The number of runs that execute at once.
     """
 
-    gateway = None
+    gateway: OutboundGateway | None = None
     sandbox_kind = "none"
 
     def __init__(
         self,
         loop: SimLoop,
         process: SimProcess,
-        effects: list[Effect],
+        note: Callable[[Effect], object],
         resume_urls: list[str],
         kill: Callable[[], None],
         *,
         max_active_runs: int,
     ) -> None:
-        self.loop, self.process, self.effects, self.resume_urls, self.kill = loop, process, effects, resume_urls, kill
+        self.loop, self.process, self.note, self.resume_urls, self.kill = loop, process, note, resume_urls, kill
         self._places = RunPlaces(max_active_runs)
 
     @property
@@ -135,25 +143,45 @@ class SimPool:
 
 
 class SimRun:
-    """The workers of one run: the part of `RunWorkers` that an engine uses."""
+    """The workers of one run; implements `PooledRun`."""
 
     def __init__(self, pool: SimPool, setup: RunSetup, place: RunPlace) -> None:
         self.place = place
         self._pool, self._setup = pool, setup
         self._failed: asyncio.Future[StepError] | None = None
 
-    def prepare_steps(self, steps: Sequence[Any]) -> None:
+    def prepare_steps(self, steps: Sequence[Step]) -> None:
         """Do nothing."""
 
+    async def describe(self, target: Step | ComponentFile, *, timeout_s: float = 30.0) -> ComponentDescription:
+        """Return what a source declares."""
+        assert isinstance(target, ComponentFile)
+        return sources.describe(target)
+
+    async def options(self, target: Step | ComponentFile, prop: str, **choices: Any) -> PropOptionsPage:
+        """Raise an error."""
+        raise NotImplementedError
+
+    async def additional_props(self, target: Step | ComponentFile, **choices: Any) -> tuple[PropDeclaration, ...]:
+        """Raise an error."""
+        raise NotImplementedError
+
+    async def run_source(self, call: SourceCall, recorder: StepRecorder) -> SourceOutcome:
+        """Run a source."""
+        return await sources.run(call, recorder, self._pool.loop, self._note)
+
+    def prepare_tmp_outside(self) -> str:
+        """Raise an error."""
+        raise NotImplementedError
+
     async def evaluate(
-        self,
-        expressions: Sequence[str],
-        steps: Mapping[str, Any],
-        *,
-        timeout_s: float = 30.0,
-    ) -> Any:
+        self, expressions: Sequence[str], steps: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
+    ) -> list[Evaluation]:
         """Return the values of paths."""
-        return evaluate_plain_paths(expressions, {"trigger": self._setup.trigger, **steps}, self._setup.variables)
+        values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
+        found = evaluate_plain_paths(expressions, values, self._setup.variables)
+        assert found is not None
+        return found
 
     async def run_step(self, call: StepCall, recorder: StepRecorder) -> StepOutcome:
         """Do what the step's name says."""
@@ -169,6 +197,9 @@ class SimRun:
             error = doing.result() if doing.done() else self._failed.result()
         except PdkernelError as refused:  # of a service, which the code does not catch
             error = refused if isinstance(refused, StepError) else StepError(str(refused), name="Refused")
+        except BaseException:
+            self._note("stop", name)
+            raise
         finally:
             doing.cancel()
         self._note("end", name)
@@ -206,32 +237,14 @@ class SimRun:
         recorder.add_reply(Export("$return_value", result))
         return None
 
-    async def describe(self, component: ComponentFile) -> ComponentDescription:
-        """Return what a source declares."""
-        return sources.describe(component)
-
-    async def run_source(self, call: SourceCall, recorder: StepRecorder) -> SourceOutcome:
-        """Run a source."""
-        return await sources.run(call, recorder, self._pool.loop, self._note)
-
     def _note(self, kind: str, step: str) -> None:
         pool = self._pool
-        pool.effects.append(
-            Effect(kind, self._setup.run_id, step, self._setup.workflow, pool.process, pool.loop.time())
-        )
+        pool.note(Effect(kind, self._setup.run_id, step, self._setup.workflow, pool.process, pool.loop.time()))
 
     def fail_step(self, error: StepError) -> None:
         """End the running step."""
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(error)
-
-    def kill(self) -> None:
-        """End the running step."""
-        self.fail_step(StepError("The step was stopped.", name="Stopped"))
-
-    def discard(self) -> None:
-        """Finish the run."""
-        self.place.give_back()
 
     async def release(self) -> None:
         """Finish the run."""

@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ DRAWS = (sources.draw, deliveries.draw)
 PART_CHANCE = 0.2
 """The share of scenarios that have the operations of one of `DRAWS`."""
 FAULTS = ("kill", "restart", "deploy", "freeze", "clock", "full", "fail", "lose", "stall", "bug")
+SHARED_FAULTS = (*FAULTS, "silence", "refusal", "cut", "outage", "crash")
+"""
+What befalls one of several hosts, or the database that they share.
+
+`silence` and `refusal`: one host cannot reach the database, and gets no answer, or is refused at once. `cut`: so does one host
+after its next commit, before it knows. `outage` and `crash`: the same for all hosts.
+"""
+READY_S = 2.0
+"""The longest time until a host without its database is not ready, in virtual seconds."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +78,18 @@ def make_scenario(seed: int) -> Scenario:
         "bug": lambda: chance.randint(1, 3),
         "stall": lambda: chance.uniform(0.1, 20),
     }
-    kinds = chance.sample(FAULTS, chance.randint(1, 4))
+    amounts |= dict.fromkeys(("silence", "refusal", "cut", "outage", "crash"), lambda: chance.uniform(0.1, 30))
+    hosts = random.Random(f"hosts of {seed}").choice([1, 1, 1, 2, 3])
+    kinds = chance.sample(FAULTS if hosts == 1 else SHARED_FAULTS, chance.randint(1, 4))
     for _ in range(chance.randint(0, 10)):
         kind = chance.choice(kinds)
-        operations.append(Operation(chance.uniform(0, STORY_S), kind, amount=amounts.get(kind, lambda: 1.0)()))
+        at, amount = chance.uniform(0, STORY_S), amounts.get(kind, lambda: 1.0)()
+        operations.append(Operation(at, kind, amount=amount, host=chance.randrange(hosts) if hosts > 1 else 0))
     for number, draw in enumerate(DRAWS):
         part = random.Random(f"{seed} {number}")
         if part.random() < PART_CHANCE:
             operations += draw(part)
-    return Scenario(seed, sorted(operations, key=lambda each: each.at))
+    return Scenario(seed, sorted(operations, key=lambda each: each.at), hosts=hosts)
 
 
 def run_scenario(scenario: Scenario, template: Path) -> None:
@@ -139,7 +152,7 @@ class _Story:
         for operation in operations:
             await asyncio.sleep(max(0.0, operation.at - world.loop.time()))
             world.note(str(operation))
-            if operation.kind in FAULTS:
+            if operation.kind in SHARED_FAULTS:
                 world.faults_at.append(world.loop.time())
             self._begin(operation)
             if operation.kind in ("restart", "deploy"):
@@ -168,7 +181,9 @@ class _Story:
             if operation.kind in part.kinds:
                 part.begin(operation)
                 return
-        world, disk, amount = self._world, self._world.disk, operation.amount
+        world, amount = self._world, operation.amount
+        self._fail_disk(operation)
+        self._fail_database(operation)
         match operation.kind:
             case "event":
                 self._clients += [
@@ -177,6 +192,15 @@ class _Story:
             case "resume" if world.resume_urls:
                 url = world.loop.random.choice(world.resume_urls)
                 self._clients.append(world.loop.create_task(world.resume(url)))
+            case "clock":
+                world.hosts[operation.host].clock_ahead_s += amount
+                world.has_changed_clock = True
+            case _ if (server := world.hosts[operation.host].server) is not None:
+                self._befall(server, operation)
+
+    def _fail_disk(self, operation: Operation) -> None:
+        world, disk, amount = self._world, self._world.disk, operation.amount
+        match operation.kind:
             case "full":
                 disk.is_full = True
                 world.loop.call_later(amount, setattr, disk, "is_full", False)
@@ -186,18 +210,43 @@ class _Story:
                 disk.is_losing = True
             case "stall":
                 disk.stall_s = amount
-            case "clock":
-                world.hosts[operation.host].clock_ahead_s += amount
-                world.has_changed_clock = True
-            case _ if (server := world.hosts[operation.host].server) is not None:
-                self._befall(server, operation)
+
+    def _fail_database(self, operation: Operation) -> None:
+        world, amount = self._world, operation.amount
+        match operation.kind:
+            case "outage" | "crash" if world.database is not None:
+                world.database.stop(amount, hangs=operation.kind == "outage")
+                for host in world.hosts:
+                    self._ask_readiness(host, amount)
+            case "silence" | "refusal" if (link := world.hosts[operation.host].link) is not None:
+                link.cut(amount, hangs=operation.kind == "silence")
+                self._ask_readiness(world.hosts[operation.host], amount)
+            case "cut" if (link := world.hosts[operation.host].link) is not None:
+                link.cut_after_commit_s = amount
+
+    def _ask_readiness(self, host: Host, seconds: float) -> None:
+        """Ask *host*, which is without its database for so many *seconds*, whether it is ready, when it should know that it is not."""
+        server = host.server
+        if seconds > READY_S and server is not None and server.app is not None and not server.process.is_dead:
+            self._clients.append(self._world.loop.create_task(self._ask_later(server)))
+
+    async def _ask_later(self, server: Server) -> None:
+        loop = self._world.loop
+        began = loop.time()
+        await asyncio.sleep(READY_S)
+        if server.process.thawed_at < began and not server.process.is_dead and not server.host.is_stopping:
+            answer = await self._world.ask(server, "/-/ready")
+            if answer.status == 200:
+                self._world.watch.problems.append(
+                    f"{server.process.name} was ready at {loop.time():.3f}, without its database since {began:.3f}"
+                )
 
     def _befall(self, server: Server, operation: Operation) -> None:
         match operation.kind:
             case "kill":
                 server.host.kill(server)
             case "freeze":
-                server.process.frozen_until = self._world.loop.time() + operation.amount
+                self._world.loop.freeze(server.process, operation.amount)
             case "bug":
                 server.process.bugs += int(operation.amount)
                 self._world.has_bugs = True
@@ -206,6 +255,7 @@ class _Story:
         """Heal everything, and wait until all that was begun has ended."""
         world, disk = self._world, self._world.disk
         disk.is_full, disk.failing, disk.is_losing, disk.stall_s = False, 0, False, 0.0
+        world.heal_links()
         ends = world.loop.time() + SETTLE_S
         while True:
             await asyncio.sleep(20)
@@ -239,7 +289,17 @@ async def read_runs(folder: Path) -> list[Run]:
 
 def check_promises(world: World, runs: Sequence[Run]) -> None:
     """Raise `PromiseError` for the first promise that does not hold."""
-    for check in (_check_accepted, _check_early, _check_ends, _check_repeats, _check_limits, _check_children):
+    for problem in world.watch.problems:
+        raise PromiseError(problem)
+    for check in (
+        _check_accepted,
+        _check_early,
+        _check_ends,
+        _check_repeats,
+        _check_limits,
+        _check_order,
+        _check_children,
+    ):
         for problem in check(world, runs):
             raise PromiseError(problem)
 
@@ -256,7 +316,11 @@ def _check_accepted(world: World, runs: Sequence[Run]) -> Iterator[str]:
         ):
             yield f"the run {answer.run_id} of {answer.workflow} was accepted at {answer.sent_at:.3f}, and is not recorded"
         is_source = answer.workflow in sources.SOURCES  # whose own failure is a 500
-        if answer.status is not None and answer.status >= 500 and answer.status != 503 and not is_source:
+        if answer.status is not None and (
+            (answer.status >= 500 and answer.status != 503 and not is_source)
+            or answer.status == 429  # no queue is full, and no server has too many runs
+            or (answer.status == 503 and "retry-after" not in answer.headers)
+        ):
             yield f"{answer.workflow} answered {answer.status} at {answer.sent_at:.3f}"
 
 
@@ -291,9 +355,11 @@ def _check_ends(world: World, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _check_repeats(world: World, _runs: Sequence[Run]) -> Iterator[str]:
-    """A step begins again only after the end of the process in which it began."""
+    """A step of the only host begins again only after the end of the process in which it began."""
+    if world.database is not None:
+        return  # `StepWatch` checks it: a process that loses its lease lives
     begun: dict[tuple[str, str], Effect] = {}
-    for effect in world.effects:
+    for effect in world.watch.effects:
         key = effect.run, effect.step
         if effect.kind == "start":
             before = begun.get(key)
@@ -308,29 +374,32 @@ def _check_repeats(world: World, _runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _check_limits(world: World, _runs: Sequence[Run]) -> Iterator[str]:
-    """Limits of concurrency and of starts hold at each moment."""
-    active: dict[str, Effect] = {}
+    """The limit of starts holds at each moment; `StepWatch` checks that of concurrency."""
     starts: dict[str, float] = {}
-    for effect in world.effects:
+    for effect in world.watch.effects:
         if effect.workflow == "Throttled" and effect.kind == "start" and effect.step == "work1":
             starts.setdefault(effect.run, effect.at)
-        if effect.workflow != "Single":
-            continue
-        active = {run: each for run, each in active.items() if each.process.ended_at > effect.at}
-        active[effect.run] = effect
-        if len(active) > 1:
-            yield f"two runs of Single were active at {effect.at:.3f}: {sorted(active)}"
-        if effect.kind == "end" and effect.step == "work2":
-            del active[effect.run]
     times = sorted(starts.values())
     for first, fourth in zip(times, times[3:], strict=False):
         if fourth - first < 2 - START_S:
             yield f"four runs of Throttled began within {fourth - first:.3f} s at {first:.3f}"
 
 
+def _check_order(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """Runs of a queue with one place begin in the order in which they were accepted."""
+    begun: dict[str, float] = {}
+    for effect in world.watch.effects:
+        if effect.workflow == "Single" and effect.kind == "start":
+            begun.setdefault(effect.run, effect.at)
+    queue = [each for each in runs if each.parent is None and each.record.id in begun]
+    for first, second in pairwise(queue):
+        if begun[second.record.id] < begun[first.record.id]:
+            yield f"the run {second.record.id} of Single began before {first.record.id}, which had waited for longer"
+
+
 def _check_children(world: World, runs: Sequence[Run]) -> Iterator[str]:
     """Each call of another workflow starts one run, and gets its result."""
-    for effect in world.effects:
+    for effect in world.watch.effects:
         if effect.kind.startswith("got"):
             yield f"the step {effect.step} of {effect.workflow} {effect.kind}"
     children = Counter((each.parent, each.record.workflow) for each in runs if each.parent)

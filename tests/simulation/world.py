@@ -32,10 +32,12 @@ from pdkernel.source import RefusedSource, WorkflowSource
 from tests.builders import a_workflow, python_step
 from tests.simulation import deliveries
 from tests.simulation.backend import Disk, FaultyBackend
+from tests.simulation.database import Link, SharedBackend, SharedProject, SimDatabase
 from tests.simulation.deliveries import Network
 from tests.simulation.loop import PROCESS, SeededIds, SimClock, SimLoop, SimProcess
-from tests.simulation.pool import Effect, SimGateway, SimPool
+from tests.simulation.pool import SimGateway, SimPool
 from tests.simulation.sources import SOURCES
+from tests.simulation.watch import StepWatch
 
 T = TypeVar("T")
 
@@ -145,7 +147,9 @@ class Server:
     async def start(self) -> None:
         """Open the project, and begin to work. Raises `PdkernelError`."""
         world = self._world
-        self._project = project = Project.open(
+        database, link = world.database, self.host.link
+        kind = Project if database is None else SharedProject
+        self._project = project = kind.open(
             world.folder / ".pdkernel", clock=SimClock(world.loop, self.host), ids=world.ids
         )
         clock = project.clock  # one for everything, as in `pdkernel serve`
@@ -155,13 +159,18 @@ class Server:
             self.host.kill(self)
 
         world.disk.attach(project.sqlalchemy_engine, self.process, world.loop, kill)
-        backend = FaultyBackend(project.sqlite_path, world.holders, self.process, world.disk, world.loop, kill)
+        backend: FaultyBackend
+        if database is None or link is None:
+            backend = FaultyBackend(project.sqlite_path, world.holders, self.process, world.disk, world.loop, kill)
+        else:
+            backend = SharedBackend(database, link, project, self.process, world.disk, kill)
+            self.process.link = link
         journal = DatabaseJournal.open(backend, clock=clock, ids=world.ids, origin="serve")
         gateway = SimGateway(world.network)
         pool = SimPool(
             world.loop,
             self.process,
-            world.effects,
+            world.watch.add,
             world.resume_urls,
             kill,
             max_active_runs=SLOTS,
@@ -170,8 +179,8 @@ class Server:
             project,
             LocalDirectory(project),
             journal=journal,
-            gateway=cast("Any", gateway),
-            workers=cast("Any", pool),
+            gateway=gateway,
+            workers=pool,
             packages=StepPackages.for_project(project.folder, {}),
             environ={},
             clock=clock,
@@ -220,6 +229,7 @@ class Host:
         name: For messages.
         server: The server that runs, or None.
         clock_ahead_s: The error of the machine's clock.
+        link: The way to the database that the hosts share; None if this is the only one.
         is_stopping: Whether the server is ending in order.
     """
 
@@ -227,6 +237,7 @@ class Host:
         self.name = name
         self.server: Server | None = None
         self.clock_ahead_s = 0.0
+        self.link = None if world.database is None else Link(world.database)
         self.is_stopping = False
         self._world = world
         self._count = 0
@@ -275,11 +286,12 @@ class World:
     Attributes:
         loop: The loop.
         folder: The project's folder.
+        database: The server of the database; None for one host with a file.
         hosts: The machines, each with a server.
         version: The version of the workflows that the next server serves.
         answers: The answers to all requests.
-        effects: What steps did, in order.
         network: The hosts that receive messages.
+        watch: What steps did.
         faults: What happened, for a failure's message.
         faults_at: The virtual times of faults.
         has_changed_clock: Whether the clock of a host was set.
@@ -293,8 +305,9 @@ class World:
         self.holders: dict[str, SimProcess] = {}
         self.disk = Disk()
         self.network = Network(loop)
+        self.database = SimDatabase(loop) if hosts > 1 else None
         self.answers: list[Answer] = []
-        self.effects: list[Effect] = []
+        self.watch = StepWatch(folder / ".pdkernel" / "project.db")
         self.resume_urls: list[str] = []
         self.faults: list[str] = []
         self.faults_at: list[float] = []
@@ -335,19 +348,30 @@ class World:
         await self._request(answer, url.removeprefix("http://localhost:8000"), {"approved": True}, {})
         return answer
 
+    async def ask(self, server: Server, path: str) -> Answer:
+        """Send a GET request to *server*."""
+        answer = Answer(None, self.loop.time())
+        await self._send(server, answer, "GET", path, b"", {})
+        return answer
+
     async def _request(self, answer: Answer, path: str, body: JSON, headers: Mapping[str, str]) -> None:
         servers = [host.server for host in self.hosts if host.server is not None and host.server.app is not None]
         if not servers:
             return
         server = servers[0] if len(servers) == 1 else self.loop.random.choice(servers)
-        app, content = cast("Starlette", server.app), json.dumps(body).encode()
+        await self._send(server, answer, "POST", path, json.dumps(body).encode(), headers)
+
+    async def _send(
+        self, server: Server, answer: Answer, method: str, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> None:
+        app = cast("Starlette", server.app)
         raw = [(b"host", b"localhost:8000"), (b"content-type", b"application/json")]
         raw += [(name.encode(), value.encode()) for name, value in headers.items()]
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
             "path": path.partition("?")[0],
             "raw_path": path.partition("?")[0].encode(),
@@ -376,6 +400,24 @@ class World:
             text = json.loads(b"".join(received))
             answer._from_body = text.get("event_id") if isinstance(text, dict) else None
 
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """A block in which connections are those of the shared database, if there is one."""
+        if self.database is None:
+            yield
+            return
+        self.database.prepare(self.folder / ".pdkernel" / "project.db")
+        with self.database.connected():
+            yield
+
+    def heal_links(self) -> None:
+        """Let all hosts reach the database again."""
+        if self.database is not None:
+            self.database.down_until = 0.0
+        for host in self.hosts:
+            if host.link is not None:
+                host.link.heal()
+
     def close(self) -> None:
         """Release everything."""
         for host in self.hosts:
@@ -383,6 +425,7 @@ class World:
                 host.kill(host.server)
         for server in self.dead:
             server.forget()
+        self.watch.close()
 
 
 @contextlib.contextmanager
@@ -396,7 +439,8 @@ def a_world(seed: int, template: Path, *, hosts: int = 1) -> Iterator[World]:
         shutil.copytree(template, folder)
         world = World(loop, folder, hosts=hosts)
         try:
-            yield world
+            with world.connected():
+                yield world
         finally:
             world.close()
             loop.close()

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from pdkernel.cli.new import write_notebook_template
+from pdkernel.egress import Gateway
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
@@ -182,6 +183,7 @@ def test_saving_sends_no_request(notebook: Notebook) -> None:
     notebook.save(notebook.session.run(), "again")
 
     async def received(runtime: WorkflowEngine) -> int:
+        assert isinstance(runtime.gateway, Gateway)
         return len(runtime.gateway.stand_ins["slack"].received)
 
     assert notebook.session.call_engine(received) == 1

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pdkernel.clock import Clock, SteadyClock
-from pdkernel.engine.journal.backend import Connection, WakeUps, Write
+from pdkernel.engine.journal.backend import Connection, Presence, WakeUps, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.schema import SCHEMA_VERSION
@@ -82,7 +82,7 @@ class SqliteBackend:
             except sqlite3.Error as fault:
                 raise translate_error(fault, self._path) from fault
 
-    def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> SqlitePresence:
+    def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> Presence:
         """Insert the row of an executor, and lock its file. Raises `RequestError` if another process has the origin."""
         with contextlib.ExitStack() as undo:
             if origin in EXCLUSIVE_ORIGINS:

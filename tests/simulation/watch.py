@@ -1,0 +1,90 @@
+"""Promises about each moment, checked when a step begins: recorded steps, leases, and steps that are active in two processes."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from tests.simulation.pool import Effect
+
+THAW_S = 1.0
+"""Virtual seconds after which a process that was frozen has noticed that its lease has ended."""
+MARGIN_S = 7.0
+"""Seconds without the database after which a process starts nothing new: seven tenths of a lease."""
+
+
+class StepWatch:
+    """
+    Notes what steps do.
+
+    Args:
+        file: The file of the journal.
+
+    Attributes:
+        effects: What steps did, in order.
+        problems: The promises that did not hold.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.effects: list[Effect] = []
+        self.problems: list[str] = []
+        self._connection = sqlite3.connect(file)
+        self._active: dict[tuple[str, str], list[Effect]] = {}
+        self._single: dict[str, tuple[Effect, int]] = {}
+
+    def add(self, effect: Effect) -> None:
+        """Note *effect*, and check what must hold now."""
+        self.effects.append(effect)
+        key = effect.run, effect.step
+        active = [each for each in self._active.pop(key, []) if not each.process.is_dead]
+        if effect.kind == "start":
+            self._check_start(effect, active)
+            self._active[key] = [*active, effect]
+        elif effect.kind in ("end", "stop"):
+            self._active[key] = [each for each in active if each.process is not effect.process]
+        else:
+            self._active[key] = active
+        if effect.workflow == "Single":
+            self._check_concurrency(effect)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _check_concurrency(self, effect: Effect) -> None:
+        """A run of a workflow with one place is active until it ends, or its process dies or loses its lease and ends its steps."""
+        others = self._single.items()
+        self._single = {run: claim for run, claim in others if run != effect.run and self._holds(*claim, effect.at)}
+        self._single[effect.run] = effect, effect.process.leases
+        if len(self._single) > 1:
+            where = {run: each.process.name for run, (each, _) in self._single.items()}
+            self.problems.append(f"two runs of Single were active at {effect.at:.3f}: {where}")
+        if effect.kind == "end" and effect.step == "work2":
+            del self._single[effect.run]
+
+    def _holds(self, effect: Effect, lease: int, now: float) -> bool:
+        process = effect.process
+        if process.is_dead:
+            return False
+        if process.leases == lease and process.lease_ends_at >= now:
+            return True
+        is_in_step = any(
+            each.process is process for key, some in self._active.items() if key[0] == effect.run for each in some
+        )
+        return is_in_step and now > process.thawed_at + THAW_S
+
+    def _check_start(self, effect: Effect, active: list[Effect]) -> None:
+        what = f"the step {effect.step} of {effect.workflow} began at {effect.at:.3f} in {effect.process.name}"
+        query = "select 1 from steps where run_id = ? and name = ?"
+        if self._connection.execute(query, (effect.run, effect.step)).fetchone():
+            self.problems.append(f"{what}, and was recorded before")
+        for other in active:
+            if effect.at > other.process.thawed_at + THAW_S:
+                self.problems.append(f"{what}, while it was active in {other.process.name} since {other.at:.3f}")
+        process = effect.process
+        if process.link is None or effect.at <= process.thawed_at + THAW_S:
+            return  # nothing can stop a process that was frozen before it looks at its lease
+        if effect.at > process.lease_ends_at:
+            self.problems.append(f"{what}, whose lease had ended at {process.lease_ends_at:.3f}")
+        if effect.at > process.link.down_since + MARGIN_S:
+            self.problems.append(f"{what}, which was without its database since {process.link.down_since:.3f}")
