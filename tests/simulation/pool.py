@@ -54,6 +54,12 @@ class Effect:
     at: float
 
 
+CALLS = {"call": ("Plain", "Single"), "twins": ("Echo", "Echo", "Plain")}
+"""The workflows that a step calls, by the kind of the step; two calls of one workflow are the same."""
+RESULTS = {"Plain": "work3", "Single": "work2", "Echo": "work1"}
+"""What the called workflows return."""
+
+
 class SimGateway:
     """A gateway whose calls go to simulated hosts; implements `ServerGateway`."""
 
@@ -225,14 +231,13 @@ class SimRun:
                 recorder.add_reply(Respond(Response(201, {}, "early", immediate=True)))
             case "send":
                 deliveries.send(self._setup, recorder)
-            case "call":
+            case "call" | "twins":
                 assert call.services is not None
-                results = {"Plain": "work3", "Single": "work2"}
-                for child in chance.sample(list(results), 2):  # a repeated step may call in another order
+                for child in chance.sample(CALLS[kind], len(CALLS[kind])):  # a repeated step calls in another order
                     result = await call.services.call(
                         "flow.trigger", {"workflow": f"p_{child.lower()}", "payload": {"from": call.step.name}}
                     )
-                    if result != results[child]:
+                    if result != RESULTS[child]:
                         self._note(f"got {result} of {child}", call.step.name)
         recorder.add_reply(Export("$return_value", result))
         return None

@@ -8,6 +8,7 @@ as long as it still fails.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -21,15 +22,17 @@ from pdkernel.engine.journal.opening import open_reader
 from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.engine.journal.text_columns import ExecutionQuery
 from pdkernel.execution import UNFINISHED_STATUSES
-from tests.simulation import deliveries, sources
+from tests.simulation import commands, deliveries, sources
 from tests.simulation.operations import STORY_S, Operation, Part, PromiseError, Run
-from tests.simulation.pool import Effect
+from tests.simulation.pool import CALLS, Effect
 from tests.simulation.world import SETTLE_S, Host, Server, World, a_world
 
 START_S = 1.0
 """The longest time between the start of a run and that of its first step, in virtual seconds."""
-EVENTS = ("Plain", "Long", "Single", "Throttled", "Delayed", "Approved", "Caller", "Failing", "Early")
-DRAWS = (sources.draw, deliveries.draw)
+FAULT_S = 12.0
+"""The virtual seconds for which a fault has effects after its end."""
+EVENTS = ("Plain", "Long", "Single", "Throttled", "Delayed", "Approved", "Caller", "Twins", "Failing", "Early")
+DRAWS = (sources.draw, deliveries.draw, commands.draw)
 PART_CHANCE = 0.2
 """The share of scenarios that have the operations of one of `DRAWS`."""
 FAULTS = ("kill", "restart", "deploy", "freeze", "clock", "full", "fail", "lose", "stall", "bug")
@@ -143,7 +146,7 @@ class _Story:
     def __init__(self, world: World) -> None:
         self._world = world
         self._clients: list[asyncio.Task[Any]] = []
-        self._parts: Sequence[Part] = (sources.Sources(world), deliveries.Deliveries(world))
+        self._parts: Sequence[Part] = (sources.Sources(world), deliveries.Deliveries(world), world.commands)
 
     async def tell(self, operations: Sequence[Operation]) -> None:
         """Let *operations* happen, and wait until all runs have ended. Raises `PromiseError`."""
@@ -153,7 +156,9 @@ class _Story:
             await asyncio.sleep(max(0.0, operation.at - world.loop.time()))
             world.note(str(operation))
             if operation.kind in SHARED_FAULTS:
-                world.faults_at.append(world.loop.time())
+                seconds = 0.0 if operation.kind in ("clock", "fail") else operation.amount
+                ends = math.inf if operation.kind == "bug" else world.loop.time() + seconds + FAULT_S
+                world.faults_at.append((world.loop.time(), ends))
             self._begin(operation)
             if operation.kind in ("restart", "deploy"):
                 if operation.kind == "deploy":
@@ -313,6 +318,7 @@ def _check_accepted(world: World, runs: Sequence[Run]) -> Iterator[str]:
             and answer.status < 300
             and answer.run_id is not None
             and answer.run_id not in known
+            and not world.commands.may_be_removed(answer.workflow)
         ):
             yield f"the run {answer.run_id} of {answer.workflow} was accepted at {answer.sent_at:.3f}, and is not recorded"
         is_source = answer.workflow in sources.SOURCES  # whose own failure is a 500
@@ -327,7 +333,7 @@ def _check_accepted(world: World, runs: Sequence[Run]) -> Iterator[str]:
 def _check_early(world: World, runs: Sequence[Run]) -> Iterator[str]:
     """Each response that a workflow sends early is that of a run that ends well."""
     answered = sum(answer.workflow == "Early" and answer.status == 201 for answer in world.answers)
-    ended = sum(each.record.workflow == "Early" and each.record.status == "success" for each in runs)
+    ended = sum(each.record.workflow == "Early" and each.record.status in ("success", "cancelled") for each in runs)
     if ended < answered:
         yield f"{answered} requests to Early got its response, and {ended} of its runs have ended well"
 
@@ -338,8 +344,11 @@ def _check_ends(world: World, runs: Sequence[Run]) -> Iterator[str]:
     unwritten = "error", "ProjectError"
     expired = "cancelled", "WaitExpired"
     expected = defaultdict(lambda: ("success", None)) | {"Failing": ("error", "Failed")}
-    for run in (each.record for each in runs):
+    for each in runs:
+        run = each.record
         found = run.status, None if run.error is None else run.error.name
+        if world.commands.may_end(each, found):
+            continue
         if run.workflow == "Poison":
             if run.status != "error":
                 yield f"a run of Poison has ended as {found}"
@@ -403,11 +412,9 @@ def _check_children(world: World, runs: Sequence[Run]) -> Iterator[str]:
         if effect.kind.startswith("got"):
             yield f"the step {effect.step} of {effect.workflow} {effect.kind}"
     children = Counter((each.parent, each.record.workflow) for each in runs if each.parent)
-    for (parent, workflow), count in children.items():
-        if count > 1:
-            yield f"the run {parent} has started {count} runs of {workflow} by one call"
+    calls = {"Caller": Counter(CALLS["call"]), "Twins": Counter(CALLS["twins"])}
     for run in (each.record for each in runs):
-        if run.workflow == "Caller" and run.status == "success":
-            for workflow in ("Plain", "Single"):
-                if children[run.id, workflow] != 1:
-                    yield f"the run {run.id} of Caller has {children[run.id, workflow]} runs of {workflow}"
+        for workflow, most in calls.get(run.workflow, {}).items():
+            count = children[run.id, workflow]
+            if count > most or (count < most and run.status == "success"):
+                yield f"the run {run.id} of {run.workflow} has {count} runs of {workflow}"

@@ -30,8 +30,9 @@ from pdkernel.server.app_state import get_state
 from pdkernel.server.uvicorn_server import start_background_tasks
 from pdkernel.source import RefusedSource, WorkflowSource
 from tests.builders import a_workflow, python_step
-from tests.simulation import deliveries
+from tests.simulation import commands, deliveries
 from tests.simulation.backend import Disk, FaultyBackend
+from tests.simulation.commands import Commands
 from tests.simulation.database import Link, SharedBackend, SharedProject, SimDatabase
 from tests.simulation.deliveries import Network
 from tests.simulation.loop import PROCESS, SeededIds, SimClock, SimLoop, SimProcess
@@ -67,11 +68,14 @@ def workflows_of(version: int) -> tuple[Workflow, ...]:
         flow("Delayed", "work1", "delay1", "work2"),
         flow("Approved", "work1", "ask1", "work2"),
         flow("Caller", "work1", "call1", "work2"),
+        flow("Twins", "work1", "twins1", "work2"),
+        flow("Echo", "work1"),
         flow("Failing", "work1", "fail1", "work2"),
         flow("Early", "respond1", "work1", response="custom"),
         flow("Poison", "work1", "poison1"),
         *(each.workflow for each in SOURCES.values()),
         *deliveries.WORKFLOWS,
+        *commands.WORKFLOWS,
     )
 
 
@@ -292,8 +296,9 @@ class World:
         answers: The answers to all requests.
         network: The hosts that receive messages.
         watch: What steps did.
+        commands: What persons do with runs.
         faults: What happened, for a failure's message.
-        faults_at: The virtual times of faults.
+        faults_at: The virtual times in which faults have effects.
         has_changed_clock: Whether the clock of a host was set.
         has_bugs: Whether a server has met unexpected exceptions.
         dead: The servers that have ended.
@@ -306,11 +311,12 @@ class World:
         self.disk = Disk()
         self.network = Network(loop)
         self.database = SimDatabase(loop) if hosts > 1 else None
+        self.commands = Commands(self)
         self.answers: list[Answer] = []
         self.watch = StepWatch(folder / ".pdkernel" / "project.db")
         self.resume_urls: list[str] = []
         self.faults: list[str] = []
-        self.faults_at: list[float] = []
+        self.faults_at: list[tuple[float, float]] = []
         self.has_changed_clock = self.has_bugs = False
         self.hosts = [Host(self, f"host {number}") for number in range(hosts)]
         self.version = 1
