@@ -42,7 +42,7 @@ class QueueTurn:
         self._limits = limits
         self._claim = claim
         self._is_claimed = self._is_granted = is_claimed
-        self._has_started = False
+        self._has_started = self._is_unconfirmed = False
 
     @classmethod
     async def enter(cls, journal: RunJournal, limits: QueueLimits, claim: Claim, *, is_new: bool) -> Self:
@@ -69,10 +69,24 @@ class QueueTurn:
                 await asyncio.sleep(POLL_INTERVAL_S)
 
     async def record_start(self) -> None:
-        """Record that the first step of the run begins; a second call does nothing. Raises `ProjectError`."""
+        """Wait until the first step of the run may begin, and record that it does; a second call does nothing. Raises `ProjectError`."""
         if not self._has_started and self._limits.max_starts is not None:
-            await self._journal.record_start(self._limits.queue, self._claim)
+            while wait_s := await self._journal.record_start(self._limits.queue, self._claim):
+                await asyncio.sleep(min(wait_s, POLL_INTERVAL_S))
+            self._is_unconfirmed = True
         self._has_started = True
+
+    @property
+    def awaits_begin(self) -> bool:
+        """Whether the moment at which the next step begins is to be recorded."""
+        return self._limits.max_starts is not None and not self._has_started
+
+    async def confirm_start(self) -> None:
+        """Record that the first step has begun just now, once. If the database cannot be written, the start counts a little longer."""
+        if self._is_unconfirmed:
+            self._is_unconfirmed = False
+            with contextlib.suppress(PdkernelError):
+                await self._journal.confirm_start(self._claim)
 
     async def end(self) -> None:
         """Let other runs execute: the run has ended, pauses, or waits no longer."""

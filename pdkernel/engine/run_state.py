@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pdkernel.engine.account_resolution import AccountResolution
@@ -57,6 +58,7 @@ class RunState:
     turn: QueueTurn | None = None
     attempt: int = 1
     running_step: str | None = None
+    _confirmations: list[asyncio.Future[None]] = field(default_factory=list)
 
     async def allow_step(self) -> None:
         """Wait until all that must be on disk before the code of the next step starts is there. Raises as `RunRecord.flush`."""
@@ -64,6 +66,14 @@ class RunState:
             await self.turn.record_start()
         await self.record.flush()
         await self.record.wait_until_startable()
+
+    @property
+    def on_step_begun(self) -> Callable[[], None] | None:
+        """Called when the code of the next step has begun; None if nobody needs to know."""
+        turn = self.turn
+        if turn is None or not turn.awaits_begin:
+            return None
+        return lambda: self._confirmations.append(asyncio.ensure_future(turn.confirm_start()))
 
 
 def build_unexpected_error(fault: Exception) -> InternalError:

@@ -249,6 +249,7 @@ class StepExecutor:
             ),
             component=action.component.file if action else None,
             before_start=run.allow_step,
+            on_begun=run.on_step_begun,
         )
         run.running_step = step.name
         try:

@@ -170,6 +170,7 @@ class StepCall(msgspec.Struct, frozen=True):
         component: A component that runs in place of the step's source, or None.
         service_db: The content of a `$.service.db` prop.
         before_start: Awaited when the worker is ready, before the step's code starts. An exception from it cancels the step.
+        on_begun: Called some milliseconds after the worker has read the request, or at the end of the step; None costs nothing.
     """
 
     step: Step
@@ -186,6 +187,7 @@ class StepCall(msgspec.Struct, frozen=True):
     component: ComponentFile | None = None
     service_db: Mapping[str, JSON] = {}
     before_start: Callable[[], Awaitable[None]] | None = None
+    on_begun: Callable[[], None] | None = None
 
 
 class StepOutcome(msgspec.Struct, frozen=True):

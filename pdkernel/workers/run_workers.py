@@ -149,7 +149,10 @@ class RunWorkers:
         if step.language in SUBPROCESS_LANGUAGES:
             if call.before_start:
                 await call.before_start()
-            return recorder.outcome(await self._run_subprocess(call, recorder))
+            error = await self._run_subprocess(call, recorder)
+            if call.on_begun is not None:
+                call.on_begun()
+            return recorder.outcome(error)
         request = {"op": "run", **build_step_input(call, self._setup)}
         done = await self._exchange_request(
             cast("WorkerLanguage", step.language),
@@ -163,6 +166,7 @@ class RunWorkers:
             call_context=call.call_context,
             services=call.services,
             before_start=call.before_start,
+            on_begun=call.on_begun,
         )
         return recorder.outcome(find_error(done))
 
@@ -333,6 +337,7 @@ class RunWorkers:
         memory_limit_mb: int | None = None,
         services: StepServices | None = None,
         before_start: Callable[[], Awaitable[None]] | None = None,
+        on_begun: Callable[[], None] | None = None,
         read: Callable[[JSON], Any] = lambda value: value,
     ) -> Done | StepError:
         worker = self._pool.get_worker(self._acquired_slot, language, variables=self._setup.variables)
@@ -358,6 +363,8 @@ class RunWorkers:
         done: Done | None = None
         try:
             exchange.send(request, [texts[name] for name in unsent], timeout_s=timeout_s)
+            if on_begun is not None:
+                exchange.report_begin(on_begun)
             done = await exchange.reply
         except StepError as error:
             return error

@@ -41,6 +41,8 @@ from pdkernel.workers.worker_process import MAX_LINE_BYTES
 STARTUP_TIMEOUT_S = 60.0
 """The time limit for the start of a worker in seconds. It does not count as the step's time."""
 
+BEGIN_CHECK_S = 0.01
+"""Seconds from the request to the check whether a worker has read it; by then, it runs the first line of the step."""
 _EXPORT = re.compile(rb'\d+ \{"t":"export"')
 
 
@@ -75,6 +77,8 @@ class StepExchange:
         self._timeout_s = 0.0
         self._timer: asyncio.TimerHandle | StepTimer | None = None
         self._began: float | None = None
+        self._begin_check: asyncio.TimerHandle | None = None
+        self._on_begun: Callable[[], None] | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -111,8 +115,26 @@ class StepExchange:
         worker.process.listener = self
         worker.process.send(b"\n".join([encode_json({**request, "request": worker.request}), *texts, b""]))
 
+    def report_begin(self, on_begun: Callable[[], None]) -> None:
+        """Call *on_begun* some milliseconds after the worker has read the request, or when it has ended. Polls a pipe meanwhile."""
+        self._on_begun = on_begun
+        self._begin_check = asyncio.get_running_loop().call_later(BEGIN_CHECK_S, self._check_begin)
+
+    def _check_begin(self) -> None:
+        if (on_begun := self._on_begun) is None:
+            return
+        if self.has_begun or self.reply.done():
+            self._on_begun = None
+            on_begun()
+        else:
+            self.report_begin(on_begun)
+
     def close(self) -> None:
         """Stop waiting for replies."""
+        if self._begin_check is not None:
+            self._begin_check.cancel()
+            self._check_begin()
+            self._begin_check.cancel()
         if self._timer:
             self._timer.cancel()
         for answer in self._answers:

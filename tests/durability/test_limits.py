@@ -124,3 +124,18 @@ def test_starts_are_counted_when_steps_start(fork_server: ForkServer, tmp_path: 
 
         # a busy machine runs the first line of a step a little later
         assert {way: most_in_period(each, 1.8) for way, each in spans.items()} == dict.fromkeys(ways, 3)
+
+
+def test_a_throttle_is_used_up_and_never_exceeded(fork_server: ForkServer, tmp_path: Path) -> None:
+    """Under a throttle of 10 a second, each eleventh step begins a second after the first of its ten, and soon after that."""
+    log = tmp_path / "spans.log"
+    with server_of(fork_server, tmp_path / "project") as server:
+        cells = ["%%pdworkflow\nname: Flow\nsettings: {throttle: {limit: 10, interval: 1}}\n", span(log, "pass")]
+        new_project(server.folder, cells)
+        server.start()
+        send_all(lambda n: server.post(server.endpoint, {}), 41)
+        began = [at for at, _ in wait_for_spans(server, log, 41)]
+
+        gaps = [later - first for first, later in zip(began, began[10:], strict=False)]
+        print(f"40 starts in {began[40] - began[0]:.2f} s; the shortest period of ten: {min(gaps):.3f} s")
+        assert min(gaps) > 0.95  # a busy machine runs the first line of a step a little later

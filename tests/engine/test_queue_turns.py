@@ -37,9 +37,14 @@ class Journal(UnrecordedRuns):
         self.calls.append(f"grant {queue} {run_id}")
         return len(self.calls) > 3
 
-    async def record_start(self, queue: str, claim: Claim) -> None:
-        """Note the start."""
+    async def record_start(self, queue: str, claim: Claim) -> float:
+        """Note the start; the first one must wait."""
         self.calls.append(f"start {queue} {claim.run_id}")
+        return 0.01 if len(self.calls) == 1 else 0.0
+
+    async def confirm_start(self, claim: Claim) -> None:
+        """Note that the step has begun."""
+        self.calls.append(f"begun {claim.run_id}")
 
     async def end_turn(self, run_id: str) -> None:
         """Note the end, or fail."""
@@ -74,15 +79,16 @@ async def test_a_run_that_goes_on_is_not_refused() -> None:
     assert journal.calls == ["add p_1 run 100", "add p_1 run None"]
 
 
-@pytest.mark.parametrize(("max_starts", "recorded"), [(None, []), (5, ["start p_1 run"])])
+@pytest.mark.parametrize(("max_starts", "recorded"), [(None, []), (5, [*["start p_1 run"] * 2, "begun run"])])
 async def test_the_turn_of_a_claimed_run_records_its_start(max_starts: int | None, recorded: list[str]) -> None:
-    """It need not wait, has nothing to end, and records its start once, if starts are limited."""
+    """It need not wait for a claim, has nothing to end, and records once, if starts are limited, that it may start and has begun."""
     journal = Journal()
     turn = QueueTurn(journal, replace(LIMITS, max_starts=max_starts), Claim.first("run"), is_claimed=True)
 
     await turn.wait(None)
-    await turn.record_start()
-    await turn.record_start()
+    for _ in range(2):
+        await turn.record_start()
+        await turn.confirm_start()
     await turn.end()
 
     assert journal.calls == recorded

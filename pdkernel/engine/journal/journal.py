@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.engine.journal.backend import Backend, Connection, Presence, WakeUps
-from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S, START_MARGIN_S
+from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S, START_LEAD_S, START_MARGIN_S
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
@@ -339,7 +339,7 @@ class DatabaseJournal:
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
-        now = self._presence.steady_time()
+        now = self._presence.steady_time() + START_LEAD_S
         claims = await self._claim(lambda connection: [self._statements.claim_one(connection, run_id, now)])
         return claims[0]
 
@@ -347,12 +347,12 @@ class DatabaseJournal:
         self, queue: str | None = None, limit: int = 1, *, begin: int | None = None
     ) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of this executor's origin in *queue*, within its limits; *begin* is as in `claim_ready`."""
-        now, places = self._presence.steady_time(), limit if begin is None else begin
+        now, places = self._presence.steady_time() + START_LEAD_S, limit if begin is None else begin
         return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now, places))
 
     async def claim_ready(self, limit: int, *, begin: int | None = None) -> Sequence[ClaimedRun]:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
-        now, places = self._presence.steady_time(), limit if begin is None else begin
+        now, places = self._presence.steady_time() + START_LEAD_S, limit if begin is None else begin
         return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now, places))
 
     async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
@@ -392,7 +392,7 @@ class DatabaseJournal:
 
     async def grant_turn(self, queue: str, run_id: str) -> bool:
         """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""
-        now = self._presence.steady_time()
+        now = self._presence.steady_time() + START_LEAD_S
         return await self._writer.write(
             lambda connection: self._statements.grant_turn(connection, queue, run_id, now),
             is_compound=True,
@@ -403,14 +403,20 @@ class DatabaseJournal:
         """Remove the turn of a run that has ended, or waits no longer."""
         await self._announced(lambda connection: self._statements.end_turn(connection, run_id))
 
-    async def record_start(self, queue: str, claim: Claim) -> None:
-        """Record that the first step of a claimed run of the queue begins."""
-        now = self._presence.steady_time() + START_MARGIN_S
-        await self._writer.write(
-            lambda connection: self._statements.record_start(connection, queue, claim, now),
+    async def record_start(self, queue: str, claim: Claim) -> float:
+        """Record that the first step of a claimed run of the queue begins; return 0, or the seconds until it may."""
+        now = self._presence.steady_time()
+        return await self._writer.write(
+            lambda connection: self._statements.record_start(connection, queue, claim, now, now + START_MARGIN_S),
             is_compound=True,
+            is_contended=True,
             concurrent_runs=len(self._active_run_ids),
         )
+
+    async def confirm_start(self, claim: Claim) -> None:
+        """Record that the first step of the run has begun just now."""
+        now = self._presence.steady_time()
+        await self._writer.write(lambda connection: self._statements.confirm_start(connection, claim, now))
 
     async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
         """Cancel a run regardless of its owner. Return False if it has ended."""
@@ -465,7 +471,7 @@ class DatabaseJournal:
             self._corrected_jumps = jumps
         if self._writer.is_unmarked and not self._active_run_ids:
             await self._writer.write(lambda _: None)
-        now, steady = self._now(), self._presence.steady_time()
+        now, steady = self._now(), self._presence.steady_time() + START_LEAD_S
 
         def query(connection: Connection) -> float | None:
             self._check_version(connection)

@@ -41,7 +41,9 @@ MESSAGES_PER_LANE = 3
 """Due messages that one process takes for a destination at a time: it can try them within `OWN_DELIVERY_S`."""
 
 START_MARGIN_S = 0.1
-"""Seconds from the record of a start to the first line of the step, on a busy machine: a period of a limit begins after them."""
+"""Seconds from the record of a start to the first line of the step, on a busy machine: a period begins after them, until the start is seen."""
+START_LEAD_S = 0.05
+"""Seconds by which runs are claimed before the limit lets them start, so that they are prepared at that moment."""
 
 
 class ExecutorLiveness(Protocol):
@@ -197,8 +199,17 @@ class RunJournal(Protocol):
         """Remove the turn of a run that has ended, or waits no longer."""
         ...
 
-    async def record_start(self, queue: str, claim: Claim) -> None:
-        """Record that the first step of a claimed run of the queue begins. Until then, the claim counts as a start of any period."""
+    async def record_start(self, queue: str, claim: Claim) -> float:
+        """
+        Record that the first step of a claimed run of the queue begins. Until then, the claim counts as a start of any period.
+
+        Returns:
+            0, or the seconds after which to call again, because as many runs as the limit permits have started in this period.
+        """
+        ...
+
+    async def confirm_start(self, claim: Claim) -> None:
+        """Record that the first step of the run has begun just now: the period of its start need not begin later."""
         ...
 
     async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
@@ -501,7 +512,11 @@ class UnrecordedRuns:
     async def end_turn(self, run_id: str) -> None:
         """Do nothing."""
 
-    async def record_start(self, queue: str, claim: Claim) -> None:
+    async def record_start(self, queue: str, claim: Claim) -> float:  # noqa: ARG002
+        """Permit every start."""
+        return 0.0
+
+    async def confirm_start(self, claim: Claim) -> None:
         """Do nothing."""
 
     async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:  # noqa: ARG002

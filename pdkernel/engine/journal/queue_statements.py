@@ -190,18 +190,46 @@ class QueueStatements(ExecutorStatements):
         return connection.execute("delete from turns where run_id = ?", (replace_unstorable(run_id),)).rowcount == 1
 
     @staticmethod
-    def record_start(connection: Connection, queue: str, claim: Claim, now: float) -> None:
-        """Record that the first step of a claimed run begins, and forget the starts of earlier periods."""
+    def record_start(connection: Connection, queue: str, claim: Claim, now: float, begins: float) -> float:
+        """
+        Record that the first step of a claimed run begins at *begins* at the latest, and forget the starts of earlier periods.
+
+        A run is claimed before it may start, so the limit of starts is checked here again.
+
+        Returns:
+            0, or the seconds until it may start; then nothing is recorded.
+        """
         queue = replace_unstorable(queue)
+        _lock_limits(connection, queue, now)
+        own = {"run": replace_unstorable(claim.run_id), "fence": claim.fence}
+        row = connection.execute("select per, period from limits where queue = ?", (queue,)).fetchone()
+        per, period = row or (None, None)
+        if per is not None and period is not None:
+            count, first = connection.execute(
+                "select count(*), min(at) from starts where queue = :queue and at > :after"
+                " and not (run_id = :run and fence = :fence)",
+                {**own, "queue": queue, "after": now - period},
+            ).fetchone()
+            if count >= per:
+                return max(float(first) + float(period) - now, 0.001)
         connection.execute(
-            "insert into starts (queue, at, run_id, fence) values (?, ?, ?, ?) on conflict do nothing",
-            (queue, now, replace_unstorable(claim.run_id), claim.fence),
+            "insert into starts (queue, at, run_id, fence) values (:queue, :at, :run, :fence) on conflict do nothing",
+            {**own, "queue": queue, "at": begins},
         )
         connection.execute(
             "delete from starts where queue = :queue and at <= :now - (select period from limits where queue = :queue)"
             " and not exists (select 1 from turns where turns.run_id = starts.run_id) and not exists"
             " (select 1 from runs where id = starts.run_id and status = 'running' and runs.fence = starts.fence)",
             {"queue": queue, "now": now},
+        )
+        return 0.0
+
+    @staticmethod
+    def confirm_start(connection: Connection, claim: Claim, now: float) -> None:
+        """Record that the first step of the run has begun at *now*."""
+        connection.execute(
+            "update starts set at = ? where run_id = ? and fence = ?",
+            (now, replace_unstorable(claim.run_id), claim.fence),
         )
 
     def set_queue_limits(
