@@ -129,6 +129,21 @@ def run_blocking_in(
     return asyncio.get_running_loop().run_in_executor(threads, call)
 
 
+async def await_outcome(future: asyncio.Future[T]) -> T:
+    """
+    Return the result of *future*, also if the caller is cancelled meanwhile, which then has no effect.
+
+    For a commit in a thread, which nothing interrupts: a caller that does not learn its outcome would be told that it failed.
+    """
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if future.cancelled():
+                raise
+    return future.result()
+
+
 def _call_permitted(call: Callable[[], T]) -> T:
     with permit_blocking():
         return call()

@@ -21,6 +21,7 @@ from pdkernel.blocking import (
     FORBID_VARIABLE,
     MAX_THREADS,
     BlockingCallError,
+    await_outcome,
     permit_blocking,
     run_blocking,
     run_blocking_in,
@@ -243,3 +244,17 @@ def test_the_check_is_off_by_default(tmp_path: Path) -> None:
     ]
 
     assert printed == ["False", "True"]
+
+
+async def test_a_cancelled_caller_learns_what_a_thread_has_done() -> None:
+    """The result of work that nothing interrupts is returned after it, although the caller was cancelled meanwhile."""
+    gate = threading.Event()
+    task = asyncio.create_task(await_outcome(run_blocking(gate.wait)))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    was_done = task.done()
+    gate.set()
+
+    assert await task
+    assert not was_done

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.prop_binding import resolve_app_bindings
-from pdkernel.blocking import run_blocking
+from pdkernel.blocking import await_outcome, run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext, OutboundPolicy, connection_owner
 from pdkernel.engine.account_lookup import Interface, RunIdentity
@@ -273,11 +273,12 @@ class SourceRunner:
         try:
             outcome = await workers.run_source(call, recorder)
         finally:
-            await asyncio.gather(*responding)
+            await await_outcome(asyncio.gather(*responding))
         is_stored = not isinstance(outcome.error, StepProcessExitedError)
         new: tuple[SourceEvent, ...] = ()
         if is_stored:
-            new = await run_blocking(self._store_state, request, description, outcome, redactor)
+            storing = run_blocking(self._store_state, request, description, outcome, redactor)
+            new = await await_outcome(storing)  # its sender must not repeat what is stored
         for warning in outcome.warnings:
             recorder.add_note(warning)
         return SourceResult(

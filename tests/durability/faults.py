@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ KILL_AT_RENAME = "tests.durability.faults:kill_at_rename"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
 SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
 SLOW_COMMITS = "tests.durability.faults:slow_commits"
+SLOW_EVENT = "tests.durability.faults:slow_event"
 SHIFT_CLOCK = "tests.durability.faults:shift_clock"
 ALL_OF = "tests.durability.faults:all_of"
+STORED_EVENTS = "INSERT INTO deployed_events"
+"""The statement that stores the events of a deployed trigger."""
 
 
 def all_of(*calls: Sequence[Any]) -> None:
@@ -177,28 +180,50 @@ def kill_in_rotation(number: int) -> None:
     sys.addaudithook(watch_files)
 
 
-def kill_at_event(side: str, statement: str = "INSERT INTO deployed_events") -> None:
+def kill_at_event(side: str, statement: str = STORED_EVENTS) -> None:
     """
     Let SQLite's connections kill this process `before` or `after` the commit of a transaction with *statement*.
 
     By default, that is the one that stores the events of a deployed trigger.
     """
 
+    def die(at: str) -> None:
+        if at == side:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _watch_commits(statement, die)
+
+
+def slow_event(seconds: float, reached: str) -> None:
+    """Make the file *reached* before the commit of a deployed trigger's events, which takes so many seconds longer."""
+
+    def wait(at: str) -> None:
+        if at == "before":
+            Path(reached).touch()
+            time.sleep(seconds)
+
+    _watch_commits(STORED_EVENTS, wait)
+
+
+def _watch_commits(statement: str, act: Callable[[str], None]) -> None:
+    """Call *act* with `before` and with `after` at each commit of a transaction with *statement*."""
+
     class Connection(sqlite3.Connection):
-        has_events = False
+        has_statement = False
 
         def __init__(self, *args: Any, **settings: Any) -> None:
             super().__init__(*args, **settings)
             self.set_trace_callback(self.watch)
 
         def watch(self, sql: str) -> None:
-            self.has_events = self.has_events or sql.startswith(statement)
+            self.has_statement = self.has_statement or sql.startswith(statement)
 
         def commit(self) -> None:
-            if self.has_events and side == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
+            is_watched, self.has_statement = self.has_statement, False
+            if is_watched:
+                act("before")
             super().commit()
-            if self.has_events:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if is_watched:
+                act("after")
 
     _use_connections(Connection)

@@ -39,10 +39,12 @@ MAX_WAITING = 150
 """Runs beyond which clients wait, so that the end of the load is not far from the end of the runs."""
 END_LIMIT_S = 300.0
 """Seconds in which all runs end after the last fault."""
+LOST_REPLIES = 0.02
+"""The part of the commits to PostgreSQL whose reply is lost at any time."""
 STEPS = ("one", "slow", "nap", "call", "last")
 STARTS, PERIOD_S = 5, 10
 """The limit of the workflow `Throttled`; on a busy machine, a step logs its begin up to half of a period later."""
-KINDS = {"Load": 6, "One": 2, "Throttled": 1, "Bad": 1, "plain": 1, "early": 1}
+KINDS = {"Load": 6, "One": 2, "Throttled": 1, "Bad": 1, "plain": 2, "early": 1}
 """The events that clients send, by how often: to a workflow, or to a source."""
 SOURCE = """
 export default {{ key: "depot-{name}", name: "Called", version: "0.1.0", type: "source", description: "d",
@@ -151,8 +153,10 @@ class Stress:
 
     def run(self, seconds: float, *, say: Callable[[str], object] = print) -> None:
         """Load the servers and let faults happen for so long; at last wait for the ends of all runs. Raises `AssertionError`."""
-        for server in self.servers:
+        for number, server in enumerate(self.servers):
             self.start(server)
+            if self.proxies:
+                self._lose_replies(number, LOST_REPLIES)
         clients = [threading.Thread(target=self._send_events, args=(number,)) for number in range(CLIENTS)]
         for client in clients:
             client.start()
@@ -181,6 +185,8 @@ class Stress:
         self.sent[number] = kind
         url = self._endpoints[kind] if kind in self._endpoints else server.url + self.sources[kind]
         answer = server.post(url, {"n": number})
+        while answer.status == 503 and kind in self.sources and not self._stopped.wait(0.5):  # nothing was stored
+            answer = server.post(url, {"n": number})
         if answer.is_accepted:
             self.accepted[number] = None if kind in self.sources else json.loads(answer.text)["event_id"]
 
@@ -287,11 +293,16 @@ class Stress:
 
     @contextmanager
     def lossy(self, server: ServerProcess) -> Iterator[None]:
-        """The host gets no reply to some of its commits."""
+        """The host gets no reply to many of its commits."""
         self._note("lost replies", server)
-        proxy, chance = self.proxies[self.servers.index(server)], random.Random(self._chance.random())
-        with proxy.losing(lambda _: chance.random() < 0.2):
-            yield
+        number = self.servers.index(server)
+        self._lose_replies(number, 0.3)
+        yield
+        self._lose_replies(number, LOST_REPLIES)
+
+    def _lose_replies(self, number: int, part: float) -> None:
+        chance = random.Random(f"{self.seed} {number} {part}")
+        self.proxies[number].on_commit = lambda _: chance.random() < part
 
     @contextmanager
     def down(self, _: ServerProcess) -> Iterator[None]:

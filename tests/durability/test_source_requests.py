@@ -19,7 +19,7 @@ from pdkernel.operations.triggers import enable_triggers
 from pdkernel.project import Project, Schedule
 from tests.cli.fork_server import ForkServer
 from tests.durability.database_proxy import each_or_nth, proxy_of
-from tests.durability.faults import LIMIT_DATABASE
+from tests.durability.faults import LIMIT_DATABASE, SLOW_EVENT
 from tests.durability.hosts import LEASE_S, hosts_of
 from tests.durability.server_process import LIMIT_S, Answer, ServerProcess, logging_step, new_project, server_of
 from tests.durability.sources import deploy_source, write_source
@@ -229,6 +229,28 @@ def test_a_sigterm_loses_no_request(server: ServerProcess, scene: Scene, custom:
     assert [(each.status, each.retry_after) for each in answers] == (
         [(202, None)] if custom else [(503, "5"), (200, None)]
     )
+
+
+def test_a_sigterm_during_the_commit_repeats_no_request(server: ServerProcess, scene: Scene) -> None:
+    """A request whose events are being stored when its source is ended is accepted: its sender does not send it again."""
+    reached = scene.folder / "reached"
+    url = start(server, scene.source(), "deployed", SLOW_EVENT, 2.0, str(reached))
+    scene.open()
+    thread, answers = post_later(server, url, {"n": 1})
+    ends = time.monotonic() + LIMIT_S
+    while not reached.exists():
+        assert time.monotonic() < ends, server.errors
+        time.sleep(0.01)
+    for _ in range(2):
+        server.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    server.wait_until_ended()
+    thread.join()
+    assert server.start()
+    if not answers[0].is_accepted:
+        server.post(url, {"n": 1})
+
+    wait_until_heard(server, 1)
 
 
 @pytest.mark.parametrize("kind", WORKFLOW)
