@@ -129,7 +129,7 @@ class Commands:
             command.new = (await start_replay(engine, await prepare_replay(engine, command.run))).id
             state.runs.dispatch.notify()
             command.is_done = True
-        except ProjectError:
+        except (ProjectError, LookupError):  # or a bug
             return
         except PdkernelError:
             command.is_done = False
@@ -139,7 +139,7 @@ class Commands:
             await cancel_run(state.context.engine.journal, command.run, by="a person")
             await state.runs.cancel(command.run)
             command.is_done = True
-        except ProjectError:
+        except (ProjectError, LookupError):  # or a bug
             return
         except PdkernelError:
             command.is_done = False
@@ -149,8 +149,8 @@ class Commands:
         async def expire() -> None:
             try:
                 await remove_expired(state.context.engine.journal)
-            except PdkernelError as fault:
-                self._world.note(f"runs were not removed: {fault.message}")
+            except (PdkernelError, LookupError) as fault:
+                self._world.note(f"runs were not removed: {fault}")
 
         await self._world.within(process, expire)
 
