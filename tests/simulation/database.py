@@ -33,6 +33,8 @@ BEAT_S = 1.0
 """Seconds between two extensions."""
 SILENCE_S = 5.0
 """Seconds after which a read of a database that does not answer fails."""
+_EPOCH_IN_SQLITE = "CAST(STRFTIME('%s', clock_timestamp()) AS INTEGER)"
+"""What SQLAlchemy writes for SQLite where it writes `extract(epoch from clock_timestamp())` for PostgreSQL."""
 MESSAGE_S = 0.005
 """Seconds that a notification takes."""
 
@@ -204,7 +206,7 @@ class _LinkedCursor(sqlite3.Cursor):
 
     def execute(self, sql: str, *args: Any) -> Self:
         _check_link()
-        return super().execute(sql, *args)
+        return super().execute(sql.replace(_EPOCH_IN_SQLITE, "clock_timestamp()"), *args)
 
     def executemany(self, sql: str, *args: Any) -> Self:
         _check_link()
