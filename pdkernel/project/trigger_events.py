@@ -27,6 +27,8 @@ from pdkernel.project.vault import Vault
 
 WEBHOOK_ID_PREFIX = "wh_"
 """Prefix of the id of a deployed trigger's webhook."""
+LINK_ID_PREFIX = "link_"
+"""Prefix of the id of the webhook of a session of Connect Link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class EventTarget:
     What receives the events of a trigger.
 
     Attributes:
-        id: The id of a workflow, or of a webhook of a deployed trigger.
+        id: The id of a workflow, or of a webhook of a deployed trigger or of a session of Connect Link.
         key: The key of the workflow's trigger, or `trigger:` with the id of a deployed trigger.
     """
 
@@ -46,6 +48,11 @@ class EventTarget:
     def is_webhook(self) -> bool:
         """Whether the events are sent to a webhook."""
         return self.id.startswith(WEBHOOK_ID_PREFIX)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether the events are sent to the webhook of a Connect token."""
+        return self.id.startswith(LINK_ID_PREFIX)
 
     @property
     def deployed_trigger_id(self) -> str | None:
@@ -110,6 +117,11 @@ class TriggerEventTable:
                 dedupe_key=key,
                 sealed_event=sealed,
             )
+
+    def store(self, target: EventTarget, key: str, data: Mapping[str, JSON]) -> None:
+        """Store an event in a transaction of its own, or in that of `Database.one_transaction`."""
+        with self._database.write() as connection:
+            self.add(connection, target, [(key, data)])
 
     def list_targets(self) -> Sequence[EventTarget]:
         """The targets for which events wait, in the order of their ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -80,7 +81,7 @@ def create_app(context: AppContext) -> Starlette:
         exception_handlers={ClientDisconnect: _on_client_disconnect},
     )
     runs = RunRegistry(context)
-    events = TriggerEvents(context, runs)
+    events = TriggerEvents(context, runs, partial(link.webhooks.send_stored_events, context))
     triggers, deployed = WorkflowTriggers(context, runs, events), DeployedTriggers(context, runs, events)
     state = AppState(
         context=context,

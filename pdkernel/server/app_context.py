@@ -153,6 +153,11 @@ class LinkContext(Protocol):
         ...
 
     @property
+    def link_deliveries(self) -> set[str]:
+        """The targets to which this process is sending events of Connect Link."""
+        ...
+
+    @property
     def on_link_event(self) -> LinkListener | None:
         """Receives status changes of Connect tokens, from any thread; or None."""
         ...
@@ -168,6 +173,7 @@ class LinkOnlyContext:
     clock: Clock
     ids: IdGenerator
     on_link_event: LinkListener | None = None
+    link_deliveries: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,7 @@ class AppContext:
         write_line: Writes one access-log line per request; or None.
         passthrough: With a real project, forwards Connect's routes to Pipedream; None with a local project.
         on_link_event: Receives status changes of Connect tokens, from any thread; or None.
+        link_deliveries: The targets to which this process is sending events of Connect Link.
         print_login_code: Prints a one-time code of the console on the terminal of a person; None without such a terminal.
         on_console_code_used: Receives each code with which a person has logged in to the console, from another thread.
     """
@@ -205,3 +212,4 @@ class AppContext:
     on_link_event: LinkListener | None = None
     print_login_code: Callable[[str], None] | None = None
     on_console_code_used: Callable[[str], None] = lambda _: None
+    link_deliveries: set[str] = field(default_factory=set)

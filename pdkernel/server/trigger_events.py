@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from pdkernel.blocking import run_blocking
@@ -38,10 +39,23 @@ _LOG = logging.getLogger(__name__)
 
 
 class TriggerEvents:
-    """The events of triggers that one server hands over. Belongs to one event loop."""
+    """
+    The events of triggers that one server hands over. Belongs to one event loop.
 
-    def __init__(self, context: AppContext, runs: RunRegistry) -> None:
+    Args:
+        context: The server.
+        runs: The runs in progress.
+        send_link_events: Sends the events that wait for the webhook of a Connect token; None leaves them to other servers.
+    """
+
+    def __init__(
+        self,
+        context: AppContext,
+        runs: RunRegistry,
+        send_link_events: Callable[[EventTarget], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self._context = context
+        self._send_link_events = send_link_events
         self._runs = runs
         self._table = context.project.trigger_events
         self._deployed = context.project.deployed_triggers
@@ -65,6 +79,8 @@ class TriggerEvents:
         for each in targets:
             if each.is_webhook and not self._runs.source_turns.is_taken(each.id):
                 self._runs.start_source(self.send_to_webhook(each))
+            if each.is_link and self._send_link_events is not None:
+                self._runs.start_source(self._send_link_events(each))
         await self.start_runs()
         return MAX_POLL_INTERVAL_S
 

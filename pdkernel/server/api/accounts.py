@@ -74,12 +74,13 @@ async def create(call: ApiCall) -> Response:
         connect_account,
         call.context,
         token,
+        token_text=text,
         app=check_app_slug(app),
         credentials=_credentials(body),
         name=name,
         account_id=account_id,
     )
-    task = webhooks.webhook_task(call.context, token, webhooks.build_success_event(token, text, account))
+    task = webhooks.webhook_task(call.context, token)
     return JSONResponse(await _serialize(call, account), background=task)
 
 

@@ -12,6 +12,7 @@ from pdkernel.project import ConnectToken
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.link.tokens import USED_MESSAGE
+from pdkernel.server.link.webhooks import build_success_event, store_event
 
 TOO_MANY_USERS_MESSAGE = "You've hit your limit on the number of external users you can connect."
 """The platform's message (documentation of its webhooks)."""
@@ -39,13 +40,14 @@ def connect_account(
     context: LinkContext,
     token: ConnectToken,
     *,
+    token_text: str,
     app: str,
     credentials: Mapping[str, str],
     name: str | None = None,
     account_id: str | None = None,
 ) -> Account:
     """
-    Connect an account of *app* for the token's user, or reconnect *account_id*. Blocks.
+    Connect an account of *app* for the token's user, or reconnect *account_id*, and store the event for the token's webhook. Blocks.
 
     Raises:
         NoSuchAccountError: The user has no such account of *app* in that environment.
@@ -54,7 +56,9 @@ def connect_account(
         RequestError: The credentials are invalid; the token stays unused.
     """
     with context.project.one_transaction("connect"):  # the check of the limit, the use of the token and the new user
-        return _connect(context, token, app, credentials, name, account_id)
+        account = _connect(context, token, app, credentials, name, account_id)
+        store_event(context, token, build_success_event(token, token_text, account))
+    return account
 
 
 def _connect(
@@ -83,12 +87,20 @@ def _connect(
 
 
 def connect_by_oauth(
-    context: LinkContext, token: ConnectToken, *, app: str, tokens: OAuthTokens, account_id: str | None = None
+    context: LinkContext,
+    token: ConnectToken,
+    *,
+    token_text: str,
+    app: str,
+    tokens: OAuthTokens,
+    account_id: str | None = None,
 ) -> Account:
     """Connect an account of *app* with a provider's *tokens*. Raises the errors of `connect_account`."""
     with context.project.one_transaction("connect"):
         credentials = build_oauth_credentials(tokens)
-        account = connect_account(context, token, app=app, credentials=credentials, account_id=account_id)
+        account = connect_account(
+            context, token, token_text=token_text, app=app, credentials=credentials, account_id=account_id
+        )
         store_grant(context.project, account.id, tokens)
     return account
 

@@ -93,7 +93,13 @@ async def submit(request: Request) -> Response:
         return await _credentials_response(context, token, link_request, problem="Fill in at least one field.")
     try:
         account = await run_blocking(
-            connect_account, context, token, app=link_request.app, credentials=typed, account_id=link_request.account_id
+            connect_account,
+            context,
+            token,
+            token_text=link_request.token_text,
+            app=link_request.app,
+            credentials=typed,
+            account_id=link_request.account_id,
         )
     except FINAL_ERRORS as refusal:
         return await _failure_response(context, token, link_request, str(refusal))
@@ -135,7 +141,13 @@ async def handle_oauth_callback(request: Request) -> Response:
             exchange_code, provider, code=params["code"], verifier=sign_in.verifier, redirect_uri=sign_in.redirect_uri
         )
         account = await run_blocking(
-            connect_by_oauth, context, token, app=sign_in.app, tokens=tokens, account_id=sign_in.account
+            connect_by_oauth,
+            context,
+            token,
+            token_text=sign_in.token,
+            app=sign_in.app,
+            tokens=tokens,
+            account_id=sign_in.account,
         )
     except (ProviderError, RequestError) as refusal:
         return await _failure_response(context, token, link_request, str(refusal), from_callback=True)
@@ -167,9 +179,7 @@ async def _success_response(
         answer = html_pages.connected_page(token, account_id=account.id, app=account.app, in_popup=in_popup)
     else:
         answer = _leave(token, redirect_url, "Your account is connected. Continue.", from_callback=from_callback)
-    answer.background = webhooks.webhook_task(
-        context, token, webhooks.build_success_event(token, link_request.token_text, account)
-    )
+    answer.background = webhooks.webhook_task(context, token)
     await publish_link_event(context, token, "connected", account.id)
     return answer
 
@@ -187,9 +197,9 @@ async def _failure_response(
         )
     else:
         answer = _leave(token, redirect_url, "The account was not connected. Continue.", from_callback=from_callback)
-    answer.background = webhooks.webhook_task(
-        context, token, webhooks.build_error_event(token, link_request.token_text, problem)
-    )
+    event = webhooks.build_error_event(token, link_request.token_text, problem)
+    await run_blocking(webhooks.store_event, context, token, event)
+    answer.background = webhooks.webhook_task(context, token)
     await publish_link_event(context, token, "failed", problem)
     return answer
 

@@ -1,8 +1,10 @@
 """
 Webhook events for the product's back end: an account was connected, or connecting failed.
 
-Signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" with the project's key. Events do not contain credentials. A
-failed delivery is repeated twice.
+An event is stored in the transaction that stores the account, so a crash loses none; it is sent after the response, or by the next
+process. Signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" with the project's key. Events do not contain credentials. A
+failed delivery is repeated twice. A process that dies meanwhile leaves the event to the next one, which sends it with the same
+`Idempotency-Key`.
 
 Only an OAuth client can set the webhook's URL, when it creates the token. The URL may therefore be on this machine or in a private
 network.
@@ -13,16 +15,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.background import BackgroundTask
 
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, format_iso
+from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account
-from pdkernel.project import ConnectToken, Project
+from pdkernel.model import JSON
+from pdkernel.project import ConnectToken, EventTarget, Project, TriggerEvent
+from pdkernel.project.trigger_events import LINK_ID_PREFIX
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
+from pdkernel.server.source_turns import SourceTurns
 from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 SIGNING_KEY_SECRET = "webhook_signing_key"  # noqa: S105 - the name of a secret
 # parity[link-webhooks]: the platform's number of retries and its timeout are not documented
 RETRY_DELAYS_S = (0.5, 2.0)
+_BATCH_SIZE = 20
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +70,22 @@ def build_error_event(token: ConnectToken, text: str, error: str) -> dict[str, A
     return {"event": "CONNECTION_ERROR", **_session(token, text), "error": error}
 
 
-def webhook_task(context: LinkContext, token: ConnectToken, event: Mapping[str, Any]) -> BackgroundTask | None:
-    """The task that sends *event* to the token's webhook after the response, or None if the token does not have a webhook."""
-    hook = token.terms.webhook_uri
-    return None if hook is None else BackgroundTask(send_webhook, context, hook, event)
+def store_event(context: LinkContext, token: ConnectToken, event: Mapping[str, Any]) -> None:
+    """Store *event* for the token's webhook, if it has one. Blocks; call it in the transaction that makes the event true."""
+    if token.terms.webhook_uri is not None:
+        data: dict[str, JSON] = {"url": token.terms.webhook_uri, "event": dict(event)}
+        context.project.trigger_events.store(_target_of(token), context.ids.new("evt_", 20), data)
+
+
+def webhook_task(context: LinkContext, token: ConnectToken) -> BackgroundTask | None:
+    """The task that sends the stored events to the token's webhook after the response, or None if the token does not have a webhook."""
+    if token.terms.webhook_uri is None:
+        return None
+    return BackgroundTask(send_stored_events, context, _target_of(token))
+
+
+def _target_of(token: ConnectToken) -> EventTarget:
+    return EventTarget(f"{LINK_ID_PREFIX}{token.terms.session}", "connect")
 
 
 def _session(token: ConnectToken, text: str) -> dict[str, Any]:
@@ -77,27 +96,47 @@ def _session(token: ConnectToken, text: str) -> dict[str, Any]:
     }
 
 
-async def send_webhook(context: LinkContext, url: str, event: Mapping[str, Any]) -> bool:
-    """Send *event* to *url*; False if every attempt failed or got another status than 2xx. Does not raise."""
+async def send_stored_events(context: LinkContext, target: EventTarget) -> None:
+    """Send the events that wait for *target*, unless this process does so already. One that every attempt failed to deliver is dropped."""
+    if target.id in context.link_deliveries:
+        return
+    context.link_deliveries.add(target.id)
+    table = context.project.trigger_events
+    try:
+        async with SourceTurns(context.project.source_turns, context.ids).take(target.id):
+            while events := await run_blocking(table.list_waiting, [target], _BATCH_SIZE):
+                for event in events:
+                    if event.problem is not None:
+                        _log.error("An event of a Connect token was given up: %s", event.problem)
+                    else:
+                        await _send(context, event)
+                    await run_blocking(table.finish, event)
+    except PdkernelError as fault:
+        _log.warning("The events of a Connect token cannot be sent at the moment: %s", fault.message)
+    finally:
+        context.link_deliveries.discard(target.id)
+
+
+async def _send(context: LinkContext, stored: TriggerEvent) -> None:
     import httpx
 
+    url, event = str(stored.data["url"]), cast("Mapping[str, Any]", stored.data["event"])
     body = json.dumps(event).encode()
     key = await run_blocking(get_signing_key, context.project)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
         for pause in (0.0, *RETRY_DELAYS_S):
             await context.clock.sleep(pause)
-            failure = await _post(client, url, body, key, int(context.clock.now().timestamp()))
+            headers = build_headers(key, int(context.clock.now().timestamp()), body)
+            failure = await _post(client, url, body, {**headers, "idempotency-key": stored.dedupe_key})
             if failure is None:
-                return True
+                return
     _log.warning("The webhook of a Connect token rejected %s: %s", event["event"], failure)
-    return False
 
 
-async def _post(client: httpx.AsyncClient, url: str, body: bytes, key: str, at: int) -> str | None:
+async def _post(client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> str | None:
     """The reason why the delivery failed, or None."""
     import httpx
 
-    headers = build_headers(key, at, body)
     try:
         answer = await client.post(url, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as fault:

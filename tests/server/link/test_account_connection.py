@@ -29,12 +29,12 @@ async def test_a_crash_during_a_connection_leaves_the_token_unused(tmp_path: Pat
             )
         tokens = OAuthTokens("access-7c1d", "refresh-7c1d", 3600)
         with pytest.raises(Exception, match=r"crash|exists already"):  # the error of a constraint
-            connect_by_oauth(site.context, token, app="slack", tokens=tokens)
+            connect_by_oauth(site.context, token, token_text="ctok_1", app="slack", tokens=tokens)
         found = site.project.connect_tokens.find("ctok_1")
         users = site.directory.users("development")
         with site.project.sqlalchemy_engine.begin() as connection:
             connection.exec_driver_sql("drop trigger crash")
-        account = connect_by_oauth(site.context, token, app="slack", tokens=tokens)
+        account = connect_by_oauth(site.context, token, token_text="ctok_1", app="slack", tokens=tokens)
         grant = site.project.grants.find(account.id)
 
     assert found is not None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pdkernel.project import Project
-from pdkernel.server.link.webhooks import get_signing_key
+from pdkernel.server.link.account_connection import connect_account
+from pdkernel.server.link.webhooks import get_signing_key, send_stored_events
+from pdkernel.server.run_registry import RunRegistry
+from pdkernel.server.trigger_events import TriggerEvents
 from tests.oauth_provider import running
 from tests.server.link.conftest import Visitor, make
 from tests.server.served import Served, served
@@ -165,3 +170,25 @@ async def test_an_account_connected_over_the_api_is_reported(site: Served, back_
     assert answer.status_code == 200
     assert (event["event"], event["connect_token"]) == ("CONNECTION_SUCCESS", made["token"])
     assert event["account"]["id"] == answer.json()["id"]
+
+
+async def test_an_event_that_a_crash_interrupts_is_sent_by_the_next_process(site: Served, back_end: BackEnd) -> None:
+    """An event whose process ended before it was sent is in the database with the account, and is sent once by a later server."""
+    made = await make(site, webhook_uri=back_end.url)
+    token = site.project.connect_tokens.find(made["token"])
+    assert token is not None
+    connect_account(
+        site.context, token, token_text=made["token"], app="slack", credentials={"api_key": "k-0123456789"}
+    )  # and the process ends before its response
+    before = len(back_end.got)
+    runs = RunRegistry(site.context)
+    running = asyncio.create_task(TriggerEvents(site.context, runs, partial(send_stored_events, site.context)).run())
+    async with asyncio.timeout(30):
+        while site.project.trigger_events.list_targets():
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await runs.close(1)
+
+    assert before == 0
+    assert [event["event"] for event in back_end.events] == ["CONNECTION_SUCCESS"]
