@@ -53,7 +53,7 @@ def _is_boolean(value: Any, wanted: bool) -> bool:
 
 
 def _parse_number(value: Any) -> float:
-    """*value* as a number, also from text; NaN, which no comparison holds for, if it is none."""
+    """*value* as a number, also from text; any other value is NaN, for which no comparison holds."""
     if isinstance(value, bool | int | float):
         return float(value)
     return float(value) if isinstance(value, str) and _NUMBER.match(value := value.strip()) else float("nan")

@@ -300,7 +300,7 @@ def test_every_built_in_action_is_complete() -> None:
     """Each built-in component has a name and a description, and its key is the name of its file."""
     own = load_builtin_actions()
 
-    assert len(own) == 24
+    assert len(own) == 25
     for key, component in own.items():
         assert component.name
         assert component.description
