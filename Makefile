@@ -7,6 +7,7 @@
 # make docs   the documentation in docs/_build/html; a warning is an error
 # make slow   the properties with many more examples than `make test` takes, `make fuzz`, 10,000 random attacks, 10,000 runs that leave nothing behind, and 2,000 simulated scenarios
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
+# make forms    the credential forms of all apps of a components checkout, compared with what they read; CHECKOUT=FOLDER
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
 # make conformance  ten releases of the official SDKs, driven against `pdkernel serve`; SDKS="2.3.0 3.1.6" for some, "pipedream==2.2.0 @pipedream/sdk@3.0.2" for others
 # make contract  precision and recall of the caller's contract on the labelled set, by language
@@ -33,7 +34,7 @@ SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash sim bench first-run pictures chromium clean
+.PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash sim bench forms first-run pictures chromium clean
 
 lab: .venv/.lab
 	$(BIN)/pdkernel lab notebooks/01_quickstart.ipynb
@@ -78,6 +79,9 @@ fuzz: .venv/.test
 
 actions: .venv/.test
 	$(BIN)/python -m tests.sweep.sweep $(SWEEP) $(APPS)
+
+forms: .venv/.test
+	$(BIN)/python -m tests.sweep.forms $(CHECKOUT)/components
 
 conformance: .venv/.test
 	$(BIN)/python -m tests.conformance $(SDKS)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdkernel.actions.action_reference import ActionReference
+from pdkernel.actions.app_credentials import AppCredentials, order_form_fields
 from pdkernel.actions.builtin_source import can_replace_version, load_builtin_actions
 from pdkernel.actions.component import Component, ComponentKind, filter_components
 from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
@@ -86,6 +87,7 @@ class Catalog:
         self.npm_source = NpmSource(folder, packages, lock)
         self._login = login
         self._connect: ConnectSource | None = None
+        self._credentials = AppCredentials()
         self._lookup = SourceLookup(ActionSettings(settings), lock, self.npm_source, lambda: self.connect_source)
 
     @classmethod
@@ -316,6 +318,14 @@ class Catalog:
         return (
             resolve_app_bindings(step, description) if description is not None else guess_app_bindings(step, component)
         )
+
+    def find_credential_fields(self, app: str) -> tuple[str, ...]:
+        """The credentials that components of *app* read, from the first source on this machine that has the app; or none."""
+        for _, source in self._lookup.iter_local_sources():
+            folder = source.find_app_folder(app)
+            if folder is not None and (fields := order_form_fields(self._credentials.find(folder))):
+                return fields
+        return ()
 
     def list_apps(self) -> list[str]:
         """The apps with components that are indexed on this machine."""

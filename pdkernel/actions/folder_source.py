@@ -38,6 +38,11 @@ class FolderSource:
         kinds = ("actions", "sources")
         return sorted({path.parent.name for kind in kinds for path in self._folder.glob(f"*/{kind}") if path.is_dir()})
 
+    def find_app_folder(self, app: str) -> Path | None:
+        """The folder of *app*, or None."""
+        folder = self._folder / app
+        return folder if folder.is_dir() else None
+
     def find_component(self, key: str) -> Component | None:
         """
         The component *key*, or None.

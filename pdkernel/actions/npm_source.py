@@ -112,6 +112,12 @@ class NpmSource:
         installed = self._packages.find_installed(f"{NPM_SCOPE}/{app}", newest)
         return {indexed.header.key: _component(app, newest, indexed, installed) for indexed in known[newest]}
 
+    def find_app_folder(self, app: str) -> Path | None:
+        """The folder of the newest installed package version of *app*, or None."""
+        versions = sorted(self._load_index(app), key=version_sort_key, reverse=True)
+        folders = (self._packages.find_installed(f"{NPM_SCOPE}/{app}", version) for version in versions)
+        return next((folder for folder in folders if folder is not None), None)
+
     def find_component(self, key: str, version: str | None) -> Component | None:
         """Find a component in its locked package version or, if none is locked, in any indexed package version."""
         app = get_app_slug(key)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Unpack
 
 from pdkernel.blocking import permit_blocking
-from pdkernel.connect.credential_fields import FIELDS_BY_APP, guess_credential_fields
+from pdkernel.connect.credential_fields import FIELDS_BY_APP, ComponentFields, guess_credential_fields
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.token_refresh import is_refresh_due, refresh_credentials
 from pdkernel.errors import RequestError
@@ -41,6 +41,7 @@ class LocalDirectory:
         self._project = project
         self._table = project.accounts
         self._can_block = True
+        self._component_fields = ComponentFields(project)
 
     def __repr__(self) -> str:
         return f"LocalDirectory({self.project_id})"
@@ -192,11 +193,18 @@ class LocalDirectory:
         return self._table.remove(account_id)
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Names of credentials for a form: registered names, else those of the newest account of *app*, else the usual names."""
+        """
+        Names of credentials for a form.
+
+        These are the registered names; else those that the components of *app* on this machine read, then the others of the newest
+        account of *app*; else those of the newest account; else the usual names.
+        """
         registered = load_registered_apps(self._project).get(app)
         if registered:
             return registered
         newest = self._table.list_accounts(app=app, limit=1)
+        if read := self._component_fields.find(app):
+            return tuple(dict.fromkeys((*read, *(newest[0].credential_fields if newest else ()))))
         # an account that lacks an optional field does not remove that field from the next form
         return (
             newest[0].credential_fields

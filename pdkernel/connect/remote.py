@@ -23,7 +23,7 @@ from pdkernel.connect.client import (
     parse_account,
     parse_credentials,
 )
-from pdkernel.connect.credential_fields import guess_credential_fields
+from pdkernel.connect.credential_fields import ComponentFields, guess_credential_fields
 from pdkernel.connect.local import LocalDirectory
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk
@@ -65,6 +65,7 @@ class RemoteDirectory:
         self._sdk = sdk
         self._client = ConnectClient(sdk)
         self._local = LocalDirectory(project)
+        self._component_fields = ComponentFields(project)
         clock: Clock = project.clock
         self._users: TTLCache[Environment, tuple[ExternalUser, ...]] = TTLCache(clock, CACHE_TTL_S)
         self._accounts: TTLCache[tuple[str | None, Environment], tuple[Account, ...]] = TTLCache(clock, CACHE_TTL_S)
@@ -260,8 +261,12 @@ class RemoteDirectory:
         return True
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Names of credentials for a form: registered names of *app*, else the usual names."""
-        return load_registered_apps(self._project).get(app) or guess_credential_fields(app)
+        """Names of credentials for a form: registered names of *app*, else those that its components read, else the usual names."""
+        return (
+            load_registered_apps(self._project).get(app)
+            or self._component_fields.find(app)
+            or guess_credential_fields(app)
+        )
 
     def _list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
         """Accounts of the external user, or of all users if None, newest first."""

@@ -50,9 +50,9 @@ def resolve_link_app(context: LinkContext, text: str) -> str:
 
 def serialize_app(context: LinkContext, slug: str) -> dict[str, Any]:
     """Serialize an app, with every field that an SDK requires (`scope_profiles` in Python)."""
-    known = FIELDS_BY_APP.get(slug) or context.directory.credential_fields(slug)
-    is_oauth = find_provider(context.project, slug) is not None or ACCESS_TOKEN_FIELD in known
-    fields = [] if is_oauth else [_serialize_field(field) for field in context.directory.credential_fields(slug)]
+    names = context.directory.credential_fields(slug)
+    is_oauth = find_provider(context.project, slug) is not None or names[:1] == (ACCESS_TOKEN_FIELD,)
+    fields = [] if is_oauth else [_serialize_field(field) for field in names]
     return {
         "id": derive_app_id(slug),
         "name_slug": slug,

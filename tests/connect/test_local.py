@@ -372,3 +372,19 @@ def test_the_name_of_an_account(directory: Directory) -> None:
 
     assert [account.name for account in accounts] == ["ada", "github"]
     assert [account.name for account in directory.accounts()] == ["github", "ada"]
+
+
+def test_fields_that_components_read(directory: Directory, project: Project, tmp_path: Path) -> None:
+    """The form of an app has the fields that its components read, then those that its newest account has besides."""
+    (tmp_path / "components" / "twilio" / "actions").mkdir(parents=True)
+    (tmp_path / "components" / "twilio" / "twilio.app.mjs").write_text(
+        "export default { methods: { client() { return f(this.$auth.Sid, this.$auth.Secret); } } };"
+    )
+    project.settings.set("actions", [str(tmp_path)])
+    before = list(directory.credential_fields("twilio"))
+
+    directory.add_account(external_user_id="ada", app="twilio", credentials={"Secret": "s", "region": "ie1"})
+
+    assert before == ["Sid", "Secret"]
+    assert list(directory.credential_fields("twilio")) == ["Sid", "Secret", "region"]
+    assert list(directory.credential_fields("mysql")) == ["host", "port", "username", "password", "database"]

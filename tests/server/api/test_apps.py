@@ -33,7 +33,12 @@ async def test_fields_of_a_key_based_app(site: Served) -> None:
     app = (await site.call("GET", "/v1/connect/apps/twilio")).json()["data"]
 
     assert app["auth_type"] == "keys"
-    assert [field["name"] for field in json.loads(app["custom_fields_json"])] == ["AccountSid", "AuthToken"]
+    assert [field["name"] for field in json.loads(app["custom_fields_json"])] == [
+        "AccountSid",
+        "AuthToken",
+        "Sid",
+        "Secret",
+    ]
 
 
 async def test_the_types_of_fields(site: Served) -> None:
