@@ -45,13 +45,15 @@ from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.engine.workflow_trigger import ExecutedRun
-from pdkernel.errors import InternalError, PdkernelError, ProjectError
+from pdkernel.errors import InternalError, PdkernelError, ProjectError, RequestError
 from pdkernel.execution import ErrorRecord, Execution, Status
 from pdkernel.identity import Directory, WouldBlockError
 from pdkernel.model import JSON
 from pdkernel.project import DataStoreTable, ScratchByUser, ScratchCopy, Vault
 from pdkernel.workers import RunPlace, RunSetup, StepPool
 
+CIRCLE_CHECK_S = 1.0
+"""Seconds between two looks whether a child run that waits for its turn, and the run that holds the turn, wait for each other."""
 SHARED_WORKERS_MESSAGE = "share_workers: always. The processes of this run also serve other external users."
 
 _log = logging.getLogger(__name__)
@@ -362,7 +364,7 @@ class Interpreter:
                     if run.execution.status != "paused":
                         return run
             assert self._vault is not None, "a recorded run has a key"
-            while (claimed := await self._wait_for_child(run_id, hands_over, parent)) is not None:
+            while (claimed := await self._wait_for_child(request, hands_over, parent)) is not None:
                 state = restore_run(claimed, self._vault)
                 run = await self._execute(
                     request.with_changes(done_steps=state.done_steps), watcher, state, parent=parent
@@ -391,17 +393,47 @@ class Interpreter:
             except ProjectError:
                 await self._clock.sleep(WRITE_RETRY_S)
 
-    async def _wait_for_child(self, run_id: str, hands_over: Callable[[], bool], parent: RunPlace) -> ClaimedRun | None:
-        """As `claim_after_pause`, for a child run. If its step does not wait for it any more, it is cancelled."""
+    async def _wait_for_child(
+        self, request: RunRequest, hands_over: Callable[[], bool], parent: RunPlace
+    ) -> ClaimedRun | None:
+        """
+        As `claim_after_pause`, for a child run. If its step does not wait for it any more, it is cancelled.
+
+        Raises:
+            RequestError: Its workflow and that of another run wait for each other.
+        """
         assert self._claim_after_pause is not None, "a run that is not recorded does not pause"
+        assert request.run_ids is not None, "a child has its parent's ids"
+        run_id, limits = request.run_ids[0], find_limits(request)
+        waiting = asyncio.ensure_future(self._claim_after_pause(run_id))
         try:
             with parent.sleeping():
-                return await self._claim_after_pause(run_id)
-        except asyncio.CancelledError:
+                while limits is not None and limits.concurrency is not None:
+                    if (await asyncio.wait([waiting], timeout=CIRCLE_CHECK_S))[0]:
+                        break
+                    await self._refuse_circle(run_id)
+                return await waiting
+        except (asyncio.CancelledError, RequestError):
             if not hands_over():
                 with contextlib.suppress(PdkernelError):
                     await self._journal.cancel(run_id)
             raise
+        finally:
+            waiting.cancel()
+
+    async def _refuse_circle(self, run_id: str) -> None:
+        """Raise `RequestError` if the child run with that id waits for a run that waits for it."""
+        circle: Sequence[str] = ()
+        with contextlib.suppress(ProjectError):  # an unreadable database is read again
+            circle = await self._journal.find_circle(run_id)
+        if circle:
+            names = " -> ".join(repr(name) for name in (*circle, circle[0]))
+            raise RequestError(
+                f"The workflow {circle[0]!r} was not started: runs of these workflows wait for each other: {names}. The setting "
+                "`concurrency` lets none of their new runs start before the others have ended.",
+                fix="Remove `concurrency` from the settings of one of them, or let one start the other without waiting for the result: "
+                "$.send.emit with an `emit` trigger, or $.send.http to its endpoint.",
+            )
 
     async def _prepare(
         self,

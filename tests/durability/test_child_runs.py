@@ -109,3 +109,28 @@ def test_a_call_that_differs_fails_the_step(fork_server: ForkServer, tmp_path: P
     assert (told.status, told.children) == ("error", [["charge", 42]])
     assert "started it with a different payload, as run " in told.output
     assert "sk-live" not in json.loads(told.output)["error"]["message"]
+
+
+def test_runs_that_wait_for_each_other(fork_server: ForkServer, tmp_path: Path) -> None:
+    """Two workflows of `concurrency: 1` whose runs start each other: one call fails and names the circle, the other one ends."""
+    with server_of(fork_server, tmp_path / "project") as server:
+        settings = "%%pdworkflow\nname: {name}\nsettings: {{concurrency: 1}}\n"
+
+        def call(other: str) -> str:
+            return (
+                "%%pdstep call --timeout 300\nimport time\ndef handler(pd):\n"
+                "    if not pd.steps['trigger']['event'].get('headers'): return 'leaf'\n"
+                f"    time.sleep(1)\n    return pd.flow.trigger({other!r}, {{'n': 1}})\n"
+            )
+
+        cells = [settings.format(name="flow"), call("other")]
+        new_project(server.folder, cells, other=[settings.format(name="other"), call("flow")])
+        server.more = ("other.ipynb",)
+        server.start()
+        for workflow in json.loads(server.said)["workflows"]:
+            assert server.post(workflow["url"], {}).is_accepted
+        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        ended = server.rows("select status, output from runs where parent is null")
+
+    assert sorted(status for status, _ in ended) == ["error", "success"]
+    assert "wait for each other" in next(output for status, output in ended if status == "error")

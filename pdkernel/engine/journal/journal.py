@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.engine.journal.backend import Backend, Connection, Presence, WakeUps
+from pdkernel.engine.journal.circles import find_circle
 from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S, START_LEAD_S, START_MARGIN_S
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.removal import find_expired, remove_runs
@@ -30,7 +31,7 @@ from pdkernel.engine.journal.rows import (
     WaitRow,
 )
 from pdkernel.engine.journal.statements import Statements
-from pdkernel.engine.journal.text_columns import ExecutionQuery, encode_definition, hash_definition
+from pdkernel.engine.journal.text_columns import ExecutionQuery, encode_definition, hash_definition, replace_unstorable
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.errors import TablesChangedError
 from pdkernel.execution import Execution, Status
@@ -491,6 +492,10 @@ class DatabaseJournal:
     async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
         """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*, without claiming them."""
         return await self._history.find_children(parent, prefix)
+
+    async def find_circle(self, run_id: str) -> Sequence[str]:
+        """Return the workflows whose runs wait for each other because of the child run; empty if it is not the last of a circle."""
+        return await self._history.read(lambda connection: find_circle(connection, replace_unstorable(run_id)))
 
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None."""

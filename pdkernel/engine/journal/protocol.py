@@ -216,6 +216,14 @@ class RunJournal(Protocol):
         """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*, without claiming them."""
         ...
 
+    async def find_circle(self, run_id: str) -> Sequence[str]:
+        """
+        Return the workflows whose runs wait for each other because of the child run; empty if it is not the last of a circle.
+
+        Each of the runs holds a turn of its workflow's `concurrency`, for which the child run of another one waits.
+        """
+        ...
+
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None. Its claim gives no right."""
         ...
@@ -521,6 +529,10 @@ class UnrecordedRuns:
 
     async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:  # noqa: ARG002
         """Find no run."""
+        return ()
+
+    async def find_circle(self, run_id: str) -> Sequence[str]:  # noqa: ARG002
+        """Find none."""
         return ()
 
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:  # noqa: ARG002
