@@ -981,7 +981,9 @@ async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Jo
     server.execute(
         "alter table outbox drop column owner; alter table outbox drop column lane; alter table runs drop column package_lock"
     )
-    server.execute("alter table runs drop column begun; alter table executors drop column ending")
+    server.execute(
+        "alter table runs drop column begun, drop column lost_tasks; alter table executors drop column ending"
+    )
     server.execute(
         "drop table package_locks; drop table decisions; drop table calls_in_flight; drop table interruptions;"
         " drop table turns"

@@ -28,7 +28,7 @@ from pdkernel.engine.journal import (
     encode_output,
     encode_step,
 )
-from pdkernel.engine.journal.protocol import START_MARGIN_S
+from pdkernel.engine.journal.protocol import START_LEAD_S, START_MARGIN_S
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
 from pdkernel.engine.journal.schema import SCHEMA_VERSION
 from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
@@ -1282,7 +1282,7 @@ async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: M
     assert [sorted(run.claim.run_id for run in each) for each in claims] == [["a2"], ["a1", "b2", "c2"], []]
     assert await journal.next_wake() is None  # when c2 starts is not known
     await journal.record_start("c", Claim.first("c2"))
-    assert await journal.next_wake() == clock.now().timestamp() + 10 + START_MARGIN_S
+    assert await journal.next_wake() == pytest.approx(clock.now().timestamp() + 10 + START_MARGIN_S - START_LEAD_S)
     assert await journal.finish(Claim.first("b2"), "success", OUTPUT)
     assert await journal.next_wake() == 0
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["b1"]
@@ -1299,7 +1299,7 @@ async def test_ready_runs_of_all_queues_are_claimed(open_journal: Open, clock: M
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["c4"]
     await journal.accept_run(new_run("c5", queue="c"))
     await journal.record_start("c", Claim.first("c4"))
-    assert await journal.next_wake() == pytest.approx(clock.now().timestamp() + 4.5 + START_MARGIN_S)
+    assert await journal.next_wake() == pytest.approx(clock.now().timestamp() + 4.5 + START_MARGIN_S - START_LEAD_S)
 
 
 async def test_a_full_queue_refuses_a_run(open_journal: Open) -> None:
