@@ -69,7 +69,7 @@ class RunState:
 
     @property
     def on_step_begun(self) -> Callable[[], None] | None:
-        """Called when the code of the next step has begun; None if nobody needs to know."""
+        """Called when the code of the next step has begun; None if no start of the run is counted."""
         turn = self.turn
         if turn is None or not turn.awaits_begin:
             return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -86,3 +87,40 @@ def test_a_workflow_is_named_by_its_name_id_or_source(tmp_path: Path, name: str,
 
     assert is_workflow_named(name, folder, workflow_name="A", workflow_id="p_a", source=source) is is_named
     assert is_workflow_named(name, folder, workflow_name="A", workflow_id=None, source=None) is (name == "A")
+
+
+@contextmanager
+def crashing(project: Project, event: str, table: str) -> Iterator[None]:
+    """In the block, the database fails each *event* (`insert`) of the table."""
+    create, drop = (
+        f"create trigger crash before {event} on {table} begin select raise(rollback, 'crash'); end",
+        "drop trigger crash",
+    )
+    if project.sqlite_path is None:
+        create = (
+            "create function crash() returns trigger language plpgsql as $$ begin raise 'crash'; end $$;"
+            f" create trigger crash before {event} on {table} for each row execute function crash()"
+        )
+        drop = f"drop trigger crash on {table}; drop function crash()"
+    with project.sqlalchemy_engine.begin() as connection:
+        connection.exec_driver_sql(create)
+    try:
+        yield
+    finally:
+        with project.sqlalchemy_engine.begin() as connection:
+            connection.exec_driver_sql(drop)
+
+
+@pytest.mark.parametrize("fault", [("insert", "trigger_events"), ("update", "workflow_triggers")])
+def test_a_crash_while_an_email_is_stored(project: Project, fault: tuple[str, str]) -> None:
+    """If one of the two writes of an e-mail fails, neither is stored; sent again, the e-mail is one event."""
+    table, stored = project.workflow_triggers, a_state(project)
+    with crashing(project, *fault):
+        with pytest.raises(Exception, match=r"crash|exists already"):  # the error of a constraint
+            table.receive(stored, "p_a/email/1", EVENT)
+        before = (project.trigger_events.list_targets(), table.list_states()[0].fired)
+    table.receive(stored, "p_a/email/1", EVENT)
+
+    assert before == ([], None)
+    assert [event.data for event in project.trigger_events.list_waiting([stored.target], 10)] == [EVENT]
+    assert table.list_states()[0].fired is not None

@@ -241,3 +241,23 @@ def test_a_code_of_the_owner_needs_no_interval(project: Project) -> None:
 
     assert opened == [True, True, False, True]
     assert used == [code.replace("-", "") for code in codes]
+
+
+@pytest.mark.parametrize("act", ["log_in", "exchange"])
+def test_a_crash_during_a_login_leaves_the_code_valid(project: Project, sessions: ConsoleSessions, act: str) -> None:
+    """If the session, or the new code, cannot be stored, the one-time code is not used up; then it is used once."""
+    code = sessions.create_code()
+    with project.sqlalchemy_engine.begin() as connection:
+        connection.exec_driver_sql(
+            "create trigger crash before insert on console_logins begin select raise(rollback, 'crash'); end"
+        )
+    with pytest.raises(Exception, match=r"crash|exists already"):  # the error of a constraint
+        getattr(sessions, act)(code, "10.0.0.1")
+    with project.sqlalchemy_engine.begin() as connection:
+        left = [row.kind for row in connection.execute(select(console_logins.c.kind))]
+        connection.exec_driver_sql("drop trigger crash")
+    results = [getattr(sessions, act)(code, "10.0.0.1") for _ in range(2)]
+
+    assert left == ["code"]
+    assert results[0] is not None
+    assert results[1] is None
