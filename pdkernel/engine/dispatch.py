@@ -23,6 +23,8 @@ REAP_INTERVAL_S = 5.0
 """With one process: seconds until runs of commands and notebooks whose process has ended are noticed."""
 POLL_INTERVAL_S = 0.25
 """Seconds until changes by other processes are noticed."""
+IDLE_INTERVAL_S = 5.0
+"""Seconds between two looks of a watched dispatch while nothing is due and the database does not change."""
 MIN_CANCEL_INTERVAL_S = 0.1
 """Minimum seconds between two reads of which runs in progress are cancelled."""
 UNEXPECTED_RETRY_S = 1.0
@@ -84,6 +86,10 @@ class Dispatch(Protocol):
 
     def notify(self) -> None:
         """Look for runs at once: a run was paused or resumed by this process. Call it in the event loop of `run`."""
+        ...
+
+    def watch(self) -> Callable[[], None]:
+        """Return a function to call after each change of the database by any process: the dispatch waits for it if nothing is due."""
         ...
 
     async def run(self) -> None:
@@ -157,6 +163,8 @@ class LocalDispatch:
         self._clock = journal.clock
         self._is_notified = asyncio.Event()
         self._is_new = False  # whether `notify` was called since the last `_continue_ready`
+        self._is_watched = self._is_blocked = False
+        self._has_changed = True  # whether the database has changed since the last look began
         self._next_reap = -math.inf
         self._times_read_at = self._cancelled_read_at = self._claimed_at = -math.inf
         self._orphans: frozenset[Claim] = frozenset()
@@ -166,6 +174,15 @@ class LocalDispatch:
     def notify(self) -> None:
         """Look for runs at once."""
         self._is_new = True
+        self._look_soon()
+
+    def watch(self) -> Callable[[], None]:
+        """Return a function to call after each change of the database."""
+        self._is_watched = True
+        return self._look_soon
+
+    def _look_soon(self) -> None:
+        self._has_changed = True
         self._is_notified.set()
 
     async def run(self) -> None:
@@ -179,7 +196,10 @@ class LocalDispatch:
             await self._journal.reap_dead()
             self._next_reap = self._clock.monotonic() + REAP_INTERVAL_S
         await self._release_orphans()
-        return min(await self._continue_due(), self._interval_s)
+        # after a change it looks twice, because a mark of the last commit may not be due at the first time
+        is_idle, self._has_changed = self._is_watched and not self._has_changed, False
+        wait_s = await self._continue_due()
+        return min(wait_s, IDLE_INTERVAL_S if is_idle and not self._is_blocked else self._interval_s)
 
     async def _release_orphans(self) -> None:
         """
@@ -226,10 +246,9 @@ class LocalDispatch:
             if are_waiting and self._starter.free_runs > 0 and await self._start_ready():
                 return 0.0
         due = await self._journal.next_wake()
-        if due is None:
-            return math.inf
-        wait_s = due - self._clock.now().timestamp()
-        if wait_s > 0:
+        wait_s = math.inf if due is None else due - self._clock.now().timestamp()
+        self._is_blocked = due is not None and wait_s <= 0  # unless something is started below
+        if due is None or wait_s > 0:
             return wait_s
         woken = 0
         if due > 0 or self._clock.monotonic() >= self._times_read_at + self._interval_s:

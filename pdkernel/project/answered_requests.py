@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.model import JSON
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.schema import answered_requests
 from pdkernel.project.sealed_columns import locate
@@ -67,14 +68,15 @@ class AnsweredRequestTable:
 
     def list_due_triggers(self) -> Sequence[str]:
         """The ids of the triggers with requests that are due, in the order of their oldest requests."""
-        query = select(answered_requests.c.trigger).where(self._is_due).order_by(answered_requests.c.number)
         with self._database.read() as connection:
-            return list(dict.fromkeys(connection.execute(query).scalars()))
+            rows = _DUE_TRIGGERS.fetch_all(connection, now=self._clock.now().timestamp())
+        return list(dict.fromkeys(row.trigger for row in rows))
 
     def list_due(self, trigger_id: str) -> Sequence[AnsweredRequest]:
         """The requests of a trigger that are due, oldest first."""
         query = select(answered_requests.c.id, answered_requests.c.failures)
-        query = query.where(answered_requests.c.trigger == trigger_id, self._is_due)
+        is_due = answered_requests.c.due <= self._clock.now().timestamp()
+        query = query.where(answered_requests.c.trigger == trigger_id, is_due)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(answered_requests.c.number)).all()
         return [AnsweredRequest(*row) for row in rows]
@@ -114,10 +116,6 @@ class AnsweredRequestTable:
         """Remove a request in the transaction that stores its events; False if another process has removed it."""
         return connection.execute(delete(answered_requests).where(answered_requests.c.id == request_id)).rowcount == 1
 
-    @property
-    def _is_due(self) -> Any:
-        return answered_requests.c.due <= self._clock.now().timestamp()
-
 
 def delete_answered_requests(connection: Connection, trigger_ids: Sequence[str]) -> None:
     """Remove the requests of triggers that are removed, in the caller's transaction."""
@@ -126,3 +124,10 @@ def delete_answered_requests(connection: Connection, trigger_ids: Sequence[str])
 
 def _vault_context(request_id: str) -> str:
     return locate(answered_requests.c.sealed_event, id=request_id)
+
+
+_DUE_TRIGGERS = CompiledQuery(
+    select(answered_requests.c.trigger)
+    .where(answered_requests.c.due <= bindparam("now"))
+    .order_by(answered_requests.c.number)
+)

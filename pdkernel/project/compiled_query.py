@@ -1,5 +1,5 @@
 """
-Queries that every run executes: compiled once, and on SQLite passed to the driver directly.
+Queries that every run, or an idle server, executes again and again: compiled once, and on SQLite passed to the driver directly.
 
 SQLAlchemy needs a tenth of a millisecond for a row that SQLite finds in a few microseconds.
 """

@@ -65,7 +65,7 @@ class Database:
         self._reads = engine.execution_options(**{_READ_ONLY_OPTION: True}, **isolation)
         self._idle_connections: list[Connection] = []  # one at most
         self._closed = False
-        self._pinger: postgres.Pinger | None = None
+        self._pinger: postgres.Pinger | sqlite.Pinger | None = None
         event.listen(engine, "checkin", self._close_returned)
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class Database:
     def read(self) -> AbstractContextManager[Connection]:
         """A context with a connection for reading, which never waits for writers."""
         shared: Connection | None = getattr(self._thread_state, "connection", None)
-        return self._read_connection() if shared is None else _TranslateErrors(self, shared)
+        return self._pooled_connection() if shared is None else _TranslateErrors(self, shared)
 
     @contextmanager
     def shared_read_connection(self) -> Iterator[None]:
@@ -239,14 +239,20 @@ class Database:
             return None
         return sqlite.translate_error(cause, self.sqlite_path)
 
-    def ping(self) -> None:
-        """Ask the database for an answer, on Postgres with a connection of its own; one thread at a time. Raises `ProjectError`."""
-        if self.sqlite_path is not None:
-            self.read_meta()
-            return
+    def ping(self) -> int | None:
+        """
+        Ask the database for an answer, on a connection of its own; one thread at a time calls this.
+
+        Returns:
+            On SQLite, a number that differs after a change by any process; None on Postgres.
+
+        Raises:
+            ProjectError: There is no answer.
+        """
         if self._pinger is None:
-            self._pinger = postgres.Pinger(self.engine, self.location)
-        self._pinger.ping()
+            path = self.sqlite_path
+            self._pinger = postgres.Pinger(self.engine, self.location) if path is None else sqlite.Pinger(path)
+        return self._pinger.ping()
 
     def read_meta(self) -> Mapping[str, str] | None:
         """The values of the table `meta`, or None if the database does not contain a project yet."""

@@ -14,13 +14,14 @@ from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 
 from pdkernel.clock import Clock
 from pdkernel.errors import DamagedRecordError
 from pdkernel.identity import Environment
 from pdkernel.model import JSON
 from pdkernel.project.answered_requests import delete_answered_requests
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schedule import Schedule
@@ -201,10 +202,13 @@ class DeployedTriggerTable:
 
     def list_due(self) -> Sequence[tuple[DeployedTrigger, datetime]]:
         """The triggers that are due, each with the time since which it is due."""
-        table = deployed_triggers
-        query = select(table).where(table.c.active, table.c.due <= self._clock.now().timestamp())
+        table, now = deployed_triggers, self._clock.now().timestamp()
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(table.c.due)).all()
+            due = _NEXT_DUE.fetch_all(connection, after=0.0)[0].due
+            if due is None or due > now:  # most of the time
+                return []
+            query = select(table).where(table.c.active, table.c.due <= now).order_by(table.c.due)
+            rows = connection.execute(query).all()
         return [(trigger, datetime.fromtimestamp(row.due, UTC)) for trigger, row in self._readable(rows)]
 
     def is_due(self, trigger_id: str, due: datetime) -> bool:
@@ -229,6 +233,8 @@ class DeployedTriggerTable:
     def correct_due(self) -> None:
         """Compute the next times anew that come from a clock that was ahead."""
         table, now = deployed_triggers, self._clock.now()
+        if self.next_due() is None:
+            return
         with self._database.write() as connection:
             query = select(table).where(table.c.active, table.c.due > now.timestamp()).with_for_update()
             for row in connection.execute(query).all():
@@ -239,10 +245,8 @@ class DeployedTriggerTable:
 
     def next_due(self) -> datetime | None:
         """The next time, after now, at which a trigger is due, or None."""
-        table = deployed_triggers.c
-        query = select(func.min(table.due)).where(table.active, table.due > self._clock.now().timestamp())
         with self._database.read() as connection:
-            due = connection.execute(query).scalar_one_or_none()
+            due = _NEXT_DUE.fetch_all(connection, after=self._clock.now().timestamp())[0].due
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
     def record_delivery(
@@ -393,3 +397,10 @@ def _settings_vault_context(trigger_id: str) -> str:
 
 def _events_vault_context(trigger_id: str) -> str:
     return locate(deployed_events.c.sealed_event, trigger=trigger_id)
+
+
+_NEXT_DUE = CompiledQuery(
+    select(func.min(deployed_triggers.c.due).label("due")).where(
+        deployed_triggers.c.active, deployed_triggers.c.due > bindparam("after")
+    )
+)

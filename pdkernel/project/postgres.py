@@ -133,7 +133,7 @@ class Pinger:
         self._connection: Any = None
 
     def ping(self) -> None:
-        """Wait for one answer. Raises `DatabaseUnreachableError`."""
+        """Wait for one answer, which does not show whether the database has changed. Raises `DatabaseUnreachableError`."""
         import psycopg  # optional
 
         try:

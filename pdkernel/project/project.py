@@ -235,9 +235,9 @@ class Project:
         """A block of changes of which all or none are stored; see `Database.one_transaction`."""
         return self._database.one_transaction(name)
 
-    def ping(self) -> None:
-        """Ask the database for an answer; one thread at a time calls this. Raises `ProjectError`."""
-        self._database.ping()
+    def ping(self) -> int | None:
+        """Ask the database for an answer, as `Database.ping` does; one thread at a time calls this. Raises `ProjectError`."""
+        return self._database.ping()
 
     def check_key(self) -> None:
         """

@@ -114,6 +114,35 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("pragma foreign_keys = on")
 
 
+class Pinger:
+    """
+    Asks a file whether it can be read, and whether it has changed.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def ping(self) -> int:
+        """Return a number that differs after a change by any other connection. Raises `ProjectError`."""
+        if self._connection is None:
+            self._connection = connect(self._path)
+        try:
+            return int(self._connection.execute("pragma data_version").fetchone()[0])
+        except sqlite3.Error as fault:
+            self.close()
+            raise translate_error(fault, self._path) from fault
+
+    def close(self) -> None:
+        """Close the connection; the next `ping` opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
 @cache  # compiling the statements takes longer than executing them
 def creation_statements(tables: MetaData) -> Sequence[str]:
     """The SQL statements that create *tables* and their indexes."""

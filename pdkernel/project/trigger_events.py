@@ -18,6 +18,7 @@ from sqlalchemy import Connection, and_, delete, select, tuple_, update
 from pdkernel.errors import DamagedRecordError
 from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.model import JSON
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.endpoint_keys import TRIGGER_SOURCE_PREFIX
 from pdkernel.project.schema import trigger_events, workflow_triggers
@@ -125,10 +126,8 @@ class TriggerEventTable:
 
     def list_targets(self) -> Sequence[EventTarget]:
         """The targets for which events wait, in the order of their ids."""
-        table = trigger_events.c
-        query = select(table.workflow, table.trigger).distinct().order_by(table.workflow, table.trigger)
         with self._database.read() as connection:
-            return [EventTarget(*row) for row in connection.execute(query).all()]
+            return [EventTarget(*row) for row in _TARGETS.fetch_all(connection)]
 
     def list_waiting(self, targets: Iterable[EventTarget], limit: int) -> Sequence[TriggerEvent]:
         """The oldest events that wait for *targets*."""
@@ -171,3 +170,10 @@ class TriggerEventTable:
 
 def _vault_context(dedupe_key: str) -> str:
     return locate(trigger_events.c.sealed_event, dedupe_key=dedupe_key)
+
+
+_TARGETS = CompiledQuery(
+    select(trigger_events.c.workflow, trigger_events.c.trigger)
+    .distinct()
+    .order_by(trigger_events.c.workflow, trigger_events.c.trigger)
+)

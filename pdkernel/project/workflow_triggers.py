@@ -19,6 +19,7 @@ from pdkernel.clock import Clock
 from pdkernel.errors import DamagedRecordError
 from pdkernel.identity import Environment
 from pdkernel.model import JSON, TriggerType
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.schedule import Schedule
 from pdkernel.project.schema import workflow_triggers
@@ -112,9 +113,8 @@ class WorkflowTriggerTable:
 
     def list_states(self) -> Sequence[TriggerState]:
         """The states of all triggers that were ever enabled."""
-        query = select(workflow_triggers).order_by(workflow_triggers.c.workflow, workflow_triggers.c.trigger)
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
+            rows = _ALL.fetch_all(connection)
         return [self._state(row) for row in rows]
 
     def find(self, trigger_id: str) -> TriggerState | None:
@@ -212,11 +212,11 @@ class WorkflowTriggerTable:
             workflow_name=row.name,
             source=row.source,
             settings=sealed["settings"],
-            enabled=row.enabled,
+            enabled=bool(row.enabled),
             since=datetime.fromtimestamp(row.since, UTC),
             schedule=Schedule(*sealed["schedule"]),
             due=_moment(row.due),
-            is_active=row.active,
+            is_active=bool(row.active),
             fired=_moment(row.fired),
             run_id=row.run,
             result=row.result,
@@ -254,3 +254,6 @@ def _moment(seconds: float | None) -> datetime | None:
 
 def _settings_vault_context(workflow_id: str, key: str) -> str:
     return locate(workflow_triggers.c.sealed_settings, workflow=workflow_id, trigger=key)
+
+
+_ALL = CompiledQuery(select(workflow_triggers).order_by(workflow_triggers.c.workflow, workflow_triggers.c.trigger))

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pdkernel.blocking import run_blocking
+from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.server import api, endpoint, link, oauth, run_pages
 from pdkernel.server.access_log import AccessLogMiddleware, find_route_words
 from pdkernel.server.answered_requests import AnsweredRequests
@@ -19,7 +20,7 @@ from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
 from pdkernel.server.console.routes import console_routes
 from pdkernel.server.console.sessions import ConsoleSessions
-from pdkernel.server.database_probe import DatabaseProbe
+from pdkernel.server.database_probe import INTERVAL_S, DatabaseProbe
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.middleware import (
     DatabaseErrorMiddleware,
@@ -60,7 +61,9 @@ def create_app(context: AppContext) -> Starlette:
         context.project.vault.sign("calls of steps").hex().encode(),
         local_url=context.settings.local_url,
     )
-    probe = DatabaseProbe(context.project.ping, context.clock)
+    # several servers of one database inform each other of changes
+    interval_s = INTERVAL_S if context.project.sqlite_path is None else POLL_INTERVAL_S
+    probe = DatabaseProbe(context.project.ping, context.clock, interval_s=interval_s)
     middleware = [
         Middleware(DatabaseErrorMiddleware, probe=probe),
         Middleware(StepCallMiddleware, own_server=own_server),

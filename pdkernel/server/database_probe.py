@@ -1,8 +1,8 @@
 """
-Whether the project's database answers now, found out in the background.
+Whether the project's database answers now, and has changed, found out in the background.
 
 A request must not find it out: a statement to a server that is frozen, or behind a network that drops packets, waits for a
-long time.
+long time. Nor should what continues runs read the database again and again while nothing changes.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ class DatabaseProbe:
     Asks a database again and again whether it answers.
 
     Args:
-        ping: Asks the database once; blocks, and raises `ProjectError`.
+        ping: Asks the database once, and may return a value that differs after a change; blocks, and raises `ProjectError`.
         clock: Limits the lines in the log to one in ten seconds.
         interval_s: Seconds between two checks.
         timeout_s: Seconds for which a check waits for an answer.
 
     Attributes:
         answers: Whether the database answered the last check in time.
+        on_change: Called when the value of `ping` has changed.
     """
 
     def __init__(
         self, ping: Callable[[], object], clock: Clock, *, interval_s: float = INTERVAL_S, timeout_s: float = TIMEOUT_S
     ) -> None:
         self.answers = True
+        self.on_change: Callable[[], None] = lambda: None
+        self._version: object = None
         self._waits: set[DatabaseWait] = set()
         self._ping = ping
         self._clock = clock
@@ -91,11 +94,15 @@ class DatabaseProbe:
             self._set_silent(f"The project's database has not answered for {self._timeout_s:g} seconds.")
             await asyncio.wait([asked])  # the thread waits anyway; its end may be an answer
         try:
-            asked.result()
+            version = asked.result()
         except ProjectError as fault:
+            self._version = None  # another connection counts anew
             self._set_silent(fault.message)
         else:
             self.answers = True
+            if version != self._version:
+                self._version = version
+                self.on_change()
 
     def _set_silent(self, reason: str) -> None:
         self.answers = False

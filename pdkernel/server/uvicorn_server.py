@@ -248,6 +248,7 @@ class _ObservedConnections(set[Any]):
 
 def start_background_tasks(state: AppState) -> tuple[asyncio.Task[None], ...]:
     """Start what a server does beside answering requests: it continues runs, fires triggers and removes expired runs."""
+    state.database.on_change = state.runs.dispatch.watch()
     tasks: tuple[asyncio.Task[None], ...] = (
         asyncio.create_task(state.database.run()),
         asyncio.create_task(state.runs.dispatch.run()),

@@ -288,6 +288,30 @@ class TestEveryDispatch:
 
         assert host.starter.claims == [Claim("run", 2, 1)]
 
+    @pytest.mark.parametrize("hosts", ["sqlite"], indirect=True)
+    async def test_a_reported_change_is_noticed(self, hosts: Hosts) -> None:
+        """A dispatch that would not look by itself looks when a change of the database is reported."""
+        host, other = await hosts.open(interval_s=NEVER_S), await hosts.open_journal("terminal")
+        report = host.dispatch.watch()
+        await host.pause("run", 3600)
+        await other.resolve_wait(WaitKey("run", "one"), "resumed")
+        report()
+        await host.wait_until_started("run")
+
+        assert host.starter.claims == [Claim("run", 2, 1)]
+
+    @pytest.mark.parametrize("hosts", ["sqlite"], indirect=True)
+    async def test_a_watched_dispatch_needs_no_report(self, hosts: Hosts) -> None:
+        """A pause that ends, a run without a task and a run of a dead process are noticed although no change is reported."""
+        host, command = await hosts.open(interval_s=0.02), await hosts.open_journal("terminal")
+        host.dispatch.watch()
+        await host.journal.accept_run(new_run("lost"))
+        await command.accept_run(new_run("abandoned"))
+        hosts.kill(command)
+        await host.pause("paused", 1.0)
+        await host.wait_until_started("paused", "lost")
+        await wait_until(lambda: hosts.execute("select status from runs where id = 'abandoned'") == [("error",)])
+
     async def test_a_run_that_another_process_cancels_ends(self, hosts: Hosts) -> None:
         """The dispatch ends a run in progress that is cancelled in the database."""
         host, other = await hosts.open(interval_s=hosts.notice_s), await hosts.open_journal("terminal")

@@ -1,0 +1,73 @@
+"""A probe finds out whether a database answers, and reports its changes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+from pdkernel.clock import SYSTEM_CLOCK
+from pdkernel.errors import ProjectError
+from pdkernel.project import Project
+from pdkernel.server.database_probe import DatabaseProbe
+
+PATIENCE_S = 30.0
+"""Seconds after which a test fails."""
+
+
+@asynccontextmanager
+async def probing(ping: Callable[[], object]) -> AsyncIterator[tuple[DatabaseProbe, list[bool]]]:
+    """A running probe, and a list that grows with each change that it reports."""
+    probe, changes = DatabaseProbe(ping, SYSTEM_CLOCK, interval_s=0.01), list[bool]()
+    probe.on_change = lambda: changes.append(probe.answers)
+    task = asyncio.create_task(probe.run())
+    try:
+        yield probe, changes
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def wait_until(is_true: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_true():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_change_by_another_process_is_reported_once(tmp_path: Path) -> None:
+    """A commit on another connection is reported, and checks after it report nothing more."""
+    with Project.open(tmp_path / ".pdkernel") as project:
+        assert project.sqlite_path is not None
+        checks = list[int]()
+
+        def ping() -> object:
+            checks.append(1)
+            return project.ping()
+
+        async with probing(ping) as (_, changes):
+            await wait_until(lambda: len(changes) == 1)  # the first answer differs from none
+            with closing(sqlite3.connect(project.sqlite_path)) as other, other:
+                other.execute("create table changed (number integer)")
+            await wait_until(lambda: len(changes) == 2)
+            seen = len(checks)
+            await wait_until(lambda: len(checks) > seen + 5)
+
+        assert len(changes) == 2
+
+
+async def test_the_end_of_an_outage_is_reported() -> None:
+    """Who waits for changes looks again after the database did not answer, whatever it says then."""
+    fails = [False, True, False]
+
+    def ping() -> int:
+        if fails.pop(0) if fails else False:
+            raise ProjectError("The database does not answer.")
+        return 7
+
+    async with probing(ping) as (probe, changes):
+        await wait_until(lambda: len(changes) == 2)
+
+        assert (probe.answers, changes) == (True, [True, True])
