@@ -5,7 +5,7 @@
 # make dev    set up for changes: the checks and most tests, without Go, PostgreSQL and Chromium
 # make t M=shape  the tests of one package
 # make docs   the documentation in docs/_build/html; a warning is an error
-# make slow   the properties with many more examples than `make test` takes, `make fuzz`, 10,000 random attacks, 10,000 runs that leave nothing behind, and 2,000 simulated scenarios
+# make slow   the properties with many more examples than `make test` takes, `make fuzz`, 10,000 random attacks, 10,000 runs that leave nothing behind, and 20,000 simulated scenarios
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
 # make forms    the credential forms of all apps of a components checkout, compared with what they read; CHECKOUT=FOLDER
 # make actions  every action of 26 npm apps described and entered, in about three minutes; APPS="slack notion" for some
@@ -14,7 +14,7 @@
 # make crash  servers killed at every commit, and MINUTES=30 (default 2) of faults under load, which SEED=7 chooses: accepted, finished and lost events are printed
 # make first-run  seconds from the answer of `pdkernel lab` to the first green run, at a person's pace; needs Chromium
 # make pictures  the pictures of the documentation, taken in a real JupyterLab; needs Chromium
-# make sim     servers that die, freeze and lose writes, in virtual time; SEEDS="200 0" for 200 seeds from 0
+# make sim     servers that die, freeze and lose writes, in virtual time; SEEDS="200 0 2" for 200 seeds from 0 in two processes
 # make bench  the figures of tests/benchmarks, printed as ratios; BASE=COMMIT for a server of this checkout against one of a commit
 PYTHON ?= python3
 BIN := .venv/bin
@@ -72,7 +72,7 @@ docs: .venv/.test
 slow: .venv/.test fuzz
 	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)
 	$(BIN)/pytest -s -m slow tests/isolation
-	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation 2000
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation 20000 0 2
 
 fuzz: .venv/.test
 	PDKERNEL_FUZZ=$(FUZZ) $(BIN)/pytest tests/server/fuzz

@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.scenario import find_failure, make_scenario
 from tests.simulation.template import make_template
 
-GROUPS, SEEDS = 6, 10
+GROUPS, SEEDS = 10, 20
 
 
 @pytest.fixture(scope="module")
