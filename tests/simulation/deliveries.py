@@ -194,7 +194,7 @@ class Deliveries:
             return
         runs = [each for each in runs if each.record.replay_of is None]  # a replay sends nothing
         tries = self._world.network.tries
-        yield from self._check_messages(runs, [each for each in tries if each.host != ALERTS])
+        yield from self._check_messages(runs, [each for each in tries if each.host in HOSTS])
         told = Counter(each.body["run"] for each in tries if each.host == ALERTS and each.is_answered)
         sent = Counter(str(each.event["run"]) for each in runs if each.record.workflow == "Listener")
         errors = [each.event["original_context"] for each in runs if each.record.workflow == "Errors"]

@@ -21,7 +21,7 @@ from typing import Any
 from pdkernel.clock import ManualClock
 from pdkernel.errors import StepError, StepProcessExitedError
 from pdkernel.model import JSON, Trigger, Workflow
-from pdkernel.project import DeployedTrigger, Project, Schedule, TriggerState
+from pdkernel.project import DeployedTrigger, Project, Schedule, TriggerState, Webhook
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,
@@ -37,6 +37,8 @@ from tests.simulation.operations import STORY_S, Operation, Run
 
 DAY_S = 86400
 """The interval of all timers, so that each ticks once in a simulation."""
+HOOK = "hook"
+"""The host of the webhook that receives the events of a deployed source."""
 TICK = 0
 """The number of a tick; requests count from 1."""
 
@@ -195,6 +197,7 @@ class Sources:
                 DeployedTrigger(
                     own_id, "ada", "development", key, version, source.name, {}, {}, True, since, since, Schedule(DAY_S),
                     endpoint=endpoint, workflows=(f"p_{source.name.lower()}",),
+                    webhooks=(Webhook("wh_hook", f"http://{HOOK}.example/", "key", 0.0, 0.0),),
                 )
             )  # fmt: skip
             return f"/{endpoint}"
@@ -230,8 +233,20 @@ class Sources:
                 numbers[each[0]].add(each[2])
             if sorted(numbers) != list(range(1, len(numbers) + 1)) or any(len(each) > 1 for each in numbers.values()):
                 yield f"the state of {name} and its events differ: {dict(numbers)}"
+            if SOURCES[name].is_deployed:
+                yield from self._check_webhook(name, parts)
             if parts != sorted(parts):
                 yield f"the runs of {name} began in another order than its events: {parts}"
+
+    def _check_webhook(self, name: str, parts: Sequence[Any]) -> Iterator[str]:
+        """The webhook gets each event once, in order; again only after a fault."""
+        bodies = [each.body for each in self._world.network.tries if each.host == HOOK]
+        sent = [(each["count"], each["part"], each["n"]) for each in bodies]
+        first = list(dict.fromkeys(sent))
+        if first != sorted(parts):
+            yield f"the webhook of {name} got {first}, and its workflow {parts}"
+        if len(first) < len(sent) and not self._world.faults_at:
+            yield f"the webhook of {name} got an event twice: {sent}"
 
 
 def _build_state(source: Source, folder: Path, since: datetime) -> TriggerState:
