@@ -239,6 +239,9 @@ class _Story:
         loop = self._world.loop
         began = loop.time()
         await asyncio.sleep(READY_S)
+        link = server.host.link
+        if link is None or link.down_since > began:  # the story has ended, which heals all links
+            return
         if server.process.thawed_at < began and not server.process.is_dead and not server.host.is_stopping:
             answer = await self._world.ask(server, "/-/ready")
             if answer.status == 200:
