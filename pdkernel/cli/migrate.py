@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,14 @@ import cloup
 from pdkernel.cli.app import MIGRATE, CliContext, F, command, environment_option, group, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import print_json, print_text
-from pdkernel.errors import ConnectSettingsError, RequestError, format_count
+from pdkernel.errors import ConnectSettingsError, PdkernelError, RequestError, format_count
 
 if TYPE_CHECKING:
     from pdkernel.connect.workflow_api import WorkflowApi
     from pdkernel.migration.data_dump import DumpPlan, DumpResult
     from pdkernel.migration.events import SavedEvents
     from pdkernel.migration.sources import MigrationSource
+    from pdkernel.render.records import RecordProof
 
 
 @group(section=MIGRATE)
@@ -50,8 +51,10 @@ def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
     examples=(
         "pdkernel migrate report workflows/",
         "pdkernel migrate report workflows/ p_5xHmDqK p_m2CzQ8e --html report.html",
+        "pdkernel migrate report workflows/ --records --html report.html",
         "pdkernel migrate report workflows/ --json",
     ),
+    exit_statuses={**EXIT_STATUSES, 1: "with --records: a step differs from what it did at Pipedream"},
 )
 @sources_argument
 @environment_option()
@@ -61,7 +64,13 @@ def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
     "html_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Also write the report as one HTML page.",
+    help="Also write the report as one HTML page; with --records, also a page for each compared workflow beside it.",
+)
+@cloup.option(
+    "--records",
+    "compare",
+    is_flag=True,
+    help="Compare the workflows with their recorded runs (`migrate collect`), offline.",
 )
 @json_option
 def report(
@@ -70,6 +79,7 @@ def report(
     environment: str | None,
     org_id: str | None,
     html_file: Path | None,
+    compare: bool,
     as_json: bool,
 ) -> int:
     """
@@ -80,12 +90,14 @@ def report(
     adds the triggers' settings. The report names what runs here as it is, what needs an answer, what Pipedream deletes
     and how to save it, and the order of the move. It reads at Pipedream and changes nothing there.
     """
+    import msgspec
+
     from pdkernel.actions import Catalog
     from pdkernel.identity import parse_environment
     from pdkernel.migration.report import ReportSettings, build_migration_report
     from pdkernel.migration.sources import read_sources
     from pdkernel.render.migration import render_text
-    from pdkernel.render.migration_page import render_page
+    from pdkernel.render.migration_page import name_record_page, render_page, render_record_page
     from pdkernel.variables import load_variables
 
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
@@ -105,15 +117,39 @@ def report(
             clock=project.clock,
         ),
     )
+    if compare:
+        built = msgspec.structs.replace(built, records=_compare_records(state, found))
     if html_file is not None:
         _write(html_file, render_page(built))
+        for proof in built.records:
+            _write(html_file.with_name(name_record_page(proof)), render_record_page(proof, built.created_at))
     if as_json:
         print_json(built.to_json())
     else:
         click.echo(render_text(built), nl=False)
     if html_file is not None:
         state.print_note(f"Wrote {html_file}.")
-    return 0
+    return 1 if any(proof.differs for proof in built.records) else 0
+
+
+def _compare_records(state: CliContext, sources: Sequence[MigrationSource]) -> tuple[RecordProof, ...]:
+    """The workflows that have recorded runs, compared with them; a workflow that cannot run here is named."""
+    from pdkernel.operations.records import compare_with_records, has_records
+    from pdkernel.source import load_source
+
+    project, directory = state.open_project(), state.open_directory()
+    found = []
+    for source in sources:
+        if source.path is None:
+            continue
+        try:
+            loaded = load_source(source.path)
+            if has_records(project, loaded):
+                state.print_note(f"Comparing {source.name} with its recorded runs ...")
+                found.append(compare_with_records(loaded, project=project, directory=directory, environ=os.environ))
+        except PdkernelError as error:
+            state.print_note(f"{source.name} is not compared with its recorded runs: {error}")
+    return tuple(found)
 
 
 def _folder(source: MigrationSource) -> Path:

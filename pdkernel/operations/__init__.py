@@ -9,6 +9,7 @@ What a person can ask for, written once: interfaces parse the arguments, call an
     invocation   a call of a workflow's endpoint
     keys         the replacement of the project's keys
     projects     the local project, found and opened
+    records      workflows compared with their runs that were recorded at Pipedream
     run_history  recorded runs: listed, cancelled, resumed and removed
     run_replay   recorded events, run again
     runs         requests for runs: steps, external users, pins; options of saved tests

@@ -11,6 +11,7 @@ Proof of an export: the written files and the notebook's workflow run on every s
     run_comparison         two runs compared
     value_differences      the places where two JSON values differ
     recorded_runs          runs that were recorded at Pipedream, sealed in files
+    record_comparison      a workflow compared with its recorded runs
 
 A proof sends no request and does not change the project.
 """

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from pdkernel.blocking import run_blocking
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.definition import Sidecar, grade_fields
 from pdkernel.engine.account_resolution import collect_secrets
@@ -26,10 +27,13 @@ from pdkernel.proof.excluded_steps import (
     has_unrecorded_call,
 )
 from pdkernel.proof.exported_folder import NO_SIDECAR_NOTE, ExportedFolder, normalize_for_run, read_exported_folder
+from pdkernel.proof.record_comparison import RecordTarget, compare_records, find_recorded_id
+from pdkernel.proof.recorded_runs import RECORDS_FOLDER, open_records
 from pdkernel.proof.run_comparison import RunDifferences, compare_runs, is_refused_before_start, separate_flaky
 from pdkernel.proof.side_runner import ProofRunner, ProofSide, SideRun
 from pdkernel.redaction import Redactor
 from pdkernel.render.proof import RUN_ENDED_EARLIER, WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
+from pdkernel.render.records import RecordProof
 from pdkernel.source import EVENTS_FOLDER
 from pdkernel.variables import load_variables
 
@@ -113,7 +117,31 @@ async def run_proof(
                 verdicts.append(await _CaseComparison(runner, *sides, redactor).compare(case))
     differences = _compare_definitions(exported, read, redactor)
     fields = _grade_fields(read, exported.workflow)
-    return Proof(str(folder), names, differences, tuple(verdicts), fields, (*notes, *case_notes))
+    records = await _compare_records(exported, read, directory, clock, progress)
+    return Proof(str(folder), names, differences, tuple(verdicts), fields, (*notes, *case_notes), records)
+
+
+async def _compare_records(
+    exported: ExportedNotebook, read: ExportedFolder, directory: Directory, clock: Clock, progress: ProgressListener
+) -> RecordProof | None:
+    """The files compared with the runs that were recorded at Pipedream; None without records."""
+    if not (exported.project.folder / RECORDS_FOLDER).is_dir():
+        return None
+    archive = await run_blocking(open_records, exported.project)
+    workflow_id = find_recorded_id(exported.workflow, exported.source, read.folder)
+    if workflow_id is None or workflow_id not in archive.workflow_ids():
+        return None
+    side = _sides(exported, read)[1]
+    return await compare_records(
+        RecordTarget(exported.source, side.folder, side.workflow, side.actions),
+        archive,
+        workflow_id,
+        project=exported.project,
+        directory=directory,
+        environ=exported.environ,
+        clock=clock,
+        progress=progress,
+    )
 
 
 def _compare_definitions(

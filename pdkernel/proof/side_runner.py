@@ -7,12 +7,12 @@ does not install any.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from shutil import copytree
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from pdkernel.actions import Catalog
@@ -27,8 +27,9 @@ from pdkernel.engine.run_request import RunRequest, VariableLoader
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
-from pdkernel.model import Workflow
+from pdkernel.model import JSON, Workflow
 from pdkernel.project import Project, ScratchCopy
+from pdkernel.project.data_stores import DEFAULT_DATA_STORE
 from pdkernel.proof.cases import ProofCase
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers import WARDEN, Determinism, WorkerPool, make_scratch_folder
@@ -70,7 +71,14 @@ class ProofRunner:
     """Resources that the runs of one proof share. Create it with `start`, inside a running loop."""
 
     def __init__(
-        self, project: Project, directory: Directory, environ: Mapping[str, str], *, gateway: Gateway, at: datetime
+        self,
+        project: Project,
+        directory: Directory,
+        environ: Mapping[str, str],
+        *,
+        gateway: Gateway,
+        at: datetime,
+        seed: str,
     ) -> None:
         self._project = project
         self._directory = directory
@@ -84,13 +92,19 @@ class ProofRunner:
             max_active_runs=1,
             go_cache=go_programs(project.folder, environ),
             access=step_access(project.folder, gateway.certificate_files, project=project),
-            determinism=Determinism(at, RANDOM_SEED),
+            determinism=Determinism(at, seed),
         )
         self.catalog = Catalog.for_project(project, environ=environ)
 
     @classmethod
     async def start(
-        cls, project: Project, directory: Directory, environ: Mapping[str, str], *, frozen_time: datetime
+        cls,
+        project: Project,
+        directory: Directory,
+        environ: Mapping[str, str],
+        *,
+        frozen_time: datetime,
+        seed: str = RANDOM_SEED,
     ) -> Self:
         """
         Prepare the runs; worker processes start with the first step.
@@ -100,19 +114,45 @@ class ProofRunner:
             directory: Users and accounts.
             environ: Environment variables with settings of package registries.
             frozen_time: The fixed time that both sides see, in whole seconds.
+            seed: The seed of the random numbers of steps.
         """
         gateway = await Gateway.start(project.folder / "egress", clock=ManualClock(frozen_time))
         try:
-            return cls(project, directory, environ, gateway=gateway, at=frozen_time)
+            return cls(project, directory, environ, gateway=gateway, at=frozen_time, seed=seed)
         except BaseException:
             await gateway.close()
             raise
 
-    async def run(self, side: ProofSide, case: ProofCase, *, only: frozenset[str] | None = None) -> SideRun:
-        """Run *side* on *case*: all steps, or *only* the named ones."""
+    def has_records(self, stores: Iterable[str | None]) -> bool:
+        """Whether one of the project's data *stores* has a record."""
+        names = {store or DEFAULT_DATA_STORE for store in stores}
+        return any(each.record_count > 0 and each.name in names for each in self._project.data_stores.list_stores())
+
+    async def run(
+        self,
+        side: ProofSide,
+        case: ProofCase,
+        *,
+        only: frozenset[str] | None = None,
+        pins: Mapping[str, Mapping[str, JSON]] = MappingProxyType({}),
+        empty_stores: bool = False,
+    ) -> SideRun:
+        """
+        Run *side* on *case*.
+
+        Args:
+            side: The workflow.
+            case: The event.
+            only: The steps to run; None for all.
+            pins: Fixed exports by step; such steps do not run.
+            empty_stores: Whether the data stores are empty instead of a copy of the project's.
+        """
         files = await run_blocking(self._copy_files)
         clock, ids = ManualClock(self._at), SequentialIds()
         stores = ScratchCopy(self._project.data_stores, clock)
+        if empty_stores:
+            for name in await run_blocking(self._project.data_stores.names):
+                await run_blocking(stores.clear, name)
         journal = UnrecordedRuns()
         interpreter = Interpreter(
             directory=self._directory,
@@ -142,6 +182,7 @@ class ProofRunner:
                 load_variables=side.load_variables,
                 folder=side.folder,
                 only_steps=only,
+                pinned_exports=pins,
                 install=False,
                 source=side.source,
                 action_sources=side.actions,

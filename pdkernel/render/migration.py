@@ -12,7 +12,9 @@ from typing import Final, Literal
 
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import format_count
+from pdkernel.render import records
 from pdkernel.render.markup import Tone, escape_control_characters
+from pdkernel.render.records import RecordProof
 
 ItemGroup = Literal["answer", "lost", "switch"]
 ItemKind = Literal[
@@ -217,12 +219,14 @@ class MigrationReport(JsonStruct, frozen=True):
         shared: What to save once.
         order: The steps of the move, in order.
         created_at: The time of the report, ISO 8601.
+        records: Workflows compared with their recorded runs.
     """
 
     workflows: tuple[WorkflowMigration, ...]
     shared: tuple[SharedResource, ...]
     order: tuple[MoveStep, ...]
     created_at: str
+    records: tuple[RecordProof, ...] = ()
 
     def totals(self) -> dict[str, int]:
         """Sums over the rows: workflows by state, steps, ready steps, and items by group."""
@@ -237,7 +241,7 @@ class MigrationReport(JsonStruct, frozen=True):
         }
 
     def json_form(self) -> object:
-        """`{"created_at", "totals", "kinds", "workflows", "shared", "order"}`; "kinds" counts items by kind."""
+        """`{"created_at", "totals", "kinds", "workflows", "shared", "order"}`, with comparisons also "records"; "kinds" counts items by kind."""
         kinds = Counter(item.kind for row in self.workflows for item in row.items)
         return {
             "created_at": self.created_at,
@@ -248,6 +252,7 @@ class MigrationReport(JsonStruct, frozen=True):
             "workflows": [row.json_form() for row in self.workflows],
             "shared": self.shared,
             "order": self.order,
+            **({"records": [proof.to_json() for proof in self.records]} if self.records else {}),
         }
 
 
@@ -276,6 +281,8 @@ def render_text(report: MigrationReport) -> str:
         lines += [f"  {number}. {step.title}", f"     {step.reason}"]
         lines += [f"       - {subject}" for subject in step.subjects]
         lines += [f"         {command}" for command in step.commands]
+    for proof in report.records:
+        lines += ["", *records.render_text(proof).splitlines()]
     for row in report.workflows:
         lines += ["", f"{row.name} ({row.source}): {STATE_LABELS[row.state][0]}"]
         if row.ready:

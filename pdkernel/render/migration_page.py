@@ -18,6 +18,8 @@ from pdkernel.render.migration import (
     format_summary,
     iter_groups,
 )
+from pdkernel.render.records import RecordProof, summarize
+from pdkernel.render.records import render_html as render_records
 
 
 def render_page(report: MigrationReport) -> str:
@@ -31,10 +33,37 @@ def render_page(report: MigrationReport) -> str:
         *_html_shared(report),
         tag("h2", "Order of the move"),
         tag("ol", *(_html_move_step(step) for step in report.order)),
+        *_html_records(report),
         tag("h2", "Each workflow"),
         *(_html_workflow(row, number) for number, row in enumerate(report.workflows)),
         tag("p", f"pdkernel migrate report, {report.created_at}", class_="note"),
     ]
+    return _build_page(title, body)
+
+
+def render_record_page(proof: RecordProof, created_at: str) -> str:
+    """Render one workflow compared with its recorded runs as one HTML page."""
+    title = f"{proof.workflow}: here and at Pipedream"
+    note = tag("p", f"pdkernel migrate report --records, {created_at}", class_="note")
+    return _build_page(title, [tag("h1", title), render_records(proof), note])
+
+
+def name_record_page(proof: RecordProof) -> str:
+    """The name of the file of `render_record_page`, in the folder of the report's page."""
+    return f"{proof.workflow_id}.html"
+
+
+def _html_records(report: MigrationReport) -> list[Html]:
+    if not report.records:
+        return []
+    entries = [
+        tag("li", tag("a", proof.workflow, href=name_record_page(proof)), tag("p", " ".join(summarize(proof))))
+        for proof in report.records
+    ]
+    return [tag("h2", "Compared with Pipedream"), tag("ul", *entries)]
+
+
+def _build_page(title: str, body: list[Html]) -> str:
     head = Html(
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"

@@ -9,7 +9,7 @@ import msgspec
 
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import format_count
-from pdkernel.render import formatting
+from pdkernel.render import formatting, records
 from pdkernel.render.markup import (
     CELL_STYLE,
     CODE_STYLE,
@@ -25,6 +25,7 @@ from pdkernel.render.markup import (
     scrolling_region,
     tag,
 )
+from pdkernel.render.records import RecordProof
 
 Verdict = Literal["same", "differs", "not compared"]
 Grade = Literal["documented", "observed", "inferred", "ours"]
@@ -124,6 +125,7 @@ class Proof(JsonStruct, frozen=True):
         cases: Verdicts for each event and external user.
         fields: The fields of the files with their grades.
         notes: Further notes, as sentences.
+        records: The files compared with runs that were recorded at Pipedream, or None without records.
     """
 
     folder: str
@@ -132,12 +134,13 @@ class Proof(JsonStruct, frozen=True):
     cases: tuple[CaseVerdict, ...]
     fields: tuple[GradedField, ...]
     notes: tuple[str, ...] = ()
+    records: RecordProof | None = None
 
     @property
     def verdict(self) -> Verdict:
         """`differs` if there is any difference; `not compared` if no step was compared."""
         found = {step.verdict for case in self.cases for step in (*case.steps, case.run_verdict)}
-        if self.definition_differences or "differs" in found:
+        if self.definition_differences or "differs" in found or (self.records is not None and self.records.differs):
             return "differs"
         return "same" if "same" in {step.verdict for case in self.cases for step in case.steps} else "not compared"
 
@@ -167,7 +170,7 @@ class Proof(JsonStruct, frozen=True):
         return _TONES["not compared" if self.verdict == "same" and not self.is_complete else self.verdict]
 
     def json_form(self) -> object:
-        """`{"verdict", "complete", "not_compared", "definition", "cases", "fields", "notes"}`."""
+        """`{"verdict", "complete", "not_compared", "definition", "cases", "fields", "notes"}`, and "records" if there are records."""
         return {
             "verdict": self.verdict,
             "complete": self.is_complete,
@@ -176,6 +179,7 @@ class Proof(JsonStruct, frozen=True):
             "cases": self.cases,
             "fields": self.fields,
             "notes": self.notes,
+            **({"records": self.records.to_json()} if self.records is not None else {}),
         }
 
 
@@ -185,6 +189,8 @@ def render_text(proof: Proof) -> str:
     for where, difference in _shown(proof):
         lines += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
     lines += [line for footnote in _footnotes(proof) for line in ("", *footnote.split("\n"))]
+    if proof.records is not None:
+        lines += ["", *records.render_text(proof.records).splitlines()]
     return escape_control_characters("".join(f"{line.rstrip()}\n" for line in lines))
 
 
@@ -205,6 +211,8 @@ def render_html(proof: Proof) -> str:
         parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
         parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
     parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(proof)]
+    if proof.records is not None:
+        parts.append(records.render_html(proof.records))
     parts.append(collapsible(tag("span", "Evidence for each field"), _fields(proof)))
     return tag("div", join_lines(parts), class_="pd-view pd-proof", **scrolling_region("Proof"))
 

@@ -138,11 +138,12 @@ class SourceWorkflows:
             return
         if self._fault is None and self._project.clock.monotonic() - self._checked_at < RELOAD_INTERVAL_S:
             return
-        self._refreshing = run_blocking(self.reload_changed)
-        self._refreshing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        # another caller may start the next check before this caller goes on
+        self._refreshing = refreshing = run_blocking(self.reload_changed)
+        refreshing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         # a caller that disconnects does not end the check for the others; one whose check takes long has the state before
-        if (await asyncio.wait([self._refreshing], timeout=RELOAD_INTERVAL_S))[0]:
-            self._refreshing.result()
+        if (await asyncio.wait([refreshing], timeout=RELOAD_INTERVAL_S))[0]:
+            refreshing.result()
 
     def reload_changed(self) -> None:
         """Reload the workflows whose files or variables have changed. Raises `ProjectError` if the database cannot be read."""

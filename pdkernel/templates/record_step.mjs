@@ -201,7 +201,7 @@ function encodings(text) {
   const lower = (each) => each.replace(/%../g, (code) => code.toLowerCase());
   const forms = [text, url, strict, lower(url), lower(strict), strict.replace(/%20/g, "+"), url.replace(/%20/g, "+")];
   forms.push(strict.replace(/%2F/g, "/"), new URLSearchParams({ a: text }).toString().slice(2), encodeURI(text));
-  forms.push(json, ascii, JSON.stringify(json).slice(1, -1), json.replace(/\//g, "\\/"), text.replace(/\\/g, "\\\\").replace(/'/g, "\\'"));
+  forms.push(json, ascii, JSON.stringify(json).slice(1, -1), JSON.stringify(ascii).slice(1, -1), json.replace(/\//g, "\\/"), text.replace(/\\/g, "\\\\").replace(/'/g, "\\'"));
   forms.push(html, html.replace(/'/g, "&#39;"), html.replace(/'/g, "&#x27;"), [...text].reverse().join(""));
   forms.push(hex, hex.toUpperCase(), hex.replace(/../g, "%$&"), hex.toUpperCase().replace(/../g, "%$&"));
   forms.push(hex.replace(/../g, "\\x$&"), hex.match(/../g).join(" "), hex.match(/../g).join(":"));

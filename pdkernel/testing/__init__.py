@@ -8,6 +8,7 @@ The plugin does not load by itself. Write `pytest_plugins = ["pdkernel.testing"]
     pd_run       runs a notebook or a workflow's folder on an event and returns the execution
     pd_event     an event by its name, or from parts
     pd_clock     the settable clock of runs
+    pd_records   compares a workflow with its recorded runs at Pipedream: `assert not pd_records("greet.ipynb").differs`
     differs      equals any value of a type, for values that change from run to run
 
 Outbound calls are refused unless `pd_run` sets a policy: `egress="replay=FILE"`, `"stand-in=slack"`. The report of a
@@ -18,9 +19,20 @@ from __future__ import annotations
 
 from pdkernel.snapshot_tests import SettableClock, TemporaryProject, differs
 from pdkernel.testing.failure_report import pytest_runtest_makereport
-from pdkernel.testing.fixtures import MakeEvent, RunWorkflow, pd_clock, pd_event, pd_project, pd_run, pd_runtime_factory
+from pdkernel.testing.fixtures import (
+    CompareRecords,
+    MakeEvent,
+    RunWorkflow,
+    pd_clock,
+    pd_event,
+    pd_project,
+    pd_records,
+    pd_run,
+    pd_runtime_factory,
+)
 
 __all__ = [
+    "CompareRecords",
     "MakeEvent",
     "RunWorkflow",
     "SettableClock",
@@ -29,6 +41,7 @@ __all__ = [
     "pd_clock",
     "pd_event",
     "pd_project",
+    "pd_records",
     "pd_run",
     "pd_runtime_factory",
     "pytest_runtest_makereport",

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from pdkernel.connect import LocalDirectory
 from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.files import is_file
 from pdkernel.model import JSON, Workflow
+from pdkernel.operations.records import compare_with_records
+from pdkernel.project import Project, find_project
+from pdkernel.render.records import RecordProof
 from pdkernel.snapshot_tests import RuntimeFactory, SettableClock, TemporaryProject
+from pdkernel.source import load_source
 from pdkernel.testing.failure_report import record_run
 
 _MODES_WITH_FILE = ("record", "replay")
@@ -48,6 +54,19 @@ class RunWorkflow(Protocol):
             egress: The outbound policy, as `--egress` takes it; files are relative to the test's folder.
             variables: Environment variables besides the project's.
             wait: Whether pauses wait, which takes no time once `pd_clock` is set; otherwise the run skips pauses.
+        """
+        ...
+
+
+class CompareRecords(Protocol):
+    """The type of `pd_records`."""
+
+    def __call__(self, source: str | Path) -> RecordProof:
+        """
+        Compare a notebook or a workflow's folder with its recorded runs, offline: `assert not pd_records("greet.ipynb").differs`.
+
+        Raises:
+            RequestError: There are no recorded runs of the workflow in the project of the test's folder.
         """
         ...
 
@@ -137,6 +156,16 @@ def pd_run(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.Fi
     return run
 
 
+def _find_existing_project(folder: Path) -> Path:
+    found = find_project(folder, named=os.environ.get("PDKERNEL_PROJECT"))
+    if not found.is_dir():
+        raise RequestError(
+            f"There is no project at or above {folder}, so there are no recorded runs.",
+            fix="Bring the records home there: pdkernel migrate collect",
+        )
+    return found
+
+
 def _resolve_recording_path(test_folder: Path, egress: str) -> str:
     word, equals, value = egress.partition("=")
     return f"{word}={test_folder / value}" if equals and word.strip() in _MODES_WITH_FILE else egress
@@ -166,3 +195,20 @@ def _find(name: str | Path, test_folder: Path) -> Path:
         f"There is no event {str(name)!r} in {test_folder}, nor in its folder events or a parent's.",
         fix=f"Known events: {', '.join(known) or 'none'}.",
     )
+
+
+@pytest.fixture
+def pd_records(request: pytest.FixtureRequest) -> CompareRecords:
+    """A function that compares a workflow with its recorded runs at Pipedream, in the project of the test's folder."""
+    folder = request.path.parent
+
+    def compare(source: str | Path) -> RecordProof:
+        with Project.open(_find_existing_project(folder)) as project:
+            return compare_with_records(
+                load_source(folder / source),
+                project=project,
+                directory=LocalDirectory(project),
+                environ=os.environ,
+            )
+
+    return compare

@@ -40,6 +40,7 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "json": json.dumps,
     "json, unicode kept": lambda value: json.dumps(value, ensure_ascii=False),
     "json in json": lambda value: json.dumps(json.dumps(value, ensure_ascii=False), ensure_ascii=False),
+    "json in json, escaped": lambda value: json.dumps(json.dumps(value)),
     "hex": lambda value: value.encode().hex(),
     "hex in upper case": lambda value: value.encode().hex().upper(),
     "base64": lambda value: base64.b64encode(value.encode()).decode(),

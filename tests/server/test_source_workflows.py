@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -459,3 +460,16 @@ def test_an_unknown_rule_refuses_its_workflow_only(tmp_path: Path) -> None:
     assert [each.name for each in selection.refused] == ["new"]
     assert "Step filter" in selection.refused[0].reason
     assert "'geo~', which pdkernel does not know" in selection.refused[0].reason
+
+
+async def test_a_check_that_follows_at_once_does_not_disturb_the_one_before(notebook: ServedNotebook) -> None:
+    """Callers whose check has ended go on, also if another caller has started the next check meanwhile."""
+
+    async def call(number: int) -> None:
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        notebook.clock.advance(RELOAD_INTERVAL_S)
+        await notebook.workflows.refresh()
+
+    for _ in range(20):
+        await asyncio.gather(*(call(number) for number in range(50)))

@@ -1,0 +1,68 @@
+"""The comparison of workflows with their runs that were recorded at Pipedream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pdkernel.identity import Directory
+from pdkernel.render.records import RecordProof
+from pdkernel.source import WorkflowSource
+
+if TYPE_CHECKING:
+    from pdkernel.project import Project
+
+
+def has_records(project: Project, source: WorkflowSource) -> bool:
+    """Whether *project* has recorded runs of *source*."""
+    from pdkernel.proof.record_comparison import find_recorded_id
+    from pdkernel.proof.recorded_runs import RECORDS_FOLDER, open_records
+
+    if not (project.folder / RECORDS_FOLDER).is_dir():
+        return False
+    return find_recorded_id(source.workflow, source.path) in open_records(project).workflow_ids()
+
+
+def compare_with_records(
+    source: WorkflowSource,
+    *,
+    project: Project,
+    directory: Directory,
+    environ: Mapping[str, str],
+    progress: Callable[[str], None] = lambda _: None,
+) -> RecordProof:
+    """
+    Run every recorded event of *source* here, offline, and compare the steps with what they did at Pipedream.
+
+    Args:
+        source: The notebook or the workflow's folder.
+        project: The project with the records, packages, actions, accounts, variables and data stores; it is not changed.
+        directory: Users and accounts.
+        environ: Environment variables with settings of package registries.
+        progress: Called with a line for each recorded run.
+
+    Raises:
+        RequestError: There are no recorded runs of the workflow.
+    """
+    from pdkernel.loop_thread import LoopThread
+    from pdkernel.proof.record_comparison import RecordTarget, compare_records, require_recorded_id
+    from pdkernel.proof.recorded_runs import open_records
+
+    archive = open_records(project)
+    workflow_id = require_recorded_id(source, archive)
+    loop = LoopThread()  # a separate loop: a run of a notebook may be in progress
+    try:
+        return loop.run(
+            compare_records(
+                RecordTarget.of(source),
+                archive,
+                workflow_id,
+                project=project,
+                directory=directory,
+                environ=environ,
+                clock=project.clock,
+                progress=progress,
+            )
+        )
+    finally:
+        loop.close()
