@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pdkernel.engine.journal import MAX_DEATHS_ALONE
 from pdkernel.operations.triggers import enable_triggers
@@ -109,6 +110,7 @@ class Stress:
         sources: The paths of the endpoints of the sources.
         sent: The kind of each event by its number.
         accepted: The run of each event that got a 2xx response, by its number; None for a request to a source.
+        refused: The statuses of the other responses; 0 without a response.
         faults: All faults, with the seconds since the start.
     """
 
@@ -120,6 +122,7 @@ class Stress:
     sources: dict[str, str] = field(default_factory=dict)
     sent: dict[int, str] = field(default_factory=dict)
     accepted: dict[int, str | None] = field(default_factory=dict)
+    refused: list[int] = field(default_factory=list)
     faults: list[tuple[float, str]] = field(default_factory=list)
     waiting: int = 0
 
@@ -187,7 +190,9 @@ class Stress:
         answer = server.post(url, {"n": number})
         while answer.status == 503 and kind in self.sources and not self._stopped.wait(0.5):  # nothing was stored
             answer = server.post(url, {"n": number})
-        if answer.is_accepted:
+        if not answer.is_accepted:
+            self.refused.append(answer.status)
+        else:
             self.accepted[number] = None if kind in self.sources else json.loads(answer.text)["event_id"]
 
     def _befall(self) -> None:
@@ -348,14 +353,12 @@ class Stress:
             broken["violated"] += self._find_untold(begun)
         finished = sum(runs.get(run) is not None for run in accepted)
         counts = ", ".join(f"{len(each)} {name}" for name, each in broken.items())
-        kinds = ", ".join(
-            f"{count} {kind}"
-            for kind, count in Counter(fault.rstrip(" 0123456789") for _, fault in self.faults).items()
-        )
+        kinds = Counter(fault.rstrip(" 0123456789") for _, fault in self.faults)
+        refused = Counter(status or "no response" for status in self.refused)
         kind = "PostgreSQL" if self.proxies else "SQLite"
         say(
-            f"{time.monotonic() - self.began:.0f} s, {kind}, seed {self.seed}: {len(self.sent)} sent, {len(self.accepted)} accepted, "
-            f"{finished} runs of {len(accepted)} finished, {counts}; faults: {kinds}"
+            f"{time.monotonic() - self.began:.0f} s, {kind}, seed {self.seed}: {len(self.sent)} sent, {len(self.accepted)} accepted "
+            f"(else {_join(refused)}), {finished} runs of {len(accepted)} finished, {counts}; faults: {_join(kinds)}"
         )
         assert not any(broken.values()), self.explain(
             [f"{name}: {each}" for name, several in broken.items() for each in several]
@@ -434,6 +437,10 @@ def find_beyond_limits(begun: Sequence[Began]) -> list[str]:
         for place, (at, each) in enumerate(starts[:-STARTS])
         if starts[place + STARTS][0] < at + PERIOD_S / 2
     ]
+
+
+def _join(counts: Counter[Any]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 @contextmanager
