@@ -14,7 +14,7 @@
 # make crash  servers killed at every commit, and MINUTES=30 (default 2) of faults under load, which SEED=7 chooses: accepted, finished and lost events are printed
 # make first-run  seconds from the answer of `pdkernel lab` to the first green run, at a person's pace; needs Chromium
 # make pictures  the pictures of the documentation, taken in a real JupyterLab; needs Chromium
-# make sim     servers that die, freeze and lose writes, in virtual time; SEEDS="200 0 2" for 200 seeds from 0 in two processes
+# make sim     servers that die, freeze and lose writes, in virtual time; SEEDS="200 0 2" for 200 seeds from 0 in two processes, SEEDS="200 0 2 3" on three hosts over one database
 # make bench  the figures of tests/benchmarks, printed as ratios; BASE=COMMIT for a server of this checkout against one of a commit
 PYTHON ?= python3
 BIN := .venv/bin

@@ -98,6 +98,10 @@ class DatabaseProbe:
         except ProjectError as fault:
             self._version = None  # another connection counts anew
             self._set_silent(fault.message)
+        except Exception as fault:  # noqa: BLE001 - without this task, nothing notices that the database does not answer
+            _LOG.exception("The project's database could not be checked")
+            self._version = None
+            self._set_silent(f"The check of the project's database has failed: {type(fault).__name__}.")
         else:
             self.answers = True
             if version != self._version:

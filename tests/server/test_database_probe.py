@@ -71,3 +71,20 @@ async def test_the_end_of_an_outage_is_reported() -> None:
         await wait_until(lambda: len(changes) == 2)
 
         assert (probe.answers, changes) == (True, [True, True])
+
+
+async def test_an_unexpected_error_of_a_check_does_not_end_the_checks() -> None:
+    """A check that fails by an error of ours means that the database does not answer, until another check succeeds."""
+    faults = [LookupError("a bug")]
+
+    def ping() -> int:
+        if faults:
+            raise faults.pop()
+        return 7
+
+    async with probing(ping) as (probe, changes):
+        await wait_until(lambda: not probe.answers)
+        await wait_until(lambda: probe.answers)
+
+        assert not faults
+        assert changes

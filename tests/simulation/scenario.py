@@ -43,6 +43,8 @@ What befalls one of several hosts, or the database that they share.
 `silence` and `refusal`: one host cannot reach the database, and gets no answer, or is refused at once. `cut`: so does one host
 after its next commit, before it knows. `outage` and `crash`: the same for all hosts.
 """
+SHARED_SETTLE_S = 1800.0
+"""As `SETTLE_S` for several hosts, which have the time of their database."""
 READY_S = 2.0
 """The longest time until a host without its database is not ready, in virtual seconds."""
 
@@ -63,8 +65,8 @@ class Scenario:
     hosts: int = 1
 
 
-def make_scenario(seed: int) -> Scenario:
-    """Return the scenario of *seed*."""
+def make_scenario(seed: int, hosts: int = 1) -> Scenario:
+    """Return the scenario of *seed* on so many *hosts*."""
     chance = random.Random(seed)
     operations = []
     for _ in range(chance.randint(3, 25)):
@@ -82,7 +84,6 @@ def make_scenario(seed: int) -> Scenario:
         "stall": lambda: chance.uniform(0.1, 20),
     }
     amounts |= dict.fromkeys(("silence", "refusal", "cut", "outage", "crash"), lambda: chance.uniform(0.1, 30))
-    hosts = random.Random(f"hosts of {seed}").choice([1, 1, 1, 2, 3])
     kinds = chance.sample(FAULTS if hosts == 1 else SHARED_FAULTS, chance.randint(1, 4))
     for _ in range(chance.randint(0, 10)):
         kind = chance.choice(kinds)
@@ -264,7 +265,7 @@ class _Story:
         world, disk = self._world, self._world.disk
         disk.is_full, disk.failing, disk.is_losing, disk.stall_s = False, 0, False, 0.0
         world.heal_links()
-        ends = world.loop.time() + SETTLE_S
+        ends = world.loop.time() + (SETTLE_S if world.database is None else SHARED_SETTLE_S)
         while True:
             await asyncio.sleep(20)
             for url in tuple(world.resume_urls):

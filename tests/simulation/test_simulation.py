@@ -10,6 +10,7 @@ from tests.simulation.scenario import find_failure, make_scenario
 from tests.simulation.template import make_template
 
 GROUPS, SEEDS = 10, 20
+SHARED_SEEDS = 5
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +28,12 @@ def test_promises_hold(template: Path, group: int) -> None:
         failure = find_failure(make_scenario(seed), template)
 
         assert failure is None, f"make sim SEEDS='1 {seed}': {failure}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
+def test_promises_hold_on_several_hosts(template: Path) -> None:
+    """Whatever befalls a host, its way to the database, or the database, each step is active in one host, and no limit is broken."""
+    for seed in range(SHARED_SEEDS):
+        failure = find_failure(make_scenario(seed, 2), template)
+
+        assert failure is None, f"make sim SEEDS='1 {seed} 1 2': {failure}"
