@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import select, text
 
-from pdkernel.clock import ManualClock, format_iso
+from pdkernel.clock import Clock, ManualClock, SystemClock, format_iso
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.dispatch import Dispatch
@@ -163,6 +163,17 @@ class Serving:
             await runs.close(5)
 
 
+class WrongClock(SystemClock):
+    """The clock of a machine that is *ahead_s* seconds ahead."""
+
+    def __init__(self, ahead_s: float) -> None:
+        self._ahead = timedelta(seconds=ahead_s)
+
+    def now(self) -> datetime:
+        """Return the wrong time."""
+        return super().now() + self._ahead
+
+
 Serve = Callable[..., Any]
 
 
@@ -176,7 +187,7 @@ def serve(tmp_path: Path) -> Serve:
         steps: Mapping[str, str] | None = None,
         place: str = ".",
         database_url: str | None = None,
-        clock: ManualClock | None = None,
+        clock: Clock | None = None,
     ) -> AsyncIterator[Serving]:
         folder, clock, key_file = tmp_path / place, clock or ManualClock(), tmp_path / "key"
         folder.mkdir(exist_ok=True)
@@ -979,6 +990,41 @@ class TestSeveralServers:
         assert [run.status for run in once] == ["success"]
         assert events_of(again)[0] == events_of(once)[0]
         assert len(again) == 2
+
+    async def test_a_schedule_fires_at_the_time_of_the_database(self, serve: Serve, postgres_url: str) -> None:
+        """Of two hosts whose clocks are an hour ahead and an hour back, one fires when the time has come in the database, once."""
+        async with (
+            serve(HOURLY, place="first", database_url=postgres_url, clock=WrongClock(3600)) as fast,
+            serve(HOURLY, place="second", database_url=postgres_url, clock=WrongClock(-3600)) as slow,
+        ):
+            engine = fast.context.project.sqlalchemy_engine
+
+            def execute(sql: str) -> float:
+                with engine.begin() as connection:
+                    return float(connection.exec_driver_sql(sql).scalar_one())
+
+            now = "extract(epoch from clock_timestamp())"
+            fast.enable()
+            for site in (fast, slow):  # reads the notebook, and computes the next time
+                await site.triggers.fire_due()
+            computed_s = execute(f"select due - {now} from workflow_triggers")
+            execute(f"update workflow_triggers set due = {now} + 2 returning 1")
+            late_s: list[float] = []
+            async with asyncio.timeout(60):
+                while not late_s:
+                    left_s = execute(f"select due - {now} from workflow_triggers")
+                    await asyncio.gather(fast.triggers.fire_due(), slow.triggers.fire_due())
+                    if execute("select count(*) from trigger_events") > 0:
+                        late_s.append(-left_s)
+                    await asyncio.sleep(0.05)
+            await asyncio.gather(fast.triggers.fire_due(), slow.triggers.fire_due())
+            events = execute("select count(*) from trigger_events")
+            next_s = execute(f"select due - {now} from workflow_triggers")
+
+        assert 0 < computed_s <= 3600
+        assert late_s[0] > -0.5  # smaller differences of clocks are not corrected
+        assert events == 1
+        assert 0 < next_s <= 3600
 
     async def test_a_source_is_activated_and_polled_once(self, serve: Serve, postgres_url: str) -> None:
         """The hook that activates the source runs once; each of its events starts one run."""
