@@ -6,6 +6,7 @@ The state of a run that an executor continues: recorded steps, the pause that ha
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -300,42 +301,38 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
         ProjectError: A row is damaged, or was encrypted with another key.
     """
     run_id = claimed.claim.run_id
+    shown = restore_shown(claimed, RunGivenUpError(claimed) if claimed.is_given_up else None)
     rows: Sequence[StepRow | WaitRow] = [*claimed.steps, *claimed.waits]
     restored = {row.path: _restore_step(row, run_id, claimed, vault) for row in rows if row.data}
-    event, context = decode_trigger(claimed)
-    response = next((step.response for step, _ in restored.values() if step.response is not None), None)
-    if response is None and claimed.was_paused:
-        response = NO_RESPONSE_BEFORE_PAUSE
     recorded_attempts = [row.attempt for row in claimed.steps]
     recorded_attempts += [restored[row.path][1].attempt for row in claimed.waits if row.data]
-    return RestoredRun(
-        claimed.claim,
-        claimed.trace_id,
-        context,
-        claimed.created,
-        event=event,
+    return dataclasses.replace(
+        shown,
         steps={row.path: restored[row.path][0] for row in claimed.steps},
         pause=next(
             (_restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data), None
         ),
         interruptions=claimed.claim.attempt - max([1, *recorded_attempts]),
-        response=response,
+        response=next((step.response for step, _ in restored.values() if step.response is not None), shown.response),
         secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
-        package_lock=claimed.package_lock,
-        decisions=claimed.decisions,
         calls=decode_calls(run_id, claimed.calls),
-        is_queued=claimed.queue is not None,
-        begun=claimed.begun,
-        problem=RunGivenUpError(claimed) if claimed.is_given_up else None,
     )
 
 
-def restore_shown(claimed: ClaimedRun, problem: PdkernelError) -> RestoredRun:
-    """Build the state of a claimed run that cannot be continued because of *problem*, from what anyone can read of its record."""
+def restore_shown(claimed: ClaimedRun, problem: PdkernelError | None) -> RestoredRun:
+    """
+    Build the state of a claimed run from what needs no key; with *problem*, the reason why it ends, its event may be damaged.
+
+    Raises:
+        ProjectError: The event is damaged, and there is no *problem*.
+    """
+    event: Mapping[str, JSON] | None = None
+    context: Mapping[str, JSON] = {}
     try:
         event, context = decode_trigger(claimed)
     except ProjectError:
-        event, context = None, {}
+        if problem is None:
+            raise
     return RestoredRun(
         claimed.claim,
         claimed.trace_id,
@@ -345,6 +342,7 @@ def restore_shown(claimed: ClaimedRun, problem: PdkernelError) -> RestoredRun:
         response=NO_RESPONSE_BEFORE_PAUSE if claimed.was_paused else None,
         package_lock=claimed.package_lock,
         decisions=claimed.decisions,
+        is_queued=claimed.queue is not None,
         begun=claimed.begun,
         problem=problem,
     )
