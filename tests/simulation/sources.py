@@ -93,8 +93,10 @@ def write_components(folder: Path) -> Path:
 
 def draw(chance: random.Random) -> list[Operation]:
     """Return the deployment of a source, and requests to it."""
-    name = chance.choice(list(SOURCES))
-    found = [Operation(0.0, "deploy source", name, chance.uniform(1, STORY_S))]
+    name, tick = chance.choice(list(SOURCES)), chance.uniform(1, STORY_S)
+    found = [Operation(0.0, "deploy source", name, tick)]
+    if chance.random() < 0.3:
+        found.append(Operation(tick + chance.uniform(0, 2), "kill"))
     return found + [
         Operation(chance.uniform(1, STORY_S), "call source", name, number + 1) for number in range(chance.randint(1, 8))
     ]
@@ -131,7 +133,7 @@ async def run(
     body = event.get("body")
     number = body["n"] if isinstance(body, dict) else TICK
     note("source begins", str(number))
-    await asyncio.sleep(chance.expovariate(1 / 0.05))
+    await asyncio.sleep(chance.expovariate(1 / (1.0 if number == TICK else 0.05)))
     if "responding" in call.component.key and number != TICK:
         recorder.add_reply(Respond(Response(202, {}, "early", immediate=True)))
         await asyncio.sleep(chance.expovariate(1 / 0.3))
