@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pdkernel.connect.workflow_api import WorkflowApi
     from pdkernel.migration.data_dump import DumpPlan, DumpResult
     from pdkernel.migration.events import SavedEvents
+    from pdkernel.migration.report import ReportSettings
     from pdkernel.migration.sources import MigrationSource
     from pdkernel.render.records import RecordProof
 
@@ -92,31 +94,13 @@ def report(
     """
     import msgspec
 
-    from pdkernel.actions import Catalog
-    from pdkernel.identity import parse_environment
-    from pdkernel.migration.report import ReportSettings, build_migration_report
+    from pdkernel.migration.report import build_migration_report
     from pdkernel.migration.sources import read_sources
     from pdkernel.render.migration import render_text
     from pdkernel.render.migration_page import name_record_page, render_page, render_record_page
-    from pdkernel.variables import load_variables
 
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
-    project = state.open_project()
-    catalog = Catalog.for_project(project, environ=os.environ)
-
-    def catalog_of(source: MigrationSource) -> Catalog:
-        return catalog.with_sources(source.sidecar.actions if source.sidecar else (), base=_folder(source))
-
-    built = build_migration_report(
-        found,
-        ReportSettings(
-            directory=state.open_directory(),
-            catalog=catalog_of,
-            variables=lambda source: load_variables(project, _folder(source)),
-            environment=parse_environment(environment),
-            clock=project.clock,
-        ),
-    )
+    built = build_migration_report(found, _build_settings(state, environment))
     if compare:
         built = msgspec.structs.replace(built, records=_compare_records(state, found))
     if html_file is not None:
@@ -130,6 +114,111 @@ def report(
     if html_file is not None:
         state.print_note(f"Wrote {html_file}.")
     return 1 if any(proof.differs for proof in built.records) else 0
+
+
+def _build_settings(state: CliContext, environment: str | None) -> ReportSettings:
+    """What the report and the plan read besides the workflows."""
+    from pdkernel.actions import Catalog
+    from pdkernel.identity import parse_environment
+    from pdkernel.migration.report import ReportSettings
+    from pdkernel.variables import load_variables
+
+    project = state.open_project()
+    catalog = Catalog.for_project(project, environ=os.environ)
+
+    def catalog_of(source: MigrationSource) -> Catalog:
+        return catalog.with_sources(source.sidecar.actions if source.sidecar else (), base=_folder(source))
+
+    return ReportSettings(
+        directory=state.open_directory(),
+        catalog=catalog_of,
+        variables=lambda source: load_variables(project, _folder(source)),
+        environment=parse_environment(environment),
+        clock=project.clock,
+    )
+
+
+@command(
+    migrate,
+    name="plan",
+    examples=(
+        "pdkernel migrate plan workflows/",
+        "pdkernel migrate plan workflows/ --html plan.html --csv plan.csv --calendar plan.ics",
+        "pdkernel migrate plan workflows/ --first-day 2027-01-11 --last-day 2027-02-26",
+    ),
+)
+@sources_argument
+@environment_option()
+@org_option
+@cloup.option(
+    "--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the plan as one HTML page."
+)
+@cloup.option(
+    "--csv", "csv_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the plan for a spreadsheet."
+)
+@cloup.option(
+    "--calendar",
+    "ics_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the days as a calendar file (.ics).",
+)
+@cloup.option("--first-day", metavar="DATE", help="The first day on which a workflow may move (default: today).")
+@cloup.option("--last-day", metavar="DATE", help="The last one (default: two weeks before the end of Workflows).")
+@json_option
+def plan(
+    state: CliContext,
+    sources: tuple[str, ...],
+    environment: str | None,
+    org_id: str | None,
+    html_file: Path | None,
+    csv_file: Path | None,
+    ics_file: Path | None,
+    first_day: str | None,
+    last_day: str | None,
+    as_json: bool,
+) -> int:
+    """
+    Plan the move: which workflow, when, and who decides.
+
+    SOURCE is as for `migrate report`. For each workflow, the plan has its state (ready, or blocked by what), who decides, the licence of
+    its pre-built actions, the last day on which Pipedream's runs can be recorded, and a day to move. Workflows that others call move
+    first.
+    """
+    from pdkernel.migration.plan import build_plan
+    from pdkernel.migration.sources import read_sources
+    from pdkernel.render.migration_page import render_plan_page
+    from pdkernel.render.migration_plan import render_calendar, render_csv, render_text
+
+    found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
+    settings = _build_settings(state, environment)
+    built = build_plan(
+        found,
+        settings,
+        first_day=_parse_day(first_day, "--first-day") or settings.clock.now().date(),
+        last_day=_parse_day(last_day, "--last-day"),
+    )
+    written = ((html_file, render_plan_page), (csv_file, render_csv), (ics_file, render_calendar))
+    for file, render in written:
+        if file is not None:
+            _write(file, render(built))
+    if as_json:
+        print_json(built.to_json())
+    else:
+        click.echo(render_text(built), nl=False)
+    for file, _ in written:
+        if file is not None:
+            state.print_note(f"Wrote {file}.")
+    return 0
+
+
+def _parse_day(text: str | None, option: str) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise RequestError(f"{option}: {text!r} is not a day.", fix="Write a day such as 2027-01-11.") from None
 
 
 def _compare_records(state: CliContext, sources: Sequence[MigrationSource]) -> tuple[RecordProof, ...]:

@@ -8,6 +8,7 @@ A package of its own: the report, the data and the events of a move share the pl
     step_items     the part of `items` that concerns one step
     trigger_items  the part of `items` that concerns triggers
     report         the whole report: rows, shared resources and the order of the move
+    plan           the plan of a move: order, days, blockers, licences
     data_dump      a step that hands out data stores and files at Pipedream, and the download of its pages
     events         events that the REST API still has, as saved events
     record_steps   steps that record what a workflow does at Pipedream, written into synced folders

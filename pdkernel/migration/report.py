@@ -64,18 +64,23 @@ class ReportSettings:
 
 def build_migration_report(sources: Sequence[MigrationSource], settings: ReportSettings) -> MigrationReport:
     """Build the report on *sources*; a workflow that cannot be read or checked has one row with the reason."""
-    around = Surroundings(
-        names={each.id: each.name for each in sources if each.id is not None},
-        endpoints={host: each.name for each in sources for host in each.endpoint_hosts},
-        accounts=_find_accounts(sources, settings.directory),
-        withheld=_find_withheld(sources, settings),
-    )
+    around = find_surroundings(sources, settings)
     rows = tuple(_build_row(each, settings, around) for each in sources)
     return MigrationReport(
         rows,
         tuple(_find_shared(rows)),
         tuple(_plan_moves(sources, rows, around)),
         created_at=format_iso(settings.clock.now()),
+    )
+
+
+def find_surroundings(sources: Sequence[MigrationSource], settings: ReportSettings) -> Surroundings:
+    """What is known beyond each one of *sources*."""
+    return Surroundings(
+        names={each.id: each.name for each in sources if each.id is not None},
+        endpoints={host: each.name for each in sources for host in each.endpoint_hosts},
+        accounts=_find_accounts(sources, settings.directory),
+        withheld=_find_withheld(sources, settings),
     )
 
 

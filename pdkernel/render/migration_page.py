@@ -18,6 +18,7 @@ from pdkernel.render.migration import (
     format_summary,
     iter_groups,
 )
+from pdkernel.render.migration_plan import MovePlan, render_table
 from pdkernel.render.records import RecordProof, summarize
 from pdkernel.render.records import render_html as render_records
 
@@ -46,6 +47,13 @@ def render_record_page(proof: RecordProof, created_at: str) -> str:
     title = f"{proof.workflow}: here and at Pipedream"
     note = tag("p", f"pdkernel migrate report --records, {created_at}", class_="note")
     return _build_page(title, [tag("h1", title), render_records(proof), note])
+
+
+def render_plan_page(plan: MovePlan) -> str:
+    """Render the plan of a move as one HTML page."""
+    title = "Plan of the move from Pipedream"
+    note = tag("p", f"pdkernel migrate plan, {plan.created_on.isoformat()}", class_="note")
+    return _build_page(title, [tag("h1", title), render_table(plan), note])
 
 
 def name_record_page(proof: RecordProof) -> str:

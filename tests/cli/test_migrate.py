@@ -268,3 +268,18 @@ def test_events_of_an_id_need_a_folder(pdkernel: Shell, upstream: Upstream) -> N
     assert pdkernel("migrate", "events", "p_Api1234", "--to", "there", "--json", **environ).json == [
         {"id": "p_Api1234", "name": "Called over the API", "added": [], "known": [], "skipped": []}
     ]
+
+
+def test_a_plan_is_written_in_each_form(pdkernel: Shell) -> None:
+    """Text, JSON, page, CSV and calendar have the workflow; a wrong day is refused."""
+    write_workflow(pdkernel.folder / "synced", "Orders", OMISSIONS["Node variable"])
+    files = ("--html", "plan.html", "--csv", "plan.csv", "--calendar", "plan.ics")
+
+    done = pdkernel("migrate", "plan", "synced", *files, "--first-day", "2027-01-04")
+    as_json = pdkernel("migrate", "plan", "synced", "--json", "--first-day", "2027-01-04")
+    refused = pdkernel("migrate", "plan", "synced", "--first-day", "soon")
+
+    assert (done.status, as_json.status, refused.status) == (0, 0, 2)
+    assert "1. Orders: blocked, move on 2027-01-04" in done.stdout
+    assert as_json.json["workflows"][0]["move_on"] == "2027-01-04"
+    assert all("Orders" in (pdkernel.folder / f"plan.{form}").read_text() for form in ("html", "csv", "ics"))
