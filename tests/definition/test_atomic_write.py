@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition.atomic_write import write_files_atomically
+from pdkernel.definition.atomic_write import PENDING_FILE, write_files_atomically
 from pdkernel.errors import RequestError
 from tests.privileges import drop_override
 
@@ -115,3 +116,42 @@ def test_a_read_only_folder_changes_nothing(folder: Path) -> None:
     assert "Permission denied" in ended.stderr, ended.stderr
     assert contents(folder) == before
     assert not (folder / "c").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_kill_between_two_renames_is_completed_by_the_next_write(tmp_path: Path, number: int) -> None:
+    """Whichever rename a kill prevents, the next write makes the files those of one write, and says so; then writes work again."""
+    folder = tmp_path / "flow"
+    names = ("a.txt", "b.txt", "c.txt")
+    write_files_atomically(dict.fromkeys(names, b"old"), folder)
+    code = (
+        "import sys; from pathlib import Path; from tests.durability.faults import kill_at_rename;"
+        "from pdkernel.definition.atomic_write import write_files_atomically;"
+        "kill_at_rename(int(sys.argv[1]), sys.argv[2]);"
+        "write_files_atomically(dict.fromkeys(('a.txt', 'b.txt', 'c.txt'), b'new'), Path(sys.argv[2]))"
+    )
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", code, str(number), str(folder)], cwd=root, check=False)
+    if number > 1:
+        with pytest.raises(RequestError, match="complete now"):
+            write_files_atomically({"a.txt": b"last"}, folder)
+    contents = {(folder / name).read_bytes() for name in names}
+    write_files_atomically({"a.txt": b"last"}, folder)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert contents == {b"old" if number == 1 else b"new"}
+    assert not (folder / PENDING_FILE).exists()
+    assert (folder / "a.txt").read_bytes() == b"last"
+
+
+def test_a_list_of_renames_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    """A folder of another person cannot let an export move files outside of it."""
+    folder, outside = tmp_path / "flow", tmp_path / "outside"
+    folder.mkdir()
+    outside.write_text("mine")
+    (folder / PENDING_FILE).write_text('[["../outside", "a.txt"]]')
+
+    with pytest.raises(RequestError):
+        write_files_atomically({"a.txt": b"new"}, folder)
+
+    assert outside.read_text() == "mine"
