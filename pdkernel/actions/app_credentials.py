@@ -23,7 +23,7 @@ class AppCredentials:
 
     def find(self, folder: Path) -> CredentialReads:
         """The reads of the modules in *folder*, those of the app's own module first; none without a folder."""
-        modules = sorted(_iter_modules(folder), key=lambda path: (".app." not in path.name, path))
+        modules = sorted(iter_modules(folder), key=lambda path: (".app." not in path.name, path))
         marks = [(path, (facts := path.stat()).st_mtime_ns, facts.st_size) for path in modules]
         known = self._known.get(folder)
         if known is None or known[0] != marks:
@@ -48,7 +48,7 @@ def _read(folder: Path, modules: list[Path]) -> CredentialReads:
     return find_credential_reads(texts)
 
 
-def _iter_modules(folder: Path) -> Iterator[Path]:
+def iter_modules(folder: Path) -> Iterator[Path]:
     """The modules in *folder*; a link is not followed."""
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in _OTHER_FOLDERS]

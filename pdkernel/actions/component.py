@@ -23,7 +23,7 @@ from pdkernel.workers import ComponentFile
 
 ComponentKind = Literal["action", "source"]
 COMPONENT_KINDS: tuple[ComponentKind, ...] = ("action", "source")
-_APP_FILE = re.compile(r"^\.{1,2}/.*\.app\.(?:mjs|js|cjs|ts|mts)\Z")
+_APP_FILE = re.compile(r"^\.{1,2}/.*\.app(?:\.(?:mjs|js|cjs|ts|mts))?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,9 @@ def _find_app_imports(root: Node, folder: Path) -> dict[str, str]:
             continue
         clause = next((child for child in node.named_children if child.type == "import_clause"), None)
         name = next((child for child in (clause.named_children if clause else ()) if child.type == "identifier"), None)
-        path = folder / specifier
-        if name is None or not path.is_file():
+        paths = (Path(f"{folder / specifier}{suffix}") for suffix in ("", ".ts", ".mts", ".mjs", ".js"))
+        path = next((path for path in paths if path.is_file()), None)
+        if name is None or path is None:
             continue
         app = _find_default_export(javascript.parse_source(path.read_text(encoding="utf-8", errors="replace")))
         slug = next(
@@ -169,13 +170,13 @@ def _find_app_imports(root: Node, folder: Path) -> dict[str, str]:
 
 def iter_component_modules(folder: Path) -> Iterator[Path]:
     """
-    The modules in an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.mjs`.
+    The modules in an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.ts`.
 
     A link that leads out of *folder* is not followed.
     """
     base = folder.resolve()
     for kind in ("actions", "sources"):
-        for suffix in ("mjs", "js"):
+        for suffix in ("mjs", "js", "ts", "mts"):
             for path in sorted(folder.glob(f"{kind}/*/*.{suffix}")):
                 if path.stem == path.parent.name and path.is_file() and path.resolve().is_relative_to(base):
                     yield path

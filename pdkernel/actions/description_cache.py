@@ -11,6 +11,7 @@ import json
 import secrets
 from pathlib import Path
 
+from pdkernel.actions.app_credentials import iter_modules
 from pdkernel.encode import decode_json, encode_json
 from pdkernel.workers import ComponentDescription, ComponentFile
 
@@ -56,6 +57,6 @@ class DescriptionCache:
         """The name of the cache entry. It changes with the module; for a folder source, with every module of the app."""
         modules = [file.path]
         if file.origin == "folder":
-            modules = sorted(path for path in file.path.parents[2].rglob("*.mjs") if "node_modules" not in path.parts)
+            modules = sorted(iter_modules(file.path.parents[2]))
         marks = [f"{path}:{path.stat().st_mtime_ns}:{path.stat().st_size}" for path in modules if path.exists()]
         return f"{file.key}-{hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]}.json"

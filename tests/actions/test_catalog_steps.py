@@ -411,3 +411,82 @@ triggerProperties:
     }
     assert done.step("listing").exports["$summary"] == "Found 1 messages"
     assert "braze-0123456789" not in str(done.to_json())
+
+
+TYPESCRIPT = {
+    "feeds/app/feeds.app.ts": """
+import { defineApp } from "@pipedream/types";
+import { Feed, FeedKind } from "../common/types";
+
+enum Order { Newest = 1, Oldest }
+
+export default defineApp({
+  type: "app",
+  app: "feeds",
+  propDefinitions: { url: { type: "string", label: "URL", description: "The feed." } },
+  methods: {
+    first(feeds: Feed[]): Feed | undefined { return feeds.sort((a, b) => a.rank - b.rank)[0]; },
+    order(): number { return Order.Oldest + FeedKind.length; },
+  },
+});
+""",
+    "feeds/common/types.ts": 'export interface Feed { rank: number }\nexport type Ranked = Feed;\nexport const FeedKind = ["rss"];\n',
+    "feeds/common/index.ts": "export const limit: number = 2;\n",
+    "feeds/actions/merge-feeds/merge-feeds.ts": """
+import { defineAction } from "@pipedream/types";
+import app from "../../app/feeds.app";
+import { limit } from "../../common";
+import type { Feed } from "../../common/types.js";
+import shared from "@pipedream/shared_things";
+import { add } from "@pipedream/shared_things/common/add.mjs";
+
+export default defineAction({
+  key: "feeds-merge-feeds",
+  name: "Merge Feeds",
+  description: "Merges feeds.",
+  version: "1.2.3",
+  type: "action",
+  props: { app, url: { propDefinition: [app, "url"] } },
+  async run({ $ }): Promise<unknown> {
+    const feeds: Feed[] = [{ rank: 2 }, { rank: 1 }];
+    return [this.url, this.app.first(feeds), this.app.order(), limit, shared.methods.name(), add(1, 2)];
+  },
+});
+""",
+    "shared_things/package.json": '{"name": "@pipedream/shared_things", "main": "shared_things.app.mjs"}',
+    "shared_things/shared_things.app.mjs": 'export default { type: "app", app: "shared_things", methods: { name: () => "shared" } };\n',
+    "shared_things/common/add.mjs": "export const add = (a, b) => a + b;\n",
+}
+
+
+async def test_typescript_component_of_a_checkout(run: Run, folder: Path, connect: Callable[..., str]) -> None:
+    """A component in TypeScript runs: with types, enums, imports of types and without suffixes, and those of another app."""
+    for name, text in TYPESCRIPT.items():
+        path = folder / "components" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    connect("ada", app="feeds", credentials={"api_key": "key-0123456789"})
+
+    execution = await run(action("feeds-merge-feeds@1.2.3", "url: https://x.example\n"), external_user_id="ada")
+
+    step = execution.step("act")
+    assert step.status == "success", step.error
+    assert step.return_value == ["https://x.example", {"rank": 1}, 3, 2, "shared", 3]
+    assert [use.prop for use in step.accounts] == ["app"]
+
+
+async def test_channel_of_a_discord_server_is_its_id(run: Run, folder: Path) -> None:
+    """A prop for a channel, or a list of channels, of a Discord server has the id that the form holds."""
+    module = folder / "components" / "talk" / "actions" / "say-it" / "say-it.mjs"
+    module.parent.mkdir(parents=True)
+    module.write_text("""
+export default {
+  key: "talk-say-it", name: "Say it", description: "Says it.", version: "0.0.1", type: "action",
+  props: { channel: { type: "$.discord.channel" }, more: { type: "$.discord.channel[]" } },
+  async run() { return [this.channel, this.more]; },
+};
+""")
+
+    execution = await run(action("talk-say-it@0.0.1", "channel: '123'\nmore: ['4', '5']\n"))
+
+    assert execution.step("act").return_value == ["123", ["4", "5"]], execution.error

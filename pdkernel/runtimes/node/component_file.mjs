@@ -6,33 +6,15 @@
  */
 
 import { existsSync, readFileSync } from "node:fs";
-import Module from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { hookComponentFiles } from "./component_modules.mjs";
 import { EntryPointError } from "./error_report.mjs";
-import { replaceAssert } from "./imported_files.mjs";
 
 /** @type {Map<string, any>} */
 const loaded = new Map();
 /** @type {Map<string, string>} */
 const roots = new Map();
-
-/**
- * Load the files of components as the platform's bundler does: JSON needs no attribute, and `assert` is `with`.
- *
- * @param {string} url
- * @param {any} context
- * @param {(url: string, context: any) => any} nextLoad
- */
-function loadFile(url, context, nextLoad) {
-  if (!url.startsWith("file:")) return nextLoad(url, context);
-  if (url.endsWith(".json")) return nextLoad(url, { ...context, importAttributes: { type: "json" } });
-  const loadedFile = nextLoad(url, context);
-  if (loadedFile.format === "module" && loadedFile.source) loadedFile.source = replaceAssert(String(loadedFile.source));
-  return loadedFile;
-}
-
-let isHooked = false;
 
 /**
  * Find the root folder of the package that a component's file belongs to.
@@ -68,11 +50,7 @@ export async function loadComponent(step, watch) {
   const known = loaded.get(step.file);
   if (known) return known;
   const keep = watch();
-  const { registerHooks } = /** @type {any} */ (Module);
-  if (!isHooked && registerHooks) {
-    isHooked = true;
-    registerHooks({ load: loadFile });
-  }
+  hookComponentFiles(step.file);
   let namespace;
   try {
     namespace = await import(step.file);

@@ -27,6 +27,9 @@ import { DataStore } from "./data_store.mjs";
  * @property {any} [http] the value of `$.interface.http` props; undefined outside of sources
  */
 
+/** The type of a prop for which the builder lists the channels of a Discord server. */
+const DISCORD_CHANNEL = /^\$\.discord\.channel(\[\])?$/;
+
 /** While it is configured, the component read an account that is known at run time only. */
 export class AccountUnknownError extends Error {
   /** @param {string} app */
@@ -92,6 +95,7 @@ export class ComponentInstance {
     else if (type === "$.service.db") self[name] = around.db;
     else if (type === "$.interface.http" && around.http) self[name] = around.http;
     else if (type.startsWith("$.interface.") && around.http) self[name] ??= { ...definition.static };
+    else if (DISCORD_CHANNEL.test(type)) return; // the id of a channel, or a list of ids, which the form holds
     else if (type.startsWith("$.") && !this.#input.tolerant) throw new UnsupportedFeatureError(`A prop of type ${type} (${name}) in a step`);
   }
 
