@@ -209,12 +209,23 @@ class Catalog:
         is_builtin = component.file is not None and component.file.origin == "builtin"
         if not is_builtin and self.lock.version_overrides.get(reference.key) != component.version:
             self.lock.override_version(reference.key, component.version)
+        if not is_builtin and component.setting is not None:
+            self.lock.lock_source(component.uses, self._lookup.format_locked_source(component.setting))
         return replace(component, requested_version="")
 
     def _find_locked_version(self, reference: ActionReference) -> str | None:
         """The version that runs instead of *reference*, or for a reference without a version the newest locked one; else None."""
         override = self.lock.version_overrides.get(str(reference))
-        return override or (self.lock.find_newest_version(reference.key) if reference.version is None else None)
+        if reference.version is not None:
+            return override
+        if override is not None and self._has_locked_source(f"{reference.key}@{override}"):
+            return override
+        return self.lock.find_newest_version(reference.key) if self.settings.has_source("npm") else None
+
+    def _has_locked_source(self, reference: str) -> bool:
+        """Whether the source with which *reference* was locked is still one of the sources, or is not known."""
+        locked = self.lock.get_source(reference)
+        return locked is None or locked in map(self._lookup.format_locked_source, self.settings.sources)
 
     def describe_lock(self, component: Component) -> LockedComponent:
         """What `restore` needs to find the same component later."""

@@ -92,6 +92,10 @@ def bind_step(step: Step, component: Component, description: ComponentDescriptio
     values = {name: value for name, value in values.items() if name not in {binding.prop for binding in apps}}
     values = add_prop_braces(values, description.props)
     unknown = [] if description.additional else _unknown(values, description)
+    # the builder leaves null for a prop that another version of the action had
+    stale = {name for name in unknown if values[name] is None}
+    values = {name: value for name, value in values.items() if name not in stale}
+    unknown = [name for name in unknown if name not in stale]
     own = component.file is not None and component.file.origin == "builtin"
     if unknown and own:
         line, where = step.locate_prop(unknown[0])

@@ -35,7 +35,18 @@ def has_entry_point(source: str) -> bool:
     tree = parse_source(source)
     if tree is None or any(ENTRY_FUNCTION in _get_bound_names(node) for node in _top_level(tree.body)):
         return True
-    return any(isinstance(node, ast.ImportFrom) and node.module == LEGACY_HELPER_MODULE for node in ast.walk(tree))
+    return any(_imports_legacy_helpers(node) for node in ast.walk(tree))
+
+
+def _imports_legacy_helpers(node: ast.AST) -> bool:
+    """Whether *node* imports the old helper module, in one of its three forms."""
+    if isinstance(node, ast.Import):
+        return any(alias.name == LEGACY_HELPER_MODULE for alias in node.names)
+    package, _, module = LEGACY_HELPER_MODULE.partition(".")
+    return isinstance(node, ast.ImportFrom) and (
+        node.module == LEGACY_HELPER_MODULE
+        or (node.module == package and any(alias.name == module for alias in node.names))
+    )
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -25,16 +25,25 @@ class AppApi:
     Attributes:
         hosts: Hosts that may receive the credentials: names, or `*.name` for subdomains.
         build_headers: Builds the authentication headers.
+        domain_field: For an app whose accounts have their own domain, the credential with its URL or host; else empty.
     """
 
     hosts: tuple[str, ...]
     build_headers: BuildAuthHeaders
+    domain_field: str = ""
 
     def has_host(self, host: str) -> bool:
         """Whether *host* belongs to the app."""
         return any(
             host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern for pattern in self.hosts
         )
+
+    def find_base_url(self, credentials: Mapping[str, str]) -> str | None:
+        """The URL that a relative URL starts from, without a slash at its end; None if the account and the app have no single host."""
+        domain = credentials.get(self.domain_field, "").strip().rstrip("/")
+        if not domain and len(self.hosts) == 1 and not self.hosts[0].startswith("*."):
+            domain = self.hosts[0]
+        return (domain if "://" in domain else f"https://{domain}") if domain else None
 
 
 def bearer_auth(field: str) -> BuildAuthHeaders:
@@ -54,6 +63,12 @@ def _basic(user: str, password: str) -> BuildAuthHeaders:
     return headers
 
 
+def _token_or_header(name: str) -> BuildAuthHeaders:
+    """The access token as a bearer token; for an account that has none, the API key in the header *name*."""
+    token, key = bearer_auth(ACCESS_TOKEN_FIELD), _header(name, API_KEY_FIELD)
+    return lambda credentials: (token if ACCESS_TOKEN_FIELD in credentials else key)(credentials)
+
+
 _TOKEN = bearer_auth(ACCESS_TOKEN_FIELD)
 _KEY = bearer_auth(API_KEY_FIELD)
 _GOOGLE = AppApi(("*.googleapis.com",), _TOKEN)
@@ -64,7 +79,7 @@ APP_APIS: Mapping[str, AppApi] = {
     "airtable_oauth": AppApi(("api.airtable.com",), _TOKEN),
     "anthropic": AppApi(("api.anthropic.com",), _header("x-api-key", API_KEY_FIELD)),
     "asana": AppApi(("app.asana.com",), _TOKEN),
-    "clickup": AppApi(("api.clickup.com",), _header("Authorization", API_KEY_FIELD)),
+    "clickup": AppApi(("api.clickup.com",), _token_or_header("Authorization")),
     "discord": AppApi(("discord.com",), _TOKEN),
     "dropbox": AppApi(("*.dropboxapi.com",), _TOKEN),
     "github": AppApi(("api.github.com", "uploads.github.com"), _TOKEN),
@@ -82,8 +97,8 @@ APP_APIS: Mapping[str, AppApi] = {
     "microsoft_teams": _GRAPH,
     "notion": AppApi(("api.notion.com",), _TOKEN),
     "openai": AppApi(("api.openai.com",), _KEY),
-    "pipedrive": AppApi(("api.pipedrive.com", "*.pipedrive.com"), _header("x-api-token", API_KEY_FIELD)),
-    "salesforce_rest_api": AppApi(("*.salesforce.com",), _TOKEN),
+    "pipedrive": AppApi(("api.pipedrive.com", "*.pipedrive.com"), _token_or_header("x-api-token"), "api_domain"),
+    "salesforce_rest_api": AppApi(("*.salesforce.com",), _TOKEN, "instance_url"),
     "sendgrid": AppApi(("api.sendgrid.com",), _KEY),
     "slack": _SLACK,
     "slack_v2": _SLACK,

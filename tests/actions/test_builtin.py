@@ -513,3 +513,10 @@ async def test_random_items(run: Run) -> None:
     error = execution.step("many").error
     assert error is not None
     assert "has 1 items" in error.message
+
+
+async def test_stale_null_prop(run: Run) -> None:
+    """A null that the builder left for a prop of another version does not refuse a built-in action."""
+    step = action("filter-end-based-on-condition@0.0.1", condition("TRUE", "{{false}}") + "delay:\n")
+
+    assert (await run(step)).status == "success"

@@ -177,3 +177,10 @@ def test_apps_are_read_from_the_module(tmp_path: Path) -> None:
     )
 
     assert found == (AppBinding("bot", "slack_bot"),)
+
+
+def test_null_of_an_unknown_prop_is_left_out() -> None:
+    """A prop that the component does not have and whose value is null is left over from another version: no error, no warning."""
+    bound = bind(text="Hi", delay=None)
+
+    assert ("delay" in bound.step.props, bound.warnings) == (False, ())

@@ -362,3 +362,16 @@ def test_sources_that_may_have_an_action(open_catalog: OpenCatalog) -> None:
     ]
 
     assert remote == [["npm", "connect"], [], []]
+
+
+async def test_a_switch_of_the_source_leaves_no_version_locked(open_catalog: OpenCatalog, tmp_path: Path) -> None:
+    """A step without a version runs the new source's version, and not the one that the lock file has of the source before."""
+    write_checkout(tmp_path / "first", version="9.9.9")
+    unversioned = ActionReference("depot-put-thing", None)
+    before = open_catalog("first")
+    locked = before.lock_version(unversioned, await before.resolve_or_install(unversioned))
+
+    found = await open_catalog("npm").resolve_or_install(unversioned)
+    again = await open_catalog("first").resolve_or_install(unversioned)
+
+    assert (locked.version, found.version, again.version) == ("9.9.9", "0.1.2", "9.9.9")

@@ -259,7 +259,7 @@ async def test_missing_handler_is_an_entry_point_error(bench: Bench, source: str
         ),
         ('{"n": float("nan")}', "$return_value.n is nan"),
         ('[float("inf")]', "$return_value[0] is inf"),
-        ("{1: 2}", "$return_value has the key 1, an int"),
+        ("{1.5: 2}", "$return_value has the key 1.5, a float"),
         ('{"odd key": {3}}', '$return_value["odd key"] is a set'),
         ("b'x'", "$return_value is a bytes"),
         ("(lambda a: (a.append(a), a)[1])([])", "$return_value[0] contains itself"),
@@ -675,3 +675,13 @@ async def test_other_errors_do_not_name_a_version(bench: Bench, body: str) -> No
 
     assert outcome.error is not None
     assert "3.12" not in outcome.error.fix
+
+
+@pytest.mark.parametrize("form", ["import pipedream.script_helpers as h", "from pipedream import script_helpers as h"])
+async def test_script_helpers_by_another_name(bench: Bench, form: str) -> None:
+    """The old helper module has its functions under any name, and the step needs no handler."""
+    source = f'{form}\nh.export("n", h.steps["trigger"]["event"]["n"] + 1)\n'
+
+    outcome = await bench.run("python", source)
+
+    assert (outcome.error, outcome.exports) == (None, {"n": 8})

@@ -1,7 +1,8 @@
 """
 Encodes the exports of a Python step as JSON; an error names the part of the value that is not JSON.
 
-The encoder refuses NaN and keys that are not strings: `json.dumps` would encode them as values that decode differently.
+The encoder refuses NaN and keys that are neither strings nor integers: `json.dumps` would encode them as values that decode
+differently.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def _check_keys(value: Any, depth: int) -> None:
         raise RecursionError
     if isinstance(value, dict):
         for key, item in value.items():
-            if type(key) is not str:
+            # parity[integer-keys]: an integer key becomes text, as in `df.to_dict()`
+            if type(key) is not str and (type(key) is not int or str(key) in value):
                 raise TypeError
             if type(item) not in _SCALARS:
                 _check_keys(item, depth + 1)
@@ -79,9 +81,12 @@ def _fault(value: Any, path: str, above: list[Any]) -> str | None:
 def _fault_inside(value: Any, path: str, above: list[Any]) -> str | None:
     if isinstance(value, dict):
         for key in value:
-            if not isinstance(key, str):
+            if type(key) is int:
+                if str(key) in value:
+                    return f'{path} has the keys {key} and "{key}", which are one key in JSON. Use one of them.'
+            elif not isinstance(key, str):
                 return f"{path} has the key {key!r:.60}, {_kind(key)}, but keys in JSON are texts. Use str(key)."
-        inside = [(_segment(key), item) for key, item in value.items()]
+        inside = [(_segment(str(key)), item) for key, item in value.items()]
     else:
         inside = [(f"[{index}]", item) for index, item in enumerate(value)]
     for segment, item in inside:  # a generator would use a third frame for each level: a deep value has hundreds

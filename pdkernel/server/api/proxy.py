@@ -58,12 +58,12 @@ async def proxy(call: ApiCall) -> Response:
     account = await find_account(call, account_id)
     if account.external_user_id != user:
         raise ApiError(404, f"There is no account {account_id[:80]!r} of this external user.")
-    url = _decode_url(call.path_param("url_64"))
     policy = call.policy
-    api = _find_api(account, _check_url(url, policy), policy)
-    body = await read_body(call.request, MAX_BODY_BYTES)
     directory = call.context.directory
     credentials = await run_blocking(directory.credentials, account.id)
+    url = _resolve_url(_decode_url(call.path_param("url_64")), account, credentials)
+    api = _find_api(account, _check_url(url, policy), policy)
+    body = await read_body(call.request, MAX_BODY_BYTES)
     since = call.context.clock.now()
     answer, stack = await _send(call, url, api, account, credentials, body)
     # if the app rejects a token that can be refreshed, the request is sent once more with a new token
@@ -151,6 +151,19 @@ def _decode_url(text: str) -> str:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
         raise ApiError(400, "The URL in the path is not base64.") from None
+
+
+def _resolve_url(url: str, account: Account, credentials: Mapping[str, str]) -> str:
+    """*url*, a relative one with the domain of the account or of its app. Its host is checked as that of any other URL."""
+    if not url.startswith("/") or url.startswith("//"):
+        return url
+    api = APP_APIS.get(account.app)
+    base = api.find_base_url(credentials) if api is not None else None
+    if base is None:
+        raise ApiError(
+            400, f"The URL in the path is relative, and {account.app} has no single host: send an absolute URL."
+        )
+    return base + url
 
 
 def _check_url(url: str, policy: OutboundPolicy) -> str:

@@ -63,7 +63,10 @@ def test_the_depth_of_a_value() -> None:
         (date(2026, 1, 2), "x.a is a date, which JSON does not support. Use .isoformat()."),
         (b"a", "x.a is a bytes, which JSON does not support. Use .decode(), or base64."),
         (float("inf"), "x.a is inf, which JSON does not support."),
-        ({5: 1}, "x.a has the key 5, an int, but keys in JSON are texts. Use str(key)."),
+        ({5.5: 1}, "x.a has the key 5.5, a float, but keys in JSON are texts. Use str(key)."),
+        ({True: 1}, "x.a has the key True, a bool, but keys in JSON are texts. Use str(key)."),
+        ({5: 1, "5": 2}, 'x.a has the keys 5 and "5", which are one key in JSON. Use one of them.'),
+        ({5: {1, 2}}, 'x.a["5"] is a set, which JSON does not support. Use list(...).'),
     ],
 )
 def test_what_json_does_not_support_has_a_hint(value: object, says: str) -> None:
@@ -72,3 +75,8 @@ def test_what_json_does_not_support_has_a_hint(value: object, says: str) -> None
         encode_json({"a": value}, "x")
 
     assert str(caught.value) == says
+
+
+def test_integer_keys_are_texts() -> None:
+    """Integer keys, as of `df.to_dict()`, become texts."""
+    assert encode_json({"name": {0: "a", 1: "b"}}, "x") == '{"name":{"0":"a","1":"b"}}'

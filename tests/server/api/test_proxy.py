@@ -424,3 +424,38 @@ async def test_a_rejected_token_of_an_oauth_provider(tmp_path: Path, can_refresh
     assert answer.status_code == status
     assert answer.json() == ({"name": "Ada"} if can_refresh else {"error": "invalid_token"})
     assert [form["grant_type"] for form in provider.requests] == ["refresh_token"]
+
+
+@pytest.mark.parametrize(
+    ("app", "credentials", "host"),
+    [
+        ("salesforce_rest_api", {"instance_url": "https://acme.my.salesforce.com/"}, "acme.my.salesforce.com"),
+        ("pipedrive", {"api_domain": "acme.pipedrive.com"}, "acme.pipedrive.com"),
+        ("notion", {}, "api.notion.com"),
+    ],
+)
+async def test_a_relative_url_has_the_domain_of_the_account(
+    site: Served, app: str, credentials: dict[str, str], host: str
+) -> None:
+    """A relative URL goes to the account's own domain, or to the only host of the app."""
+    token = {"oauth_access_token": TOKEN}
+    site.directory.add_account(app=app, credentials=token | credentials, external_user_id="ada", account_id="apn_rel")
+
+    answer = await send(site, "/services/data?q=1", account="apn_rel", method="GET")
+
+    seen = answer.json()
+    assert (seen["path"], httpx.Headers(seen["headers"])["x-forwarded-host"]) == ("/services/data?q=1", host)
+
+
+@pytest.mark.parametrize("domain", ["https://evil.example", "127.0.0.1:4000", "https://x.salesforce.com@evil.example"])
+async def test_the_domain_of_an_account_is_a_host_of_its_app(site: Served, domain: str) -> None:
+    """A relative URL does not take the credentials to a host that is not the app's, whatever the account's domain is."""
+    credentials = {"oauth_access_token": TOKEN, "instance_url": domain}
+    site.directory.add_account(
+        app="salesforce_rest_api", credentials=credentials, external_user_id="ada", account_id="apn_evil"
+    )
+
+    answer = await send(site, "/services", account="apn_evil")
+
+    assert answer.status_code in (400, 403)
+    assert TOKEN not in answer.text
