@@ -186,7 +186,11 @@ class Catalog:
             LicenceError: The action comes from npm, whose licence is not accepted.
             ActionSourceError: The source cannot be reached.
         """
-        override = self._find_locked_version(reference)
+        override = (
+            self._find_locked_version(reference)
+            if reference.version is not None
+            else await run_blocking(self._find_locked_version, reference)
+        )
         chosen = ActionReference(reference.key, override) if override else reference
         sources = await self._order_sources(chosen)
         found = await self._load(chosen, reference, sources, install=install, progress=progress)
@@ -338,9 +342,9 @@ class Catalog:
                 return fields
         return ()
 
-    def list_apps(self) -> list[str]:
-        """The apps with components that are indexed on this machine."""
-        return sorted({app for _, source in self._lookup.iter_local_sources() for app in source.list_apps()})
+    def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
+        """The apps with components, of *kind* or any, that are indexed on this machine; without those of built-in actions."""
+        return sorted({app for _, source in self._lookup.iter_local_sources() for app in source.list_apps(kind)})
 
     def find_remote_sources(self, reference: ActionReference) -> list[SourceSetting]:
         """The sources that may have an action that is not on this machine; none for a built-in or private action."""
@@ -392,7 +396,9 @@ class Catalog:
         return build_missing_action_error(uses, self.settings.sources, other=other, similar=similar, why=why)
 
     def _find_similar_keys(self, key: str) -> list[str]:
-        """Keys similar to *key*, of the same app first."""
-        keys = {component.key: component for component in self.list_components()}
-        keys |= {component.key: component for component in self.list_components(get_app_slug(key))}
-        return [keys[similar].uses for similar in difflib.get_close_matches(key, keys, n=_MAX_SUGGESTIONS, cutoff=0.6)]
+        """Similar keys with their versions, most similar first."""
+        own = {each: get_app_slug(each) for each in load_builtin_actions()}
+        keys = {each for _, source in self._lookup.iter_local_sources() for each in source.list_keys()} | own.keys()
+        similar = difflib.get_close_matches(key, sorted(keys), n=_MAX_SUGGESTIONS, cutoff=0.6)
+        found = (self._find_local(ActionReference(each, None)) for each in similar)
+        return [each.uses for each in found if each is not None]

@@ -6,7 +6,9 @@ The props of a component are known only after a worker has loaded its module.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from pdkernel.workers import ComponentFile
 
 ComponentKind = Literal["action", "source"]
 COMPONENT_KINDS: tuple[ComponentKind, ...] = ("action", "source")
+_BODY = re.compile(r"^ {1,4}(?:props|methods|hooks|additionalProps|(?:async )?(?:run|deploy))\b", re.MULTILINE)
+_SUFFIXES = (".mjs", ".js", ".ts", ".mts")
 _APP_FILE = re.compile(r"^\.{1,2}/.*\.app(?:\.(?:mjs|js|cjs|ts|mts))?\Z")
 
 
@@ -91,20 +95,25 @@ class Component:
 
 def parse_header(text: str) -> ComponentHeader | None:
     """The header of the module *text*; None unless it exports a component with a literal key and version."""
-    exported = _find_default_export(javascript.parse_source(text))
-    if exported is None:
-        return None
-    fields = {
-        key: value
-        for pair in exported.named_children
-        if pair.type == "pair"
-        and (key := javascript.get_key(pair)) is not None
-        and (value := _get_literal_text(pair.child_by_field_name("value"))) is not None
-    }
+    fields = _read_literal_fields(text)
+    if not {"key", "version"} <= fields.keys() and (body := _BODY.search(text)) is not None:
+        # code with types below the header, which the parser of JavaScript does not read
+        fields = _read_literal_fields(text[: body.start()] + "})")
     key, version, kind = fields.get("key"), fields.get("version"), fields.get("type", "action")
     if not key or not version or kind not in COMPONENT_KINDS:
         return None
     return ComponentHeader(key, version, fields.get("name", ""), fields.get("description", ""), kind)
+
+
+def _read_literal_fields(text: str) -> dict[str, str]:
+    """The fields of the module's default export whose values are literal texts, by key."""
+    exported = _find_default_export(javascript.parse_source(text))
+    return {
+        key: value
+        for pair in _iter_pairs(exported)
+        if (key := javascript.get_key(pair)) is not None
+        and (value := _get_literal_text(pair.child_by_field_name("value"))) is not None
+    }
 
 
 def find_declared_apps(module: Path) -> tuple[AppBinding, ...]:
@@ -176,10 +185,23 @@ def iter_component_modules(folder: Path) -> Iterator[Path]:
     """
     base = folder.resolve()
     for kind in ("actions", "sources"):
-        for suffix in ("mjs", "js", "ts", "mts"):
-            for path in sorted(folder.glob(f"{kind}/*/*.{suffix}")):
-                if path.stem == path.parent.name and path.is_file() and path.resolve().is_relative_to(base):
-                    yield path
+        place = f"{folder}/{kind}"
+        try:
+            with os.scandir(place) as entries:  # a checkout has thousands of apps: each saved system call counts
+                linked = {entry.name: entry.is_symlink() for entry in entries}
+        except OSError:
+            continue
+        for name in sorted(linked):
+            for suffix in _SUFFIXES:
+                path = f"{place}/{name}/{name}{suffix}"
+                try:
+                    mode = os.lstat(path).st_mode
+                except OSError:
+                    continue
+                found = Path(path)
+                is_plain = stat.S_ISREG(mode) and not linked[name] and not os.path.islink(place)  # noqa: PTH114
+                if is_plain or (found.is_file() and found.resolve().is_relative_to(base)):
+                    yield found
 
 
 def build_component_file(

@@ -6,12 +6,15 @@ Node.js resolves the imports of a module from its folder. pdkernel does not inst
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.actions.component import (
     Component,
+    ComponentKind,
     build_component,
     build_component_file,
     iter_component_modules,
@@ -19,6 +22,8 @@ from pdkernel.actions.component import (
 )
 from pdkernel.actions.source_settings import find_components_folder
 from pdkernel.model import get_app_slug
+
+_KEY = re.compile(r"""(?:^|[{,])\s*["']?key["']?\s*:\s*["'`]([^"'`\s]+)["'`]""", re.MULTILINE)
 
 
 class FolderSource:
@@ -31,12 +36,34 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self._folder = find_components_folder(folder) or folder
+        self._keys: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
         self._cache: dict[str, tuple[Mapping[Path, tuple[int, int]], Mapping[str, Component]]] = {}
 
-    def list_apps(self) -> list[str]:
-        """The apps with components in the folder."""
-        kinds = ("actions", "sources")
-        return sorted({path.parent.name for kind in kinds for path in self._folder.glob(f"*/{kind}") if path.is_dir()})
+    def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
+        """The apps with components, or with a folder for components of *kind*."""
+        kinds = (f"{kind}s",) if kind else ("actions", "sources")
+        try:
+            with os.scandir(self._folder) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError:
+            return []
+        return [name for name in names if any(os.path.isdir(f"{self._folder}/{name}/{each}") for each in kinds)]  # noqa: PTH112 - thousands
+
+    def list_keys(self) -> Mapping[str, str]:
+        """The app of each key that a module in the folder names, without parsing the modules; some may not be components."""
+        modules = {path: app for app in self.list_apps() for path in iter_component_modules(self._folder / app)}
+        known, self._keys = self._keys, {}
+        found: dict[str, str] = {}
+        for path, app in modules.items():
+            facts = path.stat()
+            mark = (facts.st_mtime_ns, facts.st_size)
+            cached = known.get(path)
+            if cached is None or cached[0] != mark:
+                cached = mark, tuple(_KEY.findall(path.read_text(encoding="utf-8", errors="replace")))
+            self._keys[path] = cached
+            for key in cached[1]:
+                found.setdefault(key, app)
+        return found
 
     def find_app_folder(self, app: str) -> Path | None:
         """The folder of *app*, or None."""
@@ -52,9 +79,9 @@ class FolderSource:
         found = self.load_components(get_app_slug(key)).get(key) if not key.startswith("@") else None
         if found is not None:
             return found
-        for app in self.list_apps():
-            components = self.load_components(app)
-            found = components.get(key) or (components.get(key.rpartition("/")[2]) if key.startswith("@") else None)
+        keys = self.list_keys()
+        for name in (key, key.rpartition("/")[2]) if key.startswith("@") else (key,):
+            found = self.load_components(keys[name]).get(name) if name in keys else None
             if found is not None:
                 return replace(found, key=key)
         return None

@@ -18,6 +18,7 @@ from pdkernel.actions.action_reference import ActionReference, version_sort_key
 from pdkernel.actions.component import (
     Component,
     ComponentHeader,
+    ComponentKind,
     build_component,
     build_component_file,
     iter_component_modules,
@@ -99,9 +100,16 @@ class NpmSource:
         self._max_downloads = max_downloads
         self._index: dict[str, dict[str, tuple[_IndexedComponent, ...]]] = {}
 
-    def list_apps(self) -> list[str]:
-        """The apps with an indexed package version."""
-        return sorted(path.stem for path in (self._folder / "index").glob("*.json"))
+    def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
+        """The apps with an indexed package version, or with components of *kind* in the newest one."""
+        apps = sorted(path.stem for path in (self._folder / "index").glob("*.json"))
+        return [
+            app for app in apps if kind is None or any(each.kind == kind for each in self.load_components(app).values())
+        ]
+
+    def list_keys(self) -> Mapping[str, str]:
+        """The app of each key in the newest indexed package version of its app."""
+        return {key: app for app in self.list_apps() for key in self.load_components(app)}
 
     def load_components(self, app: str) -> Mapping[str, Component]:
         """The components in the newest indexed package version of *app*, by key."""

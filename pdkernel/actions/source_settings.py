@@ -177,9 +177,16 @@ def build_licence_error(reason: str = "") -> LicenceError:
     return LicenceError(f"{reason} {LICENCE_TEXT}".lstrip(), fix=f"To accept the licence: {ACCEPT_LICENCE_COMMAND}")
 
 
+_COMPONENT_PATTERNS = tuple(
+    f"{place}.{suffix}"
+    for suffix in ("mjs", "js", "ts", "mts")
+    for place in ("actions/*/*", "sources/*/*", "*.app", "app/*.app")
+)
+
+
 def find_components_folder(folder: Path) -> Path | None:
     """The folder that contains a folder for each app: `components` in *folder*, or *folder*; None if neither does."""
     for candidate in (folder / "components", folder):
-        if any(next(candidate.glob(f"*/{kind}"), None) for kind in ("actions/*/*.mjs", "sources/*/*.mjs", "*.app.mjs")):
+        if any(next(candidate.glob(f"*/{kind}"), None) for kind in _COMPONENT_PATTERNS):
             return candidate
     return None

@@ -85,7 +85,7 @@ def test_modules_of_a_folder(tmp_path: Path) -> None:
 
     found = [path.relative_to(app).as_posix() for path in iter_component_modules(app)]
 
-    assert found == ["actions/one/one.mjs", "actions/one/one.js", "sources/one/one.mjs"]
+    assert found == ["actions/one/one.mjs", "actions/one/one.js", "actions/one/one.ts", "sources/one/one.mjs"]
 
 
 def test_a_component_of_a_header(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ const anything = new Proxy(function () {}, {
   has: () => true,
 });
 globalThis.anything = anything;
+for (const name of Object.keys(console)) console[name] = () => {}; // the output has the fields only
 globalThis.defineApp = globalThis.defineComponent = globalThis.defineAction = globalThis.defineSource = (value) => value;
 
 const names = (clause) =>

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pdkernel.actions import Catalog
+from pdkernel.actions.builtin_source import load_builtin_actions
 from pdkernel.actions.component import ComponentKind
 from pdkernel.blocking import run_blocking
 from pdkernel.model import JSON, get_app_slug
@@ -84,4 +85,5 @@ def _search_apps(call: ApiCall) -> list[str]:
 
 
 def _apps_with_components(catalog: Catalog, kind: ComponentKind) -> set[str]:
-    return {get_app_slug(component.key) for component in catalog.list_components(kind=kind)}
+    own = load_builtin_actions() if kind == "action" else ()
+    return {*map(get_app_slug, own), *catalog.list_apps(kind)}
