@@ -214,7 +214,8 @@ class SimRun:
 
     async def _do(self, kind: str, call: StepCall, recorder: StepRecorder) -> StepError | None:
         chance = self._pool.loop.random
-        await asyncio.sleep(chance.uniform(2, 6) if kind == "long" else chance.expovariate(1 / 0.05))
+        longest = {"long": (2.0, 6.0), "slow": (15.0, 40.0)}  # the slow one outlives a lease
+        await asyncio.sleep(chance.uniform(*longest[kind]) if kind in longest else chance.expovariate(1 / 0.05))
         result: Any = call.step.name
         match kind:
             case "fail":

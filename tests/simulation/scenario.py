@@ -36,6 +36,7 @@ DRAWS = (sources.draw, deliveries.draw, commands.draw)
 PART_CHANCE = 0.2
 """The share of scenarios that have the operations of one of `DRAWS`."""
 FAULTS = ("kill", "restart", "deploy", "freeze", "clock", "full", "fail", "lose", "stall", "bug")
+SHARED_EVENTS = (*EVENTS, "Slow")
 SHARED_FAULTS = (*FAULTS, "silence", "refusal", "cut", "outage", "crash")
 """
 What befalls one of several hosts, or the database that they share.
@@ -70,7 +71,7 @@ def make_scenario(seed: int, hosts: int = 1) -> Scenario:
     chance = random.Random(seed)
     operations = []
     for _ in range(chance.randint(3, 25)):
-        at, what = chance.uniform(0, STORY_S), chance.choice(EVENTS)
+        at, what = chance.uniform(0, STORY_S), chance.choice(EVENTS if hosts == 1 else SHARED_EVENTS)
         operations.append(Operation(at, "event", what, chance.choice([1, 1, 1, 2, 8])))
     if chance.random() < 0.2:
         operations.append(Operation(chance.uniform(0, STORY_S / 2), "event", "Poison"))

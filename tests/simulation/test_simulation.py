@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.scenario import find_failure, make_scenario
+from tests.simulation.operations import Operation
+from tests.simulation.scenario import Scenario, find_failure, make_scenario
 from tests.simulation.template import make_template
 
 GROUPS, SEEDS = 10, 20
@@ -37,3 +38,18 @@ def test_promises_hold_on_several_hosts(template: Path) -> None:
         failure = find_failure(make_scenario(seed, 2), template)
 
         assert failure is None, f"make sim SEEDS='1 {seed} 1 2': {failure}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize("fault", ["silence", "refusal", "outage", "crash"])
+def test_a_host_without_its_database_ends_its_steps_and_is_not_ready(template: Path, fault: str) -> None:
+    """A step that lasts longer than a lease is not active in two hosts, and no host is ready, while one or all reach no database."""
+    operations = [
+        Operation(1.0, "event", "Slow", 3),
+        Operation(2.0, fault, amount=25),
+        Operation(40.0, "event", "Plain"),
+    ]
+
+    failure = find_failure(Scenario(0, operations, hosts=2), template)
+
+    assert failure is None

@@ -63,6 +63,7 @@ def workflows_of(version: int) -> tuple[Workflow, ...]:
     return (
         flow("Plain", "work1", "work2", "work3"),
         flow("Long", "work1", "long1", "work2"),
+        flow("Slow", "work1", "slow1", "work2"),
         flow("Single", "work1", "work2", concurrency=1),
         flow("Throttled", "work1", throttle={"limit": 3, "interval": 2}),
         flow("Delayed", "work1", "delay1", "work2"),
