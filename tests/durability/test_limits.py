@@ -69,7 +69,7 @@ def urls_of(server: ServerProcess) -> dict[str, str]:
 
 
 def test_one_run_executes_at_a_time(fork_server: ForkServer, tmp_path: Path) -> None:
-    """Stored events, events that are not stored, and the child runs of both share `concurrency: 1`, whoever begins."""
+    """Stored events, events that are not stored, and the child runs of both share `concurrency: 1`, in each order."""
     log = tmp_path / "spans.log"
     with server_of(fork_server, tmp_path / "project") as server:
         limited = [ONE.format(name="limited"), span(log)]
