@@ -6,7 +6,7 @@ reported once, at the step that makes it. A step whose outbound call is not answ
 
 A place that differs is *not comparable* if it is not determined by what was recorded:
     - a second run with another clock, other random numbers, other text for hidden values and empty data stores changes it;
-    - the recorded value is hidden or left out, or the step reads a field that is hidden;
+    - the recorded value is hidden or left out, or the step reads a hidden field and does not hand it on, so it may compare it;
     - it is an id that the other side made: different in every record, and one and the same here;
     - a person declared it.
 """
@@ -356,7 +356,9 @@ class _RunComparison:
         has_store = bool(definition.stores) and not await run_blocking(
             self._runner.has_records, [each.store for each in definition.stores]
         )
-        field_name = self._find_hidden_field(definition)
+        # a step that hands a hidden value on uses it as a value; one that does not may compare it, as a signature or a password
+        is_handed_on = REDACTED in json.dumps(dict(result.exports))
+        field_name = None if is_handed_on else self._find_hidden_field(definition)
         for place in step.places:
             if not place.differs:
                 continue

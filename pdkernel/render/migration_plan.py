@@ -46,7 +46,7 @@ class PlannedAction(JsonStruct, frozen=True):
         step: The step.
         uses: KEY@VERSION.
         licence: Under which terms it runs after the move: `built in`, `run by Connect`, `own component`, `no commercial use` (the
-            licence of Pipedream's components, which is accepted or the folder holds), or `open`: nobody has decided.
+            licence of Pipedream's components, which is accepted or the folder holds), or `open`: not decided.
         source: Where it runs, as a text, or the empty string.
     """
 
@@ -94,7 +94,7 @@ class PlannedWorkflow(JsonStruct, frozen=True):
 
     @property
     def undecided_actions(self) -> tuple[PlannedAction, ...]:
-        """Actions whose licence nobody has decided, or which exclude commercial use."""
+        """Actions whose licence is open, or which exclude commercial use."""
         return tuple(each for each in self.actions if each.licence in ("open", "no commercial use"))
 
     def cells(self) -> tuple[str, ...]:

@@ -210,6 +210,22 @@ def test_hidden_values_are_not_comparable(moved: Moved) -> None:
     assert found["text"] in ("same", "not comparable")
 
 
+def test_a_difference_beside_a_hidden_value_is_found(moved: Moved) -> None:
+    """A step that hands a hidden value on is compared in everything else."""
+    moved.write(
+        sum="const { items, mail } = steps.trigger.event.body; return { total: items.length, mail, hi: `hi ${mail}` };"
+    )
+    body = {"items": [2, 3], "mail": "{{redacted}}"}
+    moved.record(body, {"sum": {"total": 5, "mail": "{{redacted}}", "hi": "hi {{redacted}}"}})
+
+    proof = moved.compare()
+
+    assert words(proof) == {"sum": "differs"}
+    assert [place.path for place in proof.verdicts[0].steps[0].places if place.reason is None] == [
+        "$return_value.total"
+    ]
+
+
 def test_an_id_of_the_other_side_is_learned_from_several_records(moved: Moved) -> None:
     """Ids that differ in every record, where a stand-in has one constant, are not comparable; with two records they differ."""
     moved.write(send="return { ok: true, ts: 'constant-1234567' };")
@@ -321,7 +337,7 @@ def test_large_values_and_summaries_are_not_comparable(moved: Moved) -> None:
 
 
 def test_recording_steps_are_not_compared(moved: Moved) -> None:
-    """The steps that record are no part of the workflow."""
+    """Steps that record do not belong to the workflow."""
     moved.write(pd_record_start="return { recorded: true };", double=DOUBLE)
     moved.record({"n": 1}, {"double": {"n": 2}})
 
