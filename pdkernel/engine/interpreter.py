@@ -330,7 +330,13 @@ class Interpreter:
             return None
         if state.is_queued:
             return QueueTurn(self._journal, limits, state.claim, is_claimed=True)
-        return await QueueTurn.enter(self._journal, limits, state.claim, is_new=is_new)
+        while True:
+            try:
+                return await QueueTurn.enter(self._journal, limits, state.claim, is_new=is_new)
+            except ProjectError:
+                if is_new:
+                    raise
+                await self._clock.sleep(WRITE_RETRY_S)
 
     @staticmethod
     @contextlib.contextmanager
@@ -467,7 +473,7 @@ class Interpreter:
             ready.messages.setdefault(first, []).extend(notes)
         if turn is not None:
             with contextlib.nullcontext() if place.parent is None else place.parent.sleeping():
-                await turn.wait(watcher.on_progress)
+                await record.write_again(lambda: turn.wait(watcher.on_progress))
         place.on_change = lambda: record.set_begun(_begun_of(place))
         workers = await self._workers.open_run(setup, place=place)
         try:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
@@ -56,6 +56,8 @@ from pdkernel.model import JSON
 from pdkernel.project import Vault
 from pdkernel.redaction import Secret
 from pdkernel.workers import MAX_RECORDED_CALLS_BYTES, StepOutcome
+
+T = TypeVar("T")
 
 RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 """Statuses of steps that have a row in the journal."""
@@ -227,21 +229,26 @@ class RunRecord(GrowingExecution):
         size = self._calls_bytes.get(step, 0) + len(row)
         if size > MAX_RECORDED_CALLS_BYTES:
             return
-        while True:
+
+        async def write() -> bool:
             check()
             self._calls_bytes[step] = size
             self._call_number += 1
+            return await self._journal.record_call(self.claim, CallRow(step, self._call_number, row))
+
+        if not await self.write_again(write) or self._journal.is_lost:
+            self.write_error = RunLostError()
+            raise self.write_error
+
+    async def write_again(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of *write*, which is called again while the database cannot be written, if the run waits for that. Raises `ProjectError`."""
+        while True:
             try:
-                is_owned = await self._journal.record_call(self.claim, CallRow(step, self._call_number, row))
+                return await write()
             except ProjectError as fault:
                 if not self._waits_for_disk:
                     raise
                 await self._wait_for_room(fault)
-                continue
-            if not is_owned or self._journal.is_lost:
-                self.write_error = RunLostError()
-                raise self.write_error
-            return
 
     async def flush(self) -> None:
         """

@@ -63,7 +63,7 @@ class RunState:
     async def allow_step(self) -> None:
         """Wait until all that must be on disk before the code of the next step starts is there. Raises as `RunRecord.flush`."""
         if self.turn is not None:
-            await self.turn.record_start()
+            await self.record.write_again(self.turn.record_start)
         await self.record.flush()
         await self.record.wait_until_startable()
 

@@ -92,6 +92,29 @@ async def test_a_served_run_waits_for_room(run: Run, full: WorkflowEngine, caplo
     assert "waits, because it cannot be recorded" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("table", ["turns", "starts"])
+async def test_a_served_run_waits_for_the_record_of_its_start(
+    run: Run, runtime: WorkflowEngine, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    """A served run of a workflow with limits waits while neither its turn nor its start can be written."""
+    journal = runtime.journal
+    assert isinstance(journal, DatabaseJournal)
+    refuse = f"create trigger refuses before {{}} on {table} begin select raise(abort, 'disk full'); end"
+    change = refuse.format("update" if table == "turns" else "insert")
+    await journal._writer.write(lambda connection: connection.execute(change).fetchone())
+    workflow = a_workflow(python_step("one", "return 1"), throttle={"limit": 1, "interval": 60})
+    running = asyncio.ensure_future(run(workflow, interface="http", pause_mode="park"))
+    async with asyncio.timeout(30):
+        while not caplog.messages and not running.done():
+            await asyncio.sleep(0.01)
+
+    await journal._writer.write(lambda connection: connection.execute("drop trigger refuses").fetchone())
+    execution = await running
+
+    assert (execution.status, execution.step("one").return_value) == ("success", 1)
+    assert "waits, because it cannot be recorded" in caplog.text
+
+
 async def test_missing_temporary_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the temporary folder does not exist, the error names the fix."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
