@@ -102,7 +102,7 @@ def write_files_atomically(files: Mapping[str, bytes], folder: Path) -> None:
 
 class _AtomicWrite:
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()  # as the paths of `tempfile` are
         self._made: list[Path] = []
         self._temporaries: list[tuple[Path, Path]] = []
         self._backups: dict[Path, Path | None] = {}

@@ -155,3 +155,13 @@ def test_a_list_of_renames_that_leads_out_of_the_folder_is_refused(tmp_path: Pat
         write_files_atomically({"a.txt": b"new"}, folder)
 
     assert outside.read_text() == "mine"
+
+
+def test_a_folder_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several files are written into a folder that a person names from the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    write_files_atomically({"a.txt": b"1", "deep/b.txt": b"2"}, Path("flow"))
+
+    assert [(tmp_path / "flow" / name).read_bytes() for name in ("a.txt", "deep/b.txt")] == [b"1", b"2"]
+    assert not (tmp_path / "flow" / PENDING_FILE).exists()
