@@ -46,6 +46,7 @@ LAST_DAY = "2027-03-31"
 MAX_CHARACTERS = 256 * 1024
 MAX_STORE_KEYS = 1000
 """Keys that the steps use in a data store: the documentation names 1,024 for the smallest plan (2023)."""
+_MAX_CREDENTIAL_CHARS = 512
 _RUNTIME = "nodejs20.x"
 _FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]{4,})\Z")
 _PATH_PART = re.compile(r"\.?([^.\[\]]+)|\[(?:'([^']*)'|\"([^\"]*)\"|(\d+|\*))\]")
@@ -242,7 +243,7 @@ def build_step(
         "field": f"/{RECORDED_FIELD}/i",
         "header": f"/^{RECORDED_HEADER}/",
         "name": f"/{RECORDED_VARIABLE}/i",
-        "credentials": ", ".join(f"/{form.pattern}/g" for _, form in CREDENTIAL_FORMS),
+        "credentials": ", ".join(f"/{_bound(form.pattern)}/g" for _, form in CREDENTIAL_FORMS),
     }
     template = resources.files("pdkernel").joinpath("templates", "record_step.mjs").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: names[found[1]], template)
@@ -293,6 +294,11 @@ def iter_pasted_steps(
         f"As the last step of the workflow, below all blocks. {common.format(name=END_STEP)}",
         build_step("end", settings, workflow_id=workflow_id),
     )
+
+
+def _bound(pattern: str) -> str:
+    """*pattern* with an upper bound for each repetition, so that no text is searched in quadratic time."""
+    return re.sub(r"\{(\d+),\}", rf"{{\1,{_MAX_CREDENTIAL_CHARS}}}", pattern)
 
 
 def _object(**items: JSON) -> str:

@@ -116,6 +116,7 @@ function shrink({ event, context, steps }) {
 
 const MARK = {{mark}};
 const MIN_CHARACTERS = 8;
+const MAX_SECRETS = 300; // a record with more is not kept: the search for them would take too long
 const SECRET_FIELD = {{field}};
 const SECRET_HEADER = {{header}};
 const SECRET_NAME = {{name}};
@@ -159,6 +160,7 @@ function findSecrets(props, whole) {
     if (typeof value === "string") visit(parse(value), (inner, each) => isSecretKey(inner) && addAll(each));
   });
   for (const path of REDACTED_PATHS) at(whole, path, (parent, key) => addAll(parent[key], MIN_CHARACTERS));
+  if (found.size > MAX_SECRETS) throw Object.assign(new Error("too many secrets"), { name: "TooManySecrets" });
   return { values: [...found], short };
 }
 
@@ -235,7 +237,9 @@ function redact(value, { values, short }) {
   const ordered = [...forms].sort((one, other) => other.length - one.length);
   const numbers = new Set(values);
 
+  const ends = Date.now() + LIMIT_MS / 2; // a timer cannot stop a search
   const text = (found) => {
+    if (Date.now() > ends) throw Object.assign(new Error("the search takes too long"), { name: "TimeoutError" });
     if (short.has(found)) return MARK;
     let clean = found;
     for (const form of ordered) if (clean.includes(form)) clean = clean.replaceAll(form, MARK);
@@ -247,7 +251,7 @@ function redact(value, { values, short }) {
     const named = (whole, start, name, value, end) => (isSecretKey(name) ? `${start}${MARK}${end ?? ""}` : whole);
     return clean
       .replace(/((?:\\?["'])([\w.-]{1,64})(?:\\?["'])\s*:\s*")((?:[^"\\]|\\.)*)(")/g, named)
-      .replace(/((?:\\?["'])([\w.-]{1,64})(?:\\?["'])\s*:\s*(?:'|\\"))(.*?)('|\\")/g, named)
+      .replace(/((?:\\?["'])([\w.-]{1,64})(?:\\?["'])\s*:\s*(?:'|\\"))(.{0,512}?)('|\\")/g, named)
       .replace(/((?:^|[^\w.-])([\w.-]{1,64})\s{0,4}[=:]\s{0,4})([^\s&"'\\,;}\])]+)()/g, named);
   };
   // the bytes of a Buffer, in which a text is not visible

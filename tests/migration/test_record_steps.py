@@ -191,6 +191,32 @@ def test_an_error_is_swallowed(tmp_path: Path, mode: str) -> None:
     assert done.results[0]["ms"] < 20_000
 
 
+HOSTILE = {
+    "open quotes": "'a':'" * 40_000,
+    "escaped quotes": '"token":\\"' * 20_000,
+    "names": "a.b-" * 60_000,
+    "beginnings of tokens": "eyJ-" * 60_000,
+    "beginnings of addresses": "://a:" * 50_000,
+    "pairs": "token=" * 40_000,
+    "spaces": '"token"' + " " * 250_000,
+    "braces": "[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_event_that_takes_long_to_search_does_not_stop_the_run(tmp_path: Path, name: str) -> None:
+    """A caller of the endpoint cannot slow the workflow down by a text that is hard to search."""
+    assert start(tmp_path, {"body": HOSTILE[name]}).results[0]["value"].keys() >= {"recorded"}
+
+
+def test_an_event_with_too_many_secrets_is_not_recorded(tmp_path: Path) -> None:
+    """Thousands of secret fields would take too long to search for: the error is counted, and nothing is sent."""
+    done = start(tmp_path, {"body": [{"token": f"token-{number:08}"} for number in range(5000)]})
+
+    assert done.results[0]["value"] == {"recorded": False, "error": "TooManySecrets"}
+    assert done.sent == ()
+
+
 def test_an_event_that_is_not_an_object_is_recorded(tmp_path: Path) -> None:
     """Null, text and lists are events, too."""
     for number, event in enumerate([None, "text", [1, 2]]):
