@@ -18,7 +18,9 @@ from tests.durability.server_process import LIMIT_S, logging_step, new_project, 
 LISTENS = "%%pdworkflow\nname: Ears\ntrigger: {type: errors}"
 
 
-@pytest.mark.parametrize(("number", "side"), [(5, "after"), (6, "before"), (8, "after")])
+@pytest.mark.parametrize(
+    ("number", "side"), [(5, "after"), (6, "before"), pytest.param(8, "after", marks=pytest.mark.slow)]
+)
 def test_a_kill_loses_and_repeats_no_error(fork_server: ForkServer, tmp_path: Path, number: int, side: str) -> None:
     """
     A failed run starts one run of the workflow that listens, whichever of these commits was the last one.
