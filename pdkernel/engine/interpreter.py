@@ -474,6 +474,10 @@ class Interpreter:
         if turn is not None:
             with contextlib.nullcontext() if place.parent is None else place.parent.sleeping():
                 await record.write_again(lambda: turn.wait(watcher.on_progress))
+        if (
+            not record.has_begun
+        ):  # it may wait long for its place, so its caller has to know first whether it is accepted
+            await record.flush()
         place.on_change = lambda: record.set_begun(_begun_of(place))
         workers = await self._workers.open_run(setup, place=place)
         try:

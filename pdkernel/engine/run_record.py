@@ -143,6 +143,11 @@ class RunRecord(GrowingExecution):
         self._writes.start(lambda: accepting)
         return await accepting
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has its place, or was likely to get it at once."""
+        return self._begun != Begun.NO
+
     def set_begun(self, begun: Begun) -> None:
         """Record how far the run is, before its next step starts; only what others continue can be interrupted."""
         if begun != self._begun and self._request.is_served:

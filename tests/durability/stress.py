@@ -110,7 +110,7 @@ class Stress:
         sources: The paths of the endpoints of the sources.
         sent: The kind of each event by its number.
         accepted: The run of each event that got a 2xx response, by its number; None for a request to a source.
-        refused: The statuses of the other responses; 0 without a response.
+        refused: The status of each other event; 0 without a response.
         faults: All faults, with the seconds since the start.
     """
 
@@ -122,7 +122,7 @@ class Stress:
     sources: dict[str, str] = field(default_factory=dict)
     sent: dict[int, str] = field(default_factory=dict)
     accepted: dict[int, str | None] = field(default_factory=dict)
-    refused: list[int] = field(default_factory=list)
+    refused: dict[int, int] = field(default_factory=dict)
     faults: list[tuple[float, str]] = field(default_factory=list)
     waiting: int = 0
 
@@ -191,7 +191,7 @@ class Stress:
         while answer.status == 503 and kind in self.sources and not self._stopped.wait(0.5):  # nothing was stored
             answer = server.post(url, {"n": number})
         if not answer.is_accepted:
-            self.refused.append(answer.status)
+            self.refused[number] = answer.status
         else:
             self.accepted[number] = None if kind in self.sources else json.loads(answer.text)["event_id"]
 
@@ -348,13 +348,15 @@ class Stress:
             "violated": find_beyond_limits(begun),
         }
         broken["violated"] += self._find_failed()
+        if not self.proxies:  # a host that does not reach PostgreSQL cannot know what it has committed
+            broken["violated"] += [f"refused: {each}" for each in begun if self.refused.get(each.event) == 503]
         if is_over:
             broken["lost"] += self._find_unheard(begun)
             broken["violated"] += self._find_untold(begun)
         finished = sum(runs.get(run) is not None for run in accepted)
         counts = ", ".join(f"{len(each)} {name}" for name, each in broken.items())
         kinds = Counter(fault.rstrip(" 0123456789") for _, fault in self.faults)
-        refused = Counter(status or "no response" for status in self.refused)
+        refused = Counter(status or "no response" for status in self.refused.copy().values())
         kind = "PostgreSQL" if self.proxies else "SQLite"
         say(
             f"{time.monotonic() - self.began:.0f} s, {kind}, seed {self.seed}: {len(self.sent)} sent, {len(self.accepted)} accepted "

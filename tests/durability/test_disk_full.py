@@ -88,6 +88,26 @@ def test_a_full_disk_delays_runs_and_loses_none(
         count_outcomes(server, [run]).check("a full disk")
 
 
+def test_an_event_is_refused_at_once_although_every_place_is_taken(fork_server: ForkServer, tmp_path: Path) -> None:
+    """Runs that wait for room keep their places, but an event that cannot be recorded does not wait for a place."""
+    with server_of(fork_server, tmp_path / "project") as server:
+        full, held = tmp_path / "full", Gate(tmp_path, "held")
+        step = logging_step("held", server.log, held.code + f"return {LARGE}")
+        new_project(server.folder, ["%%pdworkflow\nname: Flow\n", step, logging_step("last", server.log)])
+        server.more = ("--max-active-runs", "1")
+        assert server.start(LIMIT_DATABASE, str(full)), server.said
+        run = json.loads(server.post(server.endpoint, {}).text)["event_id"]
+        held.wait_until_reached(server)
+        full.touch()
+        held.open()
+        refused = server.post(server.endpoint, {"large": "x" * 50_000})
+        full.unlink()
+        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+
+        assert (refused.status, refused.retry_after) == (503, "5")
+        assert server.rows("select id, status from runs") == [(run, "success")]
+
+
 def test_a_server_that_starts_on_a_full_disk_continues_runs_later(fork_server: ForkServer, tmp_path: Path) -> None:
     """If the disk is full when a server starts, the runs of a dead server go on as soon as there is room."""
     with server_of(fork_server, tmp_path / "project") as server:
