@@ -23,7 +23,7 @@ from pdkernel.operations.run_replay import prepare_replay, start_replay
 from pdkernel.project import Project
 from pdkernel.server.app_state import AppState, get_state
 from tests.builders import a_workflow, python_step
-from tests.simulation.loop import SimClock
+from tests.simulation.loop import InjectedBug, SimClock
 from tests.simulation.operations import STORY_S, Operation, Run
 
 DAY_S = 86400
@@ -129,7 +129,7 @@ class Commands:
             command.new = (await start_replay(engine, await prepare_replay(engine, command.run))).id
             state.runs.dispatch.notify()
             command.is_done = True
-        except (ProjectError, LookupError):  # or a bug
+        except (ProjectError, InjectedBug):
             return
         except PdkernelError:
             command.is_done = False
@@ -139,7 +139,7 @@ class Commands:
             await cancel_run(state.context.engine.journal, command.run, by="a person")
             await state.runs.cancel(command.run)
             command.is_done = True
-        except (ProjectError, LookupError):  # or a bug
+        except (ProjectError, InjectedBug):
             return
         except PdkernelError:
             command.is_done = False
@@ -149,7 +149,7 @@ class Commands:
         async def expire() -> None:
             try:
                 await remove_expired(state.context.engine.journal)
-            except (PdkernelError, LookupError) as fault:
+            except (PdkernelError, InjectedBug) as fault:
                 self._world.note(f"runs were not removed: {fault}")
 
         await self._world.within(process, expire)

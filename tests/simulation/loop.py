@@ -82,6 +82,10 @@ PROCESS: ContextVar[SimProcess] = ContextVar("PROCESS")
 """The process of the running callback; a task and what it starts belong to the process in which the task was made."""
 
 
+class InjectedBug(Exception):  # noqa: N818 - an error of the scenario, not of the code that it simulates
+    """The unexpected exception of a blocking call, as from a bug."""
+
+
 class DeadlockError(AssertionError):
     """No process has anything to do, and no time is awaited."""
 
@@ -258,7 +262,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
 
 def _fail() -> None:
-    raise LookupError("a bug")
+    raise InjectedBug
 
 
 class HasClock(Protocol):

@@ -35,7 +35,7 @@ from tests.simulation.backend import Disk, FaultyBackend
 from tests.simulation.commands import Commands
 from tests.simulation.database import Link, SharedBackend, SharedProject, SimDatabase
 from tests.simulation.deliveries import Network
-from tests.simulation.loop import PROCESS, SeededIds, SimClock, SimLoop, SimProcess
+from tests.simulation.loop import PROCESS, InjectedBug, SeededIds, SimClock, SimLoop, SimProcess
 from tests.simulation.pool import SimGateway, SimPool
 from tests.simulation.sources import SOURCES
 from tests.simulation.watch import StepWatch
@@ -402,8 +402,14 @@ class World:
             else:
                 received.append(message.get("body", b""))
 
-        with contextlib.suppress(LookupError):  # a bug of the scenario: the caller gets no result
+        try:
             await self.within(server.process, lambda: app(scope, receive, send))
+        except InjectedBug:
+            answer.status = None  # a 500, of which the caller learns nothing
+        except Exception as error:
+            self.watch.problems.append(
+                f"{method} {path} raised {type(error).__name__} at {self.loop.time():.3f}: {error}"
+            )
         with contextlib.suppress(ValueError):
             text = json.loads(b"".join(received))
             answer._from_body = text.get("event_id") if isinstance(text, dict) else None
