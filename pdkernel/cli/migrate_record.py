@@ -7,6 +7,7 @@ import shlex
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 import cloup
@@ -148,6 +149,11 @@ def _build_settings(
         return RecordSettings(store=None if sink == _STORE else sink, **common)
     if not sink.startswith(("https://", "http://")):
         raise RequestError(f"{sink!r} is not a URL or a data store.", fix="Pass https://HOST/records, ds_... or store.")
+    if sink.startswith("http://") and urlsplit(sink).hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise RequestError(
+            f"{sink} is not encrypted, and records contain the data of your events.",
+            fix="Pass an address with https://.",
+        )
     return RecordSettings(url=sink, token=get_write_token(state.open_project()), **common)
 
 

@@ -142,13 +142,23 @@ class Proof(JsonStruct, frozen=True):
         found = {step.verdict for case in self.cases for step in (*case.steps, case.run_verdict)}
         if self.definition_differences or "differs" in found or (self.records is not None and self.records.differs):
             return "differs"
-        return "same" if "same" in {step.verdict for case in self.cases for step in case.steps} else "not compared"
+        is_same = "same" in {step.verdict for case in self.cases for step in case.steps} or self._recorded_steps
+        return "same" if is_same else "not compared"
+
+    @property
+    def _recorded_steps(self) -> tuple[str, ...]:
+        """Steps that were compared with a recorded run."""
+        if self.records is None:
+            return ()
+        return tuple(step for step in self.records.steps if {"same", "differs"} & set(self.records.count(step)))
 
     @property
     def not_compared(self) -> tuple[StepVerdict, ...]:
-        """The steps that were compared on no event, each with the reason on the first event."""
+        """The steps that were compared on no event and with no recorded run, each with the reason on the first event."""
         found = []
         for name in self.steps:
+            if name in self._recorded_steps:
+                continue
             verdicts = [step for case in self.cases for step in case.steps if step.step == name]
             if all(each.verdict == "not compared" for each in verdicts):
                 found.append(verdicts[0] if verdicts else StepVerdict(name, "not compared", reason=NO_EVENT))

@@ -13,6 +13,7 @@ import httpx
 
 from pdkernel.blocking import FORBID_VARIABLE
 from tests.cli.conftest import Ended, Shell
+from tests.cli.test_migrate import paste_step
 from tests.serve_process import ROOT, line_of, serving
 
 WORKFLOW = (
@@ -145,6 +146,7 @@ def test_wrong_options_are_refused(pdkernel: Shell) -> None:
     for words, fix in (
         ([], "migrate receive"),
         (["--to", "ftp://x"], "https://HOST/records"),
+        (["--to", "http://records.example.com/records"], "https://"),
         (["--to", "store", "--until", "soon"], "2027-03-31"),
         (["--to", "store", "--redact", "email"], "event.body.email"),
     ):
@@ -181,10 +183,11 @@ def test_runs_are_recorded_in_a_data_store(pdkernel: Shell) -> None:
         for number in range(3):  # one after another, because a data store cannot count runs at the same time
             httpx.post(server["workflows"][0]["url"], json={"n": number}, timeout=60)
             assert wait_for(lambda: len(pdkernel("runs", "list", "--status", "success", "--json").json) == number + 1)  # noqa: B023
-    exported = pdkernel("store", "export", "ds_Abc123").stdout
-    (pdkernel.folder / "store.jsonl").write_text(exported)
+    paste_step(pdkernel.folder, pdkernel("migrate", "data", "ds_Abc123", "--to", "rescued", "--json").json)
+    with serving(pdkernel.folder, "dump-p_Dump123") as (server, _):
+        pdkernel("migrate", "data", "--to", "rescued", "--from", server["workflows"][0]["url"])
 
-    done = pdkernel("migrate", "collect", "--from", "store.jsonl", "--json")
+    done = pdkernel("migrate", "collect", "--from", "rescued/stores/ds_Abc123.jsonl", "--json")
 
     assert done.json["workflows"] == {"p_One0000": {"runs": 2, "ended": 2}}
 

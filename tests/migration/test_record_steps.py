@@ -311,6 +311,26 @@ def test_removal_is_byte_for_byte(tmp_path: Path, form: str, mark: str) -> None:
         assert form == "flow"
 
 
+def test_a_removal_keeps_what_was_edited_meanwhile(tmp_path: Path) -> None:
+    """Edits of the workflow after the steps were added stay, and a file that a person put beside a step's code stays, too."""
+    folder = tmp_path / "a-p_Abc1234"
+    (folder / "work").mkdir(parents=True)
+    (folder / "work" / "entry.js").write_text("export default { run() {} }")
+    (folder / "workflow.yaml").write_text(YAMLS["comments"])
+    add_steps(folder, SETTINGS)
+    edited = (folder / "workflow.yaml").read_text().replace("name: A # two", "name: B # 2")
+    more = "  - namespace: more\n    uses: ./more/entry.js\n# seven\n"
+    (folder / "workflow.yaml").write_text(edited.replace("# seven\n", more))
+    (folder / END_STEP / "notes.txt").write_text("mine")
+
+    remove_steps(folder)
+
+    expected = YAMLS["comments"].replace("name: A # two", "name: B # 2").replace("# seven\n", more)
+    assert (folder / "workflow.yaml").read_text() == expected
+    assert [path.name for path in (folder / END_STEP).iterdir()] == ["notes.txt"]
+    assert not (folder / START_STEP).exists()
+
+
 def test_the_accounts_of_the_workflow_belong_to_the_end(tmp_path: Path) -> None:
     """The end step gets the accounts whose credentials it hides; the start does not, as a broken account would end the run there."""
     folder = tmp_path / "a-p_Abc1234"
