@@ -62,6 +62,7 @@ from pdkernel.analysis.workflow_checks import (
     find_order_warnings,
     find_reference_errors,
     find_rule_problem,
+    format_instead,
     is_synced,
 )
 
@@ -118,6 +119,7 @@ __all__ = [
     "find_unread_answers",
     "find_unreadable_requirements",
     "find_workflow_variables",
+    "format_instead",
     "format_path",
     "is_synced",
     "iter_sources",

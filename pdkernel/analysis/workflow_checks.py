@@ -7,10 +7,11 @@ the platform.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
-from pdkernel.analysis import go_code, node_code, python_code
+from pdkernel.analysis import go_code, node_code, old_code, python_code
 from pdkernel.analysis.combined_errors import describe_place, raise_combined
 from pdkernel.analysis.imported_files import find_missing_files
 from pdkernel.analysis.python_requirements import find_unreadable_requirements
@@ -294,10 +295,27 @@ def _package_problems(step: Step) -> Iterator[PackageNameError]:
         )
 
 
+def format_instead(step: Step, uses: Sequence[old_code.OldUse]) -> str:
+    """What to write instead of *uses* of the platform's first version in *step*, a line for each, as lines of its cell or file."""
+    return "Write instead:\n" + old_code.format_old_uses(
+        [replace(use, line=use.line + step.line_offset) for use in uses]
+    )
+
+
 def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
     if step.uses or step.is_code_missing:  # the engine refuses missing code; an export needs no code
         return
     line, fix = 1, ""
+    old = old_code.find_old_uses(step.source) if step.language == "node" else ()
+    if old and (old_code.has_old_function(step.source) or not node_code.has_entry_point(step.source)):
+        yield EntryPointError(
+            f"Step {step.name}{describe_place(step, old[0].line + step.line_offset)} is written for {old_code.OLD_VERSION}: it uses "
+            f"{', '.join(use.name for use in old)}.",
+            fix=f"{format_instead(step, old)}\nTo let pdkernel rewrite a synced folder: pdkernel import FOLDER --to NOTEBOOK --modernize",
+            step=step.name,
+            line=old[0].line + step.line_offset,
+        )
+        return
     if step.language == "python" and not python_code.has_entry_point(step.source):
         what, template = "no `def handler(pd)` at its top level", python_code.ENTRY_POINT_TEMPLATE
     elif step.language == "node" and not node_code.has_entry_point(step.source):

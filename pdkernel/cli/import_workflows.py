@@ -58,8 +58,15 @@ _SHOWN_LOCATIONS = 5
     "unanswered.",
 )
 @cloup.option("--force", is_flag=True, help="Replace existing notebooks; a copy of each stays beside the new one.")
+@cloup.option(
+    "--modernize",
+    is_flag=True,
+    help="Rewrite steps of the first version of Pipedream's workflows in the notebook, and show the difference.",
+)
 @json_option
-def import_(state: CliContext, folder: Path, to: str, accounts: str, force: bool, as_json: bool) -> int:
+def import_(
+    state: CliContext, folder: Path, to: str, accounts: str, force: bool, modernize: bool, as_json: bool
+) -> int:
     """
     Write workflows of Pipedream's Git sync as notebooks.
 
@@ -94,6 +101,7 @@ def import_(state: CliContext, folder: Path, to: str, accounts: str, force: bool
                 ask_trigger=prompts.ask_trigger if prompts is not None else None,
                 force=force,
                 asks_undefined_props=accounts == "own",
+                modernizes=modernize,
             )
         )
     if len(done) == 1 and done[0].error is not None:
@@ -143,6 +151,11 @@ def _print(done: Sequence[ImportResult]) -> None:
         print_text(f"{label} {one.folder} as {one.notebook}")
         for backup in one.backups:
             print_text(f"  The previous file is now {backup}")
+        for rewrite in one.rewrites:
+            print_text(f"  Rewritten: {rewrite.step}" if rewrite.difference else f"  Not rewritten: {rewrite.step}")
+            print_text(rewrite.difference.rstrip("\n"))
+            if rewrite.left:
+                print_text(f"  To rewrite in {rewrite.step}:\n{rewrite.left}")
         if len(done) == 1:
             click.echo(import_report.render_text(one.report), nl=False)
         else:

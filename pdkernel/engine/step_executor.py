@@ -15,7 +15,15 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from pdkernel.analysis import fill_secret_props, find_return_line, iter_sources, locate_missing_prop, suggest_key
+from pdkernel.analysis import (
+    fill_secret_props,
+    find_return_line,
+    format_instead,
+    iter_sources,
+    locate_missing_prop,
+    suggest_key,
+)
+from pdkernel.analysis.old_code import OLD_VERSION, find_old_uses
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext
@@ -334,6 +342,16 @@ def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:
         error.fix = suggest_longer_timeout(run.request.workflow, step)
     elif error is not None and not error.fix:
         error.fix = explain_bind(error) or error.fix
+    if error is not None and not error.fix and step.language == "node" and not step.uses:
+        old = [
+            use
+            for use in find_old_uses(step.source)
+            if use.name in error.message or use.line + step.line_offset == error.line
+        ]
+        if old:
+            error.fix = (
+                f"The step uses {', '.join(use.name for use in old)} of {OLD_VERSION}. {format_instead(step, old)}"
+            )
     missing = _MISSING_KEY.search(f"{error.name}: {error.message}") if error is not None else None
     if error is not None and missing is not None and not error.fix:
         values: dict[str, Any] = {"trigger": {"event": run.request.event.data, "context": run.record.context}}

@@ -25,6 +25,7 @@ from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError
 from pdkernel.importer.account_questions import AccountAnswer, AccountQuestion
+from pdkernel.importer.modernize import StepRewrite, modernize_steps
 from pdkernel.importer.notebook_texts import (
     AskTrigger,
     ImportSource,
@@ -60,6 +61,7 @@ class ImportResult(JsonStruct, frozen=True):
         report: The requirements of the workflow; None after an error.
         backups: Paths of the replaced files' backups.
         error: The error, or None.
+        rewrites: The steps of the platform's first version that were rewritten.
     """
 
     folder: Path
@@ -68,9 +70,10 @@ class ImportResult(JsonStruct, frozen=True):
     report: ImportReport | None = None
     backups: tuple[Path, ...] = ()
     error: PdkernelError | None = None
+    rewrites: tuple[StepRewrite, ...] = ()
 
     def json_form(self) -> object:
-        """`{"folder", "notebook", "state", "kept", "report", "error"}`."""
+        """`{"folder", "notebook", "state", "kept", "report", "rewrites", "error"}`."""
         error = self.error
         return {
             "folder": self.folder,
@@ -78,6 +81,7 @@ class ImportResult(JsonStruct, frozen=True):
             "state": self.state or "failed",
             "kept": self.backups,
             "report": self.report,
+            "rewrites": self.rewrites,
             "error": None
             if error is None
             else {
@@ -152,6 +156,7 @@ def import_folder(
     ask_trigger: AskTrigger | None,
     force: bool,
     asks_undefined_props: bool = False,
+    modernizes: bool = False,
 ) -> ImportResult:
     """
     Import the workflow in *folder* as *notebook*; an error is part of the result and not raised.
@@ -164,10 +169,14 @@ def import_folder(
         ask_trigger: Answers for trigger settings that Git does not store, at the first import; None asks nothing.
         force: Replace an existing notebook and keep a backup.
         asks_undefined_props: Ask for accounts of app props that only code declares; else they are the external user's.
+        modernizes: Rewrite steps that are written for the platform's first version, as far as that is mechanical.
     """
+    rewrites: tuple[StepRewrite, ...] = ()
     try:
         earlier = read_sidecar(get_notebook_sidecar_path(notebook))
         read = read_for_import(folder, earlier_sidecar=earlier)
+        if modernizes:
+            read, rewrites = modernize_steps(read)
         catalog = build_catalog((earlier if earlier and earlier.actions else read.synced.sidecar) or Sidecar())
         read = read.with_declared_apps(catalog.find_app_bindings, include_undefined=asks_undefined_props)
         if ask_trigger is not None and earlier is None:
@@ -186,7 +195,7 @@ def import_folder(
         state, backups = write_notebook_files(texts, notebook, force=force)
     except PdkernelError as error:
         return ImportResult(folder, notebook, error=error)
-    return ImportResult(folder, notebook, state, import_report, backups)
+    return ImportResult(folder, notebook, state, import_report, backups, rewrites=rewrites)
 
 
 def _notes(read: ImportSource) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from pdkernel.analysis import (
     find_step_requirements,
     iter_sources,
 )
+from pdkernel.analysis.old_code import OLD_VERSION, find_old_uses
 from pdkernel.analysis.step_references import find_step_variables
 from pdkernel.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
 from pdkernel.directive import describe_emitters
@@ -170,6 +171,8 @@ def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Ite
     for step in workflow.steps:
         if step.is_code_missing:
             yield UnsupportedItem(step.name, "has no code: its entry file is missing")
+        elif not step.disabled and step.language == "node" and not step.uses and _is_old(step):
+            yield UnsupportedItem(step.name, f"is written for {OLD_VERSION}; import it with --modernize")
         elif not step.disabled and _lacks_entry_point(step):
             yield UnsupportedItem(step.name, "has nothing to call: no default export, no handler or no main function")
         elif step.stores and step.language in ("bash", "go") and not step.disabled:
@@ -178,6 +181,10 @@ def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Ite
             )
     for kept in workflow.unsupported_entries:
         yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}; the entry is kept for export")
+
+
+def _is_old(step: Step) -> bool:
+    return bool(find_old_uses(step.source)) and _lacks_entry_point(step)
 
 
 def _lacks_entry_point(step: Step) -> bool:

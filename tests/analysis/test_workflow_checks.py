@@ -446,3 +446,28 @@ def test_a_definition_with_an_unreadable_cell_is_refused() -> None:
     with pytest.raises(DirectiveError, match=r"In cell 1, line 1: There is no option --lng\.") as caught:
         check_workflow(workflow(broken), to_run=False)
     assert (caught.value.step, caught.value.line) == ("a", 1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'async (event, steps) => {\n  $end("x")\n}',
+        'export default async (event, steps) => { $end("x") }',
+        '\n$end("x")',
+    ],
+)
+def test_a_step_of_the_first_version_is_named(source: str) -> None:
+    """A step that is written for the first version is refused, with that version, each use, and the line to write instead."""
+    with pytest.raises(EntryPointError, match="first version of Pipedream's workflows") as caught:
+        check_workflow(Workflow("W", steps=(Step("old", "node", source),)))
+
+    assert "$end" in caught.value.message
+    assert 'instead of $end: return $.flow.exit("x")' in str(caught.value)
+    assert "--modernize" in str(caught.value)
+
+
+def test_a_component_with_an_old_call_is_not_refused() -> None:
+    """A component that names a function of the first version, perhaps in a branch that never runs, is not refused."""
+    source = 'export default defineComponent({ async run() { if (0) $end("x") } })'
+
+    check_workflow(Workflow("W", steps=(Step("mixed", "node", source),)))

@@ -823,3 +823,18 @@ def test_a_kill_between_the_renames_leaves_no_notebook_alone(pdkernel: Shell, nu
     assert earlier in kept
     assert again.status == 0
     assert (notebook.exists(), sidecar.exists()) == (True, True)
+
+
+def test_modernize_shows_the_difference(pdkernel: Shell) -> None:
+    """`--modernize` rewrites an old step in the notebook, and prints the difference."""
+    yaml = (
+        "schema: workflow/2022.04\nname: W\ntriggers:\n- id: hi_1\nsteps:\n- namespace: old\n  uses: ./old/entry.js\n"
+    )
+    folder = synced(pdkernel.folder / "git", yaml, old__entry_DOT_js='async (event, steps) => {\n  $end("x");\n}\n')
+
+    done = pdkernel("import", folder.name, "--to", "n.ipynb", "--modernize")
+
+    assert done.status == 0, done.stderr
+    assert '-  $end("x");' in done.stdout
+    assert '+  return $.flow.exit("x");' in done.stdout
+    assert "return $.flow.exit" in (pdkernel.folder / "n.ipynb").read_text()

@@ -205,3 +205,13 @@ async def test_missing_value_of_a_rule_does_not_exist(run: Run) -> None:
     step = a_step(f"%%pdstep only --uses filter-rules@0.0.1\n_filter:\n  rules: {rules}\n")
 
     assert (await run(step, python_step("after"))).status == "success"
+
+
+async def test_old_call_of_a_component_has_a_hint(run: Run) -> None:
+    """The error of a component that calls a function of the first version says what to write instead, with the cell's line."""
+    execution = await run(node_step(body='await 1;\n$end("enough");'))
+
+    assert execution.error is not None
+    fix = getattr(execution.error, "fix", "") or execution.error.message
+    assert 'instead of $end: return $.flow.exit("enough")' in fix
+    assert f"line {execution.error.line}," in fix

@@ -304,6 +304,7 @@ def test_json_of_a_result(tmp_path: Path) -> None:
             "state": "replaced",
             "kept": [f"{tmp_path}/w.ipynb.bak"],
             "report": report.to_json(),
+            "rewrites": [],
             "error": None,
         }
     )
@@ -314,6 +315,7 @@ def test_json_of_a_result(tmp_path: Path) -> None:
             "state": "failed",
             "kept": [],
             "report": None,
+            "rewrites": [],
             "error": {"code": "not_a_workflow", "message": "No.\nDo.", "step": "a", "line": 3},
         }
     )
