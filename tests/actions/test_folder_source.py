@@ -72,7 +72,7 @@ def test_unchanged_modules_are_not_read_again(tmp_path: Path) -> None:
 
 
 def test_links_out_of_an_app_are_not_followed(tmp_path: Path) -> None:
-    """A module, a component's folder and a folder of actions that are links out of the app's folder are no components."""
+    """A module, a component's folder or a folder of actions is not read if it is a link out of the app's folder."""
     secret = write(tmp_path, "../outside/actions/go/go.mjs", "one-go")
     for app in ("a", "b", "c"):
         (tmp_path / "components" / app / "actions").mkdir(parents=True)

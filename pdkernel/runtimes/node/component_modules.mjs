@@ -115,7 +115,7 @@ function loadFile(url, context, nextLoad) {
  */
 function withoutTypes(source, url) {
   const { emitWarning } = process;
-  process.emitWarning = () => {}; // the function is experimental, which is no matter of the step
+  process.emitWarning = () => {}; // of an experimental function, which a step cannot change
   let plain;
   try {
     try {
