@@ -416,7 +416,7 @@ triggerProperties:
 TYPESCRIPT = {
     "feeds/app/feeds.app.ts": """
 import { defineApp } from "@pipedream/types";
-import { Feed, FeedKind } from "../common/types";
+import { Feed, FeedKind, Ranked } from "../common/types";
 
 enum Order { Newest = 1, Oldest }
 
@@ -426,11 +426,12 @@ export default defineApp({
   propDefinitions: { url: { type: "string", label: "URL", description: "The feed." } },
   methods: {
     first(feeds: Feed[]): Feed | undefined { return feeds.sort((a, b) => a.rank - b.rank)[0]; },
+    ranked(feed: Feed): Ranked { return { ...feed, name: `Ranked by ${feed.rank}` }; },
     order(): number { return Order.Oldest + FeedKind.length; },
   },
 });
 """,
-    "feeds/common/types.ts": 'export interface Feed { rank: number }\nexport type Ranked = Feed;\nexport const FeedKind = ["rss"];\n',
+    "feeds/common/types.ts": 'export interface Feed { rank: number }\nexport type Ranked = Feed;\ntype Own = Feed;\nexport { Own };\nexport const FeedKind = ["rss"];\n',
     "feeds/common/index.ts": "export const limit: number = 2;\n",
     "feeds/actions/merge-feeds/merge-feeds.ts": """
 import { defineAction } from "@pipedream/types";

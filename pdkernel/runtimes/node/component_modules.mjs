@@ -5,7 +5,7 @@
  * The platform's bundler does all of this; Node.js alone removes types, and only from files that are named with their suffix.
  */
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import Module from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -23,6 +23,12 @@ const TYPES_SOURCE = ["App", "Action", "Source", "Component"]
   .map((kind) => `export const define${kind} = (component) => component;`)
   .join("\n");
 const IMPORT = /^([ \t]*import\s+)(?!type\b)(?:([\w$]+)\s*(,\s*)?)?(?:\{([^}]*)\})?(\s*from\s*["'][^"']+["'];?)/gm;
+
+const TYPE = /^[ \t]*(?:export\s+)?(?:declare\s+)?(?:interface|type)\s+([\w$]+)/gm;
+const VALUE = /^[ \t]*(?:export\s+)?(?:async\s+)?(?:const|let|var|class|function|enum)\s+([\w$]+)/gm;
+const EXPORT = /^([ \t]*export\s*\{)([^}]*)(\}(?!\s*from\b)[ \t]*;?)/gm;
+/** Comments and texts, whose words are not names; a template may have names in it. */
+const NOT_CODE = /\/\*[^]*?\*\/|(?<![:\\\w])\/\/[^\n]*|"(?:[^"\\\n]|\\[^])*"|'(?:[^'\\\n]|\\[^])*'/g;
 
 const { registerHooks, stripTypeScriptTypes } = /** @type {any} */ (Module);
 let isHooked = false;
@@ -108,7 +114,22 @@ function loadFile(url, context, nextLoad) {
 }
 
 /**
- * Return *source* as JavaScript with the same lines. Imports of types are removed, although they are not marked as such.
+ * Return the names that are types only in the TypeScript file of an import.
+ *
+ * @param {string} from the end of the import, with its specifier
+ * @param {string} url of the module that imports
+ */
+function findTypes(from, url) {
+  const specifier = /["'](\.{1,2}\/[^"']+)["']/.exec(from)?.[1];
+  const path = specifier && findFile(specifier, dirname(fileURLToPath(url)));
+  if (!path || !TYPESCRIPT.test(path)) return new Set();
+  const text = readFileSync(path, "utf8");
+  const values = new Set([...text.matchAll(VALUE)].map((found) => found[1]));
+  return new Set([...text.matchAll(TYPE)].map((found) => found[1]).filter((name) => !values.has(name)));
+}
+
+/**
+ * Return *source* as JavaScript with the same lines. Imports and exports of types are removed, although they are not marked as such.
  *
  * @param {string} source
  * @param {string} url
@@ -126,11 +147,19 @@ function withoutTypes(source, url) {
   } finally {
     process.emitWarning = emitWarning;
   }
-  const code = plain.replace(IMPORT, "");
+  const code = plain.replace(IMPORT, "").replace(NOT_CODE, '""').replace(EXPORT, "");
   const words = new Set(code.split(/[^\w$]+/));
+  plain = plain.replace(EXPORT, (_, /** @type {string} */ start, /** @type {string} */ named, /** @type {string} */ end) => {
+    const kept = named.split(",").filter((each) => words.has(each.trim().split(/\s+as\s+/)[0]));
+    return `${start}${kept.join(",")}${end}${"\n".repeat(named.split("\n").length - kept.join(",").split("\n").length)}`;
+  });
   return plain.replace(IMPORT, (/** @type {string} */ all, /** @type {string} */ start, /** @type {string} */ own, _comma, /** @type {string} */ named, /** @type {string} */ from) => {
     if (own === undefined && named === undefined) return all;
-    const kept = (named ?? "").split(",").filter((each) => words.has(each.trim().split(/\s+as\s+/).pop() ?? ""));
+    const types = findTypes(from, url);
+    const kept = (named ?? "").split(",").filter((each) => {
+      const [exported, local = exported] = each.trim().split(/\s+as\s+/);
+      return words.has(local) && !types.has(exported);
+    });
     const parts = [...(own && words.has(own) ? [own] : []), ...(kept.length > 0 ? [`{${kept.join(",")}}`] : [])];
     const lines = "\n".repeat(all.split("\n").length - 1);
     if (parts.length === 0) return lines;
