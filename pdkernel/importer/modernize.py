@@ -38,11 +38,9 @@ def modernize_steps(read: ImportSource) -> tuple[ImportSource, tuple[StepRewrite
             steps.append(step)
             continue
         modern = modernize(step.source)
-        lines = (text.splitlines(keepends=True) for text in (step.source, modern.source))
-        difference = "".join(
-            line if line.endswith("\n") else f"{line}\n"
-            for line in difflib.unified_diff(*lines, f"{step.name} before", step.name)
-        )
+        before, after = (text.splitlines(keepends=True) for text in (step.source, modern.source))
+        changes = difflib.unified_diff(before, after, f"{step.name} before", step.name)
+        difference = "".join(line if line.endswith("\n") else f"{line}\n" for line in changes)
         rewrites.append(StepRewrite(step.name, difference, format_old_uses(modern.left)))
         steps.append(replace(step, source=modern.source))
     written = replace(workflow, steps=tuple(steps))

@@ -194,6 +194,7 @@ _UNSUPPORTED_PATHS = (
     ("oauth_apps", f"/oauth_apps{rest_of_path()}"),
     ("app_overrides", f"/app_overrides{rest_of_path()}"),
     ("file_stash", f"/file_stash{rest_of_path()}"),
+    ("projects", f"/projects{rest_of_path()}"),
     ("usage", "/usage"),
     ("rate_limits", "/rate_limits"),
 )
