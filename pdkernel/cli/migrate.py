@@ -74,6 +74,11 @@ def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
     is_flag=True,
     help="Compare the workflows with their recorded runs (`migrate collect`), offline.",
 )
+@cloup.option(
+    "--egress",
+    metavar="stand-in=...",
+    help="With --records: a stand-in that answers outbound calls, stand-in=slack or stand-in=URL; otherwise they are refused.",
+)
 @json_option
 def report(
     state: CliContext,
@@ -82,6 +87,7 @@ def report(
     org_id: str | None,
     html_file: Path | None,
     compare: bool,
+    egress: str | None,
     as_json: bool,
 ) -> int:
     """
@@ -102,7 +108,7 @@ def report(
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
     built = build_migration_report(found, _build_settings(state, environment))
     if compare:
-        built = msgspec.structs.replace(built, records=_compare_records(state, found))
+        built = msgspec.structs.replace(built, records=_compare_records(state, found, egress))
     if html_file is not None:
         _write(html_file, render_page(built))
         for proof in built.records:
@@ -221,11 +227,14 @@ def _parse_day(text: str | None, option: str) -> date | None:
         raise RequestError(f"{option}: {text!r} is not a day.", fix="Write a day such as 2027-01-11.") from None
 
 
-def _compare_records(state: CliContext, sources: Sequence[MigrationSource]) -> tuple[RecordProof, ...]:
+def _compare_records(
+    state: CliContext, sources: Sequence[MigrationSource], egress: str | None
+) -> tuple[RecordProof, ...]:
     """The workflows that have recorded runs, compared with them; a workflow that cannot run here is named."""
-    from pdkernel.operations.records import compare_with_records, has_records
+    from pdkernel.operations.records import compare_with_records, has_records, parse_stand_in
     from pdkernel.source import load_source
 
+    parse_stand_in(egress)
     project, directory = state.open_project(), state.open_directory()
     found = []
     for source in sources:
@@ -235,7 +244,11 @@ def _compare_records(state: CliContext, sources: Sequence[MigrationSource]) -> t
             loaded = load_source(source.path)
             if has_records(project, loaded):
                 state.print_note(f"Comparing {source.name} with its recorded runs ...")
-                found.append(compare_with_records(loaded, project=project, directory=directory, environ=os.environ))
+                found.append(
+                    compare_with_records(
+                        loaded, project=project, directory=directory, environ=os.environ, egress=egress
+                    )
+                )
         except PdkernelError as error:
             state.print_note(f"{source.name} is not compared with its recorded runs: {error}")
     return tuple(found)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from pdkernel.errors import RequestError
 from pdkernel.identity import Directory
 from pdkernel.render.records import RecordProof
 from pdkernel.source import WorkflowSource
 
 if TYPE_CHECKING:
+    from pdkernel.egress import OutboundPolicy
     from pdkernel.project import Project
 
 
@@ -23,12 +25,31 @@ def has_records(project: Project, source: WorkflowSource) -> bool:
     return find_recorded_id(source.workflow, source.path) in open_records(project).workflow_ids()
 
 
+def parse_stand_in(egress: str | None) -> OutboundPolicy | None:
+    """
+    The outbound policy of a comparison: a stand-in, or None.
+
+    Raises:
+        RequestError: *egress* is another policy, with which a comparison could send something.
+    """
+    from pdkernel.egress import parse_policy
+
+    policy = None if egress is None else parse_policy(egress, origin="--egress")
+    if policy is not None and policy.mode != "stand-in":
+        raise RequestError(
+            f"A comparison with recorded runs sends nothing, so its outbound policy cannot be {policy.mode}.",
+            fix="Use a stand-in: --egress stand-in=slack, or stand-in=URL.",
+        )
+    return policy
+
+
 def compare_with_records(
     source: WorkflowSource,
     *,
     project: Project,
     directory: Directory,
     environ: Mapping[str, str],
+    egress: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> RecordProof:
     """
@@ -39,15 +60,17 @@ def compare_with_records(
         project: The project with the records, packages, actions, accounts, variables and data stores; it is not changed.
         directory: Users and accounts.
         environ: Environment variables with settings of package registries.
+        egress: A stand-in that answers outbound calls, as `--egress` takes it (`stand-in=slack`); None refuses them.
         progress: Called with a line for each recorded run.
 
     Raises:
-        RequestError: There are no recorded runs of the workflow.
+        RequestError: There are no recorded runs of the workflow, or *egress* is not a stand-in.
     """
     from pdkernel.loop_thread import LoopThread
     from pdkernel.proof.record_comparison import RecordTarget, compare_records, require_recorded_id
     from pdkernel.proof.recorded_runs import open_records
 
+    policy = parse_stand_in(egress)
     archive = open_records(project)
     workflow_id = require_recorded_id(source, archive)
     loop = LoopThread()  # a separate loop: a run of a notebook may be in progress
@@ -60,6 +83,7 @@ def compare_with_records(
                 project=project,
                 directory=directory,
                 environ=environ,
+                policy=policy,
                 clock=project.clock,
                 progress=progress,
             )

@@ -24,6 +24,7 @@ from typing import Any
 
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import SYSTEM_CLOCK, Clock
+from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.account_resolution import collect_secrets
 from pdkernel.errors import EventError, RequestError
 from pdkernel.execution import StepResult
@@ -112,6 +113,7 @@ async def compare_records(
     project: Project,
     directory: Directory,
     environ: Mapping[str, str],
+    policy: OutboundPolicy | None = None,
     clock: Clock = SYSTEM_CLOCK,
     progress: ProgressListener = lambda _: None,
 ) -> RecordProof:
@@ -125,6 +127,7 @@ async def compare_records(
         project: The project with packages, actions, accounts, variables and data stores; it is not changed.
         directory: Users and accounts.
         environ: Environment variables with settings of package registries.
+        policy: A stand-in that answers outbound calls; None refuses them.
         clock: Gives the time of the comparison.
         progress: Called with a line for each record.
 
@@ -159,7 +162,7 @@ async def compare_records(
                 )
                 for record in runs:
                     progress(f"comparing {record.name} ...")
-                    compared = _RunComparison(side, record, rules, runner, other, excluded, now=clock.now())
+                    compared = _RunComparison(side, record, rules, runner, other, excluded, policy, now=clock.now())
                     await compared.run()
                     found.append(compared)
             finally:
@@ -231,6 +234,7 @@ class _RunComparison:
         runner: ProofRunner,
         other: _Lazy,
         excluded: Mapping[str, str],
+        policy: OutboundPolicy | None,
         *,
         now: datetime,
     ) -> None:
@@ -240,6 +244,7 @@ class _RunComparison:
         self._reasons = rules
         self._runner = runner
         self._other = other
+        self._policy = policy
         self._now = now
         self._hidden = _find_hidden_fields({"event": record.event, "steps": record.steps})
         self.steps: dict[str, _Step] = {}
@@ -264,7 +269,7 @@ class _RunComparison:
             parse_environment(self.record.environment),
         )
         while True:
-            ran = await self._runner.run(self._side, case, pins=self._pins)
+            ran = await self._runner.run(self._side, case, pins=self._pins, policy=self._policy)
             if is_refused_before_start(ran.execution):
                 error = ran.execution.error
                 self.refusal = error.message if error is not None else "The run does not start here."
@@ -391,7 +396,7 @@ class _RunComparison:
         event = type(case.event).from_value(_replace_marks(dict(case.event.data)))
         varied = ProofCase(case.name, case.file, event, case.external_user, case.environment)
         pins = {step: _replace_marks(dict(exports)) for step, exports in self._pins.items()}
-        ran = await runner.run(self._side, varied, pins=pins, empty_stores=True)
+        ran = await runner.run(self._side, varied, pins=pins, empty_stores=True, policy=self._policy)
         return next((step for step in ran.execution.steps if step.name == name), None)
 
     def _find_hidden_field(self, step: Step) -> str | None:

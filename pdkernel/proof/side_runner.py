@@ -136,6 +136,7 @@ class ProofRunner:
         only: frozenset[str] | None = None,
         pins: Mapping[str, Mapping[str, JSON]] = MappingProxyType({}),
         empty_stores: bool = False,
+        policy: OutboundPolicy | None = None,
     ) -> SideRun:
         """
         Run *side* on *case*.
@@ -146,6 +147,7 @@ class ProofRunner:
             only: The steps to run; None for all.
             pins: Fixed exports by step; such steps do not run.
             empty_stores: Whether the data stores are empty instead of a copy of the project's.
+            policy: The outbound policy; None replays the recording of the event, and refuses every other call.
         """
         files = await run_blocking(self._copy_files)
         clock, ids = ManualClock(self._at), SequentialIds()
@@ -173,7 +175,8 @@ class ProofRunner:
                 workflow=side.workflow,
                 event=case.event.with_identity(case.external_user, case.environment),
                 # without a recording, every outbound call is refused
-                policy=OutboundPolicy(
+                policy=policy
+                or OutboundPolicy(
                     "replay", f"replay={case.recording_path.name}", recording_file=case.recording_path.absolute()
                 ),
                 external_user_id=case.external_user,

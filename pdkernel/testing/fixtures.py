@@ -61,9 +61,13 @@ class RunWorkflow(Protocol):
 class CompareRecords(Protocol):
     """The type of `pd_records`."""
 
-    def __call__(self, source: str | Path) -> RecordProof:
+    def __call__(self, source: str | Path, *, egress: str | None = None) -> RecordProof:
         """
         Compare a notebook or a workflow's folder with its recorded runs, offline: `assert not pd_records("greet.ipynb").differs`.
+
+        Args:
+            source: The notebook or folder, relative to the test's folder.
+            egress: A stand-in that answers outbound calls, `stand-in=slack`; None refuses them.
 
         Raises:
             RequestError: There are no recorded runs of the workflow in the project of the test's folder.
@@ -202,13 +206,14 @@ def pd_records(request: pytest.FixtureRequest) -> CompareRecords:
     """A function that compares a workflow with its recorded runs at Pipedream, in the project of the test's folder."""
     folder = request.path.parent
 
-    def compare(source: str | Path) -> RecordProof:
+    def compare(source: str | Path, *, egress: str | None = None) -> RecordProof:
         with Project.open(_find_existing_project(folder)) as project:
             return compare_with_records(
                 load_source(folder / source),
                 project=project,
                 directory=LocalDirectory(project),
                 environ=os.environ,
+                egress=egress,
             )
 
     return compare

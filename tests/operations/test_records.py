@@ -16,6 +16,7 @@ from pdkernel.proof.recorded_runs import RecordedRun, open_records
 from pdkernel.render import proof as proof_view
 from pdkernel.source import load_source
 from tests.cli.fork_server import ForkServer
+from tests.http_servers import AnsweringServer, serve
 from tests.private_pytest import run_pytest
 
 WORKFLOW = "schema: workflow/2022.04\nname: Moved\ntriggers:\n- id: hi_1\nsteps:\n- namespace: double\n  uses: ./double/entry.js\n"
@@ -88,3 +89,22 @@ def test_a_test_compares_with_records(tmp_path: Path, fork_server: ForkServer, r
     )
 
     assert run_pytest(fork_server, tmp_path / "tests") == {outcome: 1}
+
+
+def test_a_stand_in_answers_outbound_calls(tmp_path: Path) -> None:
+    """A step with a call is compared if a stand-in answers it; a policy that could send something is refused."""
+    folder = a_moved_workflow(tmp_path, result=201)
+    (folder / "double" / "entry.js").write_text(
+        "export default defineComponent({ async run() { return (await fetch('https://api.example.test/x')).status; } });"
+    )
+    with serve(AnsweringServer(lambda _: (201, {}))) as server, Project.open(tmp_path / ".pdkernel") as project:
+        source, directory = load_source(folder), LocalDirectory(project)
+
+        def compare(egress: str | None) -> dict[str, int]:
+            proof = compare_with_records(source, project=project, directory=directory, environ={}, egress=egress)
+            return dict(proof.count("double"))
+
+        assert compare(None) == {"not comparable": 1}
+        assert compare(f"stand-in={server.url}") == {"same": 1}
+        with pytest.raises(RequestError, match="cannot be live"):
+            compare("live")
