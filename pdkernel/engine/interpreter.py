@@ -292,8 +292,8 @@ class Interpreter:
             _raise_problem(request, state)
             kept = request.package_lock if is_new else state.package_lock
             prepare = partial(self._prepare, request, watcher, record, exports, kept, place, turn)
-            waits = request.is_served and request.pause_mode == "park"
-            run = await (retry_unreachable(prepare, self._clock, record.flush) if waits else prepare())
+            retries = request.waits_for_database
+            run = await (retry_unreachable(prepare, self._clock, record.flush) if retries else prepare())
             run.attempt += state.interruptions
             await self._run_steps(run, state)
         except PdkernelError as refusal:
@@ -385,10 +385,10 @@ class Interpreter:
         return ExecutedRun(found[0], exports, state.secrets)
 
     async def _load_children(self, run_id: str, prefix: str) -> Sequence[RunRequest]:
-        """Return the requests of the recorded runs that a run has triggered and whose ids begin with *prefix*."""
+        """Return the requests of the recorded runs that a run has triggered and whose ids begin with *prefix*; its step waits for the database."""
         if self._vault is None:
             return ()
-        children = await self._journal.find_children(run_id, prefix)
+        children = await retry_unreachable(partial(self._journal.find_children, run_id, prefix), self._clock)
         return [restore_request(each, self._vault, self._root)[0] for each in children]
 
     async def _enqueue_child(self, request: RunRequest, limits: QueueLimits, watcher: RunWatcher) -> bool:

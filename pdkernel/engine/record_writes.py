@@ -108,13 +108,16 @@ class RecordWrites:
         return await writing
 
 
-async def retry_unreachable(act: Callable[[], Awaitable[T]], clock: Clock, check: Callable[[], Awaitable[None]]) -> T:
+async def retry_unreachable(
+    act: Callable[[], Awaitable[T]], clock: Clock, check: Callable[[], Awaitable[None]] | None = None
+) -> T:
     """Return the result of *act*. While the database does not answer, try again, unless *check* raises."""
     while True:
         with contextlib.suppress(DatabaseUnreachableError):
             return await act()
         await clock.sleep(WRITE_RETRY_S)
-        await check()
+        if check is not None:
+            await check()
 
 
 async def _ended(writing: asyncio.Future[bool]) -> None:

@@ -112,7 +112,7 @@ class RunRecord(GrowingExecution):
         self._last: StepRow | None = None
         self._wait: WaitRow | None = None
         # on a full disk, a served run waits; the API call that runs a single action gets the error at once
-        self._waits_for_disk = request.is_served and request.pause_mode == "park"
+        self._waits_for_disk = request.waits_for_database
         self._has_waited = False
         self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
         self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}

@@ -199,6 +199,11 @@ class RunRequest:
         """Whether a server has accepted the run and must finish it, whatever happens to the server."""
         return self.interface == "http" and self.keep_in_journal
 
+    @property
+    def waits_for_database(self) -> bool:
+        """Whether the run waits while the database cannot be reached or written; another run fails."""
+        return self.is_served and self.pause_mode == "park"
+
     def is_selected(self, name: str) -> bool:
         """Return whether *only_steps* includes the step."""
         return self.only_steps is None or name in self.only_steps

@@ -319,6 +319,7 @@ class StepExecutor:
                     hands_over=run.watcher.hands_over,
                     secrets=lambda: run.record.secrets,
                     on_secrets=add_returned_secrets,
+                    clock=self._clock,
                 ),
                 "store": DataStoreService(
                     data_stores, store_names, on_write=note_scratch_write if is_scratch else None

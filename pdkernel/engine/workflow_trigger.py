@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pdkernel.blocking import run_blocking
+from pdkernel.clock import Clock
 from pdkernel.engine.emitted_events import handles_errors
 from pdkernel.engine.limits import queue_limits
+from pdkernel.engine.record_writes import retry_unreachable
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError
 from pdkernel.event import Event
@@ -150,6 +152,7 @@ class WorkflowTriggerService:
         hands_over: As in `RunWatcher`, for the run of the step.
         secrets: Returns the secrets of the run of the step so far; the other run does not show those that the payload contains.
         on_secrets: Called with the secrets of the other run that its result contains, before the step gets the result.
+        clock: For the time between two tries to read the database.
     """
 
     def __init__(
@@ -161,7 +164,9 @@ class WorkflowTriggerService:
         hands_over: Callable[[], bool],
         secrets: Callable[[], Sequence[Secret]],
         on_secrets: Callable[[Sequence[Secret]], None],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._children = children
         self._hands_over = hands_over
         self._secrets = secrets
@@ -196,7 +201,11 @@ class WorkflowTriggerService:
                 "The option externalUserId of $.flow.trigger must be the id of an external user, a text.",
                 fix="await $.flow.trigger('p_...', { ... }, { externalUserId: 'ada' })",
             )
-        made = await run_blocking(self._callee, name, payload or {}, named)
+
+        def find() -> Awaitable[RunRequest]:
+            return run_blocking(self._callee, name, payload or {}, named)
+
+        made = await (retry_unreachable(find, self._clock) if self._request.waits_for_database else find())
         earlier = await self._children.claim(made)
         child = self._children.new_id() if earlier is None else _id(earlier)
         ended = await self._run(

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.definition.sidecar import Sidecar
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildRuns, ExecutedRun, WorkflowTriggerService
-from pdkernel.errors import RequestError, StepError
+from pdkernel.errors import DatabaseUnreachableError, RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.model import JSON, Trigger, TriggerType
 from pdkernel.source import WorkflowSource, find_sibling_workflow
@@ -89,13 +90,36 @@ def service(
 
     children = ChildRuns("run_1", "call", 2, None if earlier is None else load)
     return WorkflowTriggerService(
-        request, runner, children=children, hands_over=lambda: False, secrets=tuple, on_secrets=lambda _: None
+        request,
+        runner,
+        children=children,
+        hands_over=lambda: False,
+        secrets=tuple,
+        on_secrets=lambda _: None,
+        clock=SYSTEM_CLOCK,
     )
 
 
 async def ask(tmp_path: Path, runner: Runner, request: RunRequest | None = None, **args: Any) -> JSON:
     """The answer to a call of `$.flow.trigger`."""
     return await service(request or a_request(tmp_path), runner).answer("trigger", {"workflow": "p_other", **args})
+
+
+async def test_a_served_run_waits_for_the_variables_of_the_other_workflow(tmp_path: Path) -> None:
+    """While the database cannot be reached, a served run waits; another run fails."""
+    runner, faults = Runner(), [DatabaseUnreachableError("gone")] * 2
+
+    def load(folder: Path) -> dict[str, str]:
+        if faults:
+            raise faults.pop()
+        return {"FOLDER": folder.name}
+
+    await ask(tmp_path, runner, a_request(tmp_path, load_variables=load, interface="http", pause_mode="park"))
+    faults.append(DatabaseUnreachableError("gone"))
+
+    assert [request.variables for request in runner.requests] == [{"FOLDER": tmp_path.name}]
+    with pytest.raises(DatabaseUnreachableError):
+        await ask(tmp_path, runner, a_request(tmp_path, load_variables=load))
 
 
 async def test_the_other_workflow_has_the_variables_of_its_folder(tmp_path: Path) -> None:
