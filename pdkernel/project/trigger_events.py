@@ -68,16 +68,14 @@ class TriggerEvent:
     An event that waits.
 
     Attributes:
-        number: The position in the order of events.
         target: What receives the event.
-        dedupe_key: The run's dedupe key, or the idempotency key for the webhook.
+        dedupe_key: Its own key: the run's dedupe key, or the idempotency key for the webhook.
         data: The event.
         external_user_id: The external user of the run that sent the event; None without a user, and for an event of another origin.
         environment: The environment of that run.
         problem: Why the event cannot be decrypted, so that it is given up; None for any other event.
     """
 
-    number: int
     target: EventTarget
     dedupe_key: str
     data: Mapping[str, JSON] = field(repr=False)
@@ -143,14 +141,16 @@ class TriggerEventTable:
         try:
             content = self._vault.unseal_json(row.sealed_event, _vault_context(row.dedupe_key), kind)
         except DamagedRecordError as fault:  # must not hold up the others
-            return TriggerEvent(row.number, target, row.dedupe_key, {}, problem=fault.message)
+            return TriggerEvent(target, row.dedupe_key, {}, problem=fault.message)
         if isinstance(content, dict):
-            return TriggerEvent(row.number, target, row.dedupe_key, content)
-        return TriggerEvent(row.number, target, row.dedupe_key, *content)
+            return TriggerEvent(target, row.dedupe_key, content)
+        return TriggerEvent(target, row.dedupe_key, *content)
 
     def finish(self, event: TriggerEvent, run_id: str | None = None, *, connection: Connection | None = None) -> None:
         """
         Remove an event that was handed over, or that cannot be decrypted, which becomes the result of its trigger.
+
+        No effect if another process has removed it.
 
         Args:
             event: The event.
@@ -161,8 +161,9 @@ class TriggerEventTable:
         if event.problem is not None:
             values["result"] = f"error: an event was given up: {event.problem}"
         with self._database.write() if connection is None else nullcontext(connection) as opened:
-            opened.execute(delete(trigger_events).where(trigger_events.c.number == event.number))
-            if values:
+            # not by its number, which SQLite gives to the next event after the removal of this one
+            removed = opened.execute(delete(trigger_events).where(trigger_events.c.dedupe_key == event.dedupe_key))
+            if removed.rowcount and values:
                 table, target = workflow_triggers, event.target
                 is_trigger = and_(table.c.workflow == target.id, table.c.trigger == target.key)
                 opened.execute(update(table).where(is_trigger).values(**values))

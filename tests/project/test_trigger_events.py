@@ -50,6 +50,36 @@ def test_an_event_waits_until_its_run_is_recorded(project: Project, clock: Manua
     assert [state.fired for state in table.list_states()] == [None, clock.now()]
 
 
+def test_the_second_end_of_an_event_has_no_effect(project: Project) -> None:
+    """Of two processes that hand over an event, the later one neither removes an event stored since nor sets the last run."""
+    table, events, stored = project.workflow_triggers, project.trigger_events, a_state(project)
+    table.receive(stored, "first", EVENT)
+    (first,) = events.list_waiting([stored.target], 10)
+    events.finish(first, "run of first")
+    table.receive(stored, "second", EVENT)  # in a file it gets the row number of the first
+    table.save([replace(stored, run_id="run of second")])
+
+    events.finish(first, "run of first")
+
+    assert [each.dedupe_key for each in events.list_waiting([stored.target], 10)] == ["second"]
+    assert [state.run_id for state in table.list_states()] == ["run of second"]
+
+
+def test_a_delivery_of_a_removed_trigger_leaves_other_events(project: Project) -> None:
+    """If a trigger is removed while its webhook receives an event, the end of the delivery removes no event of another trigger."""
+    deploy(project)
+    add_event(project)
+    (sent,) = project.trigger_events.list_waiting([WEBHOOK], 10)
+    project.deployed_triggers.remove(TRIGGER)
+    stored = a_state(project)
+    for key in ("a", "b"):
+        project.workflow_triggers.receive(stored, key, EVENT)
+
+    project.deployed_triggers.record_delivery(TRIGGER, WEBHOOK.id, None, event=sent)
+
+    assert [each.dedupe_key for each in project.trigger_events.list_waiting([stored.target], 10)] == ["a", "b"]
+
+
 def test_an_event_has_the_user_of_the_run_that_sends_it(project: Project) -> None:
     """The user and the environment are stored with the event, and no content of an event passes for them."""
     table, stored = project.workflow_triggers, a_state(project)
