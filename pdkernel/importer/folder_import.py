@@ -21,6 +21,7 @@ from pdkernel.definition import (
     read_sidecar,
     write_definition_files,
 )
+from pdkernel.definition.atomic_write import complete_write
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError
@@ -216,7 +217,7 @@ def _check_size(texts: NotebookTexts, notebook: Path) -> None:
 
 def write_notebook_files(texts: NotebookTexts, notebook: Path, *, force: bool) -> tuple[ImportState, tuple[Path, ...]]:
     """
-    Write *texts* as *notebook* and its `pdkernel.yaml`.
+    Write *texts* as *notebook* and its `pdkernel.yaml`. A write into the folder that a kill has interrupted is completed first.
 
     Returns:
         The state, and the paths of the backups.
@@ -226,6 +227,7 @@ def write_notebook_files(texts: NotebookTexts, notebook: Path, *, force: bool) -
     """
     sidecar = get_notebook_sidecar_path(notebook)
     try:
+        complete_write(notebook.parent)
         existing = [path for path in (notebook, sidecar) if path.exists() or path.is_symlink()]
         if existing and _has_same_content(texts, notebook, sidecar):
             return "unchanged", ()
