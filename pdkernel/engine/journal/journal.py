@@ -342,7 +342,7 @@ class DatabaseJournal:
         """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
         now = self._presence.steady_time() + START_LEAD_S
         claims = await self._claim(lambda connection: [self._statements.claim_one(connection, run_id, now)])
-        return claims[0]
+        return next(iter(claims), None)
 
     async def claim_next(
         self, queue: str | None = None, limit: int = 1, *, begin: int | None = None
@@ -361,7 +361,10 @@ class DatabaseJournal:
             self._check_version(connection)
             return act(connection)
 
+        executor_id = self.executor_id
         claims = await self._writer.write(checked, is_compound=True, is_contended=True)
+        if self.is_lost or self.executor_id != executor_id:  # `rejoin` makes the runs ready, so others may start them
+            return ()
         self._active_run_ids.update(claimed.claim.run_id for claimed in claims if claimed is not None)
         return claims
 

@@ -331,6 +331,28 @@ async def test_lost_executor_joins_again(journals: Journals, server: PostgresDat
     assert await executor.append_step(claimed.claim, step_row(0, "one"))
 
 
+async def test_a_claim_that_is_late_for_the_lease_starts_nothing(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
+    """A claim that the database commits after the lease was lost is released by the new executor, so its run must not start here."""
+    executor, _ = journals(lease_s=LEASE_S), journals()
+    await executor.accept_run(new_run(queue="queue"))
+    await until(lambda: executor._presence.has_others)  # type: ignore[attr-defined]
+    with server.postgres_backend().connect() as slow, slow.transaction():
+        slow.execute("lock table runs in access exclusive mode")
+        claiming = asyncio.ensure_future(executor.claim_ready(9))
+        await until(lambda: count_waiting(server) > 0)
+        lease_time.skip_lease()
+        joining = asyncio.ensure_future(executor.rejoin())
+        await asyncio.sleep(0)
+    claims = await claiming
+    await joining
+    (again,) = await executor.claim_ready(9)
+
+    assert not claims
+    assert again.claim == Claim("run", 2, 2)
+
+
 @pytest.mark.parametrize("is_buried", [True, False], ids=["taken for dead", "first to notice"])
 async def test_a_lost_lease_is_no_death(
     journals: Journals, server: PostgresDatabase, lease_time: LeaseTime, is_buried: bool
