@@ -401,11 +401,10 @@ class Stress:
                 lines += [
                     f"  step {row}" for row in self.reader.rows("select name, at from steps where run_id = ?", run)
                 ]
-        lines += [
-            "the last faults:",
-            *(f"  {at:.1f} s {fault}" for at, fault in self.faults[-12:]),
-            f"see {self.folder}",
-        ]
+                lines += [f"  log {line}" for line in self.reader.errors.splitlines() if run in line]
+        zero = time.time() - time.monotonic() + self.began
+        lines += ["the last faults:", *(f"  {at:.1f} s ({zero + at:.1f}) {fault}" for at, fault in self.faults[-12:])]
+        lines += ["the end of the log:", *self.reader.errors.splitlines()[-30:], f"see {self.folder}"]
         return "\n".join(lines)
 
 
