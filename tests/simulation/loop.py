@@ -58,6 +58,7 @@ class SimProcess:
         lease_ends_at: The virtual time at which others may take it for dead, unless it extends its lease.
         leases: How often it has lost its lease and begun a new one.
         bugs: How many of the next blocking calls end with an unexpected exception.
+        step_bugs: How many of the next steps do.
         link: The way to a database that several hosts share, or None.
     """
 
@@ -68,7 +69,7 @@ class SimProcess:
         self.thawed_at = -math.inf
         self.lease_ends_at = math.inf
         self.leases = 0
-        self.bugs = 0
+        self.bugs = self.step_bugs = 0
         self.link: CallDelay | None = None
         self.ready: deque[Handle] = deque()
 
@@ -83,7 +84,7 @@ PROCESS: ContextVar[SimProcess] = ContextVar("PROCESS")
 
 
 class InjectedBug(Exception):  # noqa: N818 - an error of the scenario, not of the code that it simulates
-    """The unexpected exception of a blocking call, as from a bug."""
+    """The unexpected exception of a blocking call or a step, as from a bug."""
 
 
 class DeadlockError(AssertionError):

@@ -29,7 +29,7 @@ from pdkernel.workers.replies import Export, Pause, Respond, Response
 from pdkernel.workers.run_places import RunPlace, RunPlaces
 from tests.simulation import deliveries, sources
 from tests.simulation.deliveries import Network
-from tests.simulation.loop import SimLoop, SimProcess
+from tests.simulation.loop import InjectedBug, SimLoop, SimProcess
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,10 @@ class SimRun:
         """Do what the step's name says."""
         if call.before_start is not None:
             await call.before_start()
-        name, loop = call.step.name, self._pool.loop
+        name, loop, process = call.step.name, self._pool.loop, self._pool.process
+        if process.step_bugs:
+            process.step_bugs -= 1
+            raise InjectedBug
         self._failed = loop.create_future()
         self._note("start", name)
         error: StepError | None = None

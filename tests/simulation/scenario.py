@@ -267,6 +267,7 @@ class _Story:
                 self._world.loop.freeze(server.process, operation.amount)
             case "bug":
                 server.process.bugs += int(operation.amount)
+                server.process.step_bugs += int(operation.amount)
                 self._world.has_bugs = True
 
     async def _settle(self) -> None:
