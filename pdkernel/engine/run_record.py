@@ -99,7 +99,6 @@ class RunRecord(GrowingExecution):
     ) -> None:
         super().__init__(request, state, watcher, clock=clock, guard=guard)
         self._journal = journal
-        self._executor_id = journal.executor_id
         self._vault = vault
         self._root = root
         self._may_have_accounts = may_have_accounts
@@ -266,8 +265,7 @@ class RunRecord(GrowingExecution):
         """
         try:
             await self._writes.wait(self._wait_for_room if self._waits_for_disk else None)
-            # another process may run the next step already, also after this one has joined again
-            if self._journal.is_lost or self._journal.executor_id != self._executor_id:
+            if self._journal.is_lost:  # another process may run the next step already
                 raise RunLostError
         except BaseException as fault:
             self.write_error = fault

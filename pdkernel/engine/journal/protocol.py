@@ -71,11 +71,6 @@ class RunJournal(Protocol):
     """The writes of one run; usable from any event loop."""
 
     @property
-    def executor_id(self) -> str:
-        """The id of this executor, new at every start and at every `rejoin`."""
-        ...
-
-    @property
     def is_lost(self) -> bool:
         """Whether this executor was taken for dead, or could not extend its lease in time; always False on SQLite."""
         ...
@@ -236,6 +231,11 @@ class RunJournal(Protocol):
 
 class Journal(RunJournal, Protocol):
     """The record of events, runs and finished steps."""
+
+    @property
+    def executor_id(self) -> str:
+        """The id of this executor, new at every start and at every `rejoin`."""
+        ...
 
     @property
     def clock(self) -> Clock:
@@ -421,7 +421,6 @@ class Journal(RunJournal, Protocol):
 class UnrecordedRuns:
     """A `RunJournal` that keeps nothing, for runs that are not recorded."""
 
-    executor_id = ""
     is_lost = False
     may_start = True
 
