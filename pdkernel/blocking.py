@@ -122,11 +122,21 @@ def until_silent(call: asyncio.Future[T]) -> asyncio.Future[T]:
 def run_blocking_in(
     threads: Executor | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
 ) -> asyncio.Future[T]:
-    """Call a function as `run_blocking` does, in one of *threads*: for an object that only one thread may use."""
+    """
+    Call a function as `run_blocking` does, in one of *threads*: for an object that only one thread may use.
+
+    If no thread can be started, the future has that error too, so a caller deals with it where it deals with those of the call.
+    """
     call = partial(copy_context().run, function, *args, **kwargs)
     if IS_BLOCKING_FORBIDDEN:
         call = partial(_call_permitted, call)
-    return asyncio.get_running_loop().run_in_executor(threads, call)
+    loop = asyncio.get_running_loop()
+    try:
+        return loop.run_in_executor(threads, call)
+    except RuntimeError as fault:
+        failed: asyncio.Future[T] = loop.create_future()
+        failed.set_exception(fault)
+        return failed
 
 
 async def await_outcome(future: asyncio.Future[T]) -> T:

@@ -146,6 +146,22 @@ def test_the_loop_decides_when_the_function_runs() -> None:
         assert runner.run(call()) == threading.get_ident()
 
 
+def test_a_thread_that_cannot_be_started_fails_the_future() -> None:
+    """A caller that gets the future gets the error from it, as it gets those of the function, and the next call is made."""
+
+    async def call(loop: OneThreadLoop) -> int:
+        loop.refusals = 1
+        refused = run_blocking(threading.get_ident)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await refused
+        return await run_blocking(threading.get_ident)
+
+    with asyncio.Runner(loop_factory=OneThreadLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, OneThreadLoop)
+        assert runner.run(call(loop)) == threading.get_ident()
+
+
 def in_package(call: Callable[[], object], *, module: str = "pdkernel.server.example") -> Callable[[], Any]:
     """A coroutine function of a module of the package, which calls *call* on its event loop."""
     names: dict[str, Any] = {"__name__": module, "call": call}

@@ -72,7 +72,7 @@ class Write:
     is_contended: bool
     future: asyncio.Future[Any] | None
     result: Any = None
-    fault: Exception | None = None
+    fault: BaseException | None = None
 
 
 class Transactions(Protocol):

@@ -148,7 +148,20 @@ class JournalWriter:
         self._inline_batch = []
         if self._queue and not self._is_draining and not self._closed:  # `close` commits what is left
             self._is_draining = True
-            run_blocking_in(self._thread, self._drain)
+            run_blocking_in(self._thread, self._drain).add_done_callback(self._end_drain)
+
+    def _end_drain(self, drained: asyncio.Future[None]) -> None:
+        """Fail the waiting writes if the thread has ended early, for example because none could be started: nobody else commits them."""
+        fault = None if drained.cancelled() else drained.exception()
+        if fault is None:
+            return
+        with self._lock:
+            batch, self._queue = self._queue, []
+            self._is_draining = False
+        _log.error("%d writes could not be committed", len(batch), exc_info=fault)
+        for write in batch:
+            write.fault = fault
+        _resolve_on_loops(batch)
 
     def _is_quick(self) -> bool:
         return self._quick_s > 0 and time.monotonic() >= self._slow_until

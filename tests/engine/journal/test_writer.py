@@ -191,6 +191,33 @@ async def test_an_unforeseen_error_of_a_commit_fails_its_writes_only(tmp_path: P
         writer.close(lambda _: None)
 
 
+@pytest.mark.parametrize(("attribute", "error"), [("refusals", RuntimeError), ("errors", LookupError)])
+def test_a_thread_that_ends_before_its_first_commit_fails_its_writes_only(
+    tmp_path: Path, attribute: str, error: type[Exception]
+) -> None:
+    """The callers of the waiting writes get the error, none of these is committed, and the writes after them are."""
+    path = tmp_path / "journal.db"
+
+    async def write(loop: OneThreadLoop, writer: JournalWriter) -> list[object]:
+        setattr(loop, attribute, 1)
+        async with asyncio.timeout(30):
+            failed = await asyncio.gather(*map(writer.write, (insert(1), insert(2))), return_exceptions=True)
+            await asyncio.gather(*map(writer.write, (insert(3), insert(4))))
+        return failed
+
+    with closing(connect(path)) as other, asyncio.Runner(loop_factory=OneThreadLoop) as runner:
+        other.execute("create table written (value integer)")
+        writer = JournalWriter(SqliteBackend(path, max_inline_commit_s=0))
+        loop = runner.get_loop()
+        assert isinstance(loop, OneThreadLoop)
+
+        failed = runner.run(write(loop, writer))
+        writer.close(lambda _: None)
+
+        assert [type(each) for each in failed] == [error, error]
+        assert [value for (value,) in other.execute("select value from written order by rowid")] == [3, 4]
+
+
 async def test_a_write_that_finds_the_file_busy_is_committed_by_close(tmp_path: Path) -> None:
     """Writes that wait for another connection when the journal is closed are committed before its final write."""
     path = tmp_path / "journal.db"
