@@ -308,9 +308,14 @@ class LeaseThread(ExecutorLease):
                 self.extend(self._adapt(connection))
                 has_failed = False
                 self._wait(self._beat_s, connection)
-            except (psycopg.Error, OSError) as fault:
+            except Exception as fault:  # noqa: BLE001 - without this thread, every lease of the process would lapse
                 if not has_failed:
-                    _log.warning("The lease of this process cannot be extended at the moment: %s", str(fault).strip())
+                    is_expected = isinstance(fault, psycopg.Error | OSError)
+                    _log.warning(
+                        "The lease of this process cannot be extended at the moment: %s",
+                        str(fault).strip(),
+                        exc_info=None if is_expected else fault,
+                    )
                 has_failed = True
                 self._disconnect()
                 self._wait(min(self._beat_s, 0.5), None)

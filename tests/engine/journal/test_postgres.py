@@ -76,14 +76,19 @@ class LeaseTime:
 
     Attributes:
         speed: How many seconds pass in a second.
+        fails_in: The name of a thread whose next call raises an unforeseen error, or None.
     """
 
     def __init__(self) -> None:
         self._ahead_s = 0.0
         self.speed = 1
+        self.fails_in: str | None = None
 
     def __call__(self) -> float:
         """Return the seconds of the machine and those that were skipped."""
+        if threading.current_thread().name == self.fails_in:
+            self.fails_in = None
+            raise LookupError("unforeseen")
         return time.monotonic() * self.speed + self._ahead_s
 
     def skip_lease(self) -> None:
@@ -163,6 +168,18 @@ async def test_lease_is_extended(journals: Journals, server: PostgresDatabase) -
 
     assert not executor.is_lost
     assert executor.lease_s == LEASE_S
+
+
+async def test_an_unforeseen_error_does_not_end_the_extensions(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
+    """The thread of a lease outlives an error that is not one of the database: the lease is extended after it."""
+    journals(lease_s=LEASE_S, beat_s=0.05)
+    lease_time.fails_in = "pdkernel-lease"
+    await until(lambda: lease_time.fails_in is None)
+    (first,) = server.rows("select lease_until from executors")[0]
+
+    await until(lambda: server.rows("select lease_until from executors")[0][0] > first + 0.1)
 
 
 async def test_run_of_a_lapsed_executor_continues_elsewhere(
