@@ -357,25 +357,33 @@ class RunRegistry:
 
     async def _follow(self, run_id: str, caller: _Caller, is_waiting: Callable[[], bool]) -> None:
         """Pass the response of a run that this server may not execute to its caller, as long as *is_waiting* returns True."""
+        has_failed = False
         while not caller.outcome.done():
             await asyncio.sleep(_FOLLOW_INTERVAL_S)
             if not is_waiting():
                 return
-            with contextlib.suppress(PdkernelError):  # the dispatch reports an unreadable database
+            try:
                 found = await self._journal.load_run(run_id)
-                if not is_waiting():
-                    return
-                execution, claimed = found or (None, None)
-                if claimed is not None:
-                    self._respond_as_recorded(claimed, caller)
-                if execution is None or execution.status == "paused" or execution.status not in UNFINISHED_STATUSES:
-                    if self._callers.get(run_id) is caller:
-                        del self._callers[run_id]
-                    is_paused = execution is not None and execution.status == "paused"
-                    made = None if execution is None else execution.response
-                    default = NO_RESPONSE if made is None else build_response(made.to_json())
-                    caller.respond(NO_RESPONSE_BEFORE_PAUSE if is_paused else default)
-                    caller.end("lost" if execution is None else _outcome(execution))
+            except PdkernelError:  # the dispatch reports an unreadable database
+                continue
+            except Exception:  # noqa: BLE001 - the caller must not wait for ever because one read has failed
+                if not has_failed:
+                    _LOG.exception("The run %s, whose response a caller waits for, cannot be read", run_id)
+                has_failed = True
+                continue
+            if not is_waiting():
+                return
+            execution, claimed = found or (None, None)
+            if claimed is not None:
+                self._respond_as_recorded(claimed, caller)
+            if execution is None or execution.status == "paused" or execution.status not in UNFINISHED_STATUSES:
+                if self._callers.get(run_id) is caller:
+                    del self._callers[run_id]
+                is_paused = execution is not None and execution.status == "paused"
+                made = None if execution is None else execution.response
+                default = NO_RESPONSE if made is None else build_response(made.to_json())
+                caller.respond(NO_RESPONSE_BEFORE_PAUSE if is_paused else default)
+                caller.end("lost" if execution is None else _outcome(execution))
 
     def _respond_as_recorded(self, claimed: ClaimedRun, caller: _Caller) -> None:
         """Pass on the response that a run has made so far; a record that cannot be read has none."""

@@ -25,7 +25,7 @@ from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay
 from pdkernel.operations.triggers import enable_triggers
 from pdkernel.server.endpoint.request_body import MAX_BODY_BYTES
-from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
+from pdkernel.server.run_registry import _FOLLOW_INTERVAL_S, MAX_UNFINISHED_RUNS, RunRegistry
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.notebook_files import notebook_of
@@ -829,6 +829,25 @@ async def test_an_unexpected_error_ends_the_run_and_its_queue_goes_on(tmp_path: 
     assert [row[:2] for row in ended] == [("error", 1), ("success", 0), ("success", 0)]
     error = json.loads(ended[0][2])["error"]
     assert (error["code"], "An unexpected error of pdkernel ended the run" in error["message"]) == ("internal", True)
+
+
+async def test_a_caller_that_waits_for_a_run_of_others_outlives_an_unexpected_error(tmp_path: Path) -> None:
+    """The caller of a repeated event gets the response of the first one, although the run could not be read for a while."""
+    gate = Gate(tmp_path)
+    code = f"{gate.code}\npd.respond({{'status': 201, 'body': 'made'}})"
+    headers = {"idempotency-key": "a-key"}
+    async with site_of(tmp_path, a_workflow(python_step("work", code), response="custom")) as site:
+        first = asyncio.ensure_future(site.http.post(site.path(), json={}, headers=headers))
+        await gate.wait_until_reached()
+        execute(site, "update runs set begun = 99")  # no version of pdkernel writes it
+        second = asyncio.ensure_future(site.http.post(site.path(), json={}, headers=headers))
+        await asyncio.sleep(4 * _FOLLOW_INTERVAL_S)
+        execute(site, "update runs set begun = 1")
+        gate.open()
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(first, second)
+
+    assert [answer.status_code for answer in answers] == [201, 201]
 
 
 @pytest.mark.parametrize("damage", ["request = x'00'", "request = null", "definition = 'gone'"])
