@@ -151,7 +151,7 @@ class JournalWriter:
             run_blocking_in(self._thread, self._drain).add_done_callback(self._end_drain)
 
     def _end_drain(self, drained: asyncio.Future[None]) -> None:
-        """Fail the waiting writes if the thread has ended early, for example because none could be started: nobody else commits them."""
+        """Fail the waiting writes if the thread ended early, or could not be started: nothing else would commit them."""
         fault = None if drained.cancelled() else drained.exception()
         if fault is None:
             return
