@@ -208,6 +208,7 @@ def _unsupported() -> Iterator[Operation]:
         "/oauth_apps{rest}",
         "/app_overrides{rest}",
         "/file_stash{rest}",
+        "/projects{rest}",
         "/usage",
         "/rate_limits",
     )
