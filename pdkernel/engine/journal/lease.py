@@ -36,6 +36,13 @@ _LIVES = f"exists (select 1 from executors where id = :me and alive and lease_un
 
 _MARGIN = 0.7
 """The part of a lease after which an executor that could not extend it starts nothing new; the rest is for ending its steps."""
+_GRACE_S = 3.0
+"""
+Seconds, at most the rest of a lease after `_MARGIN`, for which an executor must have held its lease before it takes others for dead.
+
+After an outage of the database that is longer than a lease, all leases have lapsed, and the executor that reaches the database first must
+not take the runs of those that have kept theirs. Executors that have ended in order, or were taken for dead, need no such time.
+"""
 _OTHER_SERVES = (
     f"exists (select 1 from executors as other where other.id <> executors.id and other.alive and other.lease_until > {DATABASE_TIME}"  # noqa: S608
     f" and other.origin = '{CONTINUED_ORIGIN}')"
@@ -101,7 +108,7 @@ class ExecutorLease:
         self.lease_s: float | None = lease_s
         self._seconds = lease_s
         self._executor_id = executor_id
-        self._extended_at = self._monotonic()
+        self._extended_at = self._held_since = self._monotonic()
         self._is_refused = False
         self._version = str(SCHEMA_VERSION)  # of the tables
         self._has_others = False
@@ -151,6 +158,8 @@ class ExecutorLease:
                 return
             was_refused = self._is_refused
             if row is not None:
+                if began > self._extended_at + self._seconds:
+                    self._held_since = began
                 self._extended_at = began
                 self._version = row[1]
                 self._has_others = row[2]
@@ -173,12 +182,18 @@ class ExecutorLease:
             except Exception:  # noqa: BLE001 - the lease is extended whatever the callback does
                 _log.exception("A callback of the journal failed")
 
+    @property
+    def _is_dead(self) -> str:
+        """The condition on which this executor takes another one for dead at the moment."""
+        grace_s = min(_GRACE_S, (1 - _MARGIN) * self._seconds)
+        return IS_LAPSED if self._monotonic() >= self._held_since + grace_s else "not alive"
+
     def find_dead(self, connection: Connection) -> Sequence[str]:
         """Return executors whose lease has lapsed, and owners of runs that are not executors any more."""
         if not self.may_start:  # an executor whose own lease lapses does not take others for dead
             return ()
         rows = connection.execute(
-            f"select id from executors where id <> :me and {IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
+            f"select id from executors where id <> :me and {self._is_dead} and {_LIVES}"  # noqa: S608 - constants only
             " union select owner from runs where status = 'running'"
             f" and not exists (select 1 from executors where id = owner and alive) and {_LIVES}",
             {"me": self._executor_id},
@@ -188,7 +203,7 @@ class ExecutorLease:
     def confirm_dead(self, connection: Connection, executors: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
         """Return the executors whose lease has lapsed, and lock their rows: an executor may extend its lease at this moment."""
         rows = connection.execute(
-            f"select id from executors where id <> :me and {IS_LAPSED} and {_LIVES}"  # noqa: S608 - constants only
+            f"select id from executors where id <> :me and {self._is_dead} and {_LIVES}"  # noqa: S608 - constants only
             " /*postgres for update skip locked*/",
             {"me": self._executor_id},
         )
@@ -241,7 +256,7 @@ class ExecutorLease:
         """Extend the lease of *executor_id* from now on."""
         with self._lock:
             self._executor_id = executor_id
-            self._extended_at = self._monotonic()
+            self._extended_at = self._held_since = self._monotonic()
             self._is_refused = False
 
     def mark_lost(self) -> None:

@@ -234,6 +234,22 @@ async def test_late_executor_does_not_judge_others(
     assert await healthy.reap_dead() == 1
 
 
+async def test_an_executor_that_had_lapsed_does_not_judge_others_at_once(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
+    """After an outage of the database, the first executor that reaches it leaves the others the time to extend their leases."""
+    owner, first = journals(), journals()
+    await owner.accept_run(new_run())
+    lease_time.skip_lease()
+    await first.rejoin()
+    server.kill(owner)
+
+    at_once = await first.reap_dead()
+    lease_time.skip_lease()
+
+    assert (at_once, await first.reap_dead()) == (0, 1)
+
+
 async def test_executor_that_was_taken_for_dead_gets_to_know(journals: Journals, server: PostgresDatabase) -> None:
     """An executor that another one has reaped is lost at its next beat, and calls back."""
     reaped, other = journals(beat_s=0.05), journals()
@@ -461,7 +477,9 @@ async def test_wrong_clock_is_corrected(postgres_project: Project, server: Postg
 
 
 @pytest.mark.parametrize("change", ["cancel", "resume", "enqueue", "reap"])
-async def test_others_are_notified(journals: Journals, server: PostgresDatabase, change: str) -> None:
+async def test_others_are_notified(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime, change: str
+) -> None:
     """An executor is called back when another one has cancelled a run or made a run ready; the other one is not."""
     listener, other, dead = journals("serve"), journals("terminal"), journals("serve")
     await dead.accept_run(new_run())
@@ -477,6 +495,7 @@ async def test_others_are_notified(journals: Journals, server: PostgresDatabase,
     elif change == "enqueue":
         await other.accept_run(new_run("other", origin="serve"))
     else:
+        lease_time.skip_lease()
         server.kill(dead)
         await other.reap_dead()
 
