@@ -88,8 +88,15 @@ class Gate:
         self._opened.touch()
 
 
-def skip_time(seconds: float) -> None:
-    """Let *seconds* pass for the running event loop: its timers that are due by then fire at once."""
+async def skip_time(seconds: float) -> None:
+    """
+    Let *seconds* pass for the running event loop: its timers that are due by then fire.
+
+    Less than half a second passes at a time, because a longer jump means that the process was stopped, whose time does not count for a step.
+    """
     loop = asyncio.get_running_loop()
-    before = loop.time
-    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
+    before, skipped = loop.time, 0.0
+    loop.time = lambda: before() + skipped  # type: ignore[method-assign]
+    while skipped < seconds:
+        skipped = min(seconds, skipped + 0.4)
+        await asyncio.sleep(0)

@@ -42,7 +42,9 @@ if sys.platform == "linux":
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/var/tmp")  # steps have a `/tmp` of their own
 NOT_RUN = "NOT RUN: "
 """Start of the reason of a skipped test that the summary lists."""
-LONG_PACKAGES = {name: place for place, name in enumerate(("browser", "conformance", "product", "simulation", "cli", "server"))}
+LONG_PACKAGES = {
+    name: place for place, name in enumerate(("browser", "conformance", "product", "simulation", "cli", "server"))
+}
 """Packages whose tests take longest, and their order."""
 SHARING_PACKAGES = {"browser", "conformance"}
 """Packages whose modules share a server."""

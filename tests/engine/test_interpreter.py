@@ -238,7 +238,7 @@ async def test_time_out_ends_the_step(run: Run) -> None:
     running = asyncio.ensure_future(run(stuck, on_change=on_change))
     await asyncio.wait_for(exported.wait(), 60)
 
-    skip_time(100)
+    await skip_time(100)
     execution = await running
 
     step = execution.step("one")

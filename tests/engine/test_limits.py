@@ -210,7 +210,7 @@ async def test_step_near_its_time_limit_has_a_warning(run: Run, tmp_path: Path) 
     running = asyncio.ensure_future(run(*steps))
     await gate.wait_until_reached()
 
-    skip_time(250)
+    await skip_time(250)
     gate.open()
     execution = await running
 

@@ -392,7 +392,7 @@ async def test_step_that_goes_on_after_a_refused_call_is_ended(run: Run, tmp_pat
     running = asyncio.ensure_future(run(python_step("call", f"{caught}\n{gate.code}", options="--timeout 300")))
     await gate.wait_until_reached()
 
-    skip_time(outbound_calls.REFUSED_STEP_GRACE_S)
+    await skip_time(outbound_calls.REFUSED_STEP_GRACE_S)
     done = await running
 
     error = done.step("call").error

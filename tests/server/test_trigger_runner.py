@@ -214,7 +214,7 @@ async def test_a_failed_activation_at_another_url_is_tried_again(
             await asyncio.sleep(0.02)
     before = stored(parcels, made["id"]).base_url
     source.write_text(HOOK_SOURCE)
-    skip_time(RETRY_INTERVAL.total_seconds())
+    await skip_time(RETRY_INTERVAL.total_seconds())
     await moving
 
     assert before == "http://127.0.0.1:4000"

@@ -205,7 +205,7 @@ async def test_replaced_process_has_the_same_tmp(open_one: Open) -> None:
         " for (;;); } }"
     )
     stuck = await run_until_up(bench, "node", source, timeout_s=100)
-    skip_time(100)
+    await skip_time(100)
     await stuck
 
     outcome = await bench.run("node", READ["node"])

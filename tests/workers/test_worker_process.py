@@ -216,7 +216,7 @@ async def test_timeout_ends_the_step_with_its_children(bench: Bench, language: L
     marks = marks_of(bench)
     await asyncio.sleep(0.3)  # so that the step has started its children
 
-    skip_time(100)
+    await skip_time(100)
     outcome = await task
 
     assert outcome.error is not None
@@ -231,7 +231,7 @@ async def test_timeout_ends_the_step_with_its_children(bench: Bench, language: L
 async def test_exports_and_logs_before_a_timeout_are_kept(bench: Bench, language: Language) -> None:
     """Exports and logs survive, and the next step runs."""
     task = await run_until_up(bench, language, SOURCES["kept"][language], timeout_s=100)
-    skip_time(100)
+    await skip_time(100)
     outcome = await task
     early = printed(bench.recorder)
     after = await bench.run(language, SOURCES["lookalike"][language], name="after")
