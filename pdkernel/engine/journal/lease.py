@@ -12,6 +12,7 @@ import logging
 import select
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ class Retries:
         return True
 
 
-class ExecutorLease:
+class ExecutorLease(ABC):
     """
     `Presence` by a lease, which a subclass extends with `extend`.
 
@@ -264,9 +265,9 @@ class ExecutorLease:
         self._is_refused = True
         self.call_back()
 
+    @abstractmethod
     def close(self) -> None:
         """Stop to extend the lease, which then lapses."""
-        raise NotImplementedError
 
 
 class LeaseThread(ExecutorLease):
