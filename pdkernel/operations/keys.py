@@ -51,7 +51,7 @@ async def rotate_encryption_key(
         ProjectError: A value cannot be decrypted, or a file or the database cannot be written. Nothing was changed.
     """
     async with open_journal(project) as journal:  # which also creates the journal's tables
-        await journal.reap_dead()
+        await journal.reap_dead(waits=True)
     scope = RotationScope(JOURNAL_COLUMNS, _check_runs)
     return await run_blocking(project.rotate_key, scope, access_tokens=access_tokens, on_progress=on_progress)
 

@@ -163,6 +163,15 @@ class Presence(Protocol):
         """Return whether another living executor has that origin."""
         ...
 
+    @property
+    def grace_s(self) -> float:
+        """The seconds until this executor takes others for dead that have only been silent."""
+        ...
+
+    def has_lapsed(self, connection: Connection) -> bool:
+        """Return whether another executor has been silent for so long that this one takes it for dead after `grace_s`."""
+        ...
+
     def announce(self, connection: Connection) -> None:
         """Inform other processes, after the commit, that runs became ready or were cancelled."""
         ...

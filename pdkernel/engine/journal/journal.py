@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
@@ -431,8 +432,15 @@ class DatabaseJournal:
             is_contended=True,
         )
 
-    async def reap_dead(self) -> int:
-        """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
+    async def reap_dead(self, *, waits: bool = False) -> int:
+        """
+        End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs.
+
+        With *waits*, a process that has only been silent is given the time to report, and is ended if it does not.
+        """
+        if waits and await self._history.read(self._presence.has_lapsed):
+            while grace_s := self._presence.grace_s:
+                await asyncio.sleep(grace_s)
         dead = await self._history.read(self._presence.find_dead)
         if not dead:
             return 0

@@ -184,10 +184,19 @@ class ExecutorLease(ABC):
                 _log.exception("A callback of the journal failed")
 
     @property
+    def grace_s(self) -> float:
+        """The seconds until this executor takes others for dead whose lease has lapsed."""
+        return max(0.0, self._held_since + min(_GRACE_S, (1 - _MARGIN) * self._seconds) - self._monotonic())
+
+    @property
     def _is_dead(self) -> str:
         """The condition on which this executor takes another one for dead at the moment."""
-        grace_s = min(_GRACE_S, (1 - _MARGIN) * self._seconds)
-        return IS_LAPSED if self._monotonic() >= self._held_since + grace_s else "not alive"
+        return "not alive" if self.grace_s else IS_LAPSED
+
+    def has_lapsed(self, connection: Connection) -> bool:
+        """Return whether the lease of another executor that has not ended has lapsed."""
+        lapsed = f"select 1 from executors where id <> :me and alive and {IS_LAPSED}"  # noqa: S608 - constants only
+        return connection.execute(lapsed, {"me": self._executor_id}).fetchone() is not None
 
     def find_dead(self, connection: Connection) -> Sequence[str]:
         """Return executors whose lease has lapsed, and owners of runs that are not executors any more."""

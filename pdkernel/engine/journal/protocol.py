@@ -337,8 +337,12 @@ class Journal(RunJournal, Protocol):
         """
         ...
 
-    async def reap_dead(self) -> int:
-        """End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs."""
+    async def reap_dead(self, *, waits: bool = False) -> int:
+        """
+        End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs.
+
+        With *waits*, a process that has only been silent is given the time to report, and is ended if it does not.
+        """
         ...
 
     async def announce_end(self) -> None:

@@ -132,6 +132,7 @@ class SqlitePresence:
     lease_s: float | None = None
     is_lost = False
     may_start = True
+    grace_s = 0.0
 
     def __init__(
         self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: SteadyClock, path: Path
@@ -157,6 +158,10 @@ class SqlitePresence:
     def has_living(self, connection: Connection, origin: str) -> bool:
         """Return whether another living executor has that origin."""
         return any(map(self._liveness.is_alive, self._statements.living_executors(connection, origin)))
+
+    def has_lapsed(self, connection: Connection) -> bool:  # noqa: ARG002
+        """Return False: a process that holds its lock lives, however silent it is."""
+        return False
 
     def announce(self, connection: Connection) -> None:
         """Do nothing: other processes read the file."""
