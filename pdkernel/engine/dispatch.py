@@ -16,7 +16,6 @@ from operator import attrgetter
 from typing import NoReturn, Protocol
 
 from pdkernel.engine.journal import Claim, ClaimedRun, Journal
-from pdkernel.engine.journal.backend import WakeUps
 from pdkernel.errors import DatabaseUnreachableError, PdkernelError
 
 REAP_INTERVAL_S = 5.0
@@ -30,9 +29,7 @@ MIN_CANCEL_INTERVAL_S = 0.1
 UNEXPECTED_RETRY_S = 1.0
 """Minimum seconds until something is tried again that failed by an unexpected error."""
 SWEEP_INTERVAL_S = 1.0
-"""With several processes: seconds until runs of dead processes, and runs whose wake-up was lost, are noticed."""
-TIMER_HORIZON_S = 2.0
-"""With several processes: the longest time that a process waits itself for the end of a pause; a message ends a longer wait."""
+"""With several processes: seconds until runs of dead processes, and runs whose notification was lost, are noticed."""
 LOOKS_PER_ORPHAN_SEARCH = 20
 """The intervals after which a process looks for its own runs that it does not execute, because an error has ended their task."""
 MAX_CLAIMS = 100
@@ -105,14 +102,10 @@ def open_dispatch(journal: Journal, starter: RunStarter, *, interval_s: float | 
         journal: The project's journal.
         starter: Starts the runs.
         interval_s: Seconds until it looks for runs without a notice; None for the default of the database.
-
-    Raises:
-        ProjectError: Several servers may use the database, and the package for their messages is not installed.
     """
-    messages = journal.open_wake_ups()
-    if messages is None:
+    if not journal.is_shared:
         return LocalDispatch(journal, starter, interval_s=interval_s or POLL_INTERVAL_S)
-    return SharedDispatch(journal, starter, messages, interval_s=interval_s or SWEEP_INTERVAL_S)
+    return SharedDispatch(journal, starter, interval_s=interval_s or SWEEP_INTERVAL_S)
 
 
 async def look_repeatedly(
@@ -290,49 +283,37 @@ class SharedDispatch(LocalDispatch):
     """
     `Dispatch` for several processes or hosts on one database, whose executors have leases.
 
-    The end of a pause that is far away is a message, which wakes one process. Each process looks for runs once a
-    second too (a sweep), so that a lost message delays a run by a second at most.
+    When a pause ends, all processes look, and the first one that claims the run continues it. Notifications of the database
+    tell of what becomes due earlier. Each process looks for runs once a second too (a sweep), so that a lost notification
+    delays a run by a second at most.
 
     Args:
         journal: The journal.
         starter: Starts the runs.
-        messages: Wakes one of the processes.
         interval_s: Seconds between two sweeps.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        starter: RunStarter,
-        messages: WakeUps,
-        *,
-        interval_s: float = SWEEP_INTERVAL_S,
-    ) -> None:
+    def __init__(self, journal: Journal, starter: RunStarter, *, interval_s: float = SWEEP_INTERVAL_S) -> None:
         super().__init__(journal, starter, interval_s=interval_s)
-        self._messages = messages
         self._next_sweep = -math.inf
-        self._keeps_time = self._has_news = False
+        self._has_news = False
 
     def notify(self) -> None:
-        """Look for runs at once, and wait for the ends of pauses that are near."""
+        """Look for runs at once, and inform the other processes of those for which this one has no room."""
         self._has_news = True
-        self._follow_news()
-
-    def _follow_news(self) -> None:
-        self._keeps_time = True
         super().notify()
 
     async def run(self) -> None:
         """Continue runs until the task is cancelled; a lost database is tried again."""
         loop = asyncio.get_running_loop()
+        notify = super().notify
 
         def notify_from_thread() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._follow_news)
+                loop.call_soon_threadsafe(notify)
 
         self._journal.on_change(notify_from_thread)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._messages.run(self.notify))
             tasks.create_task(
                 look_repeatedly(
                     self._check_lease,
@@ -363,12 +344,7 @@ class SharedDispatch(LocalDispatch):
             self._next_sweep = self._clock.monotonic() + self._interval_s
             await self._journal.reap_dead()
         await self._release_orphans()
-        wait_s = await self._continue_due()
-        if wait_s > TIMER_HORIZON_S:
-            self._keeps_time = self._is_notified.is_set()  # `notify` may have been called meanwhile
-            if wait_s < math.inf:
-                self._messages.send(self._clock.now().timestamp() + wait_s)
-        return min(wait_s, self._interval_s) if self._keeps_time or wait_s == 0 else self._interval_s
+        return min(await self._continue_due(), self._interval_s)
 
     async def _offer_ready(self, woken: int) -> None:
         # not after an announcement of another process: two full processes would notify each other endlessly

@@ -15,9 +15,7 @@ import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.engine.journal.postgres import PostgresBackend
-from pdkernel.engine.wake_up_messages import WakeUpMessages
 from pdkernel.errors import DatabaseUnreachableError
 from pdkernel.project import Project
 from pdkernel.project.postgres import demand_authentication, open_engine, unreachable_error
@@ -69,14 +67,7 @@ async def connect_journal(url: str) -> None:
     PostgresBackend(cast("Project", SimpleNamespace(sqlalchemy_engine=engine, location=location))).connect()
 
 
-async def connect_messages(url: str) -> None:
-    """Connect as the messages between servers do."""
-    engine, location = open_engine(make_url(url))
-    backend = PostgresBackend(cast("Project", SimpleNamespace(sqlalchemy_engine=engine, location=location)))
-    await WakeUpMessages(backend.arguments, SYSTEM_CLOCK)._connect()
-
-
-@pytest.mark.parametrize("connect", [connect_engine, connect_journal, connect_messages])
+@pytest.mark.parametrize("connect", [connect_engine, connect_journal])
 @pytest.mark.parametrize("request_", [CLEARTEXT, MD5], ids=["in clear", "md5"])
 async def test_a_thief_of_the_port_gets_no_password(connect: Callable[[str], Any], request_: bytes) -> None:
     """A program that asks for the password in clear or as an MD5 hash gets nothing, whatever part of pdkernel connects."""

@@ -7,7 +7,6 @@ where on PostgreSQL a thread does.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import sqlite3
@@ -16,8 +15,8 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Self
 
-from pdkernel.clock import Clock, SteadyClock
-from pdkernel.engine.journal.backend import WakeUps, Write
+from pdkernel.clock import SteadyClock
+from pdkernel.engine.journal.backend import Write
 from pdkernel.engine.journal.executors import ExecutorStatements
 from pdkernel.engine.journal.lease import DATABASE_TIME, ExecutorLease
 from pdkernel.engine.journal.schema import SCHEMA_VERSION
@@ -299,17 +298,6 @@ class SimLease(ExecutorLease):
         self._database.loop.call_later(pause_s, self._beat)
 
 
-class _NoWakeUps:
-    """Messages that are all lost; implements `WakeUps`."""
-
-    def send(self, due: float) -> None:
-        """Lose a message."""
-
-    async def run(self, on_message: Callable[[], None]) -> None:
-        """Wait for ever."""
-        await asyncio.Event().wait()
-
-
 class SharedBackend(FaultyBackend):
     """
     A journal in the simulated database.
@@ -322,6 +310,8 @@ class SharedBackend(FaultyBackend):
         disk: The disk of the database.
         kill: Ends the process at once.
     """
+
+    is_shared = True
 
     def __init__(
         self,
@@ -344,10 +334,6 @@ class SharedBackend(FaultyBackend):
         )
         self.lease.start(origin)
         return self.lease
-
-    def open_wake_ups(self, clock: Clock) -> WakeUps:
-        """Return messages that are all lost, so each process finds out by itself."""
-        return _NoWakeUps()
 
     def open_transactions(self) -> SharedTransactions:
         """Open a connection for writes."""

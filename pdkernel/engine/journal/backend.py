@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from pdkernel.clock import Clock, SteadyClock
+from pdkernel.clock import SteadyClock
 
 T = TypeVar("T")
 
@@ -201,29 +201,19 @@ class Presence(Protocol):
         ...
 
 
-class WakeUps(Protocol):
-    """Messages that wake one of several processes; one may be lost or arrive twice."""
-
-    def send(self, due: float) -> None:
-        """Wake one process in the second of *due*, a time in seconds since 1970."""
-        ...
-
-    async def run(self, on_message: Callable[[], None]) -> None:
-        """Send messages and call *on_message* for each one that arrives, until the task is cancelled."""
-        ...
-
-
 class Backend(Protocol):
     """
     A database that holds a journal.
 
     Attributes:
         location: The database, for messages.
+        is_shared: Whether several servers may use the database.
         max_inline_commit_s: While commits take fewer seconds, the event loop commits; 0 for always in a thread.
         inline_retry_s: Seconds after which the event loop commits again.
     """
 
     location: str
+    is_shared: bool
     max_inline_commit_s: float
     inline_retry_s: float
 
@@ -233,10 +223,6 @@ class Backend(Protocol):
 
     def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> Presence:
         """Insert the row of an executor, and show that the executor lives. Raises `ProjectError` or `RequestError`."""
-        ...
-
-    def open_wake_ups(self, clock: Clock) -> WakeUps | None:
-        """Return the messages by which several servers share the ends of pauses; None if one process serves. Raises `ProjectError`."""
         ...
 
     def end_interrupted(self, now: float) -> None:

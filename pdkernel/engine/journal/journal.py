@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
-from pdkernel.engine.journal.backend import Backend, Connection, Presence, WakeUps
+from pdkernel.engine.journal.backend import Backend, Connection, Presence
 from pdkernel.engine.journal.circles import find_circle
 from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S, START_LEAD_S, START_MARGIN_S
 from pdkernel.engine.journal.reader import JournalReader
@@ -145,9 +145,10 @@ class DatabaseJournal:
         """Call *callback* in a thread when another process made runs ready or cancelled runs."""
         self._presence.on_change(callback)
 
-    def open_wake_ups(self) -> WakeUps | None:
-        """Return the messages by which several servers share the ends of pauses; None if one process serves."""
-        return self._backend.open_wake_ups(self.clock)
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers may use the database."""
+        return self._backend.is_shared
 
     async def announce(self) -> None:
         """Notify other processes of ready runs that this one cannot take."""

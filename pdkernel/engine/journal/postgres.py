@@ -21,8 +21,8 @@ import psycopg
 from psycopg.errors import DeadlockDetected, SerializationFailure
 
 from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
-from pdkernel.clock import Clock, ManualClock, SteadyClock
-from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, WakeUps, Write
+from pdkernel.clock import ManualClock, SteadyClock
+from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.lease import (
     IS_LAPSED,
@@ -35,7 +35,6 @@ from pdkernel.engine.journal.lease import (
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.postgres import unreachable_error
-from pdkernel.version import INSTALL_COMMANDS
 
 T = TypeVar("T")
 
@@ -102,6 +101,7 @@ class PostgresBackend:
         arguments: What psycopg needs for a connection.
     """
 
+    is_shared = True
     max_inline_commit_s = inline_retry_s = 0.0
 
     def __init__(
@@ -185,18 +185,6 @@ class PostgresBackend:
             raise
         self._presence = lease
         return lease
-
-    def open_wake_ups(self, clock: Clock) -> WakeUps:
-        """Return messages of PgQueuer. Raises `ProjectError` if it is not installed."""
-        try:
-            from pdkernel.engine.wake_up_messages import WakeUpMessages
-        except ModuleNotFoundError as fault:
-            raise ProjectError(
-                f"A server of a project on PostgreSQL needs the package {(fault.name or 'psycopg').partition('.')[0]}, which is "
-                "not installed.",
-                fix=INSTALL_COMMANDS["postgres"],
-            ) from fault
-        return WakeUpMessages(self.arguments, clock)
 
     def end_interrupted(self, now: float) -> None:
         """End the runs of commands and notebooks whose lease has lapsed."""

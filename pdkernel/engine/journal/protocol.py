@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Protocol
 
 from pdkernel.clock import Clock
-from pdkernel.engine.journal.backend import WakeUps
 from pdkernel.engine.journal.rows import (
     Begun,
     CallRow,
@@ -263,12 +262,9 @@ class Journal(RunJournal, Protocol):
         """
         ...
 
-    def open_wake_ups(self) -> WakeUps | None:
-        """
-        Return the messages by which several servers share the ends of pauses; None if one process serves.
-
-        Raises `ProjectError` if the package for the messages is not installed.
-        """
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers may use the database."""
         ...
 
     async def announce(self) -> None:

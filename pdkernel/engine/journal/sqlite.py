@@ -17,8 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from pdkernel.clock import Clock, SteadyClock
-from pdkernel.engine.journal.backend import Connection, Presence, WakeUps, Write
+from pdkernel.clock import SteadyClock
+from pdkernel.engine.journal.backend import Connection, Presence, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.schema import SCHEMA_VERSION
@@ -55,6 +55,8 @@ class SqliteBackend:
         permit_migration: Raises an error if tables of an earlier version must not be changed now.
         mark: The mark of the project's journal, or None.
     """
+
+    is_shared = False
 
     def __init__(
         self,
@@ -99,10 +101,6 @@ class SqliteBackend:
                     raise translate_error(fault, self._path) from fault
             undo.pop_all()
         return SqlitePresence(statements, self._liveness, clock, self._path)
-
-    def open_wake_ups(self, clock: Clock) -> WakeUps | None:  # noqa: ARG002 - of the protocol
-        """Return None: one process serves a file."""
-        return None
 
     def end_interrupted(self, now: float) -> None:
         """End the runs of commands and notebooks whose process has ended."""
