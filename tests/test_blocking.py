@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -71,15 +72,21 @@ EXCEPTIONS = {
 
 def test_nothing_else_in_the_package_uses_threads() -> None:
     """Each module that names another way into a thread is listed with its reason, and each listed module does so."""
-    found = {str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py") if _names(file) & THREADS}
+    named = re.compile("|".join(THREADS))
+    sources = {file: file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py")}
+    found = {
+        str(file.relative_to(PACKAGE))
+        for file, source in sources.items()
+        if named.search(source) and _names(source) & THREADS  # the search takes less time than a syntax tree
+    }
 
     assert found == EXCEPTIONS.keys()
 
 
-def _names(file: Path) -> set[str]:
-    """Every name, attribute and imported name in *file*."""
+def _names(source: str) -> set[str]:
+    """Every name, attribute and imported name in *source*."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name):
                 names.add(name)

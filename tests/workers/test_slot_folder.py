@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import socket
 import stat
 import threading
@@ -20,6 +21,7 @@ from pdkernel.workers.slot_folder import SlotFolder, StepFileError, StepFiles
 
 OTHER_USER = 65534
 IS_ROOT = os.geteuid() == 0
+PACKAGE = Path(pdkernel.__file__).parent
 SECRET = b"a secret of the server"
 
 
@@ -312,17 +314,14 @@ PATHS_OF_STEPS = {"path", "working_folder", "working_folder_outside"}
 """The properties of `SlotFolder` and `StepFiles` with paths, which are for steps."""
 
 
-def syntax_trees() -> dict[str, ast.Module]:
-    """The syntax tree of each module of the package."""
-    root = Path(pdkernel.__file__).parent
-    return {
-        str(path.relative_to(root)): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.py"))
-    }
+def parse_module(name: str) -> ast.Module:
+    """The syntax tree of the module *name* of `pdkernel.workers`."""
+    return ast.parse((PACKAGE / "workers" / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def test_type_yields_no_path() -> None:
     """No attribute, argument or result of the types is a `Path`, but for the folder of the pool that creates a slot."""
-    tree = syntax_trees()["workers/slot_folder.py"]
+    tree = parse_module("slot_folder")
     found = []
     for each in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for node in ast.walk(each):
@@ -339,8 +338,11 @@ def test_nothing_else_names_what_is_in_a_slot() -> None:
     """Only the module of the type, and the plan of mounts, use the names of a slot's files; only a step's caller takes their paths."""
     names: set[tuple[str, str]] = set()
     opened: list[tuple[str, str]] = []
-    for module, tree in syntax_trees().items():
-        for node in ast.walk(tree):
+    for file in PACKAGE.rglob("*.py"):
+        module, text = file.relative_to(PACKAGE).as_posix(), file.read_text(encoding="utf-8")
+        if not re.search(r"TMP_NAME|ACCOUNTS_NAME|working_folder|files\.path", text):
+            continue  # which takes less time than its syntax tree
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Name) and node.id in {"TMP_NAME", "ACCOUNTS_NAME"}:
                 names.add((module, node.id))
             elif isinstance(node, ast.Attribute) and node.attr in PATHS_OF_STEPS - {"path"}:
@@ -368,7 +370,7 @@ def test_nothing_else_names_what_is_in_a_slot() -> None:
 def test_folders_of_steps_are_strings_where_they_are_used() -> None:
     """The modules that pass paths of a slot on neither open files nor make paths."""
     for name in ("run_workers", "subprocess_runner", "subprocess_step", "subprocess_io", "slot"):
-        tree = syntax_trees()[f"workers/{name}.py"]
+        tree = parse_module(name)
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not {call for call in calls if call in {"open", "Path", "remove_tree"} or call.startswith("os.path")}
         with suppress(StopIteration):
