@@ -15,6 +15,7 @@ from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import MAX_CONTAINERS
 from pdkernel.workers.slot_folder import SlotFolder
 from pdkernel.workers.subprocess_io import MAX_EXPORT_LINES, SubprocessIO
+from tests.growth import assert_fast, least_seconds
 
 Collect = Callable[..., tuple[StepRecorder, StepError | None]]
 MAX_GROWTH = 6
@@ -72,15 +73,12 @@ def test_time_grows_as_the_size_of_the_input(collect: Collect, name: str) -> Non
     """Four times as much takes about four times as long; the event loop waits so long."""
     make, size = INPUTS[name]
 
-    def seconds(size: int) -> float:
-        texts, took = make(size), list[float]()
-        for _ in range(5):
-            began = time.process_time()
-            collect(**texts)
-            took.append(time.process_time() - began)
-        return min(took)
+    def run(texts: dict[str, str]) -> None:
+        collect(**texts)
 
-    assert seconds(4 * size) < MAX_GROWTH * seconds(size) + 0.005  # of other work that does not grow
+    took = least_seconds(run, make(size), tries=3)
+
+    assert_fast(run, make(4 * size), MAX_GROWTH * took + 0.005)  # of other work that does not grow
 
 
 @pytest.mark.parametrize(
