@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import stat
 import struct
 import sys
@@ -33,6 +34,9 @@ from pdkernel.workers.slot_folder import ACCOUNTS_NAME, TMP_NAME
 
 _ANY_SLOT = "*"
 _WITHOUT_PROJECTS = frozenset({"node_modules", "site-packages", "__pycache__"})
+_OF_INTERPRETERS = re.compile(r"/(?:lib/python3\.\d+t?|include/node)$")
+_FILES_OF_INTERPRETERS = frozenset({"os.py", "node.h"})
+"""With such a file, `_OF_INTERPRETERS` is a library or headers, of hundreds of folders."""
 _OF_THE_KERNEL = frozenset({"proc", "sys", "dev"})
 _MAX_SEARCHED_FOLDERS = 50_000  # about a second
 _MAX_OTHER_PROJECTS = (
@@ -194,7 +198,7 @@ def plan_access(
 
 def _find_other_projects(folders: Iterable[Path], changeable: frozenset[Path]) -> set[Path]:
     """
-    Return the folders of projects in *folders* of code: steps of one project need nothing there. Packages have none.
+    Return the folders of projects in *folders* of code: steps of one project need nothing there. Packages and interpreters have none.
 
     In the paths *changeable*, which steps may change, they are not searched: a step could make so many that the search does not reach the
     others, or replace one that is hidden, so that no process can start.
@@ -205,7 +209,7 @@ def _find_other_projects(folders: Iterable[Path], changeable: frozenset[Path]) -
     found, left = set(), _MAX_SEARCHED_FOLDERS
     for folder in folders:
         resolved = os.path.realpath(folder)
-        for place, names, _ in os.walk(folder):
+        for place, names, files in os.walk(folder):
             if changeable:
                 real = Path(resolved, os.path.relpath(place, folder))
                 if not changeable.isdisjoint((real, *real.parents)):
@@ -219,6 +223,8 @@ def _find_other_projects(folders: Iterable[Path], changeable: frozenset[Path]) -
                     fix="Move the workflow to a folder without them.",
                 )
             left -= 1
+            if _OF_INTERPRETERS.search(place) and not _FILES_OF_INTERPRETERS.isdisjoint(files):
+                names.clear()
             names[:] = [
                 name
                 for name in names

@@ -244,6 +244,20 @@ def test_what_steps_can_change_is_not_searched_for_projects(
     assert hidden == [str(project)]
 
 
+def test_the_library_of_an_interpreter_is_not_searched_for_projects(base: Path) -> None:
+    """The hundreds of folders that come with an interpreter have no projects; a folder of the same name may have one."""
+    installed, own = base / "3.12" / "lib" / "python3.12", base / "code" / "lib" / "python3.12"
+    for folder in (installed, own):
+        (folder / "email" / ".pdkernel").mkdir(parents=True)
+    (installed / "os.py").touch()
+
+    plan = plan_of(base, StepAccess(read=frozenset({base / "3.12", base / "code"})))
+
+    hidden = [each.target for each in mounts_below(plan, base) if each.source is None]
+    assert f"{own}/email/.pdkernel" in hidden
+    assert not any(target.startswith(str(installed)) for target in hidden)
+
+
 def test_programs_of_version_managers_are_visible(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts in a folder `shims` of PATH call programs in the folder above."""
     (base / "manager" / "shims").mkdir(parents=True)
