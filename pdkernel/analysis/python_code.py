@@ -7,6 +7,7 @@ Code with a syntax error counts as having an entry point: running the code gives
 from __future__ import annotations
 
 import ast
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -19,15 +20,27 @@ LEGACY_HELPER_MODULE = "pipedream.script_helpers"
 """The platform's old helper module, which every Python step can import."""
 
 
+_one_parser = threading.Lock()
+"""Python before 3.13 counts the depth of all trees under construction as one, so two threads that parse at once can disturb each other."""
+_MAX_TRIES = 5
+"""Tries if other threads disturb, because other packages parse without the lock."""
+
+
 def parse_source(source: str) -> ast.Module | None:
     """The syntax tree of *source*, or None after a syntax error."""
-    try:
-        with warnings.catch_warnings():
-            # The run of the step reports invalid escapes.
-            warnings.simplefilter("ignore")
-            return ast.parse(source.removeprefix(BYTE_ORDER_MARK))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+    tries = 0
+    while True:
+        try:
+            with _one_parser, warnings.catch_warnings():
+                # The run of the step reports invalid escapes.
+                warnings.simplefilter("ignore")
+                return ast.parse(source.removeprefix(BYTE_ORDER_MARK))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+        except SystemError:  # "AST constructor recursion depth mismatch": another thread has parsed, too
+            tries += 1
+            if tries == _MAX_TRIES:
+                raise
 
 
 def has_entry_point(source: str) -> bool:
