@@ -246,7 +246,7 @@ def export(
     project: PathLike | None = None,
 ) -> Export:
     """
-    Write a workflow as the files that Pipedream deploys.
+    Write a workflow as a folder, which `pdkernel serve` serves and Pipedream deploys.
 
     Args:
         source: A loaded workflow, or what `load` takes; a path may have unanswered account questions, except for a proof.
@@ -258,7 +258,8 @@ def export(
         project: The folder of the local project for *prove*; default: as in `run`.
 
     Returns:
-        The export: `files` has the folder, its files with their states, the checklist and the findings; `proof` is the proof
+        The export: `files` has the folder, its files with their states, the checklist, the findings and the command that serves the
+        folder; `proof` is the proof
         or None.
 
     Raises:

@@ -28,10 +28,12 @@ def load_variables(project: Project, folder: Path) -> dict[str, str]:
     Raises:
         RequestError: The `.env` cannot be read; the message names file and line.
     """
-    return {**project.variables.values(), **_read_env(folder / ".env")}
+    return {**project.variables.values(), **read_variables_file(folder)}
 
 
-def _read_env(file: Path) -> dict[str, str]:
+def read_variables_file(folder: Path) -> dict[str, str]:
+    """Return the variables in the `.env` of *folder*; empty without the file. Raises `RequestError` as `load_variables`."""
+    file = folder / ".env"
     if not os.path.lexists(file):
         return {}
     from dotenv.parser import parse_stream

@@ -163,6 +163,11 @@ def format_tried_sources(sources: Sequence[SourceSetting]) -> str:
     return f"Sources that were tried, in this order: {', '.join(each.label for each in sources)}."
 
 
+def is_source_name(text: str) -> bool:
+    """Whether *text* is the name of a source, not a folder."""
+    return _is_builtin(text) or _parse_name(text) is not None
+
+
 def _is_builtin(text: object) -> bool:
     return text == BUILTIN_SOURCE_NAME
 

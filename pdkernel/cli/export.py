@@ -1,5 +1,5 @@
 """
-`pdkernel export`: a notebook as the files that Pipedream deploys.
+`pdkernel export`: a notebook as a workflow's folder, which `pdkernel serve` takes and Pipedream deploys.
 
 Options and output of the command. The operation is in `operations.export`.
 """
@@ -61,7 +61,9 @@ def export(
     as_json: bool,
 ) -> int:
     """
-    Write NOTEBOOK as the files that Pipedream deploys.
+    Write NOTEBOOK as a workflow's folder.
+
+    `pdkernel serve` serves the folder; the last line of the output is the command. Pipedream deploys the same files by Git sync.
 
     --into overwrites the entry files of steps and the changed lines of workflow.yaml. Check the changes with --dry-run
     first; undo them with Git. Files of removed steps stay and are listed.
@@ -79,7 +81,14 @@ def export(
         )
     check_export_options(to=to, into=into, dry_run=dry_run, prove=prove)
     opened = load_source(notebook, unanswered="refuse" if prove else "keep")
-    files = export_workflow(opened, Path(target), is_patch=into is not None, include_docs=docs, dry_run=dry_run)
+    files = export_workflow(
+        opened,
+        Path(target),
+        is_patch=into is not None,
+        include_docs=docs,
+        dry_run=dry_run,
+        options=("--project", state.project_folder) if state.project_folder else (),
+    )
     proof = prove_files(state, opened, files.folder, is_patch=into is not None, quiet=as_json) if prove else None
     if as_json:
         print_json(Export(files, proof).to_json())
@@ -89,7 +98,10 @@ def export(
             files_view.render_text(target, files.files, checklist=files.checklist, note=note, findings=files.findings),
             nl=False,
         )
-        click.echo(proof_view.render_text(proof) if proof else "", nl=False)
+        if proof is not None:
+            click.echo(proof_view.render_text(proof), nl=False)
+        if files.is_written:
+            click.echo(f"\n{files_view.build_serving_output(files.serve_command, files.serve_notes).text}")
     return 1 if proof is not None and proof.verdict == "differs" else 0
 
 

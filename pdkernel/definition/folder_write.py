@@ -32,6 +32,8 @@ class ExportResult(JsonStruct, frozen=True, kw_only=True):
         files: The definition's files in their order, then the files that were left alone.
         checklist: Manual steps, as sentences.
         findings: Findings of the lint.
+        serve_command: The command that serves the written folder, or None if it cannot be served as it is.
+        serve_notes: What to do before the folder is served, as sentences.
     """
 
     folder: Path
@@ -39,6 +41,8 @@ class ExportResult(JsonStruct, frozen=True, kw_only=True):
     files: tuple[FileChange, ...]
     checklist: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    serve_command: str | None = field(default=None, name="serve")
+    serve_notes: tuple[str, ...] = ()
 
     def paths(self, *states: FileState) -> tuple[str, ...]:
         """Paths of the files in any of *states*."""

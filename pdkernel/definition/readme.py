@@ -60,6 +60,7 @@ def _lines(workflow: Workflow, checklist: Sequence[str]) -> Iterator[str]:
     if variables := find_workflow_variables(workflow):
         yield from ("", "Environment variables:", "")
         yield from (f"- `{name}`, read by {', '.join(readers)}" for name, readers in variables.items())
+    yield from ("", "Serve this folder:", "", "    pdkernel serve .")
     if checklist:
         yield from ("", CHECKLIST_HEADING, "")
         yield from (f"- [ ] {_text(sentence)}" for sentence in checklist)

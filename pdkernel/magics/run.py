@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -132,8 +133,9 @@ class RunMagics(Magics):
     @line_magic
     @show_errors_as_messages
     def pdexport(self, line: str) -> Any:
-        """Write the notebook as the files that Pipedream deploys; without --to or --into, show what would be written."""
+        """Write the notebook as a workflow's folder, which `pdkernel serve` serves and Pipedream deploys; without --to or --into, show what would be written."""
         from pdkernel.definition import slugify
+        from pdkernel.egress import PolicyCell
         from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
         from pdkernel.render import files
         from pdkernel.render import proof as proofs
@@ -142,6 +144,10 @@ class RunMagics(Magics):
         session = get_session(self.shell)
         check_export_options(to=chosen.to, into=chosen.into, dry_run=chosen.dry_run, prove=chosen.prove)
         source = session.source if chosen.prove else session.source_for_export
+        policy = session.outbound_policy
+        if policy.origin == "%pdegress":
+            cell = PolicyCell(0, policy.mode_text, session.folder)
+            source = dataclasses.replace(source, policy_cells=(cell,))
         target = chosen.to or chosen.into
         exported = export_workflow(
             source,
@@ -172,7 +178,9 @@ class RunMagics(Magics):
         )
         if proof is not None:
             display(RichOutput(text=proofs.render_text(proof), html=proofs.render_html(proof)))
-        elif exported.is_written:
+        if exported.is_written:
+            display(files.build_serving_output(exported.serve_command, exported.serve_notes))
+        if exported.is_written and proof is None:
             offer_proof(self.shell, session, exported.folder, line.strip(), is_patch=chosen.into is not None)
 
 

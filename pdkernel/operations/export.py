@@ -6,18 +6,26 @@ The export of a workflow as the files that Pipedream deploys, and the proof of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pdkernel import definition
-from pdkernel.analysis import check_workflow
-from pdkernel.definition import ExportResult
+from pdkernel.actions.source_settings import is_source_name
+from pdkernel.analysis import check_workflow, find_workflow_variables
+from pdkernel.definition import ExportResult, Sidecar
 from pdkernel.encode import JsonStruct
-from pdkernel.errors import RequestError
+from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.identity import Directory
+from pdkernel.model import Workflow
 from pdkernel.render.proof import Proof
-from pdkernel.source import WorkflowSource
+from pdkernel.source import WorkflowSource, load_served_source
+from pdkernel.variables import read_variables_file
 
 if TYPE_CHECKING:
     from pdkernel.project import Project
@@ -69,9 +77,10 @@ def export_workflow(
     include_docs: bool = False,
     dry_run: bool = False,
     pinned_steps: Collection[str] = (),
+    options: Sequence[str] = (),
 ) -> ExportResult:
     """
-    Write a workflow to *folder*.
+    Write a workflow to *folder*, and load the folder as `pdkernel serve` does.
 
     Args:
         source: The workflow with its `pdkernel.yaml`; unanswered account questions are allowed.
@@ -80,6 +89,7 @@ def export_workflow(
         include_docs: Whether to write a `README.md` too, and in a synced folder `pdkernel.yaml`.
         dry_run: Whether to compare only.
         pinned_steps: Steps that are pinned in the notebook.
+        options: The global options of the command that serves the folder, such as `--project FOLDER`.
 
     Raises:
         DefinitionError: The workflow is invalid or cannot be written.
@@ -88,14 +98,72 @@ def export_workflow(
     """
     check_workflow(source.workflow, to_run=False)
     export = definition.export_to_synced_folder if is_patch else definition.export_to_folder
-    return export(
+    written = export(
         source.workflow,
         folder,
-        sidecar=source.sidecar,
+        sidecar=_move_action_folders(source, folder),
         pinned_steps=pinned_steps,
         include_readme=include_docs,
         dry_run=dry_run,
     )
+    return written if dry_run else _add_serving(written, source, options)
+
+
+def _move_action_folders(source: WorkflowSource, folder: Path) -> Sidecar | None:
+    """The `pdkernel.yaml` beside the notebook, with the relative paths of folders with components relative to *folder*."""
+    if source.sidecar is None:
+        return None
+    moved = (
+        each
+        if is_source_name(each) or Path(each).is_absolute()
+        else os.path.relpath((source.folder / each).resolve(), folder.resolve())
+        for each in source.sidecar.actions
+    )
+    return dataclasses.replace(source.sidecar, actions=tuple(moved))
+
+
+def _add_serving(written: ExportResult, source: WorkflowSource, options: Sequence[str]) -> ExportResult:
+    """*written* with the command that serves the folder, or with the reason why it cannot be served as it is."""
+    try:
+        served = load_served_source(written.folder)
+    except PdkernelError as fault:
+        return replace(written, serve_notes=(" ".join(str(fault).split()),))
+    return replace(
+        written,
+        serve_command=shlex.join(["pdkernel", *options, "serve", _format_folder(written.folder)]),
+        serve_notes=(
+            *_describe_left_policy(source),
+            *_describe_left_variables(served.workflow, source.folder, written.folder),
+        ),
+    )
+
+
+def _format_folder(folder: Path) -> str:
+    """*folder* for a command line: relative to the current folder if it is below, because saved notebooks contain the text."""
+    here = Path.cwd()
+    shown = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    return f"./{shown}" if shown.startswith("-") else shown
+
+
+def _describe_left_policy(source: WorkflowSource) -> Iterator[str]:
+    """A sentence about the outbound policy of the notebook: `serve` refuses to ignore it, but a folder does not have it."""
+    last = source.policy_cells[-1] if source.policy_cells else None
+    if last is not None and last.text != "live":
+        keep = f" To keep it, add {last.option}" if last.option else ""
+        yield f"The notebook's outbound policy is not exported: the served steps send their calls for real.{keep}"
+
+
+def _describe_left_variables(workflow: Workflow, notebook_folder: Path, folder: Path) -> Iterator[str]:
+    """A sentence for each variable that the workflow reads and that only the `.env` beside the notebook has."""
+    if notebook_folder.resolve() == folder.resolve():
+        return
+    tokens = [trigger.token_env for trigger in workflow.triggers if trigger.token_env]
+    left = read_variables_file(notebook_folder).keys() - read_variables_file(folder).keys()
+    for name in sorted(left & {*find_workflow_variables(workflow), *workflow.variables, *tokens}):
+        yield (
+            f"{name} is in the .env file beside the notebook, which is not exported because it holds secrets. "
+            f"If the project does not have {name}: pdkernel env set {shlex.quote(name)}"
+        )
 
 
 def prove_export(

@@ -13,6 +13,7 @@ from pdkernel.render.markup import (
     Html,
     Tone,
     collapsible,
+    copyable,
     escape_control_characters,
     inline_code,
     join,
@@ -20,11 +21,14 @@ from pdkernel.render.markup import (
     pill,
     tag,
 )
+from pdkernel.render.rich_output import RichOutput
 
 FileState = Literal["new", "changed", "unchanged", "left alone"]
 MAX_DIFF_LINES = 300
 CHECKLIST_HEADING = "Set up by hand, because Git sync does not transfer it:"
 _FINDINGS_HEADING = "Check before a deployment:"
+_SERVE_NOTES_HEADING = "Before you serve the folder:"
+_SERVE_HEADING = "To serve the folder:"
 
 _TONES: dict[FileState, Tone] = {"new": "good", "changed": "warn", "unchanged": "quiet", "left alone": "quiet"}
 _ADDED = "background-color:rgba(26,127,55,0.2)"
@@ -143,6 +147,24 @@ def render_html(
             tag("ul", join_lines(sentences), style="margin:4px 0;padding:0;list-style-type:none"),
         ]
     return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-files")
+
+
+def build_serving_output(command: str | None, notes: Sequence[str] = ()) -> RichOutput:
+    """
+    The end of an export's report.
+
+    Args:
+        command: The command that serves the folder, or None if it cannot be served as it is.
+        notes: What to do before the folder is served, as sentences.
+    """
+    lines = [_SERVE_NOTES_HEADING, *(f"  {note}" for note in notes)] if notes else []
+    parts = [tag("strong", _SERVE_NOTES_HEADING), *(tag("div", inline_code(note)) for note in notes)] if notes else []
+    if command:
+        lines.append(f"{_SERVE_HEADING} {command}")
+        parts.append(tag("div", tag("strong", _SERVE_HEADING), Html(" "), copyable(command, command)))
+    return RichOutput(
+        "\n".join(lines), tag("div", join_lines(parts), style="margin:4px 12px", class_="pd-view pd-note")
+    )
 
 
 def _format_finding(finding: Finding) -> str:

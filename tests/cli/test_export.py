@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import genson
+import httpx
 import pytest
 
 from tests.cli.conftest import Shell
@@ -337,3 +339,132 @@ def test_a_synced_folder(pdkernel: Shell) -> None:
     assert (ended.status, ended.json["proof"]["verdict"]) == (0, "same")
     (case,) = ended.json["proof"]["cases"]
     assert (case["external_user"], [step["verdict"] for step in case["steps"]]) == ("ada", ["same", "same"])
+
+
+TRANSPORT = """%%pdworkflow
+name: Parcels
+trigger: {type: http, response: custom}
+settings: {lambda_timeout: 40}
+"""
+WEIGH = """%%pdstep weigh --data-store seen
+from tariff import price
+
+def handler(pd):
+    seen = pd.inputs["seen"]
+    seen["count"] = seen.get("count", 0) + 1
+    return {"price": price(pd.steps["trigger"]["event"]["body"]["kg"]), "count": seen["count"]}
+"""
+BOOK = "%%pdstep book --uses depot-book@0.1.0\nparcel: '{{steps.weigh.$return_value.price}}'\n"
+REPLY = """%%pdstep reply --lang node
+import { words } from "./words.mjs";
+export default defineComponent({
+  async run({ steps, $ }) {
+    await $.respond({ status: 200, body: { ...steps.weigh.$return_value, ...steps.book.$return_value, text: words() } });
+  },
+});
+"""
+COMPONENT = """export default {
+  key: "depot-book", name: "Book a Parcel", version: "0.1.0", type: "action",
+  props: { parcel: { type: "integer" } },
+  async run() { return { booked: this.parcel }; },
+};
+"""
+
+
+def a_rich_notebook(pdkernel: Shell) -> str:
+    """A notebook with helper modules, a store, a folder of components and a `pdkernel.yaml`, in a folder of its own."""
+    for folder in ("work", "components/depot/actions/book"):
+        (pdkernel.folder / folder).mkdir(parents=True)
+    pdkernel.write("components/depot/depot.app.mjs", 'export default { type: "app", app: "depot" };')
+    pdkernel.write("components/depot/actions/book/book.mjs", COMPONENT)
+    pdkernel.write("work/tariff.py", "def price(kg):\n    return 2 * kg\n")
+    pdkernel.write("work/words.mjs", "export const words = () => 'sent';\n")
+    pdkernel.write("work/parcels.pdkernel.yaml", "schema: pdkernel/1\nworkflow: Parcels\nactions: ../components\n")
+    return pdkernel.notebook(TRANSPORT, WEIGH, BOOK, REPLY, name="work/parcels.ipynb")
+
+
+def test_the_last_line_serves_the_exported_folder(pdkernel: Shell) -> None:
+    """The last line of an export is a command that serves exactly the written folder, although its path has a space."""
+    source = a_rich_notebook(pdkernel)
+    ended = pdkernel("export", source, "--to", "ready to go/parcels")
+    assert ended.status == 0, ended.lines
+    command = ended.stdout.splitlines()[-1].removeprefix("To serve the folder: ")
+
+    program, *words = shlex.split(command)
+    with pdkernel.start(*words, "--port", "0", "--json") as process:
+        try:
+            assert process.stdout
+            said = json.loads(process.stdout.readline())
+            answer = httpx.post(said["workflows"][0]["url"], json={"kg": 4}, timeout=60)
+        finally:
+            process.kill()
+
+    assert program == "pdkernel"
+    assert [each["name"] for each in said["workflows"]] == ["Parcels"]
+    assert (answer.status_code, answer.json()) == (200, {"price": 8, "count": 1, "booked": 8, "text": "sent"})
+
+
+def test_the_serving_command_names_the_project(pdkernel: Shell) -> None:
+    """With `--project`, so does the command, and a folder that begins with a dash is not an option; `--json` has the command."""
+    source = pdkernel.notebook(STEP)
+
+    ended = pdkernel("--project", "my project", "export", source, "--to=-flow", "--json")
+
+    assert ended.json["serve"] == "pdkernel --project 'my project' serve ./-flow"
+
+
+def test_a_proof_does_not_hide_the_serving_command(pdkernel: Shell) -> None:
+    """The command follows the proof; a dry run wrote no folder and has no command."""
+    (pdkernel.folder / "events").mkdir()
+    pdkernel.write("events/one.json", "{}")
+    source = pdkernel.notebook(STEP)
+
+    dry, proven = (
+        pdkernel("export", source, "--to", "flow", "--dry-run"),
+        pdkernel("export", source, "--to", "flow", "--prove"),
+    )
+
+    assert "To serve" not in dry.stdout
+    assert proven.stdout.splitlines()[-1] == "To serve the folder: pdkernel serve flow"
+
+
+def test_a_folder_that_cannot_be_served_has_no_command(pdkernel: Shell) -> None:
+    """Instead of the command, the end of the export names what `serve` would refuse."""
+    pdkernel.write("work.pdkernel.yaml", "schema: pdkernel/1\nsteps: {send: {accounts: {slack: unanswered}}}\n")
+    source = pdkernel.notebook(
+        "%%pdstep send --lang node\nexport default { props: { slack: { type: 'app', app: 'slack' } }, run() {} };\n"
+    )
+
+    ended = pdkernel("export", source, "--to", "flow")
+
+    assert ended.status == 0
+    assert "pdkernel serve" not in ended.stdout
+    assert "Before you serve the folder:\n  flow/pdkernel.yaml: steps.send.accounts.slack is unanswered" in ended.stdout
+
+
+def test_the_outbound_policy_of_the_notebook_is_named(pdkernel: Shell) -> None:
+    """A folder has no outbound policy, so the export says that calls will be sent, and which option answers them locally."""
+    source = pdkernel.notebook("%pdegress stand-in=slack", STEP)
+
+    ended, live = (
+        pdkernel("export", source, "--to", "flow"),
+        pdkernel.notebook("%pdegress live", STEP, name="live.ipynb"),
+    )
+
+    assert "the served steps send their calls for real. To keep it, add --egress stand-in=slack\n" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "To serve the folder: pdkernel serve flow"
+    assert "for real" not in pdkernel("export", live, "--to", "other").stdout
+
+
+def test_variables_beside_the_notebook_are_named(pdkernel: Shell) -> None:
+    """Variables of the `.env` file that steps read are named with the command that sets them; the file is not copied."""
+    pdkernel.write(".env", "API_KEY=made-up-value\nOTHER=1\n")
+    source = pdkernel.notebook("%%pdstep greet\nimport os\ndef handler(pd):\n    return os.environ['API_KEY']\n")
+
+    ended = pdkernel("export", source, "--to", "flow")
+
+    assert "API_KEY is in the .env file" in ended.stdout
+    assert "pdkernel env set API_KEY" in ended.stdout
+    assert "OTHER" not in ended.stdout
+    assert "made-up-value" not in ended.stdout
+    assert not (pdkernel.folder / "flow/.env").exists()

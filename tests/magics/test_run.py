@@ -100,6 +100,29 @@ def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "check" / "entry.py").read_text() == CHECK.split("\n", 1)[1]
 
 
+def test_export_ends_with_the_command_that_serves(run: Run, tmp_path: Path) -> None:
+    """The last line of `%pdexport --to` serves the written folder from the notebook's folder; a preview has no such line."""
+    run(CHECK)
+
+    preview, written = run("%pdexport"), run("%pdexport --to 'ready to go'")
+
+    assert "To serve" not in preview
+    assert written.strip().splitlines()[-1] == "To serve the folder: pdkernel serve 'ready to go'"
+    assert "/" not in written.strip().splitlines()[-1]
+    assert (tmp_path / "ready to go" / "workflow.yaml").is_file()
+
+
+def test_export_names_the_outbound_policy_of_the_notebook(run: Run) -> None:
+    """After `%pdegress` the export names the option that keeps the policy; a policy of the environment stays with the server."""
+    run(CHECK)
+
+    before = run("%pdexport --to one")
+    run("%pdegress deny")
+
+    assert "for real" not in before
+    assert "To keep it, add --egress deny" in run("%pdexport --to two")
+
+
 def test_export_patches_a_synced_folder(run: Run, tmp_path: Path) -> None:
     """`%pdexport --into` patches a synced folder; `--dry-run` only shows the changes."""
     (tmp_path / "flow").mkdir()

@@ -43,6 +43,22 @@ def test_markup_in_a_field_is_shown_as_text() -> None:
     assert "\x1b" not in drawn
 
 
+@pytest.mark.parametrize("form", ["text", "html"])
+def test_the_serving_command_ends_the_report(form: str) -> None:
+    """The end of a report has what to do first, then the command, which a click copies; markup is shown as text."""
+    drawn = files.build_serving_output("pdkernel serve 'my flow'", [EVIL])
+    alone = files.build_serving_output("pdkernel serve flow")
+
+    assert alone.text == "To serve the folder: pdkernel serve flow"
+    if form == "text":
+        assert drawn.text.splitlines()[-1] == "To serve the folder: pdkernel serve 'my flow'"
+        assert drawn.text.startswith("Before you serve the folder:\n  <b>bold</b>")
+    else:
+        page = Page(drawn.html)
+        assert page.lines.splitlines()[-1] == "To serve the folder: pdkernel serve 'my flow'"
+        assert [each["title"] for each in page.attributes if "title" in each] == ["Copy pdkernel serve 'my flow'"]
+
+
 @pytest.mark.parametrize(("count", "hidden"), [(301, None), (302, "… 2 lines more not shown")])
 def test_one_line_is_not_hidden(count: int, hidden: str | None) -> None:
     """The last line of a diff is shown instead of a note about one hidden line."""
