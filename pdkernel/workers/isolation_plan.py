@@ -207,13 +207,12 @@ def _find_other_projects(folders: Iterable[Path], changeable: frozenset[Path]) -
         RequestError: There are more than `_MAX_OTHER_PROJECTS`.
     """
     found, left = set(), _MAX_SEARCHED_FOLDERS
+    skip = tuple(os.path.join(path, "") for path in changeable)  # noqa: PTH118 - with a slash at its end
     for folder in folders:
-        resolved = os.path.realpath(folder)
+        resolved, length = os.path.realpath(folder), len(str(folder))
         for place, names, files in os.walk(folder):
-            if changeable:
-                real = Path(resolved, os.path.relpath(place, folder))
-                if not changeable.isdisjoint((real, *real.parents)):
-                    names.clear()
+            if os.path.join(resolved + place[length:], "").startswith(skip):  # noqa: PTH118 - as above
+                names.clear()
             if PROJECT_FOLDER_NAME in names:
                 found.add(Path(place, PROJECT_FOLDER_NAME))
             if len(found) > _MAX_OTHER_PROJECTS:
