@@ -35,6 +35,7 @@ from pdkernel.project.migration import Ask, count_locked_files, permit_migration
 from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
 
 _READ_ONLY_OPTION = "pdkernel_reads"
+_FACTS = CompiledQuery(select(meta.c.name, meta.c.value))
 _FINGERPRINT = CompiledQuery(select(meta.c.value).where(meta.c.name == bindparam("name")))
 
 T = TypeVar("T")
@@ -431,7 +432,7 @@ def _facts(connection: Connection) -> dict[str, str] | None:
     )
     if connection.exec_driver_sql(f"select 1 from {tables}").first() is None:  # noqa: S608 - one of these two texts
         return None
-    facts = {row.name: row.value for row in connection.execute(select(meta.c.name, meta.c.value))}
+    facts = {row.name: row.value for row in _FACTS.fetch_all(connection)}
     return facts if "schema_version" in facts else None
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import delete, select
 from pdkernel.clock import Clock
 from pdkernel.errors import RequestError
 from pdkernel.model import VARIABLE_NAME
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.schema import variables
 from pdkernel.project.sealed_columns import locate
@@ -24,7 +25,7 @@ MAX_VALUE_BYTES = 64 * 1024
 """Size limit of a variable's value in UTF-8 (platform documentation of environment variables)."""
 RESERVED_PREFIX = "PIPEDREAM_"
 _SECRET_PROP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[^\0]+\Z")
-_ALL = select(variables.c.name, variables.c.sealed_value)  # built once, executed at every run
+_ALL = CompiledQuery(select(variables.c.name, variables.c.sealed_value))
 
 
 class VariableTable:
@@ -69,7 +70,7 @@ class VariableTable:
     def values(self) -> dict[str, str]:
         """Every variable and every secret prop with its value."""
         with self._database.read() as connection:
-            rows = connection.execute(_ALL).all()
+            rows = _ALL.fetch_all(connection)
         return {name: self._vault.unseal(sealed, _vault_context(name)) for name, sealed in rows}
 
 
