@@ -65,9 +65,10 @@ class Command:
 def draw(chance: random.Random) -> list[Operation]:
     """Return commands, and runs with a short retention."""
     kinds = chance.sample(("replay", "cancel", "expire", "rotate"), chance.randint(1, 3))
-    found = []
-    for _ in range(chance.randint(1, 8)):
-        kind = chance.choice(kinds)
+    found = [Operation(chance.uniform(1, STORY_S), "rotate")] if "rotate" in kinds else []
+    others = [each for each in kinds if each != "rotate"]
+    for _ in range(chance.randint(1, 8) if others else 0):
+        kind = chance.choice(others)
         found.append(Operation(chance.uniform(1, STORY_S), kind, amount=chance.choice([1, 1, 2])))
     if "expire" in kinds:
         found += [Operation(chance.uniform(0, STORY_S / 2), "event", BRIEF, 2) for _ in range(3)]

@@ -105,8 +105,6 @@ class SimLoop(asyncio.BaseEventLoop):
         reply_delay_s: How long a caller waits for the results of the running call.
     """
 
-    _ready: deque[Handle]  # of `BaseEventLoop`: what was to be called soon
-
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.random = random.Random(seed)
@@ -144,6 +142,12 @@ class SimLoop(asyncio.BaseEventLoop):
     ) -> TimerHandle:
         """Call *callback* after a virtual time."""
         return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_soon(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None) -> Handle:
+        """Call *callback* in its process."""
+        handle = Handle(callback, args, self, context)
+        self._hand_out(handle)
+        return handle
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
@@ -228,8 +232,6 @@ class SimLoop(asyncio.BaseEventLoop):
         """Do nothing: there are no files."""
 
     def _run_once(self) -> None:
-        while self._ready:
-            self._hand_out(self._ready.popleft())
         while True:
             processes = [each for each in self._processes if each.ready and each.thawed_at <= self._now]
             if processes:

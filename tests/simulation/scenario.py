@@ -12,8 +12,9 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ from typing import Any
 from pdkernel.engine.journal.opening import open_reader
 from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.engine.journal.text_columns import ExecutionQuery
-from pdkernel.execution import UNFINISHED_STATUSES
 from tests.simulation import commands, deliveries, sources
 from tests.simulation.operations import STORY_S, Operation, Part, PromiseError, Run
 from tests.simulation.pool import CALLS, Effect
-from tests.simulation.world import SETTLE_S, Host, Server, World, a_world
+from tests.simulation.world import NOT_STORED, Host, Server, World, a_world
 
 START_S = 1.0
 """The longest time between the start of a run and that of its first step, in virtual seconds."""
@@ -33,6 +33,10 @@ FAULT_S = 12.0
 """The virtual seconds for which a fault has effects after its end."""
 EVENTS = ("Plain", "Long", "Single", "Throttled", "Delayed", "Approved", "Caller", "Twins", "Failing", "Early")
 DRAWS = (sources.draw, deliveries.draw, commands.draw)
+LIMITED = ("Single", "Throttled")
+"""The workflows with limits, which hold for runs that are not recorded, too."""
+BACKLOG_CHANCE = 0.12
+"""The share of scenarios whose servers end again and again while many runs wait for few slots."""
 PART_CHANCE = 0.2
 """The share of scenarios that have the operations of one of `DRAWS`."""
 FAULTS = ("kill", "restart", "deploy", "freeze", "clock", "full", "fail", "lose", "stall", "bug")
@@ -44,8 +48,18 @@ What befalls one of several hosts, or the database that they share.
 `silence` and `refusal`: one host cannot reach the database, and gets no answer, or is refused at once. `cut`: so does one host
 after its next commit, before it knows. `outage` and `crash`: the same for all hosts.
 """
-SHARED_SETTLE_S = 1800.0
-"""As `SETTLE_S` for several hosts, which have the time of their database."""
+PATIENCE_S = 60.0
+"""Virtual seconds for which a run may wait after the last fault, beside the time of all runs that wait with it: see `_check_waits`."""
+WORK_S = {"Long": 8.0, "Slow": 45.0, "Delayed": 5.0, "Poison": 60.0}
+"""The longest time of a run of a workflow, in virtual seconds, if nothing befalls it; that of Poison includes ten restarts."""
+OTHER_WORK_S = 3.0
+"""The time of a run of any other workflow, with its share of the period of a throttle."""
+BELIEVED_S = 35.0
+"""The virtual seconds for which a clock that was set has effects."""
+SETTLE_S = 900.0
+"""The longest time until messages and timers are done after the last fault: they are tried again after long pauses."""
+QUIET_S = 8.0
+"""The virtual seconds in which nothing may begin any more after everything has ended: longer than the intervals of a server."""
 READY_S = 2.0
 """The longest time until a host without its database is not ready, in virtual seconds."""
 
@@ -59,23 +73,29 @@ class Scenario:
         seed: Decides everything else.
         operations: What happens, in order.
         hosts: The number of hosts, each with a server.
+        slots: The number of runs that execute at once in a server.
     """
 
     seed: int
     operations: Sequence[Operation]
     hosts: int = 1
+    slots: int = 3
 
 
 def make_scenario(seed: int, hosts: int = 1) -> Scenario:
-    """Return the scenario of *seed* on so many *hosts*."""
+    """Return the scenario of *seed* on so many *hosts*. It is mostly small, and about few kinds of workflows and faults."""
     chance = random.Random(seed)
+    all_events = EVENTS if hosts == 1 else SHARED_EVENTS
+    events = chance.sample(all_events, chance.choice([1, 2, 3, 5, len(all_events)]))
     operations = []
-    for _ in range(chance.randint(3, 25)):
-        at, what = chance.uniform(0, STORY_S), chance.choice(EVENTS if hosts == 1 else SHARED_EVENTS)
-        operations.append(Operation(at, "event", what, chance.choice([1, 1, 1, 2, 8])))
+    for _ in range(round(2 * 10 ** chance.random())):
+        at, what = chance.uniform(0, STORY_S), chance.choice(events)
+        kind = "unstored" if what in LIMITED and chance.random() < 0.5 else "event"
+        operations.append(Operation(at, kind, what, chance.choice([1, 1, 1, 2, 8])))
     if chance.random() < 0.2:
         operations.append(Operation(chance.uniform(0, STORY_S / 2), "event", "Poison"))
-    operations += [Operation(chance.uniform(0, STORY_S), "resume") for _ in range(chance.randint(0, 4))]
+    if "Approved" in events:
+        operations += [Operation(chance.uniform(0, STORY_S), "resume") for _ in range(chance.randint(0, 4))]
     amounts: dict[str, Callable[[], float]] = {
         "freeze": lambda: chance.uniform(0.1, 30),
         "clock": lambda: chance.choice([-3600.0, -5.0, 5.0, 3600.0]),
@@ -89,7 +109,10 @@ def make_scenario(seed: int, hosts: int = 1) -> Scenario:
     for _ in range(chance.randint(0, 10)):
         kind = chance.choice(kinds)
         at, amount = chance.uniform(0, STORY_S), amounts.get(kind, lambda: 1.0)()
-        operations.append(Operation(at, kind, amount=amount, host=chance.randrange(hosts) if hosts > 1 else 0))
+        host = chance.randrange(hosts) if hosts > 1 else 0
+        operations.append(Operation(at, kind, amount=amount, host=host))
+        if kind == "clock" and chance.random() < 0.5:
+            operations += _draw_correction(chance, operations[-1])
     added = []
     for number, draw in enumerate(DRAWS):
         part = random.Random(f"{seed} {number}")
@@ -102,12 +125,32 @@ def make_scenario(seed: int, hosts: int = 1) -> Scenario:
             if each.kind != "event" or number % 3 == 0
         ]
     operations += added
-    return Scenario(seed, sorted(operations, key=lambda each: each.at), hosts=hosts)
+    slots = 3
+    if chance.random() < BACKLOG_CHANCE:
+        slots, operations = 1, _draw_backlog(chance)
+    return Scenario(seed, sorted(operations, key=lambda each: each.at), hosts=hosts, slots=slots)
+
+
+def _draw_correction(chance: random.Random, clock: Operation) -> list[Operation]:
+    """Return the operation that sets a clock right after some seconds, and runs of a limited workflow before and after it."""
+    back = replace(clock, at=clock.at + chance.uniform(2, 20), amount=-clock.amount)
+    times = chance.uniform(clock.at, back.at), back.at + chance.uniform(0, 3)
+    return [back, *(Operation(at, "event", "Throttled", chance.choice([2, 4])) for at in times)]
+
+
+def _draw_backlog(chance: random.Random) -> list[Operation]:
+    """Return many events for few slots, and more ends of servers than those after which a run is given up."""
+    found = [Operation(chance.uniform(0, 2), "event", "Long", 2) for _ in range(chance.randint(4, 6))]
+    at = 2.0
+    for _ in range(chance.randint(11, 13)):
+        at += chance.uniform(1.5, 5)
+        found.append(Operation(at, "kill" if chance.random() < 0.85 else "restart"))
+    return found
 
 
 def run_scenario(scenario: Scenario, template: Path) -> None:
     """Let a scenario happen. Raises `PromiseError`."""
-    with a_world(scenario.seed, template, hosts=scenario.hosts) as world:
+    with a_world(scenario.seed, template, hosts=scenario.hosts, slots=scenario.slots) as world:
         try:
             world.loop.run_until_complete(_Story(world).tell(scenario.operations))
         finally:
@@ -157,6 +200,7 @@ class _Story:
         self._world = world
         self._clients: list[asyncio.Task[Any]] = []
         self._parts: Sequence[Part] = (sources.Sources(world), deliveries.Deliveries(world), world.commands)
+        self._used = set[Part]()
 
     async def tell(self, operations: Sequence[Operation]) -> None:
         """Let *operations* happen, and wait until all runs have ended. Raises `PromiseError`."""
@@ -166,7 +210,7 @@ class _Story:
             await asyncio.sleep(max(0.0, operation.at - world.loop.time()))
             world.note(str(operation))
             if operation.kind in SHARED_FAULTS:
-                seconds = 0.0 if operation.kind in ("clock", "fail") else operation.amount
+                seconds = {"clock": BELIEVED_S - FAULT_S, "fail": 0.0}.get(operation.kind, operation.amount)
                 ends = math.inf if operation.kind == "bug" else world.loop.time() + seconds + FAULT_S
                 world.faults_at.append((world.loop.time(), ends))
             self._begin(operation)
@@ -194,6 +238,7 @@ class _Story:
     def _begin(self, operation: Operation) -> None:
         for part in self._parts:
             if operation.kind in part.kinds:
+                self._used.add(part)
                 part.begin(operation)
                 return
         world, amount = self._world, operation.amount
@@ -201,9 +246,9 @@ class _Story:
         self._fail_database(operation)
         match operation.kind:
             case "event":
-                self._clients += [
-                    world.loop.create_task(world.call(operation.what)) for _ in range(int(operation.amount))
-                ]
+                self._call(operation, {})
+            case "unstored":
+                self._call(operation, {NOT_STORED: "1"})
             case "resume" if world.resume_urls:
                 url = world.loop.random.choice(world.resume_urls)
                 self._clients.append(world.loop.create_task(world.resume(url)))
@@ -212,6 +257,10 @@ class _Story:
                 world.has_changed_clock = True
             case _ if (server := world.hosts[operation.host].server) is not None:
                 self._befall(server, operation)
+
+    def _call(self, operation: Operation, headers: Mapping[str, str]) -> None:
+        call = partial(self._world.call, operation.what, headers=headers)
+        self._clients += [self._world.loop.create_task(call()) for _ in range(int(operation.amount))]
 
     def _fail_disk(self, operation: Operation) -> None:
         world, disk, amount = self._world, self._world.disk, operation.amount
@@ -271,26 +320,48 @@ class _Story:
                 self._world.has_bugs = True
 
     async def _settle(self) -> None:
-        """Heal everything, and wait until all that was begun has ended."""
+        """Heal everything, and wait until all that was begun has ended, and nothing begins any more."""
         world, disk = self._world, self._world.disk
         disk.is_full, disk.failing, disk.is_losing, disk.stall_s = False, 0, False, 0.0
         world.heal_links()
-        ends = world.loop.time() + (SETTLE_S if world.database is None else SHARED_SETTLE_S)
-        while True:
-            await asyncio.sleep(20)
+        began = world.loop.time()
+        quiet_at = max([began, *(end for _, end in world.faults_at if end < math.inf)])
+        waiting: dict[str, float] = {}
+        settled_at: float | None = None
+        while settled_at is None or world.loop.time() < settled_at + QUIET_S:
+            await asyncio.sleep(1 + (world.loop.time() - began) / 10)
             for url in tuple(world.resume_urls):
                 answer = await world.resume(url)
                 if answer.status is not None and answer.status < 500:  # else the server has not handled it
                     world.resume_urls.remove(url)
-            await asyncio.sleep(20)
-            runs = await read_runs(world.folder)
-            unfinished = [each.record for each in runs if each.record.status in UNFINISHED_STATUSES]
-            unsettled = [type(part).__name__ for part in self._parts if not part.is_settled(runs)]
-            if not unfinished and not world.resume_urls and not unsettled:
-                return
-            if world.loop.time() > ends:
-                names = Counter((each.workflow, each.status) for each in unfinished)
-                raise PromiseError(f"these do not end: {dict(names)} {unsettled}")
+            unfinished = world.watch.find_unfinished()
+            waiting = {run: waiting.get(run, world.loop.time()) for run in unfinished}
+            _check_waits(unfinished, {run: max(at, quiet_at) for run, at in waiting.items()}, world.loop.time())
+            unsettled = [] if unfinished or world.resume_urls else await self._find_unsettled()
+            if unfinished or world.resume_urls or unsettled:
+                settled_at = None
+                if world.loop.time() > quiet_at + SETTLE_S:
+                    raise PromiseError(f"these do not end: {world.resume_urls} {unsettled}")
+            elif settled_at is None:
+                settled_at = world.loop.time()
+
+    async def _find_unsettled(self) -> list[str]:
+        if not all(each.done() for each in self._clients):
+            return ["clients"]
+        runs = await read_runs(self._world.folder) if self._used else ()
+        return [type(part).__name__ for part in self._parts if part in self._used and not part.is_settled(runs)]
+
+
+def _check_waits(unfinished: Mapping[str, str], since: Mapping[str, float], now: float) -> None:
+    """
+    Raise `PromiseError` for runs that wait for longer than their rules say.
+
+    After the last fault, a run that is due starts and ends: at the latest after all others, one after another.
+    """
+    longest_s = PATIENCE_S + sum(WORK_S.get(workflow, OTHER_WORK_S) for workflow in unfinished.values())
+    late = Counter(unfinished[run] for run, at in since.items() if now > at + longest_s)
+    if late:
+        raise PromiseError(f"these do not end within {longest_s:g} s after the last fault: {dict(late)}")
 
 
 async def read_runs(folder: Path) -> list[Run]:
@@ -332,6 +403,7 @@ def _check_accepted(world: World, runs: Sequence[Run]) -> Iterator[str]:
             and answer.status < 300
             and answer.run_id is not None
             and answer.run_id not in known
+            and answer.is_stored
             and not world.commands.may_be_removed(answer.workflow)
         ):
             yield f"the run {answer.run_id} of {answer.workflow} was accepted at {answer.sent_at:.3f}, and is not recorded"

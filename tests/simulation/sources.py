@@ -211,8 +211,8 @@ class Sources:
         ticked = {each.record.workflow for each in runs if each.event.get("n") == TICK}
         with closing(sqlite3.connect(self._world.folder / ".pdkernel" / "project.db")) as connection:
             waiting = connection.execute("select 1 from trigger_events union all select 1 from answered_requests")
-            # the clock of a host may be an hour behind
-            return waiting.fetchone() is None and (self._world.has_changed_clock or ticked >= self._paths.keys())
+            is_behind = any(host.clock_ahead_s < 0 for host in self._world.hosts)
+            return waiting.fetchone() is None and (is_behind or ticked >= self._paths.keys())
 
     def check(self, runs: Sequence[Run]) -> Iterator[str]:
         """What is stored is emitted once, in order; a 2xx response means stored."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.simulation.pool import Effect
@@ -29,6 +30,7 @@ class StepWatch:
         self.effects: list[Effect] = []
         self.problems: list[str] = []
         self._connection = sqlite3.connect(file)
+        self.find_unfinished()  # the file stays open, so that no end of a server is that of its write-ahead log
         self._active: dict[tuple[str, str], list[Effect]] = {}
         self._single: dict[str, tuple[Effect, int]] = {}
 
@@ -46,6 +48,12 @@ class StepWatch:
             self._active[key] = active
         if effect.workflow == "Single":
             self._check_concurrency(effect)
+
+    def find_unfinished(self) -> Mapping[str, str]:
+        """Return the names of the workflows of the runs that have not ended, by the ids of the runs."""
+        return dict(
+            self._connection.execute("select id, workflow from runs where status in ('ready', 'running', 'paused')")
+        )
 
     def close(self) -> None:
         """Close the file."""

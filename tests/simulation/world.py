@@ -44,12 +44,10 @@ T = TypeVar("T")
 
 MEMORY = Path("/dev/shm")
 """Where a commit does not wait for a disk."""
-SLOTS = 3
-"""The number of runs that execute at once in a server."""
+NOT_STORED = "x-pd-nostore"
+"""The header of an event whose run is not recorded."""
 GRACE_S = 1.0
 """Seconds that runs have to end at an orderly restart."""
-SETTLE_S = 12 * 3600.0
-"""Virtual seconds in which everything must have ended after the last fault: longer than ten steps of a clock by an hour."""
 
 
 def workflows_of(version: int) -> tuple[Workflow, ...]:
@@ -121,12 +119,14 @@ class Answer:
         sent_at: The virtual time.
         status: The status, or None.
         headers: The headers by lower-case name.
+        is_stored: Whether the run of the request is to be recorded.
     """
 
     workflow: str | None
     sent_at: float
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_stored: bool = True
 
     @property
     def run_id(self) -> str | None:
@@ -178,7 +178,7 @@ class Server:
             world.watch.add,
             world.resume_urls,
             kill,
-            max_active_runs=SLOTS,
+            max_active_runs=world.slots,
         )
         self._engine = engine = WorkflowEngine(
             project,
@@ -293,6 +293,7 @@ class World:
         folder: The project's folder.
         database: The server of the database; None for one host with a file.
         hosts: The machines, each with a server.
+        slots: The number of runs that execute at once in a server.
         version: The version of the workflows that the next server serves.
         answers: The answers to all requests.
         network: The hosts that receive messages.
@@ -305,8 +306,8 @@ class World:
         dead: The servers that have ended.
     """
 
-    def __init__(self, loop: SimLoop, folder: Path, *, hosts: int = 1) -> None:
-        self.loop, self.folder = loop, folder
+    def __init__(self, loop: SimLoop, folder: Path, *, hosts: int = 1, slots: int = 3) -> None:
+        self.loop, self.folder, self.slots = loop, folder, slots
         self.ids = SeededIds(loop.random)
         self.holders: dict[str, SimProcess] = {}
         self.disk = Disk()
@@ -344,7 +345,7 @@ class World:
         self, workflow: str, path: str, body: JSON = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """Send a request about a workflow."""
-        answer = Answer(workflow, self.loop.time())
+        answer = Answer(workflow, self.loop.time(), is_stored=headers is None or NOT_STORED not in headers)
         self.answers.append(answer)
         await self._request(answer, path, body, headers or {})
         return answer
@@ -443,7 +444,7 @@ class World:
 
 
 @contextlib.contextmanager
-def a_world(seed: int, template: Path, *, hosts: int = 1) -> Iterator[World]:
+def a_world(seed: int, template: Path, *, hosts: int = 1, slots: int = 3) -> Iterator[World]:
     """A world with a copy of the project in *template*."""
     loop = SimLoop(seed)
     level = logging.root.manager.disable
@@ -451,7 +452,7 @@ def a_world(seed: int, template: Path, *, hosts: int = 1) -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="pdk-sim-", dir=MEMORY if MEMORY.is_dir() else None) as place:
         folder = Path(place) / "project"
         shutil.copytree(template, folder)
-        world = World(loop, folder, hosts=hosts)
+        world = World(loop, folder, hosts=hosts, slots=slots)
         try:
             with world.connected():
                 yield world
