@@ -12,7 +12,7 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -326,7 +326,7 @@ class _Story:
         world.heal_links()
         began = world.loop.time()
         quiet_at = max([began, *(end for _, end in world.faults_at if end < math.inf)])
-        waiting: dict[str, float] = {}
+        seen: dict[str, tuple[str, float]] = {}
         settled_at: float | None = None
         while settled_at is None or world.loop.time() < settled_at + QUIET_S:
             await asyncio.sleep(1 + (world.loop.time() - began) / 10)
@@ -335,8 +335,9 @@ class _Story:
                 if answer.status is not None and answer.status < 500:  # else the server has not handled it
                     world.resume_urls.remove(url)
             unfinished = world.watch.find_unfinished()
-            waiting = {run: waiting.get(run, world.loop.time()) for run in unfinished}
-            _check_waits(unfinished, {run: max(at, quiet_at) for run, at in waiting.items()}, world.loop.time())
+            for run, workflow in unfinished.items():
+                seen.setdefault(run, (workflow, max(world.loop.time(), quiet_at)))
+            _check_waits(seen, unfinished, world.loop.time())
             unsettled = [] if unfinished or world.resume_urls else await self._find_unsettled()
             if unfinished or world.resume_urls or unsettled:
                 settled_at = None
@@ -352,14 +353,15 @@ class _Story:
         return [type(part).__name__ for part in self._parts if part in self._used and not part.is_settled(runs)]
 
 
-def _check_waits(unfinished: Mapping[str, str], since: Mapping[str, float], now: float) -> None:
+def _check_waits(seen: Mapping[str, tuple[str, float]], unfinished: Collection[str], now: float) -> None:
     """
     Raise `PromiseError` for runs that wait for longer than their rules say.
 
-    After the last fault, a run that is due starts and ends: at the latest after all others, one after another.
+    After the last fault, a run that is due starts and ends: at the latest after all others, one after another. *seen* are all runs
+    since then, with their workflow and the time at which they were seen first.
     """
-    longest_s = PATIENCE_S + sum(WORK_S.get(workflow, OTHER_WORK_S) for workflow in unfinished.values())
-    late = Counter(unfinished[run] for run, at in since.items() if now > at + longest_s)
+    longest_s = PATIENCE_S + sum(WORK_S.get(workflow, OTHER_WORK_S) for workflow, _ in seen.values())
+    late = Counter(seen[run][0] for run in unfinished if now > seen[run][1] + longest_s)
     if late:
         raise PromiseError(f"these do not end within {longest_s:g} s after the last fault: {dict(late)}")
 

@@ -34,7 +34,7 @@ from pdkernel.engine.journal.rows import (
 from pdkernel.engine.journal.statements import Statements
 from pdkernel.engine.journal.text_columns import ExecutionQuery, encode_definition, hash_definition, replace_unstorable
 from pdkernel.engine.journal.writer import JournalWriter
-from pdkernel.errors import TablesChangedError
+from pdkernel.errors import ExecutorLostError, TablesChangedError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
@@ -121,6 +121,15 @@ class DatabaseJournal:
             raise
         self._is_outdated = False
 
+    def _check_lease(self) -> None:
+        """
+        Raise `ExecutorLostError` while this executor is lost: what it began now, `rejoin` would leave to others.
+
+        Its caller would begin it, too, because it ends only what had begun before it was lost.
+        """
+        if self.is_lost:
+            raise ExecutorLostError
+
     async def rejoin(self) -> None:
         """Become a new executor, with a new id; the runs that this executor owned are ready, and none of them was interrupted by a death."""
         if self.lease_s is None:
@@ -180,6 +189,8 @@ class DatabaseJournal:
 
         def accept(connection: Connection) -> bool:
             self._check_version(connection, exactly=False)
+            if not run.is_ready:
+                self._check_lease()
             return self._statements.accept_run(connection, run, now, content)
 
         accepted = await self._announced(
@@ -390,11 +401,12 @@ class DatabaseJournal:
 
     async def add_turn(self, queue: str, run_id: str, *, size: int | None) -> bool:
         """Let a run that is not in the queue wait for its turn; return False if *size* runs wait already."""
-        return await self._writer.write(
-            lambda connection: self._statements.add_turn(connection, queue, run_id, size),
-            is_compound=True,
-            is_contended=True,
-        )
+
+        def add(connection: Connection) -> bool:
+            self._check_lease()
+            return self._statements.add_turn(connection, queue, run_id, size)
+
+        return await self._writer.write(add, is_compound=True, is_contended=True)
 
     async def grant_turn(self, queue: str, run_id: str) -> bool:
         """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""

@@ -35,7 +35,7 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
-from pdkernel.errors import ProjectError, RequestError
+from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
 from pdkernel.project import Project
 from tests.engine.journal.conftest import (
     FIRST,
@@ -271,6 +271,23 @@ async def test_an_executor_gives_up_its_runs_before_others_take_them(journals: J
     assert before == (True, False)
     assert (executor.may_start, executor.is_lost) == (False, True)
     assert await other.reap_dead() == 0
+
+
+async def test_a_lost_executor_begins_nothing_until_it_joins_again(journals: Journals, lease_time: LeaseTime) -> None:
+    """A run that is accepted, or a turn that begins, between the loss of a lease and `rejoin` would be left to others, and begin here too."""
+    journals()
+    executor = journals(lease_s=LEASE_S)
+    lease_time.skip_margin()
+    with pytest.raises(ExecutorLostError):
+        await executor.accept_run(new_run())
+    with pytest.raises(ExecutorLostError):
+        await executor.add_turn("queue", "run", size=None)
+    was_queued = await executor.accept_run(new_run("waiting", queue="queue"))  # whoever claims it begins it
+    await executor.rejoin()
+
+    assert was_queued
+    assert await executor.accept_run(new_run())
+    assert await executor.append_step(FIRST, step_row(0, "one"))
 
 
 async def test_an_executor_that_joins_later_may_take_over(journals: Journals, lease_time: LeaseTime) -> None:
