@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 from sqlalchemy import (
     Connection,
     Engine,
-    MetaData,
     QueuePool,
     bindparam,
     create_engine,
@@ -31,8 +30,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.project import postgres, sqlite
 from pdkernel.project.compiled_query import CompiledQuery
-from pdkernel.project.migration import Ask, count_locked_files, permit_migration
-from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, meta, metadata
+from pdkernel.project.migration import Ask, Schema, count_locked_files, permit_migration
+from pdkernel.project.schema import PROJECT_SCHEMA, meta, metadata
 
 _READ_ONLY_OPTION = "pdkernel_reads"
 _FACTS = CompiledQuery(select(meta.c.name, meta.c.value))
@@ -303,62 +302,42 @@ class Database:
             )
             return int(connection.exec_driver_sql(living).scalar_one())
 
-    def migrate(self) -> None:
+    def migrate(self, schema: Schema = PROJECT_SCHEMA) -> None:
         """
-        Migrate the tables of an older project to `SCHEMA_VERSION`, in one transaction and without loss.
+        Change the tables of an older project to *schema*, in one transaction and without loss.
 
-        So far, every schema version has only added tables. Raises `ProjectError` as `create` does, and as `permit_migration`.
+        Raises `ProjectError` as `create` does, and as `permit_migration`.
         """
-        self.permit_migration()
-        with self.write() as connection:
-            self.lock(connection, "schema")
-            facts = _facts(connection)
-            if facts is None or int(facts["schema_version"]) >= SCHEMA_VERSION:  # another process was first
-                return
-            added = {
-                name: table
-                for name, table in metadata.tables.items()
-                if table.info.get(INTRODUCED_IN, 1) > int(facts["schema_version"])
-            }
-            self._refuse_foreign_tables(connection, set(added))
-            metadata.create_all(connection, tables=list(added.values()), checkfirst=False)
-            version = update(meta).where(meta.c.name == "schema_version")
-            connection.execute(version.values(value=str(SCHEMA_VERSION)))
+        self.create_tables(schema, "schema_version")
 
-    def create_tables(self, tables: MetaData, name: str, more: Sequence[str], changes: Mapping[int, str]) -> None:
+    def create_tables(self, schema: Schema, name: str) -> None:
         """
-        Create *tables*, which are not the project's own, or change those of an earlier version; a row of `meta` has the version.
-
-        Args:
-            tables: The tables.
-            name: The name of the row of `meta`.
-            more: SQL that completes new tables.
-            changes: For each version, SQL that changes the tables of the version before; semicolons divide statements. The
-                last version is that of *tables*.
+        Create the tables of *schema*, or change those of an earlier version; the row *name* of `meta` has the version.
 
         Raises:
-            ProjectError: The database has a foreign table with one of the names, or a newer version has written the tables.
+            ProjectError: The database has a foreign table with one of the names, or its tables cannot be opened.
+            RequestError: Tables must not be changed now.
         """
-        version, known = max(changes), (self.read_meta() or {}).get(name)
-        if known is None or int(known) < version:
-            if known is not None:
-                self.permit_migration()
-            with self.write() as connection:
-                self.lock(connection, "schema")
-                known = (_facts(connection) or {}).get(name)  # another process may have been first
-                if known is None:
-                    self._refuse_foreign_tables(connection, set(tables.tables))
-                    tables.create_all(connection, checkfirst=False)
-                    for statement in more:
-                        connection.exec_driver_sql(statement)
-                    connection.execute(insert(meta), {"name": name, "value": str(version)})
-                    return
-                for newer in range(int(known) + 1, version + 1):
-                    for statement in changes[newer].split(";"):
-                        connection.exec_driver_sql(statement)
-                    change = update(meta).where(meta.c.name == name)
-                    connection.execute(change.values(value=str(newer)))
-        check_schema_version(int(known), self.location, supported=version)
+        known = (self.read_meta() or {}).get(name)
+        if known == str(schema.version):
+            return
+        if known is not None:
+            schema.check(int(known), self.location)
+            self.permit_migration()
+        with self.write() as connection:
+            self.lock(connection, "schema")
+            known = (_facts(connection) or {}).get(name)  # another process may have been first
+            if known is None:
+                self._refuse_foreign_tables(connection, set(schema.metadata.tables))
+                schema.metadata.create_all(connection, checkfirst=False)
+                for statement in schema.completion:
+                    connection.exec_driver_sql(statement)
+                connection.execute(insert(meta), {"name": name, "value": str(schema.version)})
+                return
+            schema.check(int(known), self.location)
+            for statement in schema.statements_after(int(known)):
+                connection.exec_driver_sql(statement)
+            connection.execute(update(meta).where(meta.c.name == name).values(value=str(schema.version)))
 
     def close(self) -> None:
         """Close every connection, and later those that other threads use now."""
@@ -401,26 +380,6 @@ class _TranslateErrors(Generic[T]):
 
 
 _URLS = "Use sqlite:////absolute/path.db or postgresql://user@server/name."
-
-
-def check_schema_version(version: int, location: object, *, supported: int = SCHEMA_VERSION) -> None:
-    """
-    Refuse a database that a newer version of pdkernel has written.
-
-    Args:
-        version: The schema version of the database.
-        location: The database, for the error.
-        supported: The newest schema version that this version of pdkernel reads.
-
-    Raises:
-        ProjectError: *version* is newer.
-    """
-    if version > supported:
-        raise ProjectError(
-            f"The project's database {location} cannot be opened: a newer version of pdkernel has written it (schema version "
-            f"{version}; this version supports up to {supported}). The database was not changed.",
-            fix="Install the newer version of pdkernel, from the same place as this one.",
-        )
 
 
 def _facts(connection: Connection) -> dict[str, str] | None:

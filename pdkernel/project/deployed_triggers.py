@@ -364,7 +364,6 @@ class DeployedTriggerTable:
 
     def _trigger(self, row: Any) -> DeployedTrigger:
         settings = self._vault.unseal_json(row.sealed_settings, _settings_vault_context(row.id), dict[str, Any])
-        interval = settings.pop("interval_s", None)  # earlier versions stored this instead of a schedule
         return DeployedTrigger(
             id=row.id,
             external_user_id=row.external_user,
@@ -374,7 +373,7 @@ class DeployedTriggerTable:
             updated_at=datetime.fromtimestamp(row.updated, UTC),
             **{
                 **settings,
-                "schedule": Schedule(*settings.get("schedule", [interval])),
+                "schedule": Schedule(*settings["schedule"]),
                 "workflows": tuple(settings["workflows"]),
                 "webhooks": tuple(Webhook(*hook) for hook in settings["webhooks"]),
             },

@@ -1,16 +1,62 @@
-"""Whether the tables of an earlier version may be changed: processes of that version would hang in the middle of their runs."""
+"""The versions of tables, and whether those of an earlier one may be changed: processes of that version would hang in the middle of their runs."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pdkernel.errors import RequestError, TablesChangedError
+from pdkernel.errors import ProjectError, RequestError, TablesChangedError
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
 
 Ask = Callable[[str], bool]
 """Asks a person a question; returns whether the answer is yes."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """
+    Tables with a version, which increases with every change to one of them.
+
+    Attributes:
+        metadata: The tables.
+        version: Their version.
+        changes: For each version after the earliest one that can be opened, SQL that changes the tables of the version before;
+            semicolons divide statements.
+        completion: SQL that completes new tables on Postgres.
+    """
+
+    metadata: MetaData
+    version: int
+    changes: Mapping[int, str] = field(default_factory=dict)
+    completion: Sequence[str] = ()
+
+    def check(self, version: int, location: object) -> None:
+        """Raise `ProjectError` if tables of *version*, which are in the database *location*, cannot be opened or changed."""
+        earliest = self.version - len(self.changes)
+        if version > self.version:
+            raise ProjectError(
+                f"The project's database {location} cannot be opened: a newer version of pdkernel has written it (schema version "
+                f"{version}; this version supports up to {self.version}). The database was not changed.",
+                fix="Install the newer version of pdkernel, from the same place as this one.",
+            )
+        if version < earliest:
+            raise ProjectError(
+                f"The project's database {location} cannot be opened: a version of pdkernel before its first release has written it "
+                f"(schema version {version}; this version supports {earliest} and later). The database was not changed.",
+                fix="Go on with the version that has written it. Or move the database away (on SQLite: the folder .pdkernel), run the "
+                "command again, which creates a new project, and add accounts and variables to it.",
+            )
+
+    def statements_after(self, version: int) -> Sequence[str]:
+        """Return the SQL statements that change tables of *version* to these."""
+        newer = range(version + 1, self.version + 1)
+        return [statement for each in newer for statement in self.changes[each].split(";")]
 
 
 def permit_migration(location: object, processes: int, ask: Ask | None) -> None:

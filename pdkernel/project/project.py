@@ -8,14 +8,14 @@ project. Each table has its own module.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast, get_args
 
-from sqlalchemy import Engine, MetaData, select, update
+from sqlalchemy import Engine, select, update
 
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.errors import ProjectError, RequestError
@@ -28,7 +28,7 @@ from pdkernel.project.client_keys import ClientKeyTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
 from pdkernel.project.console_logins import ConsoleLoginTable
 from pdkernel.project.data_stores import DataStoreTable
-from pdkernel.project.database import Database, check_schema_version
+from pdkernel.project.database import Database
 from pdkernel.project.deployed_triggers import DeployedTriggerTable
 from pdkernel.project.endpoint_keys import EndpointKeyTable
 from pdkernel.project.folder import KEY_NAME, ensure_folder, read_key
@@ -44,12 +44,12 @@ from pdkernel.project.key_rotation import (
     settle_rotation,
 )
 from pdkernel.project.login import LoginTable
-from pdkernel.project.migration import Ask
+from pdkernel.project.migration import Ask, Schema
 from pdkernel.project.notebook_states import NotebookStateTable
 from pdkernel.project.oauth_clients import OAuthClientTable
 from pdkernel.project.pending_sign_ins import PendingSignInTable
 from pdkernel.project.pipedream_tokens import PipedreamTokenTable
-from pdkernel.project.schema import SCHEMA_VERSION, meta
+from pdkernel.project.schema import PROJECT_SCHEMA, meta
 from pdkernel.project.settings import SecretTable, SettingsTable
 from pdkernel.project.source_states import SourceStateTable
 from pdkernel.project.source_turns import SourceTurnTable
@@ -142,7 +142,7 @@ class Project:
                 check_mark(mark, key_path, opened.sqlite_path)
             facts = opened.read_meta()
             if facts is not None:
-                check_schema_version(int(facts["schema_version"]), opened.location)
+                PROJECT_SCHEMA.check(int(facts["schema_version"]), opened.location)
                 if settle_rotation(key_path, facts["project_id"], opened) or not fits_database(key, facts):
                     key, facts = (
                         read_key(key_path),
@@ -156,7 +156,7 @@ class Project:
                 fresh = {
                     "project_id": ids.new("proj_", 7),
                     "plan": DEFAULT_PLAN,
-                    "schema_version": str(SCHEMA_VERSION),
+                    "schema_version": str(PROJECT_SCHEMA.version),
                     "key_fingerprint": vault.fingerprint,
                 }
                 created = opened.create(fresh)
@@ -166,8 +166,7 @@ class Project:
                     f"The project in {opened.location} was removed while it was opened.", fix="Run the command again."
                 )
             check_key(vault, facts["key_fingerprint"], key_path, opened.location)
-            if int(facts["schema_version"]) < SCHEMA_VERSION:
-                opened.migrate()
+            opened.migrate()
             opened.key_fingerprint = vault.fingerprint
             if mark is None and opened.sqlite_path is not None:
                 JournalMark(key_path, opened.sqlite_path, facts["project_id"]).write(0)
@@ -219,9 +218,9 @@ class Project:
         path = self._database.sqlite_path
         return None if path is None else JournalMark(self.key_file, path, self.project_id)
 
-    def create_tables(self, tables: MetaData, name: str, more: Sequence[str], changes: Mapping[int, str]) -> None:
+    def create_tables(self, schema: Schema, name: str) -> None:
         """Create the tables of another package in the project's database; see `Database.create_tables`."""
-        self._database.create_tables(tables, name, more, changes)
+        self._database.create_tables(schema, name)
 
     def permit_migration(self) -> None:
         """Raise `RequestError` if tables must not be changed now; see `Database.permit_migration`."""

@@ -23,11 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 8
-"""The schema version. It increases with every change to a table; an older database is migrated, a newer one is refused."""
-
-INTRODUCED_IN = "since"
-"""Key in a table's `info`: the schema version that introduced the table, unless it is 1."""
+from pdkernel.project.migration import Schema
 
 metadata = MetaData()
 
@@ -106,7 +102,6 @@ stores = Table(
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("name", _Text, nullable=False, unique=True),
     Column("created", Double, nullable=False),
-    info={INTRODUCED_IN: 2},
 )
 
 store_records = Table(
@@ -122,7 +117,6 @@ store_records = Table(
     UniqueConstraint("store", "key"),
     Index("store_records_pages", "store", "number"),
     Index("store_records_expired", "expires"),
-    info={INTRODUCED_IN: 2},
 )
 
 source_state = Table(
@@ -132,7 +126,6 @@ source_state = Table(
     Column("source", _Text, primary_key=True),
     Column("sealed_state", LargeBinary, nullable=False),
     Column("updated", Double, nullable=False),
-    info={INTRODUCED_IN: 2},
 )
 
 secrets = Table(
@@ -141,7 +134,6 @@ secrets = Table(
     metadata,
     Column("name", _Text, primary_key=True),
     Column("sealed_value", LargeBinary, nullable=False),
-    info={INTRODUCED_IN: 3},
 )
 
 connect_tokens = Table(
@@ -156,7 +148,6 @@ connect_tokens = Table(
     Column("sealed_terms", LargeBinary, nullable=False),  # redirects, webhook, origins: URLs may contain secrets
     Index("connect_tokens_user", "external_user", "environment", "created"),
     Index("connect_tokens_expired", "expires"),
-    info={INTRODUCED_IN: 3},
 )
 
 link_visits = Table(
@@ -166,7 +157,6 @@ link_visits = Table(
     Column("digest", _Text, primary_key=True),  # SHA-256 of OAuth's state
     Column("expires", Double, nullable=False),
     Column("sealed_visit", LargeBinary, nullable=False),
-    info={INTRODUCED_IN: 3},
 )
 
 account_grants = Table(
@@ -180,7 +170,6 @@ account_grants = Table(
     Column("claimed", Double),  # when a process started a renewal
     Column("error", _Text),
     Column("sealed_refresh_token", LargeBinary),
-    info={INTRODUCED_IN: 3},
 )
 
 clients = Table(
@@ -193,7 +182,6 @@ clients = Table(
     Column("scope", _Text, nullable=False),  # scopes with spaces between
     Column("created", Double, nullable=False),
     Column("removed", Double),  # null: the client is active
-    info={INTRODUCED_IN: 3},
 )
 
 signing_keys = Table(
@@ -205,7 +193,6 @@ signing_keys = Table(
     Column("sealed_key", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
     Column("expires", Double),  # null: the key that signs
-    info={INTRODUCED_IN: 3},
 )
 
 client_keys = Table(
@@ -214,7 +201,6 @@ client_keys = Table(
     metadata,
     Column("client", _Text, primary_key=True),
     Column("public_key", _Text, nullable=False),  # PEM
-    info={INTRODUCED_IN: 5},
 )
 used_assertions = Table(
     # assertions that these clients have used, until the assertions expire
@@ -222,14 +208,12 @@ used_assertions = Table(
     metadata,
     Column("id", _Text, primary_key=True),  # a digest of the client's id and the assertion's
     Column("expires", Double, nullable=False),
-    info={INTRODUCED_IN: 5},
 )
 revoked_tokens = Table(
     "revoked_tokens",
     metadata,
     Column("id", _Text, primary_key=True),  # the token's jti, not the token
     Column("expires", Double, nullable=False),
-    info={INTRODUCED_IN: 3},
 )
 
 issued_tokens = Table(
@@ -241,7 +225,6 @@ issued_tokens = Table(
     Column("workspace", _Text),
     Column("scope", _Text, nullable=False),  # scopes with spaces between
     Column("expires", Double, nullable=False),
-    info={INTRODUCED_IN: 4},
 )
 
 endpoints = Table(
@@ -251,7 +234,6 @@ endpoints = Table(
     Column("source", _Text, primary_key=True),
     Column("key", _Text, nullable=False, unique=True),
     Column("created", Double, nullable=False),
-    info={INTRODUCED_IN: 3},
 )
 
 deployed_triggers = Table(
@@ -269,7 +251,6 @@ deployed_triggers = Table(
     Column("sealed_settings", LargeBinary, nullable=False),
     Index("deployed_triggers_user", "external_user", "environment"),
     Index("deployed_triggers_due", "due"),
-    info={INTRODUCED_IN: 3},
 )
 
 deployed_events = Table(
@@ -280,7 +261,6 @@ deployed_events = Table(
     Column("trigger", _Text, nullable=False),
     Column("sealed_event", LargeBinary, nullable=False),
     Index("deployed_events_trigger", "trigger", "number"),
-    info={INTRODUCED_IN: 3},
 )
 
 workflow_triggers = Table(
@@ -300,7 +280,6 @@ workflow_triggers = Table(
     Column("run", _Text),
     Column("result", _Text),
     PrimaryKeyConstraint("workflow", "trigger"),
-    info={INTRODUCED_IN: 6},
 )
 
 trigger_events = Table(
@@ -312,7 +291,6 @@ trigger_events = Table(
     Column("trigger", _Text, nullable=False),  # trigger:dc_... for a deployed trigger
     Column("dedupe_key", _Text, nullable=False, unique=True),
     Column("sealed_event", LargeBinary, nullable=False),
-    info={INTRODUCED_IN: 6},
 )
 
 source_turns = Table(
@@ -322,7 +300,6 @@ source_turns = Table(
     Column("source", _Text, primary_key=True),
     Column("owner", _Text, nullable=False),
     Column("until", Double, nullable=False),  # by the database's clock
-    info={INTRODUCED_IN: 7},
 )
 
 answered_requests = Table(
@@ -335,7 +312,6 @@ answered_requests = Table(
     Column("sealed_event", LargeBinary, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("due", Double, nullable=False),
-    info={INTRODUCED_IN: 8},
 )
 
 console_logins = Table(
@@ -346,5 +322,7 @@ console_logins = Table(
     Column("kind", _Text, nullable=False),  # code, session
     Column("created", Double, nullable=False),
     Column("expires", Double, nullable=False),
-    info={INTRODUCED_IN: 7},
 )
+
+PROJECT_SCHEMA = Schema(metadata, 10)
+"""The first released version; earlier ones were changed without a way to upgrade."""

@@ -28,7 +28,7 @@ from pdkernel.project.accounts import AccountExistsError
 from pdkernel.project.deployed_triggers import DeployedTrigger
 from pdkernel.project.postgres import translate_error, unreachable_error
 from pdkernel.project.schedule import Schedule
-from pdkernel.project.schema import INTRODUCED_IN, SCHEMA_VERSION, metadata
+from pdkernel.project.schema import PROJECT_SCHEMA
 from tests.durability.database_proxy import proxy_of
 from tests.postgres import PostgresServer
 from tests.project.conftest import Location, remove_rows
@@ -92,24 +92,6 @@ def test_processes_that_start_together_create_one_project(postgres_url: str, tmp
     assert len({project.project_id for project in projects}) == 1
     assert sorted(project.is_new for project in projects) == [False, False, True]
     assert [path.name for path in projects[0].folder.iterdir()] == [".gitignore"]
-    for project in projects:
-        project.close()
-
-
-def test_an_older_project_is_migrated_once(postgres_url: str, tmp_path: Path) -> None:
-    """Processes that open an older project at the same time add the newer tables once, without loss."""
-    location = Location(tmp_path, postgres_url)
-    with location.open() as project:
-        project.variables.set("KEPT", "1")
-    newer = [table.name for table in metadata.sorted_tables if table.info.get(INTRODUCED_IN, 1) > 1]
-    run_sql(postgres_url, f"drop table {', '.join(newer)}")
-    run_sql(postgres_url, "update meta set value = '1' where name = 'schema_version'")
-
-    projects = together(location.open, location.open)
-
-    projects[0].data_stores.set("new", "key", 1)
-    assert projects[1].data_stores.names() == ["new"]
-    assert projects[1].variables.values() == {"KEPT": "1"}
     for project in projects:
         project.close()
 
@@ -568,7 +550,7 @@ def test_a_missing_key_is_not_replaced(postgres_url: str, tmp_path: Path) -> Non
 def test_a_newer_database_is_refused(postgres_url: str, tmp_path: Path) -> None:
     """A database of a newer version is refused with the command to upgrade."""
     Project.open(tmp_path, database_url=postgres_url).close()
-    run_sql(postgres_url, f"update meta set value = '{SCHEMA_VERSION + 1}' where name = 'schema_version'")
+    run_sql(postgres_url, f"update meta set value = '{PROJECT_SCHEMA.version + 1}' where name = 'schema_version'")
 
     assert "a newer version of pdkernel has written it" in refusal(tmp_path, postgres_url).message
 

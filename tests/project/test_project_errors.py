@@ -11,7 +11,7 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.folder import ensure_key
-from pdkernel.project.schema import SCHEMA_VERSION
+from pdkernel.project.schema import PROJECT_SCHEMA
 from pdkernel.project.sqlite import translate_error
 from tests.privileges import run_unprivileged
 
@@ -232,7 +232,7 @@ def test_newer_database(existing: Path) -> None:
 
     assert error.message == (
         f"The project's database {existing}/project.db cannot be opened: a newer version of pdkernel has written it "
-        f"(schema version 99; this version supports up to {SCHEMA_VERSION}). The database was not changed."
+        f"(schema version 99; this version supports up to {PROJECT_SCHEMA.version}). The database was not changed."
     )
     assert error.fix == "Install the newer version of pdkernel, from the same place as this one."
 

@@ -19,7 +19,7 @@ from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Write
 from pdkernel.engine.journal.executors import ExecutorStatements
 from pdkernel.engine.journal.lease import DATABASE_TIME, ExecutorLease
-from pdkernel.engine.journal.schema import SCHEMA_VERSION
+from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import DatabaseUnreachableError
 from pdkernel.project import Project
 from pdkernel.project.sqlite import connect
@@ -76,7 +76,7 @@ class SimDatabase:
     def prepare(self, file: Path) -> None:
         """Store what the tables on PostgreSQL have and those in a file do not."""
         with contextlib.closing(connect(file)) as connection:
-            connection.execute("insert into meta values ('journal_schema_version', ?)", (str(SCHEMA_VERSION),))
+            connection.execute("insert into meta values ('journal_schema_version', ?)", (str(JOURNAL_SCHEMA.version),))
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ import psycopg
 from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN
-from pdkernel.engine.journal.schema import SCHEMA_VERSION
+from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import ProjectError
 from pdkernel.project.migration import expect_version
 
@@ -111,7 +111,7 @@ class ExecutorLease(ABC):
         self._executor_id = executor_id
         self._extended_at = self._held_since = self._monotonic()
         self._is_refused = False
-        self._version = str(SCHEMA_VERSION)  # of the tables
+        self._version = str(JOURNAL_SCHEMA.version)  # of the tables
         self._has_others = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
@@ -239,7 +239,7 @@ class ExecutorLease(ABC):
         """Raise `ProjectError` if a newer version has changed the tables, until now or (not *exactly*) the last extension."""
         if exactly:
             self._version = connection.execute(_VERSION).fetchone()[0]
-        expect_version(int(self._version), "the project's database", supported=SCHEMA_VERSION)
+        expect_version(int(self._version), "the project's database", supported=JOURNAL_SCHEMA.version)
 
     def register(self, connection: Connection, executor_id: str) -> None:
         """

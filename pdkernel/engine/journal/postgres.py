@@ -32,6 +32,7 @@ from pdkernel.engine.journal.lease import (
     refuse_asynchronous_commits,
     refuse_pooler,
 )
+from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
 from pdkernel.project.postgres import unreachable_error
@@ -151,10 +152,7 @@ class PostgresBackend:
 
     def create_tables(self) -> None:
         """Create missing tables, or change earlier ones. Raises `ProjectError` if they are newer, or tables of others."""
-        from pdkernel.engine.journal.schema import MIGRATIONS, POSTGRES_COLUMNS, metadata
-
-        changes = {version: _POSTGRES_ONLY.sub(r"\1", sql) for version, sql in MIGRATIONS.items()}
-        self._project.create_tables(metadata, "journal_schema_version", POSTGRES_COLUMNS, changes)
+        self._project.create_tables(JOURNAL_SCHEMA, "journal_schema_version")
 
     def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> ExecutorLease:
         """Insert the row of an executor, and begin to extend its lease in a thread."""

@@ -7,8 +7,6 @@ double precision. `text_columns` defines the content of the text columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -25,17 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 8
-"""The version of the tables, the last one of `MIGRATIONS`; SQLite stores it as the file's `user_version`."""
-
-POSTGRES_COLUMNS = (
-    *(
-        f"alter table {table} add column rowid bigint generated always as identity"
-        for table in ("outbox", "runs", "turns")
-    ),
-    "create index runs_ready on runs (origin, queue, rowid) where status = 'ready'",
-)
-"""Statements for columns that a table of SQLite has by itself, and for their index."""
+from pdkernel.project.migration import Schema
 
 metadata = MetaData()
 
@@ -238,138 +226,19 @@ turns = Table(
     Column("granted", Boolean, nullable=False),
 )
 
-_LEFT_BEHIND = (
-    '{"response":null,"error":{"code":"earlier_version","name":"InterruptedRun","message":"This run was not finished when '
-    'pdkernel was upgraded. It is not continued: start it again on its event.","step":null,"line":null,"stack":null},'
-    '"steps":{}}'
+JOURNAL_SCHEMA = Schema(
+    metadata,
+    10,
+    completion=(
+        *(
+            f"alter table {table} add column rowid bigint generated always as identity"
+            for table in ("outbox", "runs", "turns")
+        ),
+        "create index runs_ready on runs (origin, queue, rowid) where status = 'ready'",
+    ),
 )
-
-_END_UNFINISHED = (
-    f"update runs set status = 'error', owner = null, wake_at = null, output = '{_LEFT_BEHIND}',"  # noqa: S608 - constants only
-    " ended = coalesce((select max(at) from steps where run_id = runs.id), created)"
-    " where status in ('ready', 'running', 'paused')"
-)
-
-MIGRATIONS: Mapping[int, str] = {
-    # keys of steps and waits are paths; an unfinished run lacks what a continued run needs, so it ends
-    2: f"""
-        alter table steps rename to steps_1;
-        create table steps (
-            run_id text not null, path text not null, iteration integer not null, seq integer not null, name text not null,
-            fence integer not null, data text not null, at double not null, primary key (run_id, path, iteration)
-        ) without rowid;
-        insert into steps select run_id, name, 1, seq, name, fence, data, at from steps_1 where true on conflict do nothing;
-        drop table steps_1;
-        drop table waits;
-        create table waits (
-            run_id text not null, path text not null, iteration integer not null, fence integer not null,
-            seq integer not null, token_hash text, outcome text, payload text, at double,
-            primary key (run_id, path, iteration)
-        ) without rowid;
-        {_END_UNFINISHED}
-    """,  # noqa: S608 - constants only
-    # definitions are stored by hash; steps and waits hold what a continued run needs, which earlier unfinished runs lack
-    3: f"""
-        {_END_UNFINISHED};
-        create table definitions (hash text not null primary key, workflow text not null, content text not null);
-        create index definitions_workflow on definitions (workflow);
-        insert or ignore into definitions select hash_definition(definition), workflow, definition from deployments;
-        alter table runs rename to runs_2;
-        drop index runs_due; drop index runs_ready; drop index runs_owner; drop index runs_list;
-        create table runs (
-            id text not null primary key, trace_id text not null, workflow text not null, definition text not null,
-            event text not null, external_user text, environment text not null, status text not null, owner text,
-            fence integer not null, attempt integer not null, queue text, wake_at double, created double not null,
-            ended double, output text, origin text not null, parent text, workflow_id text, dedupe_key text, request blob
-        );
-        insert into runs select id, trace_id, r.workflow, coalesce(hash_definition(d.definition), ''), event,
-            external_user, environment, status, owner, fence, attempt, queue, wake_at, created, ended, output, 'terminal',
-            null, null, null, null
-            from runs_2 r left join deployments d on d.workflow = r.workflow and d.version = r.version;
-        drop table runs_2;
-        drop table deployments;
-        create index runs_due on runs (wake_at) where status = 'paused';
-        create index runs_ready on runs (origin, queue, created) where status = 'ready';
-        create index runs_owner on runs (owner) where status = 'running';
-        create index runs_list on runs (workflow, created, id);
-        create unique index runs_dedupe on runs (dedupe_key) where dedupe_key is not null;
-        drop table executors;
-        create table executors (id text not null primary key, origin text not null, lease_until double, alive boolean not null);
-        alter table steps rename to steps_2;
-        create table steps (
-            run_id text not null, path text not null, iteration integer not null, seq integer not null, name text not null,
-            fence integer not null, data text not null, at double not null, attempt integer not null, carry blob,
-            primary key (run_id, path, iteration)
-        ) without rowid;
-        insert into steps select run_id, path, iteration, seq, name, fence, data, at, 1, null from steps_2;
-        drop table steps_2;
-        drop table waits;
-        create table waits (
-            run_id text not null, path text not null, iteration integer not null, number integer not null,
-            seq integer not null, kind text not null, wake_at double, data text not null, carry blob, outcome text,
-            payload blob, at double, primary key (run_id, path, iteration, number)
-        ) without rowid;
-        create table outbox (
-            run_id text not null, path text not null, number integer not null, position integer not null,
-            message blob not null, shown text not null, tries integer not null, due double,
-            primary key (run_id, path, number, position)
-        );
-        create index outbox_due on outbox (due) where due is not null
-    """,  # noqa: S608 - constants only
-    # the packages with which a run began; a run of an earlier version goes on with those of the project
-    4: """
-        create table package_locks (hash text not null primary key, content text not null);
-        alter table runs add column package_lock text
-    """,
-    5: "alter table outbox add column owner text",
-    6: """
-        create table decisions (
-            run_id text not null, path text not null, iteration integer not null, number integer not null,
-            verdict text not null, decided_by text not null, note text not null, at float not null,
-            primary key (run_id, path, iteration, number)
-        )
-    """,
-    7: """
-        create table calls_in_flight (
-            run_id text not null, path text not null, iteration integer not null, attempt integer not null,
-            number integer not null, shown text not null, primary key (run_id, path, iteration, attempt, number)
-        )
-    """,
-    # the starts of the last period are forgotten; messages of earlier versions share a lane; a run that was running had begun;
-    # SQLite has a `rowid` by itself
-    8: """
-        alter table outbox add column lane text not null default '';
-        drop table starts;
-        create table starts (
-            queue text not null, at float not null, run_id text not null, fence integer not null, primary key (run_id, fence)
-        );
-        create index starts_window on starts (queue, at);
-        create table turns (
-            run_id text not null primary key, queue text not null, owner text not null, number bigint not null,
-            granted boolean not null
-        );
-        alter table executors add column ending boolean not null default false;
-        alter table runs add column begun integer not null default 0;
-        alter table runs add column lost_tasks integer not null default 0;
-        update runs set begun = 1 where status = 'running';
-        create table interruptions (
-            run_id text not null, executor text not null, alone boolean not null, primary key (run_id, executor)
-        );
-        drop index runs_ready;
-        create index runs_ready on runs (origin, queue) where status = 'ready';
-        /*postgres alter table turns add column rowid bigint generated always as identity */;
-        /*postgres alter table runs add column rowid bigint */;
-        /*postgres update runs set rowid = numbered.place from (select id, row_number() over (order by created, id) as place
-            from runs) as numbered where numbered.id = runs.id */;
-        /*postgres alter table runs alter column rowid set not null */;
-        /*postgres alter table runs alter column rowid add generated always as identity */;
-        /*postgres select setval('runs_rowid_seq', (select coalesce(max(rowid), 0) + 1 from runs), false) */;
-        /*postgres drop index runs_ready */;
-        /*postgres create index runs_ready on runs (origin, queue, rowid) where status = 'ready' */
-    """,
-}
 """
-The statements, divided by semicolons, that change the tables of the version before to each version.
+The first released version; SQLite stores it as the file's `user_version`.
 
-Tables on Postgres have version 3 or newer.
+The statements complete on Postgres what a table of SQLite has by itself, and its index.
 """

@@ -21,12 +21,11 @@ from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection, Presence, Write
 from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
-from pdkernel.engine.journal.schema import SCHEMA_VERSION
-from pdkernel.engine.journal.tables import create_tables
+from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import RequestError
 from pdkernel.project.journal_mark import JournalMark
-from pdkernel.project.migration import expect_version
-from pdkernel.project.sqlite import BUSY_TIMEOUT_S, connect, is_busy, translate_error
+from pdkernel.project.migration import Schema, expect_version
+from pdkernel.project.sqlite import BUSY_TIMEOUT_S, connect, creation_statements, is_busy, translate_error
 
 T = TypeVar("T")
 
@@ -54,6 +53,7 @@ class SqliteBackend:
         inline_retry_s: After slower commits, the event loop commits again after so many seconds.
         permit_migration: Raises an error if tables of an earlier version must not be changed now.
         mark: The mark of the project's journal, or None.
+        schema: The tables.
     """
 
     is_shared = False
@@ -67,6 +67,7 @@ class SqliteBackend:
         inline_retry_s: float = INLINE_RETRY_S,
         permit_migration: Callable[[], object] = lambda: None,
         mark: JournalMark | None = None,
+        schema: Schema = JOURNAL_SCHEMA,
     ) -> None:
         self.location = str(path)
         self.max_inline_commit_s = max_inline_commit_s
@@ -74,13 +75,27 @@ class SqliteBackend:
         self._path = path
         self._permit_migration = permit_migration
         self._mark = mark
+        self._schema = schema
         self._liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
 
     def create_tables(self) -> None:
-        """Create missing tables, or change those of an earlier version."""
+        """Create missing tables, or change those of an earlier version, in one transaction."""
         with closing(connect(self._path)) as connection:
             try:
-                create_tables(connection, self._path, self._permit_migration)
+                if (version := _read_version(connection)) == self._schema.version:
+                    return
+                if version:
+                    self._schema.check(version, self._path)
+                    self._permit_migration()
+                connection.execute("begin immediate")
+                changes = creation_statements(self._schema.metadata)
+                if version := _read_version(connection):  # another process may have been first
+                    self._schema.check(version, self._path)
+                    changes = self._schema.statements_after(version)
+                for statement in changes:
+                    connection.execute(statement)
+                connection.execute(f"pragma user_version = {self._schema.version}")
+                connection.execute("commit")
             except sqlite3.Error as fault:
                 raise translate_error(fault, self._path) from fault
 
@@ -169,7 +184,7 @@ class SqlitePresence:
 
     def check_version(self, connection: Connection, *, exactly: bool) -> None:  # noqa: ARG002 - costs a microsecond
         """Raise `ProjectError` if a newer version has changed the tables."""
-        expect_version(connection.execute("pragma user_version").fetchone()[0], self._path, supported=SCHEMA_VERSION)
+        expect_version(_read_version(connection), self._path, supported=JOURNAL_SCHEMA.version)
 
     def register(self, connection: Connection, executor_id: str) -> None:
         """Do nothing: an executor without a lease keeps its row."""
@@ -378,3 +393,8 @@ def _hold_origin(liveness: ExecutorLiveness, origin: str, path: Path) -> None:
                 fix="Stop the other server, or serve its workflows with it: pdkernel serve SOURCE SOURCE",
             ) from None
         return
+
+
+def _read_version(connection: Connection | sqlite3.Connection) -> int:
+    """Return the version of the tables, 0 without tables."""
+    return int(connection.execute("pragma user_version").fetchone()[0])

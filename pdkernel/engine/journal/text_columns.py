@@ -10,8 +10,8 @@ The JSON in the journal's text columns, and the execution that is built of it.
     outbox.shown             a `Delivery` as JSON
     calls_in_flight.shown    an `OutboundCall` as JSON, redacted by the caller
     steps.carry, waits.carry encrypted by the caller: what later steps need and `data` does not show
-    runs.output              {"response", "error", "steps": {name: status of a step without a row}} and, if present,
-                             "sends" and "lookup"
+    runs.output              {"response", "error", "steps": {name: status of a step without a row}} and, if
+                             present, "lookup"
 """
 
 from __future__ import annotations
@@ -121,12 +121,11 @@ class _StoredTrigger(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class _StoredOutput(JsonStruct, frozen=True, omit_defaults=True):
-    """The `runs.output` text; *steps* holds the statuses of steps without a row, *sends* the deliveries of earlier versions."""
+    """The `runs.output` text; *steps* holds the statuses of steps without a row."""
 
     response: Response | None
     error: ErrorRecord | None
     steps: Mapping[str, StepStatus]
-    sends: tuple[Delivery, ...] = ()
     lookup: Lookup | None = None
 
 
@@ -298,7 +297,7 @@ def build_execution(
         steps=_with_calls(_in_order(definition.steps, results, output.steps), decode_calls(run.id, calls)),
         response=output.response,
         error=output.error,
-        sends=(*output.sends, *(_decode(run.id, Delivery, "outbox", shown) for shown in sends)),
+        sends=tuple(_decode(run.id, Delivery, "outbox", shown) for shown in sends),
         lookup=output.lookup,
         outbound_policy=trigger.outbound_policy,
         pause=None

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,6 @@ from pdkernel.engine.journal import (
     Begun,
     Claim,
     DatabaseJournal,
-    NewDecision,
-    StoredLock,
     WaitKey,
     encode_output,
     open_journal,
@@ -35,13 +34,13 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.journal.backend import Connection
 from pdkernel.engine.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
+from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
 from pdkernel.project import Project
 from tests.engine.journal.conftest import (
     FIRST,
     WORKFLOW,
     PostgresDatabase,
-    call_row,
     load,
     new_run,
     outbox_row,
@@ -1051,34 +1050,21 @@ async def test_newer_tables_are_refused(server: PostgresDatabase) -> None:
         server.execute(version.format(current))
 
 
-async def test_earlier_tables_are_changed(server: PostgresDatabase, journals: Journals) -> None:
-    """Tables of an earlier version get what is new, once, and are used after that."""
-    server.execute(
-        "alter table outbox drop column owner; alter table outbox drop column lane; alter table runs drop column package_lock"
+def test_earlier_tables_are_changed(postgres_url: str, tmp_path: Path) -> None:
+    """Processes that open tables of an earlier version at the same time give them what is new, once."""
+    version = JOURNAL_SCHEMA.version + 1
+    changed = replace(
+        JOURNAL_SCHEMA, version=version, changes={version: "alter table runs add column mood text; select 1"}
     )
-    server.execute(
-        "alter table runs drop column begun, drop column lost_tasks; alter table executors drop column ending"
-    )
-    server.execute(
-        "drop table package_locks; drop table decisions; drop table calls_in_flight; drop table interruptions;"
-        " drop table turns"
-    )
-    server.execute("alter table runs drop column rowid")
-    server.execute("create index runs_ready on runs (origin, queue, created) where status = 'ready'")
-    server.execute("update meta set value = '3' where name = 'journal_schema_version'")
+    with Project.open(tmp_path / ".pdkernel", database_url=postgres_url) as project:
+        PostgresBackend(project).create_tables()
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda _: project.create_tables(changed, "journal_schema_version"), range(4)))
+        with closing(psycopg.connect(postgres_url)) as connection:
+            stored = connection.execute("select value from meta where name = 'journal_schema_version'").fetchall()
+            connection.execute("select mood from runs")
 
-    journal, other = journals(), journals()
-
-    assert await journal.accept_run(new_run(package_lock=StoredLock("hash", "{}")))
-    assert await journal.finish(FIRST, "success", encode_output(), outbox=[outbox_row()])
-    assert await other.record_delivery("run", outbox_row(), outbox_row().shown)
-    assert await journal.accept_run(new_run("cancelled"))
-    assert await other.cancel("cancelled", decision=NewDecision("cancelled", "ada"))
-    assert [each.by for each in (await load(journal, "cancelled")).decisions] == ["ada"]
-    assert await journal.accept_run(new_run("calls"))
-    assert await journal.record_call(Claim.first("calls"), call_row())
-    assert await journal.add_turn("mail", "turn", size=1)
-    assert await journal.grant_turn("mail", "turn")
+    assert stored == [(str(version),)]
 
 
 class FastClock(SystemClock):

@@ -30,7 +30,7 @@ from pdkernel.engine.journal import (
 )
 from pdkernel.engine.journal.protocol import START_LEAD_S, START_MARGIN_S
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
-from pdkernel.engine.journal.schema import SCHEMA_VERSION
+from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
 from pdkernel.execution import Decision, StepResult
 from tests.engine.journal.conftest import (
@@ -1445,7 +1445,7 @@ async def test_newer_tables_stop_an_executor(journal: DatabaseJournal, database:
             with pytest.raises(ProjectError, match="schema version 99"):
                 await journal.accept_run(new_run("other"))
     finally:
-        database.set_version(SCHEMA_VERSION)
+        database.set_version(JOURNAL_SCHEMA.version)
 
     assert len(await journal.claim_next("mail")) == 1
 

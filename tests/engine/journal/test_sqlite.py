@@ -32,7 +32,7 @@ from pdkernel.engine.journal import (
     encode_step,
     open_reader,
 )
-from pdkernel.engine.journal.schema import metadata
+from pdkernel.engine.journal.schema import JOURNAL_SCHEMA, metadata
 from pdkernel.engine.journal.sqlite import ExecutorLocks
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
@@ -42,7 +42,6 @@ from tests.engine.journal.conftest import (
     WORKFLOW,
     FakeLiveness,
     Open,
-    call_row,
     new_run,
     outbox_row,
     step_row,
@@ -823,223 +822,73 @@ def test_one_of_many_holders_has_the_lock(tmp_path: Path) -> None:
 
 # ── files of earlier versions ────────────────────────────────────────────────────────────────────────────────────────
 
-UNFINISHED = {1: ("orphan", "parked", "paused", "queued", "running"), 2: ("parked", "paused", "queued", "running")}
-"""The unfinished runs of the files of earlier versions that lack what a continued run needs."""
-
-
-def old_file(path: Path, version: int) -> Path:
-    """Write the file of an earlier version to *path*."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((Path(__file__).parent / f"version_{version}.sql").read_text(encoding="utf-8"))
-    return path
-
-
-@pytest.fixture(params=[1, 2, 3])
-def version(request: pytest.FixtureRequest) -> int:
-    """An earlier version."""
-    assert isinstance(request.param, int)
-    return request.param
+NEXT = JOURNAL_SCHEMA.version + 1
+CHANGED = replace(
+    JOURNAL_SCHEMA,
+    version=NEXT,
+    changes={NEXT: "alter table runs add column mood text; create table moods (name text)"},
+)
+"""Tables of a version after this one."""
 
 
 @pytest.fixture
-def old_path(path: Path, version: int) -> Path:
-    """A file of that version."""
-    return old_file(path, version)
-
-
-def columns(path: Path) -> dict[str, list[Any]]:
-    """The columns and the key of each table, and the indexes."""
-    tables = [name for (name,) in rows(path, "select name from sqlite_master where type = 'table' order by name")]
-    found: dict[str, list[Any]] = {
-        table: [
-            (name, kind.lower(), required, key)
-            for _, name, kind, required, _, key in rows(path, f"pragma table_info({table})")
-        ]
-        for table in tables
-    }
-    return found | {
-        "indexes": rows(path, "select name from sqlite_master where type = 'index' and sql is not null order by name")
-    }
-
-
-async def test_an_earlier_file_gets_the_tables_of_a_new_file(old_path: Path, tmp_path: Path) -> None:
-    """After the migration the tables, keys and indexes are those of a new file."""
-    await DatabaseJournal.open(SqliteBackend(old_path)).close()
-    await DatabaseJournal.open(SqliteBackend(tmp_path / "new.db")).close()
-
-    assert columns(old_path) == columns(tmp_path / "new.db")
-    assert rows(old_path, "pragma user_version") == rows(tmp_path / "new.db", "pragma user_version")
-
-
-async def test_finished_runs_survive_a_migration(old_path: Path) -> None:
-    """A finished run of an earlier version reads as before, with the path of each step."""
-    journal = DatabaseJournal.open(SqliteBackend(old_path))
-
-    execution = await journal.get_execution("finished")
-    await journal.close()
-
-    assert execution is not None
-    assert (execution.status, execution.event, execution.external_user) == (
-        "success",
-        {"body": {"name": "finished"}},
-        "ada",
-    )
-    assert [(step.name, step.path, step.iteration, step.return_value) for step in execution.steps] == [
-        ("one", "one", 1, "one"),
-        ("two", "two", 1, "two"),
-    ]
-
-
-@pytest.mark.parametrize("version", UNFINISHED)
-async def test_unfinished_runs_end_with_a_migration(old_path: Path, version: int) -> None:
-    """A run that an earlier version left unfinished ends with the reason, keeps its steps, and is never continued."""
-    journal = DatabaseJournal.open(SqliteBackend(old_path))
-
-    ended = [await journal.get_execution(run_id) for run_id in UNFINISHED[version]]
-    claimed = [*await journal.claim_next(None, limit=9), *await journal.claim_next("mail", limit=9)]
-    woken = await journal.wake_due()
-    await journal.close()
-
-    assert [each.status for each in ended if each] == ["error"] * len(ended)
-    assert {each.error.code for each in ended if each and each.error} == {"earlier_version"}
-    assert all(each and each.finished_at for each in ended)
-    assert (claimed, woken) == ([], 0)
-    assert rows(old_path, "select run_id, path from steps where run_id in ('paused', 'running') order by run_id") == [
-        ("paused", "one"),
-        ("running", "one"),
-    ]
-
-
-async def test_unfinished_runs_of_version_3_are_continued(path: Path) -> None:
-    """A run that version 3 left paused, queued or running is continued; no packages are recorded of it."""
-    journal = DatabaseJournal.open(SqliteBackend(old_file(path, 3)), origin="serve")
-
-    assert await journal.reap_dead() == 1
-    assert await journal.resolve_wait(WaitKey("paused", "one"), "resumed") == "done"
-    claims = {run.claim.run_id: run for run in await journal.claim_ready(9)}
-    finished = [await journal.finish(run.claim, "success", encode_output()) for run in claims.values()]
-    await journal.close()
-
-    assert sorted(claims) == ["paused", "queued", "running"]
-    assert [(run.request, run.package_lock) for run in claims.values()] == [(b"request", None)] * 3
-    assert claims["paused"].waits[0].outcome == "resumed"
-    assert [step.path for step in claims["running"].steps] == ["one"]
-    assert finished == [True] * 3
-
-
-@pytest.mark.parametrize("version", UNFINISHED)
-async def test_executors_of_an_earlier_version_are_gone(old_path: Path) -> None:
-    """The executors of an earlier version are dead: their runs have ended, and nothing is left to reap."""
-    journal = DatabaseJournal.open(SqliteBackend(old_path))
-
-    executors = rows(old_path, "select id from executors")
-    reaped = await journal.reap_dead()
-    owned = rows(old_path, "select id from runs where owner is not null")
-    waits = rows(old_path, "select run_id from waits")
-    await journal.close()
-
-    assert (executors, reaped, owned, waits) == ([(journal.executor_id,)], 0, [], [])
-
-
-async def test_definitions_survive_a_migration(path: Path) -> None:
-    """Each deployment is a definition, stored by its hash, and each run shows the version of its own."""
-    journal = DatabaseJournal.open(SqliteBackend(old_file(path, 2)))
-    greet = replace(WORKFLOW, steps=WORKFLOW.steps[:2])
-    workflows = {
-        "finished": greet,
-        "changed": replace(greet, settings={"memory": 512}),
-        "other": replace(greet, name="Other"),
-    }
-
-    found = {run_id: await journal.get_execution(run_id) for run_id in (*workflows, "undeployed")}
-    hashes = {await journal.store_definition(workflow) for workflow in workflows.values()}
-    listed = await journal.list_executions()
-    await journal.close()
-
-    versions = {run_id: execution.version for run_id, execution in found.items() if execution}
-    assert versions == {run_id: workflow.version for run_id, workflow in workflows.items()} | {"undeployed": ""}
-    assert {key for (key,) in rows(path, "select hash from definitions")} == hashes
-    assert {each.id for each in listed} == {*workflows, "undeployed", "sealed", *UNFINISHED[2]}
-
-
-async def test_sealed_event_survives_a_migration(path: Path) -> None:
-    """An event that an earlier version left encrypted is still marked as sealed."""
-    journal = DatabaseJournal.open(SqliteBackend(old_file(path, 2)))
-
-    execution = await journal.get_execution("sealed")
-    await journal.close()
-
-    assert execution is not None
-    assert (execution.trigger.sealed, execution.event, execution.context) == (True, {}, {"id": "sealed"})
-
-
-async def test_migrated_file_takes_new_runs(old_path: Path) -> None:
-    """A migrated file takes a run from its acceptance to its pause and its end."""
-    journal = DatabaseJournal.open(SqliteBackend(old_path), origin="serve")
+async def old_path(path: Path) -> Path:
+    """A file of this version with the run `run`, for which the version after it finds an earlier file."""
+    journal = DatabaseJournal.open(SqliteBackend(path))
     await journal.store_definition(WORKFLOW)
-    assert await journal.accept_run(new_run(dedupe_key="key", request=b"request"))
-    assert not await journal.accept_run(new_run("again", dedupe_key="key"))
-    assert await journal.record_call(Claim.first("run"), call_row())
-    assert await journal.park(Claim.first("run"), wait_row(), outbox=[outbox_row()])
-    assert await journal.resolve_wait(WaitKey("run", "one"), "resumed") == "done"
-    (run,) = await journal.claim_next(limit=9)
+    await journal.accept_run(new_run())
+    await journal.close()
+    return path
 
-    assert await journal.finish(run.claim, "success", encode_output(), last_step=step_row(0, "one"))
+
+async def test_an_earlier_file_is_changed(old_path: Path) -> None:
+    """The tables of an earlier version get what is new, and keep their runs."""
+    journal = DatabaseJournal.open(SqliteBackend(old_path, schema=CHANGED))
 
     execution = await journal.get_execution("run")
     await journal.close()
+
     assert execution is not None
-    assert (execution.status, execution.version, len(execution.sends)) == ("success", WORKFLOW.version, 1)
+    assert rows(old_path, "select mood from runs") == [(None,)]
+    assert rows(old_path, "select name from moods") == []
+    assert rows(old_path, "pragma user_version") == [(NEXT,)]
 
 
-async def test_a_killed_migration_changes_nothing(old_path: Path, version: int) -> None:
-    """A process that is killed within the migration leaves the earlier file, which the next process migrates."""
-    code = (
-        "import os, signal, sqlite3, sys\n"
-        "from pdkernel.engine.journal.schema import MIGRATIONS\n"
-        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "connection.create_function('hash_definition', 1, lambda text: text and str(hash(text)))\n"
-        "connection.execute('begin immediate')\n"
-        "for statement in MIGRATIONS[int(sys.argv[2]) + 1].split(';')[:5]:\n"
-        "    connection.execute(statement)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    before = rows(old_path, "select * from runs")
-    killed = subprocess.run([sys.executable, "-c", code, str(old_path), str(version)], check=False)
-    unchanged = rows(old_path, "select * from runs"), rows(old_path, "pragma user_version")
-
-    journal = DatabaseJournal.open(SqliteBackend(old_path))
-    execution = await journal.get_execution("finished")
-    await journal.close()
-
-    assert killed.returncode == -signal.SIGKILL
-    assert unchanged == (before, [(version,)])
-    assert execution is not None
-    assert execution.status == "success"
-
-
-def test_a_failed_migration_changes_nothing(path: Path) -> None:
+async def test_a_failed_change_changes_nothing(old_path: Path) -> None:
     """A file that cannot be changed as a whole stays as it is, and the error is that of the file."""
-    old_file(path, 2)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("alter table waits rename to other_waits")
-    before = columns(path), rows(path, "select * from steps")
+    with closing(sqlite3.connect(old_path)) as connection:
+        connection.execute("create table moods (mine text)")
 
     with pytest.raises(ProjectError):
-        DatabaseJournal.open(SqliteBackend(path))
+        DatabaseJournal.open(SqliteBackend(old_path, schema=CHANGED))
 
-    assert (columns(path), rows(path, "select * from steps")) == before
-    assert rows(path, "pragma user_version") == [(2,)]
+    assert "mood" not in [name for (_, name, *_) in rows(old_path, "pragma table_info(runs)")]
+    assert rows(old_path, "pragma user_version") == [(JOURNAL_SCHEMA.version,)]
 
 
-async def test_concurrent_processes_migrate_once(old_path: Path) -> None:
-    """Processes that open an earlier file at the same time all open the migrated file."""
-    journals = await asyncio.gather(
-        *(asyncio.to_thread(DatabaseJournal.open, SqliteBackend(old_path)) for _ in range(4))
-    )
+async def test_concurrent_processes_change_a_file_once(old_path: Path) -> None:
+    """Processes that open an earlier file at the same time all open the changed file."""
+    opened = (asyncio.to_thread(DatabaseJournal.open, SqliteBackend(old_path, schema=CHANGED)) for _ in range(4))
+    journals = await asyncio.gather(*opened)
 
-    found = [await journal.get_execution("finished") for journal in journals]
+    found = [await journal.get_execution("run") for journal in journals]
     for journal in journals:
         await journal.close()
 
-    assert [each.status for each in found if each] == ["success"] * 4
+    assert None not in found
+
+
+@pytest.mark.parametrize("version", [1, 8])
+def test_a_file_of_a_version_that_was_not_released_is_refused(path: Path, version: int) -> None:
+    """A journal from before the first release is refused with what to do, and not changed."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table runs (id text)")
+        connection.execute(f"pragma user_version = {version}")
+
+    with pytest.raises(
+        ProjectError, match=rf"before its first release has written it \(schema version {version};"
+    ) as caught:
+        DatabaseJournal.open(SqliteBackend(path))
+
+    assert "creates a new project" in str(caught.value.fix)
+    assert rows(path, "select name from sqlite_master where type = 'table'") == [("runs",)]
