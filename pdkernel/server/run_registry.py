@@ -51,9 +51,8 @@ from pdkernel.variables import load_variables
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a request for a further run of an external user, beyond the user's share, gets status 429."""
 
-LOST_RESPONSE = build_text_response(
-    400, "This server could not reach the database in time. Another server continues the run; see its record."
-)
+LOST_MESSAGE = "This server could not reach the database in time. Another server continues the run; see its record."
+LOST_RESPONSE = build_text_response(400, LOST_MESSAGE)
 """The response of a run that another server continues: the first server does not know how the run ends."""
 UNAVAILABLE_RESPONSE = replace(
     build_text_response(503, f"{UNAVAILABLE_MESSAGE}\n"), headers=((b"retry-after", b"%d" % RETRY_AFTER_S),)
@@ -261,8 +260,13 @@ class RunRegistry:
         """The number of runs that would begin to execute at once; the others wait for a place."""
         return self._context.engine.expected_places
 
+    async def run(self, request: RunRequest) -> Execution:
+        """Run *request* and return its record, which has not ended if this server has lost the run: another server continues it."""
+        watcher = RunWatcher(hands_over=lambda: self._journal.is_lost)
+        return await self.start_source(self._context.engine.run(request, watcher))
+
     def start_source(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start *coroutine*, the run of a source, which goes on after its caller has ended."""
+        """Start *coroutine*, a run that is no run of a workflow; it goes on after its caller has ended, until this server ends or is lost."""
         return self._keep(self._sources, coroutine)
 
     @staticmethod

@@ -18,6 +18,7 @@ from pdkernel.project import Project
 from pdkernel.project.oauth_clients import NewClient
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.server.app_state import AppState, get_state
 from pdkernel.source import RefusedSource
 
 
@@ -54,11 +55,13 @@ class Served:
         context: Context of the server.
         http: An HTTP client without a token.
         client: An OAuth client with every scope.
+        state: The state of the server.
     """
 
     context: AppContext
     http: httpx.AsyncClient
     client: NewClient
+    state: AppState
 
     @property
     def project(self) -> Project:
@@ -100,11 +103,16 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    folder: Path, *workflows: ServedWorkflow, egress: str = "deny", gateway: Gateway | None = None, **settings: Any
+    folder: Path,
+    *workflows: ServedWorkflow,
+    egress: str = "deny",
+    gateway: Gateway | None = None,
+    database_url: str | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
-    """Serve a new project in *folder*."""
+    """Serve a new project in *folder*, or in the database *database_url*."""
     clock = ManualClock()
-    with Project.open(folder / ".pdkernel", clock=clock) as project:
+    with Project.open(folder / ".pdkernel", database_url=database_url, clock=clock) as project:
         directory = LocalDirectory(project)
         async with await WorkflowEngine.start(
             project, directory, clock=clock, max_active_runs=2, gateway=gateway
@@ -118,6 +126,6 @@ async def served(
                 clock=clock,
                 ids=RANDOM_IDS,
             )
-            transport = httpx.ASGITransport(create_app(context))
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as http:
-                yield Served(context, http, project.oauth_clients.create("tests"))
+            app = create_app(context)
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:4000") as http:
+                yield Served(context, http, project.oauth_clients.create("tests"), get_state(app))

@@ -7,10 +7,11 @@ from typing import Any
 
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.event import Event
-from pdkernel.execution import RETURN_VALUE, ErrorRecord, StepResult
+from pdkernel.execution import RETURN_VALUE, UNFINISHED_STATUSES, ErrorRecord, StepResult
 from pdkernel.model import JSON, Workflow
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.component_request import ACTION_STEP_NAME, ComponentRequest, parse_component_request
+from pdkernel.server.run_registry import LOST_MESSAGE
 
 _OBSERVATION_KINDS = {"stdout": "console.log", "stderr": "console.error"}
 _NOT_FOUND = frozenset({"action_not_found", "action_version"})
@@ -23,7 +24,9 @@ async def run(call: ApiCall) -> JSON:
         # parity[file-stash]: the platform stores files that actions write, and passes them to later actions
         raise ApiError(400, "pdkernel does not store files of actions: omit stash_id.")
     configured = await parse_component_request(call, body, "action")
-    execution = await call.context.engine.run(_request(call, configured))
+    execution = await call.state.runs.run(_request(call, configured))
+    if execution.status in UNFINISHED_STATUSES:
+        raise ApiError(400, LOST_MESSAGE)
     step = execution.step(ACTION_STEP_NAME)
     if step.status == "not_run":
         raise _refusal(execution.error)

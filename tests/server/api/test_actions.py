@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pdkernel.egress import Gateway
+from pdkernel.engine.journal.opening import mark_dead
+from pdkernel.server.run_registry import LOST_MESSAGE
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served, served
@@ -45,14 +50,19 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path, service: str) -> 
         yield site
 
 
-async def run(site: Served, url: str, headers: dict[str, str]) -> Any:
-    """Run ada's HTTP action; returns the response."""
+async def send(site: Served, url: str, headers: dict[str, str]) -> httpx.Response:
+    """Run ada's HTTP action."""
     body = {
         "external_user_id": "ada",
         "id": "http-custom-request",
         "configured_props": {"httpRequest": {"method": "GET", "url": url}},
     }
-    answer = await site.call("POST", "/actions/run", json=body, headers=headers)
+    return await site.call("POST", "/actions/run", json=body, headers=headers)
+
+
+async def run(site: Served, url: str, headers: dict[str, str]) -> Any:
+    """Run ada's HTTP action; returns the response."""
+    answer = await send(site, url, headers)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -185,3 +195,31 @@ async def test_a_form_of_a_connect_token_names_no_closed_store(stores: Served, p
     ]
 
     assert statuses == [200, 403, 403]
+
+
+async def test_an_action_ends_here_when_another_server_continues_it(tmp_path: Path, postgres_url: str) -> None:
+    """A server that was taken for dead ends the action, as it ends runs of workflows, and its caller learns where the run is."""
+    asked, released = threading.Event(), threading.Event()
+
+    def hang(_: SentRequest) -> Answer:
+        asked.set()
+        released.wait(30)
+        return 200, b"", {}
+
+    gateway = await Gateway.start(tmp_path / "egress", environ={})
+    with serve(AnsweringServer(hang)) as service:
+        try:
+            async with served(tmp_path, egress="live", gateway=gateway, database_url=postgres_url) as site:
+                calling = asyncio.ensure_future(send(site, service.url, {}))
+                await asyncio.to_thread(asked.wait, 30)
+                mark_dead(site.project, site.context.engine.journal.executor_id)
+                while not site.context.engine.journal.is_lost:
+                    await asyncio.sleep(0.05)
+                await site.state.runs.abandon_runs()
+                answer = await calling
+                was_answered = released.is_set()
+        finally:
+            released.set()
+
+    assert (answer.status_code, answer.json()) == (400, {"error": LOST_MESSAGE})
+    assert not was_answered
