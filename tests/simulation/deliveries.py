@@ -182,8 +182,8 @@ class Deliveries:
 
     def is_settled(self, _runs: Sequence[Run]) -> bool:
         """Return whether no message and no event waits."""
-        if not self._listens:
-            return True
+        if not all(each.done() for each in self._clients):
+            return False
         with closing(sqlite3.connect(self._world.folder / ".pdkernel" / "project.db")) as connection:
             waiting = "select 1 from trigger_events union all select 1 from outbox where due is not null"
             return connection.execute(waiting).fetchone() is None

@@ -206,8 +206,8 @@ class Sources:
 
     def is_settled(self, runs: Sequence[Run]) -> bool:
         """Return whether the timer of each source has ticked, and nothing waits."""
-        if not self._paths:
-            return True
+        if not all(call.done() for *_, call in self._calls):
+            return False
         ticked = {each.record.workflow for each in runs if each.event.get("n") == TICK}
         with closing(sqlite3.connect(self._world.folder / ".pdkernel" / "project.db")) as connection:
             waiting = connection.execute("select 1 from trigger_events union all select 1 from answered_requests")
