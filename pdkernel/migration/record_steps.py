@@ -47,6 +47,8 @@ MAX_CHARACTERS = 256 * 1024
 MAX_STORE_KEYS = 1000
 """Keys that the steps use in a data store: the documentation names 1,024 for the smallest plan (2023)."""
 _MAX_CREDENTIAL_CHARS = 512
+_PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+"""A private key with all its lines, in JavaScript."""
 _RUNTIME = "nodejs20.x"
 _FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]{4,})\Z")
 _PATH_PART = re.compile(r"\.?([^.\[\]]+)|\[(?:'([^']*)'|\"([^\"]*)\"|(\d+|\*))\]")
@@ -243,7 +245,7 @@ def build_step(
         "field": f"/{RECORDED_FIELD}/i",
         "header": f"/^{RECORDED_HEADER}/",
         "name": f"/{RECORDED_VARIABLE}/i",
-        "credentials": ", ".join(f"/{_bound(form.pattern)}/g" for _, form in CREDENTIAL_FORMS),
+        "credentials": "|".join([_PRIVATE_KEY, *(_bound(form.pattern) for _, form in CREDENTIAL_FORMS)]),
     }
     template = resources.files("pdkernel").joinpath("templates", "record_step.mjs").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: names[found[1]], template)

@@ -11,6 +11,7 @@ const MAX_CHARACTERS = {{max_characters}};
 const SAMPLE = {{sample}}; // every: one run of so many; first_a_day: so many runs a day, or null
 const SINK = {{sink}}; // the token only permits to add records
 const REDACTED_PATHS = {{paths}};
+const MAX_ANSWER = 1000;
 const START_STEP = "pd_record_start";
 
 export default defineComponent({
@@ -29,10 +30,10 @@ export default defineComponent({
       result = await Promise.race([record(this, steps, memory, stop.signal), limit]);
     } catch (error) {
       memory.errors += 1;
-      result = { recorded: false, error: String(error?.name ?? "Error") };
+      result = { recorded: false, error: String(error?.code ?? error?.name) };
+      stop.abort();
     } finally {
       clearTimeout(timer);
-      stop.abort();
     }
 {{result}}
   },
@@ -47,8 +48,9 @@ async function record(props, steps, memory, signal) {
   }
   const own = Object.entries(steps).filter(([name]) => name !== "trigger" && !name.startsWith("pd_record_"));
   const whole = { event, context, steps: PART === "start" ? {} : Object.fromEntries(own) };
-  const kept = redact(shrink(whole), findSecrets(props, whole));
-  const content = PART === "start" ? { event: kept.event, context: kept.context } : { steps: kept.steps };
+  const secrets = findSecrets(props, whole);
+  const { event: input, steps: exports } = shrink(whole);
+  const content = redact(PART === "start" ? { event: input, context } : { steps: exports }, secrets);
   const lost = memory.errors;
   const entry = {
     format: "pdkernel-record/1",
@@ -61,7 +63,7 @@ async function record(props, steps, memory, signal) {
     first_a_day: SAMPLE.first_a_day,
     ...content,
   };
-  const answer = await (SINK.url ? post(entry, signal) : store(props.pd_record_store, entry, now));
+  const answer = await (SINK.url ? post(JSON.stringify(entry), signal) : store(props.pd_record_store, entry));
   memory.errors -= lost;
   return { recorded: answer };
 }
@@ -76,27 +78,45 @@ function isSampled(context, memory, now) {
   return SAMPLE.first_a_day === null || memory.runs <= SAMPLE.first_a_day;
 }
 
-async function post(entry, signal) {
-  const response = await fetch(SINK.url, {
-    method: "POST",
-    headers: { "content-type": "application/json", "x-pdkernel-token": SINK.token },
-    body: JSON.stringify(entry),
-    signal,
+/** Sends the entry in one request, which follows no redirect; whether the receiver has stored it. */
+async function post(body, signal, agent) {
+  // not `fetch`, which takes 40 ms to load and twice the time of each request
+  const name = SINK.url.startsWith("https:") ? "node:https" : "node:http";
+  const { request } = process.getBuiltinModule?.(name) ?? (await import(name)); // the import loads `fetch`, too
+  const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(body), "x-pdkernel-token": SINK.token };
+  return new Promise((resolve, reject) => {
+    const sent = request(SINK.url, { method: "POST", headers, signal, agent }, (response) => {
+      let answer = "";
+      response.setEncoding("utf8");
+      response.on("error", reject).on("data", (part) => {
+        answer += part;
+        if (answer.length > MAX_ANSWER) sent.destroy(Object.assign(new Error("the answer is too long"), { name: "LongAnswer" }));
+      });
+      response.on("end", () => {
+        const stored = response.statusCode === 200 ? parse(answer)?.recorded : undefined;
+        if (typeof stored === "boolean") resolve(stored);
+        else reject(Object.assign(new Error("not stored"), { name: `Status${response.statusCode}` }));
+      });
+    });
+    sent.on("error", (error) => {
+      // the receiver has closed a connection that was kept from an earlier run
+      if (sent.reusedSocket && error.code === "ECONNRESET") post(body, signal, false).then(resolve, reject);
+      else reject(error);
+    });
+    sent.end(body);
   });
-  if (!response.ok) throw Object.assign(new Error("not stored"), { name: `Status${response.status}` });
-  return (await response.json()).recorded !== false;
 }
 
 /** Adds the entry to the data store, as long as the counts there permit it. */
-async function store(records, entry, now) {
+async function store(records, entry) {
+  const writes = [[`record/${entry.run}/${PART}`, JSON.stringify(entry)]];
   if (PART === "start") {
-    const total = (await records.get("count")) ?? 0;
-    const today = (await records.get(`count/${WORKFLOW}/${now.slice(0, 10)}`)) ?? 0;
+    const day = `count/${entry.workflow}/${entry.at.slice(0, 10)}`;
+    const [total, today] = (await Promise.all([records.get("count"), records.get(day)])).map((count) => count ?? 0);
     if (total >= SINK.max_runs || (SAMPLE.first_a_day !== null && today >= SAMPLE.first_a_day)) return false;
-    await records.set("count", total + 1);
-    await records.set(`count/${WORKFLOW}/${now.slice(0, 10)}`, today + 1);
+    writes.push(["count", total + 1], [day, today + 1]);
   }
-  await records.set(`record/${entry.run}/${PART}`, JSON.stringify(entry));
+  await Promise.all(writes.map(([key, value]) => records.set(key, value)));
   return true;
 }
 
@@ -120,7 +140,10 @@ const MAX_SECRETS = 300; // a record with more is not kept: the search for them 
 const SECRET_FIELD = {{field}};
 const SECRET_HEADER = {{header}};
 const SECRET_NAME = {{name}};
-const CREDENTIALS = [{{credentials}}];
+const CREDENTIALS = /{{credentials}}/;
+const ALL_CREDENTIALS = new RegExp(CREDENTIALS, "g");
+const GENERAL = /\b(?:Bearer|Basic|Token) +[^\s"',;]{8}|:\/\/[^\s/:@]{1,256}:/i; // what `redact` finds besides
+const NAMED = /pass|pwd|secret|token|key|credential|auth|cookie|session|signature/i;
 // variables of the machine, which are not secrets
 const PLAIN_VARIABLES =
   /^(PATH|PWD|HOME|LANG|LC_\w+|TZ|SHLVL|TMPDIR|NODE_(PATH|ENV|OPTIONS|VERSION|EXTRA_CA_CERTS)|LD_LIBRARY_PATH|AWS_(REGION|DEFAULT_REGION|EXECUTION_ENV|LAMBDA_(?!METADATA_TOKEN)\w+)|LAMBDA_\w+|PIPEDREAM_(?!\w*(TOKEN|KEY|SECRET))\w+|_\w*)$/;
@@ -190,38 +213,96 @@ function at(value, [part, ...rest], see) {
   }
 }
 
-/** A text in the encodings in which it may occur. */
-function encodings(text) {
+/** A text in the encodings in which it may occur in *blob*; `decode` finds the others, which are long words. */
+function encodings(text, blob) {
   const bytes = Buffer.from(text, "utf8");
-  const wide = Buffer.from(text, "utf16le");
-  const url = encodeURIComponent(text);
-  const strict = url.replace(/[!'()*]/g, (letter) => `%${letter.charCodeAt(0).toString(16).toUpperCase()}`);
-  const json = JSON.stringify(text).slice(1, -1);
-  const ascii = json.replace(/[^\x00-\x7f]/g, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
   const hex = bytes.toString("hex");
-  const html = text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
-  const lower = (each) => each.replace(/%../g, (code) => code.toLowerCase());
-  const forms = [text, url, strict, lower(url), lower(strict), strict.replace(/%20/g, "+"), url.replace(/%20/g, "+")];
-  forms.push(strict.replace(/%2F/g, "/"), new URLSearchParams({ a: text }).toString().slice(2), encodeURI(text));
-  forms.push(json, ascii, JSON.stringify(json).slice(1, -1), JSON.stringify(ascii).slice(1, -1), json.replace(/\//g, "\\/"), text.replace(/\\/g, "\\\\").replace(/'/g, "\\'"));
-  forms.push(html, html.replace(/'/g, "&#39;"), html.replace(/'/g, "&#x27;"), [...text].reverse().join(""));
-  forms.push(hex, hex.toUpperCase(), hex.replace(/../g, "%$&"), hex.toUpperCase().replace(/../g, "%$&"));
-  forms.push(hex.replace(/../g, "\\x$&"), hex.match(/../g).join(" "), hex.match(/../g).join(":"));
-  forms.push(wide.toString("hex"), wide.toString("base64").replace(/=+$/, ""));
+  const wide = Buffer.from(text, "utf16le");
+  const forms = [text, [...text].reverse().join(""), wide.toString("base64").replace(/=+$/, ""), wide.toString("hex"), base32(hex)];
+  const separate = (letters, before) => before + letters.match(/../g).join(before);
+  for (const separator of [" ", ":"]) if (blob.includes(hex.slice(0, 2) + separator)) forms.push(separate(hex, separator).slice(1));
+  const json = JSON.stringify(text).slice(1, -1);
+  if (blob.includes("\\")) {
+    const ascii = json.replace(/[^\x00-\x7f]/g, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
+    forms.push(json, ascii, JSON.stringify(json).slice(1, -1), JSON.stringify(ascii).slice(1, -1), json.replace(/\//g, "\\/"));
+    forms.push(text.replace(/\\/g, "\\\\").replace(/'/g, "\\'"), separate(hex, "\\x"));
+  }
+  if (blob.includes("&")) {
+    const html = text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
+    forms.push(html, html.replace(/'/g, "&#39;"), html.replace(/'/g, "&#x27;"));
+  }
+  const parts = [];
   for (let offset = 0; offset < 3; offset += 1) {
     // only the letters that do not depend on the bytes before and after the text
     const letters = Buffer.concat([Buffer.alloc(offset), bytes]).toString("base64");
     const part = letters.slice(Math.ceil((8 * offset) / 6), Math.floor((8 * (offset + bytes.length)) / 6));
-    forms.push(part, part.replace(/\+/g, "-").replace(/\//g, "_"), encodeURIComponent(part));
-    forms.push(part.replace(/.{76}/g, "$&\n"), part.replace(/.{64}/g, "$&\n"));
+    parts.push(part, part.replace(/\+/g, "-").replace(/\//g, "_"));
+    if (part.length > 64) forms.push(part.replace(/.{76}/g, "$&\n"), part.replace(/.{64}/g, "$&\n"));
   }
-  forms.push(Buffer.from(bytes.toString("base64")).toString("base64").replace(/=+$/, ""), base32(bytes));
+  forms.push(...parts);
+  if (blob.includes("%")) {
+    const whole = text.toWellFormed?.() ?? text;
+    const url = encodeURIComponent(whole);
+    const strict = url.replace(/[!'()*]/g, (letter) => `%${letter.charCodeAt(0).toString(16).toUpperCase()}`);
+    const lower = (each) => each.replace(/%../g, (code) => code.toLowerCase());
+    forms.push(url, strict, lower(url), lower(strict), strict.replace(/%20/g, "+"), url.replace(/%20/g, "+"), encodeURIComponent(strict));
+    forms.push(strict.replace(/%2F/g, "/"), new URLSearchParams({ a: text }).toString().slice(2), encodeURI(whole));
+    forms.push(separate(hex, "%"), separate(hex.toUpperCase(), "%"), ...parts.map(encodeURIComponent));
+  }
   return forms.filter((form) => form.length >= MIN_CHARACTERS);
 }
 
-function base32(bytes) {
-  const bits = [...bytes].map((byte) => byte.toString(2).padStart(8, "0")).join("");
-  return (bits.match(/.{5}/g) ?? []).map((five) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[parseInt(five, 2)]).join("");
+/** The bytes in base32, without the last letter, which depends on the bytes after them. */
+function base32(hex) {
+  const bits = hex.length * 4;
+  const digits = (BigInt(`0x${hex}`) >> BigInt(bits % 5)).toString(32).padStart(Math.floor(bits / 5), "0");
+  return digits.replace(/./g, (digit) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[parseInt(digit, 32)]);
+}
+
+/** Returns a function that yields the forms in a text: one pass for all forms, each of which is found by its first letters. */
+function createSearch(forms, check) {
+  const byStart = new Map();
+  for (const form of forms) {
+    const start = form.slice(0, MIN_CHARACTERS);
+    const same = byStart.get(start);
+    if (same) same.push(form);
+    else byStart.set(start, [form]);
+  }
+  return function* (text) {
+    for (let place = 0; place + MIN_CHARACTERS <= text.length; place += 1) {
+      if (place % 4096 === 0) check();
+      const same = byStart.get(text.substring(place, place + MIN_CHARACTERS));
+      if (same) for (const form of same) if (text.startsWith(form, place)) yield form;
+    }
+  };
+}
+
+const WORD = /[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]+)*/g;
+const ESCAPES = [
+  [/\\+(?:u\{?|x)([0-9a-f]{2,6})\}?/gi, 16],
+  [/&#x([0-9a-f]{2,6});?/gi, 16],
+  [/&#([0-9]{2,7});?/g, 10],
+];
+const BYTES = /(?:[%=][0-9a-f]{2}|=\r?\n)+/gi;
+
+/** Texts that *text* is an encoding of, each with the part of the text that is encoded; null stands for the whole text. */
+function* decode(text) {
+  for (const [word] of text.matchAll(WORD)) {
+    const letters = word.replace(/\s+/g, "");
+    for (let offset = 0; offset < 4; offset += 1) yield [word, Buffer.from(letters.slice(offset), "base64")];
+    for (const part of letters.match(/(?:[0-9a-f]{2}){8,}/gi) ?? []) yield [word, Buffer.from(part, "hex")];
+  }
+  for (const [escape, base] of ESCAPES) {
+    if (escape.test(text)) {
+      const letter = (whole, code) => (parseInt(code, base) < 0x110000 ? String.fromCodePoint(parseInt(code, base)) : whole);
+      yield [null, Buffer.from(text.replace(escape, letter))];
+    }
+    escape.lastIndex = 0;
+  }
+  if (/\\["'\\/]/.test(text)) yield [null, Buffer.from(text.replace(/\\(["'\\/])/g, "$1"))];
+  if (text.search(BYTES) >= 0) {
+    yield [null, Buffer.from(text.replace(BYTES, (run) => Buffer.from(run.replace(/[%=]|\r?\n/g, ""), "hex").toString()))];
+  }
 }
 
 /** A copy of the value with MARK in place of secrets: by name of field or header, by path, by value, and by form. */
@@ -230,45 +311,69 @@ function redact(value, { values, short }) {
   for (const path of REDACTED_PATHS) {
     at(value, path, (parent, key) => paths.set(parent, (paths.get(parent) ?? new Set()).add(key)));
   }
+  const ends = Date.now() + LIMIT_MS / 2; // a timer cannot stop a search
+  const check = () => {
+    if (Date.now() > ends) throw Object.assign(new Error("the search takes too long"), { name: "TimeoutError" });
+  };
   const texts = [];
   visit(value, (key, each) => texts.push(key, typeof each === "string" ? each : ""));
   const blob = texts.join("\n");
-  const forms = new Set(values.flatMap(encodings).filter((form) => blob.includes(form)));
-  const ordered = [...forms].sort((one, other) => other.length - one.length);
+  const search = createSearch(new Set(values.flatMap((each) => encodings(each, blob))), check);
+  // whether a secret is in the text, or in what the text is an encoding of
+  const isSecret = (text, depth = 0) =>
+    !search(text).next().done || CREDENTIALS.test(text) || (depth < 3 && isEncoded(text, depth).length > 0);
+  const isEncoded = (text, depth) => {
+    const found = [];
+    for (const [part, bytes] of decode(text)) {
+      if (isCompressed(bytes) || isSecret(bytes.toString(), depth + 1)) found.push(part);
+      if (found.at(-1) === null) break;
+    }
+    return found;
+  };
+  const ordered = [...new Set(search(blob))].sort((one, other) => other.length - one.length);
+  const hasForm = GENERAL.test(blob) || CREDENTIALS.test(blob);
+  const hasName = NAMED.test(blob);
   const numbers = new Set(values);
 
-  const ends = Date.now() + LIMIT_MS / 2; // a timer cannot stop a search
   const text = (found) => {
-    if (Date.now() > ends) throw Object.assign(new Error("the search takes too long"), { name: "TimeoutError" });
+    check();
     if (short.has(found)) return MARK;
     let clean = found;
     for (const form of ordered) if (clean.includes(form)) clean = clean.replaceAll(form, MARK);
-    for (const form of CREDENTIALS) clean = clean.replace(form, MARK);
-    clean = clean
-      .replace(/\b(Bearer|Basic|Token) +[^\s"',;]{8,}/gi, `$1 ${MARK}`)
-      .replace(/(:\/\/[^\s/:@]{1,256}:)[^\s/@]{1,256}@/g, `$1${MARK}@`);
-    if (!/pass|pwd|secret|token|key|credential|auth|cookie|session|signature/i.test(clean)) return clean;
+    if (hasForm) {
+      clean = clean
+        .replace(ALL_CREDENTIALS, MARK)
+        .replace(/\b(Bearer|Basic|Token) +[^\s"',;]{8,}/gi, `$1 ${MARK}`)
+        .replace(/(:\/\/[^\s/:@]{1,256}:)[^\s/@]{1,256}@/g, `$1${MARK}@`);
+    }
+    for (const part of clean.length < MIN_CHARACTERS ? [] : isEncoded(clean, 0)) {
+      clean = part === null ? MARK : clean.replaceAll(part, MARK);
+    }
+    if (!hasName || !NAMED.test(clean)) return clean;
     const named = (whole, start, name, value, end) => (isSecretKey(name) ? `${start}${MARK}${end ?? ""}` : whole);
     return clean
       .replace(/((?:\\?["'])([\w.-]{1,64})(?:\\?["'])\s*:\s*")((?:[^"\\]|\\.)*)(")/g, named)
       .replace(/((?:\\?["'])([\w.-]{1,64})(?:\\?["'])\s*:\s*(?:'|\\"))(.{0,512}?)('|\\")/g, named)
       .replace(/((?:^|[^\w.-])([\w.-]{1,64})\s{0,4}[=:]\s{0,4})([^\s&"'\\,;}\])]+)()/g, named);
   };
-  // the bytes of a Buffer, in which a text is not visible
-  const isSecretBytes = (list) =>
-    list.length >= MIN_CHARACTERS &&
-    list.every((each) => Number.isInteger(each) && each >= 0 && each < 256) &&
-    ["utf8", "utf16le"].some((encoding) => {
-      const inside = Buffer.from(list).toString(encoding);
-      return values.some((secret) => inside.includes(secret)) || text(inside) !== inside;
-    });
+  // the bytes of a Buffer, in which a text is not visible, and a text that is divided into the items of a list
+  const isSecretList = (list) => {
+    if (list.length < 2) return false;
+    if (list.every((each) => typeof each === "string")) {
+      const has = (each) => !search(each).next().done;
+      return has(list.join("")) && has(list.map(text).join(""));
+    }
+    if (list.length < MIN_CHARACTERS || !list.every((each) => Number.isInteger(each) && each >= 0 && each < 256)) return false;
+    const bytes = Buffer.from(list);
+    return isCompressed(bytes) || isSecret(bytes.toString("utf8")) || isSecret(bytes.toString("utf16le"));
+  };
   const hide = (each) => (each === null || each === "" || typeof each === "boolean" ? each : MARK);
   const clean = (each) => {
     if (typeof each === "string") return text(each);
     if (typeof each === "number") return numbers.has(String(each)) ? MARK : each;
     if (each === null || typeof each !== "object") return each;
     if (Array.isArray(each)) {
-      if (isSecretBytes(each)) return [MARK];
+      if (isSecretList(each)) return [MARK];
       return each.map((item, place) =>
         paths.get(each)?.has(String(place)) || (place % 2 === 1 && SECRET_HEADER.test(String(each[place - 1]).toLowerCase()))
           ? hide(item)
@@ -284,4 +389,9 @@ function redact(value, { values, short }) {
     );
   };
   return clean(value);
+}
+
+/** Whether the bytes are those of gzip or zlib, in which nothing can be searched. */
+function isCompressed(bytes) {
+  return bytes.length > 18 && ((bytes[0] === 0x1f && bytes[1] === 0x8b && bytes[2] === 8) || (bytes[0] === 0x78 && bytes[1] === 0x9c));
 }

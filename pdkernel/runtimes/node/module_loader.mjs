@@ -23,7 +23,7 @@ const OWN_FILE = /^(\.|\/|file:)/;
 /** Whether bytecode is cached: before Node.js 22, a module with cached bytecode has no `import()`. */
 const MAY_CACHE = parseInt(process.versions.node) >= 22;
 /** Up to this number of characters, all functions of a source are compiled at once, instead of at their first call. */
-const MAX_EAGER_CHARS = 20_000;
+const MAX_EAGER_CHARS = 40_000;
 
 /** @type {Map<string, {file: string, offset: number, cachedData: Buffer}>} by source */
 const codeCache = new Map();
