@@ -1,7 +1,18 @@
 """
 The move of a team's workflows away from Pipedream.
 
-A package of its own: the report, the data and the events of a move share the platform's REST API, its ids and its deadlines.
+A package of its own: the report, the data and the events of a move share the platform's REST API, its ids and its deadlines. It is written
+to be deleted after April 30, 2027, when Pipedream deletes the data of Workflows: nothing can be recorded or rescued then. What is recorded can
+still be compared, so the comparison (`proof.record_comparison`, `proof.recorded_runs`, `render.records`, `operations.records`, `pd_records`)
+may stay longer. With this package, delete its doors:
+
+    cli.migrate, cli.migrate_record              the commands, and their lines in `cli.commands` and the section in `cli.app`
+    cli.stores                                   only the last line of a downloaded store, `TOTAL_KEY`
+    render.migration, render.migration_page,     views of the report and the plan
+    render.migration_plan
+    connect.workflow_api                         the REST API of workflows
+    templates/record_step.mjs, dump_step.mjs     the steps for Pipedream
+    tests, pages                                 tests/migration, tests/cli/test_migrate*.py, docs/how-to/record.md, move-away.md
 
     sources        workflows in Git folders and behind the REST API, for the report
     items          what a team must act on, workflow by workflow

@@ -84,6 +84,7 @@ def _pair(start: dict[str, Any], ends: list[dict[str, Any]]) -> RecordedRun:
         context=start["context"],
         steps=steps,
         branches=tuple(sorted(end["part"].removeprefix("branch/") for end in ends if end["part"] != "end")),
+        known_branches=tuple(sorted({each for each in start.get("branches") or () if isinstance(each, str)})),
         lost=int(start.get("lost") or 0),
     )
 

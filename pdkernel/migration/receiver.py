@@ -50,7 +50,9 @@ def is_entry(value: object) -> bool:
     if not texts or not isinstance(value.get("lost", 0), int):
         return False
     if value["part"] == "start":
-        return isinstance(value.get("context"), dict) and "event" in value
+        return (
+            isinstance(value.get("context"), dict) and "event" in value and isinstance(value.get("branches", []), list)
+        )
     is_end = value["part"] == "end" or value["part"].startswith("branch/")
     steps = value.get("steps")
     return is_end and isinstance(steps, dict) and all(isinstance(each, dict) for each in steps.values())

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pdkernel.analysis import find_app_bindings, needs_step
+from pdkernel.analysis import find_app_bindings, needs_step, responds
 from pdkernel.definition import read_folder_workflow
 from pdkernel.definition.atomic_write import check_write_paths, write_files_atomically
 from pdkernel.definition.file_plan import WORKFLOW_FILE
@@ -202,6 +202,7 @@ def build_step(
     workflow_id: str | None,
     version: str | None = None,
     accounts: Sequence[tuple[str, str]] = (),
+    branches: Sequence[str] = (),
 ) -> str:
     """
     The code of a recording step.
@@ -212,6 +213,7 @@ def build_step(
         workflow_id: Pipedream's id; None takes it from the run.
         version: The version of the workflow's files.
         accounts: Props and app slugs of accounts whose credentials the step must hide.
+        branches: The branches that have a recording step at their end, for the step at the start.
     """
     props = [f"    {prop}: {{ type: 'app', app: {json.dumps(app)} }}," for prop, app in accounts]
     if settings.url is None:
@@ -232,6 +234,7 @@ def build_step(
         "part": json.dumps(f"branch/{part}" if is_branch else part),
         "workflow": json.dumps(workflow_id),
         "version": json.dumps(version),
+        "branches": json.dumps(list(branches)),
         "until": json.dumps(settings.until),
         "max_characters": str(settings.max_characters),
         "sample": _object(every=settings.every, first_a_day=settings.first_a_day),
@@ -282,7 +285,7 @@ def iter_pasted_steps(
     yield (
         START_STEP,
         f"Directly below the trigger. {common.format(name=START_STEP)}",
-        build_step("start", settings, workflow_id=workflow_id),
+        build_step("start", settings, workflow_id=workflow_id, branches=branches),
     )
     for branch in branches:
         name = f"{RECORD_PREFIX}{re.sub('[^A-Za-z0-9]+', '_', branch).strip('_')}"
@@ -403,6 +406,11 @@ def _find_notes(workflow: Workflow) -> Iterator[str]:
     limit = workflow.settings.get("lambda_timeout")
     if isinstance(limit, int) and limit < 10:
         yield f"The time limit of the workflow is {limit} s, and the recording steps may take up to 4 s of it."
+    if responding := [step.name for step in own if responds(step) != "never"]:
+        yield (
+            f"What {', '.join(responding)} sends with $.respond is not visible to a later step, so it is not recorded. Return it from the "
+            "step, too, to have it compared."
+        )
     users = sorted({binding.app for step in own for binding in find_app_bindings(step) if binding.account is None})
     if users:
         yield (

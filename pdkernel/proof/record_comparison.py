@@ -9,6 +9,9 @@ A place that differs is *not comparable* if it is not determined by what was rec
     - the recorded value is hidden or left out, or the step reads a hidden field and does not hand it on, so it may compare it;
     - it is an id that the other side made: different in every record, and one and the same here;
     - a person declared it.
+
+A run that was not recorded to the end is compared in the steps that the end of a branch recorded. The others are *not recorded*: what
+they did there, and which of them ended the run, is not known.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pdkernel.analysis import responds
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import OutboundPolicy
@@ -174,6 +178,8 @@ async def compare_records(
         steps=tuple(step.name for step in workflow.steps if not step.disabled),
         verdicts=tuple(each.build_verdict(redactor) for each in found),
         branches=tuple(sorted({name for record in records for name in record.branches})),
+        known_branches=tuple(sorted({name for record in records for name in record.known_branches})),
+        responding=tuple(step.name for step in workflow.steps if not step.disabled and responds(step) != "never"),
     )
 
 
@@ -249,7 +255,7 @@ class _RunComparison:
         self._hidden = _find_hidden_fields({"event": record.event, "steps": record.steps})
         self.steps: dict[str, _Step] = {}
         self.refusal: str | None = None
-        self.ends_here = False
+        self.end_here: str | None = None
         self._pins: dict[str, Mapping[str, Any]] = {}
         for name, reason in excluded.items():
             self._set(_Step(name, "not comparable", reason=reason))
@@ -274,20 +280,10 @@ class _RunComparison:
                 error = ran.execution.error
                 self.refusal = error.message if error is not None else "The run does not start here."
                 return
-            if self.record.status != "recorded":
-                self._compare_early_end(ran)
-                return
             if not await self._compare_next(ran, case):
+                if self.record.status != "recorded":
+                    self.end_here = _describe_end(ran)
                 return
-
-    def _compare_early_end(self, ran: SideRun) -> None:
-        """The run had no end there: nothing is known of its steps but that one of them ended it."""
-        last = next((step for step in reversed(ran.execution.steps) if step.status in ("success", "error")), None)
-        self.ends_here = ran.execution.status in ("exited", "error", "cancelled")
-        if self.ends_here and last is not None and not has_unrecorded_call(last):
-            self.steps[last.name] = _Step(last.name, "same", reason="ends the run, as there")
-        elif last is not None:
-            self.refusal = "The run has no end in the record, and reaches its end here: a step ended it there, or the record of its end was lost."
 
     async def _compare_next(self, ran: SideRun, case: ProofCase) -> bool:
         """Judge steps up to the first that is not the same, which gets the recorded exports; False if there is none."""
@@ -298,6 +294,10 @@ class _RunComparison:
                 before = result if result.status == "pinned" else before
                 continue
             recorded = self.record.steps.get(name, {})
+            if self.record.status != "recorded" and name not in self.record.steps:
+                if result.status in ("success", "error"):
+                    self.steps[name] = _Step(name, "not recorded")
+                continue
             if result.status in ("skipped", "not_run"):
                 if not recorded:
                     continue
@@ -426,7 +426,18 @@ class _RunComparison:
             reason = redactor.redact_text(found.reason) if found.reason else None
             steps.append(RecordedStep(step.name, found.verdict, places, reason))
         refusal = redactor.redact_text(self.refusal) if self.refusal else None
-        return RecordVerdict(self.record.name, self.record.at, self.record.status, tuple(steps), refusal)
+        end_here = redactor.redact_text(self.end_here) if self.end_here else None
+        return RecordVerdict(self.record.name, self.record.at, self.record.status, tuple(steps), refusal, end_here)
+
+
+def _describe_end(ran: SideRun) -> str:
+    """How a run ends here that was not recorded to the end there."""
+    last = next((step for step in reversed(ran.execution.steps) if step.status in ("success", "error", "pinned")), None)
+    if last is None or ran.execution.status not in ("exited", "error", "cancelled"):
+        return "it reaches its end here, so a step ended it there, or the record of its end was lost"
+    if has_unrecorded_call(last):
+        return f"here, it stops at the outbound call of {last.name}"
+    return f"here, {last.name} {'fails' if last.error is not None else 'ends it'}"
 
 
 def _learn_ids(found: Sequence[_RunComparison]) -> None:

@@ -55,8 +55,9 @@ class RecordedRun(JsonStruct, frozen=True):
         status: Whether the record has the end of the run; without it the run was ended by a step, or by an error.
         event: The event, which may be any JSON.
         context: The `steps.trigger.context` of the run.
-        steps: The exports of the steps, by name; empty without an end.
+        steps: The exports of the steps, by name; without an end, those that the ends of branches recorded.
         branches: Branches whose end was recorded.
+        known_branches: All branches that have a recording step at their end.
         lost: Records that could not be stored before this one, as far as the step knows.
     """
 
@@ -70,6 +71,7 @@ class RecordedRun(JsonStruct, frozen=True):
     context: dict[str, Any]
     steps: dict[str, dict[str, Any]]
     branches: tuple[str, ...] = ()
+    known_branches: tuple[str, ...] = ()
     lost: int = 0
 
     @property

@@ -11,12 +11,13 @@ from pdkernel.errors import format_count
 from pdkernel.render import formatting
 from pdkernel.render.markup import Html, Tone, escape_control_characters, join_lines, pill, tag
 
-RecordWord = Literal["same", "differs", "not comparable", "not exercised"]
-WORDS: Final[tuple[RecordWord, ...]] = ("same", "differs", "not comparable", "not exercised")
+RecordWord = Literal["same", "differs", "not comparable", "not recorded", "not exercised"]
+WORDS: Final[tuple[RecordWord, ...]] = ("same", "differs", "not comparable", "not recorded", "not exercised")
 _TONES: Final[Mapping[str, Tone]] = {
     "same": "good",
     "differs": "bad",
     "not comparable": "warn",
+    "not recorded": "warn",
     "not exercised": "quiet",
 }
 MAX_SHOWN_DIFFERENCES = 20
@@ -47,7 +48,7 @@ class RecordedStep(JsonStruct, frozen=True):
 
     Attributes:
         step: The step's name.
-        verdict: `same`, `differs`, `not comparable` or `not exercised`.
+        verdict: `same`, `differs`, `not comparable`, `not recorded` (it ran here, and its exports there are not known) or `not exercised`.
         places: The places that are not equal.
         reason: A sentence about the verdict, or None.
     """
@@ -68,6 +69,7 @@ class RecordVerdict(JsonStruct, frozen=True):
         status: `recorded` or `not recorded to the end`.
         steps: The verdicts on the steps.
         refusal: Why the run as a whole is not comparable, or None.
+        end_here: How the run ends here, if it was not recorded to the end there; None otherwise.
     """
 
     name: str
@@ -75,6 +77,7 @@ class RecordVerdict(JsonStruct, frozen=True):
     status: str
     steps: tuple[RecordedStep, ...]
     refusal: str | None = None
+    end_here: str | None = None
 
 
 class RecordProof(JsonStruct, frozen=True):
@@ -87,6 +90,8 @@ class RecordProof(JsonStruct, frozen=True):
         steps: The enabled steps, in order.
         verdicts: The recorded runs.
         branches: Branches whose end was recorded.
+        known_branches: All branches with a recording step at their end.
+        responding: Steps that may send the response of a run, which no step at Pipedream can see.
     """
 
     workflow: str
@@ -94,6 +99,8 @@ class RecordProof(JsonStruct, frozen=True):
     steps: tuple[str, ...]
     verdicts: tuple[RecordVerdict, ...]
     branches: tuple[str, ...] = ()
+    known_branches: tuple[str, ...] = ()
+    responding: tuple[str, ...] = ()
 
     def count(self, step: str) -> Counter[str]:
         """The verdicts on *step* over all recorded runs."""
@@ -101,7 +108,7 @@ class RecordProof(JsonStruct, frozen=True):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The recorded runs: all, those with an end, and those in which every step is the same, differs or is not comparable."""
+        """The recorded runs: all, those with an end, and by the word for the whole run."""
         words = Counter(_word_of(run) for run in self.verdicts)
         ended = sum(run.status == "recorded" for run in self.verdicts)
         return {
@@ -110,6 +117,7 @@ class RecordProof(JsonStruct, frozen=True):
             "same": words["same"],
             "differs": words["differs"],
             "not_comparable": words["not comparable"],
+            "not_recorded": words["not recorded"],
         }
 
     @property
@@ -123,6 +131,11 @@ class RecordProof(JsonStruct, frozen=True):
         return tuple(step for step in self.steps if set(self.count(step)) <= {"not exercised"})
 
     @property
+    def unrecorded_branches(self) -> tuple[str, ...]:
+        """Branches that no run was recorded to the end of."""
+        return tuple(name for name in self.known_branches if name not in self.branches)
+
+    @property
     def never_compared(self) -> tuple[str, ...]:
         """Steps that were exercised, and in no recorded run are the same or differ."""
         return tuple(
@@ -132,7 +145,7 @@ class RecordProof(JsonStruct, frozen=True):
         )
 
     def json_form(self) -> object:
-        """`{"workflow", "id", "counts", "steps", "never_exercised", "never_compared", "branches", "runs"}`."""
+        """`{"workflow", "id", "counts", "steps", "never_exercised", "never_compared", "branches", "unrecorded_branches", "responding", "runs"}`."""
         return {
             "workflow": self.workflow,
             "id": self.workflow_id,
@@ -141,6 +154,8 @@ class RecordProof(JsonStruct, frozen=True):
             "never_exercised": self.never_exercised,
             "never_compared": self.never_compared,
             "branches": self.branches,
+            "unrecorded_branches": self.unrecorded_branches,
+            "responding": self.responding,
             "runs": self.verdicts,
         }
 
@@ -149,6 +164,8 @@ def _word_of(run: RecordVerdict) -> RecordWord:
     found = {step.verdict for step in run.steps}
     if "differs" in found:
         return "differs"
+    if "not recorded" in found and found <= {"not recorded", "not exercised"}:
+        return "not recorded"
     # a run of which one step is not comparable is still compared in the others
     return "same" if "same" in found and run.refusal is None else "not comparable"
 
@@ -164,15 +181,21 @@ def summarize(proof: RecordProof) -> list[str]:
     lines = [
         f"{proof.workflow} ({proof.workflow_id}) against {format_count(counts['recorded'], 'run')} at Pipedream: {', '.join(parts)}."
     ]
-    early = counts["recorded"] - counts["ended"]
-    if early:
-        lines.append(f"{format_count(early, 'run')} not recorded to the end.")
+    early = Counter(run.end_here or "it does not start here" for run in proof.verdicts if run.status != "recorded")
+    for end_here, count in early.items():
+        lines.append(f"{format_count(count, 'run')} not recorded to the end: {end_here}.")
     if proof.never_exercised:
         lines.append(f"Never exercised: {', '.join(proof.never_exercised)}.")
     if proof.never_compared:
         lines.append(f"Never compared: {', '.join(proof.never_compared)}.")
     if proof.branches:
         lines.append(f"Branches recorded to their end: {', '.join(proof.branches)}.")
+    if proof.unrecorded_branches:
+        lines.append(f"Branches never recorded to their end: {', '.join(proof.unrecorded_branches)}.")
+    if proof.responding:
+        lines.append(
+            f"Not recorded: the response that {', '.join(proof.responding)} may send, which no step at Pipedream can see."
+        )
     return lines
 
 

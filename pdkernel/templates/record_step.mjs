@@ -5,6 +5,7 @@
 const PART = {{part}};
 const WORKFLOW = {{workflow}};
 const VERSION = {{version}};
+const BRANCHES = {{branches}}; // those with a recording step at their end
 const UNTIL = {{until}};
 const LIMIT_MS = 2000;
 const MAX_CHARACTERS = {{max_characters}};
@@ -61,6 +62,7 @@ async function record(props, steps, memory, signal) {
     at: now,
     lost,
     first_a_day: SAMPLE.first_a_day,
+    branches: BRANCHES,
     ...content,
   };
   const answer = await (SINK.url ? post(JSON.stringify(entry), signal) : store(props.pd_record_store, entry));

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pdkernel.connect import LocalDirectory
@@ -109,7 +110,14 @@ def test_equal_runs_are_the_same(moved: Moved) -> None:
     proof = moved.compare()
 
     assert words(proof) == words(proof, 1) == {"double": "same", "text": "same"}
-    assert proof.counts == {"recorded": 2, "ended": 2, "same": 2, "differs": 0, "not_comparable": 0}
+    assert proof.counts == {
+        "recorded": 2,
+        "ended": 2,
+        "same": 2,
+        "differs": 0,
+        "not_comparable": 0,
+        "not_recorded": 0,
+    }
     assert "against 2 runs at Pipedream: 2 same, 0 differ, 0 not comparable." in view.render_text(proof)
 
 
@@ -279,7 +287,7 @@ def test_a_step_with_an_outbound_call_gets_the_recorded_exports(moved: Moved) ->
 
 
 def test_a_run_that_ended_early(moved: Moved) -> None:
-    """A run without an end is the same if it ends early here, and otherwise not comparable; an end here where there was none differs."""
+    """Steps of a run without an end are not recorded, and the report says how the run ends here; an end here where there was none differs."""
     moved.write(
         filter="if (steps.trigger.event.body.n > 1) return $.flow.exit('too large'); return 'ok';",
         below="return 1;",
@@ -291,10 +299,40 @@ def test_a_run_that_ended_early(moved: Moved) -> None:
 
     proof = moved.compare()
 
-    assert words(proof) == {"filter": "same", "below": "not exercised", "never": "not exercised"}
-    assert "no end in the record" in str(proof.verdicts[1].refusal)
+    assert words(proof) == {"filter": "not recorded", "below": "not exercised", "never": "not exercised"}
+    assert set(words(proof, 1).values()) == {"not recorded"}
+    assert "1 run not recorded to the end: here, filter ends it." in view.render_text(proof)
+    assert "1 run not recorded to the end: it reaches its end here, so" in view.render_text(proof)
     assert words(proof, 2) == {"filter": "differs", "below": "same", "never": "same"}
-    assert proof.counts["ended"] == 1
+    assert (proof.counts["ended"], proof.counts["not_recorded"], proof.counts["same"]) == (1, 2, 0)
+
+
+def test_a_run_that_ended_after_a_branch(moved: Moved) -> None:
+    """Without an end, the steps that the end of a branch recorded are compared; branches without a recorded end are named."""
+    moved.write(double=DOUBLE, text=TEXT, late="throw new Error('late');")
+    moved.record({"n": 1})
+    run = moved.archive.load(WORKFLOW_ID)[0]
+    recorded = {"double": {"$return_value": {"n": 2}}, "text": {"$return_value": "n is 3"}}
+    moved.archive.save(
+        msgspec.structs.replace(run, steps=recorded, branches=("urgent",), known_branches=("other", "urgent"))
+    )
+
+    proof = moved.compare()
+
+    assert words(proof) == {"double": "same", "text": "differs", "late": "not recorded"}
+    assert "here, late fails" in view.render_text(proof)
+    assert "Branches never recorded to their end: other." in view.render_text(proof)
+
+
+def test_a_response_is_not_recorded(moved: Moved) -> None:
+    """The step that responds is the same in its exports, and the report says that its response is not known."""
+    moved.write(answer="await $.respond({ status: 201, body: 'made' }); return 1;", below="return 2;")
+    moved.record({}, {"answer": 1, "below": 2})
+
+    proof = moved.compare()
+
+    assert words(proof) == {"answer": "same", "below": "same"}
+    assert "Not recorded: the response that answer may send" in view.render_text(proof)
 
 
 def test_an_error_here_differs(moved: Moved) -> None:
