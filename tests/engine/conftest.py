@@ -54,12 +54,17 @@ async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[
 @pytest.fixture
 def run(runtime: WorkflowEngine, tmp_path: Path) -> Run:
     """Runs a workflow with outbound calls denied."""
+    return run_in(runtime, tmp_path)
+
+
+def run_in(runtime: WorkflowEngine, folder: Path) -> Run:
+    """Return a function that runs a workflow in *folder* with outbound calls denied."""
 
     async def run_workflow(*what: Workflow | Step, event: Event | None = None, **choices: Any) -> Execution:
         workflow = what[0] if isinstance(what[0], Workflow) else a_workflow(*(s for s in what if isinstance(s, Step)))
         mode = choices.pop("egress", "deny")
         watching = {name: choices.pop(name) for name in [*choices] if name in WATCHER_FIELDS}
-        request = RunRequest(workflow, event or an_event(), parse_policy(mode), folder=tmp_path, **choices)
+        request = RunRequest(workflow, event or an_event(), parse_policy(mode), folder=folder, **choices)
         return await runtime.run(request, RunWatcher(**watching))
 
     return run_workflow
