@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, Language, Step
@@ -68,6 +69,13 @@ async def pool(go_programs: GoBuildCache) -> AsyncIterator[WorkerPool]:
 @pytest.fixture
 async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
     """A factory of runs: event, variables, context, workflow and external user are its arguments."""
+    folder = tmp_path / "project"
+    folder.mkdir(exist_ok=True)
+    return opener(pool, folder)
+
+
+def opener(pool: WorkerPool, folder: Path) -> OpenRun:
+    """Return a factory of runs in *pool* of workflows in *folder*."""
     opened = 0
 
     async def open_one(
@@ -88,8 +96,6 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
     ) -> Bench:
         nonlocal opened
         opened += 1
-        folder = tmp_path / "project"
-        folder.mkdir(exist_ok=True)
         setup = RunSetup(
             run_id=f"run{opened}",
             workflow=workflow,
@@ -108,6 +114,29 @@ async def open_run(pool: WorkerPool, tmp_path: Path) -> OpenRun:
         return Bench(await of.open_run(setup))
 
     return open_one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests with a shared pool on the loop of that pool."""
+    for item in items:
+        if "shared_runs" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_runs(go_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OpenRun]:
+    """The factory of runs of a module, in one pool and folder, so that a run has the warm processes of the test before."""
+    pool = WorkerPool(max_active_runs=4, go_cache=GoBuildCache(go_cache, lock=go_cache / "go.mod"))
+    yield opener(pool, tmp_path_factory.mktemp("shared"))
+    await pool.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def warm_bench(shared_runs: OpenRun) -> AsyncIterator[Bench]:
+    """A run as `bench`, for a test that does not need new processes."""
+    bench = await shared_runs(event={"n": 7, "name": "Ada"}, variables={"TOKEN": "tok-123456"})
+    yield bench
+    await bench.workers.release()
 
 
 @pytest.fixture

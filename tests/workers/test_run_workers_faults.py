@@ -22,6 +22,12 @@ GOOD: dict[Language, str] = {
 }
 
 
+@pytest.fixture
+def bench(warm_bench: Bench) -> Bench:
+    """A run whose processes earlier tests may have used."""
+    return warm_bench
+
+
 async def run_good(bench: Bench, language: Language) -> None:
     """Run the next step, which succeeds."""
     outcome = await bench.run(language, GOOD[language], name="after")

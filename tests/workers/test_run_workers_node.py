@@ -12,6 +12,12 @@ from pdkernel.model import JSON, AppBinding, Step
 from tests.workers.conftest import Bench, OpenRun
 
 
+@pytest.fixture
+def bench(warm_bench: Bench) -> Bench:
+    """A run whose processes earlier tests may have used."""
+    return warm_bench
+
+
 def component(body: str, extra: str = "") -> str:
     """A component whose run is *body*."""
     return f"export default defineComponent({{ {extra} async run({{ steps, $ }}) {{\n{body}\n}} }});\n"
@@ -54,8 +60,9 @@ async def test_null_is_exported_and_undefined_is_not(bench: Bench) -> None:
     assert nothing.exports == {}
 
 
-async def test_packages_are_resolved_in_the_folder_of_the_project(bench: Bench, tmp_path: Path) -> None:
+async def test_packages_are_resolved_in_the_folder_of_the_project(open_run: OpenRun, tmp_path: Path) -> None:
     """Bare imports and `require` are resolved in the project's folder; built-in modules work too."""
+    bench = await open_run()
     package = tmp_path / "project" / "node_modules" / "tiny"
     package.mkdir(parents=True)
     package.joinpath("package.json").write_text(
@@ -680,8 +687,9 @@ async def test_lazy_globals_of_a_step_do_not_reach_the_next_step(bench: Bench) -
     assert outcome.exports["$return_value"] == ["function", 200]
 
 
-async def test_worker_loads_no_expensive_module_before_a_step_needs_it(bench: Bench) -> None:
+async def test_worker_loads_no_expensive_module_before_a_step_needs_it(open_run: OpenRun) -> None:
     """The start of a worker does not load the HTTP client, TLS, the debugger or web streams, which take up to 60 ms of CPU."""
+    bench = await open_run()
     loaded = component(
         "return process.moduleLoadList.filter((name) => /^NativeModule (.*undici|tls|http|https|inspector|crypto|.*webstreams.*)$/.test(name))"
     )
@@ -817,8 +825,9 @@ async def test_describe_and_evaluate_have_time_limits(bench: Bench) -> None:
     assert await bench.workers.evaluate(["1 + 1"], {}) == [{"value": 2}]
 
 
-async def test_describe_sees_props_from_another_file(bench: Bench, tmp_path: Path) -> None:
+async def test_describe_sees_props_from_another_file(open_run: OpenRun, tmp_path: Path) -> None:
     """A component may spread props from a file of the project."""
+    bench = await open_run()
     folder = tmp_path / "project"
     folder.joinpath("base.mjs").write_text("export default { props: { slack: { type: 'app', app: 'slack' } } }")
     source = "import base from './base.mjs';\nexport default { ...base, run() {} }"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.workers.conftest import Bench, OpenRun
 
@@ -20,10 +22,12 @@ CODE = """export default defineComponent({
 })"""
 
 
-@pytest.fixture
-async def bench(open_run: OpenRun) -> Bench:
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(shared_runs: OpenRun) -> AsyncIterator[Bench]:
     """A run from a notebook."""
-    return await open_run(event={"body": {"a": 1}}, context={"test": True})
+    bench = await shared_runs(event={"body": {"a": 1}}, context={"test": True})
+    yield bench
+    await bench.workers.release()
 
 
 async def stack_of(bench: Bench, code: str, token: str = "xoxb-secret-token") -> str:

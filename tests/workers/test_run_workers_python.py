@@ -14,6 +14,12 @@ from pdkernel.workers import StepRecorder
 from tests.workers.conftest import Bench, OpenRun
 
 
+@pytest.fixture
+def bench(warm_bench: Bench) -> Bench:
+    """A run whose processes earlier tests may have used."""
+    return warm_bench
+
+
 @pytest.mark.parametrize(
     ("body", "value"),
     [
@@ -580,8 +586,9 @@ async def test_lines_of_changed_files_are_new(open_run: OpenRun) -> None:
     assert [("# old" in stack, "# new" in stack) for stack in stacks] == [(True, False), (False, True)]
 
 
-async def test_module_that_a_file_has_shadowed_is_back(bench: Bench, tmp_path: Path) -> None:
+async def test_module_that_a_file_has_shadowed_is_back(open_run: OpenRun, tmp_path: Path) -> None:
     """A module that an earlier step imported from elsewhere is the same one after a step with a file of its name."""
+    bench = await open_run()
     folder = tmp_path / "project"
     (folder / "helper.py").write_text("calls = []\n")
     use = f"import sys\nsys.path.append({str(folder)!r})\nimport helper\ndef handler(pd):\n    helper.calls.append(1)\n    return len(helper.calls)\n"

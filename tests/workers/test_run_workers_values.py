@@ -39,6 +39,12 @@ AWKWARD: JSON = {
 }
 
 
+@pytest.fixture
+def bench(warm_bench: Bench) -> Bench:
+    """A run whose processes earlier tests may have used."""
+    return warm_bench
+
+
 def writer(language: Language, text: str) -> str:
     """A step that exports the JSON *text* as `v`."""
     if language == "python":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
+import pytest_asyncio
 
 from pdkernel.errors import RequestError, StepError
 from pdkernel.model import JSON, Language
@@ -25,10 +26,12 @@ class Echo:
         return None if args.get("payload") is None else {"call": operation, "args": dict(args)}
 
 
-@pytest.fixture
-async def bench(open_run: OpenRun) -> Bench:
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(shared_runs: OpenRun) -> AsyncIterator[Bench]:
     """A run."""
-    return await open_run()
+    bench = await shared_runs()
+    yield bench
+    await bench.workers.release()
 
 
 def in_node(body: str) -> str:
