@@ -48,6 +48,8 @@ LONG_PACKAGES = {
 """Packages whose tests take longest, and their order."""
 SHARING_PACKAGES = {"browser", "conformance"}
 """Packages whose modules share a server."""
+OF_A_MODULE = {"shared_engine", "shared_runs"}
+"""Fixtures on the event loop of a module, on which their tests run, too."""
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pdkernel-tests"
 """Files that take long to make, kept for the next test run of this user."""
 
@@ -98,7 +100,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Run the packages of `LONG_PACKAGES` first, so that several processes end at about the same time.
+    Run the packages of `LONG_PACKAGES` first, so that several processes end at about the same time, and `OF_A_MODULE` on one loop.
 
     Tests with the marker `slow` run only if the option `-m` names that marker.
     """
@@ -106,6 +108,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+    for item in items:
+        if not OF_A_MODULE.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
     items.sort(key=lambda item: LONG_PACKAGES.get(item.nodeid.split("/")[1], len(LONG_PACKAGES)))
 
 
@@ -130,6 +135,9 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(
+            10_000, *gc.get_threshold()[1:]
+        )  # by default, a sixteenth of the time of all tests is spent on it
         gc.enable()
 
 

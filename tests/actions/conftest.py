@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.engine.conftest import connect, directory, project, run, runtime
+from tests.engine.conftest import connect, directory, project, run, runtime, shared_engine, shared_run
 
-__all__ = ["connect", "directory", "project", "run", "runtime"]
+__all__ = ["connect", "directory", "project", "run", "runtime", "shared_engine", "shared_run"]

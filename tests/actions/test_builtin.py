@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import JSON, Step
 from pdkernel.project import Project
 from tests.builders import a_step, a_workflow, python_step
-from tests.engine.conftest import Run, run_in
+from tests.engine.conftest import Run, SharedEngine
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-
-Shared = tuple[Project, WorkflowEngine]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shared]:
-    """A project and its engine for all tests; no run has a user, so one process of Node.js runs all actions."""
-    with Project.open(tmp_path_factory.mktemp("builtin") / ".pdkernel") as opened:
-        async with await WorkflowEngine.start(opened, LocalDirectory(opened)) as started:
-            yield opened, started
+@pytest.fixture
+def project(shared_engine: SharedEngine) -> Iterator[Project]:
+    """The project of all tests, without data stores."""
+    stores = shared_engine.project.data_stores
+    yield shared_engine.project
+    for name in stores.names():
+        stores.remove(name)
 
 
 @pytest.fixture
-def project(shared: Shared) -> Iterator[Project]:
-    """The project without data stores."""
-    yield shared[0]
-    for name in shared[0].data_stores.names():
-        shared[0].data_stores.remove(name)
-
-
-@pytest.fixture
-def run(shared: Shared, project: Project) -> Run:
-    """Runs a workflow with outbound calls denied."""
-    return run_in(shared[1], project.folder.parent)
+def run(shared_run: Run, project: Project) -> Run:
+    """Runs a workflow with outbound calls denied; no run has a user, so one process of Node.js runs all actions."""
+    assert project.data_stores.names() == []
+    return shared_run
 
 
 def action(uses: str, body: str = "", *, name: str = "act", options: str = "") -> Step:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
+import pytest_asyncio
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
@@ -28,6 +29,13 @@ class Run(Protocol):
     def __call__(self, *what: Workflow | Step, event: Event | None = None, **choices: Any) -> Awaitable[Execution]:
         """Run the workflow."""
         ...
+
+
+class SharedEngine(NamedTuple):
+    """A project and its engine."""
+
+    project: Project
+    engine: WorkflowEngine
 
 
 @pytest.fixture
@@ -55,6 +63,20 @@ async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[
 def run(runtime: WorkflowEngine, tmp_path: Path) -> Run:
     """Runs a workflow with outbound calls denied."""
     return run_in(runtime, tmp_path)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SharedEngine]:
+    """A project of a module and its engine, which keeps the processes of a run for the next one."""
+    with Project.open(tmp_path_factory.mktemp("shared") / ".pdkernel") as opened:
+        async with await WorkflowEngine.start(opened, LocalDirectory(opened)) as started:
+            yield SharedEngine(opened, started)
+
+
+@pytest.fixture
+def shared_run(shared_engine: SharedEngine) -> Run:
+    """Runs a workflow as `run`, for a test of a run that needs no accounts, stores or files."""
+    return run_in(shared_engine.engine, shared_engine.project.folder.parent)
 
 
 def run_in(runtime: WorkflowEngine, folder: Path) -> Run:

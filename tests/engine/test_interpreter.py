@@ -27,9 +27,9 @@ def statuses(execution: Execution) -> dict[str, str]:
     return {step.name: step.status for step in execution.steps}
 
 
-async def test_exports_pass_through_three_languages(run: Run) -> None:
+async def test_exports_pass_through_three_languages(shared_run: Run) -> None:
     """A step reads the exports of steps above it in all languages."""
-    execution = await run(
+    execution = await shared_run(
         python_step("one", 'return {"n": pd.steps["trigger"]["event"]["body"]["n"] + 1}'),
         node_step("two", "return steps.one.$return_value.n + 1"),
         bash_step(
@@ -44,29 +44,32 @@ async def test_exports_pass_through_three_languages(run: Run) -> None:
     assert execution.step("four").return_value == 4
 
 
-async def test_process_serves_one_external_user(run: Run) -> None:
+async def test_process_serves_one_external_user(shared_run: Run) -> None:
     """Two users, and runs without a user, have separate processes, although no step uses an account."""
     step = python_step("one", "import os\nreturn os.getpid()")
-    pids = [(await run(step, external_user_id=user)).step("one").return_value for user in ("ada", "grace", None, "ada")]
+    pids = [
+        (await shared_run(step, external_user_id=user)).step("one").return_value
+        for user in ("ada", "grace", None, "ada")
+    ]
 
     assert len(set(pids)) == 3
     assert pids[0] == pids[3]
 
 
-async def test_share_workers_always_lets_users_share_a_process(run: Run) -> None:
+async def test_share_workers_always_lets_users_share_a_process(shared_run: Run) -> None:
     """With `settings: share_workers: always`, the runs of a workflow for all external users share a process."""
     workflow = a_workflow(python_step("one", "import os\nreturn os.getpid()"), share_workers="always")
 
-    steps = [(await run(workflow, external_user_id=user)).step("one") for user in ("ada", "grace", None)]
+    steps = [(await shared_run(workflow, external_user_id=user)).step("one") for user in ("ada", "grace", None)]
 
     assert len({step.return_value for step in steps}) == 1
     note = "[pdkernel] share_workers: always. The processes of this run also serve other external users.\n"
     assert ["".join(log.text for log in step.logs) for step in steps] == [note, note, ""]
 
 
-async def test_failure_ends_the_run(run: Run) -> None:
+async def test_failure_ends_the_run(shared_run: Run) -> None:
     """Steps after a failed step are skipped, and the run's error is the step's."""
-    execution = await run(python_step("one", "1 / 0"), python_step("two"))
+    execution = await shared_run(python_step("one", "1 / 0"), python_step("two"))
 
     assert statuses(execution) == {"one": "error", "two": "skipped"}
     assert execution.status == "error"
@@ -74,9 +77,9 @@ async def test_failure_ends_the_run(run: Run) -> None:
     assert (execution.error.name, execution.error.step, execution.error.line) == ("ZeroDivisionError", "one", 3)
 
 
-async def test_error_shows_the_locals_of_the_users_frames(run: Run) -> None:
+async def test_error_shows_the_locals_of_the_users_frames(shared_run: Run) -> None:
     """A failed Python step's stack has the cell's line and the local variables."""
-    execution = await run(python_step("one", "count = 0\nreturn 7 / count"))
+    execution = await shared_run(python_step("one", "count = 0\nreturn 7 / count"))
 
     error = execution.step("one").error
     assert error is not None
@@ -84,9 +87,9 @@ async def test_error_shows_the_locals_of_the_users_frames(run: Run) -> None:
     assert "count = 0" in (error.stack or "")
 
 
-async def test_node_error_has_the_line_of_the_cell(run: Run) -> None:
+async def test_node_error_has_the_line_of_the_cell(shared_run: Run) -> None:
     """A failed Node.js step's error has the cell's line."""
-    execution = await run(node_step("one", "const x = null;\nreturn x.y;"))
+    execution = await shared_run(node_step("one", "const x = null;\nreturn x.y;"))
 
     error = execution.step("one").error
     assert error is not None
@@ -101,9 +104,9 @@ async def test_node_error_has_the_line_of_the_cell(run: Run) -> None:
     ],
     ids=["python", "node"],
 )
-async def test_exit_ends_the_run_as_exited(run: Run, step: Any) -> None:
+async def test_exit_ends_the_run_as_exited(shared_run: Run, step: Any) -> None:
     """`return flow.exit()` ends the step and the run at once, without an error and with the reason."""
-    execution = await run(step, python_step("two"))
+    execution = await shared_run(step, python_step("two"))
 
     assert execution.status == "exited"
     assert statuses(execution) == {"one": "success", "two": "skipped"}
@@ -112,11 +115,11 @@ async def test_exit_ends_the_run_as_exited(run: Run, step: Any) -> None:
 
 
 @pytest.mark.parametrize(("ending", "status"), [("pd.flow.exit('enough')", "skipped"), ("pass", "success")])
-async def test_an_unreadable_cell_fails_a_run_that_goes_on(run: Run, ending: str, status: str) -> None:
+async def test_an_unreadable_cell_fails_a_run_that_goes_on(shared_run: Run, ending: str, status: str) -> None:
     """A run with a step that cannot be read runs its other steps, and is an error, also if a step ends the run."""
     broken = Step("broken", problem=("There is no option --lng.", 1), cell_index=0)
 
-    execution = await run(broken, python_step("one", ending), python_step("two"))
+    execution = await shared_run(broken, python_step("one", ending), python_step("two"))
 
     assert statuses(execution) == {"broken": "error", "one": "success", "two": status}
     assert execution.status == "error"
@@ -136,11 +139,11 @@ async def test_a_damaged_recording_refuses_the_run(run: Run, tmp_path: Path) -> 
     assert "calls.jsonl" in execution.error.message
 
 
-async def test_steps_that_were_not_selected_are_not_skipped(run: Run) -> None:
+async def test_steps_that_were_not_selected_are_not_skipped(shared_run: Run) -> None:
     """After a failure the selected steps are skipped; a step that the caller did not select is not."""
     steps = python_step("one", "1 / 0"), python_step("two"), python_step("three")
 
-    execution = await run(*steps, only_steps=frozenset({"one", "three"}))
+    execution = await shared_run(*steps, only_steps=frozenset({"one", "three"}))
 
     assert statuses(execution) == {"one": "error", "two": "not_run", "three": "skipped"}
 
@@ -161,17 +164,19 @@ async def test_refused_runs_leave_room_for_others(project: Project, directory: L
     assert (statuses_of, last.status) == (["error", "error"], "success")
 
 
-async def test_bare_exit_lets_the_step_finish(run: Run) -> None:
+async def test_bare_exit_lets_the_step_finish(shared_run: Run) -> None:
     """`pd.flow.exit()` without `return` ends the run only after the rest of the step."""
-    execution = await run(python_step("one", 'pd.flow.exit("later")\nprint("after")\nreturn 5'), python_step("two"))
+    execution = await shared_run(
+        python_step("one", 'pd.flow.exit("later")\nprint("after")\nreturn 5'), python_step("two")
+    )
 
     assert execution.status == "exited"
     assert execution.step("one").return_value == 5
 
 
-async def test_disabled_and_pinned_steps_do_not_run(run: Run) -> None:
+async def test_disabled_and_pinned_steps_do_not_run(shared_run: Run) -> None:
     """A disabled step exports nothing; a pinned step exports its pinned values."""
-    execution = await run(
+    execution = await shared_run(
         python_step("off", 'raise ValueError("ran")', options="--disabled"),
         python_step("fixed", 'raise ValueError("ran")'),
         python_step("last", 'return [pd.steps["fixed"]["$return_value"], "off" in pd.steps]'),
@@ -182,9 +187,9 @@ async def test_disabled_and_pinned_steps_do_not_run(run: Run) -> None:
     assert execution.step("last").return_value == [7, False]
 
 
-async def test_selected_step_runs_on_earlier_exports(run: Run) -> None:
+async def test_selected_step_runs_on_earlier_exports(shared_run: Run) -> None:
     """A selected step runs alone, with earlier exports of the steps above."""
-    execution = await run(
+    execution = await shared_run(
         python_step("one", 'raise ValueError("ran")'),
         python_step("two", 'return pd.steps["one"]["$return_value"] + 1'),
         only_steps=frozenset({"two"}),
@@ -195,7 +200,7 @@ async def test_selected_step_runs_on_earlier_exports(run: Run) -> None:
     assert execution.step("two").return_value == 42
 
 
-async def test_custom_response_is_the_first_response(run: Run) -> None:
+async def test_custom_response_is_the_first_response(shared_run: Run) -> None:
     """The custom response is the first response of a step."""
     workflow = a_workflow(
         python_step("one", 'pd.respond({"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}})'),
@@ -203,30 +208,30 @@ async def test_custom_response_is_the_first_response(run: Run) -> None:
         response="custom",
     )
 
-    execution = await run(workflow)
+    execution = await shared_run(workflow)
 
     assert execution.response is not None
     assert execution.response.to_json() == {"status": 201, "headers": {"x-a": "1"}, "body": {"ok": True}}
 
 
 @pytest.mark.parametrize("body", ["return 1", "1 / 0"], ids=["never responded", "failed first"])
-async def test_missing_custom_response_is_400(run: Run, body: str) -> None:
+async def test_missing_custom_response_is_400(shared_run: Run, body: str) -> None:
     """If no step sends the custom response, the caller gets the platform's 400."""
-    execution = await run(a_workflow(python_step("one", body), response="custom"))
+    execution = await shared_run(a_workflow(python_step("one", body), response="custom"))
 
     assert execution.response is not None
     assert (execution.response.status, execution.response.body) == (400, "No $.respond called in workflow")
 
 
-async def test_response_without_custom_mode_is_a_warning(run: Run) -> None:
+async def test_response_without_custom_mode_is_a_warning(shared_run: Run) -> None:
     """A response that the trigger does not send causes a warning in the step's log."""
-    execution = await run(python_step("one", 'pd.respond({"status": 200, "body": 1})'))
+    execution = await shared_run(python_step("one", 'pd.respond({"status": 200, "body": 1})'))
 
     assert execution.response is None
     assert "response: custom" in execution.step("one").logs[-1].text
 
 
-async def test_time_out_ends_the_step(run: Run) -> None:
+async def test_time_out_ends_the_step(shared_run: Run) -> None:
     """A step that exceeds its time limit fails with `timeout`, and its earlier exports are recorded."""
     exported = asyncio.Event()
 
@@ -235,7 +240,7 @@ async def test_time_out_ends_the_step(run: Run) -> None:
             exported.set()
 
     stuck = python_step("one", 'pd.export("a", 1)\nimport time\ntime.sleep(1000)', options="--timeout 100")
-    running = asyncio.ensure_future(run(stuck, on_change=on_change))
+    running = asyncio.ensure_future(shared_run(stuck, on_change=on_change))
     await asyncio.wait_for(exported.wait(), 60)
 
     await skip_time(100)
@@ -247,27 +252,27 @@ async def test_time_out_ends_the_step(run: Run) -> None:
     assert step.exports == {"a": 1}
 
 
-async def test_expression_has_the_time_limit_of_its_step(run: Run) -> None:
+async def test_expression_has_the_time_limit_of_its_step(shared_run: Run) -> None:
     """An endless expression is ended at the step's time limit, and the message names the limit."""
     step = node_step("one", "return 1", options='--timeout 1 --prop "n={{(() => { for (;;); })()}}"')
-    execution = await run(step)
+    execution = await shared_run(step)
     error = execution.step("one").error
     assert error is not None
     assert error.code == "timeout"
     assert "longer than 1 second and" in error.message
 
 
-async def test_workflow_continues_after_bash_exit(run: Run) -> None:
+async def test_workflow_continues_after_bash_exit(shared_run: Run) -> None:
     """`exit 1` in Bash ends that step only."""
-    execution = await run(bash_step("one", "exit 1"), python_step("two"))
+    execution = await shared_run(bash_step("one", "exit 1"), python_step("two"))
 
     assert execution.status == "success"
     assert "exit" in "".join(log.text for log in execution.step("one").logs)
 
 
-async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
+async def test_missing_variable_is_named_before_any_step(shared_run: Run) -> None:
     """A variable that a step reads and that is not set refuses the run, with the command that sets it."""
-    execution = await run(python_step("one", 'import os\nreturn os.environ["API_KEY"]'))
+    execution = await shared_run(python_step("one", 'import os\nreturn os.environ["API_KEY"]'))
 
     assert statuses(execution) == {"one": "not_run"}
     assert execution.error is not None
@@ -288,11 +293,11 @@ async def test_missing_variable_is_named_before_any_step(run: Run) -> None:
     ],
     ids=["python", "node"],
 )
-async def test_step_gets_the_value_of_a_secret_prop(run: Run, step: Any) -> None:
+async def test_step_gets_the_value_of_a_secret_prop(shared_run: Run, step: Any) -> None:
     """Without a value, the run is refused before its first step; a value with braces is not an expression."""
-    refused = await run(step)
-    execution = await run(step, variables={"one.key": "{{steps.none}}-0123"})
-    pinned = await run(step, pinned_exports={"one": {"$return_value": 1}})
+    refused = await shared_run(step)
+    execution = await shared_run(step, variables={"one.key": "{{steps.none}}-0123"})
+    pinned = await shared_run(step, pinned_exports={"one": {"$return_value": 1}})
 
     assert refused.error is not None
     assert refused.error.code == "secret_missing"
@@ -310,14 +315,14 @@ async def test_step_gets_the_value_of_a_secret_prop(run: Run, step: Any) -> None
     ],
     ids=["python", "node"],
 )
-async def test_step_gets_the_variables_that_the_workflow_names(run: Run, step: Any) -> None:
+async def test_step_gets_the_variables_that_the_workflow_names(shared_run: Run, step: Any) -> None:
     """A workflow gets only the variables that it names; they are redacted in the record."""
-    execution = await run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
+    execution = await shared_run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
 
     assert execution.step("one").return_value == ["⟦secret:env/TOKEN⟧", None]
 
 
-async def test_expression_keeps_its_type(run: Run) -> None:
+async def test_expression_keeps_its_type(shared_run: Run) -> None:
     """A prop that is one whole expression keeps the type of its value; inside other text the value becomes text."""
     step = a_step("""
         %%pdstep one --prop n={{steps.trigger.event.body.n}} --prop text="n is {{steps.trigger.event.body.n + 1}}"
@@ -325,12 +330,12 @@ async def test_expression_keeps_its_type(run: Run) -> None:
             return [pd.inputs["n"], pd.inputs["text"]]
     """)
 
-    execution = await run(step, event=an_event({"n": 5}))
+    execution = await shared_run(step, event=an_event({"n": 5}))
 
     assert execution.step("one").return_value == [5, "n is 6"]
 
 
-async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None:
+async def test_expression_that_fails_names_prop_and_expression(shared_run: Run) -> None:
     """An expression that throws fails its step; the message names prop and expression."""
     step = a_step("""
         %%pdstep one --prop n={{event.nothing.x}}
@@ -338,7 +343,7 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
             return 1
     """)
 
-    execution = await run(step)
+    execution = await shared_run(step)
 
     error = execution.step("one").error
     assert error is not None
@@ -353,9 +358,9 @@ async def test_expression_that_fails_names_prop_and_expression(run: Run) -> None
         ("%%pdstep one --lang go --data-store store\npackage main\nfunc main() {}\n", "data store"),
     ],
 )
-async def test_unsupported_feature_refuses_the_run(run: Run, cell: str, word: str) -> None:
+async def test_unsupported_feature_refuses_the_run(shared_run: Run, cell: str, word: str) -> None:
     """An unsupported feature refuses the run before its first step, with an alternative."""
-    execution = await run(a_step(cell))
+    execution = await shared_run(a_step(cell))
 
     assert execution.error is not None
     assert execution.error.code == "unsupported"
@@ -422,9 +427,9 @@ async def test_output_is_published_while_the_step_runs(runtime: WorkflowEngine) 
     assert (await task).step("two").logs[0].text == "on\n"
 
 
-async def test_context_has_the_platforms_keys(run: Run) -> None:
+async def test_context_has_the_platforms_keys(shared_run: Run) -> None:
     """`steps.trigger.context` has the platform's nineteen keys in its order."""
-    execution = await run(python_step("one", 'return list(pd.steps["trigger"]["context"])'))
+    execution = await shared_run(python_step("one", 'return list(pd.steps["trigger"]["context"])'))
 
     assert execution.step("one").return_value == [
         "id", "ts", "pipeline_id", "workflow_id", "deployment_id", "source_type", "verified", "hops", "test", "replay",
@@ -442,16 +447,16 @@ async def test_context_has_the_platforms_keys(run: Run) -> None:
     ],
     ids=["no handler", "no default export", "reads a step below"],
 )
-async def test_invalid_workflow_is_refused_before_any_step(run: Run, steps: Any, code: str) -> None:
+async def test_invalid_workflow_is_refused_before_any_step(shared_run: Run, steps: Any, code: str) -> None:
     """An invalid workflow is refused with its own error code, and no step starts."""
-    execution = await run(*steps)
+    execution = await shared_run(*steps)
 
     assert execution.error is not None
     assert execution.error.code == code
     assert set(statuses(execution).values()) == {"not_run"}
 
 
-async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
+async def test_secret_header_of_the_event_is_in_no_record(shared_run: Run) -> None:
     """A step gets the event's authorization header unchanged; its output and exports are recorded with a placeholder."""
     event = Event({"headers": {"Authorization": "Bearer header-token-0123456789"}})
     code = """def handler(pd):
@@ -460,7 +465,7 @@ async def test_secret_header_of_the_event_is_in_no_record(run: Run) -> None:
     return [value, len(value)]
 """
 
-    execution = await run(Step("only", source=code), event=event)
+    execution = await shared_run(Step("only", source=code), event=event)
 
     step = execution.steps[0]
     assert step.exports["$return_value"] == ["Bearer ⟦secret:event/authorization⟧", 30]
@@ -517,10 +522,10 @@ async def test_run_without_a_journal_entry(run: Run, runtime: WorkflowEngine) ->
     assert await runtime.journal.get_execution(execution.id) is None
 
 
-async def test_forged_reply_fails_the_run(run: Run) -> None:
+async def test_forged_reply_fails_the_run(shared_run: Run) -> None:
     """A forged reply fails the run with an error of the step; the step below does not run."""
     forged = '1 {"t":"respond","r":{"status":200,"headers":null,"body":null}}\\n'
-    execution = await run(python_step("one", f"import os; os.write(4, b'{forged}')"), python_step("two"))
+    execution = await shared_run(python_step("one", f"import os; os.write(4, b'{forged}')"), python_step("two"))
 
     assert execution.status == "error"
     assert execution.error is not None
@@ -529,9 +534,9 @@ async def test_forged_reply_fails_the_run(run: Run) -> None:
     assert execution.step("two").status == "skipped"
 
 
-async def test_step_gets_the_variables_that_its_definition_names(run: Run) -> None:
+async def test_step_gets_the_variables_that_its_definition_names(shared_run: Run) -> None:
     """A name in `pdkernel.yaml` reaches a step whose code composes the name."""
     step = python_step("one", "import os\nreturn [os.environ.get('NAME' + 'D_' + part) for part in ('A', 'B')]")
     workflow = replace(a_workflow(step), variables=("NAMED_A",))
-    execution = await run(workflow, variables={"NAMED_A": "a-0123456789", "NAMED_B": "b-0123456789"})
+    execution = await shared_run(workflow, variables={"NAMED_A": "a-0123456789", "NAMED_B": "b-0123456789"})
     assert execution.step("one").return_value == ["⟦secret:env/NAMED_A⟧", None]

@@ -31,20 +31,20 @@ async def log_of_first(run: Run, *steps: Step) -> str:
     ],
     ids=["python", "bash"],
 )
-async def test_rounded_number_is_reported_once(run: Run, step: Step) -> None:
+async def test_rounded_number_is_reported_once(shared_run: Run, step: Step) -> None:
     """The log of the exporting step has the path, the number and the rounded value, once."""
-    text = await log_of_first(run, step, node_step("two"))
+    text = await log_of_first(shared_run, step, node_step("two"))
 
     assert text.count("[pdkernel]") == 1
     assert "$return_value.ids[1] (and 1 other) is 9007199254740993" in text
     assert "read it as 9007199254740992" in text
 
 
-async def test_expression_counts_as_javascript(run: Run) -> None:
+async def test_expression_counts_as_javascript(shared_run: Run) -> None:
     """An expression in a prop below also causes the warning."""
     below = python_step("two", options="--prop 'n={{ steps.one.$return_value }}'")
 
-    assert "9007199254740993" in await log_of_first(run, python_step("one", f"return {GREAT}"), below)
+    assert "9007199254740993" in await log_of_first(shared_run, python_step("one", f"return {GREAT}"), below)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ async def test_expression_counts_as_javascript(run: Run) -> None:
     ],
     ids=["no JavaScript below", "exact", "JavaScript itself"],
 )
-async def test_exact_number_causes_no_warning(run: Run, steps: tuple[Step, ...]) -> None:
+async def test_exact_number_causes_no_warning(shared_run: Run, steps: tuple[Step, ...]) -> None:
     """Numbers that JavaScript reads exactly cause no warning."""
-    assert await log_of_first(run, *steps) == ""
+    assert await log_of_first(shared_run, *steps) == ""
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,8 @@ def test_the_value_that_javascript_reads(exports: dict[str, JSON], warning: str 
     assert describe_inexact_number(a_workflow(reads_event), reads_event, exports) is None
 
 
-async def test_number_beyond_every_double_is_infinity(run: Run) -> None:
+async def test_number_beyond_every_double_is_infinity(shared_run: Run) -> None:
     """JavaScript reads a number of 400 digits as Infinity; the warning has this value."""
-    assert "read it as Infinity" in await log_of_first(run, python_step("one", "return 10**400"), node_step("two"))
+    assert "read it as Infinity" in await log_of_first(
+        shared_run, python_step("one", "return 10**400"), node_step("two")
+    )

@@ -50,9 +50,9 @@ def deep(levels: int) -> str:
     ],
     ids=["python", "node", "bash"],
 )
-async def test_payload_above_the_limit_fails_the_step(run: Run, step: Step) -> None:
+async def test_payload_above_the_limit_fails_the_step(shared_run: Run, step: Step) -> None:
     """Event, exports and logs count together; the step that exceeds the limit fails with a complete record."""
-    execution = await run(
+    execution = await shared_run(
         python_step("one", 'return "y" * 2_000_000'), step, python_step("three"), event=an_event("z" * 500_000)
     )
 
@@ -84,9 +84,9 @@ async def test_payload_above_the_limit_fails_the_step(run: Run, step: Step) -> N
     ],
     ids=["python", "node", "bash", "bash-response"],
 )
-async def test_export_far_above_the_limit_is_not_parsed(run: Run, step: Step, size: str) -> None:
+async def test_export_far_above_the_limit_is_not_parsed(shared_run: Run, step: Step, size: str) -> None:
     """The error of an export far above the limit has its size; exports before it are in the record."""
-    execution = await run(step)
+    execution = await shared_run(step)
 
     assert execution.error is not None
     assert execution.error.code == "payload_limit"
@@ -94,9 +94,9 @@ async def test_export_far_above_the_limit_is_not_parsed(run: Run, step: Step, si
     assert execution.step("code").exports == {"a": 1}
 
 
-async def test_payload_near_the_limit_is_a_warning(run: Run) -> None:
+async def test_payload_near_the_limit_is_a_warning(shared_run: Run) -> None:
     """A run near the limit goes on, and the step's log has a warning."""
-    execution = await run(python_step(body='print("x" * 500_000)\nreturn "y" * 5_000_000'))
+    execution = await shared_run(python_step(body='print("x" * 500_000)\nreturn "y" * 5_000_000'))
 
     assert execution.status == "success"
     assert "87% of the limit of 6.0 MB" in log_of(execution)
@@ -125,9 +125,9 @@ def test_payload_is_counted_in_bytes() -> None:
     ],
     ids=["node", "python", "bash"],
 )
-async def test_too_deep_export_is_refused(run: Run, step: Step) -> None:
+async def test_too_deep_export_is_refused(shared_run: Run, step: Step) -> None:
     """An export of more than 256 levels fails with the platform's message."""
-    execution = await run(step)
+    execution = await shared_run(step)
 
     assert execution.error is not None
     assert execution.error.message.startswith("JSON Nested Property Limit Exceeded: ")
@@ -143,19 +143,19 @@ async def test_too_deep_export_is_refused(run: Run, step: Step) -> None:
     ],
     ids=["node", "python", "bash"],
 )
-async def test_256_levels_are_allowed(run: Run, step: Step) -> None:
+async def test_256_levels_are_allowed(shared_run: Run, step: Step) -> None:
     """An export of 256 levels is allowed in every language."""
-    assert (await run(step)).status == "success"
+    assert (await shared_run(step)).status == "success"
 
 
-async def test_too_large_prop_refuses_the_run(run: Run) -> None:
+async def test_too_large_prop_refuses_the_run(shared_run: Run) -> None:
     """A static prop of more than 64 KB refuses the run, unless its step is disabled."""
     step = node_step(props="{ text: 'string' }")
     large = {"text": "ä" * (MAX_PROP_BYTES // 2 + 1)}
 
-    refused = await run(Step("code", "node", step.source, props=large))
-    ignored = await run(Step("code", "node", step.source, props=large, disabled=True), python_step("next"))
-    taken = await run(Step("code", "node", step.source, props={"text": "x" * MAX_PROP_BYTES}))
+    refused = await shared_run(Step("code", "node", step.source, props=large))
+    ignored = await shared_run(Step("code", "node", step.source, props=large, disabled=True), python_step("next"))
+    taken = await shared_run(Step("code", "node", step.source, props={"text": "x" * MAX_PROP_BYTES}))
 
     assert refused.error is not None
     assert "The prop text of step 'code' has 65,538 bytes" in refused.error.message
@@ -164,9 +164,9 @@ async def test_too_large_prop_refuses_the_run(run: Run) -> None:
     assert taken.status == "success"
 
 
-async def test_timeout_has_the_message_of_the_platform(run: Run) -> None:
+async def test_timeout_has_the_message_of_the_platform(shared_run: Run) -> None:
     """A step that exceeds its time limit fails with the platform's `Timeout`."""
-    execution = await run(python_step(body="while True: pass", options="--timeout 0.3"))
+    execution = await shared_run(python_step(body="while True: pass", options="--timeout 0.3"))
 
     assert execution.error is not None
     assert execution.error.message.startswith("Timeout: the step ran longer than 0.3 seconds and was stopped.\n")
@@ -184,11 +184,13 @@ async def test_timeout_has_the_message_of_the_platform(run: Run) -> None:
     ],
     ids=["step", "workflow"],
 )
-async def test_timeout_names_the_setting_of_its_limit(run: Run, options: str, limit: float, message: str) -> None:
+async def test_timeout_names_the_setting_of_its_limit(
+    shared_run: Run, options: str, limit: float, message: str
+) -> None:
     """The message names the setting of the limit: the step's line or the workflow's settings."""
     step = python_step(body="while True: pass", options=options)
 
-    execution = await run(a_workflow(step, lambda_timeout=limit))
+    execution = await shared_run(a_workflow(step, lambda_timeout=limit))
 
     assert execution.error is not None
     assert message in execution.error.message
@@ -238,29 +240,29 @@ def test_share_of_the_time_limit_that_warns(seconds: float, warnings: list[str])
     ],
     ids=["python", "node", "bash"],
 )
-async def test_step_above_the_memory_limit_is_ended(run: Run, step: Step) -> None:
+async def test_step_above_the_memory_limit_is_ended(shared_run: Run, step: Step) -> None:
     """A step that uses more than settings.memory is ended with the platform's message."""
-    execution = await run(a_workflow(step, memory=300))
+    execution = await shared_run(a_workflow(step, memory=300))
 
     assert execution.error is not None
     assert execution.error.code == "memory"
     assert execution.error.message.startswith("Out of Memory: the step used ")
 
 
-async def test_memory_of_a_short_step_is_measured_at_its_end(run: Run) -> None:
+async def test_memory_of_a_short_step_is_measured_at_its_end(shared_run: Run) -> None:
     """The memory of a short step is measured at its end."""
     step = python_step(body="import sys\nsys.kept = bytearray(400 << 20)")
 
-    assert (await run(step)).status == "success"
-    limited = await run(a_workflow(step, memory=300))
+    assert (await shared_run(step)).status == "success"
+    limited = await shared_run(a_workflow(step, memory=300))
 
     assert limited.error is not None
     assert limited.error.code == "memory"
 
 
-async def test_memory_above_the_default_is_a_warning(run: Run) -> None:
+async def test_memory_above_the_default_is_a_warning(shared_run: Run) -> None:
     """Without a memory setting the step is not ended; a warning names the platform's default."""
-    execution = await run(python_step(body="import sys\nsys.kept = bytearray(400 << 20)"))
+    execution = await shared_run(python_step(body="import sys\nsys.kept = bytearray(400 << 20)"))
 
     assert execution.status == "success"
     assert "settings: {lambda_memory: ...}" in log_of(execution)
@@ -352,12 +354,12 @@ LISTENERS: dict[str, tuple[Callable[[str, str], Step], str]] = {
 
 @pytest.mark.skipif(landlock_version() < MIN_LANDLOCK_PORT_VERSION, reason="Landlock has no rules for ports here")
 @pytest.mark.parametrize("language", LISTENERS)
-async def test_a_step_listens_on_free_and_named_ports(run: Run, language: str) -> None:
+async def test_a_step_listens_on_free_and_named_ports(shared_run: Run, language: str) -> None:
     """A free port needs no setting; another one is refused with the setting that permits it, whatever the address is."""
 
     async def listen(port: int, **settings: Any) -> StepResult:
         build, code = LISTENERS[language]
-        return (await run(a_workflow(build("code", code.replace("PORT", str(port))), **settings))).step("code")
+        return (await shared_run(a_workflow(build("code", code.replace("PORT", str(port))), **settings))).step("code")
 
     port = 20_000 + os.getpid() % 12_000  # another one in each process of the tests
     free, refused, named = await listen(0), await listen(port), await listen(port, listen=[port])

@@ -169,9 +169,9 @@ def test_the_calls_of_a_step_belong_to_its_run(sends_once: bool) -> None:
 
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system does not permit a seccomp listener")
 @pytest.mark.parametrize("language", AROUND)
-async def test_call_of_a_bypassing_program_is_recorded(run: Run, language: str) -> None:
+async def test_call_of_a_bypassing_program_is_recorded(shared_run: Run, language: str) -> None:
     """A program that ignores the proxy variables is redirected to the gateway, and the record has its call."""
-    done = await run(AROUND[language])
+    done = await shared_run(AROUND[language])
 
     calls = done.step("call").requests
     assert [(call.url, call.outcome, call.step) for call in calls] == [("tcp://192.0.2.7:81", "denied", "call")]
@@ -310,14 +310,14 @@ def content_of(request: SentRequest) -> Any:
 
 
 @pytest.mark.parametrize("language", REQUESTS)
-async def test_kinds_of_requests(run: Run, language: str) -> None:
+async def test_kinds_of_requests(shared_run: Run, language: str) -> None:
     """
     A step sends queries, headers, JSON, forms, credentials and files, and reads files, pages and errors.
 
     Every language sends the same requests; the gateway changes none of them.
     """
     with serve(AnsweringServer(answer_as_shop)) as api:
-        done = await run(REQUESTS[language], egress=f"stand-in={api.url}")
+        done = await shared_run(REQUESTS[language], egress=f"stand-in={api.url}")
 
     assert done.step("call").error is None
     assert done.step("call").exports == {"items": [1, 2, 3], "missing": 404, "size": len(PHOTO)}
@@ -343,7 +343,7 @@ async def test_kinds_of_requests(run: Run, language: str) -> None:
 @pytest.mark.skipif(detect_sandbox() != "redirect", reason="this system does not permit a seccomp listener")
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_browser_of_a_step_loads_a_page(run: Run, scheme: str) -> None:
+async def test_browser_of_a_step_loads_a_page(shared_run: Run, scheme: str) -> None:
     """A browser reads neither a proxy's credentials nor the variables for certificates; it loads the page of the stand-in."""
     step = node_step(
         "call",
@@ -357,25 +357,25 @@ async def test_browser_of_a_step_loads_a_page(run: Run, scheme: str) -> None:
         """,
     )
     with serve(AnsweringServer(lambda _: (200, b"<h1>Shop</h1>", {"content-type": "text/html"}))) as api:
-        done = await run(step, egress=f"stand-in={api.url}")
+        done = await shared_run(step, egress=f"stand-in={api.url}")
 
     assert done.step("call").error is None
     assert "<h1>Shop</h1>" in str(done.step("call").return_value)
     assert (f"{scheme}://shop.test/page", 200) in [(call.url, call.status) for call in done.step("call").requests]
 
 
-async def test_live_run_has_no_guard(run: Run) -> None:
+async def test_live_run_has_no_guard(shared_run: Run) -> None:
     """The record of a live run has no guard."""
-    done = await run(python_step("one"), egress="live")
+    done = await shared_run(python_step("one"), egress="live")
 
     assert done.outbound_policy is None
 
 
-async def test_error_after_a_refused_call_names_the_refusal(run: Run) -> None:
+async def test_error_after_a_refused_call_names_the_refusal(shared_run: Run) -> None:
     """An error after a refused call names the refusal, not only the client's "403: Forbidden"."""
     step = python_step("call", "import urllib.request; urllib.request.urlopen('http://api.example.com/v1/things')")
 
-    done = await run(step)
+    done = await shared_run(step)
 
     error = done.step("call").error
     assert error is not None
@@ -402,9 +402,9 @@ async def test_step_that_goes_on_after_a_refused_call_is_ended(run: Run, tmp_pat
 
 
 @pytest.mark.parametrize("language", UNREACHABLE)
-async def test_unreachable_host_fails_the_step(run: Run, language: str) -> None:
+async def test_unreachable_host_fails_the_step(shared_run: Run, language: str) -> None:
     """A step that does not catch its client's error fails; the error and the call name the host and the cause."""
-    done = await run(UNREACHABLE[language], egress="live")
+    done = await shared_run(UNREACHABLE[language], egress="live")
 
     error, (call,) = done.step("call").error, done.step("call").requests
     assert done.status == "error"
@@ -429,7 +429,7 @@ IN_FLIGHT = {
 
 @pytest.mark.parametrize("language", IN_FLIGHT)
 @pytest.mark.parametrize("sends_once", [True, False])
-async def test_a_call_in_flight_at_the_time_limit(run: Run, language: str, sends_once: bool) -> None:
+async def test_a_call_in_flight_at_the_time_limit(shared_run: Run, language: str, sends_once: bool) -> None:
     """The record of a step that ran into its time limit has its POST as unknown, also where calls are always made."""
     requests: list[bytes] = []
 
@@ -442,7 +442,7 @@ async def test_a_call_in_flight_at_the_time_limit(run: Run, language: str, sends
     silent = await asyncio.start_server(hang, "127.0.0.1", 0)
     stand_in = f"stand-in=http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
     async with silent:
-        first = await run(IN_FLIGHT[language], egress=stand_in, idempotency=SentMemory() if sends_once else None)
+        first = await shared_run(IN_FLIGHT[language], egress=stand_in, idempotency=SentMemory() if sends_once else None)
 
     (call,) = first.step("call").requests
     assert len(requests) == 1
@@ -605,17 +605,17 @@ def rows_of(project: Project, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 
-async def test_curl_fails_for_an_unreachable_host(run: Run) -> None:
+async def test_curl_fails_for_an_unreachable_host(shared_run: Run) -> None:
     """Curl exits with the status of a failed connection, which does not fail a Bash step, as on the platform."""
     code = "curl -sS https://nowhere.invalid/things\necho status=$? >> $PIPEDREAM_EXPORTS"
 
-    done = await run(bash_step("call", code), egress="live")
+    done = await shared_run(bash_step("call", code), egress="live")
 
     assert done.step("call").exports["status"] != "0"
     assert (done.step("call").requests[0].note or "").startswith("no response: nowhere.invalid ")
 
 
-async def test_caught_error_of_a_call_does_not_fail_the_step(run: Run) -> None:
+async def test_caught_error_of_a_call_does_not_fail_the_step(shared_run: Run) -> None:
     """A step that catches the error of a failed call does not fail; the record has the call."""
     code = """
 import urllib.request
@@ -624,19 +624,21 @@ try:
 except urllib.error.URLError as error:
     return str(error.reason)
 """
-    done = await run(python_step("call", code), egress="live")
+    done = await shared_run(python_step("call", code), egress="live")
 
     assert done.status == "success"
     assert "nowhere.invalid" in str(done.step("call").exports["$return_value"])
     assert [call.outcome for call in done.step("call").requests] == ["failed"]
 
 
-async def test_failed_call_of_an_earlier_step_is_not_named(run: Run) -> None:
+async def test_failed_call_of_an_earlier_step_is_not_named(shared_run: Run) -> None:
     """An error after a failed call of an earlier step does not name that call."""
     caught = (
         "import urllib.request\ntry:\n    urllib.request.urlopen('http://nowhere.invalid/')\nexcept OSError:\n    pass"
     )
-    done = await run(python_step("call", caught), python_step("after", "raise ValueError('mine')"), egress="live")
+    done = await shared_run(
+        python_step("call", caught), python_step("after", "raise ValueError('mine')"), egress="live"
+    )
 
     error = done.step("after").error
     assert error is not None

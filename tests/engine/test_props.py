@@ -49,16 +49,16 @@ async def test_undeclared_prop_is_a_warning(run: Run, connect: object, step: Ste
     ],
     ids=["declared", "additional", "python"],
 )
-async def test_other_props_cause_no_warning(run: Run, step: Step) -> None:
+async def test_other_props_cause_no_warning(shared_run: Run, step: Step) -> None:
     """Declared props, props of steps with additional props, and props of Python steps cause no warning."""
-    assert (await run(step)).step("code").output == ""
+    assert (await shared_run(step)).step("code").output == ""
 
 
-async def test_rerun_does_not_repeat_the_warning(run: Run) -> None:
+async def test_rerun_does_not_repeat_the_warning(shared_run: Run) -> None:
     """A step that reruns logs the warning only at its first attempt."""
     step = node_step(body="if ($.context.run.runs < 3) $.flow.rerun(0);", options="--prop q=x")
 
-    execution = await run(step, pause_mode="skip")
+    execution = await shared_run(step, pause_mode="skip")
 
     assert execution.step("code").attempt == 3
     assert execution.step("code").output.count("declares no props") == 1
@@ -80,14 +80,14 @@ async def test_python_workflow_with_plain_paths_needs_no_node(
     assert other.error.code == InterpreterMissingError.code
 
 
-async def test_props_are_recorded_as_the_step_receives_them(run: Run) -> None:
+async def test_props_are_recorded_as_the_step_receives_them(shared_run: Run) -> None:
     """The record has the evaluated props, redacted; a secret prop is a mask, and a very large one its size."""
     options = (
         "--prop q={{steps.trigger.event.body.name}} --prop key={{process.env.TOKEN}} "
         """--prop 'secret={"_enc": "x"}' --prop big={{steps.trigger.event.body.big}}"""
     )
 
-    execution = await run(
+    execution = await shared_run(
         python_step(options=options),
         python_step("without"),
         event=an_event({"name": "Ada", "big": "x" * 70_000}),
@@ -104,9 +104,9 @@ async def test_props_are_recorded_as_the_step_receives_them(run: Run) -> None:
     assert "props" not in execution.step("without").to_json()
 
 
-async def test_failed_path_names_the_prop(run: Run) -> None:
+async def test_failed_path_names_the_prop(shared_run: Run) -> None:
     """A path that reads a property of undefined fails with the error of JavaScript, the prop and the expression."""
-    execution = await run(python_step(options="--prop q={{event.body.missing.name}}"), event=an_event({}))
+    execution = await shared_run(python_step(options="--prop q={{event.body.missing.name}}"), event=an_event({}))
 
     error = execution.step("code").error
     assert error is not None

@@ -28,25 +28,25 @@ def line_of(execution: Execution, step: str = "code") -> int | None:
     return execution.error.line
 
 
-async def test_missing_prop_of_code_has_the_line_of_the_directive(run: Run) -> None:
+async def test_missing_prop_of_code_has_the_line_of_the_directive(shared_run: Run) -> None:
     """A missing prop of a code step is an error at the directive; lines above the directive count."""
     step = a_step("// why\n\n%%pdstep code --lang node\n" + NEEDS_CHANNEL)
 
-    assert line_of(await run(step)) == 3
+    assert line_of(await shared_run(step)) == 3
 
 
-async def test_missing_prop_of_an_action_has_the_line_of_the_directive(run: Run) -> None:
+async def test_missing_prop_of_an_action_has_the_line_of_the_directive(shared_run: Run) -> None:
     """A missing prop of an action is an error at the directive."""
     step = a_step("%%pdstep code --uses data_stores-get-record@0.0.5\ndataStore: cache\n")
 
-    assert line_of(await run(step)) == 1
+    assert line_of(await shared_run(step)) == 1
 
 
-async def test_unknown_prop_of_a_built_in_action_has_its_line(run: Run) -> None:
+async def test_unknown_prop_of_a_built_in_action_has_its_line(shared_run: Run) -> None:
     """A prop that a built-in action does not have is an error at its line of the body."""
     step = a_step("%%pdstep code --uses http-custom-request@1.1.1\nhttpRequest:\n  url: x\nmethode: GET\n")
 
-    assert line_of(await run(step)) == 4
+    assert line_of(await shared_run(step)) == 4
 
 
 @pytest.mark.parametrize(
@@ -61,29 +61,29 @@ async def test_unknown_prop_of_a_built_in_action_has_its_line(run: Run) -> None:
     ],
     ids=["node", "python", "action"],
 )
-async def test_throwing_expression_has_its_line(run: Run, cell: str, line: int) -> None:
+async def test_throwing_expression_has_its_line(shared_run: Run, cell: str, line: int) -> None:
     """An expression that throws is an error at its line: the directive's or the body's, at every depth."""
     step = a_step(cell)
 
-    execution = await run(python_step("x", "pass"), step)
+    execution = await shared_run(python_step("x", "pass"), step)
 
     assert line_of(execution) == line
 
 
-async def test_unclosed_expression_has_its_line(run: Run) -> None:
+async def test_unclosed_expression_has_its_line(shared_run: Run) -> None:
     """An unclosed expression is an error at its line when the run starts; for an action when the cell is read."""
     step = a_step("# note\n%%pdstep code --prop 'text=a {{ b'\ndef handler(pd):\n    pass\n")
 
-    assert line_of(await run(step)) == 2
+    assert line_of(await shared_run(step)) == 2
 
 
-async def test_too_large_prop_has_its_line(run: Run) -> None:
+async def test_too_large_prop_has_its_line(shared_run: Run) -> None:
     """A prop that is too large is an error at the first line of its value."""
     step = a_step(
         f"%%pdstep code --uses http-return-http-response@0.0.3\nresStatusCode: 200\nresBody: {'x' * 70_000}\n"
     )
 
-    assert line_of(await run(step)) == 3
+    assert line_of(await shared_run(step)) == 3
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ async def test_too_large_prop_has_its_line(run: Run) -> None:
     ],
     ids=["python", "node", "node-arrow", "export", "several"],
 )
-async def test_invalid_return_value_has_the_line_of_the_return(run: Run, step: Step, line: int | None) -> None:
+async def test_invalid_return_value_has_the_line_of_the_return(shared_run: Run, step: Step, line: int | None) -> None:
     """A return value that is not JSON is an error at the handler's only `return`; with several there is no line."""
-    assert line_of(await run(step)) == line
+    assert line_of(await shared_run(step)) == line
 
 
 async def test_errors_of_a_synced_folder_name_its_files(run: Run, tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ async def test_a_call_reaches_its_service() -> None:
 
 
 @pytest.mark.parametrize(("end", "is_paused"), [("raise ValueError('own')", False), ("return 1", True)])
-async def test_a_failed_step_does_not_pause(run: Run, end: str, is_paused: bool) -> None:
+async def test_a_failed_step_does_not_pause(shared_run: Run, end: str, is_paused: bool) -> None:
     """A step that fails after it has requested a pause fails the run, and its log has no word about a pause."""
-    execution = await run(python_step("code", f"pd.flow.delay(60000)\n{end}"), pause_mode="park")
+    execution = await shared_run(python_step("code", f"pd.flow.delay(60000)\n{end}"), pause_mode="park")
 
     assert execution.status == ("paused" if is_paused else "error")
     assert any("the run is paused" in log.text for log in execution.step("code").logs) == is_paused
@@ -175,11 +175,13 @@ PROOF = Path(__file__).parents[1] / "definition" / "projects" / "proof-filter-p_
         ({"name": "Proof", "draft": False, "amount": "1000"}, "filter_1", 'holds: "1000" is greater than "100"'),
     ],
 )
-async def test_filter_steps_of_the_builder(run: Run, body: JSON, ends_at: str | None, reason: str | None) -> None:
+async def test_filter_steps_of_the_builder(
+    shared_run: Run, body: JSON, ends_at: str | None, reason: str | None
+) -> None:
     """The builder's Filter steps of a synced folder end the run by their rules, with the evaluated operands as the reason."""
     workflow = read_folder_workflow(PROOF)
 
-    execution = await run(workflow, event=an_event(body, query={}))
+    execution = await shared_run(workflow, event=an_event(body, query={}))
 
     assert execution.status == ("success" if ends_at is None else "exited"), execution.to_json()
     assert (execution.step("notify").status == "skipped") == (ends_at is not None)
@@ -188,28 +190,28 @@ async def test_filter_steps_of_the_builder(run: Run, body: JSON, ends_at: str | 
         assert reason in execution.step(ends_at).logs[-1].text
 
 
-async def test_unknown_rule_is_refused_before_the_first_step(run: Run) -> None:
+async def test_unknown_rule_is_refused_before_the_first_step(shared_run: Run) -> None:
     """A cell with an unknown operator is refused with its name, and no step runs."""
     step = a_step("%%pdstep only --uses filter-rules@0.0.1\n_filter:\n  rules: {t: and, r: [{a: 1, op: geo~, b: 2}]}\n")
 
-    execution = await run(python_step("before"), step)
+    execution = await shared_run(python_step("before"), step)
 
     assert execution.error is not None
     assert "'geo~', which pdkernel does not know" in execution.error.message
     assert execution.step("before").status == "not_run"
 
 
-async def test_missing_value_of_a_rule_does_not_exist(run: Run) -> None:
+async def test_missing_value_of_a_rule_does_not_exist(shared_run: Run) -> None:
     """An operand that the event does not have does not exist, and one that is null does."""
     rules = "{t: and, r: [{a: '{{steps.trigger.event.body.none}}', op: '!exists'}, {a: '{{null}}', op: exists}]}"
     step = a_step(f"%%pdstep only --uses filter-rules@0.0.1\n_filter:\n  rules: {rules}\n")
 
-    assert (await run(step, python_step("after"))).status == "success"
+    assert (await shared_run(step, python_step("after"))).status == "success"
 
 
-async def test_old_call_of_a_component_has_a_hint(run: Run) -> None:
+async def test_old_call_of_a_component_has_a_hint(shared_run: Run) -> None:
     """The error of a component that calls a function of the first version says what to write instead, with the cell's line."""
-    execution = await run(node_step(body='await 1;\n$end("enough");'))
+    execution = await shared_run(node_step(body='await 1;\n$end("enough");'))
 
     assert execution.error is not None
     fix = getattr(execution.error, "fix", "") or execution.error.message

@@ -116,13 +116,6 @@ def opener(pool: WorkerPool, folder: Path) -> OpenRun:
     return open_one
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests with a shared pool on the loop of that pool."""
-    for item in items:
-        if "shared_runs" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_runs(go_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OpenRun]:
     """The factory of runs of a module, in one pool and folder, so that a run has the warm processes of the test before."""
