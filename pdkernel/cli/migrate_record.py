@@ -135,9 +135,13 @@ def _build_settings(
         parse_path(path)
     day = until or LAST_DAY
     try:
-        date.fromisoformat(day)
+        last = date.fromisoformat(day)
     except ValueError:
         raise RequestError(f"{until!r} is not a day.", fix="Write a day such as 2027-03-31.") from None
+    if last <= state.open_project().clock.now().date():
+        raise RequestError(
+            f"The steps would record nothing, because {day} is not after today.", fix="Pass a later day: --until DATE"
+        )
     common: dict[str, Any] = {
         "every": every,
         "first_a_day": first,
@@ -180,8 +184,12 @@ def _add(
     else:
         opened = None if no_branch else open_branch(root, branch or ADD_BRANCH)
         results = [add_steps(each, settings) for each in folders]
-        if opened is not None and (changed := [path for each in results for path in each.changed]):
+        changed = [path for each in results for path in each.changed]
+        if opened is not None and changed:
             opened.commit(changed, "Record what the workflows do, for a comparison")
+        elif opened is not None:
+            opened.abandon()
+            opened = None
     if as_json:
         print_json(
             {
@@ -209,11 +217,14 @@ def _remove(root: Path, branch: str | None, *, no_branch: bool, as_json: bool) -
     changed = [path for each in results for path in each.changed]
     if opened is not None and changed:
         opened.commit(changed, "Take the recording steps out")
+    elif opened is not None:
+        opened.abandon()
+        opened = None
     if as_json:
         print_json({"branch": opened.name if opened else None, "workflows": [_encode(each) for each in results]})
     else:
         print_text("\n".join(line for each in results for line in _explain(each, "Removed")))
-        if opened is not None and changed:
+        if opened is not None:
             print_text("\n".join(["", *opened.explain_merge()]))
     return 1 if any(each.refusal for each in results) else 0
 

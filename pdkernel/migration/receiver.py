@@ -105,9 +105,7 @@ class _Receiver:
     def _read_page(self, after: int) -> Mapping[str, Any]:
         entries: list[Any] = []
         size = 0
-        for number, entry in enumerate(self._archive.iter_entries()):
-            if number < after:
-                continue
+        for number, entry in enumerate(self._archive.iter_entries(after), start=after):
             if entries and size > MAX_PAGE_BYTES:
                 return {"entries": entries, "next": number}
             entries.append(entry)

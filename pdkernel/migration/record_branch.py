@@ -45,6 +45,15 @@ class RecordBranch:
         )
         _git(self.root, *identity, "commit", "--quiet", "--message", message, "--", *relative)
 
+    def abandon(self) -> None:
+        """Check out the previous branch, and remove this one, which has no commit of its own."""
+        if self.name != self.previous:
+            _git(self.root, "switch", "--quiet", *self._previous_words())
+            _git(self.root, "branch", "--quiet", "--delete", "--force", self.name)
+
+    def _previous_words(self) -> list[str]:
+        return ["--detach", "@{-1}"] if self.previous == "HEAD" else [self.previous]
+
     def explain_merge(self) -> list[str]:
         """What is left to do, as lines of text."""
         return [

@@ -143,7 +143,7 @@ def plan_steps(folder: Path, settings: RecordSettings) -> tuple[RecordedFolder, 
             workflow.name,
             find_workflow_id(document),
             tuple(folder / path for path in files),
-            tuple(_find_notes(workflow)),
+            tuple(_find_notes(workflow, settings)),
         ),
         files,
     )
@@ -396,7 +396,11 @@ def _version_without(workflow: Workflow, names: set[str]) -> str:
     return replace(workflow, steps=tuple(step for step in workflow.steps if step.name not in names)).version
 
 
-def _find_notes(workflow: Workflow) -> Iterator[str]:
+def _find_notes(workflow: Workflow, settings: RecordSettings) -> Iterator[str]:
+    if settings.url is None and settings.store is None:
+        yield (
+            f"Nothing is recorded until you choose a data store in the builder, the same one in {START_STEP} and {END_STEP}, and deploy."
+        )
     own = [step for step in workflow.steps if not step.disabled and not step.name.startswith(RECORD_PREFIX)]
     if whole := [step.name for step in own if needs_step(step, START_STEP)]:
         yield (

@@ -138,10 +138,10 @@ class RecordArchive:
         self._write(path, dict(entry))
         return True
 
-    def iter_entries(self) -> Iterator[dict[str, Any]]:
-        """The entries that arrived, in no particular order."""
+    def iter_entries(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """The entries that arrived, from number *start* on, in an order of their files' names."""
         inbox = self.folder / _INBOX
-        for path in sorted(inbox.glob("*/*/*.sealed")) if inbox.is_dir() else ():
+        for path in sorted(inbox.glob("*/*/*.sealed"))[start:] if inbox.is_dir() else ():
             yield self._read(path)
 
     # ── recorded runs ──────────────────────────────────────────────────────────────

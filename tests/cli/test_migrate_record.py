@@ -105,6 +105,32 @@ def test_changes_that_are_not_committed_are_refused(pdkernel: Shell) -> None:
     assert git(root, "branch", "--show-current").strip() == "production"
 
 
+def test_no_branch_is_left_where_nothing_changes(pdkernel: Shell) -> None:
+    """Where no workflow can get the steps or has them, the branch that was checked out is checked out again, and no branch is new."""
+    root = a_repository(pdkernel.folder / "project")
+    nothing = pdkernel("migrate", "record", "project", "--remove")
+    for file in root.glob("*/workflow.yaml"):
+        file.write_text("schema: workflow/2022.04\nname: Empty\ntriggers: []\nsteps: []\n")
+    git(root, "commit", "--quiet", "--all", "--message", "no steps")
+    git(root, "switch", "--quiet", "--detach")
+
+    refused = pdkernel("migrate", "record", "project", "--to", "ds_Abc123")
+
+    assert (nothing.status, refused.status) == (0, 1), (nothing.stderr, refused.stderr)
+    assert "There is no step to record." in refused.stdout
+    assert git(root, "branch", "--format", "%(refname:short)").split("\n")[-2:] == ["production", ""]
+    assert git(root, "branch", "--list", "pdkernel*") == ""
+
+
+def test_a_store_that_is_chosen_later_is_named(pdkernel: Shell) -> None:
+    """Without the id of a store, the output says that nothing is recorded until it is chosen in the builder."""
+    write_workflow(pdkernel.folder / "project", "One")
+
+    done = pdkernel("migrate", "record", "project", "--to", "store")
+
+    assert "Nothing is recorded until you choose a data store" in done.stdout
+
+
 def test_a_dry_run_writes_nothing(pdkernel: Shell) -> None:
     """The estimate and the files are printed."""
     folder = write_workflow(pdkernel.folder / "project", "One")
@@ -148,6 +174,7 @@ def test_wrong_options_are_refused(pdkernel: Shell) -> None:
         (["--to", "ftp://x"], "https://HOST/records"),
         (["--to", "http://records.example.com/records"], "https://"),
         (["--to", "store", "--until", "soon"], "2027-03-31"),
+        (["--to", "store", "--until", "2020-01-01"], "--until DATE"),
         (["--to", "store", "--redact", "email"], "event.body.email"),
     ):
         refused = pdkernel("migrate", "record", "project", *words)
