@@ -245,5 +245,7 @@ def test_json_of_a_result(tmp_path: Path) -> None:
                     "file": "workflow.yaml",
                 }
             ],
+            "serve": None,
+            "serve_notes": [],
         }
     )
