@@ -110,9 +110,9 @@ def make_scenario(seed: int, hosts: int = 1) -> Scenario:
         kind = chance.choice(kinds)
         at, amount = chance.uniform(0, STORY_S), amounts.get(kind, lambda: 1.0)()
         host = chance.randrange(hosts) if hosts > 1 else 0
-        operations.append(Operation(at, kind, amount=amount, host=host))
-        if kind == "clock" and chance.random() < 0.5:
-            operations += _draw_correction(chance, operations[-1])
+        clock = Operation(at, kind, amount=amount, host=host)
+        is_corrected = kind == "clock" and chance.random() < 0.7
+        operations += _draw_correction(chance, clock) if is_corrected else [clock]
     added = []
     for number, draw in enumerate(DRAWS):
         part = random.Random(f"{seed} {number}")
@@ -132,10 +132,11 @@ def make_scenario(seed: int, hosts: int = 1) -> Scenario:
 
 
 def _draw_correction(chance: random.Random, clock: Operation) -> list[Operation]:
-    """Return the operation that sets a clock right after some seconds, and runs of a limited workflow before and after it."""
-    back = replace(clock, at=clock.at + chance.uniform(2, 20), amount=-clock.amount)
+    """Return an hour for which a clock is wrong for some seconds, and runs of a limited workflow before and after its end."""
+    wrong = replace(clock, amount=chance.choice([3600.0, 3600.0, -3600.0]))
+    back = replace(wrong, at=clock.at + chance.uniform(2, 20), amount=-wrong.amount)
     times = chance.uniform(clock.at, back.at), back.at + chance.uniform(0, 3)
-    return [back, *(Operation(at, "event", "Throttled", chance.choice([2, 4])) for at in times)]
+    return [wrong, back, *(Operation(at, "event", "Throttled", chance.choice([2, 4])) for at in times)]
 
 
 def _draw_backlog(chance: random.Random) -> list[Operation]:

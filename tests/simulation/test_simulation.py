@@ -10,7 +10,7 @@ from tests.simulation.operations import Operation
 from tests.simulation.scenario import Scenario, find_failure, make_scenario
 from tests.simulation.template import make_template
 
-GROUPS, SEEDS = 10, 20
+GROUPS, SEEDS = 20, 10
 SHARED_SEEDS = 5
 
 
