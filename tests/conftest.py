@@ -43,7 +43,10 @@ if sys.platform == "linux":
 NOT_RUN = "NOT RUN: "
 """Start of the reason of a skipped test that the summary lists."""
 LONG_PACKAGES = {
-    name: place for place, name in enumerate(("browser", "conformance", "product", "simulation", "cli", "server"))
+    name: place
+    for place, name in enumerate(
+        ("browser", "conformance", "product", "simulation", "cli", "server", "workers", "engine", "durability")
+    )
 }
 """Packages whose tests take longest, and their order."""
 SHARING_PACKAGES = {"browser", "conformance"}

@@ -266,7 +266,7 @@ class RunRegistry:
         return await self.start_source(self._context.engine.run(request, watcher))
 
     def start_source(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start *coroutine*, a run that is no run of a workflow; it goes on after its caller has ended, until this server ends or is lost."""
+        """Start *coroutine*, which is not the run of a workflow; it goes on after its caller has ended, until this server ends or is lost."""
         return self._keep(self._sources, coroutine)
 
     @staticmethod

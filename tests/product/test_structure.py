@@ -33,78 +33,6 @@ WHOLE_PRODUCT = (
 """Folders of tests that concern no single module."""
 MAX_LINES = 800
 
-GONE = [
-    "Again",
-    "Answering",
-    "Asking",
-    "Asks",
-    "Attempts",
-    "AuthorityOf",
-    "Bound",
-    "Brief",
-    "Cassette",
-    "CellTexts",
-    "ChoiceMagics",
-    "Desk",
-    "Dialling",
-    "Door",
-    "FileStep",
-    "FileSteps",
-    "Fitted",
-    "GuestGone",
-    "GuestLanguage",
-    "GuestProcess",
-    "GuestTalk",
-    "Guarding",
-    "HereSteps",
-    "Hiding",
-    "Hosts",
-    "Lift",
-    "Lookups",
-    "NotAtHandError",
-    "Nobody",
-    "NullListener",
-    "OutsideCall",
-    "OutsideRules",
-    "Place",
-    "Redacts",
-    "RemoteStepListener",
-    "RunGuests",
-    "Silence",
-    "StepDiedError",
-    "StepListener",
-    "StepRuns",
-    "Tape",
-    "TellingNames",
-    "Ticket",
-    "Tickets",
-    "Trial",
-    "TrialClock",
-    "TrialProject",
-    "UnknownWaysError",
-    "Voice",
-    "Ways",
-    "Wish",
-    "autopsy",
-    "cassette",
-    "desk",
-    "dialling",
-    "file_step",
-    "file_steps",
-    "given_back",
-    "lint_rules",
-    "pipedreams_tokens",
-    "settling",
-    "step_files",
-    "tape",
-    "telling",
-    "told_apps",
-    "tell_app",
-    "trial",
-]
-"""Classes, functions and modules that were renamed or removed."""
-GONE_PACKAGES = {"hosts", "guests", "inspection", "contract", "trial", "importing", "guard", "standins"}
-
 
 def modules() -> dict[str, Path]:
     """Every module of the package, by its dotted name."""
@@ -181,19 +109,6 @@ def identifiers(file: Path) -> Iterator[str]:
                 yield name
             case ast.alias(name=name):
                 yield name.rpartition(".")[2]
-
-
-def test_renamed_identifiers_do_not_come_back() -> None:
-    """None of the names that were replaced is defined or imported in the package."""
-    gone = set(GONE)
-    found = {(name, path) for path, file in modules().items() for name in gone & set(identifiers(file))}
-
-    assert found == set()
-
-
-def test_renamed_packages_do_not_come_back() -> None:
-    """No folder of the package has the name of a package that was renamed."""
-    assert {path.name for path in PACKAGE.rglob("*") if path.is_dir()} & GONE_PACKAGES == set()
 
 
 SUSPECT = re.compile(r"\b(?i:knows|nobody|somebody|anybody|whoever)\b|\b(?:is|are|was|were) (?:no|none)\b")

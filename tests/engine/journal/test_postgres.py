@@ -281,7 +281,7 @@ async def test_a_lost_executor_begins_nothing_until_it_joins_again(journals: Jou
         await executor.accept_run(new_run())
     with pytest.raises(ExecutorLostError):
         await executor.add_turn("queue", "run", size=None)
-    was_queued = await executor.accept_run(new_run("waiting", queue="queue"))  # whoever claims it begins it
+    was_queued = await executor.accept_run(new_run("waiting", queue="queue"))  # the executor that claims it begins it
     await executor.rejoin()
 
     assert was_queued
