@@ -412,8 +412,8 @@ def _find_notes(workflow: Workflow, settings: RecordSettings) -> Iterator[str]:
         yield f"The time limit of the workflow is {limit} s, and the recording steps may take up to 4 s of it."
     if responding := [step.name for step in own if responds(step) != "never"]:
         yield (
-            f"What {', '.join(responding)} sends with $.respond is not visible to a later step, so it is not recorded. Return it from the "
-            "step, too, to have it compared."
+            f"The response that {', '.join(responding)} may send ($.respond) is not visible to a later step, so it is not recorded. Return it "
+            "from the step, too, to have it compared."
         )
     users = sorted({binding.app for step in own for binding in find_app_bindings(step) if binding.account is None})
     if users:
