@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pdkernel.errors import PdkernelError
 
 if TYPE_CHECKING:
     from pdkernel.session import LiveNotebook, Session
+    from pdkernel.shape import StepKind
 
 _ATTRIBUTE = "_pdkernel_session"
 _LIVE_ATTRIBUTE = "_pdkernel_live"
@@ -38,6 +40,15 @@ def get_session(shell: InteractiveShell) -> Session:
         setattr(shell, _ATTRIBUTE, session)
     assert isinstance(session, Session)
     return session
+
+
+def list_step_kinds(session: Session) -> list[StepKind]:
+    """The kinds of the notebook's steps, in order; none while the draft has an error, which its own cell reports."""
+    from pdkernel.shape import get_step_kind
+
+    with suppress(PdkernelError):
+        return [get_step_kind(step) for step in session.workflow.steps]
+    return []
 
 
 def close_session(shell: InteractiveShell) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
-from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.errors import RequestError
 from pdkernel.magics.arguments import parse_arguments
 from pdkernel.magics.live_output import keep_updated
-from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.notebook_context import get_session, list_step_kinds
 from pdkernel.magics.output import (
     LiveTimeline,
     offer_proof,
@@ -27,8 +26,14 @@ from pdkernel.magics.output import (
 from pdkernel.render.rich_output import RichOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pdkernel.engine.journal import ExecutionQuery
+    from pdkernel.operations.events import TestEvent
     from pdkernel.session import Session
-    from pdkernel.shape import StepKind
+
+_EVENT_BYTES = 40_000
+"""The assumed size of an event file, for the size of the batches in which many are read."""
 
 
 @magics_class
@@ -88,7 +93,23 @@ class RunMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
-    @argument("file", nargs="*", help="event files or saved events; default: the chosen event")
+    @argument(
+        "file",
+        nargs="*",
+        help="event files, saved events, a folder of them, or a pattern such as issue-*; default: the chosen event",
+    )
+    @argument("--full", action="store_true", help="print the whole text, not the first ten lines")
+    @argument("--diff", action="store_true", help="show the difference of two events; of one and the chosen event")
+    @argument(
+        "--runs",
+        action="store_true",
+        help="show the shape of the events of recorded runs; default: of this workflow and the picked external user",
+    )
+    @argument("--user", "--external-user", metavar="ID", help="with --runs: only runs of this external user")
+    @argument("--all", action="store_true", help="with --runs: runs of all external users")
+    @argument("--workflow", metavar="NAME", help="with --runs: runs of this workflow")
+    @argument("--since", metavar="TIME", help="with --runs: runs that started then or later, such as 2h or yesterday")
+    @argument("--limit", type=int, metavar="N", help="with --runs: how many runs, the newest first (default: 1000)")
     @argument(
         "--contract",
         action="store_true",
@@ -97,28 +118,46 @@ class RunMagics(Magics):
     @line_magic
     @show_errors_as_messages
     def pdshape(self, line: str) -> None:
-        """Show an event's shape: every path with types and samples; click a path to copy it."""
-        from pdkernel.operations.events import infer_event_shape
+        """Show the shape of events: every path with types, presence and samples; click a path to copy it."""
+        from pdkernel.operations.events import (
+            check_shape_options,
+            compare_events,
+            expand_event_names,
+            infer_event_shape,
+        )
+        from pdkernel.operations.run_history import infer_recorded_shape
         from pdkernel.render import shape as render_shape
-        from pdkernel.shape import get_step_kind
 
         chosen = parse_arguments(self.pdshape, line)
         session = get_session(self.shell)
+        filters = {name: getattr(chosen, name) for name in ("user", "workflow", "since", "limit")}
+        check_shape_options(
+            chosen.file, runs=chosen.runs, diff=chosen.diff, contract=chosen.contract, all_users=chosen.all, **filters
+        )
+        more = None if chosen.full else " ".join(f"%pdshape {line.strip()} --full".split())
         if chosen.contract:
             display(_build_contract_output(session, chosen.file))
             return
-        if chosen.file:
-            events = [session.events.load(name)[1] for name in chosen.file]
-        elif session.event is not None:
-            events = [session.event]
+        if chosen.runs:
+            query = _build_run_query(session, filters, all_users=chosen.all)
+            recorded = session.call_engine(lambda _: infer_recorded_shape(session.project, query))
+            display(
+                render_shape.render_output(
+                    recorded.shape, kinds=list_step_kinds(session), more=more, title=recorded.title
+                )
+            )
+            return
+        names = expand_event_names(chosen.file, session.folder)
+        if chosen.diff:
+            before, after = _load_pair(session, names)
+            difference = compare_events(before[1], after[1])
+            display(render_shape.render_difference(difference, (before[0], after[0]), more=more))
+            return
+        if names:
+            found = infer_event_shape((session.events.load(name)[1] for name in names), size=_EVENT_BYTES)
         else:
-            raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
-        found = infer_event_shape(events)
-        kinds: list[StepKind] = []
-        with suppress(PdkernelError):  # an invalid workflow is reported by its own cell
-            kinds = [get_step_kind(step) for step in session.workflow.steps]
-        html = render_shape.render_html(found, kinds=kinds)
-        display(RichOutput(text=render_shape.render_text(found), html=html))
+            found = infer_event_shape([_require_event(session)])
+        display(render_shape.render_output(found, kinds=list_step_kinds(session), more=more))
 
     @no_var_expand
     @magic_arguments()
@@ -182,6 +221,34 @@ class RunMagics(Magics):
             display(files.build_serving_output(exported.serve_command, exported.serve_notes))
         if exported.is_written and proof is None:
             offer_proof(self.shell, session, exported.folder, line.strip(), is_patch=chosen.into is not None)
+
+
+def _require_event(session: Session) -> TestEvent:
+    if session.event is None:
+        raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
+    return session.event
+
+
+def _load_pair(session: Session, names: list[str]) -> tuple[tuple[str, TestEvent], tuple[str, TestEvent]]:
+    """The two events to compare, with their names; after a single name, the chosen event."""
+    if len(names) > 2 or not names:
+        raise RequestError("--diff compares two events.", fix="%pdshape A B --diff")
+    first, *others = (session.events.load(name) for name in names)
+    return first, others[0] if others else (session.event_name or "the event", _require_event(session))
+
+
+def _build_run_query(session: Session, filters: Mapping[str, Any], *, all_users: bool) -> ExecutionQuery:
+    """The query for runs of this workflow and the picked external user, unless *filters* name others."""
+    from pdkernel.operations.run_history import SHAPED_RUNS, build_query
+
+    user = filters["user"]
+    return build_query(
+        session.project.clock,
+        workflow=session.workflow.name if filters["workflow"] is None else filters["workflow"],
+        external_user=session.external_user_id if user is None and not all_users else user,
+        since=filters["since"],
+        limit=filters["limit"] or SHAPED_RUNS,
+    )
 
 
 def _build_contract_output(session: Session, names: list[str]) -> RichOutput:

@@ -18,7 +18,7 @@ from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.magics.arguments import parse_arguments, remove_quotes
 from pdkernel.magics.live_output import LiveLine, keep_updated
-from pdkernel.magics.notebook_context import get_session
+from pdkernel.magics.notebook_context import get_session, list_step_kinds
 from pdkernel.magics.output import (
     LiveTimeline,
     offer_save_test,
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from pdkernel.egress import OutboundPolicy
     from pdkernel.engine.event_sources import SourceResult
     from pdkernel.session import Session
+
+MAX_PREVIEW_NODES = 100
+"""Paths of an event in the output of `%pdevent`, which is drawn again after each change; `%pdshape` has more."""
 
 
 @magics_class
@@ -102,6 +105,8 @@ class RunSettingsMagics(Magics):
     @show_errors_as_messages
     def pdevent(self, line: str) -> Any:
         """Choose, write, save or send the test event."""
+        from pdkernel.render.shape import render_output
+
         chosen = parse_arguments(self.pdevent, line)
         session = get_session(self.shell)
         if chosen.file is None and not (chosen.send or chosen.emit) and chosen.save is None:
@@ -131,7 +136,10 @@ class RunSettingsMagics(Magics):
             raise_on_failure(execution)
         elif event is not None and (chosen.file is not None or chosen.emit):
             name, summary = session.event_name, event.summary()
-            line_shown = LiveLine(lambda: _event_output(session, name, summary))
+            preview = render_output(
+                event.shape(), kinds=list_step_kinds(session), more="%pdshape --full", max_nodes=MAX_PREVIEW_NODES
+            )
+            line_shown = LiveLine(lambda: _event_output(session, name, summary) + preview)
             keep_updated(self.shell, "%pdevent", line_shown.redraw)
             if drift is not None:
                 display(drift)

@@ -6,10 +6,11 @@ Test events: the saved events of a workflow, their shape, and their check agains
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ from pdkernel import shape as shapes
 from pdkernel.analysis import Contract, EventComparison, build_example_event, compare_event, derive_contract
 from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.encode import JsonStruct
-from pdkernel.errors import EventError
+from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.files import is_file, read_file
@@ -55,8 +56,8 @@ class TestEvent(Event):
         return shapes.infer_schema(dict(self.with_masked_headers().data))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        shape = self.shape()
-        return {"text/plain": shape_view.render_text(shape), "text/html": shape_view.render_html(shape)}
+        view = shape_view.render_output(self.shape(), more="%pdshape --full")
+        return {"text/plain": view.text, "text/html": view.html}
 
     def shape(self) -> shapes.Shape:
         """Every path of the event with its types and sample values."""
@@ -145,9 +146,92 @@ def _masked(event: Event) -> dict[str, JSON]:
     return dict(event.with_masked_headers().data)
 
 
-def infer_event_shape(events: Iterable[Event]) -> shapes.Shape:
-    """Every path of *events* with its types and sample values; values of secret headers are masked."""
-    return shapes.infer_shape(*(_masked(event) for event in events))
+def infer_event_shape(events: Iterable[Event], *, size: int = 0) -> shapes.Shape:
+    """
+    Every path of *events* with its types and sample values; secret values are masked.
+
+    Args:
+        events: The events; an iterator that reads them needs the memory of one batch.
+        size: About the size of each event in bytes; 0 if they are in memory anyway.
+    """
+    builder = shapes.ShapeBuilder()
+    for event in events:
+        builder.add(_masked(event), size=size)
+    return builder.build()
+
+
+def compare_events(before: Event, after: Event) -> shapes.Difference:
+    """The difference of two events; secret values are compared, but not shown."""
+    return shapes.compare_values(before.data, after.data)
+
+
+def expand_event_names(names: Iterable[str], folder: Path) -> list[str]:
+    """
+    The names of events with a folder replaced by its event files, and a pattern (`*`, `?`) by the files that match.
+
+    Args:
+        names: Files, names of saved events, folders, or patterns.
+        folder: The folder to which relative paths are relative.
+
+    Raises:
+        EventError: A folder has no event file, or no file matches a pattern.
+    """
+    found: list[str] = []
+    for name in names:
+        if (folder / name).is_dir():
+            inside = sorted(str(path) for path in (folder / name).glob("*.json"))
+        elif any(letter in name for letter in "*?"):
+            saved = folder / EVENTS_FOLDER
+            # a pattern may be absolute, which `Path.glob` does not take
+            files = glob.glob(name, root_dir=folder)  # noqa: PTH207
+            saved_files = [] if files else glob.glob(f"{name}.json", root_dir=saved)  # noqa: PTH207
+            inside = sorted([*(str(folder / path) for path in files), *(str(saved / path) for path in saved_files)])
+        else:
+            inside = [name]
+        if not inside:
+            raise EventError(f"There is no event file at {name}.", fix="Pass event files, or a folder of them.")
+        found += inside
+    return found
+
+
+def check_shape_options(
+    events: Sequence[str],
+    *,
+    runs: bool,
+    diff: bool,
+    contract: bool,
+    all_users: bool,
+    **filters: object,
+) -> None:
+    """
+    Check the options of a command that shows a shape.
+
+    Args:
+        events: The named events.
+        runs: Whether recorded runs are read.
+        diff: Whether two events are compared.
+        contract: Whether the contract is shown.
+        all_users: Whether the runs of all users are read.
+        filters: The options that select runs, by name; None if one is not given.
+
+    Raises:
+        RequestError: The options exclude each other.
+    """
+    given = ["--all"] if all_users else []
+    given += [f"--{name.replace('_', '-')}" for name, value in filters.items() if value is not None]
+    if given and not runs:
+        raise RequestError(
+            f"{given[0]} selects recorded runs, which --runs reads.", fix=f"Add --runs, or leave out {given[0]}."
+        )
+    if all_users and "--user" in given:
+        raise RequestError("--user and --all exclude each other.", fix="Leave out one of them.")
+    if runs and events:
+        raise RequestError(
+            "--runs reads the events of recorded runs, and events are named, too.", fix="Leave out one of them."
+        )
+    chosen = [name for name, is_chosen in (("--runs", runs), ("--diff", diff), ("--contract", contract)) if is_chosen]
+    if len(chosen) > 1:
+        raise RequestError(f"{' and '.join(chosen)} exclude each other.", fix="Leave out one of them.")
 
 
 def resolve_event(source: WorkflowSource, event: EventLike | None, body: JSON) -> Event:

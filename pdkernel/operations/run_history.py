@@ -1,5 +1,5 @@
 """
-Recorded runs of the project: listed, shown, cancelled, resumed and removed.
+Recorded runs of the project: listed, shown, cancelled, resumed and removed; and the shape of their events.
 
 A run is run again by `run_replay`.
 """
@@ -9,7 +9,8 @@ from __future__ import annotations
 import getpass
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,22 +26,26 @@ from pdkernel.engine.journal import (
     ExecutionQuery,
     Journal,
     NewDecision,
+    RecordedEvent,
     WaitKey,
     open_journal_reader,
 )
 from pdkernel.engine.journal import open_journal as open_executor
-from pdkernel.errors import RequestError
+from pdkernel.errors import RequestError, format_count
 from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
 from pdkernel.identity import parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.project import Project
 from pdkernel.render.formatting import format_decision
+from pdkernel.shape import Shape, ShapeBuilder
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from pdkernel.engine.workflow_engine import WorkflowEngine
 
+SHAPED_RUNS = 1000
+"""Default number of recorded runs whose events have one shape."""
 RETENTION_DAYS = 30
 """Days that ended runs are kept if their workflow has no setting `retention`."""
 
@@ -313,6 +318,75 @@ async def remove_expired(journal: Journal) -> int:
     while removed := await journal.remove_runs(await journal.find_expired(RETENTION_DAYS, REMOVAL_BATCH)):
         count += len(removed)
     return count
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedShape:
+    """
+    The shape of the events of recorded runs.
+
+    Attributes:
+        shape: The shape.
+        workflows: The number of events by workflow.
+        users: The number of external users.
+        left_out: The number of runs whose event is encrypted, because its secrets are not known, or damaged.
+    """
+
+    shape: Shape
+    workflows: Mapping[str, int]
+    users: int
+    left_out: int
+
+    @property
+    def title(self) -> str:
+        """What has the shape, in a sentence."""
+        of = (
+            f"{format_count(len(self.workflows), 'workflow')}"
+            if len(self.workflows) > 1
+            else next(iter(self.workflows))
+        )
+        title = f"Events of {format_count(sum(self.workflows.values()), 'recorded run')} of {of}"
+        users = f", of {format_count(self.users, 'external user')}" if self.users else ""
+        why = "its event is encrypted or damaged" if self.left_out == 1 else "their events are encrypted or damaged"
+        out = f" {format_count(self.left_out, 'run')} left out: {why}." if self.left_out else ""
+        return f"{title}{users}.{out}"
+
+
+async def infer_recorded_shape(project: Project, query: ExecutionQuery) -> RecordedShape:
+    """
+    The shape of the events of the runs that match *query*, newest first. Their secrets are redacted in the journal.
+
+    Raises:
+        RequestError: No run with an event matches.
+        ProjectError: The journal cannot be read.
+    """
+    builder = ShapeBuilder()
+    workflows: Counter[str] = Counter()
+    users: set[str] = set()
+    left_out = 0
+
+    def visit(recorded: RecordedEvent) -> None:
+        nonlocal left_out
+        if recorded.event is None:
+            left_out += 1
+            return
+        builder.add(recorded.event, size=recorded.size)
+        workflows[recorded.workflow] += 1
+        if recorded.external_user is not None:
+            users.add(recorded.external_user)
+
+    with closing(await run_blocking(open_journal_reader, project)) as reader:
+        await reader.visit_events(query, visit)
+    if not workflows:
+        parts = [
+            f" of {query.workflow}" if query.workflow else "",
+            f" of the external user {query.external_user}" if query.external_user else "",
+        ]
+        raise RequestError(
+            f"There are no recorded events{''.join(parts)}.", fix="See the recorded runs: pdkernel runs list"
+        )
+    shape = await run_blocking(builder.build)
+    return RecordedShape(shape, workflows, len(users), left_out)
 
 
 def build_runs_frame(executions: Sequence[Execution]) -> DataFrame:

@@ -58,6 +58,7 @@ RECORDED_FIELD = (
     r"passw(?:or)?d|passwd|passphrase|secret|(?<!page)(?<!page_)token$|api[_-]?key|access[_-]?key|private[_-]?key|credential"
     r"|^auth$|authorization|cookie|session[_-]?id|signature|^pwd$|^cvv$|^cvc$|^pin$|^otp$"
 )
+_EVENT_FIELD = re.compile(RECORDED_FIELD, re.IGNORECASE)
 RECORDED_HEADER = _SECRET_HEADER.pattern.replace(r"\Z", "$")
 """`is_masked_header` for JavaScript: the whole name in lower case."""
 RECORDED_VARIABLE = f"{_FIELD_WORDS}|pass|auth|credential|pin"
@@ -79,6 +80,17 @@ def is_secret_input(name: str) -> bool:
 def is_credential_prop(name: str) -> bool:
     """Whether the prop *name* of a step is named like a credential."""
     return _CREDENTIAL_PROP.search(name) is not None
+
+
+@functools.lru_cache(maxsize=1000)
+def is_secret_event_field(name: str) -> bool:
+    """Whether *name* is the name of a secret field of an event: its value is not an example."""
+    return _EVENT_FIELD.search(name) is not None
+
+
+def find_credential_form(text: str) -> str | None:
+    """The name of the first of `CREDENTIAL_FORMS` in *text*, or None."""
+    return next((name for name, form in CREDENTIAL_FORMS if form.search(text)), None)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -1,13 +1,24 @@
 """
 The shape of JSON values: a tree of paths, a pandas table, a JSON Schema, and paths as Node.js and Python write them.
 
-Samples are not redacted: pass `event.masked().data`, never the data of an unmasked event. Drawing is in `render`.
+Samples of fields with secret names and credentials are masked. Pass `event.with_masked_headers().data`, never the data of an unmasked
+event, because other headers may be secret, too. Drawing is in `render`.
 """
 
 from __future__ import annotations
 
 from pdkernel.shape.data_frame import build_data_frame
-from pdkernel.shape.inference import MAX_SHAPE_DEPTH, Shape, infer_shape
+from pdkernel.shape.difference import MAX_CHANGES, Change, ChangeKind, Difference, compare_values
+from pdkernel.shape.inference import (
+    ANY_KEY,
+    MAX_KEYS,
+    MAX_PATHS,
+    MAX_SHAPE_DEPTH,
+    MIN_MAP_KEYS,
+    Shape,
+    ShapeBuilder,
+    infer_shape,
+)
 from pdkernel.shape.path_syntax import (
     EVENT_PATH,
     Segment,
@@ -21,13 +32,23 @@ from pdkernel.shape.path_syntax import (
 from pdkernel.shape.schema import build_schema, infer_schema
 
 __all__ = [
+    "ANY_KEY",
     "EVENT_PATH",
+    "MAX_CHANGES",
+    "MAX_KEYS",
+    "MAX_PATHS",
     "MAX_SHAPE_DEPTH",
+    "MIN_MAP_KEYS",
+    "Change",
+    "ChangeKind",
+    "Difference",
     "Segment",
     "Shape",
+    "ShapeBuilder",
     "StepKind",
     "build_data_frame",
     "build_schema",
+    "compare_values",
     "format_node_path",
     "format_path",
     "format_python_path",

@@ -13,6 +13,8 @@ from typing import Any
 from pdkernel.model import JSON
 from pdkernel.shape.inference import Shape, infer_shape
 
+_MAP_PROPERTY = "\0{*}"
+"""A property of the exemplars that stands for the keys of a map."""
 _SAMPLE_BY_TYPE: dict[str, JSON] = {"null": None, "boolean": True, "integer": 0, "number": 0.5, "string": ""}
 
 
@@ -28,8 +30,26 @@ def build_schema(shape: Shape) -> dict[str, Any]:
     builder = SchemaBuilder()
     for exemplar in _exemplars(shape):
         builder.add_object(exemplar)
-    made: dict[str, Any] = builder.to_schema()
+    made: dict[str, Any] = _with_maps(builder.to_schema())
     return made
+
+
+def _with_maps(schema: Any) -> Any:
+    """*schema* with the property that stands for the keys of a map as `additionalProperties`."""
+    if isinstance(schema, list):
+        return [_with_maps(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: each if name == "properties" else _with_maps(each) for name, each in schema.items()}
+    properties = {key: _with_maps(each) for key, each in made.pop("properties", {}).items()}
+    if _MAP_PROPERTY in properties:
+        made["additionalProperties"] = properties.pop(_MAP_PROPERTY)
+        made["required"] = [key for key in made.get("required", ()) if key != _MAP_PROPERTY]
+    return {
+        **{name: each for name, each in made.items() if name != "required"},
+        **({"properties": properties} if properties else {}),
+        **({"required": made["required"]} if made.get("required") else {}),
+    }
 
 
 def _exemplars(shape: Shape) -> list[JSON]:
@@ -48,7 +68,10 @@ def _exemplars(shape: Shape) -> list[JSON]:
 
 def _objects(properties: list[Shape]) -> list[JSON]:
     """The fewest objects that contain every exemplar of every property, with each optional property missing once."""
-    columns = [(str(child.path[-1]), _exemplars(child), child.is_optional) for child in properties]
+    columns = [
+        (_MAP_PROPERTY if child.keys else str(child.path[-1]), _exemplars(child), child.is_optional)
+        for child in properties
+    ]
     rows = max((len(column) + optional for _, column, optional in columns), default=1)
     return [
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -159,3 +160,106 @@ def test_a_notebook_is_not_an_event(pdkernel: Shell) -> None:
 
     assert refused.status == 2
     assert "pdkernel shape --contract 'my work.ipynb'" in refused.stderr
+
+
+@pytest.fixture
+def recorded(pdkernel: Shell) -> Shell:
+    """A project with runs of two workflows: of ada, of grace and without a user; one event has a secret header."""
+    step = "%%pdstep one\ndef handler(pd):\n    return 1\n"
+    pdkernel.notebook("%%pdworkflow\nname: Orders\n", step, name="orders.ipynb")
+    pdkernel.notebook("%%pdworkflow\nname: Other\n", step, name="other.ipynb")
+    event = pdkernel.write(
+        "signed.json", '{"headers": {"x-hub-signature": "made-up"}, "body": {"id": "x", "gift": true}}'
+    )
+    pdkernel("run", "orders.ipynb", "--body", '{"id": 1}', "--external-user", "ada")
+    pdkernel("run", "orders.ipynb", "--body", '{"id": 2}', "--external-user", "grace")
+    pdkernel("run", "orders.ipynb", "--event", event)
+    pdkernel("run", "other.ipynb", "--body", '{"other": 1}')
+    return pdkernel
+
+
+def test_the_shape_of_recorded_runs(recorded: Shell) -> None:
+    """`--runs` merges the events of recorded runs; a field that some events lack has its share, a type that varies its counts."""
+    ended = recorded("shape", "--runs", "--workflow", "Orders", "--all")
+    everything = recorded("shape", "--runs", "--json")
+
+    assert ended.status == 0, ended.lines
+    lines = [" ".join(line.split()) for line in ended.stdout.splitlines()]
+    assert lines[0] == "Events of 3 recorded runs of Orders, of 2 external users."
+    assert any(re.fullmatch(r'id (string ×1, integer ×2|integer ×2, string ×1): 1, 2, "x"', line) for line in lines)
+    assert "gift boolean, in 1 of 3 events (33%): true" in lines
+    assert "made-up" not in ended.stdout
+    (other,) = (row for row in everything.json if row["path"].endswith(".other"))
+    assert (other["present"], other["total"]) == (1, 4)
+    assert everything.stderr == "Events of 4 recorded runs of 2 workflows, of 2 external users.\n"
+
+
+def test_the_shape_of_the_runs_of_one_user(recorded: Shell) -> None:
+    """`--user` selects the runs of one external user, `--limit` the newest; a schema of them can be printed."""
+    one = recorded("shape", "--runs", "--user", "ada", "--json").json
+    same = recorded("shape", "--runs", "--external-user", "ada", "--json").json
+    newest = recorded("shape", "--runs", "--workflow", "Orders", "--limit", "1", "--schema").json
+
+    assert next(row for row in one if row["path"].endswith("body.id"))["samples"] == ["1"]
+    assert same == one
+    assert newest["properties"]["body"]["properties"]["id"] == {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--runs", "--user", "nobody"], "There are no recorded events of the external user nobody."),
+        (["--user", "ada", "signed.json"], "--user selects recorded runs"),
+        (["--runs", "signed.json"], "--runs reads the events of recorded runs"),
+        (["--runs", "--limit", "0"], "0 is not in the range"),
+        (["--diff", "signed.json"], "--diff compares two events"),
+        ([], "No event is named"),
+    ],
+)
+def test_wrong_options_are_refused(recorded: Shell, args: list[str], words: str) -> None:
+    """A selection without runs, and options that do not go together, end with status 2 and a message."""
+    ended = recorded("shape", *args)
+
+    assert (ended.status, words in ended.stderr) == (2, True), ended.stderr
+
+
+def test_the_difference_of_two_events(pdkernel: Shell) -> None:
+    """`--diff` lists what is added, removed and changed, as text and as JSON."""
+    before = pdkernel.write("a.json", '{"body": {"id": 1, "gone": 1, "note": "x", "token": "made-up"}}')
+    after = pdkernel.write("b.json", '{"body": {"id": "1", "new": [1], "note": "y", "token": "other"}}')
+
+    shown, same = pdkernel("shape", "--diff", before, after), pdkernel("shape", before, before, "--diff")
+    said = pdkernel("shape", "--diff", before, after, "--json").json
+
+    assert shown.stdout.splitlines() == [
+        "a.json → b.json: 1 added, 1 removed, 1 of another type, 2 with another value",
+        '  ! body.id  integer 1 → string "1"',
+        "  - body.gone  integer 1",
+        '  ~ body.note  string "x" → string "y"',
+        '  ~ body.token  string "***" → string "***"',
+        "  + body.new  array of 1",
+    ]
+    assert (same.status, same.stdout) == (0, "a.json → a.json: no difference\n")
+    assert (said["added"], said["removed"], said["type"], said["value"]) == (1, 1, 1, 2)
+    assert said["changes"][0] == {
+        "kind": "type",
+        "path": "steps.trigger.event.body.id",
+        "python": 'pd.steps["trigger"]["event"]["body"]["id"]',
+        "before": "integer 1",
+        "after": 'string "1"',
+    }
+
+
+def test_a_folder_of_events_has_one_shape(pdkernel: Shell) -> None:
+    """A folder stands for its event files; a file in it that is not an event is named."""
+    (pdkernel.folder / "events").mkdir()
+    for number in range(300):
+        pdkernel.write(f"events/{number}.json", json.dumps({"body": {"users": {f"u_{number}": {"age": number}}}}))
+
+    shown = pdkernel("shape", "events")
+    pdkernel.write("events/x.json", "[]")
+    refused = pdkernel("shape", "events")
+
+    assert "300 events: 2 fields always there" in shown.stdout
+    assert '{*}            300 keys, such as "u_0", "u_1", "u_2", object' in shown.stdout
+    assert (refused.status, "x.json is not an event" in refused.stderr) == (2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
+from pdkernel.operations.events import TestEvent
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
 
@@ -47,6 +49,59 @@ def test_the_shape_of_several_events(run: Run, tmp_path: Path) -> None:
 
     assert "2 events" in shown
     assert "in 1 of 2 events (50%)" in shown
+
+
+def test_the_shape_is_shown_in_ten_lines(run: Run, tmp_path: Path) -> None:
+    """`%pdshape` and `%pdevent` show ten lines of text and the line that shows the rest."""
+    body = {"".join(letters): 1 for letters in itertools.product("abcde", repeat=2)}
+    (tmp_path / "events" / "wide.json").write_text(json.dumps({"body": body}))
+
+    shapes = [run("%pdevent wide"), run("%pdshape"), run("%pdshape wide")]
+    whole = run("%pdshape --full")
+
+    assert [shown.strip().splitlines()[-1] for shown in shapes] == [
+        "… 19 more fields: %pdshape --full",  # the chosen event names its environment in a header
+        "… 19 more fields: %pdshape --full",
+        "… 17 more fields: %pdshape wide --full",
+    ]
+    assert [len(shown.strip().splitlines()) for shown in shapes] == [12, 11, 11]
+    assert len(whole.strip().splitlines()) == 29
+    assert "more" not in whole
+
+
+def test_the_shape_of_recorded_runs(notebook: Notebook, run: Run) -> None:
+    """`%pdshape --runs` merges the events of this workflow's runs of the picked user; `--all` and `--user` choose others."""
+    run(CHECK)
+    for user, name in (("ada", "A"), ("grace", "B"), ("grace", "C")):
+        run(f"%pduser {user}")
+        notebook.session.choose_event(TestEvent({"body": {"name": name, user: 1}}), "made")
+        run("%pdrun")
+
+    picked, everyone, one = (
+        run("%pdshape --runs"),
+        run("%pdshape --runs --all"),
+        run("%pdshape --runs --user ada --limit 5"),
+    )
+    none = run("%pdshape --runs --workflow Other")
+
+    assert "Events of 2 recorded runs" in picked
+    assert "Events of 3 recorded runs" in everyone
+    assert "in 2 of 3 events (67%)" in everyone
+    assert "Events of 1 recorded run" in one
+    assert "There are no recorded events of Other of the external user grace." in none
+
+
+def test_the_difference_of_two_events(run: Run, tmp_path: Path) -> None:
+    """`%pdshape A B --diff` compares two events, and `%pdshape A --diff` one with the chosen event."""
+    (tmp_path / "events" / "plain.json").write_text('{"method": "GET"}')
+    run("%pdevent hello")
+
+    both, chosen, refused = run("%pdshape plain hello --diff"), run("%pdshape plain --diff"), run("%pdshape --diff")
+
+    assert both.startswith("plain → hello: ")
+    assert '  ~ method  string "GET" → string "POST"' in both
+    assert chosen.startswith("plain → hello: ")
+    assert "--diff compares two events" in refused
 
 
 def test_a_contract_is_compared_with_own_events(notebook: Notebook, run: Run, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from pdkernel.errors import EventError
+from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import ErrorRecord
 from pdkernel.model import JSON, Step, Trigger, Workflow
@@ -19,7 +19,10 @@ from pdkernel.operations.events import (
     EventLibrary,
     EventLike,
     check_contract,
+    check_shape_options,
+    compare_events,
     compare_with_saved_events,
+    expand_event_names,
     find_error_event,
     infer_event_shape,
     resolve_event,
@@ -295,3 +298,70 @@ def test_a_failed_run_starts_the_workflow_that_handles_errors() -> None:
 def test_the_limits_of_a_comparison() -> None:
     """The 50 newest events are compared, each of at most two megabytes."""
     assert (operations.MAX_COMPARED_EVENTS, operations.MAX_EVENT_BYTES) == (50, 2_000_000)
+
+
+def test_a_folder_and_a_pattern_name_their_events(library: EventLibrary, tmp_path: Path) -> None:
+    """A folder stands for its event files, a pattern for the files or the saved events that match, in the order of their names."""
+    for name in ("issue-2", "issue-1", "other"):
+        library.save(name, Event({}))
+    (library.folder / "issue-1.recorded.jsonl").write_text("")
+
+    def stems(*names: str) -> list[str]:
+        return [Path(each).stem for each in expand_event_names(names, tmp_path)]
+
+    assert stems("events") == ["issue-1", "issue-2", "other"]
+    assert stems("issue-*", "saved") == ["issue-1", "issue-2", "saved"]
+    assert stems("events/o*.json") == stems(f"{library.folder}/o*.json") == ["other"]
+
+
+@pytest.mark.parametrize("name", ["none*", "empty"])
+def test_a_name_without_events_is_refused(tmp_path: Path, name: str) -> None:
+    """A pattern that matches nothing and a folder without event files are refused."""
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(EventError, match="There is no event file at"):
+        expand_event_names([name], tmp_path)
+
+
+def test_the_difference_of_events_hides_secret_headers() -> None:
+    """A secret header that differs is a difference, without its values."""
+    (change,) = compare_events(
+        Event({"headers": {"X-Hub-Signature-256": "one"}}), Event({"headers": {"X-Hub-Signature-256": "two"}})
+    ).changes
+
+    assert change.path == ("headers", "X-Hub-Signature-256")
+    assert "one" not in change.before + change.after
+    assert "two" not in change.before + change.after
+
+
+@pytest.mark.parametrize(
+    ("events", "options", "message"),
+    [
+        ([], {"runs": True, "user": "ada"}, None),
+        ([], {"runs": True, "all_users": True, "limit": 3}, None),
+        (["a", "b"], {"diff": True}, None),
+        ([], {"user": "ada"}, "--user selects recorded runs"),
+        ([], {"all_users": True}, "--all selects recorded runs"),
+        ([], {"runs": True, "user": "ada", "all_users": True}, "--user and --all exclude each other"),
+        (["a"], {"runs": True}, "--runs reads the events of recorded runs"),
+        (["a", "b"], {"diff": True, "contract": True}, "--diff and --contract exclude each other"),
+        ([], {"runs": True, "diff": True}, "--runs and --diff exclude each other"),
+    ],
+)
+def test_options_of_a_shape(events: list[str], options: dict[str, object], message: str | None) -> None:
+    """Options that select runs need `--runs`, and only one thing is shown."""
+    given: dict[str, Any] = {
+        "runs": False,
+        "diff": False,
+        "contract": False,
+        "all_users": False,
+        "user": None,
+        **options,
+    }
+    try:
+        check_shape_options(events, **given)
+        found = None
+    except RequestError as error:
+        found = error.message
+
+    assert found is None if message is None else found is not None and found.startswith(message)

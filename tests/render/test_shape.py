@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from html.parser import HTMLParser
 
 import pytest
 
 from pdkernel.model import JSON
 from pdkernel.render import shape as shape_view
-from pdkernel.shape import infer_shape
+from pdkernel.shape import compare_values, infer_shape
 from tests.render.reading import EVIL, Page, assert_view
 
 EVENT: JSON = {
@@ -100,11 +102,13 @@ def test_markup_in_keys_and_values_is_shown_as_text() -> None:
 @pytest.mark.parametrize("draw", [shape_view.render_text, shape_view.render_html])
 def test_hidden_keys_of_a_wide_object_are_counted(draw: Callable[..., str]) -> None:
     """Of very many keys the first are shown and the others counted."""
-    drawn = draw(infer_shape({f"key{number}": number for number in range(1250)}))
+    names = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]
 
-    assert "key199" in drawn
-    assert "key200" not in drawn
-    assert "… 1,050 more keys not shown" in drawn
+    drawn = draw(infer_shape(dict.fromkeys(names[:750], 1)))
+
+    assert names[199] in drawn
+    assert names[200] not in drawn
+    assert "… 550 more keys not shown" in drawn
 
 
 def test_a_huge_tree_is_shown_level_by_level() -> None:
@@ -135,8 +139,9 @@ def test_presence_of_paths_in_several_events() -> None:
 
     lines = [" ".join(line.split()) for line in drawn.splitlines()]
     assert lines == [
+        "4 events: 1 field always there, 3 in some, 1 of varying type",
         "steps.trigger.event 4 events, object",
-        'n string ×1, integer ×3: "x", 1',
+        'n string ×1, integer ×3: 1, "x"',
         "maybe object, in 3 of 4 events (75%)",
         "deep integer, in 3 of 4 events (75%): 1, 2, 3",
         "items array, in 3 of 4 events (75%)",
@@ -144,3 +149,145 @@ def test_presence_of_paths_in_several_events() -> None:
         "a integer, in 3 of 6: 1",
     ]
     assert "in 3 of 4 events (75%)" in shape_view.render_html(infer_shape(*events))
+
+
+ORDERS: tuple[JSON, ...] = tuple(
+    {
+        "method": "POST",
+        "path": "/orders",
+        "query": {},
+        "headers": {"content-type": "application/json", "x-shop": f"shop-{number % 3}", "authorization": "***"},
+        "body": {
+            "id": f"ord_{number}",
+            "total": number * 10 if number % 10 else f"{number}.00",
+            "currency": "EUR",
+            **({"coupon": "SPRING"} if number % 8 == 0 else {}),
+            "customer": {"name": "Ada", "email": None if number % 2 else "ada@example.com", "password": "made-up"},
+            "lines": [
+                {"sku": f"sku-{line}", "count": line, **({"gift": True} if line == 2 else {})} for line in (1, 2)
+            ],
+            "stock": {f"wh_{number}_{place}": {"left": place} for place in range(9)},
+        },
+        "client_ip": "192.0.2.1",
+        "url": "https://example.com/orders",
+    }
+    for number in range(1, 51)
+)
+"""50 orders: a field in some, a field of two types, a list, a map with ids as keys, and a secret."""
+
+
+@pytest.mark.parametrize("form", ["txt", "html"])
+def test_the_preview_of_many_events_matches_the_golden_file(form: str) -> None:
+    """The first lines of the shape of 50 events: the body before the headers, counts of what is folded, and the line for the rest."""
+    view = shape_view.render_output(
+        infer_shape(*ORDERS), more="%pdshape --runs --full", title="Events of 50 recorded runs."
+    )
+
+    assert_view(f"shape-preview.{form}", f"{view.text}" if form == "txt" else view.html)
+
+
+def test_the_text_of_many_events_matches_the_golden_file() -> None:
+    """The whole text names the share of the events that have a field, types with counts, and keys that are ids as one line."""
+    drawn = shape_view.render_text(infer_shape(*ORDERS))
+
+    assert_view("shape-events.txt", drawn)
+    assert "made-up" not in drawn
+
+
+@pytest.mark.parametrize("form", ["txt", "html"])
+def test_the_difference_matches_the_golden_file(form: str) -> None:
+    """The difference of two events lists each change with both values, and folds all but the first ten."""
+    view = shape_view.render_difference(
+        compare_values(ORDERS[0], ORDERS[9]), ("one", "ten"), more="%pdshape one ten --diff --full"
+    )
+
+    assert_view(f"shape-difference.{form}", f"{view.text}\n" if form == "txt" else view.html)
+
+
+class VisibleText(HTMLParser):
+    """The lines of HTML that a reader sees before a click: what is not inside of a closed `details`."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._hidden: list[bool] = []
+        self._in_summary = False
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Begin a line at a block."""
+        if tag == "details":
+            self._hidden.append("open" not in dict(attrs))
+        self._in_summary |= tag == "summary"
+        if tag in ("div", "summary"):
+            self.lines.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a closed part."""
+        if tag == "details":
+            self._hidden.pop()
+        if tag == "summary":
+            self._in_summary = False
+
+    def handle_data(self, data: str) -> None:
+        """Add text that is visible."""
+        outer = self._hidden[:-1] if self._in_summary else self._hidden
+        if self.lines and not any(outer):
+            self.lines[-1] += data
+
+    def close(self) -> None:
+        """Leave out empty lines."""
+        super().close()
+        self.lines = [line for line in self.lines if line.strip()]
+
+
+@pytest.mark.parametrize("width", [1, 9, 10, 11, 12, 500])
+def test_a_preview_has_ten_lines(width: int) -> None:
+    """Text shows ten lines and one with the number of the others; a value of eleven lines is shown whole."""
+    shape = infer_shape(
+        {"body": {f"{'abcdefghij'[number % 10]}{'xyz' * (number // 10)}": 1 for number in range(width)}}
+    )
+
+    lines = shape_view.render_text(shape, max_lines=10, more="%pdshape --full").splitlines()
+
+    if width + 2 <= 11:
+        assert len(lines) == width + 2
+        assert "more" not in lines[-1]
+    else:
+        assert len(lines) == 11
+        assert lines[-1] == f"… {width + 2 - 10:,} more fields: %pdshape --full"
+
+
+def test_the_html_folds_all_but_the_first_lines() -> None:
+    """Beside closed lines, the HTML shows ten keys, the same as the text, and how many others are folded."""
+    reader = VisibleText(shape_view.render_html(infer_shape(*ORDERS)))
+    reader.close()
+    text = shape_view.render_text(infer_shape(*ORDERS), max_lines=10, more="x").splitlines()
+
+    assert [line.split()[0] for line in reader.lines if not line.startswith("…")][1:] == [
+        line.split()[0] for line in text[1:-1]
+    ]
+    assert [line for line in reader.lines if line.startswith("…")] == ["… 3 more fields", "… 2 more fields"]
+
+
+@pytest.mark.parametrize("draw", [shape_view.render_text, shape_view.render_html])
+def test_a_hostile_event_is_drawn_in_bounds(draw: Callable[..., str]) -> None:
+    """Very many keys, very deep values, huge numbers and keys with markup or control characters end in a small, escaped view."""
+    deep: JSON = 1
+    for _ in range(5000):
+        deep = {"d": [deep]}
+    body: JSON = {
+        **{f"key {number}": number for number in range(100_000)},
+        EVIL: {EVIL: EVIL},
+        "\ud800": "\udfff",
+        "": "",
+        "n" * 100_000: "v" * 100_000,
+        "big": 10**4000,
+    }
+
+    drawn = draw(infer_shape({"body": body, "deep": deep, EVIL: {EVIL: [EVIL]}}))
+
+    assert len(drawn) < 3_000_000
+    assert "\x1b" not in drawn
+    assert "\ud800" not in drawn
+    assert "{*}" in drawn

@@ -23,7 +23,7 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
 from pdkernel.engine.journal.journal import DatabaseJournal
 from pdkernel.engine.journal.opening import mark_dead, open_journal, open_journal_reader, open_reader
 from pdkernel.engine.journal.protocol import MAX_LANES, ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
-from pdkernel.engine.journal.reader import JournalReader
+from pdkernel.engine.journal.reader import JournalReader, RecordedEvent
 from pdkernel.engine.journal.rows import (
     MAX_DEATHS_ALONE,
     MAX_INTERRUPTIONS,
@@ -78,6 +78,7 @@ __all__ = [
     "NewDecision",
     "NewRun",
     "OutboxRow",
+    "RecordedEvent",
     "RunJournal",
     "RunSummary",
     "SqliteBackend",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -23,10 +25,13 @@ from pdkernel.engine.journal.text_columns import (
     RunSummary,
     build_execution,
     build_summary,
+    decode_event,
     replace_unstorable,
     to_row_status,
 )
+from pdkernel.errors import DamagedRecordError
 from pdkernel.execution import Execution
+from pdkernel.model import JSON
 
 T = TypeVar("T")
 
@@ -41,12 +46,32 @@ _SUMMARY = (
 )
 _QUERIED_IDS = 200
 """Ids in one query."""
+_VISITED_EVENTS = 20
+"""Events in memory at once: each has up to 6 MB."""
 _ALL = 2**62
 """A limit that no query reaches."""
 _BY_HOUR = (
     "select cast(created - ? as bigint) / 3600 as hour, count(*), sum(case when status = 'error' then 1 else 0 end) from runs"
     " where workflow = ? and created >= ? group by hour"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """
+    The event of a recorded run.
+
+    Attributes:
+        workflow: The workflow's name.
+        external_user: The external user's id, or None.
+        event: The redacted event; None if it is encrypted, because its secrets are not known, or damaged.
+        size: The characters of its record.
+    """
+
+    workflow: str
+    external_user: str | None
+    event: Mapping[str, JSON] | None
+    size: int
 
 
 class JournalReader:
@@ -76,6 +101,20 @@ class JournalReader:
     async def summaries_of(self, run_ids: Collection[str]) -> list[RunSummary]:
         """Return the summaries of the runs with these ids; unknown ids are left out."""
         return await self.read(lambda connection: _summarize(connection, run_ids))
+
+    async def visit_events(self, query: ExecutionQuery, visit: Callable[[RecordedEvent], None]) -> None:
+        """Call *visit*, in the reader's thread, for the events of the newest runs that match; few are in memory at once."""
+        left, before = query.limit, query.before_id
+        while left > 0:
+            page = replace(query, limit=min(left, _QUERIED_IDS), before_id=before)
+            ids = await self.ids(page)
+            for start in range(0, len(ids), _VISITED_EVENTS):
+                some = ids[start : start + _VISITED_EVENTS]
+                rows = await self.read(partial(_load_events, ids=some))
+                await self._run(partial(_visit_all, rows, visit))
+            if len(ids) < page.limit:
+                return
+            left, before = left - len(ids), ids[-1]
 
     async def version(self) -> str:
         """Return a text that differs whenever another connection has changed the journal."""
@@ -190,6 +229,21 @@ def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:
                 )
             )
     return found
+
+
+def _load_events(connection: Connection, ids: Sequence[str]) -> list[tuple[str, str, str | None, str]]:
+    marks = ", ".join("?" * len(ids))
+    statement = f"select id, workflow, external_user, event from runs where id in ({marks})"  # noqa: S608
+    return [(row[0], row[1], row[2], row[3]) for row in connection.execute(statement, ids)]
+
+
+def _visit_all(rows: Sequence[tuple[str, str, str | None, str]], visit: Callable[[RecordedEvent], None]) -> None:
+    for run_id, workflow, external_user, text in rows:
+        try:
+            event = decode_event(run_id, text)
+        except DamagedRecordError:
+            event = None
+        visit(RecordedEvent(workflow, external_user, event, len(text)))
 
 
 def _summarize(connection: Connection, ids: Collection[str]) -> list[RunSummary]:

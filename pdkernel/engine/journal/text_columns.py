@@ -196,6 +196,12 @@ def decode_trigger(claimed: ClaimedRun) -> tuple[Mapping[str, JSON] | None, Mapp
     return None if isinstance(stored.event, UnsetType) else stored.event, stored.context
 
 
+def decode_event(run_id: str, text: str) -> Mapping[str, JSON] | None:
+    """Decode the redacted event in a `runs.event` text; None if its secrets are not known. Raises `DamagedRecordError`."""
+    event = _decode(run_id, _StoredTrigger, "event", text).event
+    return None if isinstance(event, UnsetType) else event
+
+
 def decode_step(run_id: str, data: str) -> StepResult:
     """Decode a `steps.data` or `waits.data` text. Raises `DamagedRecordError`."""
     return _decode(run_id, StepResult, "steps", data)

@@ -18,6 +18,7 @@ from pdkernel.engine.journal import (
     DatabaseJournal,
     ExecutionQuery,
     NewRun,
+    RecordedEvent,
     SqliteBackend,
     WaitKey,
     WaitRow,
@@ -246,6 +247,26 @@ async def test_pages_continue_by_key(journal: DatabaseJournal, clock: ManualCloc
 
     assert [*first, *second, *third] == ["run4", "run3", "run2", "run1", "run0"]
     assert await ids(journal, before="unknown") == []
+
+
+async def test_events_are_visited_in_pages(journal: DatabaseJournal, clock: ManualClock, database: Database) -> None:
+    """Each matching run's event is visited once, up to the limit; a sealed or damaged event is visited without its data."""
+    for number in range(450):
+        sealed = {"event": encode_event(None, {})} if number == 0 else {"event": "{"} if number == 1 else {}
+        await journal.accept_run(new_run(f"run{number:03}", external_user="ada" if number % 2 else None, **sealed))
+        clock.advance(number % 3)
+    seen: list[RecordedEvent] = []
+    some: list[RecordedEvent] = []
+
+    with closing(open_reader(database.backend())) as reader:
+        await reader.visit_events(ExecutionQuery(limit=1000), seen.append)
+        await reader.visit_events(ExecutionQuery(limit=30, external_user="ada"), some.append)
+
+    names = [str(each.event["body"]) for each in seen if each.event is not None]
+    assert sorted(names) == sorted(str({"name": f"run{number:03}"}) for number in range(2, 450))
+    assert len(seen) == 450
+    assert ({each.workflow for each in seen}, {each.external_user for each in seen}) == ({WORKFLOW.name}, {"ada", None})
+    assert (len(some), {each.external_user for each in some}) == (30, {"ada"})
 
 
 async def test_filters(journal: DatabaseJournal, clock: ManualClock) -> None:
