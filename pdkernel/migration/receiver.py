@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -44,10 +45,10 @@ def is_entry(value: object) -> bool:
     """Whether *value* is an entry of a recording step."""
     if not isinstance(value, dict) or value.get("format") != RECORD_FORMAT:
         return False
-    texts = all(
-        isinstance(value.get(key), str) and 0 < len(value[key]) <= 200 for key in ("run", "workflow", "at", "part")
-    )
-    if not texts or not isinstance(value.get("lost", 0), int):
+    texts = [value.get(key) for key in ("run", "workflow", "at", "part")]
+    if not all(isinstance(text, str) and 0 < len(text) <= 200 and text.isprintable() for text in texts):
+        return False
+    if not _is_moment(value["at"]) or not isinstance(value.get("lost", 0), int):
         return False
     if value["part"] == "start":
         return (
@@ -56,6 +57,13 @@ def is_entry(value: object) -> bool:
     is_end = value["part"] == "end" or value["part"].startswith("branch/")
     steps = value.get("steps")
     return is_end and isinstance(steps, dict) and all(isinstance(each, dict) for each in steps.values())
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def build_receiver(project: Project) -> Starlette:

@@ -123,6 +123,10 @@ def test_the_receiver_stores_entries(project: Project) -> None:
         (entry("end", steps=[]), 400),
         (entry("other"), 400),
         (entry(run="x" * 999), 400),
+        (entry(run="one\n"), 400),
+        (entry(at="soon"), 400),
+        (entry(at="2026-12-01T10:00:00"), 400),
+        (entry(branches="urgent"), 400),
     ],
 )
 def test_the_receiver_refuses_what_is_not_an_entry(project: Project, body: Any, status: int) -> None:
