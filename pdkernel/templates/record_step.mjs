@@ -221,6 +221,7 @@ function encodings(text, blob) {
   const hex = bytes.toString("hex");
   const wide = Buffer.from(text, "utf16le");
   const forms = [text, [...text].reverse().join(""), wide.toString("base64").replace(/=+$/, ""), wide.toString("hex"), base32(hex)];
+  forms.push(text.toLowerCase(), text.toUpperCase(), text.normalize("NFC"), text.normalize("NFD"), bytes.toString("latin1"));
   const separate = (letters, before) => before + letters.match(/../g).join(before);
   for (const separator of [" ", ":"]) if (blob.includes(hex.slice(0, 2) + separator)) forms.push(separate(hex, separator).slice(1));
   const json = JSON.stringify(text).slice(1, -1);

@@ -8,6 +8,7 @@ import html
 import json
 import quopri
 import re
+import unicodedata
 import urllib.parse
 import zlib
 from collections.abc import Callable, Mapping
@@ -56,6 +57,10 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "html": html.escape,
     "utf-16": lambda value: base64.b64encode(value.encode("utf-16-le")).decode(),
     "reversed": lambda value: value[::-1],
+    "lower case": str.lower,
+    "upper case": str.upper,
+    "decomposed": lambda value: unicodedata.normalize("NFD", value),
+    "utf-8 read as latin-1": lambda value: value.encode().decode("latin-1"),
     "unicode escapes": lambda value: "".join(f"\\u{ord(letter):04x}" for letter in value),
     "html by numbers": lambda value: "".join(f"&#{ord(letter)};" for letter in value),
     "html by hex numbers": lambda value: "".join(f"&#x{ord(letter):X};" for letter in value),
