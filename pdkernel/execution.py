@@ -317,6 +317,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
         outbound_policy: The outbound policy, or None for `live` by default.
         pause: The pause of a paused run, or None.
         decisions: What persons and programs decided about the run, oldest first.
+        batch: The id of the batch to which the run belongs, or None.
     """
 
     id: str
@@ -339,6 +340,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     outbound_policy: OutboundPolicyRecord | None = None
     pause: RunPause | None = None
     decisions: tuple[Decision, ...] = ()
+    batch: str | None = None
 
     @property
     def event(self) -> Mapping[str, JSON]:
@@ -377,6 +379,64 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
         steps = ", ".join(f"{step.name}: {step.status}" for step in self.steps)
         error = f", error={self.error.message!r}" if self.error is not None else ""
         return f"Execution({self.workflow!r}, id={self.id!r}, status={self.status!r}, steps=[{steps}]{error})"
+
+
+BatchState = Literal["listing", "running", "retrying", "done"]
+"""
+The state of a batch. `listing`: runs of further users are recorded; `running`: all are recorded, and some have not ended;
+`retrying`: failed runs are recorded again; `done`: all runs have ended.
+"""
+
+
+class FailedUser(JsonStruct, frozen=True):
+    """An external user whose run has failed or was cancelled."""
+
+    external_user: str | None
+    run: str
+    status: str
+    error: str | None
+
+
+class SkippedUser(JsonStruct, frozen=True):
+    """An external user without a run: accounts of the apps are missing, or, without apps, there is no such user."""
+
+    external_user: str
+    missing: tuple[str, ...]
+
+
+class BatchSummary(JsonStruct, frozen=True, kw_only=True):
+    """
+    A batch and what became of its runs; the fields are the keys of the JSON.
+
+    Attributes:
+        id: `batch_...`.
+        workflow: The workflow's name.
+        environment: The users' environment.
+        at: ISO time of the tick.
+        state: What is done at the moment: `listing`, `running`, `retrying` or `done`.
+        users: The number of external users so far, those without a run included.
+        waiting: Runs that have not started.
+        in_progress: Runs that have started and not ended.
+        succeeded: Runs that have ended without an error.
+        failed: Users whose newest run failed or was cancelled.
+        skipped: Users without a run.
+        retries: How often the failed runs were started again.
+        problem: Why there are no runs, or None.
+    """
+
+    id: str
+    workflow: str
+    environment: str
+    at: str
+    state: BatchState
+    users: int
+    waiting: int
+    in_progress: int
+    succeeded: int
+    failed: tuple[FailedUser, ...]
+    skipped: tuple[SkippedUser, ...]
+    retries: int
+    problem: str | None = None
 
 
 class RunFailedError(PdkernelError):

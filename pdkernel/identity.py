@@ -17,6 +17,8 @@ from pdkernel.errors import RequestError
 Environment = Literal["development", "production"]
 ENVIRONMENTS: tuple[Environment, ...] = ("development", "production")
 DEFAULT_ENVIRONMENT: Environment = "development"
+ALL_USERS = "all"
+"""The name that selects every external user of an environment."""
 Plan = Literal["free", "business"]
 
 PIPEDREAM_API_URL = "https://api.pipedream.com"

@@ -90,6 +90,51 @@ class StoreBinding:
     store: str | None = None
 
 
+FOR_EACH_USER = "external_user"
+"""The value of a schedule's `for_each` that selects every external user of the environment."""
+DEFAULT_AT_ONCE = 10
+"""Runs of one tick that execute at once, unless the schedule's `for_each` sets another number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForEach:
+    """
+    The external users for which one tick of a schedule runs its workflow: the setting `for_each`.
+
+    Attributes:
+        users: The ids of the users, or None for all users of the environment.
+        having: Slugs of apps: users without an account of one of them are left out.
+        without: Ids of users that are left out.
+        environment: The users' environment, `development` or `production`.
+        at_once: The maximum number of runs that execute at once.
+    """
+
+    users: tuple[str, ...] | None = None
+    having: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    environment: str = "development"
+    at_once: int = DEFAULT_AT_ONCE
+
+    @classmethod
+    def from_setting(cls, setting: JSON) -> Self:
+        """Read a setting that `directive.parse_trigger` has checked: `external_user`, or a mapping."""
+        given = setting if isinstance(setting, dict) else {}
+        users = given.get("external_user")
+        return cls(
+            tuple(users) if isinstance(users, list) else None,
+            tuple(given.get("having", ())),
+            tuple(given.get("except", ())),
+            given.get("environment", "development"),
+            given.get("at_once", DEFAULT_AT_ONCE),
+        )
+
+    def __str__(self) -> str:
+        chosen = "each external user" if self.users is None else ", ".join(self.users)
+        having = f" with {' and '.join(self.having)}" if self.having else ""
+        without = f" except {', '.join(self.without)}" if self.without else ""
+        return f"{chosen}{having}{without} ({self.environment}, {self.at_once} at once)"
+
+
 @dataclass(frozen=True, slots=True)
 class Trigger:
     """
@@ -100,8 +145,8 @@ class Trigger:
         auth: The authorization of an HTTP trigger.
         token_env: For `auth: bearer`, the environment variable that holds the token.
         response: For an HTTP trigger, whether the platform or the workflow sends the response.
-        config: Further settings of the type (`cron`, `interval_seconds`, `timezone`, `uses`, `app`, `props`, `workflows`,
-            `channel`).
+        config: Further settings of the type (`cron`, `interval_seconds`, `timezone`, `for_each`, `uses`, `app`, `props`,
+            `workflows`, `channel`).
     """
 
     type: TriggerType = "http"
@@ -109,6 +154,12 @@ class Trigger:
     token_env: str | None = None
     response: ResponseMode = "default"
     config: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def for_each(self) -> ForEach | None:
+        """The external users for which each tick of a schedule runs the workflow; None for one run without a user."""
+        setting = self.config.get("for_each") if self.type == "schedule" else None
+        return None if setting is None else ForEach.from_setting(setting)
 
 
 ROUND_TRIP_KEY = "pdkernel"  # the key in `extra` for data of a definition that pdkernel does not use but writes back

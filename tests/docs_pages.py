@@ -62,7 +62,7 @@ _CAPTION = re.compile(r"(?::caption: (?P<path>\S+)\n)?(?::\w[^\n]*\n)*\n?")
 _NOT_RUN = "not run: "
 _COMMAND = re.compile(r"^\$ (?P<command>.*(?:\n> .*)*)\n?(?P<output>(?:(?!\$ ).*\n?)*)", re.MULTILINE)
 _IDS = re.compile(
-    r"\b(?:eo\w{16}|(?:apn|proj|ctok|pdc|pds|dc|whsec)_[\w-]{6,}|(?=\w*[a-z])(?=\w*[A-Z])\w{27})(?![\w-])"
+    r"\b(?:eo\w{16}|(?:apn|proj|ctok|pdc|pds|dc|whsec|batch)_[\w-]{6,}|(?=\w*[a-z])(?=\w*[A-Z])\w{27})(?![\w-])"
 )
 """Ids that pdkernel generates: endpoints, accounts, projects, tokens, clients, deployed triggers, workflows, runs."""
 _POLICY = "allow=no-page.invalid"

@@ -8,6 +8,7 @@ from pdkernel.cli import (
     accounts,
     actions,
     apps,
+    batches,
     check,
     clients,
     completion,
@@ -40,6 +41,7 @@ __all__ = ["COMMAND_MODULES", "main", "pdkernel"]
 COMMAND_MODULES = (
     actions,
     apps,
+    batches,
     clients,
     completion,
     export,

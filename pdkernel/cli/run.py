@@ -10,6 +10,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -22,6 +23,7 @@ from pdkernel.cli.command_help import RUN_EXIT_STATUSES
 from pdkernel.cli.run_output import open_engine, print_execution, print_next_command, resolve_exit_status, watch_run
 from pdkernel.cli.terminal import print_json, read_body, read_input
 from pdkernel.errors import RequestError, format_count
+from pdkernel.model import FOR_EACH_USER
 
 if TYPE_CHECKING:
     from pdkernel.egress import OutboundPolicy
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from pdkernel.engine.run_request import RunRequest
     from pdkernel.event import Event
     from pdkernel.execution import Execution
-    from pdkernel.identity import Directory
+    from pdkernel.identity import Directory, Environment
     from pdkernel.model import JSON
     from pdkernel.project import Project
     from pdkernel.source import WorkflowSource
@@ -42,6 +44,7 @@ class RunOptions(TypedDict):
     body: str | None
     external_user: str | None
     external_users: str | None
+    for_each: str | None
     environment: str | None
     first: str | None
     pins: tuple[str, ...]
@@ -63,6 +66,7 @@ class RunOptions(TypedDict):
         "pdkernel run greet.ipynb --event events/issues-opened.json --external-user ada",
         'pdkernel run greet.ipynb --body \'{"name": "Ada"}\' --egress deny',
         "pdkernel run greet.ipynb --event - --external-users all --json",
+        "pdkernel run report.ipynb --for-each external_user --environment production",
         "pdkernel run greet.ipynb --event events/issues-opened.json --from notify --pin build=build.json",
     ),
     exit_statuses=RUN_EXIT_STATUSES,
@@ -82,6 +86,12 @@ class RunOptions(TypedDict):
     "External user",
     cloup.option("--external-user", metavar="ID", help="Run for this external user."),
     cloup.option("--external-users", metavar="all|A,B,...", help="Run once for each of these external users."),
+    cloup.option(
+        "--for-each",
+        type=click.Choice([FOR_EACH_USER]),
+        help="Run once for each external user who has the accounts that the workflow needs, ten at once, and print a summary; "
+        "of those of --external-users, or of the schedule's for_each. See `pdkernel runs batch`.",
+    ),
     environment_option(),
     cloup.option("--explain", is_flag=True, help="Show how the account of each external user was found."),
 )
@@ -139,6 +149,8 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
     """
     from pdkernel.operations.runs import check_test_options, split_names
 
+    if options["for_each"] is not None:
+        return asyncio.run(_run_batch(state, source, options, as_json=as_json))
     several = options["external_users"] is not None
     plain = split_names(options["plain"])
     check_test_options(options["save_test"], non_secret_names=plain, has_several_users=several)
@@ -187,6 +199,57 @@ async def _run_all(
         return runs
 
 
+async def _run_batch(state: CliContext, source: Path, options: RunOptions, *, as_json: bool) -> int:
+    """Run once for each user who has the accounts, print a line for each run and the summary; return the exit status."""
+    from pdkernel.cli.run_batch import print_progress
+    from pdkernel.identity import ALL_USERS, parse_environment
+    from pdkernel.model import ForEach
+    from pdkernel.operations.batches import UserSelection, run_here
+    from pdkernel.operations.runs import split_names
+    from pdkernel.project import Batch
+    from pdkernel.render.batches import render_text
+    from pdkernel.source import load_source
+
+    if options["external_user"] is not None or options["save_test"] is not None or options["wait"]:
+        raise RequestError(
+            "--for-each runs for several external users: it excludes --external-user, --save-test and --wait.",
+            fix="Leave out one of them.",
+        )
+    pins = read_pins(options["pins"])
+    opened = load_source(source, pinned_steps=pins, lenient=True)
+    event = _event(options["event"], options["body"], opened)
+    each = opened.workflow.trigger.for_each or ForEach()
+    if (names := options["external_users"]) is not None:
+        each = replace(each, users=None if names == ALL_USERS else tuple(split_names(names)))
+    environment = parse_environment(options["environment"] or event.environment or each.environment)
+    project, directory = state.open_project(), state.open_directory()
+    _warn_unsaved(opened.path, project)
+    policy = choose_run_policy(state, opened, options["egress"], via=options["via"], unopened=options["unopened"])
+
+    def build(user: str, batch_id: str) -> RunRequest:
+        request = _request(opened, event, user, options, project, shlex.quote(str(source)), pins, policy, environment)
+        return request.with_changes(batch=batch_id)
+
+    async with open_engine(state) as engine:
+        selection = UserSelection(replace(each, environment=environment), opened.workflow, directory, engine.catalog)
+        batch = Batch(
+            project.ids.new("batch_", 20),
+            str(opened.path.resolve()),
+            "",
+            opened.workflow.name,
+            environment,
+            project.clock.now(),
+            origin="terminal",
+        )
+        on_run = print_progress(state, is_shown=not as_json)
+        summary = await run_here(project, engine, selection, batch, build, at_once=each.at_once, on_run=on_run)
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        click.echo(render_text(summary), nl=False)
+    return 1 if summary.failed else 0
+
+
 def _warn_unsaved(path: Path, project: Project) -> None:
     """Ask to save the notebook if its cells have run with code that the file does not have: the command runs the file."""
     if path.suffix != ".ipynb" or not project.notebook_states.exists(str(path.resolve())):
@@ -211,6 +274,7 @@ def _request(
     source: str,
     pins: Mapping[str, JSON],
     policy: OutboundPolicy,
+    environment: Environment | None = None,
 ) -> RunRequest:
     from pdkernel.identity import parse_environment
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
@@ -221,7 +285,7 @@ def _request(
         project=project,
         policy=policy,
         external_user_id=user,
-        environment=parse_environment(options["environment"] or event.environment),
+        environment=environment or parse_environment(options["environment"] or event.environment),
         source_argument=source,
         only_steps=select_steps(opened.workflow, first=options["first"]),
         pinned_exports=pin_steps(opened.workflow, pins),

@@ -52,6 +52,7 @@ class FilterOptions(TypedDict):
 class ListOptions(FilterOptions):
     """Options of `pdkernel runs list`."""
 
+    batch: str | None
     limit: int
     before: str | None
 
@@ -92,6 +93,7 @@ def runs() -> None:
     ),
 )
 @filter_options()
+@cloup.option("--batch", metavar="ID", help="Only runs of this batch; see `pdkernel runs batches`.")
 @cloup.option(
     "--limit",
     type=click.IntRange(1, 1000),

@@ -12,7 +12,7 @@ from pdkernel.definition.languages import INFERRED_LANGUAGES
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.definition.step_props import is_store_id
 from pdkernel.directive import describe_emitters
-from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
+from pdkernel.model import LANGUAGE_NAMES, ForEach, Step, Trigger, Workflow
 
 
 def build_checklist(
@@ -98,7 +98,10 @@ def _trigger(trigger: Trigger) -> str:
             seconds = config.get("interval_seconds")
             when = config.get("cron") or (f"every {seconds} seconds" if seconds else "when it should run")
             zone = f" in {config['timezone']}" if "timezone" in config else ""
-            return f"Create the schedule trigger in the builder: {when}{zone}."
+            each = trigger.for_each
+            # parity[for-each-user]: a schedule of the platform has no external user
+            lost = "" if each is None else f" {_describe_lost_for_each(each)}"
+            return f"Create the schedule trigger in the builder: {when}{zone}.{lost}"
         case "email":
             return "Create the email trigger in the builder."
         case "errors":
@@ -112,6 +115,13 @@ def _trigger(trigger: Trigger) -> str:
             )
         case "source":
             return f"Create the trigger {config.get('uses')} in the builder, with its props and account."
+
+
+def _describe_lost_for_each(each: ForEach) -> str:
+    return (
+        f"Pipedream has no for_each: the schedule starts one run without an external user there, not one for {each}. "
+        "Call the workflow's HTTP trigger once for each user instead, or serve it with pdkernel serve."
+    )
 
 
 def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:

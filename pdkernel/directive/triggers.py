@@ -8,19 +8,24 @@ from typing import cast, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 from pdkernel.directive.located_yaml import LocatedYaml
+from pdkernel.directive.setting_rules import integer_range
 from pdkernel.directive.yaml_checks import YamlChecker, check_keys
 from pdkernel.errors import DirectiveError, did_you_mean
 from pdkernel.expression import ValuePath
-from pdkernel.model import JSON, VARIABLE_NAME, HttpAuth, ResponseMode, Trigger, TriggerType
+from pdkernel.identity import ALL_USERS, ENVIRONMENTS
+from pdkernel.model import FOR_EACH_USER, JSON, VARIABLE_NAME, HttpAuth, ResponseMode, Trigger, TriggerType
 
 KEYS_BY_TYPE: Mapping[TriggerType, tuple[str, ...]] = {
     "http": ("type", "auth", "token_env", "response"),
-    "schedule": ("type", "cron", "interval_seconds", "timezone"),
+    "schedule": ("type", "cron", "interval_seconds", "timezone", "for_each"),
     "email": ("type",),
     "source": ("type", "uses", "app", "props"),
     "errors": ("type", "workflows"),
     "emit": ("type", "workflows", "channel"),
 }
+_FOR_EACH_KEYS = ("external_user", "having", "except", "environment", "at_once")
+_FOR_EACH_FIX = "Write for_each: external_user, or for_each: {external_user: [ada, grace], at_once: 3}."
+_AT_ONCE_RULE = integer_range(1, 1000)
 _CRON = re.compile(r"\S+(?:\s+\S+){4,5}\Z")
 
 
@@ -149,6 +154,41 @@ def _check_schedule(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON
         )
     if "timezone" in data:
         _check_timezone(check, (*path, "timezone"))
+    if "for_each" in data:
+        _check_for_each(check, (*path, "for_each"), data["for_each"])
+
+
+def _check_for_each(check: YamlChecker, path: ValuePath, setting: JSON) -> None:
+    if setting == FOR_EACH_USER:
+        return
+    if not isinstance(setting, dict):
+        problem = f"has for_each: {check.format_value(setting)}; expected external_user, or a mapping"
+        raise check.build_error(path, problem, fix=_FOR_EACH_FIX)
+    check_keys(check, path, _FOR_EACH_KEYS)
+    users = setting.get("external_user")
+    if users != ALL_USERS and not _is_name_list(users):
+        problem = f"has external_user: {check.format_value(users)}; expected {ALL_USERS}, or a list of ids"
+        raise check.build_error(
+            (*path, "external_user") if "external_user" in setting else path, problem, fix=_FOR_EACH_FIX
+        )
+    for key, of in (("having", "apps, as [slack]"), ("except", "ids of external users")):
+        if key in setting and not _is_name_list(setting[key]):
+            raise check.build_error(
+                (*path, key), f"has {key}: {check.format_value(setting[key])}; expected a list of {of}"
+            )
+    if "environment" in setting:
+        _one_of(check, (*path, "environment"), "environment", setting["environment"], ENVIRONMENTS)
+    if "at_once" in setting and not _AT_ONCE_RULE.is_valid(setting["at_once"]):
+        shown = check.format_value(setting["at_once"])
+        raise check.build_error((*path, "at_once"), f"has at_once: {shown}; expected {_AT_ONCE_RULE.description}")
+
+
+def _is_name_list(value: JSON) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, str) and each.strip() and each.isprintable() for each in value)
+    )
 
 
 def _check_timezone(check: YamlChecker, path: ValuePath) -> None:
@@ -178,11 +218,7 @@ def _check_source(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON],
 
 def _check_workflows(check: YamlChecker, path: ValuePath, data: Mapping[str, JSON]) -> None:
     names = data.get("workflows")
-    if "workflows" in data and not (
-        isinstance(names, list)
-        and names
-        and all(isinstance(each, str) and each and each.isprintable() for each in names)
-    ):
+    if "workflows" in data and not _is_name_list(names):
         raise check.build_error(
             (*path, "workflows"),
             f"has workflows: {check.format_value(names)}; expected a list of names",

@@ -161,11 +161,21 @@ def build_notification(execution: Execution, target: str, base_url: str | None) 
         "command": f"pdkernel runs show {execution.id}",
         "url": None if base_url is None else f"{base_url}/-/runs/{execution.id}",
     }
+    where = f" in step {error.step}" if error and error.step else ""
+    return _build_notification(target, f"{execution.workflow} failed{where}", facts)
+
+
+def build_batch_notification(execution: Execution, target: str, facts: Mapping[str, JSON]) -> Effect:
+    """Build the one message about a batch with failed runs; *facts* is its summary, and *execution* its first failed run."""
+    subject = f"{execution.workflow} failed for {facts['failed']} of {facts['users']} users"
+    return _build_notification(target, subject, facts)
+
+
+def _build_notification(target: str, subject: str, facts: Mapping[str, JSON]) -> Effect:
     if "@" in target and "://" not in target:
-        where = f" in step {error.step}" if error and error.step else ""
         text = "\n".join(f"{name}: {value}" for name, value in facts.items())
-        return Effect("email", {"to": target, "subject": f"{execution.workflow} failed{where}", "text": text})
-    return Effect("http", {"method": "POST", "url": target, "data": facts})
+        return Effect("email", {"to": target, "subject": subject, "text": text})
+    return Effect("http", {"method": "POST", "url": target, "data": dict(facts)})
 
 
 def find_send_problem(effect: Effect, *, dollar_name: str) -> str | None:

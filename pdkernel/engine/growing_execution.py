@@ -74,6 +74,7 @@ class GrowingExecution:
             "error": None,
             "outbound_policy": _record_policy(request.policy, guard),
             "decisions": state.decisions,
+            "batch": request.batch,
         }
         self._execution: Execution | None = None
 

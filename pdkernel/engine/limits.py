@@ -200,13 +200,21 @@ class QueueLimits:
         max_starts: Runs that start within *period_s* seconds, or None.
         period_s: The length of the period, or None.
         size: Runs of one external user that wait if no others do; a further run is refused. All users have twice as many together.
+            None for any number.
+        outer: The limits of the workflow for the runs of a batch, which have a queue of their own within the workflow's; or None.
     """
 
     queue: str
     concurrency: int | None
     max_starts: int | None
     period_s: float | None
-    size: int
+    size: int | None
+    outer: QueueLimits | None = None
+
+    @property
+    def start_queue(self) -> str:
+        """The queue for which starts are recorded."""
+        return self.queue if self.outer is None else self.outer.queue
 
 
 def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
@@ -226,6 +234,17 @@ def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
         return None
     size = _as_count(settings.get("queue", settings.get("max_event_queue_size")))
     return QueueLimits(workflow_id, concurrency, limit, interval, DEFAULT_QUEUE_SIZE if size is None else size)
+
+
+def batch_limits(workflow: Workflow, workflow_id: str, trigger_id: str, at_once: int) -> QueueLimits:
+    """
+    Return the limits of the runs that one tick of a schedule starts for each external user.
+
+    They have a queue of the schedule, in which any number waits, so that they take no place of other events. They keep the
+    limits of the workflow as well.
+    """
+    outer = queue_limits(workflow, workflow_id) or QueueLimits(workflow_id, None, None, None, DEFAULT_QUEUE_SIZE)
+    return QueueLimits(f"{workflow_id}/{trigger_id}", at_once, outer.max_starts, outer.period_s, None, outer)
 
 
 def _read_concurrency(value: object) -> int | None:
@@ -248,6 +267,6 @@ class QueueFullError(RequestError):
 
     def __init__(self, limits: QueueLimits) -> None:
         super().__init__(
-            f"Event Queue Full: the limits of this workflow let {format_count(limits.size, 'run')} wait.",
+            f"Event Queue Full: the limits of this workflow let {format_count(limits.size or 0, 'run')} wait.",
             fix="Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle.",
         )

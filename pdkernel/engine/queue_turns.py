@@ -14,7 +14,7 @@ from typing import Self
 
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.journal import Claim, RunJournal
-from pdkernel.engine.limits import QueueFullError, QueueLimits, queue_limits
+from pdkernel.engine.limits import QueueFullError, QueueLimits, batch_limits, queue_limits
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError
 
@@ -23,6 +23,9 @@ def find_limits(request: RunRequest) -> QueueLimits | None:
     """Return the limits within which the run of *request* executes; None without limits, and for a test or a run without steps."""
     if request.interface != "http" or request.refusal is not None or request.only_steps == frozenset():
         return None
+    each = request.workflow.trigger.for_each if request.batch is not None else None
+    if each is not None:
+        return batch_limits(request.workflow, request.queue, request.emitter_id or "", each.at_once)
     return queue_limits(request.workflow, request.queue)
 
 
@@ -71,7 +74,7 @@ class QueueTurn:
     async def record_start(self) -> None:
         """Wait until the first step of the run may begin, and record that it does; a second call does nothing. Raises `ProjectError`."""
         if not self._has_started and self._limits.max_starts is not None:
-            while wait_s := await self._journal.record_start(self._limits.queue, self._claim):
+            while wait_s := await self._journal.record_start(self._limits.start_queue, self._claim):
                 await asyncio.sleep(min(wait_s, POLL_INTERVAL_S))
             self._is_unconfirmed = True
         self._has_started = True
@@ -97,6 +100,11 @@ class QueueTurn:
 
 async def set_limits(journal: RunJournal, limits: QueueLimits) -> None:
     """Store the limits of a queue. Raises `ProjectError`."""
-    await journal.set_queue_limits(
-        limits.queue, concurrency=limits.concurrency, max_starts=limits.max_starts, period_s=limits.period_s
-    )
+    outer = limits.outer
+    if outer is None:
+        await journal.set_queue_limits(
+            limits.queue, concurrency=limits.concurrency, max_starts=limits.max_starts, period_s=limits.period_s
+        )
+        return
+    await set_limits(journal, outer)
+    await journal.set_queue_limits(limits.queue, concurrency=limits.concurrency, within=outer.queue)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
 from msgspec.structs import replace
@@ -25,6 +25,7 @@ from pdkernel.engine.deliveries import (
     NOT_SENT,
     NOTIFICATION_STEP,
     SendDelivery,
+    build_batch_notification,
     build_notification,
     may_retry,
     retry_delay_s,
@@ -33,11 +34,12 @@ from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
 from pdkernel.engine.journal import OutboxRow, RunJournal
 from pdkernel.engine.mail import MailSettings, parse_mail_settings
 from pdkernel.engine.outbound_calls import build_call_binding
+from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import RunRequest, collect_request_secrets
 from pdkernel.engine.run_state import RunState
 from pdkernel.errors import InternalError, PdkernelError, ProjectError
-from pdkernel.execution import Delivery
+from pdkernel.execution import Delivery, Execution
 from pdkernel.identity import AccountGoneError, Directory
 from pdkernel.model import JSON
 from pdkernel.project import Project
@@ -116,8 +118,8 @@ class RunDeliveries:
         Blocks: it reads the triggers and the settings.
         """
         execution = record.execution
-        if execution.status != "error" or not request.is_served:
-            return
+        if execution.status != "error" or not request.is_served or request.batch is not None:
+            return  # the end of a batch is reported once
         if self._emitted is not None and self._emitted.has_error_listener(request, execution):
             record.outbox.add(ERRORS_CHANNEL, 1, [self._emitted.new_error()], record.redactor)
         if request.workflow.settings.get("error_notification") is False:
@@ -130,6 +132,29 @@ class RunDeliveries:
         if target:
             notification = build_notification(execution, target, request.base_url)
             record.outbox.add(NOTIFICATION_STEP, 1, [notification], record.redactor)
+
+    def build_batch_messages(
+        self, request: RunRequest, execution: Execution, facts: Mapping[str, JSON], outbox: RunOutbox, number: int
+    ) -> Sequence[OutboxRow]:
+        """
+        Build the messages about a batch with failed runs, of which *execution* is the first: as `queue_failure`, but one for all.
+
+        Blocks, as `queue_failure`.
+
+        Args:
+            request: The request of the first failed run.
+            execution: The record of that run.
+            facts: The summary of the batch, for the notification.
+            outbox: The outbox of that run.
+            number: The number of the retry, from 1, so that each retry is reported.
+        """
+        redactor = get_redactor(*collect_request_secrets(request))
+        if self._emitted is not None and self._emitted.has_error_listener(request, execution):
+            outbox.add(ERRORS_CHANNEL, number, [self._emitted.new_error()], redactor)
+        target = self._error_notification()
+        if target and request.workflow.settings.get("error_notification") is not False:
+            outbox.add(NOTIFICATION_STEP, number, [build_batch_notification(execution, target, facts)], redactor)
+        return outbox.rows
 
     async def deliver(self, run: RunState) -> None:
         """Try once to deliver the messages that the steps of *run* have queued and those about its failure; record the results."""

@@ -493,6 +493,7 @@ class RunRecord(GrowingExecution):
                 workflow_id=self._request.workflow_id,
                 origin=origin,
                 dedupe_key=self._request.dedupe_key,
+                batch=self._request.batch,
                 package_lock=self._package_lock,
                 begun=self._begun,
             )

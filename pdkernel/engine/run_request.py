@@ -107,6 +107,7 @@ class RunRequest:
         refusal: Refuses the run; the record has the error and the response. None runs the steps.
         emitter_id: The id of the trigger that fired; None derives one from the workflow's name.
         dedupe_key: A second run with the same key is refused; or None. A replay has no key.
+        batch: The id of the batch to which the run belongs, or None. Its schedule limits how many of its runs execute at once.
         package_lock: The packages of the earlier run that a fork continues; None for those of the project.
         below_error_handler: Whether a run that handles errors (`emitted_events`) has triggered this run.
         is_silent: Whether the run is a replay that sends nothing, or is triggered by one: its events start no workflows.
@@ -150,6 +151,7 @@ class RunRequest:
     refusal: RequestRefusal | None = None
     emitter_id: str | None = None
     dedupe_key: str | None = None
+    batch: str | None = None
     package_lock: StoredLock | None = None
     below_error_handler: bool = False
     is_silent: bool = False
@@ -293,6 +295,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     emitter_id: str | None = None
     below_error_handler: bool = False
     is_silent: bool = False
+    batch: str | None = None
 
 
 _UNCHANGED = (
@@ -315,6 +318,7 @@ _UNCHANGED = (
     "emitter_id",
     "below_error_handler",
     "is_silent",
+    "batch",
 )
 """Fields that a stored request has as the request has them."""
 _get_unchanged = attrgetter(*_UNCHANGED)

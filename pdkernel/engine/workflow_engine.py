@@ -53,6 +53,7 @@ from pdkernel.engine.restored_run import (
 )
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
+from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, WorkflowFinder
 from pdkernel.engine.run_state import build_unexpected_error
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
@@ -403,6 +404,28 @@ class WorkflowEngine:
             await self._deliveries.record_failure(run_id, row, MAX_TRIES if is_damaged else tries + 1, fault.message)
         except PdkernelError as unwritten:
             _log.warning("That a message failed could not be recorded: %s", unwritten.message)
+
+    async def report_batch(self, run_id: str, facts: Mapping[str, JSON], number: int) -> None:
+        """
+        Queue the messages about a batch that ended with failed runs; a second call with the same *number* queues nothing.
+
+        Args:
+            run_id: The first failed run, to which the messages belong.
+            facts: The summary, for the notification.
+            number: 1 for the end of the batch, 2 for that of its first retry.
+
+        Raises:
+            ProjectError: The database cannot be used, or the run cannot be restored.
+        """
+        found = await self.journal.load_run(run_id)
+        if found is None:  # it was removed meanwhile
+            return
+        execution, claimed = found
+        request = await run_blocking(self.restore_request, claimed)
+        outbox = RunOutbox(run_id, self._project.vault)
+        rows = await run_blocking(self._deliveries.build_batch_messages, request, execution, facts, outbox, number)
+        if rows:
+            await self.journal.add_messages(run_id, rows)
 
     def restore_state(self, claimed: ClaimedRun) -> RestoredRun:
         """Return the recorded state of a run. Raises `ProjectError` if a row is damaged, or was encrypted with another key."""

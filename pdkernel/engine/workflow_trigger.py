@@ -257,6 +257,7 @@ class WorkflowTriggerService:
             workflow_id=found.served_id,
             emitter_id=None,
             dedupe_key=None,
+            batch=None,
             run_ids=None,
             parent=self._children.run_id,
             replay_of=None,

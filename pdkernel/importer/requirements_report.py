@@ -242,6 +242,7 @@ def _trigger(trigger: Trigger, assumed: Collection[str]) -> TriggerUse:
         case "schedule":
             every = f"every {config['interval_seconds']} seconds" if "interval_seconds" in config else None
             settings = str(config.get("cron") or every or "unknown schedule")
+            settings += f", for {trigger.for_each}" if trigger.for_each is not None else ""
         case "email":
             settings = "started by an email"
         case "source":

@@ -172,7 +172,10 @@ def _describe_trigger(trigger: Trigger) -> str:
     if trigger.type in ("errors", "emit"):
         return f"of {describe_emitters(trigger)}"
     if trigger.type != "http":
-        return ", ".join(f"{key} {value}" for key, value in trigger.config.items()) or "no settings"
+        settings = [f"{key} {value}" for key, value in trigger.config.items() if key != "for_each"]
+        if trigger.for_each is not None:
+            settings.append(f"for {trigger.for_each}")
+        return ", ".join(settings) or "no settings"
     who = {"none": "no authorization", "bearer": "bearer token required", "oauth": "OAuth client required"}
     answer = {"default": "default response", "custom": "the workflow responds"}
     return f"{who[trigger.auth]}, {answer[trigger.response]}"

@@ -3,6 +3,7 @@ What a person can ask for, written once: interfaces parse the arguments, call an
 
     accounts     connecting an account
     actions      the search for pre-built actions, and their descriptions
+    batches      runs of a workflow for each of several external users
     environment  environment variables
     events       saved events, the shape of events, and their check against a workflow's contract
     export       the files that Pipedream deploys, and their proof

@@ -428,6 +428,7 @@ def build_query(
     until: str | None = None,
     limit: int = 50,
     before: str | None = None,
+    batch: str | None = None,
 ) -> ExecutionQuery:
     """
     The query of filters as a person writes them.
@@ -442,6 +443,7 @@ def build_query(
         until: A time for `parse_moment`: only runs that started before then.
         limit: The maximum number of runs.
         before: Only runs that are older than the run with this id.
+        batch: The id of a batch.
 
     Raises:
         RequestError: A time, the status, the environment or the limit is invalid.
@@ -459,6 +461,7 @@ def build_query(
         until=None if until is None else parse_moment(until, option="--until", clock=clock),
         limit=limit,
         before_id=before,
+        batch=batch,
     )
 
 

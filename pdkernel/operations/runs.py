@@ -18,7 +18,7 @@ from pdkernel.engine.pauses import PauseMode
 from pdkernel.engine.run_request import RunRequest, VariableLoader, build_pinned_exports
 from pdkernel.errors import RequestError
 from pdkernel.event import Event, parse_json
-from pdkernel.identity import Directory, Environment
+from pdkernel.identity import ALL_USERS, Directory, Environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.source import WorkflowSource
 from pdkernel.variables import load_variables
@@ -30,8 +30,6 @@ MAX_TEST_NAME = 100
 """Characters of a test's name. File names are longer than the test's name and limited to 255 bytes."""
 _RESERVED_NAME = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)
 """Names of devices: Windows cannot check out files with these names."""
-ALL_USERS = "all"
-"""The name that selects every external user of an environment."""
 
 
 def split_names(text: str | None) -> list[str]:

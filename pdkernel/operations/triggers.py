@@ -52,7 +52,8 @@ class TriggerView:
             return self.key
         match self.trigger.type:
             case "schedule":
-                return f"schedule {Schedule.from_trigger(self.trigger.config)}"
+                each = f" for {self.trigger.for_each}" if self.trigger.for_each is not None else ""
+                return f"schedule {Schedule.from_trigger(self.trigger.config)}{each}"
             case "source":
                 return f"source {self.trigger.config.get('uses', '')}".rstrip()
             case "errors":

@@ -23,6 +23,7 @@ The local project: a folder, a key and a database that several threads and proce
     deployed_triggers     event sources of external users, and their events
     workflow_triggers     triggers of served workflows
     answered_requests     requests to event sources that have a response, and whose sources have not ended
+    batches               ticks of schedules that run a workflow for each external user
     trigger_events        events of both kinds of triggers that wait for runs and webhooks
     schedule              computes when a timer is due
     endpoint_keys         keys in URLs of workflows and deployed triggers
@@ -36,6 +37,7 @@ The local project: a folder, a key and a database that several threads and proce
 """
 
 from pdkernel.project.answered_requests import AnsweredRequest, AnsweredRequestTable
+from pdkernel.project.batches import Batch, BatchTable
 from pdkernel.project.connect_tokens import ConnectToken
 from pdkernel.project.data_stores import DEFAULT_DATA_STORE, DataStoreSummary, DataStoreTable, StoreRecord, check_key
 from pdkernel.project.deployed_triggers import DeployedTrigger, DeployedTriggerTable, Webhook
@@ -57,6 +59,8 @@ __all__ = [
     "DEFAULT_DATA_STORE",
     "AnsweredRequest",
     "AnsweredRequestTable",
+    "Batch",
+    "BatchTable",
     "ConnectToken",
     "DataStoreSummary",
     "DataStoreTable",

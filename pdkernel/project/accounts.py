@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    and_,
     bindparam,
     delete,
     func,
@@ -45,6 +46,8 @@ from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.project.schema import (
     account_grants,
     accounts,
+    batch_skips,
+    batches,
     deployed_events,
     deployed_triggers,
     endpoints,
@@ -281,6 +284,9 @@ class AccountTable:
             for trigger in trigger_ids:
                 delete_source_states(connection, trigger)
             delete_answered_requests(connection, trigger_ids)
+            in_environment = select(batches.c.id).where(batches.c.environment == environment)
+            skipped = and_(batch_skips.c.external_user == external_user_id, batch_skips.c.batch.in_(in_environment))
+            connection.execute(delete(batch_skips).where(skipped))
             trigger_sources = [format_trigger_source(each) for each in trigger_ids]
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(trigger_sources)))
             connection.execute(delete(trigger_events).where(trigger_events.c.trigger.in_(trigger_sources)))

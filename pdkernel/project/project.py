@@ -24,6 +24,7 @@ from pdkernel.model import JSON
 from pdkernel.project.access_tokens import AccessTokens
 from pdkernel.project.accounts import AccountTable
 from pdkernel.project.answered_requests import AnsweredRequestTable
+from pdkernel.project.batches import BatchTable
 from pdkernel.project.client_keys import ClientKeyTable
 from pdkernel.project.connect_tokens import ConnectTokenTable
 from pdkernel.project.console_logins import ConsoleLoginTable
@@ -394,6 +395,11 @@ class Project:
     def workflow_triggers(self) -> WorkflowTriggerTable:
         """Triggers of served workflows."""
         return WorkflowTriggerTable(self._database, self._vault, self.clock)
+
+    @cached_property
+    def batches(self) -> BatchTable:
+        """Ticks of schedules that run a workflow for each external user."""
+        return BatchTable(self._database)
 
     @cached_property
     def trigger_events(self) -> TriggerEventTable:

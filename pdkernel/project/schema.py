@@ -293,6 +293,36 @@ trigger_events = Table(
     Column("sealed_event", LargeBinary, nullable=False),
 )
 
+batches = Table(
+    # ticks of schedules that run a workflow for each external user; the runs are in the journal
+    "batches",
+    metadata,
+    Column("id", _Text, primary_key=True),
+    Column("workflow", _Text, nullable=False),  # p_..., or the workflow's source for a command
+    Column("trigger", _Text, nullable=False),  # empty for a command
+    Column("name", _Text, nullable=False),
+    Column("environment", _Text, nullable=False),
+    Column("origin", _Text, nullable=False),  # serve, terminal
+    Column("at", Double, nullable=False),  # the time of the tick
+    Column("state", _Text, nullable=False),  # listing, running, retrying, done
+    Column("listed_to", _Text),  # the last external user whose run is recorded; null: none yet
+    Column("round", Integer, nullable=False),  # 0, then the number of retries
+    Column("problem", _Text),  # why it has no runs
+    Index("batches_newest", "at", "id"),
+)
+
+batch_skips = Table(
+    # external users of a batch who have no run
+    "batch_skips",
+    metadata,
+    Column("batch", _Text, nullable=False),
+    Column("external_user", _Text, nullable=False),
+    Column(
+        "missing", _Text, nullable=False
+    ),  # apps without an account, with commas between; empty: there is no such user
+    PrimaryKeyConstraint("batch", "external_user"),
+)
+
 source_turns = Table(
     # which server runs a source now
     "source_turns",

@@ -19,6 +19,7 @@ from pdkernel.clock import Clock
 from pdkernel.errors import DamagedRecordError
 from pdkernel.identity import Environment
 from pdkernel.model import JSON, TriggerType
+from pdkernel.project.batches import Batch, BatchTable
 from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.schedule import Schedule
@@ -87,6 +88,7 @@ class WorkflowTriggerTable:
         self._vault = vault
         self._clock = clock
         self._events = TriggerEventTable(database, vault)
+        self._batches = BatchTable(database)
 
     def save(self, states: Iterable[TriggerState]) -> None:
         """Store *states*, in one transaction."""
@@ -125,10 +127,15 @@ class WorkflowTriggerTable:
         return self._state(row) if row else None
 
     def fire(
-        self, state: TriggerState, due: datetime | None, events: Iterable[tuple[str, Mapping[str, JSON]]] = ()
+        self,
+        state: TriggerState,
+        due: datetime | None,
+        events: Iterable[tuple[str, Mapping[str, JSON]]] = (),
+        *,
+        batch: Batch | None = None,
     ) -> bool:
         """
-        Fire the trigger that is due: set its next time, and store *events*, each with its dedupe key, in one transaction.
+        Fire the trigger that is due: set its next time, and store *events*, each with its dedupe key, or *batch* in one transaction.
 
         Returns:
             False if another process has fired it, or the trigger was disabled or changed.
@@ -137,6 +144,8 @@ class WorkflowTriggerTable:
             is_due = self.move_due(connection, state, due)
             if is_due:
                 self._events.add(connection, state.target, events)
+                if batch is not None:
+                    self._batches.add(batch, connection=connection)
         return is_due
 
     def move_due(self, connection: Connection, state: TriggerState, due: datetime | None) -> bool:

@@ -15,6 +15,7 @@ The HTTP server: Connect's API, workflow endpoints and Connect Link.
     run_pages           URLs that resume or cancel a run, health checks
     endpoint            requests that start workflows
     run_registry        runs in progress
+    batches             ticks of schedules that run a workflow for each external user
     workflow_triggers   triggers of the served workflows
     trigger_runner      runs of deployed triggers
     trigger_events      hands stored events of triggers over to workflows and webhooks

@@ -18,6 +18,7 @@ from pdkernel.server.access_log import AccessLogMiddleware, find_route_words
 from pdkernel.server.answered_requests import AnsweredRequests
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
+from pdkernel.server.batches import Batches
 from pdkernel.server.console.routes import console_routes
 from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.database_probe import INTERVAL_S, DatabaseProbe
@@ -85,7 +86,8 @@ def create_app(context: AppContext) -> Starlette:
     )
     runs = RunRegistry(context)
     events = TriggerEvents(context, runs, partial(link.webhooks.send_stored_events, context))
-    triggers, deployed = WorkflowTriggers(context, runs, events), DeployedTriggers(context, runs, events)
+    batches = Batches(context, runs)
+    triggers, deployed = WorkflowTriggers(context, runs, events, batches), DeployedTriggers(context, runs, events)
     state = AppState(
         context=context,
         runs=runs,
@@ -99,6 +101,7 @@ def create_app(context: AppContext) -> Starlette:
             on_code_used=context.on_console_code_used,
         ),
         events=events,
+        batches=batches,
         triggers=triggers,
         deployed_triggers=deployed,
         answered=AnsweredRequests(context, runs, triggers, deployed),

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 
 from pdkernel.server.answered_requests import AnsweredRequests
 from pdkernel.server.app_context import AppContext, LinkContext
+from pdkernel.server.batches import Batches
 from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.server.host_names import HostNames
@@ -32,6 +33,7 @@ class AppState:
         rate_limiter: Limits requests to endpoints.
         console: Logins of the console.
         events: The events of triggers that wait.
+        batches: Ticks of schedules that run a workflow for each external user.
         triggers: The triggers of the served workflows.
         deployed_triggers: The triggers that the Connect API has deployed.
         answered: Requests to sources that run again.
@@ -46,6 +48,7 @@ class AppState:
     rate_limiter: EndpointRateLimiter
     console: ConsoleSessions
     events: TriggerEvents
+    batches: Batches
     triggers: WorkflowTriggers
     deployed_triggers: DeployedTriggers
     answered: AnsweredRequests

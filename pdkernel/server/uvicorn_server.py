@@ -20,7 +20,9 @@ from pdkernel.blocking import prepare_loop, run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.journal import Journal
 from pdkernel.errors import InternalError, RequestError
-from pdkernel.operations.run_history import remove_expired
+from pdkernel.operations.batches import remove_expired_batches
+from pdkernel.operations.run_history import RETENTION_DAYS, remove_expired
+from pdkernel.project import Project
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.http_protocol import MAX_CONNECTIONS, Pace, StrictHttpProtocol
 from pdkernel.server.shared_listener import ConnectionShare, SharedListener
@@ -259,18 +261,20 @@ def start_background_tasks(state: AppState) -> tuple[asyncio.Task[None], ...]:
     if engine.continues_runs:  # a notebook serves drafts, whose triggers do not fire
         tasks += (
             asyncio.create_task(state.triggers.run()),
+            asyncio.create_task(state.batches.run()),
             asyncio.create_task(state.deployed_triggers.repair()),
             asyncio.create_task(state.answered.run()),
-            asyncio.create_task(_remove_expired_runs(engine.journal)),
+            asyncio.create_task(_remove_expired_runs(engine.journal, state.context.project)),
         )
     return tasks
 
 
-async def _remove_expired_runs(journal: Journal) -> None:
+async def _remove_expired_runs(journal: Journal, project: Project) -> None:
     """Remove runs that ended before their workflow's retention, at the start and then once an hour, until the task is cancelled."""
 
     async def remove() -> float:
         await remove_expired(journal)
+        await remove_expired_batches(project, journal, days=RETENTION_DAYS)
         return REMOVAL_INTERVAL_S
 
     problem = "Runs beyond their retention cannot be removed at the moment"

@@ -35,6 +35,7 @@ from pdkernel.event import Event
 from pdkernel.model import JSON, Trigger
 from pdkernel.project import Schedule, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
+from pdkernel.server.batches import Batches
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
@@ -47,10 +48,11 @@ _LOG = logging.getLogger(__name__)
 class WorkflowTriggers:
     """The triggers of the workflows of one server. Belongs to one event loop."""
 
-    def __init__(self, context: AppContext, runs: RunRegistry, events: TriggerEvents) -> None:
+    def __init__(self, context: AppContext, runs: RunRegistry, events: TriggerEvents, batches: Batches) -> None:
         self._context = context
         self._runs = runs
         self._events = events
+        self._batches = batches
         self._table = context.project.workflow_triggers
         self._has_changed = asyncio.Event()
         self._ticks = TimerTicks(context.clock)
@@ -183,10 +185,21 @@ class WorkflowTriggers:
         assert state.due is not None, "the trigger is due"
         # after a downtime, only the last of the missed times
         missed = await run_blocking(state.schedule.latest, state.due, now)
+        if trigger.for_each is not None:
+            await self._fire_batch(state, trigger, missed, upcoming)
+            return upcoming
         event = Event.from_schedule(trigger.config, missed)
         await run_blocking(self._table.fire, state, upcoming, [(f"{state.id}/{format_iso(missed)}", event.data)])
         self._events.notify()
         return upcoming
+
+    async def _fire_batch(self, state: TriggerState, trigger: Trigger, at: datetime, upcoming: datetime | None) -> None:
+        """Store the batch of a tick; a tick before the runs of the last one have started is left out."""
+        batch = await self._batches.new_batch(state, trigger, at)
+        if await run_blocking(partial(self._table.fire, state, upcoming, batch=batch)):
+            result = None if batch is not None else "left out: runs of the batch before still wait"
+            await run_blocking(self._table.record_fired, state, result)
+        self._batches.notify()
 
     def _is_outdated(self, state: TriggerState, trigger: Trigger) -> bool:
         """Whether the settings of the trigger have changed, or its source was activated with the URL of an earlier server."""

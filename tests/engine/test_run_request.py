@@ -62,6 +62,7 @@ REQUEST = RunRequest(
     held_queues=("p_a",),
     below_error_handler=True,
     is_silent=True,
+    batch="batch_1",
 )
 
 

@@ -14,6 +14,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.project import AnsweredRequestTable
 from pdkernel.project.schema import answered_requests
 from pdkernel.server.answered_requests import FIRST_RETRY_S, MAX_FAILURES, AnsweredRequests, PendingResponse
+from pdkernel.server.batches import Batches
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers
@@ -47,9 +48,8 @@ async def run_due(site: Served) -> None:
     """Run the requests that are due, as a server does, and wait until their sources have ended."""
     runs = RunRegistry(site.context)
     handed_over = TriggerEvents(site.context, runs)
-    triggers, deployed = (kind(site.context, runs, handed_over) for kind in (WorkflowTriggers, DeployedTriggers))
-    assert isinstance(triggers, WorkflowTriggers)
-    assert isinstance(deployed, DeployedTriggers)
+    triggers = WorkflowTriggers(site.context, runs, handed_over, Batches(site.context, runs))
+    deployed = DeployedTriggers(site.context, runs, handed_over)
     await AnsweredRequests(site.context, runs, triggers, deployed)._look()
     await runs.close(60)
 

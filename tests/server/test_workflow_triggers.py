@@ -27,6 +27,7 @@ from pdkernel.project import Project, TriggerState
 from pdkernel.project.schema import source_state
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
+from pdkernel.server.batches import Batches
 from pdkernel.server.rate_limits import ENDPOINT_BURST
 from pdkernel.server.run_registry import RunRegistry, build_run_request
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
@@ -115,12 +116,21 @@ class Serving:
         """The dispatcher of the server, which starts runs of workflows with limits."""
         return self._runs[0].dispatch
 
+    @property
+    def registry(self) -> RunRegistry:
+        """The runs of the server."""
+        return self._runs[0]
+
+    def restarted_registry(self) -> RunRegistry:
+        """The runs of another process."""
+        self._runs.append(RunRegistry(self.context))
+        return self._runs[-1]
+
     def restart(self) -> None:
         """Forget everything that is not in the database."""
-        runs = RunRegistry(self.context)
-        self._runs.append(runs)
+        runs = self.restarted_registry()
         self.events = TriggerEvents(self.context, runs)
-        self.triggers = WorkflowTriggers(self.context, runs, self.events)
+        self.triggers = WorkflowTriggers(self.context, runs, self.events, Batches(self.context, runs))
 
     def enable(self, name: str = "Work") -> TriggerState:
         """Turn the triggers of the workflow on; return the state of the first one."""

@@ -13,6 +13,7 @@ _UNFINISHED = (
     " or (status = 'ready' and parent is not null)"
 )
 _CONCURRENCY = "select queue, concurrency from limits where concurrency is not null"
+_WITHIN = "select queue, within from limits where within is not null"
 _TURNS = "select distinct queue from turns where granted"
 
 
@@ -41,11 +42,14 @@ def find_circle(connection: Connection, run_id: str) -> Sequence[str]:
     if run_id not in runs or runs[run_id].status != "ready":
         return ()
     concurrency = dict(tuple(row) for row in connection.execute(_CONCURRENCY))
+    within = dict(tuple(row) for row in connection.execute(_WITHIN))
     unknown = {queue for (queue,) in connection.execute(_TURNS)}
     holders = defaultdict[str | None, list[_Run]](list)
     for run in runs.values():
         if run.status == "running":
             holders[run.queue].append(run)
+            if run.queue in within:
+                holders[within[run.queue]].append(run)
             run.needs_all = True
         if run.parent in runs:
             runs[run.parent].awaited.append(run)

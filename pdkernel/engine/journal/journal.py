@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Self, TypeVar
 
@@ -24,6 +24,7 @@ from pdkernel.engine.journal.rows import (
     NewDecision,
     NewRun,
     OutboxRow,
+    RunStatus,
     StepRow,
     StoredLock,
     WaitKey,
@@ -32,7 +33,13 @@ from pdkernel.engine.journal.rows import (
     WaitRow,
 )
 from pdkernel.engine.journal.statements import Statements
-from pdkernel.engine.journal.text_columns import ExecutionQuery, encode_definition, hash_definition, replace_unstorable
+from pdkernel.engine.journal.text_columns import (
+    ExecutionQuery,
+    RunSummary,
+    encode_definition,
+    hash_definition,
+    replace_unstorable,
+)
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.errors import ExecutorLostError, TablesChangedError
 from pdkernel.execution import Execution, Status
@@ -58,7 +65,7 @@ class DatabaseJournal:
         self._writer = JournalWriter(backend)
         self._history = JournalReader(backend.open_snapshots())
         self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
-        self._queue_limits: dict[str, tuple[int | None, int | None, float | None]] = {}
+        self._queue_limits: dict[str, tuple[int | None, int | None, float | None, str | None]] = {}
         self._active_run_ids: set[str] = set()
         self._is_outdated = False  # whether a newer version has changed the tables
         self._corrected_jumps = -1  # the jumps of the clock after which due times were corrected
@@ -302,6 +309,13 @@ class DatabaseJournal:
             is_compound=True,
         )
 
+    async def add_messages(self, run_id: str, rows: Sequence[OutboxRow]) -> bool:
+        """Add messages, which are due at once, to a run that has ended; return False if the run was removed."""
+        now = self._now()
+        return await self._writer.write(
+            lambda connection: self._statements.add_messages(connection, run_id, rows, now), is_compound=True
+        )
+
     async def leave_deliveries(self, run_id: str, rows: Sequence[OutboxRow]) -> None:
         """Make messages due at once that this executor has not tried to deliver."""
         now = self._now()
@@ -388,13 +402,14 @@ class DatabaseJournal:
         concurrency: int | None = None,
         max_starts: int | None = None,
         period_s: float | None = None,
+        within: str | None = None,
     ) -> None:
         """Set the limits of *queue*; unchanged limits are not written again."""
-        limits = (concurrency, max_starts, period_s)
+        limits = (concurrency, max_starts, period_s, within)
         if self._queue_limits.get(queue) == limits:
             return
         await self._writer.write(
-            lambda connection: self._statements.set_queue_limits(connection, queue, concurrency, max_starts, period_s),
+            lambda connection: self._statements.set_queue_limits(connection, queue, *limits),
             is_contended=True,
         )
         self._queue_limits[queue] = limits
@@ -528,6 +543,14 @@ class DatabaseJournal:
     async def count_paused(self, external_user: str, environment: str, most: int) -> int:
         """Return how many runs of that external user are paused, *most* if there are more."""
         return await self._history.count_paused(external_user, environment, most)
+
+    async def batch_runs(self, batch: str) -> Sequence[RunSummary]:
+        """Return the newest run of each external user of a batch."""
+        return await self._history.batch_runs(batch)
+
+    async def count_batch(self, batch: str) -> Mapping[RunStatus, int]:
+        """Return how many runs of a batch have each status."""
+        return await self._history.count_batch(batch)
 
     async def find_run_id(self, dedupe_key: str) -> str | None:
         """Return the id of the run that was accepted with that dedupe key, or None."""

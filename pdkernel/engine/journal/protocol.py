@@ -8,7 +8,7 @@ dead. A write that returns True is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from pdkernel.engine.journal.rows import (
     NewDecision,
     NewRun,
     OutboxRow,
+    RunStatus,
     StepRow,
     StoredLock,
     WaitKey,
@@ -29,6 +30,7 @@ from pdkernel.engine.journal.rows import (
     WaitResolution,
     WaitRow,
 )
+from pdkernel.engine.journal.text_columns import RunSummary
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 
@@ -175,8 +177,14 @@ class RunJournal(Protocol):
         concurrency: int | None = None,
         max_starts: int | None = None,
         period_s: float | None = None,
+        within: str | None = None,
     ) -> None:
-        """Limit *queue* to *concurrency* running runs and *max_starts* starts in *period_s* seconds; None means no limit."""
+        """
+        Limit *queue* to *concurrency* running runs and *max_starts* starts in *period_s* seconds; None means no limit.
+
+        The runs of a queue *within* another one, whose limits are set too, keep the limits of both. They start oldest first, and
+        do not count among the waiting runs of the outer queue. Starts are recorded for the outer queue, so only that one limits them.
+        """
         ...
 
     async def add_turn(self, queue: str, run_id: str, *, size: int | None) -> bool:
@@ -313,6 +321,22 @@ class Journal(RunJournal, Protocol):
             lanes: The most lanes of which messages are returned.
             per_lane: The most messages of a lane: those that have waited longest.
         """
+        ...
+
+    async def add_messages(self, run_id: str, rows: Sequence[OutboxRow]) -> bool:
+        """
+        Add messages, which are due at once, to a run that has ended. A message that the run has already stays as it is.
+
+        Returns False if the run was removed.
+        """
+        ...
+
+    async def batch_runs(self, batch: str) -> Sequence[RunSummary]:
+        """Return the newest run of each external user of a batch, in the order of the users' ids."""
+        ...
+
+    async def count_batch(self, batch: str) -> Mapping[RunStatus, int]:
+        """Return how many runs of a batch have each status, those of retried users included."""
         ...
 
     async def claim(self, run_id: str) -> ClaimedRun | None:
@@ -506,6 +530,7 @@ class UnrecordedRuns:
         concurrency: int | None = None,
         max_starts: int | None = None,
         period_s: float | None = None,
+        within: str | None = None,
     ) -> None:
         """Set no limit: the runs do not wait."""
 

@@ -34,15 +34,24 @@ _CHOOSE_IN_TURN = (
     " order by number, case when user_key > :last then 0 else 1 end, user_key limit :limit"
 )
 """External users take turns, in the order of their ids after the last user whose run was started; the queue is locked."""
+_CHOOSE_OLDEST = (
+    "select id from runs where status = 'ready' and origin = :origin and queue = :queue order by rowid limit :limit"
+)
+"""For a queue within another one: its runs are those of a batch, each for another user, so no turns are computed."""
 
 
+_FAMILY = "queue in (select queue from limits where queue = :queue or within = :queue)"
+"""Rows of the queue, and of the queues within it, whose runs keep its limits, too."""
 _TURNS = "select count(*) from turns where queue = :queue and owner in (select id from executors where alive)"
+_FAMILY_TURNS = _TURNS.replace("queue = :queue", _FAMILY)
 _WAITING_TURNS = f"{_TURNS} and not granted"
-_EXECUTING = f"select (select count(*) from runs where status = 'running' and queue = :queue) + ({_TURNS} and granted)"  # noqa: S608
+_EXECUTING = (
+    f"select (select count(*) from runs where status = 'running' and {_FAMILY}) + ({_FAMILY_TURNS} and granted)"  # noqa: S608
+)
 _UNSTARTED = (
-    "select (select count(*) from runs where status = 'running' and queue = :queue"  # noqa: S608
+    f"select (select count(*) from runs where status = 'running' and {_FAMILY}"  # noqa: S608
     " and not exists (select 1 from starts where run_id = runs.id and fence = runs.fence))"
-    f" + ({_TURNS} and granted and not exists (select 1 from starts where run_id = turns.run_id))"
+    f" + ({_FAMILY_TURNS} and granted and not exists (select 1 from starts where run_id = turns.run_id))"
 )
 _STARTED = "select count(*) from starts where queue = :queue and at > :after"
 _WAITING = f"select ({_WAITING_TURNS}) + (select count(*) from runs where status = 'ready' and queue = :queue)"  # noqa: S608
@@ -113,9 +122,13 @@ class QueueStatements(ExecutorStatements):
             oldest = f"{_CHOOSE} order by rowid limit :limit /*postgres for update skip locked*/"
             chosen = connection.execute(oldest, {"origin": self.origin, "limit": limit}).fetchall()
             return self._claim_all(connection, [run_id for (run_id,) in chosen], begin)
-        _lock_limits(connection, queue, now)
+        within = _lock_limits(connection, queue, now)
         earlier = _count(connection, _TURNS_BEFORE_RUNS, queue=queue, origin=self.origin)
         free = max(self._free(connection, queue, limit, now) - earlier, 0)
+        if within is not None:
+            values = {"origin": self.origin, "queue": queue, "limit": free}
+            chosen = connection.execute(_CHOOSE_OLDEST, values).fetchall()
+            return self._claim_all(connection, [run_id for (run_id,) in chosen], begin)
         last = self.last_users.get(queue, "")
         chosen = connection.execute(
             _CHOOSE_IN_TURN, {"origin": self.origin, "queue": queue, "last": last, "limit": free}
@@ -143,17 +156,22 @@ class QueueStatements(ExecutorStatements):
         """
         Return how many runs of the queue may execute or start now, at most *limit*.
 
-        A run that was claimed and has not started yet counts as a start of any period: it may start at any moment.
+        A run that was claimed and has not started yet counts as a start of any period: it may start at any moment. The runs of a
+        queue within another one keep the limits of both.
         """
-        row = connection.execute("select concurrency, per, period from limits where queue = ?", (queue,)).fetchone()
+        row = connection.execute(
+            "select concurrency, per, period, within from limits where queue = ?", (queue,)
+        ).fetchone()
         if row is None:
             return limit
-        concurrency, per, period = row
+        concurrency, per, period, within = row
         if concurrency is not None:
             limit = min(limit, concurrency - _count(connection, _EXECUTING, queue=queue))
         if per is not None and period is not None:
             started = _count(connection, _STARTED, queue=queue, after=now - period)
             limit = min(limit, per - started - _count(connection, _UNSTARTED, queue=queue))
+        if within is not None and limit > 0:
+            limit = QueueStatements._free(connection, within, limit, now)
         return max(limit, 0)
 
     def add_turn(self, connection: Connection, queue: str, run_id: str, size: int | None) -> bool:
@@ -233,13 +251,19 @@ class QueueStatements(ExecutorStatements):
         )
 
     def set_queue_limits(
-        self, connection: Connection, queue: str, concurrency: int | None, per: int | None, period: float | None
+        self,
+        connection: Connection,
+        queue: str,
+        concurrency: int | None,
+        per: int | None,
+        period: float | None,
+        within: str | None = None,
     ) -> None:
-        """Set the limits of the queue."""
+        """Set the limits of the queue, whose runs keep those of the queue *within*, too."""
         connection.execute(
-            "insert into limits (queue, concurrency, per, period) values (?, ?, ?, ?) on conflict (queue) do update"
-            " set concurrency = excluded.concurrency, per = excluded.per, period = excluded.period",
-            (replace_unstorable(queue), concurrency, per, period),
+            "insert into limits (queue, concurrency, per, period, within) values (?, ?, ?, ?, ?) on conflict (queue) do update"
+            " set concurrency = excluded.concurrency, per = excluded.per, period = excluded.period, within = excluded.within",
+            (replace_unstorable(queue), concurrency, per, period, storable(within)),
         )
 
     def next_wake(self, connection: Connection, now: float, steady: float) -> float | None:
@@ -254,8 +278,8 @@ class QueueStatements(ExecutorStatements):
                 return 0.0
             window = connection.execute(
                 "select min(at) + min(period), max(at) from starts join limits using (queue)"
-                " where queue = ? and at > ? - period",
-                (queue, steady),
+                " where queue = coalesce((select within from limits where queue = ?), ?) and at > ? - period",
+                (queue, queue, steady),
             ).fetchone()
             if window[1] is not None:  # a claim corrects times of the future
                 starts.append(now + window[0] - steady if window[1] <= steady + FUTURE_S else now)
@@ -293,18 +317,28 @@ class QueueStatements(ExecutorStatements):
         return done.rowcount == 1
 
 
-def lock_queue(connection: Connection, queue: str) -> None:
-    """Let no other transaction check the limits of *queue* until this one ends."""
-    connection.execute("select 1 from limits where queue = ? /*postgres for update*/", (queue,)).fetchone()
+def lock_queue(connection: Connection, queue: str) -> str | None:
+    """
+    Let no other transaction check the limits of *queue* until this one ends; return the queue within which it is, or None.
+
+    One row is locked: that of the outer queue, so that transactions that claim from both do not wait for each other.
+    """
+    row = connection.execute(
+        "select l.within from limits l join limits r on r.queue = coalesce(l.within, l.queue) where l.queue = ?"
+        " /*postgres for update of r*/",
+        (queue,),
+    ).fetchone()
+    return None if row is None else row[0]
 
 
-def _lock_limits(connection: Connection, queue: str, now: float) -> None:
+def _lock_limits(connection: Connection, queue: str, now: float) -> str | None:
     """Do what `lock_queue` does, and correct starts of the future, so that they count for one period at most."""
-    lock_queue(connection, queue)
+    within = lock_queue(connection, queue)
     connection.execute(
         "update starts set at = :now where queue = :queue and at > :now + :future",
-        {"now": now, "queue": queue, "future": FUTURE_S},
+        {"now": now, "queue": within or queue, "future": FUTURE_S},
     )
+    return within
 
 
 def storable(text: str | None) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pdkernel.blocking import run_blocking_in, until_silent
 from pdkernel.engine.journal.backend import Connection, Snapshots
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_calls, load_claimed, load_decisions
-from pdkernel.engine.journal.rows import ClaimedRun, WaitRow
+from pdkernel.engine.journal.rows import ClaimedRun, RunStatus, WaitRow
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
@@ -37,12 +37,12 @@ T = TypeVar("T")
 
 _RUN = (
     "select r.id, r.trace_id, r.workflow, d.content, r.event, r.external_user, r.environment, r.status, r.fence,"
-    " r.attempt, r.created, r.ended, r.output from runs r left join definitions d on d.hash = r.definition"
+    " r.attempt, r.created, r.ended, r.output, r.batch from runs r left join definitions d on d.hash = r.definition"
 )
 
-_SUMMARY = (
+_SUMMARIES = (
     "select id, workflow, external_user, environment, status, fence, attempt, created, ended,"
-    " case when status = 'error' then output end from runs where id = ?"
+    " case when status = 'error' then output end from runs"
 )
 _QUERIED_IDS = 200
 """Ids in one query."""
@@ -115,6 +115,18 @@ class JournalReader:
             if len(ids) < page.limit:
                 return
             left, before = left - len(ids), ids[-1]
+
+    async def batch_runs(self, batch: str) -> list[RunSummary]:
+        """Return the newest run of each external user of a batch, in the order of the users' ids."""
+        query, key = f"{_SUMMARIES} where batch = ? order by rowid", replace_unstorable(batch)
+        rows = await self.read(lambda connection: connection.execute(query, (key,)).fetchall())
+        newest = {row[2]: row for row in rows}
+        return [build_summary(*newest[user]) for user in sorted(newest, key=lambda user: user or "")]
+
+    async def count_batch(self, batch: str) -> Mapping[RunStatus, int]:
+        """Return how many runs of a batch have each status, those of retried users included."""
+        query, key = "select status, count(*) from runs where batch = ? group by status", replace_unstorable(batch)
+        return dict(await self.read(lambda connection: connection.execute(query, (key,)).fetchall()))
 
     async def version(self) -> str:
         """Return a text that differs whenever another connection has changed the journal."""
@@ -247,7 +259,7 @@ def _visit_all(rows: Sequence[tuple[str, str, str | None, str]], visit: Callable
 
 
 def _summarize(connection: Connection, ids: Collection[str]) -> list[RunSummary]:
-    rows = (connection.execute(_SUMMARY, (run_id,)).fetchone() for run_id in ids)
+    rows = (connection.execute(f"{_SUMMARIES} where id = ?", (run_id,)).fetchone() for run_id in ids)
     return [build_summary(*row) for row in rows if row is not None]
 
 
@@ -277,6 +289,8 @@ def _conditions(connection: Connection, query: ExecutionQuery) -> tuple[str, lis
         parts.append(("status = ?", [status]))
         if claimed is not None:
             parts.append(("(fence > 0) = ?", [claimed]))
+    if query.batch is not None:
+        parts.append(("batch = ?", [replace_unstorable(query.batch)]))
     if query.since is not None:
         parts.append(("created >= ?", [query.since.timestamp()]))
     if query.until is not None:

@@ -154,6 +154,7 @@ class NewRun:
         parent: The id of the run whose step triggered this run, or None.
         workflow_id: The workflow's public id (`p_...`), or None.
         dedupe_key: A second run with the same key is refused; or None.
+        batch: The id of the batch to which the run belongs, or None.
         origin: The origin whose executors run the run, which is ready at once; None is that of the journal's executor.
         package_lock: The packages of the run, if they are known; see `set_package_lock`.
         begun: How far the journal's executor is when the run is accepted. A run that waits for an executor has not begun.
@@ -173,6 +174,7 @@ class NewRun:
     parent: str | None = None
     workflow_id: str | None = None
     dedupe_key: str | None = None
+    batch: str | None = None
     origin: str | None = None
     package_lock: StoredLock | None = None
     begun: Begun = Begun.YES

@@ -83,6 +83,7 @@ runs = Table(
     Column("package_lock", _Text),
     Column("begun", Integer, nullable=False, server_default=text("0")),  # a `Begun` of the present owner
     Column("lost_tasks", Integer, nullable=False, server_default=text("0")),
+    Column("batch", _Text),  # one tick of a schedule for each external user
 )
 
 
@@ -98,6 +99,8 @@ _runs_index("runs_owner", "owner", status="running")
 Index("runs_list", runs.c.workflow, runs.c.created, runs.c.id)
 _deduplicated = text("dedupe_key is not null")
 Index("runs_dedupe", runs.c.dedupe_key, unique=True, sqlite_where=_deduplicated, postgresql_where=_deduplicated)
+_in_batch = text("batch is not null")
+Index("runs_batch", runs.c.batch, sqlite_where=_in_batch, postgresql_where=_in_batch)
 
 steps = Table(
     "steps",
@@ -200,6 +203,7 @@ limits = Table(
     Column("concurrency", Integer),
     Column("per", Integer),
     Column("period", Double),
+    Column("within", _Text),  # a queue whose limits its runs keep, too
 )
 
 starts = Table(

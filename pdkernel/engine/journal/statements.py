@@ -43,9 +43,9 @@ _OWNED = f"id = :run and fence = :fence and owner = :me and {EXECUTOR_ALIVE}"
 # the SQL is made of constants only; every value is a parameter
 _ACCEPT = (
     "insert into runs (id, trace_id, workflow, definition, event, external_user, environment, status, owner,"  # noqa: S608
-    " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request, package_lock, begun)"
+    " fence, attempt, queue, created, origin, parent, workflow_id, dedupe_key, request, package_lock, begun, batch)"
     " select :run, :trace, :workflow, :definition, :event, :user, :environment, :status, :owner,"
-    " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request, :package_lock, :begun"
+    " :fence, 1, :queue, :created, :origin, :parent, :workflow_id, :dedupe_key, :request, :package_lock, :begun, :batch"
     f" where {EXECUTOR_ALIVE} and (cast(:queue_size as integer) is null or 2 * cast(:queue_size as integer) >"
     " (select count(*) + count(case when coalesce(external_user, '') = coalesce(cast(:user as text), '') then 1 end)"
     " from runs where status = 'ready' and origin = :origin and queue = :queue)) on conflict do nothing"
@@ -118,6 +118,7 @@ class Statements(QueueStatements):
                 "request": run.request,
                 "package_lock": None if run.package_lock is None else run.package_lock.hash,
                 "begun": int(Begun.NO if queued else run.begun),
+                "batch": run.batch,
                 "me": self.executor_id,
             },
         )
@@ -273,6 +274,13 @@ class Statements(QueueStatements):
                 for row in rows
             ],
         )
+
+    def add_messages(self, connection: Connection, run_id: str, rows: Sequence[OutboxRow], due: float) -> bool:
+        """Insert messages of a run that has ended, for any process of its origin; return False if the run was removed."""
+        if connection.execute("select 1 from runs where id = ?", (run_id,)).fetchone() is None:
+            return False
+        self.fill_outbox(connection, run_id, rows, due)
+        return True
 
     def claim_deliveries(
         self,

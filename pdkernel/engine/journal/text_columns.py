@@ -68,6 +68,7 @@ class RunRow:
     created: float
     ended: float | None
     output: str | None
+    batch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class ExecutionQuery:
         until: Started before this moment.
         limit: The maximum number of executions.
         before_id: The id of the last execution of the previous page.
+        batch: The id of the batch.
     """
 
     workflow: str | None = None
@@ -94,6 +96,7 @@ class ExecutionQuery:
     until: datetime | None = None
     limit: int = 50
     before_id: str | None = None
+    batch: str | None = None
 
 
 class RunSummary(JsonStruct, frozen=True):
@@ -310,6 +313,7 @@ def build_execution(
         if wait is None or run.status != "paused"
         else build_pause(decode_step(run.id, wait.data).name, wait),
         decisions=tuple(decisions),
+        batch=run.batch,
     )
 
 

@@ -33,7 +33,7 @@ from pdkernel.server.step_connections import STEP_CALL_KEY
 COOKIE = "pdkernel_console"
 CSRF_FIELD = "csrf"
 _MAX_FORM_BYTES, _MAX_FIELDS = 64 * 1024, 20
-_PAGE_PATH = re.compile(r"/-/(?:(?:runs|users)(?:/[A-Za-z0-9]+)?)?(?:\?[A-Za-z0-9_.~%&=+:-]*)?\Z")
+_PAGE_PATH = re.compile(r"/-/(?:(?:runs|users|batches)(?:/[A-Za-z0-9_]+)?)?(?:\?[A-Za-z0-9_.~%&=+:-]*)?\Z")
 """Paths to which a login may lead back."""
 _PORT = re.compile("[0-9]{1,5}")
 _NOT_LOGGED_IN = "Log in to the console, or send the admin token (PDKERNEL_ADMIN_TOKEN) as a bearer token."

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.server.console import access, pages, run_actions, runs, users, workflows
+from pdkernel.server.console import access, batches, pages, run_actions, runs, users, workflows
 
 
 def console_routes() -> list[BaseRoute]:
@@ -26,6 +26,9 @@ def console_routes() -> list[BaseRoute]:
         ),
         Route("/-/events/runs", runs.runs_stream, methods=["GET"]),
         Route("/-/events/runs/{run_id}", runs.run_stream, methods=["GET"]),
+        Route("/-/batches", batches.batches_page, methods=["GET"]),
+        Route("/-/batches/{batch_id}", batches.batch_page, methods=["GET"]),
+        Route("/-/batches/{batch_id}/retry", batches.retry_batch, methods=["POST"]),
         Route("/-/users", users.users_page, methods=["GET"]),
         Route("/-/static/{name}", pages.static_file, methods=["GET"]),
     ]

@@ -35,7 +35,7 @@ from pdkernel.server.console.live import Changes, LiveEvent, journal_reader, str
 
 PAGE_SIZE = 50
 STATUSES: tuple[str, ...] = get_args(Status)
-_FILTERS = ("workflow", "external_user", "environment", "status", "since")
+_FILTERS = ("workflow", "external_user", "environment", "status", "since", "batch")
 NOTICES = {
     "approved": "The run was approved, and goes on.",
     "rejected": "The run was rejected. It goes on, because a later step reads the answer.",
@@ -144,6 +144,7 @@ def _query(visit: Visit, filters: Mapping[str, str]) -> ExecutionQuery:
         since=None if since is None else parse_moment(since, option="Since", clock=visit.state.context.clock),
         limit=PAGE_SIZE,
         before_id=visit.request.query_params.get("before"),
+        batch=filters.get("batch"),
     )
 
 

@@ -151,10 +151,11 @@ def _describe(trigger: Trigger) -> str:
     match trigger.type:
         case "http":
             return f"auth {trigger.auth}"
-        case "schedule" if "cron" in config:
-            return f"{config['cron']} ({config.get('timezone') or 'UTC'})"
         case "schedule":
-            return f"every {config.get('interval_seconds')} s"
+            times = f"every {config.get('interval_seconds')} s"
+            if "cron" in config:
+                times = f"{config['cron']} ({config.get('timezone') or 'UTC'})"
+            return times if trigger.for_each is None else f"{times} for {trigger.for_each}"
         case "errors" | "emit":
             return f"of {describe_emitters(trigger)}"
         case _:

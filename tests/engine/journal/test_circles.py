@@ -64,3 +64,16 @@ async def test_a_circle_over_a_workflow_without_limits(journal: DatabaseJournal)
     assert await journal.find_circle("a2") == ["a", "x", "b"]
     assert await journal.find_circle("a3") == ()
     assert await journal.find_circle("b2") == ()
+
+
+async def test_a_run_of_an_inner_queue_holds_the_turn_of_the_outer_one(journal: DatabaseJournal) -> None:
+    """A child run that waits for the workflow of its parent's batch is a circle, too."""
+    await limit(journal, "a", "b")
+    await journal.set_queue_limits("a/each", concurrency=5, within="a")
+    assert await journal.accept_run(new_run("a1", queue="a/each", workflow="a"))
+    assert await journal.claim("a1") is not None
+    await start(journal, "b1", "b", parent="a1")
+    assert await journal.claim("b1") is not None
+    await start(journal, "a2", "a", parent="b1")
+
+    assert await journal.find_circle("a2") == ["a", "b"]

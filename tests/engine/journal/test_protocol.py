@@ -32,7 +32,7 @@ from pdkernel.engine.journal.protocol import START_LEAD_S, START_MARGIN_S
 from pdkernel.engine.journal.rows import FinalStatus, WaitKind, WaitOutcome
 from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
-from pdkernel.execution import Decision, StepResult
+from pdkernel.execution import Decision, ErrorRecord, StepResult
 from tests.engine.journal.conftest import (
     DEFINITION,
     FIRST,
@@ -1240,6 +1240,79 @@ async def test_concurrency_of_a_queue_is_limited(journal: DatabaseJournal) -> No
     assert (len(first), len(full), len(second)) == (2, 0, 2)
     await journal.set_queue_limits("mail", concurrency=3)
     assert len(await journal.claim_next("mail", limit=5)) == 1
+
+
+async def test_a_queue_within_another_keeps_the_limits_of_both(journal: DatabaseJournal) -> None:
+    """At most two runs of the inner queue execute, and at most three of both; the oldest run starts first."""
+    await journal.set_queue_limits("work", concurrency=3)
+    await journal.set_queue_limits("work/each", concurrency=2, within="work")
+    for number in range(5):
+        await journal.accept_run(new_run(f"each{number}", queue="work/each", external_user=f"user{9 - number}"))
+    inner = await journal.claim_next("work/each", limit=9)
+    for number in range(3):
+        await journal.accept_run(new_run(f"other{number}", queue="work"))
+    outer = await journal.claim_next("work", limit=9)
+    await journal.finish(inner[0].claim, "success", OUTPUT)
+    after = await journal.claim_ready(9)
+
+    assert [run.claim.run_id for run in inner] == ["each0", "each1"]
+    assert (len(outer), [run.claim.run_id for run in after]) == (1, ["other1"])
+    assert await journal.claim("each2") is None
+
+
+async def test_starts_of_an_inner_queue_count_for_the_outer_one(journal: DatabaseJournal, clock: ManualClock) -> None:
+    """One start in ten seconds is one of both queues, and the next one of either waits for the end of the period."""
+    await journal.set_queue_limits("work", max_starts=1, period_s=10)
+    await journal.set_queue_limits("work/each", concurrency=5, within="work")
+    for run_id in ("each0", "each1"):
+        await journal.accept_run(new_run(run_id, queue="work/each"))
+    claimed = await journal.claim_ready(9)
+    await journal.record_start("work", claimed[0].claim)
+    await journal.finish(claimed[0].claim, "success", OUTPUT)
+    wake = await journal.next_wake()
+    clock.advance(10.5)
+
+    assert [run.claim.run_id for run in claimed] == ["each0"]
+    assert wake == pytest.approx(clock.now().timestamp() - 0.5 + START_MARGIN_S - START_LEAD_S)
+    assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["each1"]
+
+
+async def test_runs_of_an_inner_queue_take_no_place_of_waiting_runs(journal: DatabaseJournal) -> None:
+    """Any number waits there, and the outer queue still has room for its size."""
+    await journal.set_queue_limits("work", concurrency=1)
+    await journal.set_queue_limits("work/each", concurrency=1, within="work")
+    for number in range(5):
+        await journal.accept_run(new_run(f"each{number}", queue="work/each"))
+
+    accepted = [await journal.accept_run(new_run(f"other{n}", queue="work", queue_size=2)) for n in range(3)]
+
+    assert accepted == [True, True, False]
+
+
+async def test_a_batch_counts_its_runs_by_status(journal: DatabaseJournal) -> None:
+    """Of a user with two runs, the newest one is listed; runs of other batches are not."""
+    for run_id, user, batch in (("a1", "ada", "b1"), ("b1", "bob", "b1"), ("a2", "ada", "b1"), ("c1", "eve", "b2")):
+        await journal.accept_run(new_run(run_id, queue="q", external_user=user, batch=batch))
+    (claimed,) = await journal.claim_next("q", limit=1)
+    await journal.finish(claimed.claim, "error", encode_output(error=ErrorRecord("e", "Error", "no channel")))
+
+    assert await journal.count_batch("b1") == {"ready": 2, "error": 1}
+    assert [(run.external_user, run.id) for run in await journal.batch_runs("b1")] == [("ada", "a2"), ("bob", "b1")]
+    execution = await journal.get_execution("a1")
+    assert execution is not None
+    assert execution.batch == "b1"
+
+
+async def test_a_message_of_an_ended_run_is_added_once(journal: DatabaseJournal, rows: Rows) -> None:
+    """A second process that adds it changes nothing, and a removed run gets none."""
+    await journal.accept_run(new_run())
+    await journal.finish(FIRST, "error", OUTPUT)
+    message = OutboxRow("$notification", 1, 0, b"sealed", "{}")
+
+    added = [await journal.add_messages(run_id, [message]) for run_id in ("run", "run", "gone")]
+
+    assert added == [True, True, False]
+    assert rows("select run_id, path, tries from outbox") == [("run", "$notification", 0)]
 
 
 async def test_lower_limits_start_no_further_run(journal: DatabaseJournal) -> None:

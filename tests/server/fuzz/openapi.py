@@ -256,7 +256,7 @@ def _others() -> Iterator[Operation]:
 
 def _console() -> Iterator[Operation]:
     form, media = {"csrf": TEXT, "note": TEXT, "pause": TEXT, "step": TEXT}, ("application/x-www-form-urlencoded",)
-    filters = ("workflow", "external_user", "environment", "status", "since", "before")
+    filters = ("workflow", "external_user", "environment", "status", "since", "batch", "before")
     for path, query in (
         ("/", ()),
         ("/-/", ()),
@@ -265,6 +265,8 @@ def _console() -> Iterator[Operation]:
         ("/-/runs/{run_id}", ("done",)),
         ("/-/events/runs", filters),
         ("/-/events/runs/{run_id}", ()),
+        ("/-/batches", ()),
+        ("/-/batches/{batch_id}", ("done",)),
         ("/-/users", ("environment", "external_user")),
         ("/-/static/{name}", ()),
     ):
@@ -273,6 +275,8 @@ def _console() -> Iterator[Operation]:
         yield Operation(
             "POST", f"/-/runs/{{run_id}}/{action}", body=form, answer=None, error=None, statuses=(200, 303), media=media
         )
+    retry = "/-/batches/{batch_id}/retry"
+    yield Operation("POST", retry, body={"csrf": TEXT}, answer=None, error=None, statuses=(200, 303), media=media)
     for path in ("/-/login", "/-/login/code", "/-/logout"):
         body = {"csrf": TEXT, "secret": TEXT, "next": TEXT}
         yield Operation("POST", path, body=body, answer=None, error=None, statuses=(200, 303), media=media)
