@@ -175,13 +175,13 @@ def _add(
     from pdkernel.migration.record_branch import ADD_BRANCH, open_branch
     from pdkernel.migration.record_steps import add_steps, estimate, plan_steps
 
-    found = estimate(settings, workflows=len(folders), today=state.open_project().clock.now().date())
+    results = [plan_steps(each, settings)[0] for each in folders]
+    count = sum(each.refusal is None for each in results)
+    found = estimate(settings, workflows=count, today=state.open_project().clock.now().date())
     if not as_json:
         print_text("\n".join(found.explain()))
-    if dry_run:
-        results = [plan_steps(each, settings)[0] for each in folders]
-        opened = None
-    else:
+    opened = None
+    if not dry_run and count:
         opened = None if no_branch else open_branch(root, branch or ADD_BRANCH)
         results = [add_steps(each, settings) for each in folders]
         changed = [path for each in results for path in each.changed]
@@ -195,7 +195,7 @@ def _add(
             {
                 "estimate": {name: getattr(found, name) for name in found.__dataclass_fields__},
                 "branch": opened.name if opened else None,
-                "written": not dry_run,
+                "written": not dry_run and count > 0,
                 "workflows": [_encode(each) for each in results],
             }
         )

@@ -118,6 +118,7 @@ def test_no_branch_is_left_where_nothing_changes(pdkernel: Shell) -> None:
 
     assert (nothing.status, refused.status) == (0, 1), (nothing.stderr, refused.stderr)
     assert "There is no step to record." in refused.stdout
+    assert "0 workflows" in refused.stdout
     assert git(root, "branch", "--format", "%(refname:short)").split("\n")[-2:] == ["production", ""]
     assert git(root, "branch", "--list", "pdkernel*") == ""
 
