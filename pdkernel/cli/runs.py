@@ -149,17 +149,30 @@ def show_run(state: CliContext, run_id: str | None, as_json: bool) -> int:
     return 0
 
 
-@command(runs, name="cancel", examples=("pdkernel runs cancel 2abcdefghijklmnopqrstuvwxyz",))
-@cloup.argument("run_id", metavar="ID")
+@command(
+    runs,
+    name="cancel",
+    examples=(
+        "pdkernel runs cancel 2abcdefghijklmnopqrstuvwxyz",
+        "pdkernel runs cancel --batch batch_3f9c2a1e7b5d04c68a90",
+    ),
+)
+@cloup.argument("run_id", metavar="[ID]", required=False)
+@cloup.option("--batch", "batch_id", metavar="ID", help="Cancel all runs of this batch that have not ended.")
 @json_option
-def cancel_run(state: CliContext, run_id: str, as_json: bool) -> int:
+def cancel_run(state: CliContext, run_id: str | None, batch_id: str | None, as_json: bool) -> int:
     """
-    Cancel a run that has not ended.
+    Cancel a run that has not ended, or those of a batch.
 
     A run in progress in another process ends within a second.
     """
     from pdkernel.operations import run_history
 
+    if (run_id is None) == (batch_id is None):
+        raise RequestError("Name a run or a batch.", fix="Pass the ID of a run, or --batch ID.")
+    if batch_id is not None:
+        return _cancel_batch(state, batch_id, as_json=as_json)
+    assert run_id is not None
     execution = _with_journal(
         state, lambda journal: run_history.cancel_run(journal, run_id, by=run_history.name_caller("terminal"))
     )
@@ -167,6 +180,19 @@ def cancel_run(state: CliContext, run_id: str, as_json: bool) -> int:
         print_json(execution.to_json())
     else:
         click.echo(f"Cancelled {run_id}.")
+    return 0
+
+
+def _cancel_batch(state: CliContext, batch_id: str, *, as_json: bool) -> int:
+    from pdkernel.operations.batches import cancel_batch
+    from pdkernel.operations.run_history import name_caller
+
+    project, by = state.open_project(), name_caller("terminal")
+    cancelled = _with_journal(state, lambda journal: cancel_batch(project, journal, batch_id, by=by))
+    if as_json:
+        print_json({"cancelled": cancelled})
+    else:
+        click.echo(f"Cancelled {format_count(cancelled, 'run')} of {batch_id}.")
     return 0
 
 

@@ -19,7 +19,7 @@ from pdkernel.blocking import run_blocking
 from pdkernel.clock import format_iso
 from pdkernel.engine.account_lookup import steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
-from pdkernel.engine.journal import Journal, RunSummary, open_journal_reader
+from pdkernel.engine.journal import Journal, NewDecision, RunSummary, open_journal_reader
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError, ProductionPlanError, RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, BatchSummary, Execution, FailedUser, SkippedUser
@@ -307,6 +307,28 @@ async def request_retry(project: Project, journal: Journal, batch_id: str) -> in
     if not await run_blocking(project.batches.set_state, batch, "retrying"):
         raise RequestError(f"The batch {batch_id} is being retried already.")
     return failed
+
+
+async def cancel_batch(project: Project, journal: Journal, batch_id: str, *, by: str) -> int:
+    """
+    Cancel the runs of a batch that have not ended, and record no more of them; return the number of cancelled runs.
+
+    A server that records a page of users at this moment may complete the page.
+
+    Args:
+        project: The project.
+        journal: The journal.
+        batch_id: The id of the batch.
+        by: Who cancels the runs, for their records.
+
+    Raises:
+        RequestError: There is no such batch.
+    """
+    batch = await find_batch(project, batch_id)
+    if batch.state in ("listing", "retrying"):
+        await run_blocking(project.batches.set_state, batch, "running")
+    unfinished = [run.id for run in await journal.batch_runs(batch_id) if run.status in UNFINISHED_STATUSES]
+    return sum([await journal.cancel(run_id, decision=NewDecision("cancelled", by)) for run_id in unfinished])
 
 
 async def remove_expired_batches(project: Project, journal: Journal, *, days: float) -> int:

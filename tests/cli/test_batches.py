@@ -88,3 +88,13 @@ def test_an_unknown_batch_is_refused(pdkernel: Shell) -> None:
     ended = pdkernel("runs", "batch", "batch_gone")
 
     assert (ended.status, "pdkernel runs batches" in ended.stderr) == (2, True)
+
+
+def test_a_batch_or_a_run_is_cancelled(pdkernel: Shell, report: Path) -> None:
+    """Of an ended batch nothing is left; a command with neither an ID nor a batch is refused."""
+    batch = pdkernel("run", report.name, "--for-each", "external_user", "--json").json["id"]
+    ended = pdkernel("runs", "cancel", "--batch", batch, "--json")
+    neither = pdkernel("runs", "cancel")
+
+    assert (ended.status, ended.json) == (0, {"cancelled": 0})
+    assert (neither.status, "--batch ID" in neither.stderr) == (2, True)

@@ -11,7 +11,7 @@ from typing import Any
 from pdkernel.engine.journal import ExecutionQuery
 from pdkernel.execution import BatchSummary, Execution
 from pdkernel.identity import Environment
-from pdkernel.operations.batches import load_summary, request_retry
+from pdkernel.operations.batches import cancel_batch, load_summary, request_retry
 from pdkernel.server.batches import Batches
 from tests.server.test_workflow_triggers import HOURLY, Serve, Serving, serve, write
 
@@ -292,6 +292,22 @@ class TestPromises:
 
             assert "removed" in (summary.problem or "")
             assert not await each.runs()
+
+
+async def test_the_runs_of_a_batch_are_cancelled_together(serve: Serve) -> None:
+    """Those that wait do not start, and the batch ends; users whose runs have ended keep them."""
+    async with batched(serve, users={f"user-{n}": None for n in range(5)}) as each:
+        each.stop_dispatch()
+        await each.tick()
+        await each.look()
+        project, journal = each.site.context.project, each.site.context.engine.journal
+        (batch,) = project.batches.list_open()
+        cancelled = await cancel_batch(project, journal, batch.id, by="ada")
+        again = await cancel_batch(project, journal, batch.id, by="ada")
+        summary = await each.finish()
+
+    assert (cancelled, again) == (5, 0)
+    assert {user.status for user in summary.failed} == {"cancelled"}
 
 
 class TestFailures:
