@@ -6,10 +6,12 @@ Environments, external users, accounts, and the `Directory` protocol that looks 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Literal, Protocol, TypedDict, Unpack
 
 from pdkernel.errors import RequestError
@@ -47,6 +49,11 @@ def parse_environment(text: str | None) -> Environment:
     raise RequestError(f"{text!r} is not an environment.", fix="Use development or production.")
 
 
+def is_storable(text: str) -> bool:
+    """Whether a database can store *text*: it has no NUL characters and no lone surrogates."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def check_external_user_id(text: str) -> str:
     """
     Return *text* if it is a valid external user id.
@@ -58,7 +65,7 @@ def check_external_user_id(text: str) -> str:
         raise RequestError(
             "An external user's id cannot be blank.", fix="Use the id that the user has in your product."
         )
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not is_storable(text):
         raise RequestError("An external user's id cannot contain NUL characters or lone surrogates.")
     if len(text) > MAX_EXTERNAL_USER_ID_CHARACTERS:
         raise RequestError(
@@ -108,6 +115,52 @@ class Account:
     def owner(self) -> Literal["external_user", "own"]:
         """The kind of owner, as an execution records it."""
         return "own" if self.external_user_id is None else "external_user"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundUser:
+    """
+    An external user that a search has found.
+
+    Attributes:
+        user: The user.
+        active_at: When the user last had a run, or connected an account.
+        accounts: The user's accounts, newest first; None while they are not known.
+    """
+
+    user: ExternalUser
+    active_at: datetime
+    accounts: tuple[Account, ...] | None = ()
+
+    @property
+    def external_id(self) -> str:
+        """The user's id."""
+        return self.user.external_id
+
+
+@dataclass(frozen=True, slots=True)
+class UserSearchResult:
+    """
+    The external users that match a text.
+
+    Attributes:
+        users: The users, most recently active first.
+        more: How many further users match.
+        progress: What is still being searched; empty at the end.
+    """
+
+    users: tuple[FoundUser, ...]
+    more: int = 0
+    progress: str = ""
+
+
+MAX_FOUND_USERS = 20
+"""External users that a search shows; a longer text finds the others."""
+
+
+def fold_text(text: str) -> str:
+    """Fold *text* for a search, in which neither case nor the encoding of accents counts."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.casefold())
 
 
 class AccountGoneError(LookupError):
@@ -208,6 +261,27 @@ class Directory(Protocol):
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
         """Return the external users of *environment* sorted by id, at most *limit*."""
+        ...
+
+    def search_users(
+        self,
+        environment: Environment,
+        text: str,
+        *,
+        limit: int = MAX_FOUND_USERS,
+        last_runs: Mapping[str, float] = MappingProxyType({}),
+        report: Callable[[UserSearchResult], None] | None = None,
+    ) -> UserSearchResult:
+        """
+        Search the external users of *environment* whose id, or the name of one of whose accounts, contains *text*.
+
+        Args:
+            environment: The users' environment.
+            text: The text, in which case does not count; empty for every user.
+            limit: The most users to return.
+            last_runs: When users last had a run, in seconds since 1970, for the order.
+            report: Receives results that are not complete yet.
+        """
         ...
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:

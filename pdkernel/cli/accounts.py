@@ -20,7 +20,7 @@ from pdkernel.cli.terminal import confirm, print_json, print_text
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
-    from pdkernel.identity import Account, ExternalUser
+    from pdkernel.identity import Account
     from pdkernel.project import Project
 
 
@@ -34,24 +34,45 @@ def accounts() -> None:
     """Connect accounts of external users and your own."""
 
 
-@command(users, name="list", examples=("pdkernel users list --environment production",))
+@command(
+    users,
+    name="list",
+    examples=("pdkernel users list --environment production", "pdkernel users list --search acme --limit 5"),
+)
 @environment_option(default="both")
+@cloup.option("--search", metavar="TEXT", default="", help="Only users whose id or account name contains TEXT.")
+@cloup.option("--limit", type=click.IntRange(min=1), metavar="N", help="The most users of an environment to list.")
 @json_option
-def list_users(state: CliContext, environment: str | None, as_json: bool) -> int:
-    """List external users."""
+def list_users(state: CliContext, environment: str | None, search: str, limit: int | None, as_json: bool) -> int:
+    """List external users by their ids; with --search or --limit the most recently active first."""
     from pdkernel.identity import ENVIRONMENTS, parse_environment
+    from pdkernel.operations.users import search_users
+    from pdkernel.readiness.matrix import ALL_USERS
+    from pdkernel.render.users import format_entry
 
-    directory = state.open_directory()
-    environments = [parse_environment(environment)] if environment else list(ENVIRONMENTS)
-    found = [(user, directory.accounts(external_user_id=user.external_id, environment=user.environment, own=False))
-             for each in environments for user in directory.users(each)]  # fmt: skip
+    project, directory = state.open_project(), state.open_directory()
+    found = [
+        asyncio.run(search_users(project, directory, environment=each, text=search, limit=limit or ALL_USERS))
+        for each in ([parse_environment(environment)] if environment else ENVIRONMENTS)
+    ]
+    by_id = not search and limit is None
+    entries = [
+        entry
+        for each in found
+        for entry in (sorted(each.entries, key=lambda entry: entry.external_user_id) if by_id else each.entries)
+    ]
     if as_json:
-        print_json([{**encode_user(user), "accounts": len(accounts_of_user)} for user, accounts_of_user in found])
-    elif found:
-        for user, accounts_of_user in found:
-            apps = ", ".join(sorted({account.app for account in accounts_of_user})) or "no accounts"
-            print_text(f"{user.external_id}  {user.environment}  {apps}")
-    else:
+        print_json([entry.json_form() for entry in entries])
+        return 0
+    for each in found:
+        for entry in (entry for entry in entries if entry.environment == each.environment):
+            print_text(format_entry(entry, shows_names=bool(search)))
+        if each.more:
+            print_text(f"{each.more:,} more in {each.environment}. Pass a larger --limit, or narrow the --search.")
+    if not entries:
+        if search:
+            print_text(f"There are no external users whose id or account name contains {search!r}.")
+            return 0
         click.echo("No external users yet. Connect an account to create one:")
         click.echo("  pdkernel accounts add --external-user ID --app SLUG --credential KEY")
     return 0
@@ -69,7 +90,7 @@ def remove_user(state: CliContext, external_user_id: str, environment: str | Non
     from pdkernel.operations import run_history
 
     where, directory = parse_environment(environment), state.open_directory()
-    if external_user_id not in {user.external_id for user in directory.users(where)}:
+    if directory.find_user(external_user_id, where) is None:
         raise RequestError(
             f"There is no external user {external_user_id!r} in {where}.", fix="See: pdkernel users list"
         )
@@ -243,17 +264,6 @@ def _require(state: CliContext, account_id: str) -> Account:
     if account is None:
         raise RequestError(f"There is no account {account_id!r}.", fix="See: pdkernel accounts list")
     return account
-
-
-def encode_user(user: ExternalUser) -> dict[str, Any]:
-    """An external user as JSON."""
-    from pdkernel.clock import format_iso
-
-    return {
-        "external_user_id": user.external_id,
-        "environment": user.environment,
-        "created_at": format_iso(user.created_at),
-    }
 
 
 def encode_account(account: Account) -> dict[str, Any]:

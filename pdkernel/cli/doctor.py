@@ -51,6 +51,9 @@ _MAX_PYTHON_START_S = 20
 )
 @cloup.option("--check", is_flag=True, help="Exit with status 1 if SOURCE lacks something.")
 @cloup.option("--matrix", is_flag=True, help="Show for each external user whether each step of SOURCE can run.")
+@cloup.option(
+    "--search", metavar="TEXT", default="", help="With --matrix: only users whose id or account name contains TEXT."
+)
 @json_option
 def doctor(
     state: CliContext,
@@ -58,6 +61,7 @@ def doctor(
     environment: str | None,
     external_user: str | None,
     matrix: bool,
+    search: str,
     check: bool,
     as_json: bool,
 ) -> int:
@@ -74,7 +78,9 @@ def doctor(
     isolation = find_isolation(project, [source] if source else [])
     machine = _machine(isolation)
     places = find_sources(source) if source else ()
-    look = partial(_check_source, state, environment=environment, external_user=external_user, matrix=matrix)
+    look = partial(
+        _check_source, state, environment=environment, external_user=external_user, matrix=matrix, search=search
+    )
     several = {place: _check_or_error(look, place) for place in places} if len(places) > 1 else {}
     found = look(source) if source and not several else None
     is_ready = all(map(_is_ready, several.values())) and (found is None or _is_ready(found))
@@ -224,7 +230,7 @@ def _kernel_installed() -> bool:
 
 
 def _check_source(
-    state: CliContext, source: Path, *, environment: str | None, external_user: str | None, matrix: bool
+    state: CliContext, source: Path, *, environment: str | None, external_user: str | None, matrix: bool, search: str
 ) -> DoctorReport:
     from pdkernel.actions import Catalog
     from pdkernel.identity import check_external_user_id, parse_environment
@@ -247,6 +253,7 @@ def _check_source(
         external_user_id=check_external_user_id(external_user) if external_user is not None else None,
         test_users=opened.sidecar.test_users if opened.sidecar else (),
         include_matrix=matrix,
+        matrix_search=search,
         sidecar=opened.sidecar,
         pinned_steps=read_pinned_steps(state.open_project(), opened.path),
         not_served=refused.reason if refused is not None else None,

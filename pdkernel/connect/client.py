@@ -6,15 +6,28 @@ Accounts are parsed in every form that SDK releases and the documentation use.
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pdkernel.connect.sdk import PAGE_SIZE, JsonObject, Sdk, to_json_object
 from pdkernel.identity import ACCESS_TOKEN_FIELD, ENVIRONMENTS, Account, Environment, ExternalUser
 
+T = TypeVar("T")
+
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage(Generic[T]):
+    """A page of a list, with the fields of `SdkPage`."""
+
+    items: Sequence[T]
+    total: int | None
+    is_last: bool
 
 
 class ConnectClient:
@@ -30,28 +43,43 @@ class ConnectClient:
 
     def list_users(self, environment: Environment) -> tuple[ExternalUser, ...]:
         """External users, by id."""
-        options = self._sdk.build_request_options(environment)
-        items = self._sdk.iter_items(
-            lambda client, cursor: client.users.list(limit=PAGE_SIZE, request_options=options, **_after(cursor))
-        )
-        users = [
-            ExternalUser(str(item["external_id"]), environment, _parse_time(item.get("created_at")))
-            for item in items
-            if item.get("external_id")
-        ]
+        users = [user for page in self.iter_user_pages(environment) for user in page.items]
         return tuple(sorted(users, key=lambda user: user.external_id))
+
+    def iter_user_pages(self, environment: Environment, text: str = "") -> Iterator[ListPage[ExternalUser]]:
+        """Pages of external users. Releases of the SDK that can filter request only users whose id contains *text*."""
+        options = self._sdk.build_request_options(environment)
+
+        def request(client: Any, cursor: str | None) -> Any:
+            can_filter = "q" in inspect.signature(client.users.list).parameters
+            text_filter = {"q": text} if text and can_filter else {}
+            return client.users.list(limit=PAGE_SIZE, request_options=options, **text_filter, **_after(cursor))
+
+        for page in self._sdk.iter_pages(request):
+            users = [
+                ExternalUser(str(item["external_id"]), environment, _parse_time(item.get("created_at")))
+                for item in page.items
+                if item.get("external_id")
+            ]
+            yield ListPage(users, page.total, page.is_last)
 
     def list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
         """Accounts of the external user, or of all users if None, newest first."""
+        found = [account for page in self.iter_account_pages(external_user_id, environment) for account in page.items]
+        return tuple(sorted(found, key=lambda account: account.created_at, reverse=True))
+
+    def iter_account_pages(self, external_user_id: str | None, environment: Environment) -> Iterator[ListPage[Account]]:
+        """Pages of the accounts of the external user, or of all users if None."""
         options = self._sdk.build_request_options(environment)
         user_filter = {} if external_user_id is None else {"external_user_id": external_user_id}
-        items: Iterator[JsonObject] = self._sdk.iter_items(
+        pages = self._sdk.iter_pages(
             lambda client, cursor: client.accounts.list(
                 limit=PAGE_SIZE, request_options=options, **user_filter, **_after(cursor)
             )
         )
-        found = [parse_account(item, environment, external_user_id=external_user_id) for item in items]
-        return tuple(sorted(found, key=lambda account: account.created_at, reverse=True))
+        for page in pages:
+            accounts = [parse_account(item, environment, external_user_id=external_user_id) for item in page.items]
+            yield ListPage(accounts, page.total, page.is_last)
 
     def list_withheld_ids(self, environment: Environment) -> frozenset[str]:
         """Ids of the accounts whose credentials Connect withholds."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Unpack
 
 from pdkernel.blocking import permit_blocking
@@ -18,12 +19,14 @@ from pdkernel.connect.token_refresh import is_refresh_due, refresh_credentials
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
     DEFAULT_ENVIRONMENT,
+    MAX_FOUND_USERS,
     Account,
     AccountFilters,
     Credentials,
     Environment,
     ExternalUser,
     Plan,
+    UserSearchResult,
     WouldBlockError,
     check_external_user_id,
 )
@@ -59,6 +62,18 @@ class LocalDirectory:
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
         """External users of *environment*, sorted by id, at most *limit*."""
         return self._table.users(environment, limit=limit)
+
+    def search_users(
+        self,
+        environment: Environment,
+        text: str,
+        *,
+        limit: int = MAX_FOUND_USERS,
+        last_runs: Mapping[str, float] = MappingProxyType({}),
+        report: Callable[[UserSearchResult], None] | None = None,  # noqa: ARG002 - the first result is complete
+    ) -> UserSearchResult:
+        """Search the users whose id, or the name of one of whose accounts, contains *text*, in two queries."""
+        return self._table.search_users(environment, text, limit=limit, last_runs=last_runs)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """The external user with that id, or None."""

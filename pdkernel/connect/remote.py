@@ -8,10 +8,11 @@ users only. Requests are in `client`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Unpack
 
 from pdkernel.clock import Clock
@@ -27,11 +28,13 @@ from pdkernel.connect.credential_fields import ComponentFields, guess_credential
 from pdkernel.connect.local import LocalDirectory
 from pdkernel.connect.registered_apps import check_app_slug, load_registered_apps
 from pdkernel.connect.sdk import Sdk
+from pdkernel.connect.user_search import UserSearch
 from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.identity import (
     ACCESS_TOKEN_FIELD,
     DEFAULT_ENVIRONMENT,
     ENVIRONMENTS,
+    MAX_FOUND_USERS,
     Account,
     AccountFilters,
     AccountGoneError,
@@ -40,6 +43,7 @@ from pdkernel.identity import (
     ExternalUser,
     Plan,
     ProxyAccess,
+    UserSearchResult,
     WithheldCredentials,
     check_external_user_id,
 )
@@ -72,6 +76,7 @@ class RemoteDirectory:
         self._account_cache: TTLCache[str, Account | None] = TTLCache(clock, CACHE_TTL_S)
         self._withheld_cache: TTLCache[Environment, frozenset[str]] = TTLCache(clock, CACHE_TTL_S)
         self._credentials: TTLCache[str, Credentials] = TTLCache(clock, CACHE_TTL_S)
+        self._search = UserSearch(self._client, clock)
 
     def __repr__(self) -> str:
         return f"RemoteDirectory({self.project_id})"
@@ -89,6 +94,18 @@ class RemoteDirectory:
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
         """External users of *environment*, sorted by id, at most *limit*."""
         return self._users.get(environment, lambda: self._client.list_users(environment))[:limit]
+
+    def search_users(
+        self,
+        environment: Environment,
+        text: str,
+        *,
+        limit: int = MAX_FOUND_USERS,
+        last_runs: Mapping[str, float] = MappingProxyType({}),
+        report: Callable[[UserSearchResult], None] | None = None,
+    ) -> UserSearchResult:
+        """Search the users whose id, or the name of one of whose accounts, contains *text*; see `user_search`."""
+        return self._search.search(environment, text, limit=limit, last_runs=last_runs, report=report)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """The external user with that id, or None. Searches the user's accounts first, then the list of users."""
@@ -320,3 +337,4 @@ class RemoteDirectory:
     def _clear_caches(self) -> None:
         for cache in (self._users, self._accounts, self._account_cache, self._withheld_cache, self._credentials):
             cache.clear()
+        self._search.clear()

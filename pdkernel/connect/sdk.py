@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,22 @@ _READABLE_KEYS = frozenset({"data", "id"})
 """A usable response has at least one of these keys: a page, an account, a deployed trigger."""
 
 JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SdkPage:
+    """
+    A page of a list.
+
+    Attributes:
+        items: The items of the page.
+        total: The number of items of all pages; None if the API does not report it.
+        is_last: Whether there is no further page.
+    """
+
+    items: Sequence[JsonObject]
+    total: int | None
+    is_last: bool
 
 
 class Sdk:
@@ -107,9 +124,9 @@ class Sdk:
             headers = {name.lower(): value for name, value in (getattr(fault, "headers", None) or {}).items()}
             raise self._refused(int(status), body, headers, secrets) from None
 
-    def iter_items(self, request_page: Callable[[Any, str | None], Any]) -> Iterator[JsonObject]:
+    def iter_pages(self, request_page: Callable[[Any, str | None], Any]) -> Iterator[SdkPage]:
         """
-        Yield the items of every page; *request_page* receives the client and the page's cursor.
+        Yield every page; *request_page* receives the client and the page's cursor.
 
         Raises:
             ConnectSettingsError, ProjectError, RequestError: As for `call`.
@@ -118,11 +135,17 @@ class Sdk:
         seen: set[str] = set()
         while True:
             page = self.call(_at_cursor(request_page, cursor))
-            items, cursor = _page(page)
-            yield from items
-            if not items or not cursor or cursor in seen:
+            items, cursor, total = _parse_page(page)
+            is_last = not items or not cursor or cursor in seen
+            yield SdkPage(items, total, is_last)
+            if is_last:
                 return
-            seen.add(cursor)
+            seen.add(str(cursor))
+
+    def iter_items(self, request_page: Callable[[Any, str | None], Any]) -> Iterator[JsonObject]:
+        """Yield the items of every page, as `iter_pages` requests them."""
+        for page in self.iter_pages(request_page):
+            yield from page.items
 
     @property
     def _api_host(self) -> str:
@@ -248,10 +271,11 @@ def _at_cursor(request_page: Callable[[Any, str | None], Any], cursor: str | Non
     return lambda client: request_page(client, cursor)
 
 
-def _page(page: Any) -> tuple[list[JsonObject], str | None]:
+def _parse_page(page: Any) -> tuple[list[JsonObject], str | None, int | None]:
+    """The items of a page, the cursor of the next page, and the number of all items, if it is known."""
     if isinstance(page, dict):  # the SDK could not parse the page
         info = page.get("page_info") or {}
-        return [dict(item) for item in page.get("data") or ()], info.get("end_cursor") or None
+        return [dict(item) for item in page.get("data") or ()], info.get("end_cursor") or None, info.get("total_count")
     info = getattr(getattr(page, "response", None), "page_info", None)
     cursor = getattr(info, "end_cursor", None) if getattr(page, "has_next", False) else None
-    return [to_json_object(item) for item in page.items or ()], cursor
+    return [to_json_object(item) for item in page.items or ()], cursor, getattr(info, "total_count", None)

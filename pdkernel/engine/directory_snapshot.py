@@ -13,7 +13,7 @@ from functools import cached_property
 
 from pdkernel.clock import format_iso
 from pdkernel.errors import did_you_mean
-from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Directory, Environment, Plan
+from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Directory, Environment, FoundUser, Plan
 from pdkernel.lookup import MAX_CANDIDATES, AccountCandidate
 from pdkernel.model import AppBinding
 
@@ -30,10 +30,17 @@ class DirectorySnapshot:
         environment: The users' environment.
         users: The external users of the snapshot.
         apps: The apps of the snapshot.
+        found: External users that exist; the accounts of those whose `accounts` are known are not read again.
     """
 
     def __init__(
-        self, directory: Directory, environment: Environment, users: Collection[str], apps: Collection[str]
+        self,
+        directory: Directory,
+        environment: Environment,
+        users: Collection[str],
+        apps: Collection[str],
+        *,
+        found: Sequence[FoundUser] = (),
     ) -> None:
         self._directory = directory
         self.environment: Environment = environment
@@ -42,9 +49,15 @@ class DirectorySnapshot:
         self._candidates: dict[tuple[str, str], tuple[AccountCandidate, ...]] = {}
         self._own: dict[str, Account | None] = {}
         self._fields: dict[str, str] = {}
-        self._exists: dict[tuple[str, Environment], bool] = {}
-        if users and apps:
-            for account in directory.newest_accounts(users, environment, apps, limit=MAX_CANDIDATES):
+        self._exists: dict[tuple[str, Environment], bool] = {(each.external_id, environment): True for each in found}
+        known = {each.external_id: each.accounts for each in found if each.accounts is not None}
+        for account in (account for of_user in known.values() for account in of_user):
+            of_app = self._accounts[account.external_user_id or "", account.app]
+            if len(of_app) < MAX_CANDIDATES:
+                of_app.append(account)
+        unknown = [user for user in users if user not in known]
+        if unknown and apps:
+            for account in directory.newest_accounts(unknown, environment, apps, limit=MAX_CANDIDATES):
                 user = account.external_user_id or ""
                 self._accounts[user, account.app].append(account)
                 self._exists[user, environment] = True  # an external user with an account exists

@@ -53,6 +53,11 @@ class RunSettingsMagics(Magics):
         "--sandbox", metavar="APP", help="connect a made-up account, for a stand-in, if the user has none of the app"
     )
     @argument("--clear", action="store_true", help="run without an external user")
+    @argument(
+        "--search",
+        metavar="TEXT",
+        help="list the users whose id or account name contains TEXT; with --matrix: only these",
+    )
     @argument("--matrix", action="store_true", help="show for each external user and step whether it could run")
     @argument(
         "--what-if", action="store_true", help="show how this user's accounts would be looked up; changes no setting"
@@ -63,7 +68,7 @@ class RunSettingsMagics(Magics):
         """Pick the external user that steps run for."""
         chosen = parse_arguments(self.pduser, line)
         session = get_session(self.shell)
-        if chosen.matrix or chosen.what_if:
+        if chosen.matrix or chosen.what_if or chosen.search is not None:
             self._look(session, chosen)
             return None
         if chosen.clear:
@@ -86,16 +91,24 @@ class RunSettingsMagics(Magics):
         return None
 
     def _look(self, session: Session, chosen: Any) -> None:
-        """Show the matrix of users and steps, or the account lookup for one user; changes no setting, runs no step."""
+        """Show the matrix of users and steps, found users, or the account lookup for one user; changes no setting, runs no step."""
         environment = parse_environment(chosen.environment) if chosen.environment else session.environment
         user = chosen.external_user_id
-        display(_matrix(session, user, environment) if chosen.matrix else _what_if(session, user, environment))
+        if chosen.matrix:
+            display(_matrix(session, user, environment, chosen.search or ""))
+        elif chosen.what_if:
+            display(_what_if(session, user, environment))
+        elif user is not None:
+            raise RequestError("An id and --search exclude each other.", fix="%pduser ID, or %pduser --search TEXT")
+        else:
+            display(_found_users(session, environment, chosen.search))
 
     @magic_arguments()
     @argument("file", nargs="?", help="a saved event's name or an event file; without it, show the composer")
     @argument("--send", action="store_true", help="run the whole workflow on the event")
     @argument("--skip-waits", action="store_true", help="with --send: go on at once where the workflow pauses")
     @argument("--save", metavar="NAME", help="save the chosen event as events/NAME.json")
+    @argument("--run", metavar="ID", help="choose the event and the external user of this recorded run")
     @argument(
         "--emit",
         action="store_true",
@@ -109,12 +122,19 @@ class RunSettingsMagics(Magics):
 
         chosen = parse_arguments(self.pdevent, line)
         session = get_session(self.shell)
-        if chosen.file is None and not (chosen.send or chosen.emit) and chosen.save is None:
+        if chosen.file is None and not (chosen.send or chosen.emit) and chosen.save is None and chosen.run is None:
             from pdkernel.widgets import EventComposer
 
             return EventComposer(session)
+        if chosen.file is not None and chosen.run is not None:
+            raise RequestError("An event and --run exclude each other.", fix="Leave out one of them.")
         if chosen.file is not None:
             session.load_event(chosen.file)
+        if chosen.run is not None:
+            from pdkernel.operations.run_history import get_run
+
+            session.choose_event_of_run(session.call_engine(lambda _: get_run(session.project, chosen.run)))
+        chooses = chosen.file is not None or chosen.emit or chosen.run is not None
         if chosen.emit:
             _show_emitted_events(session.poll_source(on_event=chosen.file is not None))
         if chosen.save is not None:
@@ -122,7 +142,7 @@ class RunSettingsMagics(Magics):
             show_message(f"Saved as {path.parent.name}/{path.name}.")
         event = session.event
         self.shell.user_ns["event"] = event
-        drift = _drift_output(session) if chosen.send or chosen.file is not None or chosen.emit else None
+        drift = _drift_output(session) if chosen.send or chooses else None
         if drift is not None and chosen.send:
             display(drift)
         if chosen.send:
@@ -134,7 +154,7 @@ class RunSettingsMagics(Magics):
             keep_updated(self.shell, "%pdevent", timeline.redraw)
             offer_save_test(self.shell, session, execution)
             raise_on_failure(execution)
-        elif event is not None and (chosen.file is not None or chosen.emit):
+        elif event is not None and chooses:
             name, summary = session.event_name, event.summary()
             preview = render_output(
                 event.shape(), kinds=list_step_kinds(session), more="%pdshape --full", max_nodes=MAX_PREVIEW_NODES
@@ -310,8 +330,32 @@ def _user_output(session: Session, user: str | None, environment: Environment) -
     return view + RichOutput.from_message(f"The choice has changed since: steps run {now}, in {session.environment}.")
 
 
-def _matrix(session: Session, user: str | None, environment: Environment) -> RichOutput:
-    """Which step could run for which external user; *user* limits the matrix to one user."""
+def _found_users(session: Session, environment: Environment, text: str) -> RichOutput:
+    """The external users that match *text*, with their marks."""
+    from pdkernel.operations.users import search_users
+    from pdkernel.render import users
+
+    try:
+        workflow = session.workflow
+    except DefinitionError:
+        workflow = None
+    found = session.call_engine(
+        lambda _: search_users(
+            session.project,
+            session.directory,
+            environment=environment,
+            text=text,
+            workflow=workflow,
+            catalog=session.catalog,
+        )
+    )
+    return users.render_output(
+        found, now=session.project.clock.now(), hint="To narrow the search, write a longer text."
+    )
+
+
+def _matrix(session: Session, user: str | None, environment: Environment, search: str) -> RichOutput:
+    """Which step could run for which external user; *user* or *search* limits the matrix."""
     from pdkernel.readiness import build_matrix
     from pdkernel.render import matrix
 
@@ -322,6 +366,7 @@ def _matrix(session: Session, user: str | None, environment: Environment) -> Ric
         environment=environment,
         users=(check_external_user_id(user),) if user is not None else (),
         test_users=session.sidecar.test_users if session.sidecar else (),
+        search=search,
     )
     return RichOutput(text=matrix.render_text(table), html=matrix.render_html(table))
 

@@ -16,7 +16,7 @@ from pdkernel.migration.items import find_items
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.step_items import UNNAMED_STORE, Surroundings, find_invoked
 from pdkernel.model import AppBinding
-from pdkernel.readiness import MAX_MATRIX_USERS, DoctorReport
+from pdkernel.readiness import DoctorReport
 from pdkernel.render.migration import (
     DELETION_DAY,
     SHUTDOWN_DAY,
@@ -39,6 +39,8 @@ SHARED_KINDS: tuple[ItemKind, ...] = (
 """Kinds of items that are saved once for all workflows that name them."""
 _CODE_KINDS: tuple[ItemKind, ...] = ("code", "private_action", "sibling", "control_flow", "attachment", "secret")
 _STORE_KINDS: tuple[ItemKind, ...] = ("data_store", "file_store")
+_MAX_USERS = 100
+"""External users whose accounts are checked for withheld credentials."""
 _FIRED_KINDS: tuple[ItemKind, ...] = ("schedule", "source", "email_address")
 
 
@@ -137,7 +139,7 @@ def _find_withheld(sources: Sequence[MigrationSource], settings: ReportSettings)
     apps = {binding.app for each in sources for binding in _bindings(each) if binding.account is None}
     if not apps:
         return {}
-    users = [user.external_id for user in settings.directory.users(settings.environment, limit=MAX_MATRIX_USERS)]
+    users = [user.external_id for user in settings.directory.users(settings.environment, limit=_MAX_USERS)]
     found: dict[str, tuple[Account, ...]] = {}
     for account in settings.directory.newest_accounts(users, settings.environment, apps, limit=1) if users else ():
         if account.withheld:

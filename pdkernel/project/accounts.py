@@ -7,16 +7,19 @@ accounts.
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Unpack
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Connection,
     Select,
+    Text,
     and_,
     bindparam,
     delete,
@@ -28,6 +31,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from pdkernel.errors import RequestError
 from pdkernel.identity import (
@@ -38,6 +44,10 @@ from pdkernel.identity import (
     Credentials,
     Environment,
     ExternalUser,
+    FoundUser,
+    UserSearchResult,
+    fold_text,
+    is_storable,
 )
 from pdkernel.project.answered_requests import delete_answered_requests
 from pdkernel.project.compiled_query import CompiledQuery
@@ -78,6 +88,14 @@ class AccountExistsError(RequestError):
     code = "account_exists"
 
 
+_BATCH = 1_000
+"""External users in one query, whose number of parameters is limited."""
+
+
+def _batches(users: list[str]) -> Iterator[list[str]]:
+    return (users[start : start + _BATCH] for start in range(0, len(users), _BATCH))
+
+
 def _build_newest_accounts_query() -> Select[Any]:
     """The query of `newest_accounts`."""
     place = func.row_number().over(
@@ -112,6 +130,75 @@ _SEALED = CompiledQuery(
     select(accounts.c.sealed_credentials, account_grants.c.account.label("grant_of"))
     .select_from(accounts.outerjoin(account_grants, account_grants.c.account == accounts.c.id))
     .where(accounts.c.id == bindparam("of"))
+)
+
+
+class _ContainsText(FunctionElement[bool]):
+    """Whether the column contains the text of `_to_search_value`, whose case does not count."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_ContainsText, "sqlite")
+def _compile_for_sqlite(element: _ContainsText, compiler: SQLCompiler, **options: Any) -> str:
+    return f"contains_text({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_ContainsText, "postgresql")
+def _compile_for_postgres(element: _ContainsText, compiler: SQLCompiler, **options: Any) -> str:
+    return "({} ~ {})".format(*(compiler.process(each, **options) for each in element.clauses))
+
+
+def _to_search_value(folded: str, *, is_sqlite: bool) -> str:
+    """
+    The value by which `_ContainsText` finds the text of `fold_text`.
+
+    On Postgres it is a regular expression with the cases of each character: a server may fold ASCII letters only, because its
+    `lower` depends on its locale, and the columns sort by their bytes.
+    """
+    if is_sqlite:
+        return folded
+    cases = ({letter, letter.lower(), letter.upper(), letter.title()} for letter in folded)
+    classes = ("".join(f"\\U{ord(each):08x}" for each in sorted(some) if len(each) == 1) for some in cases)
+    return "".join(f"[{each}]" for each in classes)
+
+
+def _build_search_query(*, has_text: bool) -> Select[Any]:
+    """The query of `search_users`: each matching user, and when the user last connected an account."""
+    connected = (
+        select(accounts.c.external_user, func.max(accounts.c.created).label("connected"))
+        .where(accounts.c.environment == bindparam("environment"), accounts.c.external_user.is_not(None))
+        .group_by(accounts.c.external_user)
+        .subquery()
+    )
+    users = external_users.outerjoin(connected, connected.c.external_user == external_users.c.external_user)
+    query = (
+        select(external_users.c.external_user, external_users.c.created, connected.c.connected)
+        .select_from(users)
+        .where(external_users.c.environment == bindparam("environment"))
+    )
+    if not has_text:
+        return query
+    text = bindparam("text", type_=Text())
+    named = select(accounts.c.external_user).where(
+        accounts.c.environment == bindparam("environment"),
+        accounts.c.external_user.is_not(None),
+        _ContainsText(accounts.c.name, text),
+    )
+    return query.where(
+        or_(_ContainsText(external_users.c.external_user, text), external_users.c.external_user.in_(named))
+    )
+
+
+_SEARCH = {has_text: CompiledQuery(_build_search_query(has_text=has_text)) for has_text in (False, True)}
+_ACCOUNTS_OF = CompiledQuery(
+    select(*_COLUMNS)
+    .where(
+        accounts.c.external_user.in_(bindparam("users", expanding=True)),
+        accounts.c.environment == bindparam("environment"),
+    )
+    .order_by(*_NEWEST_FIRST)
 )
 
 
@@ -192,8 +279,14 @@ class AccountTable:
                 rows = _NEWEST_OF_ONE.fetch_all(
                     connection, user=users[0], environment=environment, app=slugs[0], most=limit
                 )
-            else:
+            elif len(users) <= _BATCH:
                 rows = _NEWEST_OF.fetch_all(connection, users=users, environment=environment, apps=slugs, limit=limit)
+            else:
+                values = {"environment": environment, "apps": slugs, "limit": limit}
+                rows = [
+                    row for some in _batches(users) for row in _NEWEST_OF.fetch_all(connection, users=some, **values)
+                ]
+                rows.sort(key=lambda row: (row.created, row.number), reverse=True)
             return [_account(row) for row in rows]
 
     def find(self, account_id: str) -> Account | None:
@@ -261,6 +354,37 @@ class AccountTable:
                 _user(row) for row in connection.execute(query.order_by(external_users.c.external_user).limit(limit))
             ]
 
+    def search_users(
+        self, environment: Environment, text: str, *, limit: int, last_runs: Mapping[str, float]
+    ) -> UserSearchResult:
+        """The external users with *text* in their id or in the name of an account; arguments as of `Directory.search_users`."""
+        folded = fold_text(text.strip())
+        if not is_storable(folded):
+            return UserSearchResult(())
+        values: dict[str, str] = {"environment": environment}
+        if folded:
+            values["text"] = _to_search_value(folded, is_sqlite=self._database.sqlite_path is not None)
+        with self._database.read() as connection:
+            rows = {row[0]: row for row in _SEARCH[bool(folded)].fetch_all(connection, **values)}
+            active = {
+                user: max(created, connected or 0.0, last_runs.get(user, 0.0))
+                for user, created, connected in rows.values()
+            }
+            newest = heapq.nsmallest(limit, active, key=lambda user: (-active[user], user))
+            accounts_of: dict[str, list[Account]] = {user: [] for user in newest}
+            for some in _batches(newest):
+                for row in _ACCOUNTS_OF.fetch_all(connection, users=some, environment=environment):
+                    accounts_of[row.external_user].append(_account(row))
+        found = (
+            FoundUser(
+                ExternalUser(user, environment, _to_time(rows[user][1])),
+                _to_time(active[user]),
+                tuple(accounts_of[user]),
+            )
+            for user in newest
+        )
+        return UserSearchResult(tuple(found), more=len(active) - len(newest))
+
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
         """The external user with that id in *environment*, or None."""
         query = select(external_users).filter_by(external_user=external_user_id, environment=environment)
@@ -323,7 +447,7 @@ def _account(row: Any) -> Account:
         name=row.name,
         external_user_id=row.external_user,
         environment=row.environment,
-        created_at=datetime.fromtimestamp(row.created, UTC),
+        created_at=_to_time(row.created),
         healthy=bool(row.healthy),
         credential_fields=_decode_names(row.fields),
     )
@@ -335,7 +459,11 @@ def _decode_names(text: str) -> tuple[str, ...]:
 
 
 def _user(row: Any) -> ExternalUser:
-    return ExternalUser(row.external_user, row.environment, datetime.fromtimestamp(row.created, UTC))
+    return ExternalUser(row.external_user, row.environment, _to_time(row.created))
+
+
+def _to_time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _vault_context(account_id: str) -> str:

@@ -9,7 +9,7 @@ Checks whether workflows can run for external users, without running code.
 """
 
 from pdkernel.readiness.doctor_report import DoctorReport
-from pdkernel.readiness.matrix import MAX_MATRIX_USERS, build_matrix, preview_lookup
+from pdkernel.readiness.matrix import build_matrix, check_found_users, preview_lookup
 from pdkernel.readiness.requirements import (
     MissingRequirement,
     RequirementKind,
@@ -20,12 +20,12 @@ from pdkernel.readiness.requirements import (
 )
 
 __all__ = [
-    "MAX_MATRIX_USERS",
     "DoctorReport",
     "MissingRequirement",
     "RequirementKind",
     "build_matrix",
     "check_app_accounts",
+    "check_found_users",
     "check_own_accounts",
     "find_missing_requirements",
     "format_missing_requirements",

@@ -76,6 +76,7 @@ class DoctorReport(JsonStruct, frozen=True):
         external_user_id: str | None = None,
         test_users: Sequence[str] = (),
         include_matrix: bool = False,
+        matrix_search: str = "",
         sidecar: Sidecar | None = None,
         pinned_steps: Collection[str] = (),
         not_served: str | None = None,
@@ -92,6 +93,7 @@ class DoctorReport(JsonStruct, frozen=True):
             external_user_id: Check only this user, and include their lookup.
             test_users: The workflow's test users, the default if no user is named.
             include_matrix: Whether to build the matrix.
+            matrix_search: The matrix has only users whose id, or the name of one of whose accounts, contains this text.
             sidecar: The `pdkernel.yaml` beside the workflow, with the owners of accounts.
             pinned_steps: Steps that are pinned in the notebook.
             not_served: The reason why `serve` does not serve the workflow, or None.
@@ -115,6 +117,7 @@ class DoctorReport(JsonStruct, frozen=True):
                 environment=environment,
                 users=named,
                 test_users=test_users,
+                search=matrix_search,
             )
         missing = find_missing_requirements(
             workflow,

@@ -6,7 +6,7 @@ Finds app props without running code, and loads the accounts of all users from t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pdkernel.actions import Catalog
 from pdkernel.analysis import UNKNOWN_APP
@@ -18,13 +18,13 @@ from pdkernel.engine.account_lookup import (
     steps_by_external_user_app,
 )
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
-from pdkernel.identity import Directory, Environment
+from pdkernel.identity import Directory, Environment, FoundUser, fold_text
 from pdkernel.lookup import Lookup
 from pdkernel.model import Workflow
 from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 
-MAX_MATRIX_USERS = 100
-"""Maximum number of external users in a matrix without named users."""
+ALL_USERS = 10**9
+"""A limit that no search reaches."""
 
 
 def build_matrix(
@@ -35,34 +35,62 @@ def build_matrix(
     environment: Environment,
     users: Sequence[str] = (),
     test_users: Sequence[str] = (),
+    search: str = "",
 ) -> ReadinessMatrix:
     """
     Build the readiness of each step, and of the whole workflow, for each user.
 
     Args:
         workflow: The workflow; disabled steps are left out.
-        directory: Users and accounts of the project.
+        directory: Users and accounts of the project; the number of requests does not depend on the number of users.
         catalog: Pre-built actions of the project.
         environment: Environment of the users.
-        users: External users; default: *test_users* and the environment's users, at most `MAX_MATRIX_USERS`.
+        users: External users; default: *test_users* and all users of the environment.
         test_users: The workflow's test users, which may not exist in the environment.
+        search: Only users whose id, or the name of one of whose accounts, contains this text.
 
     Returns:
         A row for each user; without users, a row for a caller without an external user.
     """
     bindings = collect_app_bindings(workflow, catalog)
-    known = users or _list_matrix_users(directory, environment, test_users)
-    chosen: list[str] = list(dict.fromkeys(known))[: None if users else MAX_MATRIX_USERS]
-    snapshot = DirectorySnapshot(directory, environment, chosen, steps_by_external_user_app(bindings))
-    callers: Sequence[str | None] = chosen or [None]
+    found: Sequence[FoundUser] = ()
+    chosen: Sequence[str] = users
+    if search and not users:
+        found = directory.search_users(environment, search, limit=ALL_USERS).users
+        named = [user for user in test_users if fold_text(search) in fold_text(user)]
+        chosen = (*named, *(each.external_id for each in found))
+    elif not users:
+        existing = directory.users(environment)
+        found = [FoundUser(each, each.created_at, accounts=None) for each in existing]
+        chosen = (*test_users, *(each.external_id for each in existing))
+    chosen = list(dict.fromkeys(chosen))
+    snapshot = DirectorySnapshot(directory, environment, chosen, steps_by_external_user_app(bindings), found=found)
+    callers: Sequence[str | None] = chosen or ([] if search else [None])
     rows = [_row(bindings, RunIdentity(user, environment), snapshot) for user in callers]
-    return ReadinessMatrix(
-        workflow.name,
-        environment,
-        tuple(bindings),
-        tuple(rows),
-        has_more_users=not users and len(known) > MAX_MATRIX_USERS,
-    )
+    return ReadinessMatrix(workflow.name, environment, tuple(bindings), tuple(rows))
+
+
+def check_found_users(
+    workflow: Workflow,
+    found: Sequence[FoundUser],
+    *,
+    directory: Directory,
+    catalog: Catalog,
+    environment: Environment,
+) -> Mapping[str, MatrixCell]:
+    """
+    Check whether the whole *workflow* could run for users of a search; those whose accounts are not known are left out.
+
+    Accounts of external users are not read again, so a cell does not show whether Connect withholds credentials.
+    """
+    bindings = collect_app_bindings(workflow, catalog)
+    known = [each for each in found if each.accounts is not None]
+    snapshot = DirectorySnapshot(directory, environment, (), (), found=known)
+    callers = [RunIdentity(each.external_id, environment) for each in known]
+    return {
+        each.external_id: _cell("", look_up_accounts(bindings, caller, snapshot))
+        for each, caller in zip(known, callers, strict=True)
+    }
 
 
 def preview_lookup(
@@ -92,12 +120,6 @@ def collect_app_bindings(workflow: Workflow, catalog: Catalog) -> BindingsByStep
         for step in workflow.steps
         if not step.disabled
     }
-
-
-def _list_matrix_users(directory: Directory, environment: Environment, test_users: Sequence[str]) -> list[str]:
-    """The workflow's test users and the environment's users; at most one more than a matrix has."""
-    existing = [user.external_id for user in directory.users(environment, limit=MAX_MATRIX_USERS + 1)]
-    return list(dict.fromkeys((*test_users, *existing)))
 
 
 def _row(bindings: BindingsByStep, caller: RunIdentity, snapshot: DirectorySnapshot) -> MatrixRow:

@@ -31,7 +31,7 @@ from pdkernel.errors import (
     InterpreterMissingError,
     LicenceError,
 )
-from pdkernel.identity import Directory, Environment
+from pdkernel.identity import MAX_FOUND_USERS, Directory, Environment, UserSearchResult
 from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding, Language, Workflow
 from pdkernel.readiness.matrix import collect_app_bindings, preview_lookup
@@ -91,7 +91,7 @@ def find_missing_requirements(
         directory: Users and accounts of the project.
         catalog: Pre-built actions of the project.
         variables: Environment variables that are set, and values of secret props.
-        users: External users to check; default: all users of the environment.
+        users: External users to check; default: the `MAX_FOUND_USERS` newest users of the environment.
         environment: Environment of the users.
     """
     return [
@@ -153,10 +153,12 @@ def _missing_accounts(
 ) -> list[MissingRequirement]:
     bindings = collect_app_bindings(workflow, catalog)
     needed = steps_by_external_user_app(bindings)
-    user_ids: Sequence[str] = ()
-    if needed:
-        user_ids = list(users) or [user.external_id for user in directory.users(environment)]
-    snapshot = DirectorySnapshot(directory, environment, user_ids, needed)
+    user_ids: Sequence[str] = users if needed else ()
+    newest = UserSearchResult(())
+    if needed and not users:  # of thousands of users, those that a person may test with
+        newest = directory.search_users(environment, "", limit=MAX_FOUND_USERS)
+        user_ids = sorted(each.external_id for each in newest.users)
+    snapshot = DirectorySnapshot(directory, environment, user_ids, needed, found=newest.users)
     found: list[MissingRequirement] = []
     if needed and not user_ids:
         found.append(
@@ -175,6 +177,15 @@ def _missing_accounts(
         if lookup is not None and lookup.failed is not None:
             found += _missing_of(lookup, user, snapshot)
             needs_plan = needs_plan or lookup.failed.link == "plan"
+    if found and newest.more:
+        found.append(
+            MissingRequirement(
+                "external_user",
+                "more",
+                f"These accounts are missing among the {len(user_ids)} newest external users; {newest.more:,} more were not checked.",
+                "pdkernel doctor SOURCE --matrix",
+            )
+        )
     if needs_plan:
         found.append(
             MissingRequirement(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pdkernel.encode import JsonStruct
@@ -30,6 +31,11 @@ _ERROR_LABELS = {
 }
 _TONES: dict[CellState, Tone] = {"ready": "good", "proxy": "busy", "error": "bad"}
 _WORKFLOW_HEADING = "whole workflow"
+MAX_SHOWN_ROWS = 50
+"""External users that a view shows; the JSON form has all."""
+_COUNTED_ROWS = 10
+"""External users above which a view begins with the number of users for each result."""
+_MAX_FOOTNOTES = 10
 
 
 class MatrixCell(JsonStruct, frozen=True):
@@ -75,7 +81,7 @@ class MatrixCell(JsonStruct, frozen=True):
         if self.state == "ready":
             return "not working" if self.unhealthy else "ready"
         if self.code == "account_not_found":
-            return f"no {' or '.join(map(format_app_name, self.apps))}"
+            return f"missing {' and '.join(map(format_app_name, self.apps))}"
         return _ERROR_LABELS.get(self.code or "", "own account")
 
 
@@ -96,69 +102,91 @@ class MatrixRow(JsonStruct, frozen=True):
 
 
 class ReadinessMatrix(JsonStruct, frozen=True):
-    """The readiness of each external user; *has_more_users* is True if further users were not checked."""
+    """The readiness of each external user."""
 
     workflow: str
     environment: str
     steps: tuple[str, ...]
     rows: tuple[MatrixRow, ...]
-    has_more_users: bool = False
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The number of users for each label of the whole workflow, the most frequent first."""
+        return dict(Counter(row.workflow_cell.label for row in self.rows).most_common())
+
+    @property
+    def shown_rows(self) -> Sequence[MatrixRow]:
+        """The rows that a view shows: all, or `MAX_SHOWN_ROWS`, first those of users for whom the workflow cannot run."""
+        if len(self.rows) <= MAX_SHOWN_ROWS:
+            return self.rows
+        return sorted(self.rows, key=lambda row: row.workflow_cell.state != "error")[:MAX_SHOWN_ROWS]
 
     def json_form(self) -> object:
-        """`{"workflow", "environment", "steps", "users", "more"}`."""
+        """`{"workflow", "environment", "steps", "counts", "users"}`, with all users."""
         return {
             "workflow": self.workflow,
             "environment": self.environment,
             "steps": self.steps,
+            "counts": self.counts,
             "users": [row.json_form() for row in self.rows],
-            "more": self.has_more_users,
         }
 
 
 def render_text(matrix: ReadinessMatrix) -> str:
-    """Render the matrix as text, with fixes for errors below."""
+    """Render the matrix as text: counts, a row for each shown user, and fixes for errors below."""
     heads = ["external user", _WORKFLOW_HEADING, *matrix.steps]
-    table = [heads, *([_user(row), *(cell.label for cell in (row.workflow_cell, *row.cells))] for row in matrix.rows)]
-    widths = [max(len(line[place]) for line in table) for place in range(len(heads))]
-    lines = [_title(matrix)]
+    rows = [[_user(row), *(cell.label for cell in (row.workflow_cell, *row.cells))] for row in matrix.shown_rows]
+    table = [heads, *rows] if rows else []
+    widths = [max(len(line[place]) for line in table) for place in range(len(heads))] if rows else []
+    lines = _head_lines(matrix)
     lines += ["  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in table]
     lines += [f"  {line}" for footnote in _footnotes(matrix) for line in ("", *footnote.split("\n"))]
     return escape_control_characters("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def render_html(matrix: ReadinessMatrix) -> str:
-    """Render the matrix as HTML, with fixes for errors below."""
+    """Render the matrix as HTML, with the parts of `render_text`."""
     heads = [
         tag("th", breakable(head), style=CELL_STYLE) for head in ("external user", _WORKFLOW_HEADING, *matrix.steps)
     ]
     rows = [tag("tr", *heads)]
-    for row in matrix.rows:
+    for row in matrix.shown_rows:
         cells = [tag("td", pill(cell.label, _tone(cell)), style=CELL_STYLE) for cell in (row.workflow_cell, *row.cells)]
         rows.append(tag("tr", tag("th", _user(row), style=CELL_STYLE), *cells))
-    parts = [tag("strong", _title(matrix)), tag("table", join_lines(rows))]
+    title, *counts = _head_lines(matrix)
+    parts = [tag("strong", title), *(tag("div", line) for line in counts)]
+    parts += [tag("table", join_lines(rows))] if matrix.rows else []
     parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(matrix)]
     return tag("div", join_lines(parts), class_="pd-view pd-matrix", **scrolling_region("Readiness"))
 
 
+def _head_lines(matrix: ReadinessMatrix) -> list[str]:
+    """The title, and for many users the number of users with each result."""
+    if len(matrix.rows) <= _COUNTED_ROWS:
+        return [_title(matrix)]
+    return [_title(matrix), f"{', '.join(f'{number:,} {label}' for label, number in matrix.counts.items())}."]
+
+
 def _footnotes(matrix: ReadinessMatrix) -> Iterator[str]:
-    """Each error of a whole run once, with its fix; and a note about further users."""
-    seen = {
-        f"{row.workflow_cell.message}\n{row.workflow_cell.fix}"
-        for row in matrix.rows
-        if row.workflow_cell.state == "error"
-    }
-    shown = [text for row in matrix.rows if (text := f"{row.workflow_cell.message}\n{row.workflow_cell.fix}") in seen]
-    yield from dict.fromkeys(shown)
-    if matrix.has_more_users:
-        yield f"There are more external users than these {len(matrix.rows)}. To check one of them, name the user."
+    """Each error of a whole run once, with its fix, at most `_MAX_FOOTNOTES`; and a note about users that are not shown."""
+    failed = [row.workflow_cell for row in matrix.shown_rows if row.workflow_cell.state == "error"]
+    texts = list(dict.fromkeys(f"{cell.message}\n{cell.fix}" for cell in failed))
+    yield from texts[:_MAX_FOOTNOTES]
+    if len(texts) > _MAX_FOOTNOTES:
+        yield f"{format_count(len(texts) - _MAX_FOOTNOTES, 'further error')} of this kind."
+    hidden = len(matrix.rows) - len(matrix.shown_rows)
+    if hidden:
+        yield f"{hidden:,} more external users are not shown. To find some of them, add --search TEXT."
 
 
 def _title(matrix: ReadinessMatrix) -> str:
     ready = sum(row.workflow_cell.state != "error" for row in matrix.rows)
+    if not matrix.rows:
+        return f"{matrix.workflow}, {matrix.environment}: no external user matches. No code was run."
     if matrix.rows[0].external_user is None:
         return f"{matrix.workflow}, {matrix.environment}: there are no external users yet. No code was run."
     users = format_count(len(matrix.rows), "external user")
-    return f"{matrix.workflow}, {matrix.environment}: {ready} of {users} can run it. No code was run."
+    return f"{matrix.workflow}, {matrix.environment}: {ready:,} of {users} can run it. No code was run."
 
 
 def _user(row: MatrixRow) -> str:

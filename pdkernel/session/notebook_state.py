@@ -205,22 +205,26 @@ class NotebookState:
             DefinitionError: The workflow is invalid.
             RequestError: The event of the run is not shown in its record.
         """
-        if execution.trigger.sealed:
-            raise RequestError(
-                f"The event of the run {execution.id} is not shown: the run ended before its accounts were known.",
-                fix=f"Run it again: %pdruns replay {execution.id}",
-            )
         with self._change_settings() as chosen:
             workflow = self.workflow
-            is_http = workflow.trigger.type == "http"
-            chosen.choose_event(Event(execution.event, is_http=is_http), f"run {execution.id}")
-            chosen.choose_user(execution.external_user, parse_environment(execution.environment))
+            _choose_event_of(chosen, execution, is_http=workflow.trigger.type == "http")
             chosen.choose_egress("deny", origin="%pdruns --event")
             steps = {step.name: step for step in workflow.steps}
             taken = [each for each in execution.steps if each.status in ("success", "pinned") and each.name in steps]
             for result in taken:
                 self._results.record(steps[result.name], result, chosen.result_scope)
         return [result.name for result in taken]
+
+    def choose_event_of_run(self, execution: Execution) -> None:
+        """
+        Choose the event and the external user of a recorded run; the results of the cells and the outbound policy do not change.
+
+        Raises:
+            RequestError: The event of the run is not shown in its record.
+        """
+        is_http = self._is_http_triggered()
+        with self._change_settings() as chosen:
+            _choose_event_of(chosen, execution, is_http=is_http)
 
     def choose_egress(self, text: str, *, origin: str = "%pdegress") -> None:
         """Set the outbound policy; *origin* as in `OutboundPolicy`. Raises `EgressModeError`."""
@@ -395,3 +399,13 @@ class NotebookState:
 
     def _state(self) -> SessionState:
         return self._run_settings.to_state(self._results.stored_results(), self.draft.restorable_cells())
+
+
+def _choose_event_of(settings: RunSettings, execution: Execution, *, is_http: bool) -> None:
+    if execution.trigger.sealed:
+        raise RequestError(
+            f"The event of the run {execution.id} is not shown: the run ended before its accounts were known.",
+            fix=f"Run it again: %pdruns replay {execution.id}",
+        )
+    settings.choose_event(Event(execution.event, is_http=is_http), f"run {execution.id}")
+    settings.choose_user(execution.external_user, parse_environment(execution.environment))

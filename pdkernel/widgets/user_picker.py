@@ -6,18 +6,23 @@ The form also connects accounts, and previews the account lookup for another use
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import ipywidgets as ipw
 
 from pdkernel.errors import DefinitionError, PdkernelError
 from pdkernel.identity import ENVIRONMENTS, Account, Environment, check_external_user_id, parse_environment
+from pdkernel.operations.run_history import get_run
 from pdkernel.readiness import check_own_accounts, preview_lookup
 from pdkernel.render import lookup
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.rich_output import RichOutput
 from pdkernel.session import Session
 from pdkernel.widgets.account_forms import AccountList, AppRow, format_account
+from pdkernel.widgets.background_run import LatestCall
 from pdkernel.widgets.components import (
     DESCRIPTION_STYLE,
     FIELD_MARGIN,
@@ -38,11 +43,11 @@ from pdkernel.widgets.components import (
 )
 from pdkernel.widgets.form import SessionForm
 from pdkernel.widgets.saved_output import build_line_output
+from pdkernel.widgets.user_search import UserSearchBox
 
 ASK_LABEL = "What if …"
 LOOKUP_LABEL = "Look up"
-NO_USER = ""
-"""The dropdown's value for no external user: an external user's id is never blank."""
+CLEAR_LABEL = "Run without a user"
 
 _HINT = "An external user is created with their first account: choose the id here, then connect an account below."
 
@@ -127,6 +132,26 @@ class LookupPreview:
         set_visible(self._fields, visible=hidden)
 
 
+@dataclass(frozen=True)
+class _UserState:
+    """
+    What the form shows about the chosen user.
+
+    Attributes:
+        user: The user's id, or None.
+        environment: The user's environment.
+        accounts: The user's accounts, newest first; None while they are loaded.
+        needed: Apps that steps need, with the names of these steps.
+        problem: Why the needs are not known, or the missing accounts of your own.
+    """
+
+    user: str | None = None
+    environment: Environment = "development"
+    accounts: tuple[Account, ...] | None = None
+    needed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    problem: str = ""
+
+
 class UserPicker(SessionForm):
     """
     The form that sets environment and external user, and connects the accounts that the steps need.
@@ -145,13 +170,16 @@ class UserPicker(SessionForm):
             style=DESCRIPTION_STYLE,
             layout=build_field_layout(300),
         )
-        self.user = ipw.Dropdown(
-            options=[("none", NO_USER)],
-            value=NO_USER,
-            description="external user",
-            tooltip="The external user that steps run for",
-            style=DESCRIPTION_STYLE,
-            layout=build_field_layout(420),
+        self._chosen = ipw.HTML()
+        self._clear_button = ipw.Button(
+            description=CLEAR_LABEL, tooltip="Run steps without an external user", layout={"width": "auto"}
+        )
+        self.lookup_preview = LookupPreview(session)
+        self.search = UserSearchBox(
+            session,
+            choose=lambda user: self._user_handler(partial(self._choose, user))(),
+            use_failure=lambda run_id: self._user_handler(partial(self._use_failure, run_id))(),
+            changed=self.lookup_preview.set_users,
         )
         self.new_user = ipw.Text(
             description="new user",
@@ -167,12 +195,16 @@ class UserPicker(SessionForm):
         self._apps = ipw.VBox()
         self._needs = create_message()
         self._accounts = AccountList(session.notify_accounts_changed, self._user_handler)
-        self.lookup_preview = LookupPreview(session)
+        self._state = _UserState()
+        self._loader = LatestCall()
+        self._notice = create_message()
         self._connect_handlers()
         super().__init__(
             session,
             [
-                ipw.HBox([self.environment, self.user], layout=ROW_LAYOUT),
+                ipw.HBox([self.environment, self._chosen, self._clear_button], layout=ROW_LAYOUT),
+                self.search.view,
+                self._notice,
                 build_field_row(self.new_user, self.use_new_button, ipw.HTML(format_message_html(_HINT))),
                 self._needs,
                 self._apps,
@@ -188,45 +220,111 @@ class UserPicker(SessionForm):
         who = quote_magic_argument(user) if user is not None else "--clear"
         return f"%pduser {who} --environment {self._session.environment}"
 
+    def wait(self, timeout_s: float = 60) -> None:
+        """Wait up to *timeout_s* seconds for a search, and for accounts that are loaded in the background."""
+        self._loader.wait(timeout_s)
+        self.search.wait(timeout_s)
+
     def _connect_handlers(self) -> None:
-        choose = self._user_handler(self._choose)
-        self.environment.observe(choose, "value")
-        self.user.observe(choose, "value")
+        self.environment.observe(self._user_handler(self._choose_environment), "value")
+        self._clear_button.on_click(self._user_handler(partial(self._choose, None)))
         self.use_new_button.on_click(self._user_handler(self._choose_new))
         press_on_enter(self.new_user, self.use_new_button)
 
-    def _choose(self) -> None:
-        user = self.user.value or None
+    def _choose(self, user: str | None) -> None:
+        show_message(self._notice, "")
         environment = parse_environment(self.environment.value)
         if (user, environment) != (self._session.external_user_id, self._session.environment):
             self._session.choose_user(user, environment)
+
+    def _choose_environment(self) -> None:
+        self._choose(self._session.external_user_id)
 
     def _choose_new(self) -> None:
         self._session.choose_user(self.new_user.value.strip(), parse_environment(self.environment.value))
         self.new_user.value = ""
 
+    def _use_failure(self, run_id: str) -> None:
+        session = self._session
+        execution = session.call_engine(lambda _: get_run(session.project, run_id))
+        session.choose_event_of_run(execution)
+        line = build_copyable_html(f"%pdevent --run {run_id}")
+        show_message_html(
+            self._notice,
+            f"The test event is now the event of the failed run {run_id}. As a line: {line}",
+        )
+
     def _update_widgets(self) -> None:
         user, environment = self._session.external_user_id, self._session.environment
-        directory = self._session.directory
         set_value(self.environment, environment)
-        users = [known.external_id for known in directory.users(environment)]
-        self._fill_users(user, users)
-        self.lookup_preview.set_users(users)
-        accounts = directory.accounts(external_user_id=user, environment=environment) if user is not None else ()
-        self._fill_apps(user, environment, accounts)
-        self._accounts.update(directory, user, accounts)
+        if user != self._state.user or environment != self._state.environment:
+            self._state = _UserState(user, environment)
+        self.search.environment = environment
+        self.search.start()
+        self.search.show_chosen(user)
+        with self._session.directory.nonblocking() as quick:
+            if quick is not None:
+                self._state = self._load_state(user, environment)
+        if quick is None:  # Pipedream is asked in the background: neither the cell nor the kernel waits
+            self._loader.start(partial(self._load_later, user, environment), on_error=self._show_load_error)
+        self._show_state()
         self._show_line(self.magic_line)
 
-    def _fill_users(self, chosen: str | None, known: Sequence[str]) -> None:
-        options = [("none", NO_USER), *((user, user) for user in known)]
-        if chosen is not None and chosen not in known:
-            options.append((f"{chosen} (no account yet)", chosen))
-        if list(self.user.options) != options:
-            self.user.options = options
-        set_value(self.user, chosen or NO_USER)
+    def _load_state(self, user: str | None, environment: Environment) -> _UserState:
+        """Read what the form shows about *user*; may use the network."""
+        session, directory = self._session, self._session.directory
+        accounts = directory.accounts(external_user_id=user, environment=environment) if user is not None else ()
+        try:
+            needed, workflow = session.find_needed_apps(), session.workflow
+        except DefinitionError as fault:
+            problem = f"Cannot determine the accounts that the steps need: {fault}"
+            return _UserState(user, environment, tuple(accounts), problem=problem)
+        missing = [
+            f"You have no account of your own for {format_app_name(row.app)}. {row.fix}"
+            for row in check_own_accounts(workflow, directory=directory, catalog=session.catalog)
+            if not row.is_ready
+        ]
+        return _UserState(user, environment, tuple(accounts), needed=needed, problem=" ".join(missing))
 
-    def _fill_apps(self, user: str | None, environment: Environment, accounts: Sequence[Account]) -> None:
-        needed = self._find_needed_apps()
+    def _load_later(self, user: str | None, environment: Environment, is_latest: Callable[[], bool]) -> None:
+        state = self._load_state(user, environment)
+        with self._filling():
+            if is_latest() and not self._is_closed:
+                self._state = state
+                self._show_state()
+                self._saved_output.update(self._build_saved_output())
+
+    def _show_load_error(self, text: str) -> None:
+        show_message(self._needs, text, kind="error")
+
+    def _show_state(self) -> None:
+        state = self._state
+        user, accounts = state.user, state.accounts
+        none_yet = " (no account yet)" if accounts == () else ""
+        who = "none" if user is None else f"<strong>{html.escape(user)}</strong>{none_yet}"
+        set_value(self._chosen, f'<span style="margin-left:8px">external user: {who}</span>')
+        set_visible(self._clear_button, visible=user is not None)
+        if accounts is None:
+            show_message(self._needs, "Loading accounts ..." if user is not None else "")
+            return
+        if state.problem:
+            show_message(self._needs, state.problem, kind="warn")
+        else:
+            show_message(self._needs, "" if state.needed else "None of the steps needs an external user's account.")
+        self._fill_apps(user, state.environment, accounts, state.needed)
+        self._accounts.update(self._session.directory, user, accounts)
+
+    def _release(self) -> None:
+        self.search.close()
+        self._loader.cancel()
+
+    def _fill_apps(
+        self,
+        user: str | None,
+        environment: Environment,
+        accounts: Sequence[Account],
+        needed: Mapping[str, Sequence[str]],
+    ) -> None:
         for app in [app for app in self._rows if app not in needed]:
             row = self._rows.pop(app)
             set_children(self._apps, [view for view in self._apps.children if view is not row.view])
@@ -243,34 +341,15 @@ class UserPicker(SessionForm):
             )
         set_children(self._apps, [self._rows[app].view for app in needed])
 
-    def _find_needed_apps(self) -> Mapping[str, Sequence[str]]:
-        """Required apps and their steps; empty with a message if the draft is invalid."""
-        try:
-            needed, workflow = self._session.find_needed_apps(), self._session.workflow
-        except DefinitionError as fault:
-            show_message(self._needs, f"Cannot determine the accounts that the steps need: {fault}", kind="warn")
-            return {}
-        rows = check_own_accounts(workflow, directory=self._session.directory, catalog=self._session.catalog)
-        missing = [
-            f"You have no account of your own for {format_app_name(row.app)}. {row.fix}"
-            for row in rows
-            if not row.is_ready
-        ]
-        if missing:
-            show_message(self._needs, " ".join(missing), kind="warn")
-        else:
-            show_message(self._needs, "" if needed else "None of the steps needs an external user's account.")
-        return needed
-
     def _build_saved_output(self) -> RichOutput:
         user, environment = self._session.external_user_id, self._session.environment
         if user is None:
             return build_line_output(f"Steps run without an external user, in {environment}.", self.magic_line)
-        have = {format_app_name(app): self._format_app_account(app, user, environment) for app in self._rows}
+        have = {format_app_name(app): self._format_app_account(app) for app in self._state.needed}
         accounts = f" Accounts: {', '.join(f'{app} {account}' for app, account in have.items())}." if have else ""
         fields = [("environment", environment), ("external user", user), *have.items()]
         return build_line_output(f"Steps run as {user} in {environment}.{accounts}", self.magic_line, fields)
 
-    def _format_app_account(self, app: str, user: str, environment: Environment) -> str:
-        account = self._session.directory.newest_account(user, environment, app)
+    def _format_app_account(self, app: str) -> str:
+        account = next((each for each in self._state.accounts or () if each.app == app), None)
         return format_account(account) if account else "MISSING"

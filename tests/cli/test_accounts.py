@@ -81,6 +81,27 @@ def test_the_filters_of_accounts_and_users(pdkernel: Shell) -> None:
     assert pdkernel("users", "list").stdout.splitlines()[1] == "grace  development  no accounts"
 
 
+def test_users_are_searched(pdkernel: Shell) -> None:
+    """`--search` finds users by id and account name, the newest first; `--limit` counts the others; without both they are sorted."""
+    for user, name in (("ada", "Acme 100%"), ("grace", "Acme 1000"), ("linus", "")):
+        options = ["--name", name] if name else []
+        add(pdkernel, "--external-user", user, "--app", "slack", "--credential", "key=-", *options)
+
+    def ids(*options: str) -> list[str]:
+        return [each["external_user_id"] for each in pdkernel("users", "list", "--json", *options).json]
+
+    assert ids() == ["ada", "grace", "linus"]
+    assert ids("--search", "ACME") == ["grace", "ada"]
+    assert ids("--search", "100%") == ["ada"]
+    assert ids("--limit", "2") == ["linus", "grace"]
+    assert pdkernel("users", "list", "--search", "acme", "--limit", "1").stdout == (
+        "grace  development  slack  Acme 1000\n1 more in development. Pass a larger --limit, or narrow the --search.\n"
+    )
+    assert pdkernel("users", "list", "--search", "eve").stdout == (
+        "There are no external users whose id or account name contains 'eve'.\n"
+    )
+
+
 def test_an_owner_is_checked_before_the_prompts(pdkernel: Shell) -> None:
     """An invalid external user is refused before a credential is read."""
     refused = pdkernel("accounts", "add", "--external-user", " ", "--app", "slack", "--credential", "key=@gone")

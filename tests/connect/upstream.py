@@ -90,6 +90,8 @@ class Upstream(ThreadingHTTPServer):
         answered: The paths of the requests that it has answered, in order.
         proceed: A held response goes on when a test sets it.
         workflows: The workflow objects of the REST API, by id.
+        page_size: The most items of a page.
+        users: Further users by environment, who have no account.
         events: The lists of events of the REST API, newest first, by path: `workflows/p_1/$errors`, `sources/dc_1`.
     """
 
@@ -105,6 +107,8 @@ class Upstream(ThreadingHTTPServer):
         self.proceed = threading.Event()
         self.tokens: dict[str, tuple[str, str]] = {TOKEN: ("o_ours", "*")}
         self.scope_profiles = True
+        self.page_size = 3
+        self.users: dict[str, list[str]] = {"development": [], "production": []}
         self.workflows: dict[str, dict[str, Any]] = {}
         self.events: dict[str, list[dict[str, Any]]] = {}
         self._connections: set[socket.socket] = set()
@@ -235,7 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
                     200, {"token": "ctok_1", "expires_at": "2026-01-01T00:00:00.000Z", "connect_link_url": url}
                 )
             case ("GET", "users", ""):
-                names = sorted({each["external_id"] for each in accounts})
+                names = sorted({*self.server.users[environment], *(each["external_id"] for each in accounts)})
+                names = [name for name in names if query.get("q", "").lower() in name.lower()]
                 self._page([{"id": f"exu_{name}", "external_id": name} for name in names], query)
             case ("DELETE", "users", name):
                 accounts[:] = [each for each in accounts if each["external_id"] != unquote(name)]
@@ -340,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self, items: list[Any], query: dict[str, str]) -> None:
         first = int(query.get("after") or 0)
-        size = min(int(query.get("limit") or 10), 3)
+        size = min(int(query.get("limit") or 10), self.server.page_size)
         end = first + size
         page = items[first:end]
         info = {

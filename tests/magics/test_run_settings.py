@@ -12,6 +12,7 @@ from pdkernel.session.state_store import read_pinned_steps
 from tests.cli.kiosk import write_kiosk
 from tests.cli.test_sources import HEADER, SOURCE, STEP
 from tests.magics.conftest import CHECK, GREET, Notebook, Run
+from tests.many_users import add_failed_runs, add_users
 
 
 def test_pduser_reports_a_missing_account(notebook: Notebook, run: Run) -> None:
@@ -23,6 +24,61 @@ def test_pduser_reports_a_missing_account(notebook: Notebook, run: Run) -> None:
     assert notebook.session.external_user_id == "ada"
     assert "slack" in shown
     assert "pdkernel accounts add --external-user ada --app slack" in shown
+
+
+def test_pduser_search_lists_users(notebook: Notebook, run: Run) -> None:
+    """`--search` lists the users that match, the most recently active first, with their marks; it changes no setting."""
+    project = notebook.session.project
+    add_users(project, 40)
+    add_failed_runs(project, {"user-00012": "/failed"}, at=project.clock.now())
+    run("%%pdstep send --app slack --no-run\ndef handler(pd):\n    return 1\n")
+
+    found = run("%pduser --search 'COMPANY 1'")
+    many = run("%pduser --search user --environment development")
+    none = run("%pduser --search user --environment production")
+
+    assert [line.split()[0] for line in found.splitlines()[:3]] == ["user-00012", "user-00001", "user-00010"]
+    assert "✓ ready  ! failed today  Company 12 · Slack · active" in found
+    assert "11 external users whose id or account name contains 'COMPANY 1'." in found
+    assert "20 more. To narrow the search, write a longer text." in many
+    assert "There are no external users" in none
+    assert (notebook.session.external_user_id, notebook.session.environment) == (None, "development")
+
+
+def test_pduser_matrix_of_a_search(notebook: Notebook, run: Run) -> None:
+    """`--matrix` counts all users first; with `--search` it has only those that match."""
+    add_users(notebook.session.project, 120)
+    run("%%pdstep send --app slack --no-run\ndef handler(pd):\n    return 1\n")
+
+    whole, some = run("%pduser --matrix"), run("%pduser --matrix --search 'company 11'")
+
+    assert "80 of 120 external users can run it. No code was run.\n80 ready, 40 missing Slack." in whole
+    assert "70 more external users are not shown. To find some of them, add --search TEXT." in whole
+    assert "6 of 11 external users can run it." in some
+
+
+def test_an_id_and_a_search_exclude_each_other(run: Run) -> None:
+    """The search finds users, so an id beside it is refused."""
+    assert "An id and --search exclude each other." in run("%pduser ada --search a")
+
+
+def test_pdevent_takes_the_event_of_a_run(notebook: Notebook, run: Run) -> None:
+    """`--run` chooses the event and the user of a recorded run, and keeps the outbound policy."""
+    project = notebook.session.project
+    add_failed_runs(project, {"ada": "/failed"}, at=project.clock.now())
+    run("%%pdstep check\ndef handler(pd):\n    return 1\n")
+    policy = notebook.session.outbound_policy
+
+    shown = run("%pdevent --run run-ada")
+    unknown, both = run("%pdevent --run gone"), run("%pdevent one --run run-ada")
+
+    assert "Event run run-ada: POST /failed" in shown
+    assert "as ada in development" in shown
+    assert notebook.session.event is not None
+    assert notebook.session.event.data["body"] == {"from": "ada"}
+    assert notebook.session.outbound_policy == policy
+    assert "There is no run 'gone'" in unknown
+    assert "An event and --run exclude each other." in both
 
 
 def test_pduser_changes_the_environment_alone(notebook: Notebook, run: Run) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from pdkernel.clock import ManualClock
-from pdkernel.identity import Account, AccountFilters, Environment
+from pdkernel.identity import Account, AccountFilters, Environment, fold_text
 from pdkernel.project import Project
 from pdkernel.project.accounts import AccountExistsError
 from pdkernel.project.grants import Grant
@@ -23,10 +26,11 @@ def add_account(
     user: str | None = "ada",
     environment: Environment = "development",
     age_s: float = 0,
+    name: str | None = None,
 ) -> Account:
     """Store an account that is *age_s* seconds old, with the credential `token`."""
     created = project.clock.now() - timedelta(seconds=age_s)
-    account = Account(account_id, app, account_id, user, environment, created, credential_fields=("token",))
+    account = Account(account_id, app, name or account_id, user, environment, created, credential_fields=("token",))
     project.accounts.add(account, {"token": f"secret of {account_id}"})
     return account
 
@@ -156,3 +160,94 @@ def test_deleting_a_user_leaves_the_other_environment(sqlite_project: Project) -
     assert [sqlite_project.source_states.load(key) for key in states] == [{}, {"db": {}}]
     assert sqlite_project.grants.find("apn_1") is None
     assert sqlite_project.grants.find("apn_2") is not None
+
+
+# ── search ──────────────────────────────────────────────────────────────
+
+
+def search(project: Project, text: str, **options: Any) -> list[str]:
+    """The ids of the users in development that match *text*, in order."""
+    options = {"limit": 20, "last_runs": {}, **options}
+    return [user.external_id for user in project.accounts.search_users("development", text, **options).users]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ["ada", "Bob", "eve_1", "eve%2"]),
+        ("bob", ["Bob"]),
+        (" ADA ", ["ada"]),
+        ("%", ["eve%2"]),
+        ("_", ["eve_1"]),
+        (".", ["Bob"]),
+        ("acme", ["Bob"]),
+        ("ÉMILE", ["ada"]),
+        ("other", []),  # the name of an account in production, and of your own account
+        ("nobody", []),
+        ("a\0", []),
+        ("\ud800", []),
+    ],
+)
+def test_users_are_found_by_id_and_account_name(project: Project, text: str, found: list[str]) -> None:
+    """A user of the environment matches by id or by the name of an account there, in any case; no character is a wildcard."""
+    names = {"ada": "Émile's", "Bob": "ACME Inc.", "eve_1": "eve", "eve%2": "eve"}
+    for age, (user, name) in enumerate(names.items()):
+        add_account(project, f"apn_{user}", user=user, name=name, age_s=age)
+    add_account(project, "apn_there", user="ada", name="other", environment="production")
+    add_account(project, "apn_own", user=None, name="other")
+
+    assert search(project, text) == found
+
+
+def test_the_most_recently_active_users_come_first(project: Project) -> None:
+    """A run and a connected account are activity; of more users than the limit, the search reports the number of the others."""
+    for age, user in enumerate(["ada", "bob", "cyd", "dee"]):
+        add_account(project, f"apn_{user}", user=user, age_s=100 * age)
+    add_account(project, "apn_new", user="cyd", age_s=50)
+    now = project.clock.now().timestamp()
+
+    found = project.accounts.search_users(
+        "development", "", limit=3, last_runs={"dee": now - 10, "bob": now - 1000, "gone": now}
+    )
+
+    assert [(user.external_id, now - user.active_at.timestamp()) for user in found.users] == [
+        ("ada", 0),
+        ("dee", 10),
+        ("cyd", 50),
+    ]
+    assert found.more == 1
+
+
+def test_found_users_have_their_accounts(project: Project) -> None:
+    """A found user has the accounts of the environment, newest first; a user without an account has none."""
+    old = add_account(project, "apn_old", age_s=9)
+    new = add_account(project, "apn_new", app="github")
+    add_account(project, "apn_there", environment="production")
+    add_account(project, "apn_bob", user="bob", age_s=20)
+    project.accounts.remove("apn_bob")
+
+    found = project.accounts.search_users("development", "", limit=20, last_runs={})
+
+    assert [(user.external_id, user.accounts) for user in found.users] == [("ada", (new, old)), ("bob", ())]
+
+
+storable = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(user=storable.filter(str.strip), name=storable, text=storable)
+@example(user="a%b", name="x", text="a_b")
+@example(user="İstanbul", name="x", text="istanbul")
+@example(user="Straße", name="x", text="STRASSE")
+@example(user="cafe\u0301", name="x", text="CAFÉ")
+def test_a_search_finds_what_contains_the_text(sqlite_project: Project, user: str, name: str, text: str) -> None:
+    """A user is found exactly if the folded id or name contains the folded text, whatever its characters are."""
+    with sqlite_project.one_transaction():
+        account_id = f"apn_{hash((user, name))}"
+        add_account(sqlite_project, account_id, user=user, name=name)
+        found = search(sqlite_project, text)
+        sqlite_project.accounts.delete_user(user, "development")
+
+    expected = fold_text(text.strip()) in fold_text(user) or fold_text(text.strip()) in fold_text(name)
+    assert found == ([user] if expected else [])
+    assert search(sqlite_project, text) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
@@ -24,7 +25,7 @@ from pdkernel.execution import Execution
 from pdkernel.identity import Account, Directory, Environment, Plan
 from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
-from pdkernel.readiness import build_matrix, preview_lookup
+from pdkernel.readiness import build_matrix, check_found_users, preview_lookup
 from pdkernel.render.matrix import MatrixCell, ReadinessMatrix
 from tests.builders import a_workflow, an_event, go_step, node_step, python_step
 from tests.engine.conftest import Run
@@ -159,16 +160,49 @@ def test_apps_in_code_are_looked_up(project: Project) -> None:
     assert [cell.code for cell in row.cells] == ["external_user_not_found"] * 2
 
 
-def test_a_hundred_users_are_shown_of_more(project: Project, connect: Connect) -> None:
-    """A matrix without named users shows the first hundred, and reports that there are more."""
-    for number in range(100):
-        connect(f"user-{number:03}")
-    assert not table_of(project).has_more_users
-    connect("user-100")
+def test_all_users_are_in_the_matrix(project: Project, connect: Connect) -> None:
+    """A matrix without named users has every user of the environment, from a fixed number of queries."""
+    for number in range(130):
+        connect(f"user-{number:03}", app="slack" if number % 2 else "notion")
+    directory = Counting(project)
 
-    table = table_of(project)
+    table = table_of(project, a_workflow(python_step("say", options="--app slack")), directory=directory)
 
-    assert (len(table.rows), table.rows[-1].external_user, table.has_more_users) == (100, "user-099", True)
+    assert [row.external_user for row in table.rows] == [f"user-{number:03}" for number in range(130)]
+    assert table.counts == {"missing Slack": 65, "ready": 65}
+    assert directory.calls == {"users": 1, "newest_accounts": 1, "credential_fields": 1}
+
+
+def test_a_search_selects_users(project: Project, connect: Connect) -> None:
+    """With a search, the matrix has the test users and users that match, and no row if there are none."""
+    for user in ("adam", "ada", "bob"):
+        connect(user, app="slack")
+
+    def users(search: str) -> list[str | None]:
+        return [row.external_user for row in table_of(project, search=search, test_users=["Adalbert", "eve"]).rows]
+
+    assert users("ADA") == ["Adalbert", "ada", "adam"]
+    assert users("nobody") == []
+
+
+def test_found_users_are_checked_without_another_query(project: Project, connect: Connect) -> None:
+    """The accounts that a search has read decide; a user whose accounts are not known has no cell."""
+    connect("ada", app="slack")
+    connect("bob", app="github")
+    found = LocalDirectory(project).search_users("development", "").users
+    unknown = replace(found[0], user=replace(found[0].user, external_id="eve"), accounts=None)
+    directory = Counting(project)
+
+    cells = check_found_users(
+        a_workflow(python_step("say", options="--app slack")),
+        [*found, unknown],
+        directory=directory,
+        catalog=Catalog.for_project(project, environ={}),
+        environment="development",
+    )
+
+    assert {user: cell.label for user, cell in cells.items()} == {"ada": "ready", "bob": "missing Slack"}
+    assert directory.calls == {"credential_fields": 1}
 
 
 async def test_the_preview_equals_the_record_of_a_run(project: Project, connect: Connect, run: Run) -> None:
@@ -315,13 +349,12 @@ WORKFLOW = a_workflow(
 
 
 def test_named_users_all_have_a_row(project: Project) -> None:
-    """The limit of rows is for the environment's users, not for users that are named."""
+    """Named users have a row in their order, whether they exist or not."""
     users = [f"user-{number:03}" for number in range(101)]
 
     table = table_of(project, a_workflow(python_step("say")), users=users)
 
     assert [row.external_user for row in table.rows] == users
-    assert not table.has_more_users
 
 
 def table_of(
@@ -340,6 +373,26 @@ def table_of(
         environment=environment,
         **choices,
     )
+
+
+class Counting(LocalDirectory):
+    """
+    A directory that counts its calls.
+
+    Attributes:
+        calls: The number of calls of each method.
+    """
+
+    def __init__(self, project: Project) -> None:
+        super().__init__(project)
+        self.calls: Counter[str] = Counter()
+
+    def __getattribute__(self, name: str) -> Any:
+        """Count the use of a public method."""
+        found = super().__getattribute__(name)
+        if callable(found) and not name.startswith("_"):
+            self.calls[name] += 1
+        return found
 
 
 class Withholding(LocalDirectory):

@@ -20,7 +20,7 @@ TABLE = ReadinessMatrix("Flow", "production", ("send",), (ROW,))
         (MatrixCell("a", "ready"), "ready"),
         (MatrixCell("a", "proxy", ("apn_1",)), "ready by proxy"),
         (MatrixCell("a", "ready", ("apn_1",), unhealthy=("apn_1",)), "not working"),
-        (MatrixCell("a", "error", code="account_not_found", apps=("slack", "github")), "no Slack or GitHub"),
+        (MatrixCell("a", "error", code="account_not_found", apps=("slack", "github")), "missing Slack and GitHub"),
         (MatrixCell("a", "error", code="external_user_required"), "no user"),
         (MatrixCell("a", "error", code="external_user_not_found"), "no such user"),
         (MatrixCell("a", "error", code="production_plan"), "plan"),
@@ -75,7 +75,7 @@ def test_an_error_is_explained_once() -> None:
 
     assert text.count("Gone.") == text.count("Connect it.") == 1
     assert "Fine." not in text
-    assert "There are more" not in text
+    assert "more external users" not in text
 
 
 def test_a_long_id_is_cut() -> None:
@@ -100,3 +100,34 @@ def test_only_a_failed_cell_has_an_error() -> None:
             "error": {"code": None, "message": "No.", "fix": "Connect."},
         },
     ]
+
+
+def test_many_users_are_counted() -> None:
+    """A view of many users begins with counts, shows those first for whom the workflow cannot run, and names the number of others."""
+    missing = MatrixCell("", "error", apps=("slack",), code="account_not_found", message="No account.", fix="Connect.")
+    rows = [MatrixRow(f"user-{number}", READY, ()) for number in range(1500)]
+    rows += [
+        MatrixRow(f"late-{number}", msgspec.structs.replace(missing, message=f"None of {number}."), ())
+        for number in range(12)
+    ]
+    table = msgspec.structs.replace(TABLE, rows=tuple(rows), steps=())
+
+    text = matrix.render_text(table)
+
+    assert text.splitlines()[:2] == [
+        "Flow, production: 1,500 of 1,512 external users can run it. No code was run.",
+        "1,500 ready, 12 missing Slack.",
+    ]
+    assert [line.split()[0] for line in text.splitlines()[3:16]] == [*(f"late-{n}" for n in range(12)), "user-0"]
+    assert "1,462 more external users are not shown. To find some of them, add --search TEXT." in text
+    assert (text.count("None of"), "2 further errors of this kind." in text) == (10, True)
+    assert len(Page(matrix.render_html(table)).text) < 6000
+    assert len(table.json_form()["users"]) == 1512  # type: ignore[index]
+
+
+def test_a_search_without_a_match() -> None:
+    """A matrix without rows says so, and has no table."""
+    table = msgspec.structs.replace(TABLE, rows=())
+
+    assert matrix.render_text(table) == "Flow, production: no external user matches. No code was run.\n"
+    assert "<table" not in matrix.render_html(table)

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pdkernel.blocking import run_blocking_in, until_silent
 from pdkernel.engine.journal.backend import Connection, Snapshots
 from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_calls, load_claimed, load_decisions
-from pdkernel.engine.journal.rows import ClaimedRun, RunStatus, WaitRow
+from pdkernel.engine.journal.rows import ClaimedRun, FailedRun, RunStatus, WaitRow
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunRow,
@@ -35,6 +35,9 @@ from pdkernel.model import JSON
 
 T = TypeVar("T")
 
+RECENT_RUNS = 5_000
+"""Runs that are read to learn which external users were active last."""
+
 _RUN = (
     "select r.id, r.trace_id, r.workflow, d.content, r.event, r.external_user, r.environment, r.status, r.fence,"
     " r.attempt, r.created, r.ended, r.output, r.batch from runs r left join definitions d on d.hash = r.definition"
@@ -50,6 +53,16 @@ _VISITED_EVENTS = 20
 """Events in memory at once: each has up to 6 MB."""
 _ALL = 2**62
 """A limit that no query reaches."""
+_LEAST_RECENT = 100
+"""Recent runs of each workflow of a project with many workflows."""
+_RECENT_USERS = (
+    "select external_user, max(created) from (select external_user, environment, created from runs where workflow = ?"
+    " order by created desc, id desc limit ?) as r where environment = ? and external_user is not null group by external_user"
+)
+_NEWEST_FAILURE = (
+    "select id, workflow, created from runs where status = 'error' and external_user = ? and environment = ?"
+    " and created >= ? order by created desc, id desc limit 1"
+)
 _BY_HOUR = (
     "select cast(created - ? as bigint) / 3600 as hour, count(*), sum(case when status = 'error' then 1 else 0 end) from runs"
     " where workflow = ? and created >= ? group by hour"
@@ -152,6 +165,36 @@ class JournalReader:
         query, key = "select id from runs where dedupe_key = ?", replace_unstorable(dedupe_key)
         row = await self.read(lambda connection: connection.execute(query, (key,)).fetchone())
         return None if row is None else str(row[0])
+
+    async def last_runs(self, environment: str) -> Mapping[str, float]:
+        """Return when each external user of the latest `RECENT_RUNS` runs of the project last had one, in seconds since 1970."""
+
+        def query(connection: Connection) -> Mapping[str, float]:
+            names = _workflow_names(connection)
+            limit = max(RECENT_RUNS // max(len(names), 1), _LEAST_RECENT)
+            found: dict[str, float] = {}
+            for name in names:
+                for user, created in connection.execute(_RECENT_USERS, (name, limit, environment)):
+                    found[user] = max(created, found.get(user, created))
+            return found
+
+        return await self.read(query)
+
+    async def newest_failures(
+        self, external_users: Collection[str], environment: str, since: datetime
+    ) -> Mapping[str, FailedRun]:
+        """Return the newest failed run of each of these external users that started at *since* or later."""
+
+        def query(connection: Connection) -> Mapping[str, FailedRun]:
+            found = {}
+            for user in external_users:
+                values = (replace_unstorable(user), environment, since.timestamp())
+                row = connection.execute(_NEWEST_FAILURE, values).fetchone()
+                if row is not None:
+                    found[user] = FailedRun(row[0], row[1], datetime.fromtimestamp(row[2], UTC))
+            return found
+
+        return await self.read(query)
 
     async def count_paused(self, external_user: str, environment: str, most: int) -> int:
         """Return how many runs of that external user are paused, *most* if there are more."""
@@ -267,14 +310,14 @@ def _newest(connection: Connection, query: ExecutionQuery) -> list[str]:
     """Return the ids of the matching runs; without a workflow, the results of one indexed query per workflow are merged."""
     conditions, values = _conditions(connection, query)
     statement = f"select created, id from runs where workflow = ? {conditions} order by created desc, id desc limit ?"  # noqa: S608
-    workflows = (
-        connection.execute("select distinct workflow from definitions").fetchall()
-        if query.workflow is None
-        else [(replace_unstorable(query.workflow),)]
-    )
+    workflows = _workflow_names(connection) if query.workflow is None else [replace_unstorable(query.workflow)]
     limit = _ALL if query.limit < 0 else query.limit
-    pages = [connection.execute(statement, (*name, *values, limit)).fetchall() for name in workflows]
+    pages = [connection.execute(statement, (name, *values, limit)).fetchall() for name in workflows]
     return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), limit)]
+
+
+def _workflow_names(connection: Connection) -> list[str]:
+    return [name for (name,) in connection.execute("select distinct workflow from definitions").fetchall()]
 
 
 def _conditions(connection: Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from typing import Literal, Self
 
@@ -282,6 +283,22 @@ class NewDecision:
     verdict: Verdict
     by: str
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """
+    A run that ended with an error.
+
+    Attributes:
+        id: The run's id.
+        workflow: The workflow's name.
+        started_at: When the run started.
+    """
+
+    id: str
+    workflow: str
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ _runs_index("runs_due", "wake_at", status="paused")
 # in the order of `rowid`, which each index of SQLite has by itself
 _runs_index("runs_ready", "origin", "queue", status="ready").ddl_if(dialect="sqlite")
 _runs_index("runs_owner", "owner", status="running")
+_runs_index("runs_failed", "external_user", "environment", "created", status="error")
 Index("runs_list", runs.c.workflow, runs.c.created, runs.c.id)
 _deduplicated = text("dedupe_key is not null")
 Index("runs_dedupe", runs.c.dedupe_key, unique=True, sqlite_where=_deduplicated, postgresql_where=_deduplicated)

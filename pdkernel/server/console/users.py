@@ -1,22 +1,34 @@
-"""The page of external users: their accounts without credentials, and the readiness of each served workflow for each user."""
+"""
+The page of external users: their accounts without credentials, the readiness of each served workflow, and failures today.
+
+The most recently active users come first; a search finds others by their id or by the name of an account.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
 from pdkernel.blocking import run_blocking
 from pdkernel.encode import JsonStruct
-from pdkernel.identity import DEFAULT_ENVIRONMENT, ENVIRONMENTS, Account, Environment
-from pdkernel.readiness import build_matrix
+from pdkernel.engine.journal import FailedRun
+from pdkernel.identity import (
+    DEFAULT_ENVIRONMENT,
+    ENVIRONMENTS,
+    MAX_FOUND_USERS,
+    Account,
+    Environment,
+    FoundUser,
+    UserSearchResult,
+)
+from pdkernel.operations.users import start_of_today
+from pdkernel.readiness import check_found_users
 from pdkernel.render.matrix import MatrixCell
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors
-
-MAX_USERS = 100
-"""Users on a page; others are found by their id."""
+from pdkernel.server.console.live import journal_reader
 
 
 class AccountLine(JsonStruct, frozen=True):
@@ -40,12 +52,13 @@ class WorkflowReadiness(JsonStruct, frozen=True):
 
 
 class UserLine(JsonStruct, frozen=True):
-    """An external user with accounts, and the readiness of each served workflow."""
+    """An external user with accounts, the readiness of each served workflow, and the id of the newest run that failed today."""
 
     external_user: str
     environment: str
     accounts: tuple[AccountLine, ...]
     workflows: tuple[WorkflowReadiness, ...]
+    failed_run: str | None = None
 
     def json_form(self) -> object:
         """The fields, with the JSON form of each workflow's readiness."""
@@ -54,53 +67,75 @@ class UserLine(JsonStruct, frozen=True):
             "environment": self.environment,
             "accounts": self.accounts,
             "workflows": [each.json_form() for each in self.workflows],
+            "failed_run": self.failed_run,
         }
 
 
 @for_visitors("page")
 async def users_page(visit: Visit) -> Response:
-    """GET `/-/users`: the external users of an environment, or the user with the id `external_user`."""
-    given = visit.request.query_params
+    """GET `/-/users`: the external users of an environment that match `search`, or the user with the id `external_user`."""
+    given, context = visit.request.query_params, visit.state.context
     environment = next((each for each in ENVIRONMENTS if each == given.get("environment")), DEFAULT_ENVIRONMENT)
-    user = given.get("external_user", "").strip()
-    # a real project asks Pipedream over the network
-    lines, has_more = await run_blocking(_load, visit.state.context, environment, user)
+    user, search = given.get("external_user", "").strip(), given.get("search", "").strip()
+    async with journal_reader(context) as reader:
+        last_runs = await reader.last_runs(environment)
+        # a real project asks Pipedream over the network
+        found = await run_blocking(_find, context, environment, user, search, last_runs)
+        names = [each.external_id for each in found.users]
+        failures = await reader.newest_failures(names, environment, since=start_of_today(context.project.clock))
+    lines = await run_blocking(_build_lines, context, environment, found.users, failures)
     if visit.wants_json:
         return pages.json_response([line.to_json() for line in lines])
     return visit.page(
-        "users", users=lines, has_more=has_more, environment=environment, environments=ENVIRONMENTS, external_user=user
+        "users",
+        users=lines,
+        more=found.more,
+        environment=environment,
+        environments=ENVIRONMENTS,
+        external_user=user,
+        search=search or user,
     )
 
 
-def _load(context: AppContext, environment: Environment, user: str) -> tuple[list[UserLine], bool]:
-    """The users, and whether there are more than a page shows."""
-    directory, catalog = context.directory, context.engine.catalog
-    if user:
-        found = directory.find_user(user, environment)
-        names = [] if found is None else [found.external_id]
-    else:
-        names = [each.external_id for each in directory.users(environment, limit=MAX_USERS + 1)]
-    shown = names[:MAX_USERS]
-    if not shown:
-        return [], False
-    cells: dict[str, list[WorkflowReadiness]] = {name: [] for name in shown}
+def _find(
+    context: AppContext, environment: Environment, user: str, search: str, last_runs: Mapping[str, float]
+) -> UserSearchResult:
+    directory = context.directory
+    if not user:
+        return directory.search_users(environment, search, limit=MAX_FOUND_USERS, last_runs=last_runs)
+    known = directory.find_user(user, environment)
+    if known is None:
+        return UserSearchResult(())
+    accounts = directory.accounts(external_user_id=user, environment=environment)
+    return UserSearchResult((FoundUser(known, known.created_at, tuple(accounts)),))
+
+
+def _build_lines(
+    context: AppContext, environment: Environment, users: Sequence[FoundUser], failures: Mapping[str, FailedRun]
+) -> list[UserLine]:
+    cells: dict[str, list[WorkflowReadiness]] = {each.external_id: [] for each in users}
     for served in context.workflows.list_workflows():
         workflow = served.source.workflow
-        matrix = build_matrix(workflow, directory=directory, catalog=catalog, environment=environment, users=shown)
-        for row in matrix.rows:
-            assert row.external_user is not None
-            cells[row.external_user].append(WorkflowReadiness(workflow.name, row.workflow_cell))
-    lines = [
-        UserLine(
-            name,
-            environment,
-            _accounts(directory.accounts(external_user_id=name, environment=environment)),
-            tuple(cells[name]),
+        checked = check_found_users(
+            workflow,
+            users,
+            directory=context.directory,
+            catalog=context.engine.catalog,
+            environment=environment,
         )
-        for name in shown
+        for name, cell in checked.items():
+            cells[name].append(WorkflowReadiness(workflow.name, cell))
+    return [
+        UserLine(
+            each.external_id,
+            environment,
+            tuple(map(_account, each.accounts or ())),
+            tuple(cells[each.external_id]),
+            failures[each.external_id].id if each.external_id in failures else None,
+        )
+        for each in users
     ]
-    return lines, len(names) > MAX_USERS
 
 
-def _accounts(accounts: Sequence[Account]) -> tuple[AccountLine, ...]:
-    return tuple(AccountLine(each.id, each.app, each.name, each.healthy) for each in accounts)
+def _account(account: Account) -> AccountLine:
+    return AccountLine(account.id, account.app, account.name, account.healthy)

@@ -17,6 +17,7 @@ from pdkernel.engine.journal import (
     Claim,
     DatabaseJournal,
     ExecutionQuery,
+    FailedRun,
     NewRun,
     RecordedEvent,
     SqliteBackend,
@@ -540,3 +541,46 @@ async def test_the_version_changes_with_the_file(journal: DatabaseJournal, datab
 
     assert len({*before}) == 1
     assert after not in before
+
+
+async def test_when_users_last_had_a_run(journal: DatabaseJournal, clock: ManualClock) -> None:
+    """The newest run of each external user of the environment counts, whatever its workflow is; runs without a user do not."""
+    other = Workflow("Other")
+    key = await journal.store_definition(other)
+    start = clock.now().timestamp()
+    for number, fields in enumerate(
+        [
+            {"external_user": "ada"},
+            {"external_user": "bob", "workflow": "Other", "definition": key},
+            {"external_user": "ada", "workflow": "Other", "definition": key},
+            {"external_user": "bob", "environment": "production"},
+            {},
+        ]
+    ):
+        await journal.accept_run(new_run(f"run-{number}", created=start + number, **fields))
+    await journal.store_definition(WORKFLOW)
+
+    with closing(open_reader(journal._backend)) as reader:
+        found = await reader.last_runs("development")
+
+    assert found == {"ada": start + 2, "bob": start + 1}
+
+
+async def test_the_newest_failure_of_each_user(journal: DatabaseJournal, clock: ManualClock) -> None:
+    """Only runs of the named users and the environment count that ended with an error and did not start too early."""
+    start = clock.now()
+    for number, (user, status) in enumerate(
+        [("ada", "error"), ("ada", "error"), ("ada", "success"), ("bob", "success"), ("eve", "error")]
+    ):
+        moment = (start + timedelta(seconds=number)).timestamp()
+        await journal.accept_run(new_run(f"run-{number}", external_user=user, created=moment))
+        await journal.finish(Claim.first(f"run-{number}"), status, encode_output())  # type: ignore[arg-type]
+
+    with closing(open_reader(journal._backend)) as reader:
+        users = ["ada", "bob", "a\0b"]
+        found = await reader.newest_failures(users, "development", start)
+        later = await reader.newest_failures(users, "development", start + timedelta(seconds=2))
+        elsewhere = await reader.newest_failures(users, "production", start)
+
+    assert found == {"ada": FailedRun("run-1", "Greet", start + timedelta(seconds=1))}
+    assert (later, elsewhere) == ({}, {})

@@ -128,6 +128,8 @@ def test_tables_compile_for_postgres() -> None:
         "runs_due": "CREATE INDEX runs_due ON runs (wake_at) WHERE status = 'paused'",
         "runs_ready": "CREATE INDEX runs_ready ON runs (origin, queue) WHERE status = 'ready'",
         "runs_owner": "CREATE INDEX runs_owner ON runs (owner) WHERE status = 'running'",
+        "runs_batch": "CREATE INDEX runs_batch ON runs (batch) WHERE batch is not null",
+        "runs_failed": "CREATE INDEX runs_failed ON runs (external_user, environment, created) WHERE status = 'error'",
         "runs_list": "CREATE INDEX runs_list ON runs (workflow, created, id)",
         "runs_dedupe": "CREATE UNIQUE INDEX runs_dedupe ON runs (dedupe_key) WHERE dedupe_key is not null",
         "outbox_due": "CREATE INDEX outbox_due ON outbox (due) WHERE due is not null",
@@ -153,6 +155,10 @@ def test_tables_compile_for_postgres() -> None:
         ("select path from outbox where run_id = 'r'", "sqlite_autoindex_outbox_1 (run_id=?)"),
         ("select run_id from outbox where due <= 1 order by due", "outbox_due (due<?)"),
         ("select id from runs where owner = 'me' and status = 'running'", "runs_owner (owner=?)"),
+        (
+            "select id from runs where status = 'error' and external_user = 'ada' and environment = 'd' and created >= 1",
+            "runs_failed (external_user=? AND environment=? AND created>?)",
+        ),
         (
             "select id from runs where workflow = 'w' and (created, id) < (1, 'r') order by created desc, id desc",
             "runs_list (workflow=? AND (created,id)<(?,?))",

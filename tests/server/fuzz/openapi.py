@@ -267,7 +267,7 @@ def _console() -> Iterator[Operation]:
         ("/-/events/runs/{run_id}", ()),
         ("/-/batches", ()),
         ("/-/batches/{batch_id}", ("done",)),
-        ("/-/users", ("environment", "external_user")),
+        ("/-/users", ("environment", "external_user", "search")),
         ("/-/static/{name}", ()),
     ):
         yield Operation("GET", path, query=query, answer=None, error=None, statuses=(200, 303))
