@@ -152,11 +152,12 @@ class RemoteDirectory:
     ) -> Sequence[Account]:
         """The *limit* most recently created accounts of each user and app, newest first, from one listing."""
         only_user = next(iter(external_user_ids)) if len(external_user_ids) == 1 else None
+        wanted = frozenset(external_user_ids)
         counted: Counter[tuple[str | None, str]] = Counter()
         found = []
         for account in self._list_accounts(only_user, environment):
             key = (account.external_user_id, account.app)
-            if account.external_user_id in external_user_ids and account.app in apps and counted[key] < limit:
+            if account.external_user_id in wanted and account.app in apps and counted[key] < limit:
                 counted[key] += 1
                 found.append(account)
         withheld = self._withheld(found, only_user, environment)

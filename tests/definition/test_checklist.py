@@ -143,3 +143,16 @@ def test_omissions_of_a_folder_without_a_sidecar() -> None:
             "the names of its test events; the source of actions; the trigger's settings."
         ),
     )
+
+
+def test_a_schedule_for_each_user_is_lost() -> None:
+    """Pipedream does not know the key: the sentence has the users, and what to do instead."""
+    workflow = replace(
+        NO_TRIGGER, triggers=(Trigger("schedule", config={"cron": "0 9 * * *", "for_each": "external_user"}),)
+    )
+
+    (sentence,) = build_checklist(workflow)
+
+    assert "Pipedream has no for_each" in sentence
+    assert "not one for each external user (development, 10 at once)" in sentence
+    assert "pdkernel serve" in sentence

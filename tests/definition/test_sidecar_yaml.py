@@ -31,7 +31,10 @@ COMPLETE: dict[str, JSON] = {
     "schema": "pdkernel/1",
     "workflow": "Greet",
     "endpoint": "eo1-a",
-    "triggers": [{"type": "http", "auth": "none"}, {"type": "schedule", "id": "dc_1", "cron": "0 * * * *"}],
+    "triggers": [
+        {"type": "http", "auth": "none"},
+        {"type": "schedule", "id": "dc_1", "cron": "0 * * * *", "for_each": {"external_user": ["ada"], "at_once": 3}},
+    ],
     "steps": {
         "read": {"language": "bash", "inferred": True, "timeout": 1.5, "stores": {"seen": None, "kept": "Kept"}},
         "post": {
