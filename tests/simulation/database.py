@@ -267,6 +267,11 @@ class SimLease(ExecutorLease):
         self._database.leases.append(self)
         self._beat()
 
+    def receive(self, sender: str) -> None:
+        """Take a notification."""
+        super().receive(sender)
+        self.process.has_others = self.has_others
+
     def follow(self, executor_id: str) -> None:
         """Extend the lease of *executor_id* from now on."""
         super().follow(executor_id)
@@ -287,6 +292,7 @@ class SimLease(ExecutorLease):
             self._is_connected, pause_s = False, max(self.link.wait_s(retries=False), 0.5)
         else:
             self.extend(self._connection)
+            self.process.has_others = self.has_others
             query = "select lease_until from executors where id = ? and alive"
             row = self._connection.execute(query, (self._executor_id,)).fetchone()
             if row is not None:

@@ -57,6 +57,7 @@ class SimProcess:
         thawed_at: It does not run before that virtual time, since it was frozen last.
         lease_ends_at: The virtual time at which others may take it for dead, unless it extends its lease.
         leases: How often it has lost its lease and begun a new one.
+        has_others: Whether another process lived when it extended its lease last: if none did, it keeps its steps without a lease.
         bugs: How many of the next blocking calls end with an unexpected exception.
         step_bugs: How many of the next steps do.
         link: The way to a database that several hosts share, or None.
@@ -69,6 +70,7 @@ class SimProcess:
         self.thawed_at = -math.inf
         self.lease_ends_at = math.inf
         self.leases = 0
+        self.has_others = True
         self.bugs = self.step_bugs = 0
         self.link: CallDelay | None = None
         self.ready: deque[Handle] = deque()

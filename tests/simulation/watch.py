@@ -87,7 +87,7 @@ class StepWatch:
         if self._connection.execute(query, (effect.run, effect.step)).fetchone():
             self.problems.append(f"{what}, and was recorded before")
         for other in active:
-            if effect.at > other.process.thawed_at + THAW_S:
+            if effect.at > other.process.thawed_at + THAW_S and (other.process.has_others or not self._is_cut(other)):
                 self.problems.append(f"{what}, while it was active in {other.process.name} since {other.at:.3f}")
         process = effect.process
         if process.link is None or effect.at <= process.thawed_at + THAW_S:
@@ -96,3 +96,9 @@ class StepWatch:
             self.problems.append(f"{what}, whose lease had ended at {process.lease_ends_at:.3f}")
         if effect.at > process.link.down_since + MARGIN_S:
             self.problems.append(f"{what}, which was without its database since {process.link.down_since:.3f}")
+
+    @staticmethod
+    def _is_cut(effect: Effect) -> bool:
+        """Whether the process of *effect* cannot know that another one has joined since."""
+        link = effect.process.link
+        return link is not None and link.down_since <= effect.process.lease_ends_at
