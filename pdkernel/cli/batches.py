@@ -30,7 +30,11 @@ from pdkernel.errors import format_count
 )
 @json_option
 def list_batches(state: CliContext, limit: int, as_json: bool) -> int:
-    """List the batches: runs of one tick of a schedule, or of one command, for several external users."""
+    """
+    List batches: runs for several external users.
+
+    A batch is the runs of one tick of a schedule with `for_each: external_user`, or of `pdkernel run --for-each`.
+    """
     from pdkernel.operations.batches import list_summaries
     from pdkernel.render.batches import render_line
 
@@ -49,7 +53,11 @@ def list_batches(state: CliContext, limit: int, as_json: bool) -> int:
 @cloup.argument("batch_id", metavar="ID")
 @json_option
 def show_batch(state: CliContext, batch_id: str, as_json: bool) -> int:
-    """Show a batch: how many users succeeded, who failed and why, and who was skipped because an account is missing."""
+    """
+    Show a batch with its failed and skipped users.
+
+    A failed user has the run and the cause. A skipped user has no run, because an account that the workflow needs is missing.
+    """
     from pdkernel.operations.batches import read_summary
     from pdkernel.render.batches import render_text
 
