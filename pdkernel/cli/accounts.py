@@ -44,7 +44,11 @@ def accounts() -> None:
 @cloup.option("--limit", type=click.IntRange(min=1), metavar="N", help="The most users of an environment to list.")
 @json_option
 def list_users(state: CliContext, environment: str | None, search: str, limit: int | None, as_json: bool) -> int:
-    """List external users by their ids; with --search or --limit the most recently active first."""
+    """
+    List external users by their ids.
+
+    With --search or --limit, the most recently active come first.
+    """
     from pdkernel.identity import ENVIRONMENTS, parse_environment
     from pdkernel.operations.users import search_users
     from pdkernel.readiness.matrix import ALL_USERS
