@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pdkernel import definition
-from pdkernel.actions.source_settings import is_source_name
 from pdkernel.analysis import check_workflow, find_workflow_variables
 from pdkernel.definition import ExportResult, Sidecar
 from pdkernel.encode import JsonStruct
@@ -111,8 +110,10 @@ def export_workflow(
 
 def _move_action_folders(source: WorkflowSource, folder: Path) -> Sidecar | None:
     """The `pdkernel.yaml` beside the notebook, with the relative paths of folders with components relative to *folder*."""
-    if source.sidecar is None:
-        return None
+    if source.sidecar is None or not source.sidecar.actions:
+        return source.sidecar
+    from pdkernel.actions.source_settings import is_source_name  # which loads the pool of workers
+
     moved = (
         each
         if is_source_name(each) or Path(each).is_absolute()
