@@ -84,7 +84,7 @@ async def test_a_failure_of_today(serve: Serve) -> None:
 
     assert {line["external_user"]: line["failed_run"] for line in lines} == {"bob": run_id, "ada": None}
     assert {line["failed_run"] for line in production} == {None}
-    assert f'href="/-/runs/{run_id}">✗ failed today' in page
+    assert f'href="/-/runs/{run_id}"><span class="status bad">✗ failed today' in page
 
 
 async def test_many_users(serve: Serve) -> None:
