@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import statistics
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -807,7 +808,7 @@ async def test_a_warm_run_has_no_commit_for_its_begin(tmp_path: Path, settings: 
             await site.runs()
             commits.append(journal.commits - before)  # type: ignore[attr-defined]
 
-    assert min(commits) == expected
+    assert statistics.median(commits) == expected  # a commit may fall between two runs
 
 
 async def test_an_unexpected_error_ends_the_run_and_its_queue_goes_on(tmp_path: Path) -> None:
