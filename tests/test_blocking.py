@@ -50,6 +50,7 @@ THREADS = {
 EXCEPTIONS = {
     "blocking.py": "the function itself",
     "connect/oauth.py": "a time limit for a whole response, of a caller that blocks",
+    "connect/user_search.py": "a few requests at once, of a caller that blocks",
     "egress/sandbox/detection.py": "a sandbox concerns a thread, which then ends; its caller blocks",
     "engine/journal/lease.py": "the lease is renewed also while the loop is busy",
     "engine/journal/reader.py": "the one thread of a connection, which `run_blocking_in` uses",

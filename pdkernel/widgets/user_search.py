@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as ipw
 from ipywidgets.widgets.widget_string import HTMLStyle
 
-from pdkernel.errors import DefinitionError
+from pdkernel.errors import PdkernelError
 from pdkernel.identity import Environment
 from pdkernel.model import Workflow
 from pdkernel.operations.users import search_users
@@ -236,5 +236,5 @@ class _UserRow:
 def _find_workflow(session: Session) -> Workflow | None:
     try:
         return session.workflow
-    except DefinitionError:
+    except PdkernelError:  # the form around the search shows it
         return None
