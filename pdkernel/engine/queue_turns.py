@@ -94,7 +94,7 @@ class QueueTurn:
     async def end(self) -> None:
         """Let other runs execute: the run has ended, pauses, or waits no longer."""
         if not self._is_claimed:
-            with contextlib.suppress(PdkernelError):  # the turn ends with this process
+            with contextlib.suppress(PdkernelError):  # the journal repeats it
                 await self._journal.end_turn(self._claim.run_id)
 
 

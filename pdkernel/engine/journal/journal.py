@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Self, TypeVar
 
 from pdkernel.blocking import run_blocking
@@ -67,6 +68,7 @@ class DatabaseJournal:
         self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
         self._queue_limits: dict[str, tuple[int | None, int | None, float | None, str | None]] = {}
         self._active_run_ids: set[str] = set()
+        self._ended_turns: set[str] = set()  # runs whose turn has ended, and is not removed yet
         self._is_outdated = False  # whether a newer version has changed the tables
         self._corrected_jumps = -1  # the jumps of the clock after which due times were corrected
 
@@ -388,6 +390,7 @@ class DatabaseJournal:
             self._check_version(connection)
             return act(connection)
 
+        await self._remove_ended_turns()
         executor_id = self.executor_id
         claims = await self._writer.write(checked, is_compound=True, is_contended=True)
         if self.is_lost or self.executor_id != executor_id:  # `rejoin` makes the runs ready, so others may start them
@@ -425,6 +428,7 @@ class DatabaseJournal:
 
     async def grant_turn(self, queue: str, run_id: str) -> bool:
         """Let the run execute, if the limits of the queue permit it and nothing waits for longer; return whether it may."""
+        await self._remove_ended_turns()
         now = self._presence.steady_time() + START_LEAD_S
         return await self._writer.write(
             lambda connection: self._statements.grant_turn(connection, queue, run_id, now),
@@ -433,8 +437,14 @@ class DatabaseJournal:
         )
 
     async def end_turn(self, run_id: str) -> None:
-        """Remove the turn of a run that has ended, or waits no longer."""
-        await self._announced(lambda connection: self._statements.end_turn(connection, run_id))
+        """Remove the turn of a run that has ended, or waits no longer. If that fails, it is repeated before the next run is claimed."""
+        self._ended_turns.add(run_id)
+        await self._remove_ended_turns()
+
+    async def _remove_ended_turns(self) -> None:
+        for run_id in tuple(self._ended_turns):
+            await self._announced(partial(self._statements.end_turn, run_id=run_id))
+            self._ended_turns.discard(run_id)
 
     async def record_start(self, queue: str, claim: Claim) -> float:
         """Record that the first step of a claimed run of the queue begins; return 0, or the seconds until it may."""

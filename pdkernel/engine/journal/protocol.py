@@ -203,7 +203,7 @@ class RunJournal(Protocol):
         ...
 
     async def end_turn(self, run_id: str) -> None:
-        """Remove the turn of a run that has ended, or waits no longer."""
+        """Remove the turn of a run that has ended, or waits no longer. If that fails, it is repeated before the next run is claimed."""
         ...
 
     async def record_start(self, queue: str, claim: Claim) -> float:

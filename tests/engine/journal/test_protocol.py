@@ -1570,6 +1570,23 @@ class TestTurns:
         await journal.finish(claimed.claim, "success", OUTPUT)
         assert await journal.grant_turn("mail", "third")
 
+    async def test_an_end_that_could_not_be_written_blocks_no_queue(
+        self, journal: DatabaseJournal, database: Database
+    ) -> None:
+        """The end of a turn that the database refused is repeated before the next run of the queue is claimed."""
+        await journal.set_queue_limits("mail", concurrency=1)
+        await journal.add_turn("mail", "first", size=1)
+        await journal.grant_turn("mail", "first")
+        await journal.accept_run(new_run("second", queue="mail"))
+        database.execute("alter table turns rename to unavailable")
+        try:
+            with pytest.raises(ProjectError):
+                await journal.end_turn("first")
+        finally:
+            database.execute("alter table unavailable rename to turns")
+
+        assert [each.claim.run_id for each in await journal.claim_next("mail")] == ["second"]
+
     async def test_who_waits_for_longer_is_first(self, journal: DatabaseJournal, clock: ManualClock) -> None:
         """Turns and ready runs of a queue execute in the order in which they came."""
         await journal.set_queue_limits("mail", concurrency=1)
