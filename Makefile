@@ -34,6 +34,8 @@ SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
+RERUNS := --reruns 1 --reruns-delay 1 --rerun-show-tracebacks -r fER
+
 .PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash sim bench forms first-run pictures chromium clean
 
 lab: .venv/.lab
@@ -42,10 +44,11 @@ lab: .venv/.lab
 demo: .venv/.lab
 	$(BIN)/pdkernel demo
 
-# four processes, since tests wait for programs that they start; the checks run beside the tests, and their result follows
+# four processes, since tests wait for programs that they start; the checks run beside the tests, and their result follows;
+# a failed test runs a second time, and the end of the output names it and shows its first failure
 test: .venv/.test chromium
 	@$(CHECK) > .venv/check.log 2>&1 & \
-	$(BIN)/pytest -n 4 --dist loadfile --durations=20; tests=$$?; \
+	$(BIN)/pytest -n 4 --dist loadfile --durations=20 $(RERUNS); tests=$$?; \
 	wait $$!; check=$$?; \
 	cat .venv/check.log; \
 	[ $$check = 0 ] || echo "FAILED: make check, see the last command above"; \

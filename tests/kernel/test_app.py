@@ -349,7 +349,7 @@ MARK = re.compile(r"\| ([0-9a-f]{32})(?: is up)?$", re.MULTILINE)
 """The first text that a step prints: the mark of its processes."""
 TREE = "setsid sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; echo is up; sleep 1000"
 """A shell with children, a grandchild, and a child in its own session."""
-GONE_WITHIN_S = 20.0
+GONE_WITHIN_S = 60.0
 """Much shorter than the time limit of the steps, 100 s, which would end them, too."""
 
 PRINT_MARK = r"echo $(cat /proc/$$/environ | tr '\0' '\n' | sed -n s/PDKERNEL_STEP_PROCESS=//p)"
@@ -454,9 +454,10 @@ def test_interrupt_ends_the_step_and_its_children(
 
     assert len(during) >= PROCESSES[kind]
     assert left == set()
-    assert "cancelled" in said[-2]
-    assert "The run was cancelled while this step ran." in said[-2]
-    assert said[-1] == "Cancelled: The run was interrupted, and its workers were stopped."
+    drawn = [text for text in said if mark in text][-1]  # results of earlier cells are drawn again at any time
+    assert "cancelled" in drawn
+    assert "The run was cancelled while this step ran." in drawn
+    assert "Cancelled: The run was interrupted, and its workers were stopped." in said
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -466,11 +467,10 @@ def test_next_cell_runs_after_an_interrupt(interrupted_kernel: RunningKernel, la
     interrupted_kernel.manager.interrupt_kernel()
     list(shown)
 
-    mended = interrupted_kernel.run(f"%%pdstep forever --lang {language}\n{NEXT[language]}")
+    mended = list(map(text_of, interrupted_kernel.run(f"%%pdstep forever --lang {language}\n{NEXT[language]}")))
     plain = interrupted_kernel.run("1 + 1")
 
-    assert "usable" in text_of(mended[-1])
-    assert "success" in text_of(mended[-1])
+    assert any("usable" in text and "success" in text for text in mended), mended
     assert [text_of(each) for each in plain] == ["2"]
 
 
@@ -545,9 +545,9 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKerne
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_restarted_kernel_runs_step_4_without_the_three_above(restarted: RunningKernel, language: Language) -> None:
     """Event, external user and exports survive the kernel: a step of any language sees the exports of every language."""
-    shown = restarted.run(f"%%pdstep four_{language} --lang {language}\n{FOURTH[language]}")
+    shown = list(map(text_of, restarted.run(f"%%pdstep four_{language} --lang {language}\n{FOURTH[language]}")))
 
-    assert "python node bash remembered ada" in text_of(shown[-1])
+    assert any("python node bash remembered ada" in text for text in shown), shown
 
 
 # ── two kernels on one project ──────────────────────────────────────────────────────────────────────────

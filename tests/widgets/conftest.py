@@ -29,6 +29,9 @@ ISSUE = Event(
     }
 )
 
+BACKGROUND_THREADS = {"pdkernel-latest-call", "pdkernel-timeline"}
+"""Names of the threads that change widgets."""
+
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
@@ -102,9 +105,12 @@ def _shell() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_widgets_left() -> Iterator[None]:
-    """Each test starts without the widgets of the previous test."""
+    """Each test starts without the widgets of the previous test, and without its threads, which could make some."""
     ipw.Widget.close_all()
     yield
+    for thread in threading.enumerate():
+        if thread.name in BACKGROUND_THREADS:
+            thread.join(60)
     ipw.Widget.close_all()
 
 

@@ -72,5 +72,6 @@ def secrets(widget: Any) -> list[Any]:
 
 def everything_in_state() -> str:
     """Every widget's state, as front ends receive it and as notebooks save it."""
-    live = [each.get_state() for each in ipw.widgets.widget._instances.values()]
-    return json.dumps([live, ipw.Widget.get_manager_state()], default=repr)
+    widgets = list(ipw.widgets.widget._instances.values())  # a search in the background makes and closes widgets
+    live = [each.get_state() for each in widgets]
+    return json.dumps([live, ipw.Widget.get_manager_state(widgets=widgets)], default=repr)

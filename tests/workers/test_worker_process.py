@@ -137,7 +137,7 @@ print('\\$return_value:json=' + str(n))" >> $PIPEDREAM_EXPORTS""",
 
 async def leftovers(marks: set[str]) -> set[int]:
     """Return the processes with one of *marks* that do not end; by themselves they would last a thousand seconds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (found := process_tree.find_processes([], marks)) and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
     return found
