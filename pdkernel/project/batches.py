@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, delete, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, select, update
 
 from pdkernel.execution import BatchState
 from pdkernel.identity import Environment
+from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
 from pdkernel.project.schema import batch_skips, batches
 from pdkernel.project.upsert import insert_if_absent
@@ -93,7 +94,8 @@ class BatchTable:
 
     def list_open(self) -> Sequence[Batch]:
         """The batches of servers that are not done, oldest first."""
-        return self._select(batches.c.state != "done", batches.c.origin == "serve")[::-1]
+        with self._database.read() as connection:
+            return list(map(_batch, _OPEN.fetch_all(connection, ended="done", origin="serve")))
 
     def list_newest(
         self, *, workflow_id: str | None = None, trigger_key: str | None = None, limit: int = 50
@@ -144,7 +146,9 @@ class BatchTable:
 
     def list_done(self, before: datetime, limit: int = 500) -> Sequence[Batch]:
         """The oldest ended batches of before that time."""
-        return self._select(batches.c.state == "done", batches.c.at < before.timestamp())[-limit:]
+        query = _OLDEST_FIRST.where(batches.c.state == "done", batches.c.at < before.timestamp()).limit(limit)
+        with self._database.read() as connection:
+            return list(map(_batch, connection.execute(query).all()))
 
     def remove(self, batch_id: str) -> None:
         """Remove a batch without runs."""
@@ -163,19 +167,26 @@ class BatchTable:
         query = select(batches).where(*conditions).order_by(batches.c.at.desc(), batches.c.id.desc())
         with self._database.read() as connection:
             rows = connection.execute(query.limit(limit)).all()
-        return [
-            Batch(
-                row.id,
-                row.workflow,
-                row.trigger,
-                row.name,
-                row.environment,
-                datetime.fromtimestamp(row.at, UTC),
-                row.origin,
-                row.state,
-                row.listed_to,
-                row.round,
-                row.problem,
-            )
-            for row in rows
-        ]
+        return list(map(_batch, rows))
+
+
+def _batch(row: Any) -> Batch:
+    return Batch(
+        row.id,
+        row.workflow,
+        row.trigger,
+        row.name,
+        row.environment,
+        datetime.fromtimestamp(row.at, UTC),
+        row.origin,
+        row.state,
+        row.listed_to,
+        row.round,
+        row.problem,
+    )
+
+
+_OLDEST_FIRST = select(batches).order_by(batches.c.at, batches.c.id)
+_OPEN = CompiledQuery(
+    _OLDEST_FIRST.where(batches.c.state != bindparam("ended"), batches.c.origin == bindparam("origin"))
+)

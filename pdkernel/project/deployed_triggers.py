@@ -184,7 +184,7 @@ class DeployedTriggerTable:
     def list_active(self) -> Sequence[DeployedTrigger]:
         """The active triggers of all external users."""
         with self._database.read() as connection:
-            rows = connection.execute(select(deployed_triggers).where(deployed_triggers.c.active)).all()
+            rows = _ACTIVE.fetch_all(connection)
         return [trigger for trigger, _ in self._readable(rows)]
 
     def remove(self, trigger_id: str) -> bool:
@@ -368,7 +368,7 @@ class DeployedTriggerTable:
             id=row.id,
             external_user_id=row.external_user,
             environment=row.environment,
-            active=row.active,
+            active=bool(row.active),
             created_at=datetime.fromtimestamp(row.created, UTC),
             updated_at=datetime.fromtimestamp(row.updated, UTC),
             **{
@@ -398,6 +398,7 @@ def _events_vault_context(trigger_id: str) -> str:
     return locate(deployed_events.c.sealed_event, trigger=trigger_id)
 
 
+_ACTIVE = CompiledQuery(select(deployed_triggers).where(deployed_triggers.c.active))
 _NEXT_DUE = CompiledQuery(
     select(func.min(deployed_triggers.c.due).label("due")).where(
         deployed_triggers.c.active, deployed_triggers.c.due > bindparam("after")

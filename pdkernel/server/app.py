@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from pdkernel.blocking import run_blocking
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
@@ -31,7 +31,7 @@ from pdkernel.server.middleware import (
 )
 from pdkernel.server.oauth.authorization import parse_bearer_token
 from pdkernel.server.path_params import rest_of_path
-from pdkernel.server.rate_limits import EndpointRateLimiter
+from pdkernel.server.rate_limits import ApiRateLimiter, EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers
@@ -70,12 +70,7 @@ def create_app(context: AppContext) -> Starlette:
         Middleware(StepCallMiddleware, own_server=own_server),
         Middleware(EndpointRoutingMiddleware, context=context, endpoint=endpoint.Endpoint()),
     ]
-    connect = (
-        [Route(f"/v1/{rest_of_path()}", forward_to_pipedream, methods=_FORWARDED_METHODS)]
-        if context.passthrough
-        else [*api.routes(), *link.routes(), *api.unsupported_routes()]
-    )
-    routes = [*run_pages.routes(), *console_routes(), *oauth.routes(), *connect, *endpoint.routes()]
+    routes = _list_routes(forwards_connect=context.passthrough is not None)
     if context.write_line is not None:
         log = Middleware(AccessLogMiddleware, write_line=context.write_line, words=find_route_words(routes))
         middleware.insert(0, log)
@@ -94,6 +89,7 @@ def create_app(context: AppContext) -> Starlette:
         names=HostNames(context.settings),
         uploads=UploadFolder(context.project.folder / "uploads", context.settings.base_url, context.clock),
         rate_limiter=EndpointRateLimiter(context.clock),
+        api_rate_limiter=ApiRateLimiter(),
         console=ConsoleSessions(
             context.project,
             admin_token_hash=context.settings.admin_token_hash,
@@ -109,6 +105,17 @@ def create_app(context: AppContext) -> Starlette:
     )
     set_state(app, state)
     return app
+
+
+@cache  # the same for every application, and slow to build
+def _list_routes(*, forwards_connect: bool) -> tuple[BaseRoute, ...]:
+    """The routes of an application; *forwards_connect*: Pipedream answers the routes of Connect."""
+    connect = (
+        [Route(f"/v1/{rest_of_path()}", forward_to_pipedream, methods=_FORWARDED_METHODS)]
+        if forwards_connect
+        else [*api.routes(), *link.routes(), *api.unsupported_routes()]
+    )
+    return (*run_pages.routes(), *console_routes(), *oauth.routes(), *connect, *endpoint.routes())
 
 
 async def forward_to_pipedream(request: Request) -> Response:

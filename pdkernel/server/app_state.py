@@ -12,7 +12,7 @@ from pdkernel.server.batches import Batches
 from pdkernel.server.console.sessions import ConsoleSessions
 from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.server.host_names import HostNames
-from pdkernel.server.rate_limits import EndpointRateLimiter
+from pdkernel.server.rate_limits import ApiRateLimiter, EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers
@@ -31,6 +31,7 @@ class AppState:
         names: Host names of the server.
         uploads: Stored files of requests.
         rate_limiter: Limits requests to endpoints.
+        api_rate_limiter: Limits requests to the API.
         console: Logins of the console.
         events: The events of triggers that wait.
         batches: Ticks of schedules that run a workflow for each external user.
@@ -46,6 +47,7 @@ class AppState:
     names: HostNames
     uploads: UploadFolder
     rate_limiter: EndpointRateLimiter
+    api_rate_limiter: ApiRateLimiter
     console: ConsoleSessions
     events: TriggerEvents
     batches: Batches

@@ -114,7 +114,8 @@ class FaultyBackend(SqliteBackend):
 
     def open_transactions(self) -> FaultyTransactions:
         """Open a connection for writes."""
-        return FaultyTransactions(self._file, self._process, self._disk, self._loop, self._kill)
+        connection = self._take_connection()
+        return FaultyTransactions(self._file, self._process, self._disk, self._loop, self._kill, connection=connection)
 
     def open_snapshots(self) -> FaultySnapshots:
         """Open a connection for reads."""
@@ -124,8 +125,17 @@ class FaultyBackend(SqliteBackend):
 class FaultyTransactions(SqliteTransactions):
     """The commits of one process."""
 
-    def __init__(self, path: Path, process: SimProcess, disk: Disk, loop: SimLoop, kill: Callable[[], None]) -> None:
-        super().__init__(path)
+    def __init__(
+        self,
+        path: Path,
+        process: SimProcess,
+        disk: Disk,
+        loop: SimLoop,
+        kill: Callable[[], None],
+        *,
+        connection: sqlite3.Connection | None = None,
+    ) -> None:
+        super().__init__(path, connection=connection)
         self._process, self._disk, self._loop, self._kill = process, disk, loop, kill
 
     def commit(self, batch: Sequence[Write], *, begun: bool) -> float | None:

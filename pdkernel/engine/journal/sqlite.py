@@ -12,8 +12,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,27 +76,26 @@ class SqliteBackend:
         self._mark = mark
         self._schema = schema
         self._liveness = liveness or ExecutorLocks(path.with_name(f"executors-{path.stem}"))
+        # the connection of the last step of opening: SQLite parses the schema anew for each connection
+        self._idle: sqlite3.Connection | None = None
 
     def create_tables(self) -> None:
         """Create missing tables, or change those of an earlier version, in one transaction."""
-        with closing(connect(self._path)) as connection:
-            try:
-                if (version := _read_version(connection)) == self._schema.version:
-                    return
-                if version:
-                    self._schema.check(version, self._path)
-                    self._permit_migration()
-                connection.execute("begin immediate")
-                changes = creation_statements(self._schema.metadata)
-                if version := _read_version(connection):  # another process may have been first
-                    self._schema.check(version, self._path)
-                    changes = self._schema.statements_after(version)
-                for statement in changes:
-                    connection.execute(statement)
-                connection.execute(f"pragma user_version = {self._schema.version}")
-                connection.execute("commit")
-            except sqlite3.Error as fault:
-                raise translate_error(fault, self._path) from fault
+        with self._opening() as connection:
+            if (version := _read_version(connection)) == self._schema.version:
+                return
+            if version:
+                self._schema.check(version, self._path)
+                self._permit_migration()
+            connection.execute("begin immediate")
+            changes = creation_statements(self._schema.metadata)
+            if version := _read_version(connection):  # another process may have been first
+                self._schema.check(version, self._path)
+                changes = self._schema.statements_after(version)
+            for statement in changes:
+                connection.execute(statement)
+            connection.execute(f"pragma user_version = {self._schema.version}")
+            connection.execute("commit")
 
     def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> Presence:
         """Insert the row of an executor, and lock its file. Raises `RequestError` if another process has the origin."""
@@ -109,34 +107,46 @@ class SqliteBackend:
             self._liveness.hold(executor_id)
             undo.callback(self._liveness.release, executor_id)
             statements = ExecutorStatements(executor_id, origin)
-            with closing(connect(self._path)) as connection:
-                try:
-                    statements.register_executor(connection)
-                except sqlite3.Error as fault:
-                    raise translate_error(fault, self._path) from fault
+            with self._opening() as connection:
+                statements.register_executor(connection)
             undo.pop_all()
         return SqlitePresence(statements, self._liveness, clock, self._path)
 
     def end_interrupted(self, now: float) -> None:
         """End the runs of commands and notebooks whose process has ended."""
-        with closing(connect(self._path)) as connection:
-            try:
-                rows = connection.execute("select id from executors where alive and origin <> ?", (CONTINUED_ORIGIN,))
-                dead = [executor for (executor,) in rows if not self._liveness.is_alive(executor)]
-                if dead:
-                    connection.execute("begin immediate")
-                    ExecutorStatements("", "").bury(connection, dead, now)
-                    connection.execute("commit")
-            except sqlite3.Error as fault:
-                raise translate_error(fault, self._path) from fault
+        with self._opening() as connection:
+            rows = connection.execute("select id from executors where alive and origin <> ?", (CONTINUED_ORIGIN,))
+            dead = [executor for (executor,) in rows.fetchall() if not self._liveness.is_alive(executor)]
+            if dead:
+                connection.execute("begin immediate")
+                ExecutorStatements("", "").bury(connection, dead, now)
+                connection.execute("commit")
 
     def open_transactions(self) -> SqliteTransactions:
         """Open a connection for writes."""
-        return SqliteTransactions(self._path, self._mark)
+        return SqliteTransactions(self._path, self._mark, connection=self._take_connection())
 
     def open_snapshots(self) -> SqliteSnapshots:
         """Open a connection for reads."""
-        return SqliteSnapshots(self._path)
+        return SqliteSnapshots(self._path, connection=self._take_connection())
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[sqlite3.Connection]:
+        """A connection for a step of opening the journal, which the next step uses. Raises `ProjectError`."""
+        connection = self._take_connection() or connect(self._path)
+        try:
+            yield connection
+        except BaseException as fault:
+            connection.close()
+            if isinstance(fault, sqlite3.Error):
+                raise translate_error(fault, self._path) from fault
+            raise
+        self._idle = connection
+
+    def _take_connection(self) -> sqlite3.Connection | None:
+        """Take the connection of the last step of opening, if there is one."""
+        connection, self._idle = self._idle, None
+        return connection
 
 
 class SqlitePresence:
@@ -205,10 +215,12 @@ class SqlitePresence:
 class SqliteTransactions:
     """`Transactions` on one file; other processes may write it too."""
 
-    def __init__(self, path: Path, mark: JournalMark | None = None) -> None:
+    def __init__(
+        self, path: Path, mark: JournalMark | None = None, *, connection: sqlite3.Connection | None = None
+    ) -> None:
         self._path = path
         self._mark = mark
-        self._connection = connect(path)
+        self._connection = connection or connect(path)
         self._waits_when_busy = True
 
     def try_begin(self) -> bool:
@@ -304,9 +316,9 @@ class SqliteTransactions:
 class SqliteSnapshots:
     """`Snapshots` of one file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, connection: sqlite3.Connection | None = None) -> None:
         self._path = path
-        self._connection = connect(path)
+        self._connection = connection or connect(path)
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """Return the result of *query*, which reads one snapshot."""

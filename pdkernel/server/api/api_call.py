@@ -22,7 +22,7 @@ from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.link.tokens import TOKEN_PREFIX, find_token
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
-from pdkernel.server.rate_limits import ApiRateLimiter, Bucket, RateLimitedError
+from pdkernel.server.rate_limits import Bucket, RateLimitedError
 from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
 
 MAX_BODY_BYTES = 8 << 20
@@ -155,7 +155,6 @@ def authenticated_endpoint(
     *,
     scopes: Sequence[str],
     backend_only: bool,
-    rate_limiter: ApiRateLimiter,
     bucket: Bucket | None,
 ) -> Endpoint:
     """
@@ -165,7 +164,6 @@ def authenticated_endpoint(
         handler: The handler of the route.
         scopes: Scopes of which a token requires one; empty for any token.
         backend_only: Whether to reject Connect tokens.
-        rate_limiter: Counts requests.
         bucket: The platform's rate limit that applies, or None.
     """
 
@@ -179,7 +177,7 @@ def authenticated_endpoint(
             call.check_scope(*scopes)
             call.check_project()
             if bucket is not None and state.context.settings.applies_rate_limits:
-                rate_limiter.count(bucket, state.context.clock)
+                state.api_rate_limiter.count(bucket, state.context.clock)
             answer = await handler(call)
         except UnauthorizedError as refused:
             answer = _error(401, str(refused), {"WWW-Authenticate": 'Bearer realm="pdkernel"'})

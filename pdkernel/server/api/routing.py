@@ -27,7 +27,7 @@ from pdkernel.server.api import (
 from pdkernel.server.api.api_call import ApiHandler, Endpoint, authenticated_endpoint
 from pdkernel.server.api.cors import preflight
 from pdkernel.server.path_params import path_segment, rest_of_path
-from pdkernel.server.rate_limits import ApiRateLimiter, Bucket
+from pdkernel.server.rate_limits import Bucket
 
 CONNECT_PATH = "/v1/connect"
 PROJECT_PATH = f"/v1/connect/{path_segment('project_id')}"
@@ -55,10 +55,10 @@ class _RouteSpec:
     backend: bool = False
     bucket: Bucket | None = None
 
-    def routes(self, rate_limiter: ApiRateLimiter) -> list[BaseRoute]:
+    def routes(self) -> list[BaseRoute]:
         """The route with and without a project."""
         endpoint = authenticated_endpoint(
-            self.handler, scopes=self.scopes, backend_only=self.backend, rate_limiter=rate_limiter, bucket=self.bucket
+            self.handler, scopes=self.scopes, backend_only=self.backend, bucket=self.bucket
         )
         if self.path.startswith("/v1"):
             return [self._route(self.path, endpoint)]
@@ -202,13 +202,12 @@ _UNSUPPORTED_PATHS = (
 
 def routes() -> list[BaseRoute]:
     """Routes of the API."""
-    rate_limiter = ApiRateLimiter()
     entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
     preflight_routes = [
         Route(path, preflight, methods=["OPTIONS"])
         for path in (f"/v1/connect/{rest_of_path()}", f"/v1/apps{rest_of_path()}")
     ]
-    return [*preflight_routes, *(route for entry in entries for route in entry.routes(rate_limiter))]
+    return [*preflight_routes, *(route for entry in entries for route in entry.routes())]
 
 
 def unsupported_routes() -> list[BaseRoute]:
