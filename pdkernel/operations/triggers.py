@@ -197,12 +197,13 @@ def _enable(project: Project, view: TriggerView) -> TriggerState:
         enabled=True,
         since=now,
         schedule=schedule,
-        due=schedule.next_after(now),
+        due=schedule.next_after(now, ticked=before.ticked if before is not None else None),
         is_active=is_active,
         fired=before.fired if before is not None else None,
         run_id=before.run_id if before is not None else None,
         type=trigger.type,
         base_url=before.base_url if before is not None else None,
+        ticked=before.ticked if before is not None else None,
     )
 
 

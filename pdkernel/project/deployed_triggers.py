@@ -92,6 +92,7 @@ class DeployedTrigger:
         base_url: The base of the URL of the endpoint when the source was activated; None without an endpoint, or if an earlier
             version stored the trigger.
         is_deployed: False until the hooks of its deployment have ended: then its caller does not know the trigger.
+        ticked: The time of the timer for which the source ran last, or None. It does not run for it again if a clock is set back.
     """
 
     id: str
@@ -113,6 +114,7 @@ class DeployedTrigger:
     public_only: bool = False
     base_url: str | None = None
     is_deployed: bool = True
+    ticked: datetime | None = None
 
 
 class DeployedTriggerTable:
@@ -220,12 +222,12 @@ class DeployedTriggerTable:
         self, trigger_id: str, due: datetime, upcoming: datetime | None, connection: Connection | None = None
     ) -> bool:
         """
-        Set the next time of a trigger that is due, in the caller's transaction or in a new one.
+        Set the next time of a trigger whose source has run for *due*, in the caller's transaction or in a new one.
 
         Returns:
             False if another process has moved it, or the trigger was changed or removed.
         """
-        values = {"due": None if upcoming is None else upcoming.timestamp()}
+        values = {"due": None if upcoming is None else upcoming.timestamp(), "ticked": due.timestamp()}
         with self._database.write() if connection is None else nullcontext(connection) as opened:
             change = update(deployed_triggers).where(_is_due(trigger_id, due)).values(**values)
             return opened.execute(change).rowcount == 1
@@ -239,7 +241,7 @@ class DeployedTriggerTable:
             query = select(table).where(table.c.active, table.c.due > now.timestamp()).with_for_update()
             for row in connection.execute(query).all():
                 trigger = self._trigger(row)
-                if trigger.schedule.is_too_late(datetime.fromtimestamp(row.due, UTC), now):
+                if trigger.schedule.is_too_late(datetime.fromtimestamp(row.due, UTC), now, ticked=trigger.ticked):
                     change = update(table).where(table.c.id == trigger.id)
                     connection.execute(change.values(due=_due(trigger, now)))
 
@@ -371,6 +373,7 @@ class DeployedTriggerTable:
             active=bool(row.active),
             created_at=datetime.fromtimestamp(row.created, UTC),
             updated_at=datetime.fromtimestamp(row.updated, UTC),
+            ticked=None if row.ticked is None else datetime.fromtimestamp(row.ticked, UTC),
             **{
                 **settings,
                 "schedule": Schedule(*settings["schedule"]),
@@ -386,7 +389,7 @@ def _is_due(trigger_id: str, due: datetime) -> ColumnElement[bool]:
 
 
 def _due(trigger: DeployedTrigger, moment: datetime) -> float | None:
-    found = trigger.schedule.next_after(moment)
+    found = trigger.schedule.next_after(moment, ticked=trigger.ticked)
     return None if found is None else found.timestamp()
 
 

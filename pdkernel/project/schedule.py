@@ -76,12 +76,21 @@ class Schedule:
                 fix="Write cron or interval_seconds in the trigger: in %%pdworkflow, or in pdkernel.yaml.",
             )
 
-    def next_after(self, moment: datetime, *, since: datetime | None = None) -> datetime | None:
+    def next_after(
+        self, moment: datetime, *, since: datetime | None = None, ticked: datetime | None = None
+    ) -> datetime | None:
         """
         The first due time after *moment*; None without an interval and a cron expression.
 
-        An interval counts from *since*, or from *moment*.
+        Args:
+            moment: A time.
+            since: The time from which an interval counts; None for *moment*.
+            ticked: The due time that has fired last. It is left out: it is after *moment* only if a clock was set back.
         """
+        upcoming = self._first_after(moment, since)
+        return self._first_after(upcoming, since) if upcoming is not None and upcoming == ticked else upcoming
+
+    def _first_after(self, moment: datetime, since: datetime | None) -> datetime | None:
         if self.cron is not None:
             return _after(self.cron, self.timezone, moment)
         if self.interval_s is None:
@@ -89,13 +98,21 @@ class Schedule:
         start, step = since or moment, timedelta(seconds=self.interval_s)
         return start + step * max((moment - start) // step + 1, 1)
 
-    def is_too_late(self, due: datetime, now: datetime, *, since: datetime | None = None) -> bool:
-        """Whether *due* is later than the next due time after *now*, because it was computed by a clock that was ahead."""
-        upcoming = self.next_after(now + _CLOCK_TOLERANCE, since=since)
+    def is_too_late(
+        self, due: datetime, now: datetime, *, since: datetime | None = None, ticked: datetime | None = None
+    ) -> bool:
+        """
+        Whether *due* is later than the next due time after *now*, because it was computed by a clock that was ahead.
+
+        *since* and *ticked* are as for `next_after`.
+        """
+        upcoming = self.next_after(now + _CLOCK_TOLERANCE, since=since, ticked=ticked)
         return upcoming is not None and due > upcoming + _CLOCK_TOLERANCE
 
     def latest(self, due: datetime, now: datetime) -> datetime:
-        """The last due time up to *now*; *due* is an earlier one."""
+        """The last due time up to *now*, at least *due*, which is a due time."""
+        if now <= due:  # the clock was set back since it was due
+            return due
         if self.interval_s is not None and self.cron is None:
             step = timedelta(seconds=self.interval_s)
             return due + step * ((now - due) // step)

@@ -248,6 +248,7 @@ deployed_triggers = Table(
     Column("created", Double, nullable=False),
     Column("updated", Double, nullable=False),
     Column("due", Double),  # when the trigger's timer is due; null: no timer
+    Column("ticked", Double),  # the time of the timer for which the source ran last
     Column("sealed_settings", LargeBinary, nullable=False),
     Index("deployed_triggers_user", "external_user", "environment"),
     Index("deployed_triggers_due", "due"),
@@ -275,6 +276,7 @@ workflow_triggers = Table(
     Column("enabled", Boolean, nullable=False),
     Column("since", Double, nullable=False),
     Column("due", Double),  # null: no timer
+    Column("ticked", Double),  # the time of the timer that has fired last
     Column("active", Boolean, nullable=False),  # the source's activate hook has run
     Column("fired", Double),
     Column("run", _Text),

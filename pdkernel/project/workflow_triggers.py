@@ -45,6 +45,7 @@ class TriggerState:
         since: When the trigger was enabled, or its settings changed; an interval counts from here.
         schedule: When the trigger fires; empty without a timer.
         due: When the trigger fires next; None without a timer.
+        ticked: The time of the timer that has fired last, or None. It does not fire again if a clock is set back.
         is_active: Whether the source's `activate` hook has run.
         fired: When the trigger fired last, or None.
         run_id: The last run that the trigger started, or None.
@@ -68,6 +69,7 @@ class TriggerState:
     result: str | None = None
     type: TriggerType | None = None
     base_url: str | None = None
+    ticked: datetime | None = None
 
     @property
     def id(self) -> str:
@@ -107,6 +109,7 @@ class WorkflowTriggerTable:
                     enabled=state.enabled,
                     since=state.since.timestamp(),
                     due=_seconds(state.due),
+                    ticked=_seconds(state.ticked),
                     active=state.is_active,
                     fired=_seconds(state.fired),
                     run=state.run_id,
@@ -133,25 +136,36 @@ class WorkflowTriggerTable:
         events: Iterable[tuple[str, Mapping[str, JSON]]] = (),
         *,
         batch: Batch | None = None,
+        tick: datetime | None = None,
     ) -> bool:
         """
         Fire the trigger that is due: set its next time, and store *events*, each with its dedupe key, or *batch* in one transaction.
+
+        Args:
+            state: The state in which it is due.
+            due: Its next time.
+            events: Its events.
+            batch: The runs that it starts.
+            tick: The time for which it fires; None for that of *state*.
 
         Returns:
             False if another process has fired it, or the trigger was disabled or changed.
         """
         with self._database.write() as connection:
-            is_due = self.move_due(connection, state, due)
+            is_due = self.move_due(connection, state, due, tick)
             if is_due:
                 self._events.add(connection, state.target, events)
                 if batch is not None:
                     self._batches.add(batch, connection=connection)
         return is_due
 
-    def move_due(self, connection: Connection, state: TriggerState, due: datetime | None) -> bool:
-        """Set the next time of the trigger that is due in the caller's transaction; returns as `fire`."""
+    def move_due(
+        self, connection: Connection, state: TriggerState, due: datetime | None, tick: datetime | None = None
+    ) -> bool:
+        """Set the next time of the trigger that is due in the caller's transaction; arguments and result are as for `fire`."""
         table = workflow_triggers
-        values = {"due": _seconds(due), "fired": self._clock.now().timestamp()}
+        ticked = _seconds(tick or state.due)
+        values = {"due": _seconds(due), "ticked": ticked, "fired": self._clock.now().timestamp()}
         return connection.execute(update(table).where(_is_due(state)).values(**values)).rowcount == 1
 
     def correct_due(self, state: TriggerState, since: datetime, due: datetime | None) -> None:
@@ -231,6 +245,7 @@ class WorkflowTriggerTable:
             result=row.result,
             type=sealed.get("type"),
             base_url=sealed.get("base_url"),
+            ticked=_moment(row.ticked),
         )
 
 

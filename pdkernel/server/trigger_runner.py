@@ -133,9 +133,9 @@ class DeployedTriggers:
 
         def move_due(connection: Connection | None = None) -> bool:
             now = self._context.project.clock.now()
-            upcoming = trigger.schedule.next_after(began)
+            upcoming = trigger.schedule.next_after(began, ticked=due)
             if upcoming is not None and upcoming <= now:
-                upcoming = trigger.schedule.next_after(now)
+                upcoming = trigger.schedule.next_after(now, ticked=due)
             return self._table.move_due(trigger.id, due, upcoming, connection)
 
         occasion = SourceOccasion(is_due=partial(self._table.is_due, trigger.id, due), settle=move_due)

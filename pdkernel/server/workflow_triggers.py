@@ -105,8 +105,9 @@ class WorkflowTriggers:
         if state.type == "source" and not state.is_active:
             upcoming = now if due > now + RETRY_INTERVAL else due
         else:
-            is_wrong = state.schedule.is_too_late(due, now, since=since)
-            upcoming = state.schedule.next_after(now, since=since) or due if is_wrong else due
+            upcoming, schedule = due, state.schedule
+            if schedule.is_too_late(due, now, since=since, ticked=state.ticked):
+                upcoming = schedule.next_after(now, since=since, ticked=state.ticked) or due
         if upcoming == due:
             return state
         await run_blocking(self._table.correct_due, state, since, upcoming)
@@ -164,8 +165,8 @@ class WorkflowTriggers:
 
     def _next_time(self, state: TriggerState, began: datetime) -> datetime | None:
         """The first time after a tick that began at *began*; times that have passed since are skipped."""
-        upcoming, now = state.schedule.next_after(began, since=state.since), self._context.project.clock.now()
-        return upcoming if upcoming is None or upcoming > now else state.schedule.next_after(now, since=state.since)
+        latest = max(began, self._context.project.clock.now())
+        return state.schedule.next_after(latest, since=state.since, ticked=state.due)
 
     def find_endpoint(self, state: TriggerState | None) -> tuple[ServedWorkflow, Trigger] | None:
         """The served workflow and the trigger whose endpoint may be called now, or None."""
@@ -178,25 +179,26 @@ class WorkflowTriggers:
     async def _fire(self, served: ServedWorkflow, state: TriggerState, trigger: Trigger) -> datetime | None:
         """Fire a trigger that is due; return its next time."""
         now = self._context.project.clock.now()
-        upcoming = state.schedule.next_after(now, since=state.since)
         if trigger.type == "source":
             self._runs.start_source(self._run_tick(served, state))
-            return upcoming
+            return self._next_time(state, now)
         assert state.due is not None, "the trigger is due"
         # after a downtime, only the last of the missed times
         missed = await run_blocking(state.schedule.latest, state.due, now)
+        upcoming = state.schedule.next_after(now, since=state.since, ticked=missed)
         if trigger.for_each is not None:
             await self._fire_batch(state, trigger, missed, upcoming)
             return upcoming
         event = Event.from_schedule(trigger.config, missed)
-        await run_blocking(self._table.fire, state, upcoming, [(f"{state.id}/{format_iso(missed)}", event.data)])
+        events = [(f"{state.id}/{format_iso(missed)}", event.data)]
+        await run_blocking(partial(self._table.fire, state, upcoming, events, tick=missed))
         self._events.notify()
         return upcoming
 
     async def _fire_batch(self, state: TriggerState, trigger: Trigger, at: datetime, upcoming: datetime | None) -> None:
         """Store the batch of a tick; a tick before the runs of the last one have started is left out."""
         batch = await self._batches.new_batch(state, trigger, at)
-        if await run_blocking(partial(self._table.fire, state, upcoming, batch=batch)):
+        if await run_blocking(partial(self._table.fire, state, upcoming, batch=batch, tick=at)):
             result = None if batch is not None else "left out: runs of the batch before still wait"
             await run_blocking(self._table.record_fired, state, result)
         self._batches.notify()
@@ -227,7 +229,7 @@ class WorkflowTriggers:
             schedule = Schedule.from_trigger(trigger.config)
             try:
                 schedule.check(now)
-                due = schedule.next_after(now)
+                due = schedule.next_after(now, ticked=state.ticked)
             except RequestError as fault:
                 _LOG.warning("The schedule of %r does not fire: %s", state.workflow_name, fault.message)
                 schedule, result = Schedule(), f"error: {fault.message}"
@@ -267,7 +269,7 @@ class WorkflowTriggers:
         except PdkernelError as fault:
             _LOG.warning("The source of %r could not be activated: %s", state.workflow_name, fault.message)
             return replace(state, due=now + RETRY_INTERVAL, result=f"error: {fault.message}")
-        due = schedule.next_after(now, since=state.since)
+        due = schedule.next_after(now, since=state.since, ticked=state.ticked)
         return replace(state, schedule=schedule, due=due, is_active=True, result=None, base_url=base_url)
 
     async def _deactivate(self, served: ServedWorkflow, state: TriggerState) -> None:

@@ -109,6 +109,24 @@ def due_ids(project: Project) -> list[str]:
     return [trigger.id for trigger, _ in project.deployed_triggers.list_due()]
 
 
+def test_a_time_before_which_the_clock_is_set_back_is_not_due_again(
+    sqlite_project: Project, clock: ManualClock
+) -> None:
+    """A trigger whose source has run because the clock was an hour ahead is not due at the true time, but at the one after it."""
+    table = sqlite_project.deployed_triggers
+    add_trigger(sqlite_project, "dc_1", Schedule(cron="0 * * * *"))
+    due = table.next_due()
+    assert due is not None
+    table.move_due("dc_1", due, due + timedelta(days=1))
+
+    table.correct_due()
+
+    assert table.next_due() == due + timedelta(hours=1)
+    trigger = table.find("dc_1")
+    assert trigger is not None
+    assert trigger.ticked == due
+
+
 def test_a_trigger_is_due_until_its_time_is_moved(sqlite_project: Project, clock: ManualClock) -> None:
     """A trigger is due at its time, not before, and until its time is moved, which one of several processes does."""
     table = sqlite_project.deployed_triggers

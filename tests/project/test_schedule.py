@@ -127,6 +127,72 @@ def test_the_latest_of_missed_times(cron: str, zone: str, hours: int) -> None:
     assert schedule.latest(due, max(now, due)) == due_times(schedule, NOON, max(now, due))[-1]
 
 
+class WrongTimes:
+    """
+    A schedule that is looked at by a clock that may be wrong, as a server looks at it.
+
+    Args:
+        schedule: The schedule, whose times are an hour apart.
+
+    Attributes:
+        fired: The due times that have fired.
+        fired_at: When each of them has fired, in seconds of the true time.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.fired: list[datetime] = []
+        self.fired_at: list[float] = []
+        self._schedule = schedule
+        self._since = NOON
+        self._due = schedule.next_after(NOON, since=NOON)
+
+    def look(self, at: float, *, ahead_s: float) -> None:
+        """Fire what is due *at* a true time, according to a clock that is *ahead_s* seconds ahead."""
+        now, ticked = NOON + timedelta(seconds=at + ahead_s), self.fired[-1] if self.fired else None
+        since = min(self._since, now)
+        assert self._due is not None
+        if self._schedule.is_too_late(self._due, now, since=since, ticked=ticked):
+            self._since, self._due = since, self._schedule.next_after(now, since=since, ticked=ticked)
+            assert self._due is not None
+        if self._due <= now:
+            self.fired.append(self._schedule.latest(self._due, now))
+            self.fired_at.append(at)
+            self._due = self._schedule.next_after(now, since=self._since, ticked=self.fired[-1])
+
+
+HOURLY = Schedule(interval_s=3600), Schedule(cron="0 * * * *")
+LOOKS = st.lists(st.tuples(st.integers(1, 3600), st.integers(-1799, 1799)), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedule=st.sampled_from(HOURLY), looks=LOOKS)
+def test_a_due_time_fires_once_by_wrong_clocks(schedule: Schedule, looks: list[tuple[int, int]]) -> None:
+    """If a clock is set ahead and back by less than the time between two due times, no due time fires twice."""
+    times, at = WrongTimes(schedule), 0.0
+
+    for seconds, ahead_s in looks:
+        at += seconds
+        times.look(at, ahead_s=ahead_s)
+
+    assert len(set(times.fired)) == len(times.fired)
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedule=st.sampled_from(HOURLY), ahead_s=st.integers(-(10**8), 10**8), seconds=st.integers(1, 600))
+def test_a_wrong_clock_stops_no_schedule(schedule: Schedule, ahead_s: int, seconds: int) -> None:
+    """After a clock was wrong by up to three years, at most one due time is left out, and none of those after it."""
+    times = WrongTimes(schedule)
+    times.look(0, ahead_s=ahead_s)
+    times.look(seconds, ahead_s=ahead_s)
+
+    for minute in range(6 * 60):
+        times.look(seconds + 60 * minute, ahead_s=0)
+
+    after = [each for each in times.fired_at if each > seconds]
+    assert after[0] <= seconds + 2 * 3600 + 60
+    assert len(after) >= 4
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

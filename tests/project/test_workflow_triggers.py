@@ -48,7 +48,7 @@ def test_one_process_fires_a_due_trigger(project: Project) -> None:
 
     assert (first, second) == (True, False)
     assert (event.dedupe_key, event.data) == ("p_a/schedule/1", EVENT)
-    assert table.list_states()[0].due == upcoming
+    assert (table.list_states()[0].due, table.list_states()[0].ticked) == (upcoming, stored.due)
 
 
 def test_a_disabled_trigger_does_not_fire(project: Project) -> None:

@@ -60,6 +60,13 @@ export default {
   async run() { for (let id = 0; id <= this.size; id++) this.$emit({ parcel: id }, { id }) },
 };
 """
+TICK_SOURCE = """
+export default {
+  key: "depot-tick", name: "Tick", version: "0.1.0", type: "source",
+  props: { timer: { type: "$.interface.timer", default: { intervalSeconds: 7200 } } },
+  async run() { this.$emit({ ticked: true }) },
+};
+"""
 SILENT_SOURCE = """
 export default { key: "depot-silent", name: "Silent", version: "0.1.0", type: "source", props: {}, async run() {} };
 """
@@ -934,6 +941,39 @@ async def test_a_clock_that_was_ahead_stops_no_schedule(serve: Serve, times: str
     assert due is not None
     assert due - site.clock.now() <= timedelta(0)
     assert len(after) > len(during)
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "type: source, uses: depot-tick@0.1.0",
+        "type: schedule, interval_seconds: 7200",
+        "type: schedule, cron: '0 */2 * * *'",
+    ],
+)
+@pytest.mark.parametrize("is_new", [False, True], ids=["same server", "next server"])
+async def test_a_tick_that_a_wrong_clock_fired_early_does_not_fire_again(
+    serve: Serve, trigger: str, is_new: bool
+) -> None:
+    """A tick that fires because the clock is an hour ahead does not fire at its true time, and the next one does."""
+    async with serve(f"trigger: {{{trigger}}}") as site:
+        place = site.folder / "components" / "depot" / "sources" / "depot-tick"
+        place.mkdir()
+        (place / "depot-tick.mjs").write_text(TICK_SOURCE)
+        site.enable()
+        await site.pass_time(3700)
+        site.clock.jump(3600)
+        await site.pass_time()
+        early = await site.pass_time(60)
+        site.clock.jump(-3600)
+        if is_new:
+            site.restart()
+        await site.pass_time()
+        await site.pass_time(60)
+        again = await site.pass_time(3600)
+        after = await site.pass_time(7200)
+
+    assert (len(early), len(again), len(after)) == (1, 1, 2)
 
 
 async def test_a_clock_that_is_ahead_for_seconds_fires_nothing(serve: Serve) -> None:
