@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, literal, select, update
 
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.model import JSON
 from pdkernel.project.compiled_query import CompiledQuery
 from pdkernel.project.database import Database
+from pdkernel.project.schedule import CLOCK_TOLERANCE
 from pdkernel.project.schema import answered_requests
 from pdkernel.project.sealed_columns import locate
 from pdkernel.project.vault import Vault
-
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRequest:
@@ -105,6 +105,18 @@ class AnsweredRequestTable:
         with self._database.write() as connection:
             change = update(table).where(table.c.id == request_id)
             connection.execute(change.values(failures=table.c.failures + 1, due=due))
+
+    def correct_due(self, first_delay_s: float) -> None:
+        """
+        Let requests run now whose times came from a clock that was ahead: they would wait for longer than they were meant to.
+
+        *first_delay_s* is the delay of the first `postpone`; each further one is twice as long.
+        """
+        table, now = answered_requests, self._clock.now()
+        latest = (now + CLOCK_TOLERANCE).timestamp()
+        delay_s = first_delay_s / 2 * literal(1).bitwise_lshift(table.c.failures)
+        with self._database.write() as connection:
+            connection.execute(update(table).where(table.c.due > latest + delay_s).values(due=now.timestamp()))
 
     def remove(self, request_id: str) -> None:
         """Remove a request that is given up."""

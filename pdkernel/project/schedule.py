@@ -16,7 +16,7 @@ DEFAULT_INTERVAL_S = 900.0
 MIN_INTERVAL_S = 15.0
 """Minimum seconds between two runs of a source; a shorter interval is raised to this value (not a rule of the platform)."""
 _HOURS_PER_DAY = 24
-_CLOCK_TOLERANCE = timedelta(seconds=5)
+CLOCK_TOLERANCE = timedelta(seconds=5)
 """By so much the clocks of servers may differ."""
 
 
@@ -106,8 +106,8 @@ class Schedule:
 
         *since* and *ticked* are as for `next_after`.
         """
-        upcoming = self.next_after(now + _CLOCK_TOLERANCE, since=since, ticked=ticked)
-        return upcoming is not None and due > upcoming + _CLOCK_TOLERANCE
+        upcoming = self.next_after(now + CLOCK_TOLERANCE, since=since, ticked=ticked)
+        return upcoming is not None and due > upcoming + CLOCK_TOLERANCE
 
     def latest(self, due: datetime, now: datetime) -> datetime:
         """The last due time up to *now*, at least *due*, which is a due time."""

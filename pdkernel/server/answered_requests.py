@@ -94,6 +94,7 @@ class AnsweredRequests:
         self._deployed = deployed
         self._table = context.project.answered_requests
         self._retry_at: dict[str, float] = {}  # of triggers whose results could not be stored
+        self._corrected_jumps = -1  # the jumps of the clock after which due times were corrected
 
     async def run(self) -> None:
         """Run interrupted requests again until the task is cancelled; an unreadable database is tried again."""
@@ -101,6 +102,10 @@ class AnsweredRequests:
         await look_repeatedly(self._look, asyncio.Event(), problem=problem, retry_s=MAX_POLL_INTERVAL_S)
 
     async def _look(self) -> float:
+        jumps = self._context.project.clock.jumps
+        if jumps != self._corrected_jumps:
+            await run_blocking(self._table.correct_due, FIRST_RETRY_S)
+            self._corrected_jumps = jumps
         for trigger_id in await run_blocking(self._table.list_due_triggers):
             is_waiting = self._retry_at.get(trigger_id, 0.0) > self._context.clock.monotonic()
             if not is_waiting and not self._runs.source_turns.is_taken(trigger_id):

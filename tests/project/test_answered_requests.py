@@ -41,6 +41,19 @@ def test_a_request_waits_until_it_is_finished(project: Project, clock: ManualClo
     assert [table.exists(each) for each in ids] == [True, False, True]
 
 
+def test_a_request_whose_time_is_right_waits_on(project: Project, clock: ManualClock) -> None:
+    """A correction lets those requests run that would wait for longer than their delay, and no others."""
+    table = project.answered_requests
+    ids = [table.add(f"dc_{number}", EVENT) for number in range(3)]
+    for request, delays in zip(ids, ([20], [20, 40], [20, 400]), strict=True):
+        for delay_s in delays:
+            table.postpone(request, delay_s)
+
+    table.correct_due(20)
+
+    assert table.list_due_triggers() == ["dc_2"]
+
+
 def test_a_request_is_encrypted(project: Project) -> None:
     """Its headers have secrets, so the database has none of its text; a request that cannot be decrypted is reported."""
     request = project.answered_requests.add("dc_1", EVENT)

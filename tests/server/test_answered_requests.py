@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from pdkernel.clock import BELIEVED_AFTER_S
 from pdkernel.engine.http_response import build_response
 from pdkernel.errors import ProjectError
 from pdkernel.project import AnsweredRequestTable
@@ -83,6 +84,21 @@ async def test_a_request_that_always_kills_its_process_is_given_up(
 
     assert site.project.answered_requests.list_due_triggers() == []
     assert f"A request to the source {made['id']} was given up: The step's process was ended by SIGKILL" in caplog.text
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+async def test_a_clock_that_was_ahead_holds_up_no_request(site: Served, failures: int) -> None:
+    """A request that was stored or postponed while the clock was ahead runs after the clock was set back."""
+    made = await deploy(site, id="depot-called")
+    request = site.project.answered_requests.add(made["id"], {"body": "hello"})
+    if failures:
+        site.project.answered_requests.postpone(request, FIRST_RETRY_S)
+    site.clock.jump(-3600)
+    site.project.clock.now()
+    site.clock.advance(BELIEVED_AFTER_S + 1)
+    await run_due(site)
+
+    assert await events(site, made["id"]) == [{"said": "hello"}]
 
 
 async def test_a_request_that_cannot_be_decrypted_is_given_up(site: Served, caplog: pytest.LogCaptureFixture) -> None:
