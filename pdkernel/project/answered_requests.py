@@ -22,6 +22,7 @@ from pdkernel.project.schema import answered_requests
 from pdkernel.project.sealed_columns import locate
 from pdkernel.project.vault import Vault
 
+
 @dataclass(frozen=True, slots=True)
 class AnsweredRequest:
     """

@@ -38,7 +38,8 @@ class Effect:
     What a step did: `start` and `end` of its code.
 
     Attributes:
-        kind: `start`; `end` if the code ended or was ended; `stop` if the task of its run was cancelled.
+        kind: `start`; `end` if the code ended or was ended; `stop` if the task of its run was cancelled; `release` if the run
+            executes no further step.
         run: The run's id.
         step: The step's name.
         workflow: The workflow's name.
@@ -257,4 +258,5 @@ class SimRun:
 
     async def release(self) -> None:
         """Finish the run."""
+        self._note("release", "")
         self.place.give_back()

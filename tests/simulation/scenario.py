@@ -371,13 +371,14 @@ async def read_runs(folder: Path) -> list[Run]:
     """Return all runs in the order in which they were recorded, whatever the clocks showed."""
     reader = open_reader(SqliteBackend(folder / ".pdkernel" / "project.db"))
     try:
-        records = await reader.executions(ExecutionQuery(limit=100_000))
         rows = "select id, parent from runs order by rowid"
         parents = dict(await reader.read(lambda connection: list(connection.execute(rows))))
+        records = await reader.executions(ExecutionQuery(limit=100_000))
     finally:
         reader.close()
     known = {each.id: each for each in records}
-    return [Run(known[run_id], parent) for run_id, parent in parents.items()]
+    # servers may still start and remove runs between the two reads
+    return [Run(known[run_id], parent) for run_id, parent in parents.items() if run_id in known]
 
 
 def check_promises(world: World, runs: Sequence[Run]) -> None:

@@ -8,6 +8,7 @@ count that the source stores: so a lost, repeated or half-stored run of the sour
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sqlite3
 from collections import Counter, defaultdict
@@ -22,6 +23,7 @@ from pdkernel.clock import ManualClock
 from pdkernel.errors import StepError, StepProcessExitedError
 from pdkernel.model import JSON, Trigger, Workflow
 from pdkernel.project import DeployedTrigger, Project, Schedule, TriggerState, Webhook
+from pdkernel.server.source_turns import MAX_TICK_TRIES
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,
@@ -127,6 +129,7 @@ async def run(
     """Run a source, or a hook, which does nothing. One process in ten of a source is ended before its first event."""
     recorder.service_db = dict(call.service_db)
     if call.operation != "run":
+        note(call.operation, "")
         return SourceOutcome(is_implemented=False, service_db=recorder.service_db)
     chance, event = loop.random, call.event
     assert isinstance(event, dict)
@@ -139,6 +142,7 @@ async def run(
         await asyncio.sleep(chance.expovariate(1 / 0.3))
     error: StepError | None = None
     if chance.random() < 0.1:
+        note("source dies", str(number))
         error = StepProcessExitedError("The worker was killed.")
     else:
         before = recorder.service_db.get("count", 0)
@@ -173,12 +177,14 @@ class Sources:
     def __init__(self, world: Any) -> None:
         self._world = world
         self._paths: dict[str, str] = {}
+        self._due_s: dict[str, float] = {}
         self._calls: list[tuple[str, int, asyncio.Task[Any]]] = []
 
     def begin(self, operation: Operation) -> None:
         """Let an operation of `draw` happen."""
         if operation.kind == "deploy source":
             self._paths[operation.what] = self._deploy(SOURCES[operation.what], operation.amount)
+            self._due_s[operation.what] = operation.amount
         elif operation.what in self._paths:
             number, path = int(operation.amount), self._paths[operation.what]
             call = self._world.loop.create_task(self._world.post(operation.what, path, {"n": number}))
@@ -205,14 +211,23 @@ class Sources:
             return f"/{endpoint}"
 
     def is_settled(self, runs: Sequence[Run]) -> bool:
-        """Return whether the timer of each source has ticked, and nothing waits."""
+        """Return whether the timer of each source has ticked if it must, and nothing waits."""
         if not all(call.done() for *_, call in self._calls):
             return False
         ticked = {each.record.workflow for each in runs if each.event.get("n") == TICK}
+        ticked |= {name for name in self._paths if self._has_no_tick(name)}
         with closing(sqlite3.connect(self._world.folder / ".pdkernel" / "project.db")) as connection:
             waiting = connection.execute("select 1 from trigger_events union all select 1 from answered_requests")
             is_behind = any(host.clock_ahead_s < 0 for host in self._world.hosts)
             return waiting.fetchone() is None and (is_behind or ticked >= self._paths.keys())
+
+    def _has_no_tick(self, name: str) -> bool:
+        """Whether the tick was given up because its process died too often, or took place before the source was active."""
+        of_source = [each for each in self._world.watch.effects if each.workflow == f"source {SOURCES[name].uses}"]
+        deaths: int = sum(each.kind == "source dies" and each.step == str(TICK) for each in of_source)
+        active_at: float = max((each.at for each in of_source if each.kind == "activate"), default=-math.inf)
+        ahead_s: float = max(0.0, *(host.clock_ahead_s for host in self._world.hosts))
+        return deaths >= MAX_TICK_TRIES or active_at + ahead_s >= self._due_s[name]
 
     def check(self, runs: Sequence[Run]) -> Iterator[str]:
         """What is stored is emitted once, in order; a 2xx response means stored."""

@@ -36,6 +36,9 @@ class StepWatch:
 
     def add(self, effect: Effect) -> None:
         """Note *effect*, and check what must hold now."""
+        if effect.kind == "release":
+            self._release(effect)
+            return
         self.effects.append(effect)
         key = effect.run, effect.step
         active = [each for each in self._active.pop(key, []) if not each.process.is_dead]
@@ -67,8 +70,17 @@ class StepWatch:
         if len(self._single) > 1:
             where = {run: each.process.name for run, (each, _) in self._single.items()}
             self.problems.append(f"two runs of Single were active at {effect.at:.3f}: {where}")
-        if effect.kind == "end" and effect.step == "work2":
-            del self._single[effect.run]
+
+    def _release(self, effect: Effect) -> None:
+        """A run of a workflow with one place has ended its steps when it makes room for the next one."""
+        claim = self._single.get(effect.run)
+        if claim is None or claim[0].process is not effect.process:
+            return
+        del self._single[effect.run]
+        if self._is_in_step(claim[0]):
+            self.problems.append(
+                f"the run {effect.run} of Single made room at {effect.at:.3f}, while its step executed"
+            )
 
     def _holds(self, effect: Effect, lease: int, now: float) -> bool:
         process = effect.process
@@ -76,10 +88,16 @@ class StepWatch:
             return False
         if process.leases == lease and process.lease_ends_at >= now:
             return True
-        is_in_step = any(
-            each.process is process for key, some in self._active.items() if key[0] == effect.run for each in some
+        return self._is_in_step(effect) and now > process.thawed_at + THAW_S
+
+    def _is_in_step(self, effect: Effect) -> bool:
+        """Whether the process of *effect* executes a step of its run."""
+        return any(
+            each.process is effect.process
+            for key, some in self._active.items()
+            if key[0] == effect.run
+            for each in some
         )
-        return is_in_step and now > process.thawed_at + THAW_S
 
     def _check_start(self, effect: Effect, active: list[Effect]) -> None:
         what = f"the step {effect.step} of {effect.workflow} began at {effect.at:.3f} in {effect.process.name}"
