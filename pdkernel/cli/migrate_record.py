@@ -15,6 +15,7 @@ import cloup
 from pdkernel.cli.app import CliContext, command, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.migrate import migrate
+from pdkernel.cli.size_param import parse_size
 from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.errors import RequestError, format_count
 
@@ -272,7 +273,7 @@ def _print_steps(workflow: str | None, settings: RecordSettings, branches: tuple
 @command(
     migrate,
     name="receive",
-    examples=("pdkernel migrate receive", "pdkernel migrate receive --port 8790 --json"),
+    examples=("pdkernel migrate receive", "pdkernel migrate receive --port 8790 --max-size 10G"),
 )
 @cloup.option(
     "--port",
@@ -281,20 +282,31 @@ def _print_steps(workflow: str | None, settings: RecordSettings, branches: tuple
     metavar="N",
     help="Port on this machine (default 8790; 0 takes any).",
 )
+@cloup.option(
+    "--max-size",
+    callback=parse_size,
+    default="2G",
+    metavar="SIZE",
+    help="Disk space for records (default 2G). Beyond it, records are refused.",
+)
 @json_option
-def receive(state: CliContext, port: int, as_json: bool) -> int:
+def receive(state: CliContext, port: int, max_size: int, as_json: bool) -> int:
     """
     Receive the records that recording steps send, until Ctrl-C.
 
     The receiver listens on this machine only: let your reverse proxy pass https://HOST/records on to it. It stores records encrypted
-    in the project, and accepts them only with the token that `migrate record` of this project writes into the steps.
+    in the project, and accepts them only with the token that `migrate record` of this project writes into the steps. A record that is
+    refused because of --max-size or a full disk does not fail the run at Pipedream; the step counts it as lost.
     """
     import asyncio
 
     from pdkernel.migration.receiver import RECORDS_PATH, build_receiver
     from pdkernel.server.uvicorn_server import listen, local_url
 
-    app = build_receiver(state.open_project())
+    def report(why: str) -> None:
+        print_text(f"Records are refused. {why}", err=True)
+
+    app = build_receiver(state.open_project(), max_bytes=max_size, report=report)
     listener = listen("127.0.0.1", port)
     url = f"{local_url(listener, '127.0.0.1', tls=False)}{RECORDS_PATH}"
     if as_json:

@@ -1,4 +1,4 @@
-"""Parses options that are an amount of memory."""
+"""Parses options that are an amount of memory or disk space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parse_size(_ctx: click.Context, _param: click.Parameter, value: str | None) 
     Return the number of bytes of a size such as `512M`, `1.5G` or `2GiB`: the callback of an option.
 
     Raises:
-        click.BadParameter: *value* is not a size, or too small for a worker.
+        click.BadParameter: *value* is not a size, or less than 16 MB, which nothing can work with.
     """
     if value is None:
         return None

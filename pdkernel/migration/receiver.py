@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from starlette.routing import Route
 from pdkernel.blocking import run_blocking
 from pdkernel.migration.record_steps import RECORD_FORMAT, create_token
 from pdkernel.project import Project
-from pdkernel.proof.recorded_runs import RecordArchive, open_records
+from pdkernel.proof.recorded_runs import ArchiveFullError, RecordArchive, open_records
 
 RECORDS_PATH: Final = "/records"
 TOKEN_HEADER: Final = "x-pdkernel-token"  # noqa: S105 - the name of a header
@@ -66,16 +66,28 @@ def _is_moment(text: str) -> bool:
         return False
 
 
-def build_receiver(project: Project) -> Starlette:
-    """The application that stores entries in the records of *project*."""
-    return _Receiver(open_records(project), get_write_token(project), get_read_token(project)).app
+def build_receiver(project: Project, *, max_bytes: int | None = None, report: Callable[[str], None]) -> Starlette:
+    """
+    The application that stores entries in the records of *project*.
+
+    Args:
+        project: The project.
+        max_bytes: The size limit of all stored entries, or None.
+        report: Receives why entries cannot be stored, once until an entry is stored again.
+    """
+    archive = open_records(project, max_entry_bytes=max_bytes)
+    return _Receiver(archive, get_write_token(project), get_read_token(project), report).app
 
 
 class _Receiver:
-    def __init__(self, archive: RecordArchive, write_token: str, read_token: str) -> None:
+    def __init__(
+        self, archive: RecordArchive, write_token: str, read_token: str, report: Callable[[str], None]
+    ) -> None:
         self._archive = archive
         self._write_token = write_token
         self._read_token = read_token
+        self._report = report
+        self._has_reported = False
         self.app = Starlette(
             routes=[
                 Route(RECORDS_PATH, self._add, methods=["POST"]),
@@ -99,8 +111,20 @@ class _Receiver:
             return _refuse(400, "The body is not an entry of a recording step.")
         limit = entry.get("first_a_day")
         first_a_day = limit if isinstance(limit, int) else None
-        stored = await run_blocking(lambda: self._archive.add_entry(entry, first_a_day=first_a_day))
+        try:
+            stored = await run_blocking(lambda: self._archive.add_entry(entry, first_a_day=first_a_day))
+        except (ArchiveFullError, OSError) as fault:
+            return self._refuse_full(fault)
+        self._has_reported = False
         return JSONResponse({"recorded": stored})
+
+    def _refuse_full(self, fault: ArchiveFullError | OSError) -> Response:
+        """Answer that the entry is not stored, and report it once: the steps count it as lost."""
+        why = str(fault) if isinstance(fault, ArchiveFullError) else f"A record cannot be written: {fault.strerror}."
+        if not self._has_reported:
+            self._has_reported = True
+            self._report(why)
+        return _refuse(507, "The entry is not stored: the space for records is used up, or the disk refuses it.")
 
     async def _list(self, request: Request) -> Response:
         if not _has_token(request, self._read_token):

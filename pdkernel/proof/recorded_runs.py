@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import DamagedRecordError, RequestError
 from pdkernel.event import Event
@@ -36,6 +38,8 @@ _INBOX = "inbox"
 _KEY_NAME = "records/key"
 _KEY_BYTES = 32
 _RULES_FILE = "not-comparable.json"
+RECOUNT_S = 60.0
+"""Seconds after which the entries of a full archive are counted again."""
 _SAFE = re.compile(r"[^A-Za-z0-9_-]+")
 RecordStatus = Literal["recorded", "not recorded to the end"]
 OMITTED = "$pdkernel_omitted"
@@ -101,6 +105,10 @@ class RecordedRun(JsonStruct, frozen=True):
         return Event.from_value(self.event)
 
 
+class ArchiveFullError(RequestError):
+    """An entry is not stored, because the entries that arrived would have more bytes than permitted."""
+
+
 class RecordArchive:
     """
     The records of a project.
@@ -108,11 +116,20 @@ class RecordArchive:
     Args:
         folder: The folder of the files.
         vault: Seals them.
+        max_entry_bytes: The bytes of all entries that arrived and are kept, or None for no limit.
+        clock: For the time between two counts of a full archive.
     """
 
-    def __init__(self, folder: Path, vault: Vault) -> None:
+    def __init__(
+        self, folder: Path, vault: Vault, *, max_entry_bytes: int | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self.folder = folder
         self._vault = vault
+        self._clock = clock
+        self._max_entry_bytes = max_entry_bytes
+        self._lock = threading.Lock()
+        self._entry_bytes = 0
+        self._counted_at: float | None = None
 
     # ── entries as they arrive ─────────────────────────────────────────────────────
 
@@ -126,6 +143,9 @@ class RecordArchive:
 
         Returns:
             Whether the entry was stored: False if it is a start and the day has enough.
+
+        Raises:
+            ArchiveFullError: There would be more bytes than permitted.
         """
         day = self.folder / _INBOX / _SAFE.sub("_", str(entry["workflow"])) / _SAFE.sub("_", str(entry["at"])[:10])
         digest = hashlib.sha256(str(entry["run"]).encode()).hexdigest()[:24]
@@ -135,13 +155,14 @@ class RecordArchive:
             stored = sum(1 for _ in day.glob("*.start.sealed")) if day.is_dir() else 0
             if stored >= first_a_day:
                 return False
-        self._write(path, dict(entry))
+        sealed = self._seal(path, dict(entry))
+        self._reserve(len(sealed))
+        self._write(path, sealed)
         return True
 
     def iter_entries(self, start: int = 0) -> Iterator[dict[str, Any]]:
         """The entries that arrived, from number *start* on, in an order of their files' names."""
-        inbox = self.folder / _INBOX
-        for path in sorted(inbox.glob("*/*/*.sealed"))[start:] if inbox.is_dir() else ():
+        for path in self._entry_paths()[start:]:
             yield self._read(path)
 
     # ── recorded runs ──────────────────────────────────────────────────────────────
@@ -151,8 +172,8 @@ class RecordArchive:
         base = self.folder / _SAFE.sub("_", run.workflow)
         event, expected = (base / f"{run.name}.{kind}.sealed" for kind in ("event", "expected"))
         content: dict[str, Any] = msgspec.to_builtins(run)
-        self._write(event, content.pop("event"))
-        self._write(expected, content)
+        for path, value in ((event, content.pop("event")), (expected, content)):
+            self._write(path, self._seal(path, value))
         return event, expected
 
     def load(self, workflow_id: str) -> tuple[RecordedRun, ...]:
@@ -194,13 +215,38 @@ class RecordArchive:
 
     # ── files ──────────────────────────────────────────────────────────────────────
 
-    def _write(self, path: Path, value: JSON) -> None:
+    def _reserve(self, size: int) -> None:
+        """Count *size* bytes of an entry to come. Raises `ArchiveFullError`."""
+        if self._max_entry_bytes is None:
+            return
+        now = self._clock.monotonic()
+        with self._lock:
+            # a full archive is counted again now and then: a person may have removed files
+            is_full = self._entry_bytes + size > self._max_entry_bytes
+            if self._counted_at is None or (is_full and now - self._counted_at > RECOUNT_S):
+                self._entry_bytes = sum(path.stat().st_size for path in self._entry_paths())
+                self._counted_at = now
+            if self._entry_bytes + size <= self._max_entry_bytes:
+                self._entry_bytes += size
+                return
+        raise ArchiveFullError(
+            f"The records in {self.folder} have {self._entry_bytes:,} bytes, and {self._max_entry_bytes:,} are permitted.",
+            fix="Remove records that you no longer need, or start the receiver with a larger --max-size.",
+        )
+
+    def _entry_paths(self) -> list[Path]:
+        return sorted((self.folder / _INBOX).glob("*/*/*.sealed"))
+
+    def _seal(self, path: Path, value: JSON) -> bytes:
+        return self._vault.seal_json(value, self._locate(path))
+
+    def _write(self, path: Path, sealed: bytes) -> None:
         _make_folder(path.parent)
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as stream:
-                stream.write(self._vault.seal_json(value, self._locate(path)))
+                stream.write(sealed)
             part.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -220,10 +266,11 @@ class RecordArchive:
         return f"records/{path.relative_to(self.folder).as_posix()}"
 
 
-def open_records(project: Project) -> RecordArchive:
-    """The records of *project*; a key for them is made at the first call."""
+def open_records(project: Project, *, max_entry_bytes: int | None = None) -> RecordArchive:
+    """The records of *project*; a key for them is made at the first call. *max_entry_bytes* is as in `RecordArchive`."""
     stored = project.secrets.get_or_set(_KEY_NAME, base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode())
-    return RecordArchive(project.folder / RECORDS_FOLDER, Vault(base64.b64decode(stored)))
+    vault = Vault(base64.b64decode(stored))
+    return RecordArchive(project.folder / RECORDS_FOLDER, vault, max_entry_bytes=max_entry_bytes, clock=project.clock)
 
 
 def _make_folder(folder: Path) -> None:

@@ -94,11 +94,17 @@ async function post(body, signal, agent) {
         answer += part;
         if (answer.length > MAX_ANSWER) sent.destroy(Object.assign(new Error("the answer is too long"), { name: "LongAnswer" }));
       });
-      response.on("end", () => {
+      // "close", too: only then the kept connection no longer counts as something that the step has left running
+      let missing = 2;
+      const finish = () => {
+        missing -= 1;
+        if (missing > 0) return;
         const stored = response.statusCode === 200 ? parse(answer)?.recorded : undefined;
         if (typeof stored === "boolean") resolve(stored);
         else reject(Object.assign(new Error("not stored"), { name: `Status${response.statusCode}` }));
-      });
+      };
+      response.on("end", finish);
+      sent.on("close", finish);
     });
     sent.on("error", (error) => {
       // the receiver has closed a connection that was kept from an earlier run

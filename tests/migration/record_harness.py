@@ -44,6 +44,7 @@ const server = createServer(async (request, response) => {
   if (answer in ANSWERS && !["hang", "500", "301"].includes(answer)) sent.push({ url: request.url, headers: request.headers, body: JSON.parse(body) });
   ANSWERS[answer](request, response);
 });
+server.on("connection", (socket) => socket.unref());
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 const { port } = server.address();
 if (answer === "refuse") server.close();
@@ -55,7 +56,8 @@ const exported = {};
 for (const steps of runs) {
   const began = performance.now();
   const value = await component.run.call(props, { steps, $: { export: (name, value) => (exported[name] = value) } });
-  results.push({ value, ms: performance.now() - began });
+  const sockets = process.getActiveResourcesInfo().filter((kind) => kind === "TCPSocketWrap").length;
+  results.push({ value, ms: performance.now() - began, sockets });
 }
 process.stdout.write(JSON.stringify({ results, sent, exported, paths }), () => process.exit());
 """
@@ -66,7 +68,7 @@ class HarnessResult(JsonStruct, frozen=True):
     What the step did.
 
     Attributes:
-        results: The result (`value`) and the duration (`ms`) of each run.
+        results: The result (`value`), the duration (`ms`) and the sockets in use at the end (`sockets`) of each run.
         sent: The requests: `{"url", "headers", "body"}`.
         exported: Named exports of the last run.
         paths: The paths of all requests.

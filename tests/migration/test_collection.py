@@ -37,7 +37,7 @@ class Client:
     """A client of the receiver of a project."""
 
     def __init__(self, project: Project) -> None:
-        self._app = build_receiver(project)
+        self._app = build_receiver(project, report=print)
 
     def send(self, method: str, token: str, body: Any = None) -> httpx.Response:
         """The response to one request."""

@@ -279,6 +279,15 @@ def test_a_connection_that_the_receiver_closed_is_replaced(tmp_path: Path) -> No
     assert [each["value"] for each in done.results] == [{"recorded": True}] * 5
 
 
+def test_a_step_leaves_nothing_running(tmp_path: Path) -> None:
+    """When the step ends, its kept connection is idle: a platform that waits for leftover code has nothing to wait for."""
+    code = build_step("start", SETTINGS, workflow_id=None)
+
+    done = run_step(tmp_path, code, [steps_of({}, run=f"run-{number}") for number in range(3)])
+
+    assert [(each["value"], each["sockets"]) for each in done.results] == [({"recorded": True}, 0)] * 3
+
+
 HOSTILE = {
     "open quotes": "'a':'" * 40_000,
     "escaped quotes": '"token":\\"' * 20_000,
