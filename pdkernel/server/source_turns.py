@@ -33,7 +33,7 @@ _RETRY_INTERVAL_S = 0.25
 MAX_TICK_TRIES = 3
 """How often the process of a source may be ended in one tick of its timer; then the source runs at the next tick."""
 TICK_RETRY_S = 15.0
-"""Seconds until a tick that has left no result is tried again."""
+"""Seconds until a tick or an activation that has left no result is tried again."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,11 @@ async def _extend(table: SourceTurnTable, source: str, owner: str) -> None:
             is_owner = await run_blocking(table.take, source, owner)
 
 
+def is_of_database(fault: PdkernelError) -> bool:
+    """Whether *fault* of a source is that the database could not be read or written: then the source runs again soon."""
+    return isinstance(fault, ProjectError) and not isinstance(fault, DamagedRecordError)
+
+
 class TimerTicks:
     """
     The ticks of sources' timers that one server runs. A tick is due until its result is stored.
@@ -154,6 +159,10 @@ class TimerTicks:
     def may_run(self, source: str) -> bool:
         """Whether a tick of *source* that is due may run now."""
         return self._retry_at.get(source, -math.inf) <= self._clock.monotonic()
+
+    def postpone(self, source: str) -> None:
+        """Let nothing of *source* run before `TICK_RETRY_S` have passed."""
+        self._retry_at[source] = self._clock.monotonic() + TICK_RETRY_S
 
     async def run(
         self, source: str, tick: Callable[[], Awaitable[SourceResult | None]], skip: Callable[[], object]
@@ -174,7 +183,7 @@ class TimerTicks:
             try:
                 ran = await tick()
             except PdkernelError as fault:
-                if not isinstance(fault, ProjectError) or isinstance(fault, DamagedRecordError):
+                if not is_of_database(fault):
                     await run_blocking(skip)
                     is_over = True
                 raise
@@ -189,4 +198,4 @@ class TimerTicks:
                 del self._retry_at[source]
                 self._deaths.pop(source, None)
             else:
-                self._retry_at[source] = self._clock.monotonic() + TICK_RETRY_S
+                self.postpone(source)

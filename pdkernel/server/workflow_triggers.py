@@ -37,7 +37,7 @@ from pdkernel.project import Schedule, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.batches import Batches
 from pdkernel.server.run_registry import RunRegistry
-from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks
+from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks, is_of_database
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
 
 RETRY_INTERVAL = timedelta(minutes=5)
@@ -249,15 +249,19 @@ class WorkflowTriggers:
     async def _activate(self, served: ServedWorkflow, state: TriggerState) -> None:
         """Run the hooks of a source that was enabled, and compute when its timer is due."""
         async with self._runs.source_turns.take(state.id) as guard:
-            with contextlib.suppress(ProjectError):  # `run` reports an unreadable database
+            try:
                 current = await self._reload(state)
                 # otherwise another server has activated the source
                 if current.enabled and not current.is_active and current.due == state.due:
                     await run_blocking(self._table.configure, await self._run_hooks(guard, served, current))
+            except ProjectError as fault:
+                _LOG.warning("The activation of the source of %r is not stored: %s", state.workflow_name, fault.message)
+                self._ticks.postpone(state.id)
         self._events.notify()
         self._has_changed.set()
 
     async def _run_hooks(self, guard: Guard, served: ServedWorkflow, state: TriggerState) -> TriggerState:
+        """Return the state after the activation, also one that has failed. Raises `ProjectError` if the database is the reason."""
         now = self._context.project.clock.now()
         try:
             schedule, base_url = await self._read_interfaces(state)
@@ -267,6 +271,8 @@ class WorkflowTriggers:
                 await self._run_request(guard(await self._build_request(served, state, "deploy")))
             await self._run_request(guard(request))
         except PdkernelError as fault:
+            if is_of_database(fault):
+                raise
             _LOG.warning("The source of %r could not be activated: %s", state.workflow_name, fault.message)
             return replace(state, due=now + RETRY_INTERVAL, result=f"error: {fault.message}")
         due = schedule.next_after(now, since=state.since, ticked=state.ticked)

@@ -31,6 +31,7 @@ from pdkernel.server.batches import Batches
 from pdkernel.server.rate_limits import ENDPOINT_BURST
 from pdkernel.server.run_registry import RunRegistry, build_run_request
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
+from pdkernel.server.source_turns import TICK_RETRY_S
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
 from tests.notebook_files import notebook_of
@@ -551,6 +552,28 @@ class TestSources:
         assert failed.result == "error: The activate hook of depot-new-parcel@0.1.0 failed: no size"
         assert failed.due == failed.since + RETRY_INTERVAL
         assert site.state().is_active
+
+    @pytest.mark.parametrize("table", ["workflow_triggers", "source_state"])
+    async def test_an_activation_that_cannot_be_stored_is_tried_again_soon(self, serve: Serve, table: str) -> None:
+        """While a table cannot be written, the hooks do not run again and again; some seconds after that, the source is active."""
+        async with serve(PARCELS % 2) as site:
+            site.enable()
+            database = site.context.project.sqlalchemy_engine
+            with database.begin() as connection:
+                for verb in ("insert", "update"):
+                    refuse = "begin insert into missing values (1); end"
+                    connection.execute(text(f"create trigger refuse_{verb} before {verb} on {table} {refuse}"))
+            await site.pass_time()
+            failed = site.state()
+            with database.begin() as connection:
+                for verb in ("insert", "update"):
+                    connection.execute(text(f"drop trigger refuse_{verb}"))
+            await site.pass_time(TICK_RETRY_S - 1)
+            early = site.state().is_active
+            await site.pass_time(1)
+
+        assert (failed.is_active, failed.due, early) == (False, None, False)
+        assert (site.state().is_active, site.state().due) == (True, site.state().since + timedelta(seconds=60))
 
     async def test_a_source_without_an_interface_is_reported(self, serve: Serve) -> None:
         """A source that neither a timer nor a request runs is not activated, and its trigger has the reason."""
