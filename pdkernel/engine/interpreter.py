@@ -314,7 +314,7 @@ class Interpreter:
                 await turn.end()
         if record.execution.status == "error" and request.is_served:
             with self._reported("The messages about the run %s could not be queued", record.run_id):
-                await _complete(run_blocking(self._deliveries.queue_failure, request, record))
+                await self._queue_failure(request, record)
         execution = await record.finish()
         if record.write_error is None and execution.status != "cancelled":
             with self._reported("Messages of the run %s could not be delivered, and are tried again", record.run_id):
@@ -323,6 +323,21 @@ class Interpreter:
                 else:
                     await self._deliveries.deliver_refusal(request, record)
         return ExecutedRun(record.execution, exports, record.secrets)
+
+    async def _queue_failure(self, request: RunRequest, record: RunRecord) -> None:
+        """Queue the messages about a failed run. A run that waits for its writes waits for this, too."""
+
+        async def queue() -> None:
+            if not self._journal.is_lost:  # otherwise another process continues the run
+                await _complete(run_blocking(self._deliveries.queue_failure, request, record))
+
+        try:
+            await record.write_again(queue)
+        except ProjectError as fault:
+            _log.warning("The messages about the run %s could not be queued: %s", record.run_id, fault.message)
+        except asyncio.CancelledError:
+            acknowledge_cancellation()  # as in `_complete`
+            _log.warning("The messages about the run %s could not be queued before its process ended", record.run_id)
 
     async def _find_turn(self, request: RunRequest, state: RestoredRun, *, is_new: bool) -> QueueTurn | None:
         limits = find_limits(request)

@@ -38,7 +38,7 @@ from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import RunRequest, collect_request_secrets
 from pdkernel.engine.run_state import RunState
-from pdkernel.errors import InternalError, PdkernelError, ProjectError
+from pdkernel.errors import InternalError, PdkernelError
 from pdkernel.execution import Delivery, Execution
 from pdkernel.identity import AccountGoneError, Directory
 from pdkernel.model import JSON
@@ -115,20 +115,15 @@ class RunDeliveries:
         """
         Queue the messages about a failed served run: the event for workflows with an errors trigger, and the notification.
 
-        Blocks: it reads the triggers and the settings.
+        Blocks: it reads the triggers and the settings. Raises `ProjectError`; then nothing is queued.
         """
         execution = record.execution
         if execution.status != "error" or not request.is_served or request.batch is not None:
             return  # the end of a batch is reported once
+        is_off = request.workflow.settings.get("error_notification") is False
+        target = None if is_off else self._error_notification()
         if self._emitted is not None and self._emitted.has_error_listener(request, execution):
             record.outbox.add(ERRORS_CHANNEL, 1, [self._emitted.new_error()], record.redactor)
-        if request.workflow.settings.get("error_notification") is False:
-            return
-        try:
-            target = self._error_notification()
-        except ProjectError as fault:
-            _log.warning("The notification about the failed run %s cannot be sent: %s", execution.id, fault.message)
-            return
         if target:
             notification = build_notification(execution, target, request.base_url)
             record.outbox.add(NOTIFICATION_STEP, 1, [notification], record.redactor)

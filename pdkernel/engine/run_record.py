@@ -253,7 +253,11 @@ class RunRecord(GrowingExecution):
             except ProjectError as fault:
                 if not self._waits_for_disk:
                     raise
-                await self._wait_for_room(fault)
+                try:
+                    await self._wait_for_room(fault)
+                except asyncio.CancelledError:  # the process ends
+                    self._waits_for_disk = False
+                    raise
 
     async def flush(self) -> None:
         """

@@ -118,11 +118,11 @@ async def test_the_notification_of_a_refused_run_is_tried_again(directory: Local
     assert journal.retries == [clock.now().timestamp() + FIRST_RETRY_S]
 
 
-def test_settings_that_cannot_be_read(directory: LocalDirectory, caplog: pytest.LogCaptureFixture) -> None:
-    """If the address cannot be read, the run ends without a notification, and the log has the reason."""
+def test_settings_that_cannot_be_read(directory: LocalDirectory) -> None:
+    """If the address cannot be read, the caller has the reason, and tries again."""
 
     def fail() -> str:
         raise ProjectError("The disk is full.")
 
-    assert queue(directory, SERVED, fail) == []
-    assert caplog.messages == ["The notification about the failed run run cannot be sent: The disk is full."]
+    with pytest.raises(ProjectError, match="The disk is full"):
+        queue(directory, SERVED, fail)

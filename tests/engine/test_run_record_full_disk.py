@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.engine.deliveries import NOTIFICATION_STEP
 from pdkernel.engine.journal import DatabaseJournal
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Trigger
+from pdkernel.project import Project
 from tests.builders import Gate, a_workflow, python_step
 from tests.engine.conftest import Run
 
@@ -113,6 +115,32 @@ async def test_a_served_run_waits_for_the_record_of_its_start(
 
     assert (execution.status, execution.step("one").return_value) == ("success", 1)
     assert "waits, because it cannot be recorded" in caplog.text
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_failed_run_waits_until_its_failure_can_be_reported(
+    run: Run, project: Project, caplog: pytest.LogCaptureFixture, is_cancelled: bool
+) -> None:
+    """A served run that fails while the address for failures cannot be read loses no message, unless its process ends."""
+    project.settings.set("error_notification", "http://127.0.0.1:9/failed")
+    with project.sqlalchemy_engine.begin() as connection:
+        connection.exec_driver_sql("alter table settings rename to away")
+    failing = python_step("one", "raise ValueError('own')")
+    running = asyncio.ensure_future(run(failing, interface="http", pause_mode="park"))
+    async with asyncio.timeout(30):
+        while "waits" not in caplog.text and not running.done():
+            await asyncio.sleep(0.01)
+        has_waited = not running.done()
+        if is_cancelled:
+            running.cancel()
+            await asyncio.wait([running])
+        with project.sqlalchemy_engine.begin() as connection:
+            connection.exec_driver_sql("alter table away rename to settings")
+        execution = await running
+
+    assert has_waited
+    assert (execution.status, execution.error and execution.error.message) == ("error", "own")
+    assert [each.step for each in execution.sends] == ([] if is_cancelled else [NOTIFICATION_STEP])
 
 
 async def test_missing_temporary_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

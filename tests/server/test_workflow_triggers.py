@@ -30,8 +30,8 @@ from pdkernel.server.app_state import get_state
 from pdkernel.server.batches import Batches
 from pdkernel.server.rate_limits import ENDPOINT_BURST
 from pdkernel.server.run_registry import RunRegistry, build_run_request
-from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
 from pdkernel.server.source_turns import TICK_RETRY_S
+from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
 from tests.notebook_files import notebook_of
