@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath, PathValue, ValueSet
-from pdkernel.analysis.access_tracker import EVENT_CONTAINERS, AccessKind, KnownExports, PathAccess
 from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, PathExpectation, reader_sort_key
-from pdkernel.analysis.trace import StepTracer
+from pdkernel.analysis.trace import EVENT_CONTAINERS, AccessKind, KnownExports, PathAccess, StepTracer
 from pdkernel.errors import ExpressionError, did_you_mean
 from pdkernel.expression import add_missing_braces, iter_templates
 from pdkernel.model import JSON, Step, Workflow

@@ -1,4 +1,4 @@
-"""Tables of JavaScript's built-in functions and methods that reveal the type of a value."""
+"""Tables of the operators, functions and methods of JavaScript that reveal the type of a value."""
 
 from __future__ import annotations
 
@@ -111,3 +111,5 @@ IDENTITY_FUNCTIONS = frozenset(
 PATH_GET_FUNCTIONS = frozenset({"_.get", "lodash.get", "get"})
 EXIT_STATEMENTS = frozenset({"return_statement", "throw_statement", "continue_statement", "break_statement"})
 EMPTY_LITERALS = frozenset({"undefined", "null", '""', "''", "``"})
+EQUALITY_OPERATORS = frozenset({"===", "==", "!==", "!="})
+NUMERIC_OPERATORS = frozenset({"-", "*", "/", "%", "**", "<", ">", "<=", ">="})

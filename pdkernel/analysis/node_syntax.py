@@ -30,6 +30,14 @@ def get_source(node: Node | None) -> str:
     return "" if node is None else javascript.get_source(node)
 
 
+def get_last_statement(branch: Node | None) -> Node | None:
+    """The last statement of *branch*."""
+    while branch is not None and branch.type in {"statement_block", "else_clause"}:
+        children = get_code_children(branch)
+        branch = children[-1] if children else None
+    return branch
+
+
 def unwrap(node: Node) -> Node:
     """*node* without parentheses and `await`."""
     while node.type in {"parenthesized_expression", "await_expression"} and get_code_children(node):
@@ -40,6 +48,14 @@ def unwrap(node: Node) -> Node:
 def get_member_object(node: Node) -> Node:
     """The object of the member expression *node*."""
     return get_field(node, "object") or node
+
+
+def get_operands(node: Node) -> tuple[Node, Node]:
+    """The left and the right operand of the binary expression *node*."""
+    left, right = get_field(node, "left"), get_field(node, "right")
+    assert left is not None
+    assert right is not None
+    return left, right
 
 
 def infer_default_type(node: Node | None) -> tuple[str, ...]:
