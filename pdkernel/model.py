@@ -31,6 +31,12 @@ VARIABLE_NAME = STEP_NAME  # of an environment variable
 RESERVED_STEP_NAMES = frozenset({"trigger"})
 
 
+def require_object(value: JSON) -> dict[str, Any]:
+    """Return *value*; it must be an object."""
+    assert isinstance(value, dict)
+    return value
+
+
 def check_step_name(name: str) -> str:
     """
     Return *name* if `steps.<name>` is valid in every language.

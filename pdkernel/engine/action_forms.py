@@ -20,13 +20,12 @@ from pdkernel.blocking import run_blocking
 from pdkernel.egress import CallContext, OutboundPolicy
 from pdkernel.engine.account_resolution import format_credential_ref, insert_placeholders
 from pdkernel.engine.directory_snapshot import format_connect_account_command
-from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
 from pdkernel.errors import StepError
 from pdkernel.expression.template import OPENING_BRACES
 from pdkernel.identity import Directory, Environment, ProxyAccess
-from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step
+from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, require_object
 from pdkernel.project.variables import format_variable_ref, is_secret_prop_name
 from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import (

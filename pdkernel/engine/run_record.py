@@ -1,5 +1,5 @@
 """
-The record of one run: the growing execution and its rows in the journal.
+The record of one run: its execution so far, redacted and passed to the watcher of the run, and its rows in the journal.
 
 A step starts only when all earlier writes are on disk; until then commits run beside the work. The first row has the
 request, encrypted. The event may contain credentials, so it is shown only when the run's accounts are resolved.
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,8 +19,8 @@ from typing import Any, TypeVar, cast
 from msgspec.structs import replace
 
 from pdkernel.clock import Clock, format_iso
+from pdkernel.egress import OutboundPolicy
 from pdkernel.encode import encode_json
-from pdkernel.engine.growing_execution import GrowingExecution
 from pdkernel.engine.http_response import (
     NO_RESPONSE,
     NO_RESPONSE_BEFORE_PAUSE,
@@ -49,12 +50,22 @@ from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.record_writes import WRITE_RETRY_S, RecordWrites, RunLostError
 from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
 from pdkernel.engine.run_outbox import RunOutbox
-from pdkernel.engine.run_request import RunRequest, RunWatcher, encode_request
+from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_secrets, encode_request
 from pdkernel.errors import PdkernelError, ProjectError
-from pdkernel.execution import Delivery, ErrorRecord, Execution, OutboundCall, Status, StepResult
-from pdkernel.model import JSON
+from pdkernel.execution import (
+    Delivery,
+    ErrorRecord,
+    Execution,
+    OutboundCall,
+    OutboundPolicyRecord,
+    RunTrigger,
+    Status,
+    StepResult,
+)
+from pdkernel.lookup import Lookup
+from pdkernel.model import JSON, require_object
 from pdkernel.project import Vault
-from pdkernel.redaction import Secret
+from pdkernel.redaction import Secret, find_redacted_values, get_redactor
 from pdkernel.workers import MAX_RECORDED_CALLS_BYTES, StepOutcome
 
 T = TypeVar("T")
@@ -64,7 +75,38 @@ RECORDED_STATUSES = frozenset({"success", "error", "pinned"})
 _log = logging.getLogger(__name__)
 
 
-class RunRecord(GrowingExecution):
+def _build_fields(
+    request: RunRequest, state: RestoredRun, started: datetime, trigger: RunTrigger, guard: str
+) -> dict[str, Any]:
+    """Build the fields of a run's `Execution` before its first step, without `steps`."""
+    return {
+        "id": state.claim.run_id,
+        "trace_id": state.trace_id,
+        "workflow": request.workflow.name,
+        "version": request.workflow.version,
+        "status": "executing",
+        "external_user": request.external_user_id,
+        "environment": request.environment,
+        "started_at": format_iso(started),
+        "finished_at": None,
+        "attempt": state.claim.attempt,
+        "replay_of": request.replay_of,
+        "trigger": trigger,
+        "response": None,
+        "error": None,
+        "outbound_policy": _record_policy(request.policy, guard),
+        "decisions": state.decisions,
+        "batch": request.batch,
+    }
+
+
+def _record_policy(policy: OutboundPolicy, guard: str) -> OutboundPolicyRecord | None:
+    if policy.mode == "live":
+        return OutboundPolicyRecord(policy.text, policy.origin) if policy.origin else None
+    return OutboundPolicyRecord(policy.text, policy.origin, guard)
+
+
+class RunRecord:
     """
     The record of one run.
 
@@ -80,6 +122,9 @@ class RunRecord(GrowingExecution):
         guard: What the operating system does with outbound calls that bypass the gateway.
 
     Attributes:
+        claim: The right to write the run.
+        context: `steps.trigger.context`.
+        redactor: The redactor of the run's secrets; at first of variables and the event's headers.
         outbox: The messages that steps have queued.
         write_error: Why a write of the record failed, or None.
     """
@@ -97,8 +142,24 @@ class RunRecord(GrowingExecution):
         may_have_accounts: bool,
         guard: str = "none",
     ) -> None:
-        super().__init__(request, state, watcher, clock=clock, guard=guard)
         self._journal = journal
+        self.claim = state.claim
+        self.context = state.context
+        self._request = request
+        self._watcher = watcher
+        self._clock = clock
+        self._masked = dict(request.event.with_masked_headers().data)
+        # the accounts of a continued run may have other credentials by now
+        former = [] if state.event is None else find_redacted_values(self._masked, dict(state.event))
+        self._secrets = (*collect_request_secrets(request), *state.secrets, *former)
+        self.redactor = get_redactor(*self._secrets)
+        self._steps = {
+            step.name: state.steps[step.name].result if step.name in state.steps else StepResult(step.name, "not_run")
+            for step in request.workflow.steps
+        }
+        self._started = clock.now() if state.created is None else datetime.fromtimestamp(state.created, UTC)
+        self._fields = _build_fields(request, state, self._started, self._redact_trigger(), guard)
+        self._execution: Execution | None = None
         self._vault = vault
         self._root = root
         self._may_have_accounts = may_have_accounts
@@ -123,12 +184,28 @@ class RunRecord(GrowingExecution):
             is_sent=state.response is not None or (state.created is not None and watcher.on_respond is None),
             on_respond=watcher.on_respond,
         )
-        self._interrupted_calls = dict(state.calls)
-        # of steps that are not recorded
+        self._interrupted_calls = dict(state.calls)  # as the next attribute, of steps that are not recorded
         self._calls_bytes = {path: sum(len(encode_call(call)) for call in calls) for path, calls in state.calls.items()}
         self._call_number = 0
         self.write_error: BaseException | None = None
         self._ended: float | None = None
+
+    @property
+    def secrets(self) -> Sequence[Secret]:
+        """The secrets of the run, as far as they are known."""
+        return self._secrets
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.claim.run_id
+
+    @property
+    def execution(self) -> Execution:
+        """The execution so far; built on access, because most changes are only read at the end."""
+        if self._execution is None:
+            self._execution = Execution(**self._fields, steps=tuple(self._steps.values()))
+        return self._execution
 
     def record_start(self) -> None:
         """Write the run's first row."""
@@ -161,10 +238,41 @@ class RunRecord(GrowingExecution):
             self._writes.submit(lambda: self._journal.set_package_lock(self.claim, lock))
 
     def add_secrets(self, secrets: Sequence[Secret]) -> None:
-        """Redact the secrets of the run's accounts, which are all resolved, from now on."""
-        super().add_secrets(secrets)
+        """Redact *secrets*, too, from now on; without any, the event may be shown as it is."""
+        self._secrets = (*secrets, *self._secrets)
+        redactor = get_redactor(*self._secrets)
+        if redactor is not self.redactor:
+            self.redactor = redactor
+            self._update_fields(trigger=self._redact_trigger())
         if self._may_have_accounts:
             self._event_text = self._trigger_text(self.execution.event)
+
+    def add_returned_secrets(self, secrets: Sequence[Secret]) -> None:
+        """Redact *secrets* of a triggered run, too, from now on; the run's own secrets keep their placeholders."""
+        self._secrets = tuple(dict.fromkeys((*self._secrets, *secrets)))
+        self.redactor = get_redactor(*self._secrets)
+
+    def set_lookup(self, lookup: Lookup) -> None:
+        """Record the account lookup, redacted."""
+        plain = lookup.to_json()
+        redacted = self.redactor.redact_value(plain)
+        self._update_fields(lookup=lookup if redacted is plain else Lookup.from_json(redacted))
+
+    @property
+    def has_watcher(self) -> bool:
+        """Whether the watcher has an `on_change` callback."""
+        return self._watcher.on_change is not None
+
+    def notify(self, result: StepResult) -> None:
+        """Update the result of a step and publish the execution."""
+        self._steps[result.name] = result
+        self._execution = None
+        self.publish()
+
+    def publish(self) -> None:
+        """Pass the execution to the `on_change` callback."""
+        if self._watcher.on_change:
+            self._watcher.on_change(self.execution)
 
     def sign(self, text: str) -> bytes:
         """Sign a URL of the run with the project's key; URLs of a run that is not recorded open nothing."""
@@ -439,6 +547,13 @@ class RunRecord(GrowingExecution):
         self._notify_paused()
         self._response.send(NO_RESPONSE)
         return self.execution
+
+    def _redact_trigger(self) -> RunTrigger:
+        return RunTrigger(require_object(self.redactor.redact_value(self._masked)), self.context)
+
+    def _update_fields(self, **fields: Any) -> None:
+        self._fields.update(fields)
+        self._execution = None
 
     def _replaces_calls(self, path: str) -> bool:
         """Whether the record of a step, which is written now, replaces its calls in flight."""

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from pdkernel.analysis import find_step_references
 from pdkernel.clock import Clock, format_iso
-from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause, retry_delay_s
 from pdkernel.engine.restored_run import RestoredPause, RestoredRun
@@ -22,7 +21,7 @@ from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.errors import DirectiveError, ExpressionError
 from pdkernel.execution import RESUME_DATA, ErrorRecord, Status, StepResult
-from pdkernel.model import JSON, Step
+from pdkernel.model import JSON, Step, require_object
 from pdkernel.workers import StepOutcome
 
 

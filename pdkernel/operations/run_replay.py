@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from pdkernel.blocking import run_blocking
 from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.egress.outbound_policy import MODE_VARIABLE
-from pdkernel.engine.growing_execution import require_object
 from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.limits import QueueFullError, queue_limits
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
@@ -23,7 +22,7 @@ from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.errors import InternalError, PdkernelError, RequestError
 from pdkernel.execution import Execution
 from pdkernel.identity import check_external_user_id
-from pdkernel.model import JSON
+from pdkernel.model import JSON, require_object
 from pdkernel.operations.runs import pin_steps
 from pdkernel.redaction import Secret, find_redacted_values, get_redactor
 from pdkernel.source import WorkflowSource, load_source

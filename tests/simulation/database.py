@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Write
-from pdkernel.engine.journal.executors import ExecutorStatements
 from pdkernel.engine.journal.lease import DATABASE_TIME, ExecutorLease
+from pdkernel.engine.journal.ownership import OwnershipStatements
 from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import DatabaseUnreachableError
 from pdkernel.project import Project
@@ -261,7 +261,7 @@ class SimLease(ExecutorLease):
     def start(self, origin: str) -> None:
         """Insert the executor's row, and extend its lease from now on."""
         self._connection.execute("begin immediate")
-        ExecutorStatements(self._executor_id, origin).register_executor(self._connection)
+        OwnershipStatements(self._executor_id, origin).register_executor(self._connection)
         self.register(self._connection, self._executor_id)
         self._connection.execute("commit")
         self._database.leases.append(self)

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pdkernel.engine.journal.opening import open_reader
+from pdkernel.engine.journal import open_reader
 from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.engine.journal.text_columns import ExecutionQuery
 from tests.simulation import commands, deliveries, sources

@@ -5,8 +5,11 @@ The journal: the durable record of events, runs and finished steps.
     rows         values: runs, steps and pauses
     text_columns the JSON in text columns, and executions
     schema       the tables, the same on SQLite and Postgres; `tables` creates them in a SQLite file
-    opening      opens the journal of a project
-    journal      the journal of one executor, made of `statements`, `removal`, `writer` (grouped commits) and `reader`
+    journal      the journal of one executor, and how it is opened; made of the following four
+    ownership    the SQL about executors, claims, and the limits of queues
+    statements   the SQL about what a run contains
+    writer       grouped commits
+    reader       reads in a thread of its own
     backend      what these need of a database: `sqlite`, or `postgres` with `lease`, which shows that an executor lives
 
 One executor owns a run. Each of its writes names its claim, whose fence no earlier owner has:
@@ -20,8 +23,13 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
        '- reaped or released: the owner's process is dead, its lease has lapsed, or it ends; attempt + 1 if the run had begun
 """
 
-from pdkernel.engine.journal.journal import DatabaseJournal
-from pdkernel.engine.journal.opening import mark_dead, open_journal, open_journal_reader, open_reader
+from pdkernel.engine.journal.journal import (
+    DatabaseJournal,
+    mark_dead,
+    open_journal,
+    open_journal_reader,
+    open_reader,
+)
 from pdkernel.engine.journal.protocol import MAX_LANES, ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
 from pdkernel.engine.journal.reader import JournalReader, RecordedEvent
 from pdkernel.engine.journal.rows import (

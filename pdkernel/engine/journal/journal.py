@@ -1,4 +1,8 @@
-"""The journal of one executor: `Statements`, `JournalWriter` and `JournalReader` combined, on SQLite or Postgres."""
+"""
+The journal of one executor in a project's database, SQLite or Postgres, and how it is opened.
+
+It combines the SQL of `ownership` and `statements`, `JournalWriter` and `JournalReader`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,22 @@ from datetime import datetime
 from functools import partial
 from typing import Self, TypeVar
 
+from sqlalchemy import update
+
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.engine.journal.backend import Backend, Connection, Presence
 from pdkernel.engine.journal.circles import find_circle
-from pdkernel.engine.journal.protocol import MAX_LANES, MESSAGES_PER_LANE, OWN_DELIVERY_S, START_LEAD_S, START_MARGIN_S
+from pdkernel.engine.journal.ownership import OwnershipStatements
+from pdkernel.engine.journal.protocol import (
+    MAX_LANES,
+    MESSAGES_PER_LANE,
+    OWN_DELIVERY_S,
+    START_LEAD_S,
+    START_MARGIN_S,
+    Journal,
+)
 from pdkernel.engine.journal.reader import JournalReader
-from pdkernel.engine.journal.removal import find_expired, remove_runs
 from pdkernel.engine.journal.rows import (
     Begun,
     CallRow,
@@ -33,7 +46,9 @@ from pdkernel.engine.journal.rows import (
     WaitResolution,
     WaitRow,
 )
-from pdkernel.engine.journal.statements import Statements
+from pdkernel.engine.journal.schema import executors
+from pdkernel.engine.journal.sqlite import SqliteBackend
+from pdkernel.engine.journal.statements import Statements, remove_runs
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
     RunSummary,
@@ -42,9 +57,10 @@ from pdkernel.engine.journal.text_columns import (
     replace_unstorable,
 )
 from pdkernel.engine.journal.writer import JournalWriter
-from pdkernel.errors import ExecutorLostError, TablesChangedError
+from pdkernel.errors import ExecutorLostError, ProjectError, TablesChangedError
 from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
+from pdkernel.project import Project
 
 T = TypeVar("T")
 C = TypeVar("C", bound=ClaimedRun | None)
@@ -56,11 +72,13 @@ MAX_RETRY_S = 2_560.0
 class DatabaseJournal:
     """The journal of one executor in one database; implements `Journal`."""
 
-    def __init__(self, backend: Backend, *, statements: Statements, presence: Presence, ids: IdGenerator) -> None:
+    def __init__(
+        self, backend: Backend, *, executor_id: str, origin: str, presence: Presence, ids: IdGenerator
+    ) -> None:
         self._backend = backend
         self.clock = presence.clock
         self.lease_s = presence.lease_s
-        self._statements = statements
+        self._become(OwnershipStatements(executor_id, origin))
         self._presence = presence
         self._ids = ids
         self._writer = JournalWriter(backend)
@@ -94,14 +112,19 @@ class DatabaseJournal:
             ProjectError: The database cannot be used, or was written by a newer version.
             RequestError: Another process has the origin.
         """
-        statements = Statements(ids.new("exec_", 20), origin)
+        executor_id = ids.new("exec_", 20)
         backend.create_tables()
         with contextlib.ExitStack() as undo:
-            presence = backend.enter(statements.executor_id, origin, SteadyClock.of(clock))
+            presence = backend.enter(executor_id, origin, SteadyClock.of(clock))
             undo.callback(presence.close)
-            journal = cls(backend, statements=statements, presence=presence, ids=ids)
+            journal = cls(backend, executor_id=executor_id, origin=origin, presence=presence, ids=ids)
             undo.pop_all()
         return journal
+
+    def _become(self, ownership: OwnershipStatements) -> None:
+        """Write as the executor of *ownership* from now on."""
+        self._ownership = ownership
+        self._statements = Statements(ownership.executor_id, ownership.origin)
 
     def __repr__(self) -> str:
         return f"DatabaseJournal({self.executor_id})"
@@ -109,7 +132,7 @@ class DatabaseJournal:
     @property
     def executor_id(self) -> str:
         """The id of this executor."""
-        return self._statements.executor_id
+        return self._ownership.executor_id
 
     @property
     def is_lost(self) -> bool:
@@ -143,7 +166,7 @@ class DatabaseJournal:
         """Become a new executor, with a new id; the runs that this executor owned are ready, and none of them was interrupted by a death."""
         if self.lease_s is None:
             return
-        old, new = self._statements, Statements(self._ids.new("exec_", 20), self._statements.origin)
+        old, new = self._ownership, OwnershipStatements(self._ids.new("exec_", 20), self._ownership.origin)
         now = self._now()
 
         def act(connection: Connection) -> None:
@@ -156,7 +179,7 @@ class DatabaseJournal:
 
         await self._writer.write(act, is_compound=True)
         self._active_run_ids.clear()
-        self._statements = new
+        self._become(new)
         self._presence.follow(new.executor_id)
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -227,7 +250,7 @@ class DatabaseJournal:
 
     async def announce_end(self) -> None:
         """Record that this process was told to end: if it is killed meanwhile, no run is to blame."""
-        await self._writer.write(self._statements.announce_end)
+        await self._writer.write(self._ownership.announce_end)
 
     def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> Awaitable[bool]:
         """Submit a finished step. The result is False if the claim is lost, or the step is already recorded."""
@@ -334,14 +357,14 @@ class DatabaseJournal:
     async def release(self, claim: Claim) -> bool:
         """Make the run ready for its next attempt. Return False if the claim is lost."""
         self._active_run_ids.discard(claim.run_id)
-        return await self._announced(lambda connection: self._statements.release(connection, claim))
+        return await self._announced(lambda connection: self._ownership.release(connection, claim))
 
     async def release_orphan(self, claim: Claim) -> bool:
         """Make a run ready that has no task, or end it if that happened too often. Return False if the claim is lost."""
         self._active_run_ids.discard(claim.run_id)
         now = self._now()
         return await self._announced(
-            lambda connection: self._statements.release_orphan(connection, claim, now), is_compound=True
+            lambda connection: self._ownership.release_orphan(connection, claim, now), is_compound=True
         )
 
     async def resolve_wait(
@@ -370,7 +393,7 @@ class DatabaseJournal:
     async def claim(self, run_id: str) -> ClaimedRun | None:
         """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
         now = self._presence.steady_time() + START_LEAD_S
-        claims = await self._claim(lambda connection: [self._statements.claim_one(connection, run_id, now)])
+        claims = await self._claim(lambda connection: [self._ownership.claim_one(connection, run_id, now)])
         return next(iter(claims), None)
 
     async def claim_next(
@@ -378,12 +401,12 @@ class DatabaseJournal:
     ) -> Sequence[ClaimedRun]:
         """Claim the oldest ready runs of this executor's origin in *queue*, within its limits; *begin* is as in `claim_ready`."""
         now, places = self._presence.steady_time() + START_LEAD_S, limit if begin is None else begin
-        return await self._claim(lambda connection: self._statements.claim_next(connection, queue, limit, now, places))
+        return await self._claim(lambda connection: self._ownership.claim_next(connection, queue, limit, now, places))
 
     async def claim_ready(self, limit: int, *, begin: int | None = None) -> Sequence[ClaimedRun]:
         """Claim ready runs of this executor's origin in every queue, within the limits of each."""
         now, places = self._presence.steady_time() + START_LEAD_S, limit if begin is None else begin
-        return await self._claim(lambda connection: self._statements.claim_ready(connection, limit, now, places))
+        return await self._claim(lambda connection: self._ownership.claim_ready(connection, limit, now, places))
 
     async def _claim(self, act: Callable[[Connection], Sequence[C]]) -> Sequence[C]:
         def checked(connection: Connection) -> Sequence[C]:
@@ -412,7 +435,7 @@ class DatabaseJournal:
         if self._queue_limits.get(queue) == limits:
             return
         await self._writer.write(
-            lambda connection: self._statements.set_queue_limits(connection, queue, *limits),
+            lambda connection: self._ownership.set_queue_limits(connection, queue, *limits),
             is_contended=True,
         )
         self._queue_limits[queue] = limits
@@ -422,7 +445,7 @@ class DatabaseJournal:
 
         def add(connection: Connection) -> bool:
             self._check_lease()
-            return self._statements.add_turn(connection, queue, run_id, size)
+            return self._ownership.add_turn(connection, queue, run_id, size)
 
         return await self._writer.write(add, is_compound=True, is_contended=True)
 
@@ -431,7 +454,7 @@ class DatabaseJournal:
         await self._remove_ended_turns()
         now = self._presence.steady_time() + START_LEAD_S
         return await self._writer.write(
-            lambda connection: self._statements.grant_turn(connection, queue, run_id, now),
+            lambda connection: self._ownership.grant_turn(connection, queue, run_id, now),
             is_compound=True,
             is_contended=True,
         )
@@ -443,14 +466,14 @@ class DatabaseJournal:
 
     async def _remove_ended_turns(self) -> None:
         for run_id in tuple(self._ended_turns):
-            await self._announced(partial(self._statements.end_turn, run_id=run_id))
+            await self._announced(partial(self._ownership.end_turn, run_id=run_id))
             self._ended_turns.discard(run_id)
 
     async def record_start(self, queue: str, claim: Claim) -> float:
         """Record that the first step of a claimed run of the queue begins; return 0, or the seconds until it may."""
         now = self._presence.steady_time()
         return await self._writer.write(
-            lambda connection: self._statements.record_start(connection, queue, claim, now, now + START_MARGIN_S),
+            lambda connection: self._ownership.record_start(connection, queue, claim, now, now + START_MARGIN_S),
             is_compound=True,
             is_contended=True,
             concurrent_runs=len(self._active_run_ids),
@@ -459,7 +482,7 @@ class DatabaseJournal:
     async def confirm_start(self, claim: Claim) -> None:
         """Record that the first step of the run has begun just now."""
         now = self._presence.steady_time()
-        await self._writer.write(lambda connection: self._statements.confirm_start(connection, claim, now))
+        await self._writer.write(lambda connection: self._ownership.confirm_start(connection, claim, now))
 
     async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:
         """Cancel a run regardless of its owner. Return False if it has ended."""
@@ -484,7 +507,7 @@ class DatabaseJournal:
             return 0
         now = self._now()
         return await self._announced(
-            lambda connection: self._statements.bury(connection, self._presence.confirm_dead(connection, dead), now),
+            lambda connection: self._ownership.bury(connection, self._presence.confirm_dead(connection, dead), now),
             is_compound=True,
             is_contended=True,
         )
@@ -492,7 +515,7 @@ class DatabaseJournal:
     async def find_owned(self) -> Sequence[Claim]:
         """Return the claims of the runs that this executor owns."""
         me = self.executor_id
-        return await self._history.read(lambda connection: self._statements.owned_runs(connection, me))
+        return await self._history.read(lambda connection: self._ownership.owned_runs(connection, me))
 
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Return which of *run_ids* are cancelled."""
@@ -511,7 +534,7 @@ class DatabaseJournal:
     async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
         """Return runs that ended before their workflow's retention."""
         now = self._now()
-        return await self._history.read(lambda connection: find_expired(connection, now, default_days, limit))
+        return await self._history.find_expired(now, default_days, limit)
 
     async def next_wake(self) -> float | None:
         """Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits."""
@@ -525,7 +548,7 @@ class DatabaseJournal:
 
         def query(connection: Connection) -> float | None:
             self._check_version(connection)
-            return self._statements.next_wake(connection, now, steady)
+            return self._ownership.next_wake(connection, now, steady)
 
         return await self._history.read(query)
 
@@ -593,8 +616,8 @@ class DatabaseJournal:
 
     def _close(self) -> None:
         def leave(connection: Connection) -> None:
-            self._statements.release_runs(connection, self.executor_id)
-            if not self._statements.unregister_executor(connection):
+            self._ownership.release_runs(connection, self.executor_id)
+            if not self._ownership.unregister_executor(connection):
                 self._presence.expire(connection)
 
         self._writer.close(final_write=leave)
@@ -624,3 +647,64 @@ class DatabaseJournal:
 
     def _now(self) -> float:
         return self.clock.now().timestamp()
+
+
+def open_journal(
+    project: Project, *, clock: Clock = SYSTEM_CLOCK, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
+) -> Journal:
+    """
+    Become an executor of the project's journal; see `DatabaseJournal.open`. On Postgres, it corrects the project's clock.
+
+    Raises:
+        ProjectError: The database cannot be used, or was written by a newer version.
+        RequestError: Another process has the origin.
+    """
+    if clock is project.clock.source:
+        clock = project.clock
+    backend = _backend(project)
+    backend.create_tables()
+    _end_interrupted(backend, project)
+    return DatabaseJournal.open(backend, clock=clock, ids=ids, origin=origin)
+
+
+def open_journal_reader(project: Project) -> JournalReader:
+    """
+    Open the project's journal to read runs, without becoming an executor; missing tables are created.
+
+    Runs of commands and notebooks whose process has ended are recorded as interrupted before.
+
+    Raises:
+        ProjectError: The database cannot be used, or was written by a newer version.
+    """
+    backend = _backend(project)
+    backend.create_tables()
+    _end_interrupted(backend, project)
+    return JournalReader(backend.open_snapshots())
+
+
+def open_reader(backend: Backend) -> JournalReader:
+    """Open the journal in *backend* to read runs; missing tables are created."""
+    backend.create_tables()
+    return JournalReader(backend.open_snapshots())
+
+
+def _end_interrupted(backend: Backend, project: Project) -> None:
+    with contextlib.suppress(
+        ProjectError
+    ):  # runs can be read although the database cannot be written, for example on a full disk
+        backend.end_interrupted(project.clock.now().timestamp())
+
+
+def mark_dead(project: Project, executor_id: str) -> None:
+    """Mark the executor of a process that has ended as dead: others continue its runs without waiting for the end of its lease."""
+    with project.sqlalchemy_engine.begin() as connection:
+        connection.execute(update(executors).where(executors.c.id == executor_id).values(alive=False))
+
+
+def _backend(project: Project) -> Backend:
+    if project.sqlite_path is not None:
+        return SqliteBackend(project.sqlite_path, permit_migration=project.permit_migration, mark=project.journal_mark)
+    # psycopg is optional
+    from pdkernel.engine.journal.postgres import PostgresBackend
+
+    return PostgresBackend(project)

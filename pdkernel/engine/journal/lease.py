@@ -20,7 +20,7 @@ import psycopg
 
 from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection
-from pdkernel.engine.journal.executors import CONTINUED_ORIGIN
+from pdkernel.engine.journal.ownership import CONTINUED_ORIGIN
 from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import ProjectError
 from pdkernel.project.migration import expect_version

@@ -23,7 +23,6 @@ from psycopg.errors import DeadlockDetected, SerializationFailure
 from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
 from pdkernel.clock import ManualClock, SteadyClock
 from pdkernel.engine.journal.backend import Connection, Cursor, Parameters, Write
-from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
 from pdkernel.engine.journal.lease import (
     IS_LAPSED,
     ExecutorLease,
@@ -32,6 +31,7 @@ from pdkernel.engine.journal.lease import (
     refuse_asynchronous_commits,
     refuse_pooler,
 )
+from pdkernel.engine.journal.ownership import CONTINUED_ORIGIN, OwnershipStatements
 from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import ProjectError
 from pdkernel.project import Project
@@ -173,7 +173,7 @@ class PostgresBackend:
             refuse_asynchronous_commits(lease.listen(), self.location)
             with lease.listen().transaction():
                 connection = PostgresConnection(lease.listen())
-                ExecutorStatements(executor_id, origin).register_executor(connection)
+                OwnershipStatements(executor_id, origin).register_executor(connection)
                 lease.register(connection, executor_id)
             lease.start()
         except BaseException as fault:
@@ -194,7 +194,7 @@ class PostgresBackend:
                 )
                 dead = [executor for (executor,) in found]
                 if dead:
-                    ExecutorStatements("", "").bury(PostgresConnection(connection), dead, now)
+                    OwnershipStatements("", "").bury(PostgresConnection(connection), dead, now)
         except psycopg.Error as fault:
             raise self.translate_error(fault) from fault
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pdkernel.blocking import run_blocking_in, until_silent
 from pdkernel.engine.journal.backend import Connection, Snapshots
-from pdkernel.engine.journal.queue_statements import CLAIM_COLUMNS, load_calls, load_claimed, load_decisions
+from pdkernel.engine.journal.ownership import CLAIM_COLUMNS, load_calls, load_claimed, load_decisions
 from pdkernel.engine.journal.rows import ClaimedRun, FailedRun, RunStatus, WaitRow
 from pdkernel.engine.journal.text_columns import (
     ExecutionQuery,
@@ -26,6 +26,7 @@ from pdkernel.engine.journal.text_columns import (
     build_execution,
     build_summary,
     decode_event,
+    decode_retention,
     replace_unstorable,
     to_row_status,
 )
@@ -47,6 +48,7 @@ _SUMMARIES = (
     "select id, workflow, external_user, environment, status, fence, attempt, created, ended,"
     " case when status = 'error' then output end from runs"
 )
+_SECONDS_PER_DAY = 24 * 60 * 60
 _QUERIED_IDS = 200
 """Ids in one query."""
 _VISITED_EVENTS = 20
@@ -135,6 +137,10 @@ class JournalReader:
         rows = await self.read(lambda connection: connection.execute(query, (key,)).fetchall())
         newest = {row[2]: row for row in rows}
         return [build_summary(*newest[user]) for user in sorted(newest, key=lambda user: user or "")]
+
+    async def find_expired(self, now: float, default_days: float, limit: int) -> Sequence[str]:
+        """Return at most *limit* runs that ended before the retention of their workflow's newest run, or *default_days*."""
+        return await self.read(partial(_find_expired, now=now, default_days=default_days, limit=limit))
 
     async def count_batch(self, batch: str) -> Mapping[RunStatus, int]:
         """Return how many runs of a batch have each status, those of retried users included."""
@@ -344,3 +350,21 @@ def _conditions(connection: Connection, query: ExecutionQuery) -> tuple[str, lis
         ).fetchone()
         parts.append(("(created, id) < (?, ?)", row) if row else ("false", []))
     return "".join(f" and {sql}" for sql, _ in parts), [value for _, given in parts for value in given]
+
+
+def _find_expired(connection: Connection, now: float, default_days: float, limit: int) -> Sequence[str]:
+    found: list[str] = []
+    for (workflow,) in connection.execute("select distinct workflow from definitions").fetchall():
+        newest = connection.execute(
+            "select d.content from runs r left join definitions d on d.hash = r.definition"
+            " where r.workflow = ? order by r.created desc, r.id desc limit 1",
+            (workflow,),
+        ).fetchone()
+        days = decode_retention(newest[0]) if newest is not None and newest[0] is not None else None
+        oldest = now - (default_days if days is None else days) * _SECONDS_PER_DAY
+        rows = connection.execute(
+            "select id from runs where workflow = ? and created < ? and ended < ? order by created limit ?",
+            (workflow, oldest, oldest, limit - len(found)),
+        )
+        found += [run_id for (run_id,) in rows]
+    return found

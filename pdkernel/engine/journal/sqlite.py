@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pdkernel.clock import SteadyClock
 from pdkernel.engine.journal.backend import Connection, Presence, Write
-from pdkernel.engine.journal.executors import CONTINUED_ORIGIN, ExecutorStatements
+from pdkernel.engine.journal.ownership import CONTINUED_ORIGIN, OwnershipStatements
 from pdkernel.engine.journal.protocol import ExecutorLiveness
 from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
 from pdkernel.errors import RequestError
@@ -106,7 +106,7 @@ class SqliteBackend:
             # the lock comes before the row, because others take an executor without a lock for dead
             self._liveness.hold(executor_id)
             undo.callback(self._liveness.release, executor_id)
-            statements = ExecutorStatements(executor_id, origin)
+            statements = OwnershipStatements(executor_id, origin)
             with self._opening() as connection:
                 statements.register_executor(connection)
             undo.pop_all()
@@ -119,7 +119,7 @@ class SqliteBackend:
             dead = [executor for (executor,) in rows.fetchall() if not self._liveness.is_alive(executor)]
             if dead:
                 connection.execute("begin immediate")
-                ExecutorStatements("", "").bury(connection, dead, now)
+                OwnershipStatements("", "").bury(connection, dead, now)
                 connection.execute("commit")
 
     def open_transactions(self) -> SqliteTransactions:
@@ -158,7 +158,7 @@ class SqlitePresence:
     grace_s = 0.0
 
     def __init__(
-        self, statements: ExecutorStatements, liveness: ExecutorLiveness, clock: SteadyClock, path: Path
+        self, statements: OwnershipStatements, liveness: ExecutorLiveness, clock: SteadyClock, path: Path
     ) -> None:
         self._path = path
         self.clock = clock

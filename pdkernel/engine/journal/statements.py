@@ -1,5 +1,5 @@
 """
-The SQL writes of the journal; each method runs inside the caller's transaction.
+The SQL about what a run contains, from its acceptance to its removal; each function runs inside the caller's transaction.
 
 The row count of a statement decides which of several writers was first. Only statements about all runs of an owner or a
 queue test `status = 'running'`: in frequent statements the planner would use the index on owner.
@@ -11,8 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pdkernel.engine.journal.backend import Connection
-from pdkernel.engine.journal.executors import EXECUTOR_ALIVE
-from pdkernel.engine.journal.queue_statements import FUTURE_S, QueueStatements, lock_queue, storable
+from pdkernel.engine.journal.ownership import EXECUTOR_ALIVE, FUTURE_S, lock_queue, storable
 from pdkernel.engine.journal.rows import (
     FIRST_FENCE,
     MAX_NOTE_CHARACTERS,
@@ -66,11 +65,21 @@ _FINISH = f"update runs set status = :status, output = :output, ended = :at, own
 _PARK = f"update runs set status = :status, wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
 _MESSAGE_KEY = "run_id = ? and path = ? and number = ? and position = ?"
 _STEP_KEY = "run_id = ? and path = ? and iteration = ?"
+_TABLES_OF_A_RUN = ("steps", "waits", "outbox", "decisions", "calls_in_flight", "interruptions")
 
 
 @dataclass(frozen=True, slots=True)
-class Statements(QueueStatements):
-    """The writes of one executor."""
+class Statements:
+    """
+    The writes of one executor about its runs.
+
+    Attributes:
+        executor_id: The id of this executor.
+        origin: The origin of the runs that it accepts.
+    """
+
+    executor_id: str
+    origin: str
 
     def store_definition(self, connection: Connection, key: str, workflow: str, content: str) -> bool:
         """Store the definition under its hash."""
@@ -522,3 +531,38 @@ class Statements(QueueStatements):
             (now, output, replace_unstorable(run_id)),
         )
         return done.rowcount == 1
+
+
+def remove_runs(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]:
+    """Remove runs that are not executing; definitions and packages without a run. Return the ids of the removed runs."""
+    removed = []
+    definitions: dict[str, str] = {}
+    locks: dict[str, str] = {}
+    for run_id in map(replace_unstorable, run_ids):
+        row = connection.execute(
+            "delete from runs where id = ? and status <> 'running' returning definition, workflow, package_lock",
+            (run_id,),
+        ).fetchone()
+        if row is not None:
+            removed.append(run_id)
+            definitions[row[0]] = row[1]
+            if row[2] is not None:
+                locks[row[2]] = row[1]
+            for table in _TABLES_OF_A_RUN:
+                connection.execute(f"delete from {table} where run_id = ?", (run_id,))  # noqa: S608 - constants only
+    for key, workflow in definitions.items():
+        # a run may be accepted at this moment: its transaction holds the definition
+        connection.execute("select 1 from definitions where hash = ? /*postgres for update*/", (key,)).fetchone()
+        connection.execute(
+            "delete from definitions where hash = :hash"
+            " and not exists (select 1 from runs where workflow = :workflow and definition = :hash)",
+            {"hash": key, "workflow": workflow},
+        )
+    for key, workflow in locks.items():
+        connection.execute("select 1 from package_locks where hash = ? /*postgres for update*/", (key,)).fetchone()
+        connection.execute(
+            "delete from package_locks where hash = :hash"
+            " and not exists (select 1 from runs where workflow = :workflow and package_lock = :hash)",
+            {"hash": key, "workflow": workflow},
+        )
+    return removed
