@@ -53,6 +53,13 @@ def nodes(file: Path) -> list[ast.AST]:
         gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_nodes_afterwards() -> Iterator[None]:
+    """Forget the millions of nodes: each garbage collection of the later tests of this process would visit them."""
+    yield
+    nodes.cache_clear()
+
+
 def imports(file: Path, known: dict[str, Path]) -> Iterator[str]:
     """Modules of the package that *file* imports, under `TYPE_CHECKING` and in functions too."""
     for node in nodes(file):
