@@ -240,6 +240,7 @@ async def _run_batch(state: CliContext, source: Path, options: RunOptions, *, as
             environment,
             project.clock.now(),
             origin="terminal",
+            executor=engine.journal.executor_id,
         )
         on_run = print_progress(state, is_shown=not as_json)
         summary = await run_here(project, engine, selection, batch, build, at_once=each.at_once, on_run=on_run)

@@ -7,8 +7,8 @@ A user without an account that the workflow needs has no run: the summary of the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -19,9 +19,9 @@ from pdkernel.blocking import run_blocking
 from pdkernel.clock import format_iso
 from pdkernel.engine.account_lookup import steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
-from pdkernel.engine.journal import Journal, NewDecision, RunSummary, open_journal_reader
+from pdkernel.engine.journal import Journal, JournalReader, NewDecision, RunSummary, open_journal_reader
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import PdkernelError, ProductionPlanError, RequestError
+from pdkernel.errors import PdkernelError, ProductionPlanError, ProjectError, RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, BatchSummary, Execution, FailedUser, SkippedUser
 from pdkernel.identity import Directory, Environment, parse_environment
 from pdkernel.model import DEFAULT_AT_ONCE, ForEach, Workflow
@@ -33,6 +33,7 @@ from pdkernel.source import WorkflowSource
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
 
+_INTERRUPTED = "The command ended before all its runs did: users may be without a run."
 PAGE_SIZE = 200
 """External users whose accounts are read, and whose runs are recorded, at a time."""
 
@@ -140,42 +141,55 @@ def summarize(batch: Batch, runs: Sequence[RunSummary], skips: Mapping[str, Sequ
     )
 
 
-async def load_summary(project: Project, journal: Journal, batch_id: str) -> BatchSummary:
+async def load_summary(project: Project, journal: Journal | JournalReader, batch_id: str) -> BatchSummary:
     """
     Load a batch with its summary.
 
     Raises:
         RequestError: There is no such batch.
     """
-    batch = await find_batch(project, batch_id)
+    batch = await find_batch(project, journal, batch_id)
     return summarize(
         batch, await journal.batch_runs(batch.id), await run_blocking(project.batches.list_skips, batch.id)
     )
 
 
-async def find_batch(project: Project, batch_id: str) -> Batch:
-    """The batch with that id. Raises `RequestError` if there is none."""
+async def find_batch(project: Project, journal: Journal | JournalReader, batch_id: str) -> Batch:
+    """The batch with that id, which has ended if its command was killed. Raises `RequestError` if there is none."""
     found = await run_blocking(project.batches.find, batch_id)
     if found is None:
         raise RequestError(f"There is no batch {batch_id!r} in this project.", fix="See: pdkernel runs batches")
-    return found
+    return await _end_interrupted(project, found, await journal.living_executors())
+
+
+async def _end_interrupted(project: Project, batch: Batch, living: Collection[str]) -> Batch:
+    """*batch*, ended if the executor of its command is not among the *living*."""
+    if batch.origin != "terminal" or batch.state == "done" or batch.executor in living:
+        return batch
+    ended = replace(batch, state="done", problem=_INTERRUPTED)
+    with suppress(ProjectError):  # a batch can be read although the database cannot be written
+        if not await run_blocking(partial(project.batches.set_state, batch, "done", problem=_INTERRUPTED)):
+            return await run_blocking(project.batches.find, batch.id) or ended  # its command has ended it meanwhile
+    return ended
 
 
 async def read_summary(project: Project, batch_id: str) -> BatchSummary:
     """As `load_summary`, for a process without a journal of its own."""
-    batch = await find_batch(project, batch_id)
     with closing(await run_blocking(open_journal_reader, project)) as reader:
-        return summarize(
-            batch, await reader.batch_runs(batch.id), await run_blocking(project.batches.list_skips, batch.id)
-        )
+        return await load_summary(project, reader, batch_id)
 
 
 async def list_summaries(project: Project, limit: int = 20) -> Sequence[BatchSummary]:
     """The newest batches, newest first."""
     found = await run_blocking(partial(project.batches.list_newest, limit=limit))
     with closing(await run_blocking(open_journal_reader, project)) as reader:
+        living = await reader.living_executors()
         return [
-            summarize(each, await reader.batch_runs(each.id), await run_blocking(project.batches.list_skips, each.id))
+            summarize(
+                await _end_interrupted(project, each, living),
+                await reader.batch_runs(each.id),
+                await run_blocking(project.batches.list_skips, each.id),
+            )
             for each in found
         ]
 
@@ -214,10 +228,17 @@ async def run_here(
     async for page in iterate_pages(selection):
         requests = await run_blocking(_build_all, build, page.ready, batch.id)
         await _run_all(engine, requests, at_once, on_run)
-        await run_blocking(project.batches.record_page, batch, page.last, page.skipped)
+        if not await run_blocking(project.batches.record_page, batch, page.last, page.skipped):
+            break  # the batch was cancelled
         batch = replace(batch, listed_to=page.last)
-    await run_blocking(project.batches.set_state, batch, "done")
+    await _end(project, engine.journal, batch.id)
     return await load_summary(project, engine.journal, batch.id)
+
+
+async def _end(project: Project, journal: Journal, batch_id: str, *, problem: str | None = None) -> None:
+    """End the batch of a command, in whatever state another process has left it."""
+    batch = await find_batch(project, journal, batch_id)
+    await run_blocking(partial(project.batches.set_state, batch, "done", problem=problem))
 
 
 def _build_all(build: RequestBuilder, users: Sequence[str], batch_id: str) -> list[RunRequest]:
@@ -228,15 +249,17 @@ async def retry_here(
     project: Project, engine: WorkflowEngine, batch_id: str, on_run: Callable[[Execution], None]
 ) -> BatchSummary:
     """Run the failed runs of a command's batch again in this process, and no others; return the batch with its new runs."""
-    batch = await find_batch(project, batch_id)
+    batch = await find_batch(project, engine.journal, batch_id)
     failed = await _find_failed(engine.journal, batch)
-    await run_blocking(project.batches.set_state, batch, "retrying")
-    batch = await find_batch(project, batch_id)
+    problem = batch.problem
+    begin = partial(project.batches.set_state, executor=engine.journal.executor_id, problem=problem)
+    if not await run_blocking(begin, batch, "retrying"):
+        raise _retried_already(batch)
     try:
         requests = [await build_retry(engine, batch, run) for run in failed]
         await _run_all(engine, requests, DEFAULT_AT_ONCE, on_run)
     finally:
-        await run_blocking(project.batches.set_state, batch, "done")
+        await _end(project, engine.journal, batch_id, problem=problem)
     return await load_summary(project, engine.journal, batch_id)
 
 
@@ -277,7 +300,7 @@ class QueuedRetry:
 
 async def retry_in_server(project: Project, journal: Journal, batch_id: str) -> QueuedRetry | None:
     """As `request_retry`; None for the batch of a command, whose runs the caller runs again."""
-    batch = await find_batch(project, batch_id)
+    batch = await find_batch(project, journal, batch_id)
     if batch.origin == "terminal":
         return None
     runs = await request_retry(project, journal, batch_id)
@@ -288,7 +311,7 @@ async def _find_failed(journal: Journal, batch: Batch) -> Sequence[RunSummary]:
     """The failed runs of an ended batch. Raises `RequestError` if there are none, or the batch has not ended."""
     see = f"See: pdkernel runs batch {batch.id}"
     failed = [run for run in await journal.batch_runs(batch.id) if run.status == "error"]
-    if batch.state != "done" and batch.origin == "serve":
+    if batch.state != "done":
         raise RequestError(f"The batch {batch.id} has not ended: it is {batch.state}.", fix=see)
     if not failed:
         raise RequestError(f"The batch {batch.id} has no failed runs.", fix=see)
@@ -302,11 +325,15 @@ async def request_retry(project: Project, journal: Journal, batch_id: str) -> in
     Raises:
         RequestError: There is no such batch, it has no failed runs, or runs have not ended yet.
     """
-    batch = await find_batch(project, batch_id)
+    batch = await find_batch(project, journal, batch_id)
     failed = len(await _find_failed(journal, batch))
     if not await run_blocking(project.batches.set_state, batch, "retrying"):
-        raise RequestError(f"The batch {batch_id} is being retried already.")
+        raise _retried_already(batch)
     return failed
+
+
+def _retried_already(batch: Batch) -> RequestError:
+    return RequestError(f"The batch {batch.id} is being retried already.", fix=f"See: pdkernel runs batch {batch.id}")
 
 
 async def cancel_batch(project: Project, journal: Journal, batch_id: str, *, by: str) -> int:
@@ -324,7 +351,7 @@ async def cancel_batch(project: Project, journal: Journal, batch_id: str, *, by:
     Raises:
         RequestError: There is no such batch.
     """
-    batch = await find_batch(project, batch_id)
+    batch = await find_batch(project, journal, batch_id)
     if batch.state in ("listing", "retrying"):
         await run_blocking(project.batches.set_state, batch, "running")
     unfinished = [run.id for run in await journal.batch_runs(batch_id) if run.status in UNFINISHED_STATUSES]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, bindparam, delete, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
 
 from pdkernel.execution import BatchState
 from pdkernel.identity import Environment
@@ -36,6 +36,7 @@ class Batch:
         environment: The users' environment.
         at: The time of the tick.
         origin: What records the runs: `serve` or `terminal`.
+        executor: The executor of the command that records the runs, or None for a server.
         state: What is done at the moment.
         listed_to: The last external user, in the order of ids, whose run is recorded; None before the first page.
         round: The number of retries.
@@ -53,6 +54,7 @@ class Batch:
     listed_to: str | None = None
     round: int = 0
     problem: str | None = None
+    executor: str | None = None
 
     def dedupe_key(self, external_user_id: str, failed_run: str | None = None) -> str:
         """The dedupe key of a user's run, or of the retry of that user's *failed_run*."""
@@ -79,6 +81,7 @@ class BatchTable:
             name=batch.workflow_name,
             environment=batch.environment,
             origin=batch.origin,
+            executor=batch.executor,
             at=batch.at.timestamp(),
             state=batch.state,
             listed_to=batch.listed_to,
@@ -131,11 +134,13 @@ class BatchTable:
                 connection.execute(batch_skips.insert(), rows)
         return is_first
 
-    def set_state(self, batch: Batch, state: BatchState, *, problem: str | None = None) -> bool:
-        """Set the state; False if another process has changed it."""
-        is_retry = state == "retrying"
+    def set_state(
+        self, batch: Batch, state: BatchState, *, problem: str | None = None, executor: str | None = None
+    ) -> bool:
+        """Set the state, and the executor of a command that records runs; False if another process has changed the state."""
+        round_ = batch.round + (state == "retrying")
         with self._database.write() as connection:
-            return self._update(connection, batch, state=state, problem=problem, round=batch.round + is_retry)
+            return self._update(connection, batch, state=state, problem=problem, round=round_, executor=executor)
 
     def list_skips(self, batch_id: str) -> Mapping[str, Sequence[str]]:
         """The users without a run, each with the apps of which an account is missing; none if there is no such user."""
@@ -145,8 +150,9 @@ class BatchTable:
         return {row.external_user: tuple(filter(None, row.missing.split(","))) for row in rows}
 
     def list_done(self, before: datetime, limit: int = 500) -> Sequence[Batch]:
-        """The oldest ended batches of before that time."""
-        query = _OLDEST_FIRST.where(batches.c.state == "done", batches.c.at < before.timestamp()).limit(limit)
+        """The oldest batches of before that time that are done, or that a command left without an end."""
+        is_done = or_(batches.c.state == "done", batches.c.origin == "terminal")
+        query = _OLDEST_FIRST.where(is_done, batches.c.at < before.timestamp()).limit(limit)
         with self._database.read() as connection:
             return list(map(_batch, connection.execute(query).all()))
 
@@ -183,6 +189,7 @@ def _batch(row: Any) -> Batch:
         row.listed_to,
         row.round,
         row.problem,
+        row.executor,
     )
 
 

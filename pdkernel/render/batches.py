@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pdkernel.errors import format_count
 from pdkernel.execution import BatchSummary
+from pdkernel.render.apps import format_app_name
 from pdkernel.render.formatting import truncate_line
 from pdkernel.render.markup import escape_control_characters
 
@@ -47,10 +48,10 @@ def render_text(batch: BatchSummary) -> str:
 
 
 def describe_missing(apps: Sequence[str]) -> str:
-    """What an external user lacks: `has no slack account`, or that there is no such user."""
+    """What an external user lacks: `has no Slack account`, or that there is no such user."""
     if not apps:
         return "does not exist"
-    return f"has no {' and no '.join(apps)} account"
+    return f"has no {' and no '.join(map(format_app_name, apps))} account"
 
 
 def _row(*cells: str) -> str:

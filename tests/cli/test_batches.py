@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Shell
+from tests.cli.test_migrate_record import wait_for
 from tests.notebook_files import notebook_of
 
 STEP = """\
@@ -42,7 +44,7 @@ def test_each_user_with_the_accounts_has_a_run(pdkernel: Shell, report: Path) ->
     assert ended.status == 1
     assert "3 users: 1 succeeded, 1 failed, 1 skipped" in ended.stdout
     assert "no such channel" in ended.stdout
-    assert "eve  has no slack account" in ended.stdout
+    assert "eve  has no Slack account" in ended.stdout
     assert {line.split()[0] for line in ended.stderr.splitlines() if "success" in line or "error" in line} == {
         "ada",
         "bob",
@@ -74,6 +76,34 @@ def test_only_failed_runs_are_retried(pdkernel: Shell, report: Path) -> None:
     assert (retried.json["batch"]["succeeded"], retried.json["batch"]["retries"]) == (2, 1)
     assert (again.status, "has no failed runs" in again.stderr) == (2, True)
     assert sorted(run["external_user"] for run in runs) == ["ada", "bob", "bob"]
+
+
+def test_a_batch_whose_command_was_killed_has_ended(pdkernel: Shell) -> None:
+    """Other commands show that it was interrupted, and the failed run can be retried."""
+    connect(pdkernel, "ada", "slack", "good-token")
+    connect(pdkernel, "bob", "slack", "good-token")
+    waiting = "%%pdstep notify --app slack\ndef handler(pd):\n    import time\n    time.sleep(300)"
+    path = pdkernel.folder / "report.ipynb"
+    notebook_of(path, HEADER, waiting)
+    command = pdkernel.start("run", path.name, "--for-each", "external_user")
+    assert wait_for(lambda: [each["in_progress"] for each in list_batches(pdkernel)] == [2])
+    command.kill()
+    command.communicate(timeout=60)
+    notebook_of(path, HEADER, STEP)
+
+    (killed,) = list_batches(pdkernel)
+    retried = pdkernel("runs", "retry", "--batch", killed["id"], "--json")
+
+    assert (killed["state"], killed["in_progress"], len(killed["failed"])) == ("done", 0, 2)
+    assert "ended before all its runs did" in killed["problem"]
+    assert (retried.status, retried.json["batch"]["succeeded"]) == (0, 2), retried.stderr
+    assert retried.json["batch"]["problem"] == killed["problem"]
+
+
+def list_batches(pdkernel: Shell) -> list[dict[str, Any]]:
+    """The batches of the project."""
+    found: list[dict[str, Any]] = pdkernel("runs", "batches", "--json").json
+    return found
 
 
 def test_options_that_name_one_user_are_refused(pdkernel: Shell, report: Path) -> None:

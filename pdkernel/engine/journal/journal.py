@@ -577,6 +577,10 @@ class DatabaseJournal:
         """Return how many runs of that external user are paused, *most* if there are more."""
         return await self._history.count_paused(external_user, environment, most)
 
+    async def living_executors(self) -> Collection[str]:
+        """Return the ids of the executors, this one included, that are not known to be dead."""
+        return await self._history.living_executors()
+
     async def batch_runs(self, batch: str) -> Sequence[RunSummary]:
         """Return the newest run of each external user of a batch."""
         return await self._history.batch_runs(batch)

@@ -386,6 +386,10 @@ class Journal(RunJournal, Protocol):
         """Return which of *run_ids* are cancelled."""
         ...
 
+    async def living_executors(self) -> Collection[str]:
+        """Return the ids of the executors, this one included, that are not known to be dead."""
+        ...
+
     async def has_executor(self, origin: str) -> bool:
         """Return whether another living executor has that origin."""
         ...

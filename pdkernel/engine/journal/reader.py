@@ -147,6 +147,11 @@ class JournalReader:
         query, key = "select status, count(*) from runs where batch = ? group by status", replace_unstorable(batch)
         return dict(await self.read(lambda connection: connection.execute(query, (key,)).fetchall()))
 
+    async def living_executors(self) -> Collection[str]:
+        """Return the ids of the executors that are not known to be dead."""
+        rows = await self.read(lambda connection: connection.execute("select id from executors where alive").fetchall())
+        return {executor for (executor,) in rows}
+
     async def version(self) -> str:
         """Return a text that differs whenever another connection has changed the journal."""
         return await self._run(self._snapshots.version)
