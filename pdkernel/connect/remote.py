@@ -115,10 +115,11 @@ class RemoteDirectory:
         return next((user for user in self.users(environment) if user.external_id == external_user_id), None)
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user, their accounts and their deployed triggers; False if the user does not exist."""
+        """Delete the user, their accounts and their deployed triggers, here and at Pipedream; False if the user does not exist there."""
         if self.find_user(external_user_id, environment) is None:
             return False
         self._client.delete_user(external_user_id, environment)
+        self._local.delete_user(external_user_id, environment)
         self._clear_caches()
         return True
 

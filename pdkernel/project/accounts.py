@@ -58,6 +58,7 @@ from pdkernel.project.schema import (
     accounts,
     batch_skips,
     batches,
+    connect_tokens,
     deployed_events,
     deployed_triggers,
     endpoints,
@@ -393,7 +394,7 @@ class AccountTable:
         return _user(row) if row else None
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
-        """Delete the user and their accounts and deployed triggers in *environment*; False if the user does not exist."""
+        """Delete all rows about the user in *environment*, with accounts and deployed triggers; False if the user does not exist."""
         key = {"external_user": external_user_id, "environment": environment}
         with self._database.write() as connection:
             self._lock_user(connection, external_user_id, environment)
@@ -411,6 +412,7 @@ class AccountTable:
             in_environment = select(batches.c.id).where(batches.c.environment == environment)
             skipped = and_(batch_skips.c.external_user == external_user_id, batch_skips.c.batch.in_(in_environment))
             connection.execute(delete(batch_skips).where(skipped))
+            connection.execute(delete(connect_tokens).filter_by(**key))
             trigger_sources = [format_trigger_source(each) for each in trigger_ids]
             connection.execute(delete(endpoints).where(endpoints.c.source.in_(trigger_sources)))
             connection.execute(delete(trigger_events).where(trigger_events.c.trigger.in_(trigger_sources)))

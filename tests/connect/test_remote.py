@@ -19,7 +19,7 @@ from pdkernel.engine.account_resolution import resolve_accounts
 from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
 from pdkernel.identity import AccountGoneError, Directory, WithheldCredentials
 from pdkernel.model import AppBinding
-from pdkernel.project import Login, Project
+from pdkernel.project import Batch, Login, Project
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream
 
 
@@ -275,6 +275,17 @@ def test_a_deleted_user_is_not_cached(directory: Directory) -> None:
 
     assert directory.find_user("ada", "development") is None
     assert not directory.delete_user("ada", "development")
+
+
+def test_a_deleted_user_is_forgotten_here(home: Project, directory: Directory) -> None:
+    """What the local project has stored about the user is deleted with the user at Pipedream."""
+    batch = Batch("batch_1", "p_1", "schedule", "Report", "development", home.clock.now())
+    home.batches.add(batch)
+    home.batches.record_page(batch, "bob", {"ada": ("slack",), "bob": ("slack",)})
+
+    assert directory.delete_user("ada", "development")
+
+    assert list(home.batches.list_skips(batch.id)) == ["bob"]
 
 
 def test_a_response_that_the_sdk_cannot_parse(directory: Directory, upstream: Upstream) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from sqlalchemy import select
+
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Batch, Project
+from pdkernel.project.connect_tokens import ConnectToken, TokenTerms
+from pdkernel.project.schema import metadata
 
 
 def a_batch(project: Project, number: int = 1) -> Batch:
@@ -77,10 +81,23 @@ def test_a_deleted_user_is_forgotten(project: Project) -> None:
     batch = a_batch(project)
     LocalDirectory(project).add_account(app="github", credentials={"token": "x"}, external_user_id="bob")
     project.batches.record_page(batch, "bob", {"bob": ("slack",)})
+    now = project.clock.now()
+    terms = TokenTerms("session")
+    project.connect_tokens.add(ConnectToken("digest", "bob", "development", now, now + timedelta(hours=4), terms))
 
     project.accounts.delete_user("bob", "development")
 
-    assert project.batches.list_skips(batch.id) == {}
+    assert find_tables_of("bob", project) == []
+
+
+def find_tables_of(user: str, project: Project) -> list[str]:
+    """The tables of the project that have a row about the user."""
+    found = [table for table in metadata.sorted_tables if "external_user" in table.columns]
+    assert len(found) >= 5
+    with project.sqlalchemy_engine.connect() as connection:
+        return [
+            table.name for table in found if connection.execute(select(table).filter_by(external_user=user)).first()
+        ]
 
 
 def test_a_batch_is_removed_with_its_users(project: Project) -> None:
