@@ -167,27 +167,6 @@ class AccountGoneError(LookupError):
     """The account does not exist or was removed; the argument is its id."""
 
 
-class Credentials(Mapping[str, str]):
-    """An account's `$auth`: a mapping whose repr and str never show a value."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = dict(values)
-
-    def __getitem__(self, key: str) -> str:
-        return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"Credentials({', '.join(self._values)})"
-
-
 @dataclass(frozen=True, slots=True)
 class ProxyAccess:
     """
@@ -208,21 +187,36 @@ class ProxyAccess:
     fetch_token: Callable[[], str] = field(repr=False)
 
 
-class WithheldCredentials(Credentials):
+class Credentials(Mapping[str, str]):
     """
-    The `$auth` of an account whose credentials Connect withholds; it contains only the available values.
+    An account's `$auth`: a mapping whose repr and str never show a value.
 
-    Attributes:
-        withheld_names: Names of the withheld credentials.
-        proxy: Sends requests with the withheld credentials.
+    Args:
+        values: The available credentials.
+        withheld_names: Names of the credentials that Connect withholds.
+        proxy: Sends requests with the withheld credentials; None if none are withheld.
     """
 
-    __slots__ = ("proxy", "withheld_names")
+    __slots__ = ("_values", "proxy", "withheld_names")
 
-    def __init__(self, available: Mapping[str, str], *, withheld_names: Sequence[str], proxy: ProxyAccess) -> None:
-        super().__init__(available)
+    def __init__(
+        self, values: Mapping[str, str], *, withheld_names: Sequence[str] = (), proxy: ProxyAccess | None = None
+    ) -> None:
+        self._values = dict(values)
         self.withheld_names = tuple(withheld_names)
         self.proxy = proxy
+
+    def __getitem__(self, key: str) -> str:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Credentials({', '.join(self._values)})"
 
 
 class AccountFilters(TypedDict, total=False):

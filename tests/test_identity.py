@@ -11,7 +11,6 @@ from pdkernel.identity import (
     Account,
     Credentials,
     ProxyAccess,
-    WithheldCredentials,
     check_external_user_id,
     parse_environment,
 )
@@ -60,11 +59,10 @@ def test_credentials_show_names_only() -> None:
     proxy = ProxyAccess("https://x/proxy", "apn_1", "ada", "development", lambda: "a-token-0123456789")
     for credentials in (
         Credentials({"token": "a-secret-0123456789", "team": "T1"}),
-        WithheldCredentials({"token": "a-secret-0123456789", "team": "T1"}, withheld_names=["key"], proxy=proxy),
+        Credentials({"token": "a-secret-0123456789", "team": "T1"}, withheld_names=["key"], proxy=proxy),
     ):
         assert dict(credentials) == {"token": "a-secret-0123456789", "team": "T1"}
         assert (len(credentials), list(credentials)) == (2, ["token", "team"])
         assert repr(credentials) == str(credentials) == "Credentials(token, team)"
-    assert isinstance(credentials, WithheldCredentials)
     assert (credentials.withheld_names, credentials.proxy) == (("key",), proxy)
     assert "fetch_token" not in repr(proxy)

@@ -49,14 +49,6 @@ class FilterOptions(TypedDict):
     until: str | None
 
 
-class ListOptions(FilterOptions):
-    """Options of `pdkernel runs list`."""
-
-    batch: str | None
-    limit: int
-    before: str | None
-
-
 def filter_options(external_user_help: str = "Only runs of this external user.") -> Callable[[F], F]:
     """The options of `FilterOptions`."""
     options = (
@@ -104,19 +96,26 @@ def runs() -> None:
 )
 @cloup.option("--before", metavar="ID", help="Continue a list: only runs that are older than this one.")
 @json_option
-def list_runs(state: CliContext, as_json: bool, **options: Unpack[ListOptions]) -> int:
+def list_runs(
+    state: CliContext,
+    as_json: bool,
+    batch: str | None,
+    limit: int,
+    before: str | None,
+    **filters: Unpack[FilterOptions],
+) -> int:
     """List runs, newest first."""
     from pdkernel.operations import run_history
     from pdkernel.render import runs as runs_view
 
     project = state.open_project()
-    query = run_history.build_query(project.clock, **options)
+    query = run_history.build_query(project.clock, batch=batch, limit=limit, before=before, **filters)
     found = asyncio.run(run_history.list_runs(project, query))
     if as_json:
         print_json([execution.to_json() for execution in found])
         return 0
     click.echo(color_statuses(runs_view.render_text(found)), nl=False)
-    if len(found) == options["limit"]:
+    if len(found) == limit:
         state.print_note(f"For older runs: --before {found[-1].id}")
     return 0
 

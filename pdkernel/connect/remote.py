@@ -44,7 +44,6 @@ from pdkernel.identity import (
     Plan,
     ProxyAccess,
     UserSearchResult,
-    WithheldCredentials,
     check_external_user_id,
 )
 from pdkernel.project import Project
@@ -173,7 +172,7 @@ class RemoteDirectory:
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`; `WithheldCredentials` if Connect withholds part of it.
+        The account's `$auth`; it has a proxy if Connect withholds part of it.
 
         Raises:
             AccountGoneError: The account does not exist.
@@ -304,7 +303,7 @@ class RemoteDirectory:
 
     def _is_withheld(self, account_id: str) -> bool:
         try:
-            return isinstance(self.credentials(account_id), WithheldCredentials)
+            return self.credentials(account_id).proxy is not None
         except AccountGoneError:
             return False  # removed since the listing; a request for its credentials raises
 
@@ -320,7 +319,7 @@ class RemoteDirectory:
             for name in ((ACCESS_TOKEN_FIELD,) if is_oauth(item) else self.credential_fields(account.app))
             if name not in given
         ]
-        return WithheldCredentials(given, withheld_names=names, proxy=self._proxy(account))
+        return Credentials(given, withheld_names=names, proxy=self._proxy(account))
 
     def _build_gone_error(self, account_id: str) -> AccountGoneError:
         self._clear_caches()  # cached lists that still contain the account

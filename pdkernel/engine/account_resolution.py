@@ -21,7 +21,7 @@ from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
-from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess, WithheldCredentials
+from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
 from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding
 from pdkernel.project import Project
@@ -132,7 +132,7 @@ def insert_placeholders(account: Account, credentials: Credentials) -> tuple[Cre
     Returns:
         The credentials for the step, and access to the proxy by secret reference.
     """
-    if not isinstance(credentials, WithheldCredentials):
+    if credentials.proxy is None:
         return credentials, {}
     # parity[withheld-credentials]: on the platform a step has the account's credentials
     placeholders = {name: f"withheld-{token_hex(16)}" for name in credentials.withheld_names}
@@ -152,7 +152,7 @@ def restore_proxy_access(secrets: Iterable[Secret], directory: Directory) -> Map
         if _PLACEHOLDER.fullmatch(secret.value):
             account_id = secret.ref.split("/")[1]
             credentials = directory.credentials(account_id)
-            if not isinstance(credentials, WithheldCredentials):
+            if credentials.proxy is None:
                 raise AccountGoneError(account_id)
             proxies[secret.ref] = credentials.proxy
     return proxies

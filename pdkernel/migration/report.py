@@ -11,7 +11,7 @@ from pdkernel.actions import Catalog
 from pdkernel.analysis import find_app_bindings
 from pdkernel.clock import Clock, format_iso
 from pdkernel.errors import PdkernelError
-from pdkernel.identity import Account, Directory, Environment, WithheldCredentials
+from pdkernel.identity import Account, Directory, Environment
 from pdkernel.migration.items import find_items
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.step_items import UNNAMED_STORE, Surroundings, find_invoked
@@ -129,7 +129,7 @@ def _find_accounts(sources: Sequence[MigrationSource], directory: Directory) -> 
         account = directory.find_account(account_id)
         if account is not None:
             is_connect = account.owner == "external_user"  # an own account is never withheld
-            held = is_connect and isinstance(directory.credentials(account_id), WithheldCredentials)
+            held = is_connect and directory.credentials(account_id).proxy is not None
             found[account_id] = replace(account, withheld=held)
     return found
 

@@ -6,20 +6,16 @@ Starlette's own `{name:path}` stops at a line break (`%0A`), so that such a requ
 
 from __future__ import annotations
 
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import PathConvertor, register_url_convertor
 
 _REST, _PART = "rest", "part"
 
 
-class _Rest(Convertor[str]):
+class _Rest(PathConvertor):
     regex = "(?s:.*)"
 
-    def convert(self, value: str) -> str:
-        """Return *value* unchanged."""
-        return value
 
-
-class _Part(_Rest):
+class _Part(PathConvertor):
     regex = "[^/]*"
 
 

@@ -17,7 +17,7 @@ from pdkernel.connect.sdk import Sdk
 from pdkernel.engine.account_lookup import RunIdentity
 from pdkernel.engine.account_resolution import resolve_accounts
 from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
-from pdkernel.identity import AccountGoneError, Directory, WithheldCredentials
+from pdkernel.identity import AccountGoneError, Directory
 from pdkernel.model import AppBinding
 from pdkernel.project import Batch, Login, Project
 from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream
@@ -93,7 +93,7 @@ def test_withheld_credentials_name_the_proxy(directory: Directory, upstream: Ups
     """If Connect withholds a token, the result has the missing names and the access to the proxy."""
     credentials = directory.credentials("apn_held")
 
-    assert isinstance(credentials, WithheldCredentials)
+    assert credentials.proxy is not None
     assert (dict(credentials), credentials.withheld_names) == ({}, ("oauth_access_token",))
     assert credentials.proxy.url == f"{upstream.url}/v1/connect/{PROJECT}/proxy"
     assert credentials.proxy.fetch_token() == TOKEN

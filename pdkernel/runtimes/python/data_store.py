@@ -27,21 +27,24 @@ class StoreValueError(TypeError):
     pdkernel_code = "store_value"
 
 
-class Keys:
-    """The keys of a store, loaded page by page during iteration. Use `list(...)` to export them."""
+class StoreView:
+    """
+    The keys or the records of a store, loaded page by page during iteration. Use `list(...)` to export them.
 
-    def __init__(self, pages: Callable[[], Iterator[Any]]) -> None:
+    Args:
+        kind: `Keys`, or `Items` for the records as (key, value).
+        pages: Begins an iteration.
+    """
+
+    def __init__(self, kind: str, pages: Callable[[], Iterator[Any]]) -> None:
+        self._kind = kind
         self._pages = pages
 
     def __iter__(self) -> Iterator[Any]:
         return self._pages()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of a data store: read them with list(...)>"
-
-
-class Items(Keys):
-    """The records of a store as (key, value), loaded page by page during iteration."""
+        return f"<{self._kind} of a data store: read them with list(...)>"
 
 
 class DataStore:
@@ -101,13 +104,13 @@ class DataStore:
         """Let the record of *key* expire after *ttl* seconds, or never if *ttl* is None. A missing key is ignored."""
         self._call("set_ttl", key=key, ttl=ttl)
 
-    def keys(self) -> Keys:
+    def keys(self) -> StoreView:
         """Return all keys, in the order in which they were first set."""
-        return Keys(lambda: self._pages("keys"))
+        return StoreView("Keys", lambda: self._pages("keys"))
 
-    def items(self) -> Items:
+    def items(self) -> StoreView:
         """Return all records as (key, value), in the order in which the keys were first set."""
-        return Items(lambda: ((key, value) for key, value in self._pages("entries")))
+        return StoreView("Items", lambda: ((key, value) for key, value in self._pages("entries")))
 
     def clear(self) -> None:
         """Remove every record."""
