@@ -6,10 +6,15 @@ overwrites only files of an earlier export.
 """
 
 from pdkernel.definition.checklist import build_checklist
-from pdkernel.definition.export import export_to_folder
 from pdkernel.definition.field_grades import grade_fields
 from pdkernel.definition.file_plan import DefinitionFile, get_entry_path, plan_files
-from pdkernel.definition.folder_write import ExportResult, compare_files, write_definition_files, write_files
+from pdkernel.definition.folder_write import (
+    ExportResult,
+    compare_files,
+    export_to_folder,
+    write_definition_files,
+    write_files,
+)
 from pdkernel.definition.lint import lint_workflow
 from pdkernel.definition.sidecar import (
     EXTERNAL_USER,

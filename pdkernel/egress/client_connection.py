@@ -1,12 +1,14 @@
 """
 Serves one client connection of the gateway: finds its target and protocol, then serves its requests.
 
-The decision about each request is in `router`.
+The decision about each request is in `router`. WebSockets, HTTP/2, databases, and hosts whose TLS is not terminated are passed
+through unread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -19,7 +21,7 @@ import h11
 from pdkernel.egress import refusals
 from pdkernel.egress.caller_tokens import CallerToken, CallerTokens, binding_of
 from pdkernel.egress.http1 import Http1ServerConnection
-from pdkernel.egress.message import Body, Request, Response, format_origin, get_header
+from pdkernel.egress.message import Body, Request, Response, end_to_end_headers, format_origin, get_header
 from pdkernel.egress.outbound_policy import is_ip_address, is_loopback
 from pdkernel.egress.pending_call import CallResult
 from pdkernel.egress.protocol_sniff import (
@@ -35,7 +37,6 @@ from pdkernel.egress.public_addresses import NotPublicError
 from pdkernel.egress.router import CallRouter
 from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.egress.tls.client_hello import hello_is_complete, parse_client_hello
-from pdkernel.egress.tunnels import close_writer, encode_websocket_request, pipe_both_ways
 from pdkernel.egress.upstream import Destination, UpstreamError
 from pdkernel.model import JSON
 
@@ -49,6 +50,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: closing resets the connection."""
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_CHUNK = 1 << 16
 
 
 class ClientConnection:
@@ -403,3 +405,49 @@ class ClientConnection:
             sock.close()
             raise
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+async def pipe_both_ways(
+    client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    initial_data: bytes = b"",
+) -> None:
+    """Copy bytes in both directions until both sides have ended; *initial_data* was already read from the client."""
+    if initial_data:
+        server[1].write(initial_data)
+    try:
+        await asyncio.gather(_one_way(client[0], server[1]), _one_way(server[0], client[1]))
+    finally:
+        await close_writer(server[1])
+
+
+async def close_writer(writer: asyncio.StreamWriter) -> None:
+    """Close *writer*, in any state of its connection."""
+    writer.close()
+    try:
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    except asyncio.CancelledError:
+        writer.transport.abort()  # the gateway closes after the process has ended, so no TLS close arrives
+        raise
+
+
+def encode_websocket_request(request: Request) -> bytes:
+    """The upgrade request for a WebSocket, as it is sent to the host."""
+    headers = [*end_to_end_headers(request.headers), (b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
+    lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+async def _one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while chunk := await reader.read(_CHUNK):
+            writer.write(chunk)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
+    except OSError:
+        writer.close()

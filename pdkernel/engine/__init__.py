@@ -7,8 +7,8 @@ Clock, ids, directory, journal and worker pool are arguments.
     run_request          the choices of a caller
     interpreter          a run from its request to its execution
     preflight_checks     checks before the first step
+    step_actions         the actions of a run, and the apps that its steps use
     step_packages        packages that steps import, installed before the first step
-    account_props        the apps that steps use
     account_lookup       the account of each app prop, or the end-user error
     account_resolution   accounts with their credentials and secrets
     step_scheduler       one step of a run: pinned, executed, rerun, paused

@@ -1,15 +1,16 @@
 """
 Runs event sources for an external user and turns new emissions into events that start a workflow.
 
-A source's database and the ids of its emissions are stored per workflow and external user. The caller decides when a
-source runs.
+A source's database and the ids of its emissions are stored per workflow and external user, so that an event is dropped if it
+repeats an earlier one by the source's strategy (the platform's component API page). The caller decides when a source runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,6 @@ from pdkernel.egress import CallContext, OutboundPolicy, connection_owner
 from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_resolution import AccountResolution, resolve_accounts
-from pdkernel.engine.dedupe import drop_repeated_events
 from pdkernel.engine.http_response import HttpResponse, build_response
 from pdkernel.engine.run_context import derive_id
 from pdkernel.engine.step_actions import describe_component
@@ -57,6 +57,8 @@ HTTP_INTERFACE = "$.interface.http"
 TIMER_INTERFACE = "$.interface.timer"
 """Type of the prop that gives a source a timer."""
 _REQUEST_KEYS = frozenset({"method", "path", "query", "headers", "body", "bodyRaw"})
+MAX_REMEMBERED_IDS = 100
+"""Ids that `unique` remembers (platform documentation)."""
 
 
 @dataclass(frozen=True)
@@ -418,3 +420,67 @@ def require_source_trigger(trigger: Trigger) -> Trigger:
             fix="Write in %%pdworkflow: trigger: {type: source, uses: KEY@VERSION, props: {...}}",
         )
     return trigger
+
+
+def drop_repeated_events(strategy: str | None, events: Iterable[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    """
+    Return the new events, oldest first, and update *state*.
+
+    Args:
+        strategy: `unique`, `greatest`, `last`, or None to keep all.
+        events: Events in the order of emission; they are sorted by time first, events without a time last.
+        state: The state of the last run; `{}` at first. Changed in place.
+    """
+    ordered = sorted(events, key=lambda event: math.inf if event.ts is None else event.ts)
+    match strategy:
+        case "unique":
+            return _unique(ordered, state)
+        case "greatest":
+            return _drop_below_greatest(ordered, state)
+        case "last":
+            return _last(ordered, state)
+        case _:
+            return ordered
+
+
+def _unique(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    seen = dict.fromkeys(state.get("seen", ()))
+    new = []
+    for event in emitted:
+        if event.id is not None:
+            known = str(event.id)
+            if known in seen:
+                continue
+            seen[known] = None
+        new.append(event)
+    state["seen"] = list(seen)[-MAX_REMEMBERED_IDS:]
+    return new
+
+
+def _drop_below_greatest(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    new = []
+    for event in emitted:
+        number = _number(event.id)
+        if number is not None:
+            if state.get("greatest") is not None and number <= state["greatest"]:
+                continue
+            state["greatest"] = number
+        new.append(event)
+    return new
+
+
+def _last(emitted: list[Emitted], state: dict[str, Any]) -> list[Emitted]:
+    known = state.get("last")
+    at = max((index for index, event in enumerate(emitted) if known is not None and str(event.id) == known), default=-1)
+    new = emitted[at + 1 :]
+    if new and new[-1].id is not None:
+        state["last"] = str(new[-1].id)
+    return new
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # an arbitrary value from the source
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

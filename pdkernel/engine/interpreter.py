@@ -19,7 +19,6 @@ from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.engine.account_lookup import BindingsByStep
 from pdkernel.engine.account_override import override_accounts
-from pdkernel.engine.account_props import find_account_props, may_have_app_props
 from pdkernel.engine.account_resolution import (
     AccountResolution,
     credentials_read_at,
@@ -40,7 +39,7 @@ from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.engine.run_state import RunState, build_system_error, build_unexpected_error
-from pdkernel.engine.step_actions import StepActions
+from pdkernel.engine.step_actions import StepActions, find_account_props, may_have_app_props
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.step_scheduler import StepScheduler

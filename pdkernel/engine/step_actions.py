@@ -1,13 +1,15 @@
 """
 The action steps of one run: resolves and installs components, loads declarations, and runs remote actions.
 
+The declarations of actions, with directives and code, also tell which accounts the run needs (`find_account_props`).
+
 Errors in action steps are reported before the first step. `actions` resolves components, `workers` runs modules.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ from typing import Protocol
 from pdkernel.actions import Catalog, Component, ConnectSource, LockedComponent
 from pdkernel.actions.action_reference import ActionReference
 from pdkernel.actions.prop_binding import BoundStep, bind_step, resolve_app_bindings
+from pdkernel.analysis import find_app_bindings, iter_sources, merge_app_bindings
 from pdkernel.egress import OutboundPolicy, is_loopback
 from pdkernel.engine.account_lookup import user_required_error
 from pdkernel.engine.account_resolution import StepAccounts
@@ -30,7 +33,7 @@ from pdkernel.errors import (
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step
-from pdkernel.workers import ComponentDescription, ComponentFile, StepOutcome, StepRecorder
+from pdkernel.workers import ComponentDescription, ComponentFile, PooledRun, StepOutcome, StepRecorder
 
 
 class ComponentDescriber(Protocol):
@@ -298,3 +301,52 @@ def _check_allowed(step: Step, source: ConnectSource, policy: OutboundPolicy) ->
 
 def _ignore_progress(_: str) -> None:
     """Ignore progress."""
+
+
+async def find_account_props(
+    request: RunRequest, workers: PooledRun, actions: StepActions
+) -> dict[str, tuple[AppBinding, ...]]:
+    """
+    Return app props by step: those of the directive, and those that code declares (the external user's).
+
+    Raises:
+        ActionPropsError: A step does not set a required prop of its action.
+        EndUserError: Pipedream has no account for an action that Pipedream runs.
+    """
+    bindings: dict[str, tuple[AppBinding, ...]] = {}
+    for step in _executed(request):
+        apps = step.apps
+        if step.uses is not None:
+            apps = await actions.load_declaration(step, workers)
+        elif _may_declare_apps(step):
+            apps = merge_app_bindings(apps, await _declared(step, workers))
+        elif step.language == "go":
+            apps = find_app_bindings(step)
+        bindings[step.name] = apps
+    return bindings
+
+
+def may_have_app_props(request: RunRequest) -> bool:
+    """
+    Return False if `find_account_props` certainly finds none; a quick check that does not parse code.
+
+    For a run that executes no step, all steps count: its event may have the credentials that they would have used.
+    """
+    is_started = request.refusal is None and request.only_steps != frozenset()
+    steps = _executed(request) if is_started else (step for step in request.workflow.steps if not step.disabled)
+    return any(step.apps or step.uses is not None or step.language == "go" or _may_declare_apps(step) for step in steps)
+
+
+def _may_declare_apps(step: Step) -> bool:
+    return step.language == "node" and any("app" in source for _, source in iter_sources(step))
+
+
+def _executed(request: RunRequest) -> Iterator[Step]:
+    return (step for step in request.workflow.steps if request.should_execute(step))
+
+
+async def _declared(step: Step, workers: PooledRun) -> tuple[AppBinding, ...]:
+    try:
+        return (await workers.describe(step)).apps
+    except StepError:
+        return ()  # the step itself fails later with the same error

@@ -2,17 +2,21 @@
 Imports a synced repository: finds workflow folders, plans notebook paths, builds and writes one notebook after the other.
 
 A notebook with other content is never overwritten; with *force* it is renamed to a backup. The notebook and its
-`pdkernel.yaml` are written together or not at all.
+`pdkernel.yaml` are written together or not at all. Steps of the platform's first version may be rewritten in the notebook; the
+imported folder stays as it is.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pdkernel.actions import Catalog
+from pdkernel.analysis.old_code import find_old_uses, format_old_uses, modernize
 from pdkernel.definition import (
     AccountChoice,
     DefinitionFile,
@@ -26,7 +30,6 @@ from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError
 from pdkernel.importer.account_questions import AccountAnswer, AccountQuestion
-from pdkernel.importer.modernize import StepRewrite, modernize_steps
 from pdkernel.importer.notebook_texts import (
     AskTrigger,
     ImportSource,
@@ -290,3 +293,40 @@ def _text(cell: Mapping[str, Any]) -> str:
 def _get_pdkernel_metadata(cell: Mapping[str, Any]) -> Any:
     metadata = cell.get("metadata")
     return metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+
+
+class StepRewrite(JsonStruct, frozen=True):
+    """
+    The translation of one step.
+
+    Attributes:
+        step: The step's name.
+        difference: The unified difference of its code; empty if nothing was rewritten.
+        left: What a person has to rewrite, a line for each place of the new code.
+    """
+
+    step: str
+    difference: str
+    left: str
+
+    def json_form(self) -> object:
+        """`{"step", "difference", "left"}`."""
+        return {"step": self.step, "difference": self.difference, "left": self.left.splitlines()}
+
+
+def modernize_steps(read: ImportSource) -> tuple[ImportSource, tuple[StepRewrite, ...]]:
+    """*read* with the code of its old steps rewritten, and what was rewritten."""
+    workflow = read.synced.workflow
+    steps, rewrites = [], []
+    for step in workflow.steps:
+        if step.language != "node" or step.uses or not find_old_uses(step.source):
+            steps.append(step)
+            continue
+        modern = modernize(step.source)
+        before, after = (text.splitlines(keepends=True) for text in (step.source, modern.source))
+        changes = difflib.unified_diff(before, after, f"{step.name} before", step.name)
+        difference = "".join(line if line.endswith("\n") else f"{line}\n" for line in changes)
+        rewrites.append(StepRewrite(step.name, difference, format_old_uses(modern.left)))
+        steps.append(replace(step, source=modern.source))
+    written = replace(workflow, steps=tuple(steps))
+    return replace(read, synced=replace(read.synced, workflow=written)), tuple(rewrites)

@@ -7,13 +7,13 @@ from pdkernel.notebook.cells import (
     NotebookCell,
     build_output_metadata,
     enumerate_cells,
+    find_policy_cells,
     hash_cell,
     is_notebook_file,
     read_cells,
     read_output_hash,
 )
 from pdkernel.notebook.notebook_text import format_notebook
-from pdkernel.notebook.policy_cells import find_policy_cells
 from pdkernel.notebook.workflow import read_notebook, workflow_from_cells
 
 __all__ = [

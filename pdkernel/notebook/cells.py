@@ -1,10 +1,15 @@
-"""Reads the cells of a notebook file; nbformat converts older formats, and jupytext reads Python files in percent format."""
+"""
+Reads the cells of a notebook file; nbformat converts older formats, and jupytext reads Python files in percent format.
+
+It also finds the cells that set the outbound policy (`%pdegress`), so that commands obey them without running the notebook.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from pdkernel.egress import PolicyCell
 from pdkernel.errors import NotebookError
 from pdkernel.files import read_file
 from pdkernel.model import JSON
@@ -39,6 +45,20 @@ for holder in [notebook, *(notebook.get("worksheets") or [])]:
 sys.stdout.write(json.dumps({name: notebook[name] for name in ("nbformat", "nbformat_minor", "cells", "worksheets", "metadata") if name in notebook}))
 """
 CellType = Literal["code", "markdown", "raw"]
+_IPYTHON_CELL_MAGICS = ("%%capture", "%%prun", "%%time", "%%timeit")
+"""Cell magics whose body IPython runs; the body of any other cell magic is a step, a file or another language."""
+_MAGIC = re.compile(
+    r"^(?P<indent>[^\S\n]*)"
+    r"(?:(?P<magic>%pdegress\b)|(?P<automagic>pdegress(?=[^\S\n]+[a-z-]+(?:=|[^\S\n]|$)))|(?P<call>.*\bpdegress\b))"
+    r"(?P<text>.*)$",
+    re.MULTILINE,
+)
+_CALL = re.compile(r"=\s*%pdegress\b|run_(?:line_)?magic\(")
+_STRINGS = re.compile(
+    r"#[^\n]*|(?P<long>'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\")"
+    r"|'(?:\\[^\n]|[^'\\\n])*'|\"(?:\\[^\n]|[^\"\\\n])*\"",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,3 +287,48 @@ def _cell(cell: Mapping[str, Any]) -> NotebookCell:
         execution_count=count if isinstance(count := cell.get("execution_count"), int) else None,
         file_line=line if isinstance(line := cell.get("file_line"), int) and line > 0 else None,
     )
+
+
+def find_policy_cells(cells: Iterable[NotebookCell], folder: Path) -> Iterator[PolicyCell]:
+    """
+    Yield the outbound policies that *cells* set, in order.
+
+    A policy whose line is indented, or that a call of IPython sets, depends on code: its text is None.
+
+    Args:
+        cells: All cells of a notebook.
+        folder: The notebook's folder.
+    """
+    for index, cell in enumerate_cells(cells):
+        if cell.type != "code" or "pdegress" not in cell.source:
+            continue
+        source = cell.source.lstrip()
+        if source.startswith("%%") and not source.startswith(_IPYTHON_CELL_MAGICS):
+            continue
+        for text in _find_policies(cell.source):
+            yield PolicyCell(index + 1, text, folder)
+
+
+def _find_policies(source: str) -> Iterator[str | None]:
+    """The policies that the lines of *source* set; None for one that depends on code."""
+    strings = [found.span() for found in _STRINGS.finditer(source) if found["long"]]
+    for line in _MAGIC.finditer(source):
+        if any(begin < line.start("indent") < end for begin, end in strings):
+            continue
+        if line["call"] is not None:
+            if _CALL.search(line[0].partition("#")[0]):
+                yield None
+            continue
+        if text := _join_words(line["text"]):
+            yield None if line["indent"] else text
+
+
+def _join_words(text: str) -> str:
+    """The arguments of the magic as it reads them: words without the quotes around blanks."""
+    lexer = shlex.shlex(text, posix=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    try:
+        words = list(lexer)
+    except ValueError:  # a quote without an end
+        words = text.split()
+    return " ".join(word[1:-1] if len(word) > 1 and word[0] == word[-1] in ("'", '"') else word for word in words)

@@ -4,10 +4,9 @@ Finds and installs the packages that steps import, in the project's folder.
     npm_packages          packages of Node.js steps: find and install
     npm_lock              the lock file of npm packages
     npm_command           runs npm and explains its failures
-    python_environments   environments of Python steps
+    python_environments   environments of Python steps: resolved, installed, and shared by runs
     install_progress      lines about an installation, each second
     bytecode              compiles modules and what they import
-    python_build          resolves and installs the packages of an environment
     python_lock           the lock file of Python packages
     uv_command            runs uv and explains its failures
     pip_settings          the user's settings of pip, for uv

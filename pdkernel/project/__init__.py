@@ -4,7 +4,6 @@ The local project: a folder, a key and a database that several threads and proce
     folder                find and create `.pdkernel/`; the key file
     vault                 encryption of values before they reach the database
     sealed_columns        the columns with encrypted values, and their locations
-    key_fit               whether the key file fits the database
     key_rotation          a new key for all encrypted values
     sqlite                open the SQLite file, shared with the journal
     postgres              open a database on a PostgreSQL server

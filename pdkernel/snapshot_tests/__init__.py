@@ -3,10 +3,8 @@ Runs in temporary projects, and runs saved as tests.
 
     saver              saves a run as a test
     run_inputs         accounts and variables of a run, with fake values
-    fake_secrets       fake values for credentials and variables
     stable_values      values that stay the same from run to run
     code_generation    the Python text of a saved test
-    saved_files        the files of a saved test, never overwritten after a change
     temporary_project  a project for one test: users, accounts, variables, runs
     runtime_factory    worker processes and gateway, shared by the runs of many tests
     clock              a clock that a test sets

@@ -11,21 +11,26 @@ The supervisor protects against accidents, not against malicious code: another t
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import os
 import select
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from pdkernel.egress.sandbox import linux_syscalls
 from pdkernel.egress.sandbox.addresses import SocketAddress, is_resolver_socket, is_unix, parse_sockaddr
-from pdkernel.egress.sandbox.linux_syscalls import Notification
 from pdkernel.egress.sandbox.name_server import NameServer
 from pdkernel.egress.sandbox.seccomp_filters import SyscallTable
+from pdkernel.runtimes.seccomp import fetch_descriptor
 
+_RECEIVE, _ANSWER, _STILL_VALID = 0xC0502100, 0xC0182101, 0x40082102
+_CONTINUE = 1
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+_REPLY = struct.Struct("=QqiI")
 OnBlocked = Callable[[str, SocketAddress], None]
 """Called with what was refused (`A UDP connection`) and its destination."""
-
 _DNS = 53
 _PROBE_PORTS = frozenset({0, 9})  # connecting a UDP socket there sends nothing: resolvers do it to sort addresses
 _IPV6_PROBE = SocketAddress(
@@ -36,6 +41,77 @@ _MESSAGE = struct.Struct("=QI4x")  # the start of a msghdr: the address of a nam
 _MESSAGE_SIZE, _MANY_MESSAGE_SIZE = 56, 64
 _MAX_MESSAGES = 1024
 _CONNECT_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A system call that waits for an answer."""
+
+    id: int
+    thread_id: int
+    syscall_number: int
+    arguments: tuple[int, ...]
+
+
+def receive_notification(listener: int) -> Notification | None:
+    """The next waiting call, or None if its process has ended. Call it when *listener* is readable."""
+    buffer = bytearray(_NOTIFICATION.size)
+    try:
+        fcntl.ioctl(listener, _RECEIVE, buffer, True)
+    except (FileNotFoundError, InterruptedError):
+        return None
+    notification_id, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+    return Notification(notification_id, thread, number, tuple(arguments))
+
+
+def continue_syscall(listener: int, notification: Notification) -> None:
+    """Let the kernel execute the call unchanged."""
+    _answer(listener, _REPLY.pack(notification.id, 0, 0, _CONTINUE))
+
+
+def reply_with_errno(listener: int, notification: Notification, errno_value: int) -> None:
+    """Complete the call with *errno_value*, or with success for 0, without executing it."""
+    _answer(listener, _REPLY.pack(notification.id, 0, -errno_value, 0))
+
+
+def is_pending(listener: int, notification: Notification) -> bool:
+    """Whether the calling process still waits; if not, memory that was read from it may belong to another process."""
+    try:
+        fcntl.ioctl(listener, _STILL_VALID, struct.pack("=Q", notification.id))
+    except OSError:
+        return False
+    return True
+
+
+def read_process_memory(thread: int, address: int, length: int) -> bytes:
+    """Read memory of another process. Raises `OSError`."""
+    descriptor = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, length, address)
+    finally:
+        os.close(descriptor)
+
+
+def duplicate_socket(thread: int, descriptor: int) -> socket.socket:
+    """Duplicate a socket of another process into this process. Raises `OSError`."""
+    fetched = fetch_descriptor(_process_of(thread), descriptor)
+    flags = fcntl.fcntl(fetched, fcntl.F_GETFL)
+    found = socket.socket(fileno=fetched)
+    # The blocking flag is shared with the owner; Python's default timeout would have changed it.
+    fcntl.fcntl(fetched, fcntl.F_SETFL, flags)
+    return found
+
+
+def _process_of(thread: int) -> int:
+    with open(f"/proc/{thread}/status", "rb") as file:  # noqa: PTH123
+        return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
+
+
+def _answer(listener: int, reply: bytes) -> None:
+    try:
+        fcntl.ioctl(listener, _ANSWER, reply)
+    except FileNotFoundError:
+        return  # the calling process has ended
 
 
 class Supervisor:
@@ -94,7 +170,7 @@ class Supervisor:
         events = ready.poll(0)
         if not events or not events[0][1] & select.POLLIN:
             return not events
-        notification = linux_syscalls.receive_notification(self.listener)
+        notification = receive_notification(self.listener)
         if notification is None:
             return True
         try:
@@ -102,9 +178,9 @@ class Supervisor:
         except (OSError, ValueError, struct.error):
             error = errno.EACCES  # a call that cannot be inspected is refused
         if error is None:
-            linux_syscalls.continue_syscall(self.listener, notification)
+            continue_syscall(self.listener, notification)
         else:
-            linux_syscalls.reply_with_errno(self.listener, notification, error)
+            reply_with_errno(self.listener, notification, error)
         return True
 
     def _connect(self, notification: Notification) -> int | None:
@@ -116,7 +192,7 @@ class Supervisor:
         destination = self._parse_destination(where)
         if destination is None or self._is_allowed(destination):
             return None
-        with linux_syscalls.duplicate_socket(notification.thread_id, descriptor) as sock:
+        with duplicate_socket(notification.thread_id, descriptor) as sock:
             if sock.type == socket.SOCK_STREAM:
                 is_direct = destination.is_loopback and destination.port == _DNS and not self._public_only
                 return None if is_direct else self._redirect(sock, destination)
@@ -160,9 +236,7 @@ class Supervisor:
         return next((answer for answer in answers if answer is not None), None)
 
     def _message(self, notification: Notification, address: int) -> int | None:
-        name, length = _MESSAGE.unpack(
-            linux_syscalls.read_process_memory(notification.thread_id, address, _MESSAGE.size)
-        )
+        name, length = _MESSAGE.unpack(read_process_memory(notification.thread_id, address, _MESSAGE.size))
         return self._send(self._address(notification, name, length)) if name and length else None
 
     def _send(self, address: bytes) -> int | None:
@@ -187,10 +261,8 @@ class Supervisor:
         return errno.EACCES
 
     def _address(self, notification: Notification, address: int, length: int) -> bytes:
-        found = linux_syscalls.read_process_memory(
-            notification.thread_id, address, min(length & 0xFFFFFFFF, _MAX_ADDRESS_BYTES)
-        )
-        if not linux_syscalls.is_pending(self.listener, notification):
+        found = read_process_memory(notification.thread_id, address, min(length & 0xFFFFFFFF, _MAX_ADDRESS_BYTES))
+        if not is_pending(self.listener, notification):
             raise ProcessLookupError(notification.thread_id)
         return found
 

@@ -18,7 +18,6 @@ from sqlalchemy import update
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
 from pdkernel.engine.journal.backend import Backend, Connection, Presence
-from pdkernel.engine.journal.circles import find_circle
 from pdkernel.engine.journal.ownership import OwnershipStatements
 from pdkernel.engine.journal.protocol import (
     MAX_LANES,
@@ -54,7 +53,6 @@ from pdkernel.engine.journal.text_columns import (
     RunSummary,
     encode_definition,
     hash_definition,
-    replace_unstorable,
 )
 from pdkernel.engine.journal.writer import JournalWriter
 from pdkernel.errors import ExecutorLostError, ProjectError, TablesChangedError
@@ -567,7 +565,7 @@ class DatabaseJournal:
 
     async def find_circle(self, run_id: str) -> Sequence[str]:
         """Return the workflows whose runs wait for each other because of the child run; empty if it is not the last of a circle."""
-        return await self._history.read(lambda connection: find_circle(connection, replace_unstorable(run_id)))
+        return await self._history.find_circle(run_id)
 
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None."""

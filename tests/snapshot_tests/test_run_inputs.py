@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.snapshot_tests.fake_secrets import build_fake_secret
+from pdkernel.snapshot_tests.run_inputs import build_fake_secret
 
 
 @pytest.mark.parametrize(

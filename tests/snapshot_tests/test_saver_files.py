@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.errors import RequestError
-from pdkernel.snapshot_tests.saved_files import write_test_files
+from pdkernel.snapshot_tests.saver import write_test_files
 
 TEXT = "x = 1\n"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.dedupe import drop_repeated_events
+from pdkernel.engine.event_sources import drop_repeated_events
 from pdkernel.workers import Emitted
 
 

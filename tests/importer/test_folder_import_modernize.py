@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdkernel.importer.modernize import modernize_steps
+from pdkernel.importer.folder_import import modernize_steps
 from pdkernel.importer.notebook_texts import read_for_import
 from tests.definition.builders import synced
 
