@@ -42,13 +42,19 @@ def ran(tmp_path_factory: pytest.TempPathFactory, go_cache: Path) -> Iterator[Ra
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[Path], Any]:
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """The folder of the copy in which a notebook runs."""
+    return cache(lambda notebook: tmp_path_factory.mktemp(notebook.stem))
+
+
+@pytest.fixture(scope="module")
+def run(folder_of: Callable[[Path], Path], request: pytest.FixtureRequest) -> Callable[[Path], Any]:
     """Run a notebook once for all tests."""
 
     def once(notebook: Path) -> Any:
         if notebook == languages_notebook.NOTEBOOK:
             return request.getfixturevalue("ran").notebook
-        return notebooks.run(notebook, tmp_path_factory.mktemp(notebook.stem))
+        return notebooks.run(notebook, folder_of(notebook))
 
     return cache(once)
 
@@ -106,6 +112,18 @@ def test_every_cell_succeeds(run: Callable[[Path], Any], notebook: Path) -> None
     failed = [cell.id for cell in cells if any(o.output_type == "error" for o in cell.get("outputs", []))]
     assert failed == [cell.id for cell in cells if "raises-exception" in cell.metadata.get("tags", [])]
     assert any("✓ success" in output.data["text/plain"] for output in shown if "data" in output)
+
+
+def test_the_synced_folder_is_unchanged(run: Callable[[Path], Any], folder_of: Callable[[Path], Path]) -> None:
+    """Import and export of the notebook about synced workflows write only to their own copy."""
+    notebook = ROOT / "notebooks" / "04_bring_your_workflows.ipynb"
+    run(notebook)
+
+    before, after = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (notebook.parent / "synced", folder_of(notebook) / "work" / "synced")
+    )
+    assert after == before
 
 
 @each_notebook

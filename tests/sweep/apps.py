@@ -46,5 +46,5 @@ APPS = {
 UNDECLARED = {"helper_functions": ("nodemailer@10.3.1",)}
 """Packages that an app imports and does not declare, and finds if all apps are installed together."""
 
-FEW = ("gitlab", "google_drive", "helper_functions", "notion", "slack")
+FEW = ("gitlab", "helper_functions", "notion")
 """The apps that every test run tries."""
