@@ -276,7 +276,7 @@ class SimLease(ExecutorLease):
         """Extend the lease of *executor_id* from now on."""
         super().follow(executor_id)
         self.process.leases += 1
-        self.process.lease_ends_at = self._database.loop.time() + LEASE_S
+        self.process.lease_ends_at = self._extended_at + LEASE_S
 
     def close(self) -> None:
         """Stop to extend the lease."""

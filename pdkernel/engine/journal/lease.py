@@ -109,7 +109,7 @@ class ExecutorLease(ABC):
         self.lease_s: float | None = lease_s
         self._seconds = lease_s
         self._executor_id = executor_id
-        self._extended_at = self._held_since = self._monotonic()
+        self._extended_at = self._held_since = self._registered_at = self._monotonic()
         self._is_refused = False
         self._version = str(JOURNAL_SCHEMA.version)  # of the tables
         self._has_others = False
@@ -250,6 +250,7 @@ class ExecutorLease(ABC):
         """
         row = connection.execute("select value from meta where name = 'key_fingerprint'").fetchone()
         self._expect_key(None if row is None else row[0])
+        self._registered_at = self._monotonic()
         connection.execute(
             f"update executors set lease_until = {DATABASE_TIME} + :lease_s where id = :id",  # noqa: S608 - constants only
             {"lease_s": self._seconds, "id": executor_id},
@@ -263,10 +264,10 @@ class ExecutorLease(ABC):
         connection.execute("update executors set alive = false where id = :me", {"me": self._executor_id})
 
     def follow(self, executor_id: str) -> None:
-        """Extend the lease of *executor_id* from now on."""
+        """Extend the lease of *executor_id* from now on. It has begun with `register`, perhaps long before the commit was answered."""
         with self._lock:
             self._executor_id = executor_id
-            self._extended_at = self._held_since = self._monotonic()
+            self._extended_at, self._held_since = self._registered_at, self._monotonic()
             self._is_refused = False
 
     def mark_lost(self) -> None:

@@ -380,6 +380,25 @@ async def test_lost_executor_joins_again(journals: Journals, server: PostgresDat
     assert await executor.append_step(claimed.claim, step_row(0, "one"))
 
 
+async def test_a_lease_that_joining_begins_lasts_from_its_request(
+    journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
+) -> None:
+    """An executor that learns only after the end of its new lease that it has joined is lost, and starts nothing."""
+    executor, _ = journals(lease_s=LEASE_S), journals()
+    await until(lambda: executor._presence.has_others)  # type: ignore[attr-defined]
+    with server.postgres_backend().connect() as slow, slow.transaction():
+        slow.execute("lock table runs in access exclusive mode")
+        joining = asyncio.ensure_future(executor.rejoin())
+        await until(lambda: count_waiting(server) > 0)
+        lease_time.skip_lease()
+    await joining
+    late = executor.may_start, executor.is_lost
+    await executor.rejoin()
+
+    assert late == (False, True)
+    assert (executor.may_start, executor.is_lost) == (True, False)
+
+
 async def test_a_claim_that_is_late_for_the_lease_starts_nothing(
     journals: Journals, server: PostgresDatabase, lease_time: LeaseTime
 ) -> None:
