@@ -11,6 +11,8 @@ from pdkernel.model import JSON
 
 STORY_S = 60.0
 """The virtual seconds in which operations happen."""
+FAULT_S = 12.0
+"""The virtual seconds for which a fault has effects after its end."""
 
 
 @dataclass(frozen=True)

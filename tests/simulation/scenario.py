@@ -23,14 +23,12 @@ from pdkernel.engine.journal import open_reader
 from pdkernel.engine.journal.sqlite import SqliteBackend
 from pdkernel.engine.journal.text_columns import ExecutionQuery
 from tests.simulation import commands, deliveries, sources
-from tests.simulation.operations import STORY_S, Operation, Part, PromiseError, Run
+from tests.simulation.operations import FAULT_S, STORY_S, Operation, Part, PromiseError, Run
 from tests.simulation.pool import CALLS, Effect
 from tests.simulation.world import NOT_STORED, Host, Server, World, a_world
 
 START_S = 1.0
 """The longest time between the start of a run and that of its first step, in virtual seconds."""
-FAULT_S = 12.0
-"""The virtual seconds for which a fault has effects after its end."""
 EVENTS = ("Plain", "Long", "Single", "Throttled", "Delayed", "Approved", "Caller", "Twins", "Failing", "Early")
 DRAWS = (sources.draw, deliveries.draw, commands.draw)
 LIMITED = ("Single", "Throttled")

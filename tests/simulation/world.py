@@ -36,6 +36,7 @@ from tests.simulation.commands import Commands
 from tests.simulation.database import Link, SharedBackend, SharedProject, SimDatabase
 from tests.simulation.deliveries import Network
 from tests.simulation.loop import PROCESS, InjectedBug, SeededIds, SimClock, SimLoop, SimProcess
+from tests.simulation.operations import FAULT_S
 from tests.simulation.pool import SimGateway, SimPool
 from tests.simulation.sources import SOURCES
 from tests.simulation.watch import StepWatch
@@ -161,6 +162,8 @@ class Server:
         assert project.sqlite_path is not None
 
         def kill() -> None:
+            now = world.loop.time()
+            world.faults_at.append((now, now + FAULT_S))
             self.host.kill(self)
 
         world.disk.attach(project.sqlalchemy_engine, self.process, world.loop, kill)
