@@ -298,6 +298,10 @@ class Directory(Protocol):
         """Return the slugs of the apps that have accounts."""
         ...
 
+    def app_users(self, app: str, environment: Environment) -> Collection[str]:
+        """Return the ids of the external users with an account of *app*; no account is kept in memory."""
+        ...
+
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """Return the account that a run for the user uses (platform rule: most recently created), or None."""
         ...

@@ -68,15 +68,19 @@ class ConnectClient:
         found = [account for page in self.iter_account_pages(external_user_id, environment) for account in page.items]
         return tuple(sorted(found, key=lambda account: account.created_at, reverse=True))
 
-    def iter_account_pages(self, external_user_id: str | None, environment: Environment) -> Iterator[ListPage[Account]]:
-        """Pages of the accounts of the external user, or of all users if None."""
+    def iter_account_pages(
+        self, external_user_id: str | None, environment: Environment, *, app: str | None = None
+    ) -> Iterator[ListPage[Account]]:
+        """Pages of the accounts of the external user, or of all users if None; *app* is a filter of releases of the SDK that have it."""
         options = self._sdk.build_request_options(environment)
-        user_filter = {} if external_user_id is None else {"external_user_id": external_user_id}
-        pages = self._sdk.iter_pages(
-            lambda client, cursor: client.accounts.list(
-                limit=PAGE_SIZE, request_options=options, **user_filter, **_after(cursor)
-            )
-        )
+        filters = {"external_user_id": external_user_id, "app": app}
+
+        def request(client: Any, cursor: str | None) -> Any:
+            known = inspect.signature(client.accounts.list).parameters
+            given = {name: value for name, value in filters.items() if value is not None and name in known}
+            return client.accounts.list(limit=PAGE_SIZE, request_options=options, **given, **_after(cursor))
+
+        pages = self._sdk.iter_pages(request)
         for page in pages:
             accounts = [parse_account(item, environment, external_user_id=external_user_id) for item in page.items]
             yield ListPage(accounts, page.total, page.is_last)

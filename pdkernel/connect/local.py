@@ -95,6 +95,10 @@ class LocalDirectory:
         """Slugs of the apps that have an account."""
         return self._table.connected_apps()
 
+    def app_users(self, app: str, environment: Environment) -> Collection[str]:
+        """Ids of the external users with an account of *app*, from one query."""
+        return self._table.app_users(app, environment)
+
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The user's most recently created account of *app*, which a run uses; or None."""
         return self._table.newest_account(external_user_id, environment, app)

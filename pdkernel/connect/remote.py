@@ -143,6 +143,15 @@ class RemoteDirectory:
         """Slugs of the apps that have an account."""
         return {account.app for account in self.accounts()}
 
+    def app_users(self, app: str, environment: Environment) -> Collection[str]:
+        """Ids of the external users with an account of *app*, as Pipedream has them now; read page by page."""
+        return frozenset(
+            account.external_user_id
+            for page in self._client.iter_account_pages(None, environment, app=app)
+            for account in page.items
+            if account.app == app and account.external_user_id is not None
+        )
+
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
         """The user's most recently created account of *app*, which a run uses; or None."""
         return next((each for each in self._list_accounts(external_user_id, environment) if each.app == app), None)

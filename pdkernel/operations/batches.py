@@ -18,7 +18,6 @@ from pdkernel.actions import Catalog
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import format_iso
 from pdkernel.engine.account_lookup import steps_by_external_user_app
-from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.engine.journal import Journal, JournalReader, NewDecision, RunSummary, open_journal_reader
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError, ProductionPlanError, ProjectError, RequestError
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = "The command ended before all its runs did: users may be without a run."
 PAGE_SIZE = 200
-"""External users whose accounts are read, and whose runs are recorded, at a time."""
+"""External users whose runs are recorded at a time."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +84,30 @@ class UserSelection:
             )
 
     def list_pages(self, after: str | None = None) -> Iterator[UserPage]:
-        """The users in the order of their ids, those after *after*; the ids are read at once, and the accounts page by page."""
+        """
+        The users in the order of their ids, those after *after*.
+
+        Ids are read at once, and no accounts: a Connect project may have many, which its API lists page by page, for all users.
+        """
         existing = {user.external_id for user in self._directory.users(self._environment)}
+        apps = dict.fromkeys((*self._needed, *self._each.having))
+        owners = {app: self._directory.app_users(app, self._environment) for app in apps}
         chosen = existing if self._each.users is None else set(self._each.users)
         users = sorted(user for user in chosen - set(self._each.without) if after is None or user > after)
         for start in range(0, len(users), PAGE_SIZE):
-            yield self._check(users[start : start + PAGE_SIZE], existing)
+            yield self._check(users[start : start + PAGE_SIZE], existing, owners)
 
-    def _check(self, users: Sequence[str], existing: set[str]) -> UserPage:
-        apps = tuple(dict.fromkeys((*self._needed, *self._each.having)))
-        snapshot = DirectorySnapshot(self._directory, self._environment, users, apps)
+    def _check(
+        self, users: Sequence[str], existing: Collection[str], owners: Mapping[str, Collection[str]]
+    ) -> UserPage:
         ready, skipped = [], dict[str, Sequence[str]]()
         for user in users:
             if user not in existing:
                 skipped[user] = ()
                 continue
-            if not all(snapshot.accounts(user, app) for app in self._each.having):
+            if not all(user in owners[app] for app in self._each.having):
                 continue
-            if missing := [app for app in self._needed if not snapshot.accounts(user, app)]:
+            if missing := [app for app in self._needed if user not in owners[app]]:
                 skipped[user] = missing
             else:
                 ready.append(user)

@@ -270,6 +270,13 @@ class AccountTable:
             row = connection.execute(query.order_by(*_NEWEST_FIRST).limit(1)).first()
         return _account(row) if row else None
 
+    def app_users(self, app: str, environment: Environment) -> frozenset[str]:
+        """Ids of the external users with an account of *app*."""
+        query = select(accounts.c.external_user).distinct().filter_by(app=app, environment=environment)
+        with self._database.read() as connection:
+            found = connection.execute(query.where(accounts.c.external_user.is_not(None))).scalars()
+            return frozenset(found)
+
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:

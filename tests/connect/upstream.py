@@ -52,7 +52,8 @@ def _app(slug: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _account(key: str, user: str, slug: str, kind: str, day: int, credentials: Any) -> dict[str, Any]:
+def build_account(key: str, user: str, slug: str, kind: str, day: int, credentials: Any) -> dict[str, Any]:
+    """An account of *user*, as the API shows it."""
     return {
         "id": key,
         "name": f"{user}'s {slug}",
@@ -68,12 +69,14 @@ def _account(key: str, user: str, slug: str, kind: str, day: int, credentials: A
 
 ACCOUNTS = {
     "development": [
-        _account("apn_old", "ada", "slack", "oauth", 1, {"oauth_access_token": "xoxb-older-0123456789"}),
-        _account("apn_new", "ada", "slack", "oauth", 2, {"oauth_access_token": SLACK_TOKEN, "oauth_uid": "U1"}),
-        _account("apn_held", "ada", "github", "oauth", 3, None),
-        _account("apn_keys", "bob", "openai", "keys", 4, {"api_key": "sk-planted-real-key-0123456789"}),
+        build_account("apn_old", "ada", "slack", "oauth", 1, {"oauth_access_token": "xoxb-older-0123456789"}),
+        build_account("apn_new", "ada", "slack", "oauth", 2, {"oauth_access_token": SLACK_TOKEN, "oauth_uid": "U1"}),
+        build_account("apn_held", "ada", "github", "oauth", 3, None),
+        build_account("apn_keys", "bob", "openai", "keys", 4, {"api_key": "sk-planted-real-key-0123456789"}),
     ],
-    "production": [_account("apn_prod", "eve", "slack", "oauth", 5, {"oauth_access_token": "xoxb-prod-0123456789"})],
+    "production": [
+        build_account("apn_prod", "eve", "slack", "oauth", 5, {"oauth_access_token": "xoxb-prod-0123456789"})
+    ],
 }
 SOURCES = {
     "dc_1": ["https://mine.example.test/hook", "https://eoabc123.m.pipedream.net"],
@@ -151,7 +154,7 @@ class Upstream(ThreadingHTTPServer):
         self.fault = fault or {}
         self.proceed.clear()
         self.scope_profiles = scope_profiles
-        self.accounts["development"] += [_account(key, user, app, "oauth", 30, None) for key, user, app in held]
+        self.accounts["development"] += [build_account(key, user, app, "oauth", 30, None) for key, user, app in held]
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection."""
@@ -223,8 +226,10 @@ class _Handler(BaseHTTPRequestHandler):
         place, _, rest = path.partition("/")
         match (request["method"], place, rest):
             case ("GET", "accounts", ""):
-                who = query.get("external_user_id")
-                self._page([self._shown(each, query) for each in accounts if who in (None, each["external_id"])], query)
+                who, app = query.get("external_user_id"), query.get("app")
+                found = [each for each in accounts if who in (None, each["external_id"])]
+                found = [each for each in found if app in (None, each["app"]["name_slug"])]
+                self._page([self._shown(each, query) for each in found], query)
             case ("GET", "accounts", key):
                 found = [each for each in accounts if each["id"] == key]
                 self._answer(200, self._shown(found[0], query)) if found else self._answer(404, {"error": "no account"})
@@ -332,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self._shown(again[0], {}))
             return
         key = f"apn_made{len(accounts)}"
-        accounts.append(_account(key, query["external_user_id"], body["app_slug"], "keys", 20, values))
+        accounts.append(build_account(key, query["external_user_id"], body["app_slug"], "keys", 20, values))
         self._answer(200, self._shown(accounts[-1], {}))
 
     def _shown(self, account: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:

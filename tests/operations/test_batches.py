@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
@@ -10,12 +12,15 @@ from hypothesis import strategies as st
 
 from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
+from pdkernel.connect.remote import RemoteDirectory
+from pdkernel.connect.sdk import Sdk
 from pdkernel.engine.journal import RunSummary
 from pdkernel.errors import ProductionPlanError
 from pdkernel.execution import ErrorRecord, Status
 from pdkernel.model import AppBinding, ForEach, Step, Workflow
-from pdkernel.operations.batches import PAGE_SIZE, UserSelection, summarize
+from pdkernel.operations.batches import PAGE_SIZE, UserSelection, iterate_pages, summarize
 from pdkernel.project import Batch, Project
+from tests.connect.upstream import Upstream, build_account
 
 NOTIFY = Workflow(
     "Report", steps=(Step("notify", "python", "def handler(pd):\n    pass", apps=(AppBinding("slack", "slack"),)),)
@@ -72,6 +77,54 @@ def test_the_plan_is_checked_once(project: Project) -> None:
 
     with pytest.raises(ProductionPlanError):
         select(project, production).check_plan()
+
+
+def connect_thousands(upstream: Upstream) -> None:
+    """3,000 users of the API, in pages of 100: two of three have Slack, every third has GitHub."""
+    upstream.page_size = 100
+    upstream.accounts["production"] = [
+        build_account(f"apn_{number}", f"user-{number:04}", "github" if number % 3 == 2 else "slack", "oauth", 1, None)
+        for number in range(3000)
+    ]
+
+
+def select_remote(project: Project, upstream: Upstream) -> UserSelection:
+    """The selection of users in production of the Connect project."""
+    directory, catalog = (
+        RemoteDirectory(project, Sdk(upstream.login)),
+        Catalog.for_project(project, environ={}),
+    )
+    return UserSelection(ForEach(environment="production"), NOTIFY, directory, catalog)
+
+
+async def test_thousands_of_a_connect_project_are_listed_once(project: Project, upstream: Upstream) -> None:
+    """All pages of users need one listing of users and one of the accounts of an app, without credentials."""
+    connect_thousands(upstream)
+
+    pages = [page async for page in iterate_pages(select_remote(project, upstream))]
+
+    asked = Counter(each["path"].rpartition("/")[2] for each in upstream.asked)
+    assert sum(len(page.ready) for page in pages) == 2000
+    assert sum(len(page.skipped) for page in pages) == 1000
+    assert max(len(page.ready) + len(page.skipped) for page in pages) == PAGE_SIZE
+    assert asked["users"] == 30
+    assert asked["accounts"] == 20  # only those of Slack
+    assert not any("include_credentials" in each["query"] for each in upstream.asked)
+
+
+async def test_a_slow_api_does_not_block_the_loop(project: Project, upstream: Upstream) -> None:
+    """While the API does not answer, other coroutines run."""
+    connect_thousands(upstream)
+    upstream.set(fault={"path": "/accounts", "kind": "held"})
+    listing = asyncio.ensure_future(anext(iterate_pages(select_remote(project, upstream))))
+
+    while not any(each["path"].endswith("/accounts") for each in upstream.asked):
+        await asyncio.sleep(0.01)
+    is_waiting = not listing.done()
+    upstream.proceed.set()
+
+    assert is_waiting
+    assert len((await listing).ready) == 134
 
 
 def run_of(user: str, status: Status) -> RunSummary:
