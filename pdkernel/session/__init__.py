@@ -2,9 +2,8 @@
 A notebook's session: the draft workflow, the chosen settings and the results of runs.
 
     session         the session object that magics and widgets use
-    notebook_state  its state: draft, settings of runs, last results
+    notebook_state  its state: draft, settings of runs, last results; an execution as the notebook shows it
     draft           cells to workflow, in the notebook's order; the cells that a front end shows
-    run_settings    chosen event, external user, outbound policy and pins
     step_results    last results, stale results, and the latest runs
     state_store     state that survives a restart of the kernel
     lazy_project    the local project, opened at first use
@@ -14,11 +13,10 @@ A notebook's session: the draft workflow, the chosen settings and the results of
     paused_runs     paused runs, and what continues them
     notebook_server the draft behind an HTTP endpoint
     connect_links   links where a person connects an account
-    timeline_output an execution as the notebook shows it
 """
 
 from pdkernel.session.draft import LiveNotebook
+from pdkernel.session.notebook_state import RESUME_LINE, render_timeline
 from pdkernel.session.session import Session
-from pdkernel.session.timeline_output import RESUME_LINE, render_timeline
 
 __all__ = ["RESUME_LINE", "LiveNotebook", "Session", "render_timeline"]

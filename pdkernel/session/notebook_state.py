@@ -1,5 +1,5 @@
 """
-The state of a notebook: its draft workflow, the settings of runs, the last results.
+The state of a notebook: its draft workflow, the settings of runs, the last results, and how it shows an execution.
 
 A change is saved before the listeners are called. All methods are safe from any thread.
 """
@@ -10,27 +10,31 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pdkernel.clock import Clock, IdGenerator
 from pdkernel.definition import Sidecar, UnansweredPolicy, apply_sidecar, get_notebook_sidecar_path, read_sidecar
-from pdkernel.egress import OutboundPolicy
+from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.engine.account_lookup import steps_by_external_user_app
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
-from pdkernel.identity import Directory, Environment, parse_environment
+from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment, check_external_user_id, parse_environment
 from pdkernel.model import JSON, Workflow
 from pdkernel.operations.events import EventLibrary, TestEvent
 from pdkernel.readiness.matrix import collect_app_bindings
-from pdkernel.session.draft import Draft
+from pdkernel.render import timeline
+from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.runs import explain_status
+from pdkernel.session.draft import Draft, ExecutedCell
 from pdkernel.session.lazy_project import LazyProject
-from pdkernel.session.run_settings import RunSettings
 from pdkernel.session.state_store import SessionState, SessionStateStore
-from pdkernel.session.step_results import LastStepResults, RecentRuns
+from pdkernel.session.step_results import LastStepResults, RecentRuns, StoredResult
 from pdkernel.source import WorkflowSource, with_files_beside
 
 if TYPE_CHECKING:
@@ -38,6 +42,93 @@ if TYPE_CHECKING:
     from pdkernel.project import Project
 
 Listener = Callable[[], None]
+RESUME_LINE = "%pdruns resume"
+"""The line that ends the pause of a run in a notebook, without the id of the run."""
+
+
+class RunSettings:
+    """
+    The settings of one notebook. Not thread-safe: the session holds its lock.
+
+    Args:
+        environ: Environment variables, which choose the initial outbound policy.
+
+    Attributes:
+        event_name: The chosen event's name, or None.
+        external_user_id: The external user that steps run for, or None.
+        environment: The external user's environment.
+        pins: Pinned exports by step.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._event: TestEvent | None = None
+        self.event_name: str | None = None
+        self.external_user_id: str | None = None
+        self.environment: Environment = DEFAULT_ENVIRONMENT
+        self._environ = environ
+        self._policy: OutboundPolicy | None = None
+        self.pins: dict[str, dict[str, JSON]] = {}
+
+    @property
+    def event(self) -> TestEvent | None:
+        """The chosen event with the `x-pd-*` headers of the external user and environment; or None."""
+        if self._event is None:
+            return None
+        if self.external_user_id is None:
+            return self._event.without_external_user().with_identity(None, self.environment)
+        return self._event.with_identity(self.external_user_id, self.environment)
+
+    @property
+    def result_scope(self) -> str:
+        """A key for the event, environment and external user that results belong to."""
+        event = self.event
+        return f"{event.digest() if event else ''}/{self.environment}/{self.external_user_id or ''}"
+
+    def choose_user(self, external_user_id: str | None, environment: Environment | None) -> None:
+        """Choose the external user, or None; without *environment* the environment does not change."""
+        self.external_user_id = check_external_user_id(external_user_id) if external_user_id is not None else None
+        if environment is not None:
+            self.environment = environment
+
+    def choose_event(self, event: Event, name: str) -> None:
+        """Choose *event*, and the external user and environment that its headers name."""
+        self._event = TestEvent(dict(event.data), is_http=event.is_http)
+        self.event_name = name
+        if event.external_user_id is not None:
+            self.external_user_id = event.external_user_id
+        if event.environment in ("development", "production"):
+            self.environment = "production" if event.environment == "production" else "development"
+
+    @property
+    def outbound_policy(self) -> OutboundPolicy:
+        """The outbound policy: that of `%pdegress`, else the default. Raises `EgressModeError`."""
+        return self._policy or choose_policy(None, self._environ)
+
+    def choose_egress(self, text: str, *, origin: str = "%pdegress") -> None:
+        """Choose the outbound policy; *origin* as in `OutboundPolicy`. Raises `EgressModeError`."""
+        self._policy = parse_policy(text, origin=origin)
+
+    def to_state(self, results: Mapping[str, StoredResult], cells: tuple[ExecutedCell, ...]) -> SessionState:
+        """The settings with *results* and *cells*, for the next kernel; secrets of the event are masked."""
+        # The outbound policy is not saved: a cell of the notebook sets it, and without such a cell the default applies.
+        return SessionState(
+            event=self._event.with_masked_headers().data if self._event is not None else None,
+            event_http=self._event is None or self._event.is_http,
+            event_name=self.event_name,
+            external_user_id=self.external_user_id,
+            environment=self.environment,
+            pins=dict(self.pins),
+            results=results,
+            cells=cells,
+        )
+
+    def restore(self, state: SessionState) -> None:
+        """Load the settings of an earlier kernel."""
+        self._event = TestEvent(state.event, is_http=state.event_http) if state.event is not None else None
+        self.event_name = state.event_name
+        self.external_user_id = state.external_user_id
+        self.environment = state.environment
+        self.pins = dict(state.pins)
 
 
 class NotebookState:
@@ -409,3 +500,45 @@ def _choose_event_of(settings: RunSettings, execution: Execution, *, is_http: bo
         )
     settings.choose_event(Event(execution.event, is_http=is_http), f"run {execution.id}")
     settings.choose_user(execution.external_user, parse_environment(execution.environment))
+
+
+def render_timeline(
+    state: NotebookState,
+    execution: Execution,
+    *,
+    only: Collection[str] | None = None,
+    has_own_event: bool = False,
+    can_stop: bool = False,
+) -> RichOutput:
+    """
+    The timeline of *execution*.
+
+    Args:
+        state: The notebook that ran.
+        execution: The execution, finished or not.
+        only: Names of the steps to show, without the response. None shows the whole run.
+        has_own_event: Whether the event of the run is not the chosen one: a request to the draft's endpoint started it, or
+            it runs a recorded event. Its results are never stale.
+        can_stop: Whether an interrupt of the kernel stops the run.
+    """
+    workflow = state.workflow
+    finished = execution.finished_at is not None
+    stale = state.find_stale_steps(execution) if finished and not has_own_event else ()
+    name = None if has_own_event else state.event_name
+    responds = only is None and workflow.trigger.type == "http"
+    now = state.project.clock.now()
+    note = explain_status(execution, now=now, resume_command=RESUME_LINE) if execution.status == "paused" else None
+    if only is not None:
+        execution = replace(execution, steps=tuple(step for step in execution.steps if step.name in only))
+    edited = state.find_edited_steps() if stale else ()
+    notes = timeline.TimelineContext(
+        stale=stale,
+        edited=edited,
+        workflow=workflow,
+        event_name=name,
+        has_response=responds,
+        note=note,
+        now=now,
+        can_stop=can_stop,
+    )
+    return RichOutput(timeline.render_text(execution, notes), timeline.render_html(execution, notes))

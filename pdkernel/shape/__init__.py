@@ -7,7 +7,7 @@ event, because other headers may be secret, too. Drawing is in `render`.
 
 from __future__ import annotations
 
-from pdkernel.shape.data_frame import build_data_frame
+from pdkernel.shape.conversions import build_data_frame, build_schema, infer_schema
 from pdkernel.shape.difference import MAX_CHANGES, Change, ChangeKind, Difference, compare_values
 from pdkernel.shape.inference import (
     ANY_KEY,
@@ -29,7 +29,6 @@ from pdkernel.shape.path_syntax import (
     get_step_kind,
     parse_path,
 )
-from pdkernel.shape.schema import build_schema, infer_schema
 
 __all__ = [
     "ANY_KEY",

@@ -19,7 +19,7 @@ from pdkernel.execution import RunTrigger, StepResult
 from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
 from pdkernel.session import Session
-from pdkernel.session.run_settings import RunSettings
+from pdkernel.session.notebook_state import RunSettings
 from pdkernel.session.step_results import MAX_RECENT_RUNS, LastStepResults, RecentRuns, compute_fingerprint
 from tests.builders import a_workflow, an_event, python_step
 from tests.connect.upstream import PROJECT, Upstream
