@@ -135,7 +135,7 @@ _SEALED = CompiledQuery(
 
 
 class _ContainsText(FunctionElement[bool]):
-    """Whether the column contains the text of `_to_search_value`, whose case does not count."""
+    """Whether the first text contains the second."""
 
     type = Boolean()
     inherit_cache = True
@@ -143,26 +143,12 @@ class _ContainsText(FunctionElement[bool]):
 
 @compiles(_ContainsText, "sqlite")
 def _compile_for_sqlite(element: _ContainsText, compiler: SQLCompiler, **options: Any) -> str:
-    return f"contains_text({compiler.process(element.clauses, **options)})"
+    return f"instr({compiler.process(element.clauses, **options)}) > 0"
 
 
 @compiles(_ContainsText, "postgresql")
 def _compile_for_postgres(element: _ContainsText, compiler: SQLCompiler, **options: Any) -> str:
-    return "({} ~ {})".format(*(compiler.process(each, **options) for each in element.clauses))
-
-
-def _to_search_value(folded: str, *, is_sqlite: bool) -> str:
-    """
-    The value by which `_ContainsText` finds the text of `fold_text`.
-
-    On Postgres it is a regular expression with the cases of each character: a server may fold ASCII letters only, because its
-    `lower` depends on its locale, and the columns sort by their bytes.
-    """
-    if is_sqlite:
-        return folded
-    cases = ({letter, letter.lower(), letter.upper(), letter.title()} for letter in folded)
-    classes = ("".join(f"\\U{ord(each):08x}" for each in sorted(some) if len(each) == 1) for some in cases)
-    return "".join(f"[{each}]" for each in classes)
+    return f"strpos({compiler.process(element.clauses, **options)}) > 0"
 
 
 def _build_search_query(*, has_text: bool) -> Select[Any]:
@@ -185,10 +171,10 @@ def _build_search_query(*, has_text: bool) -> Select[Any]:
     named = select(accounts.c.external_user).where(
         accounts.c.environment == bindparam("environment"),
         accounts.c.external_user.is_not(None),
-        _ContainsText(accounts.c.name, text),
+        _ContainsText(accounts.c.folded_name, text),
     )
     return query.where(
-        or_(_ContainsText(external_users.c.external_user, text), external_users.c.external_user.in_(named))
+        or_(_ContainsText(external_users.c.folded_user, text), external_users.c.external_user.in_(named))
     )
 
 
@@ -222,6 +208,7 @@ class AccountTable:
             id=account.id,
             app=account.app,
             name=account.name,
+            folded_name=fold_text(account.name),
             external_user=account.external_user_id,
             environment=account.environment,
             created=created,
@@ -229,14 +216,20 @@ class AccountTable:
             fields=json.dumps(account.credential_fields),
             sealed_credentials=self._vault.seal_json(dict(credentials), _vault_context(account.id)),
         )
-        user = {"external_user": account.external_user_id, "environment": account.environment, "created": created}
         try:
             with self._database.write() as connection:
                 if account.external_user_id is not None:  # the user may be deleted at the same time
                     self._lock_user(connection, account.external_user_id, account.environment)
                 connection.execute(row)
                 if account.external_user_id is not None:
-                    insert_if_absent(connection, external_users, **user)
+                    insert_if_absent(
+                        connection,
+                        external_users,
+                        external_user=account.external_user_id,
+                        environment=account.environment,
+                        created=created,
+                        folded_user=fold_text(account.external_user_id),
+                    )
         except IntegrityError:
             raise AccountExistsError(
                 f"The account {account.id} exists already.", fix="Choose another id, or remove that account first."
@@ -371,7 +364,7 @@ class AccountTable:
             return UserSearchResult(())
         values: dict[str, str] = {"environment": environment}
         if folded:
-            values["text"] = _to_search_value(folded, is_sqlite=self._database.sqlite_path is not None)
+            values["text"] = folded
         with self._database.read() as connection:
             rows = {row[0]: row for row in _SEARCH[bool(folded)].fetch_all(connection, **values)}
             active = {

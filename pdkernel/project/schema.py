@@ -44,6 +44,7 @@ external_users = Table(
     Column("external_user", _Text, nullable=False),
     Column("environment", _Text, nullable=False),
     Column("created", Double, nullable=False),
+    Column("folded_user", _Text, nullable=False),  # for the search: databases fold the case in ways of their own
     PrimaryKeyConstraint("external_user", "environment"),
 )
 
@@ -55,6 +56,7 @@ accounts = Table(
     Column("id", _Text, nullable=False, unique=True),
     Column("app", _Text, nullable=False),
     Column("name", _Text, nullable=False),
+    Column("folded_name", _Text, nullable=False),
     Column("external_user", _Text),  # null: an account of your own
     Column("environment", _Text, nullable=False),
     Column("created", Double, nullable=False),

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pdkernel.blocking import IS_BLOCKING_FORBIDDEN, check_may_block
 from pdkernel.errors import ProjectError
-from pdkernel.identity import fold_text
 from pdkernel.project.folder import folder_error
 
 if TYPE_CHECKING:
@@ -110,15 +109,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
             if not is_busy(fault) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-    connection.create_function("contains_text", 2, _contains_text, deterministic=True)
     connection.execute("pragma synchronous = full")
     connection.execute(f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     connection.execute("pragma foreign_keys = on")
-
-
-def _contains_text(text: str | None, folded: str) -> bool:
-    """The SQL function `contains_text`: SQLite's own functions fold the case of ASCII letters only."""
-    return text is not None and folded in fold_text(text)
 
 
 class Pinger:

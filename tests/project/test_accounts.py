@@ -231,6 +231,25 @@ def test_found_users_have_their_accounts(project: Project) -> None:
     assert [(user.external_id, user.accounts) for user in found.users] == [("ada", (new, old)), ("bob", ())]
 
 
+@pytest.mark.parametrize(
+    ("user", "text"),
+    [
+        ("Straße", "STRASSE"),
+        ("STRASSE", "straße"),
+        ("Σίσυφος", "ΣΊΣΥΦΟΣ"),
+        ("ﬁne", "FI"),
+        ("a%b", "%"),
+        ("cafe\u0301", "CAFÉ"),
+    ],
+)
+def test_both_databases_fold_the_same_letters(project: Project, user: str, text: str) -> None:
+    """Case does not count, also where one letter has a capital of two, and a text is not a pattern."""
+    add_account(project, "apn_found", user=user)
+    add_account(project, "apn_other", user="other")
+
+    assert search(project, text) == [user]
+
+
 storable = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
 
 
